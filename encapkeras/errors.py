@@ -1,0 +1,92 @@
+"""The errors that tell a user what to mend. Everything else that escapes is a bug of ours.
+
+The command line prints an `EncapkerasError` as its message alone and exits with its `exit_code`; in Python they are
+ordinary exceptions (those about values are also `ValueError`).
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+
+class EncapkerasError(Exception):
+    """Base class: what is wrong, where, what was received, what is allowed, what to do."""
+
+    exit_code = 2
+
+
+class ArgumentError(EncapkerasError, ValueError):
+    """An argument of a layer, loss or data set has a value that it cannot have."""
+
+
+class ShapeError(EncapkerasError, ValueError):
+    """A tensor that reaches a layer has a shape that the layer cannot take."""
+
+
+class DataError(EncapkerasError):
+    """A data set is missing, incomplete, damaged, or holds impossible values."""
+
+
+class RunFolderError(EncapkerasError):
+    """A run folder exists already, is missing, or does not hold a complete run."""
+
+
+class TrainingError(EncapkerasError):
+    """A training cannot go on, for example after a loss that is not a finite number."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One mistake in a spec.
+
+    Args:
+        file: The file as the user named it, or `<dict>` / `--set` for a spec that comes from elsewhere.
+        line: Line, from 1; 0 where the spec is no text.
+        column: Column, from 1; 0 where the spec is no text.
+        path: Dotted path of the value, for example `model.nodes.stage1.dim`.
+        message: What is wrong, what was received, what is allowed.
+    """
+
+    file: str
+    line: int
+    column: int
+    path: str
+    message: str
+
+    def __str__(self) -> str:
+        """Two lines: `file:line:column  path`, then the message, indented."""
+        place = f"{self.file}:{self.line}:{self.column}" if self.line else self.file
+        text = self.message.replace("\n", "\n    ")
+        return f"{place}  {self.path}\n    {text}".replace("  \n", "\n")
+
+
+class SpecError(EncapkerasError, ValueError):
+    """A spec has mistakes: all of them, sorted by place.
+
+    Args:
+        problems: The mistakes, at least one.
+    """
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        self.problems = sorted(problems, key=lambda problem: (problem.file, problem.line, problem.column))
+        count = len(self.problems)
+        noun = "1 mistake" if count == 1 else f"{count} mistakes"
+        super().__init__("\n".join([*map(str, self.problems), f"{noun} found"]))
+
+
+def suggest(received: str, allowed: Iterable[str]) -> str:
+    """The sentence that helps after an unknown name: the nearest allowed name, or all of them.
+
+    Example:
+        >>> suggest("sub_layer", ["types", "dim", "sub_layers"])
+        "Did you mean 'sub_layers'?"
+        >>> suggest("zzz", ["types", "dim"])
+        'Allowed: dim, types.'
+    """
+    names = sorted(set(allowed))
+    near = difflib.get_close_matches(received, names, n=1, cutoff=0.6)
+    if near:
+        return f"Did you mean '{near[0]}'?"
+    return f"Allowed: {', '.join(names)}." if names else "Nothing is allowed here."

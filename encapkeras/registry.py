@@ -1,0 +1,192 @@
+"""Registries of the things a spec can name: layers, losses, data sets.
+
+A thing is declared once, by its typed signature and the `Args:` part of its docstring. From these come the checks of
+Python calls and of specs, the error messages, the editors' schema and the reference pages.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import re
+import typing
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from encapkeras.errors import ArgumentError, suggest
+from encapkeras.validation import Checker, ValueProblem
+
+Target = TypeVar("Target", bound=Callable[..., Any])
+
+REQUIRED = inspect.Parameter.empty
+
+
+@dataclass(frozen=True)
+class Argument:
+    """One argument of a registered thing.
+
+    Args:
+        name: Its name in Python and in specs.
+        annotation: Its type with constraints.
+        default: Its default, or `REQUIRED`.
+        doc: What the docstring's `Args:` part says of it.
+    """
+
+    name: str
+    annotation: Any
+    default: Any
+    doc: str
+    checker: Checker = field(repr=False)
+
+    @property
+    def required(self) -> bool:
+        """Whether it has no default."""
+        return self.default is REQUIRED
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A registered thing: its name, what makes it, and its arguments.
+
+    Args:
+        name: The name that specs use.
+        target: The class or function.
+        summary: The first line of its docstring.
+        arguments: Its arguments by name, in the order of the signature.
+    """
+
+    name: str
+    target: Callable[..., Any]
+    summary: str
+    arguments: Mapping[str, Argument]
+
+    def problems(self, values: Mapping[str, Any]) -> list[ValueProblem]:
+        """All that is wrong with a map of arguments: unknown, missing and ill-typed ones."""
+        found = []
+        for name, value in values.items():
+            if name not in self.arguments:
+                text = f"'{name}' is not an argument of '{self.name}'. {suggest(name, self.arguments)}"
+                found.append(ValueProblem((name,), text, "unknown"))
+                continue
+            for problem in self.arguments[name].checker.problems(value):
+                found.append(ValueProblem((name, *problem.path), problem.text, problem.kind))
+        for argument in self.arguments.values():
+            if argument.required and argument.name not in values:
+                text = f"'{self.name}' needs '{argument.name}': {argument.doc}"
+                found.append(ValueProblem((argument.name,), text, "missing"))
+        return found
+
+    def converted(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """The given arguments as their declared types; raises `ArgumentError` naming all that is wrong."""
+        problems = self.problems(values)
+        if problems:
+            lines = [f"{self.name}: {_dotted(p.path)}: {p.text}" if p.kind == "value" else p.text for p in problems]
+            raise ArgumentError("\n".join(lines))
+        return {name: self.arguments[name].checker.convert(value) for name, value in values.items()}
+
+
+def _dotted(path: tuple[str | int, ...]) -> str:
+    return ".".join(map(str, path))
+
+
+class Registry(Mapping[str, Entry]):
+    """Names mapped to entries.
+
+    Args:
+        noun: What is registered, for messages: "layer", "loss", "data set".
+    """
+
+    def __init__(self, noun: str) -> None:
+        self.noun = noun
+        self._entries: dict[str, Entry] = {}
+
+    def register(self, name: str, *, skip: frozenset[str] = frozenset()) -> Callable[[Target], Target]:
+        """A decorator that registers a class or function under a name.
+
+        A class checks its arguments from then on whenever it is made, and keeps them, as declared, in `_arguments`.
+
+        Args:
+            name: The name that specs use.
+            skip: Parameters that are not for specs.
+
+        Raises:
+            TypeError: A parameter has no annotation or no line in the docstring's `Args:`, or the name is taken.
+        """
+
+        def decorate(target: Target) -> Target:
+            if name in self._entries:
+                raise TypeError(f"{self.noun} '{name}' is registered already")
+            self._entries[name] = entry = _entry(name, target, skip)
+            if inspect.isclass(target):
+                _check_when_made(target, entry)
+            return target
+
+        return decorate
+
+    def __getitem__(self, name: str) -> Entry:
+        try:
+            return self._entries[name]
+        except KeyError:
+            raise KeyError(f"no {self.noun} is called '{name}'. {suggest(name, self._entries)}") from None
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+
+def _entry(name: str, target: Callable[..., Any], skip: frozenset[str]) -> Entry:
+    signature_of = target.__init__ if inspect.isclass(target) else target
+    hints = typing.get_type_hints(signature_of, include_extras=True)
+    docs = argument_docs(inspect.getdoc(target) or "")
+    arguments = {}
+    for parameter in inspect.signature(signature_of).parameters.values():
+        if parameter.name == "self" or parameter.name in skip or parameter.kind is parameter.VAR_KEYWORD:
+            continue
+        if parameter.name not in hints or parameter.name not in docs:
+            raise TypeError(f"'{name}': parameter '{parameter.name}' needs an annotation and a line in 'Args:'")
+        annotation = hints[parameter.name]
+        arguments[parameter.name] = Argument(
+            parameter.name, annotation, parameter.default, docs[parameter.name], Checker(annotation)
+        )
+    summary = (inspect.getdoc(target) or "").partition("\n")[0]
+    return Entry(name, target, summary, arguments)
+
+
+def _check_when_made(cls: type, entry: Entry) -> None:
+    original = cls.__init__  # type: ignore[misc]
+    signature = inspect.signature(original)
+
+    @functools.wraps(original)
+    def checked(self: Any, *args: Any, **kwargs: Any) -> None:
+        bound = signature.bind_partial(self, *args, **kwargs)
+        bound.apply_defaults()
+        given = {name: value for name, value in bound.arguments.items() if name in entry.arguments}
+        converted = entry.converted({name: value for name, value in given.items() if value is not REQUIRED})
+        bound.arguments.update(converted)
+        self.__dict__["_arguments"] = converted  # not an attribute that Keras or torch would track
+        original(*bound.args, **bound.kwargs)
+
+    cls.__init__ = checked  # type: ignore[misc]
+
+
+def argument_docs(docstring: str) -> dict[str, str]:
+    r"""What the `Args:` part of a Google-style docstring says of each argument.
+
+    Example:
+        >>> argument_docs("Squash.\n\nArgs:\n    axis: The capsule axis,\n        from -1.\n    name: A name.")
+        {'axis': 'The capsule axis, from -1.', 'name': 'A name.'}
+    """
+    part = re.search(r"^Args:\n((?:[ \t]+.*\n?|\n)+)", docstring, re.MULTILINE)
+    docs: dict[str, str] = {}
+    current = ""
+    for line in part.group(1).splitlines() if part else []:
+        start = re.match(r"^ {4}(\w+)(?: \([^)]*\))?: ?(.*)$", line)
+        if start:
+            current = start.group(1)
+            docs[current] = start.group(2).strip()
+        elif current and line.strip():
+            docs[current] = f"{docs[current]} {line.strip()}"
+    return docs
