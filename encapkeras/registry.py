@@ -169,6 +169,7 @@ def _check_when_made(cls: type, entry: Entry) -> None:
         self.__dict__["_arguments"] = converted  # not an attribute that Keras or torch would track
         original(*bound.args, **bound.kwargs)
 
+    checked.__signature__ = signature  # type: ignore[attr-defined]  # Keras reads the arguments' names from it
     cls.__init__ = checked  # type: ignore[misc]
 
 
@@ -183,7 +184,7 @@ def argument_docs(docstring: str) -> dict[str, str]:
     docs: dict[str, str] = {}
     current = ""
     for line in part.group(1).splitlines() if part else []:
-        start = re.match(r"^ {4}(\w+)(?: \([^)]*\))?: ?(.*)$", line)
+        start = re.match(r"^ {4}(?:\*\*)?(\w+)(?: \([^)]*\))?: ?(.*)$", line)
         if start:
             current = start.group(1)
             docs[current] = start.group(2).strip()

@@ -1,0 +1,1 @@
+"""Losses on the lengths of class capsules."""
