@@ -24,7 +24,7 @@ _PUBLIC = {
 }
 _PACKAGES = ("functional", "layers", "losses", "graph", "data", "training", "errors")
 
-__all__ = ["__version__", *_PUBLIC, *_PACKAGES]  # noqa: PLE0604
+__all__ = ["__version__", *_PUBLIC, *_PACKAGES]
 
 # Keras reads this when it is first imported; a backend that the user chose is not overruled (layers then say so).
 if "keras" not in sys.modules:
