@@ -1,0 +1,130 @@
+"""The `train:` section of a spec: every setting, its unit, its default, what it may be.
+
+Epochs are counted from 1; a learning rate holds for one step of the optimizer, which is one batch.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import pydantic
+from pydantic import Field
+
+Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
+Epochs = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class Section(pydantic.BaseModel):
+    """A map of a spec: unknown keys and ill-typed values are errors."""
+
+    model_config = pydantic.ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Adam(Section):
+    """Adam (Kingma and Ba, arXiv:1412.6980)."""
+
+    kind: Literal["adam"] = "adam"
+    learning_rate: Rate = Field(1e-3, description="Step size, before the schedule.")
+    beta_1: Decay = Field(0.9, description="Decay of the mean of gradients, a step.")
+    beta_2: Decay = Field(0.999, description="Decay of the mean of squared gradients, a step.")
+    epsilon: Rate = Field(1e-7, description="Added to the root of the mean of squared gradients.")
+
+
+class SGD(Section):
+    """Stochastic gradient descent."""
+
+    kind: Literal["sgd"] = "sgd"
+    learning_rate: Rate = Field(1e-2, description="Step size, before the schedule.")
+    momentum: Decay = Field(0.9, description="Part of the last step that is taken again; 0 for none.")
+    nesterov: bool = Field(False, description="Whether the gradient counts as taken after the momentum's step.")
+
+
+class RMSprop(Section):
+    """RMSprop: gradients divided by a moving root of their mean square, or of their variance."""
+
+    kind: Literal["rmsprop"] = "rmsprop"
+    learning_rate: Rate = Field(1e-3, description="Step size, before the schedule.")
+    rho: Decay = Field(0.9, description="Decay of the moving means, a step.")
+    momentum: Decay = Field(0.0, description="Part of the last step that is taken again; 0 for none.")
+    epsilon: Rate = Field(1e-7, description="Added to the mean square under the root.")
+    centered: bool = Field(False, description="Whether the squared mean gradient is taken off: the variance.")
+
+
+class Constant(Section):
+    """The optimizer's learning rate in every step, after the warm-up."""
+
+    kind: Literal["constant"] = "constant"
+    warmup_epochs: Epochs = Field(0.0, description="Epochs of a linear rise from 0 at the start.")
+
+
+class Step(Section):
+    """The learning rate falls by a factor at milestones."""
+
+    kind: Literal["step"] = "step"
+    milestones: list[pydantic.PositiveInt] = Field(
+        min_length=1, description="Epochs after which the learning rate is multiplied by `factor`."
+    )
+    factor: Annotated[float, Field(gt=0, lt=1)] = Field(0.1, description="What each milestone multiplies by.")
+    warmup_epochs: Epochs = Field(0.0, description="Epochs of a linear rise from 0 at the start.")
+
+
+class Cosine(Section):
+    """The learning rate falls along half a cosine from the end of the warm-up to the last step."""
+
+    kind: Literal["cosine"] = "cosine"
+    final_factor: Share = Field(0.0, description="The last learning rate, as a part of the optimizer's.")
+    warmup_epochs: Epochs = Field(0.0, description="Epochs of a linear rise from 0 at the start.")
+
+
+class OneCycle(Section):
+    """One rise to the optimizer's learning rate and one fall, each along half a cosine (Smith, arXiv:1708.07120)."""
+
+    kind: Literal["one_cycle"] = "one_cycle"
+    start_factor: Share = Field(0.04, description="The first learning rate, as a part of the optimizer's.")
+    final_factor: Share = Field(4e-6, description="The last learning rate, as a part of the optimizer's.")
+    warmup_epochs: Epochs | None = Field(None, description="Epochs of the rise; 30 % of all epochs if not given.")
+
+
+class WeightDecay(Section):
+    """What pulls the weights to 0."""
+
+    kind: Literal["coupled", "decoupled"] = Field(
+        "decoupled",
+        description="coupled: `rate * weight` joins the gradient of every trainable weight, before clipping (L2); "
+        "decoupled: each step multiplies every trainable weight by `1 - learning_rate * rate` (AdamW).",
+    )
+    rate: Rate = Field(description="Strength, a step.")
+
+
+class EarlyStopping(Section):
+    """Ends the training when the validation accuracy no longer rises."""
+
+    patience: pydantic.PositiveInt = Field(description="Epochs without a better validation accuracy before the end.")
+    min_delta: Share = Field(0.0, description="By how much an accuracy (0 to 1) must rise to count as better.")
+
+
+class TrainSettings(Section):
+    """The `train:` section of a spec.
+
+    Example:
+        >>> TrainSettings.model_validate({"epochs": 3, "optimizer": {"kind": "sgd"}}).optimizer.learning_rate
+        0.01
+    """
+
+    epochs: pydantic.PositiveInt = Field(10, description="How often the training set is gone through.")
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(
+        0, description="Decides the first weights, the order and the augmentation of images, and dropout."
+    )
+    optimizer: Annotated[Adam | SGD | RMSprop, Field(discriminator="kind")] = Field(
+        Adam(), description="What makes steps of gradients."
+    )
+    schedule: Annotated[Constant | Step | Cosine | OneCycle, Field(discriminator="kind")] = Field(
+        Constant(), description="How the learning rate changes in the course of the training."
+    )
+    weight_decay: WeightDecay | None = Field(None, description="What pulls the weights to 0; null for nothing.")
+    clip_norm: Rate | None = Field(
+        None, description="The largest norm that all gradients together may have; longer ones are scaled down to it."
+    )
+    early_stopping: EarlyStopping | None = Field(None, description="When to end before the last epoch; null for never.")
