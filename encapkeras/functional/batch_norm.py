@@ -1,0 +1,109 @@
+"""Batch normalisation with one statistic per channel, or per capsule type.
+
+Shape suffixes: B batch, C channels, N capsule types, D capsule dimension, P positions (H * W).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch.nn import functional as F
+
+
+class NormWeights(NamedTuple):
+    """Weights of a batch normalisation, each `(C,)`, or `(N,)` for one statistic per capsule type.
+
+    Attributes:
+        scale: Factor after normalising.
+        offset: Added last.
+        mean: Moving mean; training updates it in place.
+        variance: Moving unbiased variance; training updates it in place.
+    """
+
+    scale: torch.Tensor
+    offset: torch.Tensor
+    mean: torch.Tensor
+    variance: torch.Tensor
+
+
+def batch_norm(
+    map_BCP: torch.Tensor,
+    weights: NormWeights,
+    *,
+    training: bool,
+    bias: torch.Tensor | None = None,
+    momentum: float = 0.1,
+    epsilon: float = 1e-5,
+) -> torch.Tensor:
+    """Normalises `map + bias` over all axes but the second: `scale * (x - mean) / sqrt(variance + epsilon) + offset`.
+
+    The statistics are the batch's while training (Ioffe and Szegedy 2015, algorithm 1), the moving ones otherwise.
+    A batch with one value per channel gives the offset and leaves the moving variance as it is.
+
+    Args:
+        map_BCP: Tensor `(B, C, ...)`.
+        weights: Scale, offset and moving statistics, each `(C,)`.
+        training: Whether to use and record the batch's statistics.
+        bias: The bias `(C,)` of the convolution before. A constant per channel does not change a normalised batch, so
+            that while training it only moves the recorded mean: one pass over the map less.
+        momentum: Share of the new statistics in the moving ones.
+        epsilon: Added to the variance.
+
+    Returns:
+        Tensor of the map's shape.
+
+    Example:
+        >>> weights = NormWeights(torch.ones(3), torch.zeros(3), torch.zeros(3), torch.ones(3))
+        >>> batch_norm(torch.rand(8, 3, 5), weights, training=True).mean().abs() < 1e-6
+        tensor(True)
+    """
+    scale, offset, mean, variance = weights
+    if not training:
+        centre = mean if bias is None else mean - bias
+        return F.batch_norm(map_BCP, centre, variance, scale, offset, False, momentum, epsilon)
+    if bias is not None:
+        offset = offset + 0 * bias  # its gradient is 0, not absent: optimizers and weight decay expect one
+    if map_BCP.numel() == map_BCP.shape[1]:
+        with torch.no_grad():
+            constant = map_BCP.flatten() if bias is None else map_BCP.flatten() + bias
+            mean.lerp_(constant.to(mean.dtype), momentum)
+        return map_BCP * 0 + offset.view(1, -1, *[1] * (map_BCP.dim() - 2))
+    if bias is None:
+        return F.batch_norm(map_BCP, mean, variance, scale, offset, True, momentum, epsilon)
+    with torch.no_grad():
+        mean_before_bias = mean - bias
+    result = F.batch_norm(map_BCP, mean_before_bias, variance, scale, offset, True, momentum, epsilon)
+    with torch.no_grad():
+        mean.copy_(mean_before_bias + bias)
+    return result
+
+
+def capsule_batch_norm(
+    capsules_BNDP: torch.Tensor,
+    weights: NormWeights,
+    *,
+    training: bool,
+    momentum: float = 0.1,
+    epsilon: float = 1e-5,
+) -> torch.Tensor:
+    """Batch normalisation with one mean and variance per capsule type: over all axes but the second.
+
+    Args:
+        capsules_BNDP: Tensor `(B, N, D, ...)`.
+        weights: Scale, offset and moving statistics, each `(N,)`.
+        training: Whether to use and record the batch's statistics.
+        momentum: Share of the new statistics in the moving ones.
+        epsilon: Added to the variance.
+
+    Returns:
+        Tensor of the input's shape.
+
+    Example:
+        >>> weights = NormWeights(torch.ones(4), torch.zeros(4), torch.zeros(4), torch.ones(4))
+        >>> capsule_batch_norm(torch.rand(2, 4, 8, 3, 3), weights, training=True).shape
+        torch.Size([2, 4, 8, 3, 3])
+    """
+    flat_BNP = capsules_BNDP.flatten(2)
+    normed = batch_norm(flat_BNP, weights, training=training, momentum=momentum, epsilon=epsilon)
+    return normed.view(capsules_BNDP.shape)

@@ -1,0 +1,321 @@
+"""Capsule convolution: steps, blocks and stages (Neural Network Encapsulation, section 3).
+
+Shape suffixes: B batch, H height, W width, N capsule types, D capsule dimension in, E out, C = N * D channels,
+P = H * W positions, K kernel size. Inside, maps are `(B, C, H, W)`; the views between are free.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import torch
+from torch.nn import functional as F
+
+from encapkeras.functional.batch_norm import NormWeights, batch_norm, capsule_batch_norm
+from encapkeras.functional.squash import squash
+
+Coefficients = Literal["cross", "own"]
+Skip = Literal["none", "last", "every"]
+Normalization = Literal["channel", "capsule"]
+
+
+class ConvolutionWeights(NamedTuple):
+    """Weights of a convolution, in torch's layout.
+
+    Attributes:
+        kernel: `(out, in / groups, K, K)`.
+        bias: `(out,)`.
+    """
+
+    kernel: torch.Tensor
+    bias: torch.Tensor
+
+
+class ApproximateWeights(NamedTuple):
+    """Weights of one approximate routing.
+
+    Attributes:
+        master: The grouped convolutions, one per kernel size: kernels `(N * E, D, K, K)`.
+        master_norm: Batch norm of the master branch, `(N * E,)`.
+        aide: The ungrouped convolution, kernel `(N * E, N * D, K + 4, K + 4)`.
+        aide_norm: Batch norm of the aide branch, `(N * E,)`.
+        master_coefficient: Grouped convolution `(N, E, 3, 3)` that makes coefficients of the master branch.
+        aide_coefficient: The same of the aide branch.
+    """
+
+    master: tuple[ConvolutionWeights, ...]
+    master_norm: NormWeights
+    aide: ConvolutionWeights
+    aide_norm: NormWeights
+    master_coefficient: ConvolutionWeights
+    aide_coefficient: ConvolutionWeights
+
+
+class StepWeights(NamedTuple):
+    """Weights of one step: convolution, batch norm, ReLU, squash.
+
+    Attributes:
+        routing: The grouped convolutions of a master step, one per kernel size, or an approximate routing's weights.
+        norm: The step's own batch norm: `(N * E,)`, or `(N,)` for one statistic per capsule type.
+    """
+
+    routing: tuple[ConvolutionWeights, ...] | ApproximateWeights
+    norm: NormWeights
+
+
+class BlockWeights(NamedTuple):
+    """Weights of a block of steps.
+
+    Attributes:
+        steps: One entry per step.
+        projection: The ungrouped 3x3 convolution that fits the skip to a changed shape, or None.
+    """
+
+    steps: tuple[StepWeights, ...]
+    projection: ConvolutionWeights | None
+
+
+class BlockOptions(NamedTuple):
+    """What a block computes besides its weights.
+
+    Attributes:
+        types: Number N of capsule types.
+        strides: Stride of the first step and of the projection.
+        skip: Where the input is added: never, the block's at the last step, or each step's own.
+        coefficients: `cross`: each approximate branch is weighted by the other's coefficients; `own`: by its own.
+        normalization: One statistic per channel, or per capsule type.
+        relu: Whether each step applies ReLU before squash.
+    """
+
+    types: int
+    strides: int = 1
+    skip: Skip = "none"
+    coefficients: Coefficients = "cross"
+    normalization: Normalization = "channel"
+    relu: bool = True
+
+
+class StageOutputs(NamedTuple):
+    """What a stage makes, each `(B, H, W, N, D)`: its main block's output, the sub block's middle, and its output."""
+
+    main: torch.Tensor
+    half: torch.Tensor
+    out: torch.Tensor
+
+
+def capsule_block(
+    capsules_BHWND: torch.Tensor, weights: BlockWeights, options: BlockOptions, *, training: bool
+) -> torch.Tensor:
+    """A block of capsule convolution steps: each convolves, adds the skip, then batch norm, ReLU and squash.
+
+    A master step convolves every capsule type by itself. An approximate step weights a master and an ungrouped aide
+    branch by coefficients made from the branches: `master * c(aide) + aide * c(master)` for `cross`,
+    `master * c(master) + aide * c(aide)` for `own`. Padding is K // 2 on all sides, at every stride.
+
+    Args:
+        capsules_BHWND: Capsules `(B, H, W, N, D)`.
+        weights: See `BlockWeights`.
+        options: See `BlockOptions`.
+        training: Whether batch norms use and record the batch's statistics.
+
+    Returns:
+        Capsules `(B, H', W', N, E)`, with `H' = ceil(H / strides)`.
+
+    Example:
+        >>> norm = NormWeights(torch.ones(8), torch.zeros(8), torch.zeros(8), torch.ones(8))
+        >>> step = StepWeights((ConvolutionWeights(torch.rand(8, 2, 3, 3), torch.zeros(8)),), norm)
+        >>> block = BlockWeights((step,), None)
+        >>> capsule_block(torch.rand(5, 6, 6, 4, 2), block, BlockOptions(types=4, strides=2), training=True).shape
+        torch.Size([5, 3, 3, 4, 2])
+    """
+    out_BCHW, _ = _block(_as_map(capsules_BHWND), weights, options, training)
+    return _as_capsules(out_BCHW, options.types)
+
+
+def capsule_stage(
+    capsules_BHWND: torch.Tensor,
+    main: BlockWeights,
+    sub: BlockWeights,
+    main_options: BlockOptions,
+    sub_options: BlockOptions,
+    *,
+    training: bool,
+) -> StageOutputs:
+    """Two blocks: `main`, one step that changes the capsules' dimension, and `sub`, steps that keep it.
+
+    Args:
+        capsules_BHWND: Capsules `(B, H, W, N, D)`.
+        main: Weights of the main block.
+        sub: Weights of the sub block.
+        main_options: Options of the main block.
+        sub_options: Options of the sub block.
+        training: Whether batch norms use and record the batch's statistics.
+
+    Returns:
+        The outputs of the main block, of the first half of the sub block's steps (for an odd number: the middle step
+        after ReLU, before squash), and of the sub block.
+    """
+    main_BCHW, _ = _block(_as_map(capsules_BHWND), main, main_options, training)
+    out_BCHW, half_BCHW = _block(main_BCHW, sub, sub_options, training)
+    return StageOutputs(*(_as_capsules(map_BCHW, main_options.types) for map_BCHW in (main_BCHW, half_BCHW, out_BCHW)))
+
+
+def _as_map(capsules_BHWND: torch.Tensor) -> torch.Tensor:
+    return capsules_BHWND.flatten(3).permute(0, 3, 1, 2)
+
+
+def _as_capsules(map_BCHW: torch.Tensor, types: int) -> torch.Tensor:
+    return map_BCHW.permute(0, 2, 3, 1).unflatten(3, (types, -1))
+
+
+def _block(
+    map_BCHW: torch.Tensor, weights: BlockWeights, options: BlockOptions, training: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The block's output, and the value in its middle."""
+    block_input = map_BCHW
+    count = len(weights.steps)
+    half = block_input
+    for number, step in enumerate(weights.steps, start=1):
+        first = number == 1
+        skipped = None
+        if options.skip == "every" or (options.skip == "last" and number == count):
+            skipped = block_input if options.skip == "last" else map_BCHW
+        # Only the first step changes the shape, so that only the block's input can need the projection.
+        projection = weights.projection if skipped is block_input else None
+        rectified = _until_relu(map_BCHW, step, options, options.strides if first else 1, skipped, projection, training)
+        map_BCHW = _squash_types(rectified, options.types)
+        if number == (count + 1) // 2:
+            half = rectified if count % 2 else map_BCHW
+    return map_BCHW, half
+
+
+def _until_relu(
+    map_BCHW: torch.Tensor,
+    step: StepWeights,
+    options: BlockOptions,
+    strides: int,
+    skipped: torch.Tensor | None,
+    projection: ConvolutionWeights | None,
+    training: bool,
+) -> torch.Tensor:
+    """One step up to its squash: convolution, skip, batch norm, ReLU."""
+    bias: torch.Tensor | None
+    if isinstance(step.routing, ApproximateWeights):
+        out_BCHW = _approximate(map_BCHW, step.routing, options, strides, training)
+        bias = None
+    elif projection is not None and skipped is map_BCHW:
+        out_BCHW, bias = _master_with_projection(map_BCHW, step.routing, projection, options.types, strides)
+        skipped = None
+    else:
+        out_BCHW, bias = _master(map_BCHW, step.routing, options.types, strides)
+    if skipped is not None and projection is not None:
+        skipped = F.conv2d(_channels_last(skipped), *projection, stride=options.strides, padding=1)
+    if skipped is not None:
+        out_BCHW = out_BCHW + skipped
+    return _normalize(out_BCHW, bias, step.norm, options, training)
+
+
+def _normalize(
+    map_BCHW: torch.Tensor, bias: torch.Tensor | None, norm: NormWeights, options: BlockOptions, training: bool
+) -> torch.Tensor:
+    # Batch norm and squash run along H * W: with so few components a capsule, channels_last is several times slower.
+    map_BCHW = map_BCHW.contiguous()
+    if options.normalization == "capsule":
+        if bias is not None:
+            map_BCHW = map_BCHW + bias.view(-1, 1, 1)
+        capsules_BNDHW = capsule_batch_norm(map_BCHW.unflatten(1, (options.types, -1)), norm, training=training)
+        map_BCHW = capsules_BNDHW.flatten(1, 2)
+    else:
+        map_BCHW = batch_norm(map_BCHW, norm, bias=bias, training=training)
+    return F.relu(map_BCHW, inplace=True) if options.relu else map_BCHW
+
+
+def _squash_types(map_BCHW: torch.Tensor, types: int) -> torch.Tensor:
+    return squash(map_BCHW.unflatten(1, (types, -1)).flatten(3), dim=2).view(map_BCHW.shape)
+
+
+def _channels_last(map_BCHW: torch.Tensor) -> torch.Tensor:
+    return map_BCHW.contiguous(memory_format=torch.channels_last)
+
+
+def _padded(kernel: torch.Tensor, size: int) -> torch.Tensor:
+    """The kernel with zeros around it: the same convolution at padding size // 2."""
+    border = (size - kernel.shape[-1]) // 2
+    return F.pad(kernel, (border,) * 4) if border else kernel
+
+
+def _summed(convolutions: Sequence[ConvolutionWeights]) -> ConvolutionWeights:
+    """Parallel convolutions as one: their sum is linear."""
+    size = max(convolution.kernel.shape[-1] for convolution in convolutions)
+    kernel, bias = _padded(convolutions[0].kernel, size), convolutions[0].bias
+    for convolution in convolutions[1:]:
+        kernel, bias = kernel + _padded(convolution.kernel, size), bias + convolution.bias
+    return ConvolutionWeights(kernel, bias)
+
+
+def _master(
+    map_BCHW: torch.Tensor, convolutions: Sequence[ConvolutionWeights], types: int, strides: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The master convolution without its bias, and the bias."""
+    kernel, bias = _summed(convolutions)
+    size = kernel.shape[-1]
+    if size == 1 and strides == 1:  # a small matrix per type: several times faster than a grouped 1x1 convolution
+        capsules_BNDP = map_BCHW.contiguous().unflatten(1, (types, -1)).flatten(3)
+        out_BNEP = kernel.view(types, -1, kernel.shape[1]) @ capsules_BNDP
+        return out_BNEP.flatten(1, 2).unflatten(2, map_BCHW.shape[2:]), bias
+    out_BCHW = F.conv2d(_channels_last(map_BCHW), kernel, None, strides, size // 2, groups=types)
+    return out_BCHW, bias
+
+
+def _master_with_projection(
+    map_BCHW: torch.Tensor,
+    convolutions: Sequence[ConvolutionWeights],
+    projection: ConvolutionWeights,
+    types: int,
+    strides: int,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Master convolution plus projected skip of the same input, without bias, and the bias.
+
+    Both are linear in the same input, so grouped kernels up to 3x3 are added into the projection's diagonal blocks:
+    the master convolution costs nothing.
+    """
+    small = [convolution for convolution in convolutions if convolution.kernel.shape[-1] <= 3]
+    large = [convolution for convolution in convolutions if convolution.kernel.shape[-1] > 3]
+    kernel, bias = projection
+    if small:
+        grouped, grouped_bias = _summed(small)
+        grouped = _padded(grouped, 3)
+        blocks = kernel.view(types, -1, types, *grouped.shape[1:])
+        one_hot = torch.eye(types, dtype=kernel.dtype, device=kernel.device).view(types, 1, types, 1, 1, 1)
+        kernel = torch.addcmul(blocks, grouped.view(types, -1, 1, *grouped.shape[1:]), one_hot).view(kernel.shape)
+        bias = bias + grouped_bias
+    out_BCHW = F.conv2d(_channels_last(map_BCHW), kernel, None, strides, 1)
+    if large:
+        grouped_BCHW, grouped_bias = _master(map_BCHW, large, types, strides)
+        out_BCHW, bias = out_BCHW + grouped_BCHW, bias + grouped_bias
+    return out_BCHW, bias
+
+
+def _approximate(
+    map_BCHW: torch.Tensor, weights: ApproximateWeights, options: BlockOptions, strides: int, training: bool
+) -> torch.Tensor:
+    """The two branches, each weighted by a coefficient per capsule."""
+    plain = BlockOptions(types=options.types)  # the block's capsule norm and missing ReLU do not act inside branches
+    master_BCHW, master_bias = _master(map_BCHW, weights.master, options.types, strides)
+    master_BCHW = _squash_types(_normalize(master_BCHW, master_bias, weights.master_norm, plain, training), plain.types)
+    padding = weights.aide.kernel.shape[-1] // 2
+    aide_BCHW = F.conv2d(_channels_last(map_BCHW), weights.aide.kernel, None, strides, padding)
+    aide_BCHW = _squash_types(_normalize(aide_BCHW, weights.aide.bias, weights.aide_norm, plain, training), plain.types)
+    of_master = _coefficients(master_BCHW, weights.master_coefficient, options.types)
+    of_aide = _coefficients(aide_BCHW, weights.aide_coefficient, options.types)
+    if options.coefficients == "cross":
+        of_master, of_aide = of_aide, of_master
+    by_type = (options.types, -1)
+    master_BNEHW, aide_BNEHW = master_BCHW.unflatten(1, by_type), aide_BCHW.unflatten(1, by_type)
+    return torch.addcmul(master_BNEHW * of_master, aide_BNEHW, of_aide).flatten(1, 2)
+
+
+def _coefficients(map_BCHW: torch.Tensor, convolution: ConvolutionWeights, types: int) -> torch.Tensor:
+    """One number per capsule, `(B, N, 1, H, W)`."""
+    return F.conv2d(map_BCHW, *convolution, padding=1, groups=types).unsqueeze(2)
