@@ -1,0 +1,137 @@
+"""Changes of whole batches of images, as tensors `(B, H, W, C)`.
+
+B images, H height, W width, C channels. Functions on floats take and give values in [0, 1]; each image has its own
+strength, given as a tensor `(B,)`.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from encapkeras.data.registry import Array
+
+# The share of red, green and blue in what the eye sees as grey (ITU-R BT.601).
+GREY_WEIGHTS = (0.299, 0.587, 0.114)
+
+
+def resize(images: Tensor, height: int, width: int) -> Tensor:
+    """Images in another size, bilinear with antialiasing.
+
+    Args:
+        images: `(B, H, W, C)`, uint8 or float.
+        height: New height in pixels.
+        width: New width in pixels.
+
+    Returns:
+        `(B, height, width, C)` of the same type; the same tensor if it has that size already.
+
+    Example:
+        >>> resize(torch.zeros(2, 8, 8, 1, dtype=torch.uint8), 32, 32).shape
+        torch.Size([2, 32, 32, 1])
+    """
+    if tuple(images.shape[1:3]) == (height, width):
+        return images
+    planes = torch.nn.functional.interpolate(
+        images.permute(0, 3, 1, 2), (height, width), mode="bilinear", antialias=True, align_corners=False
+    )
+    return planes.permute(0, 2, 3, 1).contiguous()
+
+
+def windows(images: Tensor, height: int, width: int) -> Array:
+    """A view of every place where a window can be cut: `windows(images, h, w)[i, top, left]` is one image's part.
+
+    NumPy copies such windows row by row, several times faster than gathering single pixels.
+
+    Args:
+        images: `(N, H, W, C)`, contiguous.
+        height: Height of a window in pixels.
+        width: Its width in pixels.
+
+    Returns:
+        `(N, H - height + 1, W - width + 1, height, width * C)`, sharing memory with the images.
+    """
+    channels = images.shape[3]
+    rows = images.numpy().reshape(len(images), images.shape[1], -1)
+    return np.lib.stride_tricks.sliding_window_view(rows, (height, width * channels), axis=(1, 2))[:, :, ::channels]
+
+
+def mirror(images: Tensor, chosen: Tensor) -> Tensor:
+    """The images, the chosen ones mirrored left to right.
+
+    Args:
+        images: `(B, H, W, C)`, any type.
+        chosen: `(B,)`, bool.
+    """
+    return torch.where(chosen[:, None, None, None], images.flip(2), images)
+
+
+def to_unit_range(images: Tensor) -> Tensor:
+    """Float32 images in [0, 1] from uint8 ones; float images as they are."""
+    return images.to(torch.float32).div_(255) if images.dtype == torch.uint8 else images
+
+
+def brightness(images: Tensor, factor: Tensor) -> Tensor:
+    """Pixels times the factor, clipped to [0, 1].
+
+    Args:
+        images: `(B, H, W, C)`.
+        factor: `(B,)`, at least 0; 1 changes nothing.
+    """
+    return (images * _each(factor)).clamp_(0, 1)
+
+
+def contrast(images: Tensor, factor: Tensor) -> Tensor:
+    """`mean + factor (x - mean)` with the mean grey of each image, clipped to [0, 1].
+
+    Args:
+        images: `(B, H, W, C)`.
+        factor: `(B,)`, at least 0; 1 changes nothing.
+    """
+    mean = grey(images).mean(dim=(1, 2, 3), keepdim=True)
+    return torch.lerp(mean, images, _each(factor)).clamp_(0, 1)
+
+
+def saturation(images: Tensor, factor: Tensor) -> Tensor:
+    """`grey + factor (x - grey)` with the grey of each pixel, clipped to [0, 1].
+
+    Args:
+        images: `(B, H, W, 3)`.
+        factor: `(B,)`, at least 0; 0 makes grey images, 1 changes nothing.
+    """
+    return torch.lerp(grey(images), images, _each(factor)).clamp_(0, 1)
+
+
+def hue(images: Tensor, turn: Tensor) -> Tensor:
+    """Every colour turned on the colour circle; its greatest and smallest part, so value and chroma, stay.
+
+    With value v, chroma c and hue h in sixths of a turn, channel n of (5, 3, 1) is
+    `v - c clip(min(k, 4 - k), 0, 1)`, `k = (n + h) mod 6`.
+
+    Args:
+        images: `(B, H, W, 3)`.
+        turn: `(B,)`, in full turns; 0 changes nothing.
+    """
+    value, largest = images.max(dim=-1)
+    chroma = value - images.amin(dim=-1)
+    red, green, blue = images.unbind(-1)
+    # A grey pixel has no hue: any will do, since its chroma of 0 takes it out again.
+    unit = torch.where(chroma > 0, chroma, 1)
+    from_red, from_green, from_blue = (green - blue) / unit, 2 + (blue - red) / unit, 4 + (red - green) / unit
+    sixths = torch.where(largest == 0, from_red, torch.where(largest == 1, from_green, from_blue))
+    sixths = sixths + 6 * turn[:, None, None]
+    k = (sixths[..., None] + sixths.new_tensor([5.0, 3.0, 1.0])) % 6
+    share = torch.minimum(k, 4 - k).clamp_(0, 1)
+    return (value[..., None] - chroma[..., None] * share).clamp_(0, 1)
+
+
+def grey(images: Tensor) -> Tensor:
+    """The grey of each pixel, `(B, H, W, 1)`: weighted for three channels, else the mean of all channels."""
+    if images.shape[-1] == 3:
+        return (images @ images.new_tensor(GREY_WEIGHTS))[..., None]
+    return images.mean(dim=-1, keepdim=True)
+
+
+def _each(factor: Tensor) -> Tensor:
+    return factor[:, None, None, None]

@@ -1,0 +1,64 @@
+"""Checks that arrays read from files can be a data set."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from encapkeras.data.registry import Array, ImageArrays
+from encapkeras.errors import DataError
+
+
+def label_problems(name: str, labels: Array, classes: int) -> list[str]:
+    """What is wrong with integer labels.
+
+    Args:
+        name: What messages call them.
+        labels: `(N,)`, integers.
+        classes: Number of classes.
+    """
+    outside = np.flatnonzero((labels < 0) | (labels >= classes))
+    if not len(outside):
+        return []
+    first = outside[0]
+    what = counted(len(outside), "label")
+    return [f"{name}: {what} outside 0..{classes - 1}, the first is {labels[first]} at index {first}"]
+
+
+def missing_classes(name: str, labels: Array, class_names: Sequence[str]) -> list[str]:
+    """Which classes have no image: a network could not learn them.
+
+    Args:
+        name: What messages call the labels.
+        labels: `(N,)`, integers from 0 to `len(class_names) - 1`.
+        class_names: The name of each class.
+    """
+    counts = np.bincount(labels, minlength=len(class_names))
+    empty = [f"{index} ({class_names[index]})" for index in np.flatnonzero(counts == 0).tolist()]
+    return [f"{name}: no image of {'class' if len(empty) == 1 else 'classes'} {', '.join(empty)}"] if empty else []
+
+
+def counted(count: int, noun: str) -> str:
+    """The number with its noun, for example `1 label`, `3 labels`."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
+def check_arrays(dataset: str, arrays: ImageArrays, class_names: Sequence[str]) -> ImageArrays:
+    """The arrays of a built-in data set, if every label is possible and every class has training images.
+
+    Args:
+        dataset: Name of the data set.
+        arrays: What was read.
+        class_names: The name of each class.
+
+    Raises:
+        DataError: Naming all that is wrong.
+    """
+    problems = []
+    for name, labels in (("training labels", arrays.train_labels), ("test labels", arrays.test_labels)):
+        problems += [f"{name}: there are none"] if not len(labels) else label_problems(name, labels, len(class_names))
+    problems = problems or missing_classes("training labels", arrays.train_labels, class_names)
+    if problems:
+        raise DataError("\n  ".join([f"the files of data set '{dataset}' hold impossible values:", *problems]))
+    return arrays

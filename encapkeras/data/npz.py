@@ -1,0 +1,237 @@
+"""The user's own images, in one NumPy .npz file."""
+
+from __future__ import annotations
+
+import contextlib
+import zipfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from encapkeras.data.checks import counted, label_problems, missing_classes
+from encapkeras.data.registry import Array, DatasetInfo, DatasetReader, ImageArrays, register_dataset
+from encapkeras.errors import DataError, suggest
+
+PARTS = ("train", "test")
+NEEDED = tuple(f"{part}_{what}" for part in PARTS for what in ("images", "labels"))
+OPTIONAL = "class_names"
+
+Header = tuple[tuple[int, ...], np.dtype[Any]]
+
+
+@register_dataset("npz")
+class Npz(DatasetReader):
+    """The user's own images in a .npz file with `train_images`, `train_labels`, `test_images` and `test_labels`.
+
+    Images are uint8, or floats in [0, 1], of shape (N, H, W) or (N, H, W, C); labels are whole numbers from 0. With
+    `class_names`, an array of strings, there are as many classes as names; without, as many as the training labels say.
+
+    Args:
+        path: The file.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = Path(path).expanduser()
+
+    def describe(self) -> DatasetInfo:
+        """Size and classes from the headers of the images and from the labels."""
+        with _Archive(self.path) as archive:
+            info, problems = self._described(archive)
+        if info is None or problems:
+            raise self._error(problems)
+        return info
+
+    def read(self) -> ImageArrays:
+        """All arrays, every pixel checked."""
+        with _Archive(self.path) as archive:
+            info, problems = self._described(archive)
+            images = {}
+            for part in PARTS:
+                name = f"{part}_images"
+                if name in archive.names and _is_image_type(archive.header(name)[1]):
+                    images[part] = archive.read(name)
+                    problems += _pixel_problems(name, images[part])
+            if info is None or problems:
+                raise self._error(problems)
+            labels = {part: archive.read(f"{part}_labels").astype(np.int64) for part in PARTS}
+        shaped = {part: _with_channels(array) for part, array in images.items()}
+        return ImageArrays(shaped["train"], labels["train"], shaped["test"], labels["test"])
+
+    def _described(self, archive: _Archive) -> tuple[DatasetInfo | None, list[str]]:
+        """The description, and all that is wrong apart from pixels; no description if it cannot be told."""
+        problems = [
+            f"{name}: missing; the file holds {', '.join(sorted(archive.names)) or 'nothing'}"
+            for name in NEEDED
+            if name not in archive.names
+        ]
+        problems += [
+            f"{name}: not an array of this format. {suggest(name, (*NEEDED, OPTIONAL))}"
+            for name in sorted(archive.names - {*NEEDED, OPTIONAL})
+        ]
+        headers = {name: archive.header(name) for name in NEEDED if name in archive.names}
+        for name, header in headers.items():
+            problems += (
+                _image_header_problems(name, header) if "images" in name else _label_header_problems(name, header)
+            )
+        for part in PARTS:
+            problems += _length_problems(part, headers)
+        problems += _size_problems(headers)
+        class_names, name_problems = _class_names(archive)
+        label_issues, classes = _labels_and_classes(archive, headers, class_names)
+        problems += name_problems + label_issues
+        if problems or not classes:
+            return None, problems
+        height, width, *rest = headers["train_images"][0][1:]
+        names = class_names or tuple(map(str, range(classes)))
+        return DatasetInfo(height, width, rest[0] if rest else 1, classes, names), []
+
+    def _error(self, problems: list[str]) -> DataError:
+        return DataError("\n  ".join([f"{self.path} cannot be used as a data set:", *problems]))
+
+
+class _Archive:
+    """An open .npz file; headers are read without the values behind them."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __enter__(self) -> _Archive:
+        if not self.path.is_file():
+            raise DataError(f"{self.path}: there is no such file (data.path, seen from {Path.cwd()})")
+        try:
+            self._zip = zipfile.ZipFile(self.path)
+        except (zipfile.BadZipFile, OSError) as error:
+            raise DataError(f"{self.path} is no .npz file: {error}. numpy.savez_compressed writes one.") from error
+        self.names = {name.removesuffix(".npy") for name in self._zip.namelist() if name.endswith(".npy")}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._zip.close()
+
+    def header(self, name: str) -> Header:
+        """Shape and type of an array."""
+        with self._opened(name) as file:
+            version = np.lib.format.read_magic(file)
+            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            shape, _, dtype = read(file)
+        return shape, dtype
+
+    def read(self, name: str) -> Array:
+        """The array."""
+        with self._opened(name) as file:
+            array: Array = np.lib.format.read_array(file, allow_pickle=False)
+        return array
+
+    @contextlib.contextmanager
+    def _opened(self, name: str) -> Iterator[IO[bytes]]:
+        try:
+            with self._zip.open(f"{name}.npy") as file:
+                yield file
+        except (zipfile.BadZipFile, OSError, EOFError, ValueError, zlib.error) as error:
+            raise DataError(f"{self.path}, array {name}: cannot be read: {error}") from error
+
+
+def _is_image_type(dtype: np.dtype[Any]) -> bool:
+    return dtype == np.uint8 or dtype.kind == "f"
+
+
+def _is_image_shape(shape: tuple[int, ...]) -> bool:
+    return len(shape) in (3, 4) and 0 not in shape
+
+
+def _image_header_problems(name: str, header: Header) -> list[str]:
+    shape, dtype = header
+    problems = []
+    if not _is_image_type(dtype):
+        problems.append(f"{name}: pixels are {dtype}; allowed are uint8, or floats in [0, 1]")
+    if len(shape) not in (3, 4):
+        problems.append(f"{name}: has shape {shape}; allowed are (N, H, W) and (N, H, W, C)")
+    elif 0 in shape:
+        problems.append(f"{name}: is empty, its shape is {shape}")
+    return problems
+
+
+def _label_header_problems(name: str, header: Header) -> list[str]:
+    shape, dtype = header
+    problems = []
+    if dtype.kind not in "iu":
+        problems.append(f"{name}: labels are {dtype}; they must be whole numbers, for example int64")
+    if len(shape) != 1:
+        problems.append(f"{name}: has shape {shape}; it must be (N,), one class index for each image")
+    elif shape[0] == 0:
+        problems.append(f"{name}: is empty")
+    return problems
+
+
+def _length_problems(part: str, headers: dict[str, Header]) -> list[str]:
+    images, labels = (headers.get(f"{part}_{what}", ((), None))[0] for what in ("images", "labels"))
+    if images and labels and images[0] != labels[0]:
+        return [f"{part}_labels: has {labels[0]} entries, {part}_images has {images[0]}"]
+    return []
+
+
+def _size_problems(headers: dict[str, Header]) -> list[str]:
+    train, test = (headers.get(f"{part}_images", ((), None))[0] for part in PARTS)
+    if _is_image_shape(train) and _is_image_shape(test) and _image_shape(train) != _image_shape(test):
+        return [f"test_images: images are {_image_shape(test)} (H, W, C), those of train_images {_image_shape(train)}"]
+    return []
+
+
+def _image_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return shape[1:] if len(shape) == 4 else (*shape[1:], 1)
+
+
+def _class_names(archive: _Archive) -> tuple[tuple[str, ...] | None, list[str]]:
+    if OPTIONAL not in archive.names:
+        return None, []
+    shape, dtype = archive.header(OPTIONAL)
+    if dtype.kind != "U" or len(shape) != 1 or shape[0] == 0:
+        text = f"{OPTIONAL}: is {dtype} of shape {shape}; it must be strings, for example numpy.array(['cat', 'dog'])"
+        return None, [text]
+    return tuple(map(str, archive.read(OPTIONAL))), []
+
+
+def _labels_and_classes(
+    archive: _Archive, headers: dict[str, Header], class_names: tuple[str, ...] | None
+) -> tuple[list[str], int]:
+    """What is wrong with the label values, and the number of classes (0 if it cannot be told)."""
+    usable = [
+        name
+        for name in ("train_labels", "test_labels")
+        if name in headers and not _label_header_problems(name, headers[name])
+    ]
+    labels = {name: archive.read(name) for name in usable}
+    classes = len(class_names or ())
+    if not classes and "train_labels" in labels:
+        classes = max(int(labels["train_labels"].max()) + 1, 1)
+    if not classes:
+        return [], 0
+    problems = [text for name, values in labels.items() for text in label_problems(name, values, classes)]
+    if not problems and "train_labels" in labels:
+        names = class_names or tuple(map(str, range(classes)))
+        problems = missing_classes("train_labels", labels["train_labels"].astype(np.int64), names)
+    return problems, classes
+
+
+def _pixel_problems(name: str, images: Array) -> list[str]:
+    if images.dtype == np.uint8:
+        return []
+    wrong = ~np.isfinite(images)
+    if wrong.any():
+        first = tuple(int(index) for index in np.argwhere(wrong)[0])
+        return [
+            f"{name}: {counted(int(wrong.sum()), 'pixel')} not finite (NaN or infinite), the first at index {first}"
+        ]
+    low, high = float(images.min()), float(images.max())
+    if low < 0 or high > 1:
+        hint = "; divide by 255, or save the images as uint8" if 1 < high <= 255 and low >= 0 else ""
+        return [f"{name}: float pixels must be in [0, 1], these go from {low:g} to {high:g}{hint}"]
+    return []
+
+
+def _with_channels(images: Array) -> Array:
+    images = images if images.ndim == 4 else images[..., np.newaxis]
+    return np.ascontiguousarray(images if images.dtype == np.uint8 else images.astype(np.float32))

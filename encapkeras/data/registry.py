@@ -1,0 +1,112 @@
+"""The registry of data sets, and what a data set has to tell: its description and its arrays."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, TypeVar
+
+import numpy.typing as npt
+
+from encapkeras.registry import Registry
+
+Array = npt.NDArray[Any]
+ReaderClass = TypeVar("ReaderClass", bound="type[DatasetReader]")
+
+DATASETS = Registry("data set")
+
+# The keys of the `data:` section that are handed to a reader, where its signature asks for them.
+SOURCE_ARGUMENTS = frozenset({"root", "path"})
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """What a network has to know about a data set.
+
+    Args:
+        height: Height of the images in pixels.
+        width: Width of the images in pixels.
+        channels: 1 for grey, 3 for colour; any number in the user's own arrays.
+        classes: Number of classes; labels run from 0 to `classes - 1`.
+        class_names: The name of each class, in the order of the labels.
+    """
+
+    height: int
+    width: int
+    channels: int
+    classes: int
+    class_names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ImageArrays:
+    """All images and labels of a data set, as read, before any resizing.
+
+    Args:
+        train_images: `(N, H, W, C)`, uint8, or float32 in [0, 1].
+        train_labels: `(N,)`, int64.
+        test_images: `(M, H, W, C)`, as `train_images`.
+        test_labels: `(M,)`, int64.
+    """
+
+    train_images: Array
+    train_labels: Array
+    test_images: Array
+    test_labels: Array
+
+
+class DatasetReader(abc.ABC):
+    """Base class of data sets. Those that need no argument have an empty signature."""
+
+    image_size: ClassVar[int | None] = None
+    """Height and width in pixels to which images are brought unless the user says otherwise; None: as they are."""
+
+    def __init__(self) -> None:
+        super().__init__()  # declares that there are no arguments: the signature of object says nothing
+
+    @abc.abstractmethod
+    def describe(self) -> DatasetInfo:
+        """The data set as it is stored; cheap: nothing is downloaded and no pixel is read.
+
+        Raises:
+            DataError: The description cannot be had, for example because the user's file is missing.
+        """
+
+    @abc.abstractmethod
+    def read(self) -> ImageArrays:
+        """All images and labels, checked.
+
+        Raises:
+            DataError: Files are missing or damaged, or hold impossible values.
+        """
+
+
+def register_dataset(name: str) -> Callable[[ReaderClass], ReaderClass]:
+    """Makes a data set known to specs, as `data.dataset`.
+
+    Args:
+        name: The name that specs use.
+
+    Raises:
+        TypeError: The class is no `DatasetReader`, it takes other arguments than `root` and `path`, one of them lacks
+            its annotation or its line in the docstring's `Args:`, or the name is taken.
+
+    Example:
+        >>> from encapkeras.data import DATASETS
+        >>> DATASETS["npz"].arguments["path"].doc
+        'The file.'
+    """
+
+    def decorate(cls: ReaderClass) -> ReaderClass:
+        if not issubclass(cls, DatasetReader):
+            raise TypeError(f"data set '{name}': {cls.__name__} must be a DatasetReader")
+        registered = DATASETS.register(name)(cls)
+        strangers = set(DATASETS[name].arguments) - SOURCE_ARGUMENTS
+        if strangers:
+            raise TypeError(
+                f"data set '{name}' takes {sorted(strangers)}; only 'root' and 'path' can be given in a spec"
+            )
+        return registered
+
+    return decorate

@@ -1,0 +1,150 @@
+"""The `data:` section of a spec."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator, model_validator
+
+from encapkeras.data.registry import DATASETS, SOURCE_ARGUMENTS, DatasetReader
+from encapkeras.errors import ArgumentError
+
+STRICT = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class AugmentSettings(BaseModel):
+    """Random changes of the training images; validation and test images are only resized and centre-cropped.
+
+    Example:
+        >>> AugmentSettings(resize=34, crop=True, mirror=True).resize
+        34
+    """
+
+    model_config = STRICT
+
+    resize: PositiveInt | None = Field(
+        default=None,
+        description="Height and width in pixels to which all images are resized once, before cropping to the image "
+        "size: 34 for light, 40 for heavy augmentation of 32x32 images. null: the image size.",
+    )
+    crop: bool = Field(
+        default=False, description="Cut the image at a random place instead of the centre; needs a larger 'resize'."
+    )
+    mirror: bool = Field(default=False, description="Mirror every second image, at random, left to right.")
+    brightness: float = Field(
+        default=0.0, ge=0, le=1, description="Multiply pixels by a random factor from 1 - value to 1 + value (0 to 1)."
+    )
+    contrast: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="Multiply the distance from the image's mean grey by a random factor from 1 - value to 1 + value "
+        "(0 to 1).",
+    )
+    saturation: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="Multiply the distance from each pixel's grey by a random factor from 1 - value to 1 + value "
+        "(0 to 1); colour images only.",
+    )
+    hue: float = Field(
+        default=0.0,
+        ge=0,
+        le=0.5,
+        description="Turn the colour circle by a random part of a full turn, from -value to value (0 to 0.5); colour "
+        "images only.",
+    )
+
+    def check(self, height: int, width: int, channels: int | None = None) -> None:
+        """Checks that images of this size can be changed so.
+
+        Args:
+            height: Height in pixels of the images that the network takes.
+            width: Their width in pixels.
+            channels: Their channels; None if not known yet.
+
+        Raises:
+            ArgumentError: There is nothing to crop, or no colour to change.
+        """
+        size = f"{height}x{width}"
+        if self.resize is not None and self.resize < max(height, width):
+            raise ArgumentError(
+                f"augment.resize is {self.resize}, smaller than the images ({size}); it must be at least "
+                f"{max(height, width)}"
+            )
+        if self.crop and (self.resize is None or self.resize == height == width):
+            raise ArgumentError(
+                f"augment.crop has nothing to cut off: set augment.resize to more than the images' size ({size}), for "
+                f"example {max(height, width) + 2}, or remove augment.crop"
+            )
+        colour = [name for name in ("saturation", "hue") if getattr(self, name) > 0]
+        if colour and channels not in (None, 3):
+            raise ArgumentError(
+                f"augment.{' and augment.'.join(colour)} can only change colour images (3 channels); these have "
+                f"{channels}. Set to 0"
+            )
+
+
+class DataSettings(BaseModel):
+    """The `data:` section: which images, in which size, how they are cut into batches and changed at random.
+
+    Example:
+        >>> DataSettings(dataset="digits", batch_size=32).batch_size
+        32
+    """
+
+    model_config = STRICT
+
+    dataset: str = Field(description="Name of the data set, for example digits, fashion_mnist, cifar10, npz.")
+    root: str | None = Field(
+        default=None,
+        description="Folder with the data set's files. Looked in first; then $ENCAPKERAS_DATA and the cache folder.",
+    )
+    path: str | None = Field(default=None, description="The .npz file; for the data set 'npz' only.")
+    batch_size: PositiveInt = Field(default=64, description="Images in a batch; the last of an epoch may be smaller.")
+    validation: float = Field(
+        default=0.1,
+        ge=0,
+        lt=1,
+        description="Part of the training images held out for validation, from 0 (none) to below 1.",
+    )
+    image_size: PositiveInt | None = Field(
+        default=None,
+        description="Height and width in pixels of the images that the network takes. null: 32 for the built-in data "
+        "sets, the arrays' own size for npz.",
+    )
+    augment: AugmentSettings | None = Field(
+        default=None, description="Random changes of the training images; null for none."
+    )
+
+    @field_validator("dataset")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        try:
+            DATASETS[name]
+        except KeyError as error:
+            raise ValueError(error.args[0]) from None
+        return name
+
+    @model_validator(mode="after")
+    def _consistent(self) -> DataSettings:
+        entry = DATASETS[self.dataset]
+        for problem in entry.problems(self._source()):
+            raise ArgumentError(problem.text)
+        if self.path is not None and "path" not in entry.arguments:
+            raise ArgumentError(f"data set '{self.dataset}' reads no single file: remove 'path'")
+        size = self.image_size or entry.target.image_size  # type: ignore[attr-defined]
+        if self.augment is not None and size is not None:
+            self.augment.check(size, size)
+        return self
+
+    def _source(self) -> dict[str, Any]:
+        """The reader's arguments: those of its signature that are set."""
+        wanted = SOURCE_ARGUMENTS & set(DATASETS[self.dataset].arguments)
+        return {name: getattr(self, name) for name in sorted(wanted) if getattr(self, name) is not None}
+
+    def reader(self) -> DatasetReader:
+        """The reader of the chosen data set."""
+        reader: DatasetReader = DATASETS[self.dataset].target(**self._source())
+        return reader
