@@ -1,0 +1,47 @@
+"""From the `train:` section to a Keras optimizer."""
+
+from __future__ import annotations
+
+import keras
+
+from encapkeras.graph.train_settings import Adam, Constant, RMSprop, TrainSettings
+from encapkeras.training.coupled_weight_decay import CoupledWeightDecay
+from encapkeras.training.learning_rate import Schedule
+
+
+def make_optimizer(settings: TrainSettings, steps_per_epoch: int) -> keras.optimizers.Optimizer:
+    """The optimizer with its schedule, weight decay and clipping.
+
+    Args:
+        settings: The `train:` section of a spec.
+        steps_per_epoch: Batches in an epoch.
+
+    Returns:
+        One of Keras' own optimizers; with coupled weight decay, that optimizer inside a `CoupledWeightDecay`.
+
+    Example:
+        >>> optimizer = make_optimizer(TrainSettings(), steps_per_epoch=100)
+        >>> isinstance(optimizer, keras.optimizers.Adam), round(float(optimizer.learning_rate), 6)
+        (True, 0.001)
+    """
+    chosen = settings.optimizer
+    schedule, decay = settings.schedule, settings.weight_decay
+    plain = isinstance(schedule, Constant) and not schedule.warmup_epochs
+    rate = float(chosen.learning_rate)
+    common = {
+        "learning_rate": rate if plain else Schedule(schedule, rate, settings.epochs, steps_per_epoch),
+        "weight_decay": decay.rate if decay and decay.kind == "decoupled" else None,
+        "global_clipnorm": settings.clip_norm,
+    }
+    optimizer: keras.optimizers.Optimizer
+    if isinstance(chosen, Adam):
+        optimizer = keras.optimizers.Adam(beta_1=chosen.beta_1, beta_2=chosen.beta_2, epsilon=chosen.epsilon, **common)
+    elif isinstance(chosen, RMSprop):
+        optimizer = keras.optimizers.RMSprop(
+            rho=chosen.rho, momentum=chosen.momentum, epsilon=chosen.epsilon, centered=chosen.centered, **common
+        )
+    else:
+        optimizer = keras.optimizers.SGD(momentum=chosen.momentum, nesterov=chosen.nesterov, **common)
+    if decay and decay.kind == "coupled":
+        return CoupledWeightDecay(optimizer, decay.rate)
+    return optimizer
