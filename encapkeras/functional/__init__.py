@@ -11,6 +11,14 @@ from encapkeras.functional.capsule_convolution import (
     capsule_block,
     capsule_stage,
 )
+from encapkeras.functional.capsule_dense import (
+    capsule_dense_factored,
+    capsule_dense_full,
+    capsule_dense_per_dim,
+    capsule_length,
+    list_capsules,
+)
+from encapkeras.functional.convolution import conv_bn_relu
 from encapkeras.functional.squash import squash
 
 __all__ = [
@@ -24,6 +32,12 @@ __all__ = [
     "batch_norm",
     "capsule_batch_norm",
     "capsule_block",
+    "capsule_dense_factored",
+    "capsule_dense_full",
+    "capsule_dense_per_dim",
+    "capsule_length",
     "capsule_stage",
+    "conv_bn_relu",
+    "list_capsules",
     "squash",
 ]

@@ -60,8 +60,9 @@ def batch_norm(
     """
     scale, offset, mean, variance = weights
     if not training:
-        centre = mean if bias is None else mean - bias
-        return F.batch_norm(map_BCP, centre, variance, scale, offset, False, momentum, epsilon)
+        if bias is not None:
+            offset = offset + bias * scale * (variance + epsilon).rsqrt()
+        return F.batch_norm(map_BCP, mean, variance, scale, offset, False, momentum, epsilon)
     if bias is not None:
         offset = offset + 0 * bias  # its gradient is 0, not absent: optimizers and weight decay expect one
     if map_BCP.numel() == map_BCP.shape[1]:

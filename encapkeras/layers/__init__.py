@@ -10,7 +10,26 @@ if keras.backend.backend() != "torch":
         "keras, or set the environment variable KERAS_BACKEND=torch."
     )
 
+from encapkeras.layers.capsule_convolution import CapsuleConvolution
+from encapkeras.layers.capsule_dense import CapsuleDense
+from encapkeras.layers.capsule_length import CapsuleLength
+from encapkeras.layers.capsule_stage import CapsuleStage
+from encapkeras.layers.capsules_to_image import CapsulesToImage
+from encapkeras.layers.conv_bn_relu import ConvBnRelu
 from encapkeras.layers.image_to_capsules import ImageToCapsules
 from encapkeras.layers.registry import LAYERS, CapsuleLayer, register_layer
+from encapkeras.layers.squash import Squash
 
-__all__ = ["LAYERS", "CapsuleLayer", "ImageToCapsules", "register_layer"]
+__all__ = [
+    "LAYERS",
+    "CapsuleConvolution",
+    "CapsuleDense",
+    "CapsuleLayer",
+    "CapsuleLength",
+    "CapsuleStage",
+    "CapsulesToImage",
+    "ConvBnRelu",
+    "ImageToCapsules",
+    "Squash",
+    "register_layer",
+]

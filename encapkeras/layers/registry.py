@@ -56,16 +56,24 @@ class CapsuleLayer(keras.layers.Layer):  # type: ignore[misc]
         return {**super().get_config(), **copy.deepcopy(self._arguments)}
 
 
-def capsule_shape(layer: keras.layers.Layer, shape: Sequence[int | None]) -> tuple[int, int, int, int]:
-    """The last four numbers of a `(B, H, W, N, D)` shape, checked.
+def input_capsule_shape(layer: keras.layers.Layer, shape: Sequence[int | None], types: int) -> tuple[int, ...]:
+    """Height, width, types and dimension of a layer's input: capsules, or an image whose channels divide by `types`.
 
     Raises:
-        ShapeError: The shape is not that of a map of capsules of known size.
+        ShapeError: The input is neither, has another number of types, or its size is not known.
     """
-    if len(shape) != 5 or any(size is None for size in shape[1:]):
-        raise ShapeError(
-            f"{layer.name} takes capsules (batch, height, width, types, dim) of known size; received shape "
-            f"{tuple(shape)}. image_to_capsules makes capsules of an image."
-        )
-    height, width, types, dim = (int(size) for size in shape[1:] if size is not None)
-    return height, width, types, dim
+    known = all(size is not None for size in shape[1:])
+    if known and len(shape) == 5 and shape[3] == types:
+        return tuple(int(size) for size in shape[1:] if size is not None)
+    if known and len(shape) == 4 and shape[3] is not None and shape[3] % types == 0:
+        height, width, channels = (int(size) for size in shape[1:] if size is not None)
+        return height, width, types, channels // types
+    raise ShapeError(
+        f"{layer.name} takes capsules (batch, height, width, types, dim) with types={types}, or an image (batch, "
+        f"height, width, channels) whose channels divide by {types}; received shape {tuple(shape)}"
+    )
+
+
+def strided_size(size: int, strides: int) -> int:
+    """Side of a map after a convolution that pads half its kernel: `ceil(size / strides)`."""
+    return -(-size // strides)

@@ -1,0 +1,111 @@
+"""Fully connected capsules ("CapFC") and their lengths.
+
+Shape suffixes: B batch, H height, W width, N capsule types, D capsule dimension, I = N * H * W input capsules,
+J output capsules, E output capsule dimension.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch.nn import functional as F
+
+from encapkeras.functional.squash import squash
+
+
+def list_capsules(capsules_BHWND: torch.Tensor) -> torch.Tensor:
+    """The capsules of a map as a list, type by type, then row by row: `i = (n, h, w)`.
+
+    Args:
+        capsules_BHWND: Capsules `(B, H, W, N, D)`.
+
+    Returns:
+        Capsules `(B, I, D)`.
+
+    Example:
+        >>> list_capsules(torch.zeros(2, 4, 4, 8, 16)).shape
+        torch.Size([2, 128, 16])
+    """
+    return capsules_BHWND.permute(0, 3, 1, 2, 4).flatten(1, 3)
+
+
+def capsule_dense_per_dim(capsules_BID: torch.Tensor, weight_DIJ: torch.Tensor) -> torch.Tensor:
+    """`out[j, d] = sum_i x[i, d] * W[d, i, j]`, then squash: one dense layer for each component.
+
+    Args:
+        capsules_BID: Capsules `(B, I, D)`.
+        weight_DIJ: Weights `(D, I, J)`.
+
+    Returns:
+        Capsules `(B, J, D)`.
+
+    Example:
+        >>> capsule_dense_per_dim(torch.rand(2, 128, 16), torch.rand(16, 128, 10)).shape
+        torch.Size([2, 10, 16])
+    """
+    out_DBJ = capsules_BID.permute(2, 0, 1) @ weight_DIJ
+    return squash(out_DBJ.permute(1, 2, 0))
+
+
+def capsule_dense_full(
+    capsules_BHWND: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, outputs: int
+) -> torch.Tensor:
+    """A dense layer from all numbers of a map to all numbers of the output capsules, then squash.
+
+    Args:
+        capsules_BHWND: Capsules `(B, H, W, N, D)`, or a list `(B, I, D)`.
+        weight: `(J * E, I * D)`; inputs are ordered type, component, row, column (of a list: capsule, component).
+        bias: `(J * E,)`.
+        outputs: Number J of output capsules.
+
+    Returns:
+        Capsules `(B, J, E)`.
+
+    Example:
+        >>> capsule_dense_full(torch.rand(2, 3, 3, 4, 5), torch.rand(20, 180), torch.zeros(20), 10).shape
+        torch.Size([2, 10, 2])
+    """
+    is_map = capsules_BHWND.dim() == 5
+    flat = (capsules_BHWND.permute(0, 3, 4, 1, 2) if is_map else capsules_BHWND).flatten(1)
+    return squash(F.linear(flat, weight, bias).unflatten(1, (outputs, -1)))
+
+
+def capsule_dense_factored(
+    capsules_BID: torch.Tensor, component_weight_DEJ: torch.Tensor, capsule_weight_JI: torch.Tensor
+) -> torch.Tensor:
+    """`out[j, e] = sum_i W2[j, i] * sum_d x[i, d] * W1[d, e, j]`, then squash.
+
+    Capsules are gathered before they are mapped, so that the `I * J` mapped capsules never exist.
+
+    Args:
+        capsules_BID: Capsules `(B, I, D)`.
+        component_weight_DEJ: W1, `(D, E, J)`.
+        capsule_weight_JI: W2, `(J, I)`.
+
+    Returns:
+        Capsules `(B, J, E)`.
+
+    Example:
+        >>> capsule_dense_factored(torch.rand(2, 128, 8), torch.rand(8, 16, 10), torch.rand(10, 128)).shape
+        torch.Size([2, 10, 16])
+    """
+    gathered_BJD = capsule_weight_JI @ capsules_BID
+    return squash(torch.einsum("bjd,dej->bje", gathered_BJD, component_weight_DEJ))
+
+
+def capsule_length(capsules: torch.Tensor, *, dim: int = -1) -> torch.Tensor:
+    """Euclidean length of each capsule; its gradient at the zero vector is 0.
+
+    Args:
+        capsules: Tensor of any shape; half precision is computed in float32.
+        dim: The axis of the capsule's components.
+
+    Returns:
+        Lengths: the input's shape without `dim`.
+
+    Example:
+        >>> capsule_length(torch.tensor([[3.0, 4.0], [0.0, 0.0]]))
+        tensor([5., 0.])
+    """
+    half = capsules.dtype in (torch.float16, torch.bfloat16)
+    lengths: torch.Tensor = torch.linalg.vector_norm(capsules.float() if half else capsules, dim=dim)
+    return lengths.to(capsules.dtype)

@@ -1,0 +1,48 @@
+"""Plain convolution, batch norm and ReLU, with torch's padding.
+
+Shape suffixes: B batch, H height, W width, C channels.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch.nn import functional as F
+
+from encapkeras.functional.batch_norm import NormWeights, batch_norm
+
+
+def conv_bn_relu(
+    image_BHWC: torch.Tensor,
+    kernel: torch.Tensor,
+    bias: torch.Tensor | None,
+    norm: NormWeights,
+    *,
+    strides: int,
+    padding: int,
+    training: bool,
+) -> torch.Tensor:
+    """`relu(batch_norm(convolution(image) + bias))`.
+
+    Args:
+        image_BHWC: Image `(B, H, W, C)`.
+        kernel: `(filters, C, K, K)`.
+        bias: `(filters,)`, or None.
+        norm: Weights of the batch norm, each `(filters,)`.
+        strides: Stride.
+        padding: Zeros on each side.
+        training: Whether the batch norm uses and records the batch's statistics.
+
+    Returns:
+        Image `(B, (H + 2 * padding - K) // strides + 1, ..., filters)`.
+
+    Example:
+        >>> norm = NormWeights(torch.ones(4), torch.zeros(4), torch.zeros(4), torch.ones(4))
+        >>> image, kernel = torch.rand(2, 8, 8, 3), torch.rand(4, 3, 3, 3)
+        >>> conv_bn_relu(image, kernel, None, norm, strides=2, padding=1, training=True).shape
+        torch.Size([2, 4, 4, 4])
+    """
+    image_BCHW = image_BHWC.permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
+    image_BCHW = F.conv2d(image_BCHW, kernel, None, strides, padding)
+    # Batch norm is several times faster along H * W than across channels_last.
+    image_BCHW = batch_norm(image_BCHW.contiguous(), norm, bias=bias, training=training)
+    return F.relu(image_BCHW, inplace=True).permute(0, 2, 3, 1)

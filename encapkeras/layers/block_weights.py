@@ -1,0 +1,130 @@
+"""Makes the Keras weights of capsule convolution blocks, in torch's layouts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+from encapkeras.functional import (
+    ApproximateWeights,
+    BlockOptions,
+    BlockWeights,
+    ConvolutionWeights,
+    NormWeights,
+    StepWeights,
+)
+from encapkeras.layers.initializers import InitializerConfig, in_torch_layout
+
+
+class Weights:
+    """A tree of Keras variables that Keras neither tracks twice nor takes apart.
+
+    Args:
+        tree: Named tuples of variables.
+    """
+
+    def __init__(self, tree: Any) -> None:
+        self._tree = tree
+
+    def tensors(self) -> Any:
+        """The same tree with torch tensors, cast by the layer's dtype policy where it is being called."""
+        return keras.tree.map_structure(lambda leaf: leaf if leaf is None else leaf.value, self._tree)
+
+
+class BlockBuilder:
+    """Adds the weights of convolutions, norms and blocks to a layer.
+
+    Args:
+        layer: The layer that owns the weights.
+        kernel_initializer: Initialiser of all kernels.
+        bias_initializer: Initialiser of all biases.
+    """
+
+    def __init__(
+        self,
+        layer: keras.layers.Layer,
+        kernel_initializer: InitializerConfig,
+        bias_initializer: InitializerConfig,
+    ) -> None:
+        self._layer = layer
+        self._kernel_initializer = kernel_initializer
+        self._bias_initializer = bias_initializer
+
+    def convolution(self, name: str, inputs: int, filters: int, size: int, groups: int = 1) -> ConvolutionWeights:
+        """Kernel `(filters, inputs / groups, size, size)` and bias `(filters,)`."""
+        kernel = self.kernel(name, (filters, inputs // groups, size, size))
+        return ConvolutionWeights(kernel, self.bias(name, filters))
+
+    def kernel(self, name: str, shape: tuple[int, ...]) -> Any:
+        """A kernel in torch's layout `(filters, inputs / groups, height, width)`."""
+        initializer = in_torch_layout(self._kernel_initializer)
+        return self._layer.add_weight(shape=shape, initializer=initializer, name=f"{name}_kernel")
+
+    def bias(self, name: str, filters: int) -> Any:
+        """A bias `(filters,)`."""
+        initializer = keras.initializers.get(self._bias_initializer)
+        return self._layer.add_weight(shape=(filters,), initializer=initializer, name=f"{name}_bias")
+
+    def norm(self, name: str, channels: int) -> NormWeights:
+        """Scale, offset and moving statistics `(channels,)`; kept in float32 or better under mixed precision."""
+
+        def add(part: str, initializer: str, trainable: bool) -> Any:
+            return self._layer.add_weight(
+                shape=(channels,),
+                initializer=initializer,
+                name=f"{name}_{part}",
+                trainable=trainable,
+                autocast=False,
+            )
+
+        return NormWeights(
+            add("scale", "ones", True),
+            add("offset", "zeros", True),
+            add("mean", "zeros", False),
+            add("variance", "ones", False),
+        )
+
+    def block(
+        self,
+        name: str,
+        inputs: int,
+        channels: int,
+        *,
+        steps: int,
+        kernel_sizes: tuple[int, ...],
+        approximate: bool,
+        options: BlockOptions,
+    ) -> BlockWeights:
+        """The weights of a block of steps from `inputs` to `channels` channels."""
+        made = []
+        for number in range(1, steps + 1):
+            step = f"{name}_{number}"
+            step_inputs = inputs if number == 1 else channels
+            routing = self._routing(step, step_inputs, channels, kernel_sizes, approximate, options.types)
+            normed = channels if options.normalization == "channel" else options.types
+            made.append(StepWeights(routing, self.norm(f"{step}_norm", normed)))
+        changes_shape = inputs != channels or options.strides > 1
+        projection = None
+        if options.skip != "none" and changes_shape:
+            projection = self.convolution(f"{name}_projection", inputs, channels, 3)
+        return BlockWeights(tuple(made), projection)
+
+    def _routing(
+        self, step: str, inputs: int, channels: int, kernel_sizes: tuple[int, ...], approximate: bool, types: int
+    ) -> tuple[ConvolutionWeights, ...] | ApproximateWeights:
+        single = len(kernel_sizes) == 1
+        master = tuple(
+            self.convolution(f"{step}_master" if single else f"{step}_master_{size}", inputs, channels, size, types)
+            for size in kernel_sizes
+        )
+        if not approximate:
+            return master
+        return ApproximateWeights(
+            master,
+            self.norm(f"{step}_master_norm", channels),
+            self.convolution(f"{step}_aide", inputs, channels, max(kernel_sizes) + 4),
+            self.norm(f"{step}_aide_norm", channels),
+            self.convolution(f"{step}_master_coefficient", channels, types, 3, types),
+            self.convolution(f"{step}_aide_coefficient", channels, types, 3, types),
+        )

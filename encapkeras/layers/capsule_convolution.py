@@ -1,0 +1,118 @@
+"""A block of capsule convolution steps as one Keras layer."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import pydantic
+import torch
+
+from encapkeras.functional import BlockOptions, capsule_block
+from encapkeras.functional.capsule_convolution import Coefficients, Normalization, Skip
+from encapkeras.layers.block_weights import BlockBuilder, Weights
+from encapkeras.layers.initializers import InitializerConfig
+from encapkeras.layers.kernel_sizes import KernelSizes, as_tuple
+from encapkeras.layers.registry import CapsuleLayer, Shape, input_capsule_shape, register_layer, strided_size
+
+
+@register_layer("capsule_convolution")
+class CapsuleConvolution(CapsuleLayer):
+    """Capsule convolution: convolve, add the skip, batch norm, ReLU, squash; once or several times.
+
+    `master` convolves every capsule type by itself. `approximate` adds an ungrouped aide branch whose kernel is larger
+    by 4, and weights the branches by coefficients made from them: the paper's approximate routing (Neural Network
+    Encapsulation, section 3.2). Padding is half the kernel on all sides, at every stride.
+
+    Args:
+        types: Number N of capsule types.
+        dim: Dimension D of the output capsules.
+        kernel_size: One odd size, or several in parallel that are summed; `[5, 3, 1]` is the wide variant.
+        strides: Stride of the first step; at stride 2 the map's sides halve, rounded up.
+        kind: `master` or `approximate`.
+        coefficients: Of approximate routing: `cross` weights each branch by the other's coefficients, `own` by its own.
+        steps: Number of steps.
+        skip: `none`; `last`: the layer's input is added at the last step; `every`: each step's own input is added.
+            Where the shape changes, the skip goes through a 3x3 convolution.
+        normalization: Batch norm with one statistic per `channel` or per `capsule` type.
+        relu: Whether each step applies ReLU before squash.
+        kernel_initializer: Keras initialiser of all convolution kernels, by name or as {class_name, config}.
+        bias_initializer: Keras initialiser of all convolution biases.
+        **kwargs: `name`, `dtype`, `trainable`, as for every Keras layer.
+
+    Call arguments:
+        inputs: Capsules `(B, H, W, N, D_in)`, or an image `(B, H, W, C)` whose channels divide by `types`.
+        training: Whether batch norms use the batch's statistics.
+
+    Returns:
+        Capsules `(B, H', W', N, D)` with `H' = ceil(H / strides)`.
+
+    Raises:
+        ArgumentError: An argument has a value that it cannot have.
+        ShapeError: The input has another number of types, or is no map.
+
+    Example:
+        >>> import torch
+        >>> layer = CapsuleConvolution(types=8, dim=4, strides=2, skip="last")
+        >>> layer(torch.rand(1, 9, 9, 8, 2)).shape
+        torch.Size([1, 5, 5, 8, 4])
+    """
+
+    def __init__(
+        self,
+        types: pydantic.PositiveInt,
+        dim: pydantic.PositiveInt,
+        *,
+        kernel_size: KernelSizes = 3,
+        strides: pydantic.PositiveInt = 1,
+        kind: Literal["master", "approximate"] = "master",
+        coefficients: Coefficients = "cross",
+        steps: pydantic.PositiveInt = 1,
+        skip: Skip = "none",
+        normalization: Normalization = "channel",
+        relu: bool = True,
+        kernel_initializer: InitializerConfig = "glorot_normal",
+        bias_initializer: InitializerConfig = "zeros",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.types = types
+        self.dim = dim
+        self.strides = strides
+        self.kind = kind
+        self.steps = steps
+        self.kernel_sizes = as_tuple(kernel_size)
+        self.kernel_initializer = kernel_initializer
+        self.bias_initializer = bias_initializer
+        self._options = BlockOptions(types, strides, skip, coefficients, normalization, relu)
+
+    def build(self, input_shape: Shape) -> None:
+        """Makes the weights."""
+        _, _, _, input_dim = input_capsule_shape(self, input_shape, self.types)
+        builder = BlockBuilder(self, self.kernel_initializer, self.bias_initializer)
+        block = builder.block(
+            "step",
+            self.types * input_dim,
+            self.types * self.dim,
+            steps=self.steps,
+            kernel_sizes=self.kernel_sizes,
+            approximate=self.kind == "approximate",
+            options=self._options,
+        )
+        self._weights = Weights(block)
+
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
+        """`(B, H, W, N, D_in)` gives `(B, H', W', N, D)`."""
+        height, width, _, _ = input_capsule_shape(self, input_shape, self.types)
+        return (
+            input_shape[0],
+            strided_size(height, self.strides),
+            strided_size(width, self.strides),
+            self.types,
+            self.dim,
+        )
+
+    def call(self, inputs: torch.Tensor, training: bool | None = None) -> torch.Tensor:
+        """See the class."""
+        capsules = inputs if inputs.dim() == 5 else inputs.unflatten(-1, (self.types, -1))
+        training = bool(training and self.trainable)
+        return capsule_block(capsules, self._weights.tensors(), self._options, training=training)

@@ -1,0 +1,151 @@
+"""A stage of an EncapNet as one Keras layer."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+import keras
+import pydantic
+import torch
+
+from encapkeras.functional import BlockOptions, capsule_stage
+from encapkeras.functional.capsule_convolution import Coefficients, Normalization, Skip
+from encapkeras.layers.block_weights import BlockBuilder, Weights
+from encapkeras.layers.initializers import InitializerConfig
+from encapkeras.layers.kernel_sizes import KernelSizes, as_tuple
+from encapkeras.layers.registry import CapsuleLayer, Shape, input_capsule_shape, register_layer, strided_size
+
+
+@register_layer("capsule_stage")
+class CapsuleStage(CapsuleLayer):
+    """Two capsule convolution blocks: `main` raises the capsules' dimension, `sub` refines them at that dimension.
+
+    `main` is one step with 3x3 (or wide) kernels and the stride, `sub` is `sub_layers` steps with 1x1 kernels. Each
+    step convolves, adds the skip, then applies batch norm, ReLU and squash (Neural Network Encapsulation, section 3).
+
+    Args:
+        types: Number N of capsule types.
+        dim: Dimension D of the output capsules.
+        strides: Stride of the main block; at stride 2 the map's sides halve, rounded up.
+        kind: `master`: each type is convolved by itself; `approximate`: an ungrouped aide branch joins in (the
+            paper's approximate routing).
+        coefficients: Of approximate routing: `cross` weights each branch by the other's coefficients, `own` by its own.
+        sub_layers: Number of steps in the sub block.
+        skip: `none`; `last`: each block's input is added at its last step; `every`: each step's own input is added.
+        kernel_size: Of the main block: one odd size, or several in parallel; `[5, 3, 1]` is the wide variant.
+        normalization: Batch norm with one statistic per `channel` or per `capsule` type.
+        relu: Whether each step applies ReLU before squash.
+        kernel_initializer: Keras initialiser of all convolution kernels, by name or as {class_name, config}.
+        bias_initializer: Keras initialiser of all convolution biases.
+        **kwargs: `name`, `dtype`, `trainable`, as for every Keras layer.
+
+    Call arguments:
+        inputs: Capsules `(B, H, W, N, D_in)`, or an image `(B, H, W, C)` whose channels divide by `types`.
+        training: Whether batch norms use the batch's statistics.
+        return_ports: Whether to return all ports: `input`, `main` (the main block's output), `half` (after half of the
+            sub block's steps; for an odd number, the middle step after ReLU, before squash) and `out`.
+
+    Returns:
+        Capsules `(B, H', W', N, D)` with `H' = ceil(H / strides)`, or a map of the ports' tensors.
+
+    Raises:
+        ArgumentError: An argument has a value that it cannot have.
+        ShapeError: The input has another number of types, or is no map.
+
+    Example:
+        >>> import torch
+        >>> stage = CapsuleStage(types=8, dim=4, kind="approximate")
+        >>> stage(torch.rand(2, 16, 16, 8, 2)).shape
+        torch.Size([2, 8, 8, 8, 4])
+    """
+
+    ports: ClassVar[tuple[str, ...]] = ("input", "main", "half", "out")
+
+    def __init__(
+        self,
+        types: pydantic.PositiveInt,
+        dim: pydantic.PositiveInt,
+        *,
+        strides: pydantic.PositiveInt = 2,
+        kind: Literal["master", "approximate"] = "master",
+        coefficients: Coefficients = "cross",
+        sub_layers: pydantic.PositiveInt = 2,
+        skip: Skip = "last",
+        kernel_size: KernelSizes = 3,
+        normalization: Normalization = "channel",
+        relu: bool = True,
+        kernel_initializer: InitializerConfig = "glorot_normal",
+        bias_initializer: InitializerConfig = "zeros",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.types = types
+        self.dim = dim
+        self.strides = strides
+        self.kind = kind
+        self.sub_layers = sub_layers
+        self.kernel_sizes = as_tuple(kernel_size)
+        self.kernel_initializer = kernel_initializer
+        self.bias_initializer = bias_initializer
+        self._main_options = BlockOptions(types, strides, skip, coefficients, normalization, relu)
+        self._sub_options = self._main_options._replace(strides=1)
+
+    def build(self, input_shape: Shape) -> None:
+        """Makes the weights."""
+        _, _, _, input_dim = input_capsule_shape(self, input_shape, self.types)
+        channels = self.types * self.dim
+        builder = BlockBuilder(self, self.kernel_initializer, self.bias_initializer)
+        approximate = self.kind == "approximate"
+        main = builder.block(
+            "main",
+            self.types * input_dim,
+            channels,
+            steps=1,
+            kernel_sizes=self.kernel_sizes,
+            approximate=approximate,
+            options=self._main_options,
+        )
+        sub = builder.block(
+            "sub",
+            channels,
+            channels,
+            steps=self.sub_layers,
+            kernel_sizes=(1,),
+            approximate=approximate,
+            options=self._sub_options,
+        )
+        self._weights = Weights((main, sub))
+
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
+        """`(B, H, W, N, D_in)` gives `(B, H', W', N, D)`."""
+        height, width, _, _ = input_capsule_shape(self, input_shape, self.types)
+        return (
+            input_shape[0],
+            strided_size(height, self.strides),
+            strided_size(width, self.strides),
+            self.types,
+            self.dim,
+        )
+
+    def compute_output_spec(
+        self, inputs: keras.KerasTensor, training: bool | None = None, return_ports: bool = False
+    ) -> Any:
+        """Symbolic outputs: one, or a map of all ports."""
+        out = keras.KerasTensor(self.compute_output_shape(inputs.shape), dtype=self.compute_dtype)
+        if not return_ports:
+            return out
+        ports = {port: keras.KerasTensor(out.shape, dtype=out.dtype) for port in ("main", "half", "out")}
+        return {"input": keras.KerasTensor(inputs.shape, dtype=self.compute_dtype), **ports}
+
+    def call(
+        self, inputs: torch.Tensor, training: bool | None = None, return_ports: bool = False
+    ) -> torch.Tensor | dict[str, torch.Tensor]:
+        """See the class."""
+        capsules = inputs if inputs.dim() == 5 else inputs.unflatten(-1, (self.types, -1))
+        main, sub = self._weights.tensors()
+        outputs = capsule_stage(
+            capsules, main, sub, self._main_options, self._sub_options, training=bool(training and self.trainable)
+        )
+        if not return_ports:
+            return outputs.out
+        return {"input": inputs, "main": outputs.main, "half": outputs.half, "out": outputs.out}

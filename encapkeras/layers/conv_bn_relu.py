@@ -1,0 +1,103 @@
+"""Convolution, batch norm and ReLU as one Keras layer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pydantic
+import torch
+
+from encapkeras.errors import ShapeError
+from encapkeras.functional import ConvolutionWeights, conv_bn_relu
+from encapkeras.layers.block_weights import BlockBuilder, Weights
+from encapkeras.layers.initializers import InitializerConfig
+from encapkeras.layers.registry import CapsuleLayer, Shape, register_layer
+
+
+@register_layer("conv_bn_relu")
+class ConvBnRelu(CapsuleLayer):
+    """`relu(batch_norm(convolution(image)))`: the stem of every EncapNet.
+
+    The same number of zeros pads all four sides, at every stride. Batch norm: epsilon 1e-5, momentum 0.9, unbiased
+    moving variance.
+
+    Args:
+        filters: Number of output channels.
+        kernel_size: Height and width of the kernel.
+        strides: Stride.
+        padding: Zeros on each side; half the kernel if not given.
+        use_bias: Whether the convolution has a bias.
+        kernel_initializer: Keras initialiser of the kernel, by name or as {class_name, config}.
+        bias_initializer: Keras initialiser of the bias.
+        **kwargs: `name`, `dtype`, `trainable`, as for every Keras layer.
+
+    Call arguments:
+        image: Tensor `(B, H, W, C)`.
+        training: Whether the batch norm uses the batch's statistics.
+
+    Returns:
+        Tensor `(B, H', W', filters)` with `H' = (H + 2 * padding - kernel_size) // strides + 1`.
+
+    Raises:
+        ArgumentError: An argument has a value that it cannot have.
+        ShapeError: The input is no image, or smaller than the kernel.
+
+    Example:
+        >>> import torch
+        >>> ConvBnRelu(filters=16, kernel_size=3, strides=2)(torch.rand(2, 28, 28, 1)).shape
+        torch.Size([2, 14, 14, 16])
+    """
+
+    def __init__(
+        self,
+        filters: pydantic.PositiveInt,
+        kernel_size: pydantic.PositiveInt = 3,
+        *,
+        strides: pydantic.PositiveInt = 1,
+        padding: pydantic.NonNegativeInt | None = None,
+        use_bias: bool = True,
+        kernel_initializer: InitializerConfig = "glorot_normal",
+        bias_initializer: InitializerConfig = "zeros",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.filters = filters
+        self.kernel_size = kernel_size
+        self.strides = strides
+        self.padding = kernel_size // 2 if padding is None else padding
+        self.use_bias = use_bias
+        self.kernel_initializer = kernel_initializer
+        self.bias_initializer = bias_initializer
+
+    def build(self, image_shape: Shape) -> None:
+        """Makes the weights."""
+        self.compute_output_shape(image_shape)
+        builder = BlockBuilder(self, self.kernel_initializer, self.bias_initializer)
+        kernel = builder.kernel("convolution", (self.filters, int(image_shape[3] or 0), *[self.kernel_size] * 2))
+        bias = builder.bias("convolution", self.filters) if self.use_bias else None
+        self._weights = Weights((ConvolutionWeights(kernel, bias), builder.norm("norm", self.filters)))
+
+    def compute_output_shape(self, image_shape: Shape) -> Shape:
+        """`(B, H, W, C)` gives `(B, H', W', filters)`."""
+        if len(image_shape) != 4 or image_shape[3] is None:
+            raise ShapeError(
+                f"{self.name} takes an image (batch, height, width, channels); received shape {tuple(image_shape)}"
+            )
+        return (image_shape[0], self._side(image_shape, 1), self._side(image_shape, 2), self.filters)
+
+    def _side(self, image_shape: Shape, axis: int) -> int | None:
+        size = image_shape[axis]
+        if size is None:
+            return None
+        if size + 2 * self.padding < self.kernel_size:
+            raise ShapeError(
+                f"{self.name}: a kernel of {self.kernel_size} does not fit an image of shape {tuple(image_shape)} with "
+                f"padding {self.padding}"
+            )
+        return (size + 2 * self.padding - self.kernel_size) // self.strides + 1
+
+    def call(self, image: torch.Tensor, training: bool | None = None) -> torch.Tensor:
+        """See the class."""
+        (kernel, bias), norm = self._weights.tensors()
+        training = bool(training and self.trainable)
+        return conv_bn_relu(image, kernel, bias, norm, strides=self.strides, padding=self.padding, training=training)

@@ -1,0 +1,53 @@
+"""Initialisers as plain data, and in torch's kernel layout."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import keras
+import pydantic
+
+from encapkeras.errors import suggest
+
+
+def _as_config(value: Any) -> str | dict[str, Any]:
+    """A Keras initialiser, however it was given, as plain data; raises ValueError if it is none."""
+    if isinstance(value, keras.initializers.Initializer):
+        return keras.initializers.serialize(value)  # type: ignore[no-any-return]
+    if isinstance(value, dict) and isinstance(value.get("class_name"), str):
+        _known(value["class_name"])
+        try:
+            keras.initializers.get(value)
+        except (TypeError, ValueError) as error:
+            reason = str(error).partition("\n")[0]
+            raise ValueError(f"initialiser '{value['class_name']}' does not take this config: {reason}") from None
+        return value
+    if isinstance(value, str):
+        _known(value)
+        return value
+    raise ValueError(
+        f"must be the name of a Keras initialiser or a map {{class_name: ..., config: {{...}}}}; received {value!r}"
+    )
+
+
+def _known(name: str) -> None:
+    if not hasattr(keras.initializers, name) or name in ("get", "serialize", "deserialize", "Initializer"):
+        names = [name for name in dir(keras.initializers) if name[:1].islower()]
+        known = set(names) - {"get", "serialize", "deserialize"}
+        raise ValueError(f"no Keras initialiser is called '{name}'. {suggest(name, known)}")
+
+
+InitializerConfig = Annotated[str | dict[str, Any], pydantic.BeforeValidator(_as_config)]
+"""The name of a Keras initialiser (`glorot_normal`), or `{class_name: random_normal, config: {stddev: 1.0}}`."""
+
+
+def in_torch_layout(config: InitializerConfig) -> Callable[..., Any]:
+    """The initialiser for a kernel `(out, in, height, width)`: fans counted right, axes in torch's order."""
+    initializer = keras.initializers.get(config)
+
+    def make(shape: tuple[int, ...], dtype: Any = None) -> Any:
+        filters, inputs, height, width = shape
+        return initializer((height, width, inputs, filters), dtype=dtype).permute(3, 2, 0, 1).contiguous()
+
+    return make
