@@ -113,17 +113,20 @@ def hue(images: Tensor, turn: Tensor) -> Tensor:
         images: `(B, H, W, 3)`.
         turn: `(B,)`, in full turns; 0 changes nothing.
     """
-    value, largest = images.max(dim=-1)
-    chroma = value - images.amin(dim=-1)
-    red, green, blue = images.unbind(-1)
+    red, green, blue = images.permute(3, 0, 1, 2).contiguous()  # whole planes: faster than pixels of three
+    value = torch.maximum(torch.maximum(red, green), blue)
+    chroma = value - torch.minimum(torch.minimum(red, green), blue)
     # A grey pixel has no hue: any will do, since its chroma of 0 takes it out again.
     unit = torch.where(chroma > 0, chroma, 1)
-    from_red, from_green, from_blue = (green - blue) / unit, 2 + (blue - red) / unit, 4 + (red - green) / unit
-    sixths = torch.where(largest == 0, from_red, torch.where(largest == 1, from_green, from_blue))
+    from_green, from_blue = 2 + (blue - red) / unit, 4 + (red - green) / unit
+    sixths = torch.where(value == red, (green - blue) / unit, torch.where(value == green, from_green, from_blue))
     sixths = sixths + 6 * turn[:, None, None]
-    k = (sixths[..., None] + sixths.new_tensor([5.0, 3.0, 1.0])) % 6
-    share = torch.minimum(k, 4 - k).clamp_(0, 1)
-    return (value[..., None] - chroma[..., None] * share).clamp_(0, 1)
+    turned = []
+    for channel in (5, 3, 1):
+        k = (sixths + channel).remainder_(6)
+        share = torch.minimum(k, 4 - k).clamp_(0, 1)
+        turned.append(torch.addcmul(value, chroma, share, value=-1).clamp_(0, 1))
+    return torch.stack(turned, dim=-1)
 
 
 def grey(images: Tensor) -> Tensor:

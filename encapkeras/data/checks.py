@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from encapkeras.data.registry import Array, ImageArrays
@@ -26,17 +24,22 @@ def label_problems(name: str, labels: Array, classes: int) -> list[str]:
     return [f"{name}: {what} outside 0..{classes - 1}, the first is {labels[first]} at index {first}"]
 
 
-def missing_classes(name: str, labels: Array, class_names: Sequence[str]) -> list[str]:
+def missing_classes(name: str, labels: Array, classes: int) -> list[str]:
     """Which classes have no image: a network could not learn them.
 
     Args:
         name: What messages call the labels.
-        labels: `(N,)`, integers from 0 to `len(class_names) - 1`.
-        class_names: The name of each class.
+        labels: `(N,)`, integers from 0 to `classes - 1`.
+        classes: Number of classes; may be absurdly large if it was inferred from a wrong label.
     """
-    counts = np.bincount(labels, minlength=len(class_names))
-    empty = [f"{index} ({class_names[index]})" for index in np.flatnonzero(counts == 0).tolist()]
-    return [f"{name}: no image of {'class' if len(empty) == 1 else 'classes'} {', '.join(empty)}"] if empty else []
+    present = np.unique(labels)
+    if len(present) == classes:
+        return []
+    missing = np.setdiff1d(np.arange(min(classes, len(present) + 5)), present)[:5].tolist()
+    count = classes - len(present)
+    listed = ", ".join(map(str, missing)) + (", ..." if count > len(missing) else "")
+    hint = "; labels count from 0" if missing[0] == 0 else ""
+    return [f"{name}: {count} of {classes} classes without any image: {listed}{hint}"]
 
 
 def counted(count: int, noun: str) -> str:
@@ -44,21 +47,21 @@ def counted(count: int, noun: str) -> str:
     return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
-def check_arrays(dataset: str, arrays: ImageArrays, class_names: Sequence[str]) -> ImageArrays:
+def check_arrays(dataset: str, arrays: ImageArrays, classes: int) -> ImageArrays:
     """The arrays of a built-in data set, if every label is possible and every class has training images.
 
     Args:
         dataset: Name of the data set.
         arrays: What was read.
-        class_names: The name of each class.
+        classes: Number of classes.
 
     Raises:
         DataError: Naming all that is wrong.
     """
     problems = []
     for name, labels in (("training labels", arrays.train_labels), ("test labels", arrays.test_labels)):
-        problems += [f"{name}: there are none"] if not len(labels) else label_problems(name, labels, len(class_names))
-    problems = problems or missing_classes("training labels", arrays.train_labels, class_names)
+        problems += [f"{name}: there are none"] if not len(labels) else label_problems(name, labels, classes)
+    problems = problems or missing_classes("training labels", arrays.train_labels, classes)
     if problems:
         raise DataError("\n  ".join([f"the files of data set '{dataset}' hold impossible values:", *problems]))
     return arrays

@@ -96,7 +96,7 @@ class CifarReader(DatasetReader):
         """50,000 training and 10,000 test images in the published files."""
         batches = [read_batch(path, self.label_key) for path in self.files.locate(self.root)]
         arrays = ImageArrays(*_joined(batches[:-1]), *_joined(batches[-1:]))
-        return check_arrays(self.files.dataset, arrays, self.class_names)
+        return check_arrays(self.files.dataset, arrays, len(self.class_names))
 
 
 def _joined(batches: Sequence[tuple[Array, Array]]) -> tuple[Array, Array]:

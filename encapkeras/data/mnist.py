@@ -47,7 +47,7 @@ def read_idx(path: Path, axes: int) -> Array:
     expected = header + int(np.prod(shape, dtype=object))
     if len(data) != expected:
         raise damaged(path, f"it has {len(data)} bytes, its header of shape {shape} asks for {expected}")
-    return np.frombuffer(data, dtype=np.uint8, offset=header).reshape(shape)
+    return np.frombuffer(data, dtype=np.uint8, offset=header).reshape(shape).copy()
 
 
 class IdxReader(DatasetReader):
@@ -71,7 +71,7 @@ class IdxReader(DatasetReader):
         test_images, test_labels = self._part(*paths[2:])
         self._refuse_the_sibling(train_labels, paths[1])
         arrays = ImageArrays(train_images, train_labels, test_images, test_labels)
-        return check_arrays(self.files.dataset, arrays, self.class_names)
+        return check_arrays(self.files.dataset, arrays, len(self.class_names))
 
     def _part(self, images_path: Path, labels_path: Path) -> tuple[Array, Array]:
         images, labels = read_idx(images_path, 3), read_idx(labels_path, 1)

@@ -130,7 +130,7 @@ class _Archive:
         try:
             with self._zip.open(f"{name}.npy") as file:
                 yield file
-        except (zipfile.BadZipFile, OSError, EOFError, ValueError, zlib.error) as error:
+        except (zipfile.BadZipFile, OSError, EOFError, ValueError, zlib.error, RuntimeError) as error:
             raise DataError(f"{self.path}, array {name}: cannot be read: {error}") from error
 
 
@@ -211,8 +211,7 @@ def _labels_and_classes(
         return [], 0
     problems = [text for name, values in labels.items() for text in label_problems(name, values, classes)]
     if not problems and "train_labels" in labels:
-        names = class_names or tuple(map(str, range(classes)))
-        problems = missing_classes("train_labels", labels["train_labels"].astype(np.int64), names)
+        problems = missing_classes("train_labels", labels["train_labels"], classes)
     return problems, classes
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from encapkeras.data import augment
 from encapkeras.data.batches import Batches
-from encapkeras.data.registry import Array, DatasetInfo
+from encapkeras.data.registry import Array, DatasetInfo, DatasetReader
 from encapkeras.data.settings import AugmentSettings, DataSettings
 from encapkeras.errors import ArgumentError
 
@@ -47,7 +47,7 @@ def describe(settings: DataSettings) -> DatasetInfo:
         >>> (info.height, info.width, info.channels, info.classes)
         (32, 32, 1, 10)
     """
-    return _as_given_to_the_network(settings, settings.reader().describe())
+    return _as_given_to_the_network(settings, settings.reader())
 
 
 def load(settings: DataSettings, *, seed: int) -> DataSplits:
@@ -73,8 +73,8 @@ def load(settings: DataSettings, *, seed: int) -> DataSplits:
     if seed < 0:
         raise ArgumentError(f"the seed must be at least 0; received {seed}")
     reader = settings.reader()
-    info = _as_given_to_the_network(settings, reader.describe())
-    arrays = reader.read()
+    arrays = reader.read()  # before the description: it finds all that is wrong, the description only a part
+    info = _as_given_to_the_network(settings, reader)
     held_out = held_out_indices(len(arrays.train_labels), settings.validation, seed)
     kept = np.setdiff1d(np.arange(len(arrays.train_labels)), held_out)
 
@@ -128,8 +128,9 @@ def held_out_indices(count: int, fraction: float, seed: int) -> Array:
     return np.sort(np.random.default_rng([seed, 0]).permutation(count)[:held_out])
 
 
-def _as_given_to_the_network(settings: DataSettings, stored: DatasetInfo) -> DatasetInfo:
-    size = settings.image_size or settings.reader().image_size
+def _as_given_to_the_network(settings: DataSettings, reader: DatasetReader) -> DatasetInfo:
+    size = settings.image_size or reader.image_size
+    stored = reader.describe()
     info = replace(stored, height=size, width=size) if size else stored
     if settings.augment is not None:
         settings.augment.check(info.height, info.width, info.channels)
@@ -140,4 +141,6 @@ def _prepared(images: Array, info: DatasetInfo, settings: DataSettings) -> Tenso
     """The images in the size from which batches are cut."""
     larger = (settings.augment or AugmentSettings()).resize
     height, width = (larger, larger) if larger else (info.height, info.width)
-    return augment.resize(torch.from_numpy(np.ascontiguousarray(images)), height, width)
+    return augment.resize(
+        torch.from_numpy(np.require(images, requirements=["C_CONTIGUOUS", "WRITEABLE"])), height, width
+    )

@@ -47,7 +47,7 @@ class Svhn(DatasetReader):
     def read(self) -> ImageArrays:
         """73,257 training and 26,032 test images in the published files."""
         train, test = map(_read_mat, self.files.locate(self.root))
-        return check_arrays("svhn", ImageArrays(*train, *test), self.class_names)
+        return check_arrays("svhn", ImageArrays(*train, *test), 10)
 
 
 def _read_mat(path: Path) -> tuple[Array, Array]:
@@ -57,11 +57,20 @@ def _read_mat(path: Path) -> tuple[Array, Array]:
 
     try:
         content = loadmat(path, variable_names=("X", "y"))
-        images, labels = np.asarray(content["X"]), np.asarray(content["y"])
-    except KeyError as error:
-        raise damaged(path, f"it holds no array {error}") from error
-    except (MatReadError, OSError, EOFError, ValueError, TypeError, NotImplementedError, zlib.error) as error:
+    except (
+        MatReadError,
+        OSError,
+        EOFError,
+        ValueError,
+        TypeError,
+        LookupError,
+        NotImplementedError,
+        zlib.error,
+    ) as error:
         raise damaged(path, error) from error
+    if not {"X", "y"} <= set(content):
+        raise damaged(path, "it does not hold both arrays X and y")
+    images, labels = np.asarray(content["X"]), np.asarray(content["y"])
     if images.shape[:3] != (32, 32, 3) or images.ndim != 4 or images.dtype != np.uint8:
         raise damaged(path, f"X is {images.dtype} {images.shape}; it must be uint8 (32, 32, 3, N)")
     if labels.shape != (images.shape[3], 1) or labels.dtype.kind not in "ui":

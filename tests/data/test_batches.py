@@ -1,0 +1,158 @@
+import hypothesis.strategies as st
+import pytest
+import torch
+from hypothesis import given, settings
+
+from encapkeras.data import AugmentSettings, Batches
+
+EVERYTHING = AugmentSettings(resize=8, crop=True, mirror=True, brightness=0.2, contrast=0.2, saturation=0.2, hue=0.2)
+
+
+def make(count=23, *, seed=0, batch_size=5, changes=None, size=6, channels=3, floats=False):
+    images = torch.randint(256, (count, 8, 8, channels), generator=torch.Generator().manual_seed(1)).to(torch.uint8)
+    if floats:
+        images = images / 255
+    return Batches(
+        images, torch.arange(count), height=size, width=size, batch_size=batch_size, seed=seed, settings=changes
+    )
+
+
+def order_of(batches):
+    return [int(label) for _, labels in batches for label in labels]
+
+
+@settings(deadline=None, max_examples=25)
+@given(count=st.integers(1, 40), batch_size=st.integers(1, 50), seed=st.integers(0, 2**40), epoch=st.integers(0, 9))
+def test_the_batches_of_an_epoch_are_all_images_once(count, batch_size, seed, epoch):
+    batches = make(count, seed=seed, batch_size=batch_size)
+    batches.set_epoch(epoch)
+    sizes = [len(labels) for _, labels in batches]
+    assert len(batches) == len(sizes) == -(-count // batch_size)
+    assert all(size == batch_size for size in sizes[:-1])
+    assert sizes[-1] == (count - 1) % batch_size + 1
+    batches.set_epoch(epoch)
+    assert sorted(order_of(batches)) == list(range(count))
+
+
+def test_a_batch_is_floats_in_the_unit_range_and_labels():
+    images, labels = next(iter(make(changes=EVERYTHING)))
+    assert images.shape == (5, 6, 6, 3)
+    assert images.dtype == torch.float32
+    assert images.is_contiguous()
+    assert 0 <= images.min() < images.max() <= 1
+    assert labels.dtype == torch.int64
+
+
+def test_labels_stay_with_their_images():
+    images = torch.arange(23, dtype=torch.uint8).reshape(23, 1, 1, 1)
+    batches = Batches(images, torch.arange(23), height=1, width=1, batch_size=4, seed=3)
+    for pixels, labels in batches:
+        assert torch.equal((pixels[:, 0, 0, 0] * 255).round().long(), labels)
+
+
+def test_each_epoch_has_its_own_order_and_seeds_differ():
+    batches = make()
+    orders = [order_of(batches) for _ in range(3)]
+    assert len({tuple(order) for order in orders}) == 3
+    assert [order_of(make()) for _ in range(2)] == [orders[0]] * 2
+    assert order_of(make(seed=1)) != orders[0]
+
+
+@pytest.mark.parametrize("epoch", [0, 3])
+def test_a_batch_can_be_made_without_those_before_it(epoch):
+    batches = make(changes=EVERYTHING)
+    batches.set_epoch(epoch)
+    whole = list(batches)
+    for index in (4, 0, 2):
+        images, labels = make(changes=EVERYTHING).batch(index, epoch)
+        assert torch.equal(images, whole[index][0])
+        assert torch.equal(labels, whole[index][1])
+
+
+def test_augmentation_does_not_depend_on_the_batch_size():
+    small, large = (torch.cat([images for images, _ in make(batch_size=b, changes=EVERYTHING)]) for b in (3, 23))
+    assert torch.allclose(small, large, atol=1e-6)
+
+
+def test_switching_one_change_on_leaves_the_order_alone():
+    assert order_of(make(changes=EVERYTHING)) == order_of(make())
+
+
+def test_the_random_state_of_torch_is_neither_used_nor_touched():
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    first = order_of(make(changes=EVERYTHING))
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(6)
+    assert order_of(make(changes=EVERYTHING)) == first
+
+
+def test_without_a_seed_images_come_in_order_cut_at_the_centre():
+    batches = make(seed=None)
+    images = batches.dataset.tensors[0]
+    seen = torch.cat([pixels for pixels, _ in batches])
+    assert torch.equal(seen, images[:, 1:7, 1:7] / 255)
+    assert order_of(batches) == list(range(23))
+
+
+def test_crop_moves_the_window_and_no_crop_keeps_it_at_the_centre():
+    images = torch.arange(64, dtype=torch.uint8).reshape(1, 8, 8, 1).expand(300, 8, 8, 1).contiguous()
+
+    def corners(changes):
+        batches = Batches(images, torch.zeros(300).long(), height=6, width=6, batch_size=300, seed=0, settings=changes)
+        return {int(corner) for corner in (batches.batch(0)[0][:, 0, 0, 0] * 255).round()}
+
+    assert corners(AugmentSettings(resize=8, crop=True)) == {0, 1, 2, 8, 9, 10, 16, 17, 18}
+    assert corners(AugmentSettings(resize=8)) == {9}
+    assert corners(AugmentSettings(resize=8, mirror=True)) == {9, 14}
+
+
+def test_half_of_the_images_are_mirrored():
+    images = torch.tensor([0, 255], dtype=torch.uint8).reshape(1, 1, 2, 1).expand(2000, 1, 2, 1).contiguous()
+    batches = Batches(
+        images,
+        torch.zeros(2000).long(),
+        height=1,
+        width=2,
+        batch_size=2000,
+        seed=0,
+        settings=AugmentSettings(mirror=True),
+    )
+    assert 900 < batches.batch(0)[0][:, 0, 0, 0].sum() < 1100
+
+
+def test_images_are_not_changed_in_place():
+    for floats in (False, True):
+        batches = make(changes=EVERYTHING, floats=floats)
+        before = batches.dataset.tensors[0].clone()
+        for images, _ in batches:
+            images.zero_()
+        assert torch.equal(batches.dataset.tensors[0], before)
+
+
+def test_float_images_keep_their_precision():
+    batches = make(seed=None, floats=True, size=8)
+    assert torch.equal(torch.cat([images for images, _ in batches]), batches.dataset.tensors[0])
+
+
+@pytest.mark.parametrize("floats", [False, True])
+def test_pictures_are_bytes_in_order_not_augmented(floats):
+    batches = make(changes=EVERYTHING, floats=floats)
+    pictures = batches.images_as_uint8(4)
+    assert pictures.dtype == torch.uint8
+    assert torch.equal(pictures, make().dataset.tensors[0][:4, 1:7, 1:7])
+    assert len(batches.images_as_uint8()) == batches.num_images == 23
+
+
+def test_a_broken_off_epoch_is_begun_again():
+    batches = make()
+    next(iter(batches))
+    assert batches.epoch == 0
+    assert len(order_of(batches)) == 23
+    assert batches.epoch == 1
+
+
+@pytest.mark.parametrize("index", [-1, 5])
+def test_a_batch_that_is_not_there(index):
+    with pytest.raises(IndexError, match=f"no batch {index}: an epoch has 5"):
+        make().batch(index)

@@ -1,0 +1,246 @@
+"""Files of the genuine formats, read through the public entry; and what a damaged one says."""
+
+import gzip
+import pickle
+
+import numpy as np
+import pytest
+import scipy.io
+import torch
+from support.dataset_files import (
+    as_cifar_rows,
+    cycling_labels,
+    idx_bytes,
+    python2_pickle,
+    random_images,
+    write_cifar_files,
+    write_idx_files,
+    write_svhn_files,
+)
+
+from encapkeras.data import DATASETS, DataSettings, load
+from encapkeras.errors import DataError
+
+IDX = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST"}
+
+
+def read(name, root):
+    return DATASETS[name].target(root=str(root)).read()
+
+
+def error_of(name, root):
+    with pytest.raises(DataError) as caught:
+        read(name, root)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("gzipped", [True, False])
+@pytest.mark.parametrize("subfolder", ["torchvision", ""])
+@pytest.mark.parametrize("name", IDX)
+def test_idx_files(tmp_path, name, subfolder, gzipped):
+    written = write_idx_files(tmp_path / (f"{IDX[name]}/raw" if subfolder else ""), gzipped=gzipped)
+    arrays = read(name, tmp_path)
+    assert np.array_equal(arrays.train_images[..., 0], written["train-images-idx3-ubyte"])
+    assert np.array_equal(arrays.train_labels, written["train-labels-idx1-ubyte"])
+    assert np.array_equal(arrays.test_images[..., 0], written["t10k-images-idx3-ubyte"])
+    assert np.array_equal(arrays.test_labels, written["t10k-labels-idx1-ubyte"])
+
+
+def test_cifar10_files(tmp_path):
+    written = write_cifar_files(tmp_path / "cifar-10-batches-py", classes=10, per_file=12)
+    arrays = read("cifar10", tmp_path)
+    parts = [written[f"data_batch_{number}"] for number in range(1, 6)]
+    assert np.array_equal(arrays.train_images, np.concatenate([images for images, _ in parts]))
+    assert np.array_equal(arrays.train_labels, np.concatenate([labels for _, labels in parts]))
+    assert np.array_equal(arrays.test_images, written["test_batch"][0])
+    assert arrays.test_labels.dtype == np.int64
+
+
+def test_cifar100_files(tmp_path):
+    written = write_cifar_files(tmp_path, classes=100, per_file=120)
+    arrays = read("cifar100", tmp_path)
+    assert np.array_equal(arrays.train_images, written["train"][0])
+    assert np.array_equal(arrays.train_labels, written["train"][1])
+    assert np.array_equal(arrays.test_labels, written["test"][1])
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_repacked_cifar_files_of_today(tmp_path, protocol):
+    write_cifar_files(tmp_path, classes=10, per_file=10)
+    images = random_images(10, 32, 32, 3, seed=77)
+    content = {"data": as_cifar_rows(images), "labels": list(range(10))}
+    (tmp_path / "test_batch").write_bytes(pickle.dumps(content, protocol=protocol))
+    assert np.array_equal(read("cifar10", tmp_path).test_images, images)
+
+
+def test_svhn_files(tmp_path):
+    written = write_svhn_files(tmp_path)
+    arrays = read("svhn", tmp_path)
+    assert np.array_equal(arrays.train_images, written["train"][0])
+    assert np.array_equal(arrays.train_labels, written["train"][1])
+    assert np.array_equal(arrays.test_images, written["test"][0])
+    assert arrays.test_labels.min() == 0
+
+
+@pytest.mark.parametrize("name", ["mnist", "fashion_mnist", "cifar10", "cifar100", "svhn"])
+def test_files_become_batches_that_can_be_trained_on(tmp_path, name):
+    {
+        "mnist": lambda: write_idx_files(tmp_path),
+        "fashion_mnist": lambda: write_idx_files(tmp_path),
+        "cifar10": lambda: write_cifar_files(tmp_path, classes=10, per_file=10),
+        "cifar100": lambda: write_cifar_files(tmp_path, classes=100, per_file=100),
+        "svhn": lambda: write_svhn_files(tmp_path),
+    }[name]()
+    splits = load(DataSettings(dataset=name, root=str(tmp_path), batch_size=4), seed=0)
+    for part in (splits.train, splits.validation, splits.test):
+        images, labels = part.batch(0)
+        assert images.shape[1:] == (32, 32, splits.info.channels)
+        assert labels.dtype == torch.int64
+
+
+@pytest.mark.parametrize("gzipped", [True, False])
+@pytest.mark.parametrize("kept", [0, 3, 9, 500, -1])
+def test_a_truncated_idx_file(tmp_path, gzipped, kept):
+    write_idx_files(tmp_path, gzipped=gzipped)
+    [path] = tmp_path.glob("train-images*")
+    path.write_bytes(path.read_bytes()[:kept])
+    message = error_of("mnist", tmp_path)
+    assert message.startswith(f"{path} is damaged: ")
+    assert "delete it" in message
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "text"),
+    [
+        ("train-images-idx3-ubyte", b"hello, world", "does not begin as an IDX file of unsigned bytes with 3 axes"),
+        ("train-labels-idx1-ubyte", idx_bytes(random_images(20, 2)), "with 1 axes"),
+        ("train-images-idx3-ubyte", idx_bytes(random_images(20, 32, 32)), "32x32 pixels instead of 28x28"),
+        ("train-labels-idx1-ubyte", idx_bytes(cycling_labels(19)), "19 labels for 20 images"),
+        (
+            "t10k-labels-idx1-ubyte",
+            idx_bytes(cycling_labels(10)) + b"x",
+            "has 19 bytes, its header of shape (10,) asks",
+        ),
+    ],
+)
+def test_an_idx_file_with_something_else_in_it(tmp_path, file, content, text):
+    write_idx_files(tmp_path, gzipped=False)
+    (tmp_path / file).write_bytes(content)
+    message = error_of("mnist", tmp_path)
+    assert f"{tmp_path / file} is damaged" in message
+    assert text in message
+
+
+def test_a_compressed_file_that_was_changed_on_its_way(tmp_path):
+    write_idx_files(tmp_path)
+    path = tmp_path / "train-images-idx3-ubyte.gz"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2 : len(data) // 2 + 40] = bytes(40)
+    path.write_bytes(data)
+    assert f"{path} is damaged" in error_of("mnist", tmp_path)
+
+
+def test_impossible_labels_in_files(tmp_path):
+    write_idx_files(tmp_path, gzipped=False)
+    labels = cycling_labels(20)
+    labels[[3, 7]] = 10, 200
+    (tmp_path / "train-labels-idx1-ubyte").write_bytes(idx_bytes(labels))
+    message = error_of("mnist", tmp_path)
+    assert "data set 'mnist'" in message
+    assert "training labels: 2 labels outside 0..9, the first is 10 at index 3" in message
+
+
+def test_a_class_without_training_images_in_files(tmp_path):
+    write_idx_files(tmp_path, gzipped=False)
+    (tmp_path / "train-labels-idx1-ubyte").write_bytes(idx_bytes(cycling_labels(20, 9)))
+    assert "training labels: 1 of 10 classes without any image: 9" in error_of("mnist", tmp_path)
+
+
+def test_files_without_any_image(tmp_path):
+    write_idx_files(tmp_path, test=0)
+    assert "test labels: there are none" in error_of("mnist", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("asked", "labels", "there"),
+    [
+        ("mnist", [9, 0, 0, 3, 0, 2, 7, 2, 5, 5], "fashion_mnist"),
+        ("fashion_mnist", [5, 0, 4, 1, 9, 2, 1, 3, 1, 4], "mnist"),
+    ],
+)
+def test_one_data_set_does_not_pass_for_the_other(tmp_path, asked, labels, there):
+    write_idx_files(tmp_path)
+    path = tmp_path / "train-labels-idx1-ubyte.gz"
+    path.write_bytes(gzip.compress(idx_bytes(np.array([*labels, *range(10)]))))
+    assert error_of(asked, tmp_path) == f"{tmp_path} holds the files of '{there}', not of '{asked}'"
+
+
+@pytest.mark.parametrize("kept", [0, 1, 40, 2000, -1])
+def test_a_truncated_cifar_file(tmp_path, kept):
+    write_cifar_files(tmp_path, classes=10, per_file=10)
+    path = tmp_path / "data_batch_3"
+    path.write_bytes(path.read_bytes()[:kept])
+    assert error_of("cifar10", tmp_path).startswith(f"{path} is damaged: ")
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        ({"data": np.zeros((3, 3072), np.uint8)}, "no pickled map with the keys 'data' and 'labels'"),
+        ([1, 2], "no pickled map"),
+        ({"data": np.zeros((3, 3071), np.uint8), "labels": [0, 1, 2]}, "(N, 3072)"),
+        ({"data": np.zeros((3, 3072)), "labels": [0, 1, 2]}, "no array of unsigned bytes"),
+        ({"data": "no array", "labels": [0, 1, 2]}, "no array of unsigned bytes"),
+        ({"data": np.zeros((3, 3072), np.uint8), "labels": [0, 1]}, "'labels' is no list of 3 whole numbers"),
+        ({"data": np.zeros((3, 3072), np.uint8), "labels": [0, 1, 2.0]}, "'labels' is no list of 3 whole numbers"),
+    ],
+)
+def test_a_cifar_file_with_something_else_in_it(tmp_path, content, text):
+    write_cifar_files(tmp_path, classes=10, per_file=10)
+    (tmp_path / "test_batch").write_bytes(pickle.dumps(content))
+    message = error_of("cifar10", tmp_path)
+    assert f"{tmp_path / 'test_batch'} is damaged" in message
+    assert text in message
+
+
+class Attack:
+    def __reduce__(self):
+        return print, ("this must not run",)
+
+
+def test_a_pickle_cannot_run_code(tmp_path, capsys):
+    write_cifar_files(tmp_path, classes=10, per_file=10)
+    (tmp_path / "test_batch").write_bytes(pickle.dumps({"data": Attack(), "labels": []}))
+    assert "asks for builtins.print" in error_of("cifar10", tmp_path)
+    assert capsys.readouterr().out == ""
+
+
+def test_the_files_of_the_tests_are_those_of_python_2():
+    content = pickle.loads(python2_pickle({"labels": [3, 300], "name": "abc"}), encoding="latin1")  # noqa: S301
+    assert content == {"labels": [3, 300], "name": "abc"}
+
+
+@pytest.mark.parametrize("kept", [0, 50, 130, 300, 2000, -1])
+def test_a_truncated_svhn_file(tmp_path, kept):
+    write_svhn_files(tmp_path)
+    path = tmp_path / "test_32x32.mat"
+    path.write_bytes(path.read_bytes()[:kept])
+    assert error_of("svhn", tmp_path).startswith(f"{path} is damaged: ")
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        ({"X": np.zeros((32, 32, 3, 2), np.uint8)}, "it does not hold both arrays X and y"),
+        ({"X": np.zeros((32, 32, 2), np.uint8), "y": [[1], [2]]}, "X is uint8 (32, 32, 2); it must be uint8"),
+        ({"X": np.zeros((32, 32, 3, 2)), "y": [[1], [2]]}, "X is float64"),
+        ({"X": np.zeros((32, 32, 3, 2), np.uint8), "y": [[1]]}, "y is int64 (1, 1); it must be whole numbers (2, 1)"),
+        ({"X": np.zeros((32, 32, 3, 2), np.uint8), "y": [[1.5], [2.0]]}, "y is float64"),
+    ],
+)
+def test_an_svhn_file_with_something_else_in_it(tmp_path, content, text):
+    write_svhn_files(tmp_path)
+    scipy.io.savemat(tmp_path / "train_32x32.mat", content)
+    message = error_of("svhn", tmp_path)
+    assert f"{tmp_path / 'train_32x32.mat'} is damaged" in message
+    assert text in message

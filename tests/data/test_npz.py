@@ -1,0 +1,202 @@
+"""The user's own arrays: everything that can be wrong is said at once, with file and array."""
+
+import numpy as np
+import pytest
+from support.dataset_files import cycling_labels, random_images, write_npz
+
+from encapkeras.data import DataSettings, describe, load
+from encapkeras.errors import DataError
+
+
+def settings_for(path):
+    return DataSettings(dataset="npz", path=str(path))
+
+
+def errors_of(path, *, also_described=True):
+    with pytest.raises(DataError) as caught:
+        load(settings_for(path), seed=0)
+    if also_described:
+        with pytest.raises(DataError) as described:
+            describe(settings_for(path))
+        assert str(described.value) == str(caught.value)
+    first, *lines = str(caught.value).split("\n  ")
+    assert str(path) in first
+    return lines
+
+
+@pytest.mark.parametrize("shape", [(6, 5), (6, 5, 1), (6, 5, 3)])
+def test_bytes_of_every_shape(tmp_path, shape):
+    train, test = random_images(12, *shape), random_images(6, *shape, seed=2)
+    splits = load(settings_for(write_npz(tmp_path / "a.npz", train_images=train, test_images=test)), seed=0)
+    channels = shape[2] if len(shape) == 3 else 1
+    assert (splits.info.height, splits.info.width, splits.info.channels) == (6, 5, channels)
+    assert np.array_equal(splits.test.images_as_uint8(), test.reshape(6, 6, 5, channels))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64", ">f4"])
+def test_floats(tmp_path, dtype):
+    images = (random_images(12, 6, 5) / 255).astype(dtype)
+    path = write_npz(tmp_path / "a.npz", train_images=images, test_images=images[:6])
+    assert np.array_equal(load(settings_for(path), seed=0).test.batch(0)[0][..., 0], images[:6].astype(np.float32))
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int32", "uint64", ">i4"])
+def test_labels_of_every_whole_type(tmp_path, dtype):
+    path = write_npz(tmp_path / "a.npz", train_labels=cycling_labels(12, 3).astype(dtype))
+    assert load(settings_for(path), seed=0).train.labels.bincount().sum() == 11
+
+
+def test_class_names_may_be_more_telling_than_numbers(tmp_path):
+    assert describe(settings_for(write_npz(tmp_path / "a.npz"))).class_names == ("0", "1", "2")
+    named = write_npz(tmp_path / "b.npz", class_names=np.array(["ä", "b", "c"]))
+    assert describe(settings_for(named)).class_names == ("ä", "b", "c")
+
+
+def test_a_user_folder_is_expanded(tmp_path, monkeypatch):
+    write_npz(tmp_path / "a.npz")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert describe(settings_for("~/a.npz")).classes == 3
+
+
+def floats_with(*changes):
+    images = np.full((12, 6, 5), 0.5, dtype=np.float32)
+    for index, value in changes:
+        images[index] = value
+    return images
+
+
+@pytest.mark.parametrize(
+    ("arrays", "expected"),
+    [
+        (
+            {"train_images": floats_with(((3, 1, 2), np.nan), ((7, 0, 0), np.inf))},
+            "train_images: 2 pixels not finite (NaN or infinite), the first at index (3, 1, 2)",
+        ),
+        (
+            {"train_images": floats_with(((3, 1, 2), 200.0))},
+            "train_images: float pixels must be in [0, 1], these go from 0.5 to 200; divide by 255, or save the images "
+            "as uint8",
+        ),
+        (
+            {"train_images": floats_with(((3, 1, 2), -1.0))},
+            "train_images: float pixels must be in [0, 1], these go from -1 to 0.5",
+        ),
+    ],
+)
+def test_wrong_pixels(tmp_path, arrays, expected):
+    path = write_npz(tmp_path / "a.npz", **arrays)
+    assert errors_of(path, also_described=False) == [expected]
+    assert describe(settings_for(path)).height == 6  # which reads no pixel
+
+
+@pytest.mark.parametrize(
+    ("arrays", "expected"),
+    [
+        (
+            {"test_labels": None},
+            "test_labels: missing; the file holds test_images, train_images, train_labels",
+        ),
+        ({"trian_images": np.zeros(3)}, "trian_images: not an array of this format. Did you mean 'train_images'?"),
+        (
+            {"train_labels": cycling_labels(12, 3).astype(float)},
+            "train_labels: labels are float64; they must be whole numbers, for example int64",
+        ),
+        (
+            {"train_labels": np.eye(3, dtype=int)[cycling_labels(12, 3)]},
+            "train_labels: has shape (12, 3); it must be (N,), one class index for each image",
+        ),
+        ({"train_labels": cycling_labels(11, 3)}, "train_labels: has 11 entries, train_images has 12"),
+        (
+            {"train_labels": cycling_labels(12, 3) - 1, "test_labels": np.zeros(6, int)},
+            "train_labels: 4 labels outside 0..1, the first is -1 at index 0",
+        ),
+        ({"test_labels": cycling_labels(6, 5)}, "test_labels: 2 labels outside 0..2, the first is 3 at index 3"),
+        (
+            {"class_names": np.array(["a", "b"]), "test_labels": np.zeros(6, int)},
+            "train_labels: 4 labels outside 0..1, the first is 2 at index 2",
+        ),
+        (
+            {"class_names": np.array(["a", "b", "c", "d"])},
+            "train_labels: 1 of 4 classes without any image: 3",
+        ),
+        (
+            {"train_labels": cycling_labels(12, 3) + 1},
+            "train_labels: 1 of 4 classes without any image: 0; labels count from 0",
+        ),
+        (
+            {"train_labels": cycling_labels(12, 3) * 10**12, "test_labels": np.zeros(6, int)},
+            "train_labels: 1999999999998 of 2000000000001 classes without any image: 1, 2, 3, 4, 5, ...",
+        ),
+        (
+            {"class_names": np.array([1, 2, 3])},
+            "class_names: is int64 of shape (3,); it must be strings, for example numpy.array(['cat', 'dog'])",
+        ),
+        (
+            {"class_names": np.array(["a", "b", "c"], dtype=object)},
+            "class_names: is object of shape (3,); it must be strings, for example numpy.array(['cat', 'dog'])",
+        ),
+        ({"train_images": np.zeros((12, 30), np.uint8)}, "train_images: has shape (12, 30); allowed are (N, H, W)"),
+        ({"train_images": np.zeros((12, 6, 5), int)}, "train_images: pixels are int64; allowed are uint8, or floats"),
+        ({"train_images": np.zeros((12, 6, 0), np.uint8)}, "train_images: is empty, its shape is (12, 6, 0)"),
+        (
+            {"test_images": random_images(6, 5, 6)},
+            "test_images: images are (5, 6, 1) (H, W, C), those of train_images (6, 5, 1)",
+        ),
+        (
+            {"test_images": random_images(6, 6, 5, 3)},
+            "test_images: images are (6, 5, 3) (H, W, C), those of train_images (6, 5, 1)",
+        ),
+    ],
+)
+def test_wrong_arrays(tmp_path, arrays, expected):
+    [line] = errors_of(write_npz(tmp_path / "a.npz", **arrays))
+    assert line.startswith(expected)
+
+
+def test_empty_parts(tmp_path):
+    path = write_npz(tmp_path / "a.npz", test_images=random_images(0, 6, 5), test_labels=cycling_labels(0))
+    assert errors_of(path) == ["test_images: is empty, its shape is (0, 6, 5)", "test_labels: is empty"]
+
+
+def test_everything_wrong_is_said_at_once(tmp_path):
+    path = write_npz(
+        tmp_path / "a.npz",
+        train_images=floats_with(((0, 0, 0), np.nan)),
+        train_labels=cycling_labels(11, 3),
+        test_images=floats_with(((0, 0, 0), 300.0)),
+        test_labels=None,
+    )
+    lines = errors_of(path, also_described=False)
+    assert [line.partition(":")[0] for line in lines] == ["test_labels", "train_labels", "train_images", "test_images"]
+
+
+def test_an_archive_of_nothing(tmp_path):
+    np.savez(tmp_path / "a.npz")
+    assert len(errors_of(tmp_path / "a.npz")) == 4
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", b"PK\x03\x04 and no more"])
+def test_a_file_that_is_no_archive(tmp_path, content):
+    path = tmp_path / "a.npz"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"a\.npz is no \.npz file"):
+        describe(settings_for(path))
+
+
+def test_a_file_that_is_not_there(tmp_path):
+    with pytest.raises(DataError, match=r"none\.npz: there is no such file"):
+        load(settings_for(tmp_path / "none.npz"), seed=0)
+
+
+def test_damaged_bytes_inside_the_archive(tmp_path):
+    path = write_npz(tmp_path / "a.npz")
+    data = path.read_bytes()
+    pixels = random_images(12, 6, 5, seed=1).tobytes()
+    path.write_bytes(data.replace(pixels, pixels[::-1]))
+    with pytest.raises(DataError, match=r"a\.npz, array train_images: cannot be read: Bad CRC-32"):
+        load(settings_for(path), seed=0)
+
+
+def test_arrays_of_objects_are_never_unpickled(tmp_path):
+    path = write_npz(tmp_path / "a.npz", train_images=np.array([1, "x", None], dtype=object))
+    assert "train_images: pixels are object; allowed are uint8" in errors_of(path)[0]

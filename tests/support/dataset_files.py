@@ -1,0 +1,115 @@
+"""Writes small data sets in the genuine file formats of MNIST, CIFAR and SVHN."""
+
+from __future__ import annotations
+
+import gzip
+import struct
+from pathlib import Path
+
+import numpy as np
+import scipy.io
+
+
+def random_images(count: int, *shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(256, size=(count, *shape), dtype=np.uint8)
+
+
+def cycling_labels(count: int, classes: int = 10) -> np.ndarray:
+    return np.arange(count) % classes
+
+
+def idx_bytes(array: np.ndarray) -> bytes:
+    header = bytes([0, 0, 8, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape)
+    return header + array.astype(np.uint8).tobytes()
+
+
+def write_idx_files(folder: Path, *, train: int = 20, test: int = 10, gzipped: bool = True) -> dict[str, np.ndarray]:
+    """The four files of MNIST or Fashion-MNIST."""
+    folder.mkdir(parents=True, exist_ok=True)
+    arrays = {
+        "train-images-idx3-ubyte": random_images(train, 28, 28, seed=1),
+        "train-labels-idx1-ubyte": cycling_labels(train),
+        "t10k-images-idx3-ubyte": random_images(test, 28, 28, seed=2),
+        "t10k-labels-idx1-ubyte": cycling_labels(test)[::-1],
+    }
+    for name, array in arrays.items():
+        data = idx_bytes(array)
+        if gzipped:
+            (folder / f"{name}.gz").write_bytes(gzip.compress(data))
+        else:
+            (folder / name).write_bytes(data)
+    return arrays
+
+
+def python2_pickle(content: dict[str, object]) -> bytes:
+    """A map as Python 2 pickled it, protocol 2: byte strings, and arrays of the NumPy of 2009.
+
+    Only what CIFAR's files hold: strings, lists of small integers, and arrays of unsigned bytes.
+    """
+    return b"\x80\x02}" + b"".join(_old(key) + _old(value) + b"s" for key, value in content.items()) + b"."
+
+
+def _old(value: object) -> bytes:
+    if isinstance(value, str):
+        return b"U" + bytes([len(value)]) + value.encode()
+    if isinstance(value, int):
+        return b"J" + struct.pack("<i", value)
+    if isinstance(value, list):
+        return b"](" + b"".join(map(_old, value)) + b"e"
+    if not isinstance(value, np.ndarray):
+        raise TypeError(value)
+    data = value.astype(np.uint8).tobytes()
+    make = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\nK\x00\x85U\x01btR"
+    dtype = b"cnumpy\ndtype\n(U\x02u1K\x00K\x01tR(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
+    shape = b"(" + b"".join(_old(size) for size in value.shape) + b"t"
+    return make + b"(K\x01" + shape + dtype + b"I00\nT" + struct.pack("<i", len(data)) + data + b"tb"
+
+
+def as_cifar_rows(images: np.ndarray) -> np.ndarray:
+    """`(N, 32, 32, 3)` as rows of 3072: the red plane, then green, then blue."""
+    return images.transpose(0, 3, 1, 2).reshape(len(images), 3072)
+
+
+def write_cifar_files(folder: Path, *, classes: int, per_file: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """The files of CIFAR-10 (`classes=10`) or CIFAR-100 (`classes=100`)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    names = [f"data_batch_{number}" for number in range(1, 6)] + ["test_batch"] if classes == 10 else ["train", "test"]
+    written = {}
+    for seed, name in enumerate(names):
+        images = random_images(per_file, 32, 32, 3, seed=seed)
+        labels = (cycling_labels(per_file, classes) + seed) % classes
+        written[name] = images, labels
+        content: dict[str, object] = {"batch_label": name, "data": as_cifar_rows(images)}
+        if classes == 10:
+            content["labels"] = labels.tolist()
+        else:
+            content |= {"fine_labels": labels.tolist(), "coarse_labels": (labels // 5).tolist()}
+        (folder / name).write_bytes(python2_pickle(content))
+    return written
+
+
+def write_svhn_files(folder: Path, *, train: int = 20, test: int = 10) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """The two files of SVHN; labels go from 1 to 10, where 10 is the digit 0."""
+    folder.mkdir(parents=True, exist_ok=True)
+    written = {}
+    for seed, (name, count) in enumerate({"train": train, "test": test}.items()):
+        images, digits = random_images(count, 32, 32, 3, seed=seed), cycling_labels(count)
+        stored = np.where(digits == 0, 10, digits).astype(np.uint8)[:, np.newaxis]
+        scipy.io.savemat(
+            folder / f"{name}_32x32.mat", {"X": images.transpose(1, 2, 3, 0), "y": stored}, do_compression=True
+        )
+        written[name] = images, digits
+    return written
+
+
+def write_npz(path: Path, **changes: object) -> Path:
+    """A good .npz data set of three classes, with some arrays changed, or left out where None is given."""
+    arrays: dict[str, object] = {
+        "train_images": random_images(12, 6, 5, seed=1),
+        "train_labels": cycling_labels(12, 3),
+        "test_images": random_images(6, 6, 5, seed=2),
+        "test_labels": cycling_labels(6, 3),
+    }
+    arrays |= changes
+    np.savez(path, **{name: array for name, array in arrays.items() if array is not None})
+    return path
