@@ -80,6 +80,36 @@ def batch_norm(
     return result
 
 
+def record_statistics(
+    weights: NormWeights,
+    mean: torch.Tensor,
+    biased_variance: torch.Tensor,
+    *,
+    count: int,
+    bias: torch.Tensor | None,
+    momentum: float = 0.1,
+) -> None:
+    """Moves the moving statistics towards a batch's, in place.
+
+    Args:
+        weights: Their `mean` and `variance` are changed.
+        mean: The batch's mean before the bias, `(C,)`.
+        biased_variance: The batch's variance, `(C,)`.
+        count: Values a channel, at least 2: the moving variance is the unbiased one.
+        bias: Added to the mean, or None.
+        momentum: Share of the new statistics.
+
+    Example:
+        >>> weights = NormWeights(torch.ones(1), torch.zeros(1), torch.zeros(1), torch.ones(1))
+        >>> record_statistics(weights, torch.tensor([1.0]), torch.tensor([1.5]), count=4, bias=None)
+        >>> weights.mean, weights.variance
+        (tensor([0.1000]), tensor([1.1000]))
+    """
+    with torch.no_grad():
+        weights.mean.lerp_(mean if bias is None else mean + bias, momentum)
+        weights.variance.lerp_(biased_variance * (count / (count - 1)), momentum)
+
+
 def capsule_batch_norm(
     capsules_BNDP: torch.Tensor,
     weights: NormWeights,

@@ -12,7 +12,8 @@ from typing import Literal, NamedTuple
 import torch
 from torch.nn import functional as F
 
-from encapkeras.functional.batch_norm import NormWeights, batch_norm, capsule_batch_norm
+from encapkeras.functional.batch_norm import NormWeights, batch_norm, capsule_batch_norm, record_statistics
+from encapkeras.functional.batch_norm_relu_squash import batch_norm_relu_squash, is_worthwhile
 from encapkeras.functional.squash import squash
 
 Coefficients = Literal["cross", "own"]
@@ -100,7 +101,7 @@ class StageOutputs(NamedTuple):
     """What a stage makes, each `(B, H, W, N, D)`: its main block's output, the sub block's middle, and its output."""
 
     main: torch.Tensor
-    half: torch.Tensor
+    half: torch.Tensor | None
     out: torch.Tensor
 
 
@@ -129,7 +130,7 @@ def capsule_block(
         >>> capsule_block(torch.rand(5, 6, 6, 4, 2), block, BlockOptions(types=4, strides=2), training=True).shape
         torch.Size([5, 3, 3, 4, 2])
     """
-    out_BCHW, _ = _block(_as_map(capsules_BHWND), weights, options, training)
+    out_BCHW, _ = _block(_as_map(capsules_BHWND), weights, options, training, want_half=False)
     return _as_capsules(out_BCHW, options.types)
 
 
@@ -141,6 +142,7 @@ def capsule_stage(
     sub_options: BlockOptions,
     *,
     training: bool,
+    half: bool = True,
 ) -> StageOutputs:
     """Two blocks: `main`, one step that changes the capsules' dimension, and `sub`, steps that keep it.
 
@@ -151,14 +153,18 @@ def capsule_stage(
         main_options: Options of the main block.
         sub_options: Options of the sub block.
         training: Whether batch norms use and record the batch's statistics.
+        half: Whether the middle of the sub block is wanted; without it an odd number of steps is a little faster.
 
     Returns:
         The outputs of the main block, of the first half of the sub block's steps (for an odd number: the middle step
         after ReLU, before squash), and of the sub block.
     """
-    main_BCHW, _ = _block(_as_map(capsules_BHWND), main, main_options, training)
-    out_BCHW, half_BCHW = _block(main_BCHW, sub, sub_options, training)
-    return StageOutputs(*(_as_capsules(map_BCHW, main_options.types) for map_BCHW in (main_BCHW, half_BCHW, out_BCHW)))
+    main_BCHW, _ = _block(_as_map(capsules_BHWND), main, main_options, training, want_half=False)
+    out_BCHW, half_BCHW = _block(main_BCHW, sub, sub_options, training, want_half=half)
+    half_BHWND = None if half_BCHW is None else _as_capsules(half_BCHW, main_options.types)
+    return StageOutputs(
+        _as_capsules(main_BCHW, main_options.types), half_BHWND, _as_capsules(out_BCHW, main_options.types)
+    )
 
 
 def _as_map(capsules_BHWND: torch.Tensor) -> torch.Tensor:
@@ -170,27 +176,31 @@ def _as_capsules(map_BCHW: torch.Tensor, types: int) -> torch.Tensor:
 
 
 def _block(
-    map_BCHW: torch.Tensor, weights: BlockWeights, options: BlockOptions, training: bool
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """The block's output, and the value in its middle."""
+    map_BCHW: torch.Tensor, weights: BlockWeights, options: BlockOptions, training: bool, *, want_half: bool
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """The block's output, and the value in its middle if wanted."""
     block_input = map_BCHW
     count = len(weights.steps)
-    half = block_input
+    half = None
     for number, step in enumerate(weights.steps, start=1):
-        first = number == 1
         skipped = None
         if options.skip == "every" or (options.skip == "last" and number == count):
             skipped = block_input if options.skip == "last" else map_BCHW
         # Only the first step changes the shape, so that only the block's input can need the projection.
         projection = weights.projection if skipped is block_input else None
-        rectified = _until_relu(map_BCHW, step, options, options.strides if first else 1, skipped, projection, training)
-        map_BCHW = _squash_types(rectified, options.types)
-        if number == (count + 1) // 2:
-            half = rectified if count % 2 else map_BCHW
+        strides = options.strides if number == 1 else 1
+        map_BCHW, bias = _convolve(map_BCHW, step, options, strides, skipped, projection, training)
+        is_middle = want_half and number == (count + 1) // 2
+        if is_middle and count % 2:
+            half = _normalize(map_BCHW, bias, step.norm, options, training)
+            map_BCHW = _squash_types(half, options.types)
+        else:
+            map_BCHW = _normalize_and_squash(map_BCHW, bias, step.norm, options, training)
+            half = map_BCHW if is_middle else half
     return map_BCHW, half
 
 
-def _until_relu(
+def _convolve(
     map_BCHW: torch.Tensor,
     step: StepWeights,
     options: BlockOptions,
@@ -198,27 +208,38 @@ def _until_relu(
     skipped: torch.Tensor | None,
     projection: ConvolutionWeights | None,
     training: bool,
-) -> torch.Tensor:
-    """One step up to its squash: convolution, skip, batch norm, ReLU."""
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Convolution and skip of one step, without the bias, and the bias."""
     bias: torch.Tensor | None
     if isinstance(step.routing, ApproximateWeights):
         out_BCHW = _approximate(map_BCHW, step.routing, options, strides, training)
         bias = None
     elif projection is not None and skipped is map_BCHW:
-        out_BCHW, bias = _master_with_projection(map_BCHW, step.routing, projection, options.types, strides)
-        skipped = None
+        return _master_with_projection(map_BCHW, step.routing, projection, options.types, strides)
     else:
         out_BCHW, bias = _master(map_BCHW, step.routing, options.types, strides)
     if skipped is not None and projection is not None:
         skipped = F.conv2d(_channels_last(skipped), *projection, stride=options.strides, padding=1)
-    if skipped is not None:
-        out_BCHW = out_BCHW + skipped
-    return _normalize(out_BCHW, bias, step.norm, options, training)
+    return (out_BCHW if skipped is None else out_BCHW + skipped), bias
+
+
+def _normalize_and_squash(
+    map_BCHW: torch.Tensor, bias: torch.Tensor | None, norm: NormWeights, options: BlockOptions, training: bool
+) -> torch.Tensor:
+    count = map_BCHW.numel() // map_BCHW.shape[1]
+    usual = options.normalization == "channel" and options.relu
+    if not (training and usual and count > 1 and is_worthwhile(map_BCHW)):
+        return _squash_types(_normalize(map_BCHW, bias, norm, options, training), options.types)
+    offset = norm.offset if bias is None else norm.offset + 0 * bias  # as in batch_norm: its gradient is 0, not absent
+    out_BCHW, mean, variance = batch_norm_relu_squash(map_BCHW, norm.scale, offset, options.types)
+    record_statistics(norm, mean, variance, count=count, bias=bias)
+    return out_BCHW
 
 
 def _normalize(
     map_BCHW: torch.Tensor, bias: torch.Tensor | None, norm: NormWeights, options: BlockOptions, training: bool
 ) -> torch.Tensor:
+    """Batch norm and ReLU."""
     # Batch norm and squash run along H * W: with so few components a capsule, channels_last is several times slower.
     map_BCHW = map_BCHW.contiguous()
     if options.normalization == "capsule":
@@ -303,10 +324,10 @@ def _approximate(
     """The two branches, each weighted by a coefficient per capsule."""
     plain = BlockOptions(types=options.types)  # the block's capsule norm and missing ReLU do not act inside branches
     master_BCHW, master_bias = _master(map_BCHW, weights.master, options.types, strides)
-    master_BCHW = _squash_types(_normalize(master_BCHW, master_bias, weights.master_norm, plain, training), plain.types)
+    master_BCHW = _normalize_and_squash(master_BCHW, master_bias, weights.master_norm, plain, training)
     padding = weights.aide.kernel.shape[-1] // 2
     aide_BCHW = F.conv2d(_channels_last(map_BCHW), weights.aide.kernel, None, strides, padding)
-    aide_BCHW = _squash_types(_normalize(aide_BCHW, weights.aide.bias, weights.aide_norm, plain, training), plain.types)
+    aide_BCHW = _normalize_and_squash(aide_BCHW, weights.aide.bias, weights.aide_norm, plain, training)
     of_master = _coefficients(master_BCHW, weights.master_coefficient, options.types)
     of_aide = _coefficients(aide_BCHW, weights.aide_coefficient, options.types)
     if options.coefficients == "cross":

@@ -143,8 +143,9 @@ class CapsuleStage(CapsuleLayer):
         """See the class."""
         capsules = inputs if inputs.dim() == 5 else inputs.unflatten(-1, (self.types, -1))
         main, sub = self._weights.tensors()
+        training = bool(training and self.trainable)
         outputs = capsule_stage(
-            capsules, main, sub, self._main_options, self._sub_options, training=bool(training and self.trainable)
+            capsules, main, sub, self._main_options, self._sub_options, training=training, half=return_ports
         )
         if not return_ports:
             return outputs.out
