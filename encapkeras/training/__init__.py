@@ -1,7 +1,11 @@
 """From a resolved spec to a finished run folder."""
 
+from encapkeras.training.callbacks import LossSchedule
 from encapkeras.training.coupled_weight_decay import CoupledWeightDecay
+from encapkeras.training.fit import train
 from encapkeras.training.learning_rate import Schedule
+from encapkeras.training.measure import measure
 from encapkeras.training.recipe import make_optimizer
+from encapkeras.training.run_folder import RunFolder
 
-__all__ = ["CoupledWeightDecay", "Schedule", "make_optimizer"]
+__all__ = ["CoupledWeightDecay", "LossSchedule", "RunFolder", "Schedule", "make_optimizer", "measure", "train"]

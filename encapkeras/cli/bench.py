@@ -1,0 +1,25 @@
+"""`encapkeras bench`: timings of one part of encapkeras on this machine."""
+
+from __future__ import annotations
+
+import argparse
+
+from encapkeras.cli import bench_data, bench_step
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the benchmarks, each a command of its own."""
+    benchmarks = parser.add_subparsers(title="benchmarks", metavar="BENCHMARK", required=True)
+    for name, module, summary in (
+        ("data", bench_data, "images per second that the input pipeline makes"),
+        ("step", bench_step, "time of a training step, against the usual way of writing it"),
+    ):
+        benchmark = benchmarks.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.")
+        module.add_arguments(benchmark)
+        benchmark.set_defaults(run_benchmark=module.run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Runs the chosen benchmark."""
+    code: int = arguments.run_benchmark(arguments)
+    return code

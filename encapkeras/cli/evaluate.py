@@ -1,0 +1,35 @@
+"""`encapkeras evaluate`: accuracy and loss of a finished run, measured again."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of `encapkeras evaluate`."""
+    parser.add_argument("run_dir", metavar="RUN", help="run folder of a training")
+    parser.add_argument("--split", choices=("test", "validation"), default="test", help="images to use (%(default)s)")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Measures with the weights that training chose."""
+    from encapkeras.data import load
+    from encapkeras.errors import DataError
+    from encapkeras.graph import load_spec
+    from encapkeras.training import RunFolder, measure
+
+    folder = RunFolder(arguments.run_dir)
+    folder.check_run()
+    spec = load_spec(folder.spec)
+    splits = load(spec.data, seed=spec.train.seed)
+    batches = splits.test if arguments.split == "test" else splits.validation
+    if batches is None:
+        raise DataError(f"run {folder.path} has no validation part (data.validation is 0); use --split test")
+    figures = {"split": arguments.split, **measure(folder.chosen, batches), "images": batches.num_images}
+    if arguments.json:
+        print(json.dumps(figures, indent=2))
+    else:
+        print("{split} accuracy {accuracy:.4f}, loss {loss:.4f}, {images:,} images".format(**figures))
+    return 0

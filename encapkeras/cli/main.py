@@ -1,0 +1,73 @@
+"""The console script `encapkeras`. Each command is a file beside this one; heavy imports happen when it runs."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from types import ModuleType
+
+from encapkeras import __version__
+from encapkeras.cli import bench, check, evaluate, show, train
+from encapkeras.errors import EncapkerasError, suggest
+
+COMMANDS: dict[str, tuple[ModuleType, str]] = {
+    "train": (train, "train the network of a spec"),
+    "evaluate": (evaluate, "measure a trained network again"),
+    "check": (check, "find the mistakes in a spec"),
+    "show": (show, "print the nodes of a network with their shapes and parameters"),
+    "bench": (bench, "time a part of encapkeras on this machine"),
+}
+
+INTERRUPTED = 130  # what shells expect after Ctrl-C: 128 + SIGINT
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command.
+
+    Args:
+        argv: The words after the program's name; those of the process by default.
+
+    Returns:
+        The exit code: 0 for success, 2 for a mistake in what was given, 130 after Ctrl-C.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        code = _run(words)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        # The reader of our output went away, as `| head` does. Python would complain when it flushes at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _run(words: list[str]) -> int:
+    try:
+        arguments = _parse(words)
+        code: int = arguments.run(arguments)
+        return code
+    except EncapkerasError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt as stop:
+        print(str(stop) or "interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except SystemExit as stop:  # how argparse ends: after --help, or after it printed what is wrong
+        return stop.code if isinstance(stop.code, int) else 2
+
+
+def _parse(words: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="encapkeras", description="Capsule networks from spec files: train, measure, look inside."
+    )
+    parser.add_argument("--version", action="version", version=f"encapkeras {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for name, (module, summary) in COMMANDS.items():
+        command = commands.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.")
+        command.set_defaults(run=module.run)
+        module.add_arguments(command)
+    if words and not words[0].startswith("-") and words[0] not in COMMANDS:
+        parser.error(f"'{words[0]}' is no command. {suggest(words[0], COMMANDS)}")
+    return parser.parse_args(words)

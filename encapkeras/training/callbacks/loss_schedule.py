@@ -1,0 +1,31 @@
+"""Losses that change from epoch to epoch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+
+class LossSchedule(keras.callbacks.Callback):  # type: ignore[misc]
+    """Tells each compiled loss that has `set_epoch(epoch, epochs)` which epoch begins (from 0) and of how many.
+
+    The spread loss raises its margin so.
+
+    Example:
+        >>> class Rising(keras.losses.MeanSquaredError):
+        ...     def set_epoch(self, epoch: int, epochs: int) -> None:
+        ...         print(f"epoch {epoch} of {epochs}")
+        >>> model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+        >>> model.compile(loss=Rising())
+        >>> ones = keras.ops.ones((4, 1))
+        >>> _ = model.fit(ones, ones, epochs=2, callbacks=[LossSchedule()], verbose=0)
+        epoch 0 of 2
+        epoch 1 of 2
+    """
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Tells the losses."""
+        for loss in keras.tree.flatten(self.model.loss):
+            if hasattr(loss, "set_epoch"):
+                loss.set_epoch(epoch, self.params["epochs"])

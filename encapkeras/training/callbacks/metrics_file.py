@@ -1,0 +1,38 @@
+"""Metrics as a table."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from encapkeras.errors import RunFolderError
+
+
+class MetricsFile(keras.callbacks.Callback):  # type: ignore[misc]
+    """Appends one row per epoch to a CSV file: the epoch, from 1, and all logs of Keras.
+
+    Times are left out: equal runs make equal files.
+
+    Args:
+        path: The file; it must not exist yet.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path = path
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Writes the row; it is in the file, not in a buffer, when this returns."""
+        row = {"epoch": epoch + 1, **(logs or {})}
+        row.pop("images_per_second", None)
+        try:
+            with self.path.open("a", newline="") as file:
+                writer = csv.DictWriter(file, row, lineterminator="\n")
+                if file.tell() == 0:
+                    writer.writeheader()
+                writer.writerow(row)
+        except OSError as error:
+            raise RunFolderError(f"{self.path} could not be written: {error.strerror or error}.") from error

@@ -1,0 +1,87 @@
+"""What a person sees of a training."""
+
+from __future__ import annotations
+
+import datetime
+import time
+from typing import Any
+
+import keras
+import rich.progress
+from rich.console import Console
+
+
+class Progress(keras.callbacks.Callback):  # type: ignore[misc]
+    """A bar with images/s and the time that is left for all epochs; one line for each finished epoch.
+
+    Where the output is no terminal, only the lines are printed. It shows `images_per_second` where a `Stopwatch` comes
+    before it.
+
+    Args:
+        images: How many images an epoch trains on.
+        console: Where to print.
+    """
+
+    def __init__(self, images: int, console: Console) -> None:
+        super().__init__()
+        self.images = images
+        self.console = console
+        self._bar: rich.progress.Progress | None = None
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        """Shows the bar."""
+        self._start = time.perf_counter()
+        self._epochs, self._steps = self.params["epochs"], self.params["steps"]
+        if self.console.is_terminal:
+            columns = ("{task.description}", rich.progress.BarColumn(24), "{task.fields[text]}")
+            self._bar = rich.progress.Progress(*columns, console=self.console, transient=True)
+            self._task = self._bar.add_task("", total=self._steps, text="")
+            self._bar.start()
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Empties the bar."""
+        self._epoch, self._epoch_start = epoch, time.perf_counter()
+        if self._bar:
+            self._bar.update(self._task, description=f"epoch {epoch + 1}/{self._epochs}", completed=0)
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Moves the bar."""
+        if not self._bar:
+            return
+        part = (batch + 1) / self._steps
+        speed = self.images * part / (time.perf_counter() - self._epoch_start)
+        text = f"{_figures(logs or {})}  {speed:,.0f} images/s  {self._left(self._epoch + part)} left"
+        self._bar.update(self._task, completed=batch + 1, text=text)
+
+    def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
+        """Says that it is validation that takes time now."""
+        if self._bar:
+            self._bar.update(self._task, text="validation")
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Prints the epoch's line."""
+        logs = logs or {}
+        width = len(str(self._epochs))
+        parts = [f"epoch {epoch + 1:{width}}/{self._epochs}", _figures(logs)]
+        if "images_per_second" in logs:
+            parts.append(f"{logs['images_per_second']:,.0f} images/s")
+        parts.append(f"{self._left(epoch + 1)} left")
+        self.console.print("  ".join(parts), markup=False, highlight=False, soft_wrap=True)
+
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
+        """Takes the bar away."""
+        self.close()
+
+    def close(self) -> None:
+        """Takes the bar away, also after an error."""
+        if self._bar:
+            self._bar.stop()
+
+    def _left(self, epochs_done: float) -> str:
+        seconds = (time.perf_counter() - self._start) * (self._epochs - epochs_done) / epochs_done
+        return str(datetime.timedelta(seconds=round(seconds)))
+
+
+def _figures(logs: dict[str, float]) -> str:
+    hidden = ("images_per_second", "learning_rate")
+    return "  ".join(f"{name} {value:.4f}" for name, value in logs.items() if name not in hidden)

@@ -1,0 +1,65 @@
+"""TensorBoard files, written by torch; TensorFlow is not needed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import keras
+import torch
+import torchvision
+from torch.utils.tensorboard import SummaryWriter
+
+
+class TensorBoard(keras.callbacks.Callback):  # type: ignore[misc]
+    """Writes every epoch's logs as scalars over epochs, from 1.
+
+    `loss` and `val_loss` become the curves `loss/training` and `loss/validation`, and so every other pair;
+    `learning_rate` and `images_per_second` stand alone.
+
+    Args:
+        folder: Where the event files go.
+        spec: The resolved spec as YAML text, shown under Text; None for none.
+        images: A batch of training images (B, H, W, C), 0 to 1, shown under Images; None for none.
+    """
+
+    def __init__(self, folder: Path, spec: str | None = None, images: torch.Tensor | None = None) -> None:
+        super().__init__()
+        self.folder = folder
+        self.spec = spec
+        self.images = images
+        self._writer: SummaryWriter | None = None
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        """Opens the file and writes the spec and the images."""
+        self._writer = SummaryWriter(str(self.folder))
+        if self.spec is not None:
+            self._writer.add_text("spec", f"```yaml\n{self.spec}\n```")
+        if self.images is not None:
+            grid = torchvision.utils.make_grid(self.images.permute(0, 3, 1, 2).cpu(), nrow=8)
+            self._writer.add_image("training images", grid)
+        self._writer.flush()
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Writes the epoch's scalars."""
+        if self._writer is None:
+            return
+        for name, value in (logs or {}).items():
+            self._writer.add_scalar(_tag(name), value, epoch + 1)
+        self._writer.flush()
+
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
+        """Closes the file."""
+        self.close()
+
+    def close(self) -> None:
+        """Closes the file, also after an error."""
+        if self._writer:
+            self._writer.close()
+
+
+def _tag(name: str) -> str:
+    if name in ("learning_rate", "images_per_second"):
+        return name
+    validation = name.startswith("val_")
+    return f"{name.removeprefix('val_')}/{'validation' if validation else 'training'}"

@@ -1,0 +1,158 @@
+"""From a spec to a finished run: build, fit, choose the weights, test them once."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import keras
+import torch
+from rich.console import Console
+
+from encapkeras.data import DataSplits, load
+from encapkeras.errors import TrainingError
+from encapkeras.graph import build_model
+from encapkeras.graph.train_settings import TrainSettings
+from encapkeras.training import callbacks
+from encapkeras.training.measure import compile_with_losses, measure
+from encapkeras.training.recipe import make_optimizer
+from encapkeras.training.run_folder import RunFolder, describe_environment, write_json
+
+if TYPE_CHECKING:
+    from encapkeras.graph import Spec, SpecModel
+
+SMALL_FILES = 10_000_000  # bytes: more than all files of a run that are no checkpoints
+
+
+def train(spec: Spec, run_dir: str | Path | None = None, overwrite: bool = False) -> dict[str, Any]:
+    """Trains the network of a spec and tests it once, with the weights that were best on validation.
+
+    All that can be known to be wrong is found before the run folder is made. The seed decides the first weights, the
+    order and augmentation of images and dropout: on the same machine the same seed gives the same numbers.
+
+    Args:
+        spec: A loaded spec.
+        run_dir: The run folder; by default `runs/<name of the spec>/<date and time>`.
+        overwrite: Whether a run that is in that folder already may be replaced.
+
+    Returns:
+        What `results.json` holds: `test_accuracy`, `test_loss`, `validation_accuracy` and `best_epoch` (both None
+        without a validation part, where the last weights are tested), `parameters`, `images_per_second` and `seconds`
+        of training.
+
+    Raises:
+        SpecError: The spec has mistakes.
+        DataError: The data set cannot be had.
+        RunFolderError: The run folder holds something already, or cannot be written.
+        TrainingError: The loss is no longer a finite number.
+        KeyboardInterrupt: Somebody pressed Ctrl-C; its text says what is kept.
+    """
+    folder = RunFolder(run_dir) if run_dir is not None else RunFolder.default(spec.name)
+    folder.check_free(overwrite)
+    settings = spec.train
+    keras.utils.set_random_seed(settings.seed)
+    model = build_model(spec)
+    splits = load(spec.data, seed=settings.seed)
+    if settings.early_stopping and splits.validation is None:
+        raise TrainingError(
+            "train.early_stopping watches the validation accuracy, but data.validation is 0. Set data.validation "
+            "above 0, or remove train.early_stopping."
+        )
+    compile_with_losses(model, make_optimizer(settings, len(splits.train)))
+
+    environment = describe_environment(_device(model), settings.seed)
+    checkpoint_bytes = sum(weight.value.nbytes for weight in model.weights)
+    folder.create(spec.resolved, environment, overwrite, needed_bytes=3 * checkpoint_bytes + SMALL_FILES)
+    console = Console()
+    _introduce(console, spec.name, model, splits, environment, folder)
+    results = _fit_and_test(model, splits, settings, folder, console)
+    write_json(folder.results, results)
+    console.print(f"test accuracy {results['test_accuracy']:.4f}, loss {results['test_loss']:.4f}", highlight=False)
+    return results
+
+
+def _fit_and_test(
+    model: SpecModel, splits: DataSplits, settings: TrainSettings, folder: RunFolder, console: Console
+) -> dict[str, Any]:
+    images, _ = splits.train.batch(0)
+    watch = callbacks.Stopwatch(splits.train.num_images)
+    checkpoints = callbacks.Checkpoints(folder.best, folder.last)
+    board = callbacks.TensorBoard(folder.tensorboard, spec=folder.spec.read_text(), images=images)
+    progress = callbacks.Progress(splits.train.num_images, console)
+    in_order = [
+        watch,
+        callbacks.LossSchedule(),
+        callbacks.NonFiniteStop(),
+        checkpoints,
+        callbacks.MetricsFile(folder.metrics),
+        board,
+        progress,
+    ]
+    if settings.early_stopping:
+        stopping = settings.early_stopping
+        in_order.append(
+            keras.callbacks.EarlyStopping("val_accuracy", stopping.min_delta, stopping.patience, mode="max")
+        )
+    start = time.perf_counter()
+    with contextlib.closing(board), contextlib.closing(progress), _saying_what_is_kept(checkpoints):
+        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
+            model.fit(
+                splits.train,
+                validation_data=splits.validation,
+                epochs=settings.epochs,
+                callbacks=in_order,
+                shuffle=False,  # the batches are shuffled already
+                verbose=0,
+            )
+        seconds = time.perf_counter() - start
+        test = measure(folder.chosen, splits.test)
+    return {
+        "test_accuracy": test["accuracy"],
+        "test_loss": test["loss"],
+        "validation_accuracy": checkpoints.best_accuracy,
+        "best_epoch": checkpoints.best_epoch,
+        "parameters": _parameters(model),
+        "images_per_second": round(watch.images_per_second, 1),
+        "seconds": round(seconds, 2),
+    }
+
+
+@contextlib.contextmanager
+def _saying_what_is_kept(checkpoints: callbacks.Checkpoints) -> Any:
+    """Adds to an error or Ctrl-C which weights are on the disk."""
+    try:
+        yield
+    except (KeyboardInterrupt, TrainingError) as stop:
+        if checkpoints.last_epoch is None:
+            kept = "No epoch was complete, so no weights are kept."
+        else:
+            kept = f"The weights after epoch {checkpoints.last_epoch} are kept in {checkpoints.last}"
+            best = checkpoints.best_epoch
+            kept += f", those of the best epoch, {best}, in {checkpoints.best}." if best else "."
+        text = "interrupted." if isinstance(stop, KeyboardInterrupt) else str(stop)
+        raise type(stop)(f"{text} {kept}") from None
+
+
+def _introduce(
+    console: Console, name: str, model: SpecModel, splits: DataSplits, environment: dict[str, Any], folder: RunFolder
+) -> None:
+    validation = f"{splits.validation.num_images:,} for validation" if splits.validation else "none for validation"
+    lines = [
+        f"{name}: {_parameters(model):,} parameters on {environment['device']}, {environment['threads']} threads",
+        f"{splits.train.num_images:,} images for training, {validation}, {splits.test.num_images:,} for the test",
+        f"run folder {folder.path}",
+    ]
+    if splits.validation is None:
+        lines.append("no validation part (data.validation is 0): the last epoch's weights will be tested")
+    console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
+
+
+def _parameters(model: SpecModel) -> int:
+    return sum(weight.value.numel() for weight in model.trainable_weights)
+
+
+def _device(model: SpecModel) -> str:
+    device = model.weights[0].value.device
+    return f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else str(device)

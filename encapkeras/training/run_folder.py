@@ -1,0 +1,240 @@
+"""The folder that holds all of one training run.
+
+spec.yaml           the resolved spec: trains the same network again
+environment.json    versions, device, threads, seed, command line
+metrics.csv         one row per epoch
+results.json        the figures of the finished run
+checkpoints/        best.keras (on validation) and last.keras
+tensorboard/        event files
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import json
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from encapkeras import __version__
+from encapkeras.errors import RunFolderError
+
+_WRITTEN = (
+    "spec.yaml",
+    "environment.json",
+    "metrics.csv",
+    "results.json",
+    "checkpoints/best.keras",
+    "checkpoints/last.keras",
+    "tensorboard/events.out.tfevents.*",
+    ".*.partial.*",
+    "checkpoints/.*.partial.*",
+)
+
+
+class RunFolder:
+    """The paths of a run, and the rules for making and opening its folder.
+
+    Args:
+        path: The folder.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.spec = self.path / "spec.yaml"
+        self.environment = self.path / "environment.json"
+        self.metrics = self.path / "metrics.csv"
+        self.results = self.path / "results.json"
+        self.best = self.path / "checkpoints" / "best.keras"
+        self.last = self.path / "checkpoints" / "last.keras"
+        self.tensorboard = self.path / "tensorboard"
+
+    @classmethod
+    def default(cls, name: str) -> RunFolder:
+        """The folder `runs/<name>/<date and time>`, with a number after it if that exists."""
+        now = datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+        path = Path("runs") / name / now
+        number = 2
+        while path.exists():
+            path = path.with_name(f"{now}_{number}")
+            number += 1
+        return cls(path)
+
+    @property
+    def chosen(self) -> Path:
+        """The checkpoint that counts: the best on validation, or the last where there is no validation part."""
+        return self.best if self.best.exists() else self.last
+
+    def check_free(self, overwrite: bool = False) -> None:
+        """Checks, without changing anything, that a run may be written here.
+
+        Args:
+            overwrite: Whether an older run here may be replaced.
+
+        Raises:
+            RunFolderError: Something else is here, or an older run that may not be replaced, or no right to write.
+        """
+        try:
+            if self.path.exists() and not self.path.is_dir():
+                raise RunFolderError(f"{self.path} is a file; a run needs a folder. Choose another with --run-dir.")
+            if self.path.exists() and any(self.path.iterdir()):
+                self._check_replaceable(overwrite)
+            parent = next(folder for folder in (self.path, *self.path.absolute().parents) if folder.exists())
+        except OSError as error:
+            raise _unusable(self.path, error) from error
+        if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+            raise RunFolderError(
+                f"run folder {self.path} cannot be written: {parent} is "
+                f"{'read-only' if parent.is_dir() else 'a file'}. Choose another with --run-dir."
+            )
+
+    def _check_replaceable(self, overwrite: bool) -> None:
+        if not self._is_ours():
+            raise RunFolderError(
+                f"{self.path} holds files that are not of a run, so nothing is written or deleted there. Choose an "
+                "empty or new folder with --run-dir."
+            )
+        if not overwrite:
+            raise RunFolderError(
+                f"run folder {self.path} exists already. Choose another with --run-dir, or replace the run in it with "
+                "--overwrite."
+            )
+
+    def _is_ours(self) -> bool:
+        try:
+            return "encapkeras" in json.loads(self.environment.read_text())
+        except (OSError, ValueError, TypeError):
+            return False
+
+    def create(self, spec: dict[str, Any], environment: dict[str, Any], overwrite: bool, needed_bytes: int) -> None:
+        """Makes the folder with `spec.yaml` and `environment.json`; removes the files of an older run.
+
+        Only files that a run writes are removed: others that somebody put into the folder stay.
+
+        Args:
+            spec: The resolved spec.
+            environment: What `environment.json` is to hold.
+            overwrite: Whether an older run here may be replaced.
+            needed_bytes: How much the run will write.
+
+        Raises:
+            RunFolderError: As `check_free`, or the disk has not enough space.
+        """
+        self.check_free(overwrite)
+        try:
+            for pattern in _WRITTEN:
+                for file in self.path.glob(pattern):
+                    file.unlink()
+            for folder in (self.best.parent, self.tensorboard):
+                folder.mkdir(parents=True, exist_ok=True)
+            free = shutil.disk_usage(self.path).free
+        except OSError as error:
+            raise _unusable(self.path, error) from error
+        if free < needed_bytes:
+            raise RunFolderError(
+                f"the disk of run folder {self.path} has {free / 1e6:,.0f} MB left; this run needs about "
+                f"{needed_bytes / 1e6:,.0f} MB. Make room, or choose another folder with --run-dir."
+            )
+        write_json(self.environment, environment)
+        with replacing(self.spec) as file:
+            file.write_text(yaml.safe_dump(spec, sort_keys=False, allow_unicode=True))
+
+    def check_run(self) -> None:
+        """Checks that the folder holds a run with a checkpoint.
+
+        Raises:
+            RunFolderError: The folder is missing, foreign, or has no checkpoint.
+        """
+        if not self.path.is_dir():
+            raise RunFolderError(f"{self.path} is no folder. Give the run folder that train printed.")
+        if not self._is_ours() or not self.spec.is_file():
+            missing = [file.name for file in (self.spec, self.environment) if not file.is_file()]
+            detail = f"{' and '.join(missing)} missing" if missing else "environment.json is not of encapkeras"
+            raise RunFolderError(f"{self.path} is not the folder of a run: {detail}.")
+        if not self.chosen.is_file():
+            raise RunFolderError(
+                f"run {self.path} has no checkpoint: it ended before its first epoch did. Train it again with "
+                "--overwrite."
+            )
+
+
+def describe_environment(device: str, seed: int) -> dict[str, Any]:
+    """Versions, device, threads, seed and command line, for `environment.json`."""
+    import keras
+    import numpy
+    import torch
+    import torchvision
+
+    return {
+        "encapkeras": __version__,
+        "python": platform.python_version(),
+        "keras": keras.__version__,
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "numpy": numpy.__version__,
+        "system": platform.platform(),
+        "device": device,
+        "threads": torch.get_num_threads(),
+        "seed": seed,
+        "command": sys.argv,
+        "started": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+    }
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Writes a JSON file whole or not at all."""
+    with replacing(path) as file:
+        file.write_text(json.dumps(content, indent=2) + "\n")
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Gives a file beside `path` to write to, and puts it in place when it is complete and on the disk.
+
+    So `path` holds the old or the new content at every moment, also if the power fails. An error removes the
+    unfinished file.
+
+    Raises:
+        RunFolderError: The file cannot be written, for example because the disk is full.
+
+    Example:
+        >>> folder = getfixture("tmp_path")
+        >>> with replacing(folder / "notes.txt") as file:
+        ...     _ = file.write_text("done")
+        >>> (folder / "notes.txt").read_text()
+        'done'
+    """
+    partial = path.with_name(f".{path.stem}.partial{path.suffix}")
+    try:
+        yield partial
+        _to_disk(partial)
+        os.replace(partial, path)
+        _to_disk(path.parent)
+    except OSError as error:
+        raise RunFolderError(
+            f"{path} could not be written: {error.strerror or error}. What was there before is unchanged."
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+
+
+def _to_disk(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _unusable(path: Path, error: OSError) -> RunFolderError:
+    return RunFolderError(
+        f"run folder {path} cannot be used: {error.strerror or error}. Choose another with --run-dir."
+    )

@@ -1,0 +1,175 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+import yaml
+from support.tiny_spec import tiny_spec, write_spec
+
+from encapkeras import __version__
+from encapkeras.cli.main import COMMANDS, main
+
+PROGRAM = "import sys; from encapkeras.cli.main import main; sys.exit(main(sys.argv[1:]))"
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cli")
+    spec = write_spec(folder, tiny_spec())
+    words = ["--set", "train.epochs=3", "--set", "data.batch_size=100", "--run-dir", str(folder / "run")]
+    assert main(["train", str(spec), *words]) == 0
+    return folder / "run"
+
+
+def results(folder):
+    return json.loads((folder / "results.json").read_text())
+
+
+def test_train_writes_the_run_and_applies_set(run_folder):
+    assert results(run_folder)["test_accuracy"] > 0.5
+    resolved = yaml.safe_load((run_folder / "spec.yaml").read_text())
+    assert (resolved["train"]["epochs"], resolved["data"]["batch_size"]) == (3, 100)
+    assert json.loads((run_folder / "environment.json").read_text())["seed"] == 0
+
+
+def test_train_makes_a_run_folder_by_itself(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", str(write_spec(tmp_path, tiny_spec(epochs=1)))]) == 0
+    (made,) = (tmp_path / "runs" / "tiny").iterdir()
+    assert results(made)["best_epoch"] == 1
+    assert f"runs/tiny/{made.name}" in capsys.readouterr().out
+
+
+def test_evaluate_reproduces_the_test_figures(run_folder, capsys):
+    assert main(["evaluate", str(run_folder), "--json"]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    expected = results(run_folder)
+    assert figures == {
+        "split": "test",
+        "accuracy": expected["test_accuracy"],
+        "loss": expected["test_loss"],
+        "images": 360,
+    }
+
+
+def test_evaluate_reproduces_the_validation_accuracy(run_folder, capsys):
+    assert main(["evaluate", str(run_folder), "--split", "validation", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["accuracy"] == results(run_folder)["validation_accuracy"]
+
+
+def test_evaluate_prints_a_line(run_folder, capsys):
+    assert main(["evaluate", str(run_folder)]) == 0
+    assert capsys.readouterr().out == (
+        f"test accuracy {results(run_folder)['test_accuracy']:.4f}, loss {results(run_folder)['test_loss']:.4f}, "
+        "360 images\n"
+    )
+
+
+def refused(capsys, *words):
+    """The message of a command that ends with exit code 2, and that nothing else was printed."""
+    assert main([str(word) for word in words]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert "Traceback" not in printed.err
+    return printed.err
+
+
+def test_a_mistake_is_its_message_alone(run_folder, tmp_path, capsys):
+    spec = write_spec(tmp_path, tiny_spec())
+    message = refused(capsys, "train", spec, "--run-dir", run_folder)
+    assert message.startswith(f"run folder {run_folder} exists already.")
+    assert "not of a run" in refused(capsys, "train", spec, "--run-dir", tmp_path)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["tiny.yaml"]
+
+
+def test_folders_that_are_no_runs(tmp_path, capsys):
+    assert "is no folder" in refused(capsys, "evaluate", tmp_path / "none")
+    assert "is not the folder of a run" in refused(capsys, "evaluate", tmp_path)
+
+
+def test_a_run_without_validation_says_so(tmp_path, capsys):
+    spec = tiny_spec(epochs=1)
+    spec["data"]["validation"] = 0
+    assert main(["train", str(write_spec(tmp_path, spec)), "--run-dir", str(tmp_path / "run")]) == 0
+    capsys.readouterr()
+    assert "--split test" in refused(capsys, "evaluate", tmp_path / "run", "--split", "validation")
+    assert main(["evaluate", str(tmp_path / "run")]) == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["trian"], "'trian' is no command. Did you mean 'train'?"),
+        (["xyz"], "Allowed: bench, check, evaluate, show, train."),
+        ([], "the following arguments are required: COMMAND"),
+        (["train"], "the following arguments are required: SPEC"),
+        (["evaluate", "run", "--split", "train"], "invalid choice: 'train'"),
+        (["bench", "sleep"], "invalid choice: 'sleep'"),
+    ],
+)
+def test_wrong_words(words, text, capsys):
+    assert text in refused(capsys, *words)
+
+
+def test_a_set_that_is_not_in_the_language(tmp_path, capsys):
+    spec = write_spec(tmp_path, tiny_spec())
+    message = refused(capsys, "train", spec, "--set", "train.epoch=3", "--run-dir", tmp_path / "run")
+    assert "epochs" in message
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_spec_that_is_not_there(tmp_path, capsys):
+    assert "none.yaml" in refused(capsys, "train", tmp_path / "none.yaml")
+
+
+def test_version_and_help(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"encapkeras {__version__}\n"
+    assert main(["--help"]) == 0
+    text = capsys.readouterr().out
+    assert all(name in text for name in COMMANDS)
+    for name in COMMANDS:
+        assert main([name, "--help"]) == 0
+
+
+def in_a_process(*words, **options):
+    return subprocess.run([sys.executable, "-c", PROGRAM, *words], capture_output=True, text=True, **options)
+
+
+@pytest.mark.parametrize("words", [["--help"], ["train", "--help"], ["bench", "step", "--help"], ["--version"]])
+def test_help_imports_nothing_heavy(words):
+    code = "import sys; from encapkeras.cli.main import main; main(sys.argv[1:]); print(*sys.modules, file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=True)
+    loaded = {name.partition(".")[0] for name in done.stderr.split()}
+    assert not loaded & {"keras", "torch", "numpy", "pydantic", "yaml", "rich", "torchvision", "sklearn"}
+
+
+def test_a_reader_that_goes_away_is_no_error():
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "wb") as pipe:
+        done = subprocess.run([sys.executable, "-c", PROGRAM, "--help"], stdout=pipe, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
+def test_exit_code_of_the_process():
+    done = in_a_process("trian")
+    assert done.returncode == 2
+    assert done.stderr.endswith("'trian' is no command. Did you mean 'train'?\n")
+
+
+def test_ctrl_c_keeps_the_last_checkpoint(tmp_path):
+    spec = write_spec(tmp_path, tiny_spec(epochs=100_000))
+    command = [sys.executable, "-c", PROGRAM, "train", str(spec), "--run-dir", str(tmp_path / "run")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    for line in process.stdout:
+        if line.startswith("epoch"):
+            process.send_signal(signal.SIGINT)
+            break
+    _, message = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert message.startswith("interrupted. The weights after epoch ")
+    assert len(message.splitlines()) == 1
+    assert main(["evaluate", str(tmp_path / "run")]) == 0

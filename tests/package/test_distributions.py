@@ -1,0 +1,80 @@
+"""What is uploaded is complete: the wheel and the source distribution work far from this folder."""
+
+import json
+import os
+import subprocess
+import sys
+import sysconfig
+import tarfile
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import encapkeras
+
+pytestmark = pytest.mark.slow
+
+PROJECT = Path(encapkeras.__file__).parents[1]
+
+
+def run(*command, **options):
+    """Runs a command that must succeed; its output shows in the test's report if it does not."""
+    clean = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
+    subprocess.run([str(word) for word in command], check=True, env=clean, **options)
+
+
+@pytest.fixture(scope="module")
+def distributions(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("dist")
+    run(sys.executable, "-m", "build", "--no-isolation", "--outdir", folder, PROJECT)
+    (wheel,) = folder.glob("*.whl")
+    (source,) = folder.glob("*.tar.gz")
+    return {"wheel": wheel, "source": source}
+
+
+def test_the_wheel_holds_the_package_and_the_specs(distributions):
+    with zipfile.ZipFile(distributions["wheel"]) as wheel:
+        names = set(wheel.namelist())
+    specs = {f"encapkeras/{path.relative_to(PROJECT)}" for path in (PROJECT / "specs").rglob("*.yaml")}
+    assert specs
+    assert specs | {"encapkeras/py.typed", "encapkeras/cli/main.py"} <= names
+    assert not any(name.startswith(("tests/", "docs/")) for name in names)
+
+
+def test_the_source_distribution_holds_tests_and_documentation(distributions):
+    with tarfile.open(distributions["source"]) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    for name in ("pyproject.toml", "README.md", "LICENSE", "train.py", "specs/quickstart.yaml", "docs/train.md"):
+        assert name in names
+    assert "tests/package/test_distributions.py" in names
+
+
+@pytest.mark.parametrize("kind", ["wheel", "source"])
+def test_a_fresh_environment_trains_the_quickstart_elsewhere(kind, distributions, tmp_path):
+    """The dependencies are lent by the environment of the tests: that they are declared is another test's."""
+    venv.create(tmp_path / "venv", with_pip=True)
+    binaries = tmp_path / "venv" / "bin"
+    inside = sysconfig.get_path("purelib", vars={"base": str(tmp_path / "venv")})
+    Path(inside, "lent.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    install = [
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--no-deps",
+        "--no-index",
+        "--no-build-isolation",
+        "--ignore-installed",
+    ]
+    run(binaries / "python", *install, distributions[kind])
+
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    where = [binaries / "python", "-c", "import encapkeras; print(encapkeras.__file__)"]
+    installed = subprocess.run(where, check=True, capture_output=True, text=True, cwd=elsewhere).stdout.strip()
+    assert installed.startswith(inside)
+    spec = Path(installed).parent / "specs" / "quickstart.yaml"
+    run(binaries / "encapkeras", "train", spec, "--run-dir", "run", cwd=elsewhere)
+    assert json.loads((elsewhere / "run" / "results.json").read_text())["test_accuracy"] >= 0.97

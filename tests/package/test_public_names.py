@@ -1,0 +1,46 @@
+import subprocess
+import sys
+import time
+
+import pytest
+
+import encapkeras
+
+
+@pytest.mark.parametrize("name", encapkeras.__all__)
+def test_public_names_are_there(name):
+    assert getattr(encapkeras, name) is not None
+    assert name in dir(encapkeras)
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        encapkeras.nonsense  # noqa: B018
+
+
+def modules_after(statement):
+    code = f"import sys\n{statement}\nprint(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return {name.partition(".")[0] for name in done.stdout.split()}
+
+
+def test_importing_the_package_is_light():
+    assert not modules_after("import encapkeras") & {"keras", "torch", "numpy", "pydantic"}
+
+
+@pytest.mark.parametrize("name", ["functional", "data"])
+def test_some_packages_do_without_keras(name):
+    loaded = modules_after(f"import encapkeras.{name}")
+    assert "torch" in loaded
+    assert "keras" not in loaded
+
+
+@pytest.mark.slow
+def test_help_answers_in_half_a_second():
+    command = [sys.executable, "-c", "from encapkeras.cli.main import main; main(['--help'])"]
+    times = []
+    for _ in range(5):
+        start = time.perf_counter()
+        subprocess.run(command, check=True, capture_output=True)
+        times.append(time.perf_counter() - start)
+    assert min(times) < 0.5

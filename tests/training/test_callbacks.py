@@ -1,0 +1,236 @@
+import csv
+import io
+import sys
+
+import keras
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from encapkeras.errors import RunFolderError, TrainingError
+from encapkeras.training import LossSchedule
+from encapkeras.training.callbacks import Checkpoints, MetricsFile, NonFiniteStop, Progress, Stopwatch, TensorBoard
+
+IMAGES = np.random.default_rng(0).random((40, 4, 4, 1), dtype=np.float32)
+LABELS = (IMAGES.mean((1, 2, 3)) > 0.5).astype("int64")
+
+
+def small_model(**compiled):
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((4, 4, 1)), keras.layers.Flatten(), keras.layers.Dense(2)])
+    settings = {"loss": keras.losses.SparseCategoricalCrossentropy(from_logits=True), "metrics": ["accuracy"]}
+    model.compile(**{"optimizer": "adam", **settings, **compiled})
+    return model
+
+
+def fit(model, *callbacks, images=IMAGES, validation=True, **options):
+    return model.fit(
+        images,
+        LABELS,
+        batch_size=10,
+        validation_data=(IMAGES, LABELS) if validation else None,
+        callbacks=list(callbacks),
+        verbose=0,
+        **{"epochs": 3, **options},
+    )
+
+
+def with_scores(model, scores, checkpoints):
+    """Ends one epoch for each `(val_accuracy, val_loss)`; each has weights that tell it."""
+    checkpoints.set_model(model)
+    for epoch, (accuracy, loss) in enumerate(scores):
+        model.weights[0].assign(keras.ops.full(model.weights[0].shape, epoch + 1.0))
+        checkpoints.on_epoch_end(epoch, {"val_accuracy": accuracy, "val_loss": loss})
+
+
+@pytest.mark.parametrize(
+    ("scores", "best"),
+    [
+        ([(0.5, 1.0), (0.9, 2.0), (0.7, 0.1)], 2),
+        ([(0.5, 1.0), (0.5, 0.8), (0.5, 0.9)], 2),  # equal accuracy: the lower loss
+        ([(0.5, 1.0), (0.5, 1.0)], 1),  # all equal: the first
+    ],
+)
+def test_checkpoints_keep_the_best_and_the_last(tmp_path, scores, best):
+    checkpoints = Checkpoints(tmp_path / "best.keras", tmp_path / "last.keras")
+    with_scores(small_model(), scores, checkpoints)
+    kept = {name: keras.saving.load_model(tmp_path / f"{name}.keras").weights[0].value for name in ("best", "last")}
+    assert (kept["best"] == best).all()
+    assert (kept["last"] == len(scores)).all()
+    assert (checkpoints.best_epoch, checkpoints.best_accuracy) == (best, scores[best - 1][0])
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["best.keras", "last.keras"]
+
+
+def test_checkpoints_hold_no_training_state_and_do_not_disturb_it(tmp_path):
+    plain, saving = small_model(), small_model()
+    fit(plain, shuffle=False)
+    fit(saving, Checkpoints(tmp_path / "best.keras", tmp_path / "last.keras"), shuffle=False)
+    for one, other in zip(plain.weights, saving.weights, strict=True):
+        assert (one.value == other.value).all()
+    assert int(saving.optimizer.iterations) == 12
+    assert not keras.saving.load_model(tmp_path / "last.keras").compiled
+
+
+def test_without_validation_there_is_no_best(tmp_path):
+    checkpoints = Checkpoints(tmp_path / "best.keras", tmp_path / "last.keras")
+    fit(small_model(), checkpoints, validation=False)
+    assert checkpoints.best_epoch is None
+    assert checkpoints.last_epoch == 3
+    assert [file.name for file in tmp_path.iterdir()] == ["last.keras"]
+
+
+def test_a_failed_save_keeps_the_checkpoint_before(tmp_path, monkeypatch):
+    checkpoints = Checkpoints(tmp_path / "best.keras", tmp_path / "last.keras")
+    model = small_model()
+    with_scores(model, [(0.5, 1.0)], checkpoints)
+    before = (tmp_path / "last.keras").read_bytes()
+
+    def full_disk(file):
+        file.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(model, "save", full_disk)
+    with pytest.raises(RunFolderError, match="No space left"):
+        with_scores(model, [(0.6, 1.0)], checkpoints)
+    assert (tmp_path / "last.keras").read_bytes() == before
+    assert model.compiled
+
+
+def test_metrics_file_has_a_row_per_epoch_and_no_times(tmp_path):
+    history = fit(small_model(), Stopwatch(40), MetricsFile(tmp_path / "metrics.csv")).history
+    with (tmp_path / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["epoch"] for row in rows] == ["1", "2", "3"]
+    assert set(rows[0]) == {"epoch", "loss", "accuracy", "val_loss", "val_accuracy", "learning_rate"}
+    assert [float(row["val_loss"]) for row in rows] == history["val_loss"]
+
+
+def test_metrics_file_that_cannot_be_written_is_named(tmp_path):
+    with pytest.raises(RunFolderError, match=r"metrics\.csv could not be written: No such file"):
+        fit(small_model(), MetricsFile(tmp_path / "none" / "metrics.csv"))
+
+
+def test_stopwatch_adds_rate_and_speed():
+    schedule = keras.optimizers.schedules.PiecewiseConstantDecay([7], [0.5, 0.25])
+    watch = Stopwatch(40)
+    history = fit(small_model(optimizer=keras.optimizers.SGD(schedule)), watch).history
+    assert history["learning_rate"] == [0.5, 0.5, 0.25]
+    assert min(history["images_per_second"]) <= watch.images_per_second <= max(history["images_per_second"])
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_loss_that_is_no_number_names_epoch_and_step(bad):
+    images = IMAGES.copy()
+    images[25] = bad  # the third batch of ten
+    with pytest.raises(TrainingError, match="epoch 1, step 3"):
+        fit(small_model(), NonFiniteStop(), images=images, shuffle=False)
+
+
+def test_a_weight_that_is_no_number_after_an_epoch_stops():
+    model = small_model()
+    stop = NonFiniteStop()
+    stop.set_model(model)
+    stop.on_epoch_end(0, {"loss": 1.0, "val_loss": 1.0})
+    model.weights[1].assign([1.0, float("nan")])
+    with pytest.raises(TrainingError, match=r"weight 'sequential.*bias' is not finite after epoch 2"):
+        stop.on_epoch_end(1, {"loss": 1.0})
+    with pytest.raises(TrainingError, match="validation loss became inf in epoch 2"):
+        stop.on_epoch_end(1, {"val_loss": float("inf")})
+
+
+class CountingLoss(keras.losses.Loss):
+    def __init__(self):
+        super().__init__()
+        self.told = []
+
+    def set_epoch(self, epoch, epochs):
+        self.told.append((epoch, epochs))
+
+    def call(self, y_true, y_pred):
+        return keras.ops.mean(y_pred**2, axis=-1)
+
+
+def test_loss_schedule_tells_every_loss_that_wants_it():
+    inputs = keras.Input((4, 4, 1))
+    flat = keras.layers.Flatten()(inputs)
+    model = keras.Model(inputs, [keras.layers.Dense(2, name="a")(flat), keras.layers.Dense(2, name="b")(flat)])
+    losses = [CountingLoss(), CountingLoss()]
+    model.compile(loss=losses)
+    model.fit(IMAGES, [LABELS, LABELS], epochs=2, callbacks=[LossSchedule()], verbose=0)
+    assert [loss.told for loss in losses] == [[(0, 2), (1, 2)]] * 2
+
+
+def test_loss_schedule_leaves_other_losses_alone():
+    fit(small_model(loss="sparse_categorical_crossentropy"), LossSchedule(), epochs=1)
+
+
+def shown(terminal):
+    output = io.StringIO()
+    console = Console(file=output, force_terminal=terminal, width=140)
+    fit(small_model(), Stopwatch(40), Progress(40, console))
+    return output.getvalue()
+
+
+def test_progress_without_a_terminal_is_one_line_an_epoch():
+    lines = shown(terminal=False).splitlines()
+    assert len(lines) == 3
+    assert lines[1].startswith("epoch 2/3  ")
+    for part in ("loss 0.", "accuracy 0.", "val_accuracy 0.", "images/s", "left"):
+        assert part in lines[1]
+    assert lines[2].endswith("0:00:00 left")
+
+
+def test_progress_on_a_terminal_draws_a_bar_and_keeps_the_lines():
+    text = shown(terminal=True)
+    assert "━" in text
+    assert text.count("val_accuracy") == 3
+
+
+def test_progress_stops_its_bar_when_the_training_fails():
+    progress = Progress(40, Console(file=io.StringIO(), force_terminal=True))
+    images = IMAGES * np.nan
+    with pytest.raises(TrainingError):
+        fit(small_model(), NonFiniteStop(), progress, images=images)
+    progress.close()
+    assert not progress._bar.live.is_started
+
+
+@pytest.fixture(scope="module")
+def events(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tensorboard")
+    board = TensorBoard(folder, spec="name: tiny", images=torch.from_numpy(IMAGES))
+    history = fit(small_model(), Stopwatch(40), board).history
+    accumulator = EventAccumulator(str(folder), size_guidance={"tensors": 0, "images": 0, "scalars": 0})
+    accumulator.Reload()
+    return accumulator, history
+
+
+def test_tensorboard_scalars_are_the_logs(events):
+    accumulator, history = events
+    tags = {
+        "loss/training": "loss",
+        "loss/validation": "val_loss",
+        "accuracy/training": "accuracy",
+        "accuracy/validation": "val_accuracy",
+        "learning_rate": "learning_rate",
+        "images_per_second": "images_per_second",
+    }
+    assert set(accumulator.Tags()["scalars"]) == set(tags)
+    for tag, name in tags.items():
+        points = accumulator.Scalars(tag)
+        assert [point.step for point in points] == [1, 2, 3]
+        assert [point.value for point in points] == pytest.approx(history[name])
+
+
+def test_tensorboard_holds_the_spec_and_a_grid_of_images(events):
+    accumulator, _ = events
+    (text,) = accumulator.Tensors("spec/text_summary")
+    assert b"name: tiny" in text.tensor_proto.string_val[0]
+    (grid,) = accumulator.Images("training images")
+    assert (grid.width, grid.height) == (8 * 6 + 2, 5 * 6 + 2)  # 40 images of 4x4, eight a row, 2 pixels between
+
+
+def test_tensorboard_needs_no_tensorflow(events):
+    assert "tensorflow" not in sys.modules

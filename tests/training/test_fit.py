@@ -1,0 +1,185 @@
+import json
+import re
+
+import pytest
+import yaml
+from support.tiny_spec import tiny_spec, write_spec
+
+import encapkeras.training.fit
+from encapkeras.errors import DataError, RunFolderError, SpecError, TrainingError
+from encapkeras.graph import load_model, load_spec
+from encapkeras.training import RunFolder, callbacks, measure, train
+
+
+def trained(folder, run="run", data=None, **settings):
+    spec = tiny_spec(**settings)
+    spec["data"].update(data or {})
+    path = folder / run
+    return train(load_spec(write_spec(folder, spec)), run_dir=path), RunFolder(path)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    return trained(tmp_path_factory.mktemp("finished"), epochs=4)
+
+
+def test_results_hold_what_the_documentation_says(finished):
+    results, folder = finished
+    assert json.loads(folder.results.read_text()) == results
+    assert list(results) == [
+        "test_accuracy",
+        "test_loss",
+        "validation_accuracy",
+        "best_epoch",
+        "parameters",
+        "images_per_second",
+        "seconds",
+    ]
+    assert results["parameters"] == 64 * 32 + 32 + 32 * 10 + 10
+    assert results["test_accuracy"] > 0.5
+    assert results["images_per_second"] > 0
+    assert 0 < results["seconds"] < 60
+
+
+def test_the_run_folder_is_complete(finished):
+    _, folder = finished
+    names = {str(file.relative_to(folder.path)) for file in folder.path.rglob("*") if file.is_file()}
+    events = {name for name in names if re.fullmatch(r"tensorboard/events\.out\.tfevents\..*", name)}
+    assert len(events) == 1
+    assert names - events == {
+        "spec.yaml",
+        "environment.json",
+        "metrics.csv",
+        "results.json",
+        "checkpoints/best.keras",
+        "checkpoints/last.keras",
+    }
+    environment = json.loads(folder.environment.read_text())
+    assert {"encapkeras", "python", "keras", "torch", "device", "seed", "threads", "command"} <= set(environment)
+
+
+def test_the_saved_spec_trains_the_same_network(finished):
+    _, folder = finished
+    spec = load_spec(folder.spec)
+    assert spec.train.epochs == 4
+    assert spec.resolved == yaml.safe_load(folder.spec.read_text())
+
+
+def test_the_best_epoch_is_the_one_of_the_metrics(finished):
+    results, folder = finished
+    header, *rows = [line.split(",") for line in folder.metrics.read_text().splitlines()]
+    table = [dict(zip(header, map(float, row), strict=True)) for row in rows]
+    best = max(table, key=lambda row: (row["val_accuracy"], -row["val_loss"]))
+    assert (results["best_epoch"], results["validation_accuracy"]) == (best["epoch"], best["val_accuracy"])
+    assert len(table) == 4
+
+
+def test_the_test_part_is_measured_once_with_the_best_weights(tmp_path, monkeypatch):
+    measured = []
+
+    def recording(checkpoint, batches):
+        measured.append((checkpoint.name, batches.num_images))
+        return measure(checkpoint, batches)
+
+    monkeypatch.setattr(encapkeras.training.fit, "measure", recording)
+    trained(tmp_path)
+    assert measured == [("best.keras", 360)]
+
+
+def test_the_same_seed_gives_the_same_numbers_and_another_does_not(tmp_path):
+    augment = {"augment": {"resize": 34, "crop": True, "brightness": 0.2}}
+    (_, first), (_, again), (_, other) = (
+        trained(tmp_path, run, augment and augment, seed=seed) for run, seed in (("a", 7), ("b", 7), ("c", 8))
+    )
+    assert first.metrics.read_bytes() == again.metrics.read_bytes()
+    assert first.metrics.read_bytes() != other.metrics.read_bytes()
+    for one, same in zip(load_model(first.last).weights, load_model(again.last).weights, strict=True):
+        assert (one.value == same.value).all()
+
+
+def test_without_validation_the_last_weights_are_tested_and_it_is_said(tmp_path, capsys):
+    results, folder = trained(tmp_path, data={"validation": 0})
+    assert (results["best_epoch"], results["validation_accuracy"]) == (None, None)
+    assert "no validation part" in capsys.readouterr().out
+    assert not folder.best.exists()
+    assert folder.chosen == folder.last
+    assert "val_" not in folder.metrics.read_text()
+
+
+def test_the_introduction_names_parameters_device_and_folder(tmp_path, capsys):
+    _, folder = trained(tmp_path, epochs=1)
+    text = capsys.readouterr().out
+    assert "tiny: 2,410 parameters on " in text
+    assert "1,293 images for training, 144 for validation, 360 for the test" in text
+    assert str(folder.path) in text
+
+
+def test_early_stopping_ends_when_accuracy_no_longer_rises(tmp_path):
+    settings = {"optimizer": {"kind": "sgd", "learning_rate": 1e-30}, "early_stopping": {"patience": 2}}
+    _, folder = trained(tmp_path, epochs=20, **settings)
+    assert len(folder.metrics.read_text().splitlines()) == 1 + 3
+
+
+def test_early_stopping_needs_a_validation_part(tmp_path):
+    with pytest.raises(TrainingError, match=r"data\.validation is 0"):
+        trained(tmp_path, data={"validation": 0}, early_stopping={"patience": 2})
+    assert not (tmp_path / "run").exists()
+
+
+def test_mistakes_are_found_before_the_run_folder_is_made(tmp_path):
+    spec = tiny_spec()
+    spec["model"]["nodes"]["hidden"]["unitz"] = 3
+    with pytest.raises(SpecError, match="unitz"):
+        train(load_spec(write_spec(tmp_path, spec)), run_dir=tmp_path / "run")
+    spec = tiny_spec()
+    spec["data"] = {"dataset": "fashion_mnist", "root": str(tmp_path / "none")}
+    assert not (tmp_path / "run").exists()
+
+
+def test_data_that_cannot_be_had_leaves_no_run_folder(tmp_path, monkeypatch):
+    def missing(settings, seed):
+        raise DataError("the files are not there")
+
+    monkeypatch.setattr(encapkeras.training.fit, "load", missing)
+    with pytest.raises(DataError):
+        trained(tmp_path)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_is_replaced_only_on_demand(tmp_path):
+    _, folder = trained(tmp_path, epochs=2)
+    before = folder.metrics.read_bytes()
+    spec = load_spec(write_spec(tmp_path, tiny_spec(epochs=1)))
+    with pytest.raises(RunFolderError, match="--overwrite"):
+        train(spec, run_dir=folder.path)
+    assert folder.metrics.read_bytes() == before
+    train(spec, run_dir=folder.path, overwrite=True)
+    assert len(folder.metrics.read_text().splitlines()) == 2
+    assert len(list(folder.tensorboard.iterdir())) == 1
+
+
+def test_a_loss_that_is_no_number_keeps_the_last_good_weights(tmp_path, monkeypatch):
+    def poison(self, epoch, logs=None):
+        self.model.weights[0].assign(self.model.weights[0] * float("nan"))
+
+    monkeypatch.setattr(callbacks.MetricsFile, "on_epoch_end", poison)  # comes after the checkpoints
+    with pytest.raises(TrainingError, match=r"nan in epoch 2, step 1\..*after epoch 1 are kept in .*last\.keras"):
+        trained(tmp_path)
+    folder = RunFolder(tmp_path / "run")
+    assert all(weight.value.isfinite().all() for weight in load_model(folder.last).weights)
+    assert not folder.results.exists()
+
+
+def test_an_interrupted_run_says_what_is_kept(tmp_path, monkeypatch):
+    def interrupt(self, epoch, logs=None):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(callbacks.MetricsFile, "on_epoch_end", interrupt)
+    with pytest.raises(KeyboardInterrupt, match=r"interrupted\. The weights after epoch 1 are kept in .*last\.keras"):
+        trained(tmp_path)
+    RunFolder(tmp_path / "run").check_run()
+
+
+def test_an_explosion_in_the_first_epoch_says_that_nothing_is_kept(tmp_path):
+    with pytest.raises(TrainingError, match=r"epoch 1, step \d+\. Try .*No epoch was complete"):
+        trained(tmp_path, optimizer={"kind": "sgd", "learning_rate": 1e38})
