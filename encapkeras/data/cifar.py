@@ -63,8 +63,7 @@ def read_batch(path: Path, label_key: str) -> tuple[Array, Array]:
     try:
         with path.open("rb") as file:
             content = ArrayUnpickler(file, encoding="latin1").load()
-    except (pickle.UnpicklingError, OSError, EOFError, ValueError, TypeError, LookupError, AttributeError,
-            ImportError, MemoryError, OverflowError) as error:  # fmt: skip
+    except Exception as error:  # Python names no end to what reading damaged pickles can raise
         raise damaged(path, error) from error
     if not isinstance(content, dict) or not {"data", label_key} <= set(content):
         raise damaged(path, f"it is no pickled map with the keys 'data' and '{label_key}'")

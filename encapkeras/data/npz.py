@@ -103,7 +103,7 @@ class _Archive:
             raise DataError(f"{self.path}: there is no such file (data.path, seen from {Path.cwd()})")
         try:
             self._zip = zipfile.ZipFile(self.path)
-        except (zipfile.BadZipFile, OSError) as error:
+        except (zipfile.BadZipFile, OSError, NotImplementedError) as error:
             raise DataError(f"{self.path} is no .npz file: {error}. numpy.savez_compressed writes one.") from error
         self.names = {name.removesuffix(".npy") for name in self._zip.namelist() if name.endswith(".npy")}
         return self
@@ -130,7 +130,7 @@ class _Archive:
         try:
             with self._zip.open(f"{name}.npy") as file:
                 yield file
-        except (zipfile.BadZipFile, OSError, EOFError, ValueError, zlib.error, RuntimeError) as error:
+        except (zipfile.BadZipFile, OSError, EOFError, ValueError, zlib.error, RuntimeError, MemoryError) as error:
             raise DataError(f"{self.path}, array {name}: cannot be read: {error}") from error
 
 
