@@ -1,1 +1,19 @@
-"""Losses on the lengths of class capsules."""
+"""Losses on the scores of class capsules."""
+
+import encapkeras.layers  # noqa: F401  # checks the Keras backend
+from encapkeras.losses.cross_entropy import CrossEntropyLoss, cross_entropy
+from encapkeras.losses.margin import MarginLoss, margin_loss
+from encapkeras.losses.registry import LOSSES, CapsuleLoss, register_loss
+from encapkeras.losses.spread import SpreadLoss, spread_loss
+
+__all__ = [
+    "LOSSES",
+    "CapsuleLoss",
+    "CrossEntropyLoss",
+    "MarginLoss",
+    "SpreadLoss",
+    "cross_entropy",
+    "margin_loss",
+    "register_loss",
+    "spread_loss",
+]

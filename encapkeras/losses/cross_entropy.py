@@ -1,0 +1,63 @@
+"""Cross-entropy with lengths as logits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pydantic
+import torch
+
+from encapkeras.losses.registry import CapsuleLoss, register_loss
+from encapkeras.losses.targets import one_hot_targets
+
+
+def cross_entropy(scores: torch.Tensor, targets: torch.Tensor, *, scale: float = 1.0) -> torch.Tensor:
+    """`-sum_k T_k log softmax(scale * a)_k` of each sample.
+
+    Args:
+        scores: Logits, or lengths, a `(B, K)`.
+        targets: One-hot T `(B, K)`.
+        scale: Factor of the scores; lengths below 1 make flat probabilities without one.
+
+    Returns:
+        Losses `(B,)`.
+
+    Example:
+        >>> cross_entropy(torch.zeros(1, 2), torch.tensor([[1.0, 0.0]]))
+        tensor([0.6931])
+    """
+    return -(targets * torch.log_softmax(scale * scores, -1)).sum(-1)
+
+
+@register_loss("cross_entropy")
+class CrossEntropyLoss(CapsuleLoss):
+    """Cross-entropy with the class scores as logits: capsule lengths, or the outputs of an ordinary classifier.
+
+    `-log softmax(scale * a)_t`, mean over the batch; the manner of Neural Network Encapsulation's code.
+
+    Args:
+        scale: Factor of the scores, above 0; lengths lie below 1, so that without one no class gets a probability
+            near 1.
+        **kwargs: `name`, `reduction`, `dtype`, as for every Keras loss.
+
+    Call arguments:
+        y_true: Labels `(B,)` as whole numbers, or one-hot `(B, K)`.
+        y_pred: Scores `(B, K)`.
+
+    Raises:
+        ArgumentError: An argument has a value that it cannot have.
+        ShapeError: Labels and scores do not fit each other.
+
+    Example:
+        >>> import torch
+        >>> CrossEntropyLoss()(torch.tensor([0]), torch.zeros(1, 2))
+        tensor(0.6931)
+    """
+
+    def __init__(self, *, scale: pydantic.PositiveFloat = 1.0, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.scale = scale
+
+    def call(self, y_true: torch.Tensor, y_pred: torch.Tensor) -> torch.Tensor:
+        """Losses `(B,)`; see the class."""
+        return cross_entropy(y_pred, one_hot_targets(y_true, y_pred), scale=self.scale)

@@ -1,0 +1,97 @@
+"""The spread loss of matrix capsules, with its growing margin."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import pydantic
+import torch
+
+from encapkeras.losses.registry import CapsuleLoss, register_loss
+from encapkeras.losses.targets import one_hot_targets
+
+
+def spread_loss(scores: torch.Tensor, targets: torch.Tensor, *, margin: float) -> torch.Tensor:
+    """`sum_{k != t} max(0, margin - (a_t - a_k))^2` of each sample (Hinton et al. 2018, equation 3).
+
+    Args:
+        scores: Scores a `(B, K)`.
+        targets: One-hot `(B, K)`; t is the present class.
+        margin: The lead m that the present class should have.
+
+    Returns:
+        Losses `(B,)`.
+
+    Example:
+        >>> spread_loss(torch.tensor([[0.5, 0.3, 0.0]]), torch.tensor([[1.0, 0.0, 0.0]]), margin=0.4)
+        tensor([0.0400])
+    """
+    present = (targets * scores).sum(-1, keepdim=True)
+    return ((1 - targets) * (margin - (present - scores)).clamp_min(0).square()).sum(-1)
+
+
+@register_loss("spread")
+class SpreadLoss(CapsuleLoss):
+    """Spread loss (Hinton et al. 2018, equation 3): the present class should lead each other class by a margin.
+
+    `sum_{k != t} max(0, m - (a_t - a_k))^2`, mean over the batch. m is `start` until epoch `start_epoch`, then grows
+    linearly, and is `end` from `final_epochs` epochs before the training's end. Outside a training that tells the loss
+    its epoch (`set_epoch`), m is `end`.
+
+    Args:
+        start: Margin in the beginning.
+        end: Margin in the end.
+        start_epoch: First epoch, counted from 0, from which the margin grows.
+        final_epochs: Number of last epochs with the full margin.
+        **kwargs: `name`, `reduction`, `dtype`, as for every Keras loss.
+
+    Call arguments:
+        y_true: Labels `(B,)` as whole numbers, or one-hot `(B, K)`.
+        y_pred: Scores `(B, K)`: lengths, or activations.
+
+    Raises:
+        ArgumentError: An argument has a value that it cannot have.
+        ShapeError: Labels and scores do not fit each other.
+
+    Example:
+        >>> loss = SpreadLoss()
+        >>> loss.set_epoch(30, epochs=100)
+        >>> round(loss.margin, 4)
+        0.3167
+    """
+
+    def __init__(
+        self,
+        *,
+        start: Annotated[float, pydantic.Field(ge=0)] = 0.2,
+        end: Annotated[float, pydantic.Field(ge=0)] = 0.9,
+        start_epoch: pydantic.NonNegativeInt = 20,
+        final_epochs: pydantic.NonNegativeInt = 20,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.start = start
+        self.end = end
+        self.start_epoch = start_epoch
+        self.final_epochs = final_epochs
+        self.margin = end
+
+    def set_epoch(self, epoch: int, epochs: int) -> None:
+        """Sets the margin of an epoch.
+
+        Args:
+            epoch: The epoch that begins, from 0.
+            epochs: Number of epochs of the whole training.
+        """
+        last = epochs - self.final_epochs
+        if epoch >= last:
+            share = 1.0
+        elif epoch <= self.start_epoch:
+            share = 0.0
+        else:
+            share = (epoch - self.start_epoch) / (last - self.start_epoch)
+        self.margin = self.start + share * (self.end - self.start)
+
+    def call(self, y_true: torch.Tensor, y_pred: torch.Tensor) -> torch.Tensor:
+        """Losses `(B,)`; see the class."""
+        return spread_loss(y_pred, one_hot_targets(y_true, y_pred), margin=self.margin)

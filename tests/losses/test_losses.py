@@ -1,0 +1,99 @@
+"""Losses equal the golden numbers and take labels in every form."""
+
+import keras
+import pytest
+import torch
+from support import golden
+
+from encapkeras.errors import ArgumentError, ShapeError
+from encapkeras.losses import CrossEntropyLoss, MarginLoss, SpreadLoss
+
+LOSSES = [MarginLoss, SpreadLoss, CrossEntropyLoss]
+
+
+def golden_loss(name):
+    expected = golden.load(name)
+    lengths = expected.inputs["lengths"].clone().requires_grad_()
+    return expected, lengths, torch.tensor(expected.meta["target"])
+
+
+def test_margin_loss_equals_the_original():
+    expected, lengths, labels = golden_loss("loss_margin")
+    loss = MarginLoss().call(labels, lengths).mean()  # Keras itself reduces in float32
+    golden.assert_equal(loss, expected.outputs["loss"])
+    loss.backward()
+    golden.assert_equal(lengths.grad, expected.input_gradients["lengths"])
+
+
+@pytest.mark.parametrize("epoch", [0, 30, 90])
+def test_spread_loss_and_its_schedule_equal_the_formula(epoch):
+    expected, lengths, labels = golden_loss(f"loss_spread_ep{epoch}")
+    spread = SpreadLoss()
+    spread.set_epoch(expected.meta["epoch"], epochs=expected.meta["max_epoch"])
+    assert spread.margin == pytest.approx(expected.meta["m"], abs=1e-15)
+    loss = spread.call(labels, lengths).mean()
+    golden.assert_equal(loss, expected.outputs["loss"])
+    loss.backward()
+    golden.assert_equal(lengths.grad, expected.input_gradients["lengths"])
+
+
+def test_spread_loss_has_its_full_margin_in_short_trainings():
+    spread = SpreadLoss()
+    margins = []
+    for epoch in range(30):
+        spread.set_epoch(epoch, epochs=30)
+        margins.append(spread.margin)
+    assert margins == [pytest.approx(0.2)] * 10 + [pytest.approx(0.9)] * 20
+
+
+def test_cross_entropy_equals_torch():
+    scores = torch.rand(5, 7, dtype=torch.float64)
+    labels = torch.tensor([0, 6, 3, 3, 1])
+    expected = torch.nn.functional.cross_entropy(4 * scores, labels)
+    golden.assert_equal(CrossEntropyLoss(scale=4.0).call(labels, scores).mean(), expected, 1e-12)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("batch", [1, 4])
+def test_labels_may_be_integers_columns_or_one_hot(loss, batch):
+    scores = torch.rand(batch, 4)
+    labels = torch.arange(batch) % 4
+    forms = [labels, labels.to(torch.uint8), labels[:, None], torch.nn.functional.one_hot(labels, 4)]
+    values = {round(loss()(form, scores).item(), 6) for form in forms}
+    assert len(values) == 1
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_config_makes_the_same_loss(loss):
+    original = loss(name="mine")
+    again = keras.losses.deserialize(keras.losses.serialize(original))
+    assert type(again) is loss
+    assert again.get_config() == original.get_config()
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_gradients_are_finite_at_zero_lengths(loss):
+    scores = torch.zeros(3, 4, requires_grad=True)
+    loss()(torch.tensor([0, 1, 2]), scores).backward()
+    assert torch.isfinite(scores.grad).all()
+
+
+@pytest.mark.parametrize("labels", [torch.zeros(3, 5), torch.zeros(2), torch.zeros(3, 4, 1)])
+def test_labels_of_a_wrong_shape_are_refused_with_both_shapes(labels):
+    with pytest.raises(ShapeError, match=r"scores of shape \(3, 4\) and labels of shape"):
+        MarginLoss().call(labels, torch.zeros(3, 4))
+
+
+def test_wrong_arguments_are_refused():
+    with pytest.raises(ArgumentError, match="absent_weight: must be greater than or equal to 0; received -1"):
+        MarginLoss(absent_weight=-1)
+    with pytest.raises(ArgumentError, match="scale: must be greater than 0; received 0"):
+        CrossEntropyLoss(scale=0)
+
+
+def test_losses_work_in_fit_with_an_odd_last_batch():
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+    for loss in LOSSES:
+        model.compile(optimizer="sgd", loss=loss())
+        history = model.fit(torch.rand(9, 4), torch.arange(9) % 3, batch_size=4, verbose=0)
+        assert history.history["loss"][0] > 0
