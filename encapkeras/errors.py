@@ -47,6 +47,7 @@ class Problem:
         column: Column, from 1; 0 where the spec is no text.
         path: Dotted path of the value, for example `model.nodes.stage1.dim`.
         message: What is wrong, what was received, what is allowed.
+        note: The row of a `repeat`, for example `(row 3, 'stage3')`.
     """
 
     file: str
@@ -54,12 +55,13 @@ class Problem:
     column: int
     path: str
     message: str
+    note: str = ""
 
     def __str__(self) -> str:
         """Two lines: `file:line:column  path`, then the message, indented."""
         place = f"{self.file}:{self.line}:{self.column}" if self.line else self.file
         text = self.message.replace("\n", "\n    ")
-        return f"{place}  {self.path}\n    {text}".replace("  \n", "\n")
+        return f"{place}  {self.path}   {self.note}".rstrip() + f"\n    {text}"
 
 
 class SpecError(EncapkerasError, ValueError):

@@ -1,1 +1,31 @@
-"""From a spec file to a keras.Model, one step per file."""
+"""From a spec file to a keras.Model, one step per file.
+
+Read `load`, `inherit`, `variables` (with `arithmetic`), `expand`, `schema` (with `keras_layers` and `train_settings`),
+`check`, `build`; `spec` takes the steps one after the other, `model` makes the Keras model, `report` its table.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+_PUBLIC = {
+    "Spec": "spec",
+    "load_spec": "spec",
+    "check_spec": "spec",
+    "SpecModel": "model",
+    "build_model": "model",
+    "load_model": "model",
+    "NodeRow": "report",
+    "node_table": "report",
+    "parameters": "report",
+    "TrainSettings": "train_settings",
+}
+
+__all__ = list(_PUBLIC)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PUBLIC:
+        return getattr(importlib.import_module(f"encapkeras.graph.{_PUBLIC[name]}"), name)
+    raise AttributeError(f"module 'encapkeras.graph' has no attribute '{name}'")

@@ -1,0 +1,137 @@
+"""Step 7: every node becomes a Keras layer that is called on symbolic tensors, so that every shape is known."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from inspect import Parameter, signature
+from typing import Any
+
+import keras
+
+from encapkeras.errors import EncapkerasError
+from encapkeras.graph.check import Node, Reference
+from encapkeras.graph.keras_layers import FIT_FOR_CAPSULES
+from encapkeras.graph.tree import Report
+
+_ANSI = re.compile(r"\x1b\[[0-9;]*m")
+_PREAMBLE = re.compile(r"^Exception encountered when calling [^\n]*\n+")
+_TAIL = re.compile(r"\n+Arguments received by .*", re.DOTALL)
+
+CAPSULE_AXES = 5  # batch, height, width, types, dim
+
+
+@dataclass(frozen=True)
+class BuiltGraph:
+    """Layers and symbolic tensors of a spec's nodes.
+
+    Args:
+        policy: The dtype policy of all layers without one of their own.
+        inputs: The model's inputs by name.
+        layers: The layers by node.
+        tensors: Every tensor.
+    """
+
+    policy: Any
+    inputs: dict[str, keras.KerasTensor]
+    layers: dict[str, keras.layers.Layer]
+    tensors: dict[Reference, keras.KerasTensor]
+
+
+def build_nodes(
+    nodes: Sequence[Node],
+    inputs: Mapping[str, Sequence[int | None]],
+    report: Report,
+    policy: Any,
+    policies: Mapping[str, Any],
+) -> BuiltGraph:
+    """Makes and calls the layer of each node.
+
+    Args:
+        nodes: The nodes, each after those that it needs.
+        inputs: The shapes of the model's inputs, without the batch.
+        report: Where mistakes go; what depends on a node with a mistake is left out.
+        policy: The dtype policy of all layers without one of their own.
+        policies: Dtype policies by node, which overrule the spec.
+    """
+    builder = _Builder(inputs, report, policy, policies)
+    for node in nodes:
+        builder.add(node)
+    return builder.graph
+
+
+class _Builder:
+    def __init__(
+        self, inputs: Mapping[str, Sequence[int | None]], report: Report, policy: Any, policies: Mapping[str, Any]
+    ) -> None:
+        self._report = report
+        self._policies = policies
+        tensors = {
+            name: keras.Input(tuple(shape), name=name, dtype=policy.variable_dtype) for name, shape in inputs.items()
+        }
+        self.graph = BuiltGraph(policy, tensors, {}, {Reference(name): tensor for name, tensor in tensors.items()})
+        self._capsules: set[Reference] = set()  # five axes alone do not tell capsules from a volume
+
+    def add(self, node: Node) -> None:
+        if not all(reference in self.graph.tensors for reference in node.inputs):
+            return
+        on_capsules = any(reference in self._capsules for reference in node.inputs)
+        if on_capsules and not node.kind.takes_capsules:
+            self._report.add(node.tree, _not_for_capsules(node, self.graph))
+            return
+        try:
+            layer, outputs = self._called(node)
+        except Exception as error:  # whatever a layer's own code or Keras raises is about this node
+            self._report.add(node.tree, _plain_message(error, node))
+            return
+        if not isinstance(outputs, dict) or not all(hasattr(tensor, "shape") for tensor in outputs.values()):
+            self._report.add(node.tree, f"layer '{node.layer}' gives several tensors; a node gives one")
+            return
+        expected = node.settings.expect
+        made = tuple(outputs["out"].shape[1:])
+        if expected is not None and made != tuple(expected):
+            self._report.add(node.tree.value["expect"], f"makes {made}, the spec expects {tuple(expected)}")
+            return
+        self.graph.layers[node.name] = layer
+        for port, tensor in outputs.items():
+            reference = Reference(node.name, port)
+            self.graph.tensors[reference] = tensor
+            if len(tensor.shape) == CAPSULE_AXES and (node.kind.entry or on_capsules):
+                self._capsules.add(reference)
+
+    def _called(self, node: Node) -> tuple[keras.layers.Layer, Any]:
+        policy = self._policies.get(node.name) or node.settings.dtype or self.graph.policy
+        options = {"dtype": policy, "trainable": node.settings.trainable}
+        layer = node.kind.make(node.name, node.arguments, **options)
+        tensors = [self.graph.tensors[reference] for reference in node.inputs]
+        if not node.listed:
+            arguments = tensors
+        else:
+            arguments = tensors if _positional_tensors(layer) > 1 else [tensors]
+        if len(node.kind.ports) > 1:
+            return layer, layer(*arguments, return_ports=True)
+        return layer, {"out": layer(*arguments)}
+
+
+def _positional_tensors(layer: keras.layers.Layer) -> int:
+    """How many arguments `call` needs; Keras' attention takes its tensors one by one, most layers take a list."""
+    kinds = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
+    return sum(p.kind in kinds and p.default is p.empty for p in signature(layer.call).parameters.values())
+
+
+def _not_for_capsules(node: Node, graph: BuiltGraph) -> str:
+    shape = next(tuple(tensor.shape) for r in node.inputs if len((tensor := graph.tensors[r]).shape) == CAPSULE_AXES)
+    return (
+        f"'{node.layer}' would take capsules (batch, height, width, types, dim) for something else; received {shape}. "
+        "Put a capsules_to_image before it, or use a capsule layer. Of Keras' layers these fit: "
+        f"{', '.join(sorted(FIT_FOR_CAPSULES))}."
+    )
+
+
+def _plain_message(error: Exception, node: Node) -> str:
+    """An exception's message without what Keras wraps around it."""
+    text = _ANSI.sub("", str(error)).strip()
+    text = _TAIL.sub("", _PREAMBLE.sub("", text)).strip().removeprefix(f"{node.layer}: ")
+    known = isinstance(error, EncapkerasError | ValueError)
+    return text if known and text else f"{node.layer}: {text or 'failed'} ({type(error).__name__})"

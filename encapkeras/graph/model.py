@@ -1,0 +1,180 @@
+"""Step 8: the layers become a `SpecModel`, a Keras model that knows the spec it was made from."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+
+from encapkeras.errors import EncapkerasError, suggest
+from encapkeras.graph.build import BuiltGraph, build_nodes
+from encapkeras.graph.check import Node
+from encapkeras.graph.spec import Source, Spec, check_spec, load_spec
+from encapkeras.graph.tree import Report
+
+IMAGE_RANGE = (0.0, 1.0)
+
+
+@dataclass(frozen=True)
+class ModelOrigin:
+    """What a model is made from; one object, which Keras does not look into.
+
+    Args:
+        spec: The spec, as far as the network goes.
+        resolved: The whole spec as plain data.
+        graph: The layers and tensors of its nodes.
+        class_names: The name of each class, in the order of the labels; empty if not known.
+    """
+
+    spec: Spec
+    resolved: dict[str, Any]
+    graph: BuiltGraph
+    class_names: tuple[str, ...]
+
+
+@keras.saving.register_keras_serializable(package="encapkeras")
+class SpecModel(keras.Model):  # type: ignore[misc]
+    """A Keras model made from a spec; `build_model` makes one.
+
+    With one input and one output it takes and gives plain tensors, otherwise maps of tensors by name. Its
+    configuration is the resolved spec, so that a saved `.keras` file needs no spec file to load.
+
+    Args:
+        origin: What it is made from.
+    """
+
+    def __init__(self, origin: ModelOrigin) -> None:
+        tensors = origin.graph.tensors
+        outputs = {name: tensors[reference] for name, reference in origin.spec.outputs.items()}
+        name = origin.spec.name
+        super().__init__(inputs=_plain_if_single(origin.graph.inputs), outputs=_plain_if_single(outputs), name=name)
+        self.output_names = list(outputs)
+        self._origin = origin
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """The resolved spec: plain data, and itself a spec."""
+        return self._origin.resolved
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The name of each class, in the order of the labels; empty if not known."""
+        return self._origin.class_names
+
+    def make_losses(self) -> dict[str, keras.losses.Loss]:
+        """A new Keras loss for each output that has one, for `compile(loss=...)`."""
+        return self._origin.spec.make_losses()
+
+    @property
+    def loss_weights(self) -> dict[str, float]:
+        """What each loss is multiplied by, for `compile(loss_weights=...)`."""
+        return self._origin.spec.loss_weights
+
+    def port(self, name: str) -> keras.KerasTensor:
+        """A symbolic tensor of the graph, to make other models of.
+
+        Args:
+            name: `node`, `node/port`, or an input.
+
+        Raises:
+            EncapkerasError: There is none of that name.
+
+        Example:
+            >>> import encapkeras
+            >>> model = encapkeras.build_model("quickstart")
+            >>> model.port("image").shape
+            (None, 32, 32, 1)
+        """
+        tensors = {str(reference): tensor for reference, tensor in self._origin.graph.tensors.items()}
+        tensor = tensors.get(name.removesuffix("/out"))
+        if tensor is None:
+            raise EncapkerasError(f"the model has no tensor '{name}'. {suggest(name, tensors)}")
+        return tensor
+
+    def nodes(self) -> list[tuple[Node, keras.layers.Layer]]:
+        """The spec's nodes that reach an output, each after those that it needs, with their layers."""
+        reached = {id(layer) for layer in self.layers}
+        layers = self._origin.graph.layers
+        return [(n, layers[n.name]) for n in self._origin.spec.nodes if id(layers[n.name]) in reached]
+
+    def get_config(self) -> dict[str, Any]:
+        """The resolved spec, and what may have changed since: frozen layers and dtype policies."""
+        layers = self._origin.graph.layers
+        return {
+            "spec": self.spec,
+            "class_names": list(self.class_names),
+            "image_range": list(IMAGE_RANGE),
+            "trainable": self.trainable,
+            "frozen": [name for name, layer in layers.items() if not layer.trainable],
+            "policy": keras.dtype_policies.serialize(self._origin.graph.policy),
+            "policies": {name: keras.dtype_policies.serialize(layer.dtype_policy) for name, layer in layers.items()},
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> SpecModel:
+        """The model that a configuration describes, with new weights."""
+        structure = {key: part for key, part in config["spec"].items() if key not in ("data", "train")}
+        deserialize = keras.dtype_policies.deserialize
+        policies = {name: deserialize(policy) for name, policy in config["policies"].items()}
+        policy = deserialize(config["policy"])
+        model = _made(load_spec(structure), config["spec"], config["class_names"], policy, policies)
+        model.trainable = config["trainable"]
+        for name, layer in model._origin.graph.layers.items():
+            layer.trainable = name not in config["frozen"]
+        return model
+
+
+def build_model(source: Source, overrides: Sequence[str] = ()) -> SpecModel:
+    """Makes the Keras model that a spec describes, with new weights.
+
+    Args:
+        source: A YAML or JSON file, the name of a bundled spec (`quickstart`), plain data, or a spec.
+        overrides: Texts `path.to.key=value`, as `--set` takes them.
+
+    Returns:
+        A Functional model for `compile` and `fit`. Layers without a `dtype` of their own follow Keras' global policy.
+
+    Raises:
+        SpecError: The spec has mistakes: all of them, with their places.
+
+    Example:
+        >>> import encapkeras
+        >>> model = encapkeras.build_model("quickstart")
+        >>> model.compile(loss=model.make_losses(), optimizer="adam")
+        >>> model.output_shape
+        (None, 10)
+    """
+    spec = check_spec(source, overrides)  # first without weights, so that no mistake costs memory
+    class_names = spec.info.class_names if spec.info else ()
+    return _made(spec, spec.resolved, class_names, keras.config.dtype_policy(), {})
+
+
+def load_model(path: str | os.PathLike[str]) -> keras.Model:
+    """Loads a saved `.keras` file, of a spec's model or any other that has encapkeras' layers.
+
+    Args:
+        path: The file.
+
+    Raises:
+        EncapkerasError: There is no such file, or it is no Keras model.
+    """
+    try:
+        return keras.saving.load_model(path)
+    except (OSError, ValueError, TypeError) as error:
+        raise EncapkerasError(f"'{os.fspath(path)}' cannot be loaded: {error}") from error
+
+
+def _made(
+    spec: Spec, resolved: dict[str, Any], class_names: Sequence[str], policy: Any, policies: dict[str, Any]
+) -> SpecModel:
+    report = Report()
+    graph = build_nodes(spec.nodes, spec.inputs, report, policy, policies)
+    report.raise_if_any()
+    return SpecModel(ModelOrigin(spec, resolved, graph, tuple(class_names)))
+
+
+def _plain_if_single(tensors: Mapping[str, keras.KerasTensor]) -> Any:
+    return next(iter(tensors.values())) if len(tensors) == 1 else dict(tensors)

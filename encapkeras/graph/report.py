@@ -1,0 +1,61 @@
+"""The table of a model's nodes: what stands where, and how large it is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import keras
+
+from encapkeras.graph.model import SpecModel
+
+
+@dataclass(frozen=True)
+class NodeRow:
+    """One node of a model.
+
+    Args:
+        name: Its name.
+        layer: What stands behind `layer` in the spec.
+        inputs: What it is called on.
+        output_shape: The shape that it makes, without the batch.
+        weights: How many numbers in it training changes.
+        fixed_weights: How many it keeps besides: moving statistics, or all weights of a frozen node.
+    """
+
+    name: str
+    layer: str
+    inputs: tuple[str, ...]
+    output_shape: tuple[int | None, ...]
+    weights: int
+    fixed_weights: int
+
+
+def node_table(model: SpecModel) -> list[NodeRow]:
+    """The nodes of a model, each after those that it needs. The weights of all rows sum to its parameters.
+
+    Args:
+        model: A model made from a spec.
+
+    Example:
+        >>> import encapkeras
+        >>> node_table(encapkeras.build_model("quickstart"))[0].inputs
+        ('image',)
+    """
+    rows = []
+    for node, layer in model.nodes():
+        inputs = tuple(map(str, node.inputs))
+        shape = tuple(model.port(node.name).shape[1:])
+        counts = _numbers(layer.trainable_weights), _numbers(layer.non_trainable_weights)
+        rows.append(NodeRow(node.name, node.layer, inputs, shape, *counts))
+    return rows
+
+
+def parameters(model: SpecModel) -> int:
+    """How many numbers training changes, without moving statistics and frozen nodes."""
+    return sum(row.weights for row in node_table(model))
+
+
+def _numbers(variables: Iterable[keras.Variable]) -> int:
+    return sum(math.prod(variable.shape) for variable in variables)

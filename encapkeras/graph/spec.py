@@ -1,0 +1,280 @@
+"""The steps one after the other: a file, or plain data, becomes a `Spec`."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from encapkeras.data import DatasetInfo, DataSettings, describe
+from encapkeras.errors import ArgumentError, DataError, Problem, SpecError, suggest
+from encapkeras.graph.build import build_nodes
+from encapkeras.graph.check import Graph, Node, OutputLoss, Reference, checked_losses
+from encapkeras.graph.expand import NODE_NAME, RESERVED, Expansion, check_variable_name
+from encapkeras.graph.inherit import OWN_KEYS, Inheritance, bundled_specs, cleaned, override
+from encapkeras.graph.load import load_data, load_file
+from encapkeras.graph.schema import FORMAT, MODEL, TOP_LEVEL
+from encapkeras.graph.train_settings import TrainSettings
+from encapkeras.graph.tree import FAILED, Report, Tree
+from encapkeras.graph.variables import FACTS, Scope, UnknownName, Variables, substitute
+from encapkeras.validation import Checker
+
+NAME_CHARACTERS = re.compile(r"[^A-Za-z0-9_. -]")
+
+_DATA = Checker(DataSettings)
+_TRAIN = Checker(TrainSettings)
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A spec, read and checked but for the shapes. Two are equal if they mean the same.
+
+    Args:
+        name: The network's name.
+        source: The file; `<dict>` for plain data.
+        data: The data set and its batches; None if the spec names none.
+        train: How the network is trained.
+        info: What the data set tells about itself; None without one.
+        inputs: The shapes of the model's inputs, without the batch.
+        outputs: The tensor behind each output.
+        nodes: The nodes, each after those that it needs.
+        losses: The losses by output.
+        resolved: The same as plain data: a spec with numbers for variables, `extends` merged, `repeat` expanded.
+    """
+
+    name: str = field(compare=False)
+    source: str = field(compare=False)
+    data: DataSettings | None = field(compare=False)
+    train: TrainSettings = field(compare=False)
+    info: DatasetInfo | None = field(compare=False)
+    inputs: Mapping[str, Sequence[int | None]] = field(compare=False)
+    outputs: Mapping[str, Reference] = field(compare=False)
+    nodes: Sequence[Node] = field(compare=False)
+    losses: Mapping[str, OutputLoss] = field(compare=False)
+    resolved: dict[str, Any]
+
+    def make_losses(self) -> dict[str, keras.losses.Loss]:
+        """A new Keras loss for each output that has one."""
+        return {name: loss.make() for name, loss in self.losses.items()}
+
+    @property
+    def loss_weights(self) -> dict[str, float]:
+        """What each loss is multiplied by in their sum."""
+        return {name: loss.weight for name, loss in self.losses.items()}
+
+
+Source = str | os.PathLike[str] | Mapping[str, Any] | Spec
+
+
+def load_spec(source: Source, overrides: Sequence[str] = ()) -> Spec:
+    """Reads a spec and checks all but the shapes.
+
+    Args:
+        source: A YAML or JSON file, the name of a bundled spec (`quickstart`), plain data, or a spec.
+        overrides: Texts `path.to.key=value`, as `--set` takes them.
+
+    Returns:
+        The spec.
+
+    Raises:
+        SpecError: It has mistakes: all of them, with their places.
+
+    Example:
+        >>> load_spec("quickstart", ["train.epochs=3"]).train.epochs
+        3
+    """
+    reading = _Reading(source, overrides)
+    reading.report.raise_if_any()
+    return reading.spec()
+
+
+def check_spec(source: Source, overrides: Sequence[str] = ()) -> Spec:
+    """Reads a spec and checks everything, shapes included; no weights are made.
+
+    Args:
+        source: As for `load_spec`.
+        overrides: As for `load_spec`.
+
+    Returns:
+        The spec.
+
+    Raises:
+        SpecError: It has mistakes: all of them, with their places.
+
+    Example:
+        >>> check_spec("quickstart").name
+        'quickstart'
+    """
+    reading = _Reading(source, overrides)
+    with keras.device("meta"):
+        build_nodes(reading.nodes, reading.inputs, reading.report, keras.config.dtype_policy(), {})
+    reading.report.raise_if_any()
+    return reading.spec()
+
+
+class _Reading:
+    """One reading of a spec: what could be read, and the mistakes."""
+
+    def __init__(self, source: Source, overrides: Sequence[str]) -> None:
+        self.report = Report()
+        written, self._file = _written(source, self.report)
+        folder = self._file.parent if self._file else Path()
+        merged = override(Inheritance(folder, self.report).resolve(written, self._file), overrides, self.report)
+        self._own = {key: entry.plain() for key, entry in merged.entries().items() if key.startswith(OWN_KEYS)}
+        self._tree = cleaned(merged)
+        self.report.add_values(TOP_LEVEL, self._tree)
+        self._facts = Scope({})
+        self._scope = Variables(self._entry("vars").entries(), self._facts, self.report)
+        self._read_data()
+        self._read_model()
+        self._losses = checked_losses(self._section("losses"), self._outputs, self.report)
+        self._train = self._settings(_TRAIN, "train")
+        self._name = self._read_name()
+
+    def spec(self) -> Spec:
+        """The spec, once there are no mistakes."""
+        return Spec(
+            name=self._name,
+            source=self._tree.file,
+            data=self._data,
+            train=self._train,
+            info=self._info,
+            inputs=self.inputs,
+            outputs=self._references,
+            nodes=self.nodes,
+            losses=self._losses,
+            resolved=self._resolved(),
+        )
+
+    def _entry(self, key: str) -> Tree:
+        """A section as written; an empty map if it is not there."""
+        absent = Tree({}, self._tree.file, self._tree.line, self._tree.column, key)
+        return self._tree.entries().get(key, absent)
+
+    def _section(self, key: str) -> Tree:
+        """A section with values for variables."""
+        return substitute(self._entry(key), self._scope, self.report)
+
+    def _settings(self, checker: Checker, key: str) -> Any:
+        """A section as its settings; None after a mistake."""
+        tree = self._section(key)
+        if not isinstance(tree.value, dict) or self.report.add_values(checker, tree) or any(tree.failures()):
+            return None
+        return checker.convert(tree.plain())
+
+    def _read_data(self) -> None:
+        """The data set, and what it tells; variables may use that, so that it comes first."""
+        self._data: DataSettings | None = None
+        self._info: DatasetInfo | None = None
+        for name, value in self._entry("vars").entries().items():
+            check_variable_name(name, value, self.report)
+            if name in FACTS and "data" in self._tree.entries():
+                self.report.add(value, f"'{name}' comes from the data set; choose another name")
+        if "data" in self._tree.entries():
+            self._data = self._settings(_DATA, "data")
+            if self._data:
+                try:
+                    self._info = describe(self._data)
+                except (ArgumentError, DataError) as error:
+                    self.report.add(self._entry("data"), str(error))
+            facts = {name: getattr(self._info, name) if self._info else FAILED for name in FACTS}
+            self._facts.define({name: self._entry("data").with_value(value) for name, value in facts.items()})
+        self._scope.compute_all()
+
+    def _read_model(self) -> None:
+        written = self._entry("model").entries()
+        model = {
+            key: entry if key == "nodes" else substitute(entry, self._scope, self.report)
+            for key, entry in written.items()
+        }
+        tree = self._entry("model").with_value(model)
+        if "model" in self._tree.entries() and isinstance(self._entry("model").value, dict):
+            self.report.add_values(MODEL, tree)
+        inputs = model["inputs"].entries() if "inputs" in model else {"image": self._image(tree)}
+        self._check_names(inputs, "an input")
+        self.inputs = {name: shape.plain() for name, shape in inputs.items() if _is_shape(shape)}
+        expansion = Expansion(self._scope, self.report)
+        expansion.expand(model.get("nodes", tree.with_value({})), list(inputs))
+        graph = Graph(expansion, inputs, model.get("defaults", tree.with_value({})), self.report)
+        self.nodes = graph.nodes
+        self._written_order = list(expansion.nodes)
+        self._outputs = model["outputs"].entries() if "outputs" in model else {}
+        self._check_names(self._outputs, "an output")
+        references = {
+            name: graph.reference(node) for name, node in self._outputs.items() if isinstance(node.value, str)
+        }
+        self._references = {name: reference for name, reference in references.items() if reference}
+        graph.note_unused_inputs()
+
+    def _image(self, model: Tree) -> Tree:
+        """The shape of the default input, from the data set or from `vars`."""
+        place = Tree(FAILED, model.file, model.line, model.column, "model")
+        try:
+            sizes = [self._scope.lookup(name) for name in ("height", "width", "channels")]
+        except UnknownName:
+            if isinstance(self._entry("model").value, dict):
+                text = "without 'data' the model needs 'inputs', for example {image: [32, 32, 3]}"
+                self.report.add(place, text)
+            return place
+        return place if any(size.value is FAILED for size in sizes) else place.with_value(sizes)
+
+    def _check_names(self, entries: Mapping[str, Tree], what: str) -> None:
+        for name, entry in entries.items():
+            if name in RESERVED or not NODE_NAME.fullmatch(name):
+                self.report.add(entry, f"'{name}' is no name for {what}")
+
+    def _read_name(self) -> str:
+        name = self._section("name").value or (self._file.stem if self._file else "model")
+        if name is FAILED or "name" not in self._tree.entries():
+            return NAME_CHARACTERS.sub("-", str(name))
+        if NAME_CHARACTERS.search(str(name)):
+            self.report.add(self._entry("name"), f"'{name}' may consist of letters, digits, spaces, '_', '-' and '.'")
+        return str(name)
+
+    def _resolved(self) -> dict[str, Any]:
+        order = {name: position for position, name in enumerate(self._written_order)}
+        nodes = sorted(self.nodes, key=lambda node: order[node.name])
+        model = {
+            "inputs": {name: list(shape) for name, shape in self.inputs.items()},
+            "nodes": {node.name: node.resolved() for node in nodes},
+            "outputs": {name: str(reference) for name, reference in self._references.items()},
+        }
+        sections = {
+            "spec": FORMAT,
+            "name": self._name,
+            "source": self._entry("source").value or None,
+            "data": self._data.model_dump(mode="json", exclude_none=True) if self._data else None,
+            "model": model,
+            "losses": {name: loss.resolved() for name, loss in self._losses.items()} or None,
+            "train": self._train.model_dump(mode="json", exclude_none=True),
+            **self._own,
+        }
+        return {key: section for key, section in sections.items() if section is not None}
+
+
+def _is_shape(tree: Tree) -> bool:
+    sizes = tree.value if isinstance(tree.value, list) else [tree.with_value("")]
+    return all(size.value is None or (type(size.value) is int and size.value > 0) for size in sizes)
+
+
+def _written(source: Source, report: Report) -> tuple[Tree, Path | None]:
+    """A source as a tree, and its file if it is one."""
+    if isinstance(source, Spec):
+        return load_data(source.resolved, source.source), None
+    if isinstance(source, Mapping):
+        return load_data(source, "<dict>"), None
+    path = Path(source)
+    if not path.is_file() and not path.suffix and len(path.parts) == 1:
+        bundled = {file.stem: file for file in bundled_specs().glob("*.yaml")}
+        if path.name not in bundled:
+            text = f"there is no such file or bundled spec. {suggest(path.name, bundled)}"
+            raise SpecError([Problem(os.fspath(source), 0, 0, "", text)])
+        path = bundled[path.name]
+        shown = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+        return load_file(path, os.fspath(shown), report), path
+    return load_file(path, os.fspath(source), report), path

@@ -1,0 +1,155 @@
+"""Values of a spec that know where they were written, and the list of mistakes found in them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from encapkeras.errors import Problem, SpecError
+from encapkeras.validation import Checker
+
+
+class Failed:
+    """Stands for a value whose mistake has been reported; what depends on it stays silent."""
+
+    def __repr__(self) -> str:
+        return "<failed>"
+
+
+FAILED = Failed()
+
+
+@dataclass(slots=True)
+class Tree:
+    """A value of a spec: a scalar, a list or map of trees, or `FAILED`.
+
+    Args:
+        value: The value.
+        file: The file as the user named it, `<dict>` or `--set`.
+        line: Line from 1 of the value's key, or of the value itself in a list; 0 where there is no text.
+        column: Column from 1; 0 where there is no text.
+        path: Dotted path from the top of the spec, as written there.
+        note: The row of a `repeat` that it belongs to.
+    """
+
+    value: Any
+    file: str
+    line: int
+    column: int
+    path: str
+    note: str = ""
+
+    def with_value(self, value: Any) -> Tree:
+        """Another value at the same place."""
+        return dataclasses.replace(self, value=value)
+
+    def noted(self, note: str) -> Tree:
+        """The same, down to its leaves, as part of a row of a `repeat`."""
+        value = self.value
+        if isinstance(value, dict):
+            value = {key: entry.noted(note) for key, entry in value.items()}
+        elif isinstance(value, list):
+            value = [element.noted(note) for element in value]
+        return Tree(value, self.file, self.line, self.column, self.path, note)
+
+    def entries(self) -> dict[str, Tree]:
+        """The entries of a map; none if it is no map."""
+        return self.value if isinstance(self.value, dict) else {}
+
+    @property
+    def failed(self) -> bool:
+        """Whether its mistake has been reported; a list fails with any of its elements."""
+        return self.value is FAILED or (isinstance(self.value, list) and any(e.failed for e in self.value))
+
+    def plain(self) -> Any:
+        """The value as plain data, without the entries that failed."""
+        if isinstance(self.value, dict):
+            return {key: entry.plain() for key, entry in self.value.items() if not entry.failed}
+        if isinstance(self.value, list):
+            return [element.plain() for element in self.value]
+        return self.value
+
+    def failures(self) -> Iterator[Tree]:
+        """All that failed in it."""
+        if self.failed:
+            yield self
+        children = self.value.values() if isinstance(self.value, dict) else self.value
+        if isinstance(self.value, dict | list):
+            for child in children:
+                yield from child.failures()
+
+
+def child_path(path: str, step: str | int) -> str:
+    """The path of an entry or element."""
+    return f"{path}.{step}" if path else str(step)
+
+
+class Report:
+    """The mistakes found so far. The same mistake in several rows of a `repeat` counts once."""
+
+    def __init__(self) -> None:
+        self._notes: dict[Problem, list[str]] = {}
+
+    def add(self, at: Tree, message: str, *, path: str | None = None) -> None:
+        """Notes a mistake.
+
+        Args:
+            at: The value that is wrong, or the nearest that is written down.
+            message: What is wrong, what was received, what is allowed.
+            path: The path to show, if it is not that of `at`.
+        """
+        problem = Problem(at.file, at.line, at.column, at.path if path is None else path, message)
+        notes = self._notes.setdefault(problem, [])
+        if at.note not in notes:
+            notes.append(at.note)
+
+    def add_values(self, checker: Checker, tree: Tree) -> bool:
+        """Notes all that the checker finds wrong in a value; says whether there was anything."""
+        failed = {failure.path for failure in tree.failures()}
+        found = False
+        for problem in checker.problems(tree.plain()):
+            at, rest = _descend(tree, problem.path)
+            path = at.path
+            for step in rest:
+                path = child_path(path, step)
+            if problem.kind == "missing" and path in failed:
+                continue
+            self.add(at, problem.text, path=at.path if problem.kind == "missing" else path)
+            found = True
+        return found
+
+    def add_all(self, error: SpecError) -> None:
+        """Notes the mistakes of a part that could not be read."""
+        for problem in error.problems:
+            self._notes.setdefault(problem, [""])
+
+    def problems(self) -> list[Problem]:
+        """The mistakes, each once."""
+        return [
+            dataclasses.replace(problem, note=notes[0] if len(notes) == 1 else "")
+            for problem, notes in self._notes.items()
+        ]
+
+    def raise_if_any(self) -> None:
+        """Ends the reading of a spec that has mistakes.
+
+        Raises:
+            SpecError: There are some.
+        """
+        if self._notes:
+            raise SpecError(self.problems())
+
+
+def _descend(tree: Tree, path: tuple[str | int, ...]) -> tuple[Tree, tuple[str | int, ...]]:
+    """The deepest value on a path that is written down, and the rest of the path."""
+    for position, step in enumerate(path):
+        value = tree.value
+        if isinstance(value, dict) and step in value:
+            tree = value[step]
+        elif isinstance(value, list) and isinstance(step, int) and step < len(value):
+            tree = value[step]
+        else:
+            return tree, path[position:]
+    return tree, ()
