@@ -13,10 +13,10 @@ from rich.console import Console
 
 from encapkeras.data import DataSplits, load
 from encapkeras.errors import TrainingError
-from encapkeras.graph import build_model
+from encapkeras.graph import build_model, parameters
 from encapkeras.graph.train_settings import TrainSettings
 from encapkeras.training import callbacks
-from encapkeras.training.measure import compile_with_losses, measure
+from encapkeras.training.measure import check_fits, compile_with_losses, measure
 from encapkeras.training.recipe import make_optimizer
 from encapkeras.training.run_folder import RunFolder, describe_environment, write_json
 
@@ -52,14 +52,17 @@ def train(spec: Spec, run_dir: str | Path | None = None, overwrite: bool = False
     folder = RunFolder(run_dir) if run_dir is not None else RunFolder.default(spec.name)
     folder.check_free(overwrite)
     settings = spec.train
-    keras.utils.set_random_seed(settings.seed)
-    model = build_model(spec)
-    splits = load(spec.data, seed=settings.seed)
-    if settings.early_stopping and splits.validation is None:
+    if spec.data is None:
+        raise TrainingError(f"spec '{spec.name}' names no data to train on. Add for example data: {{dataset: digits}}.")
+    if settings.early_stopping and spec.data.validation == 0:
         raise TrainingError(
             "train.early_stopping watches the validation accuracy, but data.validation is 0. Set data.validation "
             "above 0, or remove train.early_stopping."
         )
+    keras.utils.set_random_seed(settings.seed)
+    model = build_model(spec)
+    splits = load(spec.data, seed=settings.seed)
+    check_fits(model, splits.info)
     compile_with_losses(model, make_optimizer(settings, len(splits.train)))
 
     environment = describe_environment(_device(model), settings.seed)
@@ -113,7 +116,7 @@ def _fit_and_test(
         "test_loss": test["loss"],
         "validation_accuracy": checkpoints.best_accuracy,
         "best_epoch": checkpoints.best_epoch,
-        "parameters": _parameters(model),
+        "parameters": parameters(model),
         "images_per_second": round(watch.images_per_second, 1),
         "seconds": round(seconds, 2),
     }
@@ -140,17 +143,13 @@ def _introduce(
 ) -> None:
     validation = f"{splits.validation.num_images:,} for validation" if splits.validation else "none for validation"
     lines = [
-        f"{name}: {_parameters(model):,} parameters on {environment['device']}, {environment['threads']} threads",
+        f"{name}: {parameters(model):,} parameters on {environment['device']}, {environment['threads']} threads",
         f"{splits.train.num_images:,} images for training, {validation}, {splits.test.num_images:,} for the test",
         f"run folder {folder.path}",
     ]
     if splits.validation is None:
         lines.append("no validation part (data.validation is 0): the last epoch's weights will be tested")
     console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
-
-
-def _parameters(model: SpecModel) -> int:
-    return sum(weight.value.numel() for weight in model.trainable_weights)
 
 
 def _device(model: SpecModel) -> str:

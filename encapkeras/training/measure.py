@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import keras
 
-from encapkeras.data import Batches
+from encapkeras.data import Batches, DatasetInfo
 from encapkeras.errors import TrainingError
 from encapkeras.graph import load_model
 
@@ -15,26 +15,50 @@ if TYPE_CHECKING:
     from encapkeras.graph import SpecModel
 
 
+def check_fits(model: SpecModel, info: DatasetInfo) -> None:
+    """Checks that a network takes the images of a data set and gives one score per class, with one loss on it.
+
+    Args:
+        model: A model built from a spec.
+        info: What the data set tells about itself.
+
+    Raises:
+        TrainingError: The network and the data set do not go together.
+    """
+    losses = model.make_losses()
+    if len(model.inputs) != 1 or len(model.outputs) != 1 or len(losses) != 1:
+        raise TrainingError(
+            "train needs a network with one input, one output and a loss on that output, since a data set has one "
+            f"image and one label per sample. '{model.name}' has {len(model.inputs)} inputs, the outputs "
+            f"{', '.join(model.output_names)}, and losses on {', '.join(losses) or 'none of them'}. A network of "
+            "another kind can be trained with your own model.compile and model.fit."
+        )
+    given, image = tuple(model.inputs[0].shape[1:]), (info.height, info.width, info.channels)
+    if len(given) != 3 or any(size not in (None, has) for size, has in zip(given, image, strict=True)):
+        raise TrainingError(f"'{model.name}' takes inputs of shape {given}; the images of the data set are {image}")
+    scores = tuple(model.outputs[0].shape[1:])
+    if scores != (info.classes,):
+        raise TrainingError(
+            f"output '{model.output_names[0]}' of '{model.name}' has shape {scores}; it must be ({info.classes},), one "
+            "score per class of the data set"
+        )
+
+
 def compile_with_losses(model: SpecModel, optimizer: keras.optimizers.Optimizer | None = None) -> None:
     """Compiles a model with the losses of its spec and with `accuracy`.
 
     Args:
-        model: A model built from a spec.
+        model: A model built from a spec that fits a data set.
         optimizer: What trains it; None for a model that is only measured.
-
-    Raises:
-        TrainingError: The data sets give one label per image, but the spec has not exactly one output with a loss.
     """
-    losses = model.make_losses()
-    if len(losses) != 1 or len(model.outputs) != 1:
-        raise TrainingError(
-            f"train needs a network with one output and one loss on it; '{model.name}' has the outputs "
-            f"{', '.join(model.output_names)} and losses on {', '.join(losses) or 'none'}. Train it with your own "
-            "model.compile and model.fit."
-        )
-    (loss,) = losses.values()
     accuracy = keras.metrics.SparseCategoricalAccuracy(name="accuracy")
-    model.compile(optimizer, loss=loss, metrics=[accuracy], jit_compile=False)
+    model.compile(
+        optimizer,
+        loss=model.make_losses(),
+        loss_weights=model.loss_weights,
+        metrics=[accuracy],
+        jit_compile=False,
+    )
 
 
 def measure(checkpoint: Path, batches: Batches) -> dict[str, float]:

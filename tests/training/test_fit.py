@@ -89,7 +89,7 @@ def test_the_test_part_is_measured_once_with_the_best_weights(tmp_path, monkeypa
 def test_the_same_seed_gives_the_same_numbers_and_another_does_not(tmp_path):
     augment = {"augment": {"resize": 34, "crop": True, "brightness": 0.2}}
     (_, first), (_, again), (_, other) = (
-        trained(tmp_path, run, augment and augment, seed=seed) for run, seed in (("a", 7), ("b", 7), ("c", 8))
+        trained(tmp_path, run, augment, seed=seed) for run, seed in (("a", 7), ("b", 7), ("c", 8))
     )
     assert first.metrics.read_bytes() == again.metrics.read_bytes()
     assert first.metrics.read_bytes() != other.metrics.read_bytes()
@@ -126,14 +126,62 @@ def test_early_stopping_needs_a_validation_part(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_mistakes_are_found_before_the_run_folder_is_made(tmp_path):
+def test_mistakes_in_the_shapes_are_found_before_the_run_folder_is_made(tmp_path):
     spec = tiny_spec()
-    spec["model"]["nodes"]["hidden"]["unitz"] = 3
-    with pytest.raises(SpecError, match="unitz"):
+    spec["model"]["nodes"]["pool"]["pool_size"] = 64
+    with pytest.raises(SpecError, match=r"nodes\.pool"):
         train(load_spec(write_spec(tmp_path, spec)), run_dir=tmp_path / "run")
-    spec = tiny_spec()
-    spec["data"] = {"dataset": "fashion_mnist", "root": str(tmp_path / "none")}
     assert not (tmp_path / "run").exists()
+
+
+def without_data(spec):
+    del spec["data"]
+    spec["model"]["inputs"] = {"image": [32, 32, 1]}
+    spec["model"]["nodes"]["lengths"]["units"] = 10
+
+
+def with_five_scores(spec):
+    spec["model"]["nodes"]["lengths"]["units"] = 5
+
+
+def with_a_larger_image(spec):
+    spec["model"]["inputs"] = {"image": [64, 64, 1]}
+
+
+def with_two_outputs(spec):
+    spec["model"]["outputs"]["hidden"] = "hidden"
+
+
+def without_losses(spec):
+    del spec["losses"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (without_data, "names no data"),
+        (with_five_scores, r"output 'classes' of 'tiny' has shape \(5,\); it must be \(10,\)"),
+        (with_a_larger_image, r"inputs of shape \(64, 64, 1\); the images of the data set are \(32, 32, 1\)"),
+        (with_two_outputs, "the outputs classes, hidden, and losses on classes"),
+        (without_losses, "losses on none of them"),
+    ],
+)
+def test_a_network_that_does_not_fit_its_data_is_refused(tmp_path, change, message):
+    spec = tiny_spec()
+    change(spec)
+    with pytest.raises(TrainingError, match=message):
+        train(load_spec(write_spec(tmp_path, spec)), run_dir=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_weight_of_a_loss_counts(tmp_path):
+    losses = []
+    for weight in (1.0, 3.0):
+        spec = tiny_spec(epochs=1, optimizer={"kind": "sgd", "learning_rate": 1e-30})
+        spec["losses"]["classes"]["weight"] = weight
+        results = train(load_spec(write_spec(tmp_path, spec)), run_dir=tmp_path / str(weight))
+        losses.append(results["test_loss"])
+    assert losses[1] == pytest.approx(3 * losses[0])
 
 
 def test_data_that_cannot_be_had_leaves_no_run_folder(tmp_path, monkeypatch):
