@@ -1,6 +1,7 @@
 """The mathematics: pure functions on torch tensors, without Keras."""
 
 from encapkeras.functional.batch_norm import NormWeights, batch_norm, capsule_batch_norm
+from encapkeras.functional.batch_norm_relu_squash import batch_norm_relu_squash
 from encapkeras.functional.capsule_convolution import (
     ApproximateWeights,
     BlockOptions,
@@ -30,6 +31,7 @@ __all__ = [
     "StageOutputs",
     "StepWeights",
     "batch_norm",
+    "batch_norm_relu_squash",
     "capsule_batch_norm",
     "capsule_block",
     "capsule_dense_factored",

@@ -77,8 +77,9 @@ class _Squash(torch.autograd.Function):
         square = _dot(wide, wide, dim)
         length = square.clamp_min(torch.finfo(square.dtype).tiny).sqrt()
         above = square + 1
-        slope = _dot(wide, gradient, dim) * (1 - square) / (length * above * above)
-        return torch.addcmul(gradient * (length / above), wide, slope).to(capsules.dtype), None
+        denominator = length * above
+        slope = _dot(wide, gradient, dim) * (1 - square) / (denominator * above)
+        return torch.addcmul(gradient * (square / denominator), wide, slope).to(capsules.dtype), None
 
 
 def _squash_sigmoid(capsules: torch.Tensor, dim: int) -> torch.Tensor:

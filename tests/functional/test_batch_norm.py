@@ -1,0 +1,105 @@
+"""Batch norm equals torch's module, and the fused CPU path equals the plain one."""
+
+import pytest
+import torch
+from support import golden
+
+from encapkeras.functional import NormWeights, batch_norm, batch_norm_relu_squash, capsule_batch_norm, squash
+
+GENERATOR_SEED = 0
+
+
+def random(*shape):
+    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(GENERATOR_SEED))
+
+
+def fresh_weights(channels):
+    def make(value):
+        return torch.full((channels,), value, dtype=torch.float64)
+
+    return NormWeights(make(1.5).requires_grad_(), make(0.3).requires_grad_(), make(0.0), make(1.0))
+
+
+def torch_module(weights):
+    module = torch.nn.BatchNorm2d(len(weights.scale), dtype=torch.float64)
+    with torch.no_grad():
+        module.weight.copy_(weights.scale)
+        module.bias.copy_(weights.offset)
+    return module
+
+
+@pytest.mark.parametrize("with_bias", [False, True])
+def test_batch_norm_equals_torch_in_training_and_after(with_bias):
+    weights = fresh_weights(3)
+    module = torch_module(weights)
+    bias = torch.tensor([5.0, -2.0, 0.5], dtype=torch.float64) if with_bias else None
+    shift = 0 if bias is None else bias.view(-1, 1, 1)
+    for training in (True, True, False):
+        module.train(training)
+        x = random(4, 3, 5, 5)
+        y = batch_norm(x, weights, training=training, bias=bias)
+        golden.assert_equal(y, module(x + shift), 1e-12)
+    golden.assert_equal(weights.mean, module.running_mean, 1e-12)
+    golden.assert_equal(weights.variance, module.running_var, 1e-12)
+
+
+def test_bias_has_its_gradient_outside_training_and_a_zero_one_while_training():
+    weights = fresh_weights(3)
+    bias = torch.ones(3, dtype=torch.float64, requires_grad=True)
+    batch_norm(random(4, 3, 5), weights, training=True, bias=bias).square().sum().backward()
+    assert bias.grad.abs().max() == 0
+    bias.grad = None
+
+    def evaluated(x, bias):
+        return batch_norm(x, weights, training=False, bias=bias)
+
+    assert torch.autograd.gradcheck(evaluated, (random(4, 3, 5).requires_grad_(), bias))
+
+
+@pytest.mark.parametrize("bias", [None, torch.tensor([2.0], dtype=torch.float64)])
+def test_a_single_value_a_channel_gives_the_offset_and_finite_statistics(bias):
+    weights = fresh_weights(1)
+    x = torch.full((1, 1, 1, 1), 7.0, dtype=torch.float64, requires_grad=True)
+    y = batch_norm(x, weights, training=True, bias=bias)
+    y.sum().backward()
+    assert y.item() == pytest.approx(0.3)
+    assert x.grad.item() == 0
+    assert weights.variance.item() == 1
+    assert weights.mean.item() == pytest.approx(0.1 * (7 + (0 if bias is None else 2)))
+
+
+def test_capsule_batch_norm_has_one_statistic_per_type():
+    weights = fresh_weights(4)
+    x = random(3, 4, 2, 5, 5)
+    y = capsule_batch_norm(x, weights, training=True)
+    mean = x.mean((0, 2, 3, 4), keepdim=True)
+    variance = x.var((0, 2, 3, 4), correction=0, keepdim=True)
+    golden.assert_equal(y, 1.5 * (x - mean) / (variance + 1e-5).sqrt() + 0.3, 1e-12)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("shape", [(5, 8, 3, 3), (1, 8, 2, 1), (40, 8, 64, 64)])
+def test_fused_path_equals_the_plain_one(layout, shape):
+    x = random(*shape).contiguous(memory_format=layout)
+    upstream = random(*shape).flip(0)
+    results = []
+    for fused in (True, False):
+        weights = fresh_weights(8)
+        leaf = x.clone(memory_format=torch.preserve_format).requires_grad_()
+        if fused:
+            y, mean, variance = batch_norm_relu_squash(leaf, weights.scale, weights.offset, 4)
+            golden.assert_equal(mean, x.mean((0, 2, 3)), 1e-12)
+            golden.assert_equal(variance, x.var((0, 2, 3), correction=0), 1e-12)
+        else:
+            normed = batch_norm(leaf, weights, training=True).relu()
+            y = squash(normed.unflatten(1, (4, -1)), dim=2).flatten(1, 2)
+        (y * upstream).sum().backward()
+        results.append((y.detach(), leaf.grad, weights.scale.grad, weights.offset.grad))
+    for fused_value, plain_value in zip(*results, strict=True):
+        assert torch.allclose(fused_value, plain_value, rtol=1e-9, atol=1e-9)
+
+
+def test_fused_path_is_right_by_finite_differences():
+    x, scale, offset = random(3, 4, 2, 2), random(4).abs() + 0.5, random(4)
+    arguments = [tensor.requires_grad_() for tensor in (x, scale, offset)]
+    assert torch.autograd.gradcheck(lambda *a: batch_norm_relu_squash(*a, 2)[0], arguments)

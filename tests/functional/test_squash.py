@@ -1,0 +1,84 @@
+"""Squash: golden numbers, gradients, and its laws."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from support import golden
+
+from encapkeras.functional import capsule_length, squash
+
+VARIANTS = ["paper", "sigmoid"]
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_squash_equals_the_original(variant):
+    expected = golden.load(f"squash_{variant}")
+    x = expected.inputs["x"].clone().requires_grad_()
+    y = squash(x, variant=variant)
+    golden.assert_equal(y, expected.outputs["y"])
+    (y * golden.weights_of_sum(2, y.shape)).sum().backward()
+    golden.assert_equal(x.grad, expected.input_gradients["x"])
+
+
+def test_squash_of_a_map_equals_the_original():
+    expected = golden.load("conv_squash")
+    x = expected.inputs["x"].clone().requires_grad_()
+    y = squash(x.unflatten(1, (expected.meta["groups"], -1)), dim=2).flatten(1, 2)
+    golden.assert_equal(y, expected.outputs["y"])
+    (y * golden.weights_of_sum(2, y.shape)).sum().backward()
+    golden.assert_equal(x.grad, expected.input_gradients["x"])
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("dim", [-1, 1])
+def test_gradients_are_right_twice(variant, dim):
+    x = torch.randn(3, 4, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x: squash(x, variant=variant, dim=dim), x)
+    assert torch.autograd.gradgradcheck(lambda x: squash(x, variant=variant, dim=dim), x)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+def test_zero_vectors_have_zero_value_and_gradient(variant, dtype):
+    x = torch.tensor([[0.0, 0.0], [3.0, 4.0]], dtype=dtype, requires_grad=True)
+    y = squash(x, variant=variant)
+    y.sum().backward()
+    assert y.dtype == dtype
+    assert y[0].abs().max() == 0
+    assert x.grad[0].abs().max() == 0
+    assert torch.isfinite(x.grad).all()
+
+
+def test_tiny_and_huge_vectors_stay_finite():
+    x = torch.tensor([[1e-30, 0.0], [1e-12, 1e-12], [1e18, -1e18]], requires_grad=True)
+    y = squash(x)
+    y.sum().backward()
+    assert torch.isfinite(y).all()
+    assert torch.isfinite(x.grad).all()
+    assert y[2].norm().item() == pytest.approx(1)
+
+
+@given(st.lists(st.floats(-100, 100), min_size=1, max_size=6))
+def test_squash_keeps_the_direction_and_gives_the_known_length(values):
+    x = torch.tensor(values, dtype=torch.float64)
+    y = squash(x)
+    length = x.norm()
+    assert abs(y.norm() - length**2 / (1 + length**2)) <= 1e-12
+    assert abs((x * y).sum() - length * y.norm()) <= 1e-9
+
+
+def test_unknown_variant_is_refused():
+    with pytest.raises(ValueError, match="variant must be 'paper' or 'sigmoid'; received 'logistic'"):
+        squash(torch.zeros(2), variant="logistic")
+
+
+def test_length_of_zero_has_zero_gradient():
+    x = torch.zeros(2, 3, requires_grad=True)
+    capsule_length(x).sum().backward()
+    assert x.grad.abs().max() == 0
+
+
+def test_squash_compiles_without_a_graph_break():
+    explained = torch._dynamo.explain(lambda x: squash(x, dim=1))(torch.randn(2, 4, 3, requires_grad=True))
+    assert explained.graph_break_count == 0

@@ -1,0 +1,183 @@
+"""Every layer passes `check_layer`; wrong arguments and inputs are refused in plain words."""
+
+import keras
+import pytest
+import torch
+from support.layer_check import check_layer
+
+import encapkeras.layers
+from encapkeras.errors import ArgumentError, ShapeError
+from encapkeras.layers import (
+    LAYERS,
+    CapsuleConvolution,
+    CapsuleDense,
+    CapsuleLength,
+    CapsuleStage,
+    CapsulesToImage,
+    ConvBnRelu,
+    ImageToCapsules,
+    Squash,
+)
+
+MAP = (6, 6, 4, 2)
+
+# class, arguments, input shape, trainable weights, moving statistics
+CASES = {
+    "image_to_capsules": (ImageToCapsules, {"types": 4}, (5, 6, 8), 0, 0),
+    "capsules_to_image": (CapsulesToImage, {}, MAP, 0, 0),
+    "squash": (Squash, {}, MAP, 0, 0),
+    "squash sigmoid": (Squash, {"variant": "sigmoid"}, (7, 4), 0, 0),
+    "capsule_length": (CapsuleLength, {}, (10, 16), 0, 0),
+    "capsule_dense": (CapsuleDense, {"capsules": 5, "dim": 2}, MAP, 1, 0),
+    "capsule_dense of a list": (CapsuleDense, {"capsules": 5, "dim": 2}, (7, 2), 1, 0),
+    "capsule_dense dense": (CapsuleDense, {"capsules": 5, "dim": 3, "kind": "dense"}, MAP, 2, 0),
+    "capsule_dense factored": (CapsuleDense, {"capsules": 5, "dim": 3, "kind": "factored"}, MAP, 2, 0),
+    "conv_bn_relu": (ConvBnRelu, {"filters": 5}, (6, 7, 3), 4, 2),
+    "conv_bn_relu strided": (
+        ConvBnRelu,
+        {"filters": 5, "kernel_size": 5, "strides": 2, "padding": 1, "use_bias": False},
+        (9, 8, 3),
+        3,
+        2,
+    ),
+    "capsule_convolution": (CapsuleConvolution, {"types": 4, "dim": 3}, MAP, 4, 2),
+    "capsule_convolution of an image": (CapsuleConvolution, {"types": 4, "dim": 3}, (6, 6, 8), 4, 2),
+    "capsule_convolution wide": (
+        CapsuleConvolution,
+        {"types": 4, "dim": 2, "kernel_size": [5, 3, 1], "skip": "last"},
+        MAP,
+        8,
+        2,
+    ),
+    "capsule_convolution wide projected": (
+        CapsuleConvolution,
+        {"types": 4, "dim": 3, "kernel_size": [5, 3, 1], "skip": "last", "strides": 2},
+        MAP,
+        10,
+        2,
+    ),
+    "capsule_convolution capsule norm": (
+        CapsuleConvolution,
+        {"types": 4, "dim": 3, "normalization": "capsule", "relu": False},
+        MAP,
+        4,
+        2,
+    ),
+    "capsule_convolution approximate": (
+        CapsuleConvolution,
+        {"types": 4, "dim": 3, "kind": "approximate", "coefficients": "own", "steps": 2, "skip": "every"},
+        MAP,
+        2 * 14 + 2,
+        12,
+    ),
+    "capsule_stage": (CapsuleStage, {"types": 4, "dim": 4}, MAP, 6 + 8, 6),
+    "capsule_stage approximate": (
+        CapsuleStage,
+        {"types": 4, "dim": 4, "kind": "approximate", "sub_layers": 1, "skip": "none"},
+        MAP,
+        28,
+        12,
+    ),
+    "capsule_stage that keeps its shape": (
+        CapsuleStage,
+        {"types": 4, "dim": 2, "strides": 1, "sub_layers": 3, "skip": "every"},
+        MAP,
+        16,
+        8,
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_layer_does_what_every_layer_must(case):
+    layer_class, arguments, input_shape, trainable, moving = CASES[case]
+    check_layer(layer_class, arguments, input_shape, trainable_weights=trainable, moving_weights=moving)
+
+
+def test_every_registered_layer_is_checked():
+    ours = {entry.target for entry in LAYERS.values() if entry.target.__module__.startswith("encapkeras.")}
+    assert ours == {case[0] for case in CASES.values()}
+    assert {cls.__name__ for cls in ours} <= set(encapkeras.layers.__all__)
+
+
+@pytest.mark.parametrize("sub_layers", [1, 2, 3])
+def test_ports_have_symbolic_and_eager_shapes_and_out_is_the_plain_output(sub_layers):
+    stage = CapsuleStage(types=4, dim=4, sub_layers=sub_layers)
+    symbolic = stage(keras.Input(MAP), return_ports=True)
+    x = torch.rand(2, *MAP)
+    eager = stage(x, return_ports=True, training=False)
+    assert tuple(symbolic) == tuple(eager) == CapsuleStage.ports
+    for port, tensor in eager.items():
+        assert tuple(tensor.shape[1:]) == symbolic[port].shape[1:]
+    assert torch.equal(eager["out"], stage(x, training=False))
+    assert torch.equal(eager["input"], x)
+
+
+def test_frozen_layer_keeps_its_moving_statistics():
+    stage = CapsuleStage(types=4, dim=4)
+    stage.build((None, *MAP))
+    stage.trainable = False
+    before = [weight.numpy().copy() for weight in stage.weights]
+    stage(torch.rand(3, *MAP), training=True)
+    assert all((old == new.numpy()).all() for old, new in zip(before, stage.weights, strict=True))
+
+
+def test_initialisers_count_the_fans_of_grouped_kernels():
+    layer = CapsuleConvolution(types=64, dim=32, kernel_initializer="glorot_normal")
+    layer.build((None, 4, 4, 64, 16))
+    kernel = layer.trainable_weights[0].value
+    assert tuple(kernel.shape) == (64 * 32, 16, 3, 3)
+    expected = (2 / (9 * 16 + 9 * 64 * 32)) ** 0.5
+    assert abs(kernel.std().item() / expected - 1) < 0.05
+
+
+def test_initialisers_may_be_objects_names_or_maps():
+    as_map = {"class_name": "RandomNormal", "config": {"stddev": 1.0}}
+    for initializer in ("ones", as_map, keras.initializers.RandomNormal(stddev=1.0)):
+        layer = CapsuleStage(types=2, dim=2, bias_initializer=initializer)
+        assert type(layer).from_config(layer.get_config()).get_config() == layer.get_config()
+
+
+REFUSED_ARGUMENTS = [
+    (lambda: CapsuleStage(types=-1, dim=2), "types: must be greater than 0; received -1"),
+    (lambda: CapsuleStage(types=4, dim=0), "dim: must be greater than 0; received 0"),
+    (lambda: CapsuleStage(types=4), "'capsule_stage' needs 'dim'"),
+    (lambda: CapsuleStage(4, 2, kind="aide"), "kind: must be 'master' or 'approximate'; received 'aide'"),
+    (lambda: CapsuleStage(4, 2, kernel_size=4), "kernel_size: must be an odd whole number"),
+    (lambda: CapsuleStage(4, 2, kernel_size=[3, 3]), "kernel_size: must not name a size twice"),
+    (lambda: CapsuleStage(4, 2, kernel_initializer="glorot_norm"), "Did you mean 'glorot_normal'?"),
+    (
+        lambda: CapsuleStage(4, 2, bias_initializer={"class_name": "RandomNormal", "config": {"std": 1}}),
+        "initialiser 'RandomNormal' does not take this config",
+    ),
+    (lambda: ConvBnRelu(filters=True), "filters: must be an integer; received True"),
+    (lambda: Squash(variant="logistic"), "variant: must be 'paper' or 'sigmoid'; received 'logistic'"),
+]
+
+
+@pytest.mark.parametrize(("make", "message"), REFUSED_ARGUMENTS)
+def test_wrong_arguments_are_refused(make, message):
+    with pytest.raises(ArgumentError) as error:
+        make()
+    assert message in str(error.value)
+
+
+REFUSED_SHAPES = [
+    (ImageToCapsules(types=3), (4, 4, 8), "channels divide by types=3"),
+    (CapsulesToImage(), (4, 4, 8), "takes capsules"),
+    (CapsuleStage(types=8, dim=2), MAP, "with types=8"),
+    (CapsuleStage(types=8, dim=2), (4, 4, 12), "channels divide by 8"),
+    (CapsuleStage(types=8, dim=2), (None, None, 8), "takes capsules"),
+    (CapsuleConvolution(types=8, dim=2), (16,), "takes capsules"),
+    (CapsuleDense(capsules=3, dim=4), MAP, "keeps the dimension of its input capsules, 2"),
+    (CapsuleDense(capsules=3, dim=4), (6, 6, 4), "takes capsules"),
+    (ConvBnRelu(filters=3, kernel_size=9, padding=0), (8, 8, 3), "a kernel of 9 does not fit"),
+    (ConvBnRelu(filters=3), MAP, "takes an image"),
+]
+
+
+@pytest.mark.parametrize(("layer", "shape", "message"), REFUSED_SHAPES)
+def test_wrong_inputs_are_refused(layer, shape, message):
+    with pytest.raises(ShapeError) as error:
+        layer(keras.Input(shape))
+    assert message in str(error.value)
