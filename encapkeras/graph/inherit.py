@@ -88,7 +88,7 @@ class Inheritance:
         if Path(name.value).is_absolute():
             self._report.add(name, f"'{name.value}' is absolute; name a file relative to this one, or a bundled one")
             return None
-        beside = (chain[-1].parent if chain else own) / name.value
+        beside: Path = (chain[-1].parent if chain else own) / name.value
         for candidate in (beside, bundled / name.value):
             if not candidate.is_file():
                 continue

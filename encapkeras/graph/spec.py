@@ -18,7 +18,7 @@ from encapkeras.graph.check import Graph, Node, OutputLoss, Reference, checked_l
 from encapkeras.graph.expand import NODE_NAME, RESERVED, Expansion, check_variable_name
 from encapkeras.graph.inherit import OWN_KEYS, Inheritance, bundled_specs, cleaned, override
 from encapkeras.graph.load import load_data, load_file
-from encapkeras.graph.schema import FORMAT, MODEL, TOP_LEVEL
+from encapkeras.graph.schema import MODEL, TOP_LEVEL, TopLevel
 from encapkeras.graph.train_settings import TrainSettings
 from encapkeras.graph.tree import FAILED, Report, Tree
 from encapkeras.graph.variables import FACTS, Scope, UnknownName, Variables, substitute
@@ -245,7 +245,7 @@ class _Reading:
             "outputs": {name: str(reference) for name, reference in self._references.items()},
         }
         sections = {
-            "spec": FORMAT,
+            "spec": TopLevel.model_fields["spec"].default,
             "name": self._name,
             "source": self._entry("source").value or None,
             "data": self._data.model_dump(mode="json", exclude_none=True) if self._data else None,
