@@ -21,7 +21,7 @@ MAY_IMPORT = {
     "reference": set(),
     "data": GROUND,
     "layers": GROUND | {"functional"},
-    "losses": GROUND | {"functional"},
+    "losses": GROUND | {"functional", "layers"},
     "graph": GROUND | {"data", "functional", "layers", "losses"},
     "training": GROUND | {"data", "functional", "layers", "losses", "graph"},
     "cli": GROUND | {"data", "functional", "layers", "losses", "graph", "training", "reference"},
