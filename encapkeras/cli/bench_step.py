@@ -109,7 +109,8 @@ def copy_weights(model: keras.Model, modules: EncapNet) -> None:
     with torch.no_grad():
         copy_convolution(modules.stem[0], ours("stem"), "convolution")
         copy_norm(modules.stem[1], ours("stem"), "norm")
-        for number, stage in enumerate(modules.stages, start=1):
+        stages: list[Any] = list(modules.stages)
+        for number, stage in enumerate(stages, start=1):
             weights = ours(f"stage{number}")
             copy_convolution(stage.main, weights, "main_1_master")
             copy_convolution(stage.projection, weights, "main_projection")
@@ -137,7 +138,7 @@ def _wait_for(device: torch.device) -> None:
 
 
 def _fit_round(model: keras.Model, images: torch.Tensor, labels: torch.Tensor, steps: int) -> Callable[[], float]:
-    """Steps of `model.fit`: the median time from one batch's end to the next, so that fit's own start does not count."""
+    """Steps of `model.fit`, from the first batch's end to the last's: fit's own start does not count."""
     import keras
 
     class BatchEnds(keras.callbacks.Callback):  # type: ignore[misc]

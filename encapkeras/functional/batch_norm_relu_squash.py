@@ -45,7 +45,7 @@ def batch_norm_relu_squash(
         >>> out.shape, mean.shape
         (torch.Size([2, 8, 4, 4]), torch.Size([8]))
     """
-    return _BatchNormReluSquash.apply(map_BCHW, scale, offset, types, epsilon)  # type: ignore[no-any-return, no-untyped-call]
+    return _BatchNormReluSquash.apply(map_BCHW, scale, offset, types, epsilon)  # type: ignore[no-any-return]
 
 
 def _pieces(*maps_BCP: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:
@@ -86,7 +86,7 @@ class _BatchNormReluSquash(torch.autograd.Function):
         return out_BCP.view(map_BCHW.shape), mean, variance
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(context: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         map_BCP, mean, inverse, slope, shift = context.saved_tensors
         gradient_BCP = gradients[0].contiguous().flatten(2)

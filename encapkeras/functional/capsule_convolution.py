@@ -172,7 +172,8 @@ def _as_map(capsules_BHWND: torch.Tensor) -> torch.Tensor:
 
 
 def _as_capsules(map_BCHW: torch.Tensor, types: int) -> torch.Tensor:
-    return map_BCHW.permute(0, 2, 3, 1).unflatten(3, (types, -1))
+    capsules_BHWND: torch.Tensor = map_BCHW.permute(0, 2, 3, 1).unflatten(3, (types, -1))
+    return capsules_BHWND
 
 
 def _block(

@@ -35,7 +35,7 @@ def squash(capsules: torch.Tensor, *, variant: SquashVariant = "paper", dim: int
                 [0.0000, 0.0000]])
     """
     if variant == "paper":
-        return _Squash.apply(capsules, dim)  # type: ignore[no-any-return, no-untyped-call]
+        return _Squash.apply(capsules, dim)  # type: ignore[no-any-return]
     if variant == "sigmoid":
         return _squash_sigmoid(capsules, dim)
     raise ValueError(f"variant must be 'paper' or 'sigmoid'; received {variant!r}")

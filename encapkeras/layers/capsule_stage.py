@@ -139,7 +139,7 @@ class CapsuleStage(CapsuleLayer):
 
     def call(
         self, inputs: torch.Tensor, training: bool | None = None, return_ports: bool = False
-    ) -> torch.Tensor | dict[str, torch.Tensor]:
+    ) -> torch.Tensor | dict[str, torch.Tensor | None]:
         """See the class."""
         capsules = inputs if inputs.dim() == 5 else inputs.unflatten(-1, (self.types, -1))
         main, sub = self._weights.tensors()

@@ -8,7 +8,7 @@ import pydantic
 import torch
 
 from encapkeras.errors import ShapeError
-from encapkeras.functional import ConvolutionWeights, conv_bn_relu
+from encapkeras.functional import conv_bn_relu
 from encapkeras.layers.block_weights import BlockBuilder, Weights
 from encapkeras.layers.initializers import InitializerConfig
 from encapkeras.layers.registry import CapsuleLayer, Shape, register_layer
@@ -75,7 +75,7 @@ class ConvBnRelu(CapsuleLayer):
         builder = BlockBuilder(self, self.kernel_initializer, self.bias_initializer)
         kernel = builder.kernel("convolution", (self.filters, int(image_shape[3] or 0), *[self.kernel_size] * 2))
         bias = builder.bias("convolution", self.filters) if self.use_bias else None
-        self._weights = Weights((ConvolutionWeights(kernel, bias), builder.norm("norm", self.filters)))
+        self._weights = Weights((kernel, bias, builder.norm("norm", self.filters)))
 
     def compute_output_shape(self, image_shape: Shape) -> Shape:
         """`(B, H, W, C)` gives `(B, H', W', filters)`."""
@@ -98,6 +98,6 @@ class ConvBnRelu(CapsuleLayer):
 
     def call(self, image: torch.Tensor, training: bool | None = None) -> torch.Tensor:
         """See the class."""
-        (kernel, bias), norm = self._weights.tensors()
+        kernel, bias, norm = self._weights.tensors()
         training = bool(training and self.trainable)
         return conv_bn_relu(image, kernel, bias, norm, strides=self.strides, padding=self.padding, training=training)

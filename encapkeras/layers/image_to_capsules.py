@@ -54,4 +54,5 @@ class ImageToCapsules(CapsuleLayer):
 
     def call(self, image: torch.Tensor) -> torch.Tensor:
         """See the class."""
-        return image.unflatten(-1, (self.types, -1))
+        capsules: torch.Tensor = image.unflatten(-1, (self.types, -1))
+        return capsules

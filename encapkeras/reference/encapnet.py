@@ -30,7 +30,8 @@ class Squash(nn.Module):
         """`(B, N * D, H, W)` in and out."""
         batch, channels, height, width = image.shape
         capsules = image.view(batch, self.types, channels // self.types, height, width).permute(0, 1, 3, 4, 2)
-        return squash(capsules).permute(0, 1, 4, 2, 3).reshape(batch, channels, height, width)
+        squashed: torch.Tensor = squash(capsules).permute(0, 1, 4, 2, 3).reshape(batch, channels, height, width)
+        return squashed
 
 
 class Stage(nn.Module):
@@ -57,7 +58,7 @@ class Stage(nn.Module):
         """`(B, C, H, W)` to `(B, C', H', W')`."""
         main = self.main(image) + self.projection(image)
         main = self.squash(torch.relu(self.main_norm(main)))
-        out = main
+        out: torch.Tensor = main
         for number, (convolution, norm) in enumerate(zip(self.subs, self.sub_norms, strict=True), start=1):
             out = convolution(out)
             if number == len(self.subs):
@@ -115,4 +116,5 @@ class EncapNet(nn.Module):
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """`(B, channels, H, W)` to `(B, classes)`."""
         capsules: torch.Tensor = self.dense(self.stages(self.stem(image)))
-        return capsules.norm(dim=-1)
+        lengths: torch.Tensor = capsules.norm(dim=-1)
+        return lengths
