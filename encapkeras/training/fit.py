@@ -82,7 +82,7 @@ def _fit_and_test(
     images, _ = splits.train.batch(0)
     watch = callbacks.Stopwatch(splits.train.num_images)
     checkpoints = callbacks.Checkpoints(folder.best, folder.last)
-    board = callbacks.TensorBoard(folder.tensorboard, spec=folder.spec.read_text(), images=images)
+    board = callbacks.TensorBoard(folder.tensorboard, spec=folder.spec.read_text(encoding="utf-8"), images=images)
     progress = callbacks.Progress(splits.train.num_images, console)
     in_order = [
         watch,

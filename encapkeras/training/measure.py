@@ -33,6 +33,8 @@ def check_fits(model: SpecModel, info: DatasetInfo) -> None:
             f"{', '.join(model.output_names)}, and losses on {', '.join(losses) or 'none of them'}. A network of "
             "another kind can be trained with your own model.compile and model.fit."
         )
+    if not model.trainable_weights:
+        raise TrainingError(f"'{model.name}' has no trainable weights: there is nothing to train")
     given, image = tuple(model.inputs[0].shape[1:]), (info.height, info.width, info.channels)
     if len(given) != 3 or any(size not in (None, has) for size, has in zip(given, image, strict=True)):
         raise TrainingError(f"'{model.name}' takes inputs of shape {given}; the images of the data set are {image}")

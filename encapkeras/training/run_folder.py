@@ -144,7 +144,7 @@ class RunFolder:
             )
         write_json(self.environment, environment)
         with replacing(self.spec) as file:
-            file.write_text(yaml.safe_dump(spec, sort_keys=False, allow_unicode=True))
+            file.write_text(yaml.safe_dump(spec, sort_keys=False, allow_unicode=True), encoding="utf-8")
 
     def check_run(self) -> None:
         """Checks that the folder holds a run with a checkpoint.
@@ -212,22 +212,33 @@ def replacing(path: Path) -> Iterator[Path]:
         'done'
     """
     partial = path.with_name(f".{path.stem}.partial{path.suffix}")
+    with writing(path):
+        try:
+            yield partial
+            with partial.open("r+b") as file:
+                os.fsync(file.fileno())
+            os.replace(partial, path)
+            _names_to_disk(path.parent)
+        finally:
+            with contextlib.suppress(OSError):
+                partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turns the operating system's refusal to write `path` into a `RunFolderError`."""
     try:
-        yield partial
-        _to_disk(partial)
-        os.replace(partial, path)
-        _to_disk(path.parent)
+        yield
     except OSError as error:
         raise RunFolderError(
-            f"{path} could not be written: {error.strerror or error}. What was there before is unchanged."
+            f"{path} could not be written: {error.strerror or error}. What was written before is unchanged."
         ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
 
 
-def _to_disk(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
+def _names_to_disk(folder: Path) -> None:
+    if os.name == "nt":  # Windows opens no folders
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -177,3 +178,25 @@ def test_ctrl_c_keeps_the_last_checkpoint(tmp_path):
     assert message.startswith("interrupted. The weights after epoch ")
     assert len(message.splitlines()) == 1
     assert main(["evaluate", str(tmp_path / "run")]) == 0
+
+
+def test_a_disk_error_is_a_message_and_loses_nothing(tmp_path):
+    """The operating system refuses files above 300 kB: the images for TensorBoard fit, a checkpoint does not."""
+    limited = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000)); {PROGRAM}"
+    wide = tiny_spec()
+    wide["model"]["nodes"]["hidden"]["units"] = 2000
+    spec, run = write_spec(tmp_path, wide), tmp_path / "run"
+    command = [sys.executable, "-c", limited, "train", str(spec), "--run-dir", str(run)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "last.keras could not be written: File too large." in done.stderr
+    assert "Traceback" not in done.stderr
+    assert list((run / "checkpoints").iterdir()) == []
+
+
+def test_a_damaged_checkpoint_is_a_message(run_folder, tmp_path, capsys):
+    damaged = tmp_path / "run"
+    shutil.copytree(run_folder, damaged)
+    best = damaged / "checkpoints" / "best.keras"
+    best.write_bytes(best.read_bytes()[:1000])
+    assert "best.keras" in refused(capsys, "evaluate", damaged)

@@ -232,5 +232,22 @@ def test_tensorboard_holds_the_spec_and_a_grid_of_images(events):
     assert (grid.width, grid.height) == (8 * 6 + 2, 5 * 6 + 2)  # 40 images of 4x4, eight a row, 2 pixels between
 
 
+@pytest.mark.parametrize("channels", [2, 3, 5])
+def test_tensorboard_shows_images_with_any_number_of_channels(tmp_path, channels):
+    board = TensorBoard(tmp_path, images=torch.rand(100, 4, 4, channels))
+    board.on_train_begin()
+    board.close()
+    accumulator = EventAccumulator(str(tmp_path))
+    accumulator.Reload()
+    (grid,) = accumulator.Images("training images")
+    assert grid.height == 8 * 6 + 2  # of 100 images, 64
+
+
+def test_tensorboard_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunFolderError, match=r"file.tensorboard could not be written"):
+        fit(small_model(), TensorBoard(tmp_path / "file" / "tensorboard"))
+
+
 def test_tensorboard_needs_no_tensorflow(events):
     assert "tensorflow" not in sys.modules

@@ -156,6 +156,11 @@ def without_losses(spec):
     del spec["losses"]
 
 
+def with_everything_frozen(spec):
+    for name in ("hidden", "lengths"):
+        spec["model"]["nodes"][name]["trainable"] = False
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -164,6 +169,7 @@ def without_losses(spec):
         (with_a_larger_image, r"inputs of shape \(64, 64, 1\); the images of the data set are \(32, 32, 1\)"),
         (with_two_outputs, "the outputs classes, hidden, and losses on classes"),
         (without_losses, "losses on none of them"),
+        (with_everything_frozen, "no trainable weights"),
     ],
 )
 def test_a_network_that_does_not_fit_its_data_is_refused(tmp_path, change, message):

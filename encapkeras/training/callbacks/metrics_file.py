@@ -8,7 +8,7 @@ from typing import Any
 
 import keras
 
-from encapkeras.errors import RunFolderError
+from encapkeras.training.run_folder import writing
 
 
 class MetricsFile(keras.callbacks.Callback):  # type: ignore[misc]
@@ -28,11 +28,8 @@ class MetricsFile(keras.callbacks.Callback):  # type: ignore[misc]
         """Writes the row; it is in the file, not in a buffer, when this returns."""
         row = {"epoch": epoch + 1, **(logs or {})}
         row.pop("images_per_second", None)
-        try:
-            with self.path.open("a", newline="") as file:
-                writer = csv.DictWriter(file, row, lineterminator="\n")
-                if file.tell() == 0:
-                    writer.writeheader()
-                writer.writerow(row)
-        except OSError as error:
-            raise RunFolderError(f"{self.path} could not be written: {error.strerror or error}.") from error
+        with writing(self.path), self.path.open("a", newline="") as file:
+            writer = csv.DictWriter(file, row, lineterminator="\n")
+            if file.tell() == 0:
+                writer.writeheader()
+            writer.writerow(row)

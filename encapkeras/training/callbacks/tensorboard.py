@@ -10,6 +10,8 @@ import torch
 import torchvision
 from torch.utils.tensorboard import SummaryWriter
 
+from encapkeras.training.run_folder import writing
+
 
 class TensorBoard(keras.callbacks.Callback):  # type: ignore[misc]
     """Writes every epoch's logs as scalars over epochs, from 1.
@@ -32,21 +34,22 @@ class TensorBoard(keras.callbacks.Callback):  # type: ignore[misc]
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Opens the file and writes the spec and the images."""
-        self._writer = SummaryWriter(str(self.folder))
-        if self.spec is not None:
-            self._writer.add_text("spec", f"```yaml\n{self.spec}\n```")
-        if self.images is not None:
-            grid = torchvision.utils.make_grid(self.images.permute(0, 3, 1, 2).cpu(), nrow=8)
-            self._writer.add_image("training images", grid)
-        self._writer.flush()
+        with writing(self.folder):
+            self._writer = SummaryWriter(str(self.folder))
+            if self.spec is not None:
+                self._writer.add_text("spec", f"```yaml\n{self.spec}\n```")
+            if self.images is not None:
+                self._writer.add_image("training images", _grid(self.images))
+            self._writer.flush()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Writes the epoch's scalars."""
         if self._writer is None:
             return
-        for name, value in (logs or {}).items():
-            self._writer.add_scalar(_tag(name), value, epoch + 1)
-        self._writer.flush()
+        with writing(self.folder):
+            for name, value in (logs or {}).items():
+                self._writer.add_scalar(_tag(name), value, epoch + 1)
+            self._writer.flush()
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         """Closes the file."""
@@ -55,7 +58,15 @@ class TensorBoard(keras.callbacks.Callback):  # type: ignore[misc]
     def close(self) -> None:
         """Closes the file, also after an error."""
         if self._writer:
-            self._writer.close()
+            with writing(self.folder):
+                self._writer.close()
+
+
+def _grid(images: torch.Tensor) -> torch.Tensor:
+    """One picture of the first 64 images; of those that are neither grey nor in colour, their first channel."""
+    shown = images[:64, ..., : 3 if images.shape[-1] == 3 else 1]
+    grid: torch.Tensor = torchvision.utils.make_grid(shown.permute(0, 3, 1, 2).cpu(), nrow=8)
+    return grid
 
 
 def _tag(name: str) -> str:
