@@ -7,7 +7,9 @@ import argparse
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `encapkeras train`."""
-    parser.add_argument("spec", metavar="SPEC", help="spec file, YAML or JSON")
+    parser.add_argument(
+        "spec", metavar="SPEC", help="a YAML or JSON file, or the name of a bundled spec, such as quickstart"
+    )
     parser.add_argument(
         "--set",
         dest="overrides",

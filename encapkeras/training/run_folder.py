@@ -15,6 +15,7 @@ import datetime
 import json
 import os
 import platform
+import re
 import shutil
 import sys
 from collections.abc import Iterator
@@ -58,9 +59,13 @@ class RunFolder:
 
     @classmethod
     def default(cls, name: str) -> RunFolder:
-        """The folder `runs/<name>/<date and time>`, with a number after it if that exists."""
+        """The folder `runs/<name>/<date and time>`, with a number after it if that exists.
+
+        Args:
+            name: The name of a spec; what could lead out of `runs` is replaced.
+        """
         now = datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
-        path = Path("runs") / name / now
+        path = Path("runs") / re.sub(r"[^\w.-]|^\.+", "_", name) / now
         number = 2
         while path.exists():
             path = path.with_name(f"{now}_{number}")

@@ -104,6 +104,11 @@ def test_default_folders_never_meet(tmp_path, monkeypatch):
     assert RunFolder.default("tiny").path != first.path
 
 
+@pytest.mark.parametrize(("name", "folder"), [("../../x", "__.._x"), ("..", "_"), ("a b/c", "a_b_c")])
+def test_default_folders_stay_in_runs(name, folder):
+    assert RunFolder.default(name).path.parts[:-1] == ("runs", folder)
+
+
 def test_replacing_keeps_the_old_file_when_writing_fails(tmp_path):
     path = tmp_path / "results.json"
     write_json(path, {"a": 1})

@@ -33,7 +33,7 @@ class Progress(keras.callbacks.Callback):  # type: ignore[misc]
         self._start = time.perf_counter()
         self._epochs, self._steps = self.params["epochs"], self.params["steps"]
         if self.console.is_terminal:
-            columns = ("{task.description}", rich.progress.BarColumn(24), "{task.fields[text]}")
+            columns = ("{task.description}", rich.progress.BarColumn(16), "{task.fields[text]}")
             self._bar = rich.progress.Progress(*columns, console=self.console, transient=True)
             self._task = self._bar.add_task("", total=self._steps, text="")
             self._bar.start()
@@ -50,7 +50,8 @@ class Progress(keras.callbacks.Callback):  # type: ignore[misc]
             return
         part = (batch + 1) / self._steps
         speed = self.images * part / (time.perf_counter() - self._epoch_start)
-        text = f"{_figures(logs or {})}  {speed:,.0f} images/s  {self._left(self._epoch + part)} left"
+        # Speed and time first: a narrow terminal cuts the end off.
+        text = f"{speed:,.0f} images/s  {self._left(self._epoch + part)} left  {_figures(logs or {})}"
         self._bar.update(self._task, completed=batch + 1, text=text)
 
     def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
