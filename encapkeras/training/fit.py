@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -123,7 +124,7 @@ def _fit_and_test(
 
 
 @contextlib.contextmanager
-def _saying_what_is_kept(checkpoints: callbacks.Checkpoints) -> Any:
+def _saying_what_is_kept(checkpoints: callbacks.Checkpoints) -> Iterator[None]:
     """Adds to an error or Ctrl-C which weights are on the disk."""
     try:
         yield
