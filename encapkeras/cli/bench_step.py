@@ -156,7 +156,7 @@ def _fit_round(model: keras.Model, images: torch.Tensor, labels: torch.Tensor, s
 
     def one_round() -> float:
         ends = BatchEnds()
-        model.fit(batches(), steps_per_epoch=steps + 1, epochs=1, verbose=0, callbacks=[ends])
+        model.fit(batches(), steps_per_epoch=steps + 1, epochs=1, shuffle=False, verbose=0, callbacks=[ends])
         return (ends.times[-1] - ends.times[0]) / steps
 
     return one_round
