@@ -132,6 +132,7 @@ def _not_for_capsules(node: Node, graph: BuiltGraph) -> str:
 def _plain_message(error: Exception, node: Node) -> str:
     """An exception's message without what Keras wraps around it."""
     text = _ANSI.sub("", str(error)).strip()
-    text = _TAIL.sub("", _PREAMBLE.sub("", text)).strip().removeprefix(f"{node.layer}: ")
+    text = _TAIL.sub("", _PREAMBLE.sub("", text)).strip()
+    text = text.removeprefix(f"{node.layer}: ").removeprefix(f"{node.name}: ")
     known = isinstance(error, EncapkerasError | ValueError)
     return text if known and text else f"{node.layer}: {text or 'failed'} ({type(error).__name__})"

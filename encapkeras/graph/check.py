@@ -144,7 +144,7 @@ class Graph:
 
     def note_unused_inputs(self) -> None:
         """Notes inputs that nothing names; call this after all references are resolved."""
-        if not self.failed and self._expansion.complete:
+        if self.nodes and not self.failed and self._expansion.complete:
             for name in set(self._inputs) - self._used:
                 self._report.add(
                     self._inputs[name], f"no node uses the input '{name}'; name it in 'inputs' or remove it"
@@ -179,7 +179,7 @@ class Graph:
         head = tree.with_value(common if tree.entries() or tree.value == {} else FAILED)
         if head.value is FAILED:
             return None
-        wrong = self._report.add_values(NODE, head) or any(head.failures())
+        wrong = bool(self._report.add_values(NODE, head)) or any(head.failures())
         inputs = self._references(common["inputs"]) if "inputs" in common and not wrong else None
         if wrong and "inputs" in common:
             self._references(common["inputs"])
@@ -285,7 +285,7 @@ def checked_losses(losses: Tree, outputs: Mapping[str, Tree], report: Report) ->
 def _checked_loss(tree: Tree, report: Report) -> OutputLoss | None:
     common = {key: entry for key, entry in tree.value.items() if key in LossKeys.model_fields}
     head = tree.with_value(common)
-    wrong = report.add_values(LOSS, head) or any(tree.failures())
+    wrong = bool(report.add_values(LOSS, head)) or any(tree.failures())
     name = common["loss"].value if "loss" in common else FAILED
     if not isinstance(name, str):
         return None

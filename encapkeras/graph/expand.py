@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 from encapkeras.graph.tree import FAILED, Report, Tree
 from encapkeras.graph.variables import NAME, Scope, substitute, substituted_text
@@ -43,7 +44,7 @@ class Expansion:
         for key, node in nodes.entries().items():
             if not isinstance(node.value, dict):
                 self.complete = self.complete and node.value is not FAILED
-                self._add(key, node.with_value(FAILED))
+                self._add(key, node, FAILED)
                 continue
             above = self._repeated(key, node, above) if "repeat" in node.value else self._single(key, node)
             if len(self.nodes) > MOST_NODES:
@@ -54,7 +55,7 @@ class Expansion:
     def _single(self, key: str, node: Tree) -> str | None:
         name = self._name(key, node, self._scope)
         if name is not None:
-            self._add(name, node.with_value(_substituted(node, self._scope, self._scope, self._report)))
+            self._add(name, node, _substituted(node, self._scope, self._scope, self._report))
         return name
 
     def _repeated(self, key: str, node: Tree, above: str | None) -> str | None:
@@ -72,7 +73,7 @@ class Expansion:
             inputs_scope = Scope({"previous": previous}, scope)
             if above is None and _mentions_previous(body):
                 self._report.add(noted.value["inputs"], "'$previous': no single node or input is above; name one")
-            self._add(name, noted.with_value(_substituted(noted, scope, inputs_scope, self._report)))
+            self._add(name, noted, _substituted(noted, scope, inputs_scope, self._report))
             above = name
         return above
 
@@ -95,23 +96,28 @@ class Expansion:
         if value is FAILED:
             self.complete = False
             return None
-        name = str(value)
-        if name in RESERVED:
-            self._report.add(node, f"the name '{name}' is reserved for the labels that losses compare with")
-        elif not NODE_NAME.fullmatch(name):
-            allowed = "letters, digits, '_', '-' and '.', and begins with a letter, digit or '_'"
-            self._report.add(node, f"'{name}' is no name for a node; it consists of {allowed}")
-        return name
+        return str(value)
 
-    def _add(self, name: str, node: Tree) -> None:
+    def _add(self, name: str, node: Tree, value: Any) -> None:
+        """Adds a node, as a failed one if its name is not allowed."""
+        problem = self._name_problem(name, bool(node.note))
+        if problem:
+            self._report.add(node, problem)
+        if name not in self.nodes and name not in self._inputs:
+            self.nodes[name] = node.with_value(FAILED if problem else value)
+
+    def _name_problem(self, name: str, in_row: bool) -> str:
+        if name in RESERVED:
+            return f"the name '{name}' is reserved for the labels that losses compare with"
         if name in self._inputs:
-            self._report.add(node, f"the name '{name}' is taken by an input")
-            return
-        if name not in self.nodes:
-            self.nodes[name] = node
-            return
-        rows = "; put a variable of the row into the name, such as 'stage$i'" if node.note else ""
-        self._report.add(node, f"the name '{name}' is taken by another node{rows}")
+            return f"the name '{name}' is taken by an input"
+        if name in self.nodes:
+            rows = "; put a variable of the row into the name, such as 'stage$i'" if in_row else ""
+            return f"the name '{name}' is taken by another node{rows}"
+        if not NODE_NAME.fullmatch(name):
+            allowed = "letters, digits, '_', '-' and '.', and begins with a letter, digit or '_'"
+            return f"'{name}' is no name for a node; it consists of {allowed}"
+        return ""
 
 
 def check_variable_name(name: str, at: Tree, report: Report) -> None:

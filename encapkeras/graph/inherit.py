@@ -94,8 +94,8 @@ class Inheritance:
                 continue
             if any(candidate.resolve().is_relative_to(root) for root in (own, bundled)):
                 return candidate
-            text = f"'{name.value}' leaves the folder of the spec ('{own}'); put the file inside it"
-            self._report.add(name, text)
+            text = "leaves the folder of the spec; name a file in it, below it, or among the bundled specs"
+            self._report.add(name, f"'{name.value}' {text}")
             return None
         self._report.add(
             name, f"there is no file '{name.value}', here or among the bundled specs. {self._near(beside)}"

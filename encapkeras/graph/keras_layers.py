@@ -113,13 +113,21 @@ def object_problem(argument: str, value: Any) -> str:
         return f"'{extra[0]}' is not allowed here. Allowed: class_name, config."
     if not isinstance(config, dict) or any(isinstance(entry, dict | list) for entry in config.values()):
         return f"'config' must be a map of numbers and names; received {shown(config)}"
-    return _unknown_object(kind, module, value["class_name"])
+    return _unknown_object(kind, module, value["class_name"]) or _wrong_config(module, value["class_name"], config)
 
 
 def _unknown_object(kind: str, module: Any, name: str) -> str:
     names = set(dir(module)) - {"get", "serialize", "deserialize", "register", kind.capitalize()}
     names = {known for known in names if not known.startswith("_")}
     return "" if name in names else f"no {kind} of Keras is called '{name}'. {suggest(name, names)}"
+
+
+def _wrong_config(module: Any, name: str, config: dict[str, Any]) -> str:
+    try:
+        getattr(module, name)(**config)
+    except (TypeError, ValueError) as error:
+        return f"'{name}' does not take this config: {error}"
+    return ""
 
 
 def plain_object(value: Any) -> Any:

@@ -210,7 +210,7 @@ class _Reader:
         entries: dict[str, Tree] = {}
         while not isinstance(key := next(self._events), yaml.MappingEndEvent):
             name = key.value if isinstance(key, yaml.ScalarEvent) else ""
-            entry_path = child_path(path, name)
+            entry_path = child_path(path, name) if name else path
             allowed = not self._is_foreign(key, entry_path) and self._is_key(key, entry_path, entries)
             if not isinstance(key, yaml.ScalarEvent | yaml.AliasEvent):
                 self._value(key, entry_path, depth + 1)

@@ -161,11 +161,17 @@ class _Reading:
         return substitute(self._entry(key), self._scope, self.report)
 
     def _settings(self, checker: Checker, key: str) -> Any:
-        """A section as its settings; None after a mistake."""
+        """A section as its settings; None after a mistake other than an unknown key."""
         tree = self._section(key)
-        if not isinstance(tree.value, dict) or self.report.add_values(checker, tree) or any(tree.failures()):
+        if not isinstance(tree.value, dict):
             return None
-        return checker.convert(tree.plain())
+        problems = self.report.add_values(checker, tree)
+        if any(problem.kind != "unknown" for problem in problems) or any(tree.failures()):
+            return None
+        values = tree.plain()
+        for problem in problems:
+            _remove(values, problem.path)
+        return checker.convert(values)
 
     def _read_data(self) -> None:
         """The data set, and what it tells; variables may use that, so that it comes first."""
@@ -255,6 +261,12 @@ class _Reading:
             **self._own,
         }
         return {key: section for key, section in sections.items() if section is not None}
+
+
+def _remove(values: Any, path: Sequence[str | int]) -> None:
+    for step in path[:-1]:
+        values = values[step]
+    del values[path[-1]]
 
 
 def _is_shape(tree: Tree) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from encapkeras.errors import Problem, SpecError
-from encapkeras.validation import Checker
+from encapkeras.validation import Checker, ValueProblem
 
 
 class Failed:
@@ -105,10 +105,10 @@ class Report:
         if at.note not in notes:
             notes.append(at.note)
 
-    def add_values(self, checker: Checker, tree: Tree) -> bool:
-        """Notes all that the checker finds wrong in a value; says whether there was anything."""
+    def add_values(self, checker: Checker, tree: Tree) -> list[ValueProblem]:
+        """Notes, and gives, all that the checker finds wrong in a value."""
         failed = {failure.path for failure in tree.failures()}
-        found = False
+        found = []
         for problem in checker.problems(tree.plain()):
             at, rest = _descend(tree, problem.path)
             path = at.path
@@ -117,7 +117,7 @@ class Report:
             if problem.kind == "missing" and path in failed:
                 continue
             self.add(at, problem.text, path=at.path if problem.kind == "missing" else path)
-            found = True
+            found.append(problem)
         return found
 
     def add_all(self, error: SpecError) -> None:

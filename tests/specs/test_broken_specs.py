@@ -1,0 +1,39 @@
+"""Every spec in broken/ gives exactly the report in the file beside it.
+
+After a deliberate change of a message: `python tests/specs/test_broken_specs.py` writes the reports anew, to be read
+before they are committed.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from encapkeras import SpecError, check_spec
+
+BROKEN = Path(__file__).parent / "broken"
+SPECS = sorted([*BROKEN.glob("*.yaml"), *BROKEN.glob("*.json")])
+
+
+def report_on(spec):
+    """The report as a user in the folder of the spec sees it."""
+    with pytest.raises(SpecError) as caught:
+        check_spec(spec.name)
+    return f"{caught.value}\n"
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.name)
+def test_the_report_is_exact(spec, monkeypatch):
+    monkeypatch.chdir(BROKEN)
+    assert report_on(spec) == spec.with_suffix(".txt").read_text()
+
+
+def test_no_report_is_left_over():
+    assert {spec.stem for spec in SPECS} == {report.stem for report in BROKEN.glob("*.txt")}
+
+
+if __name__ == "__main__":
+    os.chdir(BROKEN)
+    for path in [path for path in SPECS if path.stem in (sys.argv[1:] or path.stem)]:
+        path.with_suffix(".txt").write_text(report_on(path))
