@@ -26,16 +26,23 @@ def is_worthwhile(map_BCHW: torch.Tensor) -> bool:
 
 
 def batch_norm_relu_squash(
-    map_BCHW: torch.Tensor, scale: torch.Tensor, offset: torch.Tensor, types: int, epsilon: float = 1e-5
+    map_BCHW: torch.Tensor,
+    scale: torch.Tensor,
+    offset: torch.Tensor,
+    types: int,
+    *,
+    epsilon: float = 1e-5,
+    memory_format: torch.memory_format = torch.contiguous_format,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """`squash(relu(batch_norm(map)))` with the batch's statistics; differentiable once.
 
     Args:
-        map_BCHW: Map `(B, C, H, W)` with at least two values a channel.
+        map_BCHW: Map `(B, C, H, W)` with at least two values a channel; fastest if contiguous or channels_last.
         scale: `(C,)`.
         offset: `(C,)`.
         types: Number N of capsule types; the components of a type are neighbours.
         epsilon: Added to the variance.
+        memory_format: Of the result: `torch.channels_last` where a convolution comes next.
 
     Returns:
         The map `(B, C, H, W)`, and the batch's mean and biased variance, `(C,)` each.
@@ -45,7 +52,12 @@ def batch_norm_relu_squash(
         >>> out.shape, mean.shape
         (torch.Size([2, 8, 4, 4]), torch.Size([8]))
     """
-    return _BatchNormReluSquash.apply(map_BCHW, scale, offset, types, epsilon)  # type: ignore[no-any-return]
+    if not (map_BCHW.is_contiguous() or map_BCHW.is_contiguous(memory_format=torch.channels_last)):
+        map_BCHW = map_BCHW.contiguous()
+    result: tuple[torch.Tensor, torch.Tensor, torch.Tensor] = _BatchNormReluSquash.apply(
+        map_BCHW, scale, offset, types, epsilon, memory_format
+    )
+    return result
 
 
 def _pieces(*maps_BCP: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:
@@ -59,11 +71,19 @@ def _by_channel(vector_C: torch.Tensor) -> torch.Tensor:
 
 
 class _BatchNormReluSquash(torch.autograd.Function):
+    """Maps may be channels_last: they are then turned piece by piece, in the cache, since squash runs along H * W."""
+
     @staticmethod
     def forward(
-        context: Any, map_BCHW: torch.Tensor, scale: torch.Tensor, offset: torch.Tensor, types: int, epsilon: float
+        context: Any,
+        map_BCHW: torch.Tensor,
+        scale: torch.Tensor,
+        offset: torch.Tensor,
+        types: int,
+        epsilon: float,
+        memory_format: torch.memory_format,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        map_BCP = map_BCHW.contiguous().flatten(2)
+        map_BCP = map_BCHW.flatten(2)
         count = map_BCP.numel() // map_BCP.shape[1]
         mean = map_BCP.sum((0, 2)) / count
         variance = torch.zeros_like(mean)
@@ -73,44 +93,60 @@ class _BatchNormReluSquash(torch.autograd.Function):
         inverse = (variance + epsilon).rsqrt()
         slope = scale * inverse
         shift = offset - mean * slope
-        out_BCP = torch.empty_like(map_BCP)
+        out_BCHW = torch.empty_like(map_BCHW, memory_format=memory_format)
         by_type = (-1, types, map_BCP.shape[1] // types, map_BCP.shape[2])
-        for piece, out in _pieces(map_BCP, out_BCP):
-            capsules = torch.addcmul(_by_channel(shift), piece, _by_channel(slope)).relu_().view(by_type)
+        for piece, out in _pieces(map_BCP, out_BCHW.flatten(2)):
+            capsules = _rectified(piece, slope, shift, by_type)
             length = (capsules * capsules).sum(2, keepdim=True).sqrt_()
             factor = length.add_(length.reciprocal()).reciprocal_()  # |s| / (1 + |s|^2); 0 for the zero vector
-            torch.mul(capsules, factor, out=out.view(by_type))
-        context.save_for_backward(map_BCP, mean, inverse, slope, shift)
+            if out.is_contiguous():
+                torch.mul(capsules, factor, out=out.view(by_type))
+            else:
+                out.copy_(capsules.mul_(factor).view(out.shape))
+        context.save_for_backward(map_BCHW, mean, inverse, slope, shift)
         context.by_type = by_type
         context.mark_non_differentiable(mean, variance)
-        return out_BCP.view(map_BCHW.shape), mean, variance
+        return out_BCHW, mean, variance
 
     @staticmethod
     @once_differentiable
     def backward(context: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        map_BCP, mean, inverse, slope, shift = context.saved_tensors
-        gradient_BCP = gradients[0].contiguous().flatten(2)
-        result_BCP = torch.empty_like(map_BCP)
+        map_BCHW, mean, inverse, slope, shift = context.saved_tensors
+        map_BCP, gradient_BCP = map_BCHW.flatten(2), gradients[0].flatten(2)
+        result_BCHW = torch.empty_like(map_BCHW)
         offset_gradient = torch.zeros_like(mean)
         moment = torch.zeros_like(mean)
-        for piece, gradient, result in _pieces(map_BCP, gradient_BCP, result_BCP):
-            capsules = torch.addcmul(_by_channel(shift), piece, _by_channel(slope)).relu_().view(context.by_type)
-            through = _through_relu_squash(capsules, gradient.view(context.by_type), out=result.view(context.by_type))
-            offset_gradient += through.view(piece.shape).sum((0, 2))
-            moment += torch.mul(result, piece, out=capsules.view(piece.shape)).sum((0, 2))
+        for piece, gradient, result in _pieces(map_BCP, gradient_BCP, result_BCHW.flatten(2)):
+            turned = piece.contiguous()
+            capsules = _rectified(turned, slope, shift, context.by_type)
+            through = result if result.is_contiguous() else torch.empty_like(turned)
+            gradient = gradient.contiguous().view(context.by_type)
+            _through_relu_squash(capsules, gradient, out=through.view(context.by_type))
+            offset_gradient += through.sum((0, 2))
+            moment += torch.mul(through, turned, out=capsules.view(turned.shape)).sum((0, 2))
+            if through is not result:
+                result.copy_(through)
         scale_gradient = inverse * (moment - mean * offset_gradient)
         # Batch norm's own backward: slope * (g - mean(g) - xhat * mean(g xhat)).
         count = map_BCP.numel() // map_BCP.shape[1]
         of_input = slope * inverse * scale_gradient / count
         constant = slope * offset_gradient / count - mean * of_input
-        for piece, result in _pieces(map_BCP, result_BCP):
+        for piece, result in _pieces(map_BCP, result_BCHW.flatten(2)):
             result.mul_(_by_channel(slope)).sub_(_by_channel(constant))
             result.addcmul_(piece, _by_channel(of_input), value=-1)
-        shape = gradients[0].shape
-        return result_BCP.view(shape), scale_gradient, offset_gradient, None, None
+        return result_BCHW, scale_gradient, offset_gradient, None, None, None
 
 
-def _through_relu_squash(capsules: torch.Tensor, gradient: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+def _rectified(
+    piece_bCP: torch.Tensor, slope: torch.Tensor, shift: torch.Tensor, by_type: tuple[int, ...]
+) -> torch.Tensor:
+    """The normalised and rectified capsules `(b, N, D, P)`, contiguous."""
+    out = torch.empty(piece_bCP.shape, dtype=piece_bCP.dtype, device=piece_bCP.device)
+    torch.addcmul(_by_channel(shift), piece_bCP, _by_channel(slope), out=out)
+    return out.relu_().view(by_type)
+
+
+def _through_relu_squash(capsules: torch.Tensor, gradient: torch.Tensor, out: torch.Tensor) -> None:
     """Gradient before ReLU and squash, of rectified capsules `(b, N, D, P)`: `f g + (f' / |s|) (s . g) s`, masked."""
     square = (capsules * capsules).sum(2, keepdim=True)
     along = (capsules * gradient).sum(2, keepdim=True)
@@ -118,4 +154,4 @@ def _through_relu_squash(capsules: torch.Tensor, gradient: torch.Tensor, out: to
     inverse_above = (square + 1).reciprocal_()
     along.mul_(square.neg_().add_(1)).mul_(inverse_above).mul_(inverse_above).div_(length)
     torch.mul(gradient, length.mul_(inverse_above), out=out).addcmul_(capsules, along)
-    return torch.ops.aten.threshold_backward.grad_input(out, capsules, 0, grad_input=out)  # type: ignore[no-any-return]
+    torch.ops.aten.threshold_backward.grad_input(out, capsules, 0, grad_input=out)

@@ -130,7 +130,7 @@ def capsule_block(
         >>> capsule_block(torch.rand(5, 6, 6, 4, 2), block, BlockOptions(types=4, strides=2), training=True).shape
         torch.Size([5, 3, 3, 4, 2])
     """
-    out_BCHW, _ = _block(_as_map(capsules_BHWND), weights, options, training, want_half=False)
+    out_BCHW, _ = _block(_as_map(capsules_BHWND), weights, options, training)
     return _as_capsules(out_BCHW, options.types)
 
 
@@ -159,7 +159,9 @@ def capsule_stage(
         The outputs of the main block, of the first half of the sub block's steps (for an odd number: the middle step
         after ReLU, before squash), and of the sub block.
     """
-    main_BCHW, _ = _block(_as_map(capsules_BHWND), main, main_options, training, want_half=False)
+    # The sub block multiplies small matrices along H * W; what comes after the stage is mostly a convolution.
+    layout = torch.contiguous_format
+    main_BCHW, _ = _block(_as_map(capsules_BHWND), main, main_options, training, layout=layout)
     out_BCHW, half_BCHW = _block(main_BCHW, sub, sub_options, training, want_half=half)
     half_BHWND = None if half_BCHW is None else _as_capsules(half_BCHW, main_options.types)
     return StageOutputs(
@@ -177,9 +179,15 @@ def _as_capsules(map_BCHW: torch.Tensor, types: int) -> torch.Tensor:
 
 
 def _block(
-    map_BCHW: torch.Tensor, weights: BlockWeights, options: BlockOptions, training: bool, *, want_half: bool
+    map_BCHW: torch.Tensor,
+    weights: BlockWeights,
+    options: BlockOptions,
+    training: bool,
+    *,
+    want_half: bool = False,
+    layout: torch.memory_format = torch.channels_last,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """The block's output, and the value in its middle if wanted."""
+    """The block's output, preferably in a layout, and the value in its middle if wanted."""
     block_input = map_BCHW
     count = len(weights.steps)
     half = None
@@ -196,7 +204,8 @@ def _block(
             half = _normalize(map_BCHW, bias, step.norm, options, training)
             map_BCHW = _squash_types(half, options.types)
         else:
-            map_BCHW = _normalize_and_squash(map_BCHW, bias, step.norm, options, training)
+            after = layout if number == count else torch.contiguous_format
+            map_BCHW = _normalize_and_squash(map_BCHW, bias, step.norm, options, training, after)
             half = map_BCHW if is_middle else half
     return map_BCHW, half
 
@@ -221,18 +230,23 @@ def _convolve(
         out_BCHW, bias = _master(map_BCHW, step.routing, options.types, strides)
     if skipped is not None and projection is not None:
         skipped = F.conv2d(_channels_last(skipped), *projection, stride=options.strides, padding=1)
-    return (out_BCHW if skipped is None else out_BCHW + skipped), bias
+    return (out_BCHW if skipped is None else out_BCHW.add_(skipped)), bias
 
 
 def _normalize_and_squash(
-    map_BCHW: torch.Tensor, bias: torch.Tensor | None, norm: NormWeights, options: BlockOptions, training: bool
+    map_BCHW: torch.Tensor,
+    bias: torch.Tensor | None,
+    norm: NormWeights,
+    options: BlockOptions,
+    training: bool,
+    layout: torch.memory_format = torch.contiguous_format,
 ) -> torch.Tensor:
     count = map_BCHW.numel() // map_BCHW.shape[1]
     usual = options.normalization == "channel" and options.relu
     if not (training and usual and count > 1 and is_worthwhile(map_BCHW)):
         return _squash_types(_normalize(map_BCHW, bias, norm, options, training), options.types)
     offset = norm.offset if bias is None else norm.offset + 0 * bias  # as in batch_norm: its gradient is 0, not absent
-    out_BCHW, mean, variance = batch_norm_relu_squash(map_BCHW, norm.scale, offset, options.types)
+    out_BCHW, mean, variance = batch_norm_relu_squash(map_BCHW, norm.scale, offset, options.types, memory_format=layout)
     record_statistics(norm, mean, variance, count=count, bias=bias)
     return out_BCHW
 

@@ -78,8 +78,9 @@ def test_capsule_batch_norm_has_one_statistic_per_type():
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("layout_after", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("shape", [(5, 8, 3, 3), (1, 8, 2, 1), (40, 8, 64, 64)])
-def test_fused_path_equals_the_plain_one(layout, shape):
+def test_fused_path_equals_the_plain_one(layout, layout_after, shape):
     x = random(*shape).contiguous(memory_format=layout)
     upstream = random(*shape).flip(0)
     results = []
@@ -87,7 +88,10 @@ def test_fused_path_equals_the_plain_one(layout, shape):
         weights = fresh_weights(8)
         leaf = x.clone(memory_format=torch.preserve_format).requires_grad_()
         if fused:
-            y, mean, variance = batch_norm_relu_squash(leaf, weights.scale, weights.offset, 4)
+            y, mean, variance = batch_norm_relu_squash(
+                leaf, weights.scale, weights.offset, 4, memory_format=layout_after
+            )
+            assert y.is_contiguous(memory_format=layout_after)
             golden.assert_equal(mean, x.mean((0, 2, 3)), 1e-12)
             golden.assert_equal(variance, x.var((0, 2, 3), correction=0), 1e-12)
         else:
@@ -103,3 +107,14 @@ def test_fused_path_is_right_by_finite_differences():
     x, scale, offset = random(3, 4, 2, 2), random(4).abs() + 0.5, random(4)
     arguments = [tensor.requires_grad_() for tensor in (x, scale, offset)]
     assert torch.autograd.gradcheck(lambda *a: batch_norm_relu_squash(*a, 2)[0], arguments)
+
+
+def test_fused_path_takes_any_strides():
+    x = random(4, 3, 8, 5).permute(1, 2, 0, 3)
+    leaves = [x.clone(memory_format=torch.preserve_format).requires_grad_(), x.contiguous().requires_grad_()]
+    assert not leaves[0].is_contiguous()
+    outputs = [batch_norm_relu_squash(leaf, torch.ones(8).double(), torch.zeros(8).double(), 4)[0] for leaf in leaves]
+    golden.assert_equal(*outputs, 1e-12)
+    for output in outputs:
+        output.square().sum().backward()
+    golden.assert_equal(leaves[0].grad, leaves[1].grad, 1e-12)
