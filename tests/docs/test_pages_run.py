@@ -1,0 +1,183 @@
+"""What the documentation shows, works: its Python, its specs and its commands."""
+
+import ast
+import doctest
+import functools
+import re
+import shlex
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from support.pages import PAGES, PROJECT, blocks, commands, examples, name_of
+
+from encapkeras import SpecError, check_spec
+from encapkeras.cli.main import COMMANDS, main
+
+RUN_FOLDER = "runs/first"
+WRONG_ON_PURPOSE = re.compile(r"#.*\bwrong\b")
+WARNINGS_ARE_ERRORS = [
+    "-Werror",
+    "-Wignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning",
+]
+
+
+def with_blocks(*languages):
+    return [page for page in PAGES if blocks(page, *languages)]
+
+
+def all_blocks(*languages):
+    return [block for page in PAGES for block in blocks(page, *languages)]
+
+
+@pytest.fixture(scope="module")
+def trained_run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    assert main(["train", "quickstart", "--set", "train.epochs=1", "--run-dir", str(folder)]) == 0
+    return folder
+
+
+class Reader(NamedTuple):
+    """A reader's folder, a clone as far as the pages use it, after the page's Python."""
+
+    folder: Path
+    python: subprocess.CompletedProcess | None
+
+
+@pytest.fixture(scope="module")
+def reader_of(tmp_path_factory, trained_run):
+    """Follows a page, once."""
+
+    @functools.cache
+    def follow(page):
+        folder = tmp_path_factory.mktemp(page.stem)
+        (folder / "specs").symlink_to(PROJECT / "specs")
+        (folder / "train.py").symlink_to(PROJECT / "train.py")
+        (folder / RUN_FOLDER).parent.mkdir()
+        (folder / RUN_FOLDER).symlink_to(trained_run)
+        return Reader(folder, run_python(page, folder) if blocks(page, "python") else None)
+
+    return follow
+
+
+@pytest.fixture
+def reader(page, reader_of, monkeypatch):
+    """The reader is in that folder, with no data and no network."""
+
+    def no_network(*_args, **_kwargs):
+        raise socket.gaierror(-2, "Name or service not known")
+
+    followed = reader_of(page)
+    monkeypatch.chdir(followed.folder)
+    monkeypatch.setattr(socket, "getaddrinfo", no_network)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(followed.folder / ".cache"))
+    monkeypatch.delenv("ENCAPKERAS_DATA", raising=False)
+    monkeypatch.setenv("COLUMNS", "100")
+    return followed
+
+
+def run_python(page, folder):
+    """Runs the page's Python in one namespace; lines keep their numbers, so that a traceback points into the page."""
+    lines = [""] * len(page.read_text().splitlines())
+    for block in blocks(page, "python"):
+        text = block.text.splitlines()
+        lines[block.line - 1 : block.line - 1 + len(text)] = text
+    script = folder / f"{page.stem}.py"
+    script.write_text("\n".join(lines))
+    command = [sys.executable, *WARNINGS_ARE_ERRORS, str(script)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=folder)
+
+
+def promised_output(page):
+    """The comments behind `print(...)` at the start of a line: what it prints."""
+    pattern = re.compile(r"^print\(.*\)  # (.*)$", re.MULTILINE)
+    return [text for block in blocks(page, "python") for text in pattern.findall(block.text)]
+
+
+@pytest.mark.parametrize("page", with_blocks("python"), ids=name_of)
+def test_python_runs_and_prints_what_the_page_says(page, reader):
+    assert reader.python.returncode == 0, reader.python.stderr
+    printed = iter(reader.python.stdout.splitlines())
+    for text in promised_output(page):
+        assert text in printed, f"'{text}' is not printed, or not in this order:\n{reader.python.stdout}"
+
+
+@pytest.mark.parametrize("block", all_blocks("python"), ids=str)
+def test_python_is_complete(block):
+    assert ast.parse(block.text).body
+
+
+@pytest.mark.parametrize("page", with_blocks("yaml"), ids=name_of)
+def test_specs_are_right_unless_the_page_says_wrong(page, reader):
+    """A block is a whole spec if it begins with `spec:`; other blocks are parts, and fit the quickstart."""
+    for block in blocks(page, "yaml"):
+        whole = block.text.startswith("spec:")
+        file = reader.folder / "from_the_page.yaml"
+        file.write_text(block.text if whole else f"extends: quickstart.yaml\n{block.text}")
+        if WRONG_ON_PURPOSE.search(block.text):
+            with pytest.raises(SpecError):
+                check_spec(file)
+        else:
+            check_spec(file)
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if commands(page)], ids=name_of)
+def test_commands_are_understood(page, monkeypatch):
+    for module, _ in COMMANDS.values():
+        monkeypatch.setattr(module, "run", lambda arguments: 0)
+    for command in commands(page):
+        words = shlex.split(command.replace("python train.py", "encapkeras train"), comments=True)[1:]
+        assert main(words) == 0, command
+
+
+def is_training(example):
+    return bool(re.search(r"^epoch ", example.output, re.MULTILINE))
+
+
+def shown(page):
+    return [example for example in examples(page) if example.output]
+
+
+def assert_matches(example, printed):
+    """Equal but for `...`, white space, and what differs from run to run: measured numbers, times, the device."""
+
+    def form(text):
+        text = re.sub(r"\bon .+, \d+ threads", "on DEVICE", text)
+        text = re.sub(r"\d+:\d\d:\d\d|[\d,]+(?= images/s)", "N", text)
+        return re.sub(r"\b\d+\.\d+(e[+-]\d+)?\b", "N", text)
+
+    options = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+    same = doctest.OutputChecker().check_output(form(example.output), form(printed), options)
+    assert same, f"{example.place}: $ {example.command}\n{printed}"
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if shown(page)], ids=name_of)
+def test_commands_print_what_the_page_shows(page, reader, capsys):
+    for example in shown(page):
+        if is_training(example):
+            continue
+        if example.command.startswith(("encapkeras ", "python train.py ")):
+            main(shlex.split(example.command.replace("python train.py", "encapkeras train"))[1:])
+            captured = capsys.readouterr()
+            printed = captured.out + captured.err
+        else:
+            printed = in_shell(example.command, reader.folder)
+        assert_matches(example, printed.replace(str(reader.folder), "/home/you"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", [page for page in PAGES if any(map(is_training, shown(page)))], ids=name_of)
+def test_trainings_print_what_the_page_shows(page, reader):
+    for example in filter(is_training, shown(page)):
+        printed = in_shell(example.command.replace(RUN_FOLDER, "runs/again"), reader.folder)
+        assert_matches(example, printed.replace("runs/again", RUN_FOLDER))
+
+
+def in_shell(command, folder):
+    """What a command prints; `python` is the one that runs the tests."""
+    command = re.sub(r"(^|\s)python ", rf"\1{shlex.quote(sys.executable)} ", command)
+    done = subprocess.run(command, shell=True, cwd=folder, text=True, stdout=-1, stderr=-2)  # noqa: S602
+    return done.stdout
