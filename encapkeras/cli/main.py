@@ -33,6 +33,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code: 0 for success, 2 for a mistake in what was given, 130 after Ctrl-C.
     """
     words = list(sys.argv[1:] if argv is None else argv)
+    # torch's threads wait for each other by spinning, which costs several times the work itself once anything else
+    # needs a core. OpenMP reads this when torch is first imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         code = _run(words)
         sys.stdout.flush()
