@@ -102,6 +102,11 @@ def _phrase(error: ErrorDetails, path: tuple[str | int, ...], annotation: Any) -
         return f"'{path[-1]}' is missing"
     if error["type"] in ("value_error", "assertion_error"):
         return str(error.get("ctx", {}).get("error", error["msg"]))
+    if error["type"] == "too_short":
+        least = error["ctx"]["min_length"]
+        return "must not be empty" if least == 1 else f"must hold at least {least} values"
+    if error["type"] == "too_long":
+        return f"must hold at most {error['ctx']['max_length']} values"
     if error["type"] == "union_tag_not_found":
         return f"must name its {error['ctx']['discriminator']}"
     if error["type"] == "union_tag_invalid":

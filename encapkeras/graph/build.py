@@ -27,13 +27,11 @@ class BuiltGraph:
     """Layers and symbolic tensors of a spec's nodes.
 
     Args:
-        policy: The dtype policy of all layers without one of their own.
         inputs: The model's inputs by name.
         layers: The layers by node.
         tensors: Every tensor.
     """
 
-    policy: Any
     inputs: dict[str, keras.KerasTensor]
     layers: dict[str, keras.layers.Layer]
     tensors: dict[Reference, keras.KerasTensor]
@@ -43,34 +41,29 @@ def build_nodes(
     nodes: Sequence[Node],
     inputs: Mapping[str, Sequence[int | None]],
     report: Report,
-    policy: Any,
     policies: Mapping[str, Any],
 ) -> BuiltGraph:
-    """Makes and calls the layer of each node.
+    """Makes and calls the layer of each node; those without a dtype policy of their own follow Keras' global one.
 
     Args:
         nodes: The nodes, each after those that it needs.
         inputs: The shapes of the model's inputs, without the batch.
         report: Where mistakes go; what depends on a node with a mistake is left out.
-        policy: The dtype policy of all layers without one of their own.
         policies: Dtype policies by node, which overrule the spec.
     """
-    builder = _Builder(inputs, report, policy, policies)
+    builder = _Builder(inputs, report, policies)
     for node in nodes:
         builder.add(node)
     return builder.graph
 
 
 class _Builder:
-    def __init__(
-        self, inputs: Mapping[str, Sequence[int | None]], report: Report, policy: Any, policies: Mapping[str, Any]
-    ) -> None:
+    def __init__(self, inputs: Mapping[str, Sequence[int | None]], report: Report, policies: Mapping[str, Any]) -> None:
         self._report = report
         self._policies = policies
-        tensors = {
-            name: keras.Input(tuple(shape), name=name, dtype=policy.variable_dtype) for name, shape in inputs.items()
-        }
-        self.graph = BuiltGraph(policy, tensors, {}, {Reference(name): tensor for name, tensor in tensors.items()})
+        dtype = keras.config.dtype_policy().variable_dtype
+        tensors = {name: keras.Input(tuple(shape), name=name, dtype=dtype) for name, shape in inputs.items()}
+        self.graph = BuiltGraph(tensors, {}, {Reference(name): tensor for name, tensor in tensors.items()})
         self._capsules: set[Reference] = set()  # five axes alone do not tell capsules from a volume
 
     def add(self, node: Node) -> None:
@@ -101,9 +94,9 @@ class _Builder:
                 self._capsules.add(reference)
 
     def _called(self, node: Node) -> tuple[keras.layers.Layer, Any]:
-        policy = self._policies.get(node.name) or node.settings.dtype or self.graph.policy
+        policy = self._policies.get(node.name, node.settings.dtype)
         options = {"dtype": policy, "trainable": node.settings.trainable}
-        layer = node.kind.make(node.name, node.arguments, **options)
+        layer = node.kind.make(node.layer_name, node.arguments, **options)
         tensors = [self.graph.tensors[reference] for reference in node.inputs]
         if not node.listed:
             arguments = tensors
@@ -133,6 +126,6 @@ def _plain_message(error: Exception, node: Node) -> str:
     """An exception's message without what Keras wraps around it."""
     text = _ANSI.sub("", str(error)).strip()
     text = _TAIL.sub("", _PREAMBLE.sub("", text)).strip()
-    text = text.removeprefix(f"{node.layer}: ").removeprefix(f"{node.name}: ")
+    text = text.removeprefix(f"{node.layer}: ").removeprefix(f"{node.layer_name}: ")
     known = isinstance(error, EncapkerasError | ValueError)
     return text if known and text else f"{node.layer}: {text or 'failed'} ({type(error).__name__})"

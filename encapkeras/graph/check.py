@@ -38,7 +38,7 @@ class Node:
     """One layer of the network.
 
     Args:
-        name: Its name, also the Keras layer's.
+        name: Its name.
         kind: Its layer.
         inputs: What the layer is called on.
         listed: Whether `inputs` is a list in the spec.
@@ -59,6 +59,11 @@ class Node:
     def layer(self) -> str:
         """What stands behind `layer`."""
         return self.kind.name
+
+    @property
+    def layer_name(self) -> str:
+        """The name of the Keras layer: the node's, with a colon for each dot, which torch keeps for itself."""
+        return self.name.replace(".", ":")
 
     def resolved(self) -> dict[str, Any]:
         """The node as plain data."""

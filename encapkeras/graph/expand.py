@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from typing import Any
 
@@ -42,15 +43,15 @@ class Expansion:
         self._inputs = inputs
         above = inputs[0] if len(inputs) == 1 else None
         for key, node in nodes.entries().items():
+            if len(self.nodes) >= MOST_NODES:
+                self._report.add(node, f"there are more than {MOST_NODES} nodes")
+                self.complete = False
+                return
             if not isinstance(node.value, dict):
                 self.complete = self.complete and node.value is not FAILED
                 self._add(key, node, FAILED)
                 continue
             above = self._repeated(key, node, above) if "repeat" in node.value else self._single(key, node)
-            if len(self.nodes) > MOST_NODES:
-                self._report.add(node, f"makes more than {MOST_NODES} nodes in all")
-                self.complete = False
-                return
 
     def _single(self, key: str, node: Tree) -> str | None:
         name = self._name(key, node, self._scope)
@@ -65,7 +66,7 @@ class Expansion:
         body = node.with_value({name: entry for name, entry in node.value.items() if name != "repeat"})
         for number, row in enumerate(rows, 1):
             scope = Scope(row.entries(), self._scope)
-            name = self._name(key, node.noted(f"(row {number})"), scope)
+            name = self._name(key, dataclasses.replace(node, note=f"(row {number})"), scope)
             if name is None:
                 return None
             noted = body.noted(f"(row {number}, '{name}')")
@@ -80,6 +81,9 @@ class Expansion:
     def _rows(self, node: Tree) -> list[Tree]:
         rows = substitute(node.value["repeat"], self._scope, self._report)
         if rows.value is FAILED:
+            return []
+        if isinstance(rows.value, list) and len(rows.value) > MOST_NODES:
+            self._report.add(rows, f"has {len(rows.value)} rows, more than {MOST_NODES}")
             return []
         if not isinstance(rows.value, list) or not rows.value:
             self._report.add(rows, f"must be a list of rows, such as [{{i: 1}}, {{i: 2}}]; received {rows.plain()!r}")

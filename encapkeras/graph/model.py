@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -51,7 +52,7 @@ class SpecModel(keras.Model):  # type: ignore[misc]
         outputs = {name: tensors[reference] for name, reference in origin.spec.outputs.items()}
         name = origin.spec.name
         super().__init__(inputs=_plain_if_single(origin.graph.inputs), outputs=_plain_if_single(outputs), name=name)
-        self.output_names = list(outputs)
+        self.output_names = keras.tree.flatten({name: name for name in outputs})  # in the order of Keras' outputs
         self._origin = origin
 
     @property
@@ -109,7 +110,7 @@ class SpecModel(keras.Model):  # type: ignore[misc]
             "image_range": list(IMAGE_RANGE),
             "trainable": self.trainable,
             "frozen": [name for name, layer in layers.items() if not layer.trainable],
-            "policy": keras.dtype_policies.serialize(self._origin.graph.policy),
+            "policy": keras.dtype_policies.serialize(self.dtype_policy),
             "policies": {name: keras.dtype_policies.serialize(layer.dtype_policy) for name, layer in layers.items()},
         }
 
@@ -119,8 +120,12 @@ class SpecModel(keras.Model):  # type: ignore[misc]
         structure = {key: part for key, part in config["spec"].items() if key not in ("data", "train")}
         deserialize = keras.dtype_policies.deserialize
         policies = {name: deserialize(policy) for name, policy in config["policies"].items()}
-        policy = deserialize(config["policy"])
-        model = _made(load_spec(structure), config["spec"], config["class_names"], policy, policies)
+        around = keras.config.dtype_policy()
+        keras.config.set_dtype_policy(deserialize(config["policy"]))
+        try:
+            model = _made(load_spec(structure), config["spec"], config["class_names"], policies)
+        finally:
+            keras.config.set_dtype_policy(around)
         model.trainable = config["trainable"]
         for name, layer in model._origin.graph.layers.items():
             layer.trainable = name not in config["frozen"]
@@ -149,7 +154,7 @@ def build_model(source: Source, overrides: Sequence[str] = ()) -> SpecModel:
     """
     spec = check_spec(source, overrides)  # first without weights, so that no mistake costs memory
     class_names = spec.info.class_names if spec.info else ()
-    return _made(spec, spec.resolved, class_names, keras.config.dtype_policy(), {})
+    return _made(spec, spec.resolved, class_names, {})
 
 
 def load_model(path: str | os.PathLike[str]) -> keras.Model:
@@ -163,15 +168,13 @@ def load_model(path: str | os.PathLike[str]) -> keras.Model:
     """
     try:
         return keras.saving.load_model(path)
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, KeyError, zipfile.BadZipFile) as error:
         raise EncapkerasError(f"'{os.fspath(path)}' cannot be loaded: {error}") from error
 
 
-def _made(
-    spec: Spec, resolved: dict[str, Any], class_names: Sequence[str], policy: Any, policies: dict[str, Any]
-) -> SpecModel:
+def _made(spec: Spec, resolved: dict[str, Any], class_names: Sequence[str], policies: dict[str, Any]) -> SpecModel:
     report = Report()
-    graph = build_nodes(spec.nodes, spec.inputs, report, policy, policies)
+    graph = build_nodes(spec.nodes, spec.inputs, report, policies)
     report.raise_if_any()
     return SpecModel(ModelOrigin(spec, resolved, graph, tuple(class_names)))
 

@@ -112,7 +112,7 @@ def check_spec(source: Source, overrides: Sequence[str] = ()) -> Spec:
     """
     reading = _Reading(source, overrides)
     with keras.device("meta"):
-        build_nodes(reading.nodes, reading.inputs, reading.report, keras.config.dtype_policy(), {})
+        build_nodes(reading.nodes, reading.inputs, reading.report, {})
     reading.report.raise_if_any()
     return reading.spec()
 

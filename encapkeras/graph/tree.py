@@ -114,7 +114,8 @@ class Report:
             path = at.path
             for step in rest:
                 path = child_path(path, step)
-            if problem.kind == "missing" and path in failed:
+            depends_on_failed = not rest and problem.kind == "value" and any(at.failures())
+            if depends_on_failed or (problem.kind == "missing" and path in failed):
                 continue
             self.add(at, problem.text, path=at.path if problem.kind == "missing" else path)
             found.append(problem)

@@ -203,7 +203,8 @@ def _unknown(error: UnknownName) -> str:
         return "'$previous' means the row before and stands only in the 'inputs' of a node with 'repeat'"
     if name in FACTS and name not in error.known:
         return f"'${name}' comes from the data set: name one in 'data.dataset', or give '{name}' in 'vars'"
-    return f"no variable is called '{name}'. {suggest(name, error.known)}"
+    known = suggest(name, error.known) if error.known else "There are none; 'vars' is where they are given."
+    return f"no variable is called '{name}'. {known}"
 
 
 def _computed(expression: str, at: Tree, scope: Scope, report: Report) -> Any:
