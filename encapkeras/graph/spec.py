@@ -18,7 +18,7 @@ from encapkeras.graph.check import Graph, Node, OutputLoss, Reference, checked_l
 from encapkeras.graph.expand import NODE_NAME, RESERVED, Expansion, check_variable_name
 from encapkeras.graph.inherit import OWN_KEYS, Inheritance, bundled_specs, cleaned, override
 from encapkeras.graph.load import load_data, load_file
-from encapkeras.graph.schema import MODEL, TOP_LEVEL, TopLevel
+from encapkeras.graph.schema import MODEL, TOP_LEVEL, Shape, TopLevel
 from encapkeras.graph.train_settings import TrainSettings
 from encapkeras.graph.tree import FAILED, Report, Tree
 from encapkeras.graph.variables import FACTS, Scope, UnknownName, Variables, substitute
@@ -28,6 +28,7 @@ NAME_CHARACTERS = re.compile(r"[^A-Za-z0-9_. -]")
 
 _DATA = Checker(DataSettings)
 _TRAIN = Checker(TrainSettings)
+_SHAPE = Checker(Shape)
 
 
 @dataclass(frozen=True)
@@ -203,7 +204,11 @@ class _Reading:
             self.report.add_values(MODEL, tree)
         inputs = model["inputs"].entries() if "inputs" in model else {"image": self._image(tree)}
         self._check_names(inputs, "an input")
-        self.inputs = {name: shape.plain() for name, shape in inputs.items() if _is_shape(shape)}
+        self.inputs = {
+            name: shape.plain()
+            for name, shape in inputs.items()
+            if _is_name(name) and not shape.failed and not _SHAPE.problems(shape.plain())
+        }
         expansion = Expansion(self._scope, self.report)
         expansion.expand(model.get("nodes", tree.with_value({})), list(inputs))
         graph = Graph(expansion, inputs, model.get("defaults", tree.with_value({})), self.report)
@@ -231,7 +236,7 @@ class _Reading:
 
     def _check_names(self, entries: Mapping[str, Tree], what: str) -> None:
         for name, entry in entries.items():
-            if name in RESERVED or not NODE_NAME.fullmatch(name):
+            if not _is_name(name):
                 self.report.add(entry, f"'{name}' is no name for {what}")
 
     def _read_name(self) -> str:
@@ -269,9 +274,8 @@ def _remove(values: Any, path: Sequence[str | int]) -> None:
     del values[path[-1]]
 
 
-def _is_shape(tree: Tree) -> bool:
-    sizes = tree.value if isinstance(tree.value, list) else [tree.with_value("")]
-    return all(size.value is None or (type(size.value) is int and size.value > 0) for size in sizes)
+def _is_name(name: str) -> bool:
+    return name not in RESERVED and bool(NODE_NAME.fullmatch(name))
 
 
 def _written(source: Source, report: Report) -> tuple[Tree, Path | None]:

@@ -1,5 +1,7 @@
 """`extends` and `--set`."""
 
+import itertools
+
 import pytest
 import yaml
 
@@ -80,7 +82,7 @@ def test_plain_data_extends_bundled_specs():
 def test_a_ladder_of_bases_is_read_once_each(folder):
     names = [f"step{i}" for i in range(60)]
     write(folder, step0=BASE)
-    for below, name in zip(names, names[1:], strict=False):
+    for below, name in itertools.pairwise(names):
         write(folder, **{name: {"extends": [f"{below}.yaml", f"{below}.yaml"]}})
     assert check_spec(folder / "step59.yaml").train.epochs == 3
 
