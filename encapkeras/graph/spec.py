@@ -89,6 +89,8 @@ def load_spec(source: Source, overrides: Sequence[str] = ()) -> Spec:
         >>> load_spec("quickstart", ["train.epochs=3"]).train.epochs
         3
     """
+    if isinstance(source, Spec) and not overrides:
+        return source
     reading = _Reading(source, overrides)
     reading.report.raise_if_any()
     return reading.spec()
@@ -111,11 +113,18 @@ def check_spec(source: Source, overrides: Sequence[str] = ()) -> Spec:
         >>> check_spec("quickstart").name
         'quickstart'
     """
+    if isinstance(source, Spec) and not overrides:
+        _check_shapes(source.nodes, source.inputs, Report())
+        return source
     reading = _Reading(source, overrides)
-    with keras.device("meta"):
-        build_nodes(reading.nodes, reading.inputs, reading.report, {})
-    reading.report.raise_if_any()
+    _check_shapes(reading.nodes, reading.inputs, reading.report)
     return reading.spec()
+
+
+def _check_shapes(nodes: Sequence[Node], inputs: Mapping[str, Sequence[int | None]], report: Report) -> None:
+    with keras.device("meta"):
+        build_nodes(nodes, inputs, report, {})
+    report.raise_if_any()
 
 
 class _Reading:

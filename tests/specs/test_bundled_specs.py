@@ -1,0 +1,69 @@
+"""Every spec that comes with encapkeras: its size, its resolved form, one pass of data."""
+
+import keras
+import numpy as np
+import pytest
+
+from encapkeras import build_model, load_spec
+from encapkeras.graph import parameters
+from encapkeras.graph.inherit import bundled_specs
+
+# Trainable numbers, on the spec's own data set; those of the paper's networks are the original's.
+PARAMETERS = {
+    "quickstart": 295_584,
+    "encapnet_mnist": 1_729_344,
+    "encapnet_fashion_mnist": 1_729_344,
+    "encapnet_svhn": 1_729_920,
+    "encapnet_cifar10": 1_729_920,
+    "encapnet_cifar100": 2_467_200,
+    "encapnet_master": 1_757_440,
+    "encapnet_master_sub2": 1_729_920,
+    "encapnet_master_wide": 1_900_800,
+    "encapnet_approximate": 45_215_040,
+    "encapnet_approximate_deep": 73_169_728,
+    "encapnet_table_master": 1_689_856,
+    "encapnet_table_approximate": 8_124_224,
+    "resnet14": 175_258,
+    "resnet_same_shape": 1_575_690,
+    "resnet_similar_size": 9_624_782,
+}
+FILES = {file.stem: file for file in bundled_specs().glob("*.yaml")}
+
+
+def test_every_spec_has_its_parameters_written_here():
+    assert set(FILES) == set(PARAMETERS)
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_the_parameters_are_exact(name):
+    with keras.device("meta"):
+        model = build_model(FILES[name])
+    assert parameters(model) == PARAMETERS[name]
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_the_resolved_spec_reads_as_itself(name):
+    spec = load_spec(FILES[name])
+    assert load_spec(spec.resolved) == spec
+    assert spec.name == name
+    assert spec.resolved["source"]
+
+
+@pytest.mark.parametrize("name", [name for name, size in PARAMETERS.items() if size < 2_000_000])
+def test_a_batch_passes(name):
+    spec = load_spec(FILES[name])
+    model = build_model(spec)
+    images = np.random.default_rng(0).uniform(size=(2, *spec.inputs["image"])).astype("float32")
+    scores = model.predict(images, verbose=0)
+    assert scores.shape == (2, spec.info.classes)
+    assert np.isfinite(scores).all()
+    (loss,) = spec.make_losses().values()
+    assert np.isfinite(float(loss(np.array([0, 1]), scores)))
+
+
+@pytest.mark.parametrize("name", ["encapnet_cifar10", "resnet14"])
+@pytest.mark.parametrize("size", [28, 48])
+def test_other_image_sizes_fit(name, size):
+    with keras.device("meta"):
+        model = build_model(FILES[name], [f"data.image_size={size}", "data.augment=null"])
+    assert model.output_shape == (None, 10)
