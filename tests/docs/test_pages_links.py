@@ -73,6 +73,12 @@ def test_named_tests_exist(page):
             assert re.search(rf"^def {name}\(", (PROJECT / file).read_text(), re.MULTILINE), f"{file}::{name}"
 
 
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_named_specs_exist(page):
+    for pattern in re.findall(r"`(specs/[\w/*]+\.yaml)`", page.read_text()):
+        assert list(PROJECT.glob(pattern)), pattern
+
+
 def test_every_formula_has_its_row():
     text = PAPERS.read_text()
     functions = [name for name in functional.__all__ if inspect.isfunction(getattr(functional, name))]

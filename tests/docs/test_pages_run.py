@@ -113,7 +113,7 @@ def test_python_is_complete(block):
 
 @pytest.mark.parametrize("page", with_blocks("yaml"), ids=name_of)
 def test_specs_are_right_unless_the_page_says_wrong(page, reader):
-    """A block is a whole spec if it begins with `spec:`; other blocks are sections for any spec, such as the quickstart."""
+    """A block is a whole spec if it begins with `spec:`; other blocks are sections, for any spec."""
     for block in blocks(page, "yaml"):
         whole = block.text.startswith("spec:")
         file = reader.folder / "from_the_page.yaml"
