@@ -237,7 +237,7 @@ class _Reading:
         try:
             sizes = [self._scope.lookup(name) for name in ("height", "width", "channels")]
         except UnknownName:
-            if isinstance(self._entry("model").value, dict):
+            if isinstance(self._entry("model").value, dict) and "model" in self._tree.entries():
                 text = "without 'data' the model needs 'inputs', for example {image: [32, 32, 3]}"
                 self.report.add(place, text)
             return place
