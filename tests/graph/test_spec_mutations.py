@@ -155,3 +155,16 @@ def test_every_mutation_is_a_model_or_a_spec_error(examples, monkeypatch, tmp_pa
     assert tally.all >= examples
     assert tally.shapes >= tally.all / 3, tally
     assert 0 < tally.sound < tally.shapes, tally
+
+
+@settings(max_examples=300, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+@given(
+    st.one_of(
+        st.binary(max_size=200), st.text(alphabet="ab:-[]{}#&*!|>'\"%@`,? \n\t$()1.e", max_size=80).map(str.encode)
+    )
+)
+def test_any_file_is_a_spec_error(tmp_path, content):
+    for name in ("any.yaml", "any.json"):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(SpecError):
+            check_spec(tmp_path / name)
