@@ -98,10 +98,8 @@ class _Builder:
         options = {"dtype": policy, "trainable": node.settings.trainable}
         layer = node.kind.make(node.layer_name, node.arguments, **options)
         tensors = [self.graph.tensors[reference] for reference in node.inputs]
-        if not node.listed:
-            arguments = tensors
-        else:
-            arguments = tensors if _positional_tensors(layer) > 1 else [tensors]
+        one_by_one = not node.listed or _positional_tensors(layer) > 1
+        arguments = tensors if one_by_one else [tensors]
         if len(node.kind.ports) > 1:
             return layer, layer(*arguments, return_ports=True)
         return layer, {"out": layer(*arguments)}

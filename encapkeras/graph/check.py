@@ -150,10 +150,9 @@ class Graph:
     def note_unused_inputs(self) -> None:
         """Notes inputs that nothing names; call this after all references are resolved."""
         if self.nodes and not self.failed and self._expansion.complete:
-            for name in set(self._inputs) - self._used:
-                self._report.add(
-                    self._inputs[name], f"no node uses the input '{name}'; name it in 'inputs' or remove it"
-                )
+            for name, tree in self._inputs.items():
+                if name not in self._used:
+                    self._report.add(tree, f"no node uses the input '{name}'; name it in 'inputs' or remove it")
 
     def _kind(self, tree: Tree) -> LayerKind | None:
         layer = tree.entries().get("layer")
@@ -180,14 +179,12 @@ class Graph:
         return sound
 
     def _checked(self, name: str, tree: Tree) -> Node | None:
-        common = {key: entry for key, entry in tree.entries().items() if key in NodeKeys.model_fields}
-        head = tree.with_value(common if tree.entries() or tree.value == {} else FAILED)
-        if head.value is FAILED:
+        if tree.value is FAILED:
             return None
+        common = {key: entry for key, entry in tree.entries().items() if key in NodeKeys.model_fields}
+        head = tree.with_value(common)
         wrong = bool(self._report.add_values(NODE, head)) or any(head.failures())
-        inputs = self._references(common["inputs"]) if "inputs" in common and not wrong else None
-        if wrong and "inputs" in common:
-            self._references(common["inputs"])
+        inputs = self._references(common["inputs"]) if "inputs" in common else None
         kind = self._kinds[name]
         if kind is None:
             return None
@@ -215,18 +212,19 @@ class Graph:
 
     def _note_arguments(self, at: Tree, own: Mapping[str, Tree], kind: LayerKind, *, partly: bool = False) -> set[str]:
         """Notes ill-typed and missing arguments; gives the names of all that cannot be used."""
-        wrong = {key for key, entry in own.items() if any(entry.failures())}
-        for problem in kind.problems({key: entry.plain() for key, entry in own.items() if key not in wrong}):
+        failed = {key for key, entry in own.items() if any(entry.failures())}
+        wrong = set(failed)
+        for problem in kind.problems({key: entry.plain() for key, entry in own.items() if key not in failed}):
             name = str(problem.path[0])
-            if name in wrong or (partly and problem.kind == "missing"):
-                continue
-            note_value(own.get(name, at), problem, self._report)
-            wrong.add(name)
+            if name not in failed and not (partly and problem.kind == "missing"):
+                note_value(own.get(name, at), problem, self._report)
+                wrong.add(name)
         return wrong
 
     def _in_order(self, nodes: dict[str, Node]) -> list[Node]:
         """The nodes, each after those that it needs; none of those that need themselves or lie too deep."""
-        needs = {name: {r.node for r in node.inputs if r.node in nodes} for name, node in nodes.items()}
+        # Lists, for sets of names come in another order in each process, and with them the first weights.
+        needs = {name: [r.node for r in node.inputs if r.node in nodes] for name, node in nodes.items()}
         while True:
             try:
                 order = list(graphlib.TopologicalSorter(needs).static_order())
@@ -235,7 +233,7 @@ class Graph:
                 circle = list(error.args[1][1:])
                 self._note_circle(circle, nodes)
                 for name in circle:
-                    needs[name] = set()
+                    needs[name] = []
                     self.failed.add(name)
         self._note_depth(order, needs, nodes)
         return [nodes[name] for name in order if name not in self.failed]
@@ -247,7 +245,7 @@ class Graph:
         at = nodes[names[0]].tree.value["inputs"]
         self._report.add(at, f"the nodes need each other in a circle: {' -> '.join([*names, names[0]])}")
 
-    def _note_depth(self, order: list[str], needs: dict[str, set[str]], nodes: dict[str, Node]) -> None:
+    def _note_depth(self, order: list[str], needs: dict[str, list[str]], nodes: dict[str, Node]) -> None:
         depth: dict[str, int] = {}
         for name in order:
             depth[name] = 1 + max((depth[need] for need in needs[name]), default=0)

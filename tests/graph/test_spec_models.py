@@ -2,6 +2,9 @@
 
 import copy
 import json
+import os
+import subprocess
+import sys
 import zipfile
 
 import keras
@@ -202,6 +205,15 @@ def test_what_is_no_model_is_refused(tmp_path):
     (tmp_path / "cut.keras").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(EncapkerasError, match="cannot be loaded"):
         load_model(tmp_path / "cut.keras")
+
+
+def test_the_order_of_nodes_is_the_same_in_every_process():
+    code = "import encapkeras; print([n.name for n in encapkeras.load_spec('resnet14').nodes])"
+    runs = [
+        subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONHASHSEED": seed}, capture_output=True)
+        for seed in ("1", "2")
+    ]
+    assert runs[0].stdout == runs[1].stdout != b""
 
 
 def test_the_same_seed_gives_the_same_weights(images):
