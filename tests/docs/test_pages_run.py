@@ -3,6 +3,7 @@
 import ast
 import doctest
 import functools
+import itertools
 import re
 import shlex
 import shutil
@@ -124,6 +125,22 @@ def test_specs_are_right_unless_the_page_says_wrong(page, reader):
                 read(file)
         else:
             read(file)
+
+
+def reports():
+    """The wrong specs whose report the page shows: the `text` block that follows."""
+    in_order = all_blocks("yaml", "text")
+    return [(a, b) for a, b in itertools.pairwise(in_order) if a.language == "yaml" and b.language == "text"]
+
+
+@pytest.mark.parametrize(("spec", "report"), reports(), ids=str)
+def test_reports_are_those_that_the_page_shows(spec, report, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    file = Path(report.text.partition(":")[0])
+    file.write_text(spec.text)
+    with pytest.raises(SpecError) as mistakes:
+        check_spec(file)
+    assert f"{mistakes.value}\n" == report.text
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if commands(page)], ids=name_of)
