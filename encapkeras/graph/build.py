@@ -95,8 +95,8 @@ class _Builder:
 
     def _called(self, node: Node) -> tuple[keras.layers.Layer, Any]:
         policy = self._policies.get(node.name, node.settings.dtype)
-        options = {"dtype": policy, "trainable": node.settings.trainable}
-        layer = node.kind.make(node.layer_name, node.arguments, **options)
+        layer = node.kind.make(node.layer_name, node.arguments, policy)
+        layer.trainable = node.settings.trainable  # not every layer of Keras takes it as an argument
         tensors = [self.graph.tensors[reference] for reference in node.inputs]
         one_by_one = not node.listed or _positional_tensors(layer) > 1
         arguments = tensors if one_by_one else [tensors]

@@ -277,7 +277,7 @@ def checked_losses(losses: Tree, outputs: Mapping[str, Tree], report: Report) ->
     for name, tree in losses.entries().items():
         if not isinstance(tree.value, dict):
             continue
-        if name not in outputs:
+        if outputs and name not in outputs:
             report.add(tree, f"no output is called '{name}'. {suggest(name, outputs)}")
         loss = _checked_loss(tree, report)
         if loss:

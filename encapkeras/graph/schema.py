@@ -119,10 +119,10 @@ class LayerKind:
         others = self.entry.problems(sound) if self.entry else argument_problems(self.name, values)
         return [*found, *(p for p in others if p.kind != "missing" or p.path[0] not in values)]
 
-    def make(self, name: str, arguments: Mapping[str, Any], **options: Any) -> keras.layers.Layer:
+    def make(self, name: str, arguments: Mapping[str, Any], policy: Any) -> keras.layers.Layer:
         """The layer; raises whatever its constructor raises."""
         values = {key: plain_object(value) for key, value in arguments.items()}
-        return self.target(name=name, **{**options, **values})
+        return self.target(name=name, dtype=policy, **values)
 
     @property
     def takes_capsules(self) -> bool:

@@ -121,6 +121,12 @@ def required_arguments(name):
     return {problem.path[0]: known.get(problem.path[0], 3) for problem in layer_kind(name).problems({})}
 
 
+@pytest.mark.parametrize("trainable", [True, False])
+def test_layers_that_know_nothing_of_trainable_can_be_used(trainable):
+    dropout = {"layer": "keras.SpatialDropout2D", "inputs": "image", "rate": 0.1, "trainable": trainable}
+    assert check_spec(spec_of({"dropped": dropout}))
+
+
 def test_a_volume_is_not_taken_for_capsules():
     nodes = {"c": {"layer": "keras.Conv3D", "inputs": "image", "filters": 2, "kernel_size": 3}}
     assert check_spec(spec_of(nodes, inputs={"image": [8, 8, 8, 1]}))
