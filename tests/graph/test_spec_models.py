@@ -140,6 +140,14 @@ def test_saved_models_need_no_spec_and_keep_everything(images, tmp_path):
     loaded.fit(images, np.arange(6), verbose=0)
 
 
+def test_keras_itself_loads_a_saved_model_once_the_layers_are_imported(tmp_path):
+    path = tmp_path / "model.keras"
+    build_model(CAPSULES).save(path)
+    code = "import sys, encapkeras.layers, keras; print(type(keras.saving.load_model(sys.argv[1])).__name__)"
+    done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=False)
+    assert done.stdout == "SpecModel\n", done.stderr
+
+
 def test_frozen_layers_stay_frozen(images, tmp_path):
     spec = copy.deepcopy(CAPSULES)
     spec["model"]["nodes"]["digits"]["trainable"] = False
