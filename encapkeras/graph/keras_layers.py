@@ -72,6 +72,18 @@ def parameters(layer: type[keras.layers.Layer]) -> dict[str, inspect.Parameter]:
     }
 
 
+def with_image_format(layer: type[keras.layers.Layer], arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments with `data_format` set if the layer has one: `~/.keras/keras.json` must not change a network.
+
+    Example:
+        >>> with_image_format(keras.layers.Conv2D, {"filters": 3})
+        {'data_format': 'channels_last', 'filters': 3}
+    """
+    if "data_format" in parameters(layer):
+        return {"data_format": "channels_last", **arguments}
+    return dict(arguments)
+
+
 def argument_problems(name: str, arguments: Mapping[str, Any]) -> list[ValueProblem]:
     """What is missing from a map of arguments for the layer `keras.NAME`; Keras checks the values itself."""
     return [

@@ -20,6 +20,7 @@ from encapkeras.graph.keras_layers import (
     object_problem,
     parameters,
     plain_object,
+    with_image_format,
 )
 from encapkeras.layers import LAYERS
 from encapkeras.registry import Entry
@@ -122,6 +123,8 @@ class LayerKind:
     def make(self, name: str, arguments: Mapping[str, Any], policy: Any) -> keras.layers.Layer:
         """The layer; raises whatever its constructor raises."""
         values = {key: plain_object(value) for key, value in arguments.items()}
+        if self.entry is None:
+            values = with_image_format(self.target, values)
         return self.target(name=name, dtype=policy, **values)
 
     @property

@@ -18,7 +18,7 @@ from encapkeras.graph.check import Graph, Node, OutputLoss, Reference, checked_l
 from encapkeras.graph.expand import NODE_NAME, RESERVED, Expansion, check_variable_name
 from encapkeras.graph.inherit import OWN_KEYS, Inheritance, bundled_specs, cleaned, override
 from encapkeras.graph.load import load_data, load_file
-from encapkeras.graph.schema import MODEL, TOP_LEVEL, Shape, TopLevel
+from encapkeras.graph.schema import MODEL, TOP_LEVEL, Shape, Size, TopLevel
 from encapkeras.graph.train_settings import TrainSettings
 from encapkeras.graph.tree import FAILED, Report, Tree
 from encapkeras.graph.variables import FACTS, Scope, UnknownName, Variables, substitute
@@ -29,6 +29,7 @@ NAME_CHARACTERS = re.compile(r"[^A-Za-z0-9_. -]")
 _DATA = Checker(DataSettings)
 _TRAIN = Checker(TrainSettings)
 _SHAPE = Checker(Shape)
+_SIZE = Checker(Size)
 
 
 @dataclass(frozen=True)
@@ -199,7 +200,9 @@ class _Reading:
                 except (ArgumentError, DataError) as error:
                     self.report.add(self._entry("data"), str(error))
             facts = {name: getattr(self._info, name) if self._info else FAILED for name in FACTS}
-            self._facts.define({name: self._entry("data").with_value(value) for name, value in facts.items()})
+            section = self._entry("data")
+            places = dict.fromkeys(("height", "width"), section.entries().get("image_size", section))
+            self._facts.define({name: places.get(name, section).with_value(fact) for name, fact in facts.items()})
         self._scope.compute_all()
 
     def _read_model(self) -> None:
@@ -235,13 +238,19 @@ class _Reading:
         """The shape of the default input, from the data set or from `vars`."""
         place = Tree(FAILED, model.file, model.line, model.column, "model")
         try:
-            sizes = [self._scope.lookup(name) for name in ("height", "width", "channels")]
+            sizes = {name: self._scope.lookup(name) for name in ("height", "width", "channels")}
         except UnknownName:
             if isinstance(self._entry("model").value, dict) and "model" in self._tree.entries():
                 text = "without 'data' the model needs 'inputs', for example {image: [32, 32, 3]}"
                 self.report.add(place, text)
             return place
-        return place if any(size.value is FAILED for size in sizes) else place.with_value(sizes)
+        if any(any(size.failures()) for size in sizes.values()):
+            return place
+        for name, size in sizes.items():
+            for problem in _SIZE.problems(size.plain()):
+                self.report.add(size, f"the {name} of the images {problem.text}")
+                return place
+        return place.with_value(list(sizes.values()))
 
     def _check_names(self, entries: Mapping[str, Tree], what: str) -> None:
         for name, entry in entries.items():

@@ -1,5 +1,6 @@
 """Nodes, references, outputs, depth: what specs may and may not connect."""
 
+import keras
 import numpy as np
 import pytest
 
@@ -188,3 +189,29 @@ def test_a_missing_file_of_the_users_data_is_a_mistake_of_the_spec(tmp_path):
     data["data"] = {"dataset": "npz", "path": str(tmp_path / "none.npz")}
     (problem,) = problems(data)
     assert problem.path == "data"
+
+
+def test_kerass_own_image_format_does_not_change_a_network():
+    keras.config.set_image_data_format("channels_first")
+    try:
+        model = build_model(spec_of({"pooled": {"layer": "keras.GlobalAveragePooling2D", "inputs": "image"}}))
+    finally:
+        keras.config.set_image_data_format("channels_last")
+    assert model.output_shape == (None, 4)
+
+
+DEFAULT_INPUT = {"nodes": {"flat": {"layer": "keras.Flatten", "inputs": "image"}}, "outputs": {"out": "flat"}}
+
+
+@pytest.mark.parametrize(
+    ("spec", "place", "text"),
+    [
+        ({"vars": {"height": 0, "width": 4, "channels": 1}}, "vars.height", "must be greater than or equal to 1"),
+        ({"vars": {"height": 4, "width": "abc", "channels": 1}}, "vars.width", "must be an integer; received 'abc'"),
+        ({"data": {"dataset": "digits", "image_size": 10**23}}, "data.image_size", "must be less than or equal to"),
+    ],
+)
+def test_a_default_input_of_an_impossible_size_is_a_mistake(spec, place, text):
+    (problem,) = problems({**spec, "model": DEFAULT_INPUT})
+    assert problem.path == place
+    assert text in problem.message
