@@ -1,9 +1,10 @@
-"""`encapkeras evaluate`: accuracy and loss of a finished run, measured again."""
+"""`encapkeras evaluate`: accuracy and loss of a run, measured again."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,11 +24,14 @@ def run(arguments: argparse.Namespace) -> int:
     folder = RunFolder(arguments.run_dir)
     folder.check_run()
     spec = load_spec(folder.spec)
+    checkpoint = folder.chosen(spec.data.validation > 0)
+    if not folder.results.is_file():
+        print(f"run {folder.path} is unfinished: it has no results.json. This is {checkpoint}.", file=sys.stderr)
     splits = load(spec.data, seed=spec.train.seed)
     batches = splits.test if arguments.split == "test" else splits.validation
     if batches is None:
         raise DataError(f"run {folder.path} has no validation part (data.validation is 0); use --split test")
-    figures = {"split": arguments.split, **measure(folder.chosen, batches), "images": batches.num_images}
+    figures = {"split": arguments.split, **measure(checkpoint, batches), "images": batches.num_images}
     if arguments.json:
         print(json.dumps(figures, indent=2))
     else:

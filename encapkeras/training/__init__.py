@@ -1,5 +1,9 @@
 """From a resolved spec to a finished run folder."""
 
+from encapkeras.backend import require_torch
+
+require_torch()
+
 from encapkeras.training.callbacks import LossSchedule
 from encapkeras.training.coupled_weight_decay import CoupledWeightDecay
 from encapkeras.training.fit import train

@@ -111,7 +111,7 @@ def _fit_and_test(
                 verbose=0,
             )
         seconds = time.perf_counter() - start
-        test = measure(folder.chosen, splits.test)
+        test = measure(folder.chosen(splits.validation is not None), splits.test)
     return {
         "test_accuracy": test["accuracy"],
         "test_loss": test["loss"],

@@ -27,9 +27,10 @@ import yaml
 from encapkeras import __version__
 from encapkeras.errors import RunFolderError
 
+# All that a run leaves, but for environment.json: it is the mark that a folder is ours, so that it is never deleted,
+# only replaced.
 _WRITTEN = (
     "spec.yaml",
-    "environment.json",
     "metrics.csv",
     "results.json",
     "checkpoints/best.keras",
@@ -72,10 +73,29 @@ class RunFolder:
             number += 1
         return cls(path)
 
-    @property
-    def chosen(self) -> Path:
-        """The checkpoint that counts: the best on validation, or the last where there is no validation part."""
-        return self.best if self.best.exists() else self.last
+    def chosen(self, validated: bool) -> Path:
+        """The checkpoint that counts: the best on validation, or the last where there is no validation part.
+
+        Args:
+            validated: Whether the run has a validation part (`data.validation` is above 0).
+
+        Raises:
+            RunFolderError: That checkpoint is not there; no other is taken in its place.
+        """
+        checkpoint = self.best if validated else self.last
+        if checkpoint.is_file():
+            return checkpoint
+        other = self.last if validated else self.best
+        if not other.is_file():
+            raise RunFolderError(
+                f"run {self.path} has no checkpoint: it ended before its first epoch did. Train it again with "
+                "--overwrite."
+            )
+        raise RunFolderError(
+            f"{checkpoint} is missing: of this run, with{'' if validated else 'out'} a validation part, it is the "
+            f"checkpoint that counts, and {other.name} is not taken for it. Put it back, or train the run again with "
+            "--overwrite."
+        )
 
     def check_free(self, overwrite: bool = False) -> None:
         """Checks, without changing anything, that a run may be written here.
@@ -89,9 +109,9 @@ class RunFolder:
         try:
             if self.path.exists() and not self.path.is_dir():
                 raise RunFolderError(f"{self.path} is a file; a run needs a folder. Choose another with --run-dir.")
-            if self.path.exists() and any(self.path.iterdir()):
+            if self.path.exists() and not self._is_empty():
                 self._check_replaceable(overwrite)
-            parent = next(folder for folder in (self.path, *self.path.absolute().parents) if folder.exists())
+            parent = self._nearest_existing()
         except OSError as error:
             raise _unusable(self.path, error) from error
         if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
@@ -99,6 +119,16 @@ class RunFolder:
                 f"run folder {self.path} cannot be written: {parent} is "
                 f"{'read-only' if parent.is_dir() else 'a file'}. Choose another with --run-dir."
             )
+
+    def _is_empty(self) -> bool:
+        """Whether nothing is here but the empty subfolders of a run that could not begin."""
+        return all(
+            entry in (self.best.parent, self.tensorboard) and entry.is_dir() and not any(entry.iterdir())
+            for entry in self.path.iterdir()
+        )
+
+    def _nearest_existing(self) -> Path:
+        return next(folder for folder in (self.path, *self.path.absolute().parents) if folder.exists())
 
     def _check_replaceable(self, overwrite: bool) -> None:
         if not self._is_ours():
@@ -121,7 +151,8 @@ class RunFolder:
     def create(self, spec: dict[str, Any], environment: dict[str, Any], overwrite: bool, needed_bytes: int) -> None:
         """Makes the folder with `spec.yaml` and `environment.json`; removes the files of an older run.
 
-        Only files that a run writes are removed: others that somebody put into the folder stay.
+        Only files that a run writes are removed: others that somebody put into the folder stay. Nothing is made or
+        removed before it is known that the disk has the space, that of the removed files included.
 
         Args:
             spec: The resolved spec.
@@ -134,28 +165,28 @@ class RunFolder:
         """
         self.check_free(overwrite)
         try:
-            for pattern in _WRITTEN:
-                for file in self.path.glob(pattern):
-                    file.unlink()
+            older = [file for pattern in _WRITTEN for file in self.path.glob(pattern)]
+            free = shutil.disk_usage(self._nearest_existing()).free + sum(file.lstat().st_size for file in older)
+            if free < needed_bytes:
+                raise RunFolderError(
+                    f"the disk of run folder {self.path} has {free / 1e6:,.0f} MB for this run, which needs about "
+                    f"{needed_bytes / 1e6:,.0f} MB. Make room, or choose another folder with --run-dir."
+                )
             for folder in (self.best.parent, self.tensorboard):
                 folder.mkdir(parents=True, exist_ok=True)
-            free = shutil.disk_usage(self.path).free
+            for file in older:
+                file.unlink()
         except OSError as error:
             raise _unusable(self.path, error) from error
-        if free < needed_bytes:
-            raise RunFolderError(
-                f"the disk of run folder {self.path} has {free / 1e6:,.0f} MB left; this run needs about "
-                f"{needed_bytes / 1e6:,.0f} MB. Make room, or choose another folder with --run-dir."
-            )
         write_json(self.environment, environment)
         with replacing(self.spec) as file:
             file.write_text(yaml.safe_dump(spec, sort_keys=False, allow_unicode=True), encoding="utf-8")
 
     def check_run(self) -> None:
-        """Checks that the folder holds a run with a checkpoint.
+        """Checks that the folder is that of a run, finished or not.
 
         Raises:
-            RunFolderError: The folder is missing, foreign, or has no checkpoint.
+            RunFolderError: The folder is missing or foreign.
         """
         if not self.path.is_dir():
             raise RunFolderError(f"{self.path} is no folder. Give the run folder that train printed.")
@@ -163,11 +194,6 @@ class RunFolder:
             missing = [file.name for file in (self.spec, self.environment) if not file.is_file()]
             detail = f"{' and '.join(missing)} missing" if missing else "environment.json is not of encapkeras"
             raise RunFolderError(f"{self.path} is not the folder of a run: {detail}.")
-        if not self.chosen.is_file():
-            raise RunFolderError(
-                f"run {self.path} has no checkpoint: it ended before its first epoch did. Train it again with "
-                "--overwrite."
-            )
 
 
 def describe_environment(device: str, seed: int) -> dict[str, Any]:

@@ -165,7 +165,7 @@ def test_exit_code_of_the_process():
     assert done.stderr.endswith("'trian' is no command. Did you mean 'train'?\n")
 
 
-def test_ctrl_c_keeps_the_last_checkpoint(tmp_path):
+def test_ctrl_c_keeps_the_last_checkpoint(tmp_path, capsys):
     spec = write_spec(tmp_path, tiny_spec(epochs=100_000))
     command = [sys.executable, "-c", PROGRAM, "train", str(spec), "--run-dir", str(tmp_path / "run")]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -178,6 +178,15 @@ def test_ctrl_c_keeps_the_last_checkpoint(tmp_path):
     assert message.startswith("interrupted. The weights after epoch ")
     assert len(message.splitlines()) == 1
     assert main(["evaluate", str(tmp_path / "run")]) == 0
+    note = capsys.readouterr().err
+    assert len(note.splitlines()) == 1
+    assert "is unfinished" in note
+
+
+def test_a_best_checkpoint_that_is_gone_is_not_replaced_by_the_last(run_folder, tmp_path, capsys):
+    shutil.copytree(run_folder, tmp_path / "run")
+    (tmp_path / "run" / "checkpoints" / "best.keras").unlink()
+    assert "best.keras is missing" in refused(capsys, "evaluate", tmp_path / "run")
 
 
 def test_a_disk_error_is_a_message_and_loses_nothing(tmp_path):

@@ -102,7 +102,7 @@ def test_without_validation_the_last_weights_are_tested_and_it_is_said(tmp_path,
     assert (results["best_epoch"], results["validation_accuracy"]) == (None, None)
     assert "no validation part" in capsys.readouterr().out
     assert not folder.best.exists()
-    assert folder.chosen == folder.last
+    assert folder.chosen(validated=False) == folder.last
     assert "val_" not in folder.metrics.read_text()
 
 

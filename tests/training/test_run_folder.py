@@ -1,6 +1,9 @@
 import errno
 import json
 import os
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -93,7 +96,7 @@ def test_too_little_space_is_said_before_anything_is_written(tmp_path):
     folder = RunFolder(tmp_path / "run")
     with pytest.raises(RunFolderError, match=r"needs about 1,000,000,000 MB"):
         folder.create({}, OURS, overwrite=False, needed_bytes=10**15)
-    assert contents(tmp_path) == {}
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_default_folders_never_meet(tmp_path, monkeypatch):
@@ -133,13 +136,73 @@ def test_check_run_says_what_is_missing(tmp_path):
     (tmp_path / "environment.json").write_text("[]")
     with pytest.raises(RunFolderError, match="not of encapkeras"):
         RunFolder(tmp_path).check_run()
-    (tmp_path / "environment.json").write_text(json.dumps(OURS))
-    with pytest.raises(RunFolderError, match="no checkpoint"):
-        RunFolder(tmp_path).check_run()
 
 
-def test_the_chosen_checkpoint_is_the_best_where_there_is_one(tmp_path):
+def test_the_chosen_checkpoint_is_the_best_where_there_is_validation(tmp_path):
     folder = made(tmp_path)
-    assert folder.chosen == folder.last
+    for validated in (True, False):
+        with pytest.raises(RunFolderError, match="no checkpoint: it ended before"):
+            folder.chosen(validated)
+    folder.last.write_text("weights")
+    assert folder.chosen(validated=False) == folder.last
     folder.best.write_text("weights")
-    assert folder.chosen == folder.best
+    assert folder.chosen(validated=True) == folder.best
+
+
+@pytest.mark.parametrize("validated", [True, False])
+def test_no_other_checkpoint_is_taken_for_a_missing_one(tmp_path, validated):
+    folder = made(tmp_path)
+    present, missing = (folder.last, folder.best) if validated else (folder.best, folder.last)
+    present.write_text("weights")
+    with pytest.raises(RunFolderError, match=rf"{missing.name} is missing: .* {present.name} is not taken for it"):
+        folder.chosen(validated)
+
+
+def disk_with(monkeypatch, free):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
+
+
+def test_overwrite_on_a_full_disk_keeps_the_run(tmp_path, monkeypatch):
+    folder = made(tmp_path / "run")
+    folder.best.write_bytes(b"w" * 1000)
+    before = contents(tmp_path)
+    disk_with(monkeypatch, free=0)
+    with pytest.raises(RunFolderError, match="Make room"):
+        folder.create({}, OURS, overwrite=True, needed_bytes=10_000)
+    assert contents(tmp_path) == before
+
+
+def test_the_space_of_the_run_that_is_replaced_counts_as_free(tmp_path, monkeypatch):
+    folder = made(tmp_path / "run")
+    folder.best.write_bytes(b"w" * 1000)
+    disk_with(monkeypatch, free=100)
+    folder.create({}, OURS, overwrite=True, needed_bytes=1000)
+    assert not folder.best.exists()
+
+
+def test_a_full_disk_leaves_no_folder_behind(tmp_path, monkeypatch):
+    disk_with(monkeypatch, free=0)
+    with pytest.raises(RunFolderError, match="Make room"):
+        RunFolder(tmp_path / "deep" / "run").create({}, OURS, overwrite=False, needed_bytes=1)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_with_nothing_but_the_empty_subfolders_of_a_run_is_free(tmp_path):
+    for name in ("checkpoints", "tensorboard"):
+        (tmp_path / name).mkdir()
+    made(tmp_path)
+    assert set(contents(tmp_path)) == {"spec.yaml", "environment.json"}
+
+
+def test_a_folder_whose_replacement_broke_off_is_still_ours(tmp_path, monkeypatch):
+    folder = made(tmp_path)
+    folder.best.write_text("weights")
+
+    def full(file, *args, **kwargs):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched, pytest.raises(RunFolderError, match="No space left"):
+        patched.setattr(Path, "write_text", full)
+        made(tmp_path, overwrite=True)
+    made(tmp_path, overwrite=True)
+    assert set(contents(tmp_path)) == {"spec.yaml", "environment.json"}
