@@ -140,18 +140,19 @@ class Registry(Mapping[str, Entry]):
 def _entry(name: str, target: Callable[..., Any], skip: frozenset[str]) -> Entry:
     signature_of = target.__init__ if inspect.isclass(target) else target
     hints = typing.get_type_hints(signature_of, include_extras=True)
-    docs = argument_docs(inspect.getdoc(target) or "")
+    docstring = inspect.getdoc(target)  # python -OO leaves none
+    docs = argument_docs(docstring or "")
     arguments = {}
     for parameter in inspect.signature(signature_of).parameters.values():
         if parameter.name == "self" or parameter.name in skip or parameter.kind is parameter.VAR_KEYWORD:
             continue
-        if parameter.name not in hints or parameter.name not in docs:
+        if parameter.name not in hints or (docstring and parameter.name not in docs):
             raise TypeError(f"'{name}': parameter '{parameter.name}' needs an annotation and a line in 'Args:'")
         annotation = hints[parameter.name]
         arguments[parameter.name] = Argument(
-            parameter.name, annotation, parameter.default, docs[parameter.name], Checker(annotation)
+            parameter.name, annotation, parameter.default, docs.get(parameter.name, ""), Checker(annotation)
         )
-    summary = (inspect.getdoc(target) or "").partition("\n")[0]
+    summary = (docstring or "").partition("\n")[0]
     return Entry(name, target, summary, arguments)
 
 
@@ -166,7 +167,8 @@ def _check_when_made(cls: type, entry: Entry) -> None:
         given = {name: value for name, value in bound.arguments.items() if name in entry.arguments}
         converted = entry.converted({name: value for name, value in given.items() if value is not REQUIRED})
         bound.arguments.update(converted)
-        self.__dict__["_arguments"] = converted  # not an attribute that Keras or torch would track
+        # Not an attribute that Keras or torch would track. A registered subclass has set its own before.
+        self.__dict__.setdefault("_arguments", converted)
         original(*bound.args, **bound.kwargs)
 
     checked.__signature__ = signature  # type: ignore[attr-defined]  # Keras reads the arguments' names from it

@@ -49,6 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(words: list[str]) -> int:
     try:
         arguments = _parse(words)
+        import encapkeras.backend  # noqa: F401  # refuses another Keras backend
+
         code: int = arguments.run(arguments)
         return code
     except EncapkerasError as error:

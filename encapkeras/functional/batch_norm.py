@@ -62,7 +62,8 @@ def batch_norm(
     if not training:
         if bias is not None:
             offset = offset + bias * scale * (variance + epsilon).rsqrt()
-        return F.batch_norm(map_BCP, mean, variance, scale, offset, False, momentum, epsilon)
+        # Copies: a training step before the backward pass may change the moving statistics in place.
+        return F.batch_norm(map_BCP, mean.clone(), variance.clone(), scale, offset, False, momentum, epsilon)
     if bias is not None:
         offset = offset + 0 * bias  # its gradient is 0, not absent: optimizers and weight decay expect one
     if map_BCP.numel() == map_BCP.shape[1]:

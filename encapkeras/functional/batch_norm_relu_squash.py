@@ -13,7 +13,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+from encapkeras.functional.squash import squash
 
 PIECE = 1 << 18
 """Numbers in a piece: 1 MB in float32."""
@@ -34,7 +36,9 @@ def batch_norm_relu_squash(
     epsilon: float = 1e-5,
     memory_format: torch.memory_format = torch.contiguous_format,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """`squash(relu(batch_norm(map)))` with the batch's statistics; differentiable once.
+    """`squash(relu(batch_norm(map)))` with the batch's statistics.
+
+    Differentiable as often as wanted; from the second time on, by the plain operations. Not for `torch.func`.
 
     Args:
         map_BCHW: Map `(B, C, H, W)` with at least two values a channel; fastest if contiguous or channels_last.
@@ -103,15 +107,18 @@ class _BatchNormReluSquash(torch.autograd.Function):
                 torch.mul(capsules, factor, out=out.view(by_type))
             else:
                 out.copy_(capsules.mul_(factor).view(out.shape))
-        context.save_for_backward(map_BCHW, mean, inverse, slope, shift)
+        context.save_for_backward(map_BCHW, scale, offset, mean, inverse, slope, shift)
         context.by_type = by_type
+        context.epsilon = epsilon
         context.mark_non_differentiable(mean, variance)
         return out_BCHW, mean, variance
 
     @staticmethod
-    @once_differentiable
     def backward(context: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        map_BCHW, mean, inverse, slope, shift = context.saved_tensors
+        map_BCHW, scale, offset, mean, inverse, slope, shift = context.saved_tensors
+        if torch.is_grad_enabled():  # somebody asked for create_graph
+            inputs = (map_BCHW, scale, offset)
+            return (*_plain_gradients(inputs, context.by_type[1], context.epsilon, gradients[0]), None, None, None)
         map_BCP, gradient_BCP = map_BCHW.flatten(2), gradients[0].flatten(2)
         result_BCHW = torch.empty_like(map_BCHW)
         offset_gradient = torch.zeros_like(mean)
@@ -123,18 +130,31 @@ class _BatchNormReluSquash(torch.autograd.Function):
             gradient = gradient.contiguous().view(context.by_type)
             _through_relu_squash(capsules, gradient, out=through.view(context.by_type))
             offset_gradient += through.sum((0, 2))
-            moment += torch.mul(through, turned, out=capsules.view(turned.shape)).sum((0, 2))
+            centred = torch.sub(turned, _by_channel(mean), out=capsules.view(turned.shape))
+            moment += centred.mul_(through).sum((0, 2))
             if through is not result:
                 result.copy_(through)
-        scale_gradient = inverse * (moment - mean * offset_gradient)
+        scale_gradient = inverse * moment
         # Batch norm's own backward: slope * (g - mean(g) - xhat * mean(g xhat)).
         count = map_BCP.numel() // map_BCP.shape[1]
         of_input = slope * inverse * scale_gradient / count
-        constant = slope * offset_gradient / count - mean * of_input
+        constant = slope * offset_gradient / count
         for piece, result in _pieces(map_BCP, result_BCHW.flatten(2)):
             result.mul_(_by_channel(slope)).sub_(_by_channel(constant))
-            result.addcmul_(piece, _by_channel(of_input), value=-1)
+            result.addcmul_(piece - _by_channel(mean), _by_channel(of_input), value=-1)
         return result_BCHW, scale_gradient, offset_gradient, None, None, None
+
+
+def _plain_gradients(
+    inputs: tuple[torch.Tensor, torch.Tensor, torch.Tensor], types: int, epsilon: float, gradient: torch.Tensor
+) -> Iterator[torch.Tensor | None]:
+    """The gradients by the plain operations, so that they can be differentiated again; None for constants."""
+    map_BCHW, scale, offset = inputs
+    rectified = F.relu(F.batch_norm(map_BCHW, None, None, scale, offset, True, 0.0, epsilon))
+    out = squash(rectified.unflatten(1, (types, -1)), dim=2).flatten(1, 2)
+    wanted = [tensor for tensor in inputs if tensor.requires_grad]
+    found = iter(torch.autograd.grad(out, wanted, gradient, create_graph=True))
+    return (next(found) if tensor.requires_grad else None for tensor in inputs)
 
 
 def _rectified(

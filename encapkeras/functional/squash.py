@@ -19,7 +19,8 @@ def squash(capsules: torch.Tensor, *, variant: SquashVariant = "paper", dim: int
     with `m = (max |s| - min |s|) / 2` over the whole tensor, gradients flowing through m.
 
     Args:
-        capsules: Tensor of any shape and floating type; half precision is computed in float32.
+        capsules: Tensor of any shape and floating type; half precision is computed in float32. The squares of the
+            lengths must be numbers of the type: lengths up to 1e19 in float32.
         variant: `paper` or `sigmoid`.
         dim: The axis of the capsule's components.
 
@@ -59,12 +60,17 @@ def _paper_factor(square: torch.Tensor) -> torch.Tensor:
 class _Squash(torch.autograd.Function):
     """Analytic backward: the composed one is NaN at zero and takes several times the memory traffic."""
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(context: Any, capsules: torch.Tensor, dim: int) -> torch.Tensor:
+    def forward(capsules: torch.Tensor, dim: int) -> torch.Tensor:
         wide = _widened(capsules)
-        context.save_for_backward(capsules)
-        context.dim = dim
         return (wide * _paper_factor(_dot(wide, wide, dim))).to(capsules.dtype)
+
+    @staticmethod
+    def setup_context(context: Any, inputs: tuple[torch.Tensor, int], output: torch.Tensor) -> None:
+        capsules, context.dim = inputs
+        context.save_for_backward(capsules)
 
     @staticmethod
     def backward(context: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None]:

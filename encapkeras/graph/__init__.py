@@ -9,6 +9,8 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
+import encapkeras.backend  # noqa: F401  # refuses another Keras backend
+
 _PUBLIC = {
     "Spec": "spec",
     "load_spec": "spec",

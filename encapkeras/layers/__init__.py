@@ -1,15 +1,6 @@
 """The Keras layers."""
 
-import keras
-
-from encapkeras.errors import EncapkerasError
-
-if keras.backend.backend() != "torch":
-    raise EncapkerasError(
-        f"encapkeras needs Keras on PyTorch, but Keras runs on '{keras.backend.backend()}'. Import encapkeras before "
-        "keras, or set the environment variable KERAS_BACKEND=torch."
-    )
-
+import encapkeras.backend  # noqa: F401  # refuses another Keras backend
 from encapkeras.layers.capsule_convolution import CapsuleConvolution
 from encapkeras.layers.capsule_dense import CapsuleDense
 from encapkeras.layers.capsule_length import CapsuleLength

@@ -14,7 +14,7 @@ from encapkeras.functional import (
     NormWeights,
     StepWeights,
 )
-from encapkeras.layers.initializers import InitializerConfig, in_torch_layout
+from encapkeras.layers.initializers import InitializerConfig, in_torch_layout, initializer_of
 
 
 class Weights:
@@ -58,12 +58,12 @@ class BlockBuilder:
 
     def kernel(self, name: str, shape: tuple[int, ...]) -> Any:
         """A kernel in torch's layout `(filters, inputs / groups, height, width)`."""
-        initializer = in_torch_layout(self._kernel_initializer)
+        initializer = in_torch_layout(self._kernel_initializer, name)
         return self._layer.add_weight(shape=shape, initializer=initializer, name=f"{name}_kernel")
 
     def bias(self, name: str, filters: int) -> Any:
         """A bias `(filters,)`."""
-        initializer = keras.initializers.get(self._bias_initializer)
+        initializer = initializer_of(self._bias_initializer, name)
         return self._layer.add_weight(shape=(filters,), initializer=initializer, name=f"{name}_bias")
 
     def norm(self, name: str, channels: int) -> NormWeights:

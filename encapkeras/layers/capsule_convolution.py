@@ -27,7 +27,8 @@ class CapsuleConvolution(CapsuleLayer):
         types: Number N of capsule types.
         dim: Dimension D of the output capsules.
         kernel_size: One odd size, or several in parallel that are summed; `[5, 3, 1]` is the wide variant.
-        strides: Stride of the first step; at stride 2 the map's sides halve, rounded up.
+        strides: Stride of the first step; at stride 2 the map's sides halve, rounded up. A stride above 2 must
+            divide them.
         kind: `master` or `approximate`.
         coefficients: Of approximate routing: `cross` weights each branch by the other's coefficients, `own` by its own.
         steps: Number of steps.
@@ -87,6 +88,7 @@ class CapsuleConvolution(CapsuleLayer):
 
     def build(self, input_shape: Shape) -> None:
         """Makes the weights."""
+        self.compute_output_shape(input_shape)  # refuses what does not fit
         _, _, _, input_dim = input_capsule_shape(self, input_shape, self.types)
         builder = BlockBuilder(self, self.kernel_initializer, self.bias_initializer)
         block = builder.block(
@@ -105,8 +107,8 @@ class CapsuleConvolution(CapsuleLayer):
         height, width, _, _ = input_capsule_shape(self, input_shape, self.types)
         return (
             input_shape[0],
-            strided_size(height, self.strides),
-            strided_size(width, self.strides),
+            strided_size(self, height, self.strides),
+            strided_size(self, width, self.strides),
             self.types,
             self.dim,
         )

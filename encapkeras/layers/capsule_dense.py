@@ -16,7 +16,7 @@ from encapkeras.functional import (
     capsule_dense_per_dim,
     list_capsules,
 )
-from encapkeras.layers.initializers import InitializerConfig
+from encapkeras.layers.initializers import InitializerConfig, as_matrices, initializer_of
 from encapkeras.layers.registry import CapsuleLayer, Shape, register_layer
 
 
@@ -74,7 +74,7 @@ class CapsuleDense(CapsuleLayer):
         """Makes the weights."""
         inputs, input_dim = self._input_capsules(input_shape)
         if self.kind == "per_dim":
-            self.kernel = self._kernel("kernel", (input_dim, inputs, self.capsules), fan=inputs)
+            self.kernel = self._kernel("kernel", (input_dim, inputs, self.capsules), fan=inputs, stacked=0)
         elif self.kind == "dense":
             shape = (self.capsules * self.dim, inputs * input_dim)
             # Keras counts the fans of a matrix alike in both orders.
@@ -85,13 +85,18 @@ class CapsuleDense(CapsuleLayer):
         else:
             component_fan = self.dim * self.capsules
             self.component_kernel = self._kernel(
-                "component_kernel", (input_dim, self.dim, self.capsules), fan=component_fan
+                "component_kernel", (input_dim, self.dim, self.capsules), fan=component_fan, stacked=2
             )
             self.capsule_kernel = self._kernel("capsule_kernel", (self.capsules, inputs), fan=inputs)
 
-    def _kernel(self, name: str, shape: tuple[int, ...], fan: int) -> Any:
+    def _kernel(self, name: str, shape: tuple[int, ...], fan: int, stacked: int | None = None) -> Any:
+        """A weight; of a stack of matrices, `stacked` is the axis that counts them."""
         bound = 1 / math.sqrt(fan)
-        initializer = self.kernel_initializer or keras.initializers.RandomUniform(-bound, bound)
+        initializer: Any = keras.initializers.RandomUniform(-bound, bound)
+        if self.kernel_initializer is not None and stacked is not None:
+            initializer = as_matrices(self.kernel_initializer, name, stacked)
+        elif self.kernel_initializer is not None:
+            initializer = initializer_of(self.kernel_initializer, name)
         return self.add_weight(shape=shape, initializer=initializer, name=name)
 
     def _input_capsules(self, input_shape: Shape) -> tuple[int, int]:

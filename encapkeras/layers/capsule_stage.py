@@ -26,7 +26,8 @@ class CapsuleStage(CapsuleLayer):
     Args:
         types: Number N of capsule types.
         dim: Dimension D of the output capsules.
-        strides: Stride of the main block; at stride 2 the map's sides halve, rounded up.
+        strides: Stride of the main block; at stride 2 the map's sides halve, rounded up. A stride above 2 must
+            divide them.
         kind: `master`: each type is convolved by itself; `approximate`: an ungrouped aide branch joins in (the
             paper's approximate routing).
         coefficients: Of approximate routing: `cross` weights each branch by the other's coefficients, `own` by its own.
@@ -92,6 +93,7 @@ class CapsuleStage(CapsuleLayer):
 
     def build(self, input_shape: Shape) -> None:
         """Makes the weights."""
+        self.compute_output_shape(input_shape)  # refuses what does not fit
         _, _, _, input_dim = input_capsule_shape(self, input_shape, self.types)
         channels = self.types * self.dim
         builder = BlockBuilder(self, self.kernel_initializer, self.bias_initializer)
@@ -121,8 +123,8 @@ class CapsuleStage(CapsuleLayer):
         height, width, _, _ = input_capsule_shape(self, input_shape, self.types)
         return (
             input_shape[0],
-            strided_size(height, self.strides),
-            strided_size(width, self.strides),
+            strided_size(self, height, self.strides),
+            strided_size(self, width, self.strides),
             self.types,
             self.dim,
         )

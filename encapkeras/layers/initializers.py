@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable
 from typing import Annotated, Any
 
 import keras
 import pydantic
+import torch
 
 from encapkeras.errors import suggest
 
@@ -42,12 +44,32 @@ InitializerConfig = Annotated[str | dict[str, Any], pydantic.BeforeValidator(_as
 """The name of a Keras initialiser (`glorot_normal`), or `{class_name: random_normal, config: {stddev: 1.0}}`."""
 
 
-def in_torch_layout(config: InitializerConfig) -> Callable[..., Any]:
-    """The initialiser for a kernel `(out, in, height, width)`: fans counted right, axes in torch's order."""
+def initializer_of(config: InitializerConfig, name: str) -> keras.initializers.Initializer:
+    """The initialiser for one of a layer's weights: a seed in its config gives each weight other numbers."""
     initializer = keras.initializers.get(config)
+    own = initializer.get_config()
+    if isinstance(own.get("seed"), int):
+        own["seed"] = (own["seed"] + zlib.crc32(name.encode())) % 2**31
+    return type(initializer).from_config(own)
+
+
+def in_torch_layout(config: InitializerConfig, name: str) -> Callable[..., Any]:
+    """The initialiser for a kernel `(out, in, height, width)`: fans counted right, axes in torch's order."""
+    initializer = initializer_of(config, name)
 
     def make(shape: tuple[int, ...], dtype: Any = None) -> Any:
         filters, inputs, height, width = shape
         return initializer((height, width, inputs, filters), dtype=dtype).permute(3, 2, 0, 1).contiguous()
+
+    return make
+
+
+def as_matrices(config: InitializerConfig, name: str, axis: int) -> Callable[..., Any]:
+    """The initialiser for a stack of matrices along an axis: each is drawn by itself, with a matrix's fans."""
+
+    def make(shape: tuple[int, ...], dtype: Any = None) -> Any:
+        matrix = shape[:axis] + shape[axis + 1 :]
+        drawn = [initializer_of(config, f"{name}_{number}")(matrix, dtype=dtype) for number in range(shape[axis])]
+        return torch.stack(drawn, dim=axis)
 
     return make

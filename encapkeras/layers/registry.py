@@ -74,6 +74,14 @@ def input_capsule_shape(layer: keras.layers.Layer, shape: Sequence[int | None], 
     )
 
 
-def strided_size(size: int, strides: int) -> int:
-    """Side of a map after a convolution that pads half its kernel: `ceil(size / strides)`."""
+def strided_size(layer: keras.layers.Layer, size: int, strides: int) -> int:
+    """Side of a map after a convolution that pads half its kernel: `ceil(size / strides)`.
+
+    Raises:
+        ShapeError: The stride is larger than the side, or above 2 and does not divide it: positions would be left out
+            unevenly.
+    """
+    if strides > size or (strides > 2 and size % strides):
+        fitting = ", ".join(str(s) for s in range(1, size + 1) if s == 2 or size % s == 0)
+        raise ShapeError(f"{layer.name}: strides={strides} does not fit a map with sides of {size}; allowed: {fitting}")
     return -(-size // strides)

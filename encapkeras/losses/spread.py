@@ -35,8 +35,9 @@ class SpreadLoss(CapsuleLoss):
     """Spread loss (Hinton et al. 2018, equation 3): the present class should lead each other class by a margin.
 
     `sum_{k != t} max(0, m - (a_t - a_k))^2`, mean over the batch. m is `start` until epoch `start_epoch`, then grows
-    linearly, and is `end` from `final_epochs` epochs before the training's end. Outside a training that tells the loss
-    its epoch (`set_epoch`), m is `end`.
+    linearly, and is `end` from `final_epochs` epochs before the training's end. A training too short for both grows it
+    linearly from the first epoch to the last. Outside a training that tells the loss its epoch (`set_epoch`), m is
+    `end`.
 
     Args:
         start: Margin in the beginning.
@@ -83,13 +84,10 @@ class SpreadLoss(CapsuleLoss):
             epoch: The epoch that begins, from 0.
             epochs: Number of epochs of the whole training.
         """
-        last = epochs - self.final_epochs
-        if epoch >= last:
-            share = 1.0
-        elif epoch <= self.start_epoch:
-            share = 0.0
-        else:
-            share = (epoch - self.start_epoch) / (last - self.start_epoch)
+        first, last = self.start_epoch, epochs - self.final_epochs
+        if first >= last:
+            first, last = 0, max(epochs - 1, 1)
+        share = min(max((epoch - first) / (last - first), 0.0), 1.0)
         self.margin = self.start + share * (self.end - self.start)
 
     def call(self, y_true: torch.Tensor, y_pred: torch.Tensor) -> torch.Tensor:

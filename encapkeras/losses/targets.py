@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch.nn import functional as F
 
-from encapkeras.errors import ShapeError
+from encapkeras.errors import ArgumentError, ShapeError
 
 
 def one_hot_targets(labels: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
@@ -17,6 +17,8 @@ def one_hot_targets(labels: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
 
     Raises:
         ShapeError: The shapes do not fit each other.
+        ArgumentError: Labels are no whole numbers from 0 to K - 1, or targets lie outside 0 to 1. Only looked at on
+            the CPU: elsewhere it would wait for the device at every step.
 
     Example:
         >>> one_hot_targets(torch.tensor([2, 0]), torch.zeros(2, 3))
@@ -24,10 +26,24 @@ def one_hot_targets(labels: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
                 [1., 0., 0.]])
     """
     if scores.dim() == 2 and labels.shape == scores.shape and scores.shape[1] > 1:
+        _check_range(labels, 1, "one-hot targets must lie between 0 and 1")
         return labels.to(scores.dtype)
     if scores.dim() == 2 and labels.shape in ((len(scores),), (len(scores), 1)):
+        last = scores.shape[1] - 1
+        _check_range(labels, last, f"labels must be whole numbers from 0 to {last}, one less than the classes")
         return F.one_hot(labels.reshape(-1).long(), scores.shape[1]).to(scores.dtype)
     raise ShapeError(
         f"a capsule loss takes scores (batch, classes) and labels (batch,) or one-hot (batch, classes); received "
         f"scores of shape {tuple(scores.shape)} and labels of shape {tuple(labels.shape)}"
     )
+
+
+def _check_range(labels: torch.Tensor, largest: int, demand: str) -> None:
+    if labels.device.type != "cpu" or torch.compiler.is_compiling():
+        return
+    wrong = ~((labels >= 0) & (labels <= largest))
+    if "whole" in demand:
+        wrong |= labels != labels.round() if labels.is_floating_point() else False
+    if wrong.any():
+        index = tuple(wrong.nonzero()[0].tolist())
+        raise ArgumentError(f"{demand}; received {labels[index].item()} at index {index}")

@@ -1,9 +1,6 @@
 """From a resolved spec to a finished run folder."""
 
-from encapkeras.backend import require_torch
-
-require_torch()
-
+import encapkeras.backend  # noqa: F401  # refuses another Keras backend
 from encapkeras.training.callbacks import LossSchedule
 from encapkeras.training.coupled_weight_decay import CoupledWeightDecay
 from encapkeras.training.fit import train

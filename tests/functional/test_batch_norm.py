@@ -109,6 +109,50 @@ def test_fused_path_is_right_by_finite_differences():
     assert torch.autograd.gradcheck(lambda *a: batch_norm_relu_squash(*a, 2)[0], arguments)
 
 
+def test_fused_path_has_the_plain_second_derivatives():
+    results = []
+    for fused in (True, False):
+        x, weights = random(3, 4, 2, 2).requires_grad_(), fresh_weights(4)
+        if fused:
+            y = batch_norm_relu_squash(x, weights.scale, weights.offset, 2)[0]
+        else:
+            normed = batch_norm(x, weights, training=True).relu()
+            y = squash(normed.unflatten(1, (2, -1)), dim=2).flatten(1, 2)
+        (first,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)
+        first.square().sum().backward()
+        results.append((x.grad, weights.scale.grad, weights.offset.grad))
+    for fused_value, plain_value in zip(*results, strict=True):
+        golden.assert_equal(fused_value, plain_value)
+
+
+def test_second_derivatives_do_not_need_gradients_of_the_weights():
+    x = random(3, 4, 2, 2).requires_grad_()
+    y = batch_norm_relu_squash(x, torch.ones(4).double(), torch.zeros(4).double(), 2)[0]
+    (first,) = torch.autograd.grad(y.sum(), x, create_graph=True)
+    first.square().sum().backward()
+    assert x.grad.abs().max() > 0
+
+
+def test_fused_path_is_precise_far_from_zero():
+    x = random(8, 4, 6, 6)
+    gradients = []
+    for values in (x + 1000, (x + 1000).float()):
+        leaf = values.clone().requires_grad_()
+        ones, zeros = torch.ones(4, dtype=leaf.dtype), torch.zeros(4, dtype=leaf.dtype)
+        batch_norm_relu_squash(leaf, ones, zeros, 2)[0].square().sum().backward()
+        gradients.append(leaf.grad.double())
+    golden.assert_equal(*gradients, 1e-4)
+
+
+def test_training_between_an_evaluation_and_its_backward_does_no_harm():
+    weights = fresh_weights(4)
+    x = random(3, 4, 2, 2).requires_grad_()
+    evaluated = batch_norm(x, weights, training=False)
+    trained = batch_norm(x, weights, training=True)
+    (evaluated.sum() + trained.square().sum()).backward()
+    assert torch.isfinite(x.grad).all()
+
+
 def test_fused_path_takes_any_strides():
     x = random(4, 3, 8, 5).permute(1, 2, 0, 3)
     leaves = [x.clone(memory_format=torch.preserve_format).requires_grad_(), x.contiguous().requires_grad_()]

@@ -18,6 +18,7 @@ from encapkeras.layers import (
     ImageToCapsules,
     Squash,
 )
+from encapkeras.registry import Registry
 
 MAP = (6, 6, 4, 2)
 
@@ -131,6 +132,44 @@ def test_initialisers_count_the_fans_of_grouped_kernels():
     assert abs(kernel.std().item() / expected - 1) < 0.05
 
 
+def test_a_seed_gives_every_weight_its_own_numbers():
+    seeded = keras.initializers.RandomNormal(seed=3)
+    stages = [CapsuleStage(types=4, dim=2, sub_layers=2, kernel_initializer=seeded) for _ in range(2)]
+    for stage in stages:
+        stage.build((None, *MAP))
+    first, again = ({weight.name: weight.value for weight in stage.weights} for stage in stages)
+    assert not torch.equal(first["sub_1_master_kernel"], first["sub_2_master_kernel"])
+    assert all(torch.equal(first[name], again[name]) for name in first)
+
+
+@pytest.mark.parametrize("kind", ["per_dim", "factored"])
+def test_initialisers_count_the_fans_of_each_matrix_of_dense_capsules(kind):
+    layer = CapsuleDense(capsules=40, dim=16, kind=kind, kernel_initializer="he_normal")
+    layer.build((None, 512, 16))
+    kernel = layer.trainable_weights[0].value
+    fan = 512 if kind == "per_dim" else 16
+    assert abs(kernel.std().item() / (2 / fan) ** 0.5 - 1) < 0.05
+    matrices = kernel if kind == "per_dim" else kernel.permute(2, 0, 1)
+    assert not torch.equal(matrices[0], matrices[1])
+
+
+def test_a_registered_subclass_keeps_its_own_arguments():
+    class NamedStage(CapsuleStage):
+        """A stage.
+
+        Args:
+            width: Number of capsule types.
+        """
+
+        def __init__(self, width: int, **kwargs):
+            super().__init__(types=width, dim=2, **kwargs)
+
+    NamedStage = Registry("layer").register("named_stage")(NamedStage)
+    config = NamedStage(width=4).get_config()
+    assert config["width"] == 4
+    assert NamedStage.from_config(config).types == 4
+
+
 def test_initialisers_may_be_objects_names_or_maps():
     as_map = {"class_name": "RandomNormal", "config": {"stddev": 1.0}}
     for initializer in ("ones", as_map, keras.initializers.RandomNormal(stddev=1.0)):
@@ -169,6 +208,16 @@ REFUSED_SHAPES = [
     (CapsuleStage(types=8, dim=2), (4, 4, 12), "channels divide by 8"),
     (CapsuleStage(types=8, dim=2), (None, None, 8), "takes capsules"),
     (CapsuleConvolution(types=8, dim=2), (16,), "takes capsules"),
+    (
+        CapsuleStage(types=8, dim=2, strides=3),
+        (4, 4, 8),
+        "strides=3 does not fit a map with sides of 4",
+    ),
+    (
+        CapsuleConvolution(types=8, dim=2, strides=2),
+        (1, 1, 8),
+        "strides=2 does not fit a map with sides of 1",
+    ),
     (CapsuleDense(capsules=3, dim=4), MAP, "keeps the dimension of its input capsules, 2"),
     (CapsuleDense(capsules=3, dim=4), (6, 6, 4), "takes capsules"),
     (ConvBnRelu(filters=3, kernel_size=9, padding=0), (8, 8, 3), "a kernel of 9 does not fit"),

@@ -37,13 +37,15 @@ def test_spread_loss_and_its_schedule_equal_the_formula(epoch):
     golden.assert_equal(lengths.grad, expected.input_gradients["lengths"])
 
 
-def test_spread_loss_has_its_full_margin_in_short_trainings():
+@pytest.mark.parametrize("epochs", [2, 30, 40, 41, 100])
+def test_margin_of_the_spread_loss_grows_from_start_to_end_in_trainings_of_any_length(epochs):
     spread = SpreadLoss()
     margins = []
-    for epoch in range(30):
-        spread.set_epoch(epoch, epochs=30)
+    for epoch in range(epochs):
+        spread.set_epoch(epoch, epochs=epochs)
         margins.append(spread.margin)
-    assert margins == [pytest.approx(0.2)] * 10 + [pytest.approx(0.9)] * 20
+    assert (margins[0], margins[-1]) == (pytest.approx(0.2), pytest.approx(0.9))
+    assert margins == sorted(margins)
 
 
 def test_cross_entropy_equals_torch():
@@ -97,3 +99,19 @@ def test_losses_work_in_fit_with_an_odd_last_batch():
         model.compile(optimizer="sgd", loss=loss())
         history = model.fit(torch.rand(9, 4), torch.arange(9) % 3, batch_size=4, verbose=0)
         assert history.history["loss"][0] > 0
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (torch.tensor([0, 4]), "labels must be whole numbers from 0 to 2, one less than the classes; received 4"),
+        (torch.tensor([0, -1]), "received -1 at index (1,)"),
+        (torch.tensor([0.0, 1.7]), "received 1.7"),
+        (torch.tensor([[0, 1, 2], [0, 1, 0]]), "one-hot targets must lie between 0 and 1; received 2 at index (0, 2)"),
+        (torch.tensor([[0.0, float("nan"), 1.0], [0, 1, 0]]), "received nan"),
+    ],
+)
+def test_impossible_labels_are_refused_with_their_place(labels, message):
+    with pytest.raises(ArgumentError) as error:
+        MarginLoss().call(labels, torch.rand(2, 3))
+    assert message in str(error.value)

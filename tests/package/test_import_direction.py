@@ -12,9 +12,10 @@ import encapkeras
 
 PACKAGE = Path(encapkeras.__file__).parent
 
-GROUND = {"errors", "validation", "registry"}
+GROUND = {"errors", "backend", "validation", "registry"}
 MAY_IMPORT = {
     "errors": set(),
+    "backend": {"errors"},
     "validation": {"errors"},
     "registry": {"errors", "validation"},
     "functional": {"errors"},
@@ -25,9 +26,10 @@ MAY_IMPORT = {
     "graph": GROUND | {"data", "functional", "layers", "losses"},
     "training": GROUND | {"data", "functional", "layers", "losses", "graph"},
     "cli": GROUND | {"data", "functional", "layers", "losses", "graph", "training", "reference"},
+    "__main__": {"cli"},
     "__init__": set(),  # loads everything when it is asked for, by name
 }
-WITHOUT_KERAS = {"errors", "validation", "registry", "functional", "reference", "data"}
+WITHOUT_KERAS = {"errors", "backend", "validation", "registry", "functional", "reference", "data"}
 LIGHT = {"encapkeras", *sys.stdlib_module_names}
 
 MODULES = sorted(PACKAGE.rglob("*.py"))

@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 import time
@@ -44,3 +45,27 @@ def test_help_answers_in_half_a_second():
         subprocess.run(command, check=True, capture_output=True)
         times.append(time.perf_counter() - start)
     assert min(times) < 0.5
+
+
+@pytest.mark.parametrize("name", ["build_model", "layers", "losses", "training"])
+def test_another_keras_backend_is_refused_even_if_it_is_not_installed(name):
+    command = [sys.executable, "-c", f"import encapkeras; encapkeras.{name}"]
+    environment = {**os.environ, "KERAS_BACKEND": "jax"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith(
+        "encapkeras.errors.EncapkerasError: encapkeras needs Keras on PyTorch, but Keras is set to 'jax'"
+    )
+
+
+def test_the_command_line_refuses_another_backend_in_one_message():
+    command = [sys.executable, "-m", "encapkeras", "check", "quickstart"]
+    environment = {**os.environ, "KERAS_BACKEND": "jax"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("encapkeras needs Keras on PyTorch")
+
+
+def test_docstrings_may_be_stripped():
+    code = "import encapkeras.layers as layers; layers.CapsuleStage(types=4, dim=2)"
+    subprocess.run([sys.executable, "-OO", "-c", code], check=True)
