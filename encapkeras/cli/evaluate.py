@@ -20,18 +20,20 @@ def run(arguments: argparse.Namespace) -> int:
     from encapkeras.errors import DataError
     from encapkeras.graph import load_spec
     from encapkeras.training import RunFolder, measure
+    from encapkeras.training.measure import data_of
 
     folder = RunFolder(arguments.run_dir)
     folder.check_run()
     spec = load_spec(folder.spec)
-    checkpoint = folder.chosen(spec.data.validation > 0)
+    data = data_of(spec)
+    checkpoint = folder.chosen(data.validation > 0)
     if not folder.results.is_file():
         print(f"run {folder.path} is unfinished: it has no results.json. This is {checkpoint}.", file=sys.stderr)
-    splits = load(spec.data, seed=spec.train.seed)
+    splits = load(data, seed=spec.train.seed)
     batches = splits.test if arguments.split == "test" else splits.validation
     if batches is None:
         raise DataError(f"run {folder.path} has no validation part (data.validation is 0); use --split test")
-    figures = {"split": arguments.split, **measure(checkpoint, batches), "images": batches.num_images}
+    figures = {"split": arguments.split, **measure(checkpoint, batches, splits.info), "images": batches.num_images}
     if arguments.json:
         print(json.dumps(figures, indent=2))
     else:

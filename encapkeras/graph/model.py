@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -166,10 +167,15 @@ def load_model(path: str | os.PathLike[str]) -> keras.Model:
     Raises:
         EncapkerasError: There is no such file, or it is no Keras model.
     """
+    shown = os.fspath(path)
+    if not os.path.isfile(path):
+        raise EncapkerasError(f"'{shown}' cannot be loaded: there is no such file")
+    if not zipfile.is_zipfile(path):  # Keras would say that it is not there
+        raise EncapkerasError(f"'{shown}' cannot be loaded: it is no .keras file, or a damaged one")
     try:
         return keras.saving.load_model(path)
-    except (OSError, ValueError, TypeError, KeyError, zipfile.BadZipFile) as error:
-        raise EncapkerasError(f"'{os.fspath(path)}' cannot be loaded: {error}") from error
+    except (OSError, ValueError, TypeError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+        raise EncapkerasError(f"'{shown}' cannot be loaded: {error}") from error
 
 
 def _made(spec: Spec, resolved: dict[str, Any], class_names: Sequence[str], policies: dict[str, Any]) -> SpecModel:

@@ -17,7 +17,7 @@ from encapkeras.errors import TrainingError
 from encapkeras.graph import build_model, parameters
 from encapkeras.graph.train_settings import TrainSettings
 from encapkeras.training import callbacks
-from encapkeras.training.measure import check_fits, compile_with_losses, measure
+from encapkeras.training.measure import check_fits, compile_with_losses, data_of, measure
 from encapkeras.training.recipe import make_optimizer
 from encapkeras.training.run_folder import RunFolder, describe_environment, write_json
 
@@ -53,16 +53,15 @@ def train(spec: Spec, run_dir: str | Path | None = None, overwrite: bool = False
     folder = RunFolder(run_dir) if run_dir is not None else RunFolder.default(spec.name)
     folder.check_free(overwrite)
     settings = spec.train
-    if spec.data is None:
-        raise TrainingError(f"spec '{spec.name}' names no data to train on. Add for example data: {{dataset: digits}}.")
-    if settings.early_stopping and spec.data.validation == 0:
+    data = data_of(spec)
+    if settings.early_stopping and data.validation == 0:
         raise TrainingError(
             "train.early_stopping watches the validation accuracy, but data.validation is 0. Set data.validation "
             "above 0, or remove train.early_stopping."
         )
     keras.utils.set_random_seed(settings.seed)
     model = build_model(spec)
-    splits = load(spec.data, seed=settings.seed)
+    splits = load(data, seed=settings.seed)
     check_fits(model, splits.info)
     compile_with_losses(model, make_optimizer(settings, len(splits.train)))
 
@@ -111,7 +110,7 @@ def _fit_and_test(
                 verbose=0,
             )
         seconds = time.perf_counter() - start
-        test = measure(folder.chosen(splits.validation is not None), splits.test)
+        test = measure(folder.chosen(splits.validation is not None), splits.test, splits.info)
     return {
         "test_accuracy": test["accuracy"],
         "test_loss": test["loss"],

@@ -7,15 +7,29 @@ from typing import TYPE_CHECKING
 
 import keras
 
-from encapkeras.data import Batches, DatasetInfo
+from encapkeras.data import Batches, DatasetInfo, DataSettings
 from encapkeras.errors import TrainingError
-from encapkeras.graph import load_model
+from encapkeras.graph import SpecModel, load_model
 
 if TYPE_CHECKING:
-    from encapkeras.graph import SpecModel
+    from encapkeras.graph import Spec
 
 
-def check_fits(model: SpecModel, info: DatasetInfo) -> None:
+def data_of(spec: Spec) -> DataSettings:
+    """The `data:` section of a spec that is to be trained or measured.
+
+    Raises:
+        TrainingError: It has none.
+    """
+    if spec.data is None:
+        raise TrainingError(
+            f"spec '{spec.name}' names no data, so that there are no images to train on or to measure with. Add for "
+            "example data: {dataset: digits}."
+        )
+    return spec.data
+
+
+def check_fits(model: keras.Model, info: DatasetInfo) -> None:
     """Checks that a network takes the images of a data set and gives one score per class, with one loss on it.
 
     Args:
@@ -25,10 +39,12 @@ def check_fits(model: SpecModel, info: DatasetInfo) -> None:
     Raises:
         TrainingError: The network and the data set do not go together.
     """
+    if not isinstance(model, SpecModel):
+        raise TrainingError(f"'{model.name}' was not built from a spec, so that it has no losses to measure")
     losses = model.make_losses()
     if len(model.inputs) != 1 or len(model.outputs) != 1 or len(losses) != 1:
         raise TrainingError(
-            "train needs a network with one input, one output and a loss on that output, since a data set has one "
+            "training and measuring need a network with one input, one output and a loss on that output, since a data set has one "
             f"image and one label per sample. '{model.name}' has {len(model.inputs)} inputs, the outputs "
             f"{', '.join(model.output_names)}, and losses on {', '.join(losses) or 'none of them'}. A network of "
             "another kind can be trained with your own model.compile and model.fit."
@@ -63,14 +79,20 @@ def compile_with_losses(model: SpecModel, optimizer: keras.optimizers.Optimizer 
     )
 
 
-def measure(checkpoint: Path, batches: Batches) -> dict[str, float]:
+def measure(checkpoint: Path, batches: Batches, info: DatasetInfo) -> dict[str, float]:
     """The `accuracy` (0 to 1) and mean `loss` of a saved model.
 
     Args:
         checkpoint: A `.keras` file of a model built from a spec.
         batches: Images and labels.
+        info: What their data set tells about itself.
+
+    Raises:
+        EncapkerasError: The file is no model.
+        TrainingError: The model and the data set do not go together.
     """
     model = load_model(checkpoint)
+    check_fits(model, info)
     compile_with_losses(model)
     figures = model.evaluate(batches, verbose=0, return_dict=True)
     return {"accuracy": figures["accuracy"], "loss": figures["loss"]}

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import yaml
+from support.dataset_files import cycling_labels, random_images, write_npz
 from support.tiny_spec import tiny_spec, write_spec
 
 from encapkeras import __version__
@@ -208,4 +209,45 @@ def test_a_damaged_checkpoint_is_a_message(run_folder, tmp_path, capsys):
     shutil.copytree(run_folder, damaged)
     best = damaged / "checkpoints" / "best.keras"
     best.write_bytes(best.read_bytes()[:1000])
-    assert "best.keras" in refused(capsys, "evaluate", damaged)
+    message = refused(capsys, "evaluate", damaged)
+    assert "best.keras' cannot be loaded: it is no .keras file, or a damaged one" in message
+    assert "not found" not in message
+
+
+def trained_on_arrays(folder, capsys):
+    """A run on a .npz file of 24 images of 8x8 in three classes, and that file."""
+    arrays = write_npz(folder / "a.npz", **arrays_of(24))
+    spec = tiny_spec(epochs=1)
+    spec["data"] = {"dataset": "npz", "path": str(arrays), "batch_size": 8}
+    spec["model"]["nodes"]["pool"]["pool_size"] = 2
+    assert main(["train", str(write_spec(folder, spec)), "--run-dir", str(folder / "run")]) == 0
+    capsys.readouterr()
+    return folder / "run", arrays
+
+
+def arrays_of(count, size=8, classes=3):
+    images, labels = random_images(count, size, size), cycling_labels(count, classes)
+    return {"train_images": images, "train_labels": labels, "test_images": images, "test_labels": labels}
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"classes": 5}, "has shape (3,); it must be (5,), one score per class of the data set"),
+        ({"size": 16}, "takes inputs of shape (8, 8, 1); the images of the data set are (16, 16, 1)"),
+    ],
+)
+def test_evaluate_on_arrays_that_no_longer_fit(tmp_path, capsys, change, text):
+    run, arrays = trained_on_arrays(tmp_path, capsys)
+    write_npz(arrays, **arrays_of(25, **change))
+    assert text in refused(capsys, "evaluate", run)
+
+
+def test_evaluate_on_a_spec_that_has_lost_its_data(run_folder, tmp_path, capsys):
+    shutil.copytree(run_folder, tmp_path / "run")
+    path = tmp_path / "run" / "spec.yaml"
+    spec = yaml.safe_load(path.read_text())
+    del spec["data"]
+    spec["model"]["inputs"] = {"image": [32, 32, 1]}
+    path.write_text(yaml.safe_dump(spec))
+    assert "names no data" in refused(capsys, "evaluate", tmp_path / "run")

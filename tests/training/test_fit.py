@@ -77,9 +77,9 @@ def test_the_best_epoch_is_the_one_of_the_metrics(finished):
 def test_the_test_part_is_measured_once_with_the_best_weights(tmp_path, monkeypatch):
     measured = []
 
-    def recording(checkpoint, batches):
+    def recording(checkpoint, batches, info):
         measured.append((checkpoint.name, batches.num_images))
-        return measure(checkpoint, batches)
+        return measure(checkpoint, batches, info)
 
     monkeypatch.setattr(encapkeras.training.fit, "measure", recording)
     trained(tmp_path)
