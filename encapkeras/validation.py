@@ -10,14 +10,16 @@ import types
 import typing
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import pydantic
 from pydantic_core import ErrorDetails
 
 from encapkeras.errors import suggest
 
-STRICT = pydantic.ConfigDict(strict=True, arbitrary_types_allowed=True)
+STRICT = pydantic.ConfigDict(strict=True, arbitrary_types_allowed=True, allow_inf_nan=False)
+
+_KINDS = {"extra_forbidden": "unknown", "missing": "missing", "union_tag_not_found": "missing"}  # by pydantic's type
 
 
 @dataclass(frozen=True)
@@ -74,9 +76,11 @@ def _in_plain_words(errors: Sequence[ErrorDetails], annotation: Any, value: Any)
     received: dict[tuple[str | int, ...], Any] = {}
     for error in errors:
         path = _path_in(value, error["loc"], error["type"])
-        kind = {"extra_forbidden": "unknown", "missing": "missing"}.get(error["type"], "value")
+        if error["type"] == "union_tag_not_found":
+            path = (*path, _discriminator(error))
         received[path] = error["input"]
-        text = _phrase(error, path, annotation)
+        kind = _KINDS.get(error["type"], "value")
+        text = _phrase(error, path, _models_at(annotation, value, path[:-1]))
         alternatives = texts.setdefault((path, kind), [])
         if text not in alternatives:
             alternatives.append(text)
@@ -95,9 +99,17 @@ def shown(value: Any) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
-def _phrase(error: ErrorDetails, path: tuple[str | int, ...], annotation: Any) -> str:
+def _discriminator(error: ErrorDetails) -> str:
+    """The key that tells the members of a union apart; pydantic quotes it."""
+    name: str = error["ctx"]["discriminator"]
+    return name.strip("'")
+
+
+def _phrase(error: ErrorDetails, path: tuple[str | int, ...], models: Sequence[type[pydantic.BaseModel]]) -> str:
+    """The problem in words; `models` are those that the map around the wrong value may follow."""
     if error["type"] == "extra_forbidden":
-        return f"'{path[-1]}' is not allowed here. {suggest(str(path[-1]), allowed_keys(annotation, path[:-1]))}"
+        allowed = {name for model in models for name in model.model_fields}
+        return f"'{path[-1]}' is not allowed here. {suggest(str(path[-1]), allowed)}"
     if error["type"] == "missing":
         return f"'{path[-1]}' is missing"
     if error["type"] in ("value_error", "assertion_error"):
@@ -108,7 +120,8 @@ def _phrase(error: ErrorDetails, path: tuple[str | int, ...], annotation: Any) -
     if error["type"] == "too_long":
         return f"must hold at most {error['ctx']['max_length']} values"
     if error["type"] == "union_tag_not_found":
-        return f"must name its {error['ctx']['discriminator']}"
+        tags = [tag for model in models for tag in typing.get_args(model.model_fields[str(path[-1])].annotation)]
+        return f"must name its '{path[-1]}', one of these: {', '.join(map(repr, tags))}"
     if error["type"] == "union_tag_invalid":
         return f"must have one of these as {error['ctx']['discriminator']}: {error['ctx']['expected_tags']}"
     message = error["msg"].replace("Input should be a valid ", "must be a ").replace("Input should be ", "must be ")
@@ -133,16 +146,26 @@ def _path_in(value: Any, location: Sequence[str | int], kind: str) -> tuple[str 
     return tuple(path)
 
 
-def allowed_keys(annotation: Any, path: Sequence[str | int]) -> set[str]:
-    """The keys that a map at the given path inside the annotation may have; of all members of a union."""
-    models = _models(annotation)
+def _models_at(annotation: Any, value: Any, path: Sequence[str | int]) -> list[type[pydantic.BaseModel]]:
+    """The models that the map at a path inside the value may follow; of a union, the member that its tag names."""
+    models = _named_by_tag(_models(annotation), value)
     for step in path:
-        inner: list[Any] = []
-        for model in models:
-            field = model.model_fields.get(str(step))
-            inner.extend(_models(field.annotation) if field else [])
-        models = inner
-    return {name for model in models for name in model.model_fields}
+        fields = [model.model_fields.get(str(step)) for model in models]
+        value = value.get(step) if isinstance(value, dict) else None
+        models = _named_by_tag([inner for field in fields if field for inner in _models(field.annotation)], value)
+    return models
+
+
+def _named_by_tag(models: list[type[pydantic.BaseModel]], value: Any) -> list[type[pydantic.BaseModel]]:
+    """The models whose literal fields agree with the value, such as `kind: sgd`; all of them if none does."""
+
+    def agrees(model: type[pydantic.BaseModel]) -> bool:
+        literals = {
+            n: f.annotation for n, f in model.model_fields.items() if typing.get_origin(f.annotation) is Literal
+        }
+        return all(value[n] in typing.get_args(literal) for n, literal in literals.items() if n in value)
+
+    return [model for model in models if isinstance(value, dict) and agrees(model)] or models
 
 
 def _models(annotation: Any) -> list[type[pydantic.BaseModel]]:

@@ -139,7 +139,7 @@ class Graph:
         if name not in self._expansion.nodes:
             if self._expansion.complete:
                 names = [*self._expansion.nodes, *self._inputs]
-                self._report.add(tree, f"no node or input is called '{name}'. {suggest(name, names)}")
+                self._report.add_missing(tree, f"no node or input is called '{name}'. {suggest(name, names)}")
             return None
         kind = self._kinds[name]
         if kind and slash and port not in kind.ports:
@@ -149,7 +149,7 @@ class Graph:
 
     def note_unused_inputs(self) -> None:
         """Notes inputs that nothing names; call this after all references are resolved."""
-        if self.nodes and not self.failed and self._expansion.complete:
+        if self.nodes and not self.failed and self._expansion.complete and self._report.whole:
             for name, tree in self._inputs.items():
                 if name not in self._used:
                     self._report.add(tree, f"no node uses the input '{name}'; name it in 'inputs' or remove it")
@@ -262,7 +262,8 @@ class Graph:
 def note_value(at: Tree, problem: ValueProblem, report: Report) -> None:
     """Notes a problem of an argument; of a missing one, at the node."""
     path = ".".join([at.path, *map(str, problem.path[1:])])
-    report.add(at, problem.text, path=path)
+    note = report.add_missing if problem.kind == "missing" else report.add
+    note(at, problem.text, path=path)
 
 
 def checked_losses(losses: Tree, outputs: Mapping[str, Tree], report: Report) -> dict[str, OutputLoss]:
@@ -278,7 +279,7 @@ def checked_losses(losses: Tree, outputs: Mapping[str, Tree], report: Report) ->
         if not isinstance(tree.value, dict):
             continue
         if outputs and name not in outputs:
-            report.add(tree, f"no output is called '{name}'. {suggest(name, outputs)}")
+            report.add_missing(tree, f"no output is called '{name}'. {suggest(name, outputs)}")
         loss = _checked_loss(tree, report)
         if loss:
             found[name] = loss

@@ -73,7 +73,9 @@ class Expansion:
             previous = noted.with_value(FAILED if above is None else above)
             inputs_scope = Scope({"previous": previous}, scope)
             if above is None and _mentions_previous(body):
-                self._report.add(noted.value["inputs"], "'$previous': no single node or input is above; name one")
+                self._report.add_missing(
+                    noted.value["inputs"], "'$previous': no single node or input is above; name one"
+                )
             self._add(name, noted, _substituted(noted, scope, inputs_scope, self._report))
             above = name
         return above

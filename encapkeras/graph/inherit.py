@@ -52,6 +52,8 @@ class Inheritance:
             base = self._base(name, chain)
             if base:
                 result = merge(result, base)
+            else:
+                self._report.whole = False
         own = {key: entry for key, entry in tree.entries().items() if key != "extends"}
         return merge(result, tree.with_value(own))
 
@@ -62,6 +64,7 @@ class Inheritance:
         names = extends.value if isinstance(extends.value, list) else [extends]
         for name in names:
             if not isinstance(name.value, str) or not name.value:
+                self._report.whole = False
                 self._report.add(name, f"must be a file name or a list of file names; received {name.plain()!r}")
         return [name for name in names if isinstance(name.value, str) and name.value]
 
@@ -75,11 +78,13 @@ class Inheritance:
             self._report.add(name, f"the specs extend each other in a circle: {' -> '.join(f.name for f in files)}")
             return None
         if resolved not in self._merged:
+            before = len(self._report.problems())
             try:
                 tree = load_file(path, _shown(path, name), self._report)
             except SpecError as error:
                 self._report.add_all(error)
                 return None
+            self._report.whole = self._report.whole and len(self._report.problems()) == before
             self._merged[resolved] = self.resolve(tree, path, chain)
         return self._merged[resolved]
 
@@ -171,13 +176,14 @@ def _replaced(tree: Tree, rest: str, new: Tree, report: Report, done: str = "") 
     key = _longest_key(rest, tree.value)
     known = key in tree.value
     if not known and done in _NAMES:
-        report.add(new, f"'{done}' has no '{key}'. {suggest(key, tree.value)}")
+        report.add_missing(new, f"'{done}' has no '{key}'. {suggest(key, tree.value)}")
         return tree
     path, remaining = child_path(done, key), rest[len(key) + 1 :]
     if not remaining:
         return tree.with_value({**tree.value, key: new})
     inner = tree.value[key] if known and tree.value[key].value is not None else Tree({}, "--set", 0, 0, path)
-    return tree.with_value({**tree.value, key: _replaced(inner, remaining, new, report, path)})
+    changed = _replaced(inner, remaining, new, report, path)
+    return tree if changed is inner else tree.with_value({**tree.value, key: changed})
 
 
 def _replaced_element(tree: Tree, rest: str, new: Tree, report: Report, done: str) -> Tree:

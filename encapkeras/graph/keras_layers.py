@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -85,8 +86,13 @@ def with_image_format(layer: type[keras.layers.Layer], arguments: Mapping[str, A
 
 
 def argument_problems(name: str, arguments: Mapping[str, Any]) -> list[ValueProblem]:
-    """What is missing from a map of arguments for the layer `keras.NAME`; Keras checks the values itself."""
-    return [
+    """What is missing or not finite in a map of arguments for the layer `keras.NAME`; Keras checks the rest itself."""
+    infinite = [
+        ValueProblem((argument,), f"must be a finite number; received {shown(value)}")
+        for argument, value in arguments.items()
+        if not _is_finite(value)
+    ]
+    return infinite + [
         ValueProblem((argument,), f"layer '{name}' needs '{argument}'", "missing")
         for argument, parameter in parameters(keras_layer(name)).items()
         if parameter.default is parameter.empty and argument not in arguments
@@ -135,7 +141,14 @@ def _unknown_object(kind: str, module: Any, name: str) -> str:
     return "" if name in names else f"no {kind} of Keras is called '{name}'. {suggest(name, names)}"
 
 
+def _is_finite(value: Any) -> bool:
+    return all(math.isfinite(number) for number in keras.tree.flatten(value) if isinstance(number, float))
+
+
 def _wrong_config(module: Any, name: str, config: dict[str, Any]) -> str:
+    infinite = [argument for argument, value in config.items() if not _is_finite(value)]
+    if infinite:
+        return f"'{infinite[0]}' of '{name}' must be a finite number; received {shown(config[infinite[0]])}"
     try:
         getattr(module, name)(**config)
     except (TypeError, ValueError) as error:

@@ -34,7 +34,7 @@ Policy = Literal["float16", "float32", "float64", "bfloat16", "mixed_float16", "
 class Section(pydantic.BaseModel):
     """A map of a spec: unknown keys and ill-typed values are errors."""
 
-    model_config = pydantic.ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = pydantic.ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
 class ModelSection(Section):

@@ -242,7 +242,7 @@ class _Reading:
         except UnknownName:
             if isinstance(self._entry("model").value, dict) and "model" in self._tree.entries():
                 text = "without 'data' the model needs 'inputs', for example {image: [32, 32, 3]}"
-                self.report.add(place, text)
+                self.report.add_missing(place, text)
             return place
         if any(any(size.failures()) for size in sizes.values()):
             return place

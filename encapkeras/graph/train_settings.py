@@ -19,7 +19,7 @@ Epochs = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 class Section(pydantic.BaseModel):
     """A map of a spec: unknown keys and ill-typed values are errors."""
 
-    model_config = pydantic.ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = pydantic.ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
 class Adam(Section):
@@ -87,6 +87,9 @@ class OneCycle(Section):
     warmup_epochs: Epochs | None = Field(None, description="Epochs of the rise; 30 % of all epochs if not given.")
 
 
+Schedule = Constant | Step | Cosine | OneCycle
+
+
 class WeightDecay(Section):
     """What pulls the weights to 0."""
 
@@ -120,7 +123,7 @@ class TrainSettings(Section):
     optimizer: Annotated[Adam | SGD | RMSprop, Field(discriminator="kind")] = Field(
         Adam(), description="What makes steps of gradients."
     )
-    schedule: Annotated[Constant | Step | Cosine | OneCycle, Field(discriminator="kind")] = Field(
+    schedule: Annotated[Schedule, Field(discriminator="kind")] = Field(
         Constant(), description="How the learning rate changes in the course of the training."
     )
     weight_decay: WeightDecay | None = Field(None, description="What pulls the weights to 0; null for nothing.")
@@ -128,3 +131,12 @@ class TrainSettings(Section):
         None, description="The largest norm that all gradients together may have; longer ones are scaled down to it."
     )
     early_stopping: EarlyStopping | None = Field(None, description="When to end before the last epoch; null for never.")
+
+    @pydantic.field_validator("schedule")
+    @classmethod
+    def _ends_its_rise(cls, schedule: Schedule, info: pydantic.ValidationInfo) -> Schedule:
+        """Refuses a warm-up that lasts to the end; a single epoch is a trial, which any recipe allows."""
+        epochs, warmup = info.data.get("epochs", 1), schedule.warmup_epochs
+        if warmup is not None and 1 < epochs <= warmup:
+            raise ValueError(f"warmup_epochs must be below train.epochs, {epochs}; received {warmup:g}")
+        return schedule

@@ -87,9 +87,14 @@ def child_path(path: str, step: str | int) -> str:
 
 
 class Report:
-    """The mistakes found so far. The same mistake in several rows of a `repeat` counts once."""
+    """The mistakes found so far. The same mistake in several rows of a `repeat` counts once.
+
+    Attributes:
+        whole: Whether all that the spec extends could be read; if not, what seems to be missing may stand there.
+    """
 
     def __init__(self) -> None:
+        self.whole = True
         self._notes: dict[Problem, list[str]] = {}
 
     def add(self, at: Tree, message: str, *, path: str | None = None) -> None:
@@ -105,6 +110,11 @@ class Report:
         if at.note not in notes:
             notes.append(at.note)
 
+    def add_missing(self, at: Tree, message: str, *, path: str | None = None) -> None:
+        """Notes that something is not there, unless it may stand in a part that could not be read."""
+        if self.whole:
+            self.add(at, message, path=path)
+
     def add_values(self, checker: Checker, tree: Tree) -> list[ValueProblem]:
         """Notes, and gives, all that the checker finds wrong in a value."""
         failed = {failure.path for failure in tree.failures()}
@@ -117,7 +127,10 @@ class Report:
             depends_on_failed = not rest and problem.kind == "value" and any(at.failures())
             if depends_on_failed or (problem.kind == "missing" and path in failed):
                 continue
-            self.add(at, problem.text, path=at.path if problem.kind == "missing" else path)
+            if problem.kind == "missing":
+                self.add_missing(at, problem.text)
+            else:
+                self.add(at, problem.text, path=path)
             found.append(problem)
         return found
 

@@ -193,7 +193,7 @@ def _named(name: str, at: Tree, scope: Scope, report: Report) -> Any:
     try:
         return scope.lookup(name).value
     except UnknownName as error:
-        report.add(at, _unknown(error))
+        report.add_missing(at, _unknown(error))
         return FAILED
 
 
@@ -219,7 +219,7 @@ def _computed(expression: str, at: Tree, scope: Scope, report: Report) -> Any:
     except FailedBefore:
         return FAILED
     except UnknownName as error:
-        report.add(at, f"'$({expression})': {_unknown(error)}")
+        report.add_missing(at, f"'$({expression})': {_unknown(error)}")
     except ArithmeticMistake as mistake:
         report.add(at, f"'$({expression})': {mistake}")
     return FAILED

@@ -168,3 +168,81 @@ def test_wrong_overrides_name_themselves(folder, override, path, words):
 
 def test_bundled_specs_lie_beside_the_package():
     assert (bundled_specs() / "quickstart.yaml").is_file()
+
+
+@pytest.mark.parametrize(
+    ("base", "mistake"),
+    [
+        (None, "there is no file 'base.yaml'"),
+        ("extends: mine.yaml\n", "circle"),
+        ("model: {nodes: [}\n", "not well-formed"),
+        ("- a list\n", "holds a list"),
+        ("model: {nodes: {flat: {layer: keras.Flatten, inputs: image}}}\nmodel: {}\n", "'model' occurs twice"),
+    ],
+)
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {},
+        {"losses": {"classes": {"loss": "margin"}}, "data": {"batch_size": 3}},
+        {"model": {"nodes": {"flat": {"doc": "mine"}, "more": {"layer": "squash", "inputs": "capsules"}}}},
+        {"model": {"nodes": {"d": {"layer": "keras.Dense", "inputs": "$previous"}}, "outputs": {"a": "b"}}},
+        {"model": {"inputs": {"b": [3]}, "nodes": {"d": {"layer": "keras.Dense", "inputs": "a", "units": "$(n*2)"}}}},
+        {"train": {"weight_decay": {"kind": "coupled"}, "schedule": {"milestones": [3]}}},
+    ],
+)
+def test_a_base_that_cannot_be_read_is_the_only_mistake(base, mistake, spec, tmp_path):
+    if base:
+        write(tmp_path, base=base)
+    write(tmp_path, mine={"extends": "base.yaml", **spec})
+    (problem,) = problems(tmp_path / "mine.yaml", ["model.nodes.stem.filters=3"])
+    assert mistake in problem.message
+
+
+def test_suggestions_follow_the_named_kind():
+    spec = ["train.optimizer.kind=sgd", "train.optimizer.beta_1=.5"]
+    (problem,) = problems("quickstart", ["train.optimizer=null", *spec])
+    assert problem.message == "'beta_1' is not allowed here. Allowed: kind, learning_rate, momentum, nesterov."
+
+
+def test_a_setting_without_its_kind_tells_the_kinds():
+    (problem,) = problems("quickstart", ["train.optimizer=null", "train.optimizer.learning_rate=1e-3"])
+    assert (problem.file, problem.path) == ("--set", "train.optimizer")
+    assert problem.message == "must name its 'kind', one of these: 'adam', 'sgd', 'rmsprop'"
+
+
+@pytest.mark.parametrize("number", [".nan", ".inf", "-.inf"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "losses.classes.upper",
+        "train.clip_norm",
+        "train.schedule.warmup_epochs",
+        "data.validation",
+        "model.nodes.stem.kernel_initializer.config.stddev",
+        "model.nodes.drop.rate",
+    ],
+)
+def test_numbers_that_are_not_finite_are_refused(path, number):
+    spec = {
+        "extends": "quickstart.yaml",
+        "model": {
+            "nodes": {
+                "stem": {"kernel_initializer": {"class_name": "RandomNormal", "config": {"stddev": 1.0}}},
+                "drop": {"layer": "keras.Dropout", "inputs": "image", "rate": 0.1},
+            }
+        },
+        "train": {"schedule": {"kind": "constant", "warmup_epochs": 0}},
+    }
+    (problem,) = problems(spec, [f"{path}={number}"])
+    assert path.startswith(problem.path)
+    assert "received" in problem.message
+
+
+def test_a_warm_up_must_end_before_the_training_does():
+    schedule = "train.schedule={kind: cosine, warmup_epochs: 5}"
+    (problem,) = problems("quickstart", [schedule, "train.epochs=5"])
+    assert problem.path == "train.schedule"
+    assert problem.message == "warmup_epochs must be below train.epochs, 5; received 5"
+    assert check_spec("quickstart", [schedule, "train.epochs=1"]).train.epochs == 1
+    assert check_spec("quickstart", [schedule, "train.epochs=6"]).train.epochs == 6
