@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -191,7 +192,12 @@ def _class_names(archive: _Archive) -> tuple[tuple[str, ...] | None, list[str]]:
     if dtype.kind != "U" or len(shape) != 1 or shape[0] == 0:
         text = f"{OPTIONAL}: is {dtype} of shape {shape}; it must be strings, for example numpy.array(['cat', 'dog'])"
         return None, [text]
-    return tuple(map(str, archive.read(OPTIONAL))), []
+    names = tuple(map(str, archive.read(OPTIONAL)))
+    return names, [
+        f"{OPTIONAL}: '{name}' is given {times} times; each class needs a name of its own"
+        for name, times in Counter(names).items()
+        if times > 1
+    ]
 
 
 def _labels_and_classes(
@@ -207,12 +213,30 @@ def _labels_and_classes(
     classes = len(class_names or ())
     if not classes and "train_labels" in labels:
         classes = max(int(labels["train_labels"].max()) + 1, 1)
+        absurd = _absurd_label(labels["train_labels"])
+        if absurd:
+            return absurd, 0
     if not classes:
         return [], 0
     problems = [text for name, values in labels.items() for text in label_problems(name, values, classes)]
     if not problems and "train_labels" in labels:
         problems = missing_classes("train_labels", labels["train_labels"], classes)
+    if not problems and classes == 1:
+        told = f"{OPTIONAL}: there is one name" if class_names else "train_labels: all labels are 0"
+        problems = [f"{told}; a network needs two classes at least to tell apart"]
     return problems, classes
+
+
+def _absurd_label(labels: Array) -> list[str]:
+    """A label that makes more classes than there are images is a slip, not a class."""
+    index = int(labels.argmax())
+    largest = int(labels[index])
+    if largest < len(labels):
+        return []
+    return [
+        f"train_labels: the largest label is {largest}, at index {index}; there would be more classes than images "
+        f"({len(labels)}), and every class from 0 needs a training image"
+    ]
 
 
 def _pixel_problems(name: str, images: Array) -> list[str]:

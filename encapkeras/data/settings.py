@@ -25,7 +25,7 @@ class AugmentSettings(BaseModel):
     resize: PositiveInt | None = Field(
         default=None,
         description="Height and width in pixels to which all images are resized once, before cropping to the image "
-        "size: 34 for light, 40 for heavy augmentation of 32x32 images. null: the image size.",
+        "size: 34 for light, 40 for heavy augmentation of 32x32 images; square images only. null: the image size.",
     )
     crop: bool = Field(
         default=False, description="Cut the image at a random place instead of the centre; needs a larger 'resize'."
@@ -65,18 +65,23 @@ class AugmentSettings(BaseModel):
             channels: Their channels; None if not known yet.
 
         Raises:
-            ArgumentError: There is nothing to crop, or no colour to change.
+            ArgumentError: The images are not square, there is nothing to crop, or no colour to change.
         """
         size = f"{height}x{width}"
-        if self.resize is not None and self.resize < max(height, width):
+        if height != width and (self.resize is not None or self.crop):
             raise ArgumentError(
-                f"augment.resize is {self.resize}, smaller than the images ({size}); it must be at least "
-                f"{max(height, width)}"
+                f"augment.{'resize' if self.resize is not None else 'crop'} is for square images; these are {size}, "
+                "and resizing makes squares, of which only a part of the picture would be left. Set data.image_size, "
+                "which makes the images square, or remove augment.resize and augment.crop"
             )
-        if self.crop and (self.resize is None or self.resize == height == width):
+        if self.resize is not None and self.resize < height:
+            raise ArgumentError(
+                f"augment.resize is {self.resize}, smaller than the images ({size}); it must be at least {height}"
+            )
+        if self.crop and (self.resize in (None, height)):
             raise ArgumentError(
                 f"augment.crop has nothing to cut off: set augment.resize to more than the images' size ({size}), for "
-                f"example {max(height, width) + 2}, or remove augment.crop"
+                f"example {height + 2}, or remove augment.crop"
             )
         colour = [name for name in ("saturation", "hue") if getattr(self, name) > 0]
         if colour and channels not in (None, 3):

@@ -124,8 +124,24 @@ def test_wrong_pixels(tmp_path, arrays, expected):
             "train_labels: 1 of 4 classes without any image: 0; labels count from 0",
         ),
         (
-            {"train_labels": cycling_labels(12, 3) * 10**12, "test_labels": np.zeros(6, int)},
-            "train_labels: 1999999999998 of 2000000000001 classes without any image: 1, 2, 3, 4, 5, ...",
+            {"train_labels": np.where(np.arange(12) == 5, 10**12, cycling_labels(12, 3))},
+            "train_labels: the largest label is 1000000000000, at index 5; there would be more classes than images",
+        ),
+        (
+            {"train_labels": np.zeros(12, int), "test_labels": np.zeros(6, int)},
+            "train_labels: all labels are 0; a network needs two classes at least",
+        ),
+        (
+            {
+                "class_names": np.array(["a"]),
+                "train_labels": np.zeros(12, int),
+                "test_labels": np.zeros(6, int),
+            },
+            "class_names: there is one name; a network needs two classes at least",
+        ),
+        (
+            {"class_names": np.array(["cat", "dog", "cat"])},
+            "class_names: 'cat' is given 2 times; each class needs a name of its own",
         ),
         (
             {"class_names": np.array([1, 2, 3])},

@@ -111,8 +111,9 @@ def test_evaluation_is_resized_as_training_is_and_cut_at_the_centre(tmp_path):
 def test_augmentation_is_checked_against_the_images(tmp_path):
     path = str(write_npz(tmp_path / "a.npz"))
     for augment, text in [
-        ({"resize": 5}, "smaller than the images (6x5)"),
-        ({"crop": True}, "nothing to cut off"),
+        ({"resize": 8}, "augment.resize is for square images; these are 6x5"),
+        ({"resize": 8, "crop": True}, "Set data.image_size"),
+        ({"crop": True}, "augment.crop is for square images; these are 6x5"),
         ({"hue": 0.1}, "only change colour images (3 channels); these have 1"),
     ]:
         settings = DataSettings(dataset="npz", path=path, augment=AugmentSettings(**augment))
@@ -120,6 +121,12 @@ def test_augmentation_is_checked_against_the_images(tmp_path):
             with pytest.raises(ArgumentError) as caught:
                 call(settings)
             assert text in str(caught.value)
+
+
+def test_images_that_image_size_makes_square_can_be_resized(tmp_path):
+    path = write_npz(tmp_path / "a.npz")
+    splits = npz_splits(path, image_size=6, augment=AugmentSettings(resize=8, crop=True))
+    assert splits.train.batch(0)[0].shape[1:] == (6, 6, 1)
 
 
 def test_digits_are_complete_balanced_and_always_split_alike():
