@@ -21,6 +21,7 @@ def run(arguments: argparse.Namespace) -> int:
     from encapkeras.graph import load_spec
     from encapkeras.training import RunFolder, measure
     from encapkeras.training.measure import data_of
+    from encapkeras.training.memory import saying_how_to_save_memory
 
     folder = RunFolder(arguments.run_dir)
     folder.check_run()
@@ -29,11 +30,12 @@ def run(arguments: argparse.Namespace) -> int:
     checkpoint = folder.chosen(data.validation > 0)
     if not folder.results.is_file():
         print(f"run {folder.path} is unfinished: it has no results.json. This is {checkpoint}.", file=sys.stderr)
-    splits = load(data, seed=spec.train.seed)
-    batches = splits.test if arguments.split == "test" else splits.validation
-    if batches is None:
-        raise DataError(f"run {folder.path} has no validation part (data.validation is 0); use --split test")
-    figures = {"split": arguments.split, **measure(checkpoint, batches, splits.info), "images": batches.num_images}
+    with saying_how_to_save_memory():
+        splits = load(data, seed=spec.train.seed)
+        batches = splits.test if arguments.split == "test" else splits.validation
+        if batches is None:
+            raise DataError(f"run {folder.path} has no validation part (data.validation is 0); use --split test")
+        figures = {"split": arguments.split, **measure(checkpoint, batches, splits.info), "images": batches.num_images}
     if arguments.json:
         print(json.dumps(figures, indent=2))
     else:

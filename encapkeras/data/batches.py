@@ -50,7 +50,8 @@ class Batches(DataLoader[tuple[Tensor, ...]]):
     A `DataLoader`, because `keras.Model.fit` takes one as it is; but batches are cut from one tensor of all images
     instead of being put together image by image. With a seed, order and augmentation depend on the seed and the epoch
     alone; without, images come in their own order, cut at the centre and otherwise unchanged. An epoch that was handed
-    out to its last batch is followed by the next one; `set_epoch` chooses another.
+    out to its last batch is followed by the next one; `set_epoch` chooses another. Keras' `fit` may look at one batch
+    before it begins: where that is a whole epoch, it begins with epoch 1, unless a callback calls `set_epoch`.
 
     Args:
         images: `(N, H, W, C)`, uint8 or float32 in [0, 1].

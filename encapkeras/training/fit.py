@@ -18,6 +18,7 @@ from encapkeras.graph import build_model, parameters
 from encapkeras.graph.train_settings import TrainSettings
 from encapkeras.training import callbacks
 from encapkeras.training.measure import check_fits, compile_with_losses, data_of, measure
+from encapkeras.training.memory import saying_how_to_save_memory
 from encapkeras.training.recipe import make_optimizer
 from encapkeras.training.run_folder import RunFolder, describe_environment, write_json
 
@@ -47,7 +48,8 @@ def train(spec: Spec, run_dir: str | Path | None = None, overwrite: bool = False
         SpecError: The spec has mistakes.
         DataError: The data set cannot be had.
         RunFolderError: The run folder holds something already, or cannot be written.
-        TrainingError: The loss is no longer a finite number.
+        TrainingError: The network does not fit the data, the memory is not enough, or the loss is no longer a finite
+            number.
         KeyboardInterrupt: Somebody pressed Ctrl-C; its text says what is kept.
     """
     folder = RunFolder(run_dir) if run_dir is not None else RunFolder.default(spec.name)
@@ -60,10 +62,11 @@ def train(spec: Spec, run_dir: str | Path | None = None, overwrite: bool = False
             "above 0, or remove train.early_stopping."
         )
     keras.utils.set_random_seed(settings.seed)
-    model = build_model(spec)
-    splits = load(data, seed=settings.seed)
-    check_fits(model, splits.info)
-    compile_with_losses(model, make_optimizer(settings, len(splits.train)))
+    with saying_how_to_save_memory():
+        model = build_model(spec)
+        splits = load(data, seed=settings.seed)
+        check_fits(model, splits.info)
+        compile_with_losses(model, make_optimizer(settings, len(splits.train)))
 
     environment = describe_environment(_device(model), settings.seed)
     checkpoint_bytes = sum(weight.value.nbytes for weight in model.weights)
@@ -85,6 +88,8 @@ def _fit_and_test(
     board = callbacks.TensorBoard(folder.tensorboard, spec=folder.spec.read_text(encoding="utf-8"), images=images)
     progress = callbacks.Progress(splits.train.num_images, console)
     in_order = [
+        # Told, not counted: Keras looks at one batch before the first epoch, which may be all of an epoch.
+        keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: splits.train.set_epoch(epoch)),
         watch,
         callbacks.LossSchedule(),
         callbacks.NonFiniteStop(),
@@ -99,7 +104,12 @@ def _fit_and_test(
             keras.callbacks.EarlyStopping("val_accuracy", stopping.min_delta, stopping.patience, mode="max")
         )
     start = time.perf_counter()
-    with contextlib.closing(board), contextlib.closing(progress), _saying_what_is_kept(checkpoints):
+    with (
+        contextlib.closing(board),
+        contextlib.closing(progress),
+        _saying_what_is_kept(checkpoints),
+        saying_how_to_save_memory(),
+    ):
         with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
             model.fit(
                 splits.train,

@@ -44,8 +44,8 @@ def check_fits(model: keras.Model, info: DatasetInfo) -> None:
     losses = model.make_losses()
     if len(model.inputs) != 1 or len(model.outputs) != 1 or len(losses) != 1:
         raise TrainingError(
-            "training and measuring need a network with one input, one output and a loss on that output, since a data set has one "
-            f"image and one label per sample. '{model.name}' has {len(model.inputs)} inputs, the outputs "
+            "training and measuring need a network with one input, one output and a loss on that output, since a data "
+            f"set has one image and one label per sample. '{model.name}' has {len(model.inputs)} inputs, the outputs "
             f"{', '.join(model.output_names)}, and losses on {', '.join(losses) or 'none of them'}. A network of "
             "another kind can be trained with your own model.compile and model.fit."
         )

@@ -120,6 +120,15 @@ def test_stopwatch_adds_rate_and_speed():
     assert min(history["images_per_second"]) <= watch.images_per_second <= max(history["images_per_second"])
 
 
+def test_stopwatch_waits_for_the_gpu_once_an_epoch(monkeypatch):
+    waited = []
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: waited.append(watch._seconds.copy()))
+    watch = Stopwatch(40)
+    fit(small_model(), watch, validation=False)
+    assert [len(seconds) for seconds in waited] == [0, 1, 2]  # each before its epoch's time is taken
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_a_loss_that_is_no_number_names_epoch_and_step(bad):
     images = IMAGES.copy()

@@ -2,10 +2,12 @@ import json
 import re
 
 import pytest
+import torch
 import yaml
 from support.tiny_spec import tiny_spec, write_spec
 
 import encapkeras.training.fit
+from encapkeras.data import Batches
 from encapkeras.errors import DataError, RunFolderError, SpecError, TrainingError
 from encapkeras.graph import load_model, load_spec
 from encapkeras.training import RunFolder, callbacks, measure, train
@@ -237,3 +239,55 @@ def test_an_interrupted_run_says_what_is_kept(tmp_path, monkeypatch):
 def test_an_explosion_in_the_first_epoch_says_that_nothing_is_kept(tmp_path):
     with pytest.raises(TrainingError, match=r"epoch 1, step \d+\. Try .*No epoch was complete"):
         trained(tmp_path, optimizer={"kind": "sgd", "learning_rate": 1e38})
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:1] DefaultCPUAllocator: can't allocate memory: you tried to"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_out_of_memory_in_an_epoch_says_what_to_do_and_what_is_kept(tmp_path, monkeypatch, error):
+    def fail(self, epoch, logs=None):
+        raise error
+
+    monkeypatch.setattr(callbacks.MetricsFile, "on_epoch_end", fail)
+    with pytest.raises(
+        TrainingError, match=r"out of memory.*data\.batch_size.*after epoch 1 are kept in .*last\.keras"
+    ):
+        trained(tmp_path)
+
+
+def test_out_of_memory_before_the_first_epoch_leaves_no_run_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(encapkeras.training.fit, "load", lambda settings, seed: torch.empty(2**50))
+    with pytest.raises(TrainingError, match=r"out of memory.*data\.image_size"):
+        trained(tmp_path)
+    assert not (tmp_path / "run").exists()
+
+
+def test_other_errors_of_torch_are_not_taken_for_a_lack_of_memory(tmp_path, monkeypatch):
+    def fail(settings, seed):
+        raise RuntimeError("sizes do not match")
+
+    monkeypatch.setattr(encapkeras.training.fit, "load", fail)
+    with pytest.raises(RuntimeError, match="sizes do not match"):
+        trained(tmp_path)
+
+
+@pytest.mark.parametrize("batch_size", [500, 2000])  # the latter makes a whole epoch one batch
+def test_the_first_epoch_is_epoch_0(tmp_path, monkeypatch, batch_size):
+    drawn = []
+    make = Batches.batch
+
+    def recording(self, index, epoch=None):
+        if self.seed is not None:
+            drawn.append(epoch)
+        return make(self, index, epoch)
+
+    monkeypatch.setattr(Batches, "batch", recording)
+    trained(tmp_path, data={"batch_size": batch_size}, epochs=3)
+    steps = -(-1293 // batch_size)
+    assert drawn[-3 * steps :] == [epoch for epoch in range(3) for _ in range(steps)]

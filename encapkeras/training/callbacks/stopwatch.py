@@ -6,6 +6,7 @@ import time
 from typing import Any
 
 import keras
+import torch
 
 
 class Stopwatch(keras.callbacks.Callback):  # type: ignore[misc]
@@ -35,6 +36,9 @@ class Stopwatch(keras.callbacks.Callback):  # type: ignore[misc]
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Takes the time; the last batch's is the epoch's."""
+        steps = self.params["steps"]
+        if torch.cuda.is_initialized() and (steps is None or batch + 1 >= steps):
+            torch.cuda.synchronize()  # a GPU works after the call that asked for it returned
         self._stop = time.perf_counter()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:

@@ -1,0 +1,39 @@
+"""What a person reads when the memory is not enough."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+
+from encapkeras.errors import TrainingError
+
+# torch has an exception of its own for the GPU alone; on the CPU it raises a RuntimeError with one of these.
+_SIGNS = ("can't allocate memory", "not enough memory", "DefaultCPUAllocator", "out of memory")
+
+
+@contextlib.contextmanager
+def saying_how_to_save_memory() -> Iterator[None]:
+    """Turns any way of running out of memory into a `TrainingError` that says what to do.
+
+    Example:
+        >>> with saying_how_to_save_memory():
+        ...     torch.empty(2**50)
+        Traceback (most recent call last):
+        ...
+        encapkeras.errors.TrainingError: out of memory...
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        lines = str(error).splitlines() or [""]
+        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and not any(
+            sign in str(error) for sign in _SIGNS
+        ):
+            raise
+        told = f" ({lines[0]})" if lines[0] else ""
+        raise TrainingError(
+            f"out of memory{told}. Set data.batch_size or data.image_size to less, make the network smaller, or free "
+            "memory."
+        ) from error
