@@ -144,7 +144,7 @@ class _Reading:
         self._read_data()
         self._read_model()
         self._losses = checked_losses(self._section("losses"), self._outputs, self.report)
-        self._train = self._settings(_TRAIN, "train")
+        self._train = self._settings(_TRAIN, self._section("train"))
         self._name = self._read_name()
 
     def spec(self) -> Spec:
@@ -171,9 +171,8 @@ class _Reading:
         """A section with values for variables."""
         return substitute(self._entry(key), self._scope, self.report)
 
-    def _settings(self, checker: Checker, key: str) -> Any:
+    def _settings(self, checker: Checker, tree: Tree) -> Any:
         """A section as its settings; None after a mistake other than an unknown key."""
-        tree = self._section(key)
         if not isinstance(tree.value, dict):
             return None
         problems = self.report.add_values(checker, tree)
@@ -193,7 +192,7 @@ class _Reading:
             if name in FACTS and "data" in self._tree.entries():
                 self.report.add(value, f"'{name}' comes from the data set; choose another name")
         if "data" in self._tree.entries():
-            self._data = self._settings(_DATA, "data")
+            self._data = self._settings(_DATA, _with_absolute_paths(self._section("data")))
             if self._data:
                 try:
                     self._info = describe(self._data)
@@ -290,6 +289,21 @@ def _remove(values: Any, path: Sequence[str | int]) -> None:
     for step in path[:-1]:
         values = values[step]
     del values[path[-1]]
+
+
+def _with_absolute_paths(data: Tree) -> Tree:
+    """The `data` section with its paths from the file that wrote them, so that it means the same in every folder.
+
+    Values of `--set` and of plain data start at the current folder, as the names of their sources have no folder.
+    """
+    entries = data.entries()
+    paths = {key: entries[key] for key in ("path", "root") if key in entries and isinstance(entries[key].value, str)}
+    absolute = {key: _absolute(path) for key, path in paths.items()}
+    return data.with_value({**entries, **absolute}) if absolute else data
+
+
+def _absolute(path: Tree) -> Tree:
+    return path.with_value(os.path.abspath(Path(path.file).parent / os.path.expanduser(path.value)))
 
 
 def _is_name(name: str) -> bool:

@@ -1,8 +1,11 @@
 """Nodes, references, outputs, depth: what specs may and may not connect."""
 
+import os
+
 import keras
 import numpy as np
 import pytest
+import yaml
 
 from encapkeras import SpecError, build_model, check_spec, load_model, load_spec
 from encapkeras.graph.check import DEEPEST_CHAIN
@@ -215,3 +218,36 @@ def test_a_default_input_of_an_impossible_size_is_a_mistake(spec, place, text):
     (problem,) = problems({**spec, "model": DEFAULT_INPUT})
     assert problem.path == place
     assert text in problem.message
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """A folder with a spec of `pictures.npz`, and a folder below it."""
+    rows = np.arange(20)
+    images, labels = np.zeros((20, 8, 8, 1), "uint8"), rows % 2
+    parts = {"train_images": images, "train_labels": labels, "test_images": images, "test_labels": labels}
+    np.savez(tmp_path / "pictures.npz", **parts)
+    (tmp_path / "below").mkdir()
+    for file, path in (("mine.yaml", "pictures.npz"), ("below/more.yaml", "../pictures.npz")):
+        spec = {"model": DEFAULT_INPUT, "data": {"dataset": "npz", "path": path, "root": "."}}
+        (tmp_path / file).write_text(yaml.safe_dump(spec))
+    (tmp_path / "heir.yaml").write_text("extends: below/more.yaml\n")
+    return tmp_path
+
+
+@pytest.mark.parametrize("spec", ["mine.yaml", "below/more.yaml", "heir.yaml"])
+@pytest.mark.parametrize("folder", [".", "below"])
+def test_paths_start_at_the_file_that_wrote_them(spec, folder, pictures, monkeypatch):
+    monkeypatch.chdir(pictures / folder)
+    given = os.path.relpath(pictures / spec)
+    assert check_spec(given).resolved["data"]["path"] == str(pictures / "pictures.npz")
+    assert check_spec(pictures / spec).resolved["data"]["path"] == str(pictures / "pictures.npz")
+
+
+def test_paths_without_a_file_start_at_the_current_folder(pictures, monkeypatch):
+    monkeypatch.chdir(pictures)
+    plain = {"model": DEFAULT_INPUT, "data": {"dataset": "npz", "path": "pictures.npz"}}
+    assert check_spec(plain).data.path == str(pictures / "pictures.npz")
+    monkeypatch.chdir(pictures / "below")
+    spec = check_spec(pictures / "mine.yaml", ["data.path=../pictures.npz"])
+    assert (spec.data.path, spec.data.root) == (str(pictures / "pictures.npz"), str(pictures))
