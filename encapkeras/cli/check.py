@@ -4,18 +4,12 @@ from __future__ import annotations
 
 import argparse
 
+from encapkeras.cli.spec_arguments import add_spec_arguments
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares what the command takes."""
-    parser.add_argument("spec", help="a YAML or JSON file, or the name of a bundled spec, such as quickstart")
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="PATH=VALUE",
-        dest="overrides",
-        help="change a value of the spec, such as vars.types=16; may be given several times",
-    )
+    add_spec_arguments(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -26,10 +20,13 @@ def run(arguments: argparse.Namespace) -> int:
     """
     import keras
 
-    from encapkeras.graph import build_model, node_table
+    from encapkeras.graph import build_model, node_table, unused_nodes
 
     with keras.device("meta"):
-        rows = node_table(build_model(arguments.spec, arguments.overrides))
+        model = build_model(arguments.spec, arguments.overrides)
+    rows, unused = node_table(model), unused_nodes(model)
     weights = sum(row.weights for row in rows)
     print(f"{arguments.spec}: ok, {len(rows)} nodes, {weights:,} parameters")
+    if unused:
+        print(f"unused: {', '.join(unused)} (reach no output)")
     return 0

@@ -7,21 +7,15 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from encapkeras.cli.spec_arguments import add_spec_arguments
+
 if TYPE_CHECKING:
     from encapkeras.graph import NodeRow
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares what the command takes."""
-    parser.add_argument("spec", help="a YAML or JSON file, or the name of a bundled spec, such as quickstart")
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="PATH=VALUE",
-        dest="overrides",
-        help="change a value of the spec, such as vars.types=16; may be given several times",
-    )
+    add_spec_arguments(parser)
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
 
@@ -33,19 +27,19 @@ def run(arguments: argparse.Namespace) -> int:
     """
     import keras
 
-    from encapkeras.graph import build_model, node_table
+    from encapkeras.graph import build_model, node_table, unused_nodes
 
     with keras.device("meta"):
         model = build_model(arguments.spec, arguments.overrides)
-    rows = node_table(model)
+    rows, unused = node_table(model), unused_nodes(model)
     if arguments.json:
-        print(json.dumps(_as_data(model.name, rows), indent=2))
+        print(json.dumps(_as_data(model.name, rows, unused), indent=2))
     else:
-        _print_table(model.name, rows)
+        _print_table(model.name, rows, unused)
     return 0
 
 
-def _as_data(name: str, rows: Sequence[NodeRow]) -> dict[str, Any]:
+def _as_data(name: str, rows: Sequence[NodeRow], unused: Sequence[str]) -> dict[str, Any]:
     nodes = [
         {
             "name": row.name,
@@ -58,10 +52,10 @@ def _as_data(name: str, rows: Sequence[NodeRow]) -> dict[str, Any]:
         for row in rows
     ]
     parameters, fixed = sum(row.weights for row in rows), sum(row.fixed_weights for row in rows)
-    return {"name": name, "nodes": nodes, "parameters": parameters, "fixed_parameters": fixed}
+    return {"name": name, "nodes": nodes, "parameters": parameters, "fixed_parameters": fixed, "unused": list(unused)}
 
 
-def _print_table(name: str, rows: Sequence[NodeRow]) -> None:
+def _print_table(name: str, rows: Sequence[NodeRow], unused: Sequence[str]) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -77,3 +71,5 @@ def _print_table(name: str, rows: Sequence[NodeRow]) -> None:
     fixed = sum(row.fixed_weights for row in rows)
     console.print(f"parameters: {sum(row.weights for row in rows):,}", highlight=False)
     console.print(f"fixed (moving statistics, frozen nodes): {fixed:,}", highlight=False)
+    if unused:
+        console.print(f"unused: {', '.join(unused)} (reach no output)", highlight=False)

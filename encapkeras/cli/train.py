@@ -4,20 +4,12 @@ from __future__ import annotations
 
 import argparse
 
+from encapkeras.cli.spec_arguments import add_spec_arguments
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `encapkeras train`."""
-    parser.add_argument(
-        "spec", metavar="SPEC", help="a YAML or JSON file, or the name of a bundled spec, such as quickstart"
-    )
-    parser.add_argument(
-        "--set",
-        dest="overrides",
-        metavar="PATH=VALUE",
-        action="append",
-        default=[],
-        help="change a value of the spec, for example --set train.epochs=3; may be repeated",
-    )
+    add_spec_arguments(parser)
     parser.add_argument(
         "--run-dir", metavar="DIR", help="folder for everything that the run writes (runs/NAME/DATE_TIME)"
     )

@@ -21,6 +21,7 @@ _PUBLIC = {
     "NodeRow": "report",
     "node_table": "report",
     "parameters": "report",
+    "unused_nodes": "report",
     "TrainSettings": "train_settings",
 }
 

@@ -98,7 +98,7 @@ class _Builder:
         layer = node.kind.make(node.layer_name, node.arguments, policy)
         layer.trainable = node.settings.trainable  # not every layer of Keras takes it as an argument
         tensors = [self.graph.tensors[reference] for reference in node.inputs]
-        one_by_one = not node.listed or _positional_tensors(layer) > 1
+        one_by_one = not node.listed or _positional_tensors(layer) > 1 or (len(tensors) == 1 and _takes_one(layer))
         arguments = tensors if one_by_one else [tensors]
         if len(node.kind.ports) > 1:
             return layer, layer(*arguments, return_ports=True)
@@ -109,6 +109,14 @@ def _positional_tensors(layer: keras.layers.Layer) -> int:
     """How many arguments `call` needs; Keras' attention takes its tensors one by one, most layers take a list."""
     kinds = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
     return sum(p.kind in kinds and p.default is p.empty for p in signature(layer.call).parameters.values())
+
+
+def _takes_one(layer: keras.layers.Layer) -> bool:
+    """Whether the layer is called on a tensor and not on a list, as far as its class tells."""
+    if type(layer).__module__.startswith("keras."):
+        return not isinstance(layer, keras.layers.Add.__base__)  # what merges tensors has one base class
+    first = next(iter(signature(layer.call).parameters.values()))
+    return str(first.annotation) in ("torch.Tensor", "<class 'torch.Tensor'>")
 
 
 def _not_for_capsules(node: Node, graph: BuiltGraph) -> str:

@@ -25,6 +25,8 @@ DEEPEST = 64  # maps and lists inside one another; each level is a call
 LONGEST_NUMBER = 400
 
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+# What was due, as libyaml and PyYAML's own parser say it.
+_DUE = re.compile(r"(?:did not find )?expected (?:the )?(.+?)(?:, but (?:found|got) .*)?", re.DOTALL)
 _CONTROL = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _SURROGATES = re.compile(r"(?<!\\)((?:\\\\)*)\\u([dD][89abAB][0-9a-fA-F]{2})\\u([dD][c-fC-F][0-9a-fA-F]{2})")
 _INTEGER = re.compile(r"[-+]?[0-9]+")
@@ -162,7 +164,8 @@ def _explained(error: yaml.YAMLError, text: str, line: int, column: int) -> str:
     where = f" {error.context}" if error.context else ""
     if error.context and error.context_mark and error.context_mark.line + 1 != line:
         where += f" that begins in line {error.context_mark.line + 1}"
-    return f"not well-formed YAML: {error.problem}{where}"
+    due = _DUE.fullmatch(error.problem or "")
+    return f"not well-formed YAML: {f'{due[1]} is due here' if due else error.problem}{where}"
 
 
 class _Reader:

@@ -144,6 +144,7 @@ def build_model(source: Source, overrides: Sequence[str] = ()) -> SpecModel:
         A Functional model for `compile` and `fit`. Layers without a `dtype` of their own follow Keras' global policy.
 
     Raises:
+        ArgumentError: `source` or `overrides` is of another type.
         SpecError: The spec has mistakes: all of them, with their places.
 
     Example:

@@ -52,6 +52,18 @@ def node_table(model: SpecModel) -> list[NodeRow]:
     return rows
 
 
+def unused_nodes(model: SpecModel) -> list[str]:
+    """The names of a spec's nodes that reach no output; they are checked, and are no part of the model.
+
+    Example:
+        >>> import encapkeras
+        >>> unused_nodes(encapkeras.build_model("quickstart"))
+        []
+    """
+    used = {node.name for node, _ in model.nodes()}
+    return [name for name in model.spec["model"]["nodes"] if name not in used]
+
+
 def parameters(model: SpecModel) -> int:
     """How many numbers training changes, without moving statistics and frozen nodes."""
     return sum(row.weights for row in node_table(model))

@@ -22,7 +22,7 @@ from encapkeras.graph.schema import MODEL, TOP_LEVEL, Shape, Size, TopLevel
 from encapkeras.graph.train_settings import TrainSettings
 from encapkeras.graph.tree import FAILED, Report, Tree
 from encapkeras.graph.variables import FACTS, Scope, UnknownName, Variables, substitute
-from encapkeras.validation import Checker
+from encapkeras.validation import Checker, shown
 
 NAME_CHARACTERS = re.compile(r"[^A-Za-z0-9_. -]")
 
@@ -84,6 +84,7 @@ def load_spec(source: Source, overrides: Sequence[str] = ()) -> Spec:
         The spec.
 
     Raises:
+        ArgumentError: `source` or `overrides` is of another type.
         SpecError: It has mistakes: all of them, with their places.
 
     Example:
@@ -108,6 +109,7 @@ def check_spec(source: Source, overrides: Sequence[str] = ()) -> Spec:
         The spec.
 
     Raises:
+        ArgumentError: `source` or `overrides` is of another type.
         SpecError: It has mistakes: all of them, with their places.
 
     Example:
@@ -132,6 +134,8 @@ class _Reading:
     """One reading of a spec: what could be read, and the mistakes."""
 
     def __init__(self, source: Source, overrides: Sequence[str]) -> None:
+        if isinstance(overrides, str):
+            raise ArgumentError(f"overrides must be a list of texts; write ['{overrides}']")
         self.report = Report()
         written, self._file = _written(source, self.report)
         folder = self._file.parent if self._file else Path()
@@ -316,13 +320,18 @@ def _written(source: Source, report: Report) -> tuple[Tree, Path | None]:
         return load_data(source.resolved, source.source), None
     if isinstance(source, Mapping):
         return load_data(source, "<dict>"), None
+    if not isinstance(source, str | os.PathLike):
+        raise ArgumentError(f"a spec is a file, the name of a bundled spec, a map, or a Spec; received {shown(source)}")
     path = Path(source)
+    bundled = {file.stem: file for file in bundled_specs().glob("*.yaml")}
+    if not path.is_file() and path.suffix and path.stem in bundled:
+        text = f"there is no such file. The bundled spec is called '{path.stem}', without '{path.suffix}'."
+        raise SpecError([Problem(os.fspath(source), 0, 0, "", text)])
     if not path.is_file() and not path.suffix and len(path.parts) == 1:
-        bundled = {file.stem: file for file in bundled_specs().glob("*.yaml")}
         if path.name not in bundled:
             text = f"there is no such file or bundled spec. {suggest(path.name, bundled)}"
             raise SpecError([Problem(os.fspath(source), 0, 0, "", text)])
         path = bundled[path.name]
-        shown = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
-        return load_file(path, os.fspath(shown), report), path
+        name = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+        return load_file(path, os.fspath(name), report), path
     return load_file(path, os.fspath(source), report), path

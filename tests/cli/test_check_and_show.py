@@ -55,3 +55,24 @@ def test_show_prints_json(capsys):
     assert (shown["nodes"][0]["weights"], shown["nodes"][0]["fixed_weights"]) == (0, 9 * 16 + 16 + 4 * 16)
     assert shown["parameters"] == sum(node["weights"] for node in shown["nodes"])
     assert shown["fixed_parameters"] == sum(node["fixed_weights"] for node in shown["nodes"])
+
+
+UNUSED = ["--set", "model.outputs.classes=stage1"]  # and with it stage2, digits and lengths reach no output
+
+
+def test_check_and_show_name_the_nodes_that_reach_no_output(capsys):
+    line = "unused: stage2, digits, lengths (reach no output)"
+    assert main(["check", "quickstart", *UNUSED]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == line
+    assert main(["show", "quickstart", *UNUSED]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == line
+    assert main(["show", "quickstart", "--json", *UNUSED]) == 0
+    assert json.loads(capsys.readouterr().out)["unused"] == ["stage2", "digits", "lengths"]
+    assert main(["check", "quickstart"]) == 0
+    assert "unused" not in capsys.readouterr().out
+
+
+def test_the_file_name_of_a_bundled_spec_leads_to_its_name(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["check", "quickstart.yaml"]) == 2
+    assert "The bundled spec is called 'quickstart', without '.yaml'." in capsys.readouterr().err

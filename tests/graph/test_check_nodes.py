@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from encapkeras import SpecError, build_model, check_spec, load_model, load_spec
+from encapkeras.errors import ArgumentError
 from encapkeras.graph.check import DEEPEST_CHAIN
 from encapkeras.graph.keras_layers import FIT_FOR_CAPSULES, keras_layer_names
 from encapkeras.graph.schema import layer_kind
@@ -251,3 +252,23 @@ def test_paths_without_a_file_start_at_the_current_folder(pictures, monkeypatch)
     monkeypatch.chdir(pictures / "below")
     spec = check_spec(pictures / "mine.yaml", ["data.path=../pictures.npz"])
     assert (spec.data.path, spec.data.root) == (str(pictures / "pictures.npz"), str(pictures))
+
+
+@pytest.mark.parametrize("layer", ["keras.ReLU", "image_to_capsules", "keras.Flatten"])
+def test_a_list_of_one_input_is_that_input(layer):
+    node = {"layer": layer, "inputs": ["image"], **({"types": 2} if layer == "image_to_capsules" else {})}
+    alone = {**node, "inputs": "image"}
+    assert build_model(spec_of({"a": node})).output_shape == build_model(spec_of({"a": alone})).output_shape
+
+
+@pytest.mark.parametrize("source", [3, None, ["quickstart"], b"quickstart"])
+@pytest.mark.parametrize("read", [build_model, check_spec, load_spec])
+def test_what_is_no_source_of_a_spec_is_refused(read, source):
+    with pytest.raises(ArgumentError, match="a spec is a file, the name of a bundled spec"):
+        read(source)
+
+
+@pytest.mark.parametrize("read", [build_model, check_spec, load_spec])
+def test_overrides_are_a_list(read):
+    with pytest.raises(ArgumentError, match=r"overrides must be a list of texts; write \['train.epochs=3'\]"):
+        read("quickstart", "train.epochs=3")

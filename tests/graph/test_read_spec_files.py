@@ -212,3 +212,15 @@ RECURSIVE["a"]["b"] = RECURSIVE
 def test_data_that_is_not_plain_is_refused(data):
     with pytest.raises(SpecError):
         check_spec(data)
+
+
+@pytest.mark.parametrize("text", ["model: {nodes: [}", "model: {nodes: [1, }", "model: [a: b: c]"])
+def test_mistakes_are_worded_alike_without_libyaml(text, tmp_path, monkeypatch):
+    def message():
+        with pytest.raises(SpecError) as caught:
+            read(tmp_path, text)
+        return str(caught.value)
+
+    with_libyaml = message()
+    monkeypatch.setattr(load, "_LOADER", yaml.SafeLoader)
+    assert message() == with_libyaml
