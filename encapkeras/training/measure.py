@@ -9,10 +9,10 @@ import keras
 
 from encapkeras.data import Batches, DatasetInfo, DataSettings
 from encapkeras.errors import TrainingError
-from encapkeras.graph import SpecModel, load_model
+from encapkeras.graph.model import SpecModel, load_model
 
 if TYPE_CHECKING:
-    from encapkeras.graph import Spec
+    from encapkeras.graph.spec import Spec
 
 
 def data_of(spec: Spec) -> DataSettings:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator
 
 import torch
@@ -11,6 +12,7 @@ from encapkeras.errors import TrainingError
 
 # torch has an exception of its own for the GPU alone; on the CPU it raises a RuntimeError with one of these.
 _SIGNS = ("can't allocate memory", "not enough memory", "DefaultCPUAllocator", "out of memory")
+_BOLD = r"\x1b\[\d*m"
 
 
 @contextlib.contextmanager
@@ -27,12 +29,11 @@ def saying_how_to_save_memory() -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        lines = str(error).splitlines() or [""]
-        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and not any(
-            sign in str(error) for sign in _SIGNS
-        ):
+        signs = [line for line in str(error).splitlines() if any(sign in line for sign in _SIGNS)]
+        if not signs and not isinstance(error, MemoryError | torch.OutOfMemoryError):
             raise
-        told = f" ({lines[0]})" if lines[0] else ""
+        # Keras puts lines of its own before it, and makes it bold.
+        told = f" ({re.sub(_BOLD, '', signs[0]).strip()})" if signs else ""
         raise TrainingError(
             f"out of memory{told}. Set data.batch_size or data.image_size to less, make the network smaller, or free "
             "memory."

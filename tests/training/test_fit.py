@@ -246,9 +246,9 @@ def test_an_explosion_in_the_first_epoch_says_that_nothing_is_kept(tmp_path):
     [
         MemoryError(),
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
-        RuntimeError("[enforce fail at alloc_cpu.cpp:1] DefaultCPUAllocator: can't allocate memory: you tried to"),
+        RuntimeError("Keras could not do it\n[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to"),
+        RuntimeError("not enough memory: you tried to allocate 9 bytes"),
     ],
-    ids=lambda error: type(error).__name__,
 )
 def test_out_of_memory_in_an_epoch_says_what_to_do_and_what_is_kept(tmp_path, monkeypatch, error):
     def fail(self, epoch, logs=None):
@@ -257,6 +257,17 @@ def test_out_of_memory_in_an_epoch_says_what_to_do_and_what_is_kept(tmp_path, mo
     monkeypatch.setattr(callbacks.MetricsFile, "on_epoch_end", fail)
     with pytest.raises(
         TrainingError, match=r"out of memory.*data\.batch_size.*after epoch 1 are kept in .*last\.keras"
+    ):
+        trained(tmp_path)
+
+
+def test_of_a_long_error_only_the_line_about_memory_is_shown(tmp_path, monkeypatch):
+    def fail(settings, seed):  # so Keras wraps errors of its layers
+        raise RuntimeError("Exception encountered.\n\n\x1b[1mDefaultCPUAllocator: can't allocate memory\x1b[0m\n\nMore")
+
+    monkeypatch.setattr(encapkeras.training.fit, "load", fail)
+    with pytest.raises(
+        TrainingError, match=r"^out of memory \(DefaultCPUAllocator: can't allocate memory\)\. Set data"
     ):
         trained(tmp_path)
 
