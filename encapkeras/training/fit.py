@@ -82,7 +82,8 @@ def train(spec: Spec, run_dir: str | Path | None = None, overwrite: bool = False
 def _fit_and_test(
     model: SpecModel, splits: DataSplits, settings: TrainSettings, folder: RunFolder, console: Console
 ) -> dict[str, Any]:
-    images, _ = splits.train.batch(0)
+    with saying_how_to_save_memory():
+        images, _ = splits.train.batch(0)
     watch = callbacks.Stopwatch(splits.train.num_images)
     checkpoints = callbacks.Checkpoints(folder.best, folder.last)
     board = callbacks.TensorBoard(folder.tensorboard, spec=folder.spec.read_text(encoding="utf-8"), images=images)

@@ -12,6 +12,7 @@ from support.tiny_spec import tiny_spec, write_spec
 
 from encapkeras import __version__
 from encapkeras.cli.main import COMMANDS, main
+from encapkeras.data import Batches
 
 PROGRAM = "import sys; from encapkeras.cli.main import main; sys.exit(main(sys.argv[1:]))"
 
@@ -251,3 +252,11 @@ def test_evaluate_on_a_spec_that_has_lost_its_data(run_folder, tmp_path, capsys)
     spec["model"]["inputs"] = {"image": [32, 32, 1]}
     path.write_text(yaml.safe_dump(spec))
     assert "names no data" in refused(capsys, "evaluate", tmp_path / "run")
+
+
+def test_evaluate_without_enough_memory(run_folder, capsys, monkeypatch):
+    def fail(self, index, epoch=None):
+        raise MemoryError
+
+    monkeypatch.setattr(Batches, "batch", fail)
+    assert refused(capsys, "evaluate", run_folder).startswith("out of memory. Set data.batch_size")

@@ -279,6 +279,12 @@ def test_out_of_memory_before_the_first_epoch_leaves_no_run_folder(tmp_path, mon
     assert not (tmp_path / "run").exists()
 
 
+def test_a_batch_that_does_not_fit_into_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(Batches, "batch", lambda self, index, epoch=None: torch.empty(2**50))
+    with pytest.raises(TrainingError, match=r"out of memory.*data\.batch_size"):
+        trained(tmp_path)
+
+
 def test_other_errors_of_torch_are_not_taken_for_a_lack_of_memory(tmp_path, monkeypatch):
     def fail(settings, seed):
         raise RuntimeError("sizes do not match")
