@@ -324,10 +324,12 @@ def _written(source: Source, report: Report) -> tuple[Tree, Path | None]:
         raise ArgumentError(f"a spec is a file, the name of a bundled spec, a map, or a Spec; received {shown(source)}")
     path = Path(source)
     bundled = {file.stem: file for file in bundled_specs().glob("*.yaml")}
-    if not path.is_file() and path.suffix and path.stem in bundled:
+    if path.is_file() or len(path.parts) != 1:
+        return load_file(path, os.fspath(source), report), path
+    if path.suffix and path.stem in bundled:
         text = f"there is no such file. The bundled spec is called '{path.stem}', without '{path.suffix}'."
         raise SpecError([Problem(os.fspath(source), 0, 0, "", text)])
-    if not path.is_file() and not path.suffix and len(path.parts) == 1:
+    if not path.suffix:
         if path.name not in bundled:
             text = f"there is no such file or bundled spec. {suggest(path.name, bundled)}"
             raise SpecError([Problem(os.fspath(source), 0, 0, "", text)])
