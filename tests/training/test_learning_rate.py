@@ -73,7 +73,7 @@ def test_a_part_of_an_epoch_is_a_warmup_too():
 
 @pytest.mark.parametrize("kind", ["constant", "cosine", "one_cycle"])
 def test_a_training_shorter_than_its_warmup_only_rises(kind):
-    found = rates({"kind": kind, "warmup_epochs": 20}, epochs=2)
+    found = rates({"kind": kind, "warmup_epochs": 8}, epochs=2)
     assert found == sorted(found)
     assert all(0 < rate <= 2.0 for rate in found)
 
