@@ -176,7 +176,7 @@ class _Reading:
         return substitute(self._entry(key), self._scope, self.report)
 
     def _settings(self, checker: Checker, tree: Tree) -> Any:
-        """A section as its settings; None after a mistake other than an unknown key."""
+        """A section as its settings; None after a mistake other than an unknown key that the rest does not miss."""
         if not isinstance(tree.value, dict):
             return None
         problems = self.report.add_values(checker, tree)
@@ -185,7 +185,8 @@ class _Reading:
         values = tree.plain()
         for problem in problems:
             _remove(values, problem.path)
-        return checker.convert(values)
+        # What the rest now lacks is what the unknown key was meant to be: no mistake of its own.
+        return None if checker.problems(values) else checker.convert(values)
 
     def _read_data(self) -> None:
         """The data set, and what it tells; variables may use that, so that it comes first."""

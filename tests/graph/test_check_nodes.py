@@ -272,3 +272,17 @@ def test_what_is_no_source_of_a_spec_is_refused(read, source):
 def test_overrides_are_a_list(read):
     with pytest.raises(ArgumentError, match=r"overrides must be a list of texts; write \['train.epochs=3'\]"):
         read("quickstart", "train.epochs=3")
+
+
+@pytest.mark.parametrize(
+    "section",
+    [
+        {"data": {"dataset": "digits", "augment": {"crop": True, "resise": 34}}},
+        {"train": {"epochs": 3, "schedule": {"kind": "cosine", "warmup_epoch": 9}}},
+        {"data": {"dataset": "npz", "paht": "a.npz"}},
+    ],
+)
+def test_a_misspelt_setting_is_one_mistake(section):
+    data = {**spec_of({"a": relu("image")}, inputs={"image": [8, 8, 1]}), **section}
+    (problem,) = problems(data)
+    assert "is not allowed here. Did you mean" in problem.message
