@@ -8,7 +8,6 @@ import math
 import re
 import zlib
 
-import keras
 import numpy as np
 import pytest
 import torch
@@ -71,15 +70,6 @@ def recipe_tensor(name, shape, seed):
         return 0.1 * rng.standard_normal(shape) + name.endswith(".weight")
     fan = shape[1] if name == "final_cls.weight" and len(shape) == 3 else math.prod(shape[1:])
     return rng.standard_normal(shape) / math.sqrt(fan)
-
-
-@pytest.fixture
-def double_precision():
-    keras.config.set_floatx("float64")
-    keras.config.set_dtype_policy("float64")
-    yield
-    keras.config.set_floatx("float32")
-    keras.config.set_dtype_policy("float32")
 
 
 @pytest.mark.usefixtures("double_precision")

@@ -10,15 +10,6 @@ from encapkeras.cli.bench_step import copy_weights, measure
 from encapkeras.reference.encapnet import EncapNet
 
 
-@pytest.fixture
-def double_precision():
-    keras.config.set_floatx("float64")
-    keras.config.set_dtype_policy("float64")
-    yield
-    keras.config.set_floatx("float32")
-    keras.config.set_dtype_policy("float32")
-
-
 @pytest.mark.usefixtures("double_precision")
 @pytest.mark.parametrize("batch", [1, 3])
 def test_default_network_equals_plain_modules(batch):
