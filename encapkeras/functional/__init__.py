@@ -20,6 +20,7 @@ from encapkeras.functional.capsule_dense import (
     list_capsules,
 )
 from encapkeras.functional.convolution import conv_bn_relu
+from encapkeras.functional.primary_capsules import primary_capsules
 from encapkeras.functional.squash import squash
 
 __all__ = [
@@ -41,5 +42,6 @@ __all__ = [
     "capsule_stage",
     "conv_bn_relu",
     "list_capsules",
+    "primary_capsules",
     "squash",
 ]

@@ -8,6 +8,7 @@ from encapkeras.layers.capsule_stage import CapsuleStage
 from encapkeras.layers.capsules_to_image import CapsulesToImage
 from encapkeras.layers.conv_bn_relu import ConvBnRelu
 from encapkeras.layers.image_to_capsules import ImageToCapsules
+from encapkeras.layers.primary_capsules import PrimaryCapsules
 from encapkeras.layers.registry import LAYERS, CapsuleLayer, register_layer
 from encapkeras.layers.saved_spec_model import SavedSpecModel  # noqa: F401  # registers itself
 from encapkeras.layers.squash import Squash
@@ -22,6 +23,7 @@ __all__ = [
     "CapsulesToImage",
     "ConvBnRelu",
     "ImageToCapsules",
+    "PrimaryCapsules",
     "Squash",
     "register_layer",
 ]

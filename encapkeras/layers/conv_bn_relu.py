@@ -7,11 +7,10 @@ from typing import Any
 import pydantic
 import torch
 
-from encapkeras.errors import ShapeError
 from encapkeras.functional import conv_bn_relu
 from encapkeras.layers.block_weights import BlockBuilder, Weights
 from encapkeras.layers.initializers import InitializerConfig
-from encapkeras.layers.registry import CapsuleLayer, Shape, register_layer
+from encapkeras.layers.registry import CapsuleLayer, Shape, convolved_size, register_layer
 
 
 @register_layer("conv_bn_relu")
@@ -79,22 +78,10 @@ class ConvBnRelu(CapsuleLayer):
 
     def compute_output_shape(self, image_shape: Shape) -> Shape:
         """`(B, H, W, C)` gives `(B, H', W', filters)`."""
-        if len(image_shape) != 4 or image_shape[3] is None:
-            raise ShapeError(
-                f"{self.name} takes an image (batch, height, width, channels); received shape {tuple(image_shape)}"
-            )
-        return (image_shape[0], self._side(image_shape, 1), self._side(image_shape, 2), self.filters)
-
-    def _side(self, image_shape: Shape, axis: int) -> int | None:
-        size = image_shape[axis]
-        if size is None:
-            return None
-        if size + 2 * self.padding < self.kernel_size:
-            raise ShapeError(
-                f"{self.name}: a kernel of {self.kernel_size} does not fit an image of shape {tuple(image_shape)} with "
-                f"padding {self.padding}"
-            )
-        return (size + 2 * self.padding - self.kernel_size) // self.strides + 1
+        height, width = convolved_size(
+            self, image_shape, kernel_size=self.kernel_size, strides=self.strides, padding=self.padding
+        )
+        return (image_shape[0], height, width, self.filters)
 
     def call(self, image: torch.Tensor, training: bool | None = None) -> torch.Tensor:
         """See the class."""

@@ -85,3 +85,28 @@ def strided_size(layer: keras.layers.Layer, size: int, strides: int) -> int:
         fitting = ", ".join(str(s) for s in range(1, size + 1) if s == 2 or size % s == 0)
         raise ShapeError(f"{layer.name}: strides={strides} does not fit a map with sides of {size}; allowed: {fitting}")
     return -(-size // strides)
+
+
+def convolved_size(
+    layer: keras.layers.Layer, image_shape: Shape, *, kernel_size: int, strides: int, padding: int
+) -> tuple[int | None, int | None]:
+    """Height and width after a convolution: `(size + 2 * padding - kernel_size) // strides + 1`; None if not known.
+
+    Raises:
+        ShapeError: The input is no image of known channels, or smaller than the kernel.
+    """
+    if len(image_shape) != 4 or image_shape[3] is None:
+        raise ShapeError(
+            f"{layer.name} takes an image (batch, height, width, channels); received shape {tuple(image_shape)}"
+        )
+    height, width = image_shape[1:3]
+    if any(size is not None and size + 2 * padding < kernel_size for size in (height, width)):
+        raise ShapeError(
+            f"{layer.name}: a kernel of {kernel_size} does not fit an image of shape {tuple(image_shape)} with "
+            f"padding {padding}"
+        )
+
+    def convolved(size: int | None) -> int | None:
+        return None if size is None else (size + 2 * padding - kernel_size) // strides + 1
+
+    return convolved(height), convolved(width)

@@ -16,6 +16,7 @@ from encapkeras.layers import (
     CapsulesToImage,
     ConvBnRelu,
     ImageToCapsules,
+    PrimaryCapsules,
     Squash,
 )
 from encapkeras.registry import Registry
@@ -39,6 +40,14 @@ CASES = {
         {"filters": 5, "kernel_size": 5, "strides": 2, "padding": 1, "use_bias": False},
         (9, 8, 3),
         3,
+        2,
+    ),
+    "primary_capsules": (PrimaryCapsules, {"types": 4, "dim": 3}, (13, 12, 3), 2, 0),
+    "primary_capsules with norm and relu": (
+        PrimaryCapsules,
+        {"types": 4, "dim": 3, "kernel_size": 3, "padding": 1, "batch_norm": True, "relu": True, "squash": False},
+        (6, 7, 3),
+        4,
         2,
     ),
     "capsule_convolution": (CapsuleConvolution, {"types": 4, "dim": 3}, MAP, 4, 2),
@@ -222,6 +231,8 @@ REFUSED_SHAPES = [
     (CapsuleDense(capsules=3, dim=4), (6, 6, 4), "takes capsules"),
     (ConvBnRelu(filters=3, kernel_size=9, padding=0), (8, 8, 3), "a kernel of 9 does not fit"),
     (ConvBnRelu(filters=3), MAP, "takes an image"),
+    (PrimaryCapsules(types=3, dim=2), (8, 9, 3), "a kernel of 9 does not fit an image of shape (None, 8, 9, 3)"),
+    (PrimaryCapsules(types=3, dim=2), MAP, "takes an image"),
 ]
 
 

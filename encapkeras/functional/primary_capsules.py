@@ -1,0 +1,60 @@
+"""Primary capsules: a convolution whose channels are taken as capsules.
+
+Shape suffixes: B batch, H height, W width, C channels, N capsule types, D capsule dimension.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch.nn import functional as F
+
+from encapkeras.functional.batch_norm import NormWeights, batch_norm
+from encapkeras.functional.squash import squash as squashed
+
+
+def primary_capsules(
+    image_BHWC: torch.Tensor,
+    kernel: torch.Tensor,
+    bias: torch.Tensor,
+    norm: NormWeights | None,
+    *,
+    types: int,
+    strides: int,
+    padding: int,
+    relu: bool,
+    squash: bool,
+    training: bool,
+) -> torch.Tensor:
+    """`squash(relu(batch_norm(convolution(image) + bias)))`, each of the three as chosen.
+
+    Args:
+        image_BHWC: Image `(B, H, W, C)`.
+        kernel: `(N * D, C, K, K)`, type by type.
+        bias: `(N * D,)`.
+        norm: Weights of the batch norm, each `(N * D,)`; None for no batch norm.
+        types: Number N of capsule types.
+        strides: Stride.
+        padding: Zeros on each side.
+        relu: Whether ReLU is applied.
+        squash: Whether each capsule is squashed.
+        training: Whether the batch norm uses and records the batch's statistics.
+
+    Returns:
+        Capsules `(B, (H + 2 * padding - K) // strides + 1, ..., N, D)`.
+
+    Example:
+        >>> image, kernel, bias = torch.rand(2, 20, 20, 3), torch.rand(32, 3, 9, 9), torch.rand(32)
+        >>> options = dict(types=4, strides=2, padding=0, relu=False, squash=True, training=False)
+        >>> primary_capsules(image, kernel, bias, None, **options).shape
+        torch.Size([2, 6, 6, 4, 8])
+    """
+    image_BCHW = image_BHWC.permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
+    if norm is None:
+        image_BCHW = F.conv2d(image_BCHW, kernel, bias, strides, padding)
+    else:
+        image_BCHW = F.conv2d(image_BCHW, kernel, None, strides, padding)
+        image_BCHW = batch_norm(image_BCHW.contiguous(), norm, bias=bias, training=training)
+    if relu:
+        image_BCHW = F.relu(image_BCHW)
+    capsules_BHWND = image_BCHW.permute(0, 2, 3, 1).unflatten(-1, (types, -1))
+    return squashed(capsules_BHWND) if squash else capsules_BHWND

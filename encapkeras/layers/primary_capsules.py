@@ -1,0 +1,109 @@
+"""Primary capsules as a Keras layer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pydantic
+import torch
+
+from encapkeras.functional import primary_capsules
+from encapkeras.layers.block_weights import BlockBuilder, Weights
+from encapkeras.layers.initializers import InitializerConfig
+from encapkeras.layers.registry import CapsuleLayer, Shape, convolved_size, register_layer
+
+
+@register_layer("primary_capsules")
+class PrimaryCapsules(CapsuleLayer):
+    """The first capsules: a convolution with bias to N types of D channels, then batch norm, ReLU and squash at choice.
+
+    The defaults are the primary capsules of Sabour et al. 2017, section 4: a kernel of 9 at stride 2, no padding, and
+    squash alone. Batch norm: epsilon 1e-5, momentum 0.9, unbiased moving variance.
+
+    Args:
+        types: Number N of capsule types.
+        dim: Dimension D of the capsules.
+        kernel_size: Height and width of the kernel.
+        strides: Stride.
+        padding: Zeros on each side.
+        batch_norm: Whether a batch norm follows the convolution.
+        relu: Whether ReLU follows.
+        squash: Whether each capsule is squashed at the end.
+        kernel_initializer: Keras initialiser of the kernel, by name or as {class_name, config}.
+        bias_initializer: Keras initialiser of the bias.
+        **kwargs: `name`, `dtype`, `trainable`, as for every Keras layer.
+
+    Call arguments:
+        image: Tensor `(B, H, W, C)`.
+        training: Whether the batch norm uses the batch's statistics.
+
+    Returns:
+        Capsules `(B, H', W', N, D)` with `H' = (H + 2 * padding - kernel_size) // strides + 1`.
+
+    Raises:
+        ArgumentError: An argument has a value that it cannot have.
+        ShapeError: The input is no image, or smaller than the kernel.
+
+    Example:
+        >>> import torch
+        >>> PrimaryCapsules(types=32, dim=8)(torch.rand(2, 20, 20, 64)).shape
+        torch.Size([2, 6, 6, 32, 8])
+    """
+
+    def __init__(
+        self,
+        types: pydantic.PositiveInt,
+        dim: pydantic.PositiveInt,
+        kernel_size: pydantic.PositiveInt = 9,
+        *,
+        strides: pydantic.PositiveInt = 2,
+        padding: pydantic.NonNegativeInt = 0,
+        batch_norm: bool = False,
+        relu: bool = False,
+        squash: bool = True,
+        kernel_initializer: InitializerConfig = "glorot_normal",
+        bias_initializer: InitializerConfig = "zeros",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.types = types
+        self.dim = dim
+        self.kernel_size = kernel_size
+        self.strides = strides
+        self.padding = padding
+        self.batch_norm = batch_norm
+        self.relu = relu
+        self.squash = squash
+        self.kernel_initializer = kernel_initializer
+        self.bias_initializer = bias_initializer
+
+    def build(self, image_shape: Shape) -> None:
+        """Makes the weights."""
+        self.compute_output_shape(image_shape)
+        builder = BlockBuilder(self, self.kernel_initializer, self.bias_initializer)
+        channels = self.types * self.dim
+        convolution = builder.convolution("convolution", int(image_shape[3] or 0), channels, self.kernel_size)
+        self._weights = Weights((*convolution, builder.norm("norm", channels) if self.batch_norm else None))
+
+    def compute_output_shape(self, image_shape: Shape) -> Shape:
+        """`(B, H, W, C)` gives `(B, H', W', N, D)`."""
+        height, width = convolved_size(
+            self, image_shape, kernel_size=self.kernel_size, strides=self.strides, padding=self.padding
+        )
+        return (image_shape[0], height, width, self.types, self.dim)
+
+    def call(self, image: torch.Tensor, training: bool | None = None) -> torch.Tensor:
+        """See the class."""
+        kernel, bias, norm = self._weights.tensors()
+        return primary_capsules(
+            image,
+            kernel,
+            bias,
+            norm,
+            types=self.types,
+            strides=self.strides,
+            padding=self.padding,
+            relu=self.relu,
+            squash=self.squash,
+            training=bool(training and self.trainable),
+        )
