@@ -21,6 +21,8 @@ from encapkeras.functional.capsule_dense import (
 )
 from encapkeras.functional.convolution import conv_bn_relu
 from encapkeras.functional.primary_capsules import primary_capsules
+from encapkeras.functional.dynamic_routing import dynamic_routing
+from encapkeras.functional.em_routing import em_routing
 from encapkeras.functional.squash import squash
 
 __all__ = [
@@ -41,6 +43,8 @@ __all__ = [
     "capsule_length",
     "capsule_stage",
     "conv_bn_relu",
+    "dynamic_routing",
+    "em_routing",
     "list_capsules",
     "primary_capsules",
     "squash",

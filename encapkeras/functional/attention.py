@@ -1,0 +1,278 @@
+"""The two passes of routing: cross-attention from output capsules (queries) to input capsules (keys and values).
+
+Routing needs its coefficients `(G, J, P)` only to gather input capsules. Here they exist in pieces that stay in the
+processor's cache: a piece is made, used and overwritten, and made again for the backward pass, which so keeps nothing
+but queries, keys and values. Logits are in base 2, since `exp2` is the cheaper exponential.
+
+Shape suffixes: G groups (each type of each sample, G = B * N), J output capsules, P positions of a group, K numbers of a
+key, L numbers of a value, g a piece of G.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+LOG2_E = math.log2(math.e)
+"""What turns a natural logarithm into one of base 2."""
+
+_PIECE = {"cpu": 1 << 17}
+"""Coefficients in a piece: on CPUs 0.5 MB in float32, so that two pieces fit in a core's cache."""
+_PIECE_ELSEWHERE = 1 << 24
+
+
+def attend_over_inputs(
+    query_JGK: torch.Tensor, key_GKP: torch.Tensor, value_GLP: torch.Tensor, types: int
+) -> torch.Tensor:
+    """`sum_p 2^(q_jg . k_gp - m) value_gp`: the numerators of a softmax over all positions of all types of a sample.
+
+    `m`, the largest logit of an output capsule in a sample, is a constant without gradient: it cancels as soon as the
+    result is divided by the denominator, which is the result for a value that is 1 everywhere.
+
+    Args:
+        query_JGK: Queries `(J, G, K)`; base-2 logits are `query . key`.
+        key_GKP: Keys `(G, K, P)`.
+        value_GLP: Values `(G, L, P)`.
+        types: Number N of groups of a sample.
+
+    Returns:
+        Numerators `(J, G, L)`.
+
+    Example:
+        >>> query, key = torch.zeros(10, 2 * 4, 9), torch.rand(2 * 4, 9, 36)
+        >>> attend_over_inputs(query, key, key, types=4).shape
+        torch.Size([10, 8, 9])
+    """
+    if torch.compiler.is_compiling():  # fuses by itself, and could only unroll the pieces
+        return _plain_over_inputs(query_JGK, key_GKP, value_GLP, types)
+    return _OverInputs.apply(query_JGK, key_GKP, value_GLP, types)  # type: ignore[no-any-return]
+
+
+def attend_over_outputs(query_JGK: torch.Tensor, key_GKP: torch.Tensor, value_GLP: torch.Tensor) -> torch.Tensor:
+    """`sum_p c_jgp value_gp`, with coefficients `c` that are a softmax over the output capsules j.
+
+    Args:
+        query_JGK: Queries `(J, G, K)`; base-2 logits are `query . key`.
+        key_GKP: Keys `(G, K, P)`.
+        value_GLP: Values `(G, L, P)`.
+
+    Returns:
+        Gathered values `(J, G, L)`.
+
+    Example:
+        >>> query, key = torch.zeros(10, 8, 9), torch.rand(8, 9, 36)
+        >>> gathered = attend_over_outputs(query, key, key)
+        >>> torch.allclose(gathered[0], key.mean(2) * 36 / 10)
+        True
+    """
+    if torch.compiler.is_compiling():
+        return _plain_over_outputs(query_JGK, key_GKP, value_GLP)
+    return _OverOutputs.apply(query_JGK, key_GKP, value_GLP)  # type: ignore[no-any-return]
+
+
+def spread_over_outputs(query_JGK: torch.Tensor, key_GKP: torch.Tensor) -> torch.Tensor:
+    """`max_j q_jg . k_gp - min_j q_jg . k_gp`: how far the output capsules differ for each input capsule.
+
+    Args:
+        query_JGK: Queries `(J, G, K)`.
+        key_GKP: Keys `(G, K, P)`.
+
+    Returns:
+        Spreads `(G, P)`.
+
+    Example:
+        >>> spread_over_outputs(torch.tensor([[[1.0]], [[4.0]]]), torch.tensor([[[2.0]]]))
+        tensor([[6.]])
+    """
+    if torch.compiler.is_compiling():
+        return _plain_spread(query_JGK, key_GKP)
+    return _Spread.apply(query_JGK, key_GKP)  # type: ignore[no-any-return]
+
+
+class _OverInputs(torch.autograd.Function):
+    """With `e = 2^(l - m)` and `h` the gradient of the result: `dl = ln 2 (h . value) e`, `dvalue = h^T e`."""
+
+    @staticmethod
+    def forward(
+        context: Any, query_JGK: torch.Tensor, key_GKP: torch.Tensor, value_GLP: torch.Tensor, types: int
+    ) -> torch.Tensor:
+        outputs, groups, _ = query_JGK.shape
+        gathered_JGL = query_JGK.new_empty(outputs, groups, value_GLP.shape[1])
+        peak_JG = query_JGK.new_empty(outputs, groups)
+        with _full_precision(query_JGK):
+            for piece, (exp_gJP,) in _pieces(query_JGK, key_GKP, buffers=1):
+                torch.bmm(_of_groups(query_JGK, piece), key_GKP[piece], out=exp_gJP)
+                peak_gJ1 = exp_gJP.amax(2, keepdim=True)
+                exp_gJP.sub_(peak_gJ1).exp2_()
+                gathered_JGL[:, piece] = _gather(exp_gJP, value_GLP[piece])
+                peak_JG[:, piece] = peak_gJ1[:, :, 0].T
+            peak_JBN = peak_JG.view(outputs, groups // types, types)
+            highest_JB1 = peak_JBN.amax(2, keepdim=True)
+            gathered_JGL.mul_((peak_JBN - highest_JB1).exp2_().view(outputs, groups, 1))
+        context.save_for_backward(query_JGK, key_GKP, value_GLP, highest_JB1)
+        context.types = types
+        return gathered_JGL
+
+    @staticmethod
+    def backward(context: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        query_JGK, key_GKP, value_GLP, highest_JB1 = context.saved_tensors
+        if torch.is_grad_enabled():  # somebody asked for create_graph
+            gathered = _plain_over_inputs(query_JGK, key_GKP, value_GLP, context.types)
+            return (*_plain_gradients(gathered, context.saved_tensors[:3], gradients[0]), None)
+        gradient_JGL = gradients[0].contiguous()
+        result = tuple(torch.empty_like(tensor) for tensor in (query_JGK, key_GKP, value_GLP))
+        highest_GJ1 = highest_JB1.expand(-1, -1, context.types).flatten(1).T.unsqueeze(2)
+        with _full_precision(query_JGK):
+            for piece, (exp_gJP, slope_gJP) in _pieces(query_JGK, key_GKP, buffers=2):
+                torch.bmm(_of_groups(query_JGK, piece), key_GKP[piece], out=exp_gJP)
+                exp_gJP.sub_(highest_GJ1[piece]).exp2_()
+                gradient_gJL = _of_groups(gradient_JGL, piece)
+                torch.bmm(gradient_gJL, value_GLP[piece], out=slope_gJP)
+                slope_gJP.mul_(exp_gJP)
+                torch.bmm(gradient_gJL.mT, exp_gJP, out=result[2][piece])
+                _slope_to(result, piece, slope_gJP, query_JGK, key_GKP)
+        return result[0].mul_(math.log(2)), result[1].mul_(math.log(2)), result[2], None
+
+
+class _OverOutputs(torch.autograd.Function):
+    """With `h` the gradient of the result: `dvalue = h^T c`, `dl = ln 2 c (h . value - value . dvalue)`."""
+
+    @staticmethod
+    def forward(context: Any, query_JGK: torch.Tensor, key_GKP: torch.Tensor, value_GLP: torch.Tensor) -> torch.Tensor:
+        outputs, groups, _ = query_JGK.shape
+        gathered_JGL = query_JGK.new_empty(outputs, groups, value_GLP.shape[1])
+        logsumexp_G1P = query_JGK.new_empty(groups, 1, key_GKP.shape[2])
+        with _full_precision(query_JGK):
+            for piece, (exp_gJP,) in _pieces(query_JGK, key_GKP, buffers=1):
+                torch.bmm(_of_groups(query_JGK, piece), key_GKP[piece], out=exp_gJP)
+                peak_g1P = exp_gJP.amax(1, keepdim=True)
+                exp_gJP.sub_(peak_g1P).exp2_()
+                total_g1P = exp_gJP.sum(1, keepdim=True)
+                gathered_JGL[:, piece] = _gather(exp_gJP, value_GLP[piece] / total_g1P)
+                logsumexp_G1P[piece] = peak_g1P.add_(total_g1P.log2_())
+        context.save_for_backward(query_JGK, key_GKP, value_GLP, logsumexp_G1P)
+        return gathered_JGL
+
+    @staticmethod
+    def backward(context: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        query_JGK, key_GKP, value_GLP, logsumexp_G1P = context.saved_tensors
+        if torch.is_grad_enabled():
+            gathered = _plain_over_outputs(query_JGK, key_GKP, value_GLP)
+            return tuple(_plain_gradients(gathered, context.saved_tensors[:3], gradients[0]))
+        gradient_JGL = gradients[0].contiguous()
+        result = tuple(torch.empty_like(tensor) for tensor in (query_JGK, key_GKP, value_GLP))
+        with _full_precision(query_JGK):
+            for piece, (share_gJP, slope_gJP) in _pieces(query_JGK, key_GKP, buffers=2):
+                torch.bmm(_of_groups(query_JGK, piece), key_GKP[piece], out=share_gJP)
+                share_gJP.sub_(logsumexp_G1P[piece]).exp2_()
+                gradient_gJL = _of_groups(gradient_JGL, piece)
+                value_gLP, value_gradient_gLP = value_GLP[piece], result[2][piece]
+                torch.bmm(gradient_gJL.mT, share_gJP, out=value_gradient_gLP)
+                torch.bmm(gradient_gJL, value_gLP, out=slope_gJP)
+                mean_g1P = (value_gLP * value_gradient_gLP).sum(1, keepdim=True)
+                slope_gJP.sub_(mean_g1P).mul_(share_gJP)
+                _slope_to(result, piece, slope_gJP, query_JGK, key_GKP)
+        return result[0].mul_(math.log(2)), result[1].mul_(math.log(2)), result[2]
+
+
+class _Spread(torch.autograd.Function):
+    """The gradient reaches the largest and the smallest alone."""
+
+    @staticmethod
+    def forward(context: Any, query_JGK: torch.Tensor, key_GKP: torch.Tensor) -> torch.Tensor:
+        groups, _, positions = key_GKP.shape
+        spread_GP = key_GKP.new_empty(groups, positions)
+        extreme_2GP = torch.empty(2, groups, positions, dtype=torch.long, device=key_GKP.device)
+        with _full_precision(query_JGK):
+            for piece, (logit_gJP,) in _pieces(query_JGK, key_GKP, buffers=1):
+                torch.bmm(_of_groups(query_JGK, piece), key_GKP[piece], out=logit_gJP)
+                high_gP, extreme_2GP[0, piece] = logit_gJP.max(1)
+                low_gP, extreme_2GP[1, piece] = logit_gJP.min(1)
+                torch.sub(high_gP, low_gP, out=spread_GP[piece])
+        context.save_for_backward(query_JGK, key_GKP, extreme_2GP)
+        return spread_GP
+
+    @staticmethod
+    def backward(context: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        query_JGK, key_GKP, extreme_2GP = context.saved_tensors
+        if torch.is_grad_enabled():
+            return tuple(_plain_gradients(_plain_spread(query_JGK, key_GKP), (query_JGK, key_GKP), gradients[0]))
+        gradient_GP1 = gradients[0].unsqueeze(2)
+        query_GJK = query_JGK.transpose(0, 1)
+        index_2GPK = extreme_2GP.unsqueeze(3).expand(-1, -1, -1, query_JGK.shape[2])
+        difference_GPK = query_GJK.gather(1, index_2GPK[0]) - query_GJK.gather(1, index_2GPK[1])
+        query_gradient_GJK = torch.zeros_like(query_GJK)
+        through_GPK = key_GKP.mT * gradient_GP1
+        query_gradient_GJK.scatter_add_(1, index_2GPK[0], through_GPK)
+        query_gradient_GJK.scatter_add_(1, index_2GPK[1], -through_GPK)
+        return query_gradient_GJK.transpose(0, 1), (difference_GPK * gradient_GP1).mT
+
+
+def _pieces(
+    query_JGK: torch.Tensor, key_GKP: torch.Tensor, buffers: int
+) -> Iterator[tuple[slice, tuple[torch.Tensor, ...]]]:
+    """Slices of the groups, each with buffers `(g, J, P)` that are the same memory for every slice."""
+    outputs, (groups, _, positions) = query_JGK.shape[0], key_GKP.shape
+    piece = _PIECE.get(key_GKP.device.type, _PIECE_ELSEWHERE)
+    size = min(groups, max(1, piece // (outputs * positions)))
+    memory = tuple(key_GKP.new_empty(size, outputs, positions) for _ in range(buffers))
+    for start in range(0, groups, size):
+        stop = min(start + size, groups)
+        yield slice(start, stop), tuple(buffer[: stop - start] for buffer in memory)
+
+
+def _of_groups(tensor_JGK: torch.Tensor, piece: slice) -> torch.Tensor:
+    return tensor_JGK[:, piece].transpose(0, 1)
+
+
+def _gather(weight_gJP: torch.Tensor, value_gLP: torch.Tensor) -> torch.Tensor:
+    """`(J, g, L)`; multiplied in the order that keeps the long axis J innermost, several times the faster one."""
+    return (value_gLP @ weight_gJP.mT).permute(2, 0, 1)
+
+
+def _slope_to(
+    result: tuple[torch.Tensor, ...],
+    piece: slice,
+    slope_gJP: torch.Tensor,
+    query_JGK: torch.Tensor,
+    key_GKP: torch.Tensor,
+) -> None:
+    """The gradient of the logits becomes that of queries and keys."""
+    result[0][:, piece] = _gather(slope_gJP, key_GKP[piece])
+    torch.bmm(_of_groups(query_JGK, piece).mT, slope_gJP, out=result[1][piece])
+
+
+def _full_precision(like: torch.Tensor) -> torch.autocast:
+    """Keeps autocast, which may be on around a backward pass, away from products into our buffers."""
+    return torch.autocast(like.device.type, enabled=False)
+
+
+def _plain_over_inputs(
+    query_JGK: torch.Tensor, key_GKP: torch.Tensor, value_GLP: torch.Tensor, types: int
+) -> torch.Tensor:
+    logit_JGP = torch.einsum("jgk,gkp->jgp", query_JGK, key_GKP)
+    logit_JBI = logit_JGP.unflatten(1, (-1, types)).flatten(2)
+    exp_JBI = (logit_JBI - logit_JBI.detach().amax(2, keepdim=True)).exp2()
+    return torch.einsum("jgp,glp->jgl", exp_JBI.view(logit_JGP.shape), value_GLP)
+
+
+def _plain_over_outputs(query_JGK: torch.Tensor, key_GKP: torch.Tensor, value_GLP: torch.Tensor) -> torch.Tensor:
+    logit_JGP = torch.einsum("jgk,gkp->jgp", query_JGK, key_GKP)
+    return torch.einsum("jgp,glp->jgl", (logit_JGP * math.log(2)).softmax(0), value_GLP)
+
+
+def _plain_spread(query_JGK: torch.Tensor, key_GKP: torch.Tensor) -> torch.Tensor:
+    logit_JGP = torch.einsum("jgk,gkp->jgp", query_JGK, key_GKP)
+    return logit_JGP.max(0).values - logit_JGP.min(0).values
+
+
+def _plain_gradients(
+    result: torch.Tensor, inputs: tuple[torch.Tensor, ...], gradient: torch.Tensor
+) -> Iterator[torch.Tensor | None]:
+    """The gradients by plain operations, so that they can be differentiated again; None for constants."""
+    wanted = [tensor for tensor in inputs if tensor.requires_grad]
+    found = iter(torch.autograd.grad(result, wanted, gradient, create_graph=True))
+    return (next(found) if tensor.requires_grad else None for tensor in inputs)

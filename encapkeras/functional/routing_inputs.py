@@ -1,0 +1,93 @@
+"""What a routing takes, checked: sizes that do not fit are named with the tensors that have them.
+
+Shape suffixes: B batch, P positions, N capsule types, D capsule dimension, J output capsules, E their dimension.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+import torch
+
+from encapkeras.errors import ArgumentError, ShapeError
+
+
+def check_routing(
+    capsules_BPND: torch.Tensor,
+    weight_NJED: torch.Tensor,
+    bias_NJE: torch.Tensor | None,
+    iterations: int,
+) -> None:
+    """Checks what both routings take.
+
+    Args:
+        capsules_BPND: Input capsules.
+        weight_NJED: The matrices of the votes.
+        bias_NJE: What is added to the votes.
+        iterations: Number of iterations.
+
+    Raises:
+        ShapeError: The sizes do not fit each other.
+        ArgumentError: `iterations` is no whole number of at least 1.
+    """
+    if isinstance(iterations, bool) or not isinstance(iterations, int) or iterations < 1:
+        raise ArgumentError(f"iterations must be a whole number of at least 1; received {iterations!r}")
+    capsules, weight = tuple(capsules_BPND.shape), tuple(weight_NJED.shape)
+    if len(capsules) != 4 or 0 in capsules[1:]:
+        raise ShapeError(f"capsules must be (batch, positions, types, dim), none but the batch 0; received {capsules}")
+    if len(weight) != 4 or 0 in weight:
+        raise ShapeError(f"weight must be (types, outputs, output dim, input dim), none of them 0; received {weight}")
+    if (weight[0], weight[3]) != capsules[2:]:
+        raise ShapeError(
+            f"weight {weight} takes {weight[0]} types of dimension {weight[3]}, but capsules {capsules} are "
+            f"{capsules[2]} types of dimension {capsules[3]}"
+        )
+    if bias_NJE is not None and tuple(bias_NJE.shape) != weight[:3]:
+        raise ShapeError(f"bias must be {weight[:3]}, as weight is {weight}; received {tuple(bias_NJE.shape)}")
+
+
+def check_em(
+    capsules_BPND: torch.Tensor,
+    weight_NJED: torch.Tensor,
+    activations_BPN: torch.Tensor | None,
+    betas: dict[str, torch.Tensor],
+) -> None:
+    """Checks what EM routing takes besides.
+
+    Args:
+        capsules_BPND: Input capsules.
+        weight_NJED: The matrices of the votes.
+        activations_BPN: Activations of the input capsules, or None.
+        betas: `beta_v` and `beta_a`.
+
+    Raises:
+        ShapeError: The sizes do not fit each other.
+    """
+    expected = tuple(capsules_BPND.shape[:3])
+    if activations_BPN is not None and tuple(activations_BPN.shape) != expected:
+        raise ShapeError(
+            f"activations must be (batch, positions, types) = {expected}, as capsules are "
+            f"{tuple(capsules_BPND.shape)}; received {tuple(activations_BPN.shape)}"
+        )
+    for name, beta in betas.items():
+        if tuple(beta.shape) != (weight_NJED.shape[1],):
+            raise ShapeError(
+                f"{name} must be ({weight_NJED.shape[1]},), one number for each output capsule of weight "
+                f"{tuple(weight_NJED.shape)}; received {tuple(beta.shape)}"
+            )
+
+
+@contextlib.contextmanager
+def routing_precision(capsules: torch.Tensor) -> Iterator[Callable[[torch.Tensor], torch.Tensor]]:
+    """Routing sums thousands of exponentials: half precision is widened to float32, and autocast kept away.
+
+    Args:
+        capsules: The tensor whose type decides: float64 stays.
+
+    Yields:
+        What gives a tensor the type to compute in.
+    """
+    full = torch.float64 if capsules.dtype == torch.float64 else torch.float32
+    with torch.autocast(capsules.device.type, enabled=False):
+        yield lambda tensor: tensor.to(full)

@@ -1,0 +1,147 @@
+"""Routing exactly as its formulas read: a loop over output capsules j and input capsules i. The oracle of the tests.
+
+Everything is computed as written, without logarithms of densities or floors, so that it is defined only where the
+formulas are. Input capsules are ordered type by type, `i = (n, p)`.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+EPSILON = 2.220446049250313e-16
+
+
+def votes(capsules: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> list[list[torch.Tensor]]:
+    """`vote[j][i] = W[n, j] @ u[n, p] + bias[n, j]`, of one sample.
+
+    Args:
+        capsules: `(P, N, D)`.
+        weight: `(N, J, E, D)`.
+        bias: `(N, J, E)` or None.
+
+    Returns:
+        Votes of E numbers, by output and input capsule.
+    """
+    positions, types, _ = capsules.shape
+    zero = torch.zeros(weight.shape[2], dtype=weight.dtype)
+    return [
+        [
+            weight[n, j] @ capsules[p, n] + (zero if bias is None else bias[n, j])
+            for n in range(types)
+            for p in range(positions)
+        ]
+        for j in range(weight.shape[1])
+    ]
+
+
+def squash(capsule: torch.Tensor) -> torch.Tensor:
+    """`|s|^2 / (1 + |s|^2) * s / |s|`, of one capsule that is not zero."""
+    length = capsule.norm()
+    return length**2 / (1 + length**2) * capsule / length
+
+
+def dynamic_routing(
+    capsules: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    iterations: int,
+    softmax_over: str,
+) -> torch.Tensor:
+    """Dynamic routing (Sabour et al. 2017, procedure 1), sample by sample.
+
+    Args:
+        capsules: `(B, P, N, D)`.
+        weight: `(N, J, E, D)`.
+        bias: `(N, J, E)` or None.
+        iterations: Number T of iterations.
+        softmax_over: The axis of the softmax: `inputs` i or `outputs` j.
+
+    Returns:
+        Capsules `(B, J, E)`.
+    """
+    results = []
+    for sample in capsules:
+        vote = votes(sample, weight, bias)
+        outputs, inputs = range(len(vote)), range(len(vote[0]))
+        logit = [[torch.zeros((), dtype=weight.dtype) for _ in inputs] for _ in outputs]
+        for iteration in range(iterations):
+            exp = [[logit[j][i].exp() for i in inputs] for j in outputs]
+            routed = []
+            for j in outputs:
+                total = torch.zeros_like(vote[j][0])
+                for i in inputs:
+                    others = exp[j] if softmax_over == "inputs" else [exp[k][i] for k in outputs]
+                    total = total + exp[j][i] / sum(others) * vote[j][i]
+                routed.append(squash(total))
+            if iteration < iterations - 1:
+                logit = [[logit[j][i] + vote[j][i] @ routed[j] for i in inputs] for j in outputs]
+        results.append(torch.stack(routed))
+    return torch.stack(results)
+
+
+def value_range(values: list[torch.Tensor]) -> list[torch.Tensor]:
+    """`10 (x - min) / (max - min) - 5`."""
+    low, high = min(values), max(values)
+    return [10 * (value - low) / (high - low) - 5 if high > low else value * 0 for value in values]
+
+
+def em_routing(
+    capsules: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    activations: torch.Tensor | None,
+    beta_v: torch.Tensor,
+    beta_a: torch.Tensor,
+    iterations: int,
+    normalize_distances: bool,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """EM routing (Hinton et al. 2018, procedure 1, with the normalisations of the encapsulation paper's code).
+
+    Args:
+        capsules: `(B, P, N, D)`.
+        weight: `(N, J, E, D)`.
+        bias: `(N, J, E)` or None.
+        activations: `(B, P, N)` or None.
+        beta_v: `(J,)`.
+        beta_a: `(J,)`.
+        iterations: Number T of iterations.
+        normalize_distances: Whether the distances of an input capsule are brought to [-5, 5].
+
+    Returns:
+        Means `(B, J, E)` and activations `(B, J)`.
+    """
+    means, chances = [], []
+    for b, sample in enumerate(capsules):
+        vote = votes(sample, weight, bias)
+        outputs, inputs = range(len(vote)), range(len(vote[0]))
+        active = [torch.ones((), dtype=weight.dtype) for _ in inputs]
+        if activations is not None:
+            active = list(activations[b].T.reshape(-1))
+        share = [[torch.full((), 1 / len(vote), dtype=weight.dtype) for _ in inputs] for _ in outputs]
+        for iteration in range(iterations):
+            mean, variance, cost = [], [], []
+            for j in outputs:
+                r = [share[j][i] * active[i] for i in inputs]
+                amount = sum(r)
+                mean.append(sum(r[i] * vote[j][i] for i in inputs) / (amount + EPSILON))
+                variance.append(sum(r[i] * (vote[j][i] - mean[j]) ** 2 for i in inputs) / (amount + EPSILON))
+                cost.append(((variance[j].sqrt().log() + beta_v[j]) * amount).sum())
+            ranged = value_range(cost)
+            chance = [torch.sigmoid((1 + iteration) * (beta_a[j] - ranged[j])) for j in outputs]
+            if iteration == iterations - 1:
+                break
+            for i in inputs:
+                distance = [((vote[j][i] - mean[j]) ** 2 / (2 * variance[j] + EPSILON)).sum() for j in outputs]
+                if normalize_distances:
+                    distance = value_range(distance)
+                density = [
+                    (-distance[j]).exp() / ((2 * math.pi * variance[j]).prod().sqrt() + EPSILON) for j in outputs
+                ]
+                total = sum(density[j] * chance[j] for j in outputs)
+                for j in outputs:
+                    share[j][i] = density[j] * chance[j] / total
+        means.append(torch.stack(mean))
+        chances.append(torch.stack(chance))
+    return torch.stack(means), torch.stack(chances)
