@@ -7,6 +7,8 @@ from encapkeras.layers.capsule_length import CapsuleLength
 from encapkeras.layers.capsule_stage import CapsuleStage
 from encapkeras.layers.capsules_to_image import CapsulesToImage
 from encapkeras.layers.conv_bn_relu import ConvBnRelu
+from encapkeras.layers.dynamic_capsules import DynamicCapsules
+from encapkeras.layers.em_capsules import EmCapsules
 from encapkeras.layers.image_to_capsules import ImageToCapsules
 from encapkeras.layers.primary_capsules import PrimaryCapsules
 from encapkeras.layers.registry import LAYERS, CapsuleLayer, register_layer
@@ -22,6 +24,8 @@ __all__ = [
     "CapsuleStage",
     "CapsulesToImage",
     "ConvBnRelu",
+    "DynamicCapsules",
+    "EmCapsules",
     "ImageToCapsules",
     "PrimaryCapsules",
     "Squash",

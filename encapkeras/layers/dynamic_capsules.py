@@ -1,0 +1,105 @@
+"""Capsules by dynamic routing as a Keras layer."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import pydantic
+import torch
+
+from encapkeras.functional import dynamic_routing
+from encapkeras.layers.initializers import InitializerConfig
+from encapkeras.layers.registry import Shape, register_layer
+from encapkeras.layers.voting_layer import VotingLayer
+
+
+@register_layer("dynamic_capsules")
+class DynamicCapsules(VotingLayer):
+    """Output capsules by dynamic routing (Sabour et al. 2017, procedure 1), computed without ever making the votes.
+
+    Input capsule i of type n votes `vote_ij = W[n, j] u_i + bias[n, j]`. Logits `b_ij` start at 0; each iteration takes
+    `c = softmax(b)`, `s_j = sum_i c_ij vote_ij` and `v_j = squash(s_j)`, and adds `vote_ij . v_j` to the logits.
+    Gradients flow through all iterations.
+
+    Args:
+        capsules: Number J of output capsules; for a classifier, the number of classes.
+        dim: Dimension E of the output capsules.
+        iterations: Number of iterations.
+        softmax_over: `inputs`: an output's coefficients sum to 1 over the input capsules, as in the code of Neural
+            Network Encapsulation. `outputs`: an input's sum to 1 over the output capsules, as in Sabour et al. 2017.
+        share_positions: Whether all positions of a type share their matrices. If not, each input capsule has its own,
+            in the order (type, row, column).
+        use_bias: Whether votes have a bias.
+        map_types: If given, the outputs are a square map of that many types, for capsule layers to follow; J must be
+            map_types * side * side.
+        kernel_initializer: Keras initialiser of the matrices, by name or as {class_name, config}; fans are those of a
+            1x1 convolution with one group for each type. If not given, normal with variance 2 / (D + E).
+        bias_initializer: Keras initialiser of the votes' biases.
+        **kwargs: `name`, `dtype`, `trainable`, as for every Keras layer.
+
+    Call arguments:
+        capsules: Capsules `(B, H, W, N, D)`.
+
+    Returns:
+        Capsules `(B, J, E)`, shorter than 1; with `map_types`, `(B, side, side, map_types, E)`, `j = (type, row,
+        column)`.
+
+    Raises:
+        ArgumentError: An argument has a value that it cannot have, or J capsules are no square map.
+        ShapeError: The input is no map of capsules.
+
+    Example:
+        >>> import torch
+        >>> capsules = torch.rand(2, 6, 6, 32, 8)
+        >>> DynamicCapsules(capsules=10, dim=16)(capsules).shape
+        torch.Size([2, 10, 16])
+        >>> DynamicCapsules(capsules=128, dim=16, map_types=32)(capsules).shape
+        torch.Size([2, 2, 2, 32, 16])
+    """
+
+    def __init__(
+        self,
+        capsules: pydantic.PositiveInt,
+        dim: pydantic.PositiveInt,
+        *,
+        iterations: pydantic.PositiveInt = 3,
+        softmax_over: Literal["inputs", "outputs"] = "inputs",
+        share_positions: bool = True,
+        use_bias: bool = True,
+        map_types: pydantic.PositiveInt | None = None,
+        kernel_initializer: InitializerConfig | None = None,
+        bias_initializer: InitializerConfig = "zeros",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            capsules,
+            dim,
+            iterations=iterations,
+            share_positions=share_positions,
+            use_bias=use_bias,
+            map_types=map_types,
+            kernel_initializer=kernel_initializer,
+            bias_initializer=bias_initializer,
+            **kwargs,
+        )
+        self.softmax_over = softmax_over
+
+    def build(self, capsules_shape: Shape) -> None:
+        """Makes the weights."""
+        self.add_vote_weights(capsules_shape)
+
+    def compute_output_shape(self, capsules_shape: Shape) -> Shape:
+        """`(B, H, W, N, D)` gives `(B, J, E)`, or a map."""
+        self.checked_capsules(capsules_shape)
+        return self.output_shape(capsules_shape[0])
+
+    def call(self, capsules: torch.Tensor) -> torch.Tensor:
+        """See the class."""
+        outputs = dynamic_routing(
+            self.by_position(capsules),
+            self.kernel.value,
+            None if self.bias is None else self.bias.value,
+            iterations=self.iterations,
+            softmax_over=self.softmax_over,
+        )
+        return self.laid_out(outputs)

@@ -1,0 +1,154 @@
+"""Capsules by EM routing as a Keras layer."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import keras
+import pydantic
+import torch
+
+from encapkeras.errors import ShapeError
+from encapkeras.functional import em_routing
+from encapkeras.layers.initializers import InitializerConfig
+from encapkeras.layers.registry import Shape, register_layer
+from encapkeras.layers.voting_layer import VotingLayer
+
+
+@register_layer("em_capsules")
+class EmCapsules(VotingLayer):
+    """Output capsules by EM routing (Hinton et al. 2018, as in Neural Network Encapsulation), without making the votes.
+
+    Input capsule i of type n votes `vote_ij = W[n, j] u_i + bias[n, j]`. Each output capsule is a Gaussian: the M-step
+    sets its mean, its variance and its activation `a_j` from the votes weighted by `R_ij` (and by the input
+    activations), the E-step sets `R_ij` to the share of j in the density of vote i. Gradients flow through all
+    iterations. The functions' reference has the formulas.
+
+    Args:
+        capsules: Number J of output capsules; for a classifier, the number of classes.
+        dim: Dimension E of the output capsules.
+        iterations: Number of iterations.
+        normalize_distances: Whether the E-step's distances are spread to [-5, 5] over the outputs, for each input.
+        density_floor: Added to the densities' denominator. The default is that of the paper's code.
+        share_positions: Whether all positions of a type share their matrices. If not, each input capsule has its own,
+            in the order (type, row, column).
+        use_bias: Whether votes have a bias.
+        map_types: If given, the outputs are a square map of that many types, for capsule layers to follow; J must be
+            map_types * side * side.
+        kernel_initializer: Keras initialiser of the matrices, by name or as {class_name, config}; fans are those of a
+            1x1 convolution with one group for each type. If not given, normal with variance 2 / (D + E).
+        bias_initializer: Keras initialiser of the votes' biases.
+        **kwargs: `name`, `dtype`, `trainable`, as for every Keras layer.
+
+    Call arguments:
+        inputs: Capsules `(B, H, W, N, D)`, or a list of them and their activations `(B, H, W, N)`, at least 0.
+        return_ports: Whether to return all ports: `out` and `activations`.
+
+    Returns:
+        The means `(B, J, E)`, not squashed; with `map_types`, `(B, side, side, map_types, E)`, `j = (type, row,
+        column)`. Or a map of the ports' tensors: `activations` are `(B, J)`, or `(B, side, side, map_types)`, between
+        0 and 1.
+
+    Raises:
+        ArgumentError: An argument has a value that it cannot have, or J capsules are no square map.
+        ShapeError: The input is no map of capsules, or the activations do not belong to it.
+
+    Example:
+        >>> import torch
+        >>> capsules, activations = torch.rand(2, 6, 6, 32, 8), torch.rand(2, 6, 6, 32)
+        >>> first = EmCapsules(capsules=128, dim=16, map_types=32)([capsules, activations], return_ports=True)
+        >>> first["out"].shape, first["activations"].shape
+        (torch.Size([2, 2, 2, 32, 16]), torch.Size([2, 2, 2, 32]))
+        >>> EmCapsules(capsules=10, dim=16)([first["out"], first["activations"]]).shape
+        torch.Size([2, 10, 16])
+    """
+
+    ports: ClassVar[tuple[str, ...]] = ("out", "activations")
+
+    def __init__(
+        self,
+        capsules: pydantic.PositiveInt,
+        dim: pydantic.PositiveInt,
+        *,
+        iterations: pydantic.PositiveInt = 3,
+        normalize_distances: bool = False,
+        density_floor: pydantic.NonNegativeFloat = 2.220446049250313e-16,
+        share_positions: bool = True,
+        use_bias: bool = True,
+        map_types: pydantic.PositiveInt | None = None,
+        kernel_initializer: InitializerConfig | None = None,
+        bias_initializer: InitializerConfig = "zeros",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            capsules,
+            dim,
+            iterations=iterations,
+            share_positions=share_positions,
+            use_bias=use_bias,
+            map_types=map_types,
+            kernel_initializer=kernel_initializer,
+            bias_initializer=bias_initializer,
+            **kwargs,
+        )
+        self.normalize_distances = normalize_distances
+        self.density_floor = density_floor
+
+    def build(self, input_shape: Any) -> None:
+        """Makes the weights."""
+        self.add_vote_weights(self._checked(input_shape))
+        uniform = keras.initializers.RandomUniform(0.0, 1.0)
+        self.beta_v = self.add_weight(shape=(self.capsules,), initializer=uniform, name="beta_v")
+        self.beta_a = self.add_weight(shape=(self.capsules,), initializer=uniform, name="beta_a")
+
+    def _checked(self, input_shape: Any) -> Shape:
+        """The shape of the capsules among the inputs' shapes."""
+        shapes = [tuple(shape) for shape in input_shape] if isinstance(input_shape[0], list | tuple) else [input_shape]
+        capsules = shapes[0]
+        self.checked_capsules(capsules)
+        if len(shapes) > 2:
+            raise ShapeError(f"{self.name} takes capsules, or a list of capsules and activations; received {shapes}")
+        if len(shapes) == 2:
+            due = capsules[:-1]
+            fits = len(shapes[1]) == len(due) and all(
+                None in sizes or sizes[0] == sizes[1] for sizes in zip(shapes[1], due, strict=True)
+            )
+            if not fits:
+                raise ShapeError(
+                    f"{self.name} takes one activation for each capsule: capsules of shape {tuple(capsules)} need "
+                    f"activations of shape {tuple(due)}; received {shapes[1]}"
+                )
+        return capsules
+
+    def compute_output_shape(self, input_shape: Any) -> Shape:
+        """`(B, H, W, N, D)` gives `(B, J, E)`, or a map."""
+        return self.output_shape(self._checked(input_shape)[0])
+
+    def compute_output_spec(self, inputs: Any, return_ports: bool = False) -> Any:
+        """Symbolic outputs: one, or a map of both ports."""
+        shape = self.compute_output_shape(keras.tree.map_structure(lambda tensor: tensor.shape, inputs))
+        out = keras.KerasTensor(shape, dtype=self.compute_dtype)
+        if not return_ports:
+            return out
+        return {"out": out, "activations": keras.KerasTensor(shape[:-1], dtype=self.compute_dtype)}
+
+    def call(
+        self, inputs: torch.Tensor | list[torch.Tensor], return_ports: bool = False
+    ) -> torch.Tensor | dict[str, torch.Tensor]:
+        """See the class."""
+        capsules, *activations = inputs if isinstance(inputs, list | tuple) else [inputs]
+        by_position = [self.by_position(tensor.unsqueeze(-1)).squeeze(-1) for tensor in activations]
+        means, out_activations = em_routing(
+            self.by_position(capsules),
+            self.kernel.value,
+            None if self.bias is None else self.bias.value,
+            by_position[0] if by_position else None,
+            self.beta_v.value,
+            self.beta_a.value,
+            iterations=self.iterations,
+            normalize_distances=self.normalize_distances,
+            density_floor=self.density_floor,
+        )
+        if not return_ports:
+            return self.laid_out(means)
+        return {"out": self.laid_out(means), "activations": self.laid_out(out_activations)}

@@ -1,0 +1,132 @@
+"""What the routing layers share: vote matrices, the order of the input capsules, and the layout of the outputs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import torch
+
+from encapkeras.errors import ArgumentError, ShapeError
+from encapkeras.functional import list_capsules
+from encapkeras.layers.initializers import InitializerConfig, in_torch_layout, initializer_of
+from encapkeras.layers.registry import CapsuleLayer, Shape
+
+
+class VotingLayer(CapsuleLayer):
+    """Base class of layers in which input capsules vote for output capsules: `vote_ij = W[n, j] u_i + bias[n, j]`.
+
+    Args:
+        capsules: Number J of output capsules.
+        dim: Dimension E of the output capsules.
+        iterations: Number of routing iterations.
+        share_positions: Whether all positions of a type share their matrices.
+        use_bias: Whether votes have a bias.
+        map_types: Number of types of the output map; None for a list.
+        kernel_initializer: Initialiser of the matrices; None for Xavier-normal in each of them.
+        bias_initializer: Initialiser of the votes' biases.
+        **kwargs: `name`, `dtype`, `trainable`, as for every Keras layer.
+    """
+
+    def __init__(
+        self,
+        capsules: int,
+        dim: int,
+        *,
+        iterations: int,
+        share_positions: bool,
+        use_bias: bool,
+        map_types: int | None,
+        kernel_initializer: InitializerConfig | None,
+        bias_initializer: InitializerConfig,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.capsules = capsules
+        self.dim = dim
+        self.iterations = iterations
+        self.share_positions = share_positions
+        self.use_bias = use_bias
+        self.map_types = map_types
+        self.kernel_initializer = kernel_initializer
+        self.bias_initializer = bias_initializer
+        self.map_shape = None if map_types is None else (*[_map_side(self.name, capsules, map_types)] * 2, map_types)
+
+    def add_vote_weights(self, capsules_shape: Shape) -> None:
+        """Makes `kernel` `(N, J, E, D)` and `bias` `(N, J, E)`; N counts the input capsules if none share."""
+        height, width, types, dim = self.checked_capsules(capsules_shape)
+        matrices = types if self.share_positions else (height or 0) * (width or 0) * types
+        shape = (matrices, self.capsules, self.dim, dim)
+        self.kernel = self.add_weight(shape=shape, initializer=self._kernel_initializer(), name="kernel")
+        self.bias = None
+        if self.use_bias:
+            initializer = initializer_of(self.bias_initializer, "bias")
+            self.bias = self.add_weight(shape=shape[:3], initializer=initializer, name="bias")
+
+    def _kernel_initializer(self) -> Callable[..., Any]:
+        """If not given: Xavier-normal by the fans of one matrix, so that a vote is about as long as its capsule."""
+        config = self.kernel_initializer
+
+        def make(shape: tuple[int, ...], dtype: Any = None) -> Any:
+            matrices, outputs, dim, input_dim = shape
+            if config is None:
+                stddev = math.sqrt(2 / (input_dim + dim))
+                return keras.initializers.RandomNormal(stddev=stddev)(shape, dtype=dtype)
+            # As the paper's code has it: a convolution of 1x1 with a group for each type.
+            convolution = in_torch_layout(config, "kernel")((matrices * outputs * dim, input_dim, 1, 1), dtype=dtype)
+            return convolution.reshape(shape)
+
+        return make
+
+    def checked_capsules(self, shape: Shape) -> tuple[int | None, int | None, int, int]:
+        """Height, width, types and dimension of the input capsules.
+
+        Raises:
+            ShapeError: The input is no map of capsules, or one of a size that has to be known is not.
+        """
+        due = 3 if self.share_positions else 1  # shared matrices fit maps of any height and width
+        if len(shape) != 5 or None in shape[due:]:
+            known = "" if self.share_positions else " of known size"
+            raise ShapeError(
+                f"{self.name} takes capsules (batch, height, width, types, dim){known}; received shape {tuple(shape)}"
+            )
+        height, width, types, dim = shape[1:]
+        return height, width, int(types or 0), int(dim or 0)
+
+    def by_position(self, capsules: torch.Tensor) -> torch.Tensor:
+        """Capsules `(B, H, W, N, D)` as the routing takes them: `(B, H W, N, D)`; `(B, 1, I, D)` if none share."""
+        if self.share_positions:
+            positions: torch.Tensor = capsules.flatten(1, 2)
+            return positions
+        return list_capsules(capsules).unsqueeze(1)
+
+    def output_shape(self, batch: int | None) -> Shape:
+        """`(B, J, E)`, or `(B, side, side, types, E)` as a map."""
+        return (batch, *(self.map_shape or (self.capsules,)), self.dim)
+
+    def laid_out(self, outputs: torch.Tensor) -> torch.Tensor:
+        """Outputs `(B, J, ...)` as the map `(B, side, side, types, ...)`, with `j = (type, row, column)`."""
+        if self.map_shape is None:
+            return outputs
+        side, _, types = self.map_shape
+        by_type: torch.Tensor = outputs.unflatten(1, (types, side, side))
+        return by_type.movedim(1, 3)
+
+
+def _map_side(name: str, capsules: int, types: int) -> int:
+    """Side of the square map of J capsules.
+
+    Raises:
+        ArgumentError: They fill no square map; the message names the nearest numbers that do.
+    """
+    side = math.isqrt(capsules // types)
+    if types * side**2 == capsules:
+        return side
+    sides = [nearest for nearest in (side, side + 1) if nearest]
+    allowed = " or ".join(f"{types * nearest**2} ({nearest} x {nearest})" for nearest in sides)
+    raise ArgumentError(
+        f"{name}: capsules={capsules} is no square map of map_types={types}, that is map_types * side * side; nearest: "
+        f"capsules={allowed}"
+    )
