@@ -19,10 +19,11 @@ _PUBLIC = {
     "check_spec": "encapkeras.graph",
     "load_model": "encapkeras.graph",
     "register_layer": "encapkeras.layers",
+    "analyse_routing": "encapkeras.analysis",
     "SpecError": "encapkeras.errors",
     "EncapkerasError": "encapkeras.errors",
 }
-_PACKAGES = ("functional", "layers", "losses", "graph", "data", "training", "errors")
+_PACKAGES = ("functional", "layers", "losses", "graph", "data", "analysis", "training", "errors")
 
 __all__ = ["__version__", *_PUBLIC, *_PACKAGES]
 

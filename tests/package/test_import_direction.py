@@ -24,8 +24,9 @@ MAY_IMPORT = {
     "layers": GROUND | {"functional"},
     "losses": GROUND | {"functional", "layers"},
     "graph": GROUND | {"data", "functional", "layers", "losses"},
-    "training": GROUND | {"data", "functional", "layers", "losses", "graph"},
-    "cli": GROUND | {"data", "functional", "layers", "losses", "graph", "training", "reference"},
+    "analysis": GROUND | {"data", "functional", "layers", "losses", "graph"},
+    "training": GROUND | {"data", "functional", "layers", "losses", "graph", "analysis"},
+    "cli": GROUND | {"data", "functional", "layers", "losses", "graph", "analysis", "training", "reference"},
     "__main__": {"cli"},
     "__init__": set(),  # loads everything when it is asked for, by name
 }

@@ -1,0 +1,157 @@
+"""The figures of a routing analysis, as plain data and as a table."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from encapkeras.errors import DataError
+
+COSINE_BINS = 21
+BIN_WIDTH = 2 / COSINE_BINS
+
+
+def bin_centre(index: int) -> float:
+    """The middle of a cosine bin; the bins divide [-1, 1] evenly.
+
+    Example:
+        >>> round(bin_centre(0), 3), bin_centre(10), round(bin_centre(20), 3)
+        (-0.952, 0.0, 0.952)
+    """
+    return round((index - COSINE_BINS // 2) * BIN_WIDTH, 6)
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One mean.
+
+    Args:
+        layer: Name of the layer.
+        routing: `dynamic` or `em`.
+        iteration: From 1.
+        statistic: `coupling_entropy` (nats), `coupling_entropy_relative` (1 is uniform), `agreement` and
+            `agreement_by_coupling` (cosines), `activation` (0 to 1), or `vote_length` (the votes in one cosine bin).
+        capsules: The output capsules that count: `target` and `other`, where they are classes and labels are known;
+            otherwise `all`.
+        cosine: The middle of the cosine bin; None for all statistics but `vote_length`.
+        value: The mean; None where there is nothing to take the mean of.
+        count: Of how many distributions (entropy), votes or capsules it is the mean.
+    """
+
+    layer: str
+    routing: str
+    iteration: int
+    statistic: str
+    capsules: str
+    cosine: float | None
+    value: float | None
+    count: int
+
+
+@dataclass(frozen=True)
+class RoutingAnalysis:
+    """What the routing layers of one trained network did with a set of images.
+
+    Args:
+        checkpoint: Which weights: `best`, `last`, `epoch 5`.
+        split: Which images: `test`, `validation`, `train`.
+        images: How many images.
+        measurements: The figures: by layer, iteration, statistic.
+    """
+
+    checkpoint: str
+    split: str
+    images: int
+    measurements: tuple[Measurement, ...]
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """The layers, in the order of the network."""
+        return tuple(dict.fromkeys(m.layer for m in self.measurements))
+
+    def select(self, layer: str, statistic: str, capsules: str | None = None) -> list[Measurement]:
+        """The measurements of a layer's statistic, in the order of the iterations and bins.
+
+        Args:
+            layer: Name of the layer.
+            statistic: Name of the statistic.
+            capsules: `target`, `other` or `all`; None for whichever there are.
+        """
+        return [
+            m
+            for m in self.measurements
+            if (m.layer, m.statistic) == (layer, statistic) and capsules in (None, m.capsules)
+        ]
+
+    def to_csv(self, path: str | os.PathLike[str]) -> None:
+        """Writes the figures as a table of one row each.
+
+        Args:
+            path: The file; an older one is replaced.
+        """
+        write_csv(path, [self])
+
+
+_FIELDS = [field.name for field in dataclasses.fields(Measurement)]
+COLUMNS = ("checkpoint", "split", "images", *_FIELDS)
+
+
+def write_csv(path: str | os.PathLike[str], analyses: Iterable[RoutingAnalysis]) -> None:
+    """Writes several analyses as one table; an empty field stands for None.
+
+    Args:
+        path: The file; an older one is replaced.
+        analyses: The analyses, in the order of the rows.
+    """
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        for analysis in analyses:
+            for m in analysis.measurements:
+                figures = ["" if value is None else value for value in dataclasses.astuple(m)]
+                writer.writerow([analysis.checkpoint, analysis.split, analysis.images, *figures])
+
+
+def read_csv(path: str | os.PathLike[str]) -> list[RoutingAnalysis]:
+    """Reads what `write_csv` wrote.
+
+    Args:
+        path: The file.
+
+    Raises:
+        DataError: It is no such table.
+
+    Example:
+        >>> path = getfixture("tmp_path") / "routing.csv"
+        >>> one = Measurement("digits", "em", 1, "activation", "target", None, 0.5, 16)
+        >>> write_csv(path, [RoutingAnalysis("best", "test", 16, (one,))])
+        >>> read_csv(path)[0].measurements[0] == one
+        True
+    """
+    with open(path, newline="", encoding="utf-8") as file:
+        header, *rows = list(csv.reader(file)) or [[]]
+    if tuple(header) != COLUMNS:
+        raise DataError(f"{os.fspath(path)} is no table of a routing analysis: its columns are {', '.join(header)}")
+    grouped: dict[tuple[str, str, int], list[Measurement]] = {}
+    for line, row in enumerate(rows, start=2):
+        try:
+            checkpoint, split, images, layer, routing, iteration, statistic, capsules, cosine, value, count = row
+            measurement = Measurement(
+                layer, routing, int(iteration), statistic, capsules, _number(cosine), _number(value), int(count)
+            )
+            grouped.setdefault((checkpoint, split, int(images)), []).append(measurement)
+        except ValueError as error:
+            raise DataError(f"{os.fspath(path)}, line {line}, is no row of a routing analysis: {error}") from error
+    return [RoutingAnalysis(*key, tuple(measurements)) for key, measurements in grouped.items()]
+
+
+def _number(text: str) -> float | None:
+    return float(text) if text else None
+
+
+def layers_of(analyses: Sequence[RoutingAnalysis]) -> tuple[str, ...]:
+    """The layers of several analyses, each once."""
+    return tuple(dict.fromkeys(layer for analysis in analyses for layer in analysis.layers))
