@@ -175,17 +175,17 @@ def _check_when_made(cls: type, entry: Entry) -> None:
     cls.__init__ = checked  # type: ignore[misc]
 
 
-def argument_docs(docstring: str) -> dict[str, str]:
-    r"""What the `Args:` part of a Google-style docstring says of each argument.
+def argument_docs(docstring: str, part: str = "Args") -> dict[str, str]:
+    r"""What the `Args:` part of a Google-style docstring, or another of its parts, says of each name.
 
     Example:
         >>> argument_docs("Squash.\n\nArgs:\n    axis: The capsule axis,\n        from -1.\n    name: A name.")
         {'axis': 'The capsule axis, from -1.', 'name': 'A name.'}
     """
-    part = re.search(r"^Args:\n((?:[ \t]+.*\n?|\n)+)", docstring, re.MULTILINE)
+    found = re.search(rf"^{part}:\n((?:[ \t]+.*\n?|\n)+)", docstring, re.MULTILINE)
     docs: dict[str, str] = {}
     current = ""
-    for line in part.group(1).splitlines() if part else []:
+    for line in found.group(1).splitlines() if found else []:
         start = re.match(r"^ {4}(?:\*\*)?(\w+)(?: \([^)]*\))?: ?(.*)$", line)
         if start:
             current = start.group(1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from inspect import Parameter, signature
 from typing import Any
 
@@ -13,7 +13,10 @@ import keras
 from encapkeras.errors import EncapkerasError
 from encapkeras.graph.check import Node, Reference
 from encapkeras.graph.keras_layers import FIT_FOR_CAPSULES
+from encapkeras.graph.losses import NamedSideLoss
 from encapkeras.graph.tree import Report
+from encapkeras.losses import SideLoss
+from encapkeras.losses.side_loss import LABELS
 
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 _PREAMBLE = re.compile(r"^Exception encountered when calling [^\n]*\n+")
@@ -30,11 +33,13 @@ class BuiltGraph:
         inputs: The model's inputs by name.
         layers: The layers by node.
         tensors: Every tensor.
+        side_losses: The side losses by name.
     """
 
     inputs: dict[str, keras.KerasTensor]
     layers: dict[str, keras.layers.Layer]
     tensors: dict[Reference, keras.KerasTensor]
+    side_losses: dict[str, SideLoss] = field(default_factory=dict)
 
 
 def build_nodes(
@@ -57,6 +62,36 @@ def build_nodes(
     return builder.graph
 
 
+def build_side_losses(
+    graph: BuiltGraph, side_losses: Sequence[NamedSideLoss], report: Report, policies: Mapping[str, Any]
+) -> None:
+    """Makes each side loss and tries it on the tensors that it names, so that its weights are made and shapes checked.
+
+    Args:
+        graph: The nodes; what is made joins it.
+        side_losses: The side losses.
+        report: Where mistakes go; a loss on a node with a mistake is left out.
+        policies: Dtype policies by name, which overrule the spec.
+    """
+    for loss in side_losses:
+        if not all(reference in graph.tensors for reference in loss.tensors.values()):
+            continue
+        tensors = {name: graph.tensors[reference] for name, reference in loss.tensors.items()}
+        if loss.labels:
+            tensors[LABELS] = keras.KerasTensor((None,), dtype="int64", name=LABELS)
+        try:
+            layer = loss.make(policies.get(loss.name))
+            value = layer(**tensors)
+        except Exception as error:  # whatever a loss's own code or Keras raises is about this loss
+            report.add(loss.tree, _plain_message(error, loss.loss, loss.name))
+            continue
+        if value.shape not in ((), (None,)):
+            text = f"loss '{loss.loss}' gives shape {tuple(value.shape)}, not one number for each sample or for all"
+            report.add(loss.tree, text)
+            continue
+        graph.side_losses[loss.name] = layer
+
+
 class _Builder:
     def __init__(self, inputs: Mapping[str, Sequence[int | None]], report: Report, policies: Mapping[str, Any]) -> None:
         self._report = report
@@ -76,7 +111,7 @@ class _Builder:
         try:
             layer, outputs = self._called(node)
         except Exception as error:  # whatever a layer's own code or Keras raises is about this node
-            self._report.add(node.tree, _plain_message(error, node))
+            self._report.add(node.tree, _plain_message(error, node.layer, node.layer_name))
             return
         if not isinstance(outputs, dict) or not all(hasattr(tensor, "shape") for tensor in outputs.values()):
             self._report.add(node.tree, f"layer '{node.layer}' gives several tensors; a node gives one")
@@ -128,10 +163,10 @@ def _not_for_capsules(node: Node, graph: BuiltGraph) -> str:
     )
 
 
-def _plain_message(error: Exception, node: Node) -> str:
+def _plain_message(error: Exception, kind: str, name: str) -> str:
     """An exception's message without what Keras wraps around it."""
     text = _ANSI.sub("", str(error)).strip()
     text = _TAIL.sub("", _PREAMBLE.sub("", text)).strip()
-    text = text.removeprefix(f"{node.layer}: ").removeprefix(f"{node.layer_name}: ")
+    text = text.removeprefix(f"{kind}: ").removeprefix(f"{name}: ")
     known = isinstance(error, EncapkerasError | ValueError)
-    return text if known and text else f"{node.layer}: {text or 'failed'} ({type(error).__name__})"
+    return text if known and text else f"{kind}: {text or 'failed'} ({type(error).__name__})"

@@ -1,4 +1,4 @@
-"""Step 6: nodes, references, outputs and losses are checked against each other, and put in order."""
+"""Step 6: nodes, references and outputs are checked against each other, and put in order."""
 
 from __future__ import annotations
 
@@ -8,13 +8,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import keras
-
 from encapkeras.errors import suggest
-from encapkeras.graph.expand import RESERVED, Expansion
-from encapkeras.graph.schema import LOSS, NODE, LayerKind, LossKeys, NodeKeys, layer_kind, unknown_argument
+from encapkeras.graph.expand import NODE_NAME, RESERVED, Expansion
+from encapkeras.graph.schema import NODE, LayerKind, NodeKeys, layer_kind, unknown_argument
 from encapkeras.graph.tree import FAILED, Report, Tree
-from encapkeras.losses import LOSSES
 from encapkeras.validation import ValueProblem
 
 # Keras follows a model's layers from the outputs to the inputs with one call a layer, and Python allows 1,000 calls
@@ -62,8 +59,8 @@ class Node:
 
     @property
     def layer_name(self) -> str:
-        """The name of the Keras layer: the node's, with a colon for each dot, which torch keeps for itself."""
-        return self.name.replace(".", ":")
+        """The name of its Keras layer."""
+        return layer_name(self.name)
 
     def resolved(self) -> dict[str, Any]:
         """The node as plain data."""
@@ -73,27 +70,14 @@ class Node:
         return {"layer": self.layer, "inputs": inputs, **copy.deepcopy(self.arguments), **settings}
 
 
-@dataclass(frozen=True)
-class OutputLoss:
-    """The loss of one output.
+def is_name(name: str) -> bool:
+    """Whether an input, an output or a loss may be called so."""
+    return name not in RESERVED and bool(NODE_NAME.fullmatch(name))
 
-    Args:
-        loss: Its registered name.
-        arguments: Its arguments.
-        weight: What it is multiplied by in the sum of all losses.
-    """
 
-    loss: str
-    arguments: Mapping[str, Any]
-    weight: float = 1.0
-
-    def make(self) -> keras.losses.Loss:
-        """The Keras loss."""
-        return LOSSES[self.loss].target(**self.arguments)
-
-    def resolved(self) -> dict[str, Any]:
-        """The loss as plain data."""
-        return {"loss": self.loss, **copy.deepcopy(self.arguments), "weight": self.weight}
+def layer_name(name: str) -> str:
+    """The name of the Keras layer behind a name of a spec: with a colon for each dot, which torch keeps for itself."""
+    return name.replace(".", ":")
 
 
 class Graph:
@@ -128,7 +112,7 @@ class Graph:
             return None
         name, slash, port = tree.value.partition("/")
         if name in RESERVED:
-            self._report.add(tree, f"'{name}' stands for the labels; only losses can name it")
+            self._report.add(tree, f"'{name}' stands for the labels; only the argument '{name}' of a loss can name it")
             return None
         self._used.add(name)
         if name in self._inputs:
@@ -147,12 +131,18 @@ class Graph:
             return None
         return Reference(name, port if slash else "out")
 
+    def name_problem(self, name: str) -> str:
+        """Why a side loss, which becomes a layer beside the nodes, cannot have this name; empty if it can."""
+        if name in self._inputs or name in self._expansion.nodes:
+            return f"the name '{name}' is taken by {'an input' if name in self._inputs else 'a node'}"
+        return "" if is_name(name) else f"'{name}' is no name for a loss"
+
     def note_unused_inputs(self) -> None:
         """Notes inputs that nothing names; call this after all references are resolved."""
         if self.nodes and not self.failed and self._expansion.complete and self._report.whole:
             for name, tree in self._inputs.items():
                 if name not in self._used:
-                    self._report.add(tree, f"no node uses the input '{name}'; name it in 'inputs' or remove it")
+                    self._report.add(tree, f"nothing uses the input '{name}'; name it in 'inputs' or remove it")
 
     def _kind(self, tree: Tree) -> LayerKind | None:
         layer = tree.entries().get("layer")
@@ -264,52 +254,3 @@ def note_value(at: Tree, problem: ValueProblem, report: Report) -> None:
     path = ".".join([at.path, *map(str, problem.path[1:])])
     note = report.add_missing if problem.kind == "missing" else report.add
     note(at, problem.text, path=path)
-
-
-def checked_losses(losses: Tree, outputs: Mapping[str, Tree], report: Report) -> dict[str, OutputLoss]:
-    """The losses by output.
-
-    Args:
-        losses: The map `losses`.
-        outputs: The model's outputs.
-        report: Where mistakes go.
-    """
-    found = {}
-    for name, tree in losses.entries().items():
-        if not isinstance(tree.value, dict):
-            continue
-        if outputs and name not in outputs:
-            report.add_missing(tree, f"no output is called '{name}'. {suggest(name, outputs)}")
-        loss = _checked_loss(tree, report)
-        if loss:
-            found[name] = loss
-    return found
-
-
-def _checked_loss(tree: Tree, report: Report) -> OutputLoss | None:
-    common = {key: entry for key, entry in tree.value.items() if key in LossKeys.model_fields}
-    head = tree.with_value(common)
-    wrong = bool(report.add_values(LOSS, head)) or any(tree.failures())
-    name = common["loss"].value if "loss" in common else FAILED
-    if not isinstance(name, str):
-        return None
-    if name not in LOSSES:
-        report.add(common["loss"], f"no loss is called '{name}'. {suggest(name, LOSSES)}")
-        return None
-    entry = LOSSES[name]
-    own = {key: value for key, value in tree.value.items() if key not in common}
-    for key, value in own.items():
-        if key not in entry.arguments:
-            report.add(value, unknown_argument(key, f"loss '{name}'", entry.arguments, LossKeys.model_fields))
-    arguments = {key: value.plain() for key, value in own.items() if key in entry.arguments}
-    problems = entry.problems(arguments)
-    for problem in problems:
-        note_value(own.get(str(problem.path[0]), tree), problem, report)
-    if wrong or problems:
-        return None
-    loss = OutputLoss(name, arguments, float(head.plain().get("weight", 1.0)))
-    try:
-        loss.make()
-    except ValueError as error:
-        report.add(tree, str(error))
-    return loss

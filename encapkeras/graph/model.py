@@ -10,12 +10,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import keras
+import torch
 
 from encapkeras.errors import EncapkerasError, suggest
-from encapkeras.graph.build import BuiltGraph, build_nodes
+from encapkeras.graph.build import BuiltGraph, build_nodes, build_side_losses
 from encapkeras.graph.check import Node
+from encapkeras.graph.side_losses import SideLosses, taps_wanted
 from encapkeras.graph.spec import Source, Spec, check_spec, load_spec
 from encapkeras.graph.tree import Report
+from encapkeras.losses import SideLoss
 
 IMAGE_RANGE = (0.0, 1.0)
 
@@ -36,6 +39,11 @@ class ModelOrigin:
     graph: BuiltGraph
     class_names: tuple[str, ...]
 
+    @property
+    def layers(self) -> dict[str, keras.layers.Layer]:
+        """The layers of all nodes and side losses, by name."""
+        return {**self.graph.layers, **self.graph.side_losses}
+
 
 @keras.saving.register_keras_serializable(package="encapkeras")
 class SpecModel(keras.Model):  # type: ignore[misc]
@@ -50,10 +58,14 @@ class SpecModel(keras.Model):  # type: ignore[misc]
 
     def __init__(self, origin: ModelOrigin) -> None:
         tensors = origin.graph.tensors
-        outputs = {name: tensors[reference] for name, reference in origin.spec.outputs.items()}
-        name = origin.spec.name
-        super().__init__(inputs=_plain_if_single(origin.graph.inputs), outputs=_plain_if_single(outputs), name=name)
-        self.output_names = keras.tree.flatten({name: name for name in outputs})  # in the order of Keras' outputs
+        inputs = _plain_if_single(origin.graph.inputs)
+        named = {name: tensors[reference] for name, reference in origin.spec.outputs.items()}
+        outputs = _plain_if_single(named)
+        output_names = keras.tree.flatten({name: name for name in named})  # in the order of Keras' outputs
+        # Keras asks for the layers while it makes the model.
+        self.__dict__["_side"] = SideLosses(inputs, outputs, output_names, origin.graph, origin.spec.side_losses)
+        super().__init__(inputs=inputs, outputs=outputs, name=origin.spec.name)
+        self.output_names = output_names
         self._origin = origin
 
     @property
@@ -74,6 +86,50 @@ class SpecModel(keras.Model):  # type: ignore[misc]
     def loss_weights(self) -> dict[str, float]:
         """What each loss is multiplied by, for `compile(loss_weights=...)`."""
         return self._origin.spec.loss_weights
+
+    @property
+    def side_losses(self) -> dict[str, SideLoss]:
+        """The losses on tensors inside the network, by name: Keras layers, whose weights are the model's.
+
+        `fit` and `evaluate` add each, times its weight in the spec, to the compiled loss, and show it as
+        `<name>_loss`, without that weight.
+        """
+        return dict(self._origin.graph.side_losses)
+
+    @property
+    def layers(self) -> list[keras.layers.Layer]:
+        """All layers, those that only side losses need included."""
+        layers = [*super().layers, *self._side.layers]
+        return list({id(layer): layer for layer in layers}.values())
+
+    @property
+    def metrics(self) -> list[keras.metrics.Metric]:
+        """Keras' metrics, and the mean of each side loss."""
+        return [*super().metrics, *self._side.metrics]
+
+    def call(self, inputs: Any, training: bool | None = None, mask: Any = None, **kwargs: Any) -> Any:
+        """The outputs; in training they bring along what the side losses need."""
+        if self._side.wanted(training):
+            return self._side.outputs(inputs, training, mask)
+        return super().call(inputs, training=training, mask=mask, **kwargs)
+
+    def compute_loss(
+        self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
+    ) -> torch.Tensor:
+        """The compiled losses of a batch and the side losses, each times its weight.
+
+        Raises:
+            TrainingError: There are side losses, and `y_pred` is not what this model just gave in training.
+        """
+        loss = super().compute_loss(x, y, y_pred, sample_weight, training)
+        side = self._side.values(y, y_pred, sample_weight, training)
+        total: torch.Tensor = sum(side.values(), loss)
+        return total
+
+    def test_step(self, data: Any) -> dict[str, Any]:
+        """Evaluates a batch, side losses included, so that `val_loss` compares with `loss`."""
+        with taps_wanted():
+            return super().test_step(data)  # type: ignore[no-any-return]
 
     def port(self, name: str) -> keras.KerasTensor:
         """A symbolic tensor of the graph, to make other models of.
@@ -97,14 +153,14 @@ class SpecModel(keras.Model):  # type: ignore[misc]
         return tensor
 
     def nodes(self) -> list[tuple[Node, keras.layers.Layer]]:
-        """The spec's nodes that reach an output, each after those that it needs, with their layers."""
+        """The spec's nodes that reach an output or a side loss, each after those that it needs, with their layers."""
         reached = {id(layer) for layer in self.layers}
         layers = self._origin.graph.layers
         return [(n, layers[n.name]) for n in self._origin.spec.nodes if id(layers[n.name]) in reached]
 
     def get_config(self) -> dict[str, Any]:
         """The resolved spec, and what may have changed since: frozen layers and dtype policies."""
-        layers = self._origin.graph.layers
+        layers = self._origin.layers
         return {
             "spec": self.spec,
             "class_names": list(self.class_names),
@@ -128,7 +184,7 @@ class SpecModel(keras.Model):  # type: ignore[misc]
         finally:
             keras.config.set_dtype_policy(around)
         model.trainable = config["trainable"]
-        for name, layer in model._origin.graph.layers.items():
+        for name, layer in model._origin.layers.items():
             layer.trainable = name not in config["frozen"]
         return model
 
@@ -182,6 +238,7 @@ def load_model(path: str | os.PathLike[str]) -> keras.Model:
 def _made(spec: Spec, resolved: dict[str, Any], class_names: Sequence[str], policies: dict[str, Any]) -> SpecModel:
     report = Report()
     graph = build_nodes(spec.nodes, spec.inputs, report, policies)
+    build_side_losses(graph, spec.side_losses, report, policies)
     report.raise_if_any()
     return SpecModel(ModelOrigin(spec, resolved, graph, tuple(class_names)))
 

@@ -59,7 +59,9 @@ class TopLevel(Section):
     vars: dict[str, Any] = Field({}, description="Values to be written as $name elsewhere.")
     data: dict[str, Any] = Field({}, description="The data set and how batches are made of it.")
     model: dict[str, Any] = Field(description="The network.")
-    losses: dict[str, dict[str, Any]] = Field({}, description="The loss of each output, by the output's name.")
+    losses: dict[str, dict[str, Any]] = Field(
+        {}, description="The loss of each output, by the output's name; losses on other tensors, by names of their own."
+    )
     train: dict[str, Any] = Field({}, description="How the network is trained.")
 
 

@@ -13,11 +13,12 @@ import keras
 
 from encapkeras.data import DatasetInfo, DataSettings, describe
 from encapkeras.errors import ArgumentError, DataError, Problem, SpecError, suggest
-from encapkeras.graph.build import build_nodes
-from encapkeras.graph.check import Graph, Node, OutputLoss, Reference, checked_losses
-from encapkeras.graph.expand import NODE_NAME, RESERVED, Expansion, check_variable_name
+from encapkeras.graph.build import build_nodes, build_side_losses
+from encapkeras.graph.check import Graph, Node, Reference, is_name
+from encapkeras.graph.expand import Expansion, check_variable_name
 from encapkeras.graph.inherit import OWN_KEYS, Inheritance, bundled_specs, cleaned, override
 from encapkeras.graph.load import load_data, load_file
+from encapkeras.graph.losses import LossChecks, NamedSideLoss, OutputLoss
 from encapkeras.graph.schema import MODEL, TOP_LEVEL, Shape, Size, TopLevel
 from encapkeras.graph.train_settings import TrainSettings
 from encapkeras.graph.tree import FAILED, Report, Tree
@@ -45,7 +46,7 @@ class Spec:
         inputs: The shapes of the model's inputs, without the batch.
         outputs: The tensor behind each output.
         nodes: The nodes, each after those that it needs.
-        losses: The losses by output.
+        losses: The losses by name: those on outputs, which have the output's, and side losses.
         resolved: The same as plain data: a spec with numbers for variables, `extends` merged, `repeat` expanded.
     """
 
@@ -57,17 +58,22 @@ class Spec:
     inputs: Mapping[str, Sequence[int | None]] = field(compare=False)
     outputs: Mapping[str, Reference] = field(compare=False)
     nodes: Sequence[Node] = field(compare=False)
-    losses: Mapping[str, OutputLoss] = field(compare=False)
+    losses: Mapping[str, OutputLoss | NamedSideLoss] = field(compare=False)
     resolved: dict[str, Any]
 
     def make_losses(self) -> dict[str, keras.losses.Loss]:
         """A new Keras loss for each output that has one."""
-        return {name: loss.make() for name, loss in self.losses.items()}
+        return {name: loss.make() for name, loss in self.losses.items() if isinstance(loss, OutputLoss)}
 
     @property
     def loss_weights(self) -> dict[str, float]:
-        """What each loss is multiplied by in their sum."""
-        return {name: loss.weight for name, loss in self.losses.items()}
+        """What the loss of each output is multiplied by in the sum of all."""
+        return {name: loss.weight for name, loss in self.losses.items() if isinstance(loss, OutputLoss)}
+
+    @property
+    def side_losses(self) -> list[NamedSideLoss]:
+        """The losses on tensors inside the network."""
+        return [loss for loss in self.losses.values() if isinstance(loss, NamedSideLoss)]
 
 
 Source = str | os.PathLike[str] | Mapping[str, Any] | Spec
@@ -117,16 +123,17 @@ def check_spec(source: Source, overrides: Sequence[str] = ()) -> Spec:
         'quickstart'
     """
     if isinstance(source, Spec) and not overrides:
-        _check_shapes(source.nodes, source.inputs, Report())
+        _check_shapes(source, Report())
         return source
     reading = _Reading(source, overrides)
-    _check_shapes(reading.nodes, reading.inputs, reading.report)
+    _check_shapes(reading, reading.report)
     return reading.spec()
 
 
-def _check_shapes(nodes: Sequence[Node], inputs: Mapping[str, Sequence[int | None]], report: Report) -> None:
+def _check_shapes(source: Spec | _Reading, report: Report) -> None:
     with keras.device("meta"):
-        build_nodes(nodes, inputs, report, {})
+        graph = build_nodes(source.nodes, source.inputs, report, {})
+        build_side_losses(graph, source.side_losses, report, {})
     report.raise_if_any()
 
 
@@ -147,7 +154,6 @@ class _Reading:
         self._scope = Variables(self._entry("vars").entries(), self._facts, self.report)
         self._read_data()
         self._read_model()
-        self._losses = checked_losses(self._section("losses"), self._outputs, self.report)
         self._train = self._settings(_TRAIN, self._section("train"))
         self._name = self._read_name()
 
@@ -223,7 +229,7 @@ class _Reading:
         self.inputs = {
             name: shape.plain()
             for name, shape in inputs.items()
-            if _is_name(name) and not shape.failed and not _SHAPE.problems(shape.plain())
+            if is_name(name) and not shape.failed and not _SHAPE.problems(shape.plain())
         }
         expansion = Expansion(self._scope, self.report)
         expansion.expand(model.get("nodes", tree.with_value({})), list(inputs))
@@ -236,6 +242,8 @@ class _Reading:
             name: graph.reference(node) for name, node in self._outputs.items() if isinstance(node.value, str)
         }
         self._references = {name: reference for name, reference in references.items() if reference}
+        self._losses = LossChecks(self._outputs, graph, self.report).checked(self._section("losses"))
+        self.side_losses = [loss for loss in self._losses.values() if isinstance(loss, NamedSideLoss)]
         graph.note_unused_inputs()
 
     def _image(self, model: Tree) -> Tree:
@@ -258,7 +266,7 @@ class _Reading:
 
     def _check_names(self, entries: Mapping[str, Tree], what: str) -> None:
         for name, entry in entries.items():
-            if not _is_name(name):
+            if not is_name(name):
                 self.report.add(entry, f"'{name}' is no name for {what}")
 
     def _read_name(self) -> str:
@@ -309,10 +317,6 @@ def _with_absolute_paths(data: Tree) -> Tree:
 
 def _absolute(path: Tree) -> Tree:
     return path.with_value(os.path.abspath(Path(path.file).parent / os.path.expanduser(path.value)))
-
-
-def _is_name(name: str) -> bool:
-    return name not in RESERVED and bool(NODE_NAME.fullmatch(name))
 
 
 def _written(source: Source, report: Report) -> tuple[Tree, Path | None]:

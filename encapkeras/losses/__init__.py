@@ -1,9 +1,11 @@
-"""Losses on the scores of class capsules."""
+"""Losses on the scores of class capsules, and on what lies inside a network."""
 
 import encapkeras.layers  # noqa: F401  # checks the Keras backend
 from encapkeras.losses.cross_entropy import CrossEntropyLoss, cross_entropy
 from encapkeras.losses.margin import MarginLoss, margin_loss
+from encapkeras.losses.reconstruction import ReconstructionLoss
 from encapkeras.losses.registry import LOSSES, CapsuleLoss, register_loss
+from encapkeras.losses.side_loss import SideLoss
 from encapkeras.losses.spread import SpreadLoss, spread_loss
 
 __all__ = [
@@ -11,6 +13,8 @@ __all__ = [
     "CapsuleLoss",
     "CrossEntropyLoss",
     "MarginLoss",
+    "ReconstructionLoss",
+    "SideLoss",
     "SpreadLoss",
     "cross_entropy",
     "margin_loss",

@@ -10,13 +10,13 @@ import keras
 
 from encapkeras.registry import Registry
 
-LossClass = TypeVar("LossClass", bound=type[keras.losses.Loss])
+LossClass = TypeVar("LossClass", bound=type[keras.losses.Loss] | type[keras.layers.Layer])
 
 LOSSES = Registry("loss")
 
 
 def register_loss(name: str) -> Callable[[LossClass], LossClass]:
-    """Makes a loss class known to specs and to Keras' loading.
+    """Makes a loss class known to specs and to Keras' loading: one on an output, or a `SideLoss`.
 
     Args:
         name: The name that specs use.

@@ -1,0 +1,142 @@
+"""Side losses at work: they see tensors inside the network in training and evaluation, and nothing in prediction."""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import keras
+import torch
+
+from encapkeras.errors import TrainingError
+from encapkeras.graph.build import BuiltGraph
+from encapkeras.graph.losses import NamedSideLoss
+from encapkeras.losses.side_loss import LABELS
+
+# Tensors for the side losses travel on the prediction that was made with them, as Keras' masks do: no step can see
+# those of another, and they are gone when the prediction is.
+_TAPS = "_encapkeras_taps"
+
+_wanted = contextvars.ContextVar("wanted", default=False)
+
+
+@contextlib.contextmanager
+def taps_wanted() -> Iterator[None]:
+    """Has models keep tensors for their side losses although they are not training."""
+    token = _wanted.set(True)
+    try:
+        yield
+    finally:
+        _wanted.reset(token)
+
+
+class SideLosses:
+    """The side losses of one model, with the part of the graph that they need.
+
+    Args:
+        inputs: The model's inputs, as Keras takes them.
+        outputs: The model's outputs, as Keras takes them.
+        output_names: The names of the outputs, in the order in which Keras takes lists of labels.
+        graph: The layers and tensors of the model's nodes.
+        side_losses: The losses, as the spec has them.
+    """
+
+    def __init__(
+        self,
+        inputs: Any,
+        outputs: Any,
+        output_names: Sequence[str],
+        graph: BuiltGraph,
+        side_losses: Sequence[NamedSideLoss],
+    ) -> None:
+        self._losses = side_losses
+        self._layers = graph.side_losses
+        self._output_names = list(output_names)
+        self._trackers = {loss.name: keras.metrics.Mean(name=f"{loss.name}_loss") for loss in side_losses}
+        references = dict.fromkeys(reference for loss in side_losses for reference in loss.tensors.values())
+        self._references = list(references)
+        taps = [graph.tensors[reference] for reference in references]
+        self._graph: Any = keras.Model(inputs, [outputs, taps]) if side_losses else None
+
+    @property
+    def layers(self) -> list[keras.layers.Layer]:
+        """All layers that the model needs because of its side losses, those it has anyway among them."""
+        return [*(self._graph.layers if self._graph else []), *self._layers.values()]
+
+    @property
+    def metrics(self) -> list[keras.metrics.Metric]:
+        """The mean of each loss, without its weight."""
+        return list(self._trackers.values())
+
+    def wanted(self, training: bool | None) -> bool:
+        """Whether a call of the model has to keep tensors for the losses."""
+        return self._graph is not None and (bool(training) or _wanted.get())
+
+    def outputs(self, inputs: Any, training: bool | None, mask: Any) -> Any:
+        """The model's outputs, with the tensors for the losses on them."""
+        outputs, taps = self._graph.call(inputs, training=training, mask=mask)
+        setattr(keras.tree.flatten(outputs)[0], _TAPS, taps)
+        return outputs
+
+    def values(self, y: Any, y_pred: Any, sample_weight: Any, training: bool) -> dict[str, torch.Tensor]:
+        """Each loss, multiplied by its weight; the means are told.
+
+        Args:
+            y: The labels of the batch, as `fit` got them.
+            y_pred: The model's prediction.
+            sample_weight: The weights of samples, as `fit` got them; they count in losses of single samples.
+            training: Whether the model trains.
+
+        Raises:
+            TrainingError: The prediction was not made in training or evaluation, or there are no labels.
+        """
+        first = keras.tree.flatten(y_pred)[0]
+        if not self._losses or (first.is_meta and not hasattr(first, _TAPS)):  # Keras asks for shapes alone
+            return {}
+        taps = dict(zip(self._references, self._taken_taps(first), strict=True))
+        values = {}
+        for loss in self._losses:
+            tensors = {name: taps[reference] for name, reference in loss.tensors.items()}
+            if loss.labels:
+                tensors[LABELS] = self._labels(loss, y)
+            value = self._layers[loss.name](**tensors, training=training)
+            value = _mean(value, _of_output(sample_weight, loss.labels_of, self._output_names))
+            self._trackers[loss.name].update_state(value.detach(), sample_weight=len(first))
+            values[loss.name] = loss.weight * value
+        return values
+
+    def _taken_taps(self, prediction: torch.Tensor) -> list[torch.Tensor]:
+        taps: list[torch.Tensor] | None = prediction.__dict__.pop(_TAPS, None)
+        if taps is None:
+            names = ", ".join(loss.name for loss in self._losses)
+            raise TrainingError(
+                f"the side losses of the model ({names}) need what lies inside the network: give compute_loss the "
+                "prediction that model(x, training=True) just made, once"
+            )
+        return taps
+
+    def _labels(self, loss: NamedSideLoss, y: Any) -> torch.Tensor:
+        labels = _of_output(y, loss.labels_of, self._output_names)
+        if labels is None:
+            raise TrainingError(f"loss '{loss.name}' needs the labels of '{loss.labels_of}'; fit was given none")
+        tensor: torch.Tensor = keras.ops.convert_to_tensor(labels)
+        return tensor
+
+
+def _of_output(values: Any, output: str, output_names: Sequence[str]) -> Any:
+    """What labels, or weights of samples, hold for an output, in any form that Keras takes; None for nothing."""
+    if isinstance(values, Mapping):
+        return values.get(output)
+    if isinstance(values, list | tuple):
+        return values[output_names.index(output)] if output else None
+    return values
+
+
+def _mean(value: torch.Tensor, sample_weight: Any) -> torch.Tensor:
+    """The mean over the batch, each sample times its weight, as Keras' losses have it."""
+    if value.dim() and sample_weight is not None:
+        weight: torch.Tensor = keras.ops.convert_to_tensor(sample_weight, dtype=value.dtype)
+        value = value * weight.reshape(-1)
+    return value.mean()

@@ -1,0 +1,112 @@
+"""The reconstruction loss of the first capsule network."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import pydantic
+import torch
+
+from encapkeras.errors import ShapeError
+from encapkeras.layers.registry import Shape
+from encapkeras.losses.registry import register_loss
+from encapkeras.losses.side_loss import SideLoss
+from encapkeras.losses.targets import one_hot_targets
+
+
+@register_loss("reconstruction")
+class ReconstructionLoss(SideLoss):
+    """The capsule of the labelled class, decoded, should give the image again (Sabour et al. 2017, section 4.1).
+
+    All other class capsules are set to 0; dense layers with ReLU, then a dense layer with sigmoid, make an image of all
+    J * E numbers. The loss of an image is the SUM over its pixels and channels of `(made - given)^2`; mean over the
+    batch. The paper multiplies it by 0.0005 (`weight: 0.0005` in a spec).
+
+    Args:
+        hidden: Sizes of the dense layers before the last, whose size is that of the image.
+        **kwargs: `name`, `dtype`, `trainable`, as for every Keras layer.
+
+    Call arguments:
+        capsules: Class capsules `(B, J, E)`.
+        image: What is to be made again, `(B, H, W, C)` with values from 0 to 1, or of another known shape.
+        labels: Labels `(B,)` as whole numbers, or one-hot `(B, J)`.
+
+    Returns:
+        Losses `(B,)`.
+
+    Raises:
+        ArgumentError: An argument has a value that it cannot have, or a label is none of the J classes.
+        ShapeError: The capsules or the image have a shape that they cannot have, or labels do not fit the capsules.
+
+    Example:
+        >>> capsules, image = torch.rand(2, 10, 16), torch.rand(2, 28, 28, 1)
+        >>> loss = ReconstructionLoss()
+        >>> loss(capsules=capsules, image=image, labels=torch.tensor([3, 7])).shape
+        torch.Size([2])
+        >>> loss.reconstruct(capsules).shape
+        torch.Size([2, 28, 28, 1])
+    """
+
+    def __init__(self, *, hidden: Sequence[pydantic.PositiveInt] = (512, 1024), **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.hidden = tuple(hidden)
+
+    def build(self, capsules_shape: Shape, image_shape: Shape) -> None:
+        """Makes the decoder's weights."""
+        if len(capsules_shape) != 3 or None in capsules_shape[1:]:
+            raise ShapeError(
+                f"capsules must be one per class, (batch, capsules, dim) of known size; received shape {capsules_shape}"
+            )
+        if len(image_shape) < 2 or None in image_shape[1:]:
+            raise ShapeError(f"image must be of known size; received shape {image_shape}")
+        self._image_shape = tuple(int(size) for size in image_shape[1:] if size is not None)
+        sizes = [math.prod(size for size in capsules_shape[1:] if size), *self.hidden, math.prod(self._image_shape)]
+        self._dense = [
+            (
+                self.add_weight(shape=(inputs, units), initializer="glorot_uniform", name=f"kernel{number}"),
+                self.add_weight(shape=(units,), initializer="zeros", name=f"bias{number}"),
+            )
+            for number, (inputs, units) in enumerate(itertools.pairwise(sizes), 1)
+        ]
+
+    def call(self, capsules: torch.Tensor, image: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Losses `(B,)`; see the class."""
+        made = self._decoded(capsules, one_hot_targets(labels, capsules[..., 0]))
+        return (made - image.flatten(1)).square().sum(1)
+
+    def reconstruct(self, capsules: Any, labels: Any = None) -> torch.Tensor:
+        """The images that the decoder makes.
+
+        Args:
+            capsules: Class capsules `(B, J, E)`.
+            labels: The class of each whose capsule is decoded, in any form that the loss takes; the longest capsule if
+                not given.
+
+        Returns:
+            Images with values from 0 to 1, of the shape that the loss was built for.
+
+        Raises:
+            ShapeError: Capsules or labels do not fit the decoder.
+        """
+        capsules = keras.ops.convert_to_tensor(capsules, dtype=self.variable_dtype)
+        kernel = self._dense[0][0] if self.built else None
+        if kernel is None or capsules.dim() != 3 or capsules[0].numel() != kernel.shape[0]:
+            needed = f"(batch, capsules, dim) with {kernel.shape[0]} numbers" if kernel is not None else "a built loss"
+            raise ShapeError(f"reconstruct takes {needed}; received capsules of shape {tuple(capsules.shape)}")
+        if labels is None:
+            labels = torch.linalg.vector_norm(capsules, dim=-1).argmax(-1)
+        targets = one_hot_targets(keras.ops.convert_to_tensor(labels), capsules[..., 0])
+        return self._decoded(capsules, targets).unflatten(1, self._image_shape)
+
+    def _decoded(self, capsules: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        weights = [(bias.value, kernel.value) for kernel, bias in self._dense]
+        features = (capsules * targets[..., None]).flatten(1).to(weights[0][0].dtype)
+        for bias, kernel in weights[:-1]:
+            features = torch.addmm(bias, features, kernel).relu()
+        bias, kernel = weights[-1]
+        image: torch.Tensor = torch.addmm(bias, features, kernel).sigmoid()
+        return image

@@ -1,0 +1,56 @@
+"""The base class of losses that look into the network."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from encapkeras.layers import CapsuleLayer
+from encapkeras.registry import argument_docs
+
+LABELS = "labels"
+
+
+class SideLoss(CapsuleLayer):
+    """Base class of losses on tensors inside a network, which may have weights of their own.
+
+    A subclass is a Keras layer whose `call` takes tensors and gives the loss of each sample `(B,)`, whose mean counts,
+    or one of the whole batch `()`. The names of those tensors are what a spec connects with nodes of the network
+    (`capsules: digits`); one that is called `labels` receives the labels, as the training has them. The docstring
+    describes each under `Call arguments:`. Weights are made in `build`, which may ask for `<name>_shape` of each tensor
+    but the labels; a `call` that takes `training` is told whether the network trains.
+
+    The network it belongs to counts, trains and saves its weights. It is computed in `fit` and `evaluate`, and never in
+    `predict` or when the network is called.
+
+    It computes in the format of its weights (float32 under the mixed policies of Keras), as other losses do; tensors
+    come as the network made them.
+
+    Args:
+        **kwargs: `name`, `dtype`, `trainable`, as for every Keras layer.
+
+    Example:
+        >>> import torch
+        >>> class Activity(SideLoss):
+        ...     '''Mean square of a tensor.
+        ...
+        ...     Call arguments:
+        ...         features: Any tensor `(B, ...)`.
+        ...     '''
+        ...     def call(self, features: torch.Tensor) -> torch.Tensor:
+        ...         return features.square().flatten(1).mean(1)
+        >>> Activity.tensors()
+        {'features': 'Any tensor `(B, ...)`.'}
+        >>> Activity()(features=torch.ones(2, 3))
+        tensor([1., 1.])
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(autocast=False, **kwargs)  # else labels, too, would be rounded to half precision
+
+    @classmethod
+    def tensors(cls) -> dict[str, str]:
+        """The tensors that `call` takes, `labels` among them, with what the docstring says of each."""
+        docs = argument_docs(inspect.getdoc(cls) or "", "Call arguments")
+        names = [name for name in inspect.signature(cls.call).parameters if name not in ("self", "training")]
+        return {name: docs.get(name, "") for name in names}
