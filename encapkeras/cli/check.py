@@ -26,7 +26,7 @@ def run(arguments: argparse.Namespace) -> int:
         model = build_model(arguments.spec, arguments.overrides)
     rows, unused = node_table(model), unused_nodes(model)
     weights = sum(row.weights for row in rows)
-    print(f"{arguments.spec}: ok, {len(rows)} nodes, {weights:,} parameters")
+    print(f"{arguments.spec}: ok, {len(model.nodes())} nodes, {weights:,} parameters")
     if unused:
         print(f"unused: {', '.join(unused)} (reach no output)")
     return 0

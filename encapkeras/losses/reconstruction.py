@@ -78,8 +78,9 @@ class ReconstructionLoss(SideLoss):
         made = self._decoded(capsules, one_hot_targets(labels, capsules[..., 0]))
         return (made - image.flatten(1)).square().sum(1)
 
+    @torch.no_grad()
     def reconstruct(self, capsules: Any, labels: Any = None) -> torch.Tensor:
-        """The images that the decoder makes.
+        """The images that the decoder makes, to be looked at: without gradients.
 
         Args:
             capsules: Class capsules `(B, J, E)`.
@@ -100,7 +101,8 @@ class ReconstructionLoss(SideLoss):
         if labels is None:
             labels = torch.linalg.vector_norm(capsules, dim=-1).argmax(-1)
         targets = one_hot_targets(keras.ops.convert_to_tensor(labels), capsules[..., 0])
-        return self._decoded(capsules, targets).unflatten(1, self._image_shape)
+        images: torch.Tensor = self._decoded(capsules, targets).unflatten(1, self._image_shape)
+        return images
 
     def _decoded(self, capsules: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         weights = [(bias.value, kernel.value) for kernel, bias in self._dense]

@@ -31,6 +31,8 @@ PARAMETERS = {
     "capnet_em_fashion_mnist": 2_910_004,
     "capsnet_dynamic_fashion_mnist": 658_176,
     "capsnet_em_fashion_mnist": 732_020,
+    "capsnet_sabour": 8_215_568,
+    "capsnet_sabour_fashion_mnist": 8_215_568,
     "resnet14": 175_258,
     "resnet_same_shape": 1_575_690,
     "resnet_similar_size": 9_624_782,
