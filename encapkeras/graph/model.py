@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import zipfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,6 +45,25 @@ class ModelOrigin:
         return {**self.graph.layers, **self.graph.side_losses}
 
 
+@dataclass(frozen=True)
+class TrainingLoss:
+    """What a model shows of a training step before its weights change.
+
+    Args:
+        x: The inputs of the batch, as `fit` got them.
+        y: Its labels, as `fit` got them.
+        sample_weight: The weights of its samples, as `fit` got them; None for none.
+        total: The loss.
+        parts: What it is the sum of: the compiled losses, and each side loss.
+    """
+
+    x: Any
+    y: Any
+    sample_weight: Any
+    total: torch.Tensor
+    parts: Mapping[str, torch.Tensor]
+
+
 @keras.saving.register_keras_serializable(package="encapkeras")
 class SpecModel(keras.Model):  # type: ignore[misc]
     """A Keras model made from a spec; `build_model` makes one.
@@ -54,6 +73,9 @@ class SpecModel(keras.Model):  # type: ignore[misc]
 
     Args:
         origin: What it is made from.
+
+    Attributes:
+        loss_watcher: What is called with the loss of each training step before the weights change; None for nothing.
     """
 
     def __init__(self, origin: ModelOrigin) -> None:
@@ -67,6 +89,7 @@ class SpecModel(keras.Model):  # type: ignore[misc]
         super().__init__(inputs=inputs, outputs=outputs, name=origin.spec.name)
         self.output_names = output_names
         self._origin = origin
+        self.loss_watcher: Callable[[TrainingLoss], None] | None = None
 
     @property
     def spec(self) -> dict[str, Any]:
@@ -121,9 +144,12 @@ class SpecModel(keras.Model):  # type: ignore[misc]
         Raises:
             TrainingError: There are side losses, and `y_pred` is not what this model just gave in training.
         """
-        loss = super().compute_loss(x, y, y_pred, sample_weight, training)
+        compiled: torch.Tensor = super().compute_loss(x, y, y_pred, sample_weight, training)
         side = self._side.values(y, y_pred, sample_weight, training)
-        total: torch.Tensor = sum(side.values(), loss)
+        total = sum(side.values(), compiled)
+        if training and self.loss_watcher:
+            parts = {"that on the outputs": compiled, **{f"'{name}'": value for name, value in side.items()}}
+            self.loss_watcher(TrainingLoss(x, y, sample_weight, total, parts))
         return total
 
     def test_step(self, data: Any) -> dict[str, Any]:

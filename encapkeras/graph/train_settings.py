@@ -108,6 +108,13 @@ class EarlyStopping(Section):
     min_delta: Share = Field(0.0, description="By how much an accuracy (0 to 1) must rise to count as better.")
 
 
+class Analysis(Section):
+    """Looks at what the routing layers do while the network is trained."""
+
+    every: pydantic.PositiveInt = Field(description="Epochs from one analysis to the next, and before the first.")
+    images: pydantic.PositiveInt = Field(256, description="How many validation images are looked at: the first ones.")
+
+
 class TrainSettings(Section):
     """The `train:` section of a spec.
 
@@ -131,6 +138,7 @@ class TrainSettings(Section):
         None, description="The largest norm that all gradients together may have; longer ones are scaled down to it."
     )
     early_stopping: EarlyStopping | None = Field(None, description="When to end before the last epoch; null for never.")
+    analysis: Analysis | None = Field(None, description="When to analyse the routing layers; null for never.")
 
     @pydantic.field_validator("schedule")
     @classmethod

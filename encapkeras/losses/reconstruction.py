@@ -63,8 +63,9 @@ class ReconstructionLoss(SideLoss):
             )
         if len(image_shape) < 2 or None in image_shape[1:]:
             raise ShapeError(f"image must be of known size; received shape {image_shape}")
-        self._image_shape = tuple(int(size) for size in image_shape[1:] if size is not None)
-        sizes = [math.prod(size for size in capsules_shape[1:] if size), *self.hidden, math.prod(self._image_shape)]
+        self._capsules_shape = tuple(size for size in capsules_shape[1:] if size)
+        self._image_shape = tuple(size for size in image_shape[1:] if size)
+        sizes = [math.prod(self._capsules_shape), *self.hidden, math.prod(self._image_shape)]
         self._dense = [
             (
                 self.add_weight(shape=(inputs, units), initializer="glorot_uniform", name=f"kernel{number}"),
@@ -94,10 +95,11 @@ class ReconstructionLoss(SideLoss):
             ShapeError: Capsules or labels do not fit the decoder.
         """
         capsules = keras.ops.convert_to_tensor(capsules, dtype=self.variable_dtype)
-        kernel = self._dense[0][0] if self.built else None
-        if kernel is None or capsules.dim() != 3 or capsules[0].numel() != kernel.shape[0]:
-            needed = f"(batch, capsules, dim) with {kernel.shape[0]} numbers" if kernel is not None else "a built loss"
-            raise ShapeError(f"reconstruct takes {needed}; received capsules of shape {tuple(capsules.shape)}")
+        if not self.built:
+            raise ShapeError(f"{self.name} knows no shapes yet: it must have been part of a model, or called once")
+        if tuple(capsules.shape[1:]) != self._capsules_shape:
+            needed = ("batch", *self._capsules_shape)
+            raise ShapeError(f"{self.name} decodes capsules of shape {needed}; received {tuple(capsules.shape)}")
         if labels is None:
             labels = torch.linalg.vector_norm(capsules, dim=-1).argmax(-1)
         targets = one_hot_targets(keras.ops.convert_to_tensor(labels), capsules[..., 0])

@@ -1,0 +1,91 @@
+"""Where a loss that is not a finite number comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import keras
+import torch
+
+from encapkeras.graph.model import SpecModel, TrainingLoss
+
+ADVICE = "Try a smaller learning rate, a warm-up (train.schedule.warmup_epochs) or train.clip_norm."
+
+
+def cause_of(model: SpecModel, step: TrainingLoss) -> str:
+    """Names the first thing that is not finite: the data, a weight, the output of a node, or the loss itself.
+
+    The batch is run again, as in training, but for the random numbers of layers such as dropout. Nodes are looked at
+    each after those that it needs.
+
+    Args:
+        model: The model, with the weights that gave the loss.
+        step: The batch and its loss.
+
+    Returns:
+        A sentence, and what to do.
+    """
+    in_data = _in_data(model, step)
+    if in_data:
+        return f"{in_data}. Look for such values in the data, and in what your own code makes of them."
+    try:
+        in_network = _in_network(model, step.x)
+    except torch.OutOfMemoryError:
+        in_network = "the memory is not enough to run the batch again and to name the layer"
+    return f"{in_network or _in_losses(step)}. {ADVICE}"
+
+
+def _in_data(model: SpecModel, step: TrainingLoss) -> str:
+    for name, values in _data(model, step):
+        wrong = ~torch.isfinite(values.flatten(1) if values.dim() > 1 else values[:, None]).all(1)
+        if wrong.any():
+            first = int(wrong.nonzero()[0])
+            return f"{name} of {int(wrong.sum())} of {len(values)} samples is not finite, first that of sample {first}"
+    return ""
+
+
+def _data(model: SpecModel, step: TrainingLoss) -> Iterator[tuple[str, torch.Tensor]]:
+    inputs = keras.tree.flatten(model.input)
+    given = [step.x[i.name] for i in inputs] if isinstance(step.x, Mapping) else keras.tree.flatten(step.x)
+    for tensor, x in zip(inputs, given, strict=True):
+        yield f"the input '{tensor.name}'", keras.ops.convert_to_tensor(x, tensor.dtype)
+    for name, values in (("the label", step.y), ("the weight", step.sample_weight)):
+        yield from ((name, keras.ops.convert_to_tensor(v)) for v in keras.tree.flatten(values) if v is not None)
+
+
+def _in_network(model: SpecModel, x: Any) -> str:
+    nodes = [(node.name, layer, node.kind.ports) for node, layer in model.nodes()]
+    ports = {(name, port): model.port(f"{name}/{port}") for name, _, kinds in nodes for port in kinds}
+    with torch.no_grad():
+        outputs = keras.Model(model.input, list(ports.values()))(x, training=True)
+    values = dict(zip(ports, keras.tree.flatten(outputs), strict=True))
+    for name, layer, kinds in nodes:
+        in_weights = _in_weights(model, layer)
+        if in_weights:
+            return in_weights
+        for port in kinds:
+            wrong = ~torch.isfinite(values[name, port])
+            if wrong.any():
+                shown = f"output of node '{name}'" if len(kinds) == 1 else f"port '{port}' of node '{name}'"
+                return (
+                    f"the {shown} is the first that is not finite, in {int(wrong.sum()):,} of {wrong.numel():,} numbers"
+                )
+    return next(filter(None, (_in_weights(model, loss) for loss in model.side_losses.values())), "")
+
+
+def _in_weights(model: SpecModel, layer: keras.layers.Layer) -> str:
+    bad = [weight.path for weight in layer.weights if not torch.isfinite(weight.value).all()]
+    if not bad:
+        return ""
+    others = sum(not torch.isfinite(weight.value).all() for weight in model.weights) - 1
+    return (
+        f"weight '{bad[0]}'{f' and {others} others' if others else ''} had become not finite in an earlier step, whose "
+        "loss was finite and whose gradients were not"
+    )
+
+
+def _in_losses(step: TrainingLoss) -> str:
+    bad = [name for name, value in step.parts.items() if not torch.isfinite(value)]
+    which = " and ".join(bad) or "their sum"
+    return f"the outputs of all nodes are finite; what is not is the loss itself: {which}"
