@@ -9,12 +9,13 @@ from collections.abc import Sequence
 from types import ModuleType
 
 from encapkeras import __version__
-from encapkeras.cli import bench, check, evaluate, show, train
+from encapkeras.cli import analyse, bench, check, evaluate, show, train
 from encapkeras.errors import EncapkerasError, suggest
 
 COMMANDS: dict[str, tuple[ModuleType, str]] = {
     "train": (train, "train the network of a spec"),
     "evaluate": (evaluate, "measure a trained network again"),
+    "analyse": (analyse, "show what the routing layers of a trained network do"),
     "check": (check, "find the mistakes in a spec"),
     "show": (show, "print the nodes of a network with their shapes and parameters"),
     "bench": (bench, "time a part of encapkeras on this machine"),

@@ -12,11 +12,13 @@ import keras
 import torch
 from rich.console import Console
 
+from encapkeras.analysis import routing_layers
 from encapkeras.data import DataSplits, load
 from encapkeras.errors import TrainingError
 from encapkeras.graph import build_model, parameters
 from encapkeras.graph.train_settings import TrainSettings
 from encapkeras.training import callbacks
+from encapkeras.training.analysis_images import first_images
 from encapkeras.training.measure import check_fits, compile_with_losses, data_of, measure
 from encapkeras.training.memory import saying_how_to_save_memory
 from encapkeras.training.recipe import make_optimizer
@@ -48,6 +50,7 @@ def train(spec: Spec, run_dir: str | Path | None = None, overwrite: bool = False
         SpecError: The spec has mistakes.
         DataError: The data set cannot be had.
         RunFolderError: The run folder holds something already, or cannot be written.
+        ArgumentError: The routing is to be analysed, and the network has none.
         TrainingError: The network does not fit the data, the memory is not enough, or the loss is no longer a finite
             number.
         KeyboardInterrupt: Somebody pressed Ctrl-C; its text says what is kept.
@@ -61,9 +64,16 @@ def train(spec: Spec, run_dir: str | Path | None = None, overwrite: bool = False
             "train.early_stopping watches the validation accuracy, but data.validation is 0. Set data.validation "
             "above 0, or remove train.early_stopping."
         )
+    if settings.analysis and data.validation == 0:
+        raise TrainingError(
+            "train.analysis looks at validation images, but data.validation is 0. Set data.validation above 0, or "
+            "remove train.analysis; encapkeras analyse works without."
+        )
     keras.utils.set_random_seed(settings.seed)
     with saying_how_to_save_memory():
         model = build_model(spec)
+        if settings.analysis:
+            routing_layers(model)
         splits = load(data, seed=settings.seed)
         check_fits(model, splits.info)
         compile_with_losses(model, make_optimizer(settings, len(splits.train)))
@@ -108,9 +118,14 @@ def _fit_and_test(
     with (
         contextlib.closing(board),
         contextlib.closing(progress),
+        contextlib.ExitStack() as opened,
         _saying_what_is_kept(checkpoints),
         saying_how_to_save_memory(),
     ):
+        if settings.analysis:
+            shown = first_images(splits, "validation", settings.analysis.images)
+            analysing = callbacks.AnalyseRouting(folder.analysis, settings.analysis.every, *shown)
+            in_order.append(opened.enter_context(contextlib.closing(analysing)))
         with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
             model.fit(
                 splits.train,

@@ -6,6 +6,7 @@ metrics.csv         one row per epoch
 results.json        the figures of the finished run
 checkpoints/        best.keras (on validation) and last.keras
 tensorboard/        event files
+analysis/           what the routing layers do: while training (epochs.csv, epochs/) and of `encapkeras analyse`
 """
 
 from __future__ import annotations
@@ -36,8 +37,15 @@ _WRITTEN = (
     "checkpoints/best.keras",
     "checkpoints/last.keras",
     "tensorboard/events.out.tfevents.*",
+    "analysis/epochs.csv",
+    "analysis/epochs/events.out.tfevents.*",
+    "analysis/*/routing.csv",
+    "analysis/*/routing_*.png",
+    "analysis/*/*/events.out.tfevents.*",
     ".*.partial.*",
     "checkpoints/.*.partial.*",
+    "analysis/.*.partial.*",
+    "analysis/*/.*.partial.*",
 )
 
 
@@ -57,6 +65,7 @@ class RunFolder:
         self.best = self.path / "checkpoints" / "best.keras"
         self.last = self.path / "checkpoints" / "last.keras"
         self.tensorboard = self.path / "tensorboard"
+        self.analysis = self.path / "analysis"
 
     @classmethod
     def default(cls, name: str) -> RunFolder:

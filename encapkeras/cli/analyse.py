@@ -1,0 +1,141 @@
+"""`encapkeras analyse`: what the routing layers of a run do with images, iteration by iteration."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from encapkeras.analysis import RoutingAnalysis
+    from encapkeras.training import RunFolder
+
+SPLITS = ("test", "validation", "train")
+STATISTICS = ("coupling_entropy_relative", "agreement", "agreement_by_coupling", "activation")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of `encapkeras analyse`."""
+    parser.add_argument("run_dir", metavar="RUN", help="run folder of a training")
+    parser.add_argument(
+        "--checkpoint",
+        metavar="NAME",
+        nargs="+",
+        help="what to show side by side: best, last, or the number of an epoch that train.analysis has analysed "
+        "(best and last; last alone without validation)",
+    )
+    parser.add_argument("--split", choices=SPLITS, default="test", help="images to use (%(default)s)")
+    parser.add_argument("--images", type=int, default=256, metavar="N", help="how many, from the first (%(default)s)")
+    parser.add_argument("--output", metavar="DIR", help="folder for the results (RUN/analysis/SPLIT)")
+    parser.add_argument("--overwrite", action="store_true", help="replace the analysis that is in the folder already")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Analyses, writes the results, and prints the figures after each iteration."""
+    from encapkeras.analysis import analyse_routing
+    from encapkeras.data import load
+    from encapkeras.errors import ArgumentError
+    from encapkeras.graph import load_model, load_spec
+    from encapkeras.training import RunFolder
+    from encapkeras.training.analysis_folder import AnalysisFolder
+    from encapkeras.training.analysis_images import first_images
+    from encapkeras.training.measure import check_fits, data_of
+    from encapkeras.training.memory import saying_how_to_save_memory
+
+    if arguments.images < 1:
+        raise ArgumentError(f"--images must be at least 1; received {arguments.images}")
+    folder = RunFolder(arguments.run_dir)
+    folder.check_run()
+    spec = load_spec(folder.spec)
+    data = data_of(spec)
+    names = arguments.checkpoint or (["best", "last"] if data.validation > 0 else ["last"])
+    files = _checkpoints(folder, list(dict.fromkeys(names)))
+    output = AnalysisFolder(arguments.output or folder.analysis / arguments.split)
+    output.check_free(arguments.overwrite)
+    analyses = []
+    with saying_how_to_save_memory():
+        splits = load(data, seed=spec.train.seed)
+        images, labels = first_images(splits, arguments.split, arguments.images)
+        for name, file in files.items():
+            if file is None:
+                analyses.append(_analysed_before(folder, int(name), arguments.split, len(images)))
+                continue
+            model = load_model(file)
+            check_fits(model, splits.info)
+            analyses.append(analyse_routing(model, images, labels, checkpoint=name, split=arguments.split))
+        output.write(analyses, arguments.overwrite)
+    _print_table(analyses)
+    print(f"written to {output.path}")
+    return 0
+
+
+def _checkpoints(folder: RunFolder, names: Sequence[str]) -> dict[str, Path | None]:
+    """The file of each checkpoint; None for an epoch that was analysed while training."""
+    from encapkeras.errors import RunFolderError
+
+    files: dict[str, Path | None] = {}
+    known = {"best": folder.best, "last": folder.last}
+    epochs = [analysis.checkpoint.removeprefix("epoch ") for analysis in _while_training(folder)]
+    for name in names:
+        there = known[name].is_file() if name in known else name in epochs
+        if not there:
+            have = ", ".join([*(other for other, file in known.items() if file.is_file()), *epochs]) or "none"
+            raise RunFolderError(
+                f"run {folder.path} has no checkpoint '{name}'; it has: {have}. Epochs are those that train.analysis "
+                "has analysed."
+            )
+        files[name] = known.get(name)
+    return files
+
+
+def _while_training(folder: RunFolder) -> list[RoutingAnalysis]:
+    from encapkeras.analysis import read_csv
+
+    table = folder.analysis / "epochs.csv"
+    return read_csv(table) if table.is_file() else []
+
+
+def _analysed_before(folder: RunFolder, epoch: int, split: str, images: int) -> RoutingAnalysis:
+    """The analysis of an epoch while training, if it is of the same images."""
+    from encapkeras.errors import RunFolderError
+
+    found = next(analysis for analysis in _while_training(folder) if analysis.checkpoint == f"epoch {epoch}")
+    if (found.split, found.images) != (split, images):
+        raise RunFolderError(
+            f"epoch {epoch} was analysed with {found.images} {found.split} images, and its weights are not kept; what "
+            f"stands beside it must be of the same: add --split {found.split} --images {found.images}"
+        )
+    return found
+
+
+def _print_table(analyses: Sequence[RoutingAnalysis]) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    from encapkeras.analysis import layers_of
+    from encapkeras.analysis.plots import KINDS
+
+    console = Console()
+    for layer in layers_of(analyses):
+        activations = analyses[0].select(layer, "activation")
+        of_classes = "; the image's class / other classes" if len({m.capsules for m in activations}) > 1 else ""
+        title = (
+            f"{layer}: {KINDS[activations[0].routing]}, {analyses[0].images:,} {analyses[0].split} images{of_classes}"
+        )
+        table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+        table.add_column("checkpoint")
+        for heading in ("iteration", "entropy", "agreement", "weighted", "activation"):
+            table.add_column(heading, justify="right")
+        for analysis in analyses:
+            for iteration in sorted({m.iteration for m in activations}):
+                cells = [_cell(analysis, layer, statistic, iteration) for statistic in STATISTICS]
+                table.add_row(analysis.checkpoint, str(iteration), *cells)
+        console.print(table)
+
+
+def _cell(analysis: RoutingAnalysis, layer: str, statistic: str, iteration: int) -> str:
+    found = [m.value for m in analysis.select(layer, statistic) if m.iteration == iteration]
+    return " / ".join("-" if value is None else f"{value:.2f}" for value in found)

@@ -1,0 +1,79 @@
+"""The folder of one routing analysis: a table, pictures, and event files for TensorBoard.
+
+routing.csv                     all figures of all checkpoints
+routing_LAYER_iterations.png    entropy, agreement, activation over the iterations
+routing_LAYER_votes.png         directions and lengths of the votes
+CHECKPOINT/                     event files, iterations as steps
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch.utils.tensorboard import SummaryWriter
+
+from encapkeras.analysis import RoutingAnalysis, layers_of, plot_iterations, plot_votes, write_csv, write_iterations
+from encapkeras.errors import RunFolderError
+from encapkeras.training.run_folder import replacing, writing
+
+_WRITTEN = ("routing_*.png", "*/events.out.tfevents.*", ".*.partial.*", "routing.csv")
+
+
+class AnalysisFolder:
+    """The paths of an analysis, and the rules for making its folder.
+
+    Args:
+        path: The folder.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.table = self.path / "routing.csv"
+
+    def check_free(self, overwrite: bool = False) -> None:
+        """Checks, without changing anything, that an analysis may be written here.
+
+        Args:
+            overwrite: Whether an older analysis here may be replaced.
+
+        Raises:
+            RunFolderError: Something else is here, or an older analysis that may not be replaced.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise RunFolderError(f"{self.path} is a file; an analysis needs a folder. Choose another with --output.")
+        if self.table.exists() and not overwrite:
+            raise RunFolderError(
+                f"{self.path} holds an analysis already. Choose another folder with --output, or replace it with "
+                "--overwrite."
+            )
+        if self.path.is_dir() and not self.table.exists() and any(self.path.iterdir()):
+            raise RunFolderError(
+                f"{self.path} holds files that are not of an analysis, so nothing is written there. Choose an empty or "
+                "new folder with --output."
+            )
+
+    def write(self, analyses: Sequence[RoutingAnalysis], overwrite: bool = False) -> None:
+        """Writes the table, the pictures and the event files; an older analysis is removed first.
+
+        Args:
+            analyses: Analyses of one network with different weights.
+            overwrite: Whether an older analysis here may be replaced.
+
+        Raises:
+            RunFolderError: As `check_free`, or a file cannot be written.
+        """
+        self.check_free(overwrite)
+        with writing(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            for file in [file for pattern in _WRITTEN for file in self.path.glob(pattern)]:
+                file.unlink()
+        with replacing(self.table) as file:  # first: it is the mark that the folder is ours
+            write_csv(file, analyses)
+        for layer in layers_of(analyses):
+            for name, plot in (("iterations", plot_iterations), ("votes", plot_votes)):
+                with replacing(self.path / f"routing_{layer}_{name}.png") as file:
+                    plot(analyses, layer).savefig(file)
+        for analysis in analyses:
+            with writing(self.path / analysis.checkpoint), SummaryWriter(str(self.path / analysis.checkpoint)) as board:
+                write_iterations(board, analysis)
