@@ -3,14 +3,15 @@
 A vote is linear in the input capsule and its matrix is shared by the positions of a type. So capsules are gathered
 before they are mapped, `s_j = sum_n W~[n, j] (sum_p c_jnp u~_np)`, and the logits after some iterations are
 `q_nj . u~_np` with `q_nj = W~[n, j]^T (v_j^1 + v_j^2 + ...)`: an iteration is cross-attention from output to input
-capsules. Here `u~ = [u, 1]` and `W~ = [W, bias]`; the constant also gathers the denominator of the softmax.
+capsules. Here `u~ = [1, u]` and `W~ = [bias, W]`; the constant also gathers the denominator of the softmax.
 
-Shape suffixes: B batch, P positions, N capsule types, D capsule dimension, K = D + 1, J output capsules, E their
-dimension, G = B * N.
+Shape suffixes: B batch, P positions, N capsule types, D capsule dimension, C = D + 1, J output capsules, E their
+dimension, G = B * N, X = N * C.
 """
 
 from __future__ import annotations
 
+import functools
 from typing import Literal
 
 import torch
@@ -20,6 +21,7 @@ from encapkeras.errors import ArgumentError
 from encapkeras.functional.attention import LOG2_E, attend_over_inputs, attend_over_outputs
 from encapkeras.functional.routing_inputs import check_routing, routing_precision
 from encapkeras.functional.squash import squash
+from encapkeras.functional.vote_moments import VoteMoments, route, vote_matrices
 
 SoftmaxAxis = Literal["inputs", "outputs"]
 
@@ -63,30 +65,36 @@ def dynamic_routing(
     check_routing(capsules, weight, bias, iterations)
     if softmax_over not in ("inputs", "outputs"):
         raise ArgumentError(f"softmax_over must be 'inputs' or 'outputs'; received {softmax_over!r}")
-    types, outputs, dim, _ = weight.shape
-    batch, positions = capsules.shape[:2]
     with routing_precision(capsules) as wide:
-        weight_JXE = _with_bias(wide(weight), None if bias is None else wide(bias))
-        key_GKP = F.pad(wide(capsules), (0, 1), value=1.0).permute(0, 2, 3, 1).flatten(0, 1).contiguous()
-        equal = 1 / (types * positions if softmax_over == "inputs" else outputs)
-        routed_JBE = (key_GKP.sum(2) * equal).view(batch, -1) @ weight_JXE
-        agreement_JBE = torch.zeros_like(routed_JBE)
-        for _ in range(iterations - 1):
-            agreement_JBE = agreement_JBE + squash(routed_JBE)
-            query_JBX = (agreement_JBE * LOG2_E) @ weight_JXE.mT
-            query_JGK = query_JBX.view(outputs, batch * types, -1)
+        weight_JNCE = vote_matrices(wide(weight), None if bias is None else wide(bias))
+        component_BNCP = F.pad(wide(capsules), (1, 0), value=1.0).permute(0, 2, 3, 1).contiguous()
+        routing = functools.partial(_routed, iterations=iterations, softmax_over=softmax_over)
+        (out_JBE,) = route(routing, weight_JNCE, component_BNCP)
+        return out_JBE.transpose(0, 1).to(capsules.dtype)
+
+
+def _routed(
+    moments: VoteMoments, component_BNCP: torch.Tensor, *, iterations: int, softmax_over: SoftmaxAxis
+) -> tuple[torch.Tensor]:
+    """The iterations; the first one's coefficients are all equal."""
+    outputs, (batch, types, components, _) = moments.weight_JNCE.shape[0], component_BNCP.shape
+    key_GCP = component_BNCP.flatten(0, 1)
+    mean_BX = component_BNCP.mean(3).flatten(1) / types
+    if softmax_over == "outputs":
+        mean_BX = component_BNCP.sum(3).flatten(1) / outputs
+    gathered_JBX = mean_BX.expand(outputs, -1, -1)
+    agreement_JBE: torch.Tensor | float = 0.0
+    for iteration in range(iterations):
+        routed_JBE, no_squares, amount_JB1 = moments.contract(gathered_JBX)
+        out_JBE = squash(routed_JBE / amount_JB1 if softmax_over == "inputs" else routed_JBE)
+        if iteration < iterations - 1:
+            agreement_JBE = agreement_JBE + out_JBE
+            no_constant = torch.zeros_like(amount_JB1)
+            query_JBX = moments.expand(agreement_JBE * LOG2_E, no_squares, no_constant)
+            query_JGC = query_JBX.view(outputs, batch * types, components)
             if softmax_over == "inputs":
-                gathered_JGK = attend_over_inputs(query_JGK, key_GKP, key_GKP, types)
-                denominator_JB1 = gathered_JGK[:, :, -1].view(outputs, batch, types).sum(2, keepdim=True)
-                routed_JBE = (gathered_JGK.view(query_JBX.shape) @ weight_JXE) / denominator_JB1
+                gathered_JGC = attend_over_inputs(query_JGC, key_GCP, key_GCP, types)
             else:
-                routed_JBE = attend_over_outputs(query_JGK, key_GKP, key_GKP).view(query_JBX.shape) @ weight_JXE
-        return squash(routed_JBE).transpose(0, 1).to(capsules.dtype)
-
-
-def _with_bias(weight_NJED: torch.Tensor, bias_NJE: torch.Tensor | None) -> torch.Tensor:
-    """`W~ = [W, bias]` as one matrix for each output capsule, `(J, N * K, E)`."""
-    weight_JNDE = weight_NJED.permute(1, 0, 3, 2)
-    if bias_NJE is None:
-        return F.pad(weight_JNDE, (0, 0, 0, 1)).flatten(1, 2)
-    return torch.cat([weight_JNDE, bias_NJE.transpose(0, 1).unsqueeze(2)], 2).flatten(1, 2)
+                gathered_JGC = attend_over_outputs(query_JGC, key_GCP, key_GCP)
+            gathered_JBX = gathered_JGC.view(query_JBX.shape)
+    return (out_JBE,)

@@ -1,19 +1,20 @@
 """EM routing without votes (Hinton et al., ICLR 2018; Li et al. 2018).
 
-Votes `w_njd . u_np + b_njd` are linear in the input capsule, so their squares are linear in the products of its
-components. With the features `F = [u_a u_b (a <= b), u_a, 1]` the M-step gathers `A = sum_p R F` and contracts it with
-products of weights, and the E-step makes a query of weights and variances whose product with F is the distance:
-both are cross-attention from output to input capsules, the softmax being over the outputs.
+Votes are linear in the input capsule, so their squares are linear in the products of its components. With the features
+`F = [1, u_a, u_a u_b (a <= b)]` the M-step gathers `A = sum_p R F` and contracts it with weights and products of
+weights, and the E-step makes of variances and the same weights a query whose product with F is the distance: together
+they are cross-attention from output to input capsules, the softmax being over the outputs.
 
 Votes are first moved to where squares lose least: input capsules are taken relative to the mean of their type, and
 votes relative to the mean vote of their output capsule. The formulas do not depend on either.
 
-Shape suffixes: B batch, P positions, N capsule types, D capsule dimension, K features, J output capsules, E their
-dimension, X = N * (D + 1), Y = N * K, G = B * N.
+Shape suffixes: B batch, P positions, N capsule types, D capsule dimension, C = D + 1, K features, J output capsules, E
+their dimension, Y = N * K, G = B * N.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import NamedTuple
 
@@ -23,6 +24,7 @@ from torch.nn import functional as F
 from encapkeras.errors import ArgumentError
 from encapkeras.functional.attention import LOG2_E, attend_over_outputs, spread_over_outputs
 from encapkeras.functional.routing_inputs import check_em, check_routing, routing_precision
+from encapkeras.functional.vote_moments import VoteMoments, features, route, vote_matrices
 
 EPSILON = 2.220446049250313e-16
 """The original's, in float32 too: what divisors are increased by."""
@@ -86,89 +88,74 @@ def em_routing(
     check_em(capsules, weight, activations, {"beta_v": beta_v, "beta_a": beta_a})
     if not 0 <= density_floor < math.inf:
         raise ArgumentError(f"density_floor must be a finite number of at least 0; received {density_floor!r}")
-    outputs = weight.shape[1]
     with routing_precision(capsules) as wide:
-        moments = _moments(wide(weight), None if bias is None else wide(bias), wide(capsules))
-        value_BNKP = moments.feature_BNKP
-        if activations is not None:
-            value_BNKP = value_BNKP * wide(activations).transpose(1, 2).unsqueeze(2)
-        gathered_JBY = (value_BNKP.sum(3) / outputs).flatten(1).expand(outputs, -1, -1)
-        for iteration in range(iterations):
-            gaussian = _gaussian(gathered_JBY, moments)
-            bits_JB1 = (gaussian.variance_JBE.log() / 2 + wide(beta_v)[:, None, None]).sum(2, keepdim=True)
-            cost_JB = (bits_JB1 * gaussian.amount_JB1).squeeze(2)
-            chance_JB = (1 + iteration) * (wide(beta_a)[:, None] - _ranged(cost_JB))
-            if iteration < iterations - 1:
-                prior_JB1 = F.logsigmoid(chance_JB).unsqueeze(2) - _log_divisor(gaussian, density_floor)
-                distance_JGK = _distance_query(gaussian, moments)
-                gathered_JBY = _explained(distance_JGK, prior_JB1, moments, value_BNKP, normalize_distances)
-        mean_BJE = gaussian.mean_JBE.transpose(0, 1)
-        return mean_BJE.to(capsules.dtype), chance_JB.sigmoid().T.to(capsules.dtype)
+        weight_JNCE = vote_matrices(wide(weight), None if bias is None else wide(bias))
+        origin_ND = wide(capsules.detach()).mean((0, 1))
+        weight_JNCE, shift_JE = _reduced(weight_JNCE, origin_ND)
+        component_BNCP = F.pad(wide(capsules) - origin_ND, (1, 0), value=1.0).permute(0, 2, 3, 1)
+        options = _Options(iterations, normalize_distances, density_floor)
+        routing = functools.partial(_routed, options=options)
+        active_BNP = None if activations is None else wide(activations).transpose(1, 2)
+        tensors = (features(component_BNCP), active_BNP, shift_JE, wide(beta_v), wide(beta_a))
+        mean_JBE, chance_JB = route(routing, weight_JNCE, *tensors, squares=True)
+        return mean_JBE.transpose(0, 1).to(capsules.dtype), chance_JB.sigmoid().T.to(capsules.dtype)
 
 
-class _Moments(NamedTuple):
-    """What makes first and second moments of votes from those of capsules.
-
-    Args:
-        feature_BNKP: Products of components, then the components, then 1.
-        first_JXE: Weights of the last D + 1 features: the votes.
-        second_JYE: Weights of all features: the squares of the votes.
-        shift_JE: What the votes of each output capsule were reduced by.
-    """
-
-    feature_BNKP: torch.Tensor
-    first_JXE: torch.Tensor
-    second_JYE: torch.Tensor
-    shift_JE: torch.Tensor
+class _Options(NamedTuple):
+    iterations: int
+    normalize_distances: bool
+    density_floor: float
 
 
 class _Gaussian(NamedTuple):
-    """An output capsule's distribution of the reduced votes, and its mean."""
+    """The distribution of the votes that an output capsule explains."""
 
-    amount_JB1: torch.Tensor
-    center_JBE: torch.Tensor
-    variance_JBE: torch.Tensor
     mean_JBE: torch.Tensor
+    variance_JBE: torch.Tensor
+    amount_JB1: torch.Tensor
+    explained_JB1: torch.Tensor
 
 
-def _moments(weight_NJED: torch.Tensor, bias_NJE: torch.Tensor | None, capsules_BPND: torch.Tensor) -> _Moments:
-    """Features and weights, of capsules relative to their type's mean and votes relative to their output's."""
-    dim = weight_NJED.shape[3]
-    origin_ND = capsules_BPND.detach().mean((0, 1))
-    origin_vote_NJE = torch.einsum("njed,nd->nje", weight_NJED, origin_ND)
-    if bias_NJE is not None:
-        origin_vote_NJE = origin_vote_NJE + bias_NJE
-    shift_JE = origin_vote_NJE.detach().mean(0)
-    weight_JNKE = torch.cat(
-        [weight_NJED.permute(1, 0, 3, 2), (origin_vote_NJE - shift_JE).transpose(0, 1).unsqueeze(2)], 2
-    )
-    component_BNKP = F.pad(capsules_BPND - origin_ND, (0, 1), value=1.0).permute(0, 2, 3, 1)
-    pairs = torch.triu_indices(dim, dim, device=weight_NJED.device)
-    with_one = torch.stack(
-        [torch.arange(dim + 1, device=pairs.device), torch.full((dim + 1,), dim, device=pairs.device)]
-    )
-    left_K, right_K = torch.cat([pairs, with_one], 1)
-    times_K1 = torch.where(left_K == right_K, 1, 2).to(weight_NJED.dtype).unsqueeze(1)  # a < b stands for b < a too
-    second_JNKE = weight_JNKE[:, :, left_K] * weight_JNKE[:, :, right_K] * times_K1
-    feature_BNKP = component_BNKP[:, :, left_K] * component_BNKP[:, :, right_K]
-    return _Moments(feature_BNKP, weight_JNKE.flatten(1, 2), second_JNKE.flatten(1, 2), shift_JE)
+def _reduced(weight_JNCE: torch.Tensor, origin_ND: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The matrices for capsules relative to `origin` and votes relative to a constant of each output; the constant."""
+    vote_JNE = weight_JNCE[:, :, 0] + torch.einsum("jnde,nd->jne", weight_JNCE[:, :, 1:], origin_ND)
+    shift_JE = vote_JNE.detach().mean(1)
+    return torch.cat([(vote_JNE - shift_JE.unsqueeze(1)).unsqueeze(2), weight_JNCE[:, :, 1:]], 2), shift_JE
 
 
-def _gaussian(gathered_JBY: torch.Tensor, moments: _Moments) -> _Gaussian:
-    """The M-step, from the gathered features."""
-    types, features = moments.feature_BNKP.shape[1:3]
-    of_votes = moments.first_JXE.shape[1] // types
-    component_JBNK = gathered_JBY.unflatten(2, (types, features))[..., -of_votes:]
-    amount_JB1 = component_JBNK[..., -1].sum(2, keepdim=True)
-    first_JBE = component_JBNK.flatten(2) @ moments.first_JXE
-    second_JBE = gathered_JBY @ moments.second_JYE
+def _routed(
+    moments: VoteMoments,
+    feature_BNKP: torch.Tensor,
+    active_BNP: torch.Tensor | None,
+    shift_JE: torch.Tensor,
+    beta_v_J: torch.Tensor,
+    beta_a_J: torch.Tensor,
+    *,
+    options: _Options,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The iterations; in the first, all output capsules explain the same."""
+    value_BNKP = feature_BNKP if active_BNP is None else feature_BNKP * active_BNP.unsqueeze(2)
+    outputs = moments.weight_JNCE.shape[0]
+    gathered_JBY = (value_BNKP.sum(3).flatten(1) / outputs).expand(outputs, -1, -1)
+    for iteration in range(options.iterations):
+        gaussian = _gaussian(*moments.contract(gathered_JBY))
+        cost_JBE = gaussian.variance_JBE.log() / 2 + beta_v_J[:, None, None]
+        cost_JB = (cost_JBE.sum(2, keepdim=True) * gaussian.amount_JB1).squeeze(2)
+        chance_JB = (1 + iteration) * (beta_a_J[:, None] - _ranged(cost_JB))
+        if iteration < options.iterations - 1:
+            prior_JB1 = F.logsigmoid(chance_JB).unsqueeze(2) - _log_divisor(gaussian, options.density_floor)
+            gathered_JBY = _explained(moments, gaussian, prior_JB1, feature_BNKP, value_BNKP, options)
+    return gaussian.mean_JBE + shift_JE.unsqueeze(1) * gaussian.explained_JB1, chance_JB
+
+
+def _gaussian(first_JBE: torch.Tensor, second_JBE: torch.Tensor, amount_JB1: torch.Tensor) -> _Gaussian:
+    """The M-step, from the sums of votes."""
     # An output capsule that explains nothing has no gradient; 1 / EPSILON would be one of 1e15.
     inverse_JB1 = torch.where(amount_JB1 > EPSILON, 1 / (amount_JB1 + EPSILON), 0)
-    center_JBE = first_JBE * inverse_JB1
-    share_JB1 = amount_JB1 * inverse_JB1
-    variance_JBE = second_JBE * inverse_JB1 - center_JBE * center_JBE * (2 - share_JB1)
-    mean_JBE = center_JBE + moments.shift_JE.unsqueeze(1) * share_JB1
-    return _Gaussian(amount_JB1, center_JBE, variance_JBE.clamp_min(VARIANCE_FLOOR), mean_JBE)
+    explained_JB1 = amount_JB1 * inverse_JB1
+    mean_JBE = first_JBE * inverse_JB1
+    variance_JBE = second_JBE * inverse_JB1 - mean_JBE * mean_JBE * (2 - explained_JB1)
+    return _Gaussian(mean_JBE, variance_JBE.clamp_min(VARIANCE_FLOOR), amount_JB1, explained_JB1)
 
 
 def _ranged(cost_JB: torch.Tensor) -> torch.Tensor:
@@ -186,38 +173,33 @@ def _log_divisor(gaussian: _Gaussian, density_floor: float) -> torch.Tensor:
     return torch.logaddexp(divisor_JB1, torch.full_like(divisor_JB1, floor))
 
 
-def _distance_query(gaussian: _Gaussian, moments: _Moments) -> torch.Tensor:
-    """What the product of with the features is `sum_d (vote_d - mean_d)^2 / (2 sigma_d^2)`, `(J, G, K)`."""
-    types, features = moments.feature_BNKP.shape[1:3]
-    outputs, batch, _ = gaussian.center_JBE.shape
-    precision_JBE = 1 / (2 * gaussian.variance_JBE + EPSILON)
-    pull_JBE = precision_JBE * gaussian.center_JBE
-    query_JGK = (precision_JBE @ moments.second_JYE.mT).view(outputs, batch * types, features)
-    linear_JGK = (pull_JBE @ moments.first_JXE.mT).view(outputs, batch * types, -1)
-    query_JGK[..., -linear_JGK.shape[2] :].sub_(2 * linear_JGK)
-    constant_JB1 = (pull_JBE * gaussian.center_JBE).sum(2, keepdim=True)
-    query_JGK[..., -1].view(outputs, batch, types).add_(constant_JB1)
-    return query_JGK
-
-
 def _explained(
-    distance_JGK: torch.Tensor,
+    moments: VoteMoments,
+    gaussian: _Gaussian,
     prior_JB1: torch.Tensor,
-    moments: _Moments,
+    feature_BNKP: torch.Tensor,
     value_BNKP: torch.Tensor,
-    normalize_distances: bool,
+    options: _Options,
 ) -> torch.Tensor:
-    """The E-step and the next gathering: what each output capsule explains of the features, `(J, B, Y)`."""
-    batch, types = moments.feature_BNKP.shape[:2]
-    key_GKP, value_GKP = moments.feature_BNKP.flatten(0, 1), value_BNKP.flatten(0, 1)
-    prior_JG1 = prior_JB1.expand(-1, -1, types).flatten(1).unsqueeze(2)
-    if normalize_distances:
-        spread_G1P = spread_over_outputs(distance_JGK, key_GKP).unsqueeze(1)
+    """The E-step and the gathering of the next M-step: what each output capsule explains of the features, `(J, B, Y)`.
+
+    `sum_d (vote_d - mean_d)^2 / (2 sigma_d^2)` has coefficients of votes, of their squares, and a constant. Logits are
+    in base 2 and negative distances, and their scale is given to the small coefficients, not to what they expand to.
+    """
+    outputs, (batch, types, _, _) = prior_JB1.shape[0], feature_BNKP.shape
+    second_JBE = -LOG2_E / (2 * gaussian.variance_JBE + EPSILON)
+    first_JBE = -2 * second_JBE * gaussian.mean_JBE
+    constant_JB1 = (second_JBE * gaussian.mean_JBE**2).sum(2, keepdim=True)
+    prior_JB1 = prior_JB1 * LOG2_E
+    key_GKP, value_GKP = feature_BNKP.flatten(0, 1), value_BNKP.flatten(0, 1)
+    if not options.normalize_distances:
+        constant_JB1 = constant_JB1 + prior_JB1
+    query_JGK = moments.expand(first_JBE, second_JBE, constant_JB1).view(outputs, batch * types, -1)
+    if options.normalize_distances:
+        spread_G1P = spread_over_outputs(query_JGK, key_GKP).unsqueeze(1)
         differ_G1P = spread_G1P > VARIANCE_FLOOR
-        slope_G1P = torch.where(differ_G1P, 10 / torch.where(differ_G1P, spread_G1P, 1), 0)
-        query_JGK = torch.cat([-distance_JGK, prior_JG1], 2)
+        slope_G1P = torch.where(differ_G1P, 10 * LOG2_E / torch.where(differ_G1P, spread_G1P, 1), 0)
+        prior_JG1 = prior_JB1.expand(-1, -1, types).flatten(1).unsqueeze(2)
+        query_JGK = torch.cat([query_JGK, prior_JG1], 2)
         key_GKP = torch.cat([key_GKP * slope_G1P, torch.ones_like(spread_G1P)], 1)
-    else:
-        query_JGK = torch.cat([-distance_JGK[..., :-1], prior_JG1 - distance_JGK[..., -1:]], 2)
-    gathered_JGK = attend_over_outputs(query_JGK * LOG2_E, key_GKP, value_GKP)
-    return gathered_JGK.view(-1, batch, types * value_GKP.shape[1])
+    return attend_over_outputs(query_JGK, key_GKP, value_GKP).view(outputs, batch, -1)

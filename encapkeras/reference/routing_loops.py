@@ -36,9 +36,17 @@ def votes(capsules: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | Non
     ]
 
 
+def total(terms: list[torch.Tensor]) -> torch.Tensor:
+    """Their sum, one after the other."""
+    result = torch.zeros_like(terms[0])
+    for term in terms:
+        result = result + term
+    return result
+
+
 def squash(capsule: torch.Tensor) -> torch.Tensor:
     """`|s|^2 / (1 + |s|^2) * s / |s|`, of one capsule that is not zero."""
-    length = capsule.norm()
+    length: torch.Tensor = torch.linalg.vector_norm(capsule)
     return length**2 / (1 + length**2) * capsule / length
 
 
@@ -70,11 +78,8 @@ def dynamic_routing(
             exp = [[logit[j][i].exp() for i in inputs] for j in outputs]
             routed = []
             for j in outputs:
-                total = torch.zeros_like(vote[j][0])
-                for i in inputs:
-                    others = exp[j] if softmax_over == "inputs" else [exp[k][i] for k in outputs]
-                    total = total + exp[j][i] / sum(others) * vote[j][i]
-                routed.append(squash(total))
+                alternatives = [exp[j] if softmax_over == "inputs" else [exp[k][i] for k in outputs] for i in inputs]
+                routed.append(squash(total([exp[j][i] / total(alternatives[i]) * vote[j][i] for i in inputs])))
             if iteration < iterations - 1:
                 logit = [[logit[j][i] + vote[j][i] @ routed[j] for i in inputs] for j in outputs]
         results.append(torch.stack(routed))
@@ -124,9 +129,9 @@ def em_routing(
             mean, variance, cost = [], [], []
             for j in outputs:
                 r = [share[j][i] * active[i] for i in inputs]
-                amount = sum(r)
-                mean.append(sum(r[i] * vote[j][i] for i in inputs) / (amount + EPSILON))
-                variance.append(sum(r[i] * (vote[j][i] - mean[j]) ** 2 for i in inputs) / (amount + EPSILON))
+                amount = total(r)
+                mean.append(total([r[i] * vote[j][i] for i in inputs]) / (amount + EPSILON))
+                variance.append(total([r[i] * (vote[j][i] - mean[j]) ** 2 for i in inputs]) / (amount + EPSILON))
                 cost.append(((variance[j].sqrt().log() + beta_v[j]) * amount).sum())
             ranged = value_range(cost)
             chance = [torch.sigmoid((1 + iteration) * (beta_a[j] - ranged[j])) for j in outputs]
@@ -139,9 +144,9 @@ def em_routing(
                 density = [
                     (-distance[j]).exp() / ((2 * math.pi * variance[j]).prod().sqrt() + EPSILON) for j in outputs
                 ]
-                total = sum(density[j] * chance[j] for j in outputs)
+                all_of_i = total([density[j] * chance[j] for j in outputs])
                 for j in outputs:
-                    share[j][i] = density[j] * chance[j] / total
+                    share[j][i] = density[j] * chance[j] / all_of_i
         means.append(torch.stack(mean))
         chances.append(torch.stack(chance))
     return torch.stack(means), torch.stack(chances)
