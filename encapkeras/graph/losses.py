@@ -105,21 +105,19 @@ class LossChecks:
         head = tree.with_value(common)
         wrong = bool(self._report.add_values(LOSS, head)) or any(tree.failures())
         kind = common["loss"].value if "loss" in common else FAILED
-        is_side_loss = isinstance(kind, str) and kind in LOSSES and _takes(kind) is not None
-        if not is_side_loss and self._outputs and name not in self._outputs:
-            text = f"no output is called '{name}'. {suggest(name, self._outputs)}"
-            self._report.add_missing(tree, text)
         if not isinstance(kind, str):
             return None
         if kind not in LOSSES:
             self._report.add(common["loss"], f"no loss is called '{kind}'. {suggest(kind, LOSSES)}")
             return None
-        takes = _takes(kind) or {}
+        takes = _takes(kind)
+        if not takes and self._outputs and name not in self._outputs:
+            self._report.add_missing(tree, f"no output is called '{name}'. {suggest(name, self._outputs)}")
         own = self._known(kind, takes, {key: entry for key, entry in tree.value.items() if key not in common})
         arguments = {key: entry for key, entry in own.items() if key not in takes}
         wrong = self._note_arguments(tree, kind, arguments) or wrong
         weight = float(head.plain().get("weight", 1.0)) if not wrong else 1.0
-        if is_side_loss:
+        if takes:
             return self._side_loss(name, tree, takes, own, wrong, weight)
         return None if wrong else self._output_loss(tree, kind, arguments, weight)
 
@@ -156,7 +154,7 @@ class LossChecks:
         if problem:
             self._report.add(tree, problem)
         kind = tree.value["loss"].value
-        tensors = {key: self._tensor(key, kind, tree, own) for key in takes if key != LABELS}
+        tensors = {key: self._tensor(key, doc, tree, own) for key, doc in takes.items() if key != LABELS}
         labels, labels_of = self._labels(tree, own) if LABELS in takes else ("", "")
         if problem or wrong or None in tensors.values() or (LABELS in takes and not labels):
             return None
@@ -174,10 +172,9 @@ class LossChecks:
             return f"'{name}' is no name for a loss: '{name}_loss' would be taken for a figure of the validation"
         return self._graph.name_problem(name)
 
-    def _tensor(self, key: str, kind: str, tree: Tree, own: Mapping[str, Tree]) -> Reference | None:
+    def _tensor(self, key: str, doc: str, tree: Tree, own: Mapping[str, Tree]) -> Reference | None:
         if key not in own:
-            doc = (_takes(kind) or {})[key]
-            text = f"loss '{kind}' needs '{key}', a node or node/port{': ' + doc if doc else ''}"
+            text = f"loss '{tree.value['loss'].value}' needs '{key}', a node or node/port{': ' + doc if doc else ''}"
             self._report.add_missing(tree, text)
             return None
         if own[key].value is not FAILED and not isinstance(own[key].value, str):
@@ -204,7 +201,7 @@ class LossChecks:
         return "", ""
 
 
-def _takes(kind: str) -> dict[str, str] | None:
-    """The tensors that a registered loss takes, with their descriptions; None of one on an output."""
+def _takes(kind: str) -> dict[str, str]:
+    """The tensors that a registered side loss takes, with their descriptions; none of a loss on an output."""
     target = LOSSES[kind].target
-    return target.tensors() if isinstance(target, type) and issubclass(target, SideLoss) else None
+    return target.tensors() if isinstance(target, type) and issubclass(target, SideLoss) else {}

@@ -139,16 +139,17 @@ class SpecModel(keras.Model):  # type: ignore[misc]
     def compute_loss(
         self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
     ) -> torch.Tensor:
-        """The compiled losses of a batch and the side losses, each times its weight.
+        """The compiled losses of a batch and, in training and in `evaluate`, the side losses, each times its weight.
 
         Raises:
             TrainingError: There are side losses, and `y_pred` is not what this model just gave in training.
         """
-        compiled: torch.Tensor = super().compute_loss(x, y, y_pred, sample_weight, training)
         side = self._side.values(y, y_pred, sample_weight, training)
-        total = sum(side.values(), compiled)
+        parts = {f"'{name}'": value for name, value in side.items()}
+        if self.loss or not self.side_losses:  # Keras takes a loss on an output for necessary
+            parts["that on the outputs"] = super().compute_loss(x, y, y_pred, sample_weight, training)
+        total: torch.Tensor = sum(parts.values(), torch.zeros(()))
         if training and self.loss_watcher:
-            parts = {"that on the outputs": compiled, **{f"'{name}'": value for name, value in side.items()}}
             self.loss_watcher(TrainingLoss(x, y, sample_weight, total, parts))
         return total
 

@@ -71,7 +71,7 @@ class SideLosses:
         return list(self._trackers.values())
 
     def wanted(self, training: bool | None) -> bool:
-        """Whether a call of the model has to keep tensors for the losses."""
+        """Whether the losses count in what the model does now: there are some, and it trains or is evaluated."""
         return self._graph is not None and (bool(training) or _wanted.get())
 
     def outputs(self, inputs: Any, training: bool | None, mask: Any) -> Any:
@@ -81,7 +81,7 @@ class SideLosses:
         return outputs
 
     def values(self, y: Any, y_pred: Any, sample_weight: Any, training: bool) -> dict[str, torch.Tensor]:
-        """Each loss, multiplied by its weight; the means are told.
+        """Each loss, multiplied by its weight; its mean is kept. None outside of training and evaluation.
 
         Args:
             y: The labels of the batch, as `fit` got them.
@@ -90,11 +90,11 @@ class SideLosses:
             training: Whether the model trains.
 
         Raises:
-            TrainingError: The prediction was not made in training or evaluation, or there are no labels.
+            TrainingError: The prediction was not made in this training or evaluation, or there are no labels.
         """
-        first = keras.tree.flatten(y_pred)[0]
-        if not self._losses or (first.is_meta and not hasattr(first, _TAPS)):  # Keras asks for shapes alone
+        if not self.wanted(training):  # Keras also asks for the loss to learn its shape
             return {}
+        first = keras.tree.flatten(y_pred)[0]
         taps = dict(zip(self._references, self._taken_taps(first), strict=True))
         values = {}
         for loss in self._losses:

@@ -242,9 +242,11 @@ class _Reading:
             name: graph.reference(node) for name, node in self._outputs.items() if isinstance(node.value, str)
         }
         self._references = {name: reference for name, reference in references.items() if reference}
-        self._losses = LossChecks(self._outputs, graph, self.report).checked(self._section("losses"))
+        losses = self._section("losses")
+        self._losses = LossChecks(self._outputs, graph, self.report).checked(losses)
         self.side_losses = [loss for loss in self._losses.values() if isinstance(loss, NamedSideLoss)]
-        graph.note_unused_inputs()
+        if len(self._losses) == len(losses.entries()):  # else one with a mistake may be meant to use them
+            graph.note_unused_inputs()
 
     def _image(self, model: Tree) -> Tree:
         """The shape of the default input, from the data set or from `vars`."""

@@ -108,7 +108,7 @@ class ReconstructionLoss(SideLoss):
 
     def _decoded(self, capsules: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         weights = [(bias.value, kernel.value) for kernel, bias in self._dense]
-        features = (capsules * targets[..., None]).flatten(1).to(weights[0][0].dtype)
+        features = (capsules * targets[..., None]).flatten(1)
         for bias, kernel in weights[:-1]:
             features = torch.addmm(bias, features, kernel).relu()
         bias, kernel = weights[-1]

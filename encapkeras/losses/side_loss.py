@@ -5,6 +5,8 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
+import keras
+
 from encapkeras.layers import CapsuleLayer
 from encapkeras.registry import argument_docs
 
@@ -23,11 +25,12 @@ class SideLoss(CapsuleLayer):
     The network it belongs to counts, trains and saves its weights. It is computed in `fit` and `evaluate`, and never in
     `predict` or when the network is called.
 
-    It computes in the format of its weights (float32 under the mixed policies of Keras), as other losses do; tensors
-    come as the network made them.
+    Its weights and all that it computes are float32, or float64 where the dtype policy says so: in half precision
+    labels above 256, if they come as floats, would be rounded, and sums over many numbers be wrong.
 
     Args:
-        **kwargs: `name`, `dtype`, `trainable`, as for every Keras layer.
+        dtype: Keras' dtype policy; its global one if not given.
+        **kwargs: `name`, `trainable`, as for every Keras layer.
 
     Example:
         >>> import torch
@@ -45,8 +48,9 @@ class SideLoss(CapsuleLayer):
         tensor([1., 1.])
     """
 
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(autocast=False, **kwargs)  # else labels, too, would be rounded to half precision
+    def __init__(self, *, dtype: Any = None, **kwargs: Any) -> None:
+        policy = keras.dtype_policies.get(keras.config.dtype_policy() if dtype is None else dtype)
+        super().__init__(dtype="float64" if policy.variable_dtype == "float64" else "float32", **kwargs)
 
     @classmethod
     def tensors(cls) -> dict[str, str]:

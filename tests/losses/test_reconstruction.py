@@ -1,0 +1,127 @@
+"""The reconstruction loss against its formula, and the decoder as a user looks at it."""
+
+import keras
+import numpy as np
+import pytest
+import torch
+
+from encapkeras.errors import ArgumentError, ShapeError
+from encapkeras.losses import ReconstructionLoss
+
+
+def make(hidden=(5, 7), shape=(4, 4, 1)):
+    keras.utils.set_random_seed(0)
+    loss = ReconstructionLoss(hidden=hidden)
+    capsules, image = torch.randn(6, 3, 2), torch.rand(6, *shape)
+    return loss, capsules, image, torch.arange(6) % 3
+
+
+def literal(loss, capsules, image, labels):
+    """Section 4.1 of the paper, image by image and layer by layer."""
+    sums = []
+    for capsule_set, pixels, label in zip(capsules, image, labels, strict=True):
+        masked = torch.zeros_like(capsule_set)
+        masked[label] = capsule_set[label]
+        values = masked.reshape(-1)
+        weights = [weight.value for weight in loss.weights]
+        for kernel, bias in zip(weights[:-2:2], weights[1:-2:2], strict=True):
+            values = torch.relu(values @ kernel + bias)
+        made = torch.sigmoid(values @ weights[-2] + weights[-1]).reshape(pixels.shape)
+        sums.append(((made - pixels) ** 2).sum())
+    return torch.stack(sums)
+
+
+@pytest.mark.parametrize("hidden", [(), (5,), (5, 7)])
+def test_the_loss_is_the_sum_over_the_pixels(hidden):
+    loss, capsules, image, labels = make(hidden)
+    values = loss(capsules=capsules, image=image, labels=labels)
+    torch.testing.assert_close(values, literal(loss, capsules, image, labels))
+
+
+def test_the_decoder_has_the_papers_size():
+    loss = ReconstructionLoss()
+    loss(capsules=torch.rand(1, 10, 16), image=torch.rand(1, 28, 28, 1), labels=torch.tensor([0]))
+    assert [weight.shape for weight in loss.weights] == [
+        (160, 512),
+        (512,),
+        (512, 1024),
+        (1024,),
+        (1024, 784),
+        (784,),
+    ]
+
+
+def test_labels_may_be_integers_columns_or_one_hot():
+    loss, capsules, image, labels = make()
+    forms = [labels, labels.to(torch.uint8), labels.float()[:, None], torch.nn.functional.one_hot(labels, 3)]
+    first, *others = (loss(capsules=capsules, image=image, labels=form) for form in forms)
+    for other in others:
+        torch.testing.assert_close(other, first)
+
+
+def test_only_the_labelled_capsule_gets_a_gradient():
+    loss, capsules, image, labels = make()
+    capsules.requires_grad_()
+    loss(capsules=capsules, image=image, labels=labels).sum().backward()
+    reached = capsules.grad.abs().sum(-1) > 0
+    assert torch.equal(reached, torch.nn.functional.one_hot(labels, 3).bool())
+    assert all(weight.value.grad is not None for weight in loss.weights)
+
+
+@pytest.mark.parametrize("shape", [(4, 4, 1), (3, 5, 2), (9,)])
+def test_reconstructions_have_the_images_shape(shape):
+    loss, capsules, image, labels = make(shape=shape)
+    loss(capsules=capsules, image=image, labels=labels)
+    made = loss.reconstruct(capsules, labels)
+    assert made.shape == image.shape
+    assert not made.requires_grad
+    assert ((made > 0) & (made < 1)).all()
+    torch.testing.assert_close(
+        (made - image).square().flatten(1).sum(1), loss(capsules=capsules, image=image, labels=labels)
+    )
+
+
+def test_without_labels_the_longest_capsule_is_decoded():
+    loss, capsules, image, labels = make()
+    loss(capsules=capsules, image=image, labels=labels)
+    longest = capsules.norm(dim=-1).argmax(-1)
+    made = loss.reconstruct(capsules.numpy())
+    torch.testing.assert_close(made, loss.reconstruct(capsules, longest.numpy()))
+    assert not torch.allclose(made, loss.reconstruct(capsules, (longest + 1) % 3))
+
+
+def test_shapes_that_do_not_fit_are_named():
+    loss, capsules, image, labels = make()
+    with pytest.raises(ShapeError, match="knows no shapes yet"):
+        loss.reconstruct(capsules)
+    loss(capsules=capsules, image=image, labels=labels)
+    with pytest.raises(ShapeError, match=r"capsules of shape \('batch', 3, 2\); received \(6, 2, 3\)"):
+        loss.reconstruct(capsules.mT)
+    with pytest.raises(ArgumentError, match="whole numbers from 0 to 2"):
+        loss.reconstruct(capsules, labels + 1)
+    with pytest.raises(ShapeError, match="one per class"):
+        ReconstructionLoss()(capsules=torch.rand(2, 3), image=image[:2], labels=labels[:2])
+
+
+def test_a_wrong_argument_is_named():
+    with pytest.raises(ArgumentError, match=r"reconstruction: hidden\.1: must be greater than 0; received 0"):
+        ReconstructionLoss(hidden=[5, 0])
+
+
+def test_config_makes_the_same_loss():
+    loss = ReconstructionLoss(hidden=[5, 7], name="mine")
+    again = keras.layers.deserialize(keras.layers.serialize(loss))
+    assert again.get_config() == loss.get_config()
+    assert again.hidden == (5, 7)
+
+
+def test_half_precision_rounds_neither_labels_nor_weights():
+    """300 is no bfloat16."""
+    keras.utils.set_random_seed(0)
+    loss = ReconstructionLoss(hidden=[], dtype="mixed_bfloat16")
+    capsules, image = torch.rand(2, 301, 1), torch.rand(2, 1, 1, 1)
+    labels = np.array([300.0, 299.0])
+    values = loss(capsules=capsules.bfloat16(), image=image, labels=labels)
+    assert values.dtype == torch.float32
+    expected = literal(loss, capsules.bfloat16().float(), image, [300, 299])
+    torch.testing.assert_close(values, expected)
