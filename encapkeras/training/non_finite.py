@@ -79,10 +79,8 @@ def _in_weights(model: SpecModel, layer: keras.layers.Layer) -> str:
     if not bad:
         return ""
     others = sum(not torch.isfinite(weight.value).all() for weight in model.weights) - 1
-    return (
-        f"weight '{bad[0]}'{f' and {others} others' if others else ''} had become not finite in an earlier step, whose "
-        "loss was finite and whose gradients were not"
-    )
+    which = f"weight '{bad[0]}'{f', with {others} others,' if others else ''}"
+    return f"{which} was not finite before this step already; gradients can be so while the loss is still finite"
 
 
 def _in_losses(step: TrainingLoss) -> str:

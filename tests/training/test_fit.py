@@ -219,7 +219,7 @@ def test_a_loss_that_is_no_number_keeps_the_last_good_weights(tmp_path, monkeypa
         self.model.weights[0].assign(self.model.weights[0] * float("nan"))
 
     monkeypatch.setattr(callbacks.MetricsFile, "on_epoch_end", poison)  # comes after the checkpoints
-    with pytest.raises(TrainingError, match=r"nan in epoch 2, step 1\..*after epoch 1 are kept in .*last\.keras"):
+    with pytest.raises(TrainingError, match=r"nan in epoch 2, step 1: .*after epoch 1 are kept in .*last\.keras"):
         trained(tmp_path)
     folder = RunFolder(tmp_path / "run")
     assert all(weight.value.isfinite().all() for weight in load_model(folder.last).weights)
@@ -237,7 +237,7 @@ def test_an_interrupted_run_says_what_is_kept(tmp_path, monkeypatch):
 
 
 def test_an_explosion_in_the_first_epoch_says_that_nothing_is_kept(tmp_path):
-    with pytest.raises(TrainingError, match=r"epoch 1, step \d+\. Try .*No epoch was complete"):
+    with pytest.raises(TrainingError, match=r"epoch 1, step \d+: .* Try .*No epoch was complete"):
         trained(tmp_path, optimizer={"kind": "sgd", "learning_rate": 1e38})
 
 
