@@ -14,7 +14,7 @@ from encapkeras.graph import spec as steps
 from encapkeras.graph.inherit import bundled_specs
 from encapkeras.layers import LAYERS
 
-STARTS = ("quickstart", "encapnet_master_wide", "encapnet_table_approximate", "resnet14")
+STARTS = ("quickstart", "encapnet_master_wide", "encapnet_table_approximate", "resnet14", "capsnet_sabour")
 
 
 @functools.cache
@@ -70,6 +70,7 @@ ALTERNATIVES = [
     ["keras.Add", "keras.Concatenate", "keras.Multiply"],
     ["keras.ReLU", "keras.Flatten", "keras.GlobalAveragePooling2D", "keras.BatchNormalization"],
     ["same", "valid"],
+    ["margin", "spread", "reconstruction"],
 ]
 
 
@@ -80,7 +81,7 @@ def near(draw, spec, path):
         return draw(st.booleans())
     if isinstance(value, int):
         return draw(sizes)
-    if "inputs" in path and isinstance(value, str):
+    if ("inputs" in path or path[-1] in ("image", "capsules")) and isinstance(value, str) and value[0] != "$":
         return draw(st.sampled_from(["image", *spec["model"]["nodes"], value]))
     for alternatives in ALTERNATIVES:
         if value in alternatives:
@@ -95,7 +96,9 @@ def mutated(draw):
     for _ in range(draw(st.integers(1, 3))):
         paths = list(places(spec))
         inside = [
-            path for path in paths if path[0] in ("model", "vars") and not isinstance(at(spec, path), dict | list)
+            path
+            for path in paths
+            if path[0] in ("model", "vars", "losses") and not isinstance(at(spec, path), dict | list)
         ]
         how = draw(st.sampled_from([*["near"] * 12, "replace", "remove", "add", "copy", "rename"]))
         path = draw(st.sampled_from(inside if how == "near" and inside else paths))
