@@ -14,8 +14,8 @@ from encapkeras.analysis.plots import plot_iterations, plot_votes
 def write_iterations(writer: SummaryWriter, analysis: RoutingAnalysis) -> None:
     """One analysis with the iterations as TensorBoard's steps; give each checkpoint a writer of its own.
 
-    Scalars `LAYER/STATISTIC/CAPSULES`, histograms `LAYER/cosine/CAPSULES` of the cosines between votes and output
-    capsules, and both pictures of every layer.
+    Scalars `LAYER/STATISTIC/CAPSULES`, and histograms `LAYER/cosine/CAPSULES` of the cosines between votes and output
+    capsules.
 
     Args:
         writer: Where to write.
@@ -26,7 +26,6 @@ def write_iterations(writer: SummaryWriter, analysis: RoutingAnalysis) -> None:
             writer.add_scalar(f"{m.layer}/{m.statistic}/{m.capsules}", m.value, m.iteration)
     for bins in _histograms(analysis):
         _add_histogram(writer, f"{bins[0].layer}/cosine/{bins[0].capsules}", bins, bins[0].iteration)
-    _add_pictures(writer, analysis, 0)
 
 
 def write_epoch(writer: SummaryWriter, analysis: RoutingAnalysis, epoch: int) -> None:
@@ -47,7 +46,9 @@ def write_epoch(writer: SummaryWriter, analysis: RoutingAnalysis, epoch: int) ->
     for bins in _histograms(analysis):
         if bins[0].iteration == last[bins[0].layer]:
             _add_histogram(writer, f"{bins[0].layer}/cosine/{bins[0].capsules}", bins, epoch)
-    _add_pictures(writer, analysis, epoch)
+    for layer in analysis.layers:
+        writer.add_figure(f"{layer}/iterations", plot_iterations([analysis], layer), epoch)
+        writer.add_figure(f"{layer}/votes", plot_votes([analysis], layer), epoch)
 
 
 def _histograms(analysis: RoutingAnalysis) -> list[list[Measurement]]:
@@ -72,9 +73,3 @@ def _add_histogram(writer: SummaryWriter, tag: str, bins: Sequence[Measurement],
         bucket_counts=counts,
         global_step=step,
     )
-
-
-def _add_pictures(writer: SummaryWriter, analysis: RoutingAnalysis, step: int) -> None:
-    for layer in analysis.layers:
-        writer.add_figure(f"{layer}/iterations", plot_iterations([analysis], layer), step)
-        writer.add_figure(f"{layer}/votes", plot_votes([analysis], layer), step)

@@ -3,21 +3,24 @@
 routing.csv                     all figures of all checkpoints
 routing_LAYER_iterations.png    entropy, agreement, activation over the iterations
 routing_LAYER_votes.png         directions and lengths of the votes
-CHECKPOINT/                     event files, iterations as steps
+events.out.tfevents.*           the pictures, for TensorBoard
+CHECKPOINT/                     curves and histograms, for TensorBoard, iterations as steps
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from matplotlib.image import imread
 from torch.utils.tensorboard import SummaryWriter
 
 from encapkeras.analysis import RoutingAnalysis, layers_of, plot_iterations, plot_votes, write_csv, write_iterations
 from encapkeras.errors import RunFolderError
 from encapkeras.training.run_folder import replacing, writing
 
-_WRITTEN = ("routing_*.png", "*/events.out.tfevents.*", ".*.partial.*", "routing.csv")
+_WRITTEN = ("routing_*.png", "events.out.tfevents.*", "*/events.out.tfevents.*", ".*.partial.*", "routing.csv")
 
 
 class AnalysisFolder:
@@ -38,7 +41,7 @@ class AnalysisFolder:
             overwrite: Whether an older analysis here may be replaced.
 
         Raises:
-            RunFolderError: Something else is here, or an older analysis that may not be replaced.
+            RunFolderError: Something else is here, or an older analysis that may not be replaced, or no right to write.
         """
         if self.path.exists() and not self.path.is_dir():
             raise RunFolderError(f"{self.path} is a file; an analysis needs a folder. Choose another with --output.")
@@ -51,6 +54,12 @@ class AnalysisFolder:
             raise RunFolderError(
                 f"{self.path} holds files that are not of an analysis, so nothing is written there. Choose an empty or "
                 "new folder with --output."
+            )
+        parent = next(folder for folder in (self.path, *self.path.absolute().parents) if folder.exists())
+        if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+            raise RunFolderError(
+                f"{self.path} cannot be written: {parent} is {'read-only' if parent.is_dir() else 'a file'}. Choose "
+                "another folder with --output."
             )
 
     def write(self, analyses: Sequence[RoutingAnalysis], overwrite: bool = False) -> None:
@@ -70,10 +79,14 @@ class AnalysisFolder:
                 file.unlink()
         with replacing(self.table) as file:  # first: it is the mark that the folder is ours
             write_csv(file, analyses)
-        for layer in layers_of(analyses):
-            for name, plot in (("iterations", plot_iterations), ("votes", plot_votes)):
-                with replacing(self.path / f"routing_{layer}_{name}.png") as file:
-                    plot(analyses, layer).savefig(file)
+        with writing(self.path), SummaryWriter(str(self.path)) as board:
+            for layer in layers_of(analyses):
+                for name, plot in (("iterations", plot_iterations), ("votes", plot_votes)):
+                    picture = self.path / f"routing_{layer}_{name}.png"
+                    with replacing(picture) as file:
+                        plot(analyses, layer).savefig(file)
+                    board.add_image(f"{layer}/{name}", imread(picture), dataformats="HWC")
         for analysis in analyses:
-            with writing(self.path / analysis.checkpoint), SummaryWriter(str(self.path / analysis.checkpoint)) as board:
+            folder = self.path / analysis.checkpoint
+            with writing(folder), SummaryWriter(str(folder)) as board:
                 write_iterations(board, analysis)

@@ -1,0 +1,141 @@
+import shutil
+
+import pytest
+from support.routing_spec import routing_spec
+from support.tiny_spec import tiny_spec, write_spec
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from encapkeras.analysis import read_csv
+from encapkeras.cli.main import main
+
+PICTURES = {f"routing_{layer}_{name}.png" for layer in ("middle", "digits") for name in ("iterations", "votes")}
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("analyse")
+    spec = write_spec(folder, routing_spec(epochs=2, analysis={"every": 1, "images": 20}))
+    assert main(["train", str(spec), "--run-dir", str(folder / "run")]) == 0
+    return folder / "run"
+
+
+@pytest.fixture
+def run(run_folder, tmp_path, capsys):
+    """A copy of the run, whose training has printed its lines."""
+    shutil.copytree(run_folder, tmp_path / "run")
+    capsys.readouterr()
+    return tmp_path / "run"
+
+
+def analyse(*words):
+    return main(["analyse", *map(str, words)])
+
+
+def refused(capsys, *words):
+    """The message of an analysis that ends with exit code 2, and that nothing else was printed."""
+    assert analyse(*words) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert "Traceback" not in printed.err
+    return printed.err.strip()
+
+
+def test_the_best_and_the_last_weights_stand_side_by_side(run, capsys):
+    assert analyse(run, "--images", 30) == 0
+    output = run / "analysis" / "test"
+    (events,) = output.glob("events.out.tfevents.*")
+    assert {file.name for file in output.iterdir()} == {"routing.csv", "best", "last", events.name, *PICTURES}
+    pictures = EventAccumulator(str(events))
+    pictures.Reload()
+    assert len(pictures.Tags()["images"]) == len(PICTURES)
+    analyses = read_csv(output / "routing.csv")
+    assert [(a.checkpoint, a.split, a.images) for a in analyses] == [("best", "test", 30), ("last", "test", 30)]
+    for name in ("best", "last"):
+        board = EventAccumulator(str(output / name))
+        board.Reload()
+        assert [point.step for point in board.Scalars("digits/activation/target")] == [1, 2, 3]
+    printed = capsys.readouterr().out
+    assert "digits: EM routing, 30 test images; the image's class / other classes" in printed
+    assert "middle: dynamic routing, 30 test images" in printed
+    assert printed.endswith(f"written to {output}\n")
+
+
+def test_epochs_that_were_analysed_while_training(run):
+    assert analyse(run, "--checkpoint", 1, "last", 2, "--split", "validation", "--images", 20) == 0
+    first, last, second = read_csv(run / "analysis" / "validation" / "routing.csv")
+    assert [a.checkpoint for a in (first, last, second)] == ["epoch 1", "last", "epoch 2"]
+    assert second.measurements == last.measurements
+    assert first.measurements != last.measurements
+
+
+def test_epochs_that_were_analysed_with_other_images(run, capsys):
+    message = refused(capsys, run, "--checkpoint", 1, "last")
+    assert message.startswith("epoch 1 was analysed with 20 validation images")
+    assert message.endswith("add --split validation --images 20")
+
+
+def test_training_images_in_a_folder_of_ones_own(run, tmp_path):
+    assert analyse(run, "--split", "train", "--images", 10, "--checkpoint", "best", "--output", tmp_path / "out") == 0
+    (analysis,) = read_csv(tmp_path / "out" / "routing.csv")
+    assert (analysis.checkpoint, analysis.split, analysis.images) == ("best", "train", 10)
+    assert not (run / "analysis" / "train").exists()
+
+
+def test_an_analysis_is_not_overwritten_unless_told_to(run, tmp_path, capsys):
+    output = tmp_path / "out"
+    words = [run, "--checkpoint", "last", "--images", 5, "--output", output]
+    assert analyse(*words) == 0
+    (output / "routing_gone_votes.png").write_text("of a layer that is no more")
+    (output / "notes.txt").write_text("mine")
+    before = (output / "routing.csv").read_bytes()
+    capsys.readouterr()
+    assert "holds an analysis already. Choose another folder with --output" in refused(capsys, *words)
+    assert (output / "routing.csv").read_bytes() == before
+    assert analyse(*words, "--overwrite") == 0
+    assert not (output / "routing_gone_votes.png").exists()
+    assert (output / "notes.txt").read_text() == "mine"
+    assert len(list((output / "last").iterdir())) == 1
+
+
+def test_folders_that_are_in_the_way(run, tmp_path, capsys):
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "notes.txt").write_text("mine")
+    assert "not of an analysis" in refused(capsys, run, "--output", tmp_path / "foreign", "--overwrite")
+    assert "is a file" in refused(capsys, run, "--output", tmp_path / "foreign" / "notes.txt")
+    assert "notes.txt is a file" in refused(capsys, run, "--output", tmp_path / "foreign" / "notes.txt" / "out")
+
+
+def test_checkpoints_that_are_not_there(run, capsys):
+    assert "has no checkpoint 'beste'; it has: best, last, 1, 2." in refused(capsys, run, "--checkpoint", "beste")
+    (run / "checkpoints" / "best.keras").unlink()
+    assert "has no checkpoint 'best'; it has: last, 1, 2." in refused(capsys, run)
+
+
+def test_runs_that_cannot_be_analysed(run, tmp_path, capsys):
+    assert "is no folder" in refused(capsys, tmp_path / "none")
+    assert "is not the folder of a run" in refused(capsys, tmp_path)
+    assert "--images must be at least 1; received 0" in refused(capsys, run, "--images", 0)
+    assert "invalid choice: 'valid'" in refused(capsys, run, "--split", "valid")
+    assert main(["train", str(write_spec(tmp_path, tiny_spec(epochs=1))), "--run-dir", str(tmp_path / "plain")]) == 0
+    capsys.readouterr()
+    assert refused(capsys, tmp_path / "plain") == (
+        "network 'tiny' has no routing layer; layers that can be analysed: dynamic_capsules, em_capsules"
+    )
+
+
+def test_a_run_without_validation_has_its_last_weights(tmp_path, capsys):
+    spec = routing_spec(epochs=1)
+    spec["data"]["validation"] = 0
+    assert main(["train", str(write_spec(tmp_path, spec)), "--run-dir", str(tmp_path / "run")]) == 0
+    assert analyse(tmp_path / "run", "--images", 5) == 0
+    assert [a.checkpoint for a in read_csv(tmp_path / "run" / "analysis" / "test" / "routing.csv")] == ["last"]
+    capsys.readouterr()
+    assert "no validation part" in refused(capsys, tmp_path / "run", "--split", "validation")
+
+
+def test_damaged_files_of_a_run(run, capsys):
+    (run / "analysis" / "epochs.csv").write_text("a,b\n")
+    assert "epochs.csv is no table of a routing analysis" in refused(capsys, run)
+    (run / "analysis" / "epochs.csv").unlink()
+    (run / "checkpoints" / "last.keras").write_text("")
+    assert "last.keras' cannot be loaded" in refused(capsys, run, "--checkpoint", "last")
