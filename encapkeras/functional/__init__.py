@@ -20,9 +20,9 @@ from encapkeras.functional.capsule_dense import (
     list_capsules,
 )
 from encapkeras.functional.convolution import conv_bn_relu
-from encapkeras.functional.primary_capsules import primary_capsules
 from encapkeras.functional.dynamic_routing import dynamic_routing
 from encapkeras.functional.em_routing import em_routing
+from encapkeras.functional.primary_capsules import primary_capsules
 from encapkeras.functional.squash import squash
 
 __all__ = [

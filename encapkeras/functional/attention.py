@@ -104,16 +104,15 @@ class _OverInputs(torch.autograd.Function):
         gathered_JGL = query_JGK.new_empty(outputs, groups, value_GLP.shape[1])
         peak_JG = query_JGK.new_empty(outputs, groups)
         padded_GLP = _padded(value_GLP)
-        with _full_precision(query_JGK):
-            for piece, (exp_gJP,) in _pieces(query_JGK, key_GKP, buffers=1):
-                torch.bmm(_of_groups(query_JGK, piece), key_GKP[piece], out=exp_gJP)
-                peak_gJ1 = exp_gJP.amax(2, keepdim=True)
-                exp_gJP.sub_(peak_gJ1).exp2_()
-                _gather(exp_gJP, padded_GLP[piece], out=gathered_JGL[:, piece])
-                peak_JG[:, piece] = peak_gJ1[:, :, 0].T
-            peak_JBN = peak_JG.view(outputs, groups // types, types)
-            highest_JB1 = peak_JBN.amax(2, keepdim=True)
-            gathered_JGL.mul_((peak_JBN - highest_JB1).exp2_().view(outputs, groups, 1))
+        for piece, (exp_gJP,) in _pieces(query_JGK, key_GKP, buffers=1):
+            torch.bmm(_of_groups(query_JGK, piece), key_GKP[piece], out=exp_gJP)
+            peak_gJ1 = exp_gJP.amax(2, keepdim=True)
+            exp_gJP.sub_(peak_gJ1).exp2_()
+            _gather(exp_gJP, padded_GLP[piece], out=gathered_JGL[:, piece])
+            peak_JG[:, piece] = peak_gJ1[:, :, 0].T
+        peak_JBN = peak_JG.view(outputs, groups // types, types)
+        highest_JB1 = peak_JBN.amax(2, keepdim=True)
+        gathered_JGL.mul_((peak_JBN - highest_JB1).exp2_().view(outputs, groups, 1))
         context.save_for_backward(query_JGK, key_GKP, value_GLP, highest_JB1)
         context.types = types
         return gathered_JGL
@@ -127,18 +126,17 @@ class _OverInputs(torch.autograd.Function):
         gradient_JGL = gradients[0].contiguous()
         result = tuple(torch.empty_like(tensor) for tensor in (query_JGK, key_GKP, value_GLP))
         highest_GJ1 = highest_JB1.expand(-1, -1, context.types).flatten(1).T.unsqueeze(2)
-        padded_GKP = _padded(key_GKP)
-        with _full_precision(query_JGK):
-            for piece, (exp_gJP, slope_gJP) in _pieces(query_JGK, key_GKP, buffers=2):
-                torch.bmm(_of_groups(query_JGK, piece), key_GKP[piece], out=exp_gJP)
-                exp_gJP.sub_(highest_GJ1[piece]).exp2_()
-                gradient_gJL = _of_groups(gradient_JGL, piece)
-                torch.bmm(gradient_gJL, value_GLP[piece], out=slope_gJP)
-                slope_gJP.mul_(exp_gJP)
-                torch.bmm(gradient_gJL.mT, exp_gJP, out=result[2][piece])
-                _gather(slope_gJP, padded_GKP[piece], out=result[0][:, piece])
-                torch.bmm(_of_groups(query_JGK, piece).mT, slope_gJP, out=result[1][piece])
-        return result[0].mul_(math.log(2)), result[1].mul_(math.log(2)), result[2], None
+        padded_GKP, scaled_GLP = _padded(key_GKP), value_GLP * math.log(2)
+        for piece, (exp_gJP, slope_gJP) in _pieces(query_JGK, key_GKP, buffers=2):
+            torch.bmm(_of_groups(query_JGK, piece), key_GKP[piece], out=exp_gJP)
+            exp_gJP.sub_(highest_GJ1[piece]).exp2_()
+            gradient_gJL = _of_groups(gradient_JGL, piece)
+            torch.bmm(gradient_gJL, scaled_GLP[piece], out=slope_gJP)
+            slope_gJP.mul_(exp_gJP)
+            torch.bmm(gradient_gJL.mT, exp_gJP, out=result[2][piece])
+            _gather(slope_gJP, padded_GKP[piece], out=result[0][:, piece])
+            torch.bmm(_of_groups(query_JGK, piece).mT, slope_gJP, out=result[1][piece])
+        return (*result, None)
 
 
 class _OverOutputs(torch.autograd.Function):
@@ -150,14 +148,13 @@ class _OverOutputs(torch.autograd.Function):
         gathered_JGL = query_JGK.new_empty(outputs, groups, value_GLP.shape[1])
         logsumexp_G1P = query_JGK.new_empty(groups, 1, key_GKP.shape[2])
         padded_GLP = _padded(value_GLP)
-        with _full_precision(query_JGK):
-            for piece, (exp_gJP,) in _pieces(query_JGK, key_GKP, buffers=1):
-                torch.bmm(_of_groups(query_JGK, piece), key_GKP[piece], out=exp_gJP)
-                peak_g1P = exp_gJP.amax(1, keepdim=True)
-                exp_gJP.sub_(peak_g1P).exp2_()
-                total_g1P = exp_gJP.sum(1, keepdim=True)
-                _gather(exp_gJP, padded_GLP[piece] / total_g1P, out=gathered_JGL[:, piece])
-                logsumexp_G1P[piece] = peak_g1P.add_(total_g1P.log2_())
+        for piece, (exp_gJP,) in _pieces(query_JGK, key_GKP, buffers=1):
+            torch.bmm(_of_groups(query_JGK, piece), key_GKP[piece], out=exp_gJP)
+            peak_g1P = exp_gJP.amax(1, keepdim=True)
+            exp_gJP.sub_(peak_g1P).exp2_()
+            total_g1P = exp_gJP.sum(1, keepdim=True)
+            _gather(exp_gJP, padded_GLP[piece] / total_g1P, out=gathered_JGL[:, piece])
+            logsumexp_G1P[piece] = peak_g1P.add_(total_g1P.log2_())
         context.save_for_backward(query_JGK, key_GKP, value_GLP, logsumexp_G1P)
         return gathered_JGL
 
@@ -169,20 +166,19 @@ class _OverOutputs(torch.autograd.Function):
             return tuple(_plain_gradients(gathered, context.saved_tensors[:3], gradients[0]))
         gradient_JGL = gradients[0].contiguous()
         result = tuple(torch.empty_like(tensor) for tensor in (query_JGK, key_GKP, value_GLP))
-        padded_GKP = _padded(key_GKP)
-        with _full_precision(query_JGK):
-            for piece, (share_gJP, slope_gJP) in _pieces(query_JGK, key_GKP, buffers=2):
-                torch.bmm(_of_groups(query_JGK, piece), key_GKP[piece], out=share_gJP)
-                share_gJP.sub_(logsumexp_G1P[piece]).exp2_()
-                gradient_gJL = _of_groups(gradient_JGL, piece)
-                value_gLP, value_gradient_gLP = value_GLP[piece], result[2][piece]
-                torch.bmm(gradient_gJL.mT, share_gJP, out=value_gradient_gLP)
-                torch.bmm(gradient_gJL, value_gLP, out=slope_gJP)
-                mean_g1P = (value_gLP * value_gradient_gLP).sum(1, keepdim=True)
-                slope_gJP.sub_(mean_g1P).mul_(share_gJP)
-                _gather(slope_gJP, padded_GKP[piece], out=result[0][:, piece])
-                torch.bmm(_of_groups(query_JGK, piece).mT, slope_gJP, out=result[1][piece])
-        return result[0].mul_(math.log(2)), result[1].mul_(math.log(2)), result[2]
+        padded_GKP, scaled_GLP = _padded(key_GKP), value_GLP * math.log(2)
+        for piece, (share_gJP, slope_gJP) in _pieces(query_JGK, key_GKP, buffers=2):
+            torch.bmm(_of_groups(query_JGK, piece), key_GKP[piece], out=share_gJP)
+            share_gJP.sub_(logsumexp_G1P[piece]).exp2_()
+            gradient_gJL = _of_groups(gradient_JGL, piece)
+            scaled_gLP, value_gradient_gLP = scaled_GLP[piece], result[2][piece]
+            torch.bmm(gradient_gJL.mT, share_gJP, out=value_gradient_gLP)
+            torch.bmm(gradient_gJL, scaled_gLP, out=slope_gJP)
+            mean_g1P = (scaled_gLP * value_gradient_gLP).sum(1, keepdim=True)
+            slope_gJP.sub_(mean_g1P).mul_(share_gJP)
+            _gather(slope_gJP, padded_GKP[piece], out=result[0][:, piece])
+            torch.bmm(_of_groups(query_JGK, piece).mT, slope_gJP, out=result[1][piece])
+        return result
 
 
 class _Spread(torch.autograd.Function):
@@ -193,12 +189,11 @@ class _Spread(torch.autograd.Function):
         groups, _, positions = key_GKP.shape
         spread_GP = key_GKP.new_empty(groups, positions)
         extreme_2GP = torch.empty(2, groups, positions, dtype=torch.long, device=key_GKP.device)
-        with _full_precision(query_JGK):
-            for piece, (logit_gJP,) in _pieces(query_JGK, key_GKP, buffers=1):
-                torch.bmm(_of_groups(query_JGK, piece), key_GKP[piece], out=logit_gJP)
-                high_gP, extreme_2GP[0, piece] = logit_gJP.max(1)
-                low_gP, extreme_2GP[1, piece] = logit_gJP.min(1)
-                torch.sub(high_gP, low_gP, out=spread_GP[piece])
+        for piece, (logit_gJP,) in _pieces(query_JGK, key_GKP, buffers=1):
+            torch.bmm(_of_groups(query_JGK, piece), key_GKP[piece], out=logit_gJP)
+            high_gP, extreme_2GP[0, piece] = logit_gJP.max(1)
+            low_gP, extreme_2GP[1, piece] = logit_gJP.min(1)
+            torch.sub(high_gP, low_gP, out=spread_GP[piece])
         context.save_for_backward(query_JGK, key_GKP, extreme_2GP)
         return spread_GP
 
@@ -224,7 +219,7 @@ def _pieces(
     """Slices of the groups, each with buffers `(g, J, P)` that are the same memory for every slice."""
     outputs, (groups, _, positions) = query_JGK.shape[0], key_GKP.shape
     piece = _PIECE.get(key_GKP.device.type, _PIECE_ELSEWHERE)
-    size = min(groups, max(1, piece // (outputs * positions)))
+    size = max(1, min(groups, piece // (outputs * positions)))
     memory = tuple(key_GKP.new_empty(size, outputs, positions) for _ in range(buffers))
     for start in range(0, groups, size):
         stop = min(start + size, groups)
@@ -243,11 +238,6 @@ def _padded(value_GLP: torch.Tensor) -> torch.Tensor:
 def _gather(weight_gJP: torch.Tensor, padded_gLP: torch.Tensor, out: torch.Tensor) -> None:
     """`out_jgl = sum_p weight_gjp value_glp`; a product can be written to contiguous memory only."""
     out.copy_((weight_gJP @ padded_gLP.mT)[..., : out.shape[2]].transpose(0, 1))
-
-
-def _full_precision(like: torch.Tensor) -> torch.autocast:
-    """Keeps autocast, which may be on around a backward pass, away from products into our buffers."""
-    return torch.autocast(like.device.type, enabled=False)
 
 
 def _plain_over_inputs(

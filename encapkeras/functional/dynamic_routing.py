@@ -96,5 +96,5 @@ def _routed(
                 gathered_JGC = attend_over_inputs(query_JGC, key_GCP, key_GCP, types)
             else:
                 gathered_JGC = attend_over_outputs(query_JGC, key_GCP, key_GCP)
-            gathered_JBX = gathered_JGC.view(query_JBX.shape)
+            gathered_JBX = gathered_JGC.reshape(query_JBX.shape)
     return (out_JBE,)

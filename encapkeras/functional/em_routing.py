@@ -55,7 +55,9 @@ def em_routing(
     `p_ij = exp(-sum_d (vote_ijd - mu_jd)^2 / (2 sigma_jd^2)) / sqrt(prod_d 2 pi sigma_jd^2)` and
     `R_ij = p_ij a_j / sum_j p_ij a_j` (Hinton et al. 2018, procedure 1; `range` and the epsilons are the encapsulation
     paper's code). Densities are logarithms, so that none underflows; gradients flow through all iterations. Neither the
-    votes nor R of all pairs ever exist.
+    votes nor R of all pairs ever exist. Distances are made of squares: where a variance is far below the squares of its
+    votes, as of an output capsule that explains a single vote, float32 keeps fewer digits than votes would; float64
+    capsules keep all.
 
     Args:
         capsules: Input capsules `(B, P, N, D)`: P positions of N types. Half precision is computed in float32.
@@ -194,7 +196,7 @@ def _explained(
     key_GKP, value_GKP = feature_BNKP.flatten(0, 1), value_BNKP.flatten(0, 1)
     if not options.normalize_distances:
         constant_JB1 = constant_JB1 + prior_JB1
-    query_JGK = moments.expand(first_JBE, second_JBE, constant_JB1).view(outputs, batch * types, -1)
+    query_JGK = moments.expand(first_JBE, second_JBE, constant_JB1).view(outputs, batch * types, key_GKP.shape[1])
     if options.normalize_distances:
         spread_G1P = spread_over_outputs(query_JGK, key_GKP).unsqueeze(1)
         differ_G1P = spread_G1P > VARIANCE_FLOOR
@@ -202,4 +204,4 @@ def _explained(
         prior_JG1 = prior_JB1.expand(-1, -1, types).flatten(1).unsqueeze(2)
         query_JGK = torch.cat([query_JGK, prior_JG1], 2)
         key_GKP = torch.cat([key_GKP * slope_G1P, torch.ones_like(spread_G1P)], 1)
-    return attend_over_outputs(query_JGK, key_GKP, value_GKP).view(outputs, batch, -1)
+    return attend_over_outputs(query_JGK, key_GKP, value_GKP).reshape(outputs, batch, types * value_GKP.shape[1])

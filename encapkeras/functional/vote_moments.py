@@ -253,8 +253,9 @@ class _Routed(torch.autograd.Function):
         if torch.is_grad_enabled():  # somebody asked for create_graph
             results = context.routing(VoteMoments(weight_JNCE, context.squares), *tensors)
             return (None, None, *_gradients(results, [weight_JNCE, *tensors], gradients, create_graph=True))
-        found = tuple(_gradients(context.results, context.leaves, gradients, retain_graph=True))
-        return None, None, context.moments.collect_gradient(), *found
+        with torch.autocast(weight_JNCE.device.type, enabled=False):  # which may be on around a backward pass
+            found = tuple(_gradients(context.results, context.leaves, gradients, retain_graph=True))
+            return None, None, context.moments.collect_gradient(), *found
 
 
 def _gradients(

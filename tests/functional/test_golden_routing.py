@@ -79,8 +79,8 @@ def test_em_routing(name):
         case.weight,
         case.bias,
         activations,
-        case["in/beta_v"] if "in/beta_v" in case.leaves else case["param/beta_v"],
-        case["in/beta_a"] if "in/beta_a" in case.leaves else case["param/beta_a"],
+        case["in/beta_v"],
+        case["in/beta_a"],
         iterations=case.iterations,
         normalize_distances=case.normalize,
     )
