@@ -107,7 +107,7 @@ class SpecModel(keras.Model):  # type: ignore[misc]
 
     @property
     def loss_weights(self) -> dict[str, float]:
-        """What each loss is multiplied by, for `compile(loss_weights=...)`."""
+        """What the loss of each output is multiplied by, for `compile(loss_weights=...)`."""
         return self._origin.spec.loss_weights
 
     @property
@@ -144,10 +144,11 @@ class SpecModel(keras.Model):  # type: ignore[misc]
         Raises:
             TrainingError: There are side losses, and `y_pred` is not what this model just gave in training.
         """
-        side = self._side.values(y, y_pred, sample_weight, training)
-        parts = {f"'{name}'": value for name, value in side.items()}
+        parts = {}
         if self.loss or not self.side_losses:  # Keras takes a loss on an output for necessary
             parts["that on the outputs"] = super().compute_loss(x, y, y_pred, sample_weight, training)
+        side = self._side.values(y, y_pred, sample_weight, training)
+        parts.update({f"'{name}'": value for name, value in side.items()})
         total: torch.Tensor = sum(parts.values(), torch.zeros(()))
         if training and self.loss_watcher:
             self.loss_watcher(TrainingLoss(x, y, sample_weight, total, parts))

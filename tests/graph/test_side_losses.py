@@ -1,18 +1,20 @@
 """Losses that look into the network: in fit and evaluate, in the user's own script, saved and loaded."""
 
 import copy
+import csv
 
 import keras
 import numpy as np
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-import encapkeras
 from encapkeras import SpecError, build_model, check_spec, load_model, load_spec
 from encapkeras.errors import TrainingError
 from encapkeras.graph import node_table, parameters, unused_nodes
 from encapkeras.losses import SideLoss, register_loss
 from encapkeras.losses.registry import LOSSES
+from encapkeras.training import train
 
 IMAGES = np.random.default_rng(0).uniform(size=(6, 8, 8, 1)).astype("float32")
 LABELS = np.arange(6)
@@ -396,17 +398,25 @@ def test_overrides_and_variables_reach_side_losses():
     assert load_spec(read.resolved) == read
 
 
-def test_the_command_trains_with_it(tmp_path, capsys):
-    spec = load_spec(
-        "capsnet_sabour",
-        [
-            *("data={dataset: digits, image_size: 16, augment: null}", "train.epochs=1"),
-            *("vars.filters=8", "vars.types=2", "losses.reconstruction.hidden=[8]", "model.nodes.conv.kernel_size=3"),
-            "model.nodes.capsules.kernel_size=5",
-        ],
-    )
-    results = encapkeras.training.train(spec, tmp_path / "run")
-    header = (tmp_path / "run" / "metrics.csv").read_text().splitlines()[0].split(",")
-    assert {"loss", "reconstruction_loss", "val_loss", "val_reconstruction_loss"} <= set(header)
-    assert "reconstruction_loss" in capsys.readouterr().out
+def test_a_run_shows_it_everywhere_and_it_falls(tmp_path, capsys):
+    small = [
+        *(
+            "data={dataset: digits, image_size: 16, augment: null}",
+            "train.epochs=3",
+            "train.optimizer.learning_rate=1e-2",
+        ),
+        *("vars.filters=8", "model.nodes.conv.kernel_size=3", "vars.types=2", "model.nodes.capsules.kernel_size=5"),
+        *("losses.reconstruction.hidden=[32]", "losses.reconstruction.weight=0.005"),
+    ]
+    results = train(load_spec("capsnet_sabour", small), tmp_path / "run")
+    with (tmp_path / "run" / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    for name in ("reconstruction_loss", "val_reconstruction_loss"):
+        values = [float(row[name]) for row in rows]
+        assert values == sorted(values, reverse=True)
+        assert values[-1] < 0.8 * values[0]
+    assert capsys.readouterr().out.count(" reconstruction_loss ") == 3
+    accumulator = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
+    accumulator.Reload()
+    assert {"reconstruction_loss/training", "reconstruction_loss/validation"} <= set(accumulator.Tags()["scalars"])
     assert np.isfinite(results["test_loss"])
