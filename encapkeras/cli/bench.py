@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from encapkeras.cli import bench_data, bench_step
+from encapkeras.cli import bench_data, bench_routing, bench_step
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -12,6 +12,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     benchmarks = parser.add_subparsers(title="benchmarks", metavar="BENCHMARK", required=True)
     for name, module, summary in (
         ("data", bench_data, "images per second that the input pipeline makes"),
+        ("routing", bench_routing, "time and memory of routing without votes, against the textbook way"),
         ("step", bench_step, "time of a training step, against the usual way of writing it"),
     ):
         benchmark = benchmarks.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.")
