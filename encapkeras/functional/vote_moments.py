@@ -266,7 +266,7 @@ def _gradients(
 ) -> Iterator[torch.Tensor | None]:
     """The gradients of the tensors; None for constants."""
     wanted = [tensor for tensor in tensors if tensor is not None and tensor.requires_grad]
-    found = iter(torch.autograd.grad(results, wanted, gradients, allow_unused=True, **options))
+    found = iter(torch.autograd.grad(results, wanted, gradients, materialize_grads=True, **options))
     return (next(found) if tensor is not None and tensor.requires_grad else None for tensor in tensors)
 
 

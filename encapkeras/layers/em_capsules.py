@@ -149,8 +149,6 @@ class EmCapsules(VotingLayer):
             normalize_distances=self.normalize_distances,
             density_floor=self.density_floor,
         )
-        if self.iterations == 1:  # then the means do not depend on them; optimizers expect a gradient of 0, not none
-            means = means + 0 * (self.beta_v.value + self.beta_a.value).unsqueeze(1)
         if not return_ports:
             return self.laid_out(means)
         return {"out": self.laid_out(means), "activations": self.laid_out(out_activations)}
