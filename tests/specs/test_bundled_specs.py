@@ -27,7 +27,7 @@ PARAMETERS = {
     "capnet_em": 2_910_580,
     "capsnet_dynamic": 699_648,
     "capsnet_em": 773_492,
-    "capsnet_dynamic_digits": 53_952,
+    "capsnet_dynamic_digits": 102_528,
     "capsnet_em_digits": 121_028,
     "capnet_dynamic_fashion_mnist": 2_835_136,
     "capnet_em_fashion_mnist": 2_910_004,
