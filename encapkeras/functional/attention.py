@@ -25,31 +25,28 @@ _PIECE = {"cpu": 1 << 19}
 _PIECE_ELSEWHERE = 1 << 24
 
 
-def attend_over_inputs(
-    query_JGK: torch.Tensor, key_GKP: torch.Tensor, value_GLP: torch.Tensor, types: int
-) -> torch.Tensor:
-    """`sum_p 2^(q_jg . k_gp - m) value_gp`: the numerators of a softmax over all positions of all types of a sample.
+def attend_over_inputs(query_JGK: torch.Tensor, capsule_GKP: torch.Tensor, types: int) -> torch.Tensor:
+    """`sum_p 2^(q_jg . u_gp - m) u_gp`: the numerators of a softmax over all positions of all types of a sample.
 
     `m`, the largest logit of an output capsule in a sample, is a constant without gradient: it cancels as soon as the
-    result is divided by the denominator, which is the result for a value that is 1 everywhere.
+    result is divided by the denominator, which is the result's first component.
 
     Args:
-        query_JGK: Queries `(J, G, K)`; base-2 logits are `query . key`.
-        key_GKP: Keys `(G, K, P)`.
-        value_GLP: Values `(G, L, P)`.
+        query_JGK: Queries `(J, G, K)`; base-2 logits are `query . capsule`.
+        capsule_GKP: Keys, which are the values too, `(G, K, P)`; their first component must be 1, and gets no gradient.
         types: Number N of groups of a sample.
 
     Returns:
-        Numerators `(J, G, L)`.
+        Numerators `(J, G, K)`.
 
     Example:
-        >>> query, key = torch.zeros(10, 2 * 4, 9), torch.rand(2 * 4, 9, 36)
-        >>> attend_over_inputs(query, key, key, types=4).shape
-        torch.Size([10, 8, 9])
+        >>> query, capsules = torch.zeros(10, 2 * 4, 9), torch.ones(2 * 4, 9, 36)
+        >>> attend_over_inputs(query, capsules, types=4)[0, 0, :3]
+        tensor([36., 36., 36.])
     """
     if torch.compiler.is_compiling():  # fuses by itself, and could only unroll the pieces
-        return _plain_over_inputs(query_JGK, key_GKP, value_GLP, types)
-    return _OverInputs.apply(query_JGK, key_GKP, value_GLP, types)  # type: ignore[no-any-return]
+        return _plain_over_inputs(query_JGK, capsule_GKP, types)
+    return _OverInputs.apply(query_JGK, capsule_GKP, types)  # type: ignore[no-any-return]
 
 
 def attend_over_outputs(query_JGK: torch.Tensor, key_GKP: torch.Tensor, value_GLP: torch.Tensor) -> torch.Tensor:
@@ -94,49 +91,49 @@ def spread_over_outputs(query_JGK: torch.Tensor, key_GKP: torch.Tensor) -> torch
 
 
 class _OverInputs(torch.autograd.Function):
-    """With `e = 2^(l - m)` and `h` the gradient of the result: `dl = ln 2 (h . value) e`, `dvalue = h^T e`."""
+    """With `e = 2^(l - m)` and `h` the gradient of the result, `dl = ln 2 (h . u) e`, `dq = dl u`, `du = q dl + h e`."""
 
     @staticmethod
-    def forward(
-        context: Any, query_JGK: torch.Tensor, key_GKP: torch.Tensor, value_GLP: torch.Tensor, types: int
-    ) -> torch.Tensor:
+    def forward(context: Any, query_JGK: torch.Tensor, capsule_GKP: torch.Tensor, types: int) -> torch.Tensor:
         outputs, groups, _ = query_JGK.shape
-        gathered_JGL = query_JGK.new_empty(outputs, groups, value_GLP.shape[1])
+        gathered_JGK = torch.empty_like(query_JGK)
         peak_JG = query_JGK.new_empty(outputs, groups)
-        padded_GLP = _padded(value_GLP)
-        for piece, (exp_gJP,) in _pieces(query_JGK, key_GKP, buffers=1):
-            torch.bmm(_of_groups(query_JGK, piece), key_GKP[piece], out=exp_gJP)
+        padded_GLP = _padded(capsule_GKP)
+        for piece, exp_gJP in _pieces(query_JGK, capsule_GKP):
+            torch.bmm(_of_groups(query_JGK, piece), capsule_GKP[piece], out=exp_gJP)
             peak_gJ1 = exp_gJP.amax(2, keepdim=True)
             exp_gJP.sub_(peak_gJ1).exp2_()
-            _gather(exp_gJP, padded_GLP[piece], out=gathered_JGL[:, piece])
+            _gather(exp_gJP, padded_GLP[piece], out=gathered_JGK[:, piece])
             peak_JG[:, piece] = peak_gJ1[:, :, 0].T
         peak_JBN = peak_JG.view(outputs, groups // types, types)
         highest_JB1 = peak_JBN.amax(2, keepdim=True)
-        gathered_JGL.mul_((peak_JBN - highest_JB1).exp2_().view(outputs, groups, 1))
-        context.save_for_backward(query_JGK, key_GKP, value_GLP, highest_JB1)
+        gathered_JGK.mul_((peak_JBN - highest_JB1).exp2_().view(outputs, groups, 1))
+        context.save_for_backward(query_JGK, capsule_GKP, highest_JB1)
         context.types = types
-        return gathered_JGL
+        return gathered_JGK
 
     @staticmethod
     def backward(context: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        query_JGK, key_GKP, value_GLP, highest_JB1 = context.saved_tensors
+        query_JGK, capsule_GKP, highest_JB1 = context.saved_tensors
         if torch.is_grad_enabled():  # somebody asked for create_graph
-            gathered = _plain_over_inputs(query_JGK, key_GKP, value_GLP, context.types)
-            return (*_plain_gradients(gathered, context.saved_tensors[:3], gradients[0]), None)
-        gradient_JGL = gradients[0].contiguous()
-        result = tuple(torch.empty_like(tensor) for tensor in (query_JGK, key_GKP, value_GLP))
-        highest_GJ1 = highest_JB1.expand(-1, -1, context.types).flatten(1).T.unsqueeze(2)
-        padded_GKP, scaled_GLP = _padded(key_GKP), value_GLP * math.log(2)
-        for piece, (exp_gJP, slope_gJP) in _pieces(query_JGK, key_GKP, buffers=2):
-            torch.bmm(_of_groups(query_JGK, piece), key_GKP[piece], out=exp_gJP)
-            exp_gJP.sub_(highest_GJ1[piece]).exp2_()
-            gradient_gJL = _of_groups(gradient_JGL, piece)
-            torch.bmm(gradient_gJL, scaled_GLP[piece], out=slope_gJP)
-            slope_gJP.mul_(exp_gJP)
-            torch.bmm(gradient_gJL.mT, exp_gJP, out=result[2][piece])
-            _gather(slope_gJP, padded_GKP[piece], out=result[0][:, piece])
-            torch.bmm(_of_groups(query_JGK, piece).mT, slope_gJP, out=result[1][piece])
-        return (*result, None)
+            gathered = _plain_over_inputs(query_JGK, capsule_GKP, context.types)
+            return (*_plain_gradients(gathered, (query_JGK, capsule_GKP), gradients[0]), None)
+        outputs = query_JGK.shape[0]
+        query_gradient_JGK, capsule_gradient_GKP = torch.empty_like(query_JGK), torch.empty_like(capsule_GKP)
+        highest_GJ = highest_JB1.expand(-1, -1, context.types).flatten(1).T
+        padded_GLP = _padded(capsule_GKP) * math.log(2)
+        both_JGK = (query_JGK, gradients[0])  # one product with the capsules gives l and h . u
+        for piece, both_gJP in _pieces(query_JGK, capsule_GKP, times=2):
+            both_gJK = torch.cat([_of_groups(tensor, piece) for tensor in both_JGK], 1)
+            query_gJK, gradient_gJK = both_gJK.split(outputs, 1)
+            query_gJK[:, :, 0] -= highest_GJ[piece]
+            exp_gJP, slope_gJP = torch.bmm(both_gJK, capsule_GKP[piece], out=both_gJP).split(outputs, 1)
+            slope_gJP.mul_(exp_gJP.exp2_())
+            out_gKP = torch.bmm(gradient_gJK.mT, exp_gJP, out=capsule_gradient_GKP[piece])
+            out_gKP.baddbmm_(query_gJK.mT, slope_gJP, alpha=math.log(2))
+            _gather(slope_gJP, padded_GLP[piece], out=query_gradient_JGK[:, piece])
+        capsule_gradient_GKP[:, 0] = 0
+        return query_gradient_JGK, capsule_gradient_GKP, None
 
 
 class _OverOutputs(torch.autograd.Function):
@@ -148,7 +145,7 @@ class _OverOutputs(torch.autograd.Function):
         gathered_JGL = query_JGK.new_empty(outputs, groups, value_GLP.shape[1])
         logsumexp_G1P = query_JGK.new_empty(groups, 1, key_GKP.shape[2])
         padded_GLP = _padded(value_GLP)
-        for piece, (exp_gJP,) in _pieces(query_JGK, key_GKP, buffers=1):
+        for piece, exp_gJP in _pieces(query_JGK, key_GKP):
             torch.bmm(_of_groups(query_JGK, piece), key_GKP[piece], out=exp_gJP)
             peak_g1P = exp_gJP.amax(1, keepdim=True)
             exp_gJP.sub_(peak_g1P).exp2_()
@@ -167,13 +164,13 @@ class _OverOutputs(torch.autograd.Function):
         gradient_JGL = gradients[0].contiguous()
         result = tuple(torch.empty_like(tensor) for tensor in (query_JGK, key_GKP, value_GLP))
         padded_GKP, scaled_GLP = _padded(key_GKP), value_GLP * math.log(2)
-        for piece, (share_gJP, slope_gJP) in _pieces(query_JGK, key_GKP, buffers=2):
+        for piece, share_gJP in _pieces(query_JGK, key_GKP):
             torch.bmm(_of_groups(query_JGK, piece), key_GKP[piece], out=share_gJP)
             share_gJP.sub_(logsumexp_G1P[piece]).exp2_()
             gradient_gJL = _of_groups(gradient_JGL, piece)
             scaled_gLP, value_gradient_gLP = scaled_GLP[piece], result[2][piece]
             torch.bmm(gradient_gJL.mT, share_gJP, out=value_gradient_gLP)
-            torch.bmm(gradient_gJL, scaled_gLP, out=slope_gJP)
+            slope_gJP = gradient_gJL @ scaled_gLP
             mean_g1P = (scaled_gLP * value_gradient_gLP).sum(1, keepdim=True)
             slope_gJP.sub_(mean_g1P).mul_(share_gJP)
             _gather(slope_gJP, padded_GKP[piece], out=result[0][:, piece])
@@ -189,7 +186,7 @@ class _Spread(torch.autograd.Function):
         groups, _, positions = key_GKP.shape
         spread_GP = key_GKP.new_empty(groups, positions)
         extreme_2GP = torch.empty(2, groups, positions, dtype=torch.long, device=key_GKP.device)
-        for piece, (logit_gJP,) in _pieces(query_JGK, key_GKP, buffers=1):
+        for piece, logit_gJP in _pieces(query_JGK, key_GKP):
             torch.bmm(_of_groups(query_JGK, piece), key_GKP[piece], out=logit_gJP)
             high_gP, extreme_2GP[0, piece] = logit_gJP.max(1)
             low_gP, extreme_2GP[1, piece] = logit_gJP.min(1)
@@ -213,17 +210,15 @@ class _Spread(torch.autograd.Function):
         return query_gradient_GJK.transpose(0, 1), (difference_GPK * gradient_GP1).mT
 
 
-def _pieces(
-    query_JGK: torch.Tensor, key_GKP: torch.Tensor, buffers: int
-) -> Iterator[tuple[slice, tuple[torch.Tensor, ...]]]:
-    """Slices of the groups, each with buffers `(g, J, P)` that are the same memory for every slice."""
-    outputs, (groups, _, positions) = query_JGK.shape[0], key_GKP.shape
+def _pieces(query_JGK: torch.Tensor, key_GKP: torch.Tensor, times: int = 1) -> Iterator[tuple[slice, torch.Tensor]]:
+    """Slices of the groups, each with a buffer `(g, times * J, P)` that is the same memory for every slice."""
+    rows, (groups, _, positions) = times * query_JGK.shape[0], key_GKP.shape
     piece = _PIECE.get(key_GKP.device.type, _PIECE_ELSEWHERE)
-    size = max(1, min(groups, piece // (outputs * positions)))
-    memory = tuple(key_GKP.new_empty(size, outputs, positions) for _ in range(buffers))
+    size = max(1, min(groups, piece // (rows * positions)))
+    buffer = key_GKP.new_empty(size, rows, positions)
     for start in range(0, groups, size):
         stop = min(start + size, groups)
-        yield slice(start, stop), tuple(buffer[: stop - start] for buffer in memory)
+        yield slice(start, stop), buffer[: stop - start]
 
 
 def _of_groups(tensor_JGK: torch.Tensor, piece: slice) -> torch.Tensor:
@@ -240,13 +235,11 @@ def _gather(weight_gJP: torch.Tensor, padded_gLP: torch.Tensor, out: torch.Tenso
     out.copy_((weight_gJP @ padded_gLP.mT)[..., : out.shape[2]].transpose(0, 1))
 
 
-def _plain_over_inputs(
-    query_JGK: torch.Tensor, key_GKP: torch.Tensor, value_GLP: torch.Tensor, types: int
-) -> torch.Tensor:
-    logit_JGP = torch.einsum("jgk,gkp->jgp", query_JGK, key_GKP)
+def _plain_over_inputs(query_JGK: torch.Tensor, capsule_GKP: torch.Tensor, types: int) -> torch.Tensor:
+    logit_JGP = torch.einsum("jgk,gkp->jgp", query_JGK, capsule_GKP)
     logit_JBI = logit_JGP.unflatten(1, (-1, types)).flatten(2)
     exp_JBI = (logit_JBI - logit_JBI.detach().amax(2, keepdim=True)).exp2()
-    return torch.einsum("jgp,glp->jgl", exp_JBI.view(logit_JGP.shape), value_GLP)
+    return torch.einsum("jgp,gkp->jgk", exp_JBI.view(logit_JGP.shape), capsule_GKP)
 
 
 def _plain_over_outputs(query_JGK: torch.Tensor, key_GKP: torch.Tensor, value_GLP: torch.Tensor) -> torch.Tensor:

@@ -19,9 +19,10 @@ from torch.nn import functional as F
 
 from encapkeras.errors import ArgumentError
 from encapkeras.functional.attention import LOG2_E, attend_over_inputs, attend_over_outputs
+from encapkeras.functional.routed import Moments, route
 from encapkeras.functional.routing_inputs import check_routing, routing_precision
 from encapkeras.functional.squash import squash
-from encapkeras.functional.vote_moments import VoteMoments, route, vote_matrices
+from encapkeras.functional.vote_moments import VoteMoments
 
 SoftmaxAxis = Literal["inputs", "outputs"]
 
@@ -66,34 +67,39 @@ def dynamic_routing(
     if softmax_over not in ("inputs", "outputs"):
         raise ArgumentError(f"softmax_over must be 'inputs' or 'outputs'; received {softmax_over!r}")
     with routing_precision(capsules) as wide:
-        weight_JNCE = vote_matrices(wide(weight), None if bias is None else wide(bias))
+        vote_JNCE = _with_bias(wide(weight), None if bias is None else wide(bias))
         component_BNCP = F.pad(wide(capsules), (1, 0), value=1.0).permute(0, 2, 3, 1).contiguous()
-        routing = functools.partial(_routed, iterations=iterations, softmax_over=softmax_over)
-        (out_JBE,) = route(routing, weight_JNCE, component_BNCP)
+        routing = functools.partial(_routed, outputs=weight.shape[1], iterations=iterations, axis=softmax_over)
+        (out_JBE,) = route(VoteMoments, routing, vote_JNCE, component_BNCP)
         return out_JBE.transpose(0, 1).to(capsules.dtype)
 
 
+def _with_bias(weight_NJED: torch.Tensor, bias_NJE: torch.Tensor | None) -> torch.Tensor:
+    """`W~ = [bias, W]`, `(J, N, C, E)`."""
+    weight_JNDE = weight_NJED.permute(1, 0, 3, 2)
+    if bias_NJE is None:
+        return F.pad(weight_JNDE, (0, 0, 1, 0))
+    return torch.cat([bias_NJE.transpose(0, 1).unsqueeze(2), weight_JNDE], 2)
+
+
 def _routed(
-    moments: VoteMoments, component_BNCP: torch.Tensor, *, iterations: int, softmax_over: SoftmaxAxis
+    moments: Moments, component_BNCP: torch.Tensor, *, outputs: int, iterations: int, axis: SoftmaxAxis
 ) -> tuple[torch.Tensor]:
-    """The iterations; the first one's coefficients are all equal."""
-    outputs, (batch, types, components, _) = moments.weight_JNCE.shape[0], component_BNCP.shape
+    """The iterations; in the first, all coefficients are equal."""
+    batch, types, components, _ = component_BNCP.shape
     key_GCP = component_BNCP.flatten(0, 1)
-    mean_BX = component_BNCP.mean(3).flatten(1) / types
-    if softmax_over == "outputs":
-        mean_BX = component_BNCP.sum(3).flatten(1) / outputs
-    gathered_JBX = mean_BX.expand(outputs, -1, -1)
+    gathered_BX = component_BNCP.sum(3).flatten(1)
+    gathered_JBX = (gathered_BX if axis == "inputs" else gathered_BX / outputs).expand(outputs, -1, -1)
     agreement_JBE: torch.Tensor | float = 0.0
     for iteration in range(iterations):
-        routed_JBE, no_squares, amount_JB1 = moments.contract(gathered_JBX)
-        out_JBE = squash(routed_JBE / amount_JB1 if softmax_over == "inputs" else routed_JBE)
+        routed_JBE, amount_JB1 = moments.contract(gathered_JBX)
+        out_JBE = squash(routed_JBE / amount_JB1 if axis == "inputs" else routed_JBE)
         if iteration < iterations - 1:
             agreement_JBE = agreement_JBE + out_JBE
-            no_constant = torch.zeros_like(amount_JB1)
-            query_JBX = moments.expand(agreement_JBE * LOG2_E, no_squares, no_constant)
+            query_JBX = moments.expand(agreement_JBE * LOG2_E, torch.zeros_like(amount_JB1))
             query_JGC = query_JBX.view(outputs, batch * types, components)
-            if softmax_over == "inputs":
-                gathered_JGC = attend_over_inputs(query_JGC, key_GCP, key_GCP, types)
+            if axis == "inputs":
+                gathered_JGC = attend_over_inputs(query_JGC, key_GCP, types)
             else:
                 gathered_JGC = attend_over_outputs(query_JGC, key_GCP, key_GCP)
             gathered_JBX = gathered_JGC.reshape(query_JBX.shape)

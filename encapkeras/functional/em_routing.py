@@ -5,11 +5,12 @@ Votes are linear in the input capsule, so their squares are linear in the produc
 weights, and the E-step makes of variances and the same weights a query whose product with F is the distance: together
 they are cross-attention from output to input capsules, the softmax being over the outputs.
 
-Votes are first moved to where squares lose least: input capsules are taken relative to the mean of their type, and
-votes relative to the mean vote of their output capsule. The formulas do not depend on either.
+Squares lose digits where numbers are far from 0. So input capsules are taken relative to an origin, the mean capsule of
+their type in their sample, each weighted by its activation, and votes relative to the mean vote of the origins. The
+formulas depend on neither, so that both are constants without gradient.
 
-Shape suffixes: B batch, P positions, N capsule types, D capsule dimension, C = D + 1, K features, J output capsules, E
-their dimension, Y = N * K, G = B * N.
+Shape suffixes: B batch, P positions, N capsule types, D capsule dimension, K features, J output capsules, E their
+dimension, Y = N * K, G = B * N.
 """
 
 from __future__ import annotations
@@ -23,8 +24,9 @@ from torch.nn import functional as F
 
 from encapkeras.errors import ArgumentError
 from encapkeras.functional.attention import LOG2_E, attend_over_outputs, spread_over_outputs
+from encapkeras.functional.routed import Moments, route
 from encapkeras.functional.routing_inputs import check_em, check_routing, routing_precision
-from encapkeras.functional.vote_moments import VoteMoments, features, route, vote_matrices
+from encapkeras.functional.vote_moments import SquareMoments, products
 
 EPSILON = 2.220446049250313e-16
 """The original's, in float32 too: what divisors are increased by."""
@@ -91,16 +93,21 @@ def em_routing(
     if not 0 <= density_floor < math.inf:
         raise ArgumentError(f"density_floor must be a finite number of at least 0; received {density_floor!r}")
     with routing_precision(capsules) as wide:
-        weight_JNCE = vote_matrices(wide(weight), None if bias is None else wide(bias))
-        origin_ND = wide(capsules.detach()).mean((0, 1))
-        weight_JNCE, shift_JE = _reduced(weight_JNCE, origin_ND)
-        component_BNCP = F.pad(wide(capsules) - origin_ND, (1, 0), value=1.0).permute(0, 2, 3, 1)
-        options = _Options(iterations, normalize_distances, density_floor)
-        routing = functools.partial(_routed, options=options)
         active_BNP = None if activations is None else wide(activations).transpose(1, 2)
-        tensors = (features(component_BNCP), active_BNP, shift_JE, wide(beta_v), wide(beta_a))
-        mean_JBE, chance_JB = route(routing, weight_JNCE, *tensors, squares=True)
-        return mean_JBE.transpose(0, 1).to(capsules.dtype), chance_JB.sigmoid().T.to(capsules.dtype)
+        capsules_BNDP = wide(capsules).permute(0, 2, 3, 1)
+        origin_BND1, share_BN = _origin(capsules_BNDP.detach(), None if active_BNP is None else active_BNP.detach())
+        weight_JNDE = wide(weight).permute(1, 0, 3, 2)
+        origin_vote_JNBE = origin_BND1.squeeze(3).transpose(0, 1) @ weight_JNDE
+        if bias is not None:
+            origin_vote_JNBE = origin_vote_JNBE + wide(bias).transpose(0, 1).unsqueeze(2)
+        shift_JBE = torch.einsum("bn,jnbe->jbe", share_BN, origin_vote_JNBE.detach())
+        tensors = (products(capsules_BNDP - origin_BND1), active_BNP, origin_vote_JNBE - shift_JBE.unsqueeze(1))
+        routing = functools.partial(_routed, options=_Options(iterations, normalize_distances, density_floor))
+        mean_JBE, explained_JB1, chance_JB = route(
+            SquareMoments, routing, weight_JNDE.contiguous(), *tensors, wide(beta_v), wide(beta_a)
+        )
+        mean_BJE = (mean_JBE + shift_JBE * explained_JB1).transpose(0, 1)
+        return mean_BJE.to(capsules.dtype), chance_JB.sigmoid().T.to(capsules.dtype)
 
 
 class _Options(NamedTuple):
@@ -118,44 +125,57 @@ class _Gaussian(NamedTuple):
     explained_JB1: torch.Tensor
 
 
-def _reduced(weight_JNCE: torch.Tensor, origin_ND: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The matrices for capsules relative to `origin` and votes relative to a constant of each output; the constant."""
-    vote_JNE = weight_JNCE[:, :, 0] + torch.einsum("jnde,nd->jne", weight_JNCE[:, :, 1:], origin_ND)
-    shift_JE = vote_JNE.detach().mean(1)
-    return torch.cat([(vote_JNE - shift_JE.unsqueeze(1)).unsqueeze(2), weight_JNCE[:, :, 1:]], 2), shift_JE
+def _origin(capsules_BNDP: torch.Tensor, active_BNP: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+    """The mean capsule of each type by activation, `(B, N, D, 1)`, and its share of all activation, `(B, N)`."""
+    batch, types, _, positions = capsules_BNDP.shape
+    if active_BNP is None:
+        return capsules_BNDP.mean(3, keepdim=True), capsules_BNDP.new_full((batch, types), 1 / types)
+    amount_BN = active_BNP.sum(2)
+    amount_BN11 = amount_BN[:, :, None, None]
+    weighted_BNDP = capsules_BNDP * torch.where(amount_BN11 > 0, active_BNP.unsqueeze(2) / amount_BN11, 1 / positions)
+    total_B1 = amount_BN.sum(1, keepdim=True)
+    return weighted_BNDP.sum(3, keepdim=True), torch.where(total_B1 > 0, amount_BN / total_B1, 1 / types)
 
 
 def _routed(
-    moments: VoteMoments,
+    moments: Moments,
     feature_BNKP: torch.Tensor,
     active_BNP: torch.Tensor | None,
-    shift_JE: torch.Tensor,
+    origin_vote_JNBE: torch.Tensor,
     beta_v_J: torch.Tensor,
     beta_a_J: torch.Tensor,
     *,
     options: _Options,
-) -> tuple[torch.Tensor, torch.Tensor]:
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The iterations; in the first, all output capsules explain the same."""
+    outputs = len(beta_v_J)
     value_BNKP = feature_BNKP if active_BNP is None else feature_BNKP * active_BNP.unsqueeze(2)
-    outputs = moments.weight_JNCE.shape[0]
     gathered_JBY = (value_BNKP.sum(3).flatten(1) / outputs).expand(outputs, -1, -1)
     for iteration in range(options.iterations):
-        gaussian = _gaussian(*moments.contract(gathered_JBY))
+        gaussian = _gaussian(*moments.contract(gathered_JBY), origin_vote_JNBE)
         cost_JBE = gaussian.variance_JBE.log() / 2 + beta_v_J[:, None, None]
         cost_JB = (cost_JBE.sum(2, keepdim=True) * gaussian.amount_JB1).squeeze(2)
         chance_JB = (1 + iteration) * (beta_a_J[:, None] - _ranged(cost_JB))
         if iteration < options.iterations - 1:
             prior_JB1 = F.logsigmoid(chance_JB).unsqueeze(2) - _log_divisor(gaussian, options.density_floor)
-            gathered_JBY = _explained(moments, gaussian, prior_JB1, feature_BNKP, value_BNKP, options)
-    return gaussian.mean_JBE + shift_JE.unsqueeze(1) * gaussian.explained_JB1, chance_JB
+            query_JBY = _query(moments, gaussian, origin_vote_JNBE, None if options.normalize_distances else prior_JB1)
+            gathered_JBY = _explained(
+                query_JBY, prior_JB1 if options.normalize_distances else None, feature_BNKP, value_BNKP
+            )
+    return gaussian.mean_JBE, gaussian.explained_JB1, chance_JB
 
 
-def _gaussian(first_JBE: torch.Tensor, second_JBE: torch.Tensor, amount_JB1: torch.Tensor) -> _Gaussian:
-    """The M-step, from the sums of votes."""
+def _gaussian(
+    vote_JNBE: torch.Tensor, square_JBE: torch.Tensor, amount_JNB1: torch.Tensor, origin_vote_JNBE: torch.Tensor
+) -> _Gaussian:
+    """The M-step, from the sums of votes relative to that of their type's origin."""
+    moved_JNBE = origin_vote_JNBE * amount_JNB1
+    amount_JB1 = amount_JNB1.sum(1)
     # An output capsule that explains nothing has no gradient; 1 / EPSILON would be one of 1e15.
     inverse_JB1 = torch.where(amount_JB1 > EPSILON, 1 / (amount_JB1 + EPSILON), 0)
     explained_JB1 = amount_JB1 * inverse_JB1
-    mean_JBE = first_JBE * inverse_JB1
+    mean_JBE = (vote_JNBE + moved_JNBE).sum(1) * inverse_JB1
+    second_JBE = square_JBE + (origin_vote_JNBE * (2 * vote_JNBE + moved_JNBE)).sum(1)
     variance_JBE = second_JBE * inverse_JB1 - mean_JBE * mean_JBE * (2 - explained_JB1)
     return _Gaussian(mean_JBE, variance_JBE.clamp_min(VARIANCE_FLOOR), amount_JB1, explained_JB1)
 
@@ -175,33 +195,38 @@ def _log_divisor(gaussian: _Gaussian, density_floor: float) -> torch.Tensor:
     return torch.logaddexp(divisor_JB1, torch.full_like(divisor_JB1, floor))
 
 
+def _query(
+    moments: Moments, gaussian: _Gaussian, origin_vote_JNBE: torch.Tensor, prior_JB1: torch.Tensor | None
+) -> torch.Tensor:
+    """`(J, B, Y)`: its product with the features is the logit of the E-step in base 2.
+
+    That is `prior_j - sum_d (vote_d - mean_d)^2 / (2 sigma_d^2)`, without the prior if there is none.
+    """
+    square_JBE = -LOG2_E / (2 * gaussian.variance_JBE + EPSILON)
+    away_JNBE = origin_vote_JNBE - gaussian.mean_JBE.unsqueeze(1)
+    pull_JNBE = away_JNBE * square_JBE.unsqueeze(1)
+    constant_JNB1 = (pull_JNBE * away_JNBE).sum(3, keepdim=True)
+    if prior_JB1 is not None:
+        constant_JNB1 = constant_JNB1 + LOG2_E * prior_JB1.unsqueeze(1)
+    return moments.expand(2 * pull_JNBE, square_JBE, constant_JNB1)
+
+
 def _explained(
-    moments: VoteMoments,
-    gaussian: _Gaussian,
-    prior_JB1: torch.Tensor,
-    feature_BNKP: torch.Tensor,
-    value_BNKP: torch.Tensor,
-    options: _Options,
+    query_JBY: torch.Tensor, ranged_prior_JB1: torch.Tensor | None, feature_BNKP: torch.Tensor, value_BNKP: torch.Tensor
 ) -> torch.Tensor:
     """The E-step and the gathering of the next M-step: what each output capsule explains of the features, `(J, B, Y)`.
 
-    `sum_d (vote_d - mean_d)^2 / (2 sigma_d^2)` has coefficients of votes, of their squares, and a constant. Logits are
-    in base 2 and negative distances, and their scale is given to the small coefficients, not to what they expand to.
+    If a prior is given, the distances are brought to [-5, 5] first, by the scale of the features: only their
+    differences count.
     """
-    outputs, (batch, types, _, _) = prior_JB1.shape[0], feature_BNKP.shape
-    second_JBE = -LOG2_E / (2 * gaussian.variance_JBE + EPSILON)
-    first_JBE = -2 * second_JBE * gaussian.mean_JBE
-    constant_JB1 = (second_JBE * gaussian.mean_JBE**2).sum(2, keepdim=True)
-    prior_JB1 = prior_JB1 * LOG2_E
+    outputs, (batch, types, features, _) = len(query_JBY), feature_BNKP.shape
+    query_JGK = query_JBY.view(outputs, batch * types, features)
     key_GKP, value_GKP = feature_BNKP.flatten(0, 1), value_BNKP.flatten(0, 1)
-    if not options.normalize_distances:
-        constant_JB1 = constant_JB1 + prior_JB1
-    query_JGK = moments.expand(first_JBE, second_JBE, constant_JB1).view(outputs, batch * types, key_GKP.shape[1])
-    if options.normalize_distances:
+    if ranged_prior_JB1 is not None:
         spread_G1P = spread_over_outputs(query_JGK, key_GKP).unsqueeze(1)
         differ_G1P = spread_G1P > VARIANCE_FLOOR
         slope_G1P = torch.where(differ_G1P, 10 * LOG2_E / torch.where(differ_G1P, spread_G1P, 1), 0)
-        prior_JG1 = prior_JB1.expand(-1, -1, types).flatten(1).unsqueeze(2)
+        prior_JG1 = (LOG2_E * ranged_prior_JB1).expand(-1, -1, types).flatten(1).unsqueeze(2)
         query_JGK = torch.cat([query_JGK, prior_JG1], 2)
         key_GKP = torch.cat([key_GKP * slope_G1P, torch.ones_like(spread_G1P)], 1)
-    return attend_over_outputs(query_JGK, key_GKP, value_GKP).reshape(outputs, batch, types * value_GKP.shape[1])
+    return attend_over_outputs(query_JGK, key_GKP, value_GKP).reshape(query_JBY.shape)
