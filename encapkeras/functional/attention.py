@@ -91,7 +91,7 @@ def spread_over_outputs(query_JGK: torch.Tensor, key_GKP: torch.Tensor) -> torch
 
 
 class _OverInputs(torch.autograd.Function):
-    """With `e = 2^(l - m)` and `h` the gradient of the result, `dl = ln 2 (h . u) e`, `dq = dl u`, `du = q dl + h e`."""
+    """`e = 2^(l - m)`; with `h` the gradient of the result `dl = ln 2 (h . u) e`, `dq = dl u`, `du = q dl + h e`."""
 
     @staticmethod
     def forward(context: Any, query_JGK: torch.Tensor, capsule_GKP: torch.Tensor, types: int) -> torch.Tensor:

@@ -22,7 +22,7 @@ from encapkeras.functional.attention import LOG2_E, attend_over_inputs, attend_o
 from encapkeras.functional.routed import Moments, route
 from encapkeras.functional.routing_inputs import check_routing, routing_precision
 from encapkeras.functional.squash import squash
-from encapkeras.functional.vote_moments import VoteMoments
+from encapkeras.functional.vote_moments import VoteMoments, with_bias
 
 SoftmaxAxis = Literal["inputs", "outputs"]
 
@@ -67,19 +67,11 @@ def dynamic_routing(
     if softmax_over not in ("inputs", "outputs"):
         raise ArgumentError(f"softmax_over must be 'inputs' or 'outputs'; received {softmax_over!r}")
     with routing_precision(capsules) as wide:
-        vote_JNCE = _with_bias(wide(weight), None if bias is None else wide(bias))
+        vote_JNCE = with_bias(wide(weight), None if bias is None else wide(bias))
         component_BNCP = F.pad(wide(capsules), (1, 0), value=1.0).permute(0, 2, 3, 1).contiguous()
         routing = functools.partial(_routed, outputs=weight.shape[1], iterations=iterations, axis=softmax_over)
         (out_JBE,) = route(VoteMoments, routing, vote_JNCE, component_BNCP)
         return out_JBE.transpose(0, 1).to(capsules.dtype)
-
-
-def _with_bias(weight_NJED: torch.Tensor, bias_NJE: torch.Tensor | None) -> torch.Tensor:
-    """`W~ = [bias, W]`, `(J, N, C, E)`."""
-    weight_JNDE = weight_NJED.permute(1, 0, 3, 2)
-    if bias_NJE is None:
-        return F.pad(weight_JNDE, (0, 0, 1, 0))
-    return torch.cat([bias_NJE.transpose(0, 1).unsqueeze(2), weight_JNDE], 2)
 
 
 def _routed(

@@ -26,7 +26,7 @@ from encapkeras.errors import ArgumentError
 from encapkeras.functional.attention import LOG2_E, attend_over_outputs, spread_over_outputs
 from encapkeras.functional.routed import Moments, route
 from encapkeras.functional.routing_inputs import check_em, check_routing, routing_precision
-from encapkeras.functional.vote_moments import SquareMoments, products
+from encapkeras.functional.vote_moments import SquareMoments, products, with_bias
 
 EPSILON = 2.220446049250313e-16
 """The original's, in float32 too: what divisors are increased by."""
@@ -96,18 +96,16 @@ def em_routing(
         active_BNP = None if activations is None else wide(activations).transpose(1, 2)
         capsules_BNDP = wide(capsules).permute(0, 2, 3, 1)
         origin_BND1, share_BN = _origin(capsules_BNDP.detach(), None if active_BNP is None else active_BNP.detach())
-        weight_JNDE = wide(weight).permute(1, 0, 3, 2)
-        origin_vote_JNBE = origin_BND1.squeeze(3).transpose(0, 1) @ weight_JNDE
-        if bias is not None:
-            origin_vote_JNBE = origin_vote_JNBE + wide(bias).transpose(0, 1).unsqueeze(2)
-        shift_JBE = torch.einsum("bn,jnbe->jbe", share_BN, origin_vote_JNBE.detach())
-        tensors = (products(capsules_BNDP - origin_BND1), active_BNP, origin_vote_JNBE - shift_JBE.unsqueeze(1))
+        weight_JNCE = with_bias(wide(weight), None if bias is None else wide(bias))
+        origin_BNC = F.pad(origin_BND1.squeeze(3), (1, 0), value=1.0)
+        # The mean vote of the origins. Nothing depends on it, nor on the origins: they are constants.
+        shift_JBE = (origin_BNC * share_BN.unsqueeze(2)).flatten(1) @ weight_JNCE.detach().flatten(1, 2)
+        make_moments = functools.partial(SquareMoments, origin_BNC=origin_BNC, shift_JBE=shift_JBE)
         routing = functools.partial(_routed, options=_Options(iterations, normalize_distances, density_floor))
-        mean_JBE, explained_JB1, chance_JB = route(
-            SquareMoments, routing, weight_JNDE.contiguous(), *tensors, wide(beta_v), wide(beta_a)
-        )
-        mean_BJE = (mean_JBE + shift_JBE * explained_JB1).transpose(0, 1)
-        return mean_BJE.to(capsules.dtype), chance_JB.sigmoid().T.to(capsules.dtype)
+        tensors = (products(capsules_BNDP - origin_BND1), active_BNP, wide(beta_v), wide(beta_a))
+        mean_JBE, explained_JB1, activation_JB = route(make_moments, routing, weight_JNCE, *tensors)
+        mean_JBE = mean_JBE + shift_JBE * explained_JB1
+        return mean_JBE.transpose(0, 1).to(capsules.dtype), activation_JB.T.to(capsules.dtype)
 
 
 class _Options(NamedTuple):
@@ -141,7 +139,6 @@ def _routed(
     moments: Moments,
     feature_BNKP: torch.Tensor,
     active_BNP: torch.Tensor | None,
-    origin_vote_JNBE: torch.Tensor,
     beta_v_J: torch.Tensor,
     beta_a_J: torch.Tensor,
     *,
@@ -152,30 +149,27 @@ def _routed(
     value_BNKP = feature_BNKP if active_BNP is None else feature_BNKP * active_BNP.unsqueeze(2)
     gathered_JBY = (value_BNKP.sum(3).flatten(1) / outputs).expand(outputs, -1, -1)
     for iteration in range(options.iterations):
-        gaussian = _gaussian(*moments.contract(gathered_JBY), origin_vote_JNBE)
+        gaussian = _gaussian(*moments.contract(gathered_JBY))
         cost_JBE = gaussian.variance_JBE.log() / 2 + beta_v_J[:, None, None]
         cost_JB = (cost_JBE.sum(2, keepdim=True) * gaussian.amount_JB1).squeeze(2)
         chance_JB = (1 + iteration) * (beta_a_J[:, None] - _ranged(cost_JB))
         if iteration < options.iterations - 1:
             prior_JB1 = F.logsigmoid(chance_JB).unsqueeze(2) - _log_divisor(gaussian, options.density_floor)
-            query_JBY = _query(moments, gaussian, origin_vote_JNBE, None if options.normalize_distances else prior_JB1)
+            square_JBE = -LOG2_E / (2 * gaussian.variance_JBE + EPSILON)
+            constant_JB1 = torch.zeros_like(prior_JB1) if options.normalize_distances else LOG2_E * prior_JB1
+            query_JBY = moments.expand(square_JBE, gaussian.mean_JBE, constant_JB1)
             gathered_JBY = _explained(
                 query_JBY, prior_JB1 if options.normalize_distances else None, feature_BNKP, value_BNKP
             )
-    return gaussian.mean_JBE, gaussian.explained_JB1, chance_JB
+    return gaussian.mean_JBE, gaussian.explained_JB1, chance_JB.sigmoid()
 
 
-def _gaussian(
-    vote_JNBE: torch.Tensor, square_JBE: torch.Tensor, amount_JNB1: torch.Tensor, origin_vote_JNBE: torch.Tensor
-) -> _Gaussian:
-    """The M-step, from the sums of votes relative to that of their type's origin."""
-    moved_JNBE = origin_vote_JNBE * amount_JNB1
-    amount_JB1 = amount_JNB1.sum(1)
+def _gaussian(first_JBE: torch.Tensor, second_JBE: torch.Tensor, amount_JB1: torch.Tensor) -> _Gaussian:
+    """The M-step, from the sums of reduced votes."""
     # An output capsule that explains nothing has no gradient; 1 / EPSILON would be one of 1e15.
     inverse_JB1 = torch.where(amount_JB1 > EPSILON, 1 / (amount_JB1 + EPSILON), 0)
     explained_JB1 = amount_JB1 * inverse_JB1
-    mean_JBE = (vote_JNBE + moved_JNBE).sum(1) * inverse_JB1
-    second_JBE = square_JBE + (origin_vote_JNBE * (2 * vote_JNBE + moved_JNBE)).sum(1)
+    mean_JBE = first_JBE * inverse_JB1
     variance_JBE = second_JBE * inverse_JB1 - mean_JBE * mean_JBE * (2 - explained_JB1)
     return _Gaussian(mean_JBE, variance_JBE.clamp_min(VARIANCE_FLOOR), amount_JB1, explained_JB1)
 
@@ -193,22 +187,6 @@ def _log_divisor(gaussian: _Gaussian, density_floor: float) -> torch.Tensor:
     divisor_JB1 = (2 * math.pi * gaussian.variance_JBE).log().sum(2, keepdim=True) / 2
     floor = math.log(density_floor) if density_floor else -math.inf
     return torch.logaddexp(divisor_JB1, torch.full_like(divisor_JB1, floor))
-
-
-def _query(
-    moments: Moments, gaussian: _Gaussian, origin_vote_JNBE: torch.Tensor, prior_JB1: torch.Tensor | None
-) -> torch.Tensor:
-    """`(J, B, Y)`: its product with the features is the logit of the E-step in base 2.
-
-    That is `prior_j - sum_d (vote_d - mean_d)^2 / (2 sigma_d^2)`, without the prior if there is none.
-    """
-    square_JBE = -LOG2_E / (2 * gaussian.variance_JBE + EPSILON)
-    away_JNBE = origin_vote_JNBE - gaussian.mean_JBE.unsqueeze(1)
-    pull_JNBE = away_JNBE * square_JBE.unsqueeze(1)
-    constant_JNB1 = (pull_JNBE * away_JNBE).sum(3, keepdim=True)
-    if prior_JB1 is not None:
-        constant_JNB1 = constant_JNB1 + LOG2_E * prior_JB1.unsqueeze(1)
-    return moments.expand(2 * pull_JNBE, square_JBE, constant_JNB1)
 
 
 def _explained(

@@ -1,9 +1,9 @@
 """Routing that makes the gradient of its matrices at once.
 
-The matrices of a routing are used in each of its iterations, forward and backward, always through one linear map and
-its adjoint: from weighted sums of input capsules to sums of votes, and back. So each use's backward is the other map,
-and the gradient of the matrices is a sum of one term for each use. Here the terms are collected and summed at the end,
-in pieces that stay in the processor's cache, in place of a gradient as large as the matrices for each use.
+The matrices of a routing are used in each of its iterations, in a map from weighted sums of input capsules to sums of
+votes, and in one back. The gradient of the matrices is a sum of one term for each use. Here the terms are collected in
+the backward pass and summed at its end, in pieces that stay in the processor's cache, in place of a gradient as large
+as the matrices for each use.
 """
 
 from __future__ import annotations
@@ -14,21 +14,27 @@ from typing import Any, Protocol
 import torch
 
 Tensors = tuple[torch.Tensor, ...]
-Term = tuple[torch.Tensor, Tensors]
-"""Sums of features, and the coefficients of the sums of votes that they were contracted with."""
+Uses = list[tuple[torch.Tensor, Tensors]]
+"""Of each use: sums of features, and what belongs to the sums of votes; gradients the one or the other."""
 
 
 class Moments(Protocol):
-    """A linear map from sums of features to sums of votes, made of matrices."""
+    """The two maps, made of matrices. With `requires_grad` matrices all but the backward methods are differentiable."""
 
     def contract(self, gathered: torch.Tensor) -> Tensors:
-        """Sums of votes from sums of features."""
+        """Sums of votes from sums of features: a linear map."""
+
+    def contract_backward(self, *gradients: torch.Tensor) -> torch.Tensor:
+        """The gradient of `gathered`."""
 
     def expand(self, *coefficients: torch.Tensor) -> torch.Tensor:
-        """The adjoint: `<contract(x), c> = <x, expand(c)>`."""
+        """What the product of with features is a function of votes with these coefficients."""
 
-    def weight_gradient(self, terms: list[Term]) -> torch.Tensor:
-        """The gradient of `sum <contract(x), c>` with respect to the matrices."""
+    def expand_backward(self, gradient: torch.Tensor, coefficients: Tensors) -> Tensors:
+        """The gradients of the coefficients."""
+
+    def weight_gradient(self, contracted: Uses, expanded: Uses) -> torch.Tensor:
+        """The gradient of the matrices, from `(gathered, gradients)` and `(gradient, coefficients)` of all uses."""
 
 
 def route(
@@ -54,11 +60,12 @@ def route(
 
 
 class _Collecting:
-    """Moments whose backward passes collect the terms of the matrices' gradient."""
+    """Moments whose backward passes note each use."""
 
     def __init__(self, moments: Moments) -> None:
         self.moments = moments
-        self.terms: list[Term] = []
+        self.contracted: Uses = []
+        self.expanded: Uses = []
 
     def contract(self, gathered: torch.Tensor) -> Tensors:
         return _Contract.apply(self, gathered)  # type: ignore[no-any-return]
@@ -66,13 +73,14 @@ class _Collecting:
     def expand(self, *coefficients: torch.Tensor) -> torch.Tensor:
         return _Expand.apply(self, *coefficients)  # type: ignore[no-any-return]
 
-    def weight_gradient(self, terms: list[Term]) -> torch.Tensor:
-        return self.moments.weight_gradient(terms)
+    def take_weight_gradient(self) -> torch.Tensor:
+        gradient = self.moments.weight_gradient(self.contracted, self.expanded)
+        self.contracted.clear()
+        self.expanded.clear()
+        return gradient
 
 
 class _Contract(torch.autograd.Function):
-    """Its backward is `expand`."""
-
     @staticmethod
     def forward(context: Any, collecting: _Collecting, gathered: torch.Tensor) -> Tensors:
         context.collecting = collecting
@@ -81,13 +89,11 @@ class _Contract(torch.autograd.Function):
 
     @staticmethod
     def backward(context: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        context.collecting.terms.append((context.saved_tensors[0], gradients))
-        return None, context.collecting.moments.expand(*gradients)
+        context.collecting.contracted.append((context.saved_tensors[0], gradients))
+        return None, context.collecting.moments.contract_backward(*gradients)
 
 
 class _Expand(torch.autograd.Function):
-    """Its backward is `contract`."""
-
     @staticmethod
     def forward(context: Any, collecting: _Collecting, *coefficients: torch.Tensor) -> torch.Tensor:
         context.collecting = collecting
@@ -96,8 +102,8 @@ class _Expand(torch.autograd.Function):
 
     @staticmethod
     def backward(context: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        context.collecting.terms.append((gradients[0], context.saved_tensors))
-        return None, *context.collecting.moments.contract(gradients[0])
+        context.collecting.expanded.append((gradients[0], context.saved_tensors))
+        return None, *context.collecting.moments.expand_backward(gradients[0], context.saved_tensors)
 
 
 class _Routed(torch.autograd.Function):
@@ -125,12 +131,9 @@ class _Routed(torch.autograd.Function):
         if torch.is_grad_enabled():  # somebody asked for create_graph
             results = context.routing(context.make_moments(weight), *tensors)
             return (None, None, *_gradients(results, [weight, *tensors], gradients, create_graph=True))
-        collecting = context.collecting
         with torch.autocast(weight.device.type, enabled=False):  # which may be on around a backward pass
             found = tuple(_gradients(context.results, context.leaves, gradients, retain_graph=True))
-            weight_gradient = collecting.weight_gradient(collecting.terms)
-        collecting.terms.clear()
-        return None, None, weight_gradient, *found
+            return None, None, context.collecting.take_weight_gradient(), *found
 
 
 def _gradients(
