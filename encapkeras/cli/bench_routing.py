@@ -97,11 +97,10 @@ def measure(routing: str, sizes: Sizes, rounds: int) -> dict[str, Any]:
     inputs = make_inputs(routing, sizes, torch.float32, device)
     ways = {way: _step(routing, way, inputs, sizes.iterations) for way in WAYS}
     ways["floor"] = _floor_step(routing, sizes, device)
-    for step in ways.values():
-        step()  # warm-up
     times: dict[str, list[tuple[float, float]]] = {way: [] for way in ways}
     for _ in range(rounds):
         for way, step in ways.items():
+            step()  # as within a training: not after another way has used the caches and the memory
             times[way].append(step())
     per_sample = 1000 / sizes.batch_size
     total = {way: per_sample * statistics.median(both for _, both in values) for way, values in times.items()}

@@ -20,8 +20,8 @@ from torch.nn import functional as F
 LOG2_E = math.log2(math.e)
 """What turns a natural logarithm into one of base 2."""
 
-_PIECE = {"cpu": 1 << 19}
-"""Coefficients in a piece: on CPUs 2 MB in float32, for the cache; elsewhere as many as keep the device busy."""
+_PIECE = {"cpu": 1 << 20}
+"""Coefficients in a piece: on CPUs 4 MB in float32, for the cache; elsewhere as many as keep the device busy."""
 _PIECE_ELSEWHERE = 1 << 24
 
 
@@ -96,41 +96,37 @@ class _OverInputs(torch.autograd.Function):
     @staticmethod
     def forward(context: Any, query_JGK: torch.Tensor, capsule_GKP: torch.Tensor, types: int) -> torch.Tensor:
         outputs, groups, _ = query_JGK.shape
+        query_GJK = query_JGK.transpose(0, 1).clone(memory_format=torch.contiguous_format)
         gathered_JGK = torch.empty_like(query_JGK)
-        peak_JG = query_JGK.new_empty(outputs, groups)
+        peak_GJ = query_JGK.new_empty(groups, outputs)
         padded_GLP = _padded(capsule_GKP)
-        for piece, exp_gJP in _pieces(query_JGK, capsule_GKP):
-            torch.bmm(_of_groups(query_JGK, piece), capsule_GKP[piece], out=exp_gJP)
-            peak_gJ1 = exp_gJP.amax(2, keepdim=True)
-            exp_gJP.sub_(peak_gJ1).exp2_()
+        for piece, (exp_gJP,) in _pieces(query_JGK, capsule_GKP):
+            torch.bmm(query_GJK[piece], capsule_GKP[piece], out=exp_gJP)
+            peak_gJ = torch.amax(exp_gJP, 2, out=peak_GJ[piece])
+            exp_gJP.sub_(peak_gJ.unsqueeze(2)).exp2_()
             _gather(exp_gJP, padded_GLP[piece], out=gathered_JGK[:, piece])
-            peak_JG[:, piece] = peak_gJ1[:, :, 0].T
-        peak_JBN = peak_JG.view(outputs, groups // types, types)
-        highest_JB1 = peak_JBN.amax(2, keepdim=True)
-        gathered_JGK.mul_((peak_JBN - highest_JB1).exp2_().view(outputs, groups, 1))
-        context.save_for_backward(query_JGK, capsule_GKP, highest_JB1)
+        peak_BNJ = peak_GJ.unflatten(0, (-1, types))
+        highest_B1J = peak_BNJ.amax(1, keepdim=True)
+        gathered_JGK.mul_((peak_BNJ - highest_B1J).exp2_().flatten(0, 1).T.unsqueeze(2))
+        query_GJK.unflatten(0, (-1, types))[..., 0] -= highest_B1J  # then their logits are `l - m`
+        context.save_for_backward(query_JGK, capsule_GKP, query_GJK)
         context.types = types
         return gathered_JGK
 
     @staticmethod
     def backward(context: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        query_JGK, capsule_GKP, highest_JB1 = context.saved_tensors
+        query_JGK, capsule_GKP, query_GJK = context.saved_tensors
         if torch.is_grad_enabled():  # somebody asked for create_graph
             gathered = _plain_over_inputs(query_JGK, capsule_GKP, context.types)
             return (*_plain_gradients(gathered, (query_JGK, capsule_GKP), gradients[0]), None)
-        outputs = query_JGK.shape[0]
+        gradient_GJK = gradients[0].transpose(0, 1).contiguous()
         query_gradient_JGK, capsule_gradient_GKP = torch.empty_like(query_JGK), torch.empty_like(capsule_GKP)
-        highest_GJ = highest_JB1.expand(-1, -1, context.types).flatten(1).T
         padded_GLP = _padded(capsule_GKP) * math.log(2)
-        both_JGK = (query_JGK, gradients[0])  # one product with the capsules gives l and h . u
-        for piece, both_gJP in _pieces(query_JGK, capsule_GKP, times=2):
-            both_gJK = torch.cat([_of_groups(tensor, piece) for tensor in both_JGK], 1)
-            query_gJK, gradient_gJK = both_gJK.split(outputs, 1)
-            query_gJK[:, :, 0] -= highest_GJ[piece]
-            exp_gJP, slope_gJP = torch.bmm(both_gJK, capsule_GKP[piece], out=both_gJP).split(outputs, 1)
-            slope_gJP.mul_(exp_gJP.exp2_())
-            out_gKP = torch.bmm(gradient_gJK.mT, exp_gJP, out=capsule_gradient_GKP[piece])
-            out_gKP.baddbmm_(query_gJK.mT, slope_gJP, alpha=math.log(2))
+        for piece, (exp_gJP, slope_gJP) in _pieces(query_JGK, capsule_GKP, 2):
+            torch.bmm(query_GJK[piece], capsule_GKP[piece], out=exp_gJP).exp2_()
+            torch.bmm(gradient_GJK[piece], capsule_GKP[piece], out=slope_gJP).mul_(exp_gJP)
+            out_gKP = torch.bmm(gradient_GJK[piece].mT, exp_gJP, out=capsule_gradient_GKP[piece])
+            out_gKP.baddbmm_(query_GJK[piece].mT, slope_gJP, alpha=math.log(2))
             _gather(slope_gJP, padded_GLP[piece], out=query_gradient_JGK[:, piece])
         capsule_gradient_GKP[:, 0] = 0
         return query_gradient_JGK, capsule_gradient_GKP, None
@@ -145,7 +141,7 @@ class _OverOutputs(torch.autograd.Function):
         gathered_JGL = query_JGK.new_empty(outputs, groups, value_GLP.shape[1])
         logsumexp_G1P = query_JGK.new_empty(groups, 1, key_GKP.shape[2])
         padded_GLP = _padded(value_GLP)
-        for piece, exp_gJP in _pieces(query_JGK, key_GKP):
+        for piece, (exp_gJP,) in _pieces(query_JGK, key_GKP):
             torch.bmm(_of_groups(query_JGK, piece), key_GKP[piece], out=exp_gJP)
             peak_g1P = exp_gJP.amax(1, keepdim=True)
             exp_gJP.sub_(peak_g1P).exp2_()
@@ -164,13 +160,13 @@ class _OverOutputs(torch.autograd.Function):
         gradient_JGL = gradients[0].contiguous()
         result = tuple(torch.empty_like(tensor) for tensor in (query_JGK, key_GKP, value_GLP))
         padded_GKP, scaled_GLP = _padded(key_GKP), value_GLP * math.log(2)
-        for piece, share_gJP in _pieces(query_JGK, key_GKP):
+        for piece, (share_gJP, slope_gJP) in _pieces(query_JGK, key_GKP, 2):
             torch.bmm(_of_groups(query_JGK, piece), key_GKP[piece], out=share_gJP)
             share_gJP.sub_(logsumexp_G1P[piece]).exp2_()
             gradient_gJL = _of_groups(gradient_JGL, piece)
             scaled_gLP, value_gradient_gLP = scaled_GLP[piece], result[2][piece]
             torch.bmm(gradient_gJL.mT, share_gJP, out=value_gradient_gLP)
-            slope_gJP = gradient_gJL @ scaled_gLP
+            torch.bmm(gradient_gJL, scaled_gLP, out=slope_gJP)
             mean_g1P = (scaled_gLP * value_gradient_gLP).sum(1, keepdim=True)
             slope_gJP.sub_(mean_g1P).mul_(share_gJP)
             _gather(slope_gJP, padded_GKP[piece], out=result[0][:, piece])
@@ -186,7 +182,7 @@ class _Spread(torch.autograd.Function):
         groups, _, positions = key_GKP.shape
         spread_GP = key_GKP.new_empty(groups, positions)
         extreme_2GP = torch.empty(2, groups, positions, dtype=torch.long, device=key_GKP.device)
-        for piece, logit_gJP in _pieces(query_JGK, key_GKP):
+        for piece, (logit_gJP,) in _pieces(query_JGK, key_GKP):
             torch.bmm(_of_groups(query_JGK, piece), key_GKP[piece], out=logit_gJP)
             high_gP, extreme_2GP[0, piece] = logit_gJP.max(1)
             low_gP, extreme_2GP[1, piece] = logit_gJP.min(1)
@@ -210,15 +206,17 @@ class _Spread(torch.autograd.Function):
         return query_gradient_GJK.transpose(0, 1), (difference_GPK * gradient_GP1).mT
 
 
-def _pieces(query_JGK: torch.Tensor, key_GKP: torch.Tensor, times: int = 1) -> Iterator[tuple[slice, torch.Tensor]]:
-    """Slices of the groups, each with a buffer `(g, times * J, P)` that is the same memory for every slice."""
-    rows, (groups, _, positions) = times * query_JGK.shape[0], key_GKP.shape
+def _pieces(
+    query_JGK: torch.Tensor, key_GKP: torch.Tensor, buffers: int = 1
+) -> Iterator[tuple[slice, tuple[torch.Tensor, ...]]]:
+    """Slices of the groups, each with buffers `(g, J, P)` that are the same memory for every slice."""
+    outputs, (groups, _, positions) = query_JGK.shape[0], key_GKP.shape
     piece = _PIECE.get(key_GKP.device.type, _PIECE_ELSEWHERE)
-    size = max(1, min(groups, piece // (rows * positions)))
-    buffer = key_GKP.new_empty(size, rows, positions)
+    size = max(1, min(groups, piece // (outputs * positions * buffers)))
+    memory = tuple(key_GKP.new_empty(size, outputs, positions) for _ in range(buffers))
     for start in range(0, groups, size):
         stop = min(start + size, groups)
-        yield slice(start, stop), buffer[: stop - start]
+        yield slice(start, stop), tuple(buffer[: stop - start] for buffer in memory)
 
 
 def _of_groups(tensor_JGK: torch.Tensor, piece: slice) -> torch.Tensor:

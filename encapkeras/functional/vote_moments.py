@@ -204,14 +204,15 @@ class SquareMoments:
         self, square_JBE: torch.Tensor, of_votes: Callable[[slice], tuple[torch.Tensor, torch.Tensor]]
     ) -> torch.Tensor:
         """Coefficients of the features from those of `(W u)^2`, and of `W u` and 1 of each type, `of_votes`."""
-        parts = []
+        out_JBY = square_JBE.new_empty(*square_JBE.shape[:2], self._square_JYE.shape[1])
         for piece in self._pieces(square_JBE.shape[1]):
             linear_jNBE, constant_jNB1 = of_votes(piece)
             part_jBY = square_JBE[piece] @ self._square_JYE[piece].mT
             one_jNBC = self._components(part_jBY)
-            one_jNBC += torch.cat([constant_jNB1, linear_jNBE @ self._half_JNDE[piece].mT], 3)
-            parts.append(part_jBY)
-        return torch.cat(parts)
+            one_jNBC[..., 1:] += linear_jNBE @ self._half_JNDE[piece].mT
+            one_jNBC[..., :1] += constant_jNB1
+            out_JBY[piece] = part_jBY
+        return out_JBY
 
 
 def with_bias(weight_NJED: torch.Tensor, bias_NJE: torch.Tensor | None) -> torch.Tensor:

@@ -79,8 +79,8 @@ def test_em_routing(name):
         case.weight,
         case.bias,
         activations,
-        case["in/beta_v"],
-        case["in/beta_a"],
+        case["param/beta_v"],
+        case["param/beta_a"],
         iterations=case.iterations,
         normalize_distances=case.normalize,
     )
