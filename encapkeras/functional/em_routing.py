@@ -56,10 +56,10 @@ def em_routing(
     `range(x) = 10 (x - min) / (max - min) - 5` over j (0 where all are equal). Between them the E-step:
     `p_ij = exp(-sum_d (vote_ijd - mu_jd)^2 / (2 sigma_jd^2)) / sqrt(prod_d 2 pi sigma_jd^2)` and
     `R_ij = p_ij a_j / sum_j p_ij a_j` (Hinton et al. 2018, procedure 1; `range` and the epsilons are the encapsulation
-    paper's code). Densities are logarithms, so that none underflows; gradients flow through all iterations. Neither the
-    votes nor R of all pairs ever exist. Distances are made of squares: where a variance is far below the squares of its
-    votes, as of an output capsule that explains a single vote, float32 keeps fewer digits than votes would; float64
-    capsules keep all.
+    paper's code). Densities are logarithms, so that none underflows; gradients flow through all iterations. R of all
+    pairs never exists, and votes only for the mean capsule of each type, in place of all its P positions. Distances are
+    made of squares: where an output capsule comes to explain a single one of many capsules, float32 keeps fewer digits
+    than votes would; float64 capsules keep all.
 
     Args:
         capsules: Input capsules `(B, P, N, D)`: P positions of N types. Half precision is computed in float32.

@@ -54,7 +54,8 @@ def route(
     Returns:
         What `routing` returns.
     """
-    if torch.compiler.is_compiling():
+    leaves = [tensor for tensor in (weight, *tensors) if tensor is not None and tensor.requires_grad]
+    if torch.compiler.is_compiling() or not (leaves and torch.is_grad_enabled()):
         return routing(make_moments(weight), *tensors)
     return _Routed.apply(make_moments, routing, weight, *tensors)  # type: ignore[no-any-return]
 
@@ -119,7 +120,7 @@ class _Routed(torch.autograd.Function):
     ) -> Tensors:
         context.make_moments, context.routing = make_moments, routing
         context.save_for_backward(weight, *tensors)
-        with torch.set_grad_enabled(any(context.needs_input_grad)):
+        with torch.enable_grad():
             context.collecting = _Collecting(make_moments(weight.detach()))
             context.leaves = [None if tensor is None else tensor.detach().requires_grad_() for tensor in tensors]
             context.results = routing(context.collecting, *context.leaves)

@@ -110,10 +110,14 @@ def test_half_precision_is_computed_in_float32():
     assert largest_difference([half.float()], [expected]) < 0.02
 
 
-def test_works_without_gradients():
+def test_keeps_nothing_where_no_gradient_is_wanted():
     inputs = random_inputs().of_dynamic
-    with torch.no_grad():
-        assert torch.equal(dynamic_routing(*inputs), dynamic_routing(*inputs).detach())
+    expected = dynamic_routing(*inputs)
+    with torch.no_grad(), torch.autograd.graph.saved_tensors_hooks(pytest.fail, pytest.fail):
+        out = dynamic_routing(*inputs)
+    assert torch.equal(out, expected)
+    assert not out.requires_grad
+    assert not dynamic_routing(*(tensor.detach() for tensor in inputs)).requires_grad
 
 
 @pytest.mark.parametrize("frozen", [0, 1, 2])

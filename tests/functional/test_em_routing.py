@@ -130,6 +130,14 @@ def test_half_precision_is_computed_in_float32():
     assert mean.dtype == activation.dtype == torch.bfloat16
 
 
+def test_keeps_nothing_where_no_gradient_is_wanted():
+    inputs = random_inputs()
+    expected = em_routing(*inputs)
+    with torch.no_grad(), torch.autograd.graph.saved_tensors_hooks(pytest.fail, pytest.fail):
+        out = em_routing(*inputs)
+    assert all(torch.equal(x, y) for x, y in zip(out, expected, strict=True))
+
+
 def zero_activations(inputs):
     return inputs._replace(activations=torch.zeros_like(inputs.activations).requires_grad_())
 
