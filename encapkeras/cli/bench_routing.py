@@ -60,8 +60,10 @@ def run(arguments: argparse.Namespace) -> int:
 
     Raises:
         ArgumentError: An option has an impossible value.
+        TrainingError: The memory is not enough.
     """
     from encapkeras.errors import ArgumentError
+    from encapkeras.training.memory import saying_how_to_save_memory
 
     for option in (*Sizes._fields, "rounds"):
         if getattr(arguments, option) < 1:
@@ -71,7 +73,8 @@ def run(arguments: argparse.Namespace) -> int:
     sizes = Sizes(*(getattr(arguments, name) for name in Sizes._fields))
     reports = []
     for routing in [arguments.routing] if arguments.routing else ROUTINGS:
-        reports.append(measure(routing, sizes, arguments.rounds))
+        with saying_how_to_save_memory("Set --batch-size to less, or free memory."):
+            reports.append(measure(routing, sizes, arguments.rounds))
         if not arguments.json:
             print(_as_table(reports[-1]))
     if arguments.json:
@@ -114,7 +117,7 @@ def measure(routing: str, sizes: Sizes, rounds: int) -> dict[str, Any]:
         "speed_up": total["textbook"] / total["vote-free"],
         "multiple_of_floor": total["vote-free"] / total["floor"],
         "peak_extra_memory_megabytes": memory,
-        "memory_ratio": memory["textbook"] / memory["vote-free"],
+        "memory_ratio": memory["textbook"] / memory["vote-free"] if all(memory.values()) else None,
         **_differences(routing, sizes._replace(batch_size=min(2, sizes.batch_size)), device),
     }
 
@@ -268,7 +271,7 @@ def _peak_memory(routing: str, way: str, sizes: Sizes, device: str) -> float:
     try:
         with concurrent.futures.ProcessPoolExecutor(1, spawn) as pool:
             return pool.submit(_peak_of_process, routing, way, sizes, torch.get_num_threads()).result()
-    except (concurrent.futures.process.BrokenProcessPool, RuntimeError) as error:
+    except concurrent.futures.process.BrokenProcessPool as error:  # the system's way of taking memory back
         raise ArgumentError(
             f"{routing} routing, {way}, does not fit in this machine's memory ({error}); set --batch-size to less"
         ) from error
@@ -318,8 +321,10 @@ def _as_table(report: dict[str, Any]) -> str:
         for way in WAYS
     ]
     lines.append(f"  {'floor':<12}{'':>12}{total['floor']:>13.2f} ms   (matrix products and exponentials alone)")
+    ratio = report["memory_ratio"]
+    share = f"1/{ratio:.1f} of the memory" if ratio else "memory too small to measure"
     lines.append(
-        f"  {report['speed_up']:.1f} times as fast, 1/{report['memory_ratio']:.1f} of the memory, "
+        f"  {report['speed_up']:.1f} times as fast, {share}, "
         f"{report['multiple_of_floor']:.2f} times the floor; largest difference in float64 "
         f"{report['largest_difference_float64']:.0e}"
     )

@@ -1,17 +1,18 @@
 """The two passes of routing: cross-attention from output capsules (queries) to input capsules (keys and values).
 
 Routing needs its coefficients `(G, J, P)` only to gather input capsules. Here they exist in pieces that stay in the
-processor's cache: a piece is made, used and overwritten, and made again for the backward pass, which so keeps nothing
-but queries, keys and values. Logits are in base 2, since `exp2` is the cheaper exponential.
+processor's cache: a piece is made, used and overwritten, and made again in the backward pass, for which nothing of that
+size is kept. Logits are in base 2, since `exp2` is the cheaper exponential.
 
-Shape suffixes: G groups (each type of each sample, G = B * N), J output capsules, P positions of a group, K numbers of
-a key, L numbers of a value, g a piece of G.
+Shape suffixes: B batch, N capsule types, G = B * N groups, J output capsules, P positions of a group, K numbers of
+a key, L numbers of a value, I = N * P, g a piece of G.
 """
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -117,8 +118,8 @@ class _OverInputs(torch.autograd.Function):
     def backward(context: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         query_JGK, capsule_GKP, query_GJK = context.saved_tensors
         if torch.is_grad_enabled():  # somebody asked for create_graph
-            gathered = _plain_over_inputs(query_JGK, capsule_GKP, context.types)
-            return (*_plain_gradients(gathered, (query_JGK, capsule_GKP), gradients[0]), None)
+            plain = functools.partial(_plain_over_inputs, types=context.types)
+            return (*_plain_gradients(plain, (query_JGK, capsule_GKP), gradients[0]), None)
         gradient_GJK = gradients[0].transpose(0, 1).contiguous()
         query_gradient_JGK, capsule_gradient_GKP = torch.empty_like(query_JGK), torch.empty_like(capsule_GKP)
         padded_GLP = _padded(capsule_GKP) * math.log(2)
@@ -155,8 +156,7 @@ class _OverOutputs(torch.autograd.Function):
     def backward(context: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         query_JGK, key_GKP, value_GLP, logsumexp_G1P = context.saved_tensors
         if torch.is_grad_enabled():
-            gathered = _plain_over_outputs(query_JGK, key_GKP, value_GLP)
-            return tuple(_plain_gradients(gathered, context.saved_tensors[:3], gradients[0]))
+            return tuple(_plain_gradients(_plain_over_outputs, (query_JGK, key_GKP, value_GLP), gradients[0]))
         gradient_JGL = gradients[0].contiguous()
         result = tuple(torch.empty_like(tensor) for tensor in (query_JGK, key_GKP, value_GLP))
         padded_GKP, scaled_GLP = _padded(key_GKP), value_GLP * math.log(2)
@@ -194,7 +194,7 @@ class _Spread(torch.autograd.Function):
     def backward(context: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         query_JGK, key_GKP, extreme_2GP = context.saved_tensors
         if torch.is_grad_enabled():
-            return tuple(_plain_gradients(_plain_spread(query_JGK, key_GKP), (query_JGK, key_GKP), gradients[0]))
+            return tuple(_plain_gradients(_plain_spread, (query_JGK, key_GKP), gradients[0]))
         gradient_GP1 = gradients[0].unsqueeze(2)
         query_GJK = query_JGK.transpose(0, 1)
         index_2GPK = extreme_2GP.unsqueeze(3).expand(-1, -1, -1, query_JGK.shape[2])
@@ -229,7 +229,7 @@ def _padded(value_GLP: torch.Tensor) -> torch.Tensor:
 
 
 def _gather(weight_gJP: torch.Tensor, padded_gLP: torch.Tensor, out: torch.Tensor) -> None:
-    """`out_jgl = sum_p weight_gjp value_glp`; a product can be written to contiguous memory only."""
+    """`out_jgl = sum_p weight_gjp value_glp`; J outside is what sums of votes read along memory."""
     out.copy_((weight_gJP @ padded_gLP.mT)[..., : out.shape[2]].transpose(0, 1))
 
 
@@ -251,9 +251,12 @@ def _plain_spread(query_JGK: torch.Tensor, key_GKP: torch.Tensor) -> torch.Tenso
 
 
 def _plain_gradients(
-    result: torch.Tensor, inputs: tuple[torch.Tensor, ...], gradient: torch.Tensor
+    plain: Callable[..., torch.Tensor], inputs: tuple[torch.Tensor, ...], gradient: torch.Tensor
 ) -> Iterator[torch.Tensor | None]:
     """The gradients by plain operations, so that they can be differentiated again; None for constants."""
-    wanted = [tensor for tensor in inputs if tensor.requires_grad]
-    found = iter(torch.autograd.grad(result, wanted, gradient, create_graph=True))
-    return (next(found) if tensor.requires_grad else None for tensor in inputs)
+    # Aliases, for queries depend on keys, and keys may be values too.
+    aliases = [tensor.view_as(tensor) for tensor in inputs]
+    wanted = [alias for alias in aliases if alias.requires_grad]
+    with torch.autocast(gradient.device.type, enabled=False):
+        found = iter(torch.autograd.grad(plain(*aliases), wanted, gradient, create_graph=True))
+    return (next(found) if alias.requires_grad else None for alias in aliases)

@@ -10,7 +10,7 @@ their type in their sample, each weighted by its activation, and votes relative 
 formulas depend on neither, so that both are constants without gradient.
 
 Shape suffixes: B batch, P positions, N capsule types, D capsule dimension, K features, J output capsules, E their
-dimension, Y = N * K, G = B * N.
+dimension, C = D + 1, Y = N * K, G = B * N.
 """
 
 from __future__ import annotations
@@ -34,6 +34,9 @@ EPSILON = 2.220446049250313e-16
 VARIANCE_FLOOR = 1e-12
 """Smallest variance of votes: equal votes have a logarithm and a gradient."""
 
+_EQUAL_DISTANCES = 1e-12
+"""Distances that differ by less are equal: what separates them is rounding."""
+
 
 def em_routing(
     capsules: torch.Tensor,
@@ -56,7 +59,8 @@ def em_routing(
     `range(x) = 10 (x - min) / (max - min) - 5` over j (0 where all are equal). Between them the E-step:
     `p_ij = exp(-sum_d (vote_ijd - mu_jd)^2 / (2 sigma_jd^2)) / sqrt(prod_d 2 pi sigma_jd^2)` and
     `R_ij = p_ij a_j / sum_j p_ij a_j` (Hinton et al. 2018, procedure 1; `range` and the epsilons are the encapsulation
-    paper's code). Densities are logarithms, so that none underflows; gradients flow through all iterations. R of all
+    paper's code). Densities are logarithms, so that none underflows; variances are at
+    least 1e-12, so that equal votes stay finite; gradients flow through all iterations. R of all
     pairs never exists, and votes only for the mean capsule of each type, in place of all its P positions. Distances are
     made of squares: where an output capsule comes to explain a single one of many capsules, float32 keeps fewer digits
     than votes would; float64 capsules keep all.
@@ -202,7 +206,7 @@ def _explained(
     key_GKP, value_GKP = feature_BNKP.flatten(0, 1), value_BNKP.flatten(0, 1)
     if ranged_prior_JB1 is not None:
         spread_G1P = spread_over_outputs(query_JGK, key_GKP).unsqueeze(1)
-        differ_G1P = spread_G1P > VARIANCE_FLOOR
+        differ_G1P = spread_G1P > _EQUAL_DISTANCES
         slope_G1P = torch.where(differ_G1P, 10 * LOG2_E / torch.where(differ_G1P, spread_G1P, 1), 0)
         prior_JG1 = (LOG2_E * ranged_prior_JB1).expand(-1, -1, types).flatten(1).unsqueeze(2)
         query_JGK = torch.cat([query_JGK, prior_JG1], 2)

@@ -8,7 +8,8 @@ as the matrices for each use.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import weakref
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -28,7 +29,7 @@ class Moments(Protocol):
         """The gradient of `gathered`."""
 
     def expand(self, *coefficients: torch.Tensor) -> torch.Tensor:
-        """What the product of with features is a function of votes with these coefficients."""
+        """The queries whose product with the features is a function of the votes, with these coefficients."""
 
     def expand_backward(self, gradient: torch.Tensor, coefficients: Tensors) -> Tensors:
         """The gradients of the coefficients."""
@@ -74,11 +75,9 @@ class _Collecting:
     def expand(self, *coefficients: torch.Tensor) -> torch.Tensor:
         return _Expand.apply(self, *coefficients)  # type: ignore[no-any-return]
 
-    def take_weight_gradient(self) -> torch.Tensor:
-        gradient = self.moments.weight_gradient(self.contracted, self.expanded)
+    def forget(self) -> None:
         self.contracted.clear()
         self.expanded.clear()
-        return gradient
 
 
 class _Contract(torch.autograd.Function):
@@ -103,8 +102,9 @@ class _Expand(torch.autograd.Function):
 
     @staticmethod
     def backward(context: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        context.collecting.expanded.append((gradients[0], context.saved_tensors))
-        return None, *context.collecting.moments.expand_backward(gradients[0], context.saved_tensors)
+        coefficients = context.saved_tensors  # once: checkpointing allows no more
+        context.collecting.expanded.append((gradients[0], coefficients))
+        return None, *context.collecting.moments.expand_backward(gradients[0], coefficients)
 
 
 class _Routed(torch.autograd.Function):
@@ -118,29 +118,42 @@ class _Routed(torch.autograd.Function):
         weight: torch.Tensor,
         *tensors: torch.Tensor | None,
     ) -> Tensors:
-        context.make_moments, context.routing = make_moments, routing
-        context.save_for_backward(weight, *tensors)
         with torch.enable_grad():
-            context.collecting = _Collecting(make_moments(weight.detach()))
-            context.leaves = [None if tensor is None else tensor.detach().requires_grad_() for tensor in tensors]
-            context.results = routing(context.collecting, *context.leaves)
-        return tuple(result.detach() for result in context.results)
+            collecting = _Collecting(make_moments(weight.detach()))
+            leaves = [None if tensor is None else tensor.detach().requires_grad_() for tensor in tensors]
+            results = routing(collecting, *leaves)
+        context.make_moments, context.routing, context.tensors = make_moments, routing, len(tensors)
+        # Saved, so that a backward pass frees the inner graph with all else; its nodes keep what collects.
+        context.save_for_backward(weight, *tensors, *leaves, *results)
+        context.collecting = weakref.ref(collecting)
+        return tuple(result.detach() for result in results)
 
     @staticmethod
     def backward(context: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        weight, *tensors = context.saved_tensors
-        if torch.is_grad_enabled():  # somebody asked for create_graph
-            results = context.routing(context.make_moments(weight), *tensors)
-            return (None, None, *_gradients(results, [weight, *tensors], gradients, create_graph=True))
-        with torch.autocast(weight.device.type, enabled=False):  # which may be on around a backward pass
-            found = tuple(_gradients(context.results, context.leaves, gradients, retain_graph=True))
-            return None, None, context.collecting.take_weight_gradient(), *found
+        saved, count = context.saved_tensors, context.tensors
+        inputs, leaves, results = saved[: 1 + count], saved[1 + count : 1 + 2 * count], saved[1 + 2 * count :]
+        with torch.autocast(inputs[0].device.type, enabled=False):  # which may be on around a backward pass
+            if torch.is_grad_enabled():  # somebody asked for create_graph
+                # Aliases, for an input may depend on another.
+                inputs = tuple(None if tensor is None else tensor.view_as(tensor) for tensor in inputs)
+                results = context.routing(context.make_moments(inputs[0]), *inputs[1:])
+                return None, None, *_gradients(results, inputs, gradients, create_graph=True)
+            collecting = context.collecting()
+            collecting.forget()  # what a backward pass that failed has left
+            found = tuple(_gradients(results, leaves, gradients, retain_graph=True))
+            weight_gradient = None
+            if context.needs_input_grad[2]:
+                weight_gradient = collecting.moments.weight_gradient(collecting.contracted, collecting.expanded)
+            collecting.forget()
+        return None, None, weight_gradient, *found
 
 
 def _gradients(
-    results: Tensors, tensors: list[torch.Tensor | None], gradients: Tensors, **options: bool
+    results: Tensors, tensors: Sequence[torch.Tensor | None], gradients: Tensors, **options: bool
 ) -> Iterator[torch.Tensor | None]:
     """The gradients of the tensors; None for constants."""
     wanted = [tensor for tensor in tensors if tensor is not None and tensor.requires_grad]
-    found = iter(torch.autograd.grad(results, wanted, gradients, materialize_grads=True, **options))
+    pairs = [pair for pair in zip(results, gradients, strict=True) if pair[0].requires_grad]
+    outputs, upstream = [result for result, _ in pairs], [gradient for _, gradient in pairs]
+    found = iter(torch.autograd.grad(outputs, wanted, upstream, materialize_grads=True, **options))
     return (next(found) if tensor is not None and tensor.requires_grad else None for tensor in tensors)

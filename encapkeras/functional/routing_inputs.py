@@ -29,10 +29,13 @@ def check_routing(
 
     Raises:
         ShapeError: The sizes do not fit each other.
-        ArgumentError: `iterations` is no whole number of at least 1.
+        ArgumentError: `iterations` is no whole number of at least 1, or a tensor has whole numbers.
     """
     if isinstance(iterations, bool) or not isinstance(iterations, int) or iterations < 1:
         raise ArgumentError(f"iterations must be a whole number of at least 1; received {iterations!r}")
+    for name, tensor in (("capsules", capsules_BPND), ("weight", weight_NJED)):
+        if not tensor.is_floating_point():
+            raise ArgumentError(f"{name} must be of a floating type; received {tensor.dtype}")
     capsules, weight = tuple(capsules_BPND.shape), tuple(weight_NJED.shape)
     if len(capsules) != 4 or 0 in capsules[1:]:
         raise ShapeError(f"capsules must be (batch, positions, types, dim), none but the batch 0; received {capsules}")

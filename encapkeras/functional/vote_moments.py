@@ -44,7 +44,7 @@ class VoteMoments:
         return gathered_JBX @ self._weight_JXE, one_JBN.sum(2, keepdim=True)
 
     def expand(self, *coefficients: torch.Tensor) -> torch.Tensor:
-        """What the product of with `u~` is `coefficient . vote + constant`.
+        """The query whose product with `u~` is `coefficient . vote + constant`.
 
         Args:
             *coefficients: Of the votes `(J, B, E)`, and the constant `(J, B, 1)`.
@@ -78,8 +78,7 @@ class SquareMoments:
     """Sums of votes and of their squares from sums of `products` of capsules that are relative to an origin.
 
     With o the origin of a type in a sample, u a capsule relative to it and `V = W~ [1, o] - shift` its vote, a vote is
-    `W u + V`, reduced by a constant. What belongs to the votes of each
-    type exists in pieces of the output capsules.
+    `W u + V`, reduced by a constant. What belongs to the votes of each type exists in pieces of the output capsules.
 
     Args:
         weight_JNCE: The matrices `W~ = [bias, W]`.
@@ -127,7 +126,7 @@ class SquareMoments:
         return self._of_features(square_JBE, of_votes)
 
     def expand(self, *coefficients: torch.Tensor) -> torch.Tensor:
-        """What the product of with `products` is `square . (vote - center)^2 + constant`.
+        """The query whose product with `products` is `square . (vote - center)^2 + constant`.
 
         Args:
             *coefficients: `square` and `center`, `(J, B, E)`, and `constant`, `(J, B, 1)`.
@@ -248,8 +247,9 @@ def products(capsules_BNDP: torch.Tensor) -> torch.Tensor:
     """
     component_BNCP = F.pad(capsules_BNDP, (0, 0, 1, 0), value=1.0)
     size = component_BNCP.shape[2]
-    times = torch.cat([torch.tensor([1.0] + [2.0] * (size - a - 1)) for a in range(size)])
-    return _pairs(component_BNCP, 2) * times.to(component_BNCP).unsqueeze(1)
+    one, two = component_BNCP.new_ones(1), component_BNCP.new_full((size - 1,), 2.0)
+    times = torch.cat([part for a in range(size) for part in (one, two[a:])])
+    return _pairs(component_BNCP, 2) * times.unsqueeze(1)
 
 
 def _pairs(component: torch.Tensor, dim: int) -> torch.Tensor:

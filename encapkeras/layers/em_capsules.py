@@ -103,6 +103,10 @@ class EmCapsules(VotingLayer):
 
     def _checked(self, input_shape: Any) -> Shape:
         """The shape of the capsules among the inputs' shapes."""
+        if isinstance(input_shape, dict) or not input_shape:
+            raise ShapeError(
+                f"{self.name} takes capsules, or a list of capsules and activations; received {input_shape}"
+            )
         shapes = [tuple(shape) for shape in input_shape] if isinstance(input_shape[0], list | tuple) else [input_shape]
         capsules = shapes[0]
         self.checked_capsules(capsules)

@@ -16,8 +16,13 @@ _BOLD = r"\x1b\[\d*m"
 
 
 @contextlib.contextmanager
-def saying_how_to_save_memory() -> Iterator[None]:
+def saying_how_to_save_memory(
+    advice: str = "Set data.batch_size or data.image_size to less, make the network smaller, or free memory.",
+) -> Iterator[None]:
     """Turns any way of running out of memory into a `TrainingError` that says what to do.
+
+    Args:
+        advice: What to do.
 
     Example:
         >>> with saying_how_to_save_memory():
@@ -34,7 +39,4 @@ def saying_how_to_save_memory() -> Iterator[None]:
             raise
         # Keras puts lines of its own before it, and makes it bold.
         told = f" ({re.sub(_BOLD, '', signs[0]).strip()})" if signs else ""
-        raise TrainingError(
-            f"out of memory{told}. Set data.batch_size or data.image_size to less, make the network smaller, or free "
-            "memory."
-        ) from error
+        raise TrainingError(f"out of memory{told}. {advice}") from error

@@ -44,3 +44,9 @@ def test_the_votes_show_in_the_memory(capsys):
 def test_impossible_sizes(capsys):
     assert main(["bench", "routing", "--outputs", "0"]) == 2
     assert "--outputs must be at least 1; received 0" in capsys.readouterr().err
+
+
+def test_the_smallest_sizes(capsys):
+    sizes = [f"--{name}=1" for name in "batch-size types positions dim outputs out-dim iterations rounds".split()]
+    assert main(["bench", "routing", *sizes]) == 0
+    assert "em routing: batch_size 1" in capsys.readouterr().out

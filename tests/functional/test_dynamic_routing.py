@@ -5,6 +5,7 @@ import pytest
 import torch
 from hypothesis import strategies
 from support.routing import LargestTensor, gradients, largest_difference, random_inputs
+from torch.utils.checkpoint import checkpoint
 
 from encapkeras.errors import ArgumentError, ShapeError
 from encapkeras.functional import dynamic_routing
@@ -201,3 +202,38 @@ def test_sizes_that_disagree_are_both_named():
         dynamic_routing(capsules[0], weight, bias)
     with pytest.raises(ShapeError, match="weight must be"):
         dynamic_routing(capsules, weight[0], bias)
+
+
+@pytest.mark.parametrize("axis", AXES)
+def test_gradients_that_can_be_differentiated_equal_the_textbook_version(axis):
+    inputs = random_inputs().of_dynamic
+    penalties, firsts = [], []
+    for function in (dynamic_routing, routing_votes.dynamic_routing):
+        out = function(*inputs, softmax_over=axis)
+        first = torch.autograd.grad(out.square().sum(), inputs, create_graph=True)
+        firsts.append(first)
+        penalties.append(torch.autograd.grad(sum(part.square().sum() for part in first), inputs))
+    assert largest_difference(*firsts) < 1e-12
+    assert largest_difference(*penalties) < 1e-11
+
+
+@pytest.mark.parametrize("axis", AXES)
+def test_checkpointing(axis):
+    inputs = random_inputs().of_dynamic
+    expected = gradients(dynamic_routing(*inputs, softmax_over=axis), inputs)
+    out = checkpoint(dynamic_routing, *inputs, softmax_over=axis, use_reentrant=False)
+    assert largest_difference(gradients(out, inputs), expected) < 1e-13
+
+
+def test_a_backward_pass_frees_what_it_needed():
+    inputs = random_inputs().of_dynamic
+    out = dynamic_routing(*inputs).sum()
+    out.backward()
+    with pytest.raises(RuntimeError, match="second time"):
+        out.backward()
+
+
+def test_whole_numbers_are_refused():
+    capsules, weight, bias = random_inputs().of_dynamic
+    with pytest.raises(ArgumentError, match=r"capsules must be of a floating type; received torch\.int64"):
+        dynamic_routing(capsules.long(), weight, bias)

@@ -5,6 +5,7 @@ import pytest
 import torch
 from hypothesis import strategies
 from support.routing import LargestTensor, gradients, largest_difference, random_inputs
+from torch.utils.checkpoint import checkpoint
 
 from encapkeras.errors import ArgumentError, ShapeError
 from encapkeras.functional import em_routing
@@ -262,3 +263,54 @@ def test_sizes_that_disagree_are_both_named():
         em_routing(*inputs._replace(weight=inputs.weight[:1]))
     with pytest.raises(ArgumentError, match="iterations must be a whole number of at least 1; received 0"):
         em_routing(*inputs, iterations=0)
+
+
+@pytest.mark.parametrize("normalize", NORMALIZE)
+def test_gradients_that_can_be_differentiated_equal_the_textbook_version(normalize):
+    inputs = random_inputs(positions=6, types=3)
+    penalties, firsts = [], []
+    for function in (em_routing, routing_votes.em_routing):
+        mean, activation = function(*inputs, iterations=2, normalize_distances=normalize)
+        first = torch.autograd.grad(mean.square().sum() + activation.sum(), inputs, create_graph=True)
+        firsts.append(first)
+        penalties.append(torch.autograd.grad(sum(part.square().sum() for part in first), inputs))
+    assert largest_difference(*firsts) < 1e-10
+    assert largest_difference(*penalties) < 1e-8
+
+
+def test_one_tensor_may_be_both_betas():
+    inputs = random_inputs()
+    inputs = inputs._replace(beta_a=inputs.beta_v)
+    for create_graph in (False, True):
+        received, expected = (
+            torch.autograd.grad(function(*inputs)[1].square().sum(), inputs.beta_v, create_graph=create_graph)
+            for function in (em_routing, routing_votes.em_routing)
+        )
+        assert largest_difference(received, expected) < 1e-10
+
+
+@pytest.mark.parametrize("leaf", ["weight", "bias", "beta_v", "beta_a"])
+@pytest.mark.parametrize("create_graph", [False, True])
+def test_one_iteration_with_one_tensor_to_learn(leaf, create_graph):
+    inputs = random_inputs()
+    inputs = type(inputs)(*(t if name == leaf else t.detach() for name, t in inputs._asdict().items()))
+    loss = sum(part.sum() for part in em_routing(*inputs, iterations=1))
+    (gradient,) = torch.autograd.grad(loss, [getattr(inputs, leaf)], create_graph=create_graph)
+    assert gradient.isfinite().all()
+
+
+def test_checkpointing_and_repeating():
+    inputs = random_inputs()
+    expected = gradients(em_routing(*inputs), inputs)
+    out = checkpoint(em_routing, *inputs, use_reentrant=False)
+    assert largest_difference(gradients(out, inputs), expected) < 1e-13
+    loss = sum(part.sum() for part in em_routing(*inputs))
+    first, second = (torch.autograd.grad(loss, inputs, retain_graph=True) for _ in range(2))
+    assert all(torch.equal(x, y) for x, y in zip(first, second, strict=True))
+
+
+def test_an_empty_batch():
+    inputs = random_inputs()
+    inputs = inputs._replace(capsules=inputs.capsules[:0], activations=inputs.activations[:0])
+    mean, activation = em_routing(*inputs)
+    assert (mean.shape, activation.shape) == ((0, 3, 5), (0, 3))

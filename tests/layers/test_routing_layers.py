@@ -142,3 +142,9 @@ def test_em_capsules_take_no_third_input():
     with pytest.raises(ShapeError) as error:
         EmCapsules(capsules=10, dim=4)([keras.Input(MAP), keras.Input(MAP[:-1]), keras.Input(MAP)])
     assert "takes capsules, or a list of capsules and activations" in str(error.value)
+
+
+@pytest.mark.parametrize("inputs", [{"capsules": torch.rand(2, *MAP)}, []])
+def test_em_capsules_say_what_they_take(inputs):
+    with pytest.raises((ShapeError, ValueError), match="takes capsules, or a list of capsules and activations"):
+        EmCapsules(capsules=5, dim=4)(inputs)
