@@ -131,8 +131,11 @@ def read_csv(path: str | os.PathLike[str]) -> list[RoutingAnalysis]:
         >>> read_csv(path)[0].measurements[0] == one
         True
     """
-    with open(path, newline="", encoding="utf-8") as file:
-        header, *rows = list(csv.reader(file)) or [[]]
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            header, *rows = list(csv.reader(file)) or [[]]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{os.fspath(path)} is no table of a routing analysis: {error}") from error
     if tuple(header) != COLUMNS:
         raise DataError(f"{os.fspath(path)} is no table of a routing analysis: its columns are {', '.join(header)}")
     grouped: dict[tuple[str, str, int], list[Measurement]] = {}

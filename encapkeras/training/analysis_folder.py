@@ -16,11 +16,20 @@ from pathlib import Path
 from matplotlib.image import imread
 from torch.utils.tensorboard import SummaryWriter
 
-from encapkeras.analysis import RoutingAnalysis, layers_of, plot_iterations, plot_votes, write_csv, write_iterations
-from encapkeras.errors import RunFolderError
+from encapkeras.analysis import (
+    RoutingAnalysis,
+    layers_of,
+    plot_iterations,
+    plot_votes,
+    read_csv,
+    write_csv,
+    write_iterations,
+)
+from encapkeras.errors import DataError, RunFolderError
 from encapkeras.training.run_folder import replacing, writing
 
-_WRITTEN = ("routing_*.png", "events.out.tfevents.*", "*/events.out.tfevents.*", ".*.partial.*", "routing.csv")
+_PLOTS = {"iterations": plot_iterations, "votes": plot_votes}
+_EVENTS = "events.out.tfevents.*"
 
 
 class AnalysisFolder:
@@ -45,12 +54,13 @@ class AnalysisFolder:
         """
         if self.path.exists() and not self.path.is_dir():
             raise RunFolderError(f"{self.path} is a file; an analysis needs a folder. Choose another with --output.")
-        if self.table.exists() and not overwrite:
+        older = self._older()
+        if older is not None and not overwrite:
             raise RunFolderError(
                 f"{self.path} holds an analysis already. Choose another folder with --output, or replace it with "
                 "--overwrite."
             )
-        if self.path.is_dir() and not self.table.exists() and any(self.path.iterdir()):
+        if self.path.is_dir() and older is None and any(self.path.iterdir()):
             raise RunFolderError(
                 f"{self.path} holds files that are not of an analysis, so nothing is written there. Choose an empty or "
                 "new folder with --output."
@@ -61,6 +71,29 @@ class AnalysisFolder:
                 f"{self.path} cannot be written: {parent} is {'read-only' if parent.is_dir() else 'a file'}. Choose "
                 "another folder with --output."
             )
+
+    def _older(self) -> list[RoutingAnalysis] | None:
+        """The analyses that are here already; None if the table is not ours."""
+        try:
+            return read_csv(self.table)
+        except (DataError, OSError):
+            return None
+
+    def _remove(self, older: Sequence[RoutingAnalysis]) -> None:
+        """Removes the pictures and event files of an older analysis, and nothing else that may lie here."""
+        pictures = {self._picture(layer, name) for layer in layers_of(older) for name in _PLOTS}
+        checkpoints = {analysis.checkpoint for analysis in older}
+        for entry in list(self.path.iterdir()):
+            if entry.is_dir() and entry.name in checkpoints:
+                for file in entry.glob(_EVENTS):
+                    file.unlink()
+                if not any(entry.iterdir()):
+                    entry.rmdir()
+            elif entry.is_file() and (entry in pictures or entry.match(_EVENTS)):
+                entry.unlink()
+
+    def _picture(self, layer: str, name: str) -> Path:
+        return self.path / f"routing_{layer}_{name}.png"
 
     def write(self, analyses: Sequence[RoutingAnalysis], overwrite: bool = False) -> None:
         """Writes the table, the pictures and the event files; an older analysis is removed first.
@@ -75,14 +108,13 @@ class AnalysisFolder:
         self.check_free(overwrite)
         with writing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
-            for file in [file for pattern in _WRITTEN for file in self.path.glob(pattern)]:
-                file.unlink()
+            self._remove(self._older() or [])
         with replacing(self.table) as file:  # first: it is the mark that the folder is ours
             write_csv(file, analyses)
         with writing(self.path), SummaryWriter(str(self.path)) as board:
             for layer in layers_of(analyses):
-                for name, plot in (("iterations", plot_iterations), ("votes", plot_votes)):
-                    picture = self.path / f"routing_{layer}_{name}.png"
+                for name, plot in _PLOTS.items():
+                    picture = self._picture(layer, name)
                     with replacing(picture) as file:
                         plot(analyses, layer).savefig(file)
                     board.add_image(f"{layer}/{name}", imread(picture), dataformats="HWC")
