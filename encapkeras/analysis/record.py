@@ -28,17 +28,41 @@ def routing_layers(model: keras.Model) -> list[RoutingLayer]:
         model: A Functional model, such as `build_model` and `load_model` make.
 
     Raises:
-        ArgumentError: It has none, or is no Functional model of one input.
+        ArgumentError: It has none, has one that is called more than once, holds a model that has one, or is no
+            Functional model of one input.
     """
     if not isinstance(model, keras.Model) or len(getattr(model, "inputs", None) or []) != 1:
         raise ArgumentError(
             "the routing of a Functional Keras model with one input can be analysed, as build_model and load_model "
             f"make it; received {type(model).__name__}"
         )
+    nested = [layer for layer in model.layers if isinstance(layer, keras.Model) and _routes(layer)]
+    if nested:
+        raise ArgumentError(
+            f"model '{nested[0].name}' inside '{model.name}' has routing layers, but models inside a model are not "
+            "looked into; analyse it alone"
+        )
     layers = [layer for layer in model.layers if isinstance(layer, RoutingLayer)]
     if not layers:
         raise ArgumentError(f"network '{model.name}' has no routing layer; layers that can be analysed: {KINDS}")
+    for layer in layers:
+        if len(_nodes(model, layer)) > 1:
+            raise ArgumentError(
+                f"layer '{layer.name}' is called {len(_nodes(model, layer))} times in network '{model.name}'; a "
+                "routing layer can be analysed if it is called once"
+            )
     return layers
+
+
+def _routes(model: keras.Model) -> bool:
+    return any(
+        isinstance(layer, RoutingLayer) or (isinstance(layer, keras.Model) and _routes(layer)) for layer in model.layers
+    )
+
+
+def _nodes(model: keras.Model, layer: RoutingLayer) -> list[Any]:
+    """The calls of a layer in a model; the layer itself knows those in other models too."""
+    return [node for nodes in model._nodes_by_depth.values() for node in nodes if node.operation is layer]
 
 
 def analyse_routing(
@@ -72,7 +96,8 @@ def analyse_routing(
         The figures, one for each layer, iteration and statistic.
 
     Raises:
-        ArgumentError: The network has no such layer, or images and labels do not go together.
+        ArgumentError: The network has no such layer or cannot be analysed, the images are not such as it takes, images
+            and labels do not go together, or what reaches a layer is not finite.
 
     Example:
         >>> import keras, encapkeras
@@ -86,10 +111,9 @@ def analyse_routing(
     layers = routing_layers(model)
     if batch_size < 1 or chunk_elements < 1:
         raise ArgumentError(f"batch_size and chunk_elements are at least 1; received {batch_size}, {chunk_elements}")
+    _check_images(model, images)
     targets = None if labels is None else _as_labels(labels, len(images))
-    if len(images) == 0:
-        raise ArgumentError("there are no images to analyse the routing with")
-    inner = keras.Model(model.inputs, {layer.name: layer.input for layer in layers})
+    inner = keras.Model(model.inputs, {layer.name: _nodes(model, layer)[0].input_tensors for layer in layers})
     classes = _classes(model)
     gathered = [RoutingStatistics(_routing_of(layer), chunk_elements) for layer in layers]
     with torch.no_grad():
@@ -98,11 +122,24 @@ def analyse_routing(
             given = inner(keras.ops.convert_to_tensor(images[part]), training=False)
             for layer, statistics in zip(layers, gathered, strict=True):
                 told = targets is not None and layer.map_types is None and layer.capsules in classes
-                statistics.add(
-                    *_routing_inputs(layer, given[layer.name]), targets[part] if told and targets is not None else None
-                )
+                batch_labels = targets[part] if told and targets is not None else None
+                try:
+                    statistics.add(*_routing_inputs(layer, given[layer.name]), batch_labels)
+                except ArgumentError as error:
+                    raise ArgumentError(f"layer '{layer.name}': {error}") from error
     measurements = [m for layer, each in zip(layers, gathered, strict=True) for m in each.measurements(layer.name)]
     return RoutingAnalysis(checkpoint, split, len(images), tuple(measurements))
+
+
+def _check_images(model: keras.Model, images: Any) -> None:
+    wanted, shape = model.inputs[0].shape[1:], tuple(np.shape(images))
+    if len(shape) != len(wanted) + 1 or any(w not in (None, s) for w, s in zip(wanted, shape[1:], strict=True)):
+        expected = ", ".join(["B", *map(str, wanted)])
+        raise ArgumentError(
+            f"images must have the shape ({expected}) that network '{model.name}' takes; received {shape}"
+        )
+    if shape[0] == 0:
+        raise ArgumentError("there are no images to analyse the routing with; give at least one")
 
 
 def _as_labels(labels: Any, images: int) -> Tensor:
@@ -138,9 +175,9 @@ def _routing_of(layer: RoutingLayer) -> Routing:
     )
 
 
-def _routing_inputs(layer: RoutingLayer, inputs: Tensor | list[Tensor]) -> tuple[Tensor, Tensor | None]:
+def _routing_inputs(layer: RoutingLayer, inputs: list[Tensor]) -> tuple[Tensor, Tensor | None]:
     """Capsules `(B, P, N, D)` and activations `(B, P, N)`, as the layer itself gives them to its routing."""
-    capsules, *activations = inputs if isinstance(inputs, list) else [inputs]
+    capsules, *activations = inputs
     by_position = [layer.by_position(_wide(tensor).unsqueeze(-1)).squeeze(-1) for tensor in activations]
     return layer.by_position(_wide(capsules)), by_position[0] if by_position else None
 

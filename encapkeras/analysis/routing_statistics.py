@@ -59,8 +59,10 @@ class RoutingStatistics:
             labels: The output capsule of each image's class, `(B,)`; None if the output capsules are no classes.
 
         Raises:
-            ArgumentError: A label is no output capsule, or a batch has labels and another has none.
+            ArgumentError: Capsules, activations or weights are not finite, a label is no output capsule, or a batch
+                has labels and another has none.
         """
+        self._check_finite(capsules_BPND, activations_BPN)
         outputs = self._routing.weight_NJED.shape[1]
         roles = ("all",) if labels is None else CLASSES
         if self._sums and roles != self._roles:
@@ -82,6 +84,18 @@ class RoutingStatistics:
                 None if activations_BPN is None else activations_BPN[part],
                 _roles_of(None if labels is None else labels[part], len(capsules_BPND[part]), outputs, weight.device),
             )
+
+    def _check_finite(self, capsules_BPND: Tensor, activations_BPN: Tensor | None) -> None:
+        """Refuses what would be counted in the wrong bins."""
+        weights = [value for value in vars(self._routing).values() if isinstance(value, Tensor)]
+        activations = [] if activations_BPN is None else [activations_BPN]
+        named = {"input capsules": [capsules_BPND], "input activations": activations, "weights": weights}
+        for name, tensors in named.items():
+            if not all(tensor.isfinite().all() for tensor in tensors):
+                raise ArgumentError(
+                    f"the {name} hold NaN or infinity, so that there is nothing to analyse; look at the images, and at "
+                    "the training that made the weights"
+                )
 
     def _add_part(self, capsules_BPND: Tensor, activations_BPN: Tensor | None, role_BJ: Tensor) -> None:
         """Adds images whose votes of at least one input capsule fit into a chunk together."""
@@ -119,9 +133,11 @@ class RoutingStatistics:
             return Measurement(layer, kind, iteration, statistic, role, cosine, value, round(count.item()))
 
         for index, role in enumerate(self._roles if over_inputs else ("all",)):
-            entropy, count = sums.entropy[index], sums.distributions[index]
+            count = sums.distributions[index]
+            largest = count * math.log(number)
+            entropy = sums.entropy[index].clamp(max=largest)  # the couplings' rounding leads a little past it
             yield mean("coupling_entropy", role, entropy, count, count)
-            yield mean("coupling_entropy_relative", role, entropy, count * math.log(number), count)
+            yield mean("coupling_entropy_relative", role, entropy, largest, count)
         for index, role in enumerate(self._roles):
             votes, capsules = sums.votes[index].sum(), sums.capsules[index]
             yield mean("agreement", role, sums.cosine[index], votes, votes)
@@ -153,7 +169,7 @@ class _Pass:
         self._over_inputs = softmax_over == "inputs"
         self._role_BJ = role_BJ
         self._output_length_BJ = couplings.outputs_BJE.norm(dim=-1)
-        zeros = torch.zeros_like(self._output_length_BJ)
+        zeros = torch.zeros_like(self._output_length_BJ, dtype=torch.float64)  # many small numbers are summed
         self._entropy_BJ, self._cosine_BJ, self._shared_cosine_BJ, self._share_BJ = (zeros.clone() for _ in range(4))
 
     def look_at(self, chunk: Chunk, sums: _Sums) -> Tensor:
@@ -171,13 +187,13 @@ class _Pass:
 
         entropy_NBPJ = torch.special.entr(coupling_NBPJ)
         if self._over_inputs:
-            self._entropy_BJ += entropy_NBPJ.sum(dim=(0, 2))
+            self._entropy_BJ += entropy_NBPJ.sum(dim=(0, 2), dtype=torch.float64)
         else:
             sums.entropy[0] += entropy_NBPJ.sum(dtype=torch.float64).cpu()
             sums.distributions[0] += entropy_NBPJ[..., 0].numel()
-        self._cosine_BJ += cosine_NBPJ.sum(dim=(0, 2))
-        self._shared_cosine_BJ += (shares_NBPJ * cosine_NBPJ).sum(dim=(0, 2))
-        self._share_BJ += shares_NBPJ.sum(dim=(0, 2))
+        self._cosine_BJ += cosine_NBPJ.sum(dim=(0, 2), dtype=torch.float64)
+        self._shared_cosine_BJ += (shares_NBPJ * cosine_NBPJ).sum(dim=(0, 2), dtype=torch.float64)
+        self._share_BJ += shares_NBPJ.sum(dim=(0, 2), dtype=torch.float64)
         self._add_to_bins(cosine_NBPJ, length_NBPJ, sums)
         return shares_NBPJ
 

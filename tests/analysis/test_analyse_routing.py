@@ -148,8 +148,59 @@ def test_what_cannot_be_analysed(model, images):
         analyse_routing(DynamicCapsules(2, 2), images)
     with pytest.raises(ArgumentError, match="no images"):
         analyse_routing(model, images[:0])
+    with pytest.raises(ArgumentError, match="no images"):
+        analyse_routing(model, images[:0], [])
     with pytest.raises(ArgumentError, match="at least 1; received 0"):
         analyse_routing(model, images, batch_size=0)
+
+
+@pytest.mark.parametrize("shape", [(7, 1, 32, 32), (7, 32, 32, 3), (32, 32, 1), (7, 32, 32), ()], ids=str)
+def test_images_of_another_shape(model, shape):
+    with pytest.raises(ArgumentError) as caught:
+        analyse_routing(model, np.zeros(shape), LABELS)
+    assert str(caught.value) == (
+        f"images must have the shape (B, 32, 32, 1) that network 'routed' takes; received {shape}"
+    )
+
+
+def test_images_of_any_size_where_the_network_takes_them():
+    inputs = keras.Input((None, None, 2, 5))
+    model = keras.Model(inputs, CapsuleLength()(DynamicCapsules(10, 4, name="digits")(inputs)))
+    assert analyse_routing(model, maps().numpy(), LABELS).layers == ("digits",)
+
+
+def test_capsules_that_are_not_finite_name_their_layer():
+    capsules = maps()
+    capsules[6, 2, 3, 1, 4] = torch.nan
+    with pytest.raises(ArgumentError, match="layer 'digits': the input capsules hold NaN or infinity"):
+        analyse_routing(small_model(DynamicCapsules(10, 6, name="digits")), capsules, batch_size=3)
+
+
+def test_a_layer_that_is_called_twice_is_refused():
+    layer = DynamicCapsules(10, 6, name="digits")
+    one, two = keras.Input((3, 4, 2, 5)), keras.layers.Lambda(lambda x: -x)
+    model = keras.Model(one, keras.layers.Add()([layer(one), layer(two(one))]), name="both")
+    with pytest.raises(ArgumentError, match="layer 'digits' is called 2 times in network 'both'"):
+        analyse_routing(model, maps())
+
+
+def test_a_layer_of_several_networks_is_analysed_in_each():
+    layer = DynamicCapsules(10, 6, name="digits")
+    first = small_model(layer)
+    inputs = keras.Input((3, 4, 2, 5))
+    second = keras.Model(inputs, CapsuleLength()(layer(keras.layers.Rescaling(0.5)(inputs))))
+    of_second = analyse_routing(second, maps())
+    assert of_second == analyse_routing(first, maps() / 2)
+    assert of_second != analyse_routing(first, maps())
+
+
+def test_models_inside_a_model_are_not_looked_into():
+    inner = small_model(DynamicCapsules(10, 6, name="digits"))
+    inner.name = "inner"
+    inputs = keras.Input((3, 4, 2, 5))
+    outer = keras.Model(inputs, inner(inputs), name="outer")
+    with pytest.raises(ArgumentError, match=r"'inner' inside 'outer' has routing layers.*not looked into"):
+        analyse_routing(outer, maps())
 
 
 def test_the_table_is_tidy_and_comes_back(analysis, tmp_path):
@@ -174,6 +225,7 @@ def test_several_analyses_in_one_table(analysis, tmp_path):
     ("change", "text"),
     [
         (lambda text: "", "is no table of a routing analysis"),
+        (lambda text: text.replace("digits", "\udcff"), "is no table of a routing analysis: 'utf-8' codec"),
         (lambda text: text.replace("checkpoint,", "weights,"), "its columns are weights, split"),
         (lambda text: text[:-20], "line 3, is no row of a routing analysis"),
         (lambda text: text.replace("0.5", "a half", 1), "line 2, is no row"),
@@ -182,7 +234,7 @@ def test_several_analyses_in_one_table(analysis, tmp_path):
 def test_a_damaged_table_is_named(tmp_path, change, text):
     rows = "checkpoint,split,images,layer,routing,iteration,statistic,capsules,cosine,value,count\n"
     rows += "best,test,7,digits,em,1,activation,target,,0.5,7\nbest,test,7,digits,em,1,activation,other,,0.25,63\n"
-    (tmp_path / "routing.csv").write_text(change(rows))
+    (tmp_path / "routing.csv").write_bytes(change(rows).encode(errors="surrogateescape"))
     with pytest.raises(DataError) as caught:
         read_csv(tmp_path / "routing.csv")
     assert text in str(caught.value)

@@ -237,6 +237,25 @@ def test_extreme_inputs_give_numbers(make, scale, dtype):
         assert values(measured(routing, capsules, active), "agreement_by_coupling") == [None] * 3
 
 
+@pytest.mark.parametrize("softmax_over", ["inputs", "outputs"])
+@pytest.mark.parametrize("outputs", [5, 10])
+def test_no_entropy_is_above_that_of_even_couplings(outputs, softmax_over):
+    routing = dynamic(types=8, outputs=outputs, dim=16, softmax_over=softmax_over)
+    routing = DynamicRouting(routing.weight_NJED.float() / 100, routing.bias_NJE.float() / 100, 3, softmax_over)
+    relative = values(measured(routing, random(4, 64, 8, 2).float() / 100), "coupling_entropy_relative")
+    assert max(relative) <= 1
+    assert relative == pytest.approx([1, 1, 1], abs=1e-4)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize("what", ["input capsules", "input activations", "weights"])
+def test_what_is_not_finite_is_refused(what, bad):
+    routing, capsules, activations = em(), random(2, 6, 3, 2), random(2, 6, 3).abs()
+    {"input capsules": capsules, "input activations": activations, "weights": routing.beta_a}[what].view(-1)[-1] = bad
+    with pytest.raises(ArgumentError, match=f"the {what} hold NaN or infinity"):
+        RoutingStatistics(routing).add(capsules, activations)
+
+
 def test_a_single_output_capsule_has_no_relative_entropy():
     found = measured(dynamic(outputs=1, softmax_over="outputs"), random(2, 6, 3, 2))
     assert values(found, "coupling_entropy") == [0, 0, 0]
