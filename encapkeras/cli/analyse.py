@@ -125,9 +125,9 @@ def _print_table(analyses: Sequence[RoutingAnalysis]) -> None:
         title = (
             f"{layer}: {KINDS[activations[0].routing]}, {analyses[0].images:,} {analyses[0].split} images{of_classes}"
         )
-        table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+        table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
         table.add_column("checkpoint")
-        for heading in ("iteration", "entropy", "agreement", "weighted", "activation"):
+        for heading in ("iter.", "entropy", "agreement", "weighted", "activation"):
             table.add_column(heading, justify="right")
         for analysis in analyses:
             for iteration in sorted({m.iteration for m in activations}):

@@ -85,16 +85,51 @@ def test_an_analysis_is_not_overwritten_unless_told_to(run, tmp_path, capsys):
     output = tmp_path / "out"
     words = [run, "--checkpoint", "last", "--images", 5, "--output", output]
     assert analyse(*words) == 0
+    with (output / "routing.csv").open("a") as table:
+        table.write("best,test,5,gone,em,1,activation,all,,0.5,5\n")
     (output / "routing_gone_votes.png").write_text("of a layer that is no more")
-    (output / "notes.txt").write_text("mine")
+    (output / "best").mkdir()
+    (output / "best" / "events.out.tfevents.1").write_text("of a checkpoint that is no more")
+    mine = [output / "notes.txt", output / "routing_mine.png", output / "validation" / "events.out.tfevents.1"]
+    for file in mine:
+        file.parent.mkdir(exist_ok=True)
+        file.write_text("mine")
     before = (output / "routing.csv").read_bytes()
     capsys.readouterr()
     assert "holds an analysis already. Choose another folder with --output" in refused(capsys, *words)
     assert (output / "routing.csv").read_bytes() == before
     assert analyse(*words, "--overwrite") == 0
     assert not (output / "routing_gone_votes.png").exists()
-    assert (output / "notes.txt").read_text() == "mine"
+    assert not (output / "best").exists()
+    assert [file.read_text() for file in mine] == ["mine"] * 3
     assert len(list((output / "last").iterdir())) == 1
+    assert len(list(output.glob("events.out.tfevents.*"))) == 1
+
+
+@pytest.mark.parametrize("content", [b"epoch,route\n1,north\n", b"\xff\xfe\x00"], ids=["other columns", "no text"])
+def test_a_table_of_the_same_name_is_no_analysis(content, run, tmp_path, capsys):
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "routing.csv").write_bytes(content)
+    (mine / "events.out.tfevents.1").write_text("mine")
+    for words in ([], ["--overwrite"]):
+        assert "not of an analysis, so nothing is written" in refused(capsys, run, "--output", mine, *words)
+    assert (mine / "routing.csv").read_bytes() == content
+    assert {file.name for file in mine.iterdir()} == {"routing.csv", "events.out.tfevents.1"}
+
+
+def test_two_figures_of_a_cell_stay_in_one_line(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    spec = routing_spec(epochs=1)
+    spec["model"]["nodes"]["digits"]["layer"] = "dynamic_capsules"
+    assert main(["train", str(write_spec(tmp_path, spec)), "--run-dir", str(tmp_path / "run")]) == 0
+    capsys.readouterr()
+    assert analyse(tmp_path / "run", "--checkpoint", "last", "--images", 5) == 0
+    table = capsys.readouterr().out.split("digits: ")[1].splitlines()
+    rows = [line.split() for line in table if line.strip().startswith("last")]
+    assert [row[:2] for row in rows] == [["last", "1"], ["last", "2"], ["last", "3"]]
+    assert all(row[3::3] == ["/"] * 4 and len(row) == 14 for row in rows)
+    assert max(map(len, table[:-1])) <= 80
 
 
 def test_folders_that_are_in_the_way(run, tmp_path, capsys):
