@@ -124,12 +124,12 @@ def _phrase(error: ErrorDetails, path: tuple[str | int, ...], models: Sequence[t
         return f"must name its '{path[-1]}', one of these: {', '.join(map(repr, tags))}"
     if error["type"] == "union_tag_invalid":
         return f"must have one of these as {error['ctx']['discriminator']}: {error['ctx']['expected_tags']}"
+    if error["type"] in ("model_type", "dataclass_type", "model_attributes_type"):
+        return "must be a map"
+    if error["type"] == "is_instance_of" and error["ctx"]["class"] == "Sequence":
+        return "must be a list"
     message = error["msg"].replace("Input should be a valid ", "must be a ").replace("Input should be ", "must be ")
-    return (
-        message.replace("must be a integer", "must be an integer")
-        .replace("dictionary", "map")
-        .replace(" or object to extract fields from", "")
-    )
+    return message.replace("must be a integer", "must be an integer").replace("dictionary", "map")
 
 
 def _path_in(value: Any, location: Sequence[str | int], kind: str) -> tuple[str | int, ...]:

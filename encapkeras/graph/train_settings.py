@@ -111,7 +111,7 @@ class EarlyStopping(Section):
 class Analysis(Section):
     """Looks at what the routing layers do while the network is trained."""
 
-    every: pydantic.PositiveInt = Field(description="Epochs from one analysis to the next, and before the first.")
+    every: pydantic.PositiveInt = Field(description="Epochs from one analysis to the next, and to the first.")
     images: pydantic.PositiveInt = Field(256, description="How many validation images are looked at: the first ones.")
 
 
@@ -148,3 +148,12 @@ class TrainSettings(Section):
         if warmup is not None and 1 < epochs <= warmup:
             raise ValueError(f"warmup_epochs must be below train.epochs, {epochs}; received {warmup:g}")
         return schedule
+
+    @pydantic.field_validator("analysis")
+    @classmethod
+    def _comes_to_an_analysis(cls, analysis: Analysis | None, info: pydantic.ValidationInfo) -> Analysis | None:
+        """Refuses an analysis that the training ends before; a single epoch is a trial, which any recipe allows."""
+        epochs = info.data.get("epochs", 1)
+        if analysis is not None and 1 < epochs < analysis.every:
+            raise ValueError(f"every must be at most train.epochs, {epochs}; received {analysis.every}")
+        return analysis

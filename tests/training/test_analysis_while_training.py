@@ -84,7 +84,8 @@ def test_an_analysis_needs_validation_images(tmp_path):
         ({"every": 0}, "must be greater than 0; received 0"),
         ({"every": 2, "image": 5}, "'image' is not allowed here. Did you mean 'images'?"),
         ({"images": 5}, "'every' is missing"),
-        (5, "must be"),
+        ({"every": 3}, "every must be at most train.epochs, 2; received 3"),
+        (5, "must be a map; received 5"),
     ],
 )
 def test_settings_that_mean_nothing(analysis, text):
@@ -92,6 +93,10 @@ def test_settings_that_mean_nothing(analysis, text):
         load_spec(routing_spec(analysis=analysis))
     assert text in str(caught.value)
     assert "train.analysis" in str(caught.value)
+
+
+def test_a_trial_of_one_epoch_may_end_before_the_first_analysis():
+    assert load_spec(routing_spec(epochs=1, analysis={"every": 5})).train.analysis.every == 5
 
 
 @pytest.mark.parametrize(("split", "images"), [("test", 360), ("validation", 144), ("train", 1293)])
