@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -16,8 +17,9 @@ ADVICE = "Try a smaller learning rate, a warm-up (train.schedule.warmup_epochs) 
 def cause_of(model: SpecModel, step: TrainingLoss) -> str:
     """Names the first thing that is not finite: the data, a weight, the output of a node, or the loss itself.
 
-    The batch is run again, as in training, but for the random numbers of layers such as dropout. Nodes are looked at
-    each after those that it needs.
+    The batch is run again, as in training, but for the random numbers of layers such as dropout; moving statistics are
+    put back. Nodes are looked at each after those that it needs. Moving statistics, which the step itself has changed
+    and training does not use, are named last, beside the loss.
 
     Args:
         model: The model, with the weights that gave the loss.
@@ -33,7 +35,7 @@ def cause_of(model: SpecModel, step: TrainingLoss) -> str:
         in_network = _in_network(model, step.x)
     except torch.OutOfMemoryError:
         in_network = "the memory is not enough to run the batch again and to name the layer"
-    return f"{in_network or _in_losses(step)}. {ADVICE}"
+    return f"{in_network or _in_losses(model, step)}. {ADVICE}"
 
 
 def _in_data(model: SpecModel, step: TrainingLoss) -> str:
@@ -57,7 +59,7 @@ def _data(model: SpecModel, step: TrainingLoss) -> Iterator[tuple[str, torch.Ten
 def _in_network(model: SpecModel, x: Any) -> str:
     nodes = [(node.name, layer, node.kind.ports) for node, layer in model.nodes()]
     ports = {(name, port): model.port(f"{name}/{port}") for name, _, kinds in nodes for port in kinds}
-    with torch.no_grad():
+    with torch.no_grad(), _kept(model):
         outputs = keras.Model(model.input, list(ports.values()))(x, training=True)
     values = dict(zip(ports, keras.tree.flatten(outputs), strict=True))
     for name, layer, kinds in nodes:
@@ -74,16 +76,38 @@ def _in_network(model: SpecModel, x: Any) -> str:
     return next(filter(None, (_in_weights(model, loss) for loss in model.side_losses.values())), "")
 
 
+@contextlib.contextmanager
+def _kept(model: SpecModel) -> Iterator[None]:
+    """Puts moving statistics and seeds back to where they were."""
+    before = [(variable, variable.value.clone()) for variable in model.non_trainable_variables]
+    try:
+        yield
+    finally:
+        for variable, value in before:
+            variable.assign(value)
+
+
 def _in_weights(model: SpecModel, layer: keras.layers.Layer) -> str:
-    bad = [weight.path for weight in layer.weights if not torch.isfinite(weight.value).all()]
+    bad = _spoilt(_untouched_by_the_step(layer))
     if not bad:
         return ""
-    others = sum(not torch.isfinite(weight.value).all() for weight in model.weights) - 1
+    others = sum(len(_spoilt(_untouched_by_the_step(each))) for each in model.layers) - 1
     which = f"weight '{bad[0]}'{f', with {others} others,' if others else ''}"
     return f"{which} was not finite before this step already; gradients can be so while the loss is still finite"
 
 
-def _in_losses(step: TrainingLoss) -> str:
+def _untouched_by_the_step(layer: keras.layers.Layer) -> list[keras.Variable]:
+    """The weights that a step has not changed when its loss is known: all but moving statistics."""
+    return list(layer.trainable_weights if layer.trainable else layer.weights)
+
+
+def _spoilt(weights: list[keras.Variable]) -> list[str]:
+    return [weight.path for weight in weights if not torch.isfinite(weight.value).all()]
+
+
+def _in_losses(model: SpecModel, step: TrainingLoss) -> str:
     bad = [name for name, value in step.parts.items() if not torch.isfinite(value)]
     which = " and ".join(bad) or "their sum"
-    return f"the outputs of all nodes are finite; what is not is the loss itself: {which}"
+    statistics = _spoilt(model.non_trainable_weights)
+    beside = f" (neither are moving statistics: {', '.join(statistics)})" if statistics else ""
+    return f"the outputs of all nodes are finite; what is not is the loss itself: {which}{beside}"

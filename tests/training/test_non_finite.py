@@ -15,6 +15,7 @@ from encapkeras.errors import TrainingError
 from encapkeras.losses import SideLoss, register_loss
 from encapkeras.losses.registry import LOSSES
 from encapkeras.training.callbacks import NonFiniteStop
+from encapkeras.training.non_finite import cause_of
 
 IMAGES = np.random.default_rng(0).uniform(0.1, 1, (6, 8, 8, 1)).astype("float32")
 LABELS = np.arange(6)
@@ -107,6 +108,68 @@ def test_a_weight_that_became_infinite_before_is_named():
     assert "weight 'hidden/bias' was not finite before this step already" in message
 
 
+NORMED = {
+    "name": "normed",
+    "data": {"dataset": "digits", "image_size": 8},
+    "model": {
+        "nodes": {
+            "stem": {"layer": "conv_bn_relu", "inputs": "image", "filters": 4},
+            "norm": {"layer": "keras.BatchNormalization", "inputs": "stem"},
+            "maps": {"layer": "keras.Conv2D", "inputs": "norm", "filters": 4, "kernel_size": 3},
+            "flat": {"layer": "keras.Flatten", "inputs": "maps"},
+            "scores": {"layer": "keras.Dense", "inputs": "flat", "units": "$classes"},
+        },
+        "outputs": {"classes": "scores"},
+    },
+    "losses": {"classes": {"loss": "margin"}},
+}
+
+
+def diverging(spec):
+    keras.utils.set_random_seed(0)
+    model = build_model(spec)
+    model.compile(optimizer=keras.optimizers.Adam(1e30), loss=model.make_losses())
+    return model
+
+
+def test_statistics_that_the_step_has_spoilt_are_not_taken_for_the_cause():
+    """The first step makes weights of 1e30, whose squares no variance can hold."""
+    model = diverging(NORMED)
+    message = stopped(model)
+    spoilt = [weight.path for weight in model.non_trainable_weights if not torch.isfinite(weight.value).all()]
+    assert spoilt[0] == "stem/norm_variance"
+    assert "step 2: the output of node 'maps' is the first that is not finite" in message
+    assert "statistics" not in message
+
+
+def test_looking_for_the_cause_changes_no_statistics():
+    model = compiled({"scaled": {"scale": 1e300}})
+    seen = []
+
+    def look(step):
+        seen.append([weight.numpy().copy() for weight in model.non_trainable_weights])
+        seen.append(cause_of(model, step))
+        seen.append([weight.numpy().copy() for weight in model.non_trainable_weights])
+        raise StopIteration  # the graph of the step is spoilt
+
+    model.loss_watcher = look
+    first = [weight.numpy().copy() for weight in model.non_trainable_weights]
+    with pytest.raises(StopIteration):
+        model.fit(IMAGES, LABELS, verbose=0)
+    before, message, after = seen
+    assert "node 'scaled'" in message
+    assert any((one != other).any() for one, other in zip(first, before, strict=True))
+    for one, other in zip(before, after, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_frozen_weight_that_is_not_finite_is_named():
+    model = compiled()
+    model.get_layer("hidden").bias.assign(np.full(8, np.nan))
+    model.get_layer("hidden").trainable = False
+    assert "weight 'hidden/bias' was not finite before this step already" in stopped(model)
+
+
 def test_a_loss_that_is_not_finite_by_itself_is_named():
     @register_loss("test_endless")
     class Endless(SideLoss):
@@ -120,10 +183,15 @@ def test_a_loss_that_is_not_finite_by_itself_is_named():
             return features.flatten(1).sum(1) / 0
 
     try:
-        message = stopped(compiled(losses={"endless": {"loss": "test_endless", "features": "hidden"}}))
+        model = compiled(losses={"endless": {"loss": "test_endless", "features": "hidden"}})
+        message = stopped(model)
+        spoilt = next(weight for weight in model.weights if weight.path == "stem/norm_variance")
+        spoilt.assign(np.full(4, np.inf))
+        beside = stopped(model)
     finally:
         del LOSSES._entries["test_endless"]
     assert "the outputs of all nodes are finite; what is not is the loss itself: 'endless'. Try" in message
+    assert "the loss itself: 'endless' (neither are moving statistics: stem/norm_variance). Try" in beside
 
 
 def test_a_finite_training_is_not_stopped_and_nothing_stays_behind():

@@ -17,8 +17,9 @@ class NonFiniteStop(keras.callbacks.Callback):  # type: ignore[misc]
     """Raises `TrainingError` as soon as the loss, or a weight after an epoch, is not a finite number.
 
     A model made from a spec shows it each loss before the weights change: the error names the first node whose output
-    is not finite, or the weight, or the input, and the weights are still those that gave the loss. Of another model it
-    sees the loss after the step, when all weights may be spoilt, and names none.
+    is not finite, or the weight, or the input. What is trained is still as it was when it gave the loss; the moving
+    statistics of batch norms have seen the batch already. Of another model it sees the loss after the step, when all
+    weights may be spoilt, and names none.
 
     Put it before callbacks that save, so that they never save such weights.
     """
