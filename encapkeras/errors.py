@@ -15,6 +15,7 @@ class EncapkerasError(Exception):
     """Base class: what is wrong, where, what was received, what is allowed, what to do."""
 
     exit_code = 2
+    _keras_call_info_injected = True  # Keras then wraps no text of its own around an error from within a layer
 
 
 class ArgumentError(EncapkerasError, ValueError):

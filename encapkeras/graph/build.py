@@ -63,13 +63,18 @@ def build_nodes(
 
 
 def build_side_losses(
-    graph: BuiltGraph, side_losses: Sequence[NamedSideLoss], report: Report, policies: Mapping[str, Any]
+    graph: BuiltGraph,
+    side_losses: Sequence[NamedSideLoss],
+    outputs: Mapping[str, Reference],
+    report: Report,
+    policies: Mapping[str, Any],
 ) -> None:
     """Makes each side loss and tries it on the tensors that it names, so that its weights are made and shapes checked.
 
     Args:
         graph: The nodes; what is made joins it.
         side_losses: The side losses.
+        outputs: The tensor of each of the model's outputs.
         report: Where mistakes go; a loss on a node with a mistake is left out.
         policies: Dtype policies by name, which overrule the spec.
     """
@@ -89,7 +94,27 @@ def build_side_losses(
             text = f"loss '{loss.loss}' gives shape {tuple(value.shape)}, not one number for each sample or for all"
             report.add(loss.tree, text)
             continue
+        problem = _classes_problem(loss, layer.per_class, graph, outputs)
+        if problem:
+            report.add(loss.tree.value[layer.per_class], problem)
+            continue
         graph.side_losses[loss.name] = layer
+
+
+def _classes_problem(loss: NamedSideLoss, per_class: str, graph: BuiltGraph, outputs: Mapping[str, Reference]) -> str:
+    """What is wrong with the number of class capsules: only in training would labels be found not to fit them."""
+    if not per_class or loss.labels_of not in outputs or outputs[loss.labels_of] not in graph.tensors:
+        return ""
+    scores = graph.tensors[outputs[loss.labels_of]]
+    if len(scores.shape) != 2 or scores.shape[1] in (None, 1):  # one number may tell two classes apart
+        return ""
+    made = graph.tensors[loss.tensors[per_class]].shape[1]
+    if made == scores.shape[1]:
+        return ""
+    return (
+        f"must be one for each of the {scores.shape[1]} classes that output '{loss.labels_of}' has scores for; "
+        f"'{loss.tensors[per_class]}' has {made}"
+    )
 
 
 class _Builder:

@@ -142,8 +142,10 @@ class SpecModel(keras.Model):  # type: ignore[misc]
         """The compiled losses of a batch and, in training and in `evaluate`, the side losses, each times its weight.
 
         Raises:
-            TrainingError: There are side losses, and `y_pred` is not what this model just gave in training.
+            TrainingError: There are side losses, and `y_pred` is not what this model just gave in training, or they
+                need labels and there are none.
         """
+        self._side.check_labels(y)
         parts = {}
         if self.loss or not self.side_losses:  # Keras takes a loss on an output for necessary
             parts["that on the outputs"] = super().compute_loss(x, y, y_pred, sample_weight, training)
@@ -153,6 +155,15 @@ class SpecModel(keras.Model):  # type: ignore[misc]
         if training and self.loss_watcher:
             self.loss_watcher(TrainingLoss(x, y, sample_weight, total, parts))
         return total
+
+    def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> dict[str, Any]:
+        """The figures of a batch; Keras asks for them before the first loss.
+
+        Raises:
+            TrainingError: There are no labels, and a side loss takes some.
+        """
+        self._side.check_labels(y)
+        return super().compute_metrics(x, y, y_pred, sample_weight)  # type: ignore[no-any-return]
 
     def test_step(self, data: Any) -> dict[str, Any]:
         """Evaluates a batch, side losses included, so that `val_loss` compares with `loss`."""
@@ -266,7 +277,7 @@ def load_model(path: str | os.PathLike[str]) -> keras.Model:
 def _made(spec: Spec, resolved: dict[str, Any], class_names: Sequence[str], policies: dict[str, Any]) -> SpecModel:
     report = Report()
     graph = build_nodes(spec.nodes, spec.inputs, report, policies)
-    build_side_losses(graph, spec.side_losses, report, policies)
+    build_side_losses(graph, spec.side_losses, spec.outputs, report, policies)
     report.raise_if_any()
     return SpecModel(ModelOrigin(spec, resolved, graph, tuple(class_names)))
 

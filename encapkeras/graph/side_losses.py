@@ -80,6 +80,19 @@ class SideLosses:
         setattr(keras.tree.flatten(outputs)[0], _TAPS, taps)
         return outputs
 
+    def check_labels(self, y: Any) -> None:
+        """Makes sure that there are labels at all, which Keras' own losses would miss in unclear words.
+
+        Args:
+            y: The labels of the batch, as `fit` got them.
+
+        Raises:
+            TrainingError: There are none, and a side loss takes some.
+        """
+        for loss in self._losses:
+            if y is None and loss.labels:
+                raise _lacks_labels(loss)
+
     def values(self, y: Any, y_pred: Any, sample_weight: Any, training: bool) -> dict[str, torch.Tensor]:
         """Each loss, multiplied by its weight; its mean is kept. None outside of training and evaluation.
 
@@ -120,9 +133,13 @@ class SideLosses:
     def _labels(self, loss: NamedSideLoss, y: Any) -> torch.Tensor:
         labels = _of_output(y, loss.labels_of, self._output_names)
         if labels is None:
-            raise TrainingError(f"loss '{loss.name}' needs the labels of '{loss.labels_of}'; fit was given none")
+            raise _lacks_labels(loss)
         tensor: torch.Tensor = keras.ops.convert_to_tensor(labels)
         return tensor
+
+
+def _lacks_labels(loss: NamedSideLoss) -> TrainingError:
+    return TrainingError(f"loss '{loss.name}' needs the labels of '{loss.labels_of}'; none were given")
 
 
 def _of_output(values: Any, output: str, output_names: Sequence[str]) -> Any:

@@ -133,7 +133,7 @@ def check_spec(source: Source, overrides: Sequence[str] = ()) -> Spec:
 def _check_shapes(source: Spec | _Reading, report: Report) -> None:
     with keras.device("meta"):
         graph = build_nodes(source.nodes, source.inputs, report, {})
-        build_side_losses(graph, source.side_losses, report, {})
+        build_side_losses(graph, source.side_losses, source.outputs, report, {})
     report.raise_if_any()
 
 
@@ -166,7 +166,7 @@ class _Reading:
             train=self._train,
             info=self._info,
             inputs=self.inputs,
-            outputs=self._references,
+            outputs=self.outputs,
             nodes=self.nodes,
             losses=self._losses,
             resolved=self._resolved(),
@@ -241,7 +241,7 @@ class _Reading:
         references = {
             name: graph.reference(node) for name, node in self._outputs.items() if isinstance(node.value, str)
         }
-        self._references = {name: reference for name, reference in references.items() if reference}
+        self.outputs = {name: reference for name, reference in references.items() if reference}
         losses = self._section("losses")
         self._losses = LossChecks(self._outputs, graph, self.report).checked(losses)
         self.side_losses = [loss for loss in self._losses.values() if isinstance(loss, NamedSideLoss)]
@@ -285,7 +285,7 @@ class _Reading:
         model = {
             "inputs": {name: list(shape) for name, shape in self.inputs.items()},
             "nodes": {node.name: node.resolved() for node in nodes},
-            "outputs": {name: str(reference) for name, reference in self._references.items()},
+            "outputs": {name: str(reference) for name, reference in self.outputs.items()},
         }
         sections = {
             "spec": TopLevel.model_fields["spec"].default,

@@ -11,11 +11,12 @@ import keras
 import pydantic
 import torch
 
-from encapkeras.errors import ShapeError
+from encapkeras.errors import ArgumentError, ShapeError
 from encapkeras.layers.registry import Shape
 from encapkeras.losses.registry import register_loss
 from encapkeras.losses.side_loss import SideLoss
 from encapkeras.losses.targets import one_hot_targets
+from encapkeras.validation import shown
 
 
 @register_loss("reconstruction")
@@ -50,6 +51,8 @@ class ReconstructionLoss(SideLoss):
         >>> loss.reconstruct(capsules).shape
         torch.Size([2, 28, 28, 1])
     """
+
+    per_class = "capsules"
 
     def __init__(self, *, hidden: Sequence[pydantic.PositiveInt] = (512, 1024), **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -92,9 +95,10 @@ class ReconstructionLoss(SideLoss):
             Images with values from 0 to 1, of the shape that the loss was built for.
 
         Raises:
+            ArgumentError: Capsules or labels are no numbers, or a label is none of the J classes.
             ShapeError: Capsules or labels do not fit the decoder.
         """
-        capsules = keras.ops.convert_to_tensor(capsules, dtype=self.variable_dtype)
+        capsules = keras.ops.cast(_tensor("capsules", capsules), self.variable_dtype)
         if not self.built:
             raise ShapeError(f"{self.name} knows no shapes yet: it must have been part of a model, or called once")
         if tuple(capsules.shape[1:]) != self._capsules_shape:
@@ -102,7 +106,7 @@ class ReconstructionLoss(SideLoss):
             raise ShapeError(f"{self.name} decodes capsules of shape {needed}; received {tuple(capsules.shape)}")
         if labels is None:
             labels = torch.linalg.vector_norm(capsules, dim=-1).argmax(-1)
-        targets = one_hot_targets(keras.ops.convert_to_tensor(labels), capsules[..., 0])
+        targets = one_hot_targets(_tensor("labels", labels), capsules[..., 0])
         images: torch.Tensor = self._decoded(capsules, targets).unflatten(1, self._image_shape)
         return images
 
@@ -114,3 +118,11 @@ class ReconstructionLoss(SideLoss):
         bias, kernel = weights[-1]
         image: torch.Tensor = torch.addmm(bias, features, kernel).sigmoid()
         return image
+
+
+def _tensor(name: str, value: Any) -> torch.Tensor:
+    try:
+        tensor: torch.Tensor = keras.ops.convert_to_tensor(value)
+    except (ValueError, TypeError) as error:
+        raise ArgumentError(f"{name} must be a tensor or array of numbers; received {shown(value)}") from error
+    return tensor

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any
+from typing import Any, ClassVar
 
 import keras
 
@@ -28,6 +28,9 @@ class SideLoss(CapsuleLayer):
     Its weights and all that it computes are float32, or float64 where the dtype policy says so: in half precision
     labels above 256, if they come as floats, would be rounded, and sums over many numbers be wrong.
 
+    A subclass may set `per_class` to the name of a tensor `(B, J, ...)` that must have one entry for each class: a spec
+    where J is another number than that of the scores in the output whose labels it takes is refused.
+
     Args:
         dtype: Keras' dtype policy; its global one if not given.
         **kwargs: `name`, `trainable`, as for every Keras layer.
@@ -47,6 +50,8 @@ class SideLoss(CapsuleLayer):
         >>> Activity()(features=torch.ones(2, 3))
         tensor([1., 1.])
     """
+
+    per_class: ClassVar[str] = ""
 
     def __init__(self, *, dtype: Any = None, **kwargs: Any) -> None:
         policy = keras.dtype_policies.get(keras.config.dtype_policy() if dtype is None else dtype)

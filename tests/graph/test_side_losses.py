@@ -10,7 +10,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from encapkeras import SpecError, build_model, check_spec, load_model, load_spec
-from encapkeras.errors import TrainingError
+from encapkeras.errors import ArgumentError, TrainingError
 from encapkeras.graph import node_table, parameters, unused_nodes
 from encapkeras.losses import SideLoss, register_loss
 from encapkeras.losses.registry import LOSSES
@@ -356,8 +356,50 @@ def test_what_is_missing_while_training_is_said():
         model.compute_loss(IMAGES, torch.tensor(LABELS), model(IMAGES))
     model = build_model(without_output_loss())
     model.compile(optimizer="sgd")
-    with pytest.raises(TrainingError, match="loss 'reconstruction' needs the labels of 'classes'; fit was given none"):
+    with pytest.raises(TrainingError, match="loss 'reconstruction' needs the labels of 'classes'; none were given"):
         model.fit(IMAGES, verbose=0)
+
+
+@pytest.mark.parametrize("spec", [SPEC, "without output loss"], ids=["with output loss", "without"])
+@pytest.mark.parametrize("method", ["fit", "evaluate"])
+def test_missing_labels_are_named(spec, method):
+    model = compiled(spec if spec is SPEC else without_output_loss())
+    with pytest.raises(TrainingError, match="loss 'reconstruction' needs the labels of 'classes'; none were given"):
+        getattr(model, method)(IMAGES, verbose=0)
+
+
+@pytest.mark.parametrize("capsules", [9, 11])
+def test_capsules_that_are_not_one_per_class_are_refused(capsules):
+    spec = spec_with({"reconstruction": {**SPEC["losses"]["reconstruction"], "capsules": "side"}}, SIDE)
+    spec["model"]["nodes"]["side"] = {**SIDE["side"], "capsules": capsules}
+    text = rf"losses\.reconstruction\.capsules\n +must be one for each of the 10 classes .*'side' has {capsules}"
+    for make in (check_spec, build_model):
+        with pytest.raises(SpecError, match=text):
+            make(spec)
+
+
+def test_a_mistake_within_a_loss_is_told_in_our_words_alone():
+    model = compiled(without_output_loss())
+    with pytest.raises(ArgumentError) as caught:
+        model.fit(IMAGES, LABELS + 8, shuffle=False, verbose=0)
+    assert str(caught.value) == (
+        "labels must be whole numbers from 0 to 9, one less than the classes; received 10 at index (2,)"
+    )
+
+
+def test_reconstructions_of_what_predict_gives_in_half_precision():
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        model = compiled()
+        capsules = keras.Model(model.input, model.port("digits")).predict(IMAGES, verbose=0)
+    finally:
+        keras.config.set_dtype_policy(before)
+    assert capsules.dtype.name == "bfloat16"
+    loss = model.side_losses["reconstruction"]
+    images = loss.reconstruct(capsules, LABELS)
+    assert (images.dtype, images.shape) == (torch.float32, (6, 8, 8, 1))
+    torch.testing.assert_close(images, loss.reconstruct(capsules.astype("float32"), LABELS))
 
 
 def test_a_compiled_loss_that_needs_real_numbers():

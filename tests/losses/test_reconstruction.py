@@ -103,6 +103,17 @@ def test_shapes_that_do_not_fit_are_named():
         ReconstructionLoss()(capsules=torch.rand(2, 3), image=image[:2], labels=labels[:2])
 
 
+@pytest.mark.parametrize("wrong", [None, ["a", "b"], np.array(["a"]), [[1.0], [1.0, 2.0]], {"a": 1}, object()])
+def test_what_is_no_tensor_of_numbers_is_refused(wrong):
+    loss, capsules, image, labels = make()
+    loss(capsules=capsules, image=image, labels=labels)
+    with pytest.raises(ArgumentError, match="capsules must be a tensor or array of numbers; received "):
+        loss.reconstruct(wrong)
+    if wrong is not None:
+        with pytest.raises(ArgumentError, match="labels must be a tensor or array of numbers; received "):
+            loss.reconstruct(capsules, wrong)
+
+
 def test_a_wrong_argument_is_named():
     with pytest.raises(ArgumentError, match=r"reconstruction: hidden\.1: must be greater than 0; received 0"):
         ReconstructionLoss(hidden=[5, 0])
