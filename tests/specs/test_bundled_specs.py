@@ -11,6 +11,7 @@ from encapkeras.graph.inherit import bundled_specs
 # Trainable numbers, on the spec's own data set; those of the paper's networks are the original's.
 PARAMETERS = {
     "quickstart": 295_584,
+    "encapnet_digits": 138_576,
     "encapnet_mnist": 1_729_344,
     "encapnet_fashion_mnist": 1_729_344,
     "encapnet_svhn": 1_729_920,
