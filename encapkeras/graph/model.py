@@ -127,8 +127,14 @@ class SpecModel(keras.Model):  # type: ignore[misc]
 
     @property
     def metrics(self) -> list[keras.metrics.Metric]:
-        """Keras' metrics, and the mean of each side loss."""
+        """Keras' metrics, the mean of each side loss, and the means of the figures that side losses report."""
         return [*super().metrics, *self._side.metrics]
+
+    @property
+    def side_figures(self) -> list[str]:
+        """The names, `<loss>_<figure>`, of the metrics that are figures of side losses: no losses, no scores."""
+        names: list[str] = self._side.figures
+        return names
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None, **kwargs: Any) -> Any:
         """The outputs; in training they bring along what the side losses need."""

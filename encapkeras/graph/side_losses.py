@@ -55,6 +55,12 @@ class SideLosses:
         self._layers = graph.side_losses
         self._output_names = list(output_names)
         self._trackers = {loss.name: keras.metrics.Mean(name=f"{loss.name}_loss") for loss in side_losses}
+        self._figures = {
+            loss.name: {
+                figure: keras.metrics.Mean(name=f"{loss.name}_{figure}") for figure in self._layers[loss.name].figures
+            }
+            for loss in side_losses
+        }
         references = dict.fromkeys(reference for loss in side_losses for reference in loss.tensors.values())
         self._references = list(references)
         taps = [graph.tensors[reference] for reference in references]
@@ -67,8 +73,13 @@ class SideLosses:
 
     @property
     def metrics(self) -> list[keras.metrics.Metric]:
-        """The mean of each loss, without its weight."""
-        return list(self._trackers.values())
+        """The mean of each loss, without its weight, and of each figure that the losses report."""
+        return [*self._trackers.values(), *(m for figures in self._figures.values() for m in figures.values())]
+
+    @property
+    def figures(self) -> list[str]:
+        """The names of the metrics that are figures."""
+        return [metric.name for figures in self._figures.values() for metric in figures.values()]
 
     def wanted(self, training: bool | None) -> bool:
         """Whether the losses count in what the model does now: there are some, and it trains or is evaluated."""
@@ -94,7 +105,9 @@ class SideLosses:
                 raise _lacks_labels(loss)
 
     def values(self, y: Any, y_pred: Any, sample_weight: Any, training: bool) -> dict[str, torch.Tensor]:
-        """Each loss, multiplied by its weight; its mean is kept. None outside of training and evaluation.
+        """Each loss, multiplied by its weight; its mean is kept, and those of its figures.
+
+        None outside of training and evaluation.
 
         Args:
             y: The labels of the batch, as `fit` got them.
@@ -117,6 +130,8 @@ class SideLosses:
             value = self._layers[loss.name](**tensors, training=training)
             value = _mean(value, _of_output(sample_weight, loss.labels_of, self._output_names))
             self._trackers[loss.name].update_state(value.detach(), sample_weight=len(first))
+            for name, figure in self._layers[loss.name].take_figures().items():
+                self._figures[loss.name][name].update_state(figure, sample_weight=len(first))
             values[loss.name] = loss.weight * value
         return values
 

@@ -6,7 +6,9 @@ import inspect
 from typing import Any, ClassVar
 
 import keras
+import torch
 
+from encapkeras.errors import ArgumentError
 from encapkeras.layers import CapsuleLayer
 from encapkeras.registry import argument_docs
 
@@ -31,6 +33,9 @@ class SideLoss(CapsuleLayer):
     A subclass may set `per_class` to the name of a tensor `(B, J, ...)` that must have one entry for each class: a spec
     where J is another number than that of the scores in the output whose labels it takes is refused.
 
+    A subclass that wants more than its loss to be seen names such numbers in `figures`, and gives them to `report` in
+    each call. Training and evaluation show their means over the batches as `<name of the loss>_<figure>`.
+
     Args:
         dtype: Keras' dtype policy; its global one if not given.
         **kwargs: `name`, `trainable`, as for every Keras layer.
@@ -52,6 +57,7 @@ class SideLoss(CapsuleLayer):
     """
 
     per_class: ClassVar[str] = ""
+    figures: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, *, dtype: Any = None, **kwargs: Any) -> None:
         policy = keras.dtype_policies.get(keras.config.dtype_policy() if dtype is None else dtype)
@@ -63,3 +69,24 @@ class SideLoss(CapsuleLayer):
         docs = argument_docs(inspect.getdoc(cls) or "", "Call arguments")
         names = [name for name in inspect.signature(cls.call).parameters if name not in ("self", "training")]
         return {name: docs.get(name, "") for name in names}
+
+    def report(self, **figures: torch.Tensor) -> None:
+        """Tells the figures of a call, from within it.
+
+        Args:
+            **figures: A number `()` for each name in `figures`; gradients are not kept.
+
+        Raises:
+            ArgumentError: The names are not those in `figures`.
+        """
+        if set(figures) != set(self.figures):
+            raise ArgumentError(
+                f"{self.name} must report the figures {sorted(self.figures)}; it reported {sorted(figures)}"
+            )
+        # Not an attribute that Keras or torch would track.
+        self.__dict__["_reported"] = {name: value.detach() for name, value in figures.items()}
+
+    def take_figures(self) -> dict[str, torch.Tensor]:
+        """The figures of the last call, once; none before a call."""
+        figures: dict[str, torch.Tensor] = self.__dict__.pop("_reported", {})
+        return figures

@@ -10,12 +10,14 @@ import keras
 import rich.progress
 from rich.console import Console
 
+from encapkeras.graph.model import SpecModel
+
 
 class Progress(keras.callbacks.Callback):  # type: ignore[misc]
     """A bar with images/s and the time that is left for all epochs; one line for each finished epoch.
 
     Where the output is no terminal, only the lines are printed. It shows `images_per_second` where a `Stopwatch` comes
-    before it.
+    before it, and leaves out the figures that side losses report beside their values.
 
     Args:
         images: How many images an epoch trains on.
@@ -51,7 +53,7 @@ class Progress(keras.callbacks.Callback):  # type: ignore[misc]
         part = (batch + 1) / self._steps
         speed = self.images * part / (time.perf_counter() - self._epoch_start)
         # Speed and time first: a narrow terminal cuts the end off.
-        text = f"{speed:,.0f} images/s  {self._left(self._epoch + part)} left  {_figures(logs or {})}"
+        text = f"{speed:,.0f} images/s  {self._left(self._epoch + part)} left  {self._figures(logs)}"
         self._bar.update(self._task, completed=batch + 1, text=text)
 
     def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
@@ -63,7 +65,7 @@ class Progress(keras.callbacks.Callback):  # type: ignore[misc]
         """Prints the epoch's line."""
         logs = logs or {}
         width = len(str(self._epochs))
-        parts = [f"epoch {epoch + 1:{width}}/{self._epochs}", _figures(logs)]
+        parts = [f"epoch {epoch + 1:{width}}/{self._epochs}", self._figures(logs)]
         if "images_per_second" in logs:
             parts.append(f"{logs['images_per_second']:,.0f} images/s")
         parts.append(f"{self._left(epoch + 1)} left")
@@ -82,7 +84,7 @@ class Progress(keras.callbacks.Callback):  # type: ignore[misc]
         seconds = (time.perf_counter() - self._start) * (self._epochs - epochs_done) / epochs_done
         return str(datetime.timedelta(seconds=round(seconds)))
 
-
-def _figures(logs: dict[str, float]) -> str:
-    hidden = ("images_per_second", "learning_rate")
-    return "  ".join(f"{name} {value:.4f}" for name, value in logs.items() if name not in hidden)
+    def _figures(self, logs: dict[str, Any] | None) -> str:
+        of_side_losses = self.model.side_figures if isinstance(self.model, SpecModel) else []
+        hidden = {"images_per_second", "learning_rate", *of_side_losses, *(f"val_{name}" for name in of_side_losses)}
+        return "  ".join(f"{name} {value:.4f}" for name, value in (logs or {}).items() if name not in hidden)
