@@ -9,11 +9,12 @@ from collections.abc import Sequence
 from types import ModuleType
 
 from encapkeras import __version__
-from encapkeras.cli import analyse, bench, check, evaluate, show, train
+from encapkeras.cli import analyse, bench, check, compare, evaluate, show, train
 from encapkeras.errors import EncapkerasError, suggest
 
 COMMANDS: dict[str, tuple[ModuleType, str]] = {
     "train": (train, "train the network of a spec"),
+    "compare": (compare, "train several networks with several seeds each, side by side"),
     "evaluate": (evaluate, "measure a trained network again"),
     "analyse": (analyse, "show what the routing layers of a trained network do"),
     "check": (check, "find the mistakes in a spec"),

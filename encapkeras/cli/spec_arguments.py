@@ -10,6 +10,11 @@ def add_spec_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "spec", metavar="SPEC", help="a YAML or JSON file, or the name of a bundled spec, such as quickstart"
     )
+    add_overrides(parser)
+
+
+def add_overrides(parser: argparse.ArgumentParser) -> None:
+    """Declares `--set PATH=VALUE`, which arrives as `overrides`."""
     parser.add_argument(
         "--set",
         action="append",

@@ -2,6 +2,7 @@
 
 import encapkeras.backend  # noqa: F401  # refuses another Keras backend
 from encapkeras.training.callbacks import LossSchedule
+from encapkeras.training.compare import compare
 from encapkeras.training.coupled_weight_decay import CoupledWeightDecay
 from encapkeras.training.fit import train
 from encapkeras.training.learning_rate import Schedule
@@ -9,4 +10,13 @@ from encapkeras.training.measure import measure
 from encapkeras.training.recipe import make_optimizer
 from encapkeras.training.run_folder import RunFolder
 
-__all__ = ["CoupledWeightDecay", "LossSchedule", "RunFolder", "Schedule", "make_optimizer", "measure", "train"]
+__all__ = [
+    "CoupledWeightDecay",
+    "LossSchedule",
+    "RunFolder",
+    "Schedule",
+    "compare",
+    "make_optimizer",
+    "measure",
+    "train",
+]

@@ -13,7 +13,7 @@ import torch
 from rich.console import Console
 
 from encapkeras.analysis import routing_layers
-from encapkeras.data import DataSplits, load
+from encapkeras.data import DataSettings, DataSplits, load
 from encapkeras.errors import TrainingError
 from encapkeras.graph import build_model, parameters
 from encapkeras.graph.train_settings import TrainSettings
@@ -58,17 +58,7 @@ def train(spec: Spec, run_dir: str | Path | None = None, overwrite: bool = False
     folder = RunFolder(run_dir) if run_dir is not None else RunFolder.default(spec.name)
     folder.check_free(overwrite)
     settings = spec.train
-    data = data_of(spec)
-    if settings.early_stopping and data.validation == 0:
-        raise TrainingError(
-            "train.early_stopping watches the validation accuracy, but data.validation is 0. Set data.validation "
-            "above 0, or remove train.early_stopping."
-        )
-    if settings.analysis and data.validation == 0:
-        raise TrainingError(
-            "train.analysis looks at validation images, but data.validation is 0. Set data.validation above 0, or "
-            "remove train.analysis; encapkeras analyse works without."
-        )
+    data = check_settings(spec)
     keras.utils.set_random_seed(settings.seed)
     with saying_how_to_save_memory():
         model = build_model(spec)
@@ -87,6 +77,32 @@ def train(spec: Spec, run_dir: str | Path | None = None, overwrite: bool = False
     write_json(folder.results, results)
     console.print(f"test accuracy {results['test_accuracy']:.4f}, loss {results['test_loss']:.4f}", highlight=False)
     return results
+
+
+def check_settings(spec: Spec) -> DataSettings:
+    """Checks that the sections of a spec go together for a training.
+
+    Args:
+        spec: A loaded spec.
+
+    Returns:
+        Its `data:` section.
+
+    Raises:
+        TrainingError: It names no data, or there is no validation part for what needs one.
+    """
+    data = data_of(spec)
+    if spec.train.early_stopping and data.validation == 0:
+        raise TrainingError(
+            "train.early_stopping watches the validation accuracy, but data.validation is 0. Set data.validation "
+            "above 0, or remove train.early_stopping."
+        )
+    if spec.train.analysis and data.validation == 0:
+        raise TrainingError(
+            "train.analysis looks at validation images, but data.validation is 0. Set data.validation above 0, or "
+            "remove train.analysis; encapkeras analyse works without."
+        )
+    return data
 
 
 def _fit_and_test(

@@ -72,10 +72,10 @@ class RunFolder:
         """The folder `runs/<name>/<date and time>`, with a number after it if that exists.
 
         Args:
-            name: The name of a spec; what could lead out of `runs` is replaced.
+            name: The name of a spec.
         """
         now = datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
-        path = Path("runs") / re.sub(r"[^\w.-]|^\.+", "_", name) / now
+        path = Path("runs") / folder_name(name) / now
         number = 2
         while path.exists():
             path = path.with_name(f"{now}_{number}")
@@ -203,6 +203,16 @@ class RunFolder:
             missing = [file.name for file in (self.spec, self.environment) if not file.is_file()]
             detail = f"{' and '.join(missing)} missing" if missing else "environment.json is not of encapkeras"
             raise RunFolderError(f"{self.path} is not the folder of a run: {detail}.")
+
+
+def folder_name(name: str) -> str:
+    """The name of a spec as that of a folder: what could lead elsewhere is replaced.
+
+    Example:
+        >>> folder_name("../my net")
+        '__my_net'
+    """
+    return re.sub(r"[^\w.-]|^\.+", "_", name)
 
 
 def describe_environment(device: str, seed: int) -> dict[str, Any]:

@@ -1,0 +1,64 @@
+"""`encapkeras compare`: several networks, several seeds each, side by side."""
+
+from __future__ import annotations
+
+import argparse
+
+from encapkeras.cli.spec_arguments import add_overrides
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of `encapkeras compare`."""
+    parser.add_argument(
+        "specs",
+        metavar="SPEC",
+        nargs="+",
+        help="YAML or JSON files, or names of bundled specs; the others are compared with the first",
+    )
+    add_overrides(parser)
+    parser.add_argument(
+        "--seeds",
+        default="3",
+        metavar="N",
+        help="train each spec with the seeds 0 to N - 1, or with those of a list such as 0,5,7 (%(default)s)",
+    )
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--run-dir", metavar="DIR", help="folder for the table and all runs (runs/compare/DATE_TIME)")
+    where.add_argument(
+        "--resume", metavar="DIR", help="go on with the comparison in this folder: its finished runs are reused"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Trains all, prints and writes the table.
+
+    Returns:
+        0; 2 if a run failed.
+    """
+    seeds = _seeds(arguments.seeds)
+    from encapkeras.training import compare
+
+    comparison = compare(
+        arguments.specs,
+        seeds,
+        overrides=arguments.overrides,
+        run_dir=arguments.resume or arguments.run_dir,
+        resume=arguments.resume is not None,
+    )
+    return 2 if comparison.failed else 0
+
+
+def _seeds(text: str) -> list[int]:
+    """The seeds that `--seeds` means."""
+    from encapkeras.errors import ArgumentError
+
+    words = [word.strip() for word in text.split(",")]
+    if all(word.isdecimal() for word in words):
+        numbers = [int(word) for word in words]
+        if len(numbers) > 1 and len(set(numbers)) == len(numbers):
+            return numbers
+        if len(numbers) == 1 and numbers[0] > 0:
+            return list(range(numbers[0]))
+    raise ArgumentError(
+        f"--seeds must be how many, at least 1, or a list of distinct seeds from 0, such as 0,5,7; received '{text}'"
+    )

@@ -1,0 +1,293 @@
+"""Trains several networks with several seeds each, and writes what that shows.
+
+The folder of a comparison:
+
+comparison.md      the table and what it shows, for reading
+comparison.csv     one row for each network, figures in full
+comparison.json    the same and every run; the mark that the folder is a comparison's
+seed_0/NAME/       the run folder of network NAME with seed 0
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import keras
+import torch
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from encapkeras.analysis import routing_layers
+from encapkeras.data import load
+from encapkeras.errors import ArgumentError, EncapkerasError, RunFolderError, SpecError
+from encapkeras.graph import Spec, build_model, check_spec, load_spec
+from encapkeras.graph.spec import Source
+from encapkeras.training.comparison import Comparison, Network, Run
+from encapkeras.training.fit import check_settings, train
+from encapkeras.training.measure import check_fits
+from encapkeras.training.memory import saying_how_to_save_memory
+from encapkeras.training.run_folder import RunFolder, folder_name, replacing, writing
+
+_FIGURES = ("test_accuracy", "validation_accuracy", "parameters", "images_per_second", "seconds")
+
+
+class _Planned(NamedTuple):
+    """A training of a comparison."""
+
+    network: Network
+    seed: int
+    spec: Spec
+    folder: RunFolder
+
+    def ended(self, results: dict[str, Any] | None, error: str = "", reused: bool = False) -> Run:
+        """The training with its end."""
+        return Run(self.network.label, self.seed, str(self.folder.path), results, error, reused)
+
+
+def compare(
+    sources: Sequence[Source],
+    seeds: Sequence[int] = (0, 1, 2),
+    *,
+    overrides: Sequence[str] = (),
+    run_dir: str | Path | None = None,
+    resume: bool = False,
+) -> Comparison:
+    """Trains every network with every seed, in turn, each as `train` does, and writes table and differences.
+
+    All networks are trained with the first seed before any is with the second, so that a comparison that is cut short
+    is fair. All that can be known to be wrong is found before the first training. A training that fails is noted, and
+    the others go on. The table is written after each, so that it is there however the comparison ends.
+
+    Args:
+        sources: The specs, as `load_spec` takes them; the others are compared with the first.
+        seeds: The seeds, from 0; they take the place of `train.seed`.
+        overrides: Texts `path.to.key=value` for all specs, as `--set` takes them.
+        run_dir: The folder for everything; by default `runs/compare/<date and time>`.
+        resume: Whether `run_dir` is that of an earlier comparison, whose finished runs of equal specs are taken over.
+
+    Returns:
+        The runs, and what they show.
+
+    Raises:
+        ArgumentError: There are no specs, or the seeds are not distinct whole numbers from 0.
+        SpecError: Specs have mistakes: all of them.
+        EncapkerasError: The specs cannot be trained: all reasons.
+        DataError: A data set cannot be had.
+        RunFolderError: The folder holds something already, or cannot be written; or, to be resumed, it holds no
+            comparison, or a finished run of another spec.
+        KeyboardInterrupt: Somebody pressed Ctrl-C; its text says what is kept.
+    """
+    _check_arguments(sources, seeds, overrides)
+    path = Path(run_dir) if run_dir is not None else RunFolder.default("compare").path
+    _check_folder(path, resume)
+    specs = _checked(sources, overrides)
+    networks = _networks(specs)
+    plan = _plan(specs, networks, seeds, path)
+    reused = _reusable(plan) if resume else []
+    _check_data(specs, seeds[0])
+    comparison = Comparison(networks, seeds, reused)
+    _write(comparison, path)
+
+    console = Console(soft_wrap=True)
+    _say(console, f"{len(plan)} runs in {path}")
+    for run in reused:
+        _say(console, f"reused: {run.network}, seed {run.seed}, from {run.folder}")
+    done = {run.folder for run in reused}
+    try:
+        for number, planned in enumerate(plan, 1):
+            if str(planned.folder.path) not in done:
+                _say(console, f"\nrun {number} of {len(plan)}: {planned.network.label}, seed {planned.seed}")
+                comparison.runs.append(_ended(planned, resume, console))
+                _write(comparison, path)
+    except KeyboardInterrupt as stop:
+        text = f"{stop or 'interrupted.'} {comparison.progress}; go on with --resume {path}"
+        raise KeyboardInterrupt(text) from None
+    finally:
+        _show(console, comparison, path)
+    return comparison
+
+
+def _check_arguments(sources: Sequence[Source], seeds: Sequence[int], overrides: Sequence[str]) -> None:
+    if isinstance(sources, str) or not sources:
+        raise ArgumentError(f"a comparison needs a list of specs; received {sources!r}")
+    wrong = [seed for seed in seeds if type(seed) is not int or not 0 <= seed < 2**32]
+    if wrong or not seeds or len(set(seeds)) < len(seeds):
+        raise ArgumentError(
+            f"seeds must be distinct whole numbers from 0 to {2**32 - 1}, at least one; received {list(seeds)}"
+        )
+    for text in overrides:
+        if text.partition("=")[0].strip() == "train.seed":
+            raise ArgumentError(f"'{text}': a comparison sets the seeds itself; choose them with --seeds")
+
+
+def _check_folder(path: Path, resume: bool) -> None:
+    """Checks, without changing anything, that a comparison may be written here."""
+    if resume:
+        if not _table(path).is_file():
+            raise RunFolderError(
+                f"{path} is not the folder of a comparison: it has no {_table(path).name}. Give the folder that "
+                "compare printed, or begin a new comparison without --resume."
+            )
+    elif _table(path).is_file():
+        raise RunFolderError(
+            f"{path} holds a comparison already. Go on with it by --resume {path}, or choose another folder with "
+            "--run-dir."
+        )
+    elif RunFolder(path).environment.is_file():
+        raise RunFolderError(f"{path} is the folder of a run. Choose an empty or new folder with --run-dir.")
+    else:
+        RunFolder(path).check_free()
+
+
+def _table(path: Path) -> Path:
+    return path / "comparison.json"
+
+
+def _checked(sources: Sequence[Source], overrides: Sequence[str]) -> list[Spec]:
+    """The specs; raises all that is wrong with any of them at once."""
+    specs: list[Spec] = []
+    errors: list[EncapkerasError] = []
+    for source in sources:
+        try:
+            spec = check_spec(source, overrides)
+            _check_trainable(spec)
+            specs.append(spec)
+        except EncapkerasError as error:
+            errors.append(error)
+    if errors:
+        raise _joined(errors)
+    return specs
+
+
+def _joined(errors: Sequence[EncapkerasError]) -> EncapkerasError:
+    """All errors as one, each mistake once: several specs have that of a `--set`, or of a base that they extend."""
+    mistakes = {str(problem): problem for error in errors if isinstance(error, SpecError) for problem in error.problems}
+    others = {str(error): error for error in errors if not isinstance(error, SpecError)}
+    joined = [*others.values(), *([SpecError(list(mistakes.values()))] if mistakes else [])]
+    return joined[0] if len(joined) == 1 else EncapkerasError("\n".join(map(str, joined)))
+
+
+def _check_trainable(spec: Spec) -> None:
+    check_settings(spec)
+    with keras.device("meta"):
+        model = build_model(spec)
+    if spec.train.analysis:
+        routing_layers(model)
+    if spec.info:
+        check_fits(model, spec.info)
+
+
+def _networks(specs: Sequence[Spec]) -> list[Network]:
+    """The networks with labels that make distinct folders, also where capitals do not count."""
+    networks: list[Network] = []
+    taken: set[str] = set()
+    for spec in specs:
+        label, number = spec.name, 2
+        while folder_name(label).casefold() in taken:
+            label, number = f"{spec.name}-{number}", number + 1
+        taken.add(folder_name(label).casefold())
+        networks.append(Network(label, spec.name, spec.source, bool(spec.data and spec.data.validation > 0)))
+    return networks
+
+
+def _plan(specs: Sequence[Spec], networks: Sequence[Network], seeds: Sequence[int], path: Path) -> list[_Planned]:
+    return [
+        _Planned(
+            network,
+            seed,
+            load_spec(spec, [f"train.seed={seed}"]),
+            RunFolder(path / f"seed_{seed}" / folder_name(network.label)),
+        )
+        for seed in seeds
+        for spec, network in zip(specs, networks, strict=True)
+    ]
+
+
+def _reusable(plan: Sequence[_Planned]) -> list[Run]:
+    """The finished runs of equal specs; checks that the others can be written, and that no finished run is lost."""
+    runs, foreign = [], []
+    for planned in plan:
+        results = _complete_results(planned.folder)
+        if results is None:
+            planned.folder.check_free(overwrite=True)
+        elif load_spec(planned.folder.spec) == planned.spec:
+            runs.append(planned.ended(results, reused=True))
+        else:
+            foreign.append(str(planned.folder.path))
+    if foreign:
+        raise RunFolderError(
+            f"finished runs of other specs, or with other values of --set, are in {', '.join(foreign)}. They are not "
+            "reused and not replaced: begin a new comparison with --run-dir, or remove them."
+        )
+    return runs
+
+
+def _complete_results(folder: RunFolder) -> dict[str, Any] | None:
+    """What a finished run has reached; None of an unfinished one."""
+    try:
+        folder.check_run()
+        results = json.loads(folder.results.read_text(encoding="utf-8"))
+    except (RunFolderError, OSError, ValueError):
+        return None
+    return results if isinstance(results, dict) and set(_FIGURES) <= set(results) else None
+
+
+def _check_data(specs: Sequence[Spec], seed: int) -> None:
+    """Reads each data set once: downloads what is missing, finds what is damaged."""
+    for settings in {repr(spec.data): spec.data for spec in specs}.values():
+        if settings:
+            with saying_how_to_save_memory():
+                load(settings, seed=seed)
+
+
+def _ended(planned: _Planned, replace: bool, console: Console) -> Run:
+    """The training, done; a failed one tells why."""
+    _forget_what_was_before()
+    try:
+        return planned.ended(train(planned.spec, planned.folder.path, overwrite=replace))
+    except EncapkerasError as error:
+        _say(console, f"FAILED: {error}")
+        return planned.ended(None, str(error))
+
+
+def _forget_what_was_before() -> None:
+    """Keras' random state, names and caches, and memory that nobody uses any longer; not the user's dtype policy."""
+    policy = keras.config.dtype_policy()
+    keras.utils.clear_session()
+    keras.config.set_dtype_policy(policy)
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _write(comparison: Comparison, path: Path) -> None:
+    with writing(path):
+        path.mkdir(parents=True, exist_ok=True)
+    texts = {".json": comparison.as_json(), ".csv": comparison.as_csv(), ".md": comparison.as_markdown()}
+    for suffix, text in texts.items():
+        with replacing(_table(path).with_suffix(suffix)) as file:
+            file.write_text(text, encoding="utf-8")
+
+
+def _show(console: Console, comparison: Comparison, path: Path) -> None:
+    """Prints the table, the ranges below the means, and what it shows."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))  # fits into 80 columns
+    for heading in ("spec", "runs"):
+        table.add_column(heading, overflow="fold")
+    for heading in ("test\naccuracy", "validation\naccuracy", "parameters", "images/s", "seconds"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for row in comparison.rows():
+        cells = list(comparison.cells(row).values())
+        name, runs, test, test_range, validation, validation_range, *rest = cells
+        table.add_row(name, runs, f"{test}\n{test_range}", f"{validation}\n{validation_range}", *rest)
+    console.print(table)
+    for note in comparison.notes():
+        _say(console, note)
+    _say(console, f"written to {path}")
+
+
+def _say(console: Console, text: str) -> None:
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
