@@ -23,7 +23,7 @@ _PUBLIC = {
     "SpecError": "encapkeras.errors",
     "EncapkerasError": "encapkeras.errors",
 }
-_PACKAGES = ("functional", "layers", "losses", "graph", "data", "analysis", "training", "errors")
+_PACKAGES = ("functional", "layers", "losses", "graph", "data", "analysis", "training", "interop", "errors")
 
 __all__ = ["__version__", *_PUBLIC, *_PACKAGES]
 

@@ -38,6 +38,14 @@ class TrainingError(EncapkerasError):
     """A training cannot go on, for example after a loss that is not a finite number."""
 
 
+class CheckpointError(EncapkerasError):
+    """A checkpoint of the original code cannot be read or written, or does not belong to the network."""
+
+
+class NotConvergedWarning(UserWarning):
+    """An iteration ended at its largest number of rounds before it was as exact as was asked for."""
+
+
 @dataclass(frozen=True)
 class Problem:
     """One mistake in a spec.

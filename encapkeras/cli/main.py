@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from types import ModuleType
 
 from encapkeras import __version__
-from encapkeras.cli import analyse, bench, check, compare, evaluate, show, train
+from encapkeras.cli import analyse, bench, check, compare, evaluate, export_weights, import_weights, show, train
 from encapkeras.errors import EncapkerasError, suggest
 
 COMMANDS: dict[str, tuple[ModuleType, str]] = {
@@ -19,6 +19,8 @@ COMMANDS: dict[str, tuple[ModuleType, str]] = {
     "analyse": (analyse, "show what the routing layers of a trained network do"),
     "check": (check, "find the mistakes in a spec"),
     "show": (show, "print the nodes of a network with their shapes and parameters"),
+    "import-weights": (import_weights, "make a network of a checkpoint of the original code"),
+    "export-weights": (export_weights, "make a checkpoint for the original code of a network"),
     "bench": (bench, "time a part of encapkeras on this machine"),
 }
 

@@ -82,6 +82,7 @@ class CapsuleConvolution(CapsuleLayer):
         self.kind = kind
         self.steps = steps
         self.kernel_sizes = as_tuple(kernel_size)
+        self.relu = relu
         self.kernel_initializer = kernel_initializer
         self.bias_initializer = bias_initializer
         self._options = BlockOptions(types, strides, skip, coefficients, normalization, relu)

@@ -86,6 +86,7 @@ class CapsuleStage(CapsuleLayer):
         self.kind = kind
         self.sub_layers = sub_layers
         self.kernel_sizes = as_tuple(kernel_size)
+        self.relu = relu
         self.kernel_initializer = kernel_initializer
         self.bias_initializer = bias_initializer
         self._main_options = BlockOptions(types, strides, skip, coefficients, normalization, relu)

@@ -26,7 +26,8 @@ MAY_IMPORT = {
     "graph": GROUND | {"data", "functional", "layers", "losses"},
     "analysis": GROUND | {"data", "functional", "layers", "losses", "graph"},
     "training": GROUND | {"data", "functional", "layers", "losses", "graph", "analysis"},
-    "cli": GROUND | {"data", "functional", "layers", "losses", "graph", "analysis", "training", "reference"},
+    "interop": GROUND | {"data", "functional", "layers", "losses", "graph", "analysis", "training"},
+    "cli": GROUND | {"data", "functional", "layers", "losses", "graph", "analysis", "training", "interop", "reference"},
     "__main__": {"cli"},
     "__init__": set(),  # loads everything when it is asked for, by name
 }

@@ -1,0 +1,26 @@
+"""`encapkeras export-weights`: from a `.keras` file to a checkpoint for the method's released PyTorch code."""
+
+from __future__ import annotations
+
+import argparse
+
+from encapkeras.cli.output_file import add_output_arguments, check_output
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of `encapkeras export-weights`."""
+    parser.add_argument("model", metavar="MODEL.keras", help="a saved model that was made from a spec")
+    add_output_arguments(parser, "CHECKPOINT.pth")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Writes the model's weights in the original's names and layouts."""
+    from encapkeras.graph import load_model, parameters
+    from encapkeras.interop import original_state_dict, write_checkpoint
+
+    output = check_output(arguments, ".pth", ".pt")
+    model = load_model(arguments.model)
+    state_dict = original_state_dict(model)
+    write_checkpoint(state_dict, output)
+    print(f"{output}: '{model.name}' with {len(model.weights)} tensors, {parameters(model):,} parameters")
+    return 0

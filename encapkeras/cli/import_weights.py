@@ -1,0 +1,31 @@
+"""`encapkeras import-weights`: from a checkpoint of the method's released PyTorch code to a `.keras` file."""
+
+from __future__ import annotations
+
+import argparse
+
+from encapkeras.cli.output_file import add_output_arguments, check_output
+from encapkeras.cli.spec_arguments import add_spec_arguments
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of `encapkeras import-weights`."""
+    add_spec_arguments(parser)
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a file that torch.save wrote")
+    add_output_arguments(parser, "MODEL.keras")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Writes the network of the spec with the checkpoint's weights."""
+    from encapkeras.graph import build_model, parameters
+    from encapkeras.interop import load_original_state_dict, read_checkpoint
+    from encapkeras.training.run_folder import replacing
+
+    output = check_output(arguments, ".keras")
+    state_dict = read_checkpoint(arguments.checkpoint)
+    model = build_model(arguments.spec, arguments.overrides)
+    load_original_state_dict(model, state_dict)
+    with replacing(output) as file:
+        model.save(file)
+    print(f"{output}: '{model.name}' with {len(model.weights)} tensors, {parameters(model):,} parameters")
+    return 0

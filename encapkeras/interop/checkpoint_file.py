@@ -1,0 +1,109 @@
+"""State dicts in files, as `torch.save` writes them."""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+import re
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from encapkeras.errors import CheckpointError
+from encapkeras.training.run_folder import replacing
+
+
+def read_checkpoint(path: str | os.PathLike[str]) -> Mapping[str, Any]:
+    """The state dict in a file that `torch.save` wrote, on the CPU; no code in the file is run.
+
+    Checkpoints often keep the state dict beside other things, such as the epoch and the optimizer's state. It is found
+    under any name, if it is the only map of tensors.
+
+    Args:
+        path: The file.
+
+    Raises:
+        CheckpointError: The file cannot be read, is no checkpoint, needs code to load, or holds no state dict, or
+            several.
+
+    Example:
+        >>> path = getfixture("tmp_path") / "checkpoint.pth"
+        >>> torch.save({"epoch": 3, "state_dict": {"weight": torch.ones(2)}}, path)
+        >>> read_checkpoint(path)
+        {'weight': tensor([1., 1.])}
+    """
+    content = _loaded(Path(path))
+    if isinstance(content, Mapping):
+        held = {key: value for key, value in content.items() if _has_tensors(value)}
+        if len(held) > 1:
+            raise CheckpointError(
+                f"'{path}' holds several maps of tensors, under {', '.join(map(repr, held))}. Save the one you mean "
+                "alone: torch.save(torch.load(file)[key], other_file)."
+            )
+        if held:
+            state_dict: Mapping[str, Any] = next(iter(held.values()))
+            return state_dict
+        if _has_tensors(content):
+            return content
+    raise CheckpointError(f"'{path}' holds no state dict (a map of tensors by name), but {_described(content)}")
+
+
+def write_checkpoint(state_dict: Mapping[str, torch.Tensor], path: str | os.PathLike[str]) -> None:
+    """Writes a state dict, whole or not at all, from any device, so that it loads on the CPU.
+
+    Args:
+        state_dict: Tensors by name.
+        path: The file; what it held before is replaced.
+
+    Raises:
+        RunFolderError: The file cannot be written.
+
+    Example:
+        >>> path = getfixture("tmp_path") / "checkpoint.pth"
+        >>> write_checkpoint({"weight": torch.ones(2)}, path)
+        >>> torch.load(path)
+        {'weight': tensor([1., 1.])}
+    """
+    content = io.BytesIO()  # torch itself raises all sorts of errors where a disk is full
+    torch.save({name: tensor.cpu() for name, tensor in state_dict.items()}, content)
+    with replacing(Path(path)) as file:
+        file.write_bytes(content.getbuffer())
+
+
+def _loaded(path: Path) -> Any:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of torch, on what is said below
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise CheckpointError(f"'{path}' cannot be read: {error.strerror or error}") from error
+    except pickle.UnpicklingError as error:
+        needed = re.search(r"GLOBAL (\S+)", str(error))
+        if needed:
+            raise CheckpointError(
+                f"'{path}' holds more than numbers: it needs {needed[1]}, and loading that could run code from the "
+                "file, so it is refused. Where the file comes from, save the weights alone: "
+                "torch.save(model.state_dict(), file)."
+            ) from error
+        raise _no_checkpoint(path) from error
+    except Exception as error:  # torch raises whatever its reading of damaged bytes ends in
+        raise _no_checkpoint(path) from error
+
+
+def _no_checkpoint(path: Path) -> CheckpointError:
+    return CheckpointError(f"'{path}' is no file that torch.save wrote, or a damaged one")
+
+
+def _has_tensors(value: Any) -> bool:
+    return isinstance(value, Mapping) and any(isinstance(entry, torch.Tensor) for entry in value.values())
+
+
+def _described(content: Any) -> str:
+    if isinstance(content, Mapping):
+        keys = ", ".join(map(repr, content)) or "nothing"
+        return f"a map of {keys if len(keys) <= 200 else keys[:197] + '...'}"
+    return f"a {type(content).__name__}"

@@ -1,0 +1,171 @@
+"""The names of the original for the weights of a whole network, from its structure alone: nodes may have any name.
+
+The released code has `module0`, the stem; `module1` and on, one for each stage, convolution or routing layer; and
+`final_cls`, the classifier. `generate_activate` makes EM routing's activations, and `moduleK_ot_loss` is the
+optimal-transport unit whose latent tensor is of module K.
+
+The CapsNet with two strided convolutions and the ResNet of residual blocks come from earlier versions of that code,
+the last that could train them, and have those versions' names: `tranfer_conv` (so written) and `cap_layer` for the
+one, `layer1` to `layer3` for the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import keras
+
+from encapkeras.graph.model import SpecModel
+from encapkeras.interop.connections import Connections, Place, no_counterpart
+from encapkeras.interop.layer_names import (
+    CONVOLUTION_AND_NORM,
+    TRANSPORT_UNIT,
+    block_tensors,
+    convolution_tensors,
+    dense_capsule_tensors,
+    keras_tensors,
+    routing_tensors,
+)
+from encapkeras.interop.original_tensor import OriginalTensor
+from encapkeras.interop.residual_names import residual_tensors
+from encapkeras.layers import CapsuleConvolution, CapsuleDense, CapsuleStage, ConvBnRelu, PrimaryCapsules
+from encapkeras.layers.voting_layer import VotingLayer
+
+_FIRST_CONVOLUTION = {"convolution": "tranfer_conv", "norm": "tranfer_bn"}
+_PRIMARY_CAPSULES = {"convolution": "tranfer_conv1", "norm": "tranfer_bn1"}
+
+
+def original_tensors(model: SpecModel) -> list[OriginalTensor]:
+    """All tensors of the original's state dict for a model, without the counters of its batch norms.
+
+    Raises:
+        CheckpointError: The original has no counterpart for a part of the network; the message names all such parts.
+    """
+    connections = Connections(model)
+    if any(isinstance(place.layer, keras.layers.Add) for place in connections.places.values()):
+        return residual_tensors(connections)
+    return _Names(connections).tensors()
+
+
+class _Names:
+    def __init__(self, connections: Connections) -> None:
+        self._connections = connections
+        self._problems: list[str] = []
+        self._chain = self._find_chain()
+        self._activations = self._find_activations()
+
+    def tensors(self) -> list[OriginalTensor]:
+        capsnet = any(isinstance(place.layer, PrimaryCapsules) for place in self._chain)
+        tensors = self._of_capsnet() if capsnet else self._of_modules()
+        for place in self._activations:
+            tensors += convolution_tensors(place.layer, "generate_activate.", CONVOLUTION_AND_NORM)
+        tensors += self._of_side_losses(() if capsnet else self._chain[:-1])
+        named = {place.name for place in [*self._chain, *self._activations]}
+        for name, place in self._connections.with_weights().items():
+            if name not in named:
+                self._lacks(place, "stands beside the chain of layers that leads to the output")
+        if self._problems:
+            raise no_counterpart(self._connections.model, self._problems)
+        return tensors
+
+    def _find_chain(self) -> list[Place]:
+        """The places from the first to the one that makes the output, each called on what the one before made."""
+        place: Place | None = self._connections.output()
+        chain: list[Place] = []
+        while place is not None:
+            chain.insert(0, place)
+            place = self._connections.behind(place.node.inputs[0])
+        return chain
+
+    def _find_activations(self) -> list[Place]:
+        """The convolution, if any, whose output EM routing takes as activations of what it routes."""
+        found: list[Place] = []
+        for before, place in zip(self._chain, self._chain[1:], strict=False):
+            for reference in place.node.inputs[1:]:
+                made_by = self._connections.behind(reference)
+                if made_by is None or made_by.name == before.name:
+                    continue
+                source = self._connections.behind(made_by.node.inputs[0])
+                if isinstance(made_by.layer, ConvBnRelu) and source and source.name == before.name and not found:
+                    found.append(made_by)
+                else:
+                    text = "is no convolution of the capsules' own module" if not found else "is a second one"
+                    self._problems.append(f"{made_by} gives {place} its activations, and {text}")
+                    found.append(made_by)
+        return found
+
+    def _of_modules(self) -> list[OriginalTensor]:
+        *body, classifier = self._chain
+        tensors = []
+        for number, place in enumerate(body):
+            if isinstance(place.layer, CapsuleDense | keras.layers.Dense):
+                self._lacks(place, "is not the last layer with weights")
+            else:
+                tensors += self._of_layer(place, f"module{number}.")
+        if isinstance(classifier.layer, CapsuleDense):
+            tensors += dense_capsule_tensors(classifier.layer, "final_cls.")
+        elif isinstance(classifier.layer, keras.layers.Dense):
+            tensors += keras_tensors(classifier.layer, "final_cls.")
+        elif isinstance(classifier.layer, VotingLayer):
+            tensors += self._of_layer(classifier, "final_cls.")
+        else:
+            self._lacks(classifier, "stands where the original has its classifier")
+        return tensors
+
+    def _of_capsnet(self) -> list[OriginalTensor]:
+        """The CapsNet: a convolution, primary capsules, routing to the classes."""
+        layers = [place.layer for place in self._chain]
+        kinds = (ConvBnRelu, PrimaryCapsules, VotingLayer)
+        fits = len(layers) == 3 and all(isinstance(layer, kind) for layer, kind in zip(layers, kinds, strict=True))
+        if not fits or not layers[1].batch_norm:
+            strangers = [place for place in self._chain if not isinstance(place.layer, ConvBnRelu | VotingLayer)]
+            for place in strangers:
+                self._lacks(place)
+            return []
+        first, primary, _ = layers
+        return [
+            *convolution_tensors(first, "", _FIRST_CONVOLUTION),
+            *convolution_tensors(primary, "", _PRIMARY_CAPSULES),
+            *self._of_layer(self._chain[2], "cap_layer."),
+        ]
+
+    def _of_layer(self, place: Place, prefix: str) -> list[OriginalTensor]:
+        layer = place.layer
+        if isinstance(layer, ConvBnRelu):
+            return convolution_tensors(layer, prefix, CONVOLUTION_AND_NORM)
+        if isinstance(layer, CapsuleStage | CapsuleConvolution):
+            return block_tensors(layer, prefix)
+        if isinstance(layer, VotingLayer) and layer.share_positions:
+            return routing_tensors(layer, prefix)
+        if isinstance(layer, VotingLayer):
+            self._lacks(place, "has matrices for each position (share_positions: false)")
+        else:
+            self._lacks(place)
+        return []
+
+    def _of_side_losses(self, body: Sequence[Place]) -> list[OriginalTensor]:
+        """The optimal-transport units, each by the module that its latent tensor is of."""
+        model = self._connections.model
+        modules = {place.name: number for number, place in enumerate(body)}
+        taken: dict[int, str] = {}
+        tensors = []
+        for name, layer in model.side_losses.items():
+            if not layer.weights:
+                continue
+            written = model.spec["losses"][name]
+            if written["loss"] != "optimal_transport":
+                self._problems.append(f"loss '{name}' ({written['loss']}) has no counterpart")
+                continue
+            latent = self._connections.behind(self._connections.reference(written["latent"]))
+            number = modules.get(latent.name) if latent else None
+            if number is None:
+                self._problems.append(f"loss '{name}': its latent tensor '{written['latent']}' is of no module")
+            elif number in taken:
+                self._problems.append(f"losses '{taken[number]}' and '{name}' both have a latent tensor of one module")
+            else:
+                taken[number] = name
+                tensors += convolution_tensors(layer, f"module{number}_ot_loss.", TRANSPORT_UNIT)
+        return tensors
+
+    def _lacks(self, place: Place, why: str = "") -> None:
+        self._problems.append(f"{place} {why or 'has no counterpart'}")

@@ -1,0 +1,112 @@
+"""The original's names for a ResNet of residual blocks (He et al. 2016): `conv1`, `layer1.0.conv1`, ..., `fc`.
+
+A block is two convolutions with batch norm, ReLU after the first and after the sum with the skip. A block whose skip is
+a convolution begins the next `layerL`.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import keras
+
+from encapkeras.graph.check import Reference
+from encapkeras.interop.connections import Connections, Place, no_counterpart
+from encapkeras.interop.layer_names import convolution_tensors, keras_tensors
+from encapkeras.interop.original_tensor import OriginalTensor
+from encapkeras.layers import ConvBnRelu
+
+_FIRST = {"convolution": "conv1", "norm": "bn1"}
+
+
+class _Block(NamedTuple):
+    """A residual block: the places of its parts, and that which made what it is called on."""
+
+    first: Place
+    second: tuple[Place, Place]
+    projection: tuple[Place, Place] | None
+    source: Place
+
+    @property
+    def parts(self) -> list[Place]:
+        """All places with weights."""
+        return [self.first, *self.second, *(self.projection or ())]
+
+
+def residual_tensors(connections: Connections) -> list[OriginalTensor]:
+    """All tensors of the original's state dict for a ResNet of blocks.
+
+    Raises:
+        CheckpointError: A part of the network is no such block.
+    """
+    scores = connections.output()
+    blocks, stem = _blocks(connections, scores)
+    problems = []
+    if not isinstance(scores.layer, keras.layers.Dense):
+        problems.append(f"{scores} stands where a ResNet has its keras.Dense")
+    if stem is None or not isinstance(stem.layer, ConvBnRelu) or connections.behind(stem.node.inputs[0]):
+        problems.append(f"{stem or 'the input'} stands where a ResNet has a residual block or its first convolution")
+    named = {scores.name, *(part.name for block in blocks for part in block.parts), *([stem.name] if stem else [])}
+    beside = [place for name, place in connections.with_weights().items() if name not in named]
+    problems += [f"{place} is no part of a residual block" for place in beside]
+    side_losses = connections.model.side_losses.items()
+    problems += [f"loss '{name}' has no counterpart" for name, loss in side_losses if loss.weights]
+    if problems:
+        raise no_counterpart(connections.model, problems)
+    tensors = convolution_tensors(stem.layer, "", _FIRST) if stem else []
+    return [*tensors, *_of_blocks(blocks), *keras_tensors(scores.layer, "fc.")]
+
+
+def _blocks(connections: Connections, scores: Place) -> tuple[list[_Block], Place | None]:
+    """The residual blocks from the first to the last, and what the first is called on."""
+    blocks: list[_Block] = []
+    place = connections.behind(scores.node.inputs[0])
+    while place is not None:
+        block = _block(connections, place)
+        if block is None:
+            break
+        blocks.insert(0, block)
+        place = block.source
+    return blocks, place
+
+
+def _block(connections: Connections, place: Place) -> _Block | None:
+    """The block that ends in a sum; None if it is none."""
+    if not isinstance(place.layer, keras.layers.Add) or len(place.node.inputs) != 2:
+        return None
+    for residual, skip in (place.node.inputs, place.node.inputs[::-1]):
+        second = _convolution(connections, residual)
+        first = second and connections.behind(second[0].node.inputs[0])
+        source = first and connections.behind(first.node.inputs[0])
+        if second is None or first is None or source is None or not isinstance(first.layer, ConvBnRelu):
+            continue
+        projection = _convolution(connections, skip)
+        skips_from = connections.behind(projection[0].node.inputs[0] if projection else skip)
+        if skips_from == source:
+            return _Block(first, second, projection, source)
+    return None
+
+
+def _convolution(connections: Connections, reference: Reference) -> tuple[Place, Place] | None:
+    """The convolution and the batch norm that made a tensor; None if others did."""
+    norm = connections.behind(reference)
+    if norm is None or not isinstance(norm.layer, keras.layers.BatchNormalization):
+        return None
+    convolution = connections.behind(norm.node.inputs[0])
+    if convolution is None or not isinstance(convolution.layer, keras.layers.Conv2D):
+        return None
+    return convolution, norm
+
+
+def _of_blocks(blocks: list[_Block]) -> list[OriginalTensor]:
+    tensors = []
+    layer, number = 0, 0
+    for block in blocks:
+        layer, number = (layer + 1, 0) if block.projection or not layer else (layer, number + 1)
+        prefix = f"layer{layer}.{number}."
+        tensors += convolution_tensors(block.first.layer, prefix, _FIRST)
+        for place, name in zip(block.second, ("conv2", "bn2"), strict=True):
+            tensors += keras_tensors(place.layer, f"{prefix}{name}.")
+        for part, place in enumerate(block.projection or ()):
+            tensors += keras_tensors(place.layer, f"{prefix}downsample.{part}.")
+    return tensors

@@ -1,0 +1,135 @@
+"""The weights of a model as a state dict of the original, in both directions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+import torch
+
+from encapkeras.errors import ArgumentError, CheckpointError
+from encapkeras.graph.model import SpecModel
+from encapkeras.interop.network_names import original_tensors
+from encapkeras.interop.original_tensor import OriginalTensor
+
+_PARALLEL = "module."  # what torch's DataParallel puts before every name
+
+
+def load_original_state_dict(model: keras.Model, state_dict: Mapping[str, torch.Tensor]) -> None:
+    """Puts the weights of the method's released PyTorch code into a model.
+
+    Names follow from the structure of the network: its nodes may have any. Numbers are converted to the dtype of the
+    model's weights, so that float64 into float32 rounds. The counters `num_batches_tracked` may be there or not; a
+    prefix `module.` on all names, as `torch.nn.DataParallel` makes it, is taken off.
+
+    Args:
+        model: A model made by `encapkeras.build_model`, or loaded by `encapkeras.load_model`.
+        state_dict: Tensors by their names in the original, on any device.
+
+    Raises:
+        ArgumentError: `model` was not made from a spec, or `state_dict` is no map.
+        CheckpointError: The original has no counterpart for a part of the network, or entries of the state dict are
+            missing, unknown, of another shape, or no finite floating-point numbers. The message lists all of them, and
+            the model is unchanged.
+
+    Example:
+        >>> import encapkeras
+        >>> model, other = (encapkeras.build_model("capsnet_dynamic_digits") for _ in range(2))
+        >>> load_original_state_dict(model, original_state_dict(other))
+        >>> bool((model.get_layer("digits").kernel.value == other.get_layer("digits").kernel.value).all())
+        True
+    """
+    tensors = original_tensors(_of_a_spec(model))
+    given = _without_prefix(state_dict)
+    problems = [problem for tensor in tensors if (problem := _problem(tensor, given))]
+    expected = {tensor.name for tensor in tensors} | {counter for t in tensors if (counter := _counter(t.name))}
+    problems += [f"{name}: the network has no such tensor" for name in given if name not in expected]
+    problems += [
+        f"{name}: {_not_a_tensor(given[name])}"
+        for name in given
+        if name in expected and name.endswith("num_batches_tracked") and not isinstance(given[name], torch.Tensor)
+    ]
+    if problems:
+        listed = "\n".join(f"  {problem}" for problem in problems)
+        raise CheckpointError(
+            f"the state dict does not fit network '{model.name}':\n{listed}\n{len(problems)} of its entries are wrong, "
+            f"{len(tensors)} are due. Nothing was loaded."
+        )
+    for tensor in tensors:
+        tensor.variable.assign(tensor.to_ours(given[tensor.name].detach()))
+
+
+def original_state_dict(model: keras.Model) -> dict[str, torch.Tensor]:
+    """The weights of a model under the names, and in the shapes, of the method's released PyTorch code.
+
+    Names follow from the structure of the network. The counters `num_batches_tracked`, which Keras has not, are 0.
+
+    Args:
+        model: A model made by `encapkeras.build_model`, or loaded by `encapkeras.load_model`.
+
+    Returns:
+        Copies of the weights, in their dtype and on their device.
+
+    Raises:
+        ArgumentError: `model` was not made from a spec.
+        CheckpointError: The original has no counterpart for a part of the network.
+
+    Example:
+        >>> import encapkeras
+        >>> state_dict = original_state_dict(encapkeras.build_model("encapnet_master_sub2"))
+        >>> state_dict["module1.main_conv.block.0.conv.0.weight"].shape
+        torch.Size([64, 1, 3, 3])
+    """
+    state_dict = {}
+    for tensor in original_tensors(_of_a_spec(model)):
+        state_dict[tensor.name] = tensor.from_ours()
+        if counter := _counter(tensor.name):
+            state_dict[counter] = torch.zeros((), dtype=torch.int64)
+    return state_dict
+
+
+def _of_a_spec(model: Any) -> SpecModel:
+    if not isinstance(model, SpecModel):
+        raise ArgumentError(
+            "the original's names follow from a spec: make the model with encapkeras.build_model, or load one that was "
+            f"made so. Received {type(model).__name__}."
+        )
+    return model
+
+
+def _without_prefix(state_dict: Any) -> dict[Any, Any]:
+    if not isinstance(state_dict, Mapping):
+        raise ArgumentError(f"a state dict is a map of tensors by name; received {type(state_dict).__name__}")
+    if state_dict and all(isinstance(name, str) and name.startswith(_PARALLEL) for name in state_dict):
+        return {name.removeprefix(_PARALLEL): value for name, value in state_dict.items()}
+    return dict(state_dict)
+
+
+def _counter(name: str) -> str:
+    """The counter beside the running variance of a batch norm; nothing for other names."""
+    norm = name.removesuffix("running_var")
+    return f"{norm}num_batches_tracked" if norm != name else ""
+
+
+def _problem(tensor: OriginalTensor, given: Mapping[str, Any]) -> str:
+    """What is wrong with the entry for a tensor; nothing if it is sound."""
+    if tensor.name not in given:
+        return f"{tensor.name}: missing; the network needs one of shape {tensor.shape}"
+    value = given[tensor.name]
+    if not isinstance(value, torch.Tensor):
+        return f"{tensor.name}: {_not_a_tensor(value)}"
+    if tuple(value.shape) != tensor.shape:
+        return f"{tensor.name}: has shape {tuple(value.shape)}; the network needs {tensor.shape}"
+    if not value.is_floating_point():
+        return f"{tensor.name}: has dtype {value.dtype}; the network needs floating-point numbers"
+    if value.layout != torch.strided or value.is_meta:
+        return f"{tensor.name}: holds no plain numbers ({value.layout}, on {value.device})"
+    dtype = keras.backend.standardize_dtype(tensor.variable.dtype)
+    if not torch.isfinite(value.detach().to(getattr(torch, dtype))).all():
+        return f"{tensor.name}: holds numbers that are not finite in {dtype}"
+    return ""
+
+
+def _not_a_tensor(value: Any) -> str:
+    return f"is no tensor; received {type(value).__name__}"
