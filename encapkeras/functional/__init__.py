@@ -23,16 +23,29 @@ from encapkeras.functional.convolution import conv_bn_relu
 from encapkeras.functional.dynamic_routing import dynamic_routing
 from encapkeras.functional.em_routing import em_routing
 from encapkeras.functional.primary_capsules import primary_capsules
+from encapkeras.functional.sinkhorn import marginal_error, sinkhorn
 from encapkeras.functional.squash import squash
+from encapkeras.functional.transport_cost import transport_cost
+from encapkeras.functional.transport_divergence import Transport, transport, transport_divergence
+from encapkeras.functional.transport_unit import (
+    CriticWeights,
+    NormedConvolution,
+    reverse_gradient,
+    transport_critic,
+    transport_generator,
+)
 
 __all__ = [
     "ApproximateWeights",
     "BlockOptions",
     "BlockWeights",
     "ConvolutionWeights",
+    "CriticWeights",
     "NormWeights",
+    "NormedConvolution",
     "StageOutputs",
     "StepWeights",
+    "Transport",
     "batch_norm",
     "batch_norm_relu_squash",
     "capsule_batch_norm",
@@ -46,6 +59,14 @@ __all__ = [
     "dynamic_routing",
     "em_routing",
     "list_capsules",
+    "marginal_error",
     "primary_capsules",
+    "reverse_gradient",
+    "sinkhorn",
     "squash",
+    "transport",
+    "transport_cost",
+    "transport_critic",
+    "transport_divergence",
+    "transport_generator",
 ]

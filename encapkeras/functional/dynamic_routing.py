@@ -19,8 +19,9 @@ from torch.nn import functional as F
 
 from encapkeras.errors import ArgumentError
 from encapkeras.functional.attention import LOG2_E, attend_over_inputs, attend_over_outputs
+from encapkeras.functional.precision import full_precision
 from encapkeras.functional.routed import Moments, route
-from encapkeras.functional.routing_inputs import check_routing, routing_precision
+from encapkeras.functional.routing_inputs import check_routing
 from encapkeras.functional.squash import squash
 from encapkeras.functional.vote_moments import VoteMoments, with_bias
 
@@ -66,7 +67,7 @@ def dynamic_routing(
     check_routing(capsules, weight, bias, iterations)
     if softmax_over not in ("inputs", "outputs"):
         raise ArgumentError(f"softmax_over must be 'inputs' or 'outputs'; received {softmax_over!r}")
-    with routing_precision(capsules) as wide:
+    with full_precision(capsules) as wide:
         vote_JNCE = with_bias(wide(weight), None if bias is None else wide(bias))
         component_BNCP = F.pad(wide(capsules), (1, 0), value=1.0).permute(0, 2, 3, 1).contiguous()
         routing = functools.partial(_routed, outputs=weight.shape[1], iterations=iterations, axis=softmax_over)

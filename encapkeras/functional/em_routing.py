@@ -24,8 +24,9 @@ from torch.nn import functional as F
 
 from encapkeras.errors import ArgumentError
 from encapkeras.functional.attention import LOG2_E, attend_over_outputs, spread_over_outputs
+from encapkeras.functional.precision import full_precision
 from encapkeras.functional.routed import Moments, route
-from encapkeras.functional.routing_inputs import check_em, check_routing, routing_precision
+from encapkeras.functional.routing_inputs import check_em, check_routing
 from encapkeras.functional.vote_moments import SquareMoments, products, with_bias
 
 EPSILON = 2.220446049250313e-16
@@ -96,7 +97,7 @@ def em_routing(
     check_em(capsules, weight, activations, {"beta_v": beta_v, "beta_a": beta_a})
     if not 0 <= density_floor < math.inf:
         raise ArgumentError(f"density_floor must be a finite number of at least 0; received {density_floor!r}")
-    with routing_precision(capsules) as wide:
+    with full_precision(capsules) as wide:
         active_BNP = None if activations is None else wide(activations).transpose(1, 2)
         capsules_BNDP = wide(capsules).permute(0, 2, 3, 1)
         origin_BND1, share_BN = _origin(capsules_BNDP.detach(), None if active_BNP is None else active_BNP.detach())

@@ -5,9 +5,6 @@ Shape suffixes: B batch, P positions, N capsule types, D capsule dimension, J ou
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
-
 import torch
 
 from encapkeras.errors import ArgumentError, ShapeError
@@ -79,18 +76,3 @@ def check_em(
                 f"{name} must be ({weight_NJED.shape[1]},), one number for each output capsule of weight "
                 f"{tuple(weight_NJED.shape)}; received {tuple(beta.shape)}"
             )
-
-
-@contextlib.contextmanager
-def routing_precision(capsules: torch.Tensor) -> Iterator[Callable[[torch.Tensor], torch.Tensor]]:
-    """Routing sums thousands of exponentials: half precision is widened to float32, and autocast kept away.
-
-    Args:
-        capsules: The tensor whose type decides: float64 stays.
-
-    Yields:
-        What gives a tensor the type to compute in.
-    """
-    full = torch.float64 if capsules.dtype == torch.float64 else torch.float32
-    with torch.autocast(capsules.device.type, enabled=False):
-        yield lambda tensor: tensor.to(full)

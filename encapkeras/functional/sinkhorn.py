@@ -1,0 +1,338 @@
+"""Entropic optimal transport by Sinkhorn's iterations.
+
+Shape suffixes: K problems, N sources, M targets, T iterations.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from typing import Any, NamedTuple
+
+import torch
+from torch.autograd.function import once_differentiable
+
+from encapkeras.errors import ArgumentError, NotConvergedWarning, ShapeError
+from encapkeras.functional.precision import full_precision
+
+# Factors between 1 / limit and limit lose no digit: the largest product of two of them and a kernel below limit^-3 is
+# far below the smallest share that counts, and no product overflows.
+_RANGE = {torch.float32: 1e12, torch.float64: 1e90}
+
+
+def sinkhorn(
+    cost: torch.Tensor,
+    *,
+    epsilon: float = 1.0,
+    iterations: int = 10,
+    source: torch.Tensor | None = None,
+    target: torch.Tensor | None = None,
+    tolerance: float | None = None,
+) -> torch.Tensor:
+    """The plan that moves the source's weight to the target at little cost, and spreads it (Cuturi 2013).
+
+    It tends to the plan with the least `<P, C> + epsilon * sum P (log P - 1)` among those whose rows sum to `source`
+    and whose columns sum to `target`. With `K = exp(-C / epsilon)` and first `b = 1 / M`, the iterations are
+    `a = source / (K b)`, then `b = target / (K^T a)`; the plan is `diag(a) K diag(b)`. So the columns' sums are exact
+    and the rows' converge. Nothing overflows at any epsilon: where the factors a and b would, their logarithms are
+    used, in float64.
+
+    Gradients flow through all iterations, to the cost and to the weights; memory for them is that of the plan and of
+    the factors, O(N M + T (N + M)). Differentiable once.
+
+    Args:
+        cost: Costs `(N, M)`, or several problems `(..., N, M)` at once. Half precision is computed in float32.
+        epsilon: Strength of the entropy, in units of the cost; above 0.
+        iterations: Number of iterations, from 1; with `tolerance` the largest number.
+        source: Weights `(N,)` above 0; 1 / N each if not given.
+        target: Weights `(M,)` above 0 of the same sum; 1 / M each if not given.
+        tolerance: Stop as soon as the rows' sums differ from `source` by less than this, summed over the rows; with
+            several problems, in all of them. None: make all iterations.
+
+    Returns:
+        Plans of the cost's shape, in float32 or float64.
+
+    Raises:
+        ArgumentError: An argument has a value that it cannot have, or the cost one that is not finite. Tensors are only
+            looked at on the CPU: elsewhere it would wait for the device.
+        ShapeError: The sizes do not fit each other.
+
+    Warns:
+        NotConvergedWarning: `tolerance` was not reached; the text has the error that was.
+
+    Example:
+        >>> cost = torch.tensor([[0.0, 2.0], [2.0, 0.0]])
+        >>> sinkhorn(cost, epsilon=0.1)
+        tensor([[5.0000e-01, 1.0306e-09],
+                [1.0306e-09, 5.0000e-01]])
+    """
+    check_transport(epsilon, iterations, tolerance)
+    check_cost(cost)
+    sources, targets = cost.shape[-2:]
+    with full_precision(cost) as wide:
+        cost_KNM = wide(cost).reshape(-1, sources, targets)
+        source_N = _weights("source", source, sources, cost_KNM)
+        target_M = _weights("target", target, targets, cost_KNM)
+        _check_sums(source_N, target_M)
+        plan_KNM: torch.Tensor = _Sinkhorn.apply(cost_KNM, source_N, target_M, epsilon, iterations, tolerance)
+        if tolerance is not None:
+            _warn_above(tolerance, _error(plan_KNM.detach().sum(2), source_N), iterations)
+        return plan_KNM.view(cost.shape)
+
+
+def marginal_error(
+    plan: torch.Tensor, *, source: torch.Tensor | None = None, target: torch.Tensor | None = None
+) -> torch.Tensor:
+    """How far a plan is from its marginals: the sums of `|P 1 - source|` and `|P^T 1 - target|`.
+
+    Args:
+        plan: Plans `(..., N, M)`.
+        source: Weights `(N,)`; 1 / N each if not given.
+        target: Weights `(M,)`; 1 / M each if not given.
+
+    Returns:
+        Errors `(...)`.
+
+    Example:
+        >>> marginal_error(torch.tensor([[0.5, 0.0], [0.0, 0.4]]))
+        tensor(0.2000)
+    """
+    of_rows = plan.sum(-1) - (1 / plan.shape[-2] if source is None else source)
+    of_columns = plan.sum(-2) - (1 / plan.shape[-1] if target is None else target)
+    return of_rows.abs().sum(-1) + of_columns.abs().sum(-1)
+
+
+def check_transport(epsilon: float, iterations: int, tolerance: float | None) -> None:
+    """Checks the settings of a transport problem.
+
+    Args:
+        epsilon: Strength of the entropy.
+        iterations: Number of iterations.
+        tolerance: Error at which to stop, or None.
+
+    Raises:
+        ArgumentError: One of them has a value that it cannot have.
+    """
+    if isinstance(epsilon, bool) or not isinstance(epsilon, int | float) or not 0 < epsilon < math.inf:
+        raise ArgumentError(f"epsilon must be a finite number above 0; received {epsilon!r}")
+    if isinstance(iterations, bool) or not isinstance(iterations, int) or iterations < 1:
+        raise ArgumentError(f"iterations must be a whole number of at least 1; received {iterations!r}")
+    if tolerance is not None and (isinstance(tolerance, bool) or not 0 < tolerance < math.inf):
+        raise ArgumentError(f"tolerance must be a finite number above 0, or None; received {tolerance!r}")
+
+
+def check_cost(cost: torch.Tensor) -> None:
+    """Checks costs.
+
+    Args:
+        cost: Costs.
+
+    Raises:
+        ArgumentError: They have no floating type, or one is not finite.
+        ShapeError: They are no matrices.
+    """
+    if not cost.is_floating_point():
+        raise ArgumentError(f"cost must be of a floating type; received {cost.dtype}")
+    if cost.dim() < 2 or 0 in cost.shape:
+        raise ShapeError(f"cost must be (sources, targets), none of them 0; received {tuple(cost.shape)}")
+    if _readable(cost) and not torch.isfinite(cost).all():
+        index = tuple((~torch.isfinite(cost)).nonzero()[0].tolist())
+        raise ArgumentError(f"costs must be finite; received {cost[index].item()} at index {index}")
+
+
+def _readable(tensor: torch.Tensor) -> bool:
+    """Whether its values can be looked at without waiting for a device."""
+    return tensor.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
+def _weights(name: str, given: torch.Tensor | None, size: int, like: torch.Tensor) -> torch.Tensor:
+    if given is None:
+        return like.new_full((size,), 1 / size)
+    if not isinstance(given, torch.Tensor) or tuple(given.shape) != (size,):
+        received = tuple(given.shape) if isinstance(given, torch.Tensor) else given
+        raise ShapeError(f"{name} must be a tensor ({size},), as the cost has it; received {received}")
+    if _readable(given) and not ((given > 0) & (given < math.inf)).all():
+        raise ArgumentError(f"{name} must be finite and above 0; received {given.min().item()} (leave out such rows)")
+    return given.to(like)
+
+
+def _check_sums(source_N: torch.Tensor, target_M: torch.Tensor) -> None:
+    if not _readable(source_N):
+        return
+    of_source, of_target = source_N.sum().item(), target_M.sum().item()
+    if not math.isclose(of_source, of_target, rel_tol=1e-4):
+        raise ArgumentError(f"source and target must have the same sum; received {of_source} and {of_target}")
+
+
+def _warn_above(tolerance: float, error: float, iterations: int) -> None:
+    if not error <= tolerance:
+        text = (
+            f"the rows' sums are still {error:.3g} from their weights after {iterations} iterations, above the "
+            f"tolerance of {tolerance}: allow more iterations, or a larger epsilon"
+        )
+        warnings.warn(text, NotConvergedWarning, stacklevel=3)
+
+
+class _Run(NamedTuple):
+    """What the iterations leave; the plan is `a_t kernel b_t` for the last t.
+
+    Args:
+        kernel_KNM: `exp(-C / epsilon)`, each row times a number that its factor a makes up for.
+        a_TKN: The rows' factors after each iteration.
+        b_TKM: The columns' factors: the first ones, then those after each iteration.
+    """
+
+    kernel_KNM: torch.Tensor
+    a_TKN: torch.Tensor
+    b_TKM: torch.Tensor
+
+
+class _Sinkhorn(torch.autograd.Function):
+    """The iterations with the factors themselves where they stay in range, otherwise with their logarithms."""
+
+    @staticmethod
+    def forward(
+        context: Any,
+        cost_KNM: torch.Tensor,
+        source_N: torch.Tensor,
+        target_M: torch.Tensor,
+        epsilon: float,
+        iterations: int,
+        tolerance: float | None,
+    ) -> torch.Tensor:
+        problem = (cost_KNM, source_N, target_M, epsilon, iterations, tolerance)
+        run = None if torch.compiler.is_compiling() else _scaled(*problem)  # a compiler cannot decide by values
+        context.in_logarithms = run is None
+        if run is None:
+            run = _logarithmic(*problem)
+            plan_KNM = _exponential(run.kernel_KNM, run.a_TKN[-1], run.b_TKM[-1]).to(cost_KNM.dtype)
+        else:
+            plan_KNM = run.a_TKN[-1, ..., None] * run.kernel_KNM * run.b_TKM[-1, :, None]
+        context.epsilon = epsilon
+        context.save_for_backward(source_N, target_M, plan_KNM, *run)
+        return plan_KNM
+
+    @staticmethod
+    @once_differentiable
+    def backward(context: Any, gradient_KNM: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        source_N, target_M, plan_KNM, *parts = context.saved_tensors
+        through = _through_logarithmic if context.in_logarithms else _through_scaled
+        exponent_KNM, source, target = through(_Run(*parts), plan_KNM * gradient_KNM, source_N, target_M)
+        cost = (exponent_KNM / -context.epsilon).to(plan_KNM.dtype)
+        return cost, source.to(plan_KNM.dtype), target.to(plan_KNM.dtype), None, None, None
+
+
+def _scaled(
+    cost_KNM: torch.Tensor,
+    source_N: torch.Tensor,
+    target_M: torch.Tensor,
+    epsilon: float,
+    iterations: int,
+    tolerance: float | None,
+) -> _Run | None:
+    """The iterations as matrix-vector products; None where a factor leaves the range that keeps all digits."""
+    limit = _RANGE[cost_KNM.dtype]
+    exponent_KNM = (cost_KNM.amin(2, keepdim=True) - cost_KNM) / epsilon
+    # Smaller numbers would lose digits, and make processors slow. With factors in range they are nothing.
+    kernel_KNM = torch.threshold_(exponent_KNM, -3 * math.log(limit), -math.inf).exp_()
+    a: list[torch.Tensor] = []
+    b = [torch.full_like(kernel_KNM[:, 0], 1 / len(target_M))]
+    for _ in range(iterations):
+        sum_KN = _times(kernel_KNM, b[-1])
+        if a and tolerance is not None and _error(a[-1] * sum_KN, source_N) <= tolerance:
+            break
+        a.append(source_N / sum_KN)
+        b.append(target_M / _times(kernel_KNM.mT, a[-1]))
+    run = _Run(kernel_KNM, torch.stack(a), torch.stack(b))
+    smallest, largest = zip(*(factor.aminmax() for factor in run[1:]), strict=True)
+    in_range = min(smallest) > 1 / limit and max(largest) < limit  # false where one is not a number
+    return run if in_range else None
+
+
+def _logarithmic(
+    cost_KNM: torch.Tensor,
+    source_N: torch.Tensor,
+    target_M: torch.Tensor,
+    epsilon: float,
+    iterations: int,
+    tolerance: float | None,
+) -> _Run:
+    """The same iterations on logarithms, in float64: their differences decide, and they may be large."""
+    wide = cost_KNM.dtype if cost_KNM.device.type == "mps" else torch.float64  # which has no float64
+    kernel_KNM = cost_KNM.to(wide) / -epsilon
+    source_N, target_M = source_N.to(wide), target_M.to(wide)
+    a: list[torch.Tensor] = []
+    b = [torch.full_like(kernel_KNM[:, 0], -math.log(len(target_M)))]
+    for _ in range(iterations):
+        sum_KN = torch.logsumexp(kernel_KNM + b[-1][:, None], 2)
+        if a and tolerance is not None and _error((a[-1] + sum_KN).exp(), source_N) <= tolerance:
+            break
+        a.append(source_N.log() - sum_KN)
+        b.append(target_M.log() - torch.logsumexp(kernel_KNM + a[-1][..., None], 1))
+    return _Run(kernel_KNM, torch.stack(a), torch.stack(b))
+
+
+def _through_scaled(
+    run: _Run, pulled_KNM: torch.Tensor, source_N: torch.Tensor, target_M: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Gradients of the exponent `-C / epsilon` and of the weights.
+
+    Each half of an iteration adds a matrix of rank one times the kernel, so that all are one product in the end.
+
+    Args:
+        run: The iterations.
+        pulled_KNM: The plan times its gradient: the gradient of its logarithm.
+        source_N: Weights.
+        target_M: Weights.
+    """
+    of_a, of_b = pulled_KNM.sum(2), pulled_KNM.sum(1)  # gradients of the logarithms of the last factors
+    of_source, of_target = torch.zeros_like(source_N), torch.zeros_like(target_M)
+    left, right = [], []
+    for a, b, b_before in zip(reversed(run.a_TKN), reversed(run.b_TKM[1:]), reversed(run.b_TKM[:-1]), strict=True):
+        of_target += of_b.sum(0) / target_M
+        share_b = b * of_b / target_M
+        of_a = of_a - a * _times(run.kernel_KNM, share_b)
+        of_source += of_a.sum(0) / source_N
+        share_a = a * of_a / source_N
+        of_b = -b_before * _times(run.kernel_KNM.mT, share_a)
+        left += [a, share_a]
+        right += [share_b, b_before]
+        of_a = torch.zeros_like(of_a)
+    rank_KNM = torch.stack(left, 2) @ torch.stack(right, 1)
+    return pulled_KNM.sub_(rank_KNM.mul_(run.kernel_KNM)), of_source, of_target
+
+
+def _through_logarithmic(
+    run: _Run, pulled_KNM: torch.Tensor, source_N: torch.Tensor, target_M: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The same with logarithms of the factors: the plans of all halves of iterations are made again."""
+    kernel_KNM = run.kernel_KNM
+    exponent_KNM = pulled_KNM.to(kernel_KNM.dtype)
+    source_N, target_M = source_N.to(kernel_KNM.dtype), target_M.to(kernel_KNM.dtype)
+    of_a, of_b = exponent_KNM.sum(2), exponent_KNM.sum(1)
+    of_source, of_target = torch.zeros_like(source_N), torch.zeros_like(target_M)
+    for a, b, b_before in zip(reversed(run.a_TKN), reversed(run.b_TKM[1:]), reversed(run.b_TKM[:-1]), strict=True):
+        of_target += of_b.sum(0) / target_M
+        pushed_KNM = _exponential(kernel_KNM, a, b).mul_((of_b / target_M)[:, None])
+        of_a = of_a - pushed_KNM.sum(2)
+        exponent_KNM -= pushed_KNM
+        of_source += of_a.sum(0) / source_N
+        pushed_KNM = _exponential(kernel_KNM, a, b_before).mul_((of_a / source_N)[..., None])
+        of_b = -pushed_KNM.sum(1)
+        exponent_KNM -= pushed_KNM
+        of_a = torch.zeros_like(of_a)
+    return exponent_KNM, of_source, of_target
+
+
+def _times(matrix_KNM: torch.Tensor, vector_KM: torch.Tensor) -> torch.Tensor:
+    """Products one by one: torch's batched product is many times slower for a single column."""
+    return torch.stack([torch.mv(matrix, vector) for matrix, vector in zip(matrix_KNM, vector_KM, strict=True)])
+
+
+def _exponential(kernel_KNM: torch.Tensor, a_KN: torch.Tensor, b_KM: torch.Tensor) -> torch.Tensor:
+    return (kernel_KNM + a_KN[..., None]).add_(b_KM[:, None]).exp_()
+
+
+def _error(sum_KN: torch.Tensor, source_N: torch.Tensor) -> float:
+    """Of the plans' rows, in the problem where it is largest."""
+    return (sum_KN - source_N).abs().sum(1).max().item()
