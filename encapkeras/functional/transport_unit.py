@@ -107,8 +107,8 @@ def generator_strides(latent: Sequence[int], target: Sequence[int]) -> list[int]
     pairs = list(zip(latent, target, strict=True))
     if not all(wanted in (side, 2 * side - 1, 2 * side) for side, wanted in pairs):
         raise ShapeError(
-            f"a generator keeps a side, doubles it, or doubles it less 1: no map of {latent[0]} x {latent[1]} becomes "
-            f"one of {target[0]} x {target[1]}"
+            f"a generator keeps a side of the latent map, doubles it, or doubles it less 1: {latent[0]} x {latent[1]} "
+            f"does not become the target's {target[0]} x {target[1]}"
         )
     return [1 if wanted == side else 2 for side, wanted in pairs]
 

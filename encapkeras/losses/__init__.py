@@ -3,6 +3,7 @@
 import encapkeras.layers  # noqa: F401  # checks the Keras backend
 from encapkeras.losses.cross_entropy import CrossEntropyLoss, cross_entropy
 from encapkeras.losses.margin import MarginLoss, margin_loss
+from encapkeras.losses.optimal_transport import OptimalTransport
 from encapkeras.losses.reconstruction import ReconstructionLoss
 from encapkeras.losses.registry import LOSSES, CapsuleLoss, register_loss
 from encapkeras.losses.side_loss import SideLoss
@@ -13,6 +14,7 @@ __all__ = [
     "CapsuleLoss",
     "CrossEntropyLoss",
     "MarginLoss",
+    "OptimalTransport",
     "ReconstructionLoss",
     "SideLoss",
     "SpreadLoss",
