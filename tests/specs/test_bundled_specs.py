@@ -12,6 +12,7 @@ from encapkeras.graph.inherit import bundled_specs
 PARAMETERS = {
     "quickstart": 295_584,
     "encapnet_digits": 138_576,
+    "encapnet_ot_digits": 268_374,
     "encapnet_mnist": 3_796_806,
     "encapnet_fashion_mnist": 3_796_806,
     "encapnet_svhn": 3_797_382,

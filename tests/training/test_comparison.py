@@ -1,0 +1,171 @@
+import csv
+import io
+import json
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from encapkeras.training.comparison import Comparison, Difference, Network, Run, Spread
+
+FIRST = [0.9722, 0.9778, 0.9806, 0.9694, 0.9750]
+SECOND = [0.9806, 0.9778, 0.9889, 0.9750, 0.9861]
+
+
+def by_seed(values, seeds=None):
+    return dict(zip(seeds or range(len(values)), values, strict=True))
+
+
+def run(network, seed, accuracy, **figures):
+    results = {
+        "test_accuracy": accuracy,
+        "test_loss": 0.1,
+        "validation_accuracy": accuracy - 0.1,
+        "best_epoch": 2,
+        "parameters": 1234,
+        "images_per_second": 100.0 + seed,
+        "seconds": 10.0 * (seed + 1),
+    }
+    return Run(network, seed, f"runs/seed_{seed}/{network}", {**results, **figures})
+
+
+def network(label, validated=True):
+    return Network(label, label, f"{label}.yaml", validated)
+
+
+def compared(*runs, labels=("one", "two"), seeds=(0, 1, 2)):
+    return Comparison([network(label) for label in labels], seeds, list(runs))
+
+
+@pytest.mark.parametrize("values", [FIRST, SECOND, [0.1, 0.9]])
+def test_a_spread_is_that_of_numpy(values):
+    spread = Spread.of(values)
+    assert spread.mean == pytest.approx(np.mean(values), abs=1e-15)
+    assert spread.standard_deviation == pytest.approx(np.std(values, ddof=1), abs=1e-15)
+    assert (spread.lowest, spread.highest) == (min(values), max(values))
+
+
+def test_one_value_has_no_deviation():
+    assert Spread.of([0.5]) == Spread(0.5, None, 0.5, 0.5)
+    assert str(Spread.of([0.5])) == "0.5000"
+
+
+@pytest.mark.parametrize("count", [2, 3, 5])
+def test_a_difference_is_that_of_a_paired_t_test(count):
+    first, second = FIRST[:count], SECOND[:count]
+    difference = Difference.of(by_seed(second), by_seed(first))
+    apart = np.array(second) - np.array(first)
+    interval = stats.ttest_rel(second, first).confidence_interval(0.95)
+    assert difference.mean == pytest.approx(apart.mean(), abs=1e-15)
+    assert difference.mean == pytest.approx(np.mean(second) - np.mean(first), abs=1e-15)
+    assert difference.standard_error == pytest.approx(apart.std(ddof=1) / np.sqrt(count), abs=1e-15)
+    assert (difference.low, difference.high) == pytest.approx(tuple(interval), abs=1e-12)
+    assert difference.seeds == count
+
+
+def test_seeds_that_only_one_has_do_not_count():
+    both = Difference.of(by_seed([0.9, 0.8, 0.7], [0, 1, 2]), by_seed([0.6, 0.5, 0.1], [1, 2, 3]))
+    assert both == Difference.of({1: 0.8, 2: 0.7}, {1: 0.6, 2: 0.5})
+    assert Difference.of({0: 0.9}, {1: 0.9}) is None
+
+
+@pytest.mark.parametrize(
+    ("apart", "verdict"),
+    [
+        ([0.10, 0.11, 0.12], "better"),
+        ([-0.10, -0.11, -0.12], "worse"),
+        ([0.02, 0.00, 0.01], "no difference that 3 seeds can show"),  # beyond its standard error, within its interval
+        ([0.02, -0.03, 0.01], "no difference that 3 seeds can show"),
+        ([0.00, 0.00, 0.00], "no difference that 3 seeds can show"),
+        ([0.02, 0.02, 0.02], "the same difference with all 3 seeds, which so cannot show how sure it is"),
+        ([0.50], "no difference that 1 seed can show"),
+    ],
+)
+def test_no_difference_within_its_uncertainty_is_called_one(apart, verdict):
+    reference = by_seed(np.float32([0.5, 0.3, 0.4]).tolist()[: len(apart)])
+    # Accuracies are float32 numbers, so that equal differences are not quite equal.
+    values = {seed: float(np.float32(reference[seed] + apart[seed])) for seed in reference}
+    assert Difference.of(values, reference).verdict == verdict
+
+
+def test_what_is_called_better_or_worse_lies_beyond_the_standard_error():
+    random = np.random.default_rng(0)
+    called = 0
+    for count in (2, 3, 4, 8):
+        for _ in range(250):
+            difference = Difference.of(by_seed(random.normal(0.01, 0.01, count)), by_seed(np.zeros(count)))
+            if difference.verdict in ("better", "worse"):
+                called += 1
+                assert abs(difference.mean) > difference.standard_error
+                assert (difference.verdict == "better") == (difference.mean > 0)
+    assert 0 < called < 1000
+
+
+def test_rows_have_means_and_medians():
+    runs = [run("one", seed, value) for seed, value in enumerate(FIRST[:3])]
+    runs += [run("two", seed, value) for seed, value in enumerate(SECOND[:3])]
+    one, two = compared(*runs).rows()
+    assert one.test_accuracy == Spread.of(FIRST[:3])
+    assert one.validation_accuracy == Spread.of([value - 0.1 for value in FIRST[:3]])
+    assert (one.parameters, one.images_per_second, one.seconds) == (1234, 101.0, 20.0)
+    assert (one.finished, one.failed, one.difference) == (3, 0, None)
+    assert two.difference == Difference.of(by_seed(SECOND[:3]), by_seed(FIRST[:3]))
+
+
+def test_the_markdown_says_what_the_figures_are():
+    runs = [run("one", seed, 0.9 + seed / 100) for seed in range(3)]
+    runs += [run("two", seed, 0.9) for seed in range(3)]
+    lines = compared(*runs).as_markdown().splitlines()
+    assert lines[2] == (
+        "| one | 3/3 | 0.9100 ± 0.0100 | 0.9000-0.9200 | 0.8100 ± 0.0100 | 0.8000-0.8200 | 1,234 | 101 | 20 |"
+    )
+    assert {line.count("|") for line in lines[:4]} == {10}
+    notes = "\n".join(lines[4:])
+    assert "mean ± standard deviation over the seeds 0, 1, 2" in notes
+    assert "Weights tested: best on validation. The test images were used once a run." in notes
+    assert "two - one, test accuracy: -0.0100 ± 0.0058 (standard error, 95% interval -0.0348 to +0.0148): no " in notes
+    assert "6 of 6 runs finished." in notes
+
+
+def test_a_failed_run_is_marked_and_does_not_count():
+    failed = Run("two", 1, "runs/seed_1/two", None, "the loss became nan")
+    comparison = compared(run("one", 0, 0.9), run("one", 1, 0.8), run("two", 0, 0.95), failed)
+    _, two = comparison.rows()
+    assert (two.finished, two.failed, two.test_accuracy) == (1, 1, Spread.of([0.95]))
+    assert (two.difference.seeds, two.difference.standard_error) == (1, None)
+    text = comparison.as_markdown()
+    assert "| two | 1/3 1 FAILED | 0.9500 |" in text
+    assert "- FAILED: two, seed 1: the loss became nan" in text
+    assert "3 of 6 runs finished." in text
+    assert comparison.failed == [failed]
+
+
+def test_a_comparison_without_a_finished_run():
+    comparison = compared()
+    assert "| one | 0/3 | - | - | - | - | - | - | - |" in comparison.as_markdown()
+    assert "0 of 6 runs finished." in comparison.as_markdown()
+    assert [row["test_accuracy_mean"] for row in csv.DictReader(io.StringIO(comparison.as_csv()))] == ["", ""]
+
+
+def test_without_validation_the_rule_is_another():
+    networks = [network("one"), network("two", validated=False)]
+    runs = [run("one", 0, 0.9), run("two", 0, 0.9, validation_accuracy=None)]
+    text = Comparison(networks, [0], runs).as_markdown()
+    assert "Weights tested (one): best on validation." in text
+    assert "Weights tested (two): last epoch." in text
+    assert "| two | 1/1 | 0.9000 | 0.9000-0.9000 | - | - |" in text
+
+
+def test_json_and_csv_hold_the_same_figures():
+    runs = [run("one", seed, value) for seed, value in enumerate(FIRST[:3])]
+    runs += [run("two", seed, value) for seed, value in enumerate(SECOND[:3])]
+    comparison = compared(*runs)
+    one, two = json.loads(comparison.as_json())["specs"]
+    assert one["test_accuracy"]["mean"] == np.mean(FIRST[:3])
+    assert one["weights"] == "best on validation"
+    assert two["difference"]["verdict"] == "no difference that 3 seeds can show"
+    assert [run["seed"] for run in json.loads(comparison.as_json())["runs"]] == [0, 1, 2, 0, 1, 2]
+    first, second = csv.DictReader(io.StringIO(comparison.as_csv()))
+    assert first["difference_mean"] == ""
+    assert float(second["difference_mean"]) == two["difference"]["mean"]
+    assert float(second["test_accuracy_standard_deviation"]) == two["test_accuracy"]["standard_deviation"]
