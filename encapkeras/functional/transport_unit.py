@@ -51,7 +51,7 @@ def transport_generator(
     types: int | None = None,
     training: bool,
 ) -> torch.Tensor:
-    """Maps the latent tensor to the target's shape: `relu(batch_norm(transposed convolution))` (NNE, section 3.3).
+    """Maps the latent tensor to the target's shape: `relu(batch_norm(transposed convolution))`.
 
     The transposed convolution has 3x3 kernels and padding 1; along each axis its stride is 1 where the sides are equal
     and 2 where the target's is twice as large, or twice less 1.

@@ -39,7 +39,7 @@ class _Map(NamedTuple):
 
 @register_loss("optimal_transport")
 class OptimalTransport(SideLoss):
-    """Two tensors of the same images, high and low in a network, should tell the same (NNE, section 3.3).
+    """Two tensors of the same images, high and low in a network, should tell the same.
 
     A generator maps the latent tensor z to the target's shape, `x = relu(batch_norm(transposed convolution(z)))`; a
     critic f makes features of x and of the target y; the loss is the Sinkhorn divergence between the batch of f(x) and
@@ -74,7 +74,7 @@ class OptimalTransport(SideLoss):
         training: Whether batch norms use the batch's statistics.
 
     Returns:
-        The loss of the whole batch, `()`; 0 for a batch of one if debiased.
+        The loss of the whole batch, `()`; 0 for a batch of one.
 
     Raises:
         ArgumentError: An argument has a value that it cannot have.
