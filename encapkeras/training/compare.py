@@ -104,7 +104,7 @@ def compare(
                 comparison.runs.append(_ended(planned, resume, console))
                 _write(comparison, path)
     except KeyboardInterrupt as stop:
-        text = f"{stop or 'interrupted.'} {comparison.progress}; go on with --resume {path}"
+        text = f"{str(stop) or 'interrupted.'} {comparison.progress}; go on with --resume {path}"
         raise KeyboardInterrupt(text) from None
     finally:
         _show(console, comparison, path)

@@ -1,0 +1,112 @@
+import json
+import signal
+import subprocess
+import sys
+
+import pytest
+from support.tiny_spec import tiny_spec, write_spec
+
+from encapkeras.cli.main import main
+
+
+@pytest.fixture
+def specs(tmp_path):
+    """Two specs with the same name, that of their files."""
+    paths = []
+    for units in (32, 8):
+        content = tiny_spec(epochs=1)
+        content["model"]["nodes"]["hidden"]["units"] = units
+        (tmp_path / str(units)).mkdir()
+        paths.append(str(write_spec(tmp_path / str(units), content)))
+    return paths
+
+
+def compare(*words):
+    return main(["compare", *map(str, words)])
+
+
+def refused(capsys, *words):
+    """The message of a comparison that ends with exit code 2, and that nothing else was printed."""
+    assert compare(*words) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert "Traceback" not in printed.err
+    return printed.err
+
+
+def test_a_comparison_and_its_resumption(specs, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    path = tmp_path / "new"
+    assert compare(*specs, "--seeds", 2, "--run-dir", path, "--set", "data.batch_size=256") == 0
+    printed = capsys.readouterr().out
+    assert "run 4 of 4: tiny-2, seed 1" in printed
+    (one,) = [line for line in printed.splitlines() if line.startswith(" tiny   ")]
+    assert "2/2" in one and "2,410" in one and one.count(" ± ") == 2
+    assert "Weights tested: best on validation. The test images were used once a run." in printed
+    assert "tiny-2 - tiny, test accuracy: " in printed
+    assert printed.endswith(f"4 of 4 runs finished.\nwritten to {path}\n")
+    assert json.loads((path / "comparison.json").read_text())["seeds"] == [0, 1]
+
+    assert "holds a comparison already" in refused(capsys, *specs, "--run-dir", path)
+    assert "finished runs of other specs" in refused(capsys, *specs, "--seeds", 2, "--resume", path)
+    assert compare(*specs, "--seeds", 2, "--resume", path, "--set", "data.batch_size=256") == 0
+    again = capsys.readouterr().out
+    assert again.count("reused: ") == 4
+    assert "run 1 of 4" not in again
+    assert again[again.index("Accuracies") :] == printed[printed.index("Accuracies") :]
+
+
+def test_a_list_of_seeds(specs, tmp_path):
+    assert compare(specs[0], "--seeds", "0, 5", "--run-dir", tmp_path / "new") == 0
+    assert json.loads((tmp_path / "new" / "comparison.json").read_text())["seeds"] == [0, 5]
+    assert {entry.name for entry in (tmp_path / "new").glob("seed_*")} == {"seed_0", "seed_5"}
+
+
+@pytest.mark.parametrize("seeds", ["0", "-1", "1,1", "x", "", "1,", "0,-1", "2.5", "3;4", "½"])
+def test_seeds_that_are_none(seeds, specs, tmp_path, capsys):
+    message = refused(capsys, *specs, f"--seeds={seeds}", "--run-dir", tmp_path / "new")
+    assert message == (
+        f"--seeds must be how many, at least 1, or a list of distinct seeds from 0, such as 0,5,7; received '{seeds}'\n"
+    )
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_seed_that_is_too_large(specs, tmp_path, capsys):
+    assert "from 0 to 4294967295" in refused(capsys, *specs, "--seeds", "0,4294967296", "--run-dir", tmp_path / "new")
+
+
+def test_a_failed_run_gives_exit_code_2_at_the_end(specs, tmp_path, capsys):
+    too_fast = ["--set", "train.optimizer={kind: sgd, learning_rate: 1e30}", "--set", "train.epochs=2"]
+    assert compare(*specs, "--seeds", 1, *too_fast, "--run-dir", tmp_path / "new") == 2
+    printed = capsys.readouterr()
+    assert "FAILED: tiny, seed 0: the loss became " in printed.out
+    assert " of 2 runs finished." in printed.out
+    assert printed.err == ""
+
+
+def test_mistakes_are_told_before_anything_is_done(specs, tmp_path, capsys):
+    words = [*specs, "--seeds", 1, "--run-dir", tmp_path / "new"]
+    assert "1 mistake found" in refused(capsys, *words, "--set", "train.epoch=3")
+    assert "quickstrat" in refused(capsys, "quickstrat", *words)
+    assert "--run-dir: not allowed with argument --resume" in refused(capsys, "--resume", "old", *words)
+    assert "the following arguments are required: SPEC" in refused(capsys)
+    assert not (tmp_path / "new").exists()
+
+
+def test_ctrl_c_gives_exit_code_130_and_the_table(specs, tmp_path):
+    path = tmp_path / "new"
+    words = ["compare", *specs, "--seeds", "50", "--run-dir", str(path)]
+    process = subprocess.Popen(
+        [sys.executable, "-u", "-m", "encapkeras", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    for line in process.stdout:
+        if line.startswith("run 3 of"):
+            process.send_signal(signal.SIGINT)
+            break
+    printed, message = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in message
+    assert message.startswith("interrupted")
+    assert message.endswith(f" of 100 runs finished; go on with --resume {path}\n")
+    assert f"written to {path}\n" in printed
+    assert "| tiny | 1/50 |" in (path / "comparison.md").read_text()
