@@ -207,7 +207,7 @@ class _Sinkhorn(torch.autograd.Function):
             run = _logarithmic(*problem)
             plan_KNM = _exponential(run.kernel_KNM, run.a_TKN[-1], run.b_TKM[-1]).to(cost_KNM.dtype)
         else:
-            plan_KNM = run.a_TKN[-1, ..., None] * run.kernel_KNM * run.b_TKM[-1, :, None]
+            plan_KNM = (run.a_TKN[-1, ..., None] * run.kernel_KNM).mul_(run.b_TKM[-1, :, None])
         context.epsilon = epsilon
         context.save_for_backward(source_N, target_M, plan_KNM, *run)
         return plan_KNM
@@ -218,7 +218,7 @@ class _Sinkhorn(torch.autograd.Function):
         source_N, target_M, plan_KNM, *parts = context.saved_tensors
         through = _through_logarithmic if context.in_logarithms else _through_scaled
         exponent_KNM, source, target = through(_Run(*parts), plan_KNM * gradient_KNM, source_N, target_M)
-        cost = (exponent_KNM / -context.epsilon).to(plan_KNM.dtype)
+        cost = exponent_KNM.div_(-context.epsilon).to(plan_KNM.dtype)
         return cost, source.to(plan_KNM.dtype), target.to(plan_KNM.dtype), None, None, None
 
 
@@ -232,17 +232,18 @@ def _scaled(
 ) -> _Run | None:
     """The iterations as matrix-vector products; None where a factor leaves the range that keeps all digits."""
     limit = _RANGE[cost_KNM.dtype]
-    exponent_KNM = (cost_KNM.amin(2, keepdim=True) - cost_KNM) / epsilon
+    kernel_KNM = (cost_KNM.amin(2, keepdim=True) - cost_KNM).div_(epsilon)
     # Smaller numbers would lose digits, and make processors slow. With factors in range they are nothing.
-    kernel_KNM = torch.threshold_(exponent_KNM, -3 * math.log(limit), -math.inf).exp_()
+    torch.threshold_(kernel_KNM, -3 * math.log(limit), -math.inf).exp_()
+    rows, columns = _Products(kernel_KNM), _Products(kernel_KNM.mT)
     a: list[torch.Tensor] = []
     b = [torch.full_like(kernel_KNM[:, 0], 1 / len(target_M))]
     for _ in range(iterations):
-        sum_KN = _times(kernel_KNM, b[-1])
+        sum_KN = rows.times(b[-1])
         if a and tolerance is not None and _error(a[-1] * sum_KN, source_N) <= tolerance:
             break
         a.append(source_N / sum_KN)
-        b.append(target_M / _times(kernel_KNM.mT, a[-1]))
+        b.append(target_M / columns.times(a[-1]))
     run = _Run(kernel_KNM, torch.stack(a), torch.stack(b))
     smallest, largest = zip(*(factor.aminmax() for factor in run[1:]), strict=True)
     in_range = min(smallest) > 1 / limit and max(largest) < limit  # false where one is not a number
@@ -277,7 +278,8 @@ def _through_scaled(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Gradients of the exponent `-C / epsilon` and of the weights.
 
-    Each half of an iteration adds a matrix of rank one times the kernel, so that all are one product in the end.
+    A half of an iteration adds a matrix of rank one times the kernel: `a` times `y`, or `x` times the `b` before, where
+    `y = b / target * gradient of log b` and `x = a / source * gradient of log a`. All of them are one product.
 
     Args:
         run: The iterations.
@@ -285,48 +287,65 @@ def _through_scaled(
         source_N: Weights.
         target_M: Weights.
     """
-    of_a, of_b = pulled_KNM.sum(2), pulled_KNM.sum(1)  # gradients of the logarithms of the last factors
-    of_source, of_target = torch.zeros_like(source_N), torch.zeros_like(target_M)
-    left, right = [], []
-    for a, b, b_before in zip(reversed(run.a_TKN), reversed(run.b_TKM[1:]), reversed(run.b_TKM[:-1]), strict=True):
-        of_target += of_b.sum(0) / target_M
-        share_b = b * of_b / target_M
-        of_a = of_a - a * _times(run.kernel_KNM, share_b)
-        of_source += of_a.sum(0) / source_N
-        share_a = a * of_a / source_N
-        of_b = -b_before * _times(run.kernel_KNM.mT, share_a)
-        left += [a, share_a]
-        right += [share_b, b_before]
-        of_a = torch.zeros_like(of_a)
-    rank_KNM = torch.stack(left, 2) @ torch.stack(right, 1)
-    return pulled_KNM.sub_(rank_KNM.mul_(run.kernel_KNM)), of_source, of_target
+    kernel_KNM, a_TKN, b_TKM = run
+    rows, columns = _Products(kernel_KNM), _Products(kernel_KNM.mT)
+    by_a_TKN, by_b_TKM = a_TKN.square() / -source_N, b_TKM.square() / -target_M
+    x, y = [], [b_TKM[-1] / target_M * pulled_KNM.sum(1)]
+    last = len(a_TKN) - 1
+    for t in range(last, -1, -1):
+        x_KN = by_a_TKN[t] * rows.times(y[-1])
+        if t == last:
+            x_KN = x_KN + a_TKN[t] / source_N * pulled_KNM.sum(2)
+        x.append(x_KN)
+        if t:
+            y.append(by_b_TKM[t] * columns.times(x_KN))
+    x_TKN, y_TKM = torch.stack(x[::-1]), torch.stack(y[::-1])
+    left, right = torch.cat([a_TKN, x_TKN]), torch.cat([y_TKM, b_TKM[:-1]])
+    rank_KNM = left.permute(1, 2, 0) @ right.transpose(0, 1)
+    of_source, of_target = (x_TKN / a_TKN).sum((0, 1)), (y_TKM / b_TKM[1:]).sum((0, 1))
+    return pulled_KNM.sub_(rank_KNM.mul_(kernel_KNM)), of_source, of_target
 
 
 def _through_logarithmic(
     run: _Run, pulled_KNM: torch.Tensor, source_N: torch.Tensor, target_M: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The same with logarithms of the factors: the plans of all halves of iterations are made again."""
-    kernel_KNM = run.kernel_KNM
-    exponent_KNM = pulled_KNM.to(kernel_KNM.dtype)
+    kernel_KNM, a_TKN, b_TKM = run
     source_N, target_M = source_N.to(kernel_KNM.dtype), target_M.to(kernel_KNM.dtype)
-    of_a, of_b = exponent_KNM.sum(2), exponent_KNM.sum(1)
+    exponent_KNM = pulled_KNM.to(kernel_KNM.dtype)
+    of_a, of_b = exponent_KNM.sum(2), exponent_KNM.sum(1)  # of the logarithms
     of_source, of_target = torch.zeros_like(source_N), torch.zeros_like(target_M)
-    for a, b, b_before in zip(reversed(run.a_TKN), reversed(run.b_TKM[1:]), reversed(run.b_TKM[:-1]), strict=True):
-        of_target += of_b.sum(0) / target_M
-        pushed_KNM = _exponential(kernel_KNM, a, b).mul_((of_b / target_M)[:, None])
-        of_a = of_a - pushed_KNM.sum(2)
+    for t in range(len(a_TKN) - 1, -1, -1):
+        share_KM = of_b / target_M
+        of_target += share_KM.sum(0)
+        pushed_KNM = _exponential(kernel_KNM, a_TKN[t], b_TKM[t + 1]).mul_(share_KM[:, None])
+        exponent_KNM = exponent_KNM - pushed_KNM
+        share_KN = (of_a - pushed_KNM.sum(2)) / source_N
+        of_source += share_KN.sum(0)
+        pushed_KNM = _exponential(kernel_KNM, a_TKN[t], b_TKM[t]).mul_(share_KN[..., None])
         exponent_KNM -= pushed_KNM
-        of_source += of_a.sum(0) / source_N
-        pushed_KNM = _exponential(kernel_KNM, a, b_before).mul_((of_a / source_N)[..., None])
-        of_b = -pushed_KNM.sum(1)
-        exponent_KNM -= pushed_KNM
-        of_a = torch.zeros_like(of_a)
+        of_a, of_b = torch.zeros_like(of_a), -pushed_KNM.sum(1)
     return exponent_KNM, of_source, of_target
 
 
-def _times(matrix_KNM: torch.Tensor, vector_KM: torch.Tensor) -> torch.Tensor:
-    """Products one by one: torch's batched product is many times slower for a single column."""
-    return torch.stack([torch.mv(matrix, vector) for matrix, vector in zip(matrix_KNM, vector_KM, strict=True)])
+class _Products:
+    """Products of matrices with one vector each.
+
+    Args:
+        matrix_KNM: The matrices.
+    """
+
+    def __init__(self, matrix_KNM: torch.Tensor) -> None:
+        self._matrix_KNM = matrix_KNM
+        # On CPUs torch's batched product is many times slower for a single column.
+        self._one_by_one = matrix_KNM.unbind() if matrix_KNM.device.type == "cpu" else ()
+
+    def times(self, vector_KM: torch.Tensor) -> torch.Tensor:
+        """`(K, N)`."""
+        if not self._one_by_one:
+            return (self._matrix_KNM @ vector_KM[..., None])[..., 0]
+        products = map(torch.mv, self._one_by_one, vector_KM.unbind())
+        return torch.stack(list(products))
 
 
 def _exponential(kernel_KNM: torch.Tensor, a_KN: torch.Tensor, b_KM: torch.Tensor) -> torch.Tensor:
