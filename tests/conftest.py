@@ -6,10 +6,13 @@ import encapkeras  # noqa: F401  # chooses the torch backend before a test impor
 
 
 @pytest.fixture
-def double_precision():
+def double_precision(monkeypatch):
     """Keras in float64, for comparisons with golden numbers."""
     import keras
+    from keras.src.backend.common import dtypes
 
+    # Keras' own layers otherwise compute in float32 whatever the policy, and there is no public setting.
+    monkeypatch.setitem(dtypes.BIT64_TO_BIT32_DTYPE, "float64", "float64")
     keras.config.set_floatx("float64")
     keras.config.set_dtype_policy("float64")
     yield

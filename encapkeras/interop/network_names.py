@@ -30,6 +30,7 @@ from encapkeras.interop.original_tensor import OriginalTensor
 from encapkeras.interop.residual_names import residual_tensors
 from encapkeras.layers import CapsuleConvolution, CapsuleDense, CapsuleStage, ConvBnRelu, PrimaryCapsules
 from encapkeras.layers.voting_layer import VotingLayer
+from encapkeras.losses import OptimalTransport
 
 _FIRST_CONVOLUTION = {"convolution": "tranfer_conv", "norm": "tranfer_bn"}
 _PRIMARY_CAPSULES = {"convolution": "tranfer_conv1", "norm": "tranfer_bn1"}
@@ -153,7 +154,7 @@ class _Names:
             if not layer.weights:
                 continue
             written = model.spec["losses"][name]
-            if written["loss"] != "optimal_transport":
+            if not isinstance(layer, OptimalTransport):
                 self._problems.append(f"loss '{name}' ({written['loss']}) has no counterpart")
                 continue
             latent = self._connections.behind(self._connections.reference(written["latent"]))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -42,19 +42,13 @@ def load_original_state_dict(model: keras.Model, state_dict: Mapping[str, torch.
     """
     tensors = original_tensors(_of_a_spec(model))
     given = _without_prefix(state_dict)
-    problems = [problem for tensor in tensors if (problem := _problem(tensor, given))]
-    expected = {tensor.name for tensor in tensors} | {counter for t in tensors if (counter := _counter(t.name))}
-    problems += [f"{name}: the network has no such tensor" for name in given if name not in expected]
-    problems += [
-        f"{name}: {_not_a_tensor(given[name])}"
-        for name in given
-        if name in expected and name.endswith("num_batches_tracked") and not isinstance(given[name], torch.Tensor)
-    ]
+    problems = [*_wrong_entries(tensors, given), *_unknown_entries(tensors, given)]
     if problems:
+        found = sum(tensor.name in given for tensor in tensors)
         listed = "\n".join(f"  {problem}" for problem in problems)
         raise CheckpointError(
-            f"the state dict does not fit network '{model.name}':\n{listed}\n{len(problems)} of its entries are wrong, "
-            f"{len(tensors)} are due. Nothing was loaded."
+            f"the state dict does not fit network '{model.name}':\n{listed}\n{len(problems)} mistakes found; {found} of "
+            f"the network's {len(tensors)} tensors are there. Nothing was loaded."
         )
     for tensor in tensors:
         tensor.variable.assign(tensor.to_ours(given[tensor.name].detach()))
@@ -112,24 +106,43 @@ def _counter(name: str) -> str:
     return f"{norm}num_batches_tracked" if norm != name else ""
 
 
-def _problem(tensor: OriginalTensor, given: Mapping[str, Any]) -> str:
+def _wrong_entries(tensors: Sequence[OriginalTensor], given: Mapping[Any, Any]) -> list[str]:
+    """What is wrong with the entry for each tensor of the network, if anything is."""
+    problems = [(tensor.name, _problem(tensor, given)) for tensor in tensors]
+    return [f"{name}: {problem}" for name, problem in problems if problem]
+
+
+def _unknown_entries(tensors: Sequence[OriginalTensor], given: Mapping[Any, Any]) -> list[str]:
+    """The entries that are for no tensor of the network, and the counters of batch norms that are none."""
+    names = {tensor.name for tensor in tensors}
+    counters = {_counter(name) for name in names}
+    problems = []
+    for name, value in given.items():
+        if name not in names and name not in counters:
+            problems.append(f"{name}: the network has no such tensor")
+        elif name in counters and not isinstance(value, torch.Tensor):
+            problems.append(f"{name}: {_no_tensor(value)}")
+    return problems
+
+
+def _problem(tensor: OriginalTensor, given: Mapping[Any, Any]) -> str:
     """What is wrong with the entry for a tensor; nothing if it is sound."""
     if tensor.name not in given:
-        return f"{tensor.name}: missing; the network needs one of shape {tensor.shape}"
+        return f"missing; the network needs shape {tensor.shape}"
     value = given[tensor.name]
     if not isinstance(value, torch.Tensor):
-        return f"{tensor.name}: {_not_a_tensor(value)}"
+        return _no_tensor(value)
     if tuple(value.shape) != tensor.shape:
-        return f"{tensor.name}: has shape {tuple(value.shape)}; the network needs {tensor.shape}"
+        return f"has shape {tuple(value.shape)}; the network needs {tensor.shape}"
     if not value.is_floating_point():
-        return f"{tensor.name}: has dtype {value.dtype}; the network needs floating-point numbers"
+        return f"has dtype {value.dtype}; the network needs floating-point numbers"
     if value.layout != torch.strided or value.is_meta:
-        return f"{tensor.name}: holds no plain numbers ({value.layout}, on {value.device})"
+        return f"holds no plain numbers ({value.layout}, on device {value.device})"
     dtype = keras.backend.standardize_dtype(tensor.variable.dtype)
     if not torch.isfinite(value.detach().to(getattr(torch, dtype))).all():
-        return f"{tensor.name}: holds numbers that are not finite in {dtype}"
+        return f"holds numbers that are not finite in {dtype}"
     return ""
 
 
-def _not_a_tensor(value: Any) -> str:
+def _no_tensor(value: Any) -> str:
     return f"is no tensor; received {type(value).__name__}"
