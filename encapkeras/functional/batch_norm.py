@@ -70,7 +70,8 @@ def batch_norm(
         with torch.no_grad():
             constant = map_BCP.flatten() if bias is None else map_BCP.flatten() + bias
             mean.lerp_(constant.to(mean.dtype), momentum)
-        return map_BCP * 0 + offset.view(1, -1, *[1] * (map_BCP.dim() - 2))
+        by_channel = (1, -1, *[1] * (map_BCP.dim() - 2))
+        return map_BCP * (0 * scale).view(by_channel) + offset.view(by_channel)  # gradients are 0, not absent
     if bias is None:
         return F.batch_norm(map_BCP, mean, variance, scale, offset, True, momentum, epsilon)
     with torch.no_grad():

@@ -60,10 +60,11 @@ def test_bias_has_its_gradient_outside_training_and_a_zero_one_while_training():
 def test_a_single_value_a_channel_gives_the_offset_and_finite_statistics(bias):
     weights = fresh_weights(1)
     x = torch.full((1, 1, 1, 1), 7.0, dtype=torch.float64, requires_grad=True)
+    scale = weights.scale.requires_grad_()
     y = batch_norm(x, weights, training=True, bias=bias)
     y.sum().backward()
     assert y.item() == pytest.approx(0.3)
-    assert x.grad.item() == 0
+    assert x.grad.item() == scale.grad.item() == 0
     assert weights.variance.item() == 1
     assert weights.mean.item() == pytest.approx(0.1 * (7 + (0 if bias is None else 2)))
 

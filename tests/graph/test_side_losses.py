@@ -1,77 +1,17 @@
-"""Losses that look into the network: in fit and evaluate, in the user's own script, saved and loaded."""
+"""Losses that look into the network: in fit and evaluate, and in the user's own script."""
 
-import copy
 import csv
 
 import keras
 import numpy as np
 import pytest
 import torch
+from support.side_loss_spec import IMAGES, LABELS, SIDE, SPEC, compiled, parts, spec_with, without_output_loss
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from encapkeras import SpecError, build_model, check_spec, load_model, load_spec
-from encapkeras.errors import ArgumentError, TrainingError
-from encapkeras.graph import node_table, parameters, unused_nodes
-from encapkeras.losses import SideLoss, register_loss
-from encapkeras.losses.registry import LOSSES
+from encapkeras.losses import SideLoss
 from encapkeras.training import train
-
-IMAGES = np.random.default_rng(0).uniform(size=(6, 8, 8, 1)).astype("float32")
-LABELS = np.arange(6)
-
-SPEC = {
-    "name": "decoded",
-    "data": {"dataset": "digits", "image_size": 8},
-    "model": {
-        "nodes": {
-            "stem": {"layer": "conv_bn_relu", "inputs": "image", "filters": 4, "strides": 2},
-            "stage": {"layer": "capsule_stage", "inputs": "stem", "types": 2, "dim": 4},
-            "digits": {"layer": "capsule_dense", "inputs": "stage", "capsules": "$classes", "dim": 4},
-            "lengths": {"layer": "capsule_length", "inputs": "digits"},
-        },
-        "outputs": {"classes": "lengths"},
-    },
-    "losses": {
-        "classes": {"loss": "margin"},
-        "reconstruction": {
-            "loss": "reconstruction",
-            "capsules": "digits",
-            "image": "image",
-            "hidden": [8],
-            "weight": 0.01,
-        },
-    },
-}
-
-
-def spec_with(losses=None, nodes=None):
-    spec = copy.deepcopy(SPEC)
-    spec["losses"].update(losses or {})
-    spec["model"]["nodes"].update(nodes or {})
-    return spec
-
-
-def compiled(spec=SPEC, optimizer="sgd"):
-    keras.utils.set_random_seed(0)
-    model = build_model(spec)
-    model.compile(optimizer=optimizer, loss=model.make_losses(), loss_weights=model.loss_weights, metrics=["accuracy"])
-    return model
-
-
-def parts(model, images=IMAGES, labels=LABELS):
-    """Margin and reconstruction loss of every image, computed from the outside."""
-    capsules, lengths = keras.Model(model.input, [model.port("digits"), model.output])(images)
-    margin = model.make_losses()["classes"].call(torch.tensor(labels), lengths)
-    return margin, model.side_losses["reconstruction"](capsules=capsules, image=torch.tensor(images), labels=labels)
-
-
-@pytest.fixture
-def registered():
-    """Registers losses for one test."""
-    before = dict(LOSSES._entries)
-    yield register_loss
-    LOSSES._entries.clear()
-    LOSSES._entries.update(before)
 
 
 def test_fit_shows_the_loss_and_lets_it_fall():
@@ -146,108 +86,11 @@ def test_predict_does_not_know_of_it(monkeypatch):
         model.evaluate(IMAGES, LABELS, verbose=0)
 
 
-# A node that reaches no output, only a loss.
-SIDE = {"side": {"layer": "capsule_dense", "inputs": "stage", "capsules": 10, "dim": 4}}
-
-
-def test_nodes_for_a_loss_alone_are_trained_saved_and_counted(tmp_path):
-    spec = spec_with(nodes={**SIDE, "idle": {"layer": "keras.Flatten", "inputs": "stem"}})
-    spec["losses"]["reconstruction"]["capsules"] = "side"
-    model = compiled(spec)
-    assert unused_nodes(model) == ["idle"]
-    before = model.get_layer("side").kernel.numpy().copy()
-    model.fit(IMAGES, LABELS, verbose=0)
-    assert (model.get_layer("side").kernel.numpy() != before).any()
-    model.save(tmp_path / "model.keras")
-    loaded = load_model(tmp_path / "model.keras")
-    np.testing.assert_array_equal(loaded.get_layer("side").kernel, model.get_layer("side").kernel)
-
-
-def test_weights_are_counted_and_listed():
-    model = build_model(SPEC)
-    row = node_table(model)[-1]
-    assert (row.name, row.layer, row.inputs) == (
-        "losses.reconstruction",
-        "reconstruction",
-        ("digits", "image", "labels"),
-    )
-    assert (row.output_shape, row.weights) == ((), 40 * 8 + 8 + 8 * 64 + 64)
-    assert parameters(model) == sum(weight.numpy().size for weight in model.trainable_weights)
-    assert model.get_layer("reconstruction") is model.side_losses["reconstruction"]
-    assert len({id(layer) for layer in model.layers}) == len(model.layers)
-
-
-@pytest.mark.parametrize("load", [load_model, keras.saving.load_model], ids=["ours", "keras"])
-def test_saved_models_go_on_where_they_were(load, tmp_path):
-    model = build_model(SPEC)
-    model.side_losses["reconstruction"].trainable = False
-    model.compile(optimizer="adam", loss=model.make_losses())
-    model.fit(IMAGES, LABELS, verbose=0)
-    model.save(tmp_path / "model.keras")
-    loaded = load(tmp_path / "model.keras")
-    assert not loaded.side_losses["reconstruction"].trainable
-    for one, other in zip(model.weights, loaded.weights, strict=True):
-        np.testing.assert_array_equal(one, other)
-    logs = [m.evaluate(IMAGES, LABELS, return_dict=True, verbose=0) for m in (model, loaded)]
-    assert logs[0] == logs[1]
-    before = [weight.numpy() for weight in loaded.side_losses["reconstruction"].weights]
-    loaded.fit(IMAGES, LABELS, verbose=0)
-    for weight, value in zip(loaded.side_losses["reconstruction"].weights, before, strict=True):
-        np.testing.assert_array_equal(weight.numpy(), value)
-
-
-def test_copies_have_their_own_side_losses():
-    model = compiled()
-    fresh = type(model).from_config(model.get_config())
-    copied = copy.deepcopy(model)
-    for other in (fresh, copied):
-        assert other.side_losses["reconstruction"] is not model.side_losses["reconstruction"]
-        assert [weight.path for weight in other.weights] == [weight.path for weight in model.weights]
-    expected = model.evaluate(IMAGES, LABELS, return_dict=True, verbose=0)
-    assert copied.evaluate(IMAGES, LABELS, return_dict=True, verbose=0) == expected
-    network = keras.models.clone_model(model)  # Keras clones what leads from the inputs to the outputs
-    assert network.predict(IMAGES, verbose=0).shape == (6, 10)
-
-
-def test_weights_files_hold_them(tmp_path):
-    model, other = compiled(), compiled()
-    model.fit(IMAGES, LABELS, verbose=0)
-    model.save_weights(tmp_path / "model.weights.h5")
-    other.load_weights(tmp_path / "model.weights.h5")
-    for one, two in zip(model.weights, other.weights, strict=True):
-        np.testing.assert_array_equal(one, two)
-
-
-@pytest.mark.parametrize("policy", ["mixed_bfloat16", "float64"])
-def test_dtype_policies(policy, tmp_path):
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(policy)
-    try:
-        model = compiled()
-        logs = model.fit(IMAGES, LABELS, validation_data=(IMAGES, LABELS), verbose=0).history
-        model.save(tmp_path / "model.keras")
-    finally:
-        keras.config.set_dtype_policy(before)
-    assert all(np.isfinite(values).all() for values in logs.values())
-    expected = "float64" if policy == "float64" else "float32"
-    assert {weight.dtype for weight in load_model(tmp_path / "model.keras").side_losses["reconstruction"].weights} == {
-        expected
-    }
-
-
 def test_a_batch_of_one():
     model = compiled()
     history = model.fit(IMAGES[:3], LABELS[:3], batch_size=1, verbose=0).history
     assert np.isfinite(history["reconstruction_loss"]).all()
     assert model.evaluate(IMAGES[:1], LABELS[:1], return_dict=True, verbose=0)["reconstruction_loss"] > 0
-
-
-def test_a_model_inside_another_is_only_a_network():
-    model = compiled()
-    outer = keras.Sequential([keras.Input((8, 8, 1)), model])
-    outer.compile(optimizer="sgd", loss=model.make_losses()["classes"])
-    with pytest.warns(UserWarning, match="Gradients do not exist for variables .*reconstruction/kernel1"):
-        assert set(outer.fit(IMAGES, LABELS, verbose=0).history) == {"loss"}
 
 
 def test_several_outputs_say_whose_labels_are_meant():
@@ -334,59 +177,6 @@ def test_a_loss_of_the_whole_batch_with_weights_and_without_labels(registered, t
     assert load_model(tmp_path / "model.keras").evaluate(IMAGES, LABELS, return_dict=True, verbose=0) == logs
 
 
-def test_a_loss_of_another_shape_is_refused(registered):
-    @registered("test_map")
-    class Map(SideLoss):
-        """Gives its input.
-
-        Call arguments:
-            features: Any tensor.
-        """
-
-        def call(self, features):
-            return features
-
-    with pytest.raises(SpecError, match=r"loss 'test_map' gives shape \(None, 10\), not one number"):
-        check_spec(spec_with({"mine": {"loss": "test_map", "features": "lengths"}}))
-
-
-def test_what_is_missing_while_training_is_said():
-    model = compiled()
-    with pytest.raises(TrainingError, match=r"\(reconstruction\) need what lies inside the network"):
-        model.compute_loss(IMAGES, torch.tensor(LABELS), model(IMAGES))
-    model = build_model(without_output_loss())
-    model.compile(optimizer="sgd")
-    with pytest.raises(TrainingError, match="loss 'reconstruction' needs the labels of 'classes'; none were given"):
-        model.fit(IMAGES, verbose=0)
-
-
-@pytest.mark.parametrize("spec", [SPEC, "without output loss"], ids=["with output loss", "without"])
-@pytest.mark.parametrize("method", ["fit", "evaluate"])
-def test_missing_labels_are_named(spec, method):
-    model = compiled(spec if spec is SPEC else without_output_loss())
-    with pytest.raises(TrainingError, match="loss 'reconstruction' needs the labels of 'classes'; none were given"):
-        getattr(model, method)(IMAGES, verbose=0)
-
-
-@pytest.mark.parametrize("capsules", [9, 11])
-def test_capsules_that_are_not_one_per_class_are_refused(capsules):
-    spec = spec_with({"reconstruction": {**SPEC["losses"]["reconstruction"], "capsules": "side"}}, SIDE)
-    spec["model"]["nodes"]["side"] = {**SIDE["side"], "capsules": capsules}
-    text = rf"losses\.reconstruction\.capsules\n +must be one for each of the 10 classes .*'side' has {capsules}"
-    for make in (check_spec, build_model):
-        with pytest.raises(SpecError, match=text):
-            make(spec)
-
-
-def test_a_mistake_within_a_loss_is_told_in_our_words_alone():
-    model = compiled(without_output_loss())
-    with pytest.raises(ArgumentError) as caught:
-        model.fit(IMAGES, LABELS + 8, shuffle=False, verbose=0)
-    assert str(caught.value) == (
-        "labels must be whole numbers from 0 to 9, one less than the classes; received 10 at index (2,)"
-    )
-
-
 def test_reconstructions_of_what_predict_gives_in_half_precision():
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy("mixed_bfloat16")
@@ -412,12 +202,6 @@ def test_a_compiled_loss_that_needs_real_numbers():
     model.compile(optimizer="sgd", loss=impatient)
     history = model.fit(IMAGES, LABELS, validation_data=(IMAGES, LABELS), verbose=0).history
     assert history["reconstruction_loss"][0] > 0
-
-
-def without_output_loss():
-    spec = spec_with()
-    del spec["losses"]["classes"]
-    return spec
 
 
 @pytest.mark.parametrize("loss", [None, {}], ids=["none", "those of the spec"])
