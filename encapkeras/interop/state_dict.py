@@ -47,8 +47,8 @@ def load_original_state_dict(model: keras.Model, state_dict: Mapping[str, torch.
         found = sum(tensor.name in given for tensor in tensors)
         listed = "\n".join(f"  {problem}" for problem in problems)
         raise CheckpointError(
-            f"the state dict does not fit network '{model.name}':\n{listed}\n{len(problems)} mistakes found; {found} of "
-            f"the network's {len(tensors)} tensors are there. Nothing was loaded."
+            f"the state dict does not fit network '{model.name}':\n{listed}\n{len(problems)} mistakes found; {found} "
+            f"of the {len(tensors)} tensors of the network are there. Nothing was loaded."
         )
     for tensor in tensors:
         tensor.variable.assign(tensor.to_ours(given[tensor.name].detach()))

@@ -1,0 +1,140 @@
+"""Files of `torch.save`, and files that are none."""
+
+import pickle
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+
+from encapkeras.errors import CheckpointError, RunFolderError
+from encapkeras.interop import read_checkpoint, write_checkpoint
+
+WEIGHTS = {"a.weight": torch.arange(6.0).view(2, 3), "a.bias": torch.ones(2)}
+
+
+def assert_weights(received):
+    assert received.keys() == WEIGHTS.keys()
+    assert all(torch.equal(received[name], tensor) for name, tensor in WEIGHTS.items())
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "as before torch 1.6"])
+def test_a_plain_state_dict(tmp_path, zipped):
+    torch.save(WEIGHTS, tmp_path / "a.pth", _use_new_zipfile_serialization=zipped)
+    assert_weights(read_checkpoint(tmp_path / "a.pth"))
+
+
+@pytest.mark.parametrize("key", ["state_dict", "model", "net"])
+def test_a_state_dict_among_other_things(tmp_path, key):
+    parameter = torch.nn.Parameter(torch.ones(3))
+    optimizer = torch.optim.Adam([parameter])
+    parameter.sum().backward()
+    optimizer.step()
+    content = {"epoch": 7, "error": torch.tensor(0.1), key: WEIGHTS, "optimizer": optimizer.state_dict()}
+    torch.save(content, tmp_path / "a.pth")
+    assert_weights(read_checkpoint(tmp_path / "a.pth"))
+
+
+def test_a_written_checkpoint_is_read_again(tmp_path):
+    write_checkpoint(WEIGHTS, tmp_path / "a.pth")
+    assert_weights(read_checkpoint(tmp_path / "a.pth"))
+    assert_weights(torch.load(tmp_path / "a.pth"))
+    assert [file.name for file in tmp_path.iterdir()] == ["a.pth"]
+
+
+def test_a_checkpoint_that_cannot_be_written(tmp_path):
+    with pytest.raises(RunFolderError, match="could not be written"):
+        write_checkpoint(WEIGHTS, tmp_path / "none" / "a.pth")
+
+
+def refused(path):
+    with pytest.raises(CheckpointError) as error:
+        read_checkpoint(path)
+    return str(error.value)
+
+
+def test_several_state_dicts_are_not_chosen_from(tmp_path):
+    torch.save({"model": WEIGHTS, "average": WEIGHTS}, tmp_path / "a.pth")
+    assert "holds several maps of tensors, under 'model', 'average'. Save the one you mean" in refused(
+        tmp_path / "a.pth"
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        ({"epoch": 3}, "but a map of 'epoch'"),
+        ({}, "but a map of nothing"),
+        ([torch.zeros(1)], "but a list"),
+        (torch.zeros(1), "but a Tensor"),
+        ({f"key{i:04}": i for i in range(99)}, "..."),
+    ],
+)
+def test_other_content(tmp_path, content, text):
+    torch.save(content, tmp_path / "a.pth")
+    message = refused(tmp_path / "a.pth")
+    assert "holds no state dict (a map of tensors by name), but a" in message
+    assert message.endswith(text)
+    assert len(message) < 500
+
+
+class Runs:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_code_is_refused_and_not_run(tmp_path, zipped):
+    torch.save({**WEIGHTS, "x": Runs(tmp_path / "ran")}, tmp_path / "a.pth", _use_new_zipfile_serialization=zipped)
+    message = refused(tmp_path / "a.pth")
+    assert "holds more than numbers: it needs io.open" in message
+    assert "torch.save(model.state_dict(), file)" in message
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_whole_module_is_refused(tmp_path):
+    torch.save(torch.nn.Linear(2, 2), tmp_path / "a.pth")
+    assert "it needs torch.nn.modules.linear.Linear" in refused(tmp_path / "a.pth")
+
+
+def text(path):
+    path.write_text("epoch 1: loss 0.1")
+
+
+def nothing(path):
+    path.touch()
+
+
+def half(path):
+    torch.save(WEIGHTS, path)
+    path.write_bytes(path.read_bytes()[:-200])
+
+
+def other_zip(path):
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("a.txt", "text")
+
+
+def array(path):
+    with path.open("wb") as file:
+        np.save(file, np.zeros(3))
+
+
+def plain_pickle(path):
+    path.write_bytes(pickle.dumps({"weight": 3}))
+
+
+@pytest.mark.parametrize("make", [text, nothing, half, other_zip, array, plain_pickle])
+def test_other_files(tmp_path, make):
+    make(tmp_path / "a.pth")
+    assert refused(tmp_path / "a.pth") == f"'{tmp_path / 'a.pth'}' is no file that torch.save wrote, or a damaged one"
+
+
+def test_files_that_cannot_be_read(tmp_path):
+    assert "cannot be read: No such file" in refused(tmp_path / "none.pth")
+    assert "cannot be read: Is a directory" in refused(tmp_path)
