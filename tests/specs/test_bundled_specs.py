@@ -91,3 +91,12 @@ def test_other_image_sizes_fit(name, size):
     with keras.device("meta"):
         model = build_model(FILES[name], [f"data.image_size={size}", "data.augment=null"])
     assert model.output_shape == (None, 10)
+
+
+@pytest.mark.parametrize("name", [name for name in PARAMETERS if "_ot" in name and "digits" not in name])
+def test_units_of_the_authors_networks_start_as_their_layers_do(name):
+    spec = load_spec(FILES[name])
+    normal = {"class_name": "random_normal", "config": {"stddev": 1.0}}
+    units = [loss for loss in spec.losses.values() if loss.loss == "optimal_transport"]
+    assert units
+    assert all((loss.arguments["bias_initializer"], loss.weight) == (normal, 20) for loss in units)
