@@ -30,8 +30,8 @@ def load_original_state_dict(model: keras.Model, state_dict: Mapping[str, torch.
     Raises:
         ArgumentError: `model` was not made from a spec, or `state_dict` is no map.
         CheckpointError: The original has no counterpart for a part of the network, or entries of the state dict are
-            missing, unknown, of another shape, or no finite floating-point numbers. The message lists all of them, and
-            the model is unchanged.
+            missing, unknown, of another shape, no finite floating-point numbers, or variances below 0. The message
+            lists all of them, and the model is unchanged.
 
     Example:
         >>> import encapkeras
@@ -77,9 +77,9 @@ def original_state_dict(model: keras.Model) -> dict[str, torch.Tensor]:
     """
     state_dict = {}
     for tensor in original_tensors(_of_a_spec(model)):
-        state_dict[tensor.name] = tensor.from_ours()
+        value = state_dict[tensor.name] = tensor.from_ours()
         if counter := _counter(tensor.name):
-            state_dict[counter] = torch.zeros((), dtype=torch.int64)
+            state_dict[counter] = torch.zeros((), dtype=torch.int64, device=value.device)
     return state_dict
 
 
@@ -115,7 +115,7 @@ def _wrong_entries(tensors: Sequence[OriginalTensor], given: Mapping[Any, Any]) 
 def _unknown_entries(tensors: Sequence[OriginalTensor], given: Mapping[Any, Any]) -> list[str]:
     """The entries that are for no tensor of the network, and the counters of batch norms that are none."""
     names = {tensor.name for tensor in tensors}
-    counters = {_counter(name) for name in names}
+    counters = {counter for name in names if (counter := _counter(name))}
     problems = []
     for name, value in given.items():
         if name not in names and name not in counters:
@@ -141,6 +141,8 @@ def _problem(tensor: OriginalTensor, given: Mapping[Any, Any]) -> str:
     dtype = keras.backend.standardize_dtype(tensor.variable.dtype)
     if not torch.isfinite(value.detach().to(getattr(torch, dtype))).all():
         return f"holds numbers that are not finite in {dtype}"
+    if _counter(tensor.name) and (value < 0).any():
+        return "holds variances below 0"
     return ""
 
 

@@ -112,7 +112,9 @@ def test_all_mistakes_are_said_at_once_and_nothing_is_loaded(network):
         "tranfer_bn1.weight": torch.full((128,), 1e300, dtype=torch.float64),
         "tranfer_bn1.bias": torch.zeros(128).to_sparse(),
         "tranfer_bn1.running_mean": torch.zeros(128, device="meta"),
+        "tranfer_bn1.running_var": torch.full((128,), -1e-3),
         "fc.weight": torch.zeros(1),
+        "": torch.zeros(1),
         3: torch.zeros(1),
     }
     del wrong["cap_layer.W.bias"]
@@ -126,11 +128,13 @@ def test_all_mistakes_are_said_at_once_and_nothing_is_loaded(network):
         "  tranfer_bn1.weight: holds numbers that are not finite in float32",
         "  tranfer_bn1.bias: holds no plain numbers (torch.sparse_coo, on device cpu)",
         "  tranfer_bn1.running_mean: holds no plain numbers (torch.strided, on device meta)",
+        "  tranfer_bn1.running_var: holds variances below 0",
         "  cap_layer.W.bias: missing; the network needs shape (2560,)",
         "  tranfer_bn.num_batches_tracked: is no tensor; received NoneType",
         "  fc.weight: the network has no such tensor",
+        "  : the network has no such tensor",
         "  3: the network has no such tensor",
-        "12 mistakes found; 13 of the 14 tensors of the network are there. Nothing was loaded.",
+        "14 mistakes found; 13 of the 14 tensors of the network are there. Nothing was loaded.",
     ]
 
 
