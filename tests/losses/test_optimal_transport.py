@@ -151,12 +151,13 @@ def test_a_wrong_argument_is_named(argument, value):
         OptimalTransport(**{argument: value})
 
 
+@pytest.mark.parametrize("gradient", ["unrolled", "envelope", "implicit"])
 @pytest.mark.parametrize("critic", ["minimized", "adversarial", "none"])
-def test_a_batch_of_one_costs_nothing(critic):
+def test_a_batch_of_one_costs_nothing(critic, gradient):
     latent, target = random_tensors(batch=1)
-    loss, found = gradients(make(latent, target, critic=critic), latent, target)
+    loss, found = gradients(make(latent, target, critic=critic, gradient=gradient), latent, target)
     assert loss == 0
-    assert all((gradient == 0).all() for gradient in found.values())
+    assert all((each == 0).all() for each in found.values())
 
 
 def test_an_adversarial_critic_gets_the_reversed_gradient_and_nothing_else_does():
