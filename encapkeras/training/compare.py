@@ -31,6 +31,7 @@ from encapkeras.training.fit import check_settings, train
 from encapkeras.training.measure import check_fits
 from encapkeras.training.memory import saying_how_to_save_memory
 from encapkeras.training.run_folder import RunFolder, folder_name, replacing, writing
+from encapkeras.validation import shown
 
 _FIGURES = ("test_accuracy", "validation_accuracy", "parameters", "images_per_second", "seconds")
 
@@ -45,7 +46,8 @@ class _Planned(NamedTuple):
 
     def ended(self, results: dict[str, Any] | None, error: str = "", reused: bool = False) -> Run:
         """The training with its end."""
-        return Run(self.network.label, self.seed, str(self.folder.path), results, error, reused)
+        device = _device(self.folder)
+        return Run(self.network.label, self.seed, str(self.folder.path), results, error, device, reused)
 
 
 def compare(
@@ -217,13 +219,23 @@ def _reusable(plan: Sequence[_Planned]) -> list[Run]:
         elif load_spec(planned.folder.spec) == planned.spec:
             runs.append(planned.ended(results, reused=True))
         else:
-            foreign.append(str(planned.folder.path))
+            there = load_spec(planned.folder.spec).resolved
+            foreign.append(f"\n    {planned.folder.path}: {_first_difference(there, planned.spec.resolved)}")
     if foreign:
         raise RunFolderError(
-            f"finished runs of other specs, or with other values of --set, are in {', '.join(foreign)}. They are not "
-            "reused and not replaced: begin a new comparison with --run-dir, or remove them."
+            "finished runs of other specs, or with other values of --set, are neither reused nor replaced; begin a new "
+            f"comparison with --run-dir, or remove them:{''.join(foreign)}"
         )
     return runs
+
+
+def _first_difference(there: Any, here: Any, path: str = "") -> str:
+    """Where two resolved specs first differ, and how."""
+    if isinstance(there, dict) and isinstance(here, dict):
+        for key in dict.fromkeys([*there, *here]):
+            if there.get(key) != here.get(key):
+                return _first_difference(there.get(key), here.get(key), f"{path}.{key}" if path else key)
+    return f"{path} is {shown(there)} there and {shown(here)} here"
 
 
 def _complete_results(folder: RunFolder) -> dict[str, Any] | None:
@@ -234,6 +246,15 @@ def _complete_results(folder: RunFolder) -> dict[str, Any] | None:
     except (RunFolderError, OSError, ValueError):
         return None
     return results if isinstance(results, dict) and set(_FIGURES) <= set(results) else None
+
+
+def _device(folder: RunFolder) -> str:
+    """Where a run was trained, as its folder has it."""
+    try:
+        environment = json.loads(folder.environment.read_text(encoding="utf-8"))
+        return f"{environment['device']}, {environment['threads']} threads"
+    except (OSError, ValueError, LookupError, TypeError):
+        return ""
 
 
 def _check_data(specs: Sequence[Spec], seed: int) -> None:

@@ -28,6 +28,7 @@ class Run:
         folder: Its run folder.
         results: What its `results.json` holds; None if it failed.
         error: Why it failed; empty if it did not.
+        device: Where it ran, and with how many threads; empty if it failed before that was known.
         reused: Whether an earlier comparison trained it.
     """
 
@@ -36,6 +37,7 @@ class Run:
     folder: str
     results: Mapping[str, Any] | None
     error: str = ""
+    device: str = ""
     reused: bool = False
 
 
@@ -236,8 +238,8 @@ class Comparison:
         seeds = ", ".join(map(str, self.seeds))
         first = self.networks[0].label
         return [
-            f"Accuracies: mean ± standard deviation over the seeds {seeds}, and lowest-highest. Images/s and "
-            "seconds: median over the seeds.",
+            f"Accuracies: mean ± standard deviation over the seeds {seeds}, and lowest-highest.",
+            f"Images/s and seconds: median over the seeds{self._devices()}.",
             *self._rules(),
             *(f"{n.label} is {n.source}" for n in self.networks if n.label != n.name),
             *(
@@ -248,6 +250,12 @@ class Comparison:
             *(f"FAILED: {run.network}, seed {run.seed}: {run.error}" for run in self.failed),
             f"{self.progress}.",
         ]
+
+    def _devices(self) -> str:
+        """What speeds are of."""
+        devices = list(dict.fromkeys(run.device for run in self.runs if run.device))
+        on = "".join(f", on {device}" for device in devices)
+        return f"{on}: different ones, so that they do not compare" if len(devices) > 1 else on
 
     def _rules(self) -> Iterator[str]:
         """By what the tested weights were chosen."""
