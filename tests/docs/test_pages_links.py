@@ -87,7 +87,9 @@ def test_every_formula_has_its_row():
     assert not missing
 
 
-@pytest.mark.parametrize("package", ["functional", "layers", "losses", "graph", "data", "analysis", "training", "interop"])
+@pytest.mark.parametrize(
+    "package", ["functional", "layers", "losses", "graph", "data", "analysis", "training", "interop"]
+)
 def test_the_reference_has_every_public_name(package):
     text = (PROJECT / "docs" / "reference" / f"{package}.md").read_text()
     module = importlib.import_module(f"encapkeras.{package}")
