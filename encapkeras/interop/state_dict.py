@@ -46,9 +46,10 @@ def load_original_state_dict(model: keras.Model, state_dict: Mapping[str, torch.
     if problems:
         found = sum(tensor.name in given for tensor in tensors)
         listed = "\n".join(f"  {problem}" for problem in problems)
+        count = "1 mistake" if len(problems) == 1 else f"{len(problems)} mistakes"
         raise CheckpointError(
-            f"the state dict does not fit network '{model.name}':\n{listed}\n{len(problems)} mistakes found; {found} "
-            f"of the {len(tensors)} tensors of the network are there. Nothing was loaded."
+            f"the state dict does not fit network '{model.name}':\n{listed}\n{count} found; {found} of the "
+            f"{len(tensors)} tensors of the network are there. Nothing was loaded."
         )
     for tensor in tensors:
         tensor.variable.assign(tensor.to_ours(given[tensor.name].detach()))
@@ -132,12 +133,12 @@ def _problem(tensor: OriginalTensor, given: Mapping[Any, Any]) -> str:
     value = given[tensor.name]
     if not isinstance(value, torch.Tensor):
         return _no_tensor(value)
+    if value.layout != torch.strided or value.is_nested or value.is_meta:
+        return f"holds no plain array of numbers (layout {value.layout}, device {value.device})"
     if tuple(value.shape) != tensor.shape:
         return f"has shape {tuple(value.shape)}; the network needs {tensor.shape}"
     if not value.is_floating_point():
         return f"has dtype {value.dtype}; the network needs floating-point numbers"
-    if value.layout != torch.strided or value.is_meta:
-        return f"holds no plain numbers ({value.layout}, on device {value.device})"
     dtype = keras.backend.standardize_dtype(tensor.variable.dtype)
     if not torch.isfinite(value.detach().to(getattr(torch, dtype))).all():
         return f"holds numbers that are not finite in {dtype}"

@@ -126,8 +126,8 @@ def test_all_mistakes_are_said_at_once_and_nothing_is_loaded(network):
         "  tranfer_bn.running_var: holds numbers that are not finite in float32",
         "  tranfer_conv1.bias: has dtype torch.complex64; the network needs floating-point numbers",
         "  tranfer_bn1.weight: holds numbers that are not finite in float32",
-        "  tranfer_bn1.bias: holds no plain numbers (torch.sparse_coo, on device cpu)",
-        "  tranfer_bn1.running_mean: holds no plain numbers (torch.strided, on device meta)",
+        "  tranfer_bn1.bias: holds no plain array of numbers (layout torch.sparse_coo, device cpu)",
+        "  tranfer_bn1.running_mean: holds no plain array of numbers (layout torch.strided, device meta)",
         "  tranfer_bn1.running_var: holds variances below 0",
         "  cap_layer.W.bias: missing; the network needs shape (2560,)",
         "  tranfer_bn.num_batches_tracked: is no tensor; received NoneType",
@@ -136,6 +136,12 @@ def test_all_mistakes_are_said_at_once_and_nothing_is_loaded(network):
         "  3: the network has no such tensor",
         "14 mistakes found; 13 of the 14 tensors of the network are there. Nothing was loaded.",
     ]
+
+
+def test_one_mistake_is_one(network):
+    model, state_dict = network
+    message = refused(model, {**state_dict, "more": torch.zeros(1)})
+    assert message.endswith("1 mistake found; 14 of the 14 tensors of the network are there. Nothing was loaded.")
 
 
 def test_a_checkpoint_of_another_network_names_what_is_missing(network):
