@@ -240,8 +240,10 @@ def _scaled(
     b = [torch.full_like(kernel_KNM[:, 0], 1 / len(target_M))]
     for _ in range(iterations):
         sum_KN = rows.times(b[-1])
-        if a and tolerance is not None and _error(a[-1] * sum_KN, source_N) <= tolerance:
-            break
+        if a and tolerance is not None:
+            error = _error(a[-1] * sum_KN, source_N)
+            if error <= tolerance or not math.isfinite(error):
+                break
         a.append(source_N / sum_KN)
         b.append(target_M / columns.times(a[-1]))
     run = _Run(kernel_KNM, torch.stack(a), torch.stack(b))

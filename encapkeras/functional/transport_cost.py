@@ -111,10 +111,9 @@ class _Distances(torch.autograd.Function):
 
     @staticmethod
     def forward(context: Any, x_BF: torch.Tensor, y_AF: torch.Tensor, root: bool) -> torch.Tensor:
-        centre_F = (x_BF.sum(0) + y_AF.sum(0)) / (len(x_BF) + len(y_AF))
-        x_BF, y_AF = x_BF - centre_F, y_AF - centre_F
-        sum_BA = x_BF.square().sum(1)[:, None] + y_AF.square().sum(1)
-        square_BA = torch.addmm(sum_BA, x_BF, y_AF.T, alpha=-2)
+        from_centre_BF, from_centre_AF = _centred(x_BF, y_AF)
+        sum_BA = from_centre_BF.square().sum(1)[:, None] + from_centre_AF.square().sum(1)
+        square_BA = torch.addmm(sum_BA, from_centre_BF, from_centre_AF.T, alpha=-2)
         row_Q, column_Q = (square_BA < _CLOSE * sum_BA).nonzero(as_tuple=True)
         for row, column in _pieces(row_Q, column_Q, x_BF.shape[1]):
             square_BA[row, column] = (x_BF[row] - y_AF[column]).square_().sum(1)
@@ -134,13 +133,20 @@ class _Distances(torch.autograd.Function):
             pull_BA = 2 * gradient_BA
         close_Q = pull_BA[row_Q, column_Q]
         pull_BA[row_Q, column_Q] = 0
-        x_gradient = torch.addmm(pull_BA.sum(1)[:, None] * x_BF, pull_BA, y_AF, alpha=-1)
-        y_gradient = torch.addmm(pull_BA.sum(0)[:, None] * y_AF, pull_BA.T, x_BF, alpha=-1)
+        from_centre_BF, from_centre_AF = _centred(x_BF, y_AF)
+        x_gradient = (pull_BA.sum(1)[:, None] * from_centre_BF).addmm_(pull_BA, from_centre_AF, alpha=-1)
+        y_gradient = (pull_BA.sum(0)[:, None] * from_centre_AF).addmm_(pull_BA.T, from_centre_BF, alpha=-1)
         for row, column, pull in _pieces(row_Q, column_Q, x_BF.shape[1], close_Q):
             force = (x_BF[row] - y_AF[column]).mul_(pull[:, None])
             x_gradient.index_add_(0, row, force)
             y_gradient.index_add_(0, column, force, alpha=-1)
         return x_gradient, y_gradient, None
+
+
+def _centred(x_BF: torch.Tensor, y_AF: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Both sets less the mean of all: distances stay, and the sums that they are the differences of are smaller."""
+    centre_F = (x_BF.sum(0) + y_AF.sum(0)) / (len(x_BF) + len(y_AF))
+    return x_BF - centre_F, y_AF - centre_F
 
 
 def _pieces(
