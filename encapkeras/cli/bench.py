@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from encapkeras.cli import bench_data, bench_routing, bench_step
+from encapkeras.cli import bench_data, bench_routing, bench_step, bench_transport
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -14,6 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ("data", bench_data, "images per second that the input pipeline makes"),
         ("routing", bench_routing, "time and memory of routing without votes, against the textbook way"),
         ("step", bench_step, "time of a training step, against the usual way of writing it"),
+        ("transport", bench_transport, "time of optimal transport, against POT and the textbook way"),
     ):
         benchmark = benchmarks.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.")
         module.add_arguments(benchmark)

@@ -94,7 +94,8 @@ def test_commands_import_heavy_modules_only_when_they_run(module):
 
 def test_whatever_is_imported_is_declared():
     project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())["project"]
-    declared = {re.match(r"[\w.-]+", requirement)[0].lower() for requirement in project["dependencies"]}
-    distributions = {"yaml": "pyyaml", "sklearn": "scikit-learn", "pydantic_core": "pydantic"}
+    requirements = [*project["dependencies"], *project["optional-dependencies"]["bench"]]
+    declared = {re.match(r"[\w.-]+", requirement)[0].lower() for requirement in requirements}
+    distributions = {"yaml": "pyyaml", "ot": "pot", "sklearn": "scikit-learn", "pydantic_core": "pydantic"}
     used = {name.partition(".")[0] for module in MODULES for _, name in imports(module)} - LIGHT
     assert {distributions.get(name, name) for name in used} <= declared
