@@ -115,7 +115,7 @@ class SpecModel(keras.Model):  # type: ignore[misc]
         """The losses on tensors inside the network, by name: Keras layers, whose weights are the model's.
 
         `fit` and `evaluate` add each, times its weight in the spec, to the compiled loss, and show it as
-        `<name>_loss`, without that weight.
+        `<name>_loss`, without that weight; `evaluate` without those that are `training_only`.
         """
         return dict(self._origin.graph.side_losses)
 
@@ -146,6 +146,8 @@ class SpecModel(keras.Model):  # type: ignore[misc]
         self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
     ) -> torch.Tensor:
         """The compiled losses of a batch and, in training and in `evaluate`, the side losses, each times its weight.
+
+        Those that are for training only do not count in `evaluate`.
 
         Raises:
             TrainingError: There are side losses, and `y_pred` is not what this model just gave in training, or they

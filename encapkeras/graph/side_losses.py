@@ -73,8 +73,13 @@ class SideLosses:
 
     @property
     def metrics(self) -> list[keras.metrics.Metric]:
-        """The mean of each loss, without its weight, and of each figure that the losses report."""
-        return [*self._trackers.values(), *(m for figures in self._figures.values() for m in figures.values())]
+        """The mean of each loss, without its weight, and of each figure that the losses report.
+
+        While the model is evaluated, only of those that count there.
+        """
+        counted = [loss.name for loss in self._counted(training=not _wanted.get())]
+        figures = [metric for name in counted for metric in self._figures[name].values()]
+        return [*(self._trackers[name] for name in counted), *figures]
 
     @property
     def figures(self) -> list[str]:
@@ -83,7 +88,11 @@ class SideLosses:
 
     def wanted(self, training: bool | None) -> bool:
         """Whether the losses count in what the model does now: there are some, and it trains or is evaluated."""
-        return self._graph is not None and (bool(training) or _wanted.get())
+        return bool(self._counted(training=True)) if training else _wanted.get() and bool(self._counted(training=False))
+
+    def _counted(self, training: bool) -> list[NamedSideLoss]:
+        """The losses that count in training, or in evaluation."""
+        return [loss for loss in self._losses if training or not self._layers[loss.name].training_only]
 
     def outputs(self, inputs: Any, training: bool | None, mask: Any) -> Any:
         """The model's outputs, with the tensors for the losses on them."""
@@ -123,7 +132,7 @@ class SideLosses:
         first = keras.tree.flatten(y_pred)[0]
         taps = dict(zip(self._references, self._taken_taps(first), strict=True))
         values = {}
-        for loss in self._losses:
+        for loss in self._counted(training):
             tensors = {name: taps[reference] for name, reference in loss.tensors.items()}
             if loss.labels:
                 tensors[LABELS] = self._labels(loss, y)

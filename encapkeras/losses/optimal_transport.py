@@ -91,6 +91,8 @@ class OptimalTransport(SideLoss):
     """
 
     figures: ClassVar[tuple[str, ...]] = ("mean_cost", "marginal_error", "plan_entropy")
+    # In evaluation the critic's moving statistics, a mixture of those of x and of y, would move both apart.
+    training_only: ClassVar[bool] = True
 
     def __init__(
         self,
