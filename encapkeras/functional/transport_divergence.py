@@ -45,7 +45,7 @@ def transport_divergence(
     """Sinkhorn divergence of two batches of features: `2 V(x, y) - V(x, x) - V(y, y)`.
 
     `V(x, y) = <P, C>` with the costs C between the samples of x and y, and Sinkhorn's plan P for uniform weights
-    (Li et al. 2018, section 3.3; Genevay et al. 2018). All three plans are computed together. It is 0 at `x = y`; with
+    (Li et al. 2018; Genevay et al. 2018). All three plans are computed together. It is 0 at `x = y`; with
     converged plans it is symmetric, and never negative in what the tests try (a proof exists where V includes the
     entropy: Feydy et al. 2019). One sample says nothing about a distribution: the divergence of batches of one is 0.
 
