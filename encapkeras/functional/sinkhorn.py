@@ -135,9 +135,14 @@ def check_cost(cost: torch.Tensor) -> None:
         raise ArgumentError(f"cost must be of a floating type; received {cost.dtype}")
     if cost.dim() < 2 or 0 in cost.shape:
         raise ShapeError(f"cost must be (sources, targets), none of them 0; received {tuple(cost.shape)}")
-    if _readable(cost) and not torch.isfinite(cost).all():
+    if _readable(cost) and not all_finite(cost):
         index = tuple((~torch.isfinite(cost)).nonzero()[0].tolist())
         raise ArgumentError(f"costs must be finite; received {cost[index].item()} at index {index}")
+
+
+def all_finite(tensor: torch.Tensor) -> bool:
+    """Whether all numbers are finite: one pass over them, as long as their sum is finite too."""
+    return math.isfinite(tensor.detach().sum().item()) or bool(torch.isfinite(tensor).all())
 
 
 def _readable(tensor: torch.Tensor) -> bool:

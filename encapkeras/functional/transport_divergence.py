@@ -11,7 +11,7 @@ import torch
 
 from encapkeras.errors import ArgumentError, ShapeError
 from encapkeras.functional.precision import full_precision
-from encapkeras.functional.sinkhorn import check_transport, sinkhorn
+from encapkeras.functional.sinkhorn import all_finite, check_transport, sinkhorn
 from encapkeras.functional.transport_cost import Cost, check_samples, transport_cost
 
 Gradient = Literal["unrolled", "envelope", "implicit"]
@@ -158,7 +158,7 @@ def _check(x: torch.Tensor, y: torch.Tensor, gradient: str) -> None:
 
 def _check_finite(x: torch.Tensor, y: torch.Tensor, cost: torch.Tensor) -> None:
     """Names the feature that a cost that is not finite comes from; looks through the features only then."""
-    if cost.device.type != "cpu" or torch.compiler.is_compiling() or torch.isfinite(cost).all():
+    if cost.device.type != "cpu" or torch.compiler.is_compiling() or all_finite(cost):
         return
     for name, samples in (("x", x), ("y", y)):
         for row, column in (~torch.isfinite(samples)).nonzero().tolist():
