@@ -22,6 +22,10 @@ class ArgumentError(EncapkerasError, ValueError):
     """An argument of a layer, loss or data set has a value that it cannot have."""
 
 
+class NotFiniteError(ArgumentError):
+    """A tensor holds infinity, or what is no number."""
+
+
 class ShapeError(EncapkerasError, ValueError):
     """A tensor that reaches a layer has a shape that the layer cannot take."""
 

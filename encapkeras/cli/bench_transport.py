@@ -55,11 +55,12 @@ def run(arguments: argparse.Namespace) -> int:
     from encapkeras.errors import ArgumentError
     from encapkeras.training.memory import saying_how_to_save_memory
 
-    given = {"--batch-sizes": min(arguments.batch_sizes), "--features": arguments.features}
-    given |= {"--iterations": arguments.iterations, "--rounds": arguments.rounds}
-    for option, value in given.items():
-        if value < 1:
-            raise ArgumentError(f"{option} must be at least 1; received {value}")
+    least = {"batch_sizes": 2, "features": 1, "iterations": 1, "rounds": 1}
+    for name, lowest in least.items():
+        given = getattr(arguments, name)
+        value = min(given) if isinstance(given, list) else given
+        if value < lowest:
+            raise ArgumentError(f"--{name.replace('_', '-')} must be at least {lowest}; received {value}")
     _check_pot()
     reports: list[dict[str, Any]] = []
     for batch_size in arguments.batch_sizes:
@@ -209,7 +210,9 @@ def _pot(problem: Problem, method: str) -> torch.Tensor:
     cost = ot.dist(problem.x, problem.y, metric="euclidean")
     weight = cost.new_full((len(cost),), 1 / len(cost))
     settings = {"method": method, "numItermax": problem.iterations, "stopThr": 0, "warn": False}
-    plan = ot.sinkhorn(weight, weight, cost.T, problem.epsilon, **settings).T  # POT updates the columns first
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of what goes wrong there; the values show it
+        plan = ot.sinkhorn(weight, weight, cost.T, problem.epsilon, **settings).T  # POT updates the columns first
     value: torch.Tensor = (plan * cost).sum()
     return value
 
@@ -287,10 +290,12 @@ def _as_table(report: dict[str, Any]) -> str:
     forward, total = report["forward_milliseconds"], report["forward_and_backward_milliseconds"]
     settings = f"{report['iterations']} iterations, epsilon {report['epsilon']:g}; {report['device']}; medians"
     lines = [f"{report['what']}: batch {report['batch_size']}, {report['features']} features, {settings}"]
-    lines.append(f"  {'':<28}{'forward':>13}{'and backward':>17}{'times ours':>12}")
+    values = report.get("values", {})
+    lines.append(f"  {'':<28}{'forward':>13}{'and backward':>17}{'times ours':>12}{'value' if values else '':>12}")
     for way, time_taken in total.items():
         first = f"{forward[way]:>10.2f} ms" if way in forward else " " * 13
-        ratio = f"{report['speed_up'][way]:>12.2f}" if way in report["speed_up"] else ""
-        lines.append(f"  {way:<28}{first}{time_taken:>14.2f} ms{ratio}")
+        ratio = f"{report['speed_up'][way]:>12.2f}" if way in report["speed_up"] else " " * 12
+        value = f"{values[way]:>12.5f}" if way in values else ""
+        lines.append(f"  {way:<28}{first}{time_taken:>14.2f} ms{ratio}{value}".rstrip())
     lines.append(f"  {report['multiple_of_floor']:.2f} times the floor (products of distances and exponentials alone)")
     return "\n".join(lines)

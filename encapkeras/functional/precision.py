@@ -9,11 +9,11 @@ import torch
 
 
 @contextlib.contextmanager
-def full_precision(tensor: torch.Tensor) -> Iterator[Callable[[torch.Tensor], torch.Tensor]]:
+def full_precision(*tensors: torch.Tensor) -> Iterator[Callable[[torch.Tensor], torch.Tensor]]:
     """Half precision is widened to float32, and autocast kept away.
 
     Args:
-        tensor: The tensor whose type decides: float64 stays.
+        *tensors: The tensors whose types decide: float64 if one of them has it.
 
     Yields:
         What gives a tensor the type to compute in.
@@ -23,6 +23,6 @@ def full_precision(tensor: torch.Tensor) -> Iterator[Callable[[torch.Tensor], to
         ...     wide(torch.ones(1, dtype=torch.bfloat16)).dtype
         torch.float32
     """
-    full = torch.float64 if tensor.dtype == torch.float64 else torch.float32
-    with torch.autocast(tensor.device.type, enabled=False):
-        yield lambda other: other.to(full)
+    full = torch.float64 if any(tensor.dtype == torch.float64 for tensor in tensors) else torch.float32
+    with torch.autocast(tensors[0].device.type, enabled=False):
+        yield lambda tensor: tensor.to(full)

@@ -6,16 +6,18 @@ Shape suffixes: K problems, N sources, M targets, T iterations.
 from __future__ import annotations
 
 import math
+import numbers
 import warnings
 from typing import Any, NamedTuple
 
 import torch
-from torch.autograd.function import once_differentiable
 
-from encapkeras.errors import ArgumentError, NotConvergedWarning, ShapeError
+from encapkeras.errors import ArgumentError, NotConvergedWarning, NotFiniteError, ShapeError
+from encapkeras.functional.once import refuse_twice
 from encapkeras.functional.precision import full_precision
+from encapkeras.functional.transport_cost import check_floating
 
-# Factors between 1 / limit and limit lose no digit: the largest product of two of them and a kernel below limit^-3 is
+# Factors between 1 / limit and limit cost no digits: the largest product of two of them and a kernel below limit^-3 is
 # far below the smallest share that counts, and no product overflows.
 _RANGE = {torch.float32: 1e12, torch.float64: 1e90}
 
@@ -53,8 +55,10 @@ def sinkhorn(
         Plans of the cost's shape, in float32 or float64.
 
     Raises:
-        ArgumentError: An argument has a value that it cannot have, or the cost one that is not finite. Tensors are only
-            looked at on the CPU: elsewhere it would wait for the device.
+        ArgumentError: An argument has a value that it cannot have; in the backward pass: a second derivative is asked
+            for.
+        NotFiniteError: A cost is not finite. Tensors are only looked at on the CPU: elsewhere it would wait for the
+            device.
         ShapeError: The sizes do not fit each other.
 
     Warns:
@@ -69,7 +73,7 @@ def sinkhorn(
     check_transport(epsilon, iterations, tolerance)
     check_cost(cost)
     sources, targets = cost.shape[-2:]
-    with full_precision(cost) as wide:
+    with full_precision(*(tensor for tensor in (cost, source, target) if isinstance(tensor, torch.Tensor))) as wide:
         cost_KNM = wide(cost).reshape(-1, sources, targets)
         source_N = _weights("source", source, sources, cost_KNM)
         target_M = _weights("target", target, targets, cost_KNM)
@@ -93,10 +97,15 @@ def marginal_error(
     Returns:
         Errors `(...)`.
 
+    Raises:
+        ArgumentError: The plan is no tensor of a floating type.
+        ShapeError: The plan is no matrix.
+
     Example:
         >>> marginal_error(torch.tensor([[0.5, 0.0], [0.0, 0.4]]))
         tensor(0.2000)
     """
+    _check_matrices("plan", plan)
     of_rows = plan.sum(-1) - (1 / plan.shape[-2] if source is None else source)
     of_columns = plan.sum(-2) - (1 / plan.shape[-1] if target is None else target)
     return of_rows.abs().sum(-1) + of_columns.abs().sum(-1)
@@ -113,12 +122,16 @@ def check_transport(epsilon: float, iterations: int, tolerance: float | None) ->
     Raises:
         ArgumentError: One of them has a value that it cannot have.
     """
-    if isinstance(epsilon, bool) or not isinstance(epsilon, int | float) or not 0 < epsilon < math.inf:
+    if not _is_positive(epsilon):
         raise ArgumentError(f"epsilon must be a finite number above 0; received {epsilon!r}")
-    if isinstance(iterations, bool) or not isinstance(iterations, int) or iterations < 1:
+    if not isinstance(iterations, numbers.Integral) or not _is_positive(iterations):
         raise ArgumentError(f"iterations must be a whole number of at least 1; received {iterations!r}")
-    if tolerance is not None and (isinstance(tolerance, bool) or not 0 < tolerance < math.inf):
+    if tolerance is not None and not _is_positive(tolerance):
         raise ArgumentError(f"tolerance must be a finite number above 0, or None; received {tolerance!r}")
+
+
+def _is_positive(value: object) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool) and 0 < float(value) < math.inf
 
 
 def check_cost(cost: torch.Tensor) -> None:
@@ -128,16 +141,20 @@ def check_cost(cost: torch.Tensor) -> None:
         cost: Costs.
 
     Raises:
-        ArgumentError: They have no floating type, or one is not finite.
+        ArgumentError: They are no tensor of a floating type.
+        NotFiniteError: One is not finite.
         ShapeError: They are no matrices.
     """
-    if not cost.is_floating_point():
-        raise ArgumentError(f"cost must be of a floating type; received {cost.dtype}")
-    if cost.dim() < 2 or 0 in cost.shape:
-        raise ShapeError(f"cost must be (sources, targets), none of them 0; received {tuple(cost.shape)}")
+    _check_matrices("cost", cost)
     if _readable(cost) and not all_finite(cost):
         index = tuple((~torch.isfinite(cost)).nonzero()[0].tolist())
-        raise ArgumentError(f"costs must be finite; received {cost[index].item()} at index {index}")
+        raise NotFiniteError(f"costs must be finite; received {cost[index].item()} at index {index}")
+
+
+def _check_matrices(name: str, tensor: torch.Tensor) -> None:
+    check_floating(name, tensor)
+    if tensor.dim() < 2 or 0 in tensor.shape:
+        raise ShapeError(f"{name} must be (sources, targets), none of them 0; received {tuple(tensor.shape)}")
 
 
 def all_finite(tensor: torch.Tensor) -> bool:
@@ -156,8 +173,10 @@ def _weights(name: str, given: torch.Tensor | None, size: int, like: torch.Tenso
     if not isinstance(given, torch.Tensor) or tuple(given.shape) != (size,):
         received = tuple(given.shape) if isinstance(given, torch.Tensor) else given
         raise ShapeError(f"{name} must be a tensor ({size},), as the cost has it; received {received}")
-    if _readable(given) and not ((given > 0) & (given < math.inf)).all():
-        raise ArgumentError(f"{name} must be finite and above 0; received {given.min().item()} (leave out such rows)")
+    if _readable(given) and len(wrong := given[~((given > 0) & (given < math.inf))]):
+        raise ArgumentError(
+            f"{name} must be finite and above 0; received {wrong[0].item()} (leave out what has no weight)"
+        )
     return given.to(like)
 
 
@@ -182,7 +201,7 @@ class _Run(NamedTuple):
     """What the iterations leave; the plan is `a_t kernel b_t` for the last t.
 
     Args:
-        kernel_KNM: `exp(-C / epsilon)`, each row times a number that its factor a makes up for.
+        kernel_KNM: `exp(-C / epsilon)`, each row times a number that its factor a makes up for: its largest is 1.
         a_TKN: The rows' factors after each iteration.
         b_TKM: The columns' factors: the first ones, then those after each iteration.
     """
@@ -218,11 +237,12 @@ class _Sinkhorn(torch.autograd.Function):
         return plan_KNM
 
     @staticmethod
-    @once_differentiable
     def backward(context: Any, gradient_KNM: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        refuse_twice()
         source_N, target_M, plan_KNM, *parts = context.saved_tensors
         through = _through_logarithmic if context.in_logarithms else _through_scaled
-        exponent_KNM, source, target = through(_Run(*parts), plan_KNM * gradient_KNM, source_N, target_M)
+        with full_precision(plan_KNM):  # autocast may be on here
+            exponent_KNM, source, target = through(_Run(*parts), plan_KNM * gradient_KNM, source_N, target_M)
         cost = exponent_KNM.div_(-context.epsilon).to(plan_KNM.dtype)
         return cost, source.to(plan_KNM.dtype), target.to(plan_KNM.dtype), None, None, None
 
@@ -267,7 +287,8 @@ def _logarithmic(
 ) -> _Run:
     """The same iterations on logarithms, in float64: their differences decide, and they may be large."""
     wide = cost_KNM.dtype if cost_KNM.device.type == "mps" else torch.float64  # which has no float64
-    kernel_KNM = cost_KNM.to(wide) / -epsilon
+    cost_KNM = cost_KNM.to(wide)
+    kernel_KNM = (cost_KNM.amin(2, keepdim=True) - cost_KNM).div_(epsilon)
     source_N, target_M = source_N.to(wide), target_M.to(wide)
     a: list[torch.Tensor] = []
     b = [torch.full_like(kernel_KNM[:, 0], -math.log(len(target_M)))]

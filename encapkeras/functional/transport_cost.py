@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from typing import Any, Literal, get_args
 
 import torch
-from torch.autograd.function import once_differentiable
 
 from encapkeras.errors import ArgumentError, ShapeError
 from encapkeras.functional.capsule_dense import capsule_length
+from encapkeras.functional.once import differentiated_once, refuse_twice
 from encapkeras.functional.precision import full_precision
 
 Cost = Literal["l2", "cosine", "sqeuclidean"]
@@ -20,7 +20,7 @@ Cost = Literal["l2", "cosine", "sqeuclidean"]
 SHORTEST = 1e-12
 """Length below which a vector has no direction."""
 
-# With fewer features a direct computation is as fast as matrix products, and as exact as can be.
+# With fewer features a direct computation is as fast as matrix products on CPUs, and as exact as can be.
 _FEW_FEATURES = 32
 
 # `|x|^2 + |y|^2 - 2 x.y` loses a digit where the result is a tenth of the sum. Pairs that are closer are few, since x
@@ -35,7 +35,8 @@ def transport_cost(x: torch.Tensor, y: torch.Tensor, *, cost: Cost = "l2") -> to
 
     Distances come from one matrix product where that is accurate; those of pairs that lie close together, compared with
     their distance from the centre, from the differences. Equal samples have distance 0 exactly, and gradient 0. No
-    tensor is larger than the inputs and the result. Differentiable once.
+    tensor is larger than the inputs and the result, except under `torch.compile` on a GPU, whose backward pass makes
+    B * A * F numbers. Differentiable once.
 
     Args:
         x: Samples `(B, F)`. Half precision is computed in float32.
@@ -47,7 +48,8 @@ def transport_cost(x: torch.Tensor, y: torch.Tensor, *, cost: Cost = "l2") -> to
         Costs `(B, A)`, in float32 or float64.
 
     Raises:
-        ArgumentError: `cost` is none of these, or a tensor has no floating type.
+        ArgumentError: `cost` is none of these, or x or y is no tensor of a floating type; in the backward pass: a
+            second derivative is asked for.
         ShapeError: The sizes do not fit each other.
 
     Example:
@@ -59,15 +61,11 @@ def transport_cost(x: torch.Tensor, y: torch.Tensor, *, cost: Cost = "l2") -> to
     if cost not in get_args(Cost):
         raise ArgumentError(f"cost must be one of {', '.join(map(repr, get_args(Cost)))}; received {cost!r}")
     check_samples(x, y)
-    with full_precision(x) as wide:
+    with full_precision(x, y) as wide:
         x_BF, y_AF = wide(x), wide(y)
         if cost == "cosine":
             return _cosine_cost(x_BF, y_AF)
-        if x_BF.shape[1] > _FEW_FEATURES and not torch.compiler.is_compiling():
-            distance_BA: torch.Tensor = _Distances.apply(x_BF, y_AF, cost == "l2")
-            return distance_BA
-        distance_BA = torch.cdist(x_BF, y_AF, compute_mode="donot_use_mm_for_euclid_dist")
-        return distance_BA if cost == "l2" else distance_BA.square()
+        return _distances(x_BF, y_AF, root=cost == "l2")
 
 
 def check_samples(x: torch.Tensor, y: torch.Tensor) -> None:
@@ -78,32 +76,59 @@ def check_samples(x: torch.Tensor, y: torch.Tensor) -> None:
         y: Samples.
 
     Raises:
-        ArgumentError: A tensor has no floating type.
+        ArgumentError: One is no tensor of a floating type.
         ShapeError: The sizes do not fit each other.
     """
     for name, samples in (("x", x), ("y", y)):
-        if not samples.is_floating_point():
-            raise ArgumentError(f"{name} must be of a floating type; received {samples.dtype}")
+        check_floating(name, samples)
         if samples.dim() != 2 or 0 in samples.shape:
             raise ShapeError(f"{name} must be (samples, features), none of them 0; received {tuple(samples.shape)}")
     if x.shape[1] != y.shape[1]:
         raise ShapeError(f"x {tuple(x.shape)} and y {tuple(y.shape)} must have the same number of features")
 
 
+def check_floating(name: str, tensor: torch.Tensor) -> None:
+    """Checks that something is a plain tensor of floating-point numbers.
+
+    Args:
+        name: What messages call it.
+        tensor: What may be one.
+
+    Raises:
+        ArgumentError: It is not.
+    """
+    if not isinstance(tensor, torch.Tensor):
+        raise ArgumentError(f"{name} must be a torch tensor; received {type(tensor).__name__}")
+    if not tensor.is_floating_point() or tensor.layout != torch.strided:
+        received = f"{tensor.dtype}, layout {tensor.layout}"
+        raise ArgumentError(f"{name} must be a dense tensor of a floating type; received {received}")
+
+
+def _distances(x_BF: torch.Tensor, y_AF: torch.Tensor, *, root: bool) -> torch.Tensor:
+    few = x_BF.shape[1] <= _FEW_FEATURES and x_BF.device.type == "cpu"
+    if few or torch.compiler.is_compiling():  # a compiler wants sizes that no values decide
+        distance_BA = torch.cdist(x_BF, y_AF, compute_mode="donot_use_mm_for_euclid_dist")
+        return differentiated_once(distance_BA if root else distance_BA.square())
+    result_BA: torch.Tensor = _Distances.apply(x_BF, y_AF, root)
+    return result_BA
+
+
 def _cosine_cost(x_BF: torch.Tensor, y_AF: torch.Tensor) -> torch.Tensor:
     """Half the square distance of the directions, which keeps its digits where `1 - cosine` would lose them."""
     (x_BF, no_x_B), (y_AF, no_y_A) = _directions(x_BF), _directions(y_AF)
-    distance_BA = transport_cost(x_BF, y_AF, cost="sqeuclidean")
+    distance_BA = _distances(x_BF, y_AF, root=False)
     # A vector without direction is 0 here and counts half; its cosine is 0, so that the pair costs 1.
     return (distance_BA + no_x_B[:, None] + no_y_A) / 2
 
 
 def _directions(samples: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Vectors of length 1, or 0 where there is no direction, and 1 for each of these."""
-    length = capsule_length(samples)
-    without = length < SHORTEST
-    safe = torch.where(without, 1.0, length)[:, None]
-    return torch.where(without[:, None], 0.0, samples / safe), without.to(samples.dtype)
+    largest = samples.detach().abs().amax(1, keepdim=True).clamp_min(torch.finfo(samples.dtype).tiny)
+    scaled = samples / largest  # so that no square overflows; the direction does not depend on it
+    length = capsule_length(scaled)[:, None]
+    without = largest * length.detach() < SHORTEST
+    directions = scaled / torch.where(without, 1.0, length)
+    return torch.where(without, 0.0, directions), without[:, 0].to(samples.dtype)
 
 
 class _Distances(torch.autograd.Function):
@@ -123,24 +148,37 @@ class _Distances(torch.autograd.Function):
         return result_BA
 
     @staticmethod
-    @once_differentiable
     def backward(context: Any, gradient_BA: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None]:
-        x_BF, y_AF, row_Q, column_Q, result_BA = context.saved_tensors
-        # Each pair pulls along `x - y`, by so much.
-        if context.root:
-            pull_BA = torch.where(result_BA > 0, gradient_BA / result_BA, 0.0)
-        else:
-            pull_BA = 2 * gradient_BA
-        close_Q = pull_BA[row_Q, column_Q]
-        pull_BA[row_Q, column_Q] = 0
-        from_centre_BF, from_centre_AF = _centred(x_BF, y_AF)
-        x_gradient = (pull_BA.sum(1)[:, None] * from_centre_BF).addmm_(pull_BA, from_centre_AF, alpha=-1)
-        y_gradient = (pull_BA.sum(0)[:, None] * from_centre_AF).addmm_(pull_BA.T, from_centre_BF, alpha=-1)
-        for row, column, pull in _pieces(row_Q, column_Q, x_BF.shape[1], close_Q):
-            force = (x_BF[row] - y_AF[column]).mul_(pull[:, None])
-            x_gradient.index_add_(0, row, force)
-            y_gradient.index_add_(0, column, force, alpha=-1)
-        return x_gradient, y_gradient, None
+        refuse_twice()
+        with full_precision(gradient_BA):  # autocast may be on here
+            return (*_pulls(gradient_BA, *context.saved_tensors, root=context.root), None)
+
+
+def _pulls(
+    gradient_BA: torch.Tensor,
+    x_BF: torch.Tensor,
+    y_AF: torch.Tensor,
+    row_Q: torch.Tensor,
+    column_Q: torch.Tensor,
+    result_BA: torch.Tensor,
+    *,
+    root: bool,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Gradients of the samples: each pair pulls along `x - y`, by so much."""
+    if root:
+        pull_BA = torch.where(result_BA > 0, gradient_BA / result_BA, 0.0)
+    else:
+        pull_BA = 2 * gradient_BA
+    close_Q = pull_BA[row_Q, column_Q]
+    pull_BA[row_Q, column_Q] = 0
+    from_centre_BF, from_centre_AF = _centred(x_BF, y_AF)
+    x_gradient = (pull_BA.sum(1)[:, None] * from_centre_BF).addmm_(pull_BA, from_centre_AF, alpha=-1)
+    y_gradient = (pull_BA.sum(0)[:, None] * from_centre_AF).addmm_(pull_BA.T, from_centre_BF, alpha=-1)
+    for row, column, pull in _pieces(row_Q, column_Q, x_BF.shape[1], close_Q):
+        force = (x_BF[row] - y_AF[column]).mul_(pull[:, None])
+        x_gradient.index_add_(0, row, force)
+        y_gradient.index_add_(0, column, force, alpha=-1)
+    return x_gradient, y_gradient
 
 
 def _centred(x_BF: torch.Tensor, y_AF: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

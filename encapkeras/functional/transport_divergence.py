@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple, get_args
 
 import torch
 
-from encapkeras.errors import ArgumentError, ShapeError
+from encapkeras.errors import ArgumentError, NotFiniteError, ShapeError
 from encapkeras.functional.precision import full_precision
 from encapkeras.functional.sinkhorn import all_finite, check_transport, sinkhorn
 from encapkeras.functional.transport_cost import Cost, check_samples, transport_cost
@@ -45,9 +45,10 @@ def transport_divergence(
     """Sinkhorn divergence of two batches of features: `2 V(x, y) - V(x, x) - V(y, y)`.
 
     `V(x, y) = <P, C>` with the costs C between the samples of x and y, and Sinkhorn's plan P for uniform weights
-    (Li et al. 2018; Genevay et al. 2018). All three plans are computed together. It is 0 at `x = y`; with
+    (Li et al. 2018; Genevay et al. 2018). All three plans are computed together. It is 0 at `x = y`, to rounding; with
     converged plans it is symmetric, and never negative in what the tests try (a proof exists where V includes the
     entropy: Feydy et al. 2019). One sample says nothing about a distribution: the divergence of batches of one is 0.
+    Differentiable once.
 
     Args:
         x: Features `(B, F)`. Half precision is computed in float32.
@@ -65,8 +66,9 @@ def transport_divergence(
         The divergence `()`, in float32 or float64.
 
     Raises:
-        ArgumentError: An argument has a value that it cannot have, or a feature one that is not finite (only looked at
-            on the CPU).
+        ArgumentError: An argument has a value that it cannot have; in the backward pass: a second derivative is asked
+            for.
+        NotFiniteError: A feature, or a distance, is not finite (only looked at on the CPU).
         ShapeError: The sizes do not fit each other.
 
     Warns:
@@ -127,9 +129,9 @@ def transport(
         tensor([[0.0000, 0.5000],
                 [0.5000, 0.0000]])
     """
-    _check(x, y, gradient)
+    _check(x, y, debiased, gradient)
     check_transport(epsilon, iterations, tolerance)
-    with full_precision(x) as wide:
+    with full_precision(x, y) as wide:
         x_BF, y_BF = wide(x), wide(y)
         pairs = [(x_BF, y_BF), (x_BF, x_BF), (y_BF, y_BF)] if debiased else [(x_BF, y_BF)]
         cost_KBB = torch.stack([transport_cost(*pair, cost=cost) for pair in pairs])
@@ -137,7 +139,7 @@ def transport(
         settled = cost_KBB if gradient == "unrolled" else cost_KBB.detach()
         plan_KBB = sinkhorn(settled, epsilon=epsilon, iterations=iterations, tolerance=tolerance)
         value_K = (plan_KBB * cost_KBB).sum((1, 2))
-        if gradient == "implicit":
+        if gradient == "implicit" and cost_KBB.requires_grad:
             response_KBB = _response(plan_KBB, settled, epsilon)
             value_K = value_K + (response_KBB * (cost_KBB - settled)).sum((1, 2))  # a 0 that has a gradient
         divergence = 2 * value_K[0] - value_K[1] - value_K[2] if debiased else value_K[0]
@@ -146,10 +148,12 @@ def transport(
         return Transport(divergence, plan_KBB[0].detach(), settled[0].detach())
 
 
-def _check(x: torch.Tensor, y: torch.Tensor, gradient: str) -> None:
+def _check(x: torch.Tensor, y: torch.Tensor, debiased: bool, gradient: str) -> None:
     check_samples(x, y)
     if len(x) != len(y):
         raise ShapeError(f"x {tuple(x.shape)} and y {tuple(y.shape)} must have the same number of samples")
+    if not isinstance(debiased, bool):
+        raise ArgumentError(f"debiased must be True or False; received {debiased!r}")
     if gradient not in get_args(Gradient):
         raise ArgumentError(
             f"gradient must be one of {', '.join(map(repr, get_args(Gradient)))}; received {gradient!r}"
@@ -163,9 +167,9 @@ def _check_finite(x: torch.Tensor, y: torch.Tensor, cost: torch.Tensor) -> None:
     for name, samples in (("x", x), ("y", y)):
         for row, column in (~torch.isfinite(samples)).nonzero().tolist():
             received = samples[row, column].item()
-            raise ArgumentError(f"{name} must be finite; received {received} in sample {row}, feature {column}")
+            raise NotFiniteError(f"{name} must be finite; received {received} in sample {row}, feature {column}")
     largest = max(x.abs().max().item(), y.abs().max().item())
-    raise ArgumentError(f"features up to {largest:.3g} are too large: their distances exceed the range of {cost.dtype}")
+    raise NotFiniteError(f"features up to {largest:.3g} are too large: their squares exceed the range of {cost.dtype}")
 
 
 def _response(plan_KBB: torch.Tensor, cost_KBB: torch.Tensor, epsilon: float) -> torch.Tensor:

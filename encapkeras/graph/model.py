@@ -174,7 +174,7 @@ class SpecModel(keras.Model):  # type: ignore[misc]
         return super().compute_metrics(x, y, y_pred, sample_weight)  # type: ignore[no-any-return]
 
     def test_step(self, data: Any) -> dict[str, Any]:
-        """Evaluates a batch, side losses included, so that `val_loss` compares with `loss`."""
+        """Evaluates a batch, with the side losses that are not for training only."""
         with taps_wanted():
             return super().test_step(data)  # type: ignore[no-any-return]
 

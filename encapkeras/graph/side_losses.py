@@ -75,11 +75,13 @@ class SideLosses:
     def metrics(self) -> list[keras.metrics.Metric]:
         """The mean of each loss, without its weight, and of each figure that the losses report.
 
-        While the model is evaluated, only of those that count there.
+        While the model is evaluated, only of those that count there; these are the first ones, so that the numbers that
+        `evaluate` gives have the first names of `metrics_names`.
         """
-        counted = [loss.name for loss in self._counted(training=not _wanted.get())]
-        figures = [metric for name in counted for metric in self._figures[name].values()]
-        return [*(self._trackers[name] for name in counted), *figures]
+        counted = sorted(self._counted(training=not _wanted.get()), key=self._is_training_only)
+        return [
+            metric for loss in counted for metric in (self._trackers[loss.name], *self._figures[loss.name].values())
+        ]
 
     @property
     def figures(self) -> list[str]:
@@ -92,7 +94,10 @@ class SideLosses:
 
     def _counted(self, training: bool) -> list[NamedSideLoss]:
         """The losses that count in training, or in evaluation."""
-        return [loss for loss in self._losses if training or not self._layers[loss.name].training_only]
+        return [loss for loss in self._losses if training or not self._is_training_only(loss)]
+
+    def _is_training_only(self, loss: NamedSideLoss) -> bool:
+        return self._layers[loss.name].training_only
 
     def outputs(self, inputs: Any, training: bool | None, mask: Any) -> Any:
         """The model's outputs, with the tensors for the losses on them."""
@@ -109,7 +114,7 @@ class SideLosses:
         Raises:
             TrainingError: There are none, and a side loss takes some.
         """
-        for loss in self._losses:
+        for loss in self._counted(training=not _wanted.get()):
             if y is None and loss.labels:
                 raise _lacks_labels(loss)
 
@@ -139,10 +144,16 @@ class SideLosses:
             value = self._layers[loss.name](**tensors, training=training)
             value = _mean(value, _of_output(sample_weight, loss.labels_of, self._output_names))
             self._trackers[loss.name].update_state(value.detach(), sample_weight=len(first))
-            for name, figure in self._layers[loss.name].take_figures().items():
-                self._figures[loss.name][name].update_state(figure, sample_weight=len(first))
+            self._keep_figures(loss, len(first))
             values[loss.name] = loss.weight * value
         return values
+
+    def _keep_figures(self, loss: NamedSideLoss, samples: int) -> None:
+        figures = self._layers[loss.name].take_figures()
+        if set(figures) != set(self._figures[loss.name]):
+            raise TrainingError(f"loss '{loss.name}' has figures {sorted(self._figures[loss.name])} and reports none")
+        for name, figure in figures.items():
+            self._figures[loss.name][name].update_state(figure, sample_weight=samples)
 
     def _taken_taps(self, prediction: torch.Tensor) -> list[torch.Tensor]:
         taps: list[torch.Tensor] | None = prediction.__dict__.pop(_TAPS, None)

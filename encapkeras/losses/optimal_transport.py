@@ -9,7 +9,7 @@ import keras
 import pydantic
 import torch
 
-from encapkeras.errors import ShapeError
+from encapkeras.errors import NotFiniteError, ShapeError
 from encapkeras.functional import (
     CriticWeights,
     NormedConvolution,
@@ -165,12 +165,13 @@ class OptimalTransport(SideLoss):
     def call(self, latent: torch.Tensor, target: torch.Tensor, training: bool | None = None) -> torch.Tensor:
         """See the class."""
         x, y = self._features(latent, target, bool(training and self.trainable))
-        if x.device.type == "cpu" and not torch.isfinite(x.detach().norm() + y.detach().norm()):
+        try:
+            divergence, plan, cost = transport(x, y, **self._transport)
+        except NotFiniteError:
             # The network has diverged. A loss that is not finite has the training name the layer it began in; the
-            # transport would only say that its own input is wrong. (On other devices it does not look at it.)
+            # transport would only say that its own input is wrong.
             self.report(**dict.fromkeys(self.figures, x.new_tensor(math.nan)))
             return math.nan * (x.sum() + y.sum())
-        divergence, plan, cost = transport(x, y, **self._transport)
         self.report(
             mean_cost=cost.mean(), marginal_error=marginal_error(plan), plan_entropy=torch.special.entr(plan).sum()
         )

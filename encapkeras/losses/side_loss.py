@@ -26,7 +26,7 @@ class SideLoss(CapsuleLayer):
 
     The network it belongs to counts, trains and saves its weights. It is computed in `fit` and `evaluate`, and never in
     `predict` or when the network is called. One that is `training_only` is not computed in evaluation either: neither
-    `val_loss` nor the loss of `evaluate` has it.
+    `val_loss` nor the loss of `evaluate` has it, and they are 0 in a network without other losses.
 
     Its weights and all that it computes are float32, or float64 where the dtype policy says so: in half precision
     labels above 256, if they come as floats, would be rounded, and sums over many numbers be wrong.
@@ -60,6 +60,11 @@ class SideLoss(CapsuleLayer):
     per_class: ClassVar[str] = ""
     figures: ClassVar[tuple[str, ...]] = ()
     training_only: ClassVar[bool] = False
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "loss" in cls.figures:
+            raise TypeError(f"{cls.__name__}: a figure cannot be called 'loss', which is the loss itself")
 
     def __init__(self, *, dtype: Any = None, **kwargs: Any) -> None:
         policy = keras.dtype_policies.get(keras.config.dtype_policy() if dtype is None else dtype)

@@ -50,7 +50,7 @@ def test_the_unit_can_be_left_out(capsys):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ("--batch-sizes 4 0", "--batch-sizes must be at least 1; received 0"),
+        ("--batch-sizes 4 1", "--batch-sizes must be at least 2; received 1"),
         ("--features 0", "--features must be at least 1; received 0"),
         ("--epsilon 0", "epsilon must be a finite number above 0; received 0.0"),
         ("--iterations 0", "--iterations must be at least 1; received 0"),

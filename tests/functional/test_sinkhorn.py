@@ -9,7 +9,7 @@ from hypothesis import strategies
 from support.transport_problems import LargestTensor, clouds, diracs, normal, permutations, seeds
 from torch.utils.checkpoint import checkpoint
 
-from encapkeras.errors import ArgumentError, NotConvergedWarning, ShapeError
+from encapkeras.errors import ArgumentError, NotConvergedWarning, NotFiniteError, ShapeError
 from encapkeras.functional import marginal_error, sinkhorn, transport_cost
 from encapkeras.reference import transport
 
@@ -202,9 +202,32 @@ def test_checkpointing_and_repeated_backward():
 
 def test_a_second_derivative_is_refused():
     cost = normal(0, 3, 3).abs().requires_grad_()
-    (gradient,) = torch.autograd.grad(sinkhorn(cost).square().sum(), cost, create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
-        gradient.sum().backward()
+    with pytest.raises(ArgumentError, match="can be differentiated once; create_graph=True asks for more"):
+        torch.autograd.grad(sinkhorn(cost).square().sum(), cost, create_graph=True)
+
+
+@pytest.mark.parametrize("offset", [1e6, 1e8, -1e8])
+@pytest.mark.parametrize("epsilon", [1e-3, 1.0])
+def test_an_offset_of_all_costs_costs_no_digits(offset, epsilon):
+    """With logarithms: the factors of these problems leave the range of plain ones."""
+    cost = (1000 * epsilon * normal(4, 5, 6)).float().double() + offset
+    near = (cost - offset).requires_grad_()
+    far = cost.requires_grad_()
+    plans = [sinkhorn(costs, epsilon=epsilon, iterations=8) for costs in (near, far)]
+    torch.testing.assert_close(*plans, rtol=1e-6, atol=1e-10)
+    of_near, of_far = (
+        torch.autograd.grad(plan.square().sum(), costs)[0] for plan, costs in zip(plans, (near, far), strict=True)
+    )
+    torch.testing.assert_close(of_near, of_far, rtol=1e-5, atol=1e-8)
+
+
+@pytest.mark.parametrize("scale", [1.0, HARD])
+def test_a_backward_pass_within_autocast_keeps_its_precision(scale):
+    cost = (scale * normal(0, 16, 16).abs()).float().requires_grad_()
+    (expected,) = torch.autograd.grad(sinkhorn(cost).square().sum(), cost)
+    with torch.autocast("cpu", torch.bfloat16):
+        (received,) = torch.autograd.grad(sinkhorn(cost).square().sum(), cost)
+    torch.testing.assert_close(received, expected, rtol=1e-5, atol=0)
 
 
 @pytest.mark.parametrize(
@@ -214,14 +237,19 @@ def test_a_second_derivative_is_refused():
         ({"epsilon": -1.0}, ArgumentError, "received -1.0"),
         ({"epsilon": float("nan")}, ArgumentError, "received nan"),
         ({"epsilon": "1"}, ArgumentError, "received '1'"),
+        ({"epsilon": True}, ArgumentError, "received True"),
+        ({"tolerance": "1e-3"}, ArgumentError, "tolerance must be a finite number above 0, or None; received '1e-3'"),
+        ({"cost": np.ones((2, 2))}, ArgumentError, "cost must be a torch tensor; received ndarray"),
+        ({"cost": torch.ones(2, 2).to_sparse()}, ArgumentError, "cost must be a dense tensor of a floating type"),
+        ({"source": torch.tensor([0.5, float("inf")])}, ArgumentError, "source must be .* received inf"),
         ({"iterations": 0}, ArgumentError, "iterations must be a whole number of at least 1; received 0"),
         ({"iterations": 2.0}, ArgumentError, "received 2.0"),
         ({"tolerance": 0.0}, ArgumentError, "tolerance must be a finite number above 0, or None; received 0.0"),
         ({"cost": torch.ones(3)}, ShapeError, r"cost must be \(sources, targets\).* received \(3,\)"),
         ({"cost": torch.ones(0, 3)}, ShapeError, r"received \(0, 3\)"),
         ({"cost": torch.ones(2, 2, dtype=torch.int64)}, ArgumentError, "floating type; received torch.int64"),
-        ({"cost": torch.tensor([[0.0, 1.0], [float("inf"), 0.0]])}, ArgumentError, r"received inf at index \(1, 0\)"),
-        ({"cost": torch.tensor([[0.0, float("nan")]])}, ArgumentError, r"received nan at index \(0, 1\)"),
+        ({"cost": torch.tensor([[0.0, 1.0], [float("inf"), 0.0]])}, NotFiniteError, r"received inf at index \(1, 0\)"),
+        ({"cost": torch.tensor([[0.0, float("nan")]])}, NotFiniteError, r"received nan at index \(0, 1\)"),
         ({"source": torch.ones(3)}, ShapeError, r"source must be a tensor \(2,\), as the cost has it; received \(3,\)"),
         ({"target": [0.5, 0.5]}, ShapeError, "target must be a tensor"),
         ({"source": torch.tensor([1.0, 0.0])}, ArgumentError, "source must be finite and above 0; received 0.0"),
@@ -231,3 +259,13 @@ def test_a_second_derivative_is_refused():
 def test_bad_input(arguments, error, message):
     with pytest.raises(error, match=message):
         sinkhorn(**{"cost": torch.ones(2, 2), **arguments})
+
+
+def test_numbers_of_numpy_are_numbers():
+    plan = sinkhorn(torch.ones(2, 2), epsilon=np.float32(0.5), iterations=np.int64(3), tolerance=np.float64(1e-3))
+    torch.testing.assert_close(plan, torch.full((2, 2), 0.25))
+
+
+def test_the_error_of_what_is_no_plan():
+    with pytest.raises(ShapeError, match=r"plan must be \(sources, targets\)"):
+        marginal_error(torch.ones(3))

@@ -100,6 +100,37 @@ def test_many_close_pairs_are_computed_in_pieces():
     torch.testing.assert_close(costs.double(), transport.cost(x.double(), y.double()), rtol=1e-5, atol=0)
 
 
+@pytest.mark.parametrize("features", [3, 50])
+def test_cosines_of_the_longest_and_shortest_vectors(features):
+    x, y = normal(0, 4, features).float(), normal(1, 4, features).float()
+    expected = transport_cost(x, y, cost="cosine")
+    for factor in (1e30, 1e-10):
+        torch.testing.assert_close(transport_cost(factor * x, y, cost="cosine"), expected)
+
+
+@pytest.mark.parametrize("cost", COSTS)
+@pytest.mark.parametrize("features", [3, 50])
+def test_a_backward_pass_within_autocast_keeps_its_precision(cost, features):
+    x, y = (normal(seed, 8, features).float().requires_grad_() for seed in (0, 1))
+    expected = torch.autograd.grad(transport_cost(x, y, cost=cost).square().sum(), [x, y])
+    with torch.autocast("cpu", torch.bfloat16):
+        received = torch.autograd.grad(transport_cost(x, y, cost=cost).square().sum(), [x, y])
+    torch.testing.assert_close(received, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("features", [3, 50])
+@pytest.mark.parametrize("cost", COSTS)
+def test_a_second_derivative_is_refused(cost, features):
+    x, y = (normal(seed, 4, features).requires_grad_() for seed in (0, 1))
+    with pytest.raises(ArgumentError, match="can be differentiated once"):
+        torch.autograd.grad(transport_cost(x, y, cost=cost).sum(), x, create_graph=True)
+
+
+def test_float64_if_one_of_them_is():
+    x, y = normal(0, 3, 4), normal(1, 3, 4)
+    assert transport_cost(x.float(), y).dtype == transport_cost(x, y.float()).dtype == torch.float64
+
+
 def test_half_precision_is_computed_in_float32():
     x = normal(0, 4, 50).bfloat16().requires_grad_()
     with torch.autocast("cpu", torch.bfloat16):
@@ -118,6 +149,7 @@ def test_half_precision_is_computed_in_float32():
         (torch.ones(2, 3, 1), torch.ones(2, 3), "l2", ShapeError, r"x must be \(samples, features\).*\(2, 3, 1\)"),
         (torch.ones(2, 3), torch.ones(0, 3), "l2", ShapeError, r"y must be .* received \(0, 3\)"),
         (torch.ones(2, 3, dtype=torch.int64), torch.ones(2, 3), "l2", ArgumentError, "floating type; received torch"),
+        (torch.ones(2, 3), [[1.0, 2.0, 3.0]], "l2", ArgumentError, "y must be a torch tensor; received list"),
     ],
 )
 def test_bad_input(x, y, cost, error, message):

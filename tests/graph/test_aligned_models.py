@@ -46,6 +46,17 @@ def test_it_counts_in_training_only(monkeypatch):
     assert history["val_loss"][-1] == pytest.approx(logs["loss"], rel=1e-5)
 
 
+def test_the_numbers_of_evaluate_have_the_first_names():
+    reconstruction = spec_with({})["losses"]["reconstruction"]
+    spec = spec_with({})
+    spec["losses"] = {"classes": spec["losses"]["classes"], "align": CAPSULES, "reconstruction": reconstruction}
+    model = compiled(spec)
+    by_name = model.evaluate(IMAGES, LABELS, return_dict=True, verbose=0)
+    named = dict(zip(model.metrics_names, model.evaluate(IMAGES, LABELS, verbose=0), strict=False))
+    assert named["reconstruction_loss"] == by_name["reconstruction_loss"]
+    assert not any(name.startswith("align") for name in named)
+
+
 def test_both_tensors_get_gradients_and_all_weights_learn():
     model = aligned()
     before = {weight.path: weight.numpy().copy() for weight in model.side_losses["align"].trainable_weights}

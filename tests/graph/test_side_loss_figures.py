@@ -9,7 +9,7 @@ from support.side_loss_spec import IMAGES, LABELS, compiled, spec_with
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from encapkeras import load_spec
-from encapkeras.errors import ArgumentError
+from encapkeras.errors import ArgumentError, TrainingError
 from encapkeras.losses import SideLoss
 from encapkeras.training import train
 
@@ -66,6 +66,31 @@ def test_names_that_were_not_announced_are_refused(activity):
     message = r"other must report the figures \['largest'\]; it reported \['largest', 'smallest'\]"
     with pytest.raises(ArgumentError, match=message):
         Other(name="other")(features=torch.ones(2, 3))
+
+
+def test_an_announced_figure_must_be_reported(activity, registered):
+    @registered("test_silent")
+    class Silent(activity):
+        """As its base, but silent.
+
+        Call arguments:
+            features: Any tensor.
+        """
+
+        def call(self, features):
+            return features.square().flatten(1).mean(1)
+
+    model = compiled(spec_with({"mine": {"loss": "test_silent", "features": "stage"}}))
+    message = r"loss 'mine' has figures \['largest', 'smallest'\] and reports none"
+    with pytest.raises(TrainingError, match=message):
+        model.fit(IMAGES, LABELS, verbose=0)
+
+
+def test_a_figure_is_not_the_loss(activity):
+    with pytest.raises(TypeError, match="a figure cannot be called 'loss'"):
+
+        class Other(activity):
+            figures = ("loss",)
 
 
 def test_a_run_writes_them_and_the_console_does_not_show_them(tmp_path, capsys):
