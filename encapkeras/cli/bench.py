@@ -14,7 +14,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ("data", bench_data, "images per second that the input pipeline makes"),
         ("routing", bench_routing, "time and memory of routing without votes, against the textbook way"),
         ("step", bench_step, "time of a training step, against the usual way of writing it"),
-        ("transport", bench_transport, "time of optimal transport, against POT and the textbook way"),
+        (
+            "transport",
+            bench_transport,
+            "time of optimal transport, against POT (pip install 'encapkeras[bench]') and the textbook way",
+        ),
     ):
         benchmark = benchmarks.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.")
         module.add_arguments(benchmark)

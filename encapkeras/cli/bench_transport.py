@@ -32,13 +32,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `encapkeras bench transport`."""
     parser.add_argument(
         "--batch-sizes", type=int, nargs="+", default=[64, 128, 256, 512, 1024, 2048, 4096], metavar="B",
-        help="samples in a batch (64 to 4096)",
+        help="samples in a batch, a table for each (64 128 ... 4096)",
     )  # fmt: skip
-    parser.add_argument("--features", type=int, default=4, help="features of a sample (%(default)s)")
+    parser.add_argument(
+        "--features", type=int, default=4, help="features of a sample, but for the unit, which has 4,096 (%(default)s)"
+    )
     parser.add_argument("--iterations", type=int, default=10, help="Sinkhorn's iterations (%(default)s)")
     parser.add_argument("--epsilon", type=float, default=1.0, help="strength of the entropy (%(default)s)")
     parser.add_argument("--rounds", type=int, default=5, help="rounds of each way, in turn; medians (%(default)s)")
-    parser.add_argument("--no-unit", action="store_true", help="leave the whole unit out")
+    parser.add_argument("--no-unit", action="store_true", help="leave out the last table, of a whole unit")
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
 
 

@@ -21,6 +21,9 @@ from encapkeras.functional.transport_cost import check_floating
 # far below the smallest share that counts, and no product overflows.
 _RANGE = {torch.float32: 1e12, torch.float64: 1e90}
 
+# An exponent has the digits of float64, and its exponential those after the point: few are left beyond this.
+_LARGEST_EXPONENT = 1e12
+
 
 def sinkhorn(
     cost: torch.Tensor,
@@ -36,8 +39,8 @@ def sinkhorn(
     It tends to the plan with the least `<P, C> + epsilon * sum P (log P - 1)` among those whose rows sum to `source`
     and whose columns sum to `target`. With `K = exp(-C / epsilon)` and first `b = 1 / M`, the iterations are
     `a = source / (K b)`, then `b = target / (K^T a)`; the plan is `diag(a) K diag(b)`. So the columns' sums are exact
-    and the rows' converge. Nothing overflows at any epsilon: where the factors a and b would, their logarithms are
-    used, in float64.
+    and the rows' converge. Nothing overflows: where the factors a and b would, their logarithms are used, in float64,
+    for epsilons down to the costs' range divided by 1e12.
 
     Gradients flow through all iterations, to the cost and to the weights; memory for them is that of the plan and of
     the factors, O(N M + T (N + M)). Differentiable once.
@@ -55,8 +58,8 @@ def sinkhorn(
         Plans of the cost's shape, in float32 or float64.
 
     Raises:
-        ArgumentError: An argument has a value that it cannot have; in the backward pass: a second derivative is asked
-            for.
+        ArgumentError: An argument has a value that it cannot have; epsilon is so small for the costs that float64
+            cannot tell plans apart; in the backward pass: a second derivative is asked for.
         NotFiniteError: A cost is not finite. Tensors are only looked at on the CPU: elsewhere it would wait for the
             device.
         ShapeError: The sizes do not fit each other.
@@ -289,6 +292,9 @@ def _logarithmic(
     wide = cost_KNM.dtype if cost_KNM.device.type == "mps" else torch.float64  # which has no float64
     cost_KNM = cost_KNM.to(wide)
     kernel_KNM = (cost_KNM.amin(2, keepdim=True) - cost_KNM).div_(epsilon)
+    if _readable(kernel_KNM) and (smallest := kernel_KNM.min().item()) < -_LARGEST_EXPONENT:
+        least = -smallest * epsilon / _LARGEST_EXPONENT
+        raise ArgumentError(f"epsilon must be at least {least:.3g} for costs so far apart; received {epsilon!r}")
     source_N, target_M = source_N.to(wide), target_M.to(wide)
     a: list[torch.Tensor] = []
     b = [torch.full_like(kernel_KNM[:, 0], -math.log(len(target_M)))]

@@ -272,6 +272,10 @@ def load_model(path: str | os.PathLike[str]) -> keras.Model:
         EncapkerasError: There is no such file, or it is no Keras model.
     """
     shown = os.fspath(path)
+    if os.path.isdir(path):
+        raise EncapkerasError(
+            f"'{shown}' cannot be loaded: it is a folder. Of a run, give checkpoints/best.keras or last.keras in it"
+        )
     if not os.path.isfile(path):
         raise EncapkerasError(f"'{shown}' cannot be loaded: there is no such file")
     if not zipfile.is_zipfile(path):  # Keras would say that it is not there

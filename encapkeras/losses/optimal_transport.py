@@ -120,6 +120,7 @@ class OptimalTransport(SideLoss):
     def build(self, latent_shape: Shape, target_shape: Shape) -> None:
         """Makes the weights."""
         latent, target = _map("latent", latent_shape), _map("target", target_shape)
+        self._built_for = tuple(latent_shape[1:]), tuple(target_shape[1:])
         generator_strides(latent[:2], target[:2])
         self._types = self._encapsulated_types(latent, target)
         builder = BlockBuilder(self, self.kernel_initializer, self.bias_initializer)
@@ -164,6 +165,12 @@ class OptimalTransport(SideLoss):
 
     def call(self, latent: torch.Tensor, target: torch.Tensor, training: bool | None = None) -> torch.Tensor:
         """See the class."""
+        received = tuple(latent.shape[1:]), tuple(target.shape[1:])
+        if received != self._built_for:
+            raise ShapeError(
+                f"{self.name} was built for latent {self._built_for[0]} and target {self._built_for[1]}, without the "
+                f"batch; received {received[0]} and {received[1]}"
+            )
         x, y = self._features(latent, target, bool(training and self.trainable))
         try:
             divergence, plan, cost = transport(x, y, **self._transport)

@@ -147,6 +147,16 @@ def test_the_smallest_epsilon_and_the_largest_costs_stay_finite(seed):
     assert marginal_error(better) <= marginal_error(plan)
 
 
+@pytest.mark.parametrize("scale", [1e-20, 1.0, 1e30])
+def test_the_smallest_epsilon_there_is(scale):
+    cost = scale * normal(0, 6, 5).abs()
+    widest = (cost - cost.amin(1, keepdim=True)).max().item()
+    plan = sinkhorn(cost, epsilon=1.01e-12 * widest, iterations=20)
+    torch.testing.assert_close(plan.sum(0), torch.full_like(plan[0], 1 / 5), rtol=1e-3, atol=0)
+    with pytest.raises(ArgumentError, match=r"epsilon must be at least .* for costs so far apart; received"):
+        sinkhorn(cost, epsilon=0.99e-12 * widest)
+
+
 def test_several_problems_at_once():
     cost = normal(0, 2, 3, 5, 4).abs()
     plans = sinkhorn(cost, epsilon=0.3)

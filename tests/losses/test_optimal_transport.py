@@ -248,3 +248,11 @@ def test_config_makes_the_same_unit():
     again = keras.layers.deserialize(keras.layers.serialize(unit))
     assert again.get_config() == unit.get_config()
     assert {name: again.get_config()[name] for name in arguments} == arguments
+
+
+def test_other_shapes_than_it_was_built_for_are_refused():
+    unit = OptimalTransport()
+    unit(latent=torch.rand(4, 4, 4, 8, 2), target=torch.rand(4, 4, 4, 8, 2))
+    message = r"was built for latent \(4, 4, 8, 2\) and target \(4, 4, 8, 2\), .* received \(4, 4, 8, 4\) and"
+    with pytest.raises(ShapeError, match=message):
+        unit(latent=torch.rand(4, 4, 4, 8, 4), target=torch.rand(4, 4, 4, 8, 2))

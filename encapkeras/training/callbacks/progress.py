@@ -9,6 +9,7 @@ from typing import Any
 import keras
 import rich.progress
 from rich.console import Console
+from rich.table import Column
 
 from encapkeras.graph.model import SpecModel
 
@@ -35,7 +36,12 @@ class Progress(keras.callbacks.Callback):  # type: ignore[misc]
         self._start = time.perf_counter()
         self._epochs, self._steps = self.params["epochs"], self.params["steps"]
         if self.console.is_terminal:
-            columns = ("{task.description}", rich.progress.BarColumn(16), "{task.fields[text]}")
+            epoch = f"epoch {self._epochs}/{self._epochs}"
+            columns = (  # a narrow terminal cuts the last one
+                rich.progress.TextColumn("{task.description}", table_column=Column(min_width=len(epoch), no_wrap=True)),
+                rich.progress.BarColumn(16, table_column=Column(min_width=16, no_wrap=True)),
+                rich.progress.TextColumn("{task.fields[text]}", table_column=Column(no_wrap=True)),
+            )
             self._bar = rich.progress.Progress(*columns, console=self.console, transient=True)
             self._task = self._bar.add_task("", total=self._steps, text="")
             self._bar.start()
