@@ -7,6 +7,7 @@ import os
 import pickle
 import re
 import warnings
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,14 +22,15 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Mapping[str, Any]:
     """The state dict in a file that `torch.save` wrote, on the CPU; no code in the file is run.
 
     Checkpoints often keep the state dict beside other things, such as the epoch and the optimizer's state. It is found
-    under any name, if it is the only map of tensors.
+    under any name, if it is the only map of weights: of arrays of floating-point numbers. Where such arrays stand at
+    the top, the whole content is the state dict.
 
     Args:
         path: The file.
 
     Raises:
-        CheckpointError: The file cannot be read, is no checkpoint, needs code to load, or holds no state dict, or
-            several.
+        CheckpointError: The file cannot be read, is damaged or no checkpoint, needs code to load, or holds no state
+            dict or several.
 
     Example:
         >>> path = getfixture("tmp_path") / "checkpoint.pth"
@@ -38,7 +40,9 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Mapping[str, Any]:
     """
     content = _loaded(Path(path))
     if isinstance(content, Mapping):
-        held = {key: value for key, value in content.items() if _has_tensors(value)}
+        if _has_weights(content):
+            return content
+        held = {key: value for key, value in content.items() if _has_weights(value)}
         if len(held) > 1:
             raise CheckpointError(
                 f"'{path}' holds several maps of tensors, under {', '.join(map(repr, held))}. Save the one you mean "
@@ -47,9 +51,9 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Mapping[str, Any]:
         if held:
             state_dict: Mapping[str, Any] = next(iter(held.values()))
             return state_dict
-        if _has_tensors(content):
-            return content
-    raise CheckpointError(f"'{path}' holds no state dict (a map of tensors by name), but {_described(content)}")
+    raise CheckpointError(
+        f"'{path}' holds no state dict (a map of floating-point tensors by name), but {_described(content)}"
+    )
 
 
 def write_checkpoint(state_dict: Mapping[str, torch.Tensor], path: str | os.PathLike[str]) -> None:
@@ -78,7 +82,8 @@ def _loaded(path: Path) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of torch, on what is said below
-            return torch.load(path, map_location="cpu", weights_only=True)
+            content = torch.load(path, map_location="cpu", weights_only=True)
+        damaged = _damaged_part(path)
     except OSError as error:
         raise CheckpointError(f"'{path}' cannot be read: {error.strerror or error}") from error
     except pickle.UnpicklingError as error:
@@ -92,14 +97,27 @@ def _loaded(path: Path) -> Any:
         raise _no_checkpoint(path) from error
     except Exception as error:  # torch raises whatever its reading of damaged bytes ends in
         raise _no_checkpoint(path) from error
+    if damaged:
+        raise CheckpointError(f"'{path}' is damaged: '{damaged}' in it does not have its checksum. Get the file again.")
+    return content
+
+
+def _damaged_part(path: Path) -> str | None:
+    """What in a zip file has changed since it was written, which torch does not look for."""
+    if not zipfile.is_zipfile(path):  # as before torch 1.6
+        return None
+    with zipfile.ZipFile(path) as file:
+        return file.testzip()
 
 
 def _no_checkpoint(path: Path) -> CheckpointError:
     return CheckpointError(f"'{path}' is no file that torch.save wrote, or a damaged one")
 
 
-def _has_tensors(value: Any) -> bool:
-    return isinstance(value, Mapping) and any(isinstance(entry, torch.Tensor) for entry in value.values())
+def _has_weights(value: Any) -> bool:
+    """Whether it is a map with arrays; one number or a random state, which checkpoints also hold, is no weight."""
+    entries = value.values() if isinstance(value, Mapping) else ()
+    return any(isinstance(entry, torch.Tensor) and entry.is_floating_point() and entry.dim() > 0 for entry in entries)
 
 
 def _described(content: Any) -> str:

@@ -35,6 +35,18 @@ def test_a_state_dict_among_other_things(tmp_path, key):
     assert_weights(read_checkpoint(tmp_path / "a.pth"))
 
 
+def test_weights_at_the_top_are_taken_whole(tmp_path):
+    content = {**WEIGHTS, "more": {"c.weight": torch.ones(2)}}
+    torch.save(content, tmp_path / "a.pth")
+    assert read_checkpoint(tmp_path / "a.pth").keys() == content.keys()
+
+
+def test_a_random_state_and_single_numbers_are_no_weights(tmp_path):
+    content = {"rng": torch.get_rng_state(), "best": torch.tensor(0.1), "meters": {"loss": torch.tensor(0.1)}}
+    torch.save({**content, "model": WEIGHTS}, tmp_path / "a.pth")
+    assert_weights(read_checkpoint(tmp_path / "a.pth"))
+
+
 def test_a_written_checkpoint_is_read_again(tmp_path):
     write_checkpoint(WEIGHTS, tmp_path / "a.pth")
     assert_weights(read_checkpoint(tmp_path / "a.pth"))
@@ -65,6 +77,7 @@ def test_several_state_dicts_are_not_chosen_from(tmp_path):
     [
         ({"epoch": 3}, "but a map of 'epoch'"),
         ({}, "but a map of nothing"),
+        ({"epoch": torch.tensor(3.0)}, "but a map of 'epoch'"),
         ([torch.zeros(1)], "but a list"),
         (torch.zeros(1), "but a Tensor"),
         ({f"key{i:04}": i for i in range(99)}, "..."),
@@ -73,7 +86,7 @@ def test_several_state_dicts_are_not_chosen_from(tmp_path):
 def test_other_content(tmp_path, content, text):
     torch.save(content, tmp_path / "a.pth")
     message = refused(tmp_path / "a.pth")
-    assert "holds no state dict (a map of tensors by name), but a" in message
+    assert "holds no state dict (a map of floating-point tensors by name), but a" in message
     assert message.endswith(text)
     assert len(message) < 500
 
@@ -133,6 +146,17 @@ def plain_pickle(path):
 def test_other_files(tmp_path, make):
     make(tmp_path / "a.pth")
     assert refused(tmp_path / "a.pth") == f"'{tmp_path / 'a.pth'}' is no file that torch.save wrote, or a damaged one"
+
+
+def test_a_changed_byte_is_found(tmp_path):
+    write_checkpoint(WEIGHTS, tmp_path / "a.pth")
+    content = (tmp_path / "a.pth").read_bytes()
+    numbers = WEIGHTS["a.weight"].numpy().tobytes()
+    assert content.count(numbers) == 1
+    (tmp_path / "a.pth").write_bytes(content.replace(numbers, numbers[:-1] + bytes([numbers[-1] ^ 1])))
+    message = refused(tmp_path / "a.pth")
+    assert f"'{tmp_path / 'a.pth'}' is damaged: '" in message
+    assert "in it does not have its checksum. Get the file again." in message
 
 
 def test_files_that_cannot_be_read(tmp_path):
