@@ -28,7 +28,7 @@ def load_original_state_dict(model: keras.Model, state_dict: Mapping[str, torch.
         state_dict: Tensors by their names in the original, on any device.
 
     Raises:
-        ArgumentError: `model` was not made from a spec, or `state_dict` is no map.
+        ArgumentError: `model` was not made from a spec, or is on the device "meta"; or `state_dict` is no map.
         CheckpointError: The original has no counterpart for a part of the network, or entries of the state dict are
             missing, unknown, of another shape, no finite floating-point numbers, or variances below 0. The message
             lists all of them, and the model is unchanged.
@@ -41,6 +41,11 @@ def load_original_state_dict(model: keras.Model, state_dict: Mapping[str, torch.
         True
     """
     tensors = original_tensors(_of_a_spec(model))
+    if any(tensor.variable.value.is_meta for tensor in tensors):
+        raise ArgumentError(
+            f"model '{model.name}' was made on the device \"meta\", where weights hold no numbers, so that none can be "
+            "loaded. Make it on another device."
+        )
     given = _without_prefix(state_dict)
     problems = [*_wrong_entries(tensors, given), *_unknown_entries(tensors, given)]
     if problems:
@@ -133,6 +138,8 @@ def _problem(tensor: OriginalTensor, given: Mapping[Any, Any]) -> str:
     value = given[tensor.name]
     if not isinstance(value, torch.Tensor):
         return _no_tensor(value)
+    if torch.nn.parameter.is_lazy(value):
+        return f"holds no numbers yet; received {type(value).__name__}"
     if value.layout != torch.strided or value.is_nested or value.is_meta:
         return f"holds no plain array of numbers (layout {value.layout}, device {value.device})"
     if tuple(value.shape) != tensor.shape:
@@ -140,9 +147,10 @@ def _problem(tensor: OriginalTensor, given: Mapping[Any, Any]) -> str:
     if not value.is_floating_point():
         return f"has dtype {value.dtype}; the network needs floating-point numbers"
     dtype = keras.backend.standardize_dtype(tensor.variable.dtype)
-    if not torch.isfinite(value.detach().to(getattr(torch, dtype))).all():
+    numbers = value.detach().to(getattr(torch, dtype))  # torch compares no numbers of 8 bits
+    if not torch.isfinite(numbers).all():
         return f"holds numbers that are not finite in {dtype}"
-    if _counter(tensor.name) and (value < 0).any():
+    if _counter(tensor.name) and (numbers < 0).any():
         return "holds variances below 0"
     return ""
 

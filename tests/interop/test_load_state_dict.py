@@ -138,6 +138,33 @@ def test_all_mistakes_are_said_at_once_and_nothing_is_loaded(network):
     ]
 
 
+def test_numbers_of_8_bits_go_in(network):
+    _, state_dict = network
+    small = {n: t.to(torch.float8_e4m3fn) if t.is_floating_point() else t for n, t in state_dict.items()}
+    other = build_model(SPEC)
+    load_original_state_dict(other, small)
+    received = original_state_dict(other)
+    assert all(torch.equal(received[n], t.float()) for n, t in small.items() if t.is_floating_point())
+    wrong = {**small, "tranfer_bn.running_var": -small["tranfer_bn.running_var"].float()}
+    wrong = {n: t.to(torch.float8_e5m2) if t.is_floating_point() else t for n, t in wrong.items()}
+    assert "tranfer_bn.running_var: holds variances below 0" in refused(other, wrong)
+
+
+def test_parameters_without_numbers_are_listed(network):
+    model, state_dict = network
+    wrong = {**state_dict, "tranfer_conv.bias": torch.nn.UninitializedParameter(), "more": torch.zeros(1)}
+    message = refused(model, wrong)
+    assert "  tranfer_conv.bias: holds no numbers yet; received UninitializedParameter\n" in message
+    assert "  more: the network has no such tensor\n" in message
+
+
+def test_a_model_that_holds_no_numbers_takes_none(network):
+    with keras.device("meta"):
+        model = build_model(SPEC)
+    with pytest.raises(ArgumentError, match='was made on the device "meta", where weights hold no numbers'):
+        load_original_state_dict(model, network[1])
+
+
 def test_one_mistake_is_one(network):
     model, state_dict = network
     message = refused(model, {**state_dict, "more": torch.zeros(1)})
