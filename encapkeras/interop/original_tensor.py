@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import keras
@@ -39,11 +38,6 @@ class OriginalTensor:
         """The tensor for a weight; without `axes` in our order, without `shape` as the axes make it."""
         axes = axes or tuple(range(len(variable.shape)))
         return cls(name, variable, shape or tuple(variable.shape[axis] for axis in axes), axes)
-
-    @property
-    def size(self) -> int:
-        """How many numbers it holds."""
-        return math.prod(self.shape)
 
     def from_ours(self) -> torch.Tensor:
         """A copy of our numbers in the original's layout."""
