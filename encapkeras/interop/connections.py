@@ -9,14 +9,17 @@ import keras
 from encapkeras.errors import CheckpointError
 from encapkeras.graph.check import Node, Reference
 from encapkeras.graph.model import SpecModel
+from encapkeras.layers import EmCapsules
 
 HAVE_COUNTERPARTS = (
     "The original has counterparts for a chain of conv_bn_relu, capsule_stage, capsule_convolution, dynamic_capsules "
     "and em_capsules that ends in capsule_dense, dynamic_capsules, em_capsules or keras.Dense; for a conv_bn_relu that "
     "gives em_capsules its activations; for optimal_transport losses on that chain; for the CapsNet of one "
     "conv_bn_relu, primary_capsules with batch norm and a routing layer; and for a ResNet of two-convolution blocks "
-    "such as resnet14. Layers without weights may stand anywhere."
+    "such as resnet14. Layers without weights that take one tensor may stand anywhere."
 )
+_REARRANGING = (keras.layers.Flatten, keras.layers.Permute, keras.layers.Reshape)
+_ONE_PORT = "the original's modules have one output, that without a port"
 
 
 def no_counterpart(model: SpecModel, problems: list[str]) -> CheckpointError:
@@ -80,6 +83,26 @@ class Connections:
             place = self.places.get(place.node.inputs[0].node)
         return place
 
+    def obstacles(self) -> list[str]:
+        """Where tensors go otherwise than in the original, which the weights alone would not show.
+
+        There a module is called on the output of the one before, and a map lies in memory as (C, H, W), not (H, W, C):
+        flattened, its numbers have another order.
+        """
+        (output,) = self.model.spec["model"]["outputs"].values()
+        problems = [f"the output is '{output}'; {_ONE_PORT}"] if self.reference(output).port != "out" else []
+        for place in self.places.values():
+            for position, reference in enumerate(place.node.inputs):
+                activations = position == 1 and isinstance(place.layer, EmCapsules)
+                if reference.port != "out" and not activations:
+                    problems.append(f"{place} takes '{reference}'; {_ONE_PORT}")
+            if isinstance(place.layer, _REARRANGING) and _is_map(place.layer.input.shape):
+                problems.append(
+                    f"{place} takes a map of shape {place.layer.input.shape[1:]}, whose numbers the original has in "
+                    "another order, channel by channel; pool it to 1x1 first, such as by keras.GlobalAveragePooling2D"
+                )
+        return problems
+
     def with_weights(self) -> dict[str, Place]:
         """The places that have weights, by name."""
         return {name: place for name, place in self.places.items() if place.layer.weights}
@@ -88,3 +111,8 @@ class Connections:
     def reference(text: str) -> Reference:
         """The reference that a spec writes as `node` or `node/port`."""
         return Reference(*text.split("/"))
+
+
+def _is_map(shape: tuple[int | None, ...]) -> bool:
+    """Whether a tensor is an image or a map of capsules of more than one position."""
+    return len(shape) in (4, 5) and tuple(shape[1:3]) != (1, 1)

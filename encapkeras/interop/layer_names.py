@@ -42,7 +42,14 @@ _BRANCHES = {
     "master_coefficient": "main_cap_coeff",
     "aide_coefficient": "res_cap_coeff",
 }
-_KERAS_NORM = {"gamma": "weight", "beta": "bias", "moving_mean": "running_mean", "moving_variance": "running_var"}
+_KERAS = {
+    "kernel": "weight",
+    "bias": "bias",
+    "gamma": "weight",
+    "beta": "bias",
+    "moving_mean": "running_mean",
+    "moving_variance": "running_var",
+}
 
 Parts = Callable[[str], str]
 
@@ -96,10 +103,15 @@ def keras_tensors(layer: keras.layers.Layer, prefix: str) -> list[OriginalTensor
     """The weights of Keras' own Conv2D, Dense and BatchNormalization, with their kernels' axes in torch's order."""
     tensors = []
     for variable in layer.weights:
-        name = _KERAS_NORM.get(variable.name) or _LEAVES[variable.name]
         axes = {4: (3, 2, 0, 1), 2: (1, 0)}.get(len(variable.shape))
-        tensors.append(OriginalTensor.of(f"{prefix}{name}", variable, axes=axes))
+        tensors.append(OriginalTensor.of(f"{prefix}{_KERAS[variable.name]}", variable, axes=axes))
     return tensors
+
+
+def other_weights(layer: keras.layers.Layer) -> str:
+    """What is said of weights of a Keras layer that torch's has not, such as LoRA's; nothing if there are none."""
+    others = [variable.name for variable in layer.weights if variable.name not in _KERAS]
+    return f"has weights without a counterpart: {', '.join(others)}" if others else ""
 
 
 def _renamed(layer: keras.layers.Layer, prefix: str, original_part: Parts) -> list[OriginalTensor]:

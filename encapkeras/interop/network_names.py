@@ -15,6 +15,7 @@ from collections.abc import Sequence
 
 import keras
 
+from encapkeras.graph.check import Reference
 from encapkeras.graph.model import SpecModel
 from encapkeras.interop.connections import Connections, Place, no_counterpart
 from encapkeras.interop.layer_names import (
@@ -24,11 +25,12 @@ from encapkeras.interop.layer_names import (
     convolution_tensors,
     dense_capsule_tensors,
     keras_tensors,
+    other_weights,
     routing_tensors,
 )
 from encapkeras.interop.original_tensor import OriginalTensor
-from encapkeras.interop.residual_names import residual_tensors
-from encapkeras.layers import CapsuleConvolution, CapsuleDense, CapsuleStage, ConvBnRelu, PrimaryCapsules
+from encapkeras.interop.residual_names import is_residual, residual_tensors
+from encapkeras.layers import CapsuleConvolution, CapsuleDense, CapsuleStage, ConvBnRelu, EmCapsules, PrimaryCapsules
 from encapkeras.layers.voting_layer import VotingLayer
 from encapkeras.losses import OptimalTransport
 
@@ -43,7 +45,7 @@ def original_tensors(model: SpecModel) -> list[OriginalTensor]:
         CheckpointError: The original has no counterpart for a part of the network; the message names all such parts.
     """
     connections = Connections(model)
-    if any(isinstance(place.layer, keras.layers.Add) for place in connections.places.values()):
+    if is_residual(connections):
         return residual_tensors(connections)
     return _Names(connections).tensors()
 
@@ -51,15 +53,16 @@ def original_tensors(model: SpecModel) -> list[OriginalTensor]:
 class _Names:
     def __init__(self, connections: Connections) -> None:
         self._connections = connections
-        self._problems: list[str] = []
         self._chain = self._find_chain()
+        self._problems = connections.obstacles()
         self._activations = self._find_activations()
 
     def tensors(self) -> list[OriginalTensor]:
         capsnet = any(isinstance(place.layer, PrimaryCapsules) for place in self._chain)
         tensors = self._of_capsnet() if capsnet else self._of_modules()
         for place in self._activations:
-            tensors += convolution_tensors(place.layer, "generate_activate.", CONVOLUTION_AND_NORM)
+            if isinstance(place.layer, ConvBnRelu):
+                tensors += convolution_tensors(place.layer, "generate_activate.", CONVOLUTION_AND_NORM)
         tensors += self._of_side_losses(() if capsnet else self._chain[:-1])
         named = {place.name for place in [*self._chain, *self._activations]}
         for name, place in self._connections.with_weights().items():
@@ -82,9 +85,9 @@ class _Names:
         """The convolution, if any, whose output EM routing takes as activations of what it routes."""
         found: list[Place] = []
         for before, place in zip(self._chain, self._chain[1:], strict=False):
-            for reference in place.node.inputs[1:]:
+            for reference in place.node.inputs[1:] if isinstance(place.layer, EmCapsules) else ():
                 made_by = self._connections.behind(reference)
-                if made_by is None or made_by.name == before.name:
+                if made_by is None or reference == Reference(before.name, "activations"):
                     continue
                 source = self._connections.behind(made_by.node.inputs[0])
                 if isinstance(made_by.layer, ConvBnRelu) and source and source.name == before.name and not found:
@@ -105,6 +108,8 @@ class _Names:
                 tensors += self._of_layer(place, f"module{number}.")
         if isinstance(classifier.layer, CapsuleDense):
             tensors += dense_capsule_tensors(classifier.layer, "final_cls.")
+        elif isinstance(classifier.layer, keras.layers.Dense) and (others := other_weights(classifier.layer)):
+            self._lacks(classifier, others)
         elif isinstance(classifier.layer, keras.layers.Dense):
             tensors += keras_tensors(classifier.layer, "final_cls.")
         elif isinstance(classifier.layer, VotingLayer):
@@ -140,6 +145,8 @@ class _Names:
             return routing_tensors(layer, prefix)
         if isinstance(layer, VotingLayer):
             self._lacks(place, "has matrices for each position (share_positions: false)")
+        elif not layer.weights:
+            self._lacks(place, f"joins {len(place.node.inputs)} tensors; a module of the original takes one")
         else:
             self._lacks(place)
         return []

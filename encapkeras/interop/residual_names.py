@@ -12,7 +12,7 @@ import keras
 
 from encapkeras.graph.check import Reference
 from encapkeras.interop.connections import Connections, Place, no_counterpart
-from encapkeras.interop.layer_names import convolution_tensors, keras_tensors
+from encapkeras.interop.layer_names import convolution_tensors, keras_tensors, other_weights
 from encapkeras.interop.original_tensor import OriginalTensor
 from encapkeras.layers import ConvBnRelu
 
@@ -30,7 +30,20 @@ class _Block(NamedTuple):
     @property
     def parts(self) -> list[Place]:
         """All places with weights."""
-        return [self.first, *self.second, *(self.projection or ())]
+        return [self.first, *self.keras_parts]
+
+    @property
+    def keras_parts(self) -> list[Place]:
+        """Those that are layers of Keras itself."""
+        return [*self.second, *(self.projection or ())]
+
+
+def is_residual(connections: Connections) -> bool:
+    """Whether a network has sums, convolutions of Keras and a dense layer at its end, as a ResNet of blocks has."""
+    layers = [place.layer for place in connections.places.values()]
+    made = (keras.layers.Add, keras.layers.Conv2D)
+    ends_dense = isinstance(connections.output().layer, keras.layers.Dense)
+    return ends_dense and all(any(isinstance(layer, kind) for layer in layers) for kind in made)
 
 
 def residual_tensors(connections: Connections) -> list[OriginalTensor]:
@@ -41,14 +54,14 @@ def residual_tensors(connections: Connections) -> list[OriginalTensor]:
     """
     scores = connections.output()
     blocks, stem = _blocks(connections, scores)
-    problems = []
-    if not isinstance(scores.layer, keras.layers.Dense):
-        problems.append(f"{scores} stands where a ResNet has its keras.Dense")
+    problems = connections.obstacles()
     if stem is None or not isinstance(stem.layer, ConvBnRelu) or connections.behind(stem.node.inputs[0]):
         problems.append(f"{stem or 'the input'} stands where a ResNet has a residual block or its first convolution")
     named = {scores.name, *(part.name for block in blocks for part in block.parts), *([stem.name] if stem else [])}
     beside = [place for name, place in connections.with_weights().items() if name not in named]
     problems += [f"{place} is no part of a residual block" for place in beside]
+    keras_places = [scores, *(part for block in blocks for part in block.keras_parts)]
+    problems += [f"{place} {others}" for place in keras_places if (others := other_weights(place.layer))]
     side_losses = connections.model.side_losses.items()
     problems += [f"loss '{name}' has no counterpart" for name, loss in side_losses if loss.weights]
     if problems:
