@@ -18,7 +18,7 @@ def run(arguments: argparse.Namespace) -> int:
     from encapkeras.graph import load_model, parameters
     from encapkeras.interop import original_state_dict, write_checkpoint
 
-    output = check_output(arguments, ".pth", ".pt")
+    output = check_output(arguments, arguments.model, ".pth", ".pt")
     model = load_model(arguments.model)
     state_dict = original_state_dict(model)
     write_checkpoint(state_dict, output)

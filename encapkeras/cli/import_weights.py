@@ -6,6 +6,7 @@ import argparse
 
 from encapkeras.cli.output_file import add_output_arguments, check_output
 from encapkeras.cli.spec_arguments import add_spec_arguments
+from encapkeras.errors import ArgumentError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,7 +22,12 @@ def run(arguments: argparse.Namespace) -> int:
     from encapkeras.interop import load_original_state_dict, read_checkpoint
     from encapkeras.training.run_folder import replacing
 
-    output = check_output(arguments, ".keras")
+    if arguments.spec.endswith((".keras", ".pth", ".pt")):
+        raise ArgumentError(
+            f"import-weights takes a spec first, a YAML file or the name of a bundled spec, then the checkpoint; "
+            f"received '{arguments.spec}' as the spec"
+        )
+    output = check_output(arguments, arguments.checkpoint, ".keras")
     state_dict = read_checkpoint(arguments.checkpoint)
     model = build_model(arguments.spec, arguments.overrides)
     load_original_state_dict(model, state_dict)

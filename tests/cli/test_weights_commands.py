@@ -82,6 +82,31 @@ def test_an_output_that_exists_is_replaced_only_if_asked(network, checkpoint, tm
     assert_same(load_model(made), values(network))
 
 
+def test_a_link_that_leads_nowhere_exists(checkpoint, tmp_path, capsys):
+    made = tmp_path / "made.keras"
+    made.symlink_to(tmp_path / "gone.keras")
+    assert "exists already" in refused(capsys, "import-weights", SPEC, checkpoint, "-o", made)
+    assert made.is_symlink()
+
+
+def test_the_file_to_read_is_not_written(network, tmp_path, capsys):
+    both, link = tmp_path / "both.keras", tmp_path / "link.keras"
+    torch.save(original_state_dict(network), both)
+    link.symlink_to(both)
+    content = both.read_bytes()
+    for output in (both, link):
+        message = refused(capsys, "import-weights", SPEC, both, "-o", output, "--overwrite")
+        assert message.strip().endswith(f"'{output}' is the file to read. Name another file with -o.")
+    assert both.read_bytes() == content
+
+
+def test_a_spec_comes_first(checkpoint, tmp_path, capsys):
+    for first in (checkpoint, tmp_path / "model.keras"):
+        message = refused(capsys, "import-weights", first, checkpoint, "-o", tmp_path / "made.keras")
+        assert "takes a spec first, a YAML file or the name of a bundled spec, then the checkpoint" in message
+        assert f"received '{first}' as the spec" in message
+
+
 @pytest.mark.parametrize(
     ("output", "text"),
     [
