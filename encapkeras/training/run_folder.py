@@ -130,9 +130,10 @@ class RunFolder:
             )
 
     def _is_empty(self) -> bool:
-        """Whether nothing is here but the empty subfolders of a run that could not begin."""
+        """Whether nothing is here but what a run leaves that could not begin: empty subfolders, unfinished files."""
         return all(
-            entry in (self.best.parent, self.tensorboard) and entry.is_dir() and not any(entry.iterdir())
+            entry.match(".*.partial.*")
+            or (entry in (self.best.parent, self.tensorboard) and entry.is_dir() and not any(entry.iterdir()))
             for entry in self.path.iterdir()
         )
 

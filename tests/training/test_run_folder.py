@@ -187,9 +187,10 @@ def test_a_full_disk_leaves_no_folder_behind(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_with_nothing_but_the_empty_subfolders_of_a_run_is_free(tmp_path):
+def test_a_folder_with_nothing_but_what_is_left_of_a_run_that_could_not_begin_is_free(tmp_path):
     for name in ("checkpoints", "tensorboard"):
         (tmp_path / name).mkdir()
+    (tmp_path / ".environment.partial.json").write_text("{")  # as if it were killed
     made(tmp_path)
     assert set(contents(tmp_path)) == {"spec.yaml", "environment.json"}
 
