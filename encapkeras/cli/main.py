@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -42,6 +43,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     # measure what a user's own script would see.
     if words[:1] != ["bench"]:
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A terminal that lacks a character, such as ±, shows another. On stderr Python sees to that itself.
+        sys.stdout.reconfigure(errors="replace")
     try:
         code = _run(words)
         sys.stdout.flush()
