@@ -6,6 +6,8 @@ import argparse
 
 from encapkeras.cli.spec_arguments import add_overrides
 
+MOST_SEEDS = 1000  # more is a slip: a seed that was meant as one of a list
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `encapkeras compare`."""
@@ -20,7 +22,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--seeds",
         default="3",
         metavar="N",
-        help="train each spec with the seeds 0 to N - 1, or with those of a list such as 0,5,7 (%(default)s)",
+        help="train each spec with the seeds 0 to N - 1, or with those of a list such as 0,5,7; '5,' is a list of one "
+        "(%(default)s)",
     )
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--run-dir", metavar="DIR", help="folder for the table and all runs (runs/compare/DATE_TIME)")
@@ -51,14 +54,19 @@ def run(arguments: argparse.Namespace) -> int:
 def _seeds(text: str) -> list[int]:
     """The seeds that `--seeds` means."""
     from encapkeras.errors import ArgumentError
+    from encapkeras.validation import shown
 
     words = [word.strip() for word in text.split(",")]
-    if all(word.isdecimal() for word in words):
+    is_list = len(words) > 1
+    if is_list and not words[-1]:
+        words.pop()
+    if all(word.isdecimal() and len(word) <= 10 for word in words):  # the largest seed has ten digits
         numbers = [int(word) for word in words]
-        if len(numbers) > 1 and len(set(numbers)) == len(numbers):
+        if is_list and len(set(numbers)) == len(numbers):
             return numbers
-        if len(numbers) == 1 and numbers[0] > 0:
+        if not is_list and 0 < numbers[0] <= MOST_SEEDS:
             return list(range(numbers[0]))
     raise ArgumentError(
-        f"--seeds must be how many, at least 1, or a list of distinct seeds from 0, such as 0,5,7; received '{text}'"
+        f"--seeds must be how many, from 1 to {MOST_SEEDS}, or a list of distinct seeds from 0, such as 0,5,7 "
+        f"('5,' is a list of one); received {shown(text)}"
     )

@@ -25,15 +25,17 @@ from encapkeras.analysis import routing_layers
 from encapkeras.data import load
 from encapkeras.errors import ArgumentError, EncapkerasError, RunFolderError, SpecError
 from encapkeras.graph import Spec, build_model, check_spec, load_spec
+from encapkeras.graph.load import load_value
 from encapkeras.graph.spec import Source
 from encapkeras.training.comparison import Comparison, Network, Run
 from encapkeras.training.fit import check_settings, train
-from encapkeras.training.measure import check_fits
+from encapkeras.training.measure import check_fits, data_of
 from encapkeras.training.memory import saying_how_to_save_memory
 from encapkeras.training.run_folder import RunFolder, folder_name, replacing, writing
 from encapkeras.validation import shown
 
 _FIGURES = ("test_accuracy", "validation_accuracy", "parameters", "images_per_second", "seconds")
+_WIDEST = 10_000  # of the table, which is as wide as its names: a line that runs over loses nothing
 
 
 class _Planned(NamedTuple):
@@ -75,12 +77,12 @@ def compare(
         The runs, and what they show.
 
     Raises:
-        ArgumentError: There are no specs, or the seeds are not distinct whole numbers from 0.
+        ArgumentError: There are no specs, or the same one twice, or the seeds are not distinct whole numbers from 0.
         SpecError: Specs have mistakes: all of them.
         EncapkerasError: The specs cannot be trained: all reasons.
         DataError: A data set cannot be had.
         RunFolderError: The folder holds something already, or cannot be written; or, to be resumed, it holds no
-            comparison, or a finished run of another spec.
+            comparison, a finished run of another spec, or runs of specs or seeds that are not among the given ones.
         KeyboardInterrupt: Somebody pressed Ctrl-C; its text says what is kept.
     """
     _check_arguments(sources, seeds, overrides)
@@ -89,12 +91,15 @@ def compare(
     specs = _checked(sources, overrides)
     networks = _networks(specs)
     plan = _plan(specs, networks, seeds, path)
+    _check_distinct(plan[: len(specs)])
+    if resume:
+        _check_none_is_lost(plan, path)
     reused = _reusable(plan) if resume else []
     _check_data(specs, seeds[0])
     comparison = Comparison(networks, seeds, reused)
     _write(comparison, path)
 
-    console = Console(soft_wrap=True)
+    console = Console(soft_wrap=True, width=_WIDEST)
     _say(console, f"{len(plan)} runs in {path}")
     for run in reused:
         _say(console, f"reused: {run.network}, seed {run.seed}, from {run.folder}")
@@ -114,16 +119,33 @@ def compare(
 
 
 def _check_arguments(sources: Sequence[Source], seeds: Sequence[int], overrides: Sequence[str]) -> None:
-    if isinstance(sources, str) or not sources:
-        raise ArgumentError(f"a comparison needs a list of specs; received {sources!r}")
-    wrong = [seed for seed in seeds if type(seed) is not int or not 0 <= seed < 2**32]
-    if wrong or not seeds or len(set(seeds)) < len(seeds):
+    if not _is_list(sources) or not sources:
+        raise ArgumentError(f"a comparison needs a list of specs; received {shown(sources)}")
+    if (
+        not _is_list(seeds)
+        or not seeds
+        or any(type(seed) is not int or not 0 <= seed < 2**32 for seed in seeds)
+        or len(set(seeds)) < len(seeds)
+    ):
         raise ArgumentError(
-            f"seeds must be distinct whole numbers from 0 to {2**32 - 1}, at least one; received {list(seeds)}"
+            f"seeds must be a list of distinct whole numbers from 0 to {2**32 - 1}, at least one; "
+            f"received {shown(seeds)}"
         )
     for text in overrides:
-        if text.partition("=")[0].strip() == "train.seed":
+        if _sets_the_seed(text):
             raise ArgumentError(f"'{text}': a comparison sets the seeds itself; choose them with --seeds")
+
+
+def _is_list(value: object) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str)
+
+
+def _sets_the_seed(override: str) -> bool:
+    path, _, value = override.partition("=")
+    if path.strip() != "train":
+        return path.strip() == "train.seed"
+    section = load_value(value, "--set", "train").value
+    return isinstance(section, dict) and "seed" in section
 
 
 def _check_folder(path: Path, resume: bool) -> None:
@@ -192,7 +214,7 @@ def _networks(specs: Sequence[Spec]) -> list[Network]:
         while folder_name(label).casefold() in taken:
             label, number = f"{spec.name}-{number}", number + 1
         taken.add(folder_name(label).casefold())
-        networks.append(Network(label, spec.name, spec.source, bool(spec.data and spec.data.validation > 0)))
+        networks.append(Network(label, spec.name, spec.source, data_of(spec)))
     return networks
 
 
@@ -209,6 +231,37 @@ def _plan(specs: Sequence[Spec], networks: Sequence[Network], seeds: Sequence[in
     ]
 
 
+def _check_distinct(plan: Sequence[_Planned]) -> None:
+    """Checks that no spec is given twice, as far as a training with the same seed can tell."""
+    for second, planned in enumerate(plan):
+        for other in plan[:second]:
+            if planned.spec == other.spec:
+                raise ArgumentError(
+                    f"{other.network.source} and {planned.network.source} are the same spec, '{planned.spec.name}': "
+                    "equal seeds give equal numbers, which show nothing. Give it once."
+                )
+
+
+def _check_none_is_lost(plan: Sequence[_Planned], path: Path) -> None:
+    """Checks that the new table will have all runs that the one in the folder has."""
+    try:
+        content = json.loads(_table(path).read_text(encoding="utf-8"))
+        runs = [(str(run["network"]), int(run["seed"])) for run in content["runs"]]
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise RunFolderError(
+            f"{_table(path)} is damaged, so that nothing tells which runs it had. Put it back, or begin a new "
+            "comparison with --run-dir."
+        ) from error
+    labels, seeds = {planned.network.label for planned in plan}, {planned.seed for planned in plan}
+    lost = [label for label, _ in runs if label not in labels]
+    lost += [f"seed {seed}" for _, seed in runs if seed not in seeds]
+    if lost:
+        raise RunFolderError(
+            f"the comparison in {path} has runs of {', '.join(dict.fromkeys(lost))}, which the given specs and seeds "
+            "leave out, so that its table would lose them. Give the same specs and seeds, or more."
+        )
+
+
 def _reusable(plan: Sequence[_Planned]) -> list[Run]:
     """The finished runs of equal specs; checks that the others can be written, and that no finished run is lost."""
     runs, foreign = [], []
@@ -216,17 +269,29 @@ def _reusable(plan: Sequence[_Planned]) -> list[Run]:
         results = _complete_results(planned.folder)
         if results is None:
             planned.folder.check_free(overwrite=True)
-        elif load_spec(planned.folder.spec) == planned.spec:
+            continue
+        there = _spec_of_finished(planned.folder)
+        if there == planned.spec:
             runs.append(planned.ended(results, reused=True))
         else:
-            there = load_spec(planned.folder.spec).resolved
-            foreign.append(f"\n    {planned.folder.path}: {_first_difference(there, planned.spec.resolved)}")
+            difference = _first_difference(there.resolved, planned.spec.resolved)
+            foreign.append(f"\n    {planned.folder.path}: {difference}")
     if foreign:
         raise RunFolderError(
             "finished runs of other specs, or with other values of --set, are neither reused nor replaced; begin a new "
             f"comparison with --run-dir, or remove them:{''.join(foreign)}"
         )
     return runs
+
+
+def _spec_of_finished(folder: RunFolder) -> Spec:
+    try:
+        return load_spec(folder.spec)
+    except EncapkerasError as error:
+        raise RunFolderError(
+            f"the finished run {folder.path} cannot be reused, as its {folder.spec.name} is damaged. Put that back, or "
+            f"remove the folder to train the run again.\n{error}"
+        ) from error
 
 
 def _first_difference(there: Any, here: Any, path: str = "") -> str:
@@ -239,13 +304,16 @@ def _first_difference(there: Any, here: Any, path: str = "") -> str:
 
 
 def _complete_results(folder: RunFolder) -> dict[str, Any] | None:
-    """What a finished run has reached; None of an unfinished one."""
+    """What a finished run has reached; None of an unfinished one, or where that is damaged."""
     try:
         folder.check_run()
         results = json.loads(folder.results.read_text(encoding="utf-8"))
     except (RunFolderError, OSError, ValueError):
         return None
-    return results if isinstance(results, dict) and set(_FIGURES) <= set(results) else None
+    if not isinstance(results, dict):
+        return None
+    figures = [results.get(name, "missing") for name in _FIGURES]
+    return results if all(figure is None or type(figure) in (int, float) for figure in figures) else None
 
 
 def _device(folder: RunFolder) -> str:
@@ -295,11 +363,11 @@ def _write(comparison: Comparison, path: Path) -> None:
 
 def _show(console: Console, comparison: Comparison, path: Path) -> None:
     """Prints the table, the ranges below the means, and what it shows."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))  # fits into 80 columns
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for heading in ("spec", "runs"):
-        table.add_column(heading, overflow="fold")
+        table.add_column(heading)
     for heading in ("test\naccuracy", "validation\naccuracy", "parameters", "images/s", "seconds"):
-        table.add_column(heading, justify="right", no_wrap=True)
+        table.add_column(heading, justify="right")
     for row in comparison.rows():
         cells = list(comparison.cells(row).values())
         name, runs, test, test_range, validation, validation_range, *rest = cells

@@ -6,14 +6,22 @@ import csv
 import io
 import json
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from scipy.special import stdtrit
 
+from encapkeras.data import DataSettings
+
 CONFIDENCE = 0.95
+_DATA_SET = ("dataset", "root", "path")
 _EQUAL = 1e-6  # accuracies are counts of images divided by their number, in float32
+
+_EFFECTS = {
+    "validation": "they are not trained on the same images, and validation accuracies do not compare",
+    "image_size": "they do not see the images alike",
+}
 
 WEIGHTS = {True: "best on validation", False: "last epoch"}
 
@@ -146,13 +154,34 @@ class Network:
         label: What the comparison calls it: its name, with a number behind it if another has that.
         name: The name of its spec.
         source: The file of its spec.
-        validated: Whether it has a validation part, which then decides which weights are tested.
+        data: The `data:` section of its spec.
     """
 
     label: str
     name: str
     source: str
-    validated: bool
+    data: DataSettings
+
+    @property
+    def validated(self) -> bool:
+        """Whether it has a validation part, which then decides which weights are tested."""
+        return self.data.validation > 0
+
+    def shares_data_set(self, other: Network) -> bool:
+        """Whether it has the same data set as another, in whatever parts and sizes."""
+        return not any(self.differences(other, _DATA_SET))
+
+    def differences(self, other: Network, names: Iterable[str]) -> Iterator[tuple[str, str]]:
+        """The values of the `data:` section in which it differs from another, each with the text that says so.
+
+        Args:
+            other: The other.
+            names: The keys that are looked at.
+        """
+        for name in names:
+            own, others = getattr(self.data, name), getattr(other.data, name)
+            if own != others:
+                yield name, f"data.{name} is {json.dumps(own)}, not {json.dumps(others)}"
 
 
 @dataclass(frozen=True)
@@ -168,7 +197,8 @@ class Row:
         parameters: Trainable weights; None without a finished run.
         images_per_second: Of training, the median over runs; None without a finished run.
         seconds: Of a whole training, the median over runs; None without a finished run.
-        difference: Of the test accuracy, from the first network's; None of the first itself, and without common seeds.
+        difference: Of the test accuracy, from the first network's; None of the first itself, with another data set than
+            the first, and without common seeds.
     """
 
     network: Network
@@ -225,7 +255,7 @@ class Comparison:
             images_per_second=_median(_figures(results, "images_per_second")),
             seconds=_median(_figures(results, "seconds")),
             difference=None
-            if network is first
+            if network is first or not network.shares_data_set(first)
             else Difference.of(accuracies, _figures(self._results(first), "test_accuracy")),
         )
 
@@ -241,6 +271,7 @@ class Comparison:
             f"Accuracies: mean ± standard deviation over the seeds {seeds}, and lowest-highest.",
             f"Images/s and seconds: median over the seeds{self._devices()}.",
             *self._rules(),
+            *self._data_notes(),
             *(f"{n.label} is {n.source}" for n in self.networks if n.label != n.name),
             *(
                 f"{row.network.label} - {first}, test accuracy: {row.difference}"
@@ -264,6 +295,18 @@ class Comparison:
             if of_it:
                 whose = f" ({', '.join(of_it)})" if len(of_it) < len(self.networks) else ""
                 yield f"Weights tested{whose}: {text}. The test images were used once a run."
+
+    def _data_notes(self) -> Iterator[str]:
+        """What does not compare with the first network because the data differ."""
+        first = self.networks[0]
+        for network in self.networks[1:]:
+            other = [text for _, text in network.differences(first, _DATA_SET)]
+            if other:
+                whose = f"{network.label} is trained on other data than {first.label} ({', '.join(other)})"
+                yield f"{whose}: accuracies do not compare."
+            else:
+                for name, text in network.differences(first, _EFFECTS):
+                    yield f"{network.label} differs from {first.label} in that {text}: {_EFFECTS[name]}."
 
     def cells(self, row: Row) -> dict[str, str]:
         """A row for reading: heading and text; `-` where there is nothing to say."""
@@ -328,7 +371,7 @@ def _plain(row: Row) -> dict[str, Any]:
     """A row as plain data."""
     figures = asdict(row)
     network = figures.pop("network")
-    weights = WEIGHTS[network["validated"]]
+    weights = WEIGHTS[row.network.validated]
     if row.difference and figures["difference"]:
         figures["difference"]["verdict"] = row.difference.verdict
     return {"spec": network["label"], "source": network["source"], "weights": weights, **figures}

@@ -1,4 +1,5 @@
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -7,6 +8,7 @@ import pytest
 from support.tiny_spec import tiny_spec, write_spec
 
 from encapkeras.cli.main import main
+from encapkeras.validation import shown
 
 
 @pytest.fixture
@@ -62,11 +64,19 @@ def test_a_list_of_seeds(specs, tmp_path):
     assert {entry.name for entry in (tmp_path / "new").glob("seed_*")} == {"seed_0", "seed_5"}
 
 
-@pytest.mark.parametrize("seeds", ["0", "-1", "1,1", "x", "", "1,", "0,-1", "2.5", "3;4", "½"])
+def test_a_list_of_one_seed(specs, tmp_path):
+    assert compare(specs[0], "--seeds", "5,", "--run-dir", tmp_path / "new") == 0
+    assert json.loads((tmp_path / "new" / "comparison.json").read_text())["seeds"] == [5]
+
+
+@pytest.mark.parametrize(
+    "seeds", ["0", "-1", "1,1", "x", "", ",", "1,,", "0,-1", "2.5", "3;4", "½", "1001", "9999999999", "9" * 5000]
+)
 def test_seeds_that_are_none(seeds, specs, tmp_path, capsys):
     message = refused(capsys, *specs, f"--seeds={seeds}", "--run-dir", tmp_path / "new")
     assert message == (
-        f"--seeds must be how many, at least 1, or a list of distinct seeds from 0, such as 0,5,7; received '{seeds}'\n"
+        "--seeds must be how many, from 1 to 1000, or a list of distinct seeds from 0, such as 0,5,7 ('5,' is a list "
+        f"of one); received {shown(seeds)}\n"
     )
     assert not (tmp_path / "new").exists()
 
@@ -82,6 +92,18 @@ def test_a_failed_run_gives_exit_code_2_at_the_end(specs, tmp_path, capsys):
     assert "FAILED: tiny, seed 0: the loss became " in printed.out
     assert " of 2 runs finished." in printed.out
     assert printed.err == ""
+
+
+def test_a_terminal_without_the_characters(specs, tmp_path):
+    words = [specs[0], "--seeds", "2", "--run-dir", str(tmp_path / "new"), "--set", "train.optimizer={kind: sgd}"]
+    done = subprocess.run(
+        [sys.executable, "-m", "encapkeras", "compare", *words],
+        capture_output=True,
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"mean ? standard deviation over the seeds 0, 1" in done.stdout
+    assert "mean ± standard" in (tmp_path / "new" / "comparison.md").read_text(encoding="utf-8")
 
 
 def test_mistakes_are_told_before_anything_is_done(specs, tmp_path, capsys):

@@ -179,6 +179,65 @@ def test_a_finished_run_of_another_spec_is_not_lost(copy, trainings):
     assert (copy / "comparison.json").read_bytes() == before
 
 
+@pytest.mark.parametrize(
+    ("specs", "seeds", "lost"),
+    [([ONE], [0, 1], "two"), ([ONE, TWO], [1], "seed 0"), ([TWO], [3], "one, seed 0, seed 1")],
+)
+def test_resuming_never_makes_the_table_smaller(specs, seeds, lost, copy, trainings):
+    before = (copy / "comparison.json").read_bytes()
+    with pytest.raises(RunFolderError, match=f"has runs of {lost}, which .* Give the same specs and seeds, or more"):
+        compare(specs, seeds, run_dir=copy, resume=True)
+    assert trainings == []
+    assert (copy / "comparison.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"runs": [3]}'])
+def test_a_damaged_table_is_not_resumed(content, copy, trainings):
+    (copy / "comparison.json").write_text(content)
+    with pytest.raises(RunFolderError, match=r"comparison\.json is damaged"):
+        compare([ONE, TWO], [0, 1], run_dir=copy, resume=True)
+    assert trainings == []
+
+
+def test_a_run_whose_figures_are_none_is_unfinished(copy, trainings):
+    path = copy / "seed_0" / "two" / "results.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "test_accuracy": "x"}))
+    compare([ONE, TWO], [0, 1], run_dir=copy, resume=True)
+    assert trainings == [("two", 0)]
+
+
+def test_a_finished_run_with_a_damaged_spec(copy, trainings):
+    folder = copy / "seed_0" / "two"
+    (folder / "spec.yaml").write_text("model: [")
+    with pytest.raises(RunFolderError, match=r"cannot be reused, as its spec\.yaml is damaged") as refused:
+        compare([ONE, TWO], [0, 1], run_dir=copy, resume=True)
+    assert str(refused.value).startswith(f"the finished run {folder} ")
+    assert trainings == []
+
+
+def test_what_a_kill_while_a_file_was_written_leaves(copy, trainings, tmp_path):
+    killed = copy / "seed_2" / "one"
+    for name in ("checkpoints", "tensorboard"):
+        (killed / name).mkdir(parents=True)
+    (killed / ".environment.partial.json").write_text("{")
+    compare([ONE, TWO], [0, 1, 2], run_dir=copy, resume=True)
+    assert trainings == [("one", 2), ("two", 2)]
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / ".comparison.partial.json").write_text("{")
+    compare([ONE], [0], run_dir=tmp_path / "new")
+    assert (tmp_path / "new" / "comparison.json").is_file()
+
+
+@pytest.mark.parametrize("columns", ["20", "80"])
+def test_the_printed_table_holds_all_in_full(columns, trainings, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", columns)
+    name = "a network with a name of more than forty letters"
+    compare([ONE, spec(name, units=8)], [0], run_dir=tmp_path / "new")
+    printed = capsys.readouterr().out
+    (line,) = [line for line in printed.splitlines() if line.startswith(f" {name} ")]
+    assert line.split()[10:] == ["0/1", "1", "FAILED", "-", "-", "-", "-", "-"]
+
+
 def test_foreign_files_where_a_run_would_go(copy, trainings):
     (copy / "seed_2" / "one").mkdir(parents=True)
     (copy / "seed_2" / "one" / "notes.txt").write_text("mine")
@@ -246,21 +305,30 @@ def test_specs_that_cannot_be_trained_are_told_with_the_mistakes(tmp_path):
     assert not (tmp_path / "new").exists()
 
 
-@pytest.mark.parametrize("seeds", [[], [1, 1], [-1], [2**32], [0.5], [True], ["1"]])
+@pytest.mark.parametrize("seeds", [[], [1, 1], [-1], [2**32], [0.5], [True], ["1"], 3, "1", None, {0}])
 def test_seeds_that_are_none(seeds, tmp_path):
     with pytest.raises(ArgumentError, match="distinct whole numbers from 0"):
         compare([ONE], seeds, run_dir=tmp_path / "new")
 
 
-@pytest.mark.parametrize("sources", [[], "quickstart"])
+@pytest.mark.parametrize("sources", [[], "quickstart", 3, {"model": {}}])
 def test_specs_must_be_a_list(sources):
     with pytest.raises(ArgumentError, match="a comparison needs a list of specs"):
         compare(sources)
 
 
-def test_the_seed_is_not_for_set():
-    with pytest.raises(ArgumentError, match=r"'train.seed=3': .*--seeds"):
-        compare([ONE], overrides=["train.seed=3"])
+@pytest.mark.parametrize("override", ["train.seed=3", "train={seed: 3, epochs: 1}"])
+def test_the_seed_is_not_for_set(override):
+    with pytest.raises(ArgumentError, match=rf"'{override}': .*--seeds"):
+        compare([ONE], overrides=[override])
+
+
+def test_the_same_spec_twice_shows_nothing(trainings, tmp_path):
+    for other in (ONE, spec("one", seed=5)):  # the seeds of specs do not count
+        with pytest.raises(ArgumentError, match="<dict> and <dict> are the same spec, 'one': equal seeds give equal"):
+            compare([ONE, TWO, other], [0, 1], run_dir=tmp_path / "new")
+    assert trainings == []
+    assert not (tmp_path / "new").exists()
 
 
 def test_folders_that_cannot_be_taken(two_by_two, tmp_path, trainings):

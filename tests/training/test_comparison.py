@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from encapkeras.data import DataSettings
 from encapkeras.training.comparison import Comparison, Difference, Network, Run, Spread
 
 FIRST = [0.9722, 0.9778, 0.9806, 0.9694, 0.9750]
@@ -29,8 +30,8 @@ def run(network, seed, accuracy, **figures):
     return Run(network, seed, f"runs/seed_{seed}/{network}", {**results, **figures})
 
 
-def network(label, validated=True):
-    return Network(label, label, f"{label}.yaml", validated)
+def network(label, **data):
+    return Network(label, label, f"{label}.yaml", DataSettings(**{"dataset": "digits", **data}))
 
 
 def compared(*runs, labels=("one", "two"), seeds=(0, 1, 2)):
@@ -148,7 +149,7 @@ def test_a_comparison_without_a_finished_run():
 
 
 def test_without_validation_the_rule_is_another():
-    networks = [network("one"), network("two", validated=False)]
+    networks = [network("one"), network("two", validation=0)]
     runs = [run("one", 0, 0.9), run("two", 0, 0.9, validation_accuracy=None)]
     text = Comparison(networks, [0], runs).as_markdown()
     assert "Weights tested (one): best on validation." in text
@@ -169,3 +170,39 @@ def test_json_and_csv_hold_the_same_figures():
     assert first["difference_mean"] == ""
     assert float(second["difference_mean"]) == two["difference"]["mean"]
     assert float(second["test_accuracy_standard_deviation"]) == two["test_accuracy"]["standard_deviation"]
+
+
+def beside(**data):
+    """The first network on the digits with another whose data section has these values, each with two runs."""
+    runs = [run(label, seed, 0.9 + seed / 100) for label in ("one", "two") for seed in (0, 1)]
+    return Comparison([network("one"), network("two", **data)], [0, 1], runs)
+
+
+@pytest.mark.parametrize(
+    ("data", "key", "values"),
+    [
+        ({"dataset": "fashion_mnist"}, "dataset", '"fashion_mnist", not "digits"'),
+        ({"dataset": "npz", "path": "/a.npz"}, "path", '"/a.npz", not null'),
+    ],
+)
+def test_accuracies_of_other_data_sets_do_not_compare(data, key, values):
+    comparison = beside(**data)
+    assert [row.difference for row in comparison.rows()] == [None, None]
+    (note,) = [note for note in comparison.notes() if note.startswith("two is trained on other data than one (")]
+    assert f"data.{key} is {values}" in note
+    assert note.endswith("): accuracies do not compare.")
+    assert "two - one" not in comparison.as_markdown()
+
+
+def test_other_data_settings_that_change_the_comparison_are_told():
+    comparison = beside(validation=0.2, image_size=28)
+    assert comparison.rows()[1].difference is not None
+    assert [note for note in comparison.notes() if "differs" in note] == [
+        "two differs from one in that data.validation is 0.2, not 0.1: they are not trained on the same images, and "
+        "validation accuracies do not compare.",
+        "two differs from one in that data.image_size is 28, not null: they do not see the images alike.",
+    ]
+
+
+def test_batch_size_and_augmentation_are_part_of_what_is_compared():
+    assert beside(batch_size=7, augment={"mirror": True}).notes() == beside().notes()
