@@ -47,14 +47,14 @@ def load_original_state_dict(model: keras.Model, state_dict: Mapping[str, torch.
             "loaded. Make it on another device."
         )
     given = _without_prefix(state_dict)
-    problems = [*_wrong_entries(tensors, given), *_unknown_entries(tensors, given)]
-    if problems:
-        found = sum(tensor.name in given for tensor in tensors)
-        listed = "\n".join(f"  {problem}" for problem in problems)
-        count = "1 mistake" if len(problems) == 1 else f"{len(problems)} mistakes"
+    wrong, unknown = _wrong_entries(tensors, given), _unknown_entries(tensors, given)
+    if wrong or unknown:
+        listed = "\n".join(f"  {problem}" for problem in [*wrong, *unknown])
+        found = len(wrong) + len(unknown)
         raise CheckpointError(
-            f"the state dict does not fit network '{model.name}':\n{listed}\n{count} found; {found} of the "
-            f"{len(tensors)} tensors of the network are there. Nothing was loaded."
+            f"the state dict does not fit network '{model.name}':\n{listed}\n{found} mistake{'s' if found > 1 else ''} "
+            f"found; {len(tensors) - len(wrong)} of the {len(tensors)} tensors of the network can be had. "
+            f"{_units_without_loss(unknown)}Nothing was loaded."
         )
     for tensor in tensors:
         tensor.variable.assign(tensor.to_ours(given[tensor.name].detach()))
@@ -129,6 +129,17 @@ def _unknown_entries(tensors: Sequence[OriginalTensor], given: Mapping[Any, Any]
         elif name in counters and not isinstance(value, torch.Tensor):
             problems.append(f"{name}: {_no_tensor(value)}")
     return problems
+
+
+def _units_without_loss(unknown: Sequence[str]) -> str:
+    """A hint where only optimal-transport units are too many, which prediction would not miss."""
+    units = list(dict.fromkeys(entry.partition(".")[0] for entry in unknown))
+    if not units or not all(unit.endswith("_ot_loss") for unit in units):
+        return ""
+    return (
+        f"{', '.join(units)}: the spec needs an optimal_transport loss for each, with a latent tensor of that module; or "
+        "leave these entries out of the state dict. "
+    )
 
 
 def _problem(tensor: OriginalTensor, given: Mapping[Any, Any]) -> str:

@@ -134,7 +134,7 @@ def test_all_mistakes_are_said_at_once_and_nothing_is_loaded(network):
         "  fc.weight: the network has no such tensor",
         "  : the network has no such tensor",
         "  3: the network has no such tensor",
-        "14 mistakes found; 13 of the 14 tensors of the network are there. Nothing was loaded.",
+        "14 mistakes found; 4 of the 14 tensors of the network can be had. Nothing was loaded.",
     ]
 
 
@@ -168,14 +168,23 @@ def test_a_model_that_holds_no_numbers_takes_none(network):
 def test_one_mistake_is_one(network):
     model, state_dict = network
     message = refused(model, {**state_dict, "more": torch.zeros(1)})
-    assert message.endswith("1 mistake found; 14 of the 14 tensors of the network are there. Nothing was loaded.")
+    assert message.endswith("1 mistake found; 14 of the 14 tensors of the network can be had. Nothing was loaded.")
+
+
+def test_units_that_the_spec_has_not_are_explained():
+    with_unit = original_state_dict(build_model("encapnet_ot_digits"))
+    message = refused(build_model("encapnet_digits"), with_unit)
+    assert "  module3_ot_loss.G_net.0.weight: the network has no such tensor\n" in message
+    assert "module3_ot_loss, module4_ot_loss: the spec needs an optimal_transport loss for each" in message
+    alone = {name: value for name, value in with_unit.items() if "_ot_loss" not in name}
+    load_original_state_dict(build_model("encapnet_digits"), alone)
 
 
 def test_a_checkpoint_of_another_network_names_what_is_missing(network):
     model, _ = network
     message = refused(model, original_state_dict(build_model("resnet14")))
     assert "layer1.0.conv1.weight: the network has no such tensor" in message
-    assert message.endswith("0 of the 14 tensors of the network are there. Nothing was loaded.")
+    assert message.endswith("0 of the 14 tensors of the network can be had. Nothing was loaded.")
 
 
 @pytest.mark.parametrize("state_dict", [None, [1], "path.pth"])
