@@ -137,8 +137,8 @@ def _units_without_loss(unknown: Sequence[str]) -> str:
     if not units or not all(unit.endswith("_ot_loss") for unit in units):
         return ""
     return (
-        f"{', '.join(units)}: the spec needs an optimal_transport loss for each, with a latent tensor of that module; or "
-        "leave these entries out of the state dict. "
+        f"{', '.join(units)}: the spec needs an optimal_transport loss for each, with a latent tensor of that module; "
+        "or leave these entries out of the state dict. "
     )
 
 
