@@ -200,6 +200,17 @@ def _warn_above(tolerance: float, error: float, iterations: int) -> None:
         warnings.warn(text, NotConvergedWarning, stacklevel=3)
 
 
+class _Problem(NamedTuple):
+    """What `sinkhorn` was asked for, checked."""
+
+    cost_KNM: torch.Tensor
+    source_N: torch.Tensor
+    target_M: torch.Tensor
+    epsilon: float
+    iterations: int
+    tolerance: float | None
+
+
 class _Run(NamedTuple):
     """What the iterations leave; the plan is `a_t kernel b_t` for the last t.
 
@@ -227,11 +238,11 @@ class _Sinkhorn(torch.autograd.Function):
         iterations: int,
         tolerance: float | None,
     ) -> torch.Tensor:
-        problem = (cost_KNM, source_N, target_M, epsilon, iterations, tolerance)
-        run = None if torch.compiler.is_compiling() else _scaled(*problem)  # a compiler cannot decide by values
+        problem = _Problem(cost_KNM, source_N, target_M, epsilon, iterations, tolerance)
+        run = None if torch.compiler.is_compiling() else _scaled(problem)  # a compiler cannot decide by values
         context.in_logarithms = run is None
         if run is None:
-            run = _logarithmic(*problem)
+            run = _logarithmic(problem)
             plan_KNM = _exponential(run.kernel_KNM, run.a_TKN[-1], run.b_TKM[-1]).to(cost_KNM.dtype)
         else:
             plan_KNM = (run.a_TKN[-1, ..., None] * run.kernel_KNM).mul_(run.b_TKM[-1, :, None])
@@ -250,15 +261,9 @@ class _Sinkhorn(torch.autograd.Function):
         return cost, source.to(plan_KNM.dtype), target.to(plan_KNM.dtype), None, None, None
 
 
-def _scaled(
-    cost_KNM: torch.Tensor,
-    source_N: torch.Tensor,
-    target_M: torch.Tensor,
-    epsilon: float,
-    iterations: int,
-    tolerance: float | None,
-) -> _Run | None:
+def _scaled(problem: _Problem) -> _Run | None:
     """The iterations as matrix-vector products; None where a factor leaves the range that keeps all digits."""
+    cost_KNM, source_N, target_M, epsilon, iterations, tolerance = problem
     limit = _RANGE[cost_KNM.dtype]
     kernel_KNM = (cost_KNM.amin(2, keepdim=True) - cost_KNM).div_(epsilon)
     # Smaller numbers would lose digits, and make processors slow. With factors in range they are nothing.
@@ -280,15 +285,9 @@ def _scaled(
     return run if in_range else None
 
 
-def _logarithmic(
-    cost_KNM: torch.Tensor,
-    source_N: torch.Tensor,
-    target_M: torch.Tensor,
-    epsilon: float,
-    iterations: int,
-    tolerance: float | None,
-) -> _Run:
+def _logarithmic(problem: _Problem) -> _Run:
     """The same iterations on logarithms, in float64: their differences decide, and they may be large."""
+    cost_KNM, source_N, target_M, epsilon, iterations, tolerance = problem
     wide = cost_KNM.dtype if cost_KNM.device.type == "mps" else torch.float64  # which has no float64
     cost_KNM = cost_KNM.to(wide)
     kernel_KNM = (cost_KNM.amin(2, keepdim=True) - cost_KNM).div_(epsilon)
