@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+from support import interruptible
 from support.tiny_spec import tiny_spec, write_spec
 
 from encapkeras.cli.main import main
@@ -118,9 +119,7 @@ def test_mistakes_are_told_before_anything_is_done(specs, tmp_path, capsys):
 def test_ctrl_c_gives_exit_code_130_and_the_table(specs, tmp_path):
     path = tmp_path / "new"
     words = ["compare", *specs, "--seeds", "50", "--run-dir", str(path)]
-    process = subprocess.Popen(
-        [sys.executable, "-u", "-m", "encapkeras", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    process = interruptible.start([sys.executable, "-u", "-m", "encapkeras", *words])
     for line in process.stdout:
         if line.startswith("run 3 of"):
             process.send_signal(signal.SIGINT)

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import yaml
+from support import interruptible
 from support.dataset_files import cycling_labels, random_images, write_npz
 from support.tiny_spec import tiny_spec, write_spec
 
@@ -170,7 +171,7 @@ def test_exit_code_of_the_process():
 def test_ctrl_c_keeps_the_last_checkpoint(tmp_path, capsys):
     spec = write_spec(tmp_path, tiny_spec(epochs=100_000))
     command = [sys.executable, "-c", PROGRAM, "train", str(spec), "--run-dir", str(tmp_path / "run")]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = interruptible.start(command)
     for line in process.stdout:
         if line.startswith("epoch"):
             process.send_signal(signal.SIGINT)
