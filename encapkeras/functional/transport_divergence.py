@@ -107,21 +107,25 @@ def transport(
     """`transport_divergence`, with the plan and the costs that it is made of.
 
     Args:
-        x: As for `transport_divergence`, and so all others.
-        y: Features.
-        cost: Kind of cost.
-        epsilon: Strength of the entropy.
-        iterations: Number of iterations.
+        x: Features `(B, F)`; all arguments are those of `transport_divergence`.
+        y: Features `(B, F)`.
+        cost: `l2`, `cosine` or `sqeuclidean`.
+        epsilon: Strength of the entropy, in units of the cost; above 0.
+        iterations: Number of Sinkhorn's iterations, from 1.
         debiased: Whether the terms of each batch against itself are taken off.
-        gradient: How gradients are made.
-        tolerance: Error at which to stop.
+        gradient: `unrolled`, `envelope` or `implicit`.
+        tolerance: Error at which to stop, or None.
 
     Returns:
-        The divergence, and the plan and the costs of x against y.
+        The divergence `()`, and the plan and the costs `(B, B)` of x against y.
 
     Raises:
         ArgumentError: As for `transport_divergence`.
+        NotFiniteError: As for `transport_divergence`.
         ShapeError: As for `transport_divergence`.
+
+    Warns:
+        NotConvergedWarning: `tolerance` was not reached.
 
     Example:
         >>> x = torch.tensor([[0.0, 1.0], [9.0, 0.0]])

@@ -130,7 +130,8 @@ class SideLosses:
             training: Whether the model trains.
 
         Raises:
-            TrainingError: The prediction was not made in this training or evaluation, or there are no labels.
+            TrainingError: The prediction was not made in this training or evaluation, there are no labels, or a loss
+                does not report its figures.
         """
         if not self.wanted(training):  # Keras also asks for the loss to learn its shape
             return {}

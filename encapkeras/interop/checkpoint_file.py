@@ -14,7 +14,8 @@ from typing import Any
 
 import torch
 
-from encapkeras.errors import CheckpointError
+from encapkeras.errors import CheckpointError, TrainingError
+from encapkeras.training.memory import saying_how_to_save_memory
 from encapkeras.training.run_folder import replacing
 
 
@@ -31,6 +32,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Mapping[str, Any]:
     Raises:
         CheckpointError: The file cannot be read, is damaged or no checkpoint, needs code to load, or holds no state
             dict or several.
+        TrainingError: The memory is not enough.
 
     Example:
         >>> path = getfixture("tmp_path") / "checkpoint.pth"
@@ -80,12 +82,14 @@ def write_checkpoint(state_dict: Mapping[str, torch.Tensor], path: str | os.Path
 
 def _loaded(path: Path) -> Any:
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), saying_how_to_save_memory("Free memory to read the checkpoint."):
             warnings.simplefilter("ignore")  # of torch, on what is said below
             content = torch.load(path, map_location="cpu", weights_only=True)
         damaged = _damaged_part(path)
     except OSError as error:
         raise CheckpointError(f"'{path}' cannot be read: {error.strerror or error}") from error
+    except TrainingError:
+        raise
     except pickle.UnpicklingError as error:
         needed = re.search(r"GLOBAL (\S+)", str(error))
         if needed:

@@ -1,6 +1,7 @@
 import shutil
 
 import pytest
+from support.commands import refused
 from support.routing_spec import routing_spec
 from support.tiny_spec import tiny_spec, write_spec
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -29,15 +30,6 @@ def run(run_folder, tmp_path, capsys):
 
 def analyse(*words):
     return main(["analyse", *map(str, words)])
-
-
-def refused(capsys, *words):
-    """The message of an analysis that ends with exit code 2, and that nothing else was printed."""
-    assert analyse(*words) == 2
-    printed = capsys.readouterr()
-    assert printed.out == ""
-    assert "Traceback" not in printed.err
-    return printed.err.strip()
 
 
 def test_the_best_and_the_last_weights_stand_side_by_side(run, capsys):
@@ -69,9 +61,9 @@ def test_epochs_that_were_analysed_while_training(run):
 
 
 def test_epochs_that_were_analysed_with_other_images(run, capsys):
-    message = refused(capsys, run, "--checkpoint", 1, "last")
+    message = refused(capsys, "analyse", run, "--checkpoint", 1, "last")
     assert message.startswith("epoch 1 was analysed with 20 validation images")
-    assert message.endswith("add --split validation --images 20")
+    assert message.endswith("add --split validation --images 20\n")
 
 
 def test_training_images_in_a_folder_of_ones_own(run, tmp_path):
@@ -96,7 +88,7 @@ def test_an_analysis_is_not_overwritten_unless_told_to(run, tmp_path, capsys):
         file.write_text("mine")
     before = (output / "routing.csv").read_bytes()
     capsys.readouterr()
-    assert "holds an analysis already. Choose another folder with --output" in refused(capsys, *words)
+    assert "holds an analysis already. Choose another folder with --output" in refused(capsys, "analyse", *words)
     assert (output / "routing.csv").read_bytes() == before
     assert analyse(*words, "--overwrite") == 0
     assert not (output / "routing_gone_votes.png").exists()
@@ -113,7 +105,7 @@ def test_a_table_of_the_same_name_is_no_analysis(content, run, tmp_path, capsys)
     (mine / "routing.csv").write_bytes(content)
     (mine / "events.out.tfevents.1").write_text("mine")
     for words in ([], ["--overwrite"]):
-        assert "not of an analysis, so nothing is written" in refused(capsys, run, "--output", mine, *words)
+        assert "not of an analysis, so nothing is written" in refused(capsys, "analyse", run, "--output", mine, *words)
     assert (mine / "routing.csv").read_bytes() == content
     assert {file.name for file in mine.iterdir()} == {"routing.csv", "events.out.tfevents.1"}
 
@@ -135,26 +127,30 @@ def test_two_figures_of_a_cell_stay_in_one_line(tmp_path, capsys, monkeypatch):
 def test_folders_that_are_in_the_way(run, tmp_path, capsys):
     (tmp_path / "foreign").mkdir()
     (tmp_path / "foreign" / "notes.txt").write_text("mine")
-    assert "not of an analysis" in refused(capsys, run, "--output", tmp_path / "foreign", "--overwrite")
-    assert "is a file" in refused(capsys, run, "--output", tmp_path / "foreign" / "notes.txt")
-    assert "notes.txt is a file" in refused(capsys, run, "--output", tmp_path / "foreign" / "notes.txt" / "out")
+    assert "not of an analysis" in refused(capsys, "analyse", run, "--output", tmp_path / "foreign", "--overwrite")
+    assert "is a file" in refused(capsys, "analyse", run, "--output", tmp_path / "foreign" / "notes.txt")
+    assert "notes.txt is a file" in refused(
+        capsys, "analyse", run, "--output", tmp_path / "foreign" / "notes.txt" / "out"
+    )
 
 
 def test_checkpoints_that_are_not_there(run, capsys):
-    assert "has no checkpoint 'beste'; it has: best, last, 1, 2." in refused(capsys, run, "--checkpoint", "beste")
+    assert "has no checkpoint 'beste'; it has: best, last, 1, 2." in refused(
+        capsys, "analyse", run, "--checkpoint", "beste"
+    )
     (run / "checkpoints" / "best.keras").unlink()
-    assert "has no checkpoint 'best'; it has: last, 1, 2." in refused(capsys, run)
+    assert "has no checkpoint 'best'; it has: last, 1, 2." in refused(capsys, "analyse", run)
 
 
 def test_runs_that_cannot_be_analysed(run, tmp_path, capsys):
-    assert "is no folder" in refused(capsys, tmp_path / "none")
-    assert "is not the folder of a run" in refused(capsys, tmp_path)
-    assert "--images must be at least 1; received 0" in refused(capsys, run, "--images", 0)
-    assert "invalid choice: 'valid'" in refused(capsys, run, "--split", "valid")
+    assert "is no folder" in refused(capsys, "analyse", tmp_path / "none")
+    assert "is not the folder of a run" in refused(capsys, "analyse", tmp_path)
+    assert "--images must be at least 1; received 0" in refused(capsys, "analyse", run, "--images", 0)
+    assert "invalid choice: 'valid'" in refused(capsys, "analyse", run, "--split", "valid")
     assert main(["train", str(write_spec(tmp_path, tiny_spec(epochs=1))), "--run-dir", str(tmp_path / "plain")]) == 0
     capsys.readouterr()
-    assert refused(capsys, tmp_path / "plain") == (
-        "network 'tiny' has no routing layer; layers that can be analysed: dynamic_capsules, em_capsules"
+    assert refused(capsys, "analyse", tmp_path / "plain") == (
+        "network 'tiny' has no routing layer; layers that can be analysed: dynamic_capsules, em_capsules\n"
     )
 
 
@@ -165,12 +161,12 @@ def test_a_run_without_validation_has_its_last_weights(tmp_path, capsys):
     assert analyse(tmp_path / "run", "--images", 5) == 0
     assert [a.checkpoint for a in read_csv(tmp_path / "run" / "analysis" / "test" / "routing.csv")] == ["last"]
     capsys.readouterr()
-    assert "no validation part" in refused(capsys, tmp_path / "run", "--split", "validation")
+    assert "no validation part" in refused(capsys, "analyse", tmp_path / "run", "--split", "validation")
 
 
 def test_damaged_files_of_a_run(run, capsys):
     (run / "analysis" / "epochs.csv").write_text("a,b\n")
-    assert "epochs.csv is no table of a routing analysis" in refused(capsys, run)
+    assert "epochs.csv is no table of a routing analysis" in refused(capsys, "analyse", run)
     (run / "analysis" / "epochs.csv").unlink()
     (run / "checkpoints" / "last.keras").write_text("")
-    assert "last.keras' cannot be loaded" in refused(capsys, run, "--checkpoint", "last")
+    assert "last.keras' cannot be loaded" in refused(capsys, "analyse", run, "--checkpoint", "last")

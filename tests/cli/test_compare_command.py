@@ -1,11 +1,10 @@
 import json
 import os
-import signal
 import subprocess
 import sys
 
 import pytest
-from support import interruptible
+from support.commands import interrupted, refused
 from support.tiny_spec import tiny_spec, write_spec
 
 from encapkeras.cli.main import main
@@ -28,15 +27,6 @@ def compare(*words):
     return main(["compare", *map(str, words)])
 
 
-def refused(capsys, *words):
-    """The message of a comparison that ends with exit code 2, and that nothing else was printed."""
-    assert compare(*words) == 2
-    printed = capsys.readouterr()
-    assert printed.out == ""
-    assert "Traceback" not in printed.err
-    return printed.err
-
-
 def test_a_comparison_and_its_resumption(specs, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     path = tmp_path / "new"
@@ -50,8 +40,8 @@ def test_a_comparison_and_its_resumption(specs, tmp_path, capsys, monkeypatch):
     assert printed.endswith(f"4 of 4 runs finished.\nwritten to {path}\n")
     assert json.loads((path / "comparison.json").read_text())["seeds"] == [0, 1]
 
-    assert "holds a comparison already" in refused(capsys, *specs, "--run-dir", path)
-    assert "finished runs of other specs" in refused(capsys, *specs, "--seeds", 2, "--resume", path)
+    assert "holds a comparison already" in refused(capsys, "compare", *specs, "--run-dir", path)
+    assert "finished runs of other specs" in refused(capsys, "compare", *specs, "--seeds", 2, "--resume", path)
     assert compare(*specs, "--seeds", 2, "--resume", path, "--set", "data.batch_size=256") == 0
     again = capsys.readouterr().out
     assert again.count("reused: ") == 4
@@ -74,7 +64,7 @@ def test_a_list_of_one_seed(specs, tmp_path):
     "seeds", ["0", "-1", "1,1", "x", "", ",", "1,,", "0,-1", "2.5", "3;4", "½", "1001", "9999999999", "9" * 5000]
 )
 def test_seeds_that_are_none(seeds, specs, tmp_path, capsys):
-    message = refused(capsys, *specs, f"--seeds={seeds}", "--run-dir", tmp_path / "new")
+    message = refused(capsys, "compare", *specs, f"--seeds={seeds}", "--run-dir", tmp_path / "new")
     assert message == (
         "--seeds must be how many, from 1 to 1000, or a list of distinct seeds from 0, such as 0,5,7 ('5,' is a list "
         f"of one); received {shown(seeds)}\n"
@@ -83,7 +73,9 @@ def test_seeds_that_are_none(seeds, specs, tmp_path, capsys):
 
 
 def test_a_seed_that_is_too_large(specs, tmp_path, capsys):
-    assert "from 0 to 4294967295" in refused(capsys, *specs, "--seeds", "0,4294967296", "--run-dir", tmp_path / "new")
+    assert "from 0 to 4294967295" in refused(
+        capsys, "compare", *specs, "--seeds", "0,4294967296", "--run-dir", tmp_path / "new"
+    )
 
 
 def test_a_failed_run_gives_exit_code_2_at_the_end(specs, tmp_path, capsys):
@@ -109,23 +101,19 @@ def test_a_terminal_without_the_characters(specs, tmp_path):
 
 def test_mistakes_are_told_before_anything_is_done(specs, tmp_path, capsys):
     words = [*specs, "--seeds", 1, "--run-dir", tmp_path / "new"]
-    assert "1 mistake found" in refused(capsys, *words, "--set", "train.epoch=3")
-    assert "quickstrat" in refused(capsys, "quickstrat", *words)
-    assert "--run-dir: not allowed with argument --resume" in refused(capsys, "--resume", "old", *words)
-    assert "the following arguments are required: SPEC" in refused(capsys)
+    assert "1 mistake found" in refused(capsys, "compare", *words, "--set", "train.epoch=3")
+    assert "quickstrat" in refused(capsys, "compare", "quickstrat", *words)
+    assert "--run-dir: not allowed with argument --resume" in refused(capsys, "compare", "--resume", "old", *words)
+    assert "the following arguments are required: SPEC" in refused(capsys, "compare")
     assert not (tmp_path / "new").exists()
 
 
 def test_ctrl_c_gives_exit_code_130_and_the_table(specs, tmp_path):
     path = tmp_path / "new"
     words = ["compare", *specs, "--seeds", "50", "--run-dir", str(path)]
-    process = interruptible.start([sys.executable, "-u", "-m", "encapkeras", *words])
-    for line in process.stdout:
-        if line.startswith("run 3 of"):
-            process.send_signal(signal.SIGINT)
-            break
-    printed, message = process.communicate(timeout=60)
-    assert process.returncode == 130
+    command = [sys.executable, "-u", "-m", "encapkeras", *words]
+    returncode, printed, message = interrupted(command, "run 3 of")
+    assert returncode == 130
     assert "Traceback" not in message
     assert message.startswith("interrupted")
     assert message.endswith(f" of 100 runs finished; go on with --resume {path}\n")

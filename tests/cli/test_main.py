@@ -1,13 +1,12 @@
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 
 import pytest
 import yaml
-from support import interruptible
+from support.commands import interrupted, refused
 from support.dataset_files import cycling_labels, random_images, write_npz
 from support.tiny_spec import tiny_spec, write_spec
 
@@ -69,15 +68,6 @@ def test_evaluate_prints_a_line(run_folder, capsys):
         f"test accuracy {results(run_folder)['test_accuracy']:.4f}, loss {results(run_folder)['test_loss']:.4f}, "
         "360 images\n"
     )
-
-
-def refused(capsys, *words):
-    """The message of a command that ends with exit code 2, and that nothing else was printed."""
-    assert main([str(word) for word in words]) == 2
-    printed = capsys.readouterr()
-    assert printed.out == ""
-    assert "Traceback" not in printed.err
-    return printed.err
 
 
 def test_a_mistake_is_its_message_alone(run_folder, tmp_path, capsys):
@@ -171,13 +161,8 @@ def test_exit_code_of_the_process():
 def test_ctrl_c_keeps_the_last_checkpoint(tmp_path, capsys):
     spec = write_spec(tmp_path, tiny_spec(epochs=100_000))
     command = [sys.executable, "-c", PROGRAM, "train", str(spec), "--run-dir", str(tmp_path / "run")]
-    process = interruptible.start(command)
-    for line in process.stdout:
-        if line.startswith("epoch"):
-            process.send_signal(signal.SIGINT)
-            break
-    _, message = process.communicate(timeout=60)
-    assert process.returncode == 130
+    returncode, _, message = interrupted(command, "epoch")
+    assert returncode == 130
     assert message.startswith("interrupted. The weights after epoch ")
     assert len(message.splitlines()) == 1
     assert main(["evaluate", str(tmp_path / "run")]) == 0

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from encapkeras.errors import CheckpointError, RunFolderError
+from encapkeras.errors import CheckpointError, RunFolderError, TrainingError
 from encapkeras.interop import read_checkpoint, write_checkpoint
 
 WEIGHTS = {"a.weight": torch.arange(6.0).view(2, 3), "a.bias": torch.ones(2)}
@@ -162,3 +162,13 @@ def test_a_changed_byte_is_found(tmp_path):
 def test_files_that_cannot_be_read(tmp_path):
     assert "cannot be read: No such file" in refused(tmp_path / "none.pth")
     assert "cannot be read: Is a directory" in refused(tmp_path)
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")], ids=repr)
+def test_too_little_memory_is_not_taken_for_damage(error, tmp_path, monkeypatch):
+    def load(*arguments, **options):
+        raise error
+
+    monkeypatch.setattr(torch, "load", load)
+    with pytest.raises(TrainingError, match=r"out of memory.* Free memory to read the checkpoint"):
+        read_checkpoint(tmp_path / "checkpoint.pth")
