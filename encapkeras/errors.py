@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 
 class EncapkerasError(Exception):
@@ -50,9 +51,19 @@ class NotConvergedWarning(UserWarning):
     """An iteration ended at its largest number of rounds before it was as exact as was asked for."""
 
 
+def printable(text: str) -> str:
+    r"""The text with everything that a terminal would not show as it is written out, line ends included.
+
+    Example:
+        >>> printable("red \x1b[31m\n")
+        'red \\x1b[31m\\n'
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 @dataclass(frozen=True)
 class Problem:
-    """One mistake in a spec.
+    """One mistake in a spec, or something suspicious. Whatever it quotes is made printable.
 
     Args:
         file: The file as the user named it, or `<dict>` / `--set` for a spec that comes from elsewhere.
@@ -61,6 +72,8 @@ class Problem:
         path: Dotted path of the value, for example `model.nodes.stage1.dim`.
         message: What is wrong, what was received, what is allowed.
         note: The row of a `repeat`, for example `(row 3, 'stage3')`.
+        trace: How a shape came about, for example `image (32, 32, 1) -> stem (16, 16, 16)`; empty for other mistakes.
+        severity: `error` for a mistake; `warning` for what can be built and is hardly meant.
     """
 
     file: str
@@ -69,12 +82,23 @@ class Problem:
     path: str
     message: str
     note: str = ""
+    trace: str = ""
+    severity: Literal["error", "warning"] = "error"
+
+    def __post_init__(self) -> None:
+        for name in ("file", "path", "message", "note", "trace"):
+            object.__setattr__(self, name, printable(getattr(self, name)))
+
+    @property
+    def place(self) -> str:
+        """`file:line:column`, or the file alone where there is no line."""
+        return f"{self.file}:{self.line}:{self.column}" if self.line else self.file
 
     def __str__(self) -> str:
-        """Two lines: `file:line:column  path`, then the message, indented."""
-        place = f"{self.file}:{self.line}:{self.column}" if self.line else self.file
-        text = self.message.replace("\n", "\n    ")
-        return f"{place}  {self.path}   {self.note}".rstrip() + f"\n    {text}"
+        """`file:line:column  path`, then, indented, the message, and the trace if there is one."""
+        warning = "warning: " if self.severity == "warning" else ""
+        lines = [f"{self.place}  {self.path}   {self.note}".rstrip(), f"    {warning}{self.message}"]
+        return "\n".join([*lines, *([f"    {self.trace}"] if self.trace else [])])
 
 
 class SpecError(EncapkerasError, ValueError):

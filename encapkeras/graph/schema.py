@@ -50,6 +50,41 @@ class ModelSection(Section):
     outputs: Annotated[dict[str, str], Field(min_length=1)] = Field(description="The node behind each output.")
 
 
+REQUIRED = "required"
+
+
+class BlockSection(Section):
+    """One entry of `blocks:`, a part of a network that nodes name as `layer: block.NAME`."""
+
+    doc: str = Field("", description="A remark.")
+    inputs: Annotated[list[str], Field(min_length=1)] = Field(
+        ["input"], description="What its nodes call the tensors that the block is called on, in their order."
+    )
+    parameters: dict[str, Any] = Field(
+        {}, description=f"What a node that uses the block may set, with the default, or `{REQUIRED}` for none."
+    )
+    nodes: Annotated[dict[str, dict[str, Any]], Field(min_length=1)] = Field(
+        description="Its nodes by name, as in 'model.nodes'; they see each other, the block's inputs and parameters, "
+        "and 'vars'."
+    )
+    output: str = Field(description="Its node, or node/port, that stands for the block outside.")
+
+
+Grid = Annotated[dict[str, Annotated[list[Any], Field(min_length=1)]], Field(min_length=1)]
+Variants = Annotated[list[Annotated[dict[str, Any], Field(min_length=1)]], Field(min_length=1)]
+Seeds = int | Annotated[list[int], Field(min_length=1)]
+
+
+class SweepSection(Section):
+    """The `sweep:` section: what `encapkeras compare` trains instead of the spec as it is."""
+
+    grid: Grid | None = Field(None, description="Values by path, as in `--set`: every combination is trained.")
+    list: Variants | None = Field(
+        None, description="Maps of a value by path, each a network; with a grid, each with every combination of it."
+    )
+    seeds: Seeds | None = Field(None, description="How many seeds, from 0, or which; `--seeds` goes before it.")
+
+
 class TopLevel(Section):
     """The whole file, after `extends`; `data` and `train` have models of their own."""
 
@@ -58,11 +93,13 @@ class TopLevel(Section):
     source: str = Field("", description="Where the network was published.")
     vars: dict[str, Any] = Field({}, description="Values to be written as $name elsewhere.")
     data: dict[str, Any] = Field({}, description="The data set and how batches are made of it.")
+    blocks: dict[str, dict[str, Any]] = Field({}, description="Parts of networks, as `layer: block.NAME` in nodes.")
     model: dict[str, Any] = Field(description="The network.")
     losses: dict[str, dict[str, Any]] = Field(
         {}, description="The loss of each output, by the output's name; losses on other tensors, by names of their own."
     )
     train: dict[str, Any] = Field({}, description="How the network is trained.")
+    sweep: dict[str, Any] = Field({}, description="Variants that `encapkeras compare` trains side by side.")
 
 
 def _references(value: Any) -> Any:
@@ -75,7 +112,7 @@ def _references(value: Any) -> Any:
 class NodeKeys(Section):
     """What every node may have beside its layer's own arguments."""
 
-    layer: str = Field(description="A registered layer, or keras.NAME.")
+    layer: str = Field(description="A registered layer, keras.NAME, or block.NAME.")
     inputs: Annotated[str | list[str], pydantic.BeforeValidator(_references)] = Field(
         description="What the layer is called on: a node or input, `node/port`, or a list of them."
     )

@@ -7,13 +7,13 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 
 from encapkeras.data import DatasetInfo, DataSettings, describe
 from encapkeras.errors import ArgumentError, DataError, Problem, SpecError, suggest
-from encapkeras.graph.build import build_nodes, build_side_losses
+from encapkeras.graph.build import BuiltGraph, build_nodes, build_side_losses
 from encapkeras.graph.check import Graph, Node, Reference, is_name
 from encapkeras.graph.expand import Expansion, check_variable_name
 from encapkeras.graph.inherit import OWN_KEYS, Inheritance, bundled_specs, cleaned, override
@@ -47,7 +47,10 @@ class Spec:
         outputs: The tensor behind each output.
         nodes: The nodes, each after those that it needs.
         losses: The losses by name: those on outputs, which have the output's, and side losses.
-        resolved: The same as plain data: a spec with numbers for variables, `extends` merged, `repeat` expanded.
+        resolved: The same as plain data: a spec with numbers for variables, `extends` merged, `repeat` and blocks
+            expanded.
+        warnings: What can be built and is hardly meant, sorted by place; `load_spec` finds less of it than
+            `check_spec`, which knows the shapes.
     """
 
     name: str = field(compare=False)
@@ -60,6 +63,7 @@ class Spec:
     nodes: Sequence[Node] = field(compare=False)
     losses: Mapping[str, OutputLoss | NamedSideLoss] = field(compare=False)
     resolved: dict[str, Any]
+    warnings: Sequence[Problem] = field(compare=False, default=())
 
     def make_losses(self) -> dict[str, keras.losses.Loss]:
         """A new Keras loss for each output that has one."""
@@ -122,19 +126,49 @@ def check_spec(source: Source, overrides: Sequence[str] = ()) -> Spec:
         >>> check_spec("quickstart").name
         'quickstart'
     """
+    return examine_spec(source, overrides).spec
+
+
+class Examined(NamedTuple):
+    """A spec without mistakes, and its layers and tensors without numbers.
+
+    Args:
+        spec: The spec, with its warnings.
+        graph: The layers, whose weights have shapes and no values, and symbolic tensors.
+    """
+
+    spec: Spec
+    graph: BuiltGraph
+
+
+def examine_spec(source: Source, overrides: Sequence[str] = ()) -> Examined:
+    """As `check_spec`, and gives the layers and tensors too that the shapes were checked with.
+
+    Args:
+        source: As for `load_spec`.
+        overrides: As for `load_spec`.
+
+    Raises:
+        ArgumentError: `source` or `overrides` is of another type.
+        SpecError: It has mistakes: all of them, with their places.
+
+    Example:
+        >>> examine_spec("quickstart").graph.inputs["image"].shape
+        (None, 32, 32, 1)
+    """
     if isinstance(source, Spec) and not overrides:
-        _check_shapes(source, Report())
-        return source
+        return Examined(source, _without_numbers(source, Report()))
     reading = _Reading(source, overrides)
-    _check_shapes(reading, reading.report)
-    return reading.spec()
+    graph = _without_numbers(reading, reading.report)
+    return Examined(reading.spec(), graph)
 
 
-def _check_shapes(source: Spec | _Reading, report: Report) -> None:
+def _without_numbers(source: Spec | _Reading, report: Report) -> BuiltGraph:
     with keras.device("meta"):
         graph = build_nodes(source.nodes, source.inputs, report, {})
         build_side_losses(graph, source.side_losses, source.outputs, report, {})
     report.raise_if_any()
+    return graph
 
 
 class _Reading:
@@ -148,7 +182,7 @@ class _Reading:
         folder = self._file.parent if self._file else Path()
         merged = override(Inheritance(folder, self.report).resolve(written, self._file), overrides, self.report)
         self._own = {key: entry.plain() for key, entry in merged.entries().items() if key.startswith(OWN_KEYS)}
-        self._tree = cleaned(merged)
+        self._tree = self._without_editors_key(cleaned(merged))
         self.report.add_values(TOP_LEVEL, self._tree)
         self._facts = Scope({})
         self._scope = Variables(self._entry("vars").entries(), self._facts, self.report)
@@ -170,7 +204,17 @@ class _Reading:
             nodes=self.nodes,
             losses=self._losses,
             resolved=self._resolved(),
+            warnings=self.report.warnings(),
         )
+
+    def _without_editors_key(self, tree: Tree) -> Tree:
+        """The spec without `$schema`, by which editors find the schema of a file; YAML may say that in a comment."""
+        schema = tree.entries().get("$schema")
+        if schema is None:
+            return tree
+        if not isinstance(schema.value, str) and schema.value is not FAILED:
+            self.report.add(schema, f"must be the place of a JSON schema; received {shown(schema.plain())}")
+        return tree.with_value({key: entry for key, entry in tree.entries().items() if key != "$schema"})
 
     def _entry(self, key: str) -> Tree:
         """A section as written; an empty map if it is not there."""

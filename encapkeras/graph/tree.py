@@ -87,7 +87,7 @@ def child_path(path: str, step: str | int) -> str:
 
 
 class Report:
-    """The mistakes found so far. The same mistake in several rows of a `repeat` counts once.
+    """The mistakes and warnings found so far. The same in several rows of a `repeat` counts once.
 
     Attributes:
         whole: Whether all that the spec extends could be read; if not, what seems to be missing may stand there.
@@ -97,18 +97,31 @@ class Report:
         self.whole = True
         self._notes: dict[Problem, list[str]] = {}
 
-    def add(self, at: Tree, message: str, *, path: str | None = None) -> None:
+    def add(self, at: Tree, message: str, *, path: str | None = None, trace: str = "") -> None:
         """Notes a mistake.
 
         Args:
             at: The value that is wrong, or the nearest that is written down.
             message: What is wrong, what was received, what is allowed.
             path: The path to show, if it is not that of `at`.
+            trace: How the shapes came about that do not fit.
         """
-        problem = Problem(at.file, at.line, at.column, at.path if path is None else path, message)
+        place = (at.file, at.line, at.column, at.path if path is None else path)
+        self._note(Problem(*place, message, trace=trace), at.note)
+
+    def warn(self, at: Tree, message: str) -> None:
+        """Notes what can be built and is hardly meant.
+
+        Args:
+            at: The value that is suspicious.
+            message: Why it is, and what to do.
+        """
+        self._note(Problem(at.file, at.line, at.column, at.path, message, severity="warning"), at.note)
+
+    def _note(self, problem: Problem, note: str) -> None:
         notes = self._notes.setdefault(problem, [])
-        if at.note not in notes:
-            notes.append(at.note)
+        if note not in notes:
+            notes.append(note)
 
     def add_missing(self, at: Tree, message: str, *, path: str | None = None) -> None:
         """Notes that something is not there, unless it may stand in a part that could not be read."""
@@ -141,6 +154,14 @@ class Report:
 
     def problems(self) -> list[Problem]:
         """The mistakes, each once."""
+        return [problem for problem in self._noted() if problem.severity == "error"]
+
+    def warnings(self) -> tuple[Problem, ...]:
+        """What is suspicious, each once, sorted by place."""
+        found = [problem for problem in self._noted() if problem.severity == "warning"]
+        return tuple(sorted(found, key=lambda problem: (problem.file, problem.line, problem.column)))
+
+    def _noted(self) -> list[Problem]:
         return [
             dataclasses.replace(problem, note=notes[0] if len(notes) == 1 else "")
             for problem, notes in self._notes.items()
@@ -152,8 +173,9 @@ class Report:
         Raises:
             SpecError: There are some.
         """
-        if self._notes:
-            raise SpecError(self.problems())
+        problems = self.problems()
+        if problems:
+            raise SpecError(problems)
 
 
 def _descend(tree: Tree, path: tuple[str | int, ...]) -> tuple[Tree, tuple[str | int, ...]]:
