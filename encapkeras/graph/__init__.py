@@ -1,7 +1,8 @@
 """From a spec file to a keras.Model, one step per file.
 
-Read `load`, `inherit`, `variables` (with `arithmetic`), `expand`, `schema` (with `keras_layers` and `train_settings`),
-`check`, `build`; `spec` takes the steps one after the other, `model` makes the Keras model, `report` its table.
+Read `load`, `inherit`, `variables` (with `arithmetic`), `expand` (with `blocks`), `sections` (with `train_settings`),
+`schema` (with `keras_layers`), `check`, `build`; `spec` takes the steps one after the other, `model` makes the Keras
+model, `report` its table. The steps up to `sections` need neither Keras nor torch.
 """
 
 from __future__ import annotations

@@ -10,7 +10,8 @@ from typing import Any
 
 from encapkeras.errors import suggest
 from encapkeras.graph.expand import NODE_NAME, RESERVED, Expansion
-from encapkeras.graph.schema import NODE, LayerKind, NodeKeys, layer_kind, unknown_argument
+from encapkeras.graph.schema import LayerKind, layer_kind, unknown_argument
+from encapkeras.graph.sections import NODE, NodeKeys
 from encapkeras.graph.tree import FAILED, Report, Tree
 from encapkeras.validation import ValueProblem
 

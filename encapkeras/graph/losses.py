@@ -11,7 +11,8 @@ import keras
 
 from encapkeras.errors import suggest
 from encapkeras.graph.check import Graph, Reference, layer_name, note_value
-from encapkeras.graph.schema import LOSS, LossKeys, unknown_argument
+from encapkeras.graph.schema import unknown_argument
+from encapkeras.graph.sections import LOSS, LossKeys
 from encapkeras.graph.tree import FAILED, Report, Tree
 from encapkeras.losses import LOSSES, SideLoss
 from encapkeras.losses.side_loss import LABELS

@@ -19,7 +19,7 @@ from encapkeras.graph.expand import Expansion, check_variable_name
 from encapkeras.graph.inherit import OWN_KEYS, Inheritance, bundled_specs, cleaned, override
 from encapkeras.graph.load import load_data, load_file
 from encapkeras.graph.losses import LossChecks, NamedSideLoss, OutputLoss
-from encapkeras.graph.schema import MODEL, TOP_LEVEL, Shape, Size, TopLevel
+from encapkeras.graph.sections import MODEL, TOP_LEVEL, Shape, Size, TopLevel
 from encapkeras.graph.train_settings import TrainSettings
 from encapkeras.graph.tree import FAILED, Report, Tree
 from encapkeras.graph.variables import FACTS, Scope, UnknownName, Variables, substitute

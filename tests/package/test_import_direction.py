@@ -76,8 +76,9 @@ def test_imports_go_one_way(module):
 
 def test_training_settings_are_plain():
     """Specs are read without Keras: the settings must not bring it in."""
-    names = {name.partition(".")[0] for _, name in imports(PACKAGE / "graph" / "train_settings.py")}
-    assert not names & {"keras", "torch"}
+    for module in ("train_settings", "sections"):
+        names = {name.partition(".")[0] for _, name in imports(PACKAGE / "graph" / f"{module}.py")}
+        assert not names & {"keras", "torch"}
 
 
 @pytest.mark.parametrize("module", sorted((PACKAGE / "cli").glob("*.py")), ids=lambda module: module.name)
