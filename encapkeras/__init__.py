@@ -19,6 +19,7 @@ _PUBLIC = {
     "check_spec": "encapkeras.graph",
     "load_model": "encapkeras.graph",
     "register_layer": "encapkeras.layers",
+    "load_plugin": "encapkeras.plugins",
     "analyse_routing": "encapkeras.analysis",
     "SpecError": "encapkeras.errors",
     "EncapkerasError": "encapkeras.errors",

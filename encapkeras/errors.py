@@ -47,6 +47,14 @@ class CheckpointError(EncapkerasError):
     """A checkpoint of the original code cannot be read or written, or does not belong to the network."""
 
 
+class RegistrationError(EncapkerasError, TypeError):
+    """A layer, loss or data set cannot be registered as it is declared."""
+
+
+class PluginError(EncapkerasError):
+    """A plugin cannot be loaded, or one is needed that is not."""
+
+
 class NotConvergedWarning(UserWarning):
     """An iteration ended at its largest number of rounds before it was as exact as was asked for."""
 
@@ -115,6 +123,17 @@ class SpecError(EncapkerasError, ValueError):
         super().__init__("\n".join([*map(str, self.problems), f"{noun} found"]))
 
 
+def nearest(received: str, allowed: Iterable[str]) -> str | None:
+    """The allowed name that an unknown one is probably meant to be; None if none is near.
+
+    Example:
+        >>> nearest("fliters", ["filters", "strides"])
+        'filters'
+    """
+    near = difflib.get_close_matches(received, sorted(set(allowed)), n=1, cutoff=0.6)
+    return near[0] if near else None
+
+
 def suggest(received: str, allowed: Iterable[str]) -> str:
     """The sentence that helps after an unknown name: the nearest allowed name, or all of them.
 
@@ -125,7 +144,18 @@ def suggest(received: str, allowed: Iterable[str]) -> str:
         'Allowed: dim, types.'
     """
     names = sorted(set(allowed))
-    near = difflib.get_close_matches(received, names, n=1, cutoff=0.6)
+    near = nearest(received, names)
     if near:
-        return f"Did you mean '{near[0]}'?"
+        return f"Did you mean '{near}'?"
     return f"Allowed: {', '.join(names)}." if names else "Nothing is allowed here."
+
+
+def suggest_argument(received: str, own: Iterable[str], common: Iterable[str]) -> str:
+    """As `suggest`, for a key beside others that many things have: those are suggested, and not listed.
+
+    Example:
+        >>> suggest_argument("input", ["types", "dim"], ["inputs"])
+        "Did you mean 'inputs'?"
+    """
+    own = list(own)
+    return suggest(received, [*own, *common] if nearest(received, [*own, *common]) else own)

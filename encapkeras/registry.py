@@ -10,7 +10,7 @@ import functools
 import inspect
 import re
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -123,6 +123,11 @@ class Registry(Mapping[str, Entry]):
             return target
 
         return decorate
+
+    def forget(self, names: Iterable[str]) -> None:
+        """Takes names away again, after the file that registered them has failed."""
+        for name in names:
+            del self._entries[name]
 
     def __getitem__(self, name: str) -> Entry:
         try:

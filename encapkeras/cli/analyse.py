@@ -6,6 +6,8 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from encapkeras.cli.spec_arguments import add_plugins
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -19,6 +21,7 @@ STATISTICS = ("coupling_entropy_relative", "agreement", "agreement_by_coupling",
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `encapkeras analyse`."""
     parser.add_argument("run_dir", metavar="RUN", help="run folder of a training")
+    add_plugins(parser)
     parser.add_argument(
         "--checkpoint",
         metavar="NAME",

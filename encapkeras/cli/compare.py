@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from encapkeras.cli.spec_arguments import add_overrides
+from encapkeras.cli.spec_arguments import add_overrides, add_plugins
 
 MOST_SEEDS = 1000  # more is a slip: a seed that was meant as one of a list
 
@@ -18,6 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="YAML or JSON files, or names of bundled specs; the others are compared with the first",
     )
     add_overrides(parser)
+    add_plugins(parser)
     parser.add_argument(
         "--seeds",
         default="3",

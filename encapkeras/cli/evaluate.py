@@ -6,10 +6,13 @@ import argparse
 import json
 import sys
 
+from encapkeras.cli.spec_arguments import add_plugins
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `encapkeras evaluate`."""
     parser.add_argument("run_dir", metavar="RUN", help="run folder of a training")
+    add_plugins(parser)
     parser.add_argument("--split", choices=("test", "validation"), default="test", help="images to use (%(default)s)")
     parser.add_argument("--json", action="store_true", help="print JSON")
 

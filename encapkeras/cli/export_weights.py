@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 
 from encapkeras.cli.output_file import add_output_arguments, check_output
+from encapkeras.cli.spec_arguments import add_plugins
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `encapkeras export-weights`."""
     parser.add_argument("model", metavar="MODEL.keras", help="a saved model that was made from a spec")
+    add_plugins(parser)
     add_output_arguments(parser, "CHECKPOINT.pth")
 
 

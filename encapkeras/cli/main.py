@@ -61,6 +61,10 @@ def _run(words: list[str]) -> int:
         arguments = _parse(words)
         import encapkeras.backend  # noqa: F401  # refuses another Keras backend
 
+        for plugin in getattr(arguments, "plugins", []):
+            from encapkeras.plugins import load_plugin
+
+            load_plugin(plugin)
         code: int = arguments.run(arguments)
         return code
     except EncapkerasError as error:

@@ -1,4 +1,4 @@
-"""What every command that reads a spec takes: the spec, and changes to it."""
+"""What every command that reads a spec takes: the spec, changes to it, and plugins."""
 
 from __future__ import annotations
 
@@ -6,11 +6,24 @@ import argparse
 
 
 def add_spec_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares `SPEC` and `--set PATH=VALUE`, which arrive as `spec` and `overrides`."""
+    """Declares `SPEC`, `--set PATH=VALUE` and `--plugin FILE`: `spec`, `overrides` and `plugins`."""
     parser.add_argument(
         "spec", metavar="SPEC", help="a YAML or JSON file, or the name of a bundled spec, such as quickstart"
     )
     add_overrides(parser)
+    add_plugins(parser)
+
+
+def add_plugins(parser: argparse.ArgumentParser) -> None:
+    """Declares `--plugin FILE`, which arrives as `plugins`; they are loaded before the command runs."""
+    parser.add_argument(
+        "--plugin",
+        action="append",
+        default=[],
+        metavar="FILE",
+        dest="plugins",
+        help="a Python file that registers layers, losses or data sets of your own; may be given several times",
+    )
 
 
 def add_overrides(parser: argparse.ArgumentParser) -> None:

@@ -23,11 +23,13 @@ MAY_IMPORT = {
     "data": GROUND,
     "layers": GROUND | {"functional"},
     "losses": GROUND | {"functional", "layers"},
-    "graph": GROUND | {"data", "functional", "layers", "losses"},
+    "plugins": GROUND | {"data", "layers", "losses"},
+    "graph": GROUND | {"data", "functional", "layers", "losses", "plugins"},
     "analysis": GROUND | {"data", "functional", "layers", "losses", "graph"},
-    "training": GROUND | {"data", "functional", "layers", "losses", "graph", "analysis"},
+    "training": GROUND | {"data", "functional", "layers", "losses", "plugins", "graph", "analysis"},
     "interop": GROUND | {"data", "functional", "layers", "losses", "graph", "analysis", "training"},
-    "cli": GROUND | {"data", "functional", "layers", "losses", "graph", "analysis", "training", "interop", "reference"},
+    "cli": GROUND
+    | {"data", "functional", "layers", "losses", "plugins", "graph", "analysis", "training", "interop", "reference"},
     "__main__": {"cli"},
     "__init__": set(),  # loads everything when it is asked for, by name
 }
