@@ -114,14 +114,13 @@ def object_problem(argument: str, value: Any) -> str:
         >>> object_problem("kernel_initializer", {"class_name": "RandomNormal", "config": {"stddev": 1.0}})
         ''
     """
-    kind = argument.rpartition("_")[2]
-    module = _OBJECTS.get(kind)
-    if module is None:
+    kind = object_kind(argument)
+    if not kind:
         if isinstance(value, dict) and ("class_name" in value or "module" in value):
             return "must be plain data; only initialisers, regularizers, constraints and activations are named objects"
         return ""
     if isinstance(value, str):
-        return _unknown_object(kind, module, value)
+        return _unknown_object(kind, value)
     if kind == "activation":
         return f"must be the name of a Keras activation; received {shown(value)}"
     if not isinstance(value, dict) or not isinstance(value.get("class_name"), str):
@@ -132,12 +131,33 @@ def object_problem(argument: str, value: Any) -> str:
         return f"'{extra[0]}' is not allowed here. Allowed: class_name, config."
     if not isinstance(config, dict) or any(isinstance(entry, dict | list) for entry in config.values()):
         return f"'config' must be a map of numbers and names; received {shown(config)}"
-    return _unknown_object(kind, module, value["class_name"]) or _wrong_config(module, value["class_name"], config)
+    return _unknown_object(kind, value["class_name"]) or _wrong_config(_OBJECTS[kind], value["class_name"], config)
 
 
-def _unknown_object(kind: str, module: Any, name: str) -> str:
-    names = set(dir(module)) - {"get", "serialize", "deserialize", "register", kind.capitalize()}
-    names = {known for known in names if not known.startswith("_")}
+def object_kind(argument: str) -> str:
+    """The kind of named object that an argument takes, told by the last part of its name; empty if it takes none.
+
+    Example:
+        >>> object_kind("kernel_initializer"), object_kind("filters")
+        ('initializer', '')
+    """
+    kind = argument.rpartition("_")[2]
+    return kind if kind in _OBJECTS else ""
+
+
+def object_names(kind: str) -> list[str]:
+    """The names of Keras' own initialisers, regularizers, constraints or activations.
+
+    Example:
+        >>> "relu" in object_names("activation")
+        True
+    """
+    others = {"get", "serialize", "deserialize", "register", kind.capitalize()}
+    return [name for name in dir(_OBJECTS[kind]) if name not in others and not name.startswith("_")]
+
+
+def _unknown_object(kind: str, name: str) -> str:
+    names = object_names(kind)
     return "" if name in names else f"no {kind} of Keras is called '{name}'. {suggest(name, names)}"
 
 
