@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import graphlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from encapkeras.errors import suggest
-from encapkeras.graph.expand import NODE_NAME, RESERVED, Expansion
+from encapkeras.errors import nearest, suggest
+from encapkeras.graph.blocks import PREFIX as BLOCK_PREFIX
+from encapkeras.graph.expand import RESERVED, Expansion
 from encapkeras.graph.schema import LayerKind, layer_kind, unknown_argument
 from encapkeras.graph.sections import NODE, NodeKeys
-from encapkeras.graph.tree import FAILED, Report, Tree
+from encapkeras.graph.tree import FAILED, Report, Tree, child_path
+from encapkeras.graph.variables import NODE_NAME
 from encapkeras.validation import ValueProblem
 
 # Keras follows a model's layers from the outputs to the inputs with one call a layer, and Python allows 1,000 calls
@@ -116,6 +119,11 @@ class Graph:
             self._report.add(tree, f"'{name}' stands for the labels; only the argument '{name}' of a loss can name it")
             return None
         self._used.add(name)
+        if name in self._expansion.uses and name not in self._expansion.nodes:
+            if slash and port != "out":
+                self._report.add(tree, f"'{name}' is a block and has no ports; name a node in it, '{name}.<node>'")
+                return None
+            return Reference(self._expansion.output_of(name))
         if name in self._inputs:
             if slash and port != "out":
                 self._report.add(tree, f"'{name}' is an input and has no ports; write '{name}'")
@@ -123,8 +131,7 @@ class Graph:
             return Reference(name)
         if name not in self._expansion.nodes:
             if self._expansion.complete:
-                names = [*self._expansion.nodes, *self._inputs]
-                self._report.add_missing(tree, f"no node or input is called '{name}'. {suggest(name, names)}")
+                self._report.add_missing(tree, self._unknown(name))
             return None
         kind = self._kinds[name]
         if kind and slash and port not in kind.ports:
@@ -132,9 +139,19 @@ class Graph:
             return None
         return Reference(name, port if slash else "out")
 
+    def _unknown(self, name: str) -> str:
+        """The message for a name that no node and no input has."""
+        use, _, inner = name.rpartition(".")
+        if use in self._expansion.uses:
+            near = suggest(inner, self._expansion.names_in(use))
+            block = self._expansion.uses[use]
+            return f"block '{block}' has no node '{inner}'. {near} In a block, nodes see each other and its inputs."
+        names = [*self._expansion.nodes, *self._expansion.uses, *self._inputs]
+        return f"no node or input is called '{name}'. {suggest(name, names)}"
+
     def name_problem(self, name: str) -> str:
         """Why a side loss, which becomes a layer beside the nodes, cannot have this name; empty if it can."""
-        if name in self._inputs or name in self._expansion.nodes:
+        if name in self._inputs or name in self._expansion.nodes or name in self._expansion.uses:
             return f"the name '{name}' is taken by {'an input' if name in self._inputs else 'a node'}"
         return "" if is_name(name) else f"'{name}' is no name for a loss"
 
@@ -159,13 +176,17 @@ class Graph:
         """The sound defaults by layer; mistakes in them are noted where they stand, once for all nodes."""
         sound: dict[str, dict[str, Tree]] = {}
         for name, arguments in defaults.entries().items():
+            if name.startswith(BLOCK_PREFIX):
+                text = "the parameters of a block have their defaults in the block: 'blocks.NAME.parameters'"
+                self._report.add(arguments, text)
+                continue
             try:
                 kind = layer_kind(name)
             except LookupError as error:
                 self._report.add(arguments, error.args[0])
                 continue
             known = self._known(arguments.entries(), kind)
-            wrong = self._note_arguments(arguments, known, kind, partly=True)
+            wrong = self._note_arguments(arguments, known, kind, not_due=kind.arguments)
             sound[name] = {key: value.with_value(FAILED) if key in wrong else value for key, value in known.items()}
         return sound
 
@@ -173,18 +194,19 @@ class Graph:
         if tree.value is FAILED:
             return None
         common = {key: entry for key, entry in tree.entries().items() if key in NodeKeys.model_fields}
-        head = tree.with_value(common)
+        own = {key: entry for key, entry in tree.entries().items() if key not in common}
+        head = tree.with_value({**_misspelt_inputs(tree, own), **common})
         wrong = bool(self._report.add_values(NODE, head)) or any(head.failures())
         inputs = self._references(common["inputs"]) if "inputs" in common else None
         kind = self._kinds[name]
         if kind is None:
             return None
-        own = {key: entry for key, entry in tree.entries().items() if key not in common}
-        own = {**self._defaults.get(kind.name, {}), **self._known(own, kind, NodeKeys.model_fields)}
-        if self._note_arguments(tree, own, kind) or wrong or inputs is None:
+        known = {**self._defaults.get(kind.name, {}), **self._known(own, kind, NodeKeys.model_fields)}
+        misspelt = {nearest(key, [*kind.arguments, *NodeKeys.model_fields]) for key in own if key not in known}
+        if self._note_arguments(tree, known, kind, not_due=misspelt) or wrong or inputs is None:
             return None
         settings = NodeKeys.model_validate(head.plain())
-        arguments = {key: value.plain() for key, value in own.items()}
+        arguments = {key: value.plain() for key, value in known.items()}
         return Node(name, kind, inputs, isinstance(common["inputs"].value, list), arguments, settings, tree)
 
     def _references(self, tree: Tree) -> tuple[Reference, ...] | None:
@@ -201,15 +223,22 @@ class Graph:
                 self._report.add(entry, unknown_argument(key, f"layer '{kind.name}'", kind.arguments, common))
         return {key: entry for key, entry in entries.items() if key in kind.arguments}
 
-    def _note_arguments(self, at: Tree, own: Mapping[str, Tree], kind: LayerKind, *, partly: bool = False) -> set[str]:
-        """Notes ill-typed and missing arguments; gives the names of all that cannot be used."""
+    def _note_arguments(
+        self, at: Tree, own: Mapping[str, Tree], kind: LayerKind, *, not_due: Collection[str | None]
+    ) -> set[str]:
+        """Notes ill-typed and missing arguments; gives the names of all that cannot be used.
+
+        Those that are missing and `not_due` are not noted: they stand elsewhere, or under a misspelt name.
+        """
         failed = {key for key, entry in own.items() if any(entry.failures())}
         wrong = set(failed)
         for problem in kind.problems({key: entry.plain() for key, entry in own.items() if key not in failed}):
             name = str(problem.path[0])
-            if name not in failed and not (partly and problem.kind == "missing"):
+            if name in failed:
+                continue
+            wrong.add(name)
+            if problem.kind != "missing" or name not in not_due:
                 note_value(own.get(name, at), problem, self._report)
-                wrong.add(name)
         return wrong
 
     def _in_order(self, nodes: dict[str, Node]) -> list[Node]:
@@ -248,6 +277,13 @@ class Graph:
                 f"(the whole chain has {max(depth.values())})",
             )
             self.failed |= set(too_deep)
+
+
+def _misspelt_inputs(tree: Tree, own: Mapping[str, Tree]) -> dict[str, Tree]:
+    """`inputs` as failed if it stands under a misspelt name, which is the mistake; else nothing."""
+    if not any(nearest(key, NodeKeys.model_fields) == "inputs" for key in own):
+        return {}
+    return {"inputs": dataclasses.replace(tree, value=FAILED, path=child_path(tree.path, "inputs"))}
 
 
 def note_value(at: Tree, problem: ValueProblem, report: Report) -> None:

@@ -5,8 +5,10 @@ Maps merge deeply, lists are replaced, `null` deletes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from encapkeras.errors import SpecError, suggest
 from encapkeras.graph.load import DEEPEST, load_file, load_value
@@ -15,7 +17,19 @@ from encapkeras.graph.tree import FAILED, Report, Tree, child_path
 OWN_KEYS = "x-"
 
 # Maps whose keys are the user's own: an override may change what they hold, and a new name there is a slip.
-_NAMES = ("vars", "losses", "model.nodes", "model.inputs", "model.outputs")
+_NAMES = re.compile(r"vars|losses|model\.(nodes|inputs|outputs)|blocks(\.[^.]+\.(nodes|parameters))?")
+
+
+class Change(NamedTuple):
+    """A value that takes the place of another.
+
+    Args:
+        path: Which one: its path, as in `--set`.
+        value: The value, or `null` to delete it; mistakes in it, and in the path, are reported at its place.
+    """
+
+    path: str
+    value: Tree
 
 
 def bundled_specs() -> Path:
@@ -142,28 +156,33 @@ def cleaned(tree: Tree) -> Tree:
     return tree
 
 
-def override(tree: Tree, overrides: Sequence[str], report: Report) -> Tree:
-    """The tree with the values that `--set path.to.key=value` gives.
+def override(tree: Tree, changes: Iterable[str | Change], report: Report) -> Tree:
+    """The tree with other values, each laid upon those before.
 
     Args:
         tree: A merged spec.
-        overrides: Texts `path.to.key=value`; the value is YAML, `null` deletes.
+        changes: Changes, or texts `path.to.key=value` as `--set` gives them; the value is YAML, `null` deletes.
         report: Where mistakes go.
     """
-    for text in overrides:
-        path, equals, value = text.partition("=")
-        path = path.strip()
-        if not equals or not path or path.count(".") > DEEPEST:
-            problem = f"'{text}' must read path.to.key=value, for example train.epochs=10"
-            report.add(Tree(None, "--set", 0, 0, path), problem)
-            continue
-        try:
-            new = load_value(value, "--set", path)
-        except SpecError as error:
-            report.add_all(error)
-            continue
-        tree = _replaced(tree, path, new, report)
+    for change in changes:
+        parsed = _parsed(change, report) if isinstance(change, str) else change
+        if parsed:
+            tree = _replaced(tree, parsed.path, parsed.value, report)
     return tree
+
+
+def _parsed(text: str, report: Report) -> Change | None:
+    path, equals, value = text.partition("=")
+    path = path.strip()
+    if not equals or not path or path.count(".") > DEEPEST:
+        problem = f"'{text}' must read path.to.key=value, for example train.epochs=10"
+        report.add(Tree(None, "--set", 0, 0, path), problem)
+        return None
+    try:
+        return Change(path, load_value(value, "--set", path))
+    except SpecError as error:
+        report.add_all(error)
+        return None
 
 
 def _replaced(tree: Tree, rest: str, new: Tree, report: Report, done: str = "") -> Tree:
@@ -173,9 +192,9 @@ def _replaced(tree: Tree, rest: str, new: Tree, report: Report, done: str = "") 
     if not isinstance(tree.value, dict):
         report.add(new, f"'{done}' is no map: it is {tree.plain()!r}")
         return tree
-    key = _longest_key(rest, tree.value)
+    key = longest_key(rest, tree.value)
     known = key in tree.value
-    if not known and done in _NAMES:
+    if not known and _NAMES.fullmatch(done):
         report.add_missing(new, f"'{done}' has no '{key}'. {suggest(key, tree.value)}")
         return tree
     path, remaining = child_path(done, key), rest[len(key) + 1 :]
@@ -198,7 +217,12 @@ def _replaced_element(tree: Tree, rest: str, new: Tree, report: Report, done: st
     return tree.with_value(elements)
 
 
-def _longest_key(rest: str, entries: dict[str, Tree]) -> str:
-    """The key that a path begins with; keys may hold dots themselves."""
-    fitting = [key for key in entries if rest == key or rest.startswith(f"{key}.")]
+def longest_key(rest: str, keys: Iterable[str]) -> str:
+    """The key that a path begins with; keys may hold dots themselves.
+
+    Args:
+        rest: A path.
+        keys: The keys that are there; none of them may fit.
+    """
+    fitting = [key for key in keys if rest == key or rest.startswith(f"{key}.")]
     return max(fitting, key=len, default=rest.partition(".")[0])

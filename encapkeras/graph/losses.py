@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import keras
 
-from encapkeras.errors import suggest
+from encapkeras.errors import nearest, suggest
 from encapkeras.graph.check import Graph, Reference, layer_name, note_value
 from encapkeras.graph.schema import unknown_argument
 from encapkeras.graph.sections import LOSS, LossKeys
@@ -114,9 +114,13 @@ class LossChecks:
         takes = _takes(kind)
         if not takes and self._outputs and name not in self._outputs:
             self._report.add_missing(tree, f"no output is called '{name}'. {suggest(name, self._outputs)}")
-        own = self._known(kind, takes, {key: entry for key, entry in tree.value.items() if key not in common})
+        others = {key: entry for key, entry in tree.value.items() if key not in common}
+        own = self._known(kind, takes, others)
+        names = [*LOSSES[kind].arguments, *takes, *LossKeys.model_fields]
+        misspelt = {nearest(key, names) for key in others if key not in own}
         arguments = {key: entry for key, entry in own.items() if key not in takes}
-        wrong = self._note_arguments(tree, kind, arguments) or wrong
+        wrong = self._note_arguments(tree, kind, arguments, misspelt) or wrong
+        own.update({key: tree.with_value(FAILED) for key in takes if key in misspelt and key not in own})
         weight = float(head.plain().get("weight", 1.0)) if not wrong else 1.0
         if takes:
             return self._side_loss(name, tree, takes, own, wrong, weight)
@@ -130,12 +134,16 @@ class LossChecks:
                 self._report.add(entry, unknown_argument(key, f"loss '{kind}'", names, LossKeys.model_fields))
         return {key: entry for key, entry in entries.items() if key in names}
 
-    def _note_arguments(self, tree: Tree, kind: str, arguments: Mapping[str, Tree]) -> bool:
+    def _note_arguments(
+        self, tree: Tree, kind: str, arguments: Mapping[str, Tree], misspelt: Collection[str | None]
+    ) -> bool:
         """Notes ill-typed and missing arguments; says whether there are any."""
         failed = {key for key, entry in arguments.items() if any(entry.failures())}
         problems = LOSSES[kind].problems({key: e.plain() for key, e in arguments.items() if key not in failed})
         problems = [problem for problem in problems if problem.path[0] not in failed]
         for problem in problems:
+            if problem.kind == "missing" and problem.path[0] in misspelt:
+                continue
             note_value(arguments.get(str(problem.path[0]), tree), problem, self._report)
         return bool(problems or failed)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import keras
 
-from encapkeras.errors import suggest
+from encapkeras.errors import suggest, suggest_argument
 from encapkeras.graph.keras_layers import (
     FIT_FOR_CAPSULES,
     PREFIX,
@@ -91,5 +91,4 @@ def layer_kind(name: str) -> LayerKind:
 
 def unknown_argument(name: str, what: str, own: Iterable[str], common: Iterable[str]) -> str:
     """The message for a key that is no argument: the nearest of all, or the thing's own ones."""
-    near = suggest(name, [*own, *common])
-    return f"'{name}' is not an argument of {what}. {near if near.startswith('Did') else suggest(name, own)}"
+    return f"'{name}' is not an argument of {what}. {suggest_argument(name, own, common)}"

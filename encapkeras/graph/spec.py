@@ -13,16 +13,17 @@ import keras
 
 from encapkeras.data import DatasetInfo, DataSettings, describe
 from encapkeras.errors import ArgumentError, DataError, Problem, SpecError, suggest
+from encapkeras.graph.blocks import read_blocks
 from encapkeras.graph.build import BuiltGraph, build_nodes, build_side_losses
 from encapkeras.graph.check import Graph, Node, Reference, is_name
-from encapkeras.graph.expand import Expansion, check_variable_name
+from encapkeras.graph.expand import Expansion
 from encapkeras.graph.inherit import OWN_KEYS, Inheritance, bundled_specs, cleaned, override
 from encapkeras.graph.load import load_data, load_file
 from encapkeras.graph.losses import LossChecks, NamedSideLoss, OutputLoss
 from encapkeras.graph.sections import MODEL, TOP_LEVEL, Shape, Size, TopLevel
 from encapkeras.graph.train_settings import TrainSettings
 from encapkeras.graph.tree import FAILED, Report, Tree
-from encapkeras.graph.variables import FACTS, Scope, UnknownName, Variables, substitute
+from encapkeras.graph.variables import FACTS, Scope, UnknownName, Variables, check_variable_name, substitute
 from encapkeras.validation import Checker, shown
 
 NAME_CHARACTERS = re.compile(r"[^A-Za-z0-9_. -]")
@@ -275,7 +276,7 @@ class _Reading:
             for name, shape in inputs.items()
             if is_name(name) and not shape.failed and not _SHAPE.problems(shape.plain())
         }
-        expansion = Expansion(self._scope, self.report)
+        expansion = Expansion(self._scope, read_blocks(self._entry("blocks"), self.report), self.report)
         expansion.expand(model.get("nodes", tree.with_value({})), list(inputs))
         graph = Graph(expansion, inputs, model.get("defaults", tree.with_value({})), self.report)
         self.nodes = graph.nodes

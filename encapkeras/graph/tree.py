@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from encapkeras.errors import Problem, SpecError
+from encapkeras.errors import Problem, SpecError, nearest
 from encapkeras.validation import Checker, ValueProblem
+
+Path = tuple[str | int, ...]
 
 
 class Failed:
@@ -131,8 +133,10 @@ class Report:
     def add_values(self, checker: Checker, tree: Tree) -> list[ValueProblem]:
         """Notes, and gives, all that the checker finds wrong in a value."""
         failed = {failure.path for failure in tree.failures()}
+        problems = checker.problems(tree.plain())
+        unknown = [problem.path for problem in problems if problem.kind == "unknown"]
         found = []
-        for problem in checker.problems(tree.plain()):
+        for problem in problems:
             at, rest = _descend(tree, problem.path)
             path = at.path
             for step in rest:
@@ -140,17 +144,25 @@ class Report:
             depends_on_failed = not rest and problem.kind == "value" and any(at.failures())
             if depends_on_failed or (problem.kind == "missing" and path in failed):
                 continue
-            if problem.kind == "missing":
-                self.add_missing(at, problem.text)
-            else:
+            if problem.kind != "missing":
                 self.add(at, problem.text, path=path)
+            elif not _is_misspelt(problem.path, unknown):
+                self.add_missing(at, problem.text)
             found.append(problem)
         return found
 
     def add_all(self, error: SpecError) -> None:
         """Notes the mistakes of a part that could not be read."""
-        for problem in error.problems:
-            self._notes.setdefault(problem, [""])
+        self.take(error.problems)
+
+    def take(self, problems: Iterable[Problem]) -> None:
+        """Notes mistakes and warnings that another report has.
+
+        Args:
+            problems: They, with their notes.
+        """
+        for problem in problems:
+            self._note(dataclasses.replace(problem, note=""), problem.note)
 
     def problems(self) -> list[Problem]:
         """The mistakes, each once."""
@@ -178,7 +190,12 @@ class Report:
             raise SpecError(problems)
 
 
-def _descend(tree: Tree, path: tuple[str | int, ...]) -> tuple[Tree, tuple[str | int, ...]]:
+def _is_misspelt(missing: Path, unknown: Sequence[Path]) -> bool:
+    """Whether a key that is missing stands beside its place under an unknown name, which is the mistake."""
+    return any(p[:-1] == missing[:-1] and nearest(str(p[-1]), [str(missing[-1])]) for p in unknown)
+
+
+def _descend(tree: Tree, path: Path) -> tuple[Tree, Path]:
     """The deepest value on a path that is written down, and the rest of the path."""
     for position, step in enumerate(path):
         value = tree.value

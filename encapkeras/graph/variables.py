@@ -11,6 +11,7 @@ from encapkeras.graph.arithmetic import ArithmeticMistake, compute
 from encapkeras.graph.tree import FAILED, Report, Tree
 
 NAME = re.compile(r"[A-Za-z_]\w*", re.ASCII)
+NODE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", re.ASCII)
 _REFERENCE = re.compile(r"\$(?:(?P<name>[A-Za-z_]\w*)|(?P<open>\())", re.ASCII)
 
 # What the data set tells about itself.
@@ -109,6 +110,14 @@ class Variables(Scope):
         """Computes every variable, so that a mistake in one that nothing uses is reported too."""
         for name in self._values:
             self.lookup(name)
+
+
+def check_variable_name(name: str, at: Tree, report: Report) -> None:
+    """Notes a variable whose name cannot be written after a `$`."""
+    if name == "previous":
+        report.add(at, "'previous' is reserved: $previous means the row before")
+    elif not NAME.fullmatch(name):
+        report.add(at, f"'{name}' is no name for a variable; it consists of letters, digits and '_', no digit first")
 
 
 def substitute(tree: Tree, scope: Scope, report: Report) -> Tree:
