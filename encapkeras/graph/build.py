@@ -157,12 +157,26 @@ class _Builder:
         policy = self._policies.get(node.name, node.settings.dtype)
         layer = node.kind.make(node.layer_name, node.arguments, policy)
         layer.trainable = node.settings.trainable  # not every layer of Keras takes it as an argument
-        tensors = [self.graph.tensors[reference] for reference in node.inputs]
-        one_by_one = not node.listed or _positional_tensors(layer) > 1 or (len(tensors) == 1 and _takes_one(layer))
-        arguments = tensors if one_by_one else [tensors]
-        if len(node.kind.ports) > 1:
-            return layer, layer(*arguments, return_ports=True)
-        return layer, {"out": layer(*arguments)}
+        return layer, call_layer(node, layer, [self.graph.tensors[reference] for reference in node.inputs])
+
+
+def call_layer(node: Node, layer: keras.layers.Layer, tensors: Sequence[Any], **options: Any) -> dict[str, Any]:
+    """Calls the layer of a node on tensors one by one, or on a list of them, whichever it takes.
+
+    Args:
+        node: The node.
+        layer: Its layer.
+        tensors: What it is called on.
+        **options: What else `call` is given.
+
+    Returns:
+        What it makes, by port.
+    """
+    one_by_one = not node.listed or _positional_tensors(layer) > 1 or (len(tensors) == 1 and _takes_one(layer))
+    arguments = tensors if one_by_one else [list(tensors)]
+    if len(node.kind.ports) > 1:
+        return layer(*arguments, return_ports=True, **options)  # type: ignore[no-any-return]
+    return {"out": layer(*arguments, **options)}
 
 
 def _positional_tensors(layer: keras.layers.Layer) -> int:
