@@ -28,7 +28,12 @@ _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 # What was due, as libyaml and PyYAML's own parser say it.
 _DUE = re.compile(r"(?:did not find )?expected (?:the )?(.+?)(?:, but (?:found|got) .*)?", re.DOTALL)
 _CONTROL = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-_SURROGATES = re.compile(r"(?<!\\)((?:\\\\)*)\\u([dD][89abAB][0-9a-fA-F]{2})\\u([dD][c-fC-F][0-9a-fA-F]{2})")
+# A text of JSON, also one that does not end, with the colon of a key; or a tab elsewhere.
+_JSON_TEXT = re.compile(r'("[^"\\]*+(?:\\.?[^"\\]*+)*+(?:"|\Z))(\s*+:)?|\t', re.DOTALL)
+_JSON_ESCAPE = re.compile(
+    r"(?P<pair>\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2})|\\.?|[\x7f\x85\u2028\u2029]", re.DOTALL
+)
+_JSON_RAW = {"\x7f": r"\x7f", "\x85": r"\N", "\u2028": r"\L", "\u2029": r"\P"}
 _INTEGER = re.compile(r"[-+]?[0-9]+")
 _BASED_INTEGER = re.compile(r"0o[0-7]+|0x[0-9a-fA-F]+")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
@@ -132,13 +137,25 @@ def _near_files(path: Path) -> str:
 
 
 def _as_yaml(text: str) -> str:
-    """JSON as YAML: without tabs, which YAML dislikes as indentation, and without pairs of surrogates."""
+    """JSON as YAML with every value at its place.
 
-    def joined(match: re.Match[str]) -> str:
-        pair = json.loads(f'"\\u{match[2]}\\u{match[3]}"')
-        return f"{match[1]}\\U{ord(pair):08x}"
+    YAML dislikes tabs as indentation, colons apart from their keys and pairs of surrogates, and breaks lines, or stops,
+    at characters that JSON takes as they are.
+    """
 
-    return _SURROGATES.sub(joined, text.replace("\t", " "))
+    def escaped(match: re.Match[str]) -> str:
+        if match["pair"]:
+            character = json.loads(f'"{match[0]}"')
+            return f"\\U{ord(character):08x}"
+        return _JSON_RAW.get(match[0], match[0])
+
+    def adapted(match: re.Match[str]) -> str:
+        if match[0] == "\t":
+            return " "
+        quoted, colon = _JSON_ESCAPE.sub(escaped, match[1]), (match[2] or "").replace("\t", " ")
+        return f"{quoted}{colon[-1:]}{colon[:-1]}".ljust(len(match[0]))
+
+    return _JSON_TEXT.sub(adapted, text)
 
 
 def _read(text: str, shown: str, report: Report) -> Tree:
