@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from inspect import Parameter, signature
 from typing import Any
@@ -22,6 +22,8 @@ _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 _PREAMBLE = re.compile(r"^Exception encountered when calling [^\n]*\n+")
 _TAIL = re.compile(r"\n+Arguments received by .*", re.DOTALL)
 
+LONGEST_TRACE = 5  # shapes in a row
+
 CAPSULE_AXES = 5  # batch, height, width, types, dim
 
 
@@ -33,13 +35,38 @@ class BuiltGraph:
         inputs: The model's inputs by name.
         layers: The layers by node.
         tensors: Every tensor.
+        called_on: What each node is called on.
         side_losses: The side losses by name.
     """
 
     inputs: dict[str, keras.KerasTensor]
     layers: dict[str, keras.layers.Layer]
     tensors: dict[Reference, keras.KerasTensor]
+    called_on: dict[str, tuple[Reference, ...]] = field(default_factory=dict)
     side_losses: dict[str, SideLoss] = field(default_factory=dict)
+
+    def trace(self, references: Iterable[Reference]) -> str:
+        """How the shapes of tensors came about: each with what is before it, the nearest last.
+
+        Args:
+            references: The tensors.
+
+        Example:
+            >>> from encapkeras.graph.spec import examine_spec
+            >>> examine_spec("quickstart").graph.trace([Reference("stage1")])
+            'shapes: image (32, 32, 1) -> stem (16, 16, 16) -> stage1 (8, 8, 8, 4)'
+        """
+        chains = [" -> ".join(self._chain(reference)) for reference in dict.fromkeys(references)]
+        return f"shapes: {'; '.join(chains)}"
+
+    def _chain(self, reference: Reference) -> list[str]:
+        chain: list[str] = []
+        current: Reference | None = reference
+        while current and len(chain) < LONGEST_TRACE:
+            chain.append(f"{current} {tuple(self.tensors[current].shape[1:])}")
+            before = self.called_on.get(current.node, ())
+            current = before[0] if before else None
+        return [*(["..."] if current else []), *reversed(chain)]
 
 
 def build_nodes(
@@ -88,7 +115,8 @@ def build_side_losses(
             layer = loss.make(policies.get(loss.name))
             value = layer(**tensors)
         except Exception as error:  # whatever a loss's own code or Keras raises is about this loss
-            report.add(loss.tree, _plain_message(error, loss.loss, loss.name))
+            trace = graph.trace(loss.tensors.values())
+            report.add(loss.tree, _plain_message(error, loss.loss, loss.name), trace=trace)
             continue
         if value.shape not in ((), (None,)):
             text = f"loss '{loss.loss}' gives shape {tuple(value.shape)}, not one number for each sample or for all"
@@ -96,7 +124,8 @@ def build_side_losses(
             continue
         problem = _classes_problem(loss, layer.per_class, graph, outputs)
         if problem:
-            report.add(loss.tree.value[layer.per_class], problem)
+            trace = graph.trace([loss.tensors[layer.per_class]])
+            report.add(loss.tree.value[layer.per_class], problem, trace=trace)
             continue
         graph.side_losses[loss.name] = layer
 
@@ -131,12 +160,15 @@ class _Builder:
             return
         on_capsules = any(reference in self._capsules for reference in node.inputs)
         if on_capsules and not node.kind.takes_capsules:
-            self._report.add(node.tree, _not_for_capsules(node, self.graph))
+            self._report.add(node.tree, _not_for_capsules(node, self.graph), trace=self.graph.trace(node.inputs))
             return
+        layer = None
         try:
-            layer, outputs = self._called(node)
+            layer = self._made(node)
+            outputs = call_layer(node, layer, [self.graph.tensors[reference] for reference in node.inputs])
         except Exception as error:  # whatever a layer's own code or Keras raises is about this node
-            self._report.add(node.tree, _plain_message(error, node.layer, node.layer_name))
+            trace = "" if layer is None else self.graph.trace(node.inputs)
+            self._report.add(node.tree, _plain_message(error, node.layer, node.layer_name), trace=trace)
             return
         if not isinstance(outputs, dict) or not all(hasattr(tensor, "shape") for tensor in outputs.values()):
             self._report.add(node.tree, f"layer '{node.layer}' gives several tensors; a node gives one")
@@ -144,20 +176,23 @@ class _Builder:
         expected = node.settings.expect
         made = tuple(outputs["out"].shape[1:])
         if expected is not None and made != tuple(expected):
-            self._report.add(node.tree.value["expect"], f"makes {made}, the spec expects {tuple(expected)}")
+            text = f"makes {made}, the spec expects {tuple(expected)}"
+            trace = f"{self.graph.trace(node.inputs)} -> {node.name} {made}"
+            self._report.add(node.tree.value["expect"], text, trace=trace)
             return
         self.graph.layers[node.name] = layer
+        self.graph.called_on[node.name] = node.inputs
         for port, tensor in outputs.items():
             reference = Reference(node.name, port)
             self.graph.tensors[reference] = tensor
             if len(tensor.shape) == CAPSULE_AXES and (node.kind.entry or on_capsules):
                 self._capsules.add(reference)
 
-    def _called(self, node: Node) -> tuple[keras.layers.Layer, Any]:
+    def _made(self, node: Node) -> keras.layers.Layer:
         policy = self._policies.get(node.name, node.settings.dtype)
         layer = node.kind.make(node.layer_name, node.arguments, policy)
         layer.trainable = node.settings.trainable  # not every layer of Keras takes it as an argument
-        return layer, call_layer(node, layer, [self.graph.tensors[reference] for reference in node.inputs])
+        return layer
 
 
 def call_layer(node: Node, layer: keras.layers.Layer, tensors: Sequence[Any], **options: Any) -> dict[str, Any]:
