@@ -80,7 +80,7 @@ class Problem:
         path: Dotted path of the value, for example `model.nodes.stage1.dim`.
         message: What is wrong, what was received, what is allowed.
         note: The row of a `repeat`, for example `(row 3, 'stage3')`.
-        trace: How a shape came about, for example `shapes: image (32, 32, 1) -> stem (16, 16, 16)`; empty for other mistakes.
+        trace: How a shape came about, for example `shapes: image (32, 32, 1) -> stem (16, 16, 16)`; else empty.
         severity: `error` for a mistake; `warning` for what can be built and is hardly meant.
     """
 
