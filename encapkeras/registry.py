@@ -9,17 +9,20 @@ from __future__ import annotations
 import functools
 import inspect
 import re
+import sys
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from encapkeras.errors import ArgumentError, suggest
-from encapkeras.validation import Checker, ValueProblem
+from encapkeras.errors import ArgumentError, RegistrationError, suggest
+from encapkeras.validation import Checker, ValueProblem, shown
 
 Target = TypeVar("Target", bound=Callable[..., Any])
 
 REQUIRED = inspect.Parameter.empty
+
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -95,34 +98,96 @@ class Registry(Mapping[str, Entry]):
 
     Args:
         noun: What is registered, for messages: "layer", "loss", "data set".
+        skip: Parameters that are not for specs.
+        reserved: Parameters that cannot be, since their names mean something else in a spec.
     """
 
-    def __init__(self, noun: str) -> None:
+    def __init__(
+        self, noun: str, *, skip: frozenset[str] = frozenset(), reserved: frozenset[str] = frozenset()
+    ) -> None:
         self.noun = noun
+        self._skip = skip
+        self._reserved = reserved
         self._entries: dict[str, Entry] = {}
 
-    def register(self, name: str, *, skip: frozenset[str] = frozenset()) -> Callable[[Target], Target]:
+    def register(self, name: str) -> Callable[[Target], Target]:
         """A decorator that registers a class or function under a name.
 
         A class checks its arguments from then on whenever it is made, and keeps them, as declared, in `_arguments`.
 
         Args:
             name: The name that specs use.
-            skip: Parameters that are not for specs.
 
         Raises:
-            TypeError: A parameter has no annotation or no line in the docstring's `Args:`, or the name is taken.
+            RegistrationError: A parameter has no annotation, no line in the docstring's `Args:`, or a default that does
+                not fit; or the name is taken, or is no name.
         """
+        if not isinstance(name, str):
+            raise RegistrationError(
+                f"a {self.noun} is registered under the name that specs use: write it in parentheses behind the "
+                f"decorator, in quotes; received {getattr(name, '__name__', None) or shown(name)}"
+            )
+        if not _NAME.fullmatch(name):
+            raise RegistrationError(
+                f"{name!r} is no name for a {self.noun}; it consists of letters, digits, '_' and '-', and begins with "
+                "a letter"
+            )
 
         def decorate(target: Target) -> Target:
             if name in self._entries:
-                raise TypeError(f"{self.noun} '{name}' is registered already")
-            self._entries[name] = entry = _entry(name, target, skip)
+                text = f"{self.noun} '{name}' is registered already, by {_origin(self._entries[name].target)}"
+                raise RegistrationError(f"{text}. Choose another name.")
+            self._entries[name] = entry = self._entry(name, target)
             if inspect.isclass(target):
                 _check_when_made(target, entry)
             return target
 
         return decorate
+
+    def _entry(self, name: str, target: Callable[..., Any]) -> Entry:
+        signature_of = target.__init__ if inspect.isclass(target) else target
+        what = f"{self.noun} '{name}' ({'class' if inspect.isclass(target) else 'function'} {target.__name__})"
+        try:
+            hints = typing.get_type_hints(signature_of, include_extras=True)
+        except Exception as error:  # annotations are the user's own code
+            raise RegistrationError(f"{what}: its annotations cannot be read: {error}") from error
+        docs = _documented(target)
+        arguments: dict[str, Argument] = {}
+        problems = []
+        for parameter in inspect.signature(signature_of).parameters.values():
+            if parameter.name in {"self", *self._skip} or parameter.kind is parameter.VAR_KEYWORD:
+                continue
+            wrong = self._wrong(parameter, hints, docs)
+            if wrong:
+                problems.append(wrong)
+                continue
+            annotation, doc = hints[parameter.name], (docs or {}).get(parameter.name, "")
+            try:
+                argument = Argument(parameter.name, annotation, parameter.default, doc, Checker(annotation))
+            except Exception as error:  # of pydantic, which has many kinds
+                problems.append(f"the annotation of '{parameter.name}' is no type that values can have: {error}")
+                continue
+            if not argument.required:
+                found = argument.checker.problems(parameter.default)
+                problems += [f"the default of '{parameter.name}' {problem.text}" for problem in found]
+            arguments[parameter.name] = argument
+        if problems:
+            raise RegistrationError(f"{what}: {'; '.join(problems)}")
+        summary = inspect.cleandoc(target.__doc__ or "").partition("\n")[0]
+        return Entry(name, target, summary, arguments)
+
+    def _wrong(self, parameter: inspect.Parameter, hints: Mapping[str, Any], docs: Mapping[str, str] | None) -> str:
+        """What keeps a parameter from being an argument in specs; empty if nothing does."""
+        name = parameter.name
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.POSITIONAL_ONLY):
+            return f"specs give arguments by name, which '{parameter}' does not take"
+        if name in self._reserved:
+            return f"parameter '{name}' needs another name, for '{name}' means something else in a spec"
+        if name not in hints:
+            return f"parameter '{name}' has no annotation: write its type, such as '{name}: int'"
+        if docs is not None and name not in docs:
+            return f"parameter '{name}' has no line in the docstring's 'Args:': write '{name}: What it is.' there"
+        return ""
 
     def forget(self, names: Iterable[str]) -> None:
         """Takes names away again, after the file that registered them has failed."""
@@ -142,23 +207,22 @@ class Registry(Mapping[str, Entry]):
         return len(self._entries)
 
 
-def _entry(name: str, target: Callable[..., Any], skip: frozenset[str]) -> Entry:
-    signature_of = target.__init__ if inspect.isclass(target) else target
-    hints = typing.get_type_hints(signature_of, include_extras=True)
-    docstring = inspect.getdoc(target)  # python -OO leaves none
-    docs = argument_docs(docstring or "")
-    arguments = {}
-    for parameter in inspect.signature(signature_of).parameters.values():
-        if parameter.name == "self" or parameter.name in skip or parameter.kind is parameter.VAR_KEYWORD:
-            continue
-        if parameter.name not in hints or (docstring and parameter.name not in docs):
-            raise TypeError(f"'{name}': parameter '{parameter.name}' needs an annotation and a line in 'Args:'")
-        annotation = hints[parameter.name]
-        arguments[parameter.name] = Argument(
-            parameter.name, annotation, parameter.default, docs.get(parameter.name, ""), Checker(annotation)
-        )
-    summary = (docstring or "").partition("\n")[0]
-    return Entry(name, target, summary, arguments)
+def _documented(target: Callable[..., Any]) -> dict[str, str] | None:
+    """What docstrings say of each argument, those of the classes it inherits from included; None under `python -OO`."""
+    if sys.flags.optimize >= 2:
+        return None
+    classes = inspect.getmro(target) if inspect.isclass(target) else (target,)
+    docs: dict[str, str] = {}
+    for cls in reversed(classes):
+        docs.update(argument_docs(inspect.cleandoc(cls.__doc__ or "")))
+    return docs
+
+
+def _origin(target: Callable[..., Any]) -> str:
+    """Who registered it, for messages."""
+    if target.__module__.startswith("encapkeras."):
+        return "encapkeras itself"
+    return getattr(sys.modules.get(target.__module__), "__file__", None) or f"the module '{target.__module__}'"
 
 
 def _check_when_made(cls: type, entry: Entry) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import abc
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
 import numpy.typing as npt
 
+from encapkeras.errors import RegistrationError
 from encapkeras.registry import Registry
 
 Array = npt.NDArray[Any]
@@ -89,24 +91,25 @@ def register_dataset(name: str) -> Callable[[ReaderClass], ReaderClass]:
         name: The name that specs use.
 
     Raises:
-        TypeError: The class is no `DatasetReader`, it takes other arguments than `root` and `path`, one of them lacks
-            its annotation or its line in the docstring's `Args:`, or the name is taken.
+        RegistrationError: The class is no `DatasetReader`; it takes other arguments than `root` and `path`, or one of
+            them lacks its annotation or its line in the docstring's `Args:`; or the name is taken, or is no name.
 
     Example:
         >>> from encapkeras.data import DATASETS
         >>> DATASETS["npz"].arguments["path"].doc
         'The file.'
     """
+    register = DATASETS.register(name)
 
     def decorate(cls: ReaderClass) -> ReaderClass:
-        if not issubclass(cls, DatasetReader):
-            raise TypeError(f"data set '{name}': {cls.__name__} must be a DatasetReader")
-        registered = DATASETS.register(name)(cls)
-        strangers = set(DATASETS[name].arguments) - SOURCE_ARGUMENTS
+        if not inspect.isclass(cls) or not issubclass(cls, DatasetReader):
+            text = f"data set '{name}': {getattr(cls, '__name__', cls)} must be a DatasetReader"
+            raise RegistrationError(f"{text}: derive it from encapkeras.data.DatasetReader")
+        strangers = [p for p in inspect.signature(cls).parameters if p not in SOURCE_ARGUMENTS]
         if strangers:
-            raise TypeError(
-                f"data set '{name}' takes {sorted(strangers)}; only 'root' and 'path' can be given in a spec"
+            raise RegistrationError(
+                f"data set '{name}' takes {strangers}; only 'root' and 'path' can be given in a spec"
             )
-        return registered
+        return register(cls)
 
     return decorate

@@ -3,36 +3,72 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, TypeVar
 
 import keras
 
-from encapkeras.errors import ShapeError
+from encapkeras.errors import RegistrationError, ShapeError
 from encapkeras.registry import Registry
+from encapkeras.validation import shown
 
 LayerClass = TypeVar("LayerClass", bound=type[keras.layers.Layer])
 
-LAYERS = Registry("layer")
+# Keras' own, which a spec gives to every node or to none; and the keys of every node.
+_SKIP = frozenset({"name", "dtype", "trainable", "autocast", "activity_regularizer"})
+_KEYS = frozenset({"layer", "inputs", "repeat", "expect", "doc"})
+
+LAYERS = Registry("layer", skip=_SKIP, reserved=_KEYS)
 
 Shape = tuple[int | None, ...]
 
 
 def register_layer(name: str) -> Callable[[LayerClass], LayerClass]:
-    """Makes a layer class known to specs and to Keras' loading.
+    """Makes a layer class known to specs, and to Keras' loading under the same name.
 
     Args:
         name: The name that specs use.
 
     Raises:
-        TypeError: A parameter lacks its annotation or its line in the docstring's `Args:`, or the name is taken.
+        RegistrationError: The class is no Keras layer, or takes no `**kwargs`; a parameter lacks its annotation or its
+            line in the docstring's `Args:`; `ports` are no names; or the name is taken, or is no name.
+
+    Example:
+        >>> @register_layer("capsule_length")
+        ... class Length(CapsuleLayer):
+        ...     '''The length of capsules.'''
+        Traceback (most recent call last):
+        encapkeras.errors.RegistrationError: layer 'capsule_length' is registered already, by encapkeras itself. ...
     """
+    register = LAYERS.register(name)
 
     def decorate(cls: LayerClass) -> LayerClass:
-        registered = LAYERS.register(name)(cls)
-        return keras.saving.register_keras_serializable(package="encapkeras")(registered)  # type: ignore[no-any-return]
+        problem = _problem(cls)
+        if problem:
+            raise RegistrationError(f"layer '{name}': {problem}")
+        return keras.saving.register_keras_serializable("encapkeras.layers", name)(register(cls))  # type: ignore[no-any-return]
 
     return decorate
+
+
+def _problem(cls: object) -> str:
+    """What keeps a class from being a layer of specs; empty if nothing does."""
+    if not inspect.isclass(cls) or not issubclass(cls, keras.layers.Layer):
+        what = f"class {cls.__name__}" if inspect.isclass(cls) else shown(cls)
+        return f"{what} is no Keras layer; derive it from encapkeras.layers.CapsuleLayer, or keras.layers.Layer"
+    parameters = inspect.signature(cls.__init__).parameters
+    if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()) and not {"name", "dtype"} <= set(parameters):
+        return (
+            f"__init__ of class {cls.__name__} must take **kwargs and hand them on, super().__init__(**kwargs): by "
+            "them a layer gets its name and dtype"
+        )
+    ports = getattr(cls, "ports", ("out",))
+    if not isinstance(ports, tuple) or not all(isinstance(p, str) and p.isidentifier() for p in ports):
+        return f"'ports' of class {cls.__name__} must be a tuple of names; received {shown(ports)}"
+    if "out" not in ports:
+        return f"'ports' of class {cls.__name__} must hold 'out', which a reference without a port means"
+    return ""
 
 
 class CapsuleLayer(keras.layers.Layer):  # type: ignore[misc]

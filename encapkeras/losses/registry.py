@@ -3,31 +3,45 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import keras
 
+from encapkeras.errors import RegistrationError
+from encapkeras.losses.side_loss import SideLoss
 from encapkeras.registry import Registry
 
 LossClass = TypeVar("LossClass", bound=type[keras.losses.Loss] | type[keras.layers.Layer])
 
-LOSSES = Registry("loss")
+LOSSES = Registry("loss", skip=frozenset({"name", "reduction", "dtype"}), reserved=frozenset({"loss", "weight"}))
 
 
 def register_loss(name: str) -> Callable[[LossClass], LossClass]:
-    """Makes a loss class known to specs and to Keras' loading: one on an output, or a `SideLoss`.
+    """Makes a loss class known to specs, one on an output or a `SideLoss`, and to Keras' loading under the same name.
 
     Args:
         name: The name that specs use.
 
     Raises:
-        TypeError: A parameter lacks its annotation or its line in the docstring's `Args:`, or the name is taken.
+        RegistrationError: The class is neither a Keras loss nor a `SideLoss`; a parameter lacks its annotation or its
+            line in the docstring's `Args:`; or the name is taken, or is no name.
     """
+    register = LOSSES.register(name)
 
     def decorate(cls: LossClass) -> LossClass:
-        registered = LOSSES.register(name, skip=frozenset({"name", "reduction", "dtype"}))(cls)
-        return keras.saving.register_keras_serializable(package="encapkeras")(registered)  # type: ignore[no-any-return]
+        if not inspect.isclass(cls) or not issubclass(cls, keras.losses.Loss | SideLoss):
+            raise RegistrationError(
+                f"loss '{name}': {getattr(cls, '__name__', cls)} is no loss; derive it from CapsuleLoss or SideLoss of "
+                "encapkeras.losses, or from keras.losses.Loss"
+            )
+        both = set(cls.tensors()) & set(inspect.signature(cls).parameters) if issubclass(cls, SideLoss) else set()
+        if both:
+            raise RegistrationError(
+                f"loss '{name}': a spec could not tell its tensors from its arguments {sorted(both)}"
+            )
+        return keras.saving.register_keras_serializable("encapkeras.losses", name)(register(cls))  # type: ignore[no-any-return]
 
     return decorate
 
