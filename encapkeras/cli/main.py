@@ -10,8 +10,10 @@ from collections.abc import Sequence
 from types import ModuleType
 
 from encapkeras import __version__
-from encapkeras.cli import analyse, bench, check, compare, evaluate, export_weights, import_weights, show, train
-from encapkeras.errors import EncapkerasError, suggest
+from encapkeras.cli import analyse, bench, check, compare, evaluate, export_weights, import_weights, show, specs, train
+from encapkeras.cli import format as format_spec
+from encapkeras.cli.problems import print_mistakes
+from encapkeras.errors import EncapkerasError, SpecError, suggest
 
 COMMANDS: dict[str, tuple[ModuleType, str]] = {
     "train": (train, "train the network of a spec"),
@@ -20,6 +22,8 @@ COMMANDS: dict[str, tuple[ModuleType, str]] = {
     "analyse": (analyse, "show what the routing layers of a trained network do"),
     "check": (check, "find the mistakes in a spec"),
     "show": (show, "print the nodes of a network with their shapes and parameters"),
+    "specs": (specs, "list the specs that come with encapkeras, or print one"),
+    "format": (format_spec, "write a spec as JSON or as YAML"),
     "import-weights": (import_weights, "make a network of a checkpoint of the original code"),
     "export-weights": (export_weights, "make a checkpoint for the original code of a network"),
     "bench": (bench, "time a part of encapkeras on this machine"),
@@ -67,6 +71,9 @@ def _run(words: list[str]) -> int:
             load_plugin(plugin)
         code: int = arguments.run(arguments)
         return code
+    except SpecError as error:
+        print_mistakes(error.problems)
+        return error.exit_code
     except EncapkerasError as error:
         print(error, file=sys.stderr)
         return error.exit_code

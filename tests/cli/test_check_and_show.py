@@ -32,6 +32,8 @@ def test_mistakes_are_reported_without_a_traceback(command, wrong, capsys):
     assert output.err == (
         "--set  train.epohcs\n    'epohcs' is not allowed here. Did you mean 'epochs'?\n"
         "wrong.yaml:2:24  model.nodes.stem.fliters\n"
+        "    2 | model: {nodes: {stem: {fliters: 3}}}\n"
+        "      |                        ^^^^^^^\n"
         "    'fliters' is not an argument of layer 'conv_bn_relu'. Did you mean 'filters'?\n"
         "2 mistakes found\n"
     )
@@ -60,16 +62,12 @@ def test_show_prints_json(capsys):
 UNUSED = ["--set", "model.outputs.classes=stage1"]  # and with it stage2, digits and lengths reach no output
 
 
-def test_check_and_show_name_the_nodes_that_reach_no_output(capsys):
+def test_show_names_the_nodes_that_reach_no_output(capsys):
     line = "unused: stage2, digits, lengths (reach no output)"
-    assert main(["check", "quickstart", *UNUSED]) == 0
-    assert capsys.readouterr().out.splitlines()[-1] == line
     assert main(["show", "quickstart", *UNUSED]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == line
     assert main(["show", "quickstart", "--json", *UNUSED]) == 0
     assert json.loads(capsys.readouterr().out)["unused"] == ["stage2", "digits", "lengths"]
-    assert main(["check", "quickstart"]) == 0
-    assert "unused" not in capsys.readouterr().out
 
 
 def test_the_file_name_of_a_bundled_spec_leads_to_its_name(tmp_path, monkeypatch, capsys):
