@@ -1,22 +1,28 @@
-"""The file that a command writes: `-o FILE`, and `--overwrite` for one that exists."""
+"""The file that a command writes: what may be overwritten, and how it is put in place."""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 from pathlib import Path
 
-from encapkeras.errors import ArgumentError, CheckpointError
+from encapkeras.errors import ArgumentError
 
 
 def add_output_arguments(parser: argparse.ArgumentParser, metavar: str) -> None:
     """Declares `-o` and `--overwrite`, which arrive as `output` and `overwrite`."""
     parser.add_argument("-o", "--output", required=True, metavar=metavar, help="the file to write")
+    add_overwrite(parser)
+
+
+def add_overwrite(parser: argparse.ArgumentParser) -> None:
+    """Declares `--overwrite`, which arrives as `overwrite`."""
     parser.add_argument("--overwrite", action="store_true", help="replace that file if it exists already")
 
 
-def check_output(arguments: argparse.Namespace, source: str, *endings: str) -> Path:
-    """The file to write, checked before any work is done for it.
+def check_output(arguments: argparse.Namespace, source: str | Path, *endings: str) -> Path:
+    """The file to write that `-o` names, checked before any work is done for it.
 
     Args:
         arguments: What the command was given.
@@ -24,18 +30,48 @@ def check_output(arguments: argparse.Namespace, source: str, *endings: str) -> P
         endings: The endings that its name may have.
 
     Raises:
-        ArgumentError: The name has another ending.
-        CheckpointError: It exists and may not be replaced, is the file to read, or there is no folder for it.
+        ArgumentError: The name has another ending, it exists and may not be replaced, is the file to read, or there is
+            no folder for it.
     """
     output = Path(arguments.output)
     if output.suffix not in endings:
         raise ArgumentError(f"-o must name a {' or '.join(endings)} file; received '{output}'")
-    if output.is_dir():
-        raise CheckpointError(f"'{output}' is a folder. Name a file in it with -o.")
-    if output.exists() and os.path.exists(source) and output.samefile(source):
-        raise CheckpointError(f"'{output}' is the file to read. Name another file with -o.")
-    if os.path.lexists(output) and not arguments.overwrite:
-        raise CheckpointError(f"'{output}' exists already. Name another file with -o, or replace it with --overwrite.")
-    if not output.parent.is_dir():
-        raise CheckpointError(f"'{output}' cannot be written: '{output.parent}' is no folder. Make it first.")
+    if output.is_file() and os.path.exists(source) and output.samefile(source):
+        raise ArgumentError(f"'{output}' is the file to read. Name another file with -o.")
+    check_free(output, arguments.overwrite, option=" with -o")
     return output
+
+
+def check_free(output: Path, overwrite: bool, option: str = "") -> None:
+    """Checks that a file can be written.
+
+    Args:
+        output: The file.
+        overwrite: Whether it may be replaced.
+        option: How the command is told another file, for messages.
+
+    Raises:
+        ArgumentError: It exists and may not be replaced, or there is no folder for it.
+    """
+    if output.is_dir():
+        raise ArgumentError(f"'{output}' is a folder. Name a file in it{option}.")
+    if os.path.lexists(output) and not overwrite:
+        raise ArgumentError(f"'{output}' exists already. Name another file{option}, or replace it with --overwrite.")
+    if not output.parent.is_dir():
+        raise ArgumentError(f"'{output}' cannot be written: '{output.parent}' is no folder. Make it first.")
+
+
+def write_text(output: Path, text: str) -> None:
+    """Writes a text file whole or not at all.
+
+    Raises:
+        ArgumentError: It cannot be written, for example because the disk is full.
+    """
+    partial = output.with_name(f".{output.name}.partial")
+    try:
+        partial.write_text(text, encoding="utf-8", newline="\n")
+        os.replace(partial, output)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise ArgumentError(f"'{output}' could not be written: {error.strerror or error}") from error

@@ -20,9 +20,10 @@ import yaml
 from encapkeras.errors import Problem, SpecError
 from encapkeras.graph.tree import FAILED, Report, Tree, child_path
 
-LARGEST_FILE = 16 * 2**20
+LARGEST_FILE = 2 * 2**20  # a spec of 10,000 nodes is half as large
 DEEPEST = 64  # maps and lists inside one another; each level is a call
 LONGEST_NUMBER = 400
+LONGEST_TEXT = 10_000
 
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 # What was due, as libyaml and PyYAML's own parser say it.
@@ -58,28 +59,61 @@ def load_file(path: Path, shown: str, report: Report) -> Tree:
     Raises:
         SpecError: The file is missing, unreadable, no text, not well-formed, or no map.
     """
+    return load_text(read_text(path, shown), shown, report, is_json=is_json(path))
+
+
+def read_text(path: Path, shown: str) -> str:
+    """What a spec file holds, as text.
+
+    Raises:
+        SpecError: The file is missing, too large, unreadable or no text.
+    """
     try:
-        if path.is_file() and path.stat().st_size > LARGEST_FILE:
-            raise _error(shown, 0, 0, f"the file is larger than {LARGEST_FILE // 2**20} MiB; that is no spec")
-        raw = path.read_bytes()
+        with path.open("rb") as file:
+            raw = file.read(LARGEST_FILE + 1)  # not its size first: a pipe or a device has none
     except FileNotFoundError:
         raise _error(shown, 0, 0, f"there is no such file. {_near_files(path)}".strip()) from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise _error(shown, 0, 0, f"the file cannot be read: {reason}") from None
+    if len(raw) > LARGEST_FILE:
+        raise _error(shown, 0, 0, f"the file is larger than {LARGEST_FILE // 2**20} MiB; that is no spec")
     try:
-        text = raw.decode("utf-8-sig")
+        return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
         column = error.start - raw.rfind(b"\n", 0, error.start)
         raise _error(
             shown, line, column, f"byte 0x{raw[error.start]:02x} is not UTF-8; save the file as UTF-8"
         ) from None
-    tree = _read(_as_yaml(text) if path.suffix.lower() == ".json" else text, shown, report)
+
+
+def is_json(path: Path) -> bool:
+    """Whether a file is read as JSON."""
+    return path.suffix.lower() == ".json"
+
+
+def load_text(text: str, shown: str, report: Report, *, is_json: bool) -> Tree:
+    """Reads the text of a spec file; arguments as for `load_file`.
+
+    Raises:
+        SpecError: It is not well-formed, or no map.
+    """
+    tree = _read(_as_yaml(text) if is_json else text, shown, report)
     if not isinstance(tree.value, dict):
         what = "is empty" if tree.value is None else f"holds {_kind(tree.value)}"
         raise _error(shown, tree.line, tree.column, f"the file {what}; a spec is a map that begins, say, with 'model:'")
     return tree
+
+
+def comments(text: str, *, is_json: bool) -> list[str]:
+    """The comments of a well-formed text: what begins with `#` between its tokens."""
+    text = _as_yaml(text) if is_json else text
+    found, end = [], 0
+    for token in yaml.scan(text, Loader=_LOADER):
+        found += re.findall("#.*", text[end : token.start_mark.index])
+        end = token.end_mark.index
+    return found
 
 
 def load_value(text: str, shown: str, path: str) -> Tree:
@@ -224,12 +258,14 @@ class _Reader:
                 value.append(self._value(element, child_path(path, len(value)), depth + 1))
         elif not foreign:
             value = self._scalar(event, path)
-        return self._tree(event, path, FAILED if foreign else value)
+        tree = self._tree(event, path, FAILED if foreign else value)
+        self._report.count(tree)
+        return tree
 
     def _map(self, path: str, depth: int) -> dict[str, Tree]:
         entries: dict[str, Tree] = {}
         while not isinstance(key := next(self._events), yaml.MappingEndEvent):
-            name = key.value if isinstance(key, yaml.ScalarEvent) else ""
+            name = key.value[:LONGEST_TEXT] if isinstance(key, yaml.ScalarEvent) else ""
             entry_path = child_path(path, name) if name else path
             allowed = not self._is_foreign(key, entry_path) and self._is_key(key, entry_path, entries)
             if not isinstance(key, yaml.ScalarEvent | yaml.AliasEvent):
@@ -255,6 +291,9 @@ class _Reader:
 
     def _scalar(self, event: Any, path: str) -> Any:
         text = event.value
+        if len(text) > LONGEST_TEXT:
+            self._add(event, path, f"a text of {len(text):,} characters; at most {LONGEST_TEXT:,}")
+            return FAILED
         if event.style:  # quoted, or a block of text; a plain scalar has no style
             return text
         if text in _NAMED:

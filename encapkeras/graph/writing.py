@@ -1,7 +1,7 @@
 """Plain data as the text of a spec, YAML or JSON, that our own reader reads back as the same values.
 
-Maps and lists of scalars stand on one line where they fit; all else has a line for each entry. A text is quoted wherever
-a reader of any version of YAML could take it for something else.
+Maps and lists of scalars stand on one line where they fit; all else has a line for each entry. A text is quoted
+wherever a reader of any version of YAML could take it for something else.
 """
 
 from __future__ import annotations

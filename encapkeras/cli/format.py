@@ -1,0 +1,42 @@
+"""`encapkeras format SPEC`: the same spec as JSON or as YAML, in our layout."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from encapkeras.cli.output_file import add_overwrite, check_output, write_text
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares what the command takes."""
+    parser.add_argument("spec", metavar="SPEC", help="a YAML or JSON file, or the name of a bundled spec")
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("-o", "--output", metavar="FILE", help="write a .json, .yaml or .yml file instead of printing")
+    where.add_argument("--to", choices=("json", "yaml"), help="what to print (the other one than SPEC is)")
+    add_overwrite(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Writes or prints the spec, and says how many comments are lost.
+
+    Returns:
+        0.
+    """
+    from encapkeras.graph.formatting import formatted
+    from encapkeras.graph.load import is_json
+    from encapkeras.graph.spec_files import ENDINGS, find_spec
+
+    source = find_spec(arguments.spec)
+    if arguments.output is None:
+        to_json = arguments.to == "json" if arguments.to else not is_json(source.path)
+        result = formatted(source, to_json=to_json)
+        print(result.text, end="")
+    else:
+        output = check_output(arguments, source.path, *ENDINGS)
+        result = formatted(source, to_json=is_json(output), folder=output.parent)
+        write_text(output, result.text)
+    if result.lost_comments:
+        comments = "1 comment" if result.lost_comments == 1 else f"{result.lost_comments} comments"
+        print(f"{source.shown}: {comments} left out; only values are kept", file=sys.stderr)
+    return 0

@@ -1,0 +1,96 @@
+"""`encapkeras specs`: the specs that come with encapkeras, and the text of one of them."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares what the command takes."""
+    parser.add_argument(
+        "name", metavar="NAME", nargs="?", help="print this spec, such as quickstart, or base, such as base/encapnet"
+    )
+    parser.add_argument("--json", action="store_true", help="print the list as JSON instead of a table")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Prints the list, or a spec.
+
+    Returns:
+        0.
+    """
+    if arguments.name is not None:
+        print(_text(arguments.name), end="")
+        return 0
+    rows = _rows()
+    if arguments.json:
+        print(json.dumps(rows, indent=2))
+    else:
+        _print_table(rows)
+    return 0
+
+
+def _text(name: str) -> str:
+    """A bundled file as it is, but for the line that tells editors where its schema lies."""
+    from encapkeras.errors import ArgumentError, suggest
+    from encapkeras.graph.formatting import MODELINE
+    from encapkeras.graph.inherit import bundled_specs
+    from encapkeras.graph.spec_files import installed_schema
+
+    folder = bundled_specs()
+    files = {file.relative_to(folder).with_suffix("").as_posix(): file for file in folder.rglob("*.yaml")}
+    if name.removesuffix(".yaml") not in files:
+        raise ArgumentError(f"no bundled spec is called '{name}'. {suggest(name, files)}")
+    text = files[name.removesuffix(".yaml")].read_text("utf-8")
+    return MODELINE.sub(lambda line: line[0].replace(line[1], installed_schema()), text, count=1)
+
+
+def _rows() -> list[dict[str, str | None]]:
+    from encapkeras.graph.spec_files import bundled_names
+
+    return [
+        {"name": name, "dataset": _dataset(file), "summary": _summary(file), "file": str(file)}
+        for name, file in bundled_names().items()
+    ]
+
+
+def _dataset(file: Path) -> str | None:
+    """The data set of a spec or of what it extends; None if there is none."""
+    from encapkeras.graph.inherit import Inheritance
+    from encapkeras.graph.load import load_file
+    from encapkeras.graph.tree import Report
+
+    report = Report()
+    spec = Inheritance(file.parent, report).resolve(load_file(file, file.name, report), file)
+    data = spec.entries().get("data")
+    dataset = data.entries().get("dataset") if data else None
+    return str(dataset.value) if dataset else None
+
+
+def _summary(file: Path) -> str:
+    """The first sentence of the remark at the head of a spec."""
+    from encapkeras.graph.formatting import MODELINE
+
+    text = MODELINE.sub("", file.read_text("utf-8")).lstrip()
+    remark = re.match(r"(?:#.*\n)*", text)
+    words = " ".join(line.lstrip("# ") for line in remark[0].splitlines()) if remark else ""
+    return re.split(r"(?<=\.) ", words, maxsplit=1)[0].removesuffix(".")
+
+
+def _print_table(rows: list[dict[str, str | None]]) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in ("name", "data set"):
+        table.add_column(heading, no_wrap=True)
+    table.add_column("network")
+    for row in rows:
+        table.add_row(row["name"], row["dataset"] or "", row["summary"])
+    console = Console(highlight=False)
+    console.print(table, markup=False)
+    console.print("encapkeras specs NAME prints one; encapkeras train NAME trains it.", markup=False)

@@ -1,0 +1,124 @@
+"""A spec file in the other language, or in our layout: YAML to JSON, JSON to YAML, with the same meaning.
+
+The values are the same, with their types and in their order. Comments are not: neither JSON nor the tree of a spec has
+a place for them. The comment that names the schema for editors is the key `$schema` in JSON.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from encapkeras.errors import ArgumentError
+from encapkeras.graph.inherit import bundled_specs
+from encapkeras.graph.load import comments, is_json, load_text, read_text
+from encapkeras.graph.spec_files import SpecFile
+from encapkeras.graph.tree import Report
+from encapkeras.graph.writing import as_json, as_yaml
+
+# The line by which yaml-language-server finds the schema of a file.
+MODELINE = re.compile(r"^#\s*yaml-language-server\s*:\s*\$schema\s*=\s*(\S+).*$", re.MULTILINE)
+SCHEMA_KEY = "$schema"
+
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")  # how a URI begins
+
+
+@dataclass(frozen=True)
+class Formatted:
+    """A spec file in another form.
+
+    Args:
+        text: The whole text.
+        lost_comments: How many comments of the file are not in it.
+    """
+
+    text: str
+    lost_comments: int
+
+
+def formatted(file: SpecFile, *, to_json: bool, folder: Path | None = None) -> Formatted:
+    """The text of a spec file as JSON or as YAML; it has been read again and compared with the file.
+
+    Args:
+        file: A YAML or JSON file.
+        to_json: Whether to write JSON.
+        folder: The folder that the text is for, the file's own if not given. Relative paths are written as they are
+            from there.
+
+    Raises:
+        SpecError: The file cannot be read, or has what is no part of the language, such as a key that occurs twice.
+        ArgumentError: A value cannot be said in JSON, or what the file names would not be found from the folder.
+    """
+    text, from_json = read_text(file.path, file.shown), is_json(file.path)
+    data = _plain(text, file.shown, from_json)
+    modeline = None if from_json else MODELINE.search(text)
+    schema = data.pop(SCHEMA_KEY, modeline[1] if modeline else None)
+    own_folder = file.path.resolve().parent
+    if folder and folder.resolve() != own_folder:
+        data, schema = _moved(data, schema, own_folder, folder.resolve())
+    if to_json:
+        new = as_json({SCHEMA_KEY: schema, **data} if schema else data)
+    else:
+        new = (f"# yaml-language-server: $schema={schema}\n" if schema else "") + as_yaml(data)
+    again = _plain(new, "the new text", to_json)
+    again.pop(SCHEMA_KEY, None)
+    if repr(again) != repr(data):  # as text, for 1 == 1.0 == True
+        raise ArgumentError(f"'{file.shown}' has a value that would be read as another one after it is written")
+    return Formatted(new, len(comments(text, is_json=from_json)) - bool(modeline))
+
+
+def _plain(text: str, shown: str, is_json: bool) -> dict[str, Any]:
+    report = Report()
+    tree = load_text(text, shown, report, is_json=is_json)
+    report.raise_if_any()
+    plain: dict[str, Any] = tree.plain()
+    return plain
+
+
+def _moved(data: dict[str, Any], schema: Any, old: Path, new: Path) -> tuple[dict[str, Any], Any]:
+    """What is written for one folder, as it is to be written for another."""
+    _check_bases(data.get("extends"), old, new)
+    section = data.get("data")
+    if isinstance(section, dict):
+        paths = {key: _moved_path(f"data.{key}", section[key], old, new) for key in ("path", "root") if key in section}
+        data = {**data, "data": {**section, **paths}}
+    if isinstance(schema, str) and not _SCHEME.match(schema):
+        schema = _relative(schema, old, new)
+    return data, schema
+
+
+def _check_bases(extends: Any, old: Path, new: Path) -> None:
+    """Refuses a base that is not found from the new folder, or is another file there."""
+    for name in extends if isinstance(extends, list) else [extends]:
+        if isinstance(name, str) and _base(name, old) != _base(name, new):
+            raise ArgumentError(
+                f"'extends' names '{name}', which lies beside the spec in '{old}'; from '{new}' it would not be found, "
+                "or another file would. Write to the spec's folder, or copy the base and build on the copy"
+            )
+
+
+def _base(name: str, folder: Path) -> Path | None:
+    """The file that a spec in a folder extends by a name."""
+    files = (place / name for place in (folder, bundled_specs()))
+    return next((file.resolve() for file in files if file.is_file()), None)
+
+
+def _moved_path(key: str, path: Any, old: Path, new: Path) -> Any:
+    if not isinstance(path, str):
+        return path
+    if "$" in path:
+        raise ArgumentError(
+            f"'{key}' is '{path}', which begins at the spec's folder, '{old}', if its variables say so. Write it out, "
+            "or write to the spec's folder"
+        )
+    return _relative(path, old, new)
+
+
+def _relative(path: str, old: Path, new: Path) -> str:
+    """A path from the old folder as one from the new folder; one that begins at the root, or at home, as it is."""
+    if os.path.isabs(path) or path.startswith("~"):
+        return path
+    return Path(os.path.relpath(old / path, new)).as_posix()
