@@ -24,6 +24,8 @@ COMMANDS: dict[str, tuple[ModuleType, str]] = {
     "show": (show, "print the nodes of a network with their shapes and parameters"),
     "specs": (specs, "list the specs that come with encapkeras, or print one"),
     "format": (format_spec, "write a spec as JSON or as YAML"),
+    "specs": (specs, "list the specs that come with encapkeras, or print one"),
+    "format": (format_spec, "write a spec as JSON or as YAML"),
     "import-weights": (import_weights, "make a network of a checkpoint of the original code"),
     "export-weights": (export_weights, "make a checkpoint for the original code of a network"),
     "bench": (bench, "time a part of encapkeras on this machine"),
