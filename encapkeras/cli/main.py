@@ -10,7 +10,19 @@ from collections.abc import Sequence
 from types import ModuleType
 
 from encapkeras import __version__
-from encapkeras.cli import analyse, bench, check, compare, evaluate, export_weights, import_weights, show, specs, train
+from encapkeras.cli import (
+    analyse,
+    bench,
+    check,
+    compare,
+    evaluate,
+    export_weights,
+    import_weights,
+    schema,
+    show,
+    specs,
+    train,
+)
 from encapkeras.cli import format as format_spec
 from encapkeras.cli.problems import print_mistakes
 from encapkeras.errors import EncapkerasError, SpecError, suggest
@@ -24,8 +36,7 @@ COMMANDS: dict[str, tuple[ModuleType, str]] = {
     "show": (show, "print the nodes of a network with their shapes and parameters"),
     "specs": (specs, "list the specs that come with encapkeras, or print one"),
     "format": (format_spec, "write a spec as JSON or as YAML"),
-    "specs": (specs, "list the specs that come with encapkeras, or print one"),
-    "format": (format_spec, "write a spec as JSON or as YAML"),
+    "schema": (schema, "write the JSON Schema by which editors help to write specs"),
     "import-weights": (import_weights, "make a network of a checkpoint of the original code"),
     "export-weights": (export_weights, "make a checkpoint for the original code of a network"),
     "bench": (bench, "time a part of encapkeras on this machine"),
