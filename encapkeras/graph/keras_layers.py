@@ -64,6 +64,17 @@ def keras_layer_names() -> list[str]:
     ]
 
 
+def keras_layer_aliases() -> dict[str, str]:
+    """Second names of layers of Keras, with the first.
+
+    Example:
+        >>> keras_layer_aliases()["keras.Convolution2D"]
+        'keras.Conv2D'
+    """
+    names = {name: PREFIX + keras_layer(name).__name__ for name in keras_layer_names()}
+    return {name: first for name, first in names.items() if name != first and first in names}
+
+
 def parameters(layer: type[keras.layers.Layer]) -> dict[str, inspect.Parameter]:
     """The arguments of a Keras layer's constructor by name."""
     return {

@@ -1,0 +1,141 @@
+"""What the spec language consists of, as plain data: every key with its type, default and description.
+
+Nothing is declared here. Sections are pydantic models, layers, losses and data sets are registered with typed
+signatures, Keras documents its own layers; this reads all of them into one form, JSON Schema, of which `json_schema`
+makes the editors' schema and `reference_page` a page.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import textwrap
+from collections.abc import Mapping
+from typing import Any
+
+import pydantic
+
+from encapkeras.graph.keras_layers import PREFIX, keras_layer, object_kind, parameters
+from encapkeras.graph.sections import NodeKeys
+from encapkeras.layers import LAYERS
+from encapkeras.losses import SideLoss
+from encapkeras.registry import Argument, Entry, argument_docs
+from encapkeras.validation import STRICT
+
+Schema = dict[str, Any]
+
+OBJECT = "x-keras-object"  # in place of a type: a named object of Keras, such as an initialiser
+TENSOR = {"type": "string", "x-tensor": True}  # a reference to a node
+
+_NOT_ARGUMENTS = ("name", *NodeKeys.model_fields)
+_ARGS = re.compile(r"^( *)Arg(?:ument)?s:\n((?:\1 .*\n?|[ \t]*\n)+)", re.MULTILINE)
+
+
+def section(model: type[pydantic.BaseModel]) -> Schema:
+    """The keys of a section, with those of the sections inside it.
+
+    Example:
+        >>> from encapkeras.graph.train_settings import TrainSettings
+        >>> section(TrainSettings)["properties"]["epochs"]["default"]
+        10
+    """
+    schema = model.model_json_schema()
+    return _inlined(schema, schema.get("$defs", {}))  # type: ignore[no-any-return]
+
+
+def registered(entry: Entry) -> Schema:
+    """The arguments of a registered layer, loss or data set; of a side loss, also the tensors that it takes.
+
+    Example:
+        >>> registered(LAYERS["capsule_stage"])["required"]
+        ['types', 'dim']
+    """
+    target = entry.target
+    tensors = target.tensors() if isinstance(target, type) and issubclass(target, SideLoss) else {}
+    own = [argument for argument in entry.arguments.values() if argument.name not in _NOT_ARGUMENTS]
+    return {
+        "description": entry.summary,
+        "properties": {
+            **{name: {**TENSOR, "description": doc} for name, doc in tensors.items()},
+            **{argument.name: _argument(argument) for argument in own},
+        },
+        "required": [*(name for name in tensors if name != "labels"), *(a.name for a in own if a.required)],
+    }
+
+
+def of_keras(name: str) -> Schema:
+    """The arguments of the layer `keras.NAME`, with Keras' own words about them.
+
+    Keras declares no types: those of its named objects are known by their names, switches by their defaults.
+
+    Example:
+        >>> of_keras("keras.Dense")["properties"]["units"]["description"]
+        'Positive integer, dimensionality of the output space.'
+    """
+    layer = keras_layer(name)
+    docstring = (inspect.getdoc(layer) or "").replace("`", "")
+    own = {key: value for key, value in parameters(layer).items() if key not in _NOT_ARGUMENTS}
+    docs = _keras_docs(docstring)
+    return {
+        "description": docstring.partition("\n")[0],
+        "properties": {key: _keras_argument(value, docs.get(key, "")) for key, value in own.items()},
+        "required": [key for key, value in own.items() if value.default is value.empty],
+    }
+
+
+def layer(name: str) -> Schema:
+    """The arguments of a layer, registered or of Keras."""
+    return of_keras(name) if name.startswith(PREFIX) else registered(LAYERS[name])
+
+
+def _argument(argument: Argument) -> Schema:
+    kind = object_kind(argument.name)
+    schema: Schema = {OBJECT: kind} if kind else _json_type(argument.annotation)
+    schema["description"] = argument.doc
+    if not argument.required:
+        schema["default"] = _plain(argument.default)
+    return schema
+
+
+def _json_type(annotation: Any) -> Schema:
+    try:
+        schema = pydantic.TypeAdapter(annotation, config=STRICT).json_schema()
+    except pydantic.errors.PydanticInvalidForJsonSchema:  # a type of the user's own, which only its code can check
+        return {}
+    return _inlined(schema, schema.get("$defs", {}))  # type: ignore[no-any-return]
+
+
+def _keras_argument(parameter: inspect.Parameter, doc: str) -> Schema:
+    kind = object_kind(parameter.name)
+    schema: Schema = {OBJECT: kind} if kind else {}
+    if isinstance(parameter.default, bool):
+        schema["type"] = "boolean"
+    schema["description"] = doc
+    if parameter.default is not parameter.empty:
+        schema["default"] = _plain(parameter.default)
+    return schema
+
+
+def _keras_docs(docstring: str) -> dict[str, str]:
+    """What a docstring of Keras says of each argument, however deep it is indented."""
+    found = _ARGS.search(docstring)
+    return argument_docs(f"Args:\n{textwrap.indent(textwrap.dedent(found[2]), '    ')}") if found else {}
+
+
+def _inlined(schema: Any, definitions: Mapping[str, Schema]) -> Any:
+    """The schema without references, and without the titles that pydantic makes of names."""
+    if isinstance(schema, list):
+        return [_inlined(element, definitions) for element in schema]
+    if not isinstance(schema, dict):
+        return schema
+    if "$ref" in schema:
+        schema = {**definitions[schema["$ref"].rpartition("/")[2]], **schema}
+    return {
+        key: _inlined(value, definitions)
+        for key, value in schema.items()
+        if key not in ("$ref", "$defs") and not (key == "title" and isinstance(value, str))
+    }
+
+
+def _plain(value: Any) -> Any:
+    return [_plain(element) for element in value] if isinstance(value, list | tuple) else value

@@ -1,0 +1,239 @@
+"""JSON Schema (draft-07) of values as specs may write them: also as a `$name` or `$(...)`, or as null, which deletes.
+
+Types come in as `declarations` gives them and go out in the forms that yaml-language-server completes, explains and
+reports best. `errorMessage` is what it then says in place of its own words; other readers of the schema ignore it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from encapkeras.graph.declarations import OBJECT, Schema
+from encapkeras.graph.inherit import OWN_KEYS
+from encapkeras.graph.keras_layers import object_names
+from encapkeras.graph.plain_words import default_in_words, in_words, listed
+
+OWN = {f"^{OWN_KEYS}": True}  # keys that are the user's
+
+_VARIABLE = r"\$"
+_OR_VARIABLE = "or a variable such as $name"
+_MANY = 12  # names that a message does not list
+_LIMITS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
+
+
+def key(declared: Schema, *, required: bool = False) -> Schema:
+    r"""What may stand behind a key, with its explanation.
+
+    Example:
+        >>> key({"type": "integer", "default": 3, "description": "Steps."})["description"]
+        'Steps.\n\nA whole number. Default: 3.'
+    """
+    words, default = in_words(declared), default_in_words(declared)
+    remarks = [
+        f"{words[0].upper()}{words[1:]}." if words else "",
+        "Required." if required else "",
+        f"Default: {default}." if default else "",
+    ]
+    paragraphs = [declared.get("description", ""), " ".join(remark for remark in remarks if remark)]
+    schema = {**described("\n\n".join(text for text in paragraphs if text)), **value(declared)}
+    if default and declared["default"] is not None:
+        schema["default"] = declared["default"]
+    return schema
+
+
+def described(text: str) -> Schema:
+    """A description, in both of the forms that editors know if it is more than plain text."""
+    schema = {"description": text} if text else {}
+    return {**schema, "markdownDescription": text} if "`" in text else schema
+
+
+def keys(declared: Schema) -> Schema:
+    """Everything that may stand behind the keys of a map."""
+    required = declared.get("required", ())
+    return {name: key(entry, required=name in required) for name, entry in declared["properties"].items()}
+
+
+def value(declared: Schema) -> Schema:
+    """What a spec may write for a value."""
+    if OBJECT in declared:
+        return {"allOf": [{"$ref": f"#/definitions/{declared[OBJECT]}"}]}
+    if "oneOf" in declared:
+        return _tagged(declared)
+    if "enum" in declared or "const" in declared:
+        return {"anyOf": [{"enum": declared.get("enum", [declared.get("const")])}, _variable()]}
+    if "anyOf" in declared:
+        return _either([one for one in declared["anyOf"] if one != {"type": "null"}], in_words(declared))
+    kind = declared.get("type")
+    if kind == "object":
+        return _map(declared)
+    if kind == "array":
+        return {**_scalar("array", in_words(declared)), **_elements(declared)}
+    if kind:
+        return {**_scalar(kind, in_words(declared)), **{name: declared[name] for name in _LIMITS if name in declared}}
+    return {}
+
+
+def section(properties: Schema, *, variable: bool = True) -> Schema:
+    """A map of known keys.
+
+    Args:
+        properties: What may stand behind each.
+        variable: Whether a variable may stand in place of the map.
+    """
+    return {**_map_type(variable), "properties": properties, "patternProperties": OWN, "additionalProperties": False}
+
+
+def names_of(noun: str, names: Mapping[str, str], others: str = "") -> Schema:
+    """One of some names, or a variable.
+
+    Args:
+        noun: What they are names of.
+        names: The names, with what each stands for.
+        others: A pattern of other names.
+    """
+    which = listed(list(names)) if len(names) <= _MANY else f"the name of a {noun}"
+    message = f"there is no such {noun}: must be {which}, {_OR_VARIABLE}"
+    # In this order the message for an unknown name is this one.
+    unknown = {"type": ["string", "null"], "pattern": f"{_VARIABLE}{others and '|'}{others}", "errorMessage": message}
+    return {"anyOf": [unknown, *({"const": name, **described(text)} for name, text in names.items())]}
+
+
+def alternative(declared: Schema, common: Iterable[str]) -> Schema:
+    """The keys that a name brings with it, beside those that all names have in common."""
+    ours = {rf"^({'|'.join(common)})$|^{OWN_KEYS}": True}
+    return {
+        **described(declared.get("description", "")),
+        "properties": keys(declared),
+        "patternProperties": ours,
+        "additionalProperties": False,
+    }
+
+
+def where(tag: str, names: Sequence[str], then: Schema) -> Schema:
+    """A schema for maps whose tag has one of these names.
+
+    The pattern does what `enum` would, but in an editor it is not met by what begins like one of the names.
+    """
+    pattern = f"^{'|'.join(map(re.escape, names))}$" if len(names) == 1 else f"^({'|'.join(map(re.escape, names))})$"
+    return {"if": {"required": [tag], "properties": {tag: {"type": "string", "pattern": pattern}}}, "then": then}
+
+
+def needs(declared: Schema) -> Schema:
+    """The keys that must be there, and those that must be in the maps behind them; empty if there are none."""
+    if "oneOf" in declared:
+        tag, alternatives = _alternatives(declared)
+        inner = [where(tag, [name], needs(one)) for name, one in alternatives.items() if needs(one)]
+        return {"required": [tag], **({"allOf": inner} if inner else {})}
+    for one in declared.get("anyOf", ()):
+        if needs(one):
+            return needs(one)
+    below = {name: needs(entry) for name, entry in declared.get("properties", {}).items()}
+    parts = {"required": declared.get("required"), "properties": {name: part for name, part in below.items() if part}}
+    return {name: part for name, part in parts.items() if part}
+
+
+def keras_object(kind: str) -> Schema:
+    """An initialiser, regularizer, constraint or activation of Keras: its name, or its name and its numbers."""
+    named = {"enum": sorted(object_names(kind), key=lambda name: (name[:1].isupper(), name))}
+    config: Schema = {
+        "type": "object",
+        "properties": {"class_name": named, "config": {"type": ["object", "null"]}},
+        "required": ["class_name"],
+        "patternProperties": OWN,
+        "additionalProperties": False,
+    }
+    return {"anyOf": [named, *([config] if kind != "activation" else []), _variable()]}
+
+
+def _variable() -> Schema:
+    return {"type": ["string", "null"], "pattern": _VARIABLE}
+
+
+def _scalar(kind: str, words: str) -> Schema:
+    message = f"must be {words}, {_OR_VARIABLE}"
+    if kind == "string":
+        return {"type": ["string", "null"], "errorMessage": message}
+    return {"type": [kind, "string", "null"], "pattern": _VARIABLE, "errorMessage": message}
+
+
+def _elements(declared: Schema) -> Schema:
+    sizes = {name: declared[name] for name in ("minItems", "maxItems") if name in declared}
+    return {**({"items": value(declared["items"])} if declared.get("items") else {}), **sizes}
+
+
+def _either(alternatives: Sequence[Schema], words: str) -> Schema:
+    """One of several types: as one schema if no keyword of one concerns another, which makes for clear messages."""
+    kinds = [one.get("type") for one in alternatives]
+    if len(alternatives) == 1:
+        return value(alternatives[0])
+    if len(set(kinds)) < len(kinds) or not set(kinds) <= {"array", "string", "boolean", "integer", "number"}:
+        return {"anyOf": [value(one) for one in alternatives]}
+    schema: Schema = {}
+    for one in alternatives:
+        # Elements in a condition: where `items` stands openly, completion takes the whole for a list.
+        schema |= {"if": {"type": "array"}, "then": _elements(one)} if one["type"] == "array" else value(one)
+    schema |= _scalar(str(kinds[0]), words)
+    schema["type"] = list(dict.fromkeys([*kinds, "string", "null"]))
+    if "string" in kinds:
+        schema.pop("pattern", None)
+    return schema
+
+
+def _map_type(variable: bool = True) -> Schema:
+    return {"type": ["object", "string", "null"], "pattern": _VARIABLE} if variable else {"type": ["object", "null"]}
+
+
+def _map(declared: Schema) -> Schema:
+    if "properties" in declared:
+        return section(keys(declared))
+    values = declared.get("additionalProperties")
+    inner = {"patternProperties": OWN, "additionalProperties": value(values)} if isinstance(values, dict) else {}
+    return {**_map_type(), **inner}
+
+
+def _alternatives(declared: Schema) -> tuple[str, dict[str, Schema]]:
+    """The tag that tells the members of a union apart, and the members."""
+    tag: str = declared["discriminator"]["propertyName"]
+    return tag, {one["properties"][tag]["const"]: one for one in declared["oneOf"]}
+
+
+def _tagged(declared: Schema) -> Schema:
+    tag, alternatives = _alternatives(declared)
+    bare = {name: {**one, "properties": _without(tag, one["properties"])} for name, one in alternatives.items()}
+    names = {name: one.get("description", "") for name, one in alternatives.items()}
+    tags = {**described(f"One of {listed([f'`{name}`' for name in names])}."), **names_of(tag, names)}
+    return {**_map_type(), **choice(tag, tags, {name: alternative(one, [tag]) for name, one in bare.items()})}
+
+
+def _without(name: str, entries: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: entry for key, entry in entries.items() if key != name}
+
+
+def choice(tag: str, names: Schema, alternatives: Mapping[str, Schema], common: Schema | None = None) -> Schema:
+    """Keys of a map that depend on a name in it. Where the name is not given, any of their keys may stand.
+
+    Args:
+        tag: The key with the name.
+        names: What may stand there.
+        alternatives: By name, the keys that it brings with it, as `alternative` makes them.
+        common: Keys that do not depend on it.
+    """
+    every = {name: texts_of(entry) for one in alternatives.values() for name, entry in one["properties"].items()}
+    common = {tag: names, **(common or {})}
+    return {
+        "properties": common,
+        "allOf": [where(tag, [name], then) for name, then in alternatives.items()],
+        "if": {"required": [tag]},
+        "else": {
+            "properties": every,
+            "patternProperties": {rf"^({'|'.join(common)})$|^{OWN_KEYS}": True},
+            "additionalProperties": False,
+        },
+    }
+
+
+def texts_of(entry: Schema) -> Schema:
+    """The description alone."""
+    return {name: entry[name] for name in ("description", "markdownDescription") if name in entry}
