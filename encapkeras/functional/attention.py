@@ -18,6 +18,8 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
+from encapkeras.functional.values import has_values
+
 LOG2_E = math.log2(math.e)
 """What turns a natural logarithm into one of base 2."""
 
@@ -212,7 +214,7 @@ def _pieces(
     """Slices of the groups, each with buffers `(g, J, P)` that are the same memory for every slice."""
     outputs, (groups, _, positions) = query_JGK.shape[0], key_GKP.shape
     piece = _PIECE.get(key_GKP.device.type, _PIECE_ELSEWHERE)
-    size = max(1, min(groups, piece // (outputs * positions * buffers)))
+    size = max(1, min(groups, piece // (outputs * positions * buffers))) if has_values(key_GKP) else groups
     memory = tuple(key_GKP.new_empty(size, outputs, positions) for _ in range(buffers))
     for start in range(0, groups, size):
         stop = min(start + size, groups)

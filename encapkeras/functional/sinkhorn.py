@@ -16,6 +16,7 @@ from encapkeras.errors import ArgumentError, NotConvergedWarning, NotFiniteError
 from encapkeras.functional.once import refuse_twice
 from encapkeras.functional.precision import full_precision
 from encapkeras.functional.transport_cost import check_floating
+from encapkeras.functional.values import has_values
 
 # Factors between 1 / limit and limit cost no digits: the largest product of two of them and a kernel below limit^-3 is
 # far below the smallest share that counts, and no product overflows.
@@ -167,7 +168,7 @@ def all_finite(tensor: torch.Tensor) -> bool:
 
 def _readable(tensor: torch.Tensor) -> bool:
     """Whether its values can be looked at without waiting for a device."""
-    return tensor.device.type == "cpu" and not torch.compiler.is_compiling()
+    return tensor.device.type == "cpu" and has_values(tensor)
 
 
 def _weights(name: str, given: torch.Tensor | None, size: int, like: torch.Tensor) -> torch.Tensor:
@@ -280,6 +281,8 @@ def _scaled(problem: _Problem) -> _Run | None:
         a.append(source_N / sum_KN)
         b.append(target_M / columns.times(a[-1]))
     run = _Run(kernel_KNM, torch.stack(a), torch.stack(b))
+    if not has_values(kernel_KNM):
+        return run  # as it mostly goes
     smallest, largest = zip(*(factor.aminmax() for factor in run[1:]), strict=True)
     in_range = min(smallest) > 1 / limit and max(largest) < limit  # false where one is not a number
     return run if in_range else None

@@ -14,6 +14,7 @@ from encapkeras.errors import ArgumentError, ShapeError
 from encapkeras.functional.capsule_dense import capsule_length
 from encapkeras.functional.once import differentiated_once, refuse_twice
 from encapkeras.functional.precision import full_precision
+from encapkeras.functional.values import has_values
 
 Cost = Literal["l2", "cosine", "sqeuclidean"]
 
@@ -139,7 +140,7 @@ class _Distances(torch.autograd.Function):
         from_centre_BF, from_centre_AF = _centred(x_BF, y_AF)
         sum_BA = from_centre_BF.square().sum(1)[:, None] + from_centre_AF.square().sum(1)
         square_BA = torch.addmm(sum_BA, from_centre_BF, from_centre_AF.T, alpha=-2)
-        row_Q, column_Q = (square_BA < _CLOSE * sum_BA).nonzero(as_tuple=True)
+        row_Q, column_Q = _close_pairs(square_BA, sum_BA)
         for row, column in _pieces(row_Q, column_Q, x_BF.shape[1]):
             square_BA[row, column] = (x_BF[row] - y_AF[column]).square_().sum(1)
         result_BA = square_BA.sqrt_() if root else square_BA
@@ -152,6 +153,14 @@ class _Distances(torch.autograd.Function):
         refuse_twice()
         with full_precision(gradient_BA):  # autocast may be on here
             return (*_pulls(gradient_BA, *context.saved_tensors, root=context.root), None)
+
+
+def _close_pairs(square_BA: torch.Tensor, sum_BA: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Rows and columns of the pairs whose square distance has lost digits; none, as mostly, where there are no values."""
+    if not has_values(square_BA):
+        none_Q = square_BA.new_empty(0, dtype=torch.int64)
+        return none_Q, none_Q
+    return (square_BA < _CLOSE * sum_BA).nonzero(as_tuple=True)
 
 
 def _pulls(

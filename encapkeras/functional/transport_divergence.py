@@ -13,6 +13,7 @@ from encapkeras.errors import ArgumentError, NotFiniteError, ShapeError
 from encapkeras.functional.precision import full_precision
 from encapkeras.functional.sinkhorn import all_finite, check_transport, sinkhorn
 from encapkeras.functional.transport_cost import Cost, check_samples, transport_cost
+from encapkeras.functional.values import has_values
 
 Gradient = Literal["unrolled", "envelope", "implicit"]
 
@@ -166,7 +167,7 @@ def _check(x: torch.Tensor, y: torch.Tensor, debiased: bool, gradient: str) -> N
 
 def _check_finite(x: torch.Tensor, y: torch.Tensor, cost: torch.Tensor) -> None:
     """Names the feature that a cost that is not finite comes from; looks through the features only then."""
-    if cost.device.type != "cpu" or torch.compiler.is_compiling() or all_finite(cost):
+    if cost.device.type != "cpu" or not has_values(cost) or all_finite(cost):
         return
     for name, samples in (("x", x), ("y", y)):
         for row, column in (~torch.isfinite(samples)).nonzero().tolist():

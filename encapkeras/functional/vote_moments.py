@@ -15,6 +15,7 @@ import torch
 from torch.nn import functional as F
 
 from encapkeras.functional.routed import Tensors, Uses
+from encapkeras.functional.values import has_values
 
 _PIECE = 1 << 20
 """Numbers in a piece: 4 MB in float32."""
@@ -186,7 +187,7 @@ class SquareMoments:
 
     def _pieces(self, batch: int) -> Iterator[slice]:
         outputs, width, dim = self._square_JYE.shape
-        return _pieces(outputs, width * (batch + dim))
+        return _pieces(outputs, width * (batch + dim) if has_values(self._square_JYE) else 1)
 
     def _components(self, features_jBY: torch.Tensor) -> torch.Tensor:
         """Of the products, those with 1, `(j, N, B, C)`."""
