@@ -183,7 +183,7 @@ def _is_of(module: ModuleType, file: Path) -> bool:
 
 def _syntax(error: SyntaxError, shown: str) -> str:
     place = ":".join(str(part) for part in (error.filename or shown, error.lineno, error.offset) if part)
-    line = f"\n    {error.text.strip()}" if error.text else ""
+    line = f"\n    {error.text.strip()[:100]}" if error.text else ""
     return f"{place}: this is no Python: {error.msg}{line}"
 
 

@@ -11,9 +11,12 @@ import inspect
 import re
 import sys
 import typing
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
+
+from pydantic.warnings import ArbitraryTypeWarning
 
 from encapkeras.errors import ArgumentError, RegistrationError, suggest
 from encapkeras.validation import Checker, ValueProblem, shown
@@ -163,10 +166,12 @@ class Registry(Mapping[str, Entry]):
                 continue
             annotation, doc = hints[parameter.name], (docs or {}).get(parameter.name, "")
             try:
-                argument = Argument(parameter.name, annotation, parameter.default, doc, Checker(annotation))
-            except Exception as error:  # of pydantic, which has many kinds
-                problems.append(f"the annotation of '{parameter.name}' is no type that values can have: {error}")
+                with warnings.catch_warnings(action="error", category=ArbitraryTypeWarning):
+                    checker = Checker(annotation)
+            except Exception:  # of pydantic, which has many kinds
+                problems.append(f"the annotation of '{parameter.name}' is no type")
                 continue
+            argument = Argument(parameter.name, annotation, parameter.default, doc, checker)
             if not argument.required:
                 found = argument.checker.problems(parameter.default)
                 problems += [f"the default of '{parameter.name}' {problem.text}" for problem in found]

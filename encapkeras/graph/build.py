@@ -17,9 +17,11 @@ from encapkeras.graph.losses import NamedSideLoss
 from encapkeras.graph.tree import Report
 from encapkeras.losses import SideLoss
 from encapkeras.losses.side_loss import LABELS
+from encapkeras.plugins import line_in_plugin
 
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 _PREAMBLE = re.compile(r"^Exception encountered when calling [^\n]*\n+")
+_INFERRING = re.compile(r"^Could not automatically infer .*?Error encountered:\s+", re.DOTALL)
 _TAIL = re.compile(r"\n+Arguments received by .*", re.DOTALL)
 
 LONGEST_TRACE = 5  # shapes in a row
@@ -170,8 +172,9 @@ class _Builder:
             trace = "" if layer is None else self.graph.trace(node.inputs)
             self._report.add(node.tree, _plain_message(error, node.layer, node.layer_name), trace=trace)
             return
-        if not isinstance(outputs, dict) or not all(hasattr(tensor, "shape") for tensor in outputs.values()):
-            self._report.add(node.tree, f"layer '{node.layer}' gives several tensors; a node gives one")
+        problem = _outputs_problem(node, outputs)
+        if problem:
+            self._report.add(node.tree, problem)
             return
         expected = node.settings.expect
         made = tuple(outputs["out"].shape[1:])
@@ -228,6 +231,20 @@ def _takes_one(layer: keras.layers.Layer) -> bool:
     return str(first.annotation) in ("torch.Tensor", "<class 'torch.Tensor'>")
 
 
+def _outputs_problem(node: Node, outputs: Any) -> str:
+    """Why what a layer gives cannot stand for its ports; empty if it can."""
+    ports = node.kind.ports
+    if len(ports) > 1 and not (isinstance(outputs, dict) and set(outputs) == set(ports)):
+        gives = f"a map of {', '.join(map(str, outputs))}" if isinstance(outputs, dict) else f"{type(outputs).__name__}"
+        return (
+            f"layer '{node.layer}', called with return_ports=True, must give a map of its ports {', '.join(ports)}; it "
+            f"gives {gives}. Its compute_output_spec, if it has one, must do the same; compute_output_shape cannot."
+        )
+    if not all(hasattr(tensor, "shape") for tensor in outputs.values()):
+        return f"layer '{node.layer}' gives several tensors; a node gives one"
+    return ""
+
+
 def _not_for_capsules(node: Node, graph: BuiltGraph) -> str:
     shape = next(tuple(tensor.shape) for r in node.inputs if len((tensor := graph.tensors[r]).shape) == CAPSULE_AXES)
     return (
@@ -240,7 +257,9 @@ def _not_for_capsules(node: Node, graph: BuiltGraph) -> str:
 def _plain_message(error: Exception, kind: str, name: str) -> str:
     """An exception's message without what Keras wraps around it."""
     text = _ANSI.sub("", str(error)).strip()
-    text = _TAIL.sub("", _PREAMBLE.sub("", text)).strip()
+    text = _TAIL.sub("", _INFERRING.sub("", _PREAMBLE.sub("", text))).strip()
     text = text.removeprefix(f"{kind}: ").removeprefix(f"{name}: ")
     known = isinstance(error, EncapkerasError | ValueError)
-    return text if known and text else f"{kind}: {text or 'failed'} ({type(error).__name__})"
+    plain = text if known and text else f"{kind}: {text or 'failed'} ({type(error).__name__})"
+    place = line_in_plugin(error)
+    return f"{plain} ({place})" if place else plain

@@ -8,7 +8,7 @@ from typing import Any
 
 import keras
 
-from encapkeras.errors import suggest, suggest_argument
+from encapkeras.errors import ArgumentError, suggest, suggest_argument
 from encapkeras.graph.keras_layers import (
     FIT_FOR_CAPSULES,
     PREFIX,
@@ -60,12 +60,37 @@ class LayerKind:
         values = {key: plain_object(value) for key, value in arguments.items()}
         if self.entry is None:
             values = with_image_format(self.target, values)
-        return self.target(name=name, dtype=policy, **values)
+        layer = self.target(name=name, dtype=policy, **values)
+        if self.entry and not self.target.__module__.startswith("encapkeras."):
+            _check_own_layer(layer, name, values)
+        return layer
 
     @property
     def takes_capsules(self) -> bool:
         """Whether it may stand behind a layer that makes maps of capsules."""
         return self.entry is not None or self.name.removeprefix(PREFIX) in FIT_FOR_CAPSULES
+
+
+def _check_own_layer(layer: keras.layers.Layer, name: str, arguments: Iterable[str]) -> None:
+    """Checks what a layer of the user's must do, and could fail to do much later, when a model is saved or loaded.
+
+    Raises:
+        ArgumentError: It does not hand its name on, or its configuration does not make it again.
+    """
+    who = f"class {type(layer).__name__}"
+    if getattr(layer, "name", None) != name:
+        raise ArgumentError(f"__init__ of {who} must hand **kwargs on: super().__init__(**kwargs)")
+    base = "derive it from encapkeras.layers.CapsuleLayer, which has a right one, or mend it"
+    try:
+        config = layer.get_config()
+        lost = [argument for argument in arguments if argument not in config]
+        if not lost:
+            type(layer).from_config(config)
+    except Exception as error:
+        reason = str(error).rpartition("Exception encountered: ")[2]  # behind what Keras says around it
+        raise ArgumentError(f"get_config of {who} does not make it again: {reason}; {base}") from error
+    if lost:
+        raise ArgumentError(f"get_config of {who} lacks {', '.join(map(repr, lost))}, which loading needs; {base}")
 
 
 def layer_kind(name: str) -> LayerKind:
