@@ -52,8 +52,18 @@ class BlockSection(Section):
 
 
 Grid = Annotated[dict[str, Annotated[list[Any], Field(min_length=1)]], Field(min_length=1)]
-Variants = Annotated[list[Annotated[dict[str, Any], Field(min_length=1)]], Field(min_length=1)]
-Seeds = int | Annotated[list[int], Field(min_length=1)]
+Variants = Annotated[list[dict[str, Any]], Field(min_length=1)]
+
+
+def _distinct(seeds: list[int]) -> list[int]:
+    if len(set(seeds)) < len(seeds):
+        raise ValueError("must be a list of distinct seeds")
+    return seeds
+
+
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+SeedList = Annotated[list[Seed], Field(min_length=1), pydantic.AfterValidator(_distinct)]
+Seeds = Annotated[int, Field(ge=1, le=1000)] | SeedList
 
 
 class SweepSection(Section):
@@ -61,7 +71,9 @@ class SweepSection(Section):
 
     grid: Grid | None = Field(None, description="Values by path, as in `--set`: every combination is trained.")
     list: Variants | None = Field(
-        None, description="Maps of a value by path, each a network; with a grid, each with every combination of it."
+        None,
+        description="Maps of a value by path, each a network ({} is the spec as it is); with a grid, each with every "
+        "combination of it.",
     )
     seeds: Seeds | None = Field(None, description="How many seeds, from 0, or which; `--seeds` goes before it.")
 

@@ -20,7 +20,8 @@ from encapkeras.graph.expand import Expansion
 from encapkeras.graph.inherit import OWN_KEYS, Inheritance, bundled_specs, cleaned, override
 from encapkeras.graph.load import load_data, load_file
 from encapkeras.graph.losses import LossChecks, NamedSideLoss, OutputLoss
-from encapkeras.graph.sections import MODEL, TOP_LEVEL, Shape, Size, TopLevel
+from encapkeras.graph.sections import MODEL, TOP_LEVEL, Shape, Size, SweepSection, TopLevel
+from encapkeras.graph.sweep import Variant, read_sweep, read_variants
 from encapkeras.graph.train_settings import TrainSettings
 from encapkeras.graph.tree import FAILED, Report, Tree
 from encapkeras.graph.variables import FACTS, Scope, UnknownName, Variables, check_variable_name, substitute
@@ -52,6 +53,8 @@ class Spec:
             expanded.
         warnings: What can be built and is hardly meant, sorted by place; `load_spec` finds less of it than
             `check_spec`, which knows the shapes.
+        sweep: What `compare` trains instead of the spec as it is; None for nothing else.
+        written: The spec before any of its steps, of which the sweep's networks are made; None without a sweep.
     """
 
     name: str = field(compare=False)
@@ -65,6 +68,8 @@ class Spec:
     losses: Mapping[str, OutputLoss | NamedSideLoss] = field(compare=False)
     resolved: dict[str, Any]
     warnings: Sequence[Problem] = field(compare=False, default=())
+    sweep: SweepSection | None = field(compare=False, default=None)
+    written: Tree | None = field(compare=False, default=None, repr=False)
 
     def make_losses(self) -> dict[str, keras.losses.Loss]:
         """A new Keras loss for each output that has one."""
@@ -104,7 +109,7 @@ def load_spec(source: Source, overrides: Sequence[str] = ()) -> Spec:
     """
     if isinstance(source, Spec) and not overrides:
         return source
-    reading = _Reading(source, overrides)
+    reading = _Reading(*_merged(source, overrides))
     reading.report.raise_if_any()
     return reading.spec()
 
@@ -136,14 +141,16 @@ class Examined(NamedTuple):
     Args:
         spec: The spec, with its warnings.
         graph: The layers, whose weights have shapes and no values, and symbolic tensors.
+        variants: The networks of its sweep; none without one.
     """
 
     spec: Spec
     graph: BuiltGraph
+    variants: Sequence[Variant]
 
 
 def examine_spec(source: Source, overrides: Sequence[str] = ()) -> Examined:
-    """As `check_spec`, and gives the layers and tensors too that the shapes were checked with.
+    """As `check_spec`, and gives the layers and tensors too that the shapes were checked with, and a sweep's networks.
 
     Args:
         source: As for `load_spec`.
@@ -157,31 +164,38 @@ def examine_spec(source: Source, overrides: Sequence[str] = ()) -> Examined:
         >>> examine_spec("quickstart").graph.inputs["image"].shape
         (None, 32, 32, 1)
     """
-    if isinstance(source, Spec) and not overrides:
-        return Examined(source, _without_numbers(source, Report()))
-    reading = _Reading(source, overrides)
+    if isinstance(source, Spec) and not overrides and not source.sweep:
+        report = Report()
+        graph = _without_numbers(source, report)
+        report.raise_if_any()
+        return Examined(source, graph, [])
+    reading = _Reading(*_merged(source, overrides))
     graph = _without_numbers(reading, reading.report)
-    return Examined(reading.spec(), graph)
+    variants = reading.variants()
+    reading.report.raise_if_any()
+    return Examined(reading.spec(), graph, variants)
 
 
 def _without_numbers(source: Spec | _Reading, report: Report) -> BuiltGraph:
+    """The layers, whose weights have no numbers, and tensors; notes the shapes that do not fit."""
     with keras.device("meta"):
         graph = build_nodes(source.nodes, source.inputs, report, {})
         build_side_losses(graph, source.side_losses, source.outputs, report, {})
-    report.raise_if_any()
     return graph
 
 
 class _Reading:
-    """One reading of a spec: what could be read, and the mistakes."""
+    """One reading of a spec: what could be read, and the mistakes.
 
-    def __init__(self, source: Source, overrides: Sequence[str]) -> None:
-        if isinstance(overrides, str):
-            raise ArgumentError(f"overrides must be a list of texts; write ['{overrides}']")
-        self.report = Report()
-        written, self._file = _written(source, self.report)
-        folder = self._file.parent if self._file else Path()
-        merged = override(Inheritance(folder, self.report).resolve(written, self._file), overrides, self.report)
+    Args:
+        merged: The spec after `extends` and `--set`.
+        report: Where mistakes go.
+    """
+
+    def __init__(self, merged: Tree, report: Report) -> None:
+        self.report = report
+        self._merged = merged
+        self._sweep = read_sweep(merged, report)
         self._own = {key: entry.plain() for key, entry in merged.entries().items() if key.startswith(OWN_KEYS)}
         self._tree = self._without_editors_key(cleaned(merged))
         self.report.add_values(TOP_LEVEL, self._tree)
@@ -206,7 +220,13 @@ class _Reading:
             losses=self._losses,
             resolved=self._resolved(),
             warnings=self.report.warnings(),
+            sweep=self._sweep.section if self._sweep else None,
+            written=self._merged if self._sweep else None,
         )
+
+    def variants(self) -> list[Variant]:
+        """The networks of the sweep; notes what is wrong with them."""
+        return read_variants(self._sweep, self._merged, self.report, _checked) if self._sweep else []
 
     def _without_editors_key(self, tree: Tree) -> Tree:
         """The spec without `$schema`, by which editors find the schema of a file; YAML may say that in a comment."""
@@ -317,10 +337,8 @@ class _Reading:
                 self.report.add(entry, f"'{name}' is no name for {what}")
 
     def _read_name(self) -> str:
-        name = self._section("name").value or (self._file.stem if self._file else "model")
-        if name is FAILED or "name" not in self._tree.entries():
-            return NAME_CHARACTERS.sub("-", str(name))
-        if NAME_CHARACTERS.search(str(name)):
+        name = self._section("name").value
+        if name is not FAILED and NAME_CHARACTERS.search(str(name)):
             self.report.add(self._entry("name"), f"'{name}' may consist of letters, digits, spaces, '_', '-' and '.'")
         return str(name)
 
@@ -366,10 +384,31 @@ def _absolute(path: Tree) -> Tree:
     return path.with_value(os.path.abspath(Path(path.file).parent / os.path.expanduser(path.value)))
 
 
+def _checked(merged: Tree, report: Report) -> Spec | None:
+    """A network of a sweep, shapes included; None after mistakes."""
+    reading = _Reading(merged, report)
+    _without_numbers(reading, report)
+    return None if report.problems() else reading.spec()
+
+
+def _merged(source: Source, overrides: Sequence[str]) -> tuple[Tree, Report]:
+    """A source with what it extends and with `--set`, and the mistakes in that."""
+    if isinstance(overrides, str):
+        raise ArgumentError(f"overrides must be a list of texts; write ['{overrides}']")
+    report = Report()
+    written, file = _written(source, report)
+    merged = override(Inheritance(file.parent if file else Path(), report).resolve(written, file), overrides, report)
+    name = merged.entries().get("name")
+    if name is None or name.value in (None, ""):
+        default = NAME_CHARACTERS.sub("-", file.stem) if file else "model"
+        merged = merged.with_value({**merged.entries(), "name": merged.with_value(default)})
+    return merged, report
+
+
 def _written(source: Source, report: Report) -> tuple[Tree, Path | None]:
     """A source as a tree, and its file if it is one."""
     if isinstance(source, Spec):
-        return load_data(source.resolved, source.source), None
+        return source.written or load_data(source.resolved, source.source), None
     if isinstance(source, Mapping):
         return load_data(source, "<dict>"), None
     if not isinstance(source, str | os.PathLike):
