@@ -24,8 +24,8 @@ def run(arguments: argparse.Namespace) -> int:
         0.
     """
     from encapkeras.graph.formatting import formatted
-    from encapkeras.graph.load import is_json
-    from encapkeras.graph.spec_files import ENDINGS, find_spec
+    from encapkeras.graph.load import ENDINGS, is_json
+    from encapkeras.graph.spec_files import find_spec
 
     source = find_spec(arguments.spec)
     if arguments.output is None:

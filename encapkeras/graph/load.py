@@ -21,6 +21,7 @@ from encapkeras.errors import Problem, SpecError
 from encapkeras.graph.tree import FAILED, Report, Tree, child_path
 
 LARGEST_FILE = 2 * 2**20  # a spec of 10,000 nodes is half as large
+ENDINGS = (".yaml", ".yml", ".json")
 DEEPEST = 64  # maps and lists inside one another; each level is a call
 LONGEST_NUMBER = 400
 LONGEST_TEXT = 10_000
@@ -163,7 +164,7 @@ def _kind(value: Any) -> str:
 
 def _near_files(path: Path) -> str:
     try:
-        names = [entry.name for entry in path.parent.iterdir() if entry.suffix in (".yaml", ".yml", ".json")]
+        names = [entry.name for entry in path.parent.iterdir() if entry.suffix in ENDINGS]
     except OSError:
         return f"The folder '{path.parent}' does not exist either."
     near = difflib.get_close_matches(path.name, names, n=1)

@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 from encapkeras.errors import Problem, SpecError, suggest
 from encapkeras.graph.inherit import bundled_specs
+from encapkeras.graph.load import ENDINGS
 
-ENDINGS = (".yaml", ".yml", ".json")
 SCHEMA = "spec.schema.json"
 
 
