@@ -81,11 +81,20 @@ class Variables(Scope):
         self._report = report
         self._done: dict[str, Tree] = {}
         self._open: list[str] = []
+        self._read: set[str] = set()
 
     def lookup(self, name: str) -> Tree:
         """What a name means, computed when it is first asked for."""
         if name not in self._values:
             return super().lookup(name)
+        self._read.add(name)
+        return self._value(name)
+
+    def unread(self) -> list[str]:
+        """The names that nothing has looked up so far."""
+        return [name for name in self._values if name not in self._read]
+
+    def _value(self, name: str) -> Tree:
         if name not in self._done:
             self._done[name] = self._computed(name, self._values[name])
         return self._done[name]
@@ -109,7 +118,7 @@ class Variables(Scope):
     def compute_all(self) -> None:
         """Computes every variable, so that a mistake in one that nothing uses is reported too."""
         for name in self._values:
-            self.lookup(name)
+            self._value(name)
 
 
 def check_variable_name(name: str, at: Tree, report: Report) -> None:
