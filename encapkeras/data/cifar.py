@@ -89,7 +89,7 @@ class CifarReader(DatasetReader):
 
     def describe(self) -> DatasetInfo:
         """32x32 colour images."""
-        return DatasetInfo(32, 32, 3, len(self.class_names), self.class_names)
+        return DatasetInfo(32, 32, 3, len(self.class_names), self.class_names, 50_000)
 
     def read(self) -> ImageArrays:
         """50,000 training and 10,000 test images in the published files."""

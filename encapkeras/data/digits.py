@@ -6,6 +6,7 @@ import numpy as np
 
 from encapkeras.data.registry import DatasetInfo, DatasetReader, ImageArrays, register_dataset
 
+IMAGES = 1797
 TEST_IMAGES = 360
 
 
@@ -21,7 +22,7 @@ class Digits(DatasetReader):
 
     def describe(self) -> DatasetInfo:
         """8x8 grey images of ten digits."""
-        return DatasetInfo(8, 8, 1, 10, tuple("0123456789"))
+        return DatasetInfo(8, 8, 1, 10, tuple("0123456789"), IMAGES - TEST_IMAGES)
 
     def read(self) -> ImageArrays:
         """1,437 training and 360 test images."""

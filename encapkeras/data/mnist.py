@@ -62,7 +62,7 @@ class IdxReader(DatasetReader):
 
     def describe(self) -> DatasetInfo:
         """28x28 grey images of ten classes."""
-        return DatasetInfo(28, 28, 1, 10, self.class_names)
+        return DatasetInfo(28, 28, 1, 10, self.class_names, 60_000)
 
     def read(self) -> ImageArrays:
         """60,000 training and 10,000 test images in the published files."""

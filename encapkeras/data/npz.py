@@ -85,9 +85,9 @@ class Npz(DatasetReader):
         problems += name_problems + label_issues
         if problems or not classes:
             return None, problems
-        height, width, *rest = headers["train_images"][0][1:]
+        count, height, width, *rest = headers["train_images"][0]
         names = class_names or tuple(map(str, range(classes)))
-        return DatasetInfo(height, width, rest[0] if rest else 1, classes, names), []
+        return DatasetInfo(height, width, rest[0] if rest else 1, classes, names, count), []
 
     def _error(self, problems: list[str]) -> DataError:
         return DataError("\n  ".join([f"{self.path} cannot be used as a data set:", *problems]))

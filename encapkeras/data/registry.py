@@ -32,6 +32,7 @@ class DatasetInfo:
         channels: 1 for grey, 3 for colour; any number in the user's own arrays.
         classes: Number of classes; labels run from 0 to `classes - 1`.
         class_names: The name of each class, in the order of the labels.
+        train_images: How many images there are to train and validate with; None if that is not known before reading.
     """
 
     height: int
@@ -39,6 +40,7 @@ class DatasetInfo:
     channels: int
     classes: int
     class_names: tuple[str, ...]
+    train_images: int | None = None
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,7 @@ class Svhn(DatasetReader):
 
     def describe(self) -> DatasetInfo:
         """32x32 colour images of ten digits."""
-        return DatasetInfo(32, 32, 3, 10, self.class_names)
+        return DatasetInfo(32, 32, 3, 10, self.class_names, 73_257)
 
     def read(self) -> ImageArrays:
         """73,257 training and 26,032 test images in the published files."""

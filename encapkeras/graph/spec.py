@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -21,6 +22,7 @@ from encapkeras.graph.inherit import OWN_KEYS, Inheritance, bundled_specs, clean
 from encapkeras.graph.load import load_data, load_file
 from encapkeras.graph.losses import LossChecks, NamedSideLoss, OutputLoss
 from encapkeras.graph.sections import MODEL, TOP_LEVEL, Shape, Size, SweepSection, TopLevel
+from encapkeras.graph.suspicions import Suspicions
 from encapkeras.graph.sweep import Variant, read_sweep, read_variants
 from encapkeras.graph.train_settings import TrainSettings
 from encapkeras.graph.tree import FAILED, Report, Tree
@@ -173,7 +175,7 @@ def examine_spec(source: Source, overrides: Sequence[str] = ()) -> Examined:
     graph = _without_numbers(reading, reading.report)
     variants = reading.variants()
     reading.report.raise_if_any()
-    return Examined(reading.spec(), graph, variants)
+    return Examined(reading.spec(graph), graph, variants)
 
 
 def _without_numbers(source: Spec | _Reading, report: Report) -> BuiltGraph:
@@ -206,9 +208,9 @@ class _Reading:
         self._train = self._settings(_TRAIN, self._section("train"))
         self._name = self._read_name()
 
-    def spec(self) -> Spec:
-        """The spec, once there are no mistakes."""
-        return Spec(
+    def spec(self, graph: BuiltGraph | None = None) -> Spec:
+        """The spec, once there are no mistakes; with the graph, what is suspicious in its shapes is noted too."""
+        spec = Spec(
             name=self._name,
             source=self._tree.file,
             data=self._data,
@@ -219,10 +221,15 @@ class _Reading:
             nodes=self.nodes,
             losses=self._losses,
             resolved=self._resolved(),
-            warnings=self.report.warnings(),
             sweep=self._sweep.section if self._sweep else None,
             written=self._merged if self._sweep else None,
         )
+        suspicions = Suspicions(spec, self._tree, self.report)
+        suspicions.note()
+        suspicions.note_unread(self._scope.unread(), self._unused_blocks)
+        if graph:
+            suspicions.note_shapes(graph)
+        return dataclasses.replace(spec, warnings=self.report.warnings())
 
     def variants(self) -> list[Variant]:
         """The networks of the sweep; notes what is wrong with them."""
@@ -296,8 +303,10 @@ class _Reading:
             for name, shape in inputs.items()
             if is_name(name) and not shape.failed and not _SHAPE.problems(shape.plain())
         }
-        expansion = Expansion(self._scope, read_blocks(self._entry("blocks"), self.report), self.report)
+        blocks = read_blocks(self._entry("blocks"), self.report)
+        expansion = Expansion(self._scope, blocks, self.report)
         expansion.expand(model.get("nodes", tree.with_value({})), list(inputs))
+        self._unused_blocks = set(blocks) - set(expansion.uses.values())
         graph = Graph(expansion, inputs, model.get("defaults", tree.with_value({})), self.report)
         self.nodes = graph.nodes
         self._written_order = list(expansion.nodes)
@@ -387,8 +396,8 @@ def _absolute(path: Tree) -> Tree:
 def _checked(merged: Tree, report: Report) -> Spec | None:
     """A network of a sweep, shapes included; None after mistakes."""
     reading = _Reading(merged, report)
-    _without_numbers(reading, report)
-    return None if report.problems() else reading.spec()
+    graph = _without_numbers(reading, report)
+    return None if report.problems() else reading.spec(graph)
 
 
 def _merged(source: Source, overrides: Sequence[str]) -> tuple[Tree, Report]:
