@@ -11,6 +11,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+LONGEST_NAME = 100  # of one that the nearest is looked for
+MOST_NAMES = 1000  # among which it is looked for, and of which some are shown
+MOST_SHOWN = 50  # of allowed names
+
 
 class EncapkerasError(Exception):
     """Base class: what is wrong, where, what was received, what is allowed, what to do."""
@@ -114,13 +118,19 @@ class SpecError(EncapkerasError, ValueError):
 
     Args:
         problems: The mistakes, at least one.
+        complete: Whether these are all; if not, reading ended because there were too many.
+
+    Attributes:
+        problems: The mistakes.
+        summary: How many there are, in words.
     """
 
-    def __init__(self, problems: Sequence[Problem]) -> None:
+    def __init__(self, problems: Sequence[Problem], complete: bool = True) -> None:
         self.problems = sorted(problems, key=lambda problem: (problem.file, problem.line, problem.column))
         count = len(self.problems)
         noun = "1 mistake" if count == 1 else f"{count} mistakes"
-        super().__init__("\n".join([*map(str, self.problems), f"{noun} found"]))
+        self.summary = f"{noun} found" if complete else f"{noun} found, and there may be more: reading ended here"
+        super().__init__("\n".join([*map(str, self.problems), self.summary]))
 
 
 def nearest(received: str, allowed: Iterable[str]) -> str | None:
@@ -130,7 +140,10 @@ def nearest(received: str, allowed: Iterable[str]) -> str | None:
         >>> nearest("fliters", ["filters", "strides"])
         'filters'
     """
-    near = difflib.get_close_matches(received, sorted(set(allowed)), n=1, cutoff=0.6)
+    names = set(allowed)
+    if len(received) > LONGEST_NAME or len(names) > MOST_NAMES:  # the search takes time for each letter of each name
+        return None
+    near = difflib.get_close_matches(received, sorted(names), n=1, cutoff=0.6)
     return near[0] if near else None
 
 
@@ -143,11 +156,14 @@ def suggest(received: str, allowed: Iterable[str]) -> str:
         >>> suggest("zzz", ["types", "dim"])
         'Allowed: dim, types.'
     """
-    names = sorted(set(allowed))
+    names = set(allowed)
     near = nearest(received, names)
     if near:
         return f"Did you mean '{near}'?"
-    return f"Allowed: {', '.join(names)}." if names else "Nothing is allowed here."
+    if len(names) > MOST_NAMES:
+        return f"There are {len(names):,} others."
+    more = f", and {len(names) - MOST_SHOWN} more" if len(names) > MOST_SHOWN else ""
+    return f"Allowed: {', '.join(sorted(names)[:MOST_SHOWN])}{more}." if names else "Nothing is allowed here."
 
 
 def suggest_argument(received: str, own: Iterable[str], common: Iterable[str]) -> str:

@@ -120,6 +120,7 @@ class Expansion:
         rows = self._rows(node, place.scope)
         self.complete = self.complete and bool(rows)
         body = node.with_value({name: entry for name, entry in node.value.items() if name != "repeat"})
+        self._report.count(node, len(rows) * body.size())
         for number, row in enumerate(rows, 1):
             scope = Scope(row.entries(), place.scope)
             name = self._name(key, dataclasses.replace(node, note=f"(row {number})"), scope)
@@ -204,6 +205,7 @@ class Expansion:
             self.nodes[name] = node.with_value(FAILED)
             return
         self.uses[name] = block.name
+        self._report.count(node, block.nodes.size())
         scope = Variables(values, self._scope, self._report)
         scope.compute_all()
         handed_down = {key: node.value[key] for key in ("trainable", "dtype") if key in node.value}

@@ -6,15 +6,16 @@ Maps merge deeply, lists are replaced, `null` deletes.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
 from encapkeras.errors import SpecError, suggest
-from encapkeras.graph.load import DEEPEST, load_file, load_value
+from encapkeras.graph.load import DEEPEST, ENDINGS, load_file, load_value
 from encapkeras.graph.tree import FAILED, Report, Tree, child_path
 
 OWN_KEYS = "x-"
+MOST_BASES = 100
 
 # Maps whose keys are the user's own: an override may change what they hold, and a new name there is a slip.
 _NAMES = re.compile(r"vars|losses|model\.(nodes|inputs|outputs)|blocks(\.[^.]+\.(nodes|parameters))?")
@@ -76,6 +77,10 @@ class Inheritance:
         if extends is None or extends.value in (None, FAILED):
             return []
         names = extends.value if isinstance(extends.value, list) else [extends]
+        if len(names) > MOST_BASES:
+            self._report.whole = False
+            self._report.add(extends, f"names {len(names)} files; at most {MOST_BASES}")
+            return []
         for name in names:
             if not isinstance(name.value, str) or not name.value:
                 self._report.whole = False
@@ -87,6 +92,9 @@ class Inheritance:
         if path is None:
             return None
         resolved = path.resolve()
+        if len(chain) > DEEPEST:
+            self._report.add(name, f"the specs extend one another more than {DEEPEST} deep")
+            return None
         if resolved in chain:
             files = [*chain[chain.index(resolved) :], resolved]
             self._report.add(name, f"the specs extend each other in a circle: {' -> '.join(f.name for f in files)}")
@@ -123,7 +131,7 @@ class Inheritance:
 
     def _near(self, missing: Path) -> str:
         folders = [folder for folder in (missing.parent, self._roots[1] / "base") if folder.is_dir()]
-        names = [file.name for folder in folders for file in folder.glob("*.yaml")]
+        names = [file.name for folder in folders for file in folder.iterdir() if file.suffix in ENDINGS]
         return suggest(missing.name, names)
 
 

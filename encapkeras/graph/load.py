@@ -24,6 +24,7 @@ LARGEST_FILE = 2 * 2**20  # a spec of 10,000 nodes is half as large
 ENDINGS = (".yaml", ".yml", ".json")
 DEEPEST = 64  # maps and lists inside one another; each level is a call
 LONGEST_NUMBER = 400
+LONGEST_KEY = 1000
 LONGEST_TEXT = 10_000
 
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -266,7 +267,7 @@ class _Reader:
     def _map(self, path: str, depth: int) -> dict[str, Tree]:
         entries: dict[str, Tree] = {}
         while not isinstance(key := next(self._events), yaml.MappingEndEvent):
-            name = key.value[:LONGEST_TEXT] if isinstance(key, yaml.ScalarEvent) else ""
+            name = key.value[:LONGEST_KEY] if isinstance(key, yaml.ScalarEvent) else ""
             entry_path = child_path(path, name) if name else path
             allowed = not self._is_foreign(key, entry_path) and self._is_key(key, entry_path, entries)
             if not isinstance(key, yaml.ScalarEvent | yaml.AliasEvent):
@@ -281,6 +282,8 @@ class _Reader:
         """Whether a key is text that does not occur twice; notes what it is otherwise."""
         if not isinstance(key, yaml.ScalarEvent) or not key.value:
             self._add(key, path, "a key must be text")
+        elif len(key.value) > LONGEST_KEY:
+            self._add(key, path, f"a key of {len(key.value):,} characters; at most {LONGEST_KEY}")
         elif key.value == "<<" and not key.style:
             self._add(key, path, "merge keys ('<<') are not part of the spec language; use 'extends'")
         elif key.value in entries:

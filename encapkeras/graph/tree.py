@@ -13,6 +13,10 @@ from encapkeras.validation import Checker, ValueProblem
 Path = tuple[str | int, ...]
 
 
+MOST_VALUES = 200_000  # a spec of 10,000 nodes has half as many
+MOST_PROBLEMS = 100  # nobody reads more, and each may take a search for the nearest name
+
+
 class Failed:
     """Stands for a value whose mistake has been reported; what depends on it stays silent."""
 
@@ -73,13 +77,25 @@ class Tree:
             return [element.plain() for element in self.value]
         return self.value
 
+    def size(self) -> int:
+        """How many scalars it holds."""
+        return sum(child.size() for child in self._children()) if isinstance(self.value, dict | list) else 1
+
+    def depth(self) -> int:
+        """How many lists and maps lie inside one another in it; 0 for a scalar."""
+        if not isinstance(self.value, dict | list):
+            return 0
+        return 1 + max((child.depth() for child in self._children()), default=0)
+
+    def _children(self) -> Iterable[Tree]:
+        return self.value.values() if isinstance(self.value, dict) else self.value
+
     def failures(self) -> Iterator[Tree]:
         """All that failed in it."""
         if self.failed:
             yield self
-        children = self.value.values() if isinstance(self.value, dict) else self.value
         if isinstance(self.value, dict | list):
-            for child in children:
+            for child in self._children():
                 yield from child.failures()
 
 
@@ -98,6 +114,24 @@ class Report:
     def __init__(self) -> None:
         self.whole = True
         self._notes: dict[Problem, list[str]] = {}
+        self._values = 0
+
+    def count(self, at: Tree, values: int = 1) -> None:
+        """Counts values that are read, or that rows, variables and blocks make of others.
+
+        Args:
+            at: Where they come into being.
+            values: How many.
+
+        Raises:
+            SpecError: There are too many of them in all: a small text can stand for more than any memory holds.
+        """
+        self._values += values
+        if self._values > MOST_VALUES:
+            self.add(
+                at, f"the spec holds more than {MOST_VALUES:,} values here, with what rows, variables and blocks make"
+            )
+            self.raise_if_any()
 
     def add(self, at: Tree, message: str, *, path: str | None = None, trace: str = "") -> None:
         """Notes a mistake.
@@ -107,6 +141,9 @@ class Report:
             message: What is wrong, what was received, what is allowed.
             path: The path to show, if it is not that of `at`.
             trace: How the shapes came about that do not fit.
+
+        Raises:
+            SpecError: There are so many already that reading on makes no sense.
         """
         place = (at.file, at.line, at.column, at.path if path is None else path)
         self._note(Problem(*place, message, trace=trace), at.note)
@@ -124,6 +161,8 @@ class Report:
         notes = self._notes.setdefault(problem, [])
         if note not in notes:
             notes.append(note)
+        if len(self._notes) >= MOST_PROBLEMS:
+            raise SpecError(self.problems(), complete=False)
 
     def add_missing(self, at: Tree, message: str, *, path: str | None = None) -> None:
         """Notes that something is not there, unless it may stand in a part that could not be read."""

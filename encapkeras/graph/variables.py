@@ -20,7 +20,7 @@ FACTS = ("classes", "height", "width", "channels")
 
 LONGEST_TEXT = 1000  # characters of a text with variables in it
 LARGEST_VALUE = 1000  # values in a variable that is a list or a map
-DEEPEST = 50  # variables that need one another
+DEEPEST = 100  # variables that need one another, and lists and maps in them
 
 
 class UnknownName(Exception):
@@ -82,6 +82,7 @@ class Variables(Scope):
         self._done: dict[str, Tree] = {}
         self._open: list[str] = []
         self._read: set[str] = set()
+        self._levels = 0  # of the open ones; each is a few calls
 
     def lookup(self, name: str) -> Tree:
         """What a name means, computed when it is first asked for."""
@@ -104,13 +105,16 @@ class Variables(Scope):
             circle = " -> ".join([*self._open[self._open.index(name) :], name])
             self._report.add(tree, f"the variables need each other in a circle: {circle}")
             return tree.with_value(FAILED)
-        if len(self._open) == DEEPEST:
-            self._report.add(tree, f"the variables need each other more than {DEEPEST} deep")
+        levels = 1 + tree.depth()
+        if self._levels + levels > DEEPEST:
+            self._report.add(tree, f"the variables need each other more than {DEEPEST} deep, lists and maps counted")
             return tree.with_value(FAILED)
         self._open.append(name)
+        self._levels += levels
         value = substitute(tree, self, self._report)
         self._open.pop()
-        if _size(value) > LARGEST_VALUE:
+        self._levels -= levels
+        if value.size() > LARGEST_VALUE:
             self._report.add(tree, f"holds more than {LARGEST_VALUE} values")
             return tree.with_value(FAILED)
         return value
@@ -142,7 +146,10 @@ def substitute(tree: Tree, scope: Scope, report: Report) -> Tree:
     if isinstance(tree.value, list):
         return tree.with_value([substitute(element, scope, report) for element in tree.value])
     if isinstance(tree.value, str) and "$" in tree.value:
-        return tree.with_value(substituted_text(tree.value, tree, scope, report))
+        value = tree.with_value(substituted_text(tree.value, tree, scope, report))
+        if isinstance(value.value, dict | list):
+            report.count(value, value.size())
+        return value
     return tree
 
 
@@ -186,11 +193,6 @@ def substituted_text(text: str, at: Tree, scope: Scope, report: Report) -> Any:
         report.add(at, f"becomes a text of more than {LONGEST_TEXT} characters")
         return FAILED
     return result
-
-
-def _size(tree: Tree) -> int:
-    children = tree.value.values() if isinstance(tree.value, dict) else tree.value
-    return sum(map(_size, children)) if isinstance(tree.value, dict | list) else 1
 
 
 def _closing(text: str, start: int) -> int | None:
