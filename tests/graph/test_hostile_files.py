@@ -15,7 +15,7 @@ import pytest
 
 SECONDS, MEGABYTES = 2, 200
 
-# Reads specs and expands them, and tells what each took: seconds of the processor, as others may use it too, and the peak
+# Reads specs and expands them, and tells what each took: seconds of the processor, which others use too, and the peak
 # of memory of all so far.
 READ = textwrap.dedent(
     """
