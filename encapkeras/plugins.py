@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import encapkeras.backend  # noqa: F401  # chooses Keras' backend before a plugin imports Keras
 from encapkeras.data import DATASETS
@@ -89,6 +90,40 @@ def loaded_plugins() -> list[Plugin]:
     return list(_LOADED.values())
 
 
+def used_plugins(spec: Mapping[str, Any]) -> list[Plugin]:
+    """The loaded plugins that a resolved spec needs.
+
+    Args:
+        spec: A resolved spec as plain data.
+    """
+    used = {
+        LAYERS.noun: {node["layer"] for node in spec["model"]["nodes"].values()},
+        LOSSES.noun: {loss["loss"] for loss in spec.get("losses", {}).values()},
+        DATASETS.noun: {spec.get("data", {}).get("dataset")},
+    }
+    return [p for p in _LOADED.values() if any(used[noun] & set(names) for noun, names in p.registers.items())]
+
+
+def check_loaded(needed: Mapping[str, Sequence[str]], owner: str, file: str) -> None:
+    """Checks that all is registered that a plugin of an earlier time had registered.
+
+    Args:
+        needed: Names, by what they are names of.
+        owner: What needs it, for the message.
+        file: The plugin to give.
+
+    Raises:
+        PluginError: Something is not; it is not loaded by itself, since it is code.
+    """
+    known = {registry.noun: registry for registry in _REGISTRIES}
+    missing = [f"{noun} '{name}'" for noun, names in needed.items() for name in names if name not in known[noun]]
+    if missing:
+        raise PluginError(
+            f"{owner} needs {', '.join(missing)} of the plugin {os.path.basename(file)}. Load it: add --plugin {file} "
+            f"to the command, or call encapkeras.load_plugin({file!r}) in Python before."
+        )
+
+
 def line_in_plugin(error: BaseException) -> str:
     """`file:line` of the innermost call in a plugin, or in a file beside one; empty if there is none."""
     return _line(error, {plugin.path: plugin.file for plugin in _LOADED.values()})
@@ -158,6 +193,17 @@ def _module_name(path: Path) -> str:
     """The same for a file in every process, and another for each file, of whatever folder."""
     digest = hashlib.sha256(str(path).encode()).hexdigest()[:8]
     return f"{_PREFIX}{re.sub(r'[^A-Za-z0-9_]', '_', path.stem)}_{digest}"
+
+
+def plugin_of_module(text: str) -> str:
+    """The plugin whose module a text names; empty if it names none.
+
+    Example:
+        >>> plugin_of_module("No module named 'encapkeras_plugin_my_layers_0ed92f2c'")
+        'my_layers.py'
+    """
+    found = re.search(rf"\b{_PREFIX}(\w+)_[0-9a-f]{{8}}\b", text)
+    return f"{found[1]}.py" if found else ""
 
 
 def _check_imports(tree: ast.Module, shown: str, path: Path) -> None:

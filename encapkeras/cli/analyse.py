@@ -51,6 +51,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise ArgumentError(f"--images must be at least 1; received {arguments.images}")
     folder = RunFolder(arguments.run_dir)
     folder.check_run()
+    folder.check_plugins()
     spec = load_spec(folder.spec)
     data = data_of(spec)
     names = arguments.checkpoint or (["best", "last"] if data.validation > 0 else ["last"])

@@ -28,6 +28,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     folder = RunFolder(arguments.run_dir)
     folder.check_run()
+    folder.check_plugins()
     spec = load_spec(folder.spec)
     data = data_of(spec)
     checkpoint = folder.chosen(data.validation > 0)

@@ -12,13 +12,14 @@ from typing import Any
 import keras
 import torch
 
-from encapkeras.errors import EncapkerasError, suggest
+from encapkeras.errors import EncapkerasError, PluginError, suggest
 from encapkeras.graph.build import BuiltGraph, build_nodes, build_side_losses
 from encapkeras.graph.check import Node
 from encapkeras.graph.side_losses import SideLosses, taps_wanted
-from encapkeras.graph.spec import Source, Spec, check_spec, load_spec
+from encapkeras.graph.spec import Examined, Source, Spec, check_spec, load_spec
 from encapkeras.graph.tree import Report
 from encapkeras.losses import SideLoss
+from encapkeras.plugins import check_loaded, plugin_of_module, used_plugins
 
 IMAGE_RANGE = (0.0, 1.0)
 
@@ -199,6 +200,11 @@ class SpecModel(keras.Model):  # type: ignore[misc]
             raise EncapkerasError(f"the model has no tensor '{name}'. {suggest(name, tensors)}")
         return tensor
 
+    @property
+    def examined(self) -> Examined:
+        """The spec, and the layers and tensors of its nodes."""
+        return Examined(self._origin.spec, self._origin.graph, ())
+
     def nodes(self) -> list[tuple[Node, keras.layers.Layer]]:
         """The spec's nodes that reach an output or a side loss, each after those that it needs, with their layers."""
         reached = {id(layer) for layer in self.layers}
@@ -206,10 +212,11 @@ class SpecModel(keras.Model):  # type: ignore[misc]
         return [(n, layers[n.name]) for n in self._origin.spec.nodes if id(layers[n.name]) in reached]
 
     def get_config(self) -> dict[str, Any]:
-        """The resolved spec, and what may have changed since: frozen layers and dtype policies."""
+        """The resolved spec, its plugins, and what may have changed since: frozen layers and dtype policies."""
         layers = self._origin.layers
         return {
             "spec": self.spec,
+            "plugins": {plugin.path.name: dict(plugin.registers) for plugin in used_plugins(self.spec)},
             "class_names": list(self.class_names),
             "image_range": list(IMAGE_RANGE),
             "trainable": self.trainable,
@@ -220,7 +227,13 @@ class SpecModel(keras.Model):  # type: ignore[misc]
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> SpecModel:
-        """The model that a configuration describes, with new weights."""
+        """The model that a configuration describes, with new weights.
+
+        Raises:
+            PluginError: A plugin is not loaded that it needs.
+        """
+        for file, registers in config.get("plugins", {}).items():
+            check_loaded(registers, f"model '{config['spec']['name']}'", file)
         structure = {key: part for key, part in config["spec"].items() if key not in ("data", "train")}
         deserialize = keras.dtype_policies.deserialize
         policies = {name: deserialize(policy) for name, policy in config["policies"].items()}
@@ -283,6 +296,12 @@ def load_model(path: str | os.PathLike[str]) -> keras.Model:
     try:
         return keras.saving.load_model(path)
     except (OSError, ValueError, TypeError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+        plugin = plugin_of_module(str(error))
+        if plugin:
+            raise PluginError(
+                f"'{shown}' cannot be loaded: it has a class of the plugin {plugin}. Load that first: "
+                f"encapkeras.load_plugin('{plugin}')."
+            ) from error
         raise EncapkerasError(f"'{shown}' cannot be loaded: {error}") from error
 
 

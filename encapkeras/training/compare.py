@@ -88,6 +88,9 @@ def compare(
     _check_arguments(sources, seeds, overrides)
     path = Path(run_dir) if run_dir is not None else RunFolder.default("compare").path
     _check_folder(path, resume)
+    if resume:
+        for environment in sorted(path.glob("*/*/environment.json")):
+            RunFolder(environment.parent).check_plugins()
     specs = _checked(sources, overrides)
     networks = _networks(specs)
     plan = _plan(specs, networks, seeds, path)

@@ -17,6 +17,7 @@ from encapkeras.data import DataSettings, DataSplits, load
 from encapkeras.errors import TrainingError
 from encapkeras.graph import build_model, parameters
 from encapkeras.graph.train_settings import TrainSettings
+from encapkeras.plugins import used_plugins
 from encapkeras.training import callbacks
 from encapkeras.training.analysis_images import first_images
 from encapkeras.training.measure import check_fits, compile_with_losses, data_of, measure
@@ -70,7 +71,8 @@ def train(spec: Spec, run_dir: str | Path | None = None, overwrite: bool = False
 
     environment = describe_environment(_device(model), settings.seed)
     checkpoint_bytes = sum(weight.value.nbytes for weight in model.weights)
-    folder.create(spec.resolved, environment, overwrite, needed_bytes=3 * checkpoint_bytes + SMALL_FILES)
+    needed_bytes = 3 * checkpoint_bytes + SMALL_FILES
+    folder.create(spec.resolved, environment, overwrite, needed_bytes, used_plugins(spec.resolved))
     console = Console()
     _introduce(console, spec.name, model, splits, environment, folder)
     results = _fit_and_test(model, splits, settings, folder, console)

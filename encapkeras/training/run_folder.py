@@ -5,6 +5,7 @@ environment.json    versions, device, threads, seed, command line
 metrics.csv         one row per epoch
 results.json        the figures of the finished run
 checkpoints/        best.keras (on validation) and last.keras
+plugins/            copies of the plugins that the network needs, as they were when it was trained
 tensorboard/        event files
 analysis/           what the routing layers do: while training (epochs.csv, epochs/) and of `encapkeras analyse`
 """
@@ -19,7 +20,7 @@ import platform
 import re
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ import yaml
 
 from encapkeras import __version__
 from encapkeras.errors import RunFolderError
+from encapkeras.plugins import Plugin, check_loaded
 
 # All that a run leaves, but for environment.json: it is the mark that a folder is ours, so that it is never deleted,
 # only replaced.
@@ -36,6 +38,7 @@ _WRITTEN = (
     "results.json",
     "checkpoints/best.keras",
     "checkpoints/last.keras",
+    "plugins/*.py",
     "tensorboard/events.out.tfevents.*",
     "analysis/epochs.csv",
     "analysis/*/routing.csv",
@@ -64,6 +67,7 @@ class RunFolder:
         self.results = self.path / "results.json"
         self.best = self.path / "checkpoints" / "best.keras"
         self.last = self.path / "checkpoints" / "last.keras"
+        self.plugins = self.path / "plugins"
         self.tensorboard = self.path / "tensorboard"
         self.analysis = self.path / "analysis"
 
@@ -158,8 +162,15 @@ class RunFolder:
         except (OSError, ValueError, TypeError):
             return False
 
-    def create(self, spec: dict[str, Any], environment: dict[str, Any], overwrite: bool, needed_bytes: int) -> None:
-        """Makes the folder with `spec.yaml` and `environment.json`; removes the files of an older run.
+    def create(
+        self,
+        spec: dict[str, Any],
+        environment: dict[str, Any],
+        overwrite: bool,
+        needed_bytes: int,
+        plugins: Sequence[Plugin] = (),
+    ) -> None:
+        """Makes the folder with `spec.yaml`, `environment.json` and the plugins; removes the files of an older run.
 
         Only files that a run writes are removed: others that somebody put into the folder stay. Nothing is made or
         removed before it is known that the disk has the space, that of the removed files included.
@@ -169,6 +180,7 @@ class RunFolder:
             environment: What `environment.json` is to hold.
             overwrite: Whether an older run here may be replaced.
             needed_bytes: How much the run will write.
+            plugins: Those that the network needs; `environment.json` says where they were and what they registered.
 
         Raises:
             RunFolderError: As `check_free`, or the disk has not enough space.
@@ -188,9 +200,23 @@ class RunFolder:
                 file.unlink()
         except OSError as error:
             raise _unusable(self.path, error) from error
-        write_json(self.environment, environment)
+        write_json(self.environment, {**environment, "plugins": self._copied(plugins)})
         with replacing(self.spec) as file:
             file.write_text(yaml.safe_dump(spec, sort_keys=False, allow_unicode=True), encoding="utf-8")
+
+    def _copied(self, plugins: Sequence[Plugin]) -> list[dict[str, Any]]:
+        """Copies the plugins; says where each was, where its copy is, and what it registered."""
+        records = []
+        for number, plugin in enumerate(plugins, 1):
+            same = [other for other in plugins[: number - 1] if other.path.name == plugin.path.name]
+            copy = self.plugins / (f"{number}_{plugin.path.name}" if same else plugin.path.name)
+            with writing(copy):
+                self.plugins.mkdir(exist_ok=True)
+            with replacing(copy) as file:
+                file.write_bytes(plugin.source)
+            names = {noun: list(names) for noun, names in plugin.registers.items()}
+            records.append({"path": str(plugin.path), "copy": f"{self.plugins.name}/{copy.name}", "registers": names})
+        return records
 
     def check_run(self) -> None:
         """Checks that the folder is that of a run, finished or not.
@@ -204,6 +230,20 @@ class RunFolder:
             missing = [file.name for file in (self.spec, self.environment) if not file.is_file()]
             detail = f"{' and '.join(missing)} missing" if missing else "environment.json is not of encapkeras"
             raise RunFolderError(f"{self.path} is not the folder of a run: {detail}.")
+
+    def check_plugins(self) -> None:
+        """Checks that the plugins are loaded that the network of this run needs.
+
+        Raises:
+            PluginError: One is not. None is loaded from here by itself, since a plugin is code.
+        """
+        try:
+            records = json.loads(self.environment.read_text()).get("plugins", [])
+            needed = [(dict(record["registers"]), Path(record["path"]), str(record["copy"])) for record in records]
+        except (OSError, ValueError, TypeError, KeyError, AttributeError):
+            return  # a run of another kind, which has none to ask for
+        for registers, original, copy in needed:
+            check_loaded(registers, f"run {self.path}", str(original if original.is_file() else self.path / copy))
 
 
 def folder_name(name: str) -> str:
