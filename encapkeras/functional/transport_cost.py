@@ -156,7 +156,7 @@ class _Distances(torch.autograd.Function):
 
 
 def _close_pairs(square_BA: torch.Tensor, sum_BA: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """Rows and columns of the pairs whose square distance has lost digits; none, as mostly, where there are no values."""
+    """Rows and columns of pairs whose square distance has lost digits; none, as mostly, where there are no values."""
     if not has_values(square_BA):
         none_Q = square_BA.new_empty(0, dtype=torch.int64)
         return none_Q, none_Q

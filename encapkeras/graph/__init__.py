@@ -23,6 +23,12 @@ _PUBLIC = {
     "node_table": "report",
     "parameters": "report",
     "unused_nodes": "report",
+    "Examined": "spec",
+    "examine_spec": "spec",
+    "Cost": "cost",
+    "MemoryEstimate": "cost",
+    "node_costs": "cost",
+    "memory_estimate": "cost",
     "TrainSettings": "train_settings",
 }
 

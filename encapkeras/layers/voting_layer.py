@@ -95,6 +95,12 @@ class VotingLayer(CapsuleLayer):
         height, width, types, dim = shape[1:]
         return height, width, int(types or 0), int(dim or 0)
 
+    def votes_shape(self, capsules_shape: Shape) -> Shape:
+        """Shape `(B, J, E, I)` of the votes of all I input capsules, which are never made."""
+        height, width, types, _ = self.checked_capsules(capsules_shape)
+        inputs = None if height is None or width is None else height * width * types
+        return (capsules_shape[0], self.capsules, self.dim, inputs)
+
     def by_position(self, capsules: torch.Tensor) -> torch.Tensor:
         """Capsules `(B, H, W, N, D)` as the routing takes them: `(B, H W, N, D)`; `(B, 1, I, D)` if none share."""
         if self.share_positions:
