@@ -6,7 +6,6 @@ a place for them. The comment that names the schema for editors is the key `$sch
 
 from __future__ import annotations
 
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 from encapkeras.errors import ArgumentError
 from encapkeras.graph.inherit import bundled_specs
 from encapkeras.graph.load import comments, is_json, load_text, read_text
-from encapkeras.graph.spec_files import SpecFile
+from encapkeras.graph.spec_files import SpecFile, moved_path
 from encapkeras.graph.tree import Report
 from encapkeras.graph.writing import as_json, as_yaml
 
@@ -86,7 +85,7 @@ def _moved(data: dict[str, Any], schema: Any, old: Path, new: Path) -> tuple[dic
         paths = {key: _moved_path(f"data.{key}", section[key], old, new) for key in ("path", "root") if key in section}
         data = {**data, "data": {**section, **paths}}
     if isinstance(schema, str) and not _SCHEME.match(schema):
-        schema = _relative(schema, old, new)
+        schema = moved_path(schema, old, new)
     return data, schema
 
 
@@ -114,11 +113,4 @@ def _moved_path(key: str, path: Any, old: Path, new: Path) -> Any:
             f"'{key}' is '{path}', which begins at the spec's folder, '{old}', if its variables say so. Write it out, "
             "or write to the spec's folder"
         )
-    return _relative(path, old, new)
-
-
-def _relative(path: str, old: Path, new: Path) -> str:
-    """A path from the old folder as one from the new folder; one that begins at the root, or at home, as it is."""
-    if os.path.isabs(path) or path.startswith("~"):
-        return path
-    return Path(os.path.relpath(old / path, new)).as_posix()
+    return moved_path(path, old, new)

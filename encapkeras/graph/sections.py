@@ -5,6 +5,7 @@ The sections `data` and `train` are declared by `encapkeras.data.DataSettings` a
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
 import pydantic
@@ -15,6 +16,7 @@ from encapkeras.validation import Checker
 
 Size = Annotated[int, Field(ge=1, le=2**31)]
 Shape = Annotated[list[Size | None], Field(min_length=1, max_length=8)]
+NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_. -]")  # what a spec's name may not consist of
 Policy = Literal["float16", "float32", "float64", "bfloat16", "mixed_float16", "mixed_bfloat16"]
 
 

@@ -65,6 +65,18 @@ def find_spec(source: str | os.PathLike[str]) -> SpecFile:
     return SpecFile(path, str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path))
 
 
+def moved_path(path: str, old: Path, new: Path) -> str:
+    """A path from the old folder as one from the new folder; one that begins at the root, or at home, as it is.
+
+    Example:
+        >>> moved_path("images/mine.npz", Path("/home/you"), Path("/home/you/specs"))
+        '../images/mine.npz'
+    """
+    if os.path.isabs(path) or path.startswith("~"):
+        return path
+    return Path(os.path.relpath(old / path, new)).as_posix()
+
+
 def _is_file(path: Path) -> bool:
     try:
         return path.is_file()

@@ -60,6 +60,16 @@ def as_json(data: dict[str, Any]) -> str:
     return f"{_json_block(data, '')}\n" if data else "{}\n"
 
 
+def yaml_line(value: Any) -> str:
+    """A value in YAML, on one line.
+
+    Example:
+        >>> yaml_line({"path": "a: b", "sizes": [3, 3]})
+        '{path: "a: b", sizes: [3, 3]}'
+    """
+    return _line(value, _yaml_scalar)
+
+
 def _yaml_lines(value: dict[str, Any] | list[Any], indent: str) -> Iterator[str]:
     """The lines of a map or list with an entry or element on each."""
     inner = f"{indent}  "

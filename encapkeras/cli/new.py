@@ -1,0 +1,97 @@
+"""`encapkeras new FILE --dataset NAME`: writes a spec with comments to begin with."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from encapkeras.cli.output_file import add_overwrite, check_free, write_text
+from encapkeras.cli.spec_arguments import add_plugins
+from encapkeras.errors import ArgumentError
+
+ENDINGS = (".yaml", ".yml")
+STANDARD_OUTPUT = "-"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares what the command takes."""
+    parser.add_argument("file", metavar="FILE", help="the .yaml file to write, or - to print")
+    parser.add_argument(
+        "--dataset",
+        required=True,
+        metavar="NAME",
+        help="the images: digits, fashion_mnist, cifar10, npz with --path ...",
+    )
+    parser.add_argument("--path", metavar="FILE.npz", help="your own images, for --dataset npz")
+    parser.add_argument(
+        "--image-size", type=int, metavar="N", help="height and width of the images that the network takes"
+    )
+    parser.add_argument(
+        "--routing",
+        choices=("master", "approximate", "dynamic", "em"),
+        default="approximate",
+        help="how capsules are routed (%(default)s)",
+    )
+    parser.add_argument("--ot", action="store_true", help="add losses of optimal transport")
+    parser.add_argument(
+        "--size",
+        choices=("small", "medium", "large"),
+        default="small",
+        help="small trains in about a minute on a laptop, large wants a GPU (%(default)s)",
+    )
+    add_overwrite(parser)
+    add_plugins(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Writes or prints the spec.
+
+    Returns:
+        0.
+
+    Raises:
+        ArgumentError: The file cannot be written, or the data set is not told rightly.
+    """
+    prints = arguments.file == STANDARD_OUTPUT
+    file = Path(arguments.file)
+    if not prints:
+        if file.suffix not in ENDINGS:
+            raise ArgumentError(
+                f"a starter spec is a {' or '.join(ENDINGS)} file, for its comments; received '{file}'. "
+                "'encapkeras format' makes a .json file of it."
+            )
+        check_free(file, arguments.overwrite)
+    text = _text(arguments, None if prints else file)
+    if prints:
+        sys.stdout.write(text)
+        return 0
+    write_text(file, text)
+    print(f"wrote {file}: its comments say what to change, and 'encapkeras train {file}' trains it")
+    return 0
+
+
+def _text(arguments: argparse.Namespace, file: Path | None) -> str:
+    from encapkeras.data import DataSettings
+    from encapkeras.graph.sections import NOT_IN_NAMES
+    from encapkeras.graph.starter import starter_spec
+    from encapkeras.validation import Checker
+
+    given = {"dataset": arguments.dataset, "path": arguments.path, "image_size": arguments.image_size}
+    settings = {key: value for key, value in given.items() if value is not None}
+    problems = Checker(DataSettings).problems(settings)
+    if problems:
+        raise ArgumentError(
+            "\n".join(f"--{'.'.join(map(str, p.path)).replace('_', '-') or 'dataset'}: {p.text}" for p in problems)
+        )
+    data = DataSettings(**settings)
+    name = NOT_IN_NAMES.sub("-", file.stem if file else f"{arguments.dataset}-{arguments.routing}")
+    return starter_spec(
+        name,
+        data,
+        file.name if file else "FILE",
+        folder=file.parent if file else None,
+        routing=arguments.routing,
+        size=arguments.size,
+        ot=arguments.ot,
+    )
