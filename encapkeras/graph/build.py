@@ -76,6 +76,8 @@ def build_nodes(
     inputs: Mapping[str, Sequence[int | None]],
     report: Report,
     policies: Mapping[str, Any],
+    *,
+    share: bool = False,
 ) -> BuiltGraph:
     """Makes and calls the layer of each node; those without a dtype policy of their own follow Keras' global one.
 
@@ -84,8 +86,10 @@ def build_nodes(
         inputs: The shapes of the model's inputs, without the batch.
         report: Where mistakes go; what depends on a node with a mistake is left out.
         policies: Dtype policies by node, which overrule the spec.
+        share: Whether nodes that differ in nothing but the tensors they are called on have one layer: enough to know
+            all shapes and sizes, and far quicker in deep networks, but no network to compute with.
     """
-    builder = _Builder(inputs, report, policies)
+    builder = _Builder(inputs, report, policies, share)
     for node in nodes:
         builder.add(node)
     return builder.graph
@@ -149,9 +153,12 @@ def _classes_problem(loss: NamedSideLoss, per_class: str, graph: BuiltGraph, out
 
 
 class _Builder:
-    def __init__(self, inputs: Mapping[str, Sequence[int | None]], report: Report, policies: Mapping[str, Any]) -> None:
+    def __init__(
+        self, inputs: Mapping[str, Sequence[int | None]], report: Report, policies: Mapping[str, Any], share: bool
+    ) -> None:
         self._report = report
         self._policies = policies
+        self._twins: dict[str, str] | None = {} if share else None
         dtype = keras.config.dtype_policy().variable_dtype
         tensors = {name: keras.Input(tuple(shape), name=name, dtype=dtype) for name, shape in inputs.items()}
         self.graph = BuiltGraph(tensors, {}, {Reference(name): tensor for name, tensor in tensors.items()})
@@ -166,8 +173,9 @@ class _Builder:
             return
         layer = None
         try:
-            layer = self._made(node)
-            outputs = call_layer(node, layer, [self.graph.tensors[reference] for reference in node.inputs])
+            twin = self._twin(node)
+            layer = self.graph.layers[twin] if twin else self._made(node)
+            outputs = self._like(node, twin) if twin else self._outputs(node, layer)
         except Exception as error:  # whatever a layer's own code or Keras raises is about this node
             trace = "" if layer is None else self.graph.trace(node.inputs)
             self._report.add(node.tree, _plain_message(error, node.layer, node.layer_name), trace=trace)
@@ -190,6 +198,24 @@ class _Builder:
             self.graph.tensors[reference] = tensor
             if len(tensor.shape) == CAPSULE_AXES and (node.kind.entry or on_capsules):
                 self._capsules.add(reference)
+
+    def _twin(self, node: Node) -> str | None:
+        """The name of a node before that makes the same of the same; None if there is none, or nodes share nothing."""
+        if self._twins is None:
+            return None
+        tensors = [self.graph.tensors[reference] for reference in node.inputs]
+        shapes = [(tuple(tensor.shape), str(tensor.dtype)) for tensor in tensors]
+        settings = node.settings.model_dump(include={"dtype", "trainable"})
+        key = repr((node.layer, node.arguments, settings, node.listed, shapes))
+        twin = self._twins.setdefault(key, node.name)
+        return twin if twin in self.graph.layers else None
+
+    def _like(self, node: Node, twin: str) -> dict[str, Any]:
+        made = {port: self.graph.tensors[Reference(twin, port)] for port in node.kind.ports}
+        return {port: keras.KerasTensor(tensor.shape, dtype=tensor.dtype) for port, tensor in made.items()}
+
+    def _outputs(self, node: Node, layer: keras.layers.Layer) -> dict[str, Any]:
+        return call_layer(node, layer, [self.graph.tensors[reference] for reference in node.inputs])
 
     def _made(self, node: Node) -> keras.layers.Layer:
         policy = self._policies.get(node.name, node.settings.dtype)
@@ -238,7 +264,7 @@ def _outputs_problem(node: Node, outputs: Any) -> str:
         gives = f"a map of {', '.join(map(str, outputs))}" if isinstance(outputs, dict) else f"{type(outputs).__name__}"
         return (
             f"layer '{node.layer}', called with return_ports=True, must give a map of its ports {', '.join(ports)}; it "
-            f"gives {gives}. Its compute_output_spec, if it has one, must do the same; compute_output_shape cannot."
+            f"gives {gives}. Its compute_output_spec, if it has one, must do the same."
         )
     if not all(hasattr(tensor, "shape") for tensor in outputs.values()):
         return f"layer '{node.layer}' gives several tensors; a node gives one"

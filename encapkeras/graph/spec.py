@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,23 +12,22 @@ from typing import Any, NamedTuple
 import keras
 
 from encapkeras.data import DatasetInfo, DataSettings, describe
-from encapkeras.errors import ArgumentError, DataError, Problem, SpecError, suggest
+from encapkeras.errors import ArgumentError, DataError, Problem
 from encapkeras.graph.blocks import read_blocks
 from encapkeras.graph.build import BuiltGraph, build_nodes, build_side_losses
 from encapkeras.graph.check import Graph, Node, Reference, is_name
 from encapkeras.graph.expand import Expansion
-from encapkeras.graph.inherit import OWN_KEYS, Inheritance, bundled_specs, cleaned, override
+from encapkeras.graph.inherit import OWN_KEYS, Inheritance, cleaned, override
 from encapkeras.graph.load import load_data, load_file
 from encapkeras.graph.losses import LossChecks, NamedSideLoss, OutputLoss
-from encapkeras.graph.sections import MODEL, TOP_LEVEL, Shape, Size, SweepSection, TopLevel
+from encapkeras.graph.sections import MODEL, NOT_IN_NAMES, TOP_LEVEL, Shape, Size, SweepSection, TopLevel
+from encapkeras.graph.spec_files import find_spec
 from encapkeras.graph.suspicions import Suspicions
 from encapkeras.graph.sweep import Variant, read_sweep, read_variants
 from encapkeras.graph.train_settings import TrainSettings
 from encapkeras.graph.tree import FAILED, Report, Tree
 from encapkeras.graph.variables import FACTS, Scope, UnknownName, Variables, check_variable_name, substitute
 from encapkeras.validation import Checker, shown
-
-NAME_CHARACTERS = re.compile(r"[^A-Za-z0-9_. -]")
 
 _DATA = Checker(DataSettings)
 _TRAIN = Checker(TrainSettings)
@@ -142,7 +140,7 @@ class Examined(NamedTuple):
 
     Args:
         spec: The spec, with its warnings.
-        graph: The layers, whose weights have shapes and no values, and symbolic tensors.
+        graph: The layers, whose weights have shapes and no values, and symbolic tensors; equal nodes share a layer.
         variants: The networks of its sweep; none without one.
     """
 
@@ -181,7 +179,7 @@ def examine_spec(source: Source, overrides: Sequence[str] = ()) -> Examined:
 def _without_numbers(source: Spec | _Reading, report: Report) -> BuiltGraph:
     """The layers, whose weights have no numbers, and tensors; notes the shapes that do not fit."""
     with keras.device("meta"):
-        graph = build_nodes(source.nodes, source.inputs, report, {})
+        graph = build_nodes(source.nodes, source.inputs, report, {}, share=True)
         build_side_losses(graph, source.side_losses, source.outputs, report, {})
     return graph
 
@@ -347,7 +345,7 @@ class _Reading:
 
     def _read_name(self) -> str:
         name = self._section("name").value
-        if name is not FAILED and NAME_CHARACTERS.search(str(name)):
+        if name is not FAILED and NOT_IN_NAMES.search(str(name)):
             self.report.add(self._entry("name"), f"'{name}' may consist of letters, digits, spaces, '_', '-' and '.'")
         return str(name)
 
@@ -409,7 +407,7 @@ def _merged(source: Source, overrides: Sequence[str]) -> tuple[Tree, Report]:
     merged = override(Inheritance(file.parent if file else Path(), report).resolve(written, file), overrides, report)
     name = merged.entries().get("name")
     if name is None or name.value in (None, ""):
-        default = NAME_CHARACTERS.sub("-", file.stem) if file else "model"
+        default = NOT_IN_NAMES.sub("-", file.stem) if file else "model"
         merged = merged.with_value({**merged.entries(), "name": merged.with_value(default)})
     return merged, report
 
@@ -422,18 +420,5 @@ def _written(source: Source, report: Report) -> tuple[Tree, Path | None]:
         return load_data(source, "<dict>"), None
     if not isinstance(source, str | os.PathLike):
         raise ArgumentError(f"a spec is a file, the name of a bundled spec, a map, or a Spec; received {shown(source)}")
-    path = Path(source)
-    bundled = {file.stem: file for file in bundled_specs().glob("*.yaml")}
-    if path.is_file() or len(path.parts) != 1:
-        return load_file(path, os.fspath(source), report), path
-    if path.suffix and path.stem in bundled:
-        text = f"there is no such file. The bundled spec is called '{path.stem}', without '{path.suffix}'."
-        raise SpecError([Problem(os.fspath(source), 0, 0, "", text)])
-    if not path.suffix:
-        if path.name not in bundled:
-            text = f"there is no such file or bundled spec. {suggest(path.name, bundled)}"
-            raise SpecError([Problem(os.fspath(source), 0, 0, "", text)])
-        path = bundled[path.name]
-        name = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
-        return load_file(path, os.fspath(name), report), path
-    return load_file(path, os.fspath(source), report), path
+    path, name = find_spec(source)
+    return load_file(path, name, report), path
