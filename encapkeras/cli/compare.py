@@ -15,16 +15,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "specs",
         metavar="SPEC",
         nargs="+",
-        help="YAML or JSON files, or names of bundled specs; the others are compared with the first",
+        help="YAML or JSON files, or names of bundled specs; one with a sweep stands for the networks of its sweep; "
+        "all others are compared with the first",
     )
     add_overrides(parser)
     add_plugins(parser)
     parser.add_argument(
         "--seeds",
-        default="3",
         metavar="N",
         help="train each spec with the seeds 0 to N - 1, or with those of a list such as 0,5,7; '5,' is a list of one "
-        "(%(default)s)",
+        "(what sweeps say, or 3)",
     )
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--run-dir", metavar="DIR", help="folder for the table and all runs (runs/compare/DATE_TIME)")
@@ -39,7 +39,7 @@ def run(arguments: argparse.Namespace) -> int:
     Returns:
         0; 2 if a run failed.
     """
-    seeds = _seeds(arguments.seeds)
+    seeds = None if arguments.seeds is None else _seeds(arguments.seeds)
     from encapkeras.training import compare
 
     comparison = compare(

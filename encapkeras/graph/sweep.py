@@ -39,7 +39,7 @@ class Variant(NamedTuple):
     """A network of a sweep.
 
     Args:
-        label: The name of its spec, and what the sweep sets, for example `digits types=8 learning_rate=0.001`.
+        label: What the sweep sets, for example `types=8 learning_rate=0.001`; empty where it is the spec as it is.
         values: By path, its value of all that the sweep sets in any of its networks; None for what it does not have.
         spec: Its spec, which has no sweep.
     """
@@ -160,7 +160,8 @@ def read_variants(
     first: dict[str, str] = {}
     twice: list[str] = []
     for changes in sweep.networks:
-        what = " ".join(f"{short[c.path]}={value_text(c.value.plain())}" for c in changes if c.path != "name")
+        values = {short[change.path]: change.value.plain() for change in changes if change.path != "name"}
+        what = _cut(" ".join(f"{name}={value_text(value)}" for name, value in values.items()), LONGEST_LABEL)
         own = Report()
         own.whole = report.whole
         tree = override(without_sweep, changes, own)
@@ -173,9 +174,7 @@ def read_variants(
             twice.append(f"by '{first[meaning]}' and by '{what}'")
             continue
         first[meaning] = what
-        label = printable(f"{spec.name} {what}".strip())
-        label = label if len(label) <= LONGEST_LABEL else f"{label[: LONGEST_LABEL - 1]}…"
-        variants.append(Variant(label, _values(sweep.paths, changes, spec, tree), spec))
+        variants.append(Variant(what, _values(sweep.paths, changes, spec, tree), spec))
     mistakes.tell()
     if twice:
         more = f" (and {len(twice) - 1} more)" if len(twice) > 1 else ""
@@ -232,8 +231,11 @@ def value_text(value: Any) -> str:
         >>> value_text({"kind": "sgd", "nesterov": True})
         '{kind: sgd, nesterov: true}'
     """
-    text = printable(_flow(value))
-    return text if len(text) <= LONGEST_VALUE else f"{text[: LONGEST_VALUE - 1]}…"
+    return _cut(printable(_flow(value)), LONGEST_VALUE)
+
+
+def _cut(text: str, longest: int) -> str:
+    return text if len(text) <= longest else f"{text[: longest - 1]}…"
 
 
 def _flow(value: Any) -> str:

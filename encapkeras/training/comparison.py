@@ -5,23 +5,24 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from scipy.special import stdtrit
-
 from encapkeras.data import DataSettings
+from encapkeras.graph.sweep import short_paths, value_text
+from encapkeras.training.spread import CONFIDENCE, Difference, Spread, counted
 
-CONFIDENCE = 0.95
 _DATA_SET = ("dataset", "root", "path")
-_EQUAL = 1e-6  # accuracies are counts of images divided by their number, in float32
 
 _EFFECTS = {
     "validation": "they are not trained on the same images, and validation accuracies do not compare",
     "image_size": "they do not see the images alike",
 }
+
+_HEADINGS = ("spec", "seed", "runs", "parameters", "seconds")  # that the end of a path must not be
 
 WEIGHTS = {True: "best on validation", False: "last epoch"}
 
@@ -50,117 +51,30 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Spread:
-    """A figure over several seeds.
-
-    Args:
-        mean: The mean.
-        standard_deviation: That of the seeds, `sqrt(sum (x - mean)^2 / (n - 1))`; None of a single one.
-        lowest: The least.
-        highest: The greatest.
-    """
-
-    mean: float
-    standard_deviation: float | None
-    lowest: float
-    highest: float
-
-    @classmethod
-    def of(cls, values: Sequence[float]) -> Spread:
-        """The spread of at least one value.
-
-        Args:
-            values: One for each seed.
-
-        Example:
-            >>> Spread.of([1.0, 2.0, 3.0])
-            Spread(mean=2.0, standard_deviation=1.0, lowest=1.0, highest=3.0)
-        """
-        deviation = statistics.stdev(values) if len(values) > 1 else None
-        return cls(statistics.fmean(values), deviation, min(values), max(values))
-
-    def __str__(self) -> str:
-        """The mean and the standard deviation, for reading."""
-        return f"{self.mean:.4f}" + ("" if self.standard_deviation is None else f" ± {self.standard_deviation:.4f}")
-
-
-@dataclass(frozen=True)
-class Difference:
-    """How far two means lie apart, from runs with the same seeds.
-
-    Args:
-        mean: The mean of the differences d of each seed, which is the difference of the means.
-        standard_error: Its standard error, `stdev(d) / sqrt(n)`; None of a single seed.
-        low: Lower end of its 95 % interval, `mean - t * standard_error` with Student's t of n - 1 degrees of freedom;
-            None where the seeds show no spread.
-        high: The upper end.
-        seeds: The number n of seeds that both have finished.
-    """
-
-    mean: float
-    standard_error: float | None
-    low: float | None
-    high: float | None
-    seeds: int
-
-    @classmethod
-    def of(cls, values: Mapping[int, float], reference: Mapping[int, float]) -> Difference | None:
-        """The difference of values from a reference, over the seeds that both have; None if there are none.
-
-        Args:
-            values: By seed.
-            reference: By seed.
-
-        Example:
-            >>> Difference.of({0: 0.98, 1: 0.96}, {0: 0.97, 1: 0.94}).verdict
-            'no difference that 2 seeds can show'
-        """
-        apart = [value - reference[seed] for seed, value in values.items() if seed in reference]
-        if not apart:
-            return None
-        mean, seeds = statistics.fmean(apart), len(apart)
-        if seeds == 1:
-            return cls(mean, None, None, None, seeds)
-        error = statistics.stdev(apart) / seeds**0.5
-        if error < _EQUAL:
-            return cls(mean, 0.0, None, None, seeds)
-        reach = float(stdtrit(seeds - 1, (1 + CONFIDENCE) / 2)) * error
-        return cls(mean, error, mean - reach, mean + reach, seeds)
-
-    @property
-    def verdict(self) -> str:
-        """Better or worse only where 0 lies outside of the interval, and so beyond the standard error too."""
-        if self.low is not None and self.low > 0:
-            return "better"
-        if self.high is not None and self.high < 0:
-            return "worse"
-        if self.standard_error == 0 and abs(self.mean) > _EQUAL:
-            return f"the same difference with all {self.seeds} seeds, which so cannot show how sure it is"
-        return f"no difference that {self.seeds} seed{'s' if self.seeds > 1 else ''} can show"
-
-    def __str__(self) -> str:
-        """All of it in a line."""
-        if self.standard_error is None:
-            return f"{self.mean:+.4f}: {self.verdict}"
-        interval = "" if self.low is None else f", {CONFIDENCE:.0%} interval {self.low:+.4f} to {self.high:+.4f}"
-        return f"{self.mean:+.4f} ± {self.standard_error:.4f} (standard error{interval}): {self.verdict}"
-
-
-@dataclass(frozen=True)
 class Network:
     """A network of a comparison.
 
     Args:
-        label: What the comparison calls it: its name, with a number behind it if another has that.
+        label: What the comparison calls it: its name and what a sweep sets in it, with a number behind it if another
+            has that.
         name: The name of its spec.
         source: The file of its spec.
         data: The `data:` section of its spec.
+        swept: By path, its value of all that the sweep of its spec sets; empty without a sweep.
+        number: The number behind the label; 1 if there is none.
     """
 
     label: str
     name: str
     source: str
     data: DataSettings
+    swept: Mapping[str, Any] = field(default_factory=dict)
+    number: int = 1
+
+    @property
+    def title(self) -> str:
+        """What stands beside its swept values in a table."""
+        return numbered(self.name, self.number) if self.swept else self.label
 
     @property
     def validated(self) -> bool:
@@ -182,6 +96,11 @@ class Network:
             own, others = getattr(self.data, name), getattr(other.data, name)
             if own != others:
                 yield name, f"data.{name} is {json.dumps(own)}, not {json.dumps(others)}"
+
+
+def numbered(name: str, number: int) -> str:
+    """The name of the second, third, ... of that name."""
+    return name if number == 1 else f"{name}-{number}"
 
 
 @dataclass(frozen=True)
@@ -236,9 +155,15 @@ class Comparison:
         """How many of the runs are finished."""
         return f"{len(self.runs) - len(self.failed)} of {len(self.networks) * len(self.seeds)} runs finished"
 
+    def swept(self) -> dict[str, str]:
+        """The paths that sweeps set in any network, each with its heading in tables."""
+        short = short_paths(list(dict.fromkeys(path for network in self.networks for path in network.swept)))
+        return {path: path if heading in _HEADINGS else heading for path, heading in short.items()}
+
     def rows(self) -> list[Row]:
-        """One for each network, in their order."""
-        return [self._row(network) for network in self.networks]
+        """One for each network, in their order; after a sweep the best on validation comes first, the others last."""
+        rows = [self._row(network) for network in self.networks]
+        return sorted(rows, key=_validation_error) if self.swept() else rows
 
     def _row(self, network: Network) -> Row:
         results = self._results(network)
@@ -266,18 +191,14 @@ class Comparison:
     def notes(self) -> list[str]:
         """What has to be known to read the table, and what it shows."""
         seeds = ", ".join(map(str, self.seeds))
-        first = self.networks[0].label
         return [
             f"Accuracies: mean ± standard deviation over the seeds {seeds}, and lowest-highest.",
             f"Images/s and seconds: median over the seeds{self._devices()}.",
             *self._rules(),
+            *self._order(),
             *self._data_notes(),
-            *(f"{n.label} is {n.source}" for n in self.networks if n.label != n.name),
-            *(
-                f"{row.network.label} - {first}, test accuracy: {row.difference}"
-                for row in self.rows()
-                if row.difference
-            ),
+            *(f"{n.label} is {n.source}" for n in self.networks if n.title != n.name),
+            *self._differences(),
             *(f"FAILED: {run.network}, seed {run.seed}: {run.error}" for run in self.failed),
             f"{self.progress}.",
         ]
@@ -296,6 +217,30 @@ class Comparison:
                 whose = f" ({', '.join(of_it)})" if len(of_it) < len(self.networks) else ""
                 yield f"Weights tested{whose}: {text}. The test images were used once a run."
 
+    def _order(self) -> Iterator[str]:
+        """By what the rows are sorted."""
+        if self.swept() and any(row.validation_accuracy for row in self.rows()):
+            yield "Sorted by mean validation accuracy, best first; what was tested had no say in it."
+
+    def _differences(self) -> Iterator[str]:
+        """The differences from the first network; of a sweep, which has many, those that show something."""
+        first = self.networks[0].label
+        told = [(row.network.label, row.difference) for row in self.rows() if row.difference]
+        silent = [label for label, difference in told if self.swept() and difference.shows_nothing]
+        for label, difference in told:
+            if label not in silent:
+                yield f"{label} - {first}, test accuracy: {difference}"
+        if silent:
+            yield (
+                f"{len(silent)} of {len(told)} others - {first}, test accuracy: no difference that "
+                f"{counted(len(self.seeds), 'seed')} can show."
+            )
+        if self.swept() and len(silent) < len(told) and len(told) > 1:
+            yield (
+                f"Of {len(told)} differences, about {len(told) * (1 - CONFIDENCE):.1g} lie outside of their intervals "
+                "by chance alone."
+            )
+
     def _data_notes(self) -> Iterator[str]:
         """What does not compare with the first network because the data differ."""
         first = self.networks[0]
@@ -310,8 +255,13 @@ class Comparison:
 
     def cells(self, row: Row) -> dict[str, str]:
         """A row for reading: heading and text; `-` where there is nothing to say."""
+        swept = {
+            heading: value_text(row.network.swept[path]) if path in row.network.swept else "-"
+            for path, heading in self.swept().items()
+        }
         return {
-            "spec": row.network.label,
+            "spec": row.network.title,
+            **swept,
             "runs": f"{row.finished}/{len(self.seeds)}" + (f" {row.failed} FAILED" if row.failed else ""),
             "test accuracy": _cell(row.test_accuracy, "{}"),
             "lowest-highest": _range(row.test_accuracy),
@@ -326,7 +276,7 @@ class Comparison:
         """The table and its notes."""
         rows = [self.cells(row) for row in self.rows()]
         lines = ["| " + " | ".join(rows[0]) + " |", "|" + "---|" * len(rows[0])]
-        lines += ["| " + " | ".join(row.values()) + " |" for row in rows]
+        lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row.values()) + " |" for row in rows]
         notes = [note.replace("\n", "\n  ") for note in self.notes()]
         return "\n".join([*lines, "", *(f"- {note}" for note in notes)]) + "\n"
 
@@ -334,14 +284,24 @@ class Comparison:
         """All figures in full, and every run."""
         content = {
             "seeds": list(self.seeds),
-            "specs": [_plain(row) for row in self.rows()],
+            "specs": [self._plain(row) for row in self.rows()],
             "runs": [asdict(run) for run in self.runs],
         }
         return json.dumps(content, indent=2) + "\n"
 
+    def _plain(self, row: Row) -> dict[str, Any]:
+        """A row as plain data."""
+        figures = asdict(row)
+        network = figures.pop("network")
+        if row.difference:
+            figures["difference"]["verdict"] = row.difference.verdict
+        swept = {path: network["swept"].get(path) for path in self.swept()}
+        told = {"spec": network["label"], "source": network["source"], "swept": swept}
+        return {**told, "weights": WEIGHTS[row.network.validated], **figures}
+
     def as_csv(self) -> str:
         """One row for each network, figures in full, empty where there is none."""
-        rows = [_flat(_plain(row)) for row in self.rows()]
+        rows = [_flat(self._plain(row)) for row in self.rows()]
         headings = list(dict.fromkeys(heading for row in rows for heading in row))
         text = io.StringIO()
         writer = csv.DictWriter(text, headings, lineterminator="\n")
@@ -367,16 +327,6 @@ def _range(spread: Spread | None) -> str:
     return "-" if spread is None else f"{spread.lowest:.4f}-{spread.highest:.4f}"
 
 
-def _plain(row: Row) -> dict[str, Any]:
-    """A row as plain data."""
-    figures = asdict(row)
-    network = figures.pop("network")
-    weights = WEIGHTS[row.network.validated]
-    if row.difference and figures["difference"]:
-        figures["difference"]["verdict"] = row.difference.verdict
-    return {"spec": network["label"], "source": network["source"], "weights": weights, **figures}
-
-
 _SPREAD = [part.name for part in fields(Spread)]
 _PARTS = {
     "test_accuracy": _SPREAD,
@@ -389,8 +339,20 @@ def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
     """A plain row without maps in it; the same headings whether there is a figure or not."""
     flat: dict[str, Any] = {}
     for name, value in row.items():
-        if name in _PARTS:
+        if name == "swept":
+            flat.update({path: _csv_cell(swept) for path, swept in value.items()})
+        elif name in _PARTS:
             flat.update({f"{name}_{part}": (value or {}).get(part) for part in _PARTS[name]})
         else:
             flat[name] = value
     return flat
+
+
+def _csv_cell(value: Any) -> Any:
+    """A swept value as it stands in a cell: text and numbers as they are, all else as JSON."""
+    return value if value is None or type(value) in (str, int, float) else json.dumps(value)
+
+
+def _validation_error(row: Row) -> float:
+    """What rows are sorted by; infinite without a validation accuracy."""
+    return 1 - row.validation_accuracy.mean if row.validation_accuracy else math.inf

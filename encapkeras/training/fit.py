@@ -23,7 +23,7 @@ from encapkeras.training.analysis_images import first_images
 from encapkeras.training.measure import check_fits, compile_with_losses, data_of, measure
 from encapkeras.training.memory import saying_how_to_save_memory
 from encapkeras.training.recipe import make_optimizer
-from encapkeras.training.run_folder import RunFolder, describe_environment, write_json
+from encapkeras.training.run_folder import RunFolder, describe_environment, on_device, write_json
 
 if TYPE_CHECKING:
     from encapkeras.graph import Spec, SpecModel
@@ -52,10 +52,15 @@ def train(spec: Spec, run_dir: str | Path | None = None, overwrite: bool = False
         DataError: The data set cannot be had.
         RunFolderError: The run folder holds something already, or cannot be written.
         ArgumentError: The routing is to be analysed, and the network has none.
-        TrainingError: The network does not fit the data, the memory is not enough, or the loss is no longer a finite
-            number.
+        TrainingError: The spec has a sweep, the network does not fit the data, the memory is not enough, or the loss is
+            no longer a finite number.
         KeyboardInterrupt: Somebody pressed Ctrl-C; its text says what is kept.
     """
+    if spec.sweep:
+        raise TrainingError(
+            f"'{spec.name}' has a sweep, and so stands for several networks. Train them with encapkeras compare, or "
+            "the spec as it is with --set sweep=null."
+        )
     folder = RunFolder(run_dir) if run_dir is not None else RunFolder.default(spec.name)
     folder.check_free(overwrite)
     settings = spec.train
@@ -187,7 +192,7 @@ def _introduce(
 ) -> None:
     validation = f"{splits.validation.num_images:,} for validation" if splits.validation else "none for validation"
     lines = [
-        f"{name}: {parameters(model):,} parameters on {environment['device']}, {environment['threads']} threads",
+        f"{name}: {parameters(model):,} parameters on {on_device(environment)}",
         f"{splits.train.num_images:,} images for training, {validation}, {splits.test.num_images:,} for the test",
         f"run folder {folder.path}",
     ]

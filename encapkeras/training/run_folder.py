@@ -20,7 +20,7 @@ import platform
 import re
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -277,6 +277,25 @@ def describe_environment(device: str, seed: int) -> dict[str, Any]:
         "command": sys.argv,
         "started": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
     }
+
+
+def on_device(environment: Mapping[str, Any]) -> str:
+    """Device and threads of an `environment.json`, for reading.
+
+    Example:
+        >>> on_device({"device": "cpu", "threads": 1})
+        'cpu, 1 thread'
+    """
+    threads = environment["threads"]
+    return f"{environment['device']}, {threads} thread{'' if threads == 1 else 's'}"
+
+
+def trained_on(folder: RunFolder) -> str:
+    """Where a run was trained, as its folder has it; empty if that is not known."""
+    try:
+        return on_device(json.loads(folder.environment.read_text(encoding="utf-8")))
+    except (OSError, ValueError, LookupError, TypeError):
+        return ""
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

@@ -163,7 +163,7 @@ def assert_matches(example, printed):
     """Equal but for `...`, white space, and what differs from run to run: measured numbers, times, the device."""
 
     def form(text):
-        text = re.sub(r"\bon .+, \d+ threads", "on DEVICE", text)
+        text = re.sub(r"\bon .+, \d+ threads?", "on DEVICE", text)
         text = re.sub(r"\d+:\d\d:\d\d|[\d,]+(?= images/s)", "N", text)
         return re.sub(r"\b\d+\.\d+(e[+-]\d+)?\b", "N", text)
 

@@ -12,6 +12,7 @@ from support.tiny_spec import tiny_spec, write_spec
 from encapkeras.errors import ArgumentError, EncapkerasError, RunFolderError, SpecError, TrainingError
 from encapkeras.graph import load_spec
 from encapkeras.training import compare
+from encapkeras.training.run_folder import on_device
 
 MODULE = importlib.import_module("encapkeras.training.compare")  # the package has the function under this name
 
@@ -155,7 +156,7 @@ def test_resuming_takes_over_what_is_finished_and_trains_the_rest(two_by_two, co
 def test_runs_of_different_machines_are_told_apart(copy, trainings):
     environment = copy / "seed_0" / "one" / "environment.json"
     content = json.loads(environment.read_text())
-    own = f"{content['device']}, {content['threads']} threads"
+    own = on_device(content)
     environment.write_text(json.dumps({**content, "device": "cuda:7", "threads": 64}))
     compare([ONE, TWO], [0, 1], run_dir=copy, resume=True)
     text = (copy / "comparison.md").read_text()
@@ -305,7 +306,7 @@ def test_specs_that_cannot_be_trained_are_told_with_the_mistakes(tmp_path):
     assert not (tmp_path / "new").exists()
 
 
-@pytest.mark.parametrize("seeds", [[], [1, 1], [-1], [2**32], [0.5], [True], ["1"], 3, "1", None, {0}])
+@pytest.mark.parametrize("seeds", [[], [1, 1], [-1], [2**32], [0.5], [True], ["1"], 3, "1", {0}])
 def test_seeds_that_are_none(seeds, tmp_path):
     with pytest.raises(ArgumentError, match="distinct whole numbers from 0"):
         compare([ONE], seeds, run_dir=tmp_path / "new")

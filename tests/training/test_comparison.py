@@ -7,7 +7,8 @@ import pytest
 from scipy import stats
 
 from encapkeras.data import DataSettings
-from encapkeras.training.comparison import Comparison, Difference, Network, Run, Spread
+from encapkeras.training.comparison import Comparison, Network, Run
+from encapkeras.training.spread import Difference, Spread
 
 FIRST = [0.9722, 0.9778, 0.9806, 0.9694, 0.9750]
 SECOND = [0.9806, 0.9778, 0.9889, 0.9750, 0.9861]
