@@ -14,7 +14,7 @@ from typing import Any
 from encapkeras.cli.problems import counted, print_mistakes, print_warnings
 from encapkeras.cli.spec_arguments import add_overrides, add_plugins
 from encapkeras.cli.spec_search import search
-from encapkeras.errors import Problem, SpecError
+from encapkeras.errors import Problem, SpecError, printable
 
 MOST_NAMED = 5  # specs that one problem is in, and that are named
 
@@ -28,12 +28,16 @@ class Outcome:
         problems: Its mistakes or, if there are none, its warnings.
         nodes: How many nodes the network has; None after mistakes.
         parameters: How many numbers training changes; None after mistakes.
+        variants: How many networks its sweep makes.
+        summary: How many mistakes there are, in words.
     """
 
     file: str
     problems: Sequence[Problem]
     nodes: int | None = None
     parameters: int | None = None
+    variants: int = 0
+    summary: str = ""
 
     @property
     def ok(self) -> bool:
@@ -80,12 +84,13 @@ def _examined(file: str, overrides: Sequence[str]) -> Outcome:
     try:
         examined = examine_spec(file, overrides)
     except SpecError as error:
-        return Outcome(file, error.problems)
+        return Outcome(file, error.problems, summary=error.summary)
     spec, graph = examined.spec, examined.graph
     nodes = reached(spec)
     layers = [*(graph.layers[name] for name in nodes), *graph.side_losses.values()]
     parameters = sum(math.prod(weight.shape) for layer in layers for weight in layer.trainable_weights)
-    return Outcome(file, list(spec.warnings), len(nodes), parameters)
+    warnings = [warning for each in (spec, *(v.spec for v in examined.variants)) for warning in each.warnings]
+    return Outcome(file, list(dict.fromkeys(warnings)), len(nodes), parameters, len(examined.variants))
 
 
 def _told(outcomes: Iterable[Outcome], several: bool) -> list[Outcome]:
@@ -95,9 +100,11 @@ def _told(outcomes: Iterable[Outcome], several: bool) -> list[Outcome]:
     for outcome in outcomes:
         done.append(outcome)
         if outcome.ok:
-            print(f"{outcome.file}: ok, {counted(outcome.nodes or 0, 'node')}, {outcome.parameters:,} parameters")
+            sweep = f", and a sweep of {counted(outcome.variants, 'network')}" if outcome.variants else ""
+            size = f"{counted(outcome.nodes or 0, 'node')}, {outcome.parameters:,} parameters"
+            print(f"{printable(outcome.file)}: ok, {size}{sweep}")
         elif several:
-            print(f"{outcome.file}: {counted(len(outcome.problems), 'mistake')}")
+            print(f"{printable(outcome.file)}: {outcome.summary}")
         sys.stdout.flush()  # before the words on stderr, wherever both go
         if outcome.ok:
             new = {_essence(problem): problem for problem in outcome.problems}
@@ -106,7 +113,8 @@ def _told(outcomes: Iterable[Outcome], several: bool) -> list[Outcome]:
     mistakes = _distinct(done, "error")
     if mistakes:
         named = {problem: _broken(problem, specs) for problem, specs in mistakes.items()} if several else {}
-        print_mistakes(list(mistakes), named)
+        summary = f"{counted(len(mistakes), 'mistake')} found" if several else done[0].summary
+        print_mistakes(list(mistakes), summary, named)
     return done
 
 
@@ -130,10 +138,11 @@ def _essence(problem: Problem) -> Problem:
 
 def _broken(problem: Problem, specs: Sequence[str]) -> str:
     """Which specs a mistake is in, unless that is plain."""
-    if list(specs) == [problem.file]:
+    names = [printable(spec) for spec in specs]
+    if names == [problem.file]:
         return ""
-    rest = f" and {len(specs) - MOST_NAMED} more" if len(specs) > MOST_NAMED else ""
-    return f"breaks {', '.join(specs[:MOST_NAMED])}{rest}"
+    rest = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+    return f"breaks {', '.join(names[:MOST_NAMED])}{rest}"
 
 
 def _summary(outcomes: Sequence[Outcome], skipped: int) -> str:

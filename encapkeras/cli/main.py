@@ -87,7 +87,7 @@ def _run(words: list[str]) -> int:
         code: int = arguments.run(arguments)
         return code
     except SpecError as error:
-        print_mistakes(error.problems)
+        print_mistakes(error.problems, error.summary)
         return error.exit_code
     except EncapkerasError as error:
         print(error, file=sys.stderr)

@@ -19,21 +19,22 @@ INDENT = 4
 WIDTH = 120  # cells of an excerpt where no terminal says how wide it is
 
 
-def print_mistakes(problems: Sequence[Problem], remarks: Mapping[Problem, str] | None = None) -> None:
-    """Prints mistakes on stderr, and how many they are.
+def print_mistakes(problems: Sequence[Problem], summary: str, remarks: Mapping[Problem, str] | None = None) -> None:
+    """Prints mistakes on stderr.
 
     Args:
         problems: The mistakes, in the order of printing.
+        summary: How many they are, in words; the last line.
         remarks: Lines to print below some of them.
     """
     printer = _Printer(sys.stderr)
     for problem in problems:
         printer.show(problem, (remarks or {}).get(problem, ""))
-    printer.line((counted(len(problems), "mistake") + " found", "bold red"))
+    printer.line((summary, "bold red"))
 
 
 def print_warnings(problems: Sequence[Problem], remarks: Mapping[Problem, str] | None = None) -> None:
-    """Prints warnings on stderr, as `print_mistakes` prints mistakes, without their number."""
+    """Prints warnings on stderr, as `print_mistakes` prints mistakes, without a summary."""
     if problems:
         printer = _Printer(sys.stderr)
         for problem in problems:

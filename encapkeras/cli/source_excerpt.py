@@ -66,7 +66,7 @@ class SourceFiles:
         cells = [cell_len(text) for text in characters]
         at = column - first
         if first > 0 or last < len(line) or sum(cells) > width:
-            left = _fitting(cells[:at][::-1], width // 2 - len(CUT))
+            left = _fitting(cells[:at][::-1], max(width // 2, width - sum(cells[at:]) - len(CUT)) - len(CUT))
             right = _fitting(cells[at:], width - sum(cells[at - left : at]) - 2 * len(CUT))
         else:
             left, right = at, len(cells) - at

@@ -8,9 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from encapkeras.errors import ArgumentError, SpecError
-
-ENDINGS = (".yaml", ".yml", ".json")
+from encapkeras.errors import ArgumentError, SpecError, printable
 
 # How a spec says that it is one, for files that are too broken to be read.
 _SAYS_SPEC = re.compile(r"""^\s*\{?\s*(?:^|["'])spec["']?\s*:""", re.MULTILINE)
@@ -37,20 +35,20 @@ def search(paths: Sequence[str]) -> Searched:
     Raises:
         ArgumentError: A folder cannot be read, or holds no spec.
     """
-    specs: dict[object, str] = {}  # by the file, so that one that is named twice is checked once
+    specs: dict[str, str] = {}  # by the file, so that one that is named twice is checked once
     skipped: set[Path] = set()
     for path in paths:
         if not _is_folder(path):
-            specs.setdefault(os.path.realpath(path), path)
+            specs.setdefault(os.path.abspath(path), path)
             continue
         files = {file: is_spec(file) for file in _files(path)}
         for file in (file for file, wanted in files.items() if wanted):
-            specs.setdefault(os.path.realpath(file), str(file))
-        skipped.update(file.resolve() for file, wanted in files.items() if not wanted)
+            specs.setdefault(os.path.abspath(file), str(file))
+        skipped.update(file.absolute() for file, wanted in files.items() if not wanted)
         if not any(files.values()):
             raise ArgumentError(
-                f"'{path}' holds no spec: no YAML or JSON file in it, or below, has the key 'spec' at its top. "
-                "Files without that key are checked when they are named."
+                f"'{printable(path)}' holds no spec: no YAML or JSON file in it, or below, has the key 'spec' at its "
+                "top. Files without that key are checked when they are named."
             )
     return Searched(list(specs.values()), len(skipped))
 
@@ -69,19 +67,21 @@ def is_spec(file: Path) -> bool:
 
 def _is_folder(path: str) -> bool:
     """Whether a path means a folder; `quickstart` means the bundled spec, and `quickstart/` a folder of that name."""
-    from encapkeras.graph.inherit import bundled_specs
+    from encapkeras.graph.spec_files import bundled_names
 
-    return os.path.isdir(path) and not (bundled_specs() / f"{path}.yaml").is_file()
+    return os.path.isdir(path) and path not in bundled_names()
 
 
 def _files(folder: str) -> Iterator[Path]:
+    from encapkeras.graph.load import ENDINGS
+
     def refuse(error: OSError) -> None:
-        raise ArgumentError(f"the folder '{error.filename}' cannot be read: {error.strerror}")
+        raise ArgumentError(f"the folder '{printable(str(error.filename))}' cannot be read: {error.strerror}")
 
     for place, folders, names in os.walk(folder, onerror=refuse):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):
-            if name.endswith(ENDINGS) and not name.startswith(".") and not name.endswith(".schema.json"):
+            if name.lower().endswith(tuple(ENDINGS)) and not name.startswith(".") and not name.endswith(".schema.json"):
                 yield Path(place, name)
 
 
