@@ -53,7 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise ArgumentError(f"'{path}' cannot be written: {error.strerror}") from None
     print(f"wrote {path}")
     if arguments.format == "json":
-        print(f"A spec beside it names it in its first line: # yaml-language-server: $schema=./{path.name}")
+        print(f"In the first line of a spec beside it: # yaml-language-server: $schema=./{path.name}")
     return 0
 
 

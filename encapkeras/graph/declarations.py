@@ -16,7 +16,7 @@ from typing import Any
 import pydantic
 
 from encapkeras.graph.keras_layers import PREFIX, keras_layer, object_kind, parameters
-from encapkeras.graph.sections import NodeKeys
+from encapkeras.graph.sections import NodeKeys, TopLevel
 from encapkeras.layers import LAYERS
 from encapkeras.losses import SideLoss
 from encapkeras.registry import Argument, Entry, argument_docs
@@ -25,7 +25,23 @@ from encapkeras.validation import STRICT
 Schema = dict[str, Any]
 
 OBJECT = "x-keras-object"  # in place of a type: a named object of Keras, such as an initialiser
-TENSOR = {"type": "string", "x-tensor": True}  # a reference to a node
+TENSOR = "x-tensor"  # marks a text that refers to a node
+
+# Keys that are used up before a section is checked, so that its model lacks them.
+_EXTENDS: Schema = {
+    "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}],
+    "description": "A file that this one builds on, or a list of them: beside or below it, or among the specs that "
+    "come with encapkeras. Maps merge deeply, lists are replaced, `null` deletes; later files go before earlier ones.",
+}
+_SCHEMA: Schema = {"type": "string", "description": "The place of a JSON Schema, for editors."}
+_REPEAT: Schema = {
+    "type": "array",
+    "items": {"type": "object"},
+    "minItems": 1,
+    "description": "Makes a node of each row. A row is a map of names, such as `{i: 1}`, that mean something in this "
+    "node alone, as `$i`; one of them must be part of the node's own name: `stage$i`. In `inputs`, `$previous` is the "
+    "row before, and before the first row the node above.",
+}
 
 _NOT_ARGUMENTS = ("name", *NodeKeys.model_fields)
 _ARGS = re.compile(r"^( *)Arg(?:ument)?s:\n((?:\1 .*\n?|[ \t]*\n)+)", re.MULTILINE)
@@ -43,6 +59,30 @@ def section(model: type[pydantic.BaseModel]) -> Schema:
     return _inlined(schema, schema.get("$defs", {}))  # type: ignore[no-any-return]
 
 
+def top_level() -> Schema:
+    """The keys of a file.
+
+    Example:
+        >>> list(top_level()["properties"])[:3]
+        ['$schema', 'spec', 'name']
+    """
+    schema = section(TopLevel)
+    own = schema["properties"]
+    first = {name: own.pop(name) for name in ("spec", "name", "source")}
+    return {**schema, "properties": {"$schema": _SCHEMA, **first, "extends": _EXTENDS, **own}}
+
+
+def node() -> Schema:
+    """The keys that every node may have.
+
+    Example:
+        >>> node()["required"]
+        ['layer', 'inputs']
+    """
+    schema = section(NodeKeys)
+    return {**schema, "properties": {**schema["properties"], "repeat": _REPEAT}}
+
+
 def registered(entry: Entry) -> Schema:
     """The arguments of a registered layer, loss or data set; of a side loss, also the tensors that it takes.
 
@@ -56,7 +96,7 @@ def registered(entry: Entry) -> Schema:
     return {
         "description": entry.summary,
         "properties": {
-            **{name: {**TENSOR, "description": doc} for name, doc in tensors.items()},
+            **{name: {"type": "string", TENSOR: True, "description": doc} for name, doc in tensors.items()},
             **{argument.name: _argument(argument) for argument in own},
         },
         "required": [*(name for name in tensors if name != "labels"), *(a.name for a in own if a.required)],
@@ -77,14 +117,19 @@ def of_keras(name: str) -> Schema:
     own = {key: value for key, value in parameters(layer).items() if key not in _NOT_ARGUMENTS}
     docs = _keras_docs(docstring)
     return {
-        "description": docstring.partition("\n")[0],
+        "description": docstring.partition("\n\n")[0].replace("\n", " "),
         "properties": {key: _keras_argument(value, docs.get(key, "")) for key, value in own.items()},
         "required": [key for key, value in own.items() if value.default is value.empty],
     }
 
 
 def layer(name: str) -> Schema:
-    """The arguments of a layer, registered or of Keras."""
+    """The arguments of a layer, registered or of Keras.
+
+    Example:
+        >>> layer("keras.Flatten")["required"], layer("squash")["required"]
+        ([], [])
+    """
     return of_keras(name) if name.startswith(PREFIX) else registered(LAYERS[name])
 
 
@@ -123,18 +168,21 @@ def _keras_docs(docstring: str) -> dict[str, str]:
 
 
 def _inlined(schema: Any, definitions: Mapping[str, Schema]) -> Any:
-    """The schema without references, and without the titles that pydantic makes of names."""
+    """The schema without references, without the titles that pydantic makes of names, with short descriptions."""
     if isinstance(schema, list):
         return [_inlined(element, definitions) for element in schema]
     if not isinstance(schema, dict):
         return schema
     if "$ref" in schema:
         schema = {**definitions[schema["$ref"].rpartition("/")[2]], **schema}
-    return {
+    found = {
         key: _inlined(value, definitions)
         for key, value in schema.items()
         if key not in ("$ref", "$defs") and not (key == "title" and isinstance(value, str))
     }
+    if isinstance(found.get("description"), str):  # of a model, its docstring, of which the first paragraph is enough
+        found["description"] = found["description"].partition("\n\n")[0].replace("\n", " ")
+    return found
 
 
 def _plain(value: Any) -> Any:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 from encapkeras.graph.declarations import OBJECT, Schema
 from encapkeras.graph.inherit import OWN_KEYS
@@ -91,13 +90,14 @@ def names_of(noun: str, names: Mapping[str, str], others: str = "") -> Schema:
     Args:
         noun: What they are names of.
         names: The names, with what each stands for.
-        others: A pattern of other names.
+        others: A pattern of other names, after a `|`.
     """
-    which = listed(list(names)) if len(names) <= _MANY else f"the name of a {noun}"
-    message = f"there is no such {noun}: must be {which}, {_OR_VARIABLE}"
-    # In this order the message for an unknown name is this one.
-    unknown = {"type": ["string", "null"], "pattern": f"{_VARIABLE}{others and '|'}{others}", "errorMessage": message}
-    return {"anyOf": [unknown, *({"const": name, **described(text)} for name, text in names.items())]}
+    which = f"known: {', '.join(names)}" if len(names) <= _MANY else "completion lists them all"
+    # The first alternative's message is the one for an unknown name. With a description of its own it is not taken for
+    # the conditions of `where`, which would muddle what editors explain.
+    variable = _variable(f"there is no such {noun}; {which}", others)
+    variable["description"] = f"A variable with the name of a {noun}."
+    return {"anyOf": [variable, *({"const": name, **described(text)} for name, text in names.items())]}
 
 
 def alternative(declared: Schema, common: Iterable[str]) -> Schema:
@@ -136,7 +136,7 @@ def needs(declared: Schema) -> Schema:
 
 def keras_object(kind: str) -> Schema:
     """An initialiser, regularizer, constraint or activation of Keras: its name, or its name and its numbers."""
-    named = {"enum": sorted(object_names(kind), key=lambda name: (name[:1].isupper(), name))}
+    named = {"enum": object_names(kind)}
     config: Schema = {
         "type": "object",
         "properties": {"class_name": named, "config": {"type": ["object", "null"]}},
@@ -144,23 +144,26 @@ def keras_object(kind: str) -> Schema:
         "patternProperties": OWN,
         "additionalProperties": False,
     }
-    return {"anyOf": [named, *([config] if kind != "activation" else []), _variable()]}
+    unknown = _variable(f"Keras has no such {kind}; a variable such as $name may also stand here")
+    return {"anyOf": [unknown, named, *([config] if kind != "activation" else [])]}
 
 
-def _variable() -> Schema:
-    return {"type": ["string", "null"], "pattern": _VARIABLE}
+def _variable(message: str = "", others: str = "") -> Schema:
+    """A variable, or null; the message is for all else if this is the first of several alternatives."""
+    schema = {"type": ["string", "null"], "pattern": f"{_VARIABLE}{others}"}
+    return {**schema, "errorMessage": message} if message else schema
 
 
 def _scalar(kind: str, words: str) -> Schema:
     message = f"must be {words}, {_OR_VARIABLE}"
     if kind == "string":
-        return {"type": ["string", "null"], "errorMessage": message}
+        return {"type": ["string", "null"], "errorMessage": f"must be {words}"}
     return {"type": [kind, "string", "null"], "pattern": _VARIABLE, "errorMessage": message}
 
 
 def _elements(declared: Schema) -> Schema:
-    sizes = {name: declared[name] for name in ("minItems", "maxItems") if name in declared}
-    return {**({"items": value(declared["items"])} if declared.get("items") else {}), **sizes}
+    schema: Schema = {name: declared[name] for name in ("minItems", "maxItems") if name in declared}
+    return {**schema, "items": value(declared["items"])} if declared.get("items") else schema
 
 
 def _either(alternatives: Sequence[Schema], words: str) -> Schema:
@@ -182,7 +185,14 @@ def _either(alternatives: Sequence[Schema], words: str) -> Schema:
 
 
 def _map_type(variable: bool = True) -> Schema:
-    return {"type": ["object", "string", "null"], "pattern": _VARIABLE} if variable else {"type": ["object", "null"]}
+    if not variable:
+        return {"type": ["object", "null"]}
+    # `errorMessage` would be said of unknown keys too.
+    return {
+        "type": ["object", "string", "null"],
+        "pattern": _VARIABLE,
+        "patternErrorMessage": f"must be a map, {_OR_VARIABLE}",
+    }
 
 
 def _map(declared: Schema) -> Schema:
@@ -201,14 +211,14 @@ def _alternatives(declared: Schema) -> tuple[str, dict[str, Schema]]:
 
 def _tagged(declared: Schema) -> Schema:
     tag, alternatives = _alternatives(declared)
-    bare = {name: {**one, "properties": _without(tag, one["properties"])} for name, one in alternatives.items()}
     names = {name: one.get("description", "") for name, one in alternatives.items()}
     tags = {**described(f"One of {listed([f'`{name}`' for name in names])}."), **names_of(tag, names)}
-    return {**_map_type(), **choice(tag, tags, {name: alternative(one, [tag]) for name, one in bare.items()})}
+    return {**_map_type(), **choice(tag, tags, {name: _member(tag, one) for name, one in alternatives.items()})}
 
 
-def _without(name: str, entries: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: entry for key, entry in entries.items() if key != name}
+def _member(tag: str, declared: Schema) -> Schema:
+    own = {name: entry for name, entry in declared["properties"].items() if name != tag}
+    return alternative({"properties": own, "required": declared.get("required", ())}, [tag])
 
 
 def choice(tag: str, names: Schema, alternatives: Mapping[str, Schema], common: Schema | None = None) -> Schema:

@@ -164,7 +164,8 @@ def object_names(kind: str) -> list[str]:
         True
     """
     others = {"get", "serialize", "deserialize", "register", kind.capitalize()}
-    return [name for name in dir(_OBJECTS[kind]) if name not in others and not name.startswith("_")]
+    names = [name for name in dir(_OBJECTS[kind]) if name not in others and not name.startswith("_")]
+    return sorted(names, key=lambda name: (name[0].isupper(), name))  # classes, which mean the same, last
 
 
 def _unknown_object(kind: str, name: str) -> str:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from encapkeras.graph.declarations import OBJECT, Schema
+from encapkeras.graph.declarations import OBJECT, TENSOR, Schema
 
 _NOUNS = {
     "integer": ("a whole number", "whole numbers"),
@@ -17,7 +17,7 @@ _LARGEST_WORTH_SAYING = 2**31  # a limit from there on is a matter of memory
 _CONFIG = "`{class_name: ..., config: {...}}`"
 _OBJECTS = {
     "activation": "the name of an activation of Keras",
-    "initializer": f"the name of an initializer of Keras, or {_CONFIG}",
+    "initializer": f"the name of an initialiser of Keras, or {_CONFIG}",
     "regularizer": f"the name of a regularizer of Keras, or {_CONFIG}",
     "constraint": f"the name of a constraint of Keras, or {_CONFIG}",
 }
@@ -54,6 +54,8 @@ def default_in_words(schema: Schema) -> str:
 def _words(schema: Schema, *, many: bool) -> str:
     if OBJECT in schema:
         return _OBJECTS[schema[OBJECT]]
+    if TENSOR in schema:
+        return "a node, or node/port"
     if "const" in schema or "enum" in schema:
         return listed([f"`{value}`" for value in schema.get("enum", [schema.get("const")])])
     if "oneOf" in schema:
@@ -61,7 +63,7 @@ def _words(schema: Schema, *, many: bool) -> str:
         return f"a map with `{key}`: {listed([f'`{name}`' for name in schema['discriminator']['mapping']])}"
     if "anyOf" in schema:
         texts = [_words(alternative, many=many) for alternative in schema["anyOf"]]
-        return ", or ".join(text for text in texts if text)
+        return (" or " if many else ", or ").join(text for text in texts if text)
     kind = schema.get("type", "")
     if kind == "array":
         items = _words(schema.get("items", {}), many=True)
