@@ -69,7 +69,7 @@ Seeds = Annotated[int, Field(ge=1, le=1000)] | SeedList
 
 
 class SweepSection(Section):
-    """The `sweep:` section: what `encapkeras compare` trains instead of the spec as it is."""
+    """The `sweep:` section: what the command `compare` trains instead of the spec as it is."""
 
     grid: Grid | None = Field(None, description="Values by path, as in `--set`: every combination is trained.")
     list: Variants | None = Field(
@@ -94,7 +94,7 @@ class TopLevel(Section):
         {}, description="The loss of each output, by the output's name; losses on other tensors, by names of their own."
     )
     train: dict[str, Any] = Field({}, description="How the network is trained.")
-    sweep: dict[str, Any] = Field({}, description="Variants that `encapkeras compare` trains side by side.")
+    sweep: dict[str, Any] = Field({}, description="Variants that the command `compare` trains side by side.")
 
 
 def _references(value: Any) -> Any:
