@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+from collections.abc import Sequence
 
+from encapkeras.cli.problems import print_warnings
 from encapkeras.cli.spec_arguments import add_overrides, add_plugins
+from encapkeras.errors import Problem, SpecError
 
 MOST_SEEDS = 1000  # more is a slip: a seed that was meant as one of a list
 
@@ -42,6 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
     seeds = None if arguments.seeds is None else _seeds(arguments.seeds)
     from encapkeras.training import compare
 
+    _warn(arguments.specs, arguments.overrides)
     comparison = compare(
         arguments.specs,
         seeds,
@@ -50,6 +55,17 @@ def run(arguments: argparse.Namespace) -> int:
         resume=arguments.resume is not None,
     )
     return 2 if comparison.failed else 0
+
+
+def _warn(specs: Sequence[str], overrides: Sequence[str]) -> None:
+    """Prints what is suspicious in the specs; their mistakes are reported by the comparison, those of all at once."""
+    from encapkeras.graph import load_spec
+
+    found: dict[Problem, None] = {}
+    for spec in specs:
+        with contextlib.suppress(SpecError):
+            found.update(dict.fromkeys(load_spec(spec, overrides).warnings))
+    print_warnings(list(found))
 
 
 def _seeds(text: str) -> list[int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from encapkeras.cli.problems import print_warnings
 from encapkeras.cli.spec_arguments import add_spec_arguments
 
 
@@ -22,5 +23,6 @@ def run(arguments: argparse.Namespace) -> int:
     from encapkeras.training import train
 
     spec = load_spec(arguments.spec, overrides=arguments.overrides)
+    print_warnings(spec.warnings)
     train(spec, run_dir=arguments.run_dir, overwrite=arguments.overwrite)
     return 0

@@ -195,3 +195,14 @@ def test_every_command_reports_so(tmp_path, monkeypatch, capsys):
         "wrong.yaml:2:9  train.epohcs\n    2 | train: {epohcs: 3}\n      |         ^^^^^^\n"
         "    'epohcs' is not allowed here. Did you mean 'epochs'?\n1 mistake found\n"
     )
+
+
+@pytest.mark.parametrize("command", ["train", "compare"])
+def test_trainings_begin_with_the_warnings(command, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.yaml").write_text("extends: quickstart.yaml\nvars: {typs: 4}\n")
+    (tmp_path / "runs").write_text("in the way of the run folder")
+    assert main([command, "a.yaml", "--run-dir", "runs"]) == 2
+    first, _, _, message, *_ = capsys.readouterr().err.splitlines()
+    assert first == "a.yaml:2:8  vars.typs"
+    assert message == "    warning: nothing reads the variable 'typs'. Did you mean 'types'?"
