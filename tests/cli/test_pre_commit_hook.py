@@ -20,9 +20,9 @@ def commit(folder, **files):
     for name, text in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text)
+    git = ["git", "-c", "user.name=Somebody", "-c", "user.email=somebody@example.org", "-c", "commit.gpgsign=false"]
     for command in (["init", "-q"], ["add", "-A"], ["commit", "-q", "-m", "Begin"]):
-        identity = ["-c", "user.name=Somebody", "-c", "user.email=somebody@example.org"]
-        subprocess.run(["git", *identity, *command], cwd=folder, check=True)
+        subprocess.run([*git, *command], cwd=folder, check=True)
 
 
 def test_a_commit_with_a_broken_base_is_refused(tmp_path):
