@@ -30,24 +30,27 @@ class _Place:
 
     Args:
         scope: What the names of variables mean.
-        inputs: What nodes there call the inputs, and what these are called at the top.
+        inputs: What nodes there call the inputs, and where and how these are named at the top.
         prefix: What the names of the nodes begin with at the top.
         blocks: The names of the blocks around, the outermost first.
         handed_down: `trainable` and `dtype` of the node that uses the block.
     """
 
     scope: Scope
-    inputs: Mapping[str, str]
+    inputs: Mapping[str, Tree]
     prefix: str = ""
     blocks: tuple[str, ...] = ()
     handed_down: Mapping[str, Tree] = field(default_factory=dict)
 
-    def reference(self, text: str) -> str:
-        """What a reference that is written here is called at the top."""
+    def reference(self, tree: Tree) -> Tree:
+        """A reference that is written here, as it reads at the top; one to an input stands where the block is used."""
         if not self.prefix:
-            return text
-        name, slash, port = text.partition("/")
-        return self.inputs[name] + slash + port if name in self.inputs else self.prefix + text
+            return tree
+        name, slash, port = tree.value.partition("/")
+        if name not in self.inputs:
+            return tree.with_value(self.prefix + tree.value)
+        outside = self.inputs[name]
+        return tree.with_value(f"{outside.value}/{port}") if slash else outside
 
 
 class Expansion:
@@ -81,7 +84,7 @@ class Expansion:
             nodes: The map `model.nodes`.
             inputs: The names of the model's inputs; if there is one, it stands above the first node.
         """
-        self._expand(nodes, _Place(self._scope, {name: name for name in inputs}))
+        self._expand(nodes, _Place(self._scope, {name: nodes.with_value(name) for name in inputs}))
 
     def output_of(self, name: str) -> str:
         """The node that a name means: of a use of a block, the block's output; else the name."""
@@ -227,8 +230,8 @@ class Expansion:
             return self._blocks[name]
         return None
 
-    def _inputs(self, node: Tree, block: Block) -> dict[str, str] | None:
-        """What the tensors are called at the top that a block is called on, by their names in the block."""
+    def _inputs(self, node: Tree, block: Block) -> dict[str, Tree] | None:
+        """The references at the top to the tensors that a block is called on, by their names in the block."""
         written = node.value.get("inputs")
         if written is None:
             self._report.add_missing(node, "'inputs' is missing")
@@ -244,7 +247,7 @@ class Expansion:
             text = f"block '{block.name}' is called on {len(block.inputs)} ({names}); received {len(references)}"
             self._report.add(written, text)
             return None
-        return {name: reference.value for name, reference in zip(block.inputs, references, strict=True)}
+        return dict(zip(block.inputs, references, strict=True))
 
     def _set_output(self, name: str, node: Tree, output: Tree, block: Block) -> None:
         """Notes which node stands for a use of a block, and what is expected of it."""
@@ -273,7 +276,7 @@ def _referring(key: str, entry: Tree, place: _Place) -> Tree:
     if key != "inputs":
         return entry
     if isinstance(entry.value, str):
-        return entry.with_value(place.reference(entry.value))
+        return place.reference(entry)
     if isinstance(entry.value, list):
         return entry.with_value([_referring(key, element, place) for element in entry.value])
     return entry

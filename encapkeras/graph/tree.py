@@ -37,7 +37,8 @@ class Tree:
         line: Line from 1 of the value's key, or of the value itself in a list; 0 where there is no text.
         column: Column from 1; 0 where there is no text.
         path: Dotted path from the top of the spec, as written there.
-        note: The row of a `repeat` that it belongs to.
+        note: The row of a `repeat`, or the use of a block, that it belongs to.
+        origin: Which variable gave the value, and where that is written; empty for a value as written.
     """
 
     value: Any
@@ -46,6 +47,12 @@ class Tree:
     column: int
     path: str
     note: str = ""
+    origin: str = ""
+
+    @property
+    def place(self) -> str:
+        """`file:line:column`, or the file alone where there is no line."""
+        return f"{self.file}:{self.line}:{self.column}" if self.line else self.file
 
     def with_value(self, value: Any) -> Tree:
         """Another value at the same place."""
@@ -58,7 +65,7 @@ class Tree:
             value = {key: entry.noted(note) for key, entry in value.items()}
         elif isinstance(value, list):
             value = [element.noted(note) for element in value]
-        return Tree(value, self.file, self.line, self.column, self.path, note)
+        return Tree(value, self.file, self.line, self.column, self.path, note, self.origin)
 
     def entries(self) -> dict[str, Tree]:
         """The entries of a map; none if it is no map."""
@@ -105,7 +112,7 @@ def child_path(path: str, step: str | int) -> str:
 
 
 class Report:
-    """The mistakes and warnings found so far. The same in several rows of a `repeat` counts once.
+    """The mistakes and warnings found so far. The same in several rows of a `repeat`, or of one variable, counts once.
 
     Attributes:
         whole: Whether all that the spec extends could be read; if not, what seems to be missing may stand there.
@@ -114,6 +121,7 @@ class Report:
     def __init__(self) -> None:
         self.whole = True
         self._notes: dict[Problem, list[str]] = {}
+        self._origins: dict[Problem, str] = {}
         self._values = 0
 
     def count(self, at: Tree, values: int = 1) -> None:
@@ -146,7 +154,10 @@ class Report:
             SpecError: There are so many already that reading on makes no sense.
         """
         place = (at.file, at.line, at.column, at.path if path is None else path)
-        self._note(Problem(*place, message, trace=trace), at.note)
+        problem = Problem(*place, f"{message} ({at.origin})" if at.origin else message, trace=trace)
+        if at.origin:
+            self._origins[problem] = at.origin
+        self._note(problem, at.note)
 
     def warn(self, at: Tree, message: str) -> None:
         """Notes what can be built and is hardly meant.
@@ -204,13 +215,19 @@ class Report:
             self._note(dataclasses.replace(problem, note=""), problem.note)
 
     def problems(self) -> list[Problem]:
-        """The mistakes, each once."""
-        return [problem for problem in self._noted() if problem.severity == "error"]
+        """The mistakes, each once; of a wrong variable, the first place that it stands in."""
+        found = [problem for problem in self._noted() if problem.severity == "error"]
+        first: dict[str, Problem] = {}
+        for problem, origin in self._origins.items():
+            first[origin] = min(problem, first.get(origin, problem), key=_place)
+        told = {_place(problem) for problem in first.values()}
+        origins = {_place(problem) for problem in self._origins}
+        return [problem for problem in found if _place(problem) not in origins - told]
 
     def warnings(self) -> tuple[Problem, ...]:
         """What is suspicious, each once, sorted by place."""
         found = [problem for problem in self._noted() if problem.severity == "warning"]
-        return tuple(sorted(found, key=lambda problem: (problem.file, problem.line, problem.column)))
+        return tuple(sorted(found, key=_place))
 
     def _noted(self) -> list[Problem]:
         return [
@@ -227,6 +244,10 @@ class Report:
         problems = self.problems()
         if problems:
             raise SpecError(problems)
+
+
+def _place(problem: Problem) -> tuple[str, int, int, str]:
+    return problem.file, problem.line, problem.column, problem.path
 
 
 def _is_misspelt(missing: Path, unknown: Sequence[Path]) -> bool:

@@ -24,11 +24,16 @@ DEEPEST = 100  # variables that need one another, and lists and maps in them
 
 
 class UnknownName(Exception):
-    """A name means nothing here; `known` are the names that do."""
+    """A name means nothing in a scope."""
 
-    def __init__(self, name: str, known: set[str]) -> None:
+    def __init__(self, name: str, scope: Scope) -> None:
         self.name = name
-        self.known = known
+        self._scope = scope
+
+    @property
+    def known(self) -> set[str]:
+        """The names that mean something there."""
+        return self._scope.names()
 
 
 class FailedBefore(Exception):
@@ -60,11 +65,15 @@ class Scope:
         if name in self._values:
             return self._values[name]
         if self._outer is None:
-            raise UnknownName(name, set(self._values))
+            raise UnknownName(name, self)
         try:
             return self._outer.lookup(name)
-        except UnknownName as error:
-            raise UnknownName(name, error.known | set(self._values)) from None
+        except UnknownName:
+            raise UnknownName(name, self) from None
+
+    def names(self) -> set[str]:
+        """All names that mean something here."""
+        return set(self._values) | (self._outer.names() if self._outer else set())
 
 
 class Variables(Scope):
@@ -147,10 +156,21 @@ def substitute(tree: Tree, scope: Scope, report: Report) -> Tree:
         return tree.with_value([substitute(element, scope, report) for element in tree.value])
     if isinstance(tree.value, str) and "$" in tree.value:
         value = tree.with_value(substituted_text(tree.value, tree, scope, report))
+        if value.value is not FAILED:
+            value.origin = _origin(tree.value, scope)
         if isinstance(value.value, dict | list):
             report.count(value, value.size())
         return value
     return tree
+
+
+def _origin(text: str, scope: Scope) -> str:
+    """Where the value of a text is written that is one name and nothing else; empty for other texts."""
+    name = _REFERENCE.fullmatch(text)
+    if not name or not name["name"]:
+        return ""
+    given = scope.lookup(name["name"])
+    return f"{text} from {given.origin or given.place}"
 
 
 def substituted_text(text: str, at: Tree, scope: Scope, report: Report) -> Any:
