@@ -93,4 +93,4 @@ def _print_table(rows: list[dict[str, str | None]]) -> None:
         table.add_row(row["name"], row["dataset"] or "", row["summary"])
     console = Console(highlight=False)
     console.print(table, markup=False)
-    console.print("encapkeras specs NAME prints one; encapkeras train NAME trains it.", markup=False)
+    console.print("encapkeras specs NAME prints one, or a base such as base/encapnet; encapkeras train NAME trains it.", markup=False)

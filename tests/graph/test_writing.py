@@ -145,7 +145,7 @@ def test_data_comes_back_with_its_types_and_in_its_order(data):
 
 @pytest.mark.slow
 @hypothesis.given(data=maps)
-@hypothesis.settings(max_examples=500, deadline=None)
+@hypothesis.settings(max_examples=200, deadline=None)
 def test_any_data_comes_back(data):
     check_comes_back(data)
 
