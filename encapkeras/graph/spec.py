@@ -30,6 +30,7 @@ from encapkeras.graph.variables import FACTS, Scope, UnknownName, Variables, che
 from encapkeras.validation import Checker, shown
 
 _DATA = Checker(DataSettings)
+_SOURCE_KEYS = ("dataset", "root", "path", "image_size")
 _TRAIN = Checker(TrainSettings)
 _SHAPE = Checker(Shape)
 _SIZE = Checker(Size)
@@ -195,13 +196,13 @@ class _Reading:
     def __init__(self, merged: Tree, report: Report) -> None:
         self.report = report
         self._merged = merged
-        self._sweep = read_sweep(merged, report)
         self._own = {key: entry.plain() for key, entry in merged.entries().items() if key.startswith(OWN_KEYS)}
         self._tree = self._without_editors_key(cleaned(merged))
         self.report.add_values(TOP_LEVEL, self._tree)
         self._facts = Scope({})
         self._scope = Variables(self._entry("vars").entries(), self._facts, self.report)
         self._read_data()
+        self._sweep = read_sweep(merged, self._scope, report)
         self._read_model()
         self._train = self._settings(_TRAIN, self._section("train"))
         self._name = self._read_name()
@@ -273,10 +274,12 @@ class _Reading:
             if name in FACTS and "data" in self._tree.entries():
                 self.report.add(value, f"'{name}' comes from the data set; choose another name")
         if "data" in self._tree.entries():
-            self._data = self._settings(_DATA, _with_absolute_paths(self._section("data")))
-            if self._data:
+            settings = _with_absolute_paths(self._section("data"))
+            self._data = self._settings(_DATA, settings)
+            source = self._data or _source_of(settings)
+            if source:
                 try:
-                    self._info = describe(self._data)
+                    self._info = describe(source)
                 except (ArgumentError, DataError) as error:
                     self.report.add(self._entry("data"), str(error))
             facts = {name: getattr(self._info, name) if self._info else FAILED for name in FACTS}
@@ -368,6 +371,13 @@ class _Reading:
             **self._own,
         }
         return {key: section for key, section in sections.items() if section is not None}
+
+
+def _source_of(data: Tree) -> DataSettings | None:
+    """The settings that say which images these are, where others are wrong: the network can be checked all the same."""
+    values = data.with_value({key: e for key, e in data.entries().items() if key in _SOURCE_KEYS})
+    plain = values.plain()
+    return None if any(values.failures()) or _DATA.problems(plain) else _DATA.convert(plain)
 
 
 def _remove(values: Any, path: Sequence[str | int]) -> None:

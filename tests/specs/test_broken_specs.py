@@ -33,6 +33,13 @@ def test_no_report_is_left_over():
     assert {spec.stem for spec in SPECS} == {report.stem for report in BROKEN.glob("*.txt")}
 
 
+def test_twenty_mistakes_of_different_kinds_are_all_told_and_each_in_its_line(monkeypatch):
+    monkeypatch.chdir(BROKEN)
+    with pytest.raises(SpecError) as caught:
+        check_spec("twenty.yaml")
+    assert len({problem.line for problem in caught.value.problems}) == len(caught.value.problems) == 20
+
+
 if __name__ == "__main__":
     os.chdir(BROKEN)
     for path in [path for path in SPECS if path.stem in (sys.argv[1:] or path.stem)]:
