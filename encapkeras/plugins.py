@@ -21,9 +21,10 @@ from typing import Any
 
 import encapkeras.backend  # noqa: F401  # chooses Keras' backend before a plugin imports Keras
 from encapkeras.data import DATASETS
-from encapkeras.errors import EncapkerasError, PluginError
+from encapkeras.errors import ArgumentError, EncapkerasError, PluginError
 from encapkeras.layers import LAYERS
 from encapkeras.losses import LOSSES
+from encapkeras.validation import shown as shown_value
 
 _REGISTRIES = (LAYERS, LOSSES, DATASETS)
 
@@ -65,6 +66,7 @@ def load_plugin(file: str | os.PathLike[str]) -> ModuleType:
         The module, in which the classes of the file are found: `load_plugin("my_layers.py").Mixer`.
 
     Raises:
+        ArgumentError: `file` is no name.
         PluginError: There is no such file, it does not run, it registers nothing, or what it registers is not complete
             or has a name that is taken.
 
@@ -75,6 +77,8 @@ def load_plugin(file: str | os.PathLike[str]) -> ModuleType:
         Traceback (most recent call last):
         encapkeras.errors.PluginError: there is no plugin 'no_layers.py'.
     """
+    if not isinstance(file, str | os.PathLike) or not isinstance(os.fspath(file), str):
+        raise ArgumentError(f"a plugin is the name of a Python file; received {shown_value(file)}")
     shown = os.fspath(file)
     path, source = _read(shown)
     known = _LOADED.get(path)

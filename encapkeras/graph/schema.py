@@ -111,7 +111,9 @@ def layer_kind(name: str) -> LayerKind:
     known = keras_layer_names()
     if PREFIX + name in known:
         raise LookupError(f"no layer is called '{name}'. Did you mean '{PREFIX}{name}'?")
-    raise LookupError(f"no layer is called '{name}'. {suggest(name, LAYERS)} Keras' own are called keras.NAME.")
+    near = suggest(name, LAYERS)
+    own = "" if near.startswith("Did") else " Your own come from a plugin: --plugin FILE."
+    raise LookupError(f"no layer is called '{name}'. {near} Keras' own are called keras.NAME.{own}")
 
 
 def unknown_argument(name: str, what: str, own: Iterable[str], common: Iterable[str]) -> str:

@@ -91,6 +91,12 @@ class CapsuleLayer(keras.layers.Layer):  # type: ignore[misc]
         """The arguments that make this layer again."""
         return {**super().get_config(), **copy.deepcopy(self._arguments)}
 
+    def compute_output_spec(self, *args: Any, **kwargs: Any) -> Any:
+        """Symbolic outputs: by `compute_output_shape`; all ports by trying `call` without numbers."""
+        if kwargs.get("return_ports"):
+            return keras.Operation.compute_output_spec(self, *args, **kwargs)
+        return super().compute_output_spec(*args, **kwargs)
+
 
 def input_capsule_shape(layer: keras.layers.Layer, shape: Sequence[int | None], types: int) -> tuple[int, ...]:
     """Height, width, types and dimension of a layer's input: capsules, or an image whose channels divide by `types`.

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from support.pages import PAGES, PROJECT, blocks, commands, examples, name_of
+from support.pages import PAGES, PROJECT, blocks, commands, examples, files, name_of
+from support.plugins import plugins_forgotten
 
-from encapkeras import SpecError, check_spec, load_spec
+from encapkeras import SpecError, check_spec, load_spec, plugins
 from encapkeras.cli.main import COMMANDS, main
 
 RUN_FOLDER = "runs/first"
@@ -60,6 +61,8 @@ def reader_of(tmp_path_factory, trained_run):
         shutil.copytree(PROJECT / "specs", folder / "specs")
         shutil.copy(PROJECT / "train.py", folder)
         shutil.copytree(trained_run, folder / RUN_FOLDER)
+        for name, text in files(page).items():
+            (folder / name).write_text(text)
         return Reader(folder, run_python(page, folder) if blocks(page, "python") else None)
 
     return follow
@@ -146,6 +149,7 @@ def test_reports_are_those_that_the_page_shows(spec, report, tmp_path, monkeypat
 def test_commands_are_understood(page, monkeypatch):
     for module, _ in COMMANDS.values():
         monkeypatch.setattr(module, "run", lambda arguments: 0)
+    monkeypatch.setattr(plugins, "load_plugin", lambda file: None)
     for command in commands(page):
         words = shlex.split(command.replace("python train.py", "encapkeras train"), comments=True)[1:]
         assert main(words) == 0, command
@@ -178,7 +182,8 @@ def test_commands_print_what_the_page_shows(page, reader, capsys):
         if is_training(example):
             continue
         if example.command.startswith(("encapkeras ", "python train.py ")):
-            main(shlex.split(example.command.replace("python train.py", "encapkeras train"))[1:])
+            with plugins_forgotten():
+                main(shlex.split(example.command.replace("python train.py", "encapkeras train"))[1:])
             captured = capsys.readouterr()
             printed = captured.out + captured.err
         else:

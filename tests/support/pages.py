@@ -12,6 +12,7 @@ FENCED = re.compile(
 )
 INDENTED_COMMAND = re.compile(r"^ {4}(?:\$ )?((?:encapkeras|python train\.py) .+)$", re.MULTILINE)
 INLINE_COMMAND = re.compile(r"`((?:encapkeras|python train\.py) [^`]+)`")
+FILE_NAME = re.compile(r"# ([\w-]+\.(?:py|yaml))\n")
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 HEADING = re.compile(r"^#+ +(.+)$", re.MULTILINE)
 
@@ -34,7 +35,17 @@ def name_of(page: Path) -> str:
 
 
 def blocks(page: Path, *languages: str) -> list[Block]:
-    """The page's blocks in these languages."""
+    """The page's blocks in these languages, but for those that are files."""
+    return [block for block in _all_blocks(page, *languages) if not FILE_NAME.match(block.text)]
+
+
+def files(page: Path) -> dict[str, str]:
+    """The files that the page has its reader write: blocks whose first line is a comment with the file's name."""
+    in_order = _all_blocks(page, "python", "yaml")
+    return {match[1]: block.text for block in in_order if (match := FILE_NAME.match(block.text))}
+
+
+def _all_blocks(page: Path, *languages: str) -> list[Block]:
     text = page.read_text()
     found = []
     for match in FENCED.finditer(text):
