@@ -10,8 +10,6 @@ from encapkeras.cli.problems import print_warnings
 from encapkeras.cli.spec_arguments import add_overrides, add_plugins
 from encapkeras.errors import Problem, SpecError
 
-MOST_SEEDS = 1000  # more is a slip: a seed that was meant as one of a list
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `encapkeras compare`."""
@@ -71,6 +69,7 @@ def _warn(specs: Sequence[str], overrides: Sequence[str]) -> None:
 def _seeds(text: str) -> list[int]:
     """The seeds that `--seeds` means."""
     from encapkeras.errors import ArgumentError
+    from encapkeras.graph.sections import MOST_SEEDS
     from encapkeras.validation import shown
 
     words = [word.strip() for word in text.split(",")]

@@ -57,15 +57,24 @@ Grid = Annotated[dict[str, Annotated[list[Any], Field(min_length=1)]], Field(min
 Variants = Annotated[list[dict[str, Any]], Field(min_length=1)]
 
 
-def _distinct(seeds: list[int]) -> list[int]:
-    if len(set(seeds)) < len(seeds):
-        raise ValueError("must be a list of distinct seeds")
-    return seeds
+MOST_SEEDS = 1000  # more is a slip: a seed that was meant as one of a list
+MOST_SEED = 2**32 - 1
 
 
-Seed = Annotated[int, Field(ge=0, lt=2**32)]
-SeedList = Annotated[list[Seed], Field(min_length=1), pydantic.AfterValidator(_distinct)]
-Seeds = Annotated[int, Field(ge=1, le=1000)] | SeedList
+def _seeds(value: Any) -> Any:
+    seeds = value if isinstance(value, list) else [value]
+    most = MOST_SEED if isinstance(value, list) else MOST_SEEDS
+    least = 0 if isinstance(value, list) else 1
+    if not seeds or any(type(s) is not int or not least <= s <= most for s in seeds) or len(set(seeds)) < len(seeds):
+        raise ValueError(f"must be how many, from 1 to {MOST_SEEDS}, or a list of distinct seeds from 0 to {MOST_SEED}")
+    return value
+
+
+Seeds = Annotated[
+    Annotated[int, Field(ge=1, le=MOST_SEEDS)]
+    | Annotated[list[Annotated[int, Field(ge=0, le=MOST_SEED)]], Field(min_length=1)],
+    pydantic.BeforeValidator(_seeds),
+]
 
 
 class SweepSection(Section):

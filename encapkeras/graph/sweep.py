@@ -17,6 +17,7 @@ from encapkeras.errors import Problem, printable
 from encapkeras.graph.inherit import OWN_KEYS, Change, longest_key, override
 from encapkeras.graph.sections import SWEEP, SweepSection
 from encapkeras.graph.tree import Report, Tree
+from encapkeras.graph.variables import Scope, substitute
 
 if TYPE_CHECKING:
     from encapkeras.graph.spec import Spec
@@ -77,31 +78,36 @@ class Sweep:
         return [path for path in paths if path != "name"]
 
 
-def read_sweep(written: Tree, report: Report) -> Sweep | None:
+def read_sweep(written: Tree, scope: Scope, report: Report) -> Sweep | None:
     """The sweep of a merged spec; None if it has none.
 
     Args:
         written: The merged spec, with its nulls.
+        scope: The variables, for seeds and for lists of values; the values have those of their own network.
         report: Where mistakes go.
     """
     tree = written.entries().get("sweep")
     if tree is None or not isinstance(tree.value, dict):
         return None  # what is neither a map nor null is a mistake of the top level
     entries = _without_remarks(tree)
-    if "grid" in entries:
-        entries["grid"] = entries["grid"].with_value(_without_remarks(entries["grid"]))
+    if "seeds" in entries:
+        entries["seeds"] = substitute(entries["seeds"], scope, report)
+    if "grid" in entries and isinstance(entries["grid"].value, dict):
+        axes = _without_remarks(entries["grid"]).items()
+        known = {path: axis if isinstance(axis.value, list) else substitute(axis, scope, report) for path, axis in axes}
+        entries["grid"] = entries["grid"].with_value(known)
     tree = tree.with_value(entries)
     problems = report.add_values(SWEEP, tree)
     if not problems and not {"grid", "list"} & set(entries):
         report.add_missing(tree, "a sweep needs a 'grid' or a 'list' of what it changes")
     section = None if problems or any(tree.failures()) else SWEEP.convert(tree.plain())
     rows = [_row(row, report) for row in _elements(entries.get("list"))] or [[]]
-    axes = _axes(entries.get("grid"), rows, report)
-    count = len(rows) * math.prod(map(len, axes))
+    grid = _axes(entries.get("grid"), rows, report)
+    count = len(rows) * math.prod(map(len, grid))
     if count > LARGEST:
         report.add(tree, f"makes {count:,} networks; at most {LARGEST:,} are trained side by side")
         rows = []
-    return Sweep(tree, section, rows, axes)
+    return Sweep(tree, section, rows, grid)
 
 
 def _without_remarks(tree: Tree) -> Any:

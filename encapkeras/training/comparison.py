@@ -220,7 +220,7 @@ class Comparison:
     def _order(self) -> Iterator[str]:
         """By what the rows are sorted."""
         if self.swept() and any(row.validation_accuracy for row in self.rows()):
-            yield "Sorted by mean validation accuracy, best first; what was tested had no say in it."
+            yield "Sorted by mean validation accuracy, best first; test accuracies have no say in it."
 
     def _differences(self) -> Iterator[str]:
         """The differences from the first network; of a sweep, which has many, those that show something."""
