@@ -37,9 +37,14 @@ def key(declared: Schema, *, required: bool = False) -> Schema:
     ]
     paragraphs = [declared.get("description", ""), " ".join(remark for remark in remarks if remark)]
     schema = {**described("\n\n".join(text for text in paragraphs if text)), **value(declared)}
-    if default and declared["default"] is not None:
+    if default and declared["default"] is not None and _may_be_written(declared):
         schema["default"] = declared["default"]
     return schema
+
+
+def _may_be_written(declared: Schema) -> bool:
+    """Whether the default is a value for specs: Keras has some by names that it gives to nothing."""
+    return OBJECT not in declared or declared["default"] in object_names(declared[OBJECT])
 
 
 def described(text: str) -> Schema:

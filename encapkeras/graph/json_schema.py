@@ -58,23 +58,24 @@ def spec_schema() -> Schema:
         <BLANKLINE>
         A whole number above 0. Required.
     """
+    layers = _Layers()
     return {
         "$schema": "http://json-schema.org/draft-07/schema#",
         "$comment": f"{GENERATED_BY}, with Keras {keras.__version__}.",
         "type": "object",
-        "properties": _top_level(),
+        "properties": _top_level(layers),
         "patternProperties": OWN,
         "additionalProperties": False,
         "if": {"required": ["spec"], "not": {"required": ["extends"]}},
         "then": _complete(),
         "definitions": {
             "nodes": {**_map_of("node"), "propertyNames": _name(NODE_NAME.pattern, RESERVED)},
-            "node": _node(),
+            "node": _node(layers),
             "loss": _loss(),
             "complete_nodes": _all_of_map({"required": ["layer", "inputs"]}),
-            "complete_arguments": _all_of_map(_needed("layer", _layers())),
+            "complete_arguments": _all_of_map(_needed("layer", layers.by_names())),
             **{kind: keras_object(kind) for kind in ("activation", "constraint", "initializer", "regularizer")},
-            **{f"layer.{name}": alternative(layer, _NODE_KEYS) for name, layer in _layers().items()},
+            **{f"layer.{name}": alternative(layer, _NODE_KEYS) for name, layer in layers.declared.items()},
         },
     }
 
@@ -84,28 +85,38 @@ def schema_text() -> str:
     return f"{json.dumps(spec_schema(), indent=1, ensure_ascii=False)}\n"
 
 
-def _layers() -> dict[str, Schema]:
-    """Every layer once, ours first."""
-    of_keras = sorted(set(keras_layer_names()) - set(keras_layer_aliases()))
-    return {name: declarations.layer(name) for name in [*sorted(LAYERS), *of_keras]}
+class _Layers:
+    """The layers that nodes can have.
 
+    Attributes:
+        declared: Each with its arguments, ours first.
+        aliases: Second names, with the first.
+    """
 
-def _with_aliases(name: str) -> list[str]:
-    """A layer's name, with those that Keras has besides."""
-    return [name, *(other for other, first in sorted(keras_layer_aliases().items()) if first == name)]
+    def __init__(self) -> None:
+        self.aliases = dict(sorted(keras_layer_aliases().items()))
+        of_keras = sorted(set(keras_layer_names()) - set(self.aliases))
+        self.declared = {name: declarations.layer(name) for name in [*sorted(LAYERS), *of_keras]}
+
+    def by_names(self) -> dict[tuple[str, ...], Schema]:
+        """Each layer by all of its names, the first one first."""
+        others: dict[str, list[str]] = {}
+        for other, first in self.aliases.items():
+            others.setdefault(first, []).append(other)
+        return {(name, *others.get(name, ())): layer for name, layer in self.declared.items()}
 
 
 def _losses() -> dict[str, Schema]:
     return {name: declarations.registered(LOSSES[name]) for name in sorted(LOSSES)}
 
 
-def _top_level() -> Schema:
+def _top_level(layers: _Layers) -> Schema:
     declared = declarations.top_level()["properties"]
     maps: dict[str, Schema] = {
         "vars": {"type": ["object", "null"], "propertyNames": _variable_name()},
         "data": _data(),
         "blocks": _blocks(),
-        "model": _model(),
+        "model": _model(layers),
         "losses": _map_of("loss"),
         "train": section(keys(declarations.section(TrainSettings)), variable=False),
         "sweep": section(keys(declarations.section(SweepSection)), variable=False),
@@ -124,16 +135,17 @@ def _data() -> Schema:
     return {**section(properties, variable=False), "allOf": [refusal]}
 
 
-def _model() -> Schema:
+def _model(layers: _Layers) -> Schema:
     properties = keys(declarations.section(ModelSection))
-    layers = {name: {"$ref": f"#/definitions/layer.{first}"} for first in _layers() for name in _with_aliases(first)}
+    first_names = {**dict(zip(layers.declared, layers.declared, strict=True)), **layers.aliases}
+    arguments = {name: {"$ref": f"#/definitions/layer.{first}"} for name, first in first_names.items()}
     no_node_keys = {"patternProperties": {rf"^({'|'.join(_NODE_KEYS)})$": False}}
     properties["inputs"]["propertyNames"] = _name(NODE_NAME.pattern, RESERVED)
     properties["outputs"]["propertyNames"] = _name(NODE_NAME.pattern, RESERVED)
     properties["nodes"] = {**texts_of(properties["nodes"]), "allOf": [{"$ref": "#/definitions/nodes"}]}
     properties["defaults"] = {
         **texts_of(properties["defaults"]),
-        **section(layers),
+        **section(arguments),
         "allOf": [_all_of_map(no_node_keys)],
     }
     return section(properties, variable=False)
@@ -150,13 +162,13 @@ def _blocks() -> Schema:
     }
 
 
-def _node() -> Schema:
+def _node(layers: _Layers) -> Schema:
     properties = keys(declarations.node())
-    layers = {name: layer["description"] for name, layer in _layers().items()}
-    others = {name: f"Another name for `{first}`." for name, first in sorted(keras_layer_aliases().items())}
+    names = {name: layer["description"] for name, layer in layers.declared.items()}
+    others = {name: f"Another name for `{first}`." for name, first in layers.aliases.items()}
     properties["layer"] = {
         **texts_of(properties["layer"]),
-        **names_of("layer", {**layers, **others}, others=r"|^block\."),
+        **names_of("layer", {**names, **others}, others=r"|^block\."),
     }
     properties["repeat"]["errorMessage"] = (
         "must be a list of rows, such as [{i: 1}, {i: 2}], or a variable such as $rows"
@@ -165,7 +177,7 @@ def _node() -> Schema:
     return {
         "type": ["object", "null"],
         "properties": properties,
-        "allOf": [where("layer", _with_aliases(name), {"$ref": f"#/definitions/layer.{name}"}) for name in _layers()],
+        "allOf": [where("layer", names, {"$ref": f"#/definitions/layer.{names[0]}"}) for names in layers.by_names()],
     }
 
 
@@ -191,7 +203,9 @@ def _complete() -> Schema:
             "data": data,
             "blocks": _all_of_map(_with_nodes(needs(declarations.section(BlockSection)), "complete_nodes")),
             "model": _with_nodes(needs(declarations.section(ModelSection)), "complete_nodes"),
-            "losses": _all_of_map({"required": ["loss"], **_needed("loss", _losses())}),
+            "losses": _all_of_map(
+                {"required": ["loss"], **_needed("loss", {(name,): loss for name, loss in _losses().items()})}
+            ),
             "train": needs(declarations.section(TrainSettings)),
         },
         # Arguments may stand in `model.defaults` instead.
@@ -205,12 +219,12 @@ def _complete() -> Schema:
     }
 
 
-def _needed(tag: str, declared: Mapping[str, Schema]) -> Schema:
+def _needed(tag: str, declared: Mapping[tuple[str, ...], Schema]) -> Schema:
     """The arguments that maps with certain names must have."""
     groups: dict[tuple[str, ...], list[str]] = {}
-    for name, one in declared.items():
+    for names, one in declared.items():
         if one["required"]:
-            groups.setdefault(tuple(one["required"]), []).extend(_with_aliases(name))
+            groups.setdefault(tuple(one["required"]), []).extend(names)
     return {"allOf": [where(tag, names, {"required": list(required)}) for required, names in groups.items()]}
 
 
