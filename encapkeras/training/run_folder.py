@@ -24,10 +24,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from encapkeras import __version__
 from encapkeras.errors import RunFolderError
+from encapkeras.graph.writing import as_yaml
 from encapkeras.plugins import Plugin, check_loaded
 
 # All that a run leaves, but for environment.json: it is the mark that a folder is ours, so that it is never deleted,
@@ -202,7 +201,7 @@ class RunFolder:
             raise _unusable(self.path, error) from error
         write_json(self.environment, {**environment, "plugins": self._copied(plugins)})
         with replacing(self.spec) as file:
-            file.write_text(yaml.safe_dump(spec, sort_keys=False, allow_unicode=True), encoding="utf-8")
+            file.write_text(as_yaml(spec), encoding="utf-8")
 
     def _copied(self, plugins: Sequence[Plugin]) -> list[dict[str, Any]]:
         """Copies the plugins; says where each was, where its copy is, and what it registered."""
