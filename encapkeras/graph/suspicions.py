@@ -9,15 +9,18 @@ from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
 
 from encapkeras.errors import nearest
-from encapkeras.graph.check import Node, Reference
+from encapkeras.graph.check import Reference
 from encapkeras.graph.losses import OutputLoss
-from encapkeras.graph.reach import leading_to, reached
+from encapkeras.graph.reach import reached
 from encapkeras.graph.train_settings import Step
 from encapkeras.graph.tree import Report, Tree
 
 if TYPE_CHECKING:
     from encapkeras.graph.build import BuiltGraph
     from encapkeras.graph.spec import Spec
+
+MOST_NAMED = 5  # of the nodes that serve an unused one
+MOST_HINTS = 50  # unread variables for which the nearest name is looked for
 
 _SQUASHING = {"squash", "capsule_convolution", "capsule_stage", "capsule_dense", "dynamic_capsules", "primary_capsules"}
 
@@ -57,7 +60,7 @@ class Suspicions:
         given = self._own("vars")
         read = [name for name in self._at("vars").entries() if name not in variables]
         for name in (name for name in given if name in variables):
-            near = nearest(name, read)
+            near = nearest(name, read) if len(variables) <= MOST_HINTS else None
             hint = (
                 f"Did you mean '{near}'?" if near and near not in given else f"Write '${name}' somewhere, or remove it."
             )
@@ -100,15 +103,21 @@ class Suspicions:
 
     def _note_unused_nodes(self) -> None:
         """Notes nodes that nothing needs, each with those that serve it alone."""
-        nodes, used = self._spec.nodes, reached(self._spec)
-        needed = {reference.node for node in nodes for reference in node.inputs}
-        for node in nodes:
-            if node.name in used or node.name in needed:
+        nodes = {node.name: node for node in self._spec.nodes}
+        told = reached(self._spec)
+        needed = {reference.node for node in nodes.values() for reference in node.inputs}
+        for node in nodes.values():
+            if node.name in told or node.name in needed:
                 continue
-            with_it = leading_to([node.name], nodes) - used
-            used |= with_it
-            others = [other.name for other in nodes if other.name in with_it and other.name != node.name]
-            self._report.warn(node.tree, _unused(node, others))
+            with_it = {node.name: None}
+            left = [node]
+            while left:
+                below = [r.node for r in left.pop().inputs if r.node in nodes and r.node not in told]
+                left += [nodes[name] for name in below if name not in with_it]
+                with_it.update(dict.fromkeys(below))
+            told.update(with_it)
+            others = [name for name in with_it if name != node.name]
+            self._report.warn(node.tree, _unused(others[::-1]))
 
     def _note_dropouts(self) -> None:
         for node in self._spec.nodes:
@@ -166,11 +175,13 @@ class Suspicions:
             self._report.warn(self._at("train", "schedule", "milestones"), f"{text}. {hint}")
 
 
-def _unused(node: Node, others: list[str]) -> str:
+def _unused(others: list[str]) -> str:
+    """The message about a node that nothing needs, and those that serve it alone."""
+    names = others if len(others) <= MOST_NAMED else [*others[:MOST_NAMED], f"{len(others) - MOST_NAMED} more"]
     only = (
-        f"; nor {'does' if len(others) == 1 else 'do'} {', '.join(others)}, which nothing else needs" if others else ""
+        f"; nor {'does' if len(others) == 1 else 'do'} {', '.join(names)}, which nothing else needs" if others else ""
     )
     return (
-        f"'{node.name}' reaches no output and no side loss, and is no part of the network{only}. Name it in 'inputs', "
-        "'outputs' or a side loss, or remove it (null, if a base has it)."
+        f"reaches no output and no side loss, and is no part of the network{only}. Name it in 'inputs', 'outputs' or a "
+        "side loss, or remove it (null, if a base has it)."
     )

@@ -172,7 +172,7 @@ class Report:
         notes = self._notes.setdefault(problem, [])
         if note not in notes:
             notes.append(note)
-        if len(self._notes) >= MOST_PROBLEMS:
+        if problem.severity == "error" and len(self.problems()) >= MOST_PROBLEMS:
             raise SpecError(self.problems(), complete=False)
 
     def add_missing(self, at: Tree, message: str, *, path: str | None = None) -> None:

@@ -161,7 +161,7 @@ def test_warnings_follow_their_spec_and_fail_nothing(folder, tmp_path, capsys):
         "    7 |     idle: {layer: keras.ReLU, inputs: flat}",
         "      |     ^^^^",
     ]
-    assert err.splitlines()[3].startswith("    warning: 'idle' reaches no output and no side loss")
+    assert err.splitlines()[3].startswith("    warning: reaches no output and no side loss")
     assert len(err.splitlines()) == 4  # once, although two specs have it
     report = json.loads(checked(capsys, "specs/f.yaml", "--format", "json")[1])
     assert (report["errors"], report["warnings"]) == (0, 1)
