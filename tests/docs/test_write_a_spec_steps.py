@@ -1,4 +1,4 @@
-"""The twelve steps of write_a_spec.md: each spec does what the page says, up to a model that takes images."""
+"""The thirteen steps of write_a_spec.md: each spec does what the page says, up to a model that takes images."""
 
 import re
 
@@ -18,10 +18,10 @@ def is_wrong(step):
     return "wrong" in step.text
 
 
-def test_there_are_twelve_steps():
+def test_there_are_thirteen_steps():
     headings = re.findall(r"^## (\d+)\. ", PAGE.read_text(), re.MULTILINE)
-    assert headings == [str(number) for number in range(1, 13)]
-    assert len(STEPS) == 12
+    assert headings == [str(number) for number in range(1, 14)]
+    assert len(STEPS) == 13
     assert sum(map(is_wrong, STEPS)) == len(REPORTS)
 
 
