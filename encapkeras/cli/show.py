@@ -1,75 +1,210 @@
-"""`encapkeras show SPEC`: prints the nodes of a network with their shapes and weights, as a table or as JSON."""
+"""`encapkeras show SPEC`: what stands where in a network, how large it is and what it costs; a table or a picture."""
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from encapkeras.cli.difference_table import difference_data, print_difference
+from encapkeras.cli.node_table import print_table
+from encapkeras.cli.output_file import add_overwrite, check_free, write_text
 from encapkeras.cli.spec_arguments import add_spec_arguments
+from encapkeras.errors import ArgumentError, printable
 
 if TYPE_CHECKING:
-    from encapkeras.graph import NodeRow
+    from encapkeras.graph import Cost, Examined, MemoryEstimate, NodeRow
+    from encapkeras.graph.diagram import Diagram
+
+MOST_BOXES = 1000  # in a picture
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares what the command takes."""
     add_spec_arguments(parser)
+    parser.add_argument(
+        "--batch", type=int, metavar="N", help="images in a batch, for the memory; data.batch_size if not given"
+    )
+    parser.add_argument(
+        "--device",
+        choices=("cpu", "cuda"),
+        help="where the network is to be trained, for the memory; where it would be on this machine if not given",
+    )
+    parser.add_argument(
+        "--diff", metavar="OTHER", help="show what changes from this spec to SPEC; --set is for SPEC alone"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    picture = parser.add_mutually_exclusive_group()
+    picture.add_argument("--mermaid", action="store_true", help="print a Mermaid flowchart, which GitHub draws")
+    picture.add_argument("--svg", metavar="FILE", help="write a picture")
+    add_overwrite(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Prints the nodes; makes no weights.
+    """Shows the network; makes no weights.
 
     Returns:
         0; mistakes are raised as `SpecError`.
     """
-    import keras
+    _check(arguments)
+    from encapkeras.graph import examine_spec
 
-    from encapkeras.graph import build_model, node_table, unused_nodes
+    network = examine_spec(arguments.spec, arguments.overrides)
+    if arguments.diff is not None:
+        _show_difference(network, arguments)
+        return 0
+    shown = _shown(network, arguments)
+    if arguments.svg is not None:
+        from encapkeras.graph.svg import as_svg
 
-    with keras.device("meta"):
-        model = build_model(arguments.spec, arguments.overrides)
-    rows, unused = node_table(model), unused_nodes(model)
-    if arguments.json:
-        print(json.dumps(_as_data(model.name, rows, unused), indent=2))
+        write_text(Path(arguments.svg), as_svg(_diagram(shown)))
+        print(f"{printable(arguments.svg)}: written")
+    elif arguments.mermaid:
+        from encapkeras.graph.mermaid import as_mermaid
+
+        print(as_mermaid(_diagram(shown)))
+    elif arguments.json:
+        print(json.dumps(_as_data(shown), indent=2))
     else:
-        _print_table(model.name, rows, unused)
+        _print(shown)
     return 0
 
 
-def _as_data(name: str, rows: Sequence[NodeRow], unused: Sequence[str]) -> dict[str, Any]:
-    nodes = [
-        {
-            "name": row.name,
-            "layer": row.layer,
-            "inputs": list(row.inputs),
-            "output_shape": list(row.output_shape),
-            "weights": row.weights,
-            "fixed_weights": row.fixed_weights,
-        }
-        for row in rows
-    ]
-    parameters, fixed = sum(row.weights for row in rows), sum(row.fixed_weights for row in rows)
-    return {"name": name, "nodes": nodes, "parameters": parameters, "fixed_parameters": fixed, "unused": list(unused)}
+def _check(arguments: argparse.Namespace) -> None:
+    if arguments.batch is not None and arguments.batch < 1:
+        raise ArgumentError(f"--batch must be a number of images, from 1; received {arguments.batch}")
+    if arguments.diff is not None and (arguments.svg is not None or arguments.mermaid):
+        raise ArgumentError("--diff is a table or, with --json, data; leave out --svg and --mermaid")
+    if arguments.json and (arguments.svg is not None or arguments.mermaid):
+        raise ArgumentError("--json, --svg and --mermaid are different forms of the same; choose one")
+    if arguments.svg is not None:
+        if not arguments.svg.endswith(".svg"):
+            raise ArgumentError(f"--svg must name a .svg file; received '{printable(arguments.svg)}'")
+        check_free(Path(arguments.svg), arguments.overwrite, option=" with --svg")
 
 
-def _print_table(name: str, rows: Sequence[NodeRow], unused: Sequence[str]) -> None:
-    from rich.console import Console
-    from rich.table import Table
+@dataclass(frozen=True)
+class _Shown:
+    """What is told of a network."""
 
-    table = Table(title=name)
-    for heading in ("name", "layer", "inputs", "output shape"):
-        table.add_column(heading, overflow="fold")
-    table.add_column("weights", justify="right")
-    for row in rows:
-        shape = " x ".join("?" if size is None else str(size) for size in row.output_shape)
-        table.add_row(row.name, row.layer, ", ".join(row.inputs), shape, f"{row.weights:,}")
-    console = Console()
-    console.print(table, markup=False)
-    fixed = sum(row.fixed_weights for row in rows)
-    console.print(f"parameters: {sum(row.weights for row in rows):,}", highlight=False)
-    console.print(f"fixed (moving statistics, frozen nodes): {fixed:,}", highlight=False)
-    if unused:
-        console.print(f"unused: {', '.join(unused)} (reach no output)", highlight=False)
+    network: Examined
+    rows: list[NodeRow]
+    costs: Mapping[str, Cost]
+    memory: MemoryEstimate
+    unused: list[str]
+    batch_size: int
+    batch_from: str
+
+    @property
+    def notes(self) -> dict[str, str]:
+        """Why something is not known, by the name of the node."""
+        return {name: cost.note for name, cost in self.costs.items() if cost.note}
+
+    @property
+    def multiply_adds(self) -> int:
+        """All that is known of them."""
+        return sum(cost.multiply_adds or 0 for cost in self.costs.values())
+
+    @property
+    def votes_bytes(self) -> int:
+        """What all votes together would take."""
+        return sum(cost.votes_bytes or 0 for cost in self.costs.values())
+
+
+def _shown(network: Examined, arguments: argparse.Namespace) -> _Shown:
+    from encapkeras.graph import memory_estimate, node_costs, node_table, unused_nodes
+    from encapkeras.graph.cost import batch_size_of
+
+    batch_size = arguments.batch or batch_size_of(network.spec)
+    given = "--batch" if arguments.batch else "data.batch_size" if network.spec.data else "no data set says otherwise"
+    costs = node_costs(network, batch_size, arguments.device)
+    memory = memory_estimate(network, batch_size, costs=costs)
+    return _Shown(network, node_table(network), costs, memory, unused_nodes(network), batch_size, given)
+
+
+def _diagram(shown: _Shown) -> Diagram:
+    from encapkeras.graph.diagram import diagram_of
+
+    if len(shown.rows) > MOST_BOXES:
+        raise ArgumentError(f"a picture shows up to {MOST_BOXES} nodes; the network has {len(shown.rows)}")
+    return diagram_of(shown.network, shown.costs, shown.batch_size)
+
+
+def _as_data(shown: _Shown) -> dict[str, Any]:
+    memory = shown.memory._asdict()
+    return {
+        "name": shown.network.spec.name,
+        "batch_size": shown.batch_size,
+        "nodes": [_row_data(row, shown.costs[row.name]) for row in shown.rows],
+        "parameters": sum(row.weights for row in shown.rows),
+        "fixed_parameters": sum(row.fixed_weights for row in shown.rows),
+        "multiply_adds": shown.multiply_adds,
+        "votes_bytes": shown.votes_bytes,
+        "memory_bytes": {**memory, "unknown": list(shown.memory.unknown), "total": shown.memory.total},
+        "unused": shown.unused,
+    }
+
+
+def _row_data(row: NodeRow, cost: Cost) -> dict[str, Any]:
+    return {
+        "name": row.name,
+        "block": row.block,
+        "layer": row.layer,
+        "inputs": list(row.inputs),
+        "roles": list(row.roles),
+        "arguments": dict(row.arguments),
+        "output_shape": list(row.output_shape),
+        "weights": row.weights,
+        "fixed_weights": row.fixed_weights,
+        "multiply_adds": cost.multiply_adds,
+        "memory_bytes": cost.kept_bytes,
+        "votes_bytes": cost.votes_bytes,
+        "note": cost.note,
+    }
+
+
+def _print(shown: _Shown) -> None:
+    from encapkeras.graph.quantities import count_text, memory_text
+
+    spec, memory = shown.network.spec, shown.memory
+    at_least = "at least " if shown.notes else ""
+    print_table(spec.name, [(row, shown.costs[row.name]) for row in shown.rows])
+    print(f"batch: {shown.batch_size} images ({shown.batch_from})")
+    print(f"parameters: {sum(row.weights for row in shown.rows):,}")
+    print(f"fixed (moving statistics, frozen nodes): {sum(row.fixed_weights for row in shown.rows):,}")
+    print(f"multiply-adds of an image: {at_least}{count_text(shown.multiply_adds)}")
+    if shown.votes_bytes:
+        print(f"votes, which are never made: {memory_text(shown.votes_bytes)}")
+    parts = {
+        "weights": memory.parameters,
+        "gradients": memory.gradients,
+        spec.train.optimizer.kind: memory.optimizer,
+        "nodes": memory.activations,
+        "images": memory.images,
+    }
+    print(f"memory of a training step, at least: {memory_text(memory.total)}")
+    print(f"    {', '.join(f'{name} {memory_text(size)}' for name, size in parts.items())}")
+    for name, note in shown.notes.items():
+        print(f"? {name}: {note}")
+    if shown.unused:
+        print(f"unused: {', '.join(shown.unused)} (reach no output)")
+
+
+def _show_difference(network: Examined, arguments: argparse.Namespace) -> None:
+    from encapkeras.graph import examine_spec
+    from encapkeras.graph.cost import batch_size_of
+    from encapkeras.graph.difference import difference, side_of
+
+    other = examine_spec(arguments.diff)
+    before, after = (
+        side_of(each, arguments.batch or batch_size_of(each.spec), arguments.device) for each in (other, network)
+    )
+    found = difference(before, after)
+    if arguments.json:
+        print(json.dumps(difference_data(before, after, found), indent=2))
+    else:
+        names = [printable(arguments.diff), " ".join([printable(arguments.spec), *arguments.overrides])]
+        print_difference(names, before, after, found)

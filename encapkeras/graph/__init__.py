@@ -29,6 +29,10 @@ _PUBLIC = {
     "MemoryEstimate": "cost",
     "node_costs": "cost",
     "memory_estimate": "cost",
+    "Diagram": "diagram",
+    "diagram_of": "diagram",
+    "as_mermaid": "mermaid",
+    "as_svg": "svg",
     "TrainSettings": "train_settings",
 }
 

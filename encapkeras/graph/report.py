@@ -12,6 +12,7 @@ import keras
 from encapkeras.graph.check import Node, Reference
 from encapkeras.graph.losses import NamedSideLoss
 from encapkeras.graph.model import SpecModel
+from encapkeras.graph.reach import reached
 from encapkeras.graph.spec import Examined
 
 SIDE_LOSS = "losses."
@@ -92,8 +93,8 @@ def unused_nodes(network: SpecModel | Examined) -> list[str]:
         []
     """
     network = examined(network)
-    reached = {node.name for node in reached_nodes(network)}
-    return [name for name in network.spec.resolved["model"]["nodes"] if name not in reached]
+    names = reached(network.spec)
+    return [name for name in network.spec.resolved["model"]["nodes"] if name not in names]
 
 
 def parameters(network: SpecModel | Examined) -> int:
@@ -108,13 +109,8 @@ def examined(network: SpecModel | Examined) -> Examined:
 
 def reached_nodes(network: Examined) -> list[Node]:
     """The nodes that reach an output or a side loss, each after those that it needs."""
-    spec = network.spec
-    wanted = {reference.node for reference in spec.outputs.values()}
-    wanted |= {reference.node for loss in spec.side_losses for reference in loss.tensors.values()}
-    for node in reversed(spec.nodes):
-        if node.name in wanted:
-            wanted |= {reference.node for reference in node.inputs}
-    return [node for node in spec.nodes if node.name in wanted]
+    names = reached(network.spec)
+    return [node for node in network.spec.nodes if node.name in names]
 
 
 def _loss_row(loss: NamedSideLoss, layer: keras.layers.Layer) -> NodeRow:
