@@ -34,6 +34,8 @@ def in_words(schema: Schema) -> str:
         'a whole number above 0, or null'
         >>> in_words({"type": "array", "items": {"enum": ["a", "b"]}})
         'a list of `a` or `b`'
+        >>> in_words({"type": "number", "minimum": 0, "exclusiveMaximum": 1})
+        'a number from 0 to below 1'
     """
     return _words(schema, many=False)
 
@@ -82,15 +84,17 @@ def _holds_values(schema: Schema) -> bool:
 
 
 def _range(schema: Schema) -> str:
-    limits = [
-        (f"from {schema['minimum']}" if "minimum" in schema else ""),
-        (f"above {schema['exclusiveMinimum']}" if "exclusiveMinimum" in schema else ""),
-        (f"to {schema['maximum']}" if schema.get("maximum", _LARGEST_WORTH_SAYING) < _LARGEST_WORTH_SAYING else ""),
-        (f"below {_shown(schema['exclusiveMaximum'])}" if "exclusiveMaximum" in schema else ""),
-    ]
-    lower, upper = [text for text in limits[:2] if text], [text for text in limits[2:] if text]
-    joined = " ".join([*lower, *(f"and {text}" if lower and text.startswith("below") else text for text in upper)])
-    return f" {joined}" if joined else ""
+    lower, upper = "", ""
+    if "minimum" in schema:
+        lower = f"from {schema['minimum']}"
+    if "exclusiveMinimum" in schema:
+        lower = f"above {schema['exclusiveMinimum']}"
+    if schema.get("maximum", _LARGEST_WORTH_SAYING) < _LARGEST_WORTH_SAYING:
+        upper = f"to {schema['maximum']}"
+    if "exclusiveMaximum" in schema:
+        between = "to " if lower.startswith("from") else "and " if lower else ""
+        upper = f"{between}below {_shown(schema['exclusiveMaximum'])}"
+    return "".join(f" {limit}" for limit in (lower, upper) if limit)
 
 
 def _shown(number: Any) -> str:

@@ -4,9 +4,9 @@ import json
 
 import pytest
 from support.pages import PROJECT
+from support.plugins import plugins_forgotten
 
 from encapkeras.cli.main import main
-from encapkeras.layers import LAYERS
 
 COMMITTED = PROJECT / "specs" / "spec.schema.json"
 
@@ -82,10 +82,10 @@ def test_it_writes_the_page(tmp_path):
     assert "## The file" in (tmp_path / "spec.md").read_text()
 
 
-def test_layers_of_a_plugin_join(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(LAYERS, "_entries", dict(LAYERS._entries))
+def test_layers_of_a_plugin_join(tmp_path, capsys):
     (tmp_path / "mine.py").write_text(PLUGIN)
-    assert main(["schema", "--plugin", "mine.py", "-o", "-"]) == 0
+    with plugins_forgotten():
+        assert main(["schema", "--plugin", "mine.py", "-o", "-"]) == 0
     layer = json.loads(capsys.readouterr().out)["definitions"]["layer.schema_test_scaled"]
     assert layer["description"] == "Multiplies."
     assert layer["properties"]["factor"]["description"] == "By how much.\n\nA number above 0. Default: 2.0."
