@@ -8,8 +8,11 @@ from typing import Any
 import keras
 import torch
 import torchvision
+from tensorboard.compat.proto.event_pb2 import Event
 from torch.utils.tensorboard import SummaryWriter
 
+from encapkeras.graph import SpecModel
+from encapkeras.training.callbacks.graph_tab import graph_definition
 from encapkeras.training.run_folder import writing
 
 
@@ -17,7 +20,7 @@ class TensorBoard(keras.callbacks.Callback):  # type: ignore[misc]
     """Writes every epoch's logs as scalars over epochs, from 1.
 
     `loss` and `val_loss` become the curves `loss/training` and `loss/validation`, and so every other pair;
-    `learning_rate` and `images_per_second` stand alone.
+    `learning_rate` and `images_per_second` stand alone. The network is under Graphs.
 
     Args:
         folder: Where the event files go.
@@ -33,11 +36,14 @@ class TensorBoard(keras.callbacks.Callback):  # type: ignore[misc]
         self._writer: SummaryWriter | None = None
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """Opens the file and writes the spec and the images."""
+        """Opens the file and writes the spec, the graph of a model that was made from one, and the images."""
         with writing(self.folder):
             self._writer = SummaryWriter(str(self.folder))
             if self.spec is not None:
                 self._writer.add_text("spec", f"```yaml\n{self.spec}\n```")
+            if isinstance(self.model, SpecModel):
+                file: Any = self._writer.file_writer
+                file.add_event(Event(graph_def=graph_definition(self.model.examined).SerializeToString()))
             if self.images is not None:
                 self._writer.add_image("training images", _grid(self.images))
             self._writer.flush()
