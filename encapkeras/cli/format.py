@@ -38,5 +38,5 @@ def run(arguments: argparse.Namespace) -> int:
         write_text(output, result.text)
     if result.lost_comments:
         comments = "1 comment" if result.lost_comments == 1 else f"{result.lost_comments} comments"
-        print(f"{source.shown}: {comments} left out; only values are kept", file=sys.stderr)
+        print(f"{arguments.spec}: {comments} left out; only values are kept", file=sys.stderr)
     return 0

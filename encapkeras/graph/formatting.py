@@ -14,7 +14,7 @@ from typing import Any
 from encapkeras.errors import ArgumentError
 from encapkeras.graph.inherit import bundled_specs
 from encapkeras.graph.load import comments, is_json, load_text, read_text
-from encapkeras.graph.spec_files import SpecFile, moved_path
+from encapkeras.graph.spec_files import SpecFile, installed_schema, moved_path
 from encapkeras.graph.tree import Report
 from encapkeras.graph.writing import as_json, as_yaml
 
@@ -44,8 +44,7 @@ def formatted(file: SpecFile, *, to_json: bool, folder: Path | None = None) -> F
     Args:
         file: A YAML or JSON file.
         to_json: Whether to write JSON.
-        folder: The folder that the text is for, the file's own if not given. Relative paths are written as they are
-            from there.
+        folder: The folder that the text is for, whose relative paths are written; those of the file stay if not given.
 
     Raises:
         SpecError: The file cannot be read, or has what is no part of the language, such as a key that occurs twice.
@@ -54,19 +53,22 @@ def formatted(file: SpecFile, *, to_json: bool, folder: Path | None = None) -> F
     text, from_json = read_text(file.path, file.shown), is_json(file.path)
     data = _plain(text, file.shown, from_json)
     modeline = None if from_json else MODELINE.search(text)
-    schema = data.pop(SCHEMA_KEY, modeline[1] if modeline else None)
-    own_folder = file.path.resolve().parent
-    if folder and folder.resolve() != own_folder:
-        data, schema = _moved(data, schema, own_folder, folder.resolve())
-    if to_json:
-        new = as_json({SCHEMA_KEY: schema, **data} if schema else data)
-    else:
-        new = (f"# yaml-language-server: $schema={schema}\n" if schema else "") + as_yaml(data)
-    again = _plain(new, "the new text", to_json)
-    again.pop(SCHEMA_KEY, None)
+    schema = modeline[1] if modeline else ""
+    if isinstance(data.get(SCHEMA_KEY), str) and re.fullmatch(r"\S+", data[SCHEMA_KEY]):
+        schema = data.pop(SCHEMA_KEY)
+    old, new = file.path.resolve().parent, folder.resolve() if folder else None
+    if new and new != old:
+        data = _moved(data, old, new)
+    if new != old:
+        schema = _moved_schema(schema, old, new)
+    head = "" if to_json or not schema else f"# yaml-language-server: $schema={schema}\n"
+    written = as_json({SCHEMA_KEY: schema, **data} if schema else data) if to_json else head + as_yaml(data)
+    again = _plain(written, "the new text", to_json)
+    if schema:
+        again.pop(SCHEMA_KEY, None)
     if repr(again) != repr(data):  # as text, for 1 == 1.0 == True
         raise ArgumentError(f"'{file.shown}' has a value that would be read as another one after it is written")
-    return Formatted(new, len(comments(text, is_json=from_json)) - bool(modeline))
+    return Formatted(written, len(comments(text, is_json=from_json)) - bool(modeline))
 
 
 def _plain(text: str, shown: str, is_json: bool) -> dict[str, Any]:
@@ -77,16 +79,23 @@ def _plain(text: str, shown: str, is_json: bool) -> dict[str, Any]:
     return plain
 
 
-def _moved(data: dict[str, Any], schema: Any, old: Path, new: Path) -> tuple[dict[str, Any], Any]:
+def _moved_schema(schema: str, old: Path, new: Path | None) -> str:
+    """The place of a schema as it is to be written for another folder, or for no known one: ours is found from all."""
+    if not schema or _SCHEME.match(schema):
+        return schema
+    if (old / schema).resolve().as_uri() == installed_schema():
+        return installed_schema()
+    return moved_path(schema, old, new) if new else schema
+
+
+def _moved(data: dict[str, Any], old: Path, new: Path) -> dict[str, Any]:
     """What is written for one folder, as it is to be written for another."""
     _check_bases(data.get("extends"), old, new)
     section = data.get("data")
     if isinstance(section, dict):
         paths = {key: _moved_path(f"data.{key}", section[key], old, new) for key in ("path", "root") if key in section}
         data = {**data, "data": {**section, **paths}}
-    if isinstance(schema, str) and not _SCHEME.match(schema):
-        schema = moved_path(schema, old, new)
-    return data, schema
+    return data
 
 
 def _check_bases(extends: Any, old: Path, new: Path) -> None:

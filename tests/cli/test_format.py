@@ -1,13 +1,14 @@
 """`encapkeras format`: from YAML to JSON and back, with the same meaning."""
 
 import json
+from pathlib import Path
 
 import pytest
 from support.commands import refused
 
 from encapkeras import load_spec
 from encapkeras.cli.main import main
-from encapkeras.graph.spec_files import bundled_names
+from encapkeras.graph.spec_files import bundled_names, installed_schema
 
 MINE = """\
 # yaml-language-server: $schema=./spec.schema.json
@@ -83,7 +84,10 @@ def test_every_spec_means_the_same_as_json_and_back(spec, tmp_path, capsys):
 
 
 def test_bundled_specs_are_named_as_for_other_commands(mine, capsys):
-    assert json.loads(formatted(capsys, "quickstart").out)["name"] == "quickstart"
+    printed = json.loads(formatted(capsys, "quickstart").out)
+    assert (printed["name"], printed["$schema"]) == ("quickstart", installed_schema())
+    formatted(capsys, "quickstart", "-o", "quick.json")
+    assert json.loads(Path("quick.json").read_text()) == printed
     assert "Did you mean 'mine.yaml'?" in refused(capsys, "format", "mine")
     assert "'quickstart', without '.yaml'" in refused(capsys, "format", "quickstart.yaml")
     assert "Did you mean 'mine.yaml'?" in refused(capsys, "format", "mien.yaml")
@@ -113,6 +117,12 @@ def test_the_schema_of_any_place_stays(schema, mine, tmp_path, capsys):
     mine.write_text(f"# yaml-language-server: $schema={schema}\nname: mine\n")
     formatted(capsys, "mine.yaml", "-o", "below/mine.json")
     assert json.loads((tmp_path / "below" / "mine.json").read_text()) == {"$schema": schema, "name": "mine"}
+
+
+@pytest.mark.parametrize("schema", [3, "", "a b", None])
+def test_a_schema_that_is_no_place_stays_the_value_that_it_is(schema, mine, capsys):
+    mine.write_text(f"name: mine\n$schema: {json.dumps(schema)}\n")
+    assert formatted(capsys, "mine.yaml").out == f'{{\n  "name": "mine",\n  "$schema": {json.dumps(schema)}\n}}\n'
 
 
 def test_a_base_that_would_be_lost_is_named(mine, tmp_path, capsys):

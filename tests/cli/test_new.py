@@ -81,10 +81,10 @@ def test_all_starters_have_no_mistakes_and_no_warnings(dataset, options, tmp_pat
 @pytest.mark.slow
 @pytest.mark.parametrize("routing", ROUTINGS)
 def test_a_small_starter_learns(routing, capsys):
-    new(capsys, "mine.yaml", "--dataset", "digits", "--routing", routing, "--ot")
-    assert main(["train", "mine.yaml", "--set", "train.epochs=4", "--run-dir", "run"]) == 0
+    new(capsys, "mine.yaml", "--dataset", "digits", "--routing", routing, "--ot", "--image-size", "16")
+    assert main(["train", "mine.yaml", "--set", "train.epochs=3", "--run-dir", "run"]) == 0
     with open("run/results.json") as file:
-        assert json.load(file)["test_accuracy"] > 0.75
+        assert json.load(file)["test_accuracy"] > 0.5
 
 
 def test_the_file_says_what_it_is_for(tmp_path, capsys):
