@@ -133,7 +133,8 @@ def test_specs_are_right_unless_the_page_says_wrong(page, reader):
 def reports():
     """The wrong specs whose report the page shows: the `text` block that follows."""
     in_order = all_blocks("yaml", "text")
-    return [(a, b) for a, b in itertools.pairwise(in_order) if a.language == "yaml" and b.language == "text"]
+    pairs = [(a, b) for a, b in itertools.pairwise(in_order) if a.page == b.page]
+    return [(a, b) for a, b in pairs if a.language == "yaml" and b.language == "text"]
 
 
 @pytest.mark.parametrize(("spec", "report"), reports(), ids=str)
