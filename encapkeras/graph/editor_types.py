@@ -6,6 +6,7 @@ reports best. `errorMessage` is what it then says in place of its own words; oth
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -121,15 +122,31 @@ def where(tag: str, names: Sequence[str], then: Schema) -> Schema:
 
     The pattern does what `enum` would, but in an editor it is not met by what begins like one of the names.
     """
-    pattern = f"^{'|'.join(map(re.escape, names))}$" if len(names) == 1 else f"^({'|'.join(map(re.escape, names))})$"
+    pattern = f"^({'|'.join(map(re.escape, names))})$"
     return {"if": {"required": [tag], "properties": {tag: {"type": "string", "pattern": pattern}}}, "then": then}
+
+
+def cases(tag: str, alternatives: Mapping[tuple[str, ...], Schema]) -> list[Schema]:
+    """Schemas for maps by their tag: what holds for each of some names.
+
+    Many are divided into groups, so that each map is compared with few of them; editors else fail on large files.
+    """
+    every = [(names, where(tag, names, then)) for names, then in alternatives.items()]
+    size = math.isqrt(len(every))
+    if size <= 3:
+        return [case for _, case in every]
+    groups = [every[start : start + size] for start in range(0, len(every), size)]
+    return [
+        where(tag, [name for names, _ in group for name in names], {"allOf": [case for _, case in group]})
+        for group in groups
+    ]
 
 
 def needs(declared: Schema) -> Schema:
     """The keys that must be there, and those that must be in the maps behind them; empty if there are none."""
     if "oneOf" in declared:
         tag, alternatives = _alternatives(declared)
-        inner = [where(tag, [name], needs(one)) for name, one in alternatives.items() if needs(one)]
+        inner = cases(tag, {(name,): needs(one) for name, one in alternatives.items() if needs(one)})
         return {"required": [tag], **({"allOf": inner} if inner else {})}
     for one in declared.get("anyOf", ()):
         if needs(one):
@@ -239,7 +256,7 @@ def choice(tag: str, names: Schema, alternatives: Mapping[str, Schema], common: 
     common = {tag: names, **(common or {})}
     return {
         "properties": common,
-        "allOf": [where(tag, [name], then) for name, then in alternatives.items()],
+        "allOf": cases(tag, {(name,): then for name, then in alternatives.items()}),
         "if": {"required": [tag]},
         "else": {
             "properties": every,

@@ -23,6 +23,7 @@ from encapkeras.graph.declarations import Schema
 from encapkeras.graph.editor_types import (
     OWN,
     alternative,
+    cases,
     choice,
     keras_object,
     key,
@@ -69,7 +70,6 @@ def spec_schema() -> Schema:
         "if": {"required": ["spec"], "not": {"required": ["extends"]}},
         "then": _complete(),
         "definitions": {
-            "nodes": {**_map_of("node"), "propertyNames": _name(NODE_NAME.pattern, RESERVED)},
             "node": _node(layers),
             "loss": _loss(),
             "complete_nodes": _all_of_map({"required": ["layer", "inputs"]}),
@@ -142,7 +142,7 @@ def _model(layers: _Layers) -> Schema:
     no_node_keys = {"patternProperties": {rf"^({'|'.join(_NODE_KEYS)})$": False}}
     properties["inputs"]["propertyNames"] = _name(NODE_NAME.pattern, RESERVED)
     properties["outputs"]["propertyNames"] = _name(NODE_NAME.pattern, RESERVED)
-    properties["nodes"] = {**texts_of(properties["nodes"]), "allOf": [{"$ref": "#/definitions/nodes"}]}
+    properties["nodes"] = {**texts_of(properties["nodes"]), **_nodes()}
     properties["defaults"] = {
         **texts_of(properties["defaults"]),
         **section(arguments),
@@ -153,13 +153,17 @@ def _model(layers: _Layers) -> Schema:
 
 def _blocks() -> Schema:
     properties = keys(declarations.section(BlockSection))
-    properties["nodes"] = {**texts_of(properties["nodes"]), "allOf": [{"$ref": "#/definitions/nodes"}]}
+    properties["nodes"] = {**texts_of(properties["nodes"]), **_nodes()}
     properties["parameters"]["propertyNames"] = _variable_name()
     return {
         "type": ["object", "null"],
         "patternProperties": OWN,
         "additionalProperties": section(properties, variable=False),
     }
+
+
+def _nodes() -> Schema:
+    return {**_map_of("node"), "propertyNames": _name(NODE_NAME.pattern, RESERVED)}
 
 
 def _node(layers: _Layers) -> Schema:
@@ -177,7 +181,7 @@ def _node(layers: _Layers) -> Schema:
     return {
         "type": ["object", "null"],
         "properties": properties,
-        "allOf": [where("layer", names, {"$ref": f"#/definitions/layer.{names[0]}"}) for names in layers.by_names()],
+        "allOf": cases("layer", {names: {"$ref": f"#/definitions/layer.{names[0]}"} for names in layers.by_names()}),
     }
 
 
@@ -225,7 +229,7 @@ def _needed(tag: str, declared: Mapping[tuple[str, ...], Schema]) -> Schema:
     for names, one in declared.items():
         if one["required"]:
             groups.setdefault(tuple(one["required"]), []).extend(names)
-    return {"allOf": [where(tag, names, {"required": list(required)}) for required, names in groups.items()]}
+    return {"allOf": cases(tag, {tuple(names): {"required": list(required)} for required, names in groups.items()})}
 
 
 def _with_nodes(schema: Schema, definition: str) -> Schema:

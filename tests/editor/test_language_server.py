@@ -119,6 +119,14 @@ def test_a_file_may_name_the_schema_by_a_key(server, tmp_path, name):
     assert [(line, message) for line, _, message in problems] == [(5, "Property tain is not allowed.")]
 
 
+def test_a_large_spec_is_no_trouble(server):
+    nodes = "".join(f"    n{i + 1}: {{layer: keras.Dense, inputs: n{i}, units: 8}}\n" for i in range(2000))
+    text = f"{HEAD}spec: encapkeras/1\nmodel:\n  inputs: {{n0: [8]}}\n  nodes:\n{nodes}  outputs: {{o: n2000}}\n"
+    opened = server.open(SPECS / "large.yaml", text)
+    assert opened.problems() == []
+    assert "Just your regular densely-connected NN layer." in opened.hover("    n1000:", "n1000")
+
+
 def test_layers_are_completed(draft):
     layers = draft.completions("inputs: stem\n      layer: ")
     assert {"capsule_stage", "conv_bn_relu", "keras.Conv2D", "keras.Dense"} <= set(layers)
