@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from encapkeras.errors import nearest, suggest, suggest_argument
+from encapkeras.errors import suggest
 from encapkeras.graph.sections import BLOCK, REQUIRED, BlockSection, NodeKeys
 from encapkeras.graph.tree import FAILED, Report, Tree
 from encapkeras.graph.variables import NODE_NAME, check_variable_name
@@ -41,16 +41,11 @@ class Block:
             node: The node that uses the block.
             report: Where mistakes go.
         """
-        given = {key: entry for key, entry in node.entries().items() if key not in _COMMON}
-        unknown = [key for key in given if key not in self.parameters]
-        for key in unknown:
-            what = f"'{key}' is not a parameter of block '{self.name}'"
-            report.add(given[key], f"{what}. {suggest_argument(key, self.parameters, _COMMON)}")
-        misspelt = {nearest(key, [*self.parameters, *_COMMON]) for key in unknown}
+        given = report.as_meant(node.entries(), f"a parameter of block '{self.name}'", list(self.parameters), _COMMON)
         values = {}
         for name, default in self.parameters.items():
             value = given.get(name, default)
-            if value is None and name not in misspelt:
+            if value is None:
                 report.add_missing(node, f"block '{self.name}' needs '{name}'")
             values[name] = node.with_value(FAILED) if value is None else value
         return values

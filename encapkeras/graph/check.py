@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import graphlib
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from encapkeras.errors import nearest, suggest
+from encapkeras.errors import suggest
 from encapkeras.graph.blocks import PREFIX as BLOCK_PREFIX
 from encapkeras.graph.expand import RESERVED, Expansion
-from encapkeras.graph.schema import LayerKind, layer_kind, unknown_argument
+from encapkeras.graph.schema import LayerKind, layer_kind
 from encapkeras.graph.sections import NODE, NodeKeys
-from encapkeras.graph.tree import FAILED, Report, Tree, child_path
+from encapkeras.graph.tree import FAILED, Report, Tree
 from encapkeras.graph.variables import NODE_NAME
 from encapkeras.validation import ValueProblem
 
@@ -186,27 +185,27 @@ class Graph:
                 self._report.add(arguments, error.args[0])
                 continue
             known = self._known(arguments.entries(), kind)
-            wrong = self._note_arguments(arguments, known, kind, not_due=kind.arguments)
+            wrong = self._note_arguments(arguments, known, kind, partly=True)
             sound[name] = {key: value.with_value(FAILED) if key in wrong else value for key, value in known.items()}
         return sound
 
     def _checked(self, name: str, tree: Tree) -> Node | None:
         if tree.value is FAILED:
             return None
-        common = {key: entry for key, entry in tree.entries().items() if key in NodeKeys.model_fields}
-        own = {key: entry for key, entry in tree.entries().items() if key not in common}
-        head = tree.with_value({**_misspelt_inputs(tree, own), **common})
+        kind = self._kinds[name]
+        entries = self._known(tree.entries(), kind, NodeKeys.model_fields) if kind else tree.entries()
+        common = {key: entry for key, entry in entries.items() if key in NodeKeys.model_fields}
+        head = tree.with_value(common)
         wrong = bool(self._report.add_values(NODE, head)) or any(head.failures())
         inputs = self._references(common["inputs"]) if "inputs" in common else None
-        kind = self._kinds[name]
         if kind is None:
             return None
-        known = {**self._defaults.get(kind.name, {}), **self._known(own, kind, NodeKeys.model_fields)}
-        misspelt = {nearest(key, [*kind.arguments, *NodeKeys.model_fields]) for key in own if key not in known}
-        if self._note_arguments(tree, known, kind, not_due=misspelt) or wrong or inputs is None:
+        own = {key: entry for key, entry in entries.items() if key not in common}
+        own = {**self._defaults.get(kind.name, {}), **own}
+        if self._note_arguments(tree, own, kind) or wrong or inputs is None:
             return None
         settings = NodeKeys.model_validate(head.plain())
-        arguments = {key: value.plain() for key, value in known.items()}
+        arguments = {key: value.plain() for key, value in own.items()}
         return Node(name, kind, inputs, isinstance(common["inputs"].value, list), arguments, settings, tree)
 
     def _references(self, tree: Tree) -> tuple[Reference, ...] | None:
@@ -216,29 +215,19 @@ class Graph:
             return None
         return tuple(reference for reference in found if reference)
 
-    def _known(self, entries: Mapping[str, Tree], kind: LayerKind, common: Iterable[str] = ()) -> dict[str, Tree]:
-        """The entries that are arguments of the layer; the others are noted, and do no harm to the rest."""
-        for key, entry in entries.items():
-            if key not in kind.arguments:
-                self._report.add(entry, unknown_argument(key, f"layer '{kind.name}'", kind.arguments, common))
-        return {key: entry for key, entry in entries.items() if key in kind.arguments}
+    def _known(self, entries: Mapping[str, Tree], kind: LayerKind, common: Collection[str] = ()) -> dict[str, Tree]:
+        """The entries that are arguments of the layer, or common to all; the others are noted."""
+        return self._report.as_meant(entries, f"an argument of layer '{kind.name}'", kind.arguments, common)
 
-    def _note_arguments(
-        self, at: Tree, own: Mapping[str, Tree], kind: LayerKind, *, not_due: Collection[str | None]
-    ) -> set[str]:
-        """Notes ill-typed and missing arguments; gives the names of all that cannot be used.
-
-        Those that are missing and `not_due` are not noted: they stand elsewhere, or under a misspelt name.
-        """
+    def _note_arguments(self, at: Tree, own: Mapping[str, Tree], kind: LayerKind, *, partly: bool = False) -> set[str]:
+        """Notes ill-typed and missing arguments; gives the names of all that cannot be used."""
         failed = {key for key, entry in own.items() if any(entry.failures())}
         wrong = set(failed)
         for problem in kind.problems({key: entry.plain() for key, entry in own.items() if key not in failed}):
             name = str(problem.path[0])
-            if name in failed:
-                continue
-            wrong.add(name)
-            if problem.kind != "missing" or name not in not_due:
+            if name not in failed and not (partly and problem.kind == "missing"):
                 note_value(own.get(name, at), problem, self._report)
+                wrong.add(name)
         return wrong
 
     def _in_order(self, nodes: dict[str, Node]) -> list[Node]:
@@ -277,13 +266,6 @@ class Graph:
                 f"(the whole chain has {max(depth.values())})",
             )
             self.failed |= set(too_deep)
-
-
-def _misspelt_inputs(tree: Tree, own: Mapping[str, Tree]) -> dict[str, Tree]:
-    """`inputs` as failed if it stands under a misspelt name, which is the mistake; else nothing."""
-    if not any(nearest(key, NodeKeys.model_fields) == "inputs" for key in own):
-        return {}
-    return {"inputs": dataclasses.replace(tree, value=FAILED, path=child_path(tree.path, "inputs"))}
 
 
 def note_value(at: Tree, problem: ValueProblem, report: Report) -> None:

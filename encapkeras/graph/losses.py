@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import keras
 
-from encapkeras.errors import nearest, suggest
+from encapkeras.errors import suggest
 from encapkeras.graph.check import Graph, Reference, layer_name, note_value
-from encapkeras.graph.schema import unknown_argument
 from encapkeras.graph.sections import LOSS, LossKeys
 from encapkeras.graph.tree import FAILED, Report, Tree
 from encapkeras.losses import LOSSES, SideLoss
@@ -102,48 +101,38 @@ class LossChecks:
         return {name: loss for name, loss in found.items() if loss}
 
     def _checked(self, name: str, tree: Tree) -> OutputLoss | NamedSideLoss | None:
-        common = {key: entry for key, entry in tree.value.items() if key in LossKeys.model_fields}
+        written = tree.entries().get("loss")
+        kind = written.value if written and isinstance(written.value, str) and written.value in LOSSES else None
+        takes = _takes(kind) if kind else {}
+        entries = self._known(tree.entries(), kind, takes) if kind else tree.entries()
+        common = {key: entry for key, entry in entries.items() if key in LossKeys.model_fields}
         head = tree.with_value(common)
         wrong = bool(self._report.add_values(LOSS, head)) or any(tree.failures())
-        kind = common["loss"].value if "loss" in common else FAILED
-        if not isinstance(kind, str):
+        if kind is None:
+            if written and isinstance(written.value, str):
+                self._report.add(written, f"no loss is called '{written.value}'. {suggest(written.value, LOSSES)}")
             return None
-        if kind not in LOSSES:
-            self._report.add(common["loss"], f"no loss is called '{kind}'. {suggest(kind, LOSSES)}")
-            return None
-        takes = _takes(kind)
         if not takes and self._outputs and name not in self._outputs:
             self._report.add_missing(tree, f"no output is called '{name}'. {suggest(name, self._outputs)}")
-        others = {key: entry for key, entry in tree.value.items() if key not in common}
-        own = self._known(kind, takes, others)
-        names = [*LOSSES[kind].arguments, *takes, *LossKeys.model_fields]
-        misspelt = {nearest(key, names) for key in others if key not in own}
+        own = {key: entry for key, entry in entries.items() if key not in common}
         arguments = {key: entry for key, entry in own.items() if key not in takes}
-        wrong = self._note_arguments(tree, kind, arguments, misspelt) or wrong
-        own.update({key: tree.with_value(FAILED) for key in takes if key in misspelt and key not in own})
+        wrong = self._note_arguments(tree, kind, arguments) or wrong
         weight = float(head.plain().get("weight", 1.0)) if not wrong else 1.0
         if takes:
             return self._side_loss(name, tree, takes, own, wrong, weight)
         return None if wrong else self._output_loss(tree, kind, arguments, weight)
 
-    def _known(self, kind: str, takes: Mapping[str, str], entries: Mapping[str, Tree]) -> dict[str, Tree]:
-        """The entries that are arguments or tensors of the loss; the others are noted."""
+    def _known(self, entries: Mapping[str, Tree], kind: str, takes: Mapping[str, str]) -> dict[str, Tree]:
+        """The entries that are arguments or tensors of the loss, or common to all; the others are noted."""
         names = [*LOSSES[kind].arguments, *takes]
-        for key, entry in entries.items():
-            if key not in names:
-                self._report.add(entry, unknown_argument(key, f"loss '{kind}'", names, LossKeys.model_fields))
-        return {key: entry for key, entry in entries.items() if key in names}
+        return self._report.as_meant(entries, f"an argument of loss '{kind}'", names, LossKeys.model_fields)
 
-    def _note_arguments(
-        self, tree: Tree, kind: str, arguments: Mapping[str, Tree], misspelt: Collection[str | None]
-    ) -> bool:
+    def _note_arguments(self, tree: Tree, kind: str, arguments: Mapping[str, Tree]) -> bool:
         """Notes ill-typed and missing arguments; says whether there are any."""
         failed = {key for key, entry in arguments.items() if any(entry.failures())}
         problems = LOSSES[kind].problems({key: e.plain() for key, e in arguments.items() if key not in failed})
         problems = [problem for problem in problems if problem.path[0] not in failed]
         for problem in problems:
-            if problem.kind == "missing" and problem.path[0] in misspelt:
-                continue
             note_value(arguments.get(str(problem.path[0]), tree), problem, self._report)
         return bool(problems or failed)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import keras
 
-from encapkeras.errors import ArgumentError, suggest, suggest_argument
+from encapkeras.errors import ArgumentError, suggest
 from encapkeras.graph.keras_layers import (
     FIT_FOR_CAPSULES,
     PREFIX,
@@ -114,8 +114,3 @@ def layer_kind(name: str) -> LayerKind:
     near = suggest(name, LAYERS)
     own = "" if near.startswith("Did") else " Your own come from a plugin: --plugin FILE."
     raise LookupError(f"no layer is called '{name}'. {near} Keras' own are called keras.NAME.{own}")
-
-
-def unknown_argument(name: str, what: str, own: Iterable[str], common: Iterable[str]) -> str:
-    """The message for a key that is no argument: the nearest of all, or the thing's own ones."""
-    return f"'{name}' is not an argument of {what}. {suggest_argument(name, own, common)}"

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from encapkeras.errors import Problem, SpecError, nearest
+from encapkeras.errors import Problem, SpecError, nearest, suggest_argument
 from encapkeras.validation import Checker, ValueProblem
 
 Path = tuple[str | int, ...]
@@ -200,6 +200,29 @@ class Report:
                 self.add_missing(at, problem.text)
             found.append(problem)
         return found
+
+    def as_meant(
+        self, entries: Mapping[str, Tree], what: str, own: Collection[str], common: Collection[str]
+    ) -> dict[str, Tree]:
+        """The entries of a map that are known; unknown ones are noted.
+
+        One that is misspelt is taken for what it is meant to be, so that nothing else seems wrong because of it.
+
+        Args:
+            entries: The map.
+            what: What a key should be, for the message: `an argument of layer 'squash'`.
+            own: The keys that are special to this map.
+            common: Other keys that may stand in it.
+        """
+        names = {*own, *common}
+        meant = {key: entry for key, entry in entries.items() if key in names}
+        for key, entry in entries.items():
+            if key not in names:
+                self.add(entry, f"'{key}' is not {what}. {suggest_argument(key, own, common)}")
+                near = nearest(key, names)
+                if near:
+                    meant.setdefault(near, entry)
+        return meant
 
     def add_all(self, error: SpecError) -> None:
         """Notes the mistakes of a part that could not be read."""
