@@ -3,6 +3,9 @@
 Read `load`, `inherit`, `variables` (with `arithmetic`), `expand` (with `blocks`), `sections` (with `train_settings`),
 `schema` (with `keras_layers`), `check`, `build`; `spec` takes the steps one after the other, `model` makes the Keras
 model, `report` its table. The steps up to `sections` need neither Keras nor torch.
+
+`declarations` gathers what the language consists of; `json_schema` (with `editor_types`) tells it to editors,
+`reference_page` to people.
 """
 
 from __future__ import annotations

@@ -7,7 +7,9 @@ makes the editors' schema and `reference_page` a page.
 
 from __future__ import annotations
 
+import contextlib
 import inspect
+import json
 import re
 import textwrap
 from collections.abc import Mapping
@@ -19,7 +21,7 @@ from encapkeras.graph.keras_layers import PREFIX, keras_layer, object_kind, para
 from encapkeras.graph.sections import NodeKeys, TopLevel
 from encapkeras.layers import LAYERS
 from encapkeras.losses import SideLoss
-from encapkeras.registry import Argument, Entry, argument_docs
+from encapkeras.registry import REQUIRED, Argument, Entry, argument_docs
 from encapkeras.validation import STRICT
 
 Schema = dict[str, Any]
@@ -136,10 +138,7 @@ def layer(name: str) -> Schema:
 def _argument(argument: Argument) -> Schema:
     kind = object_kind(argument.name)
     schema: Schema = {OBJECT: kind} if kind else _json_type(argument.annotation)
-    schema["description"] = argument.doc
-    if not argument.required:
-        schema["default"] = _plain(argument.default)
-    return schema
+    return _explained(schema, argument.doc, argument.default)
 
 
 def _json_type(annotation: Any) -> Schema:
@@ -155,9 +154,15 @@ def _keras_argument(parameter: inspect.Parameter, doc: str) -> Schema:
     schema: Schema = {OBJECT: kind} if kind else {}
     if isinstance(parameter.default, bool):
         schema["type"] = "boolean"
+    return _explained(schema, doc, parameter.default)
+
+
+def _explained(schema: Schema, doc: str, default: Any) -> Schema:
+    """A type with its description, and with its default if there is one that a file can hold."""
     schema["description"] = doc
-    if parameter.default is not parameter.empty:
-        schema["default"] = _plain(parameter.default)
+    if default is not REQUIRED:
+        with contextlib.suppress(TypeError, ValueError):
+            schema["default"] = json.loads(json.dumps(default, allow_nan=False))
     return schema
 
 
@@ -183,7 +188,3 @@ def _inlined(schema: Any, definitions: Mapping[str, Schema]) -> Any:
     if isinstance(found.get("description"), str):  # of a model, its docstring, of which the first paragraph is enough
         found["description"] = found["description"].partition("\n\n")[0].replace("\n", " ")
     return found
-
-
-def _plain(value: Any) -> Any:
-    return [_plain(element) for element in value] if isinstance(value, list | tuple) else value

@@ -119,6 +119,7 @@ def test_a_file_may_name_the_schema_by_a_key(server, tmp_path, name):
     assert [(line, message) for line, _, message in problems] == [(5, "Property tain is not allowed.")]
 
 
+@pytest.mark.slow
 def test_a_large_spec_is_no_trouble(server):
     nodes = "".join(f"    n{i + 1}: {{layer: keras.Dense, inputs: n{i}, units: 8}}\n" for i in range(2000))
     text = f"{HEAD}spec: encapkeras/1\nmodel:\n  inputs: {{n0: [8]}}\n  nodes:\n{nodes}  outputs: {{o: n2000}}\n"
