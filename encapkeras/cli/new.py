@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from pathlib import Path
 
 from encapkeras.cli.output_file import add_overwrite, check_free, write_text
 from encapkeras.cli.spec_arguments import add_plugins
-from encapkeras.errors import ArgumentError
+from encapkeras.errors import ArgumentError, printable
 
 ENDINGS = (".yaml", ".yml")
 STANDARD_OUTPUT = "-"
@@ -54,11 +55,11 @@ def run(arguments: argparse.Namespace) -> int:
         ArgumentError: The file cannot be written, or the data set is not told rightly.
     """
     prints = arguments.file == STANDARD_OUTPUT
-    file = Path(arguments.file)
+    file, shown = Path(arguments.file), printable(arguments.file)
     if not prints:
         if file.suffix not in ENDINGS:
             raise ArgumentError(
-                f"a starter spec is a {' or '.join(ENDINGS)} file, for its comments; received '{file}'. "
+                f"a starter spec is a {' or '.join(ENDINGS)} file, for its comments; received '{shown}'. "
                 "'encapkeras format' makes a .json file of it."
             )
         check_free(file, arguments.overwrite)
@@ -67,7 +68,7 @@ def run(arguments: argparse.Namespace) -> int:
         sys.stdout.write(text)
         return 0
     write_text(file, text)
-    print(f"wrote {file}: its comments say what to change, and 'encapkeras train {file}' trains it")
+    print(f"wrote {shown}: its comments say what to change; this trains it: encapkeras train {shlex.quote(shown)}")
     return 0
 
 

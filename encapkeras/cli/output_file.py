@@ -7,7 +7,7 @@ import contextlib
 import os
 from pathlib import Path
 
-from encapkeras.errors import ArgumentError
+from encapkeras.errors import ArgumentError, printable
 
 
 def add_output_arguments(parser: argparse.ArgumentParser, metavar: str) -> None:
@@ -34,10 +34,11 @@ def check_output(arguments: argparse.Namespace, source: str | Path, *endings: st
             no folder for it.
     """
     output = Path(arguments.output)
+    shown = printable(str(output))
     if output.suffix not in endings:
-        raise ArgumentError(f"-o must name a {' or '.join(endings)} file; received '{output}'")
+        raise ArgumentError(f"-o must name a {' or '.join(endings)} file; received '{shown}'")
     if output.is_file() and os.path.exists(source) and output.samefile(source):
-        raise ArgumentError(f"'{output}' is the file to read. Name another file with -o.")
+        raise ArgumentError(f"'{shown}' is the file to read. Name another file with -o.")
     check_free(output, arguments.overwrite, option=" with -o")
     return output
 
@@ -53,12 +54,15 @@ def check_free(output: Path, overwrite: bool, option: str = "") -> None:
     Raises:
         ArgumentError: It exists and may not be replaced, or there is no folder for it.
     """
+    shown = printable(str(output))
     if output.is_dir():
-        raise ArgumentError(f"'{output}' is a folder. Name a file in it{option}.")
+        raise ArgumentError(f"'{shown}' is a folder. Name a file in it{option}.")
     if os.path.lexists(output) and not overwrite:
-        raise ArgumentError(f"'{output}' exists already. Name another file{option}, or replace it with --overwrite.")
+        raise ArgumentError(f"'{shown}' exists already. Name another file{option}, or replace it with --overwrite.")
     if not output.parent.is_dir():
-        raise ArgumentError(f"'{output}' cannot be written: '{output.parent}' is no folder. Make it first.")
+        raise ArgumentError(
+            f"'{shown}' cannot be written: '{printable(str(output.parent))}' is no folder. Make it first."
+        )
 
 
 def write_text(output: Path, text: str) -> None:
@@ -74,4 +78,4 @@ def write_text(output: Path, text: str) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
-        raise ArgumentError(f"'{output}' could not be written: {error.strerror or error}") from error
+        raise ArgumentError(f"'{printable(str(output))}' could not be written: {error.strerror or error}") from error

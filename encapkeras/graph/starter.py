@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+import shlex
 import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -105,7 +106,11 @@ def starter_spec(
     starter = _Starter(data, folder or Path(), routing, size)
     sections = [
         _filled(
-            starter_text.HEAD, name=yaml_line(name), file=printable(file), schema=installed_schema(), **starter.facts
+            starter_text.HEAD,
+            name=yaml_line(name),
+            file=shlex.quote(printable(file)),
+            schema=installed_schema(),
+            **starter.facts,
         ),
         *starter.variables(),
         *starter.data(),

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -131,6 +132,14 @@ def test_paths_begin_at_the_spec(tmp_path, capsys):
 def test_the_name_of_a_file_becomes_one_of_a_network(capsys):
     new(capsys, "größer & 1e3  # x.yaml", "--dataset", "digits")
     assert check_spec("größer & 1e3  # x.yaml").name == "gr--er - 1e3  - x"
+    assert "#   encapkeras train 'größer & 1e3  # x.yaml' " in Path("größer & 1e3  # x.yaml").read_text()
+
+
+def test_names_are_never_echoed_raw(capsys):
+    printed = new(capsys, "a\x1b[31m.yaml", "--dataset", "digits")
+    assert "\x1b" not in printed + Path("a\x1b[31m.yaml").read_text()
+    assert "\x1b" not in refused(capsys, "new", "a\x1b[31m.yaml", "--dataset", "digits")
+    assert "\x1b" not in refused(capsys, "format", "a\x1b[31m.yaml", "-o", "b\x1b[31m.txt")
 
 
 @pytest.mark.parametrize(

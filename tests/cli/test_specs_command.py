@@ -1,6 +1,8 @@
 """`encapkeras specs`: the specs that come along."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 from support.commands import refused
@@ -54,6 +56,15 @@ def test_an_unknown_name_is_answered_with_a_near_one(name, capsys):
     message = refused(capsys, "specs", name)
     assert message.startswith(f"no bundled spec is called '{name}'.")
     assert ("Did you mean 'quickstart'?" in message) == (name == "quikstart")
+
+
+def test_neither_keras_nor_torch_is_needed():
+    code = (
+        "import sys; from encapkeras.cli.main import main; main(['specs']); main(['format', 'quickstart'])\n"
+        "assert not {'keras', 'torch'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_installed_schema_is_there():
