@@ -35,7 +35,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _text(name: str) -> str:
     """A bundled file as it is, but for the line that tells editors where its schema lies."""
-    from encapkeras.errors import ArgumentError, suggest
+    from encapkeras.errors import ArgumentError, printable, suggest
     from encapkeras.graph.formatting import MODELINE
     from encapkeras.graph.inherit import bundled_specs
     from encapkeras.graph.spec_files import installed_schema
@@ -43,7 +43,7 @@ def _text(name: str) -> str:
     folder = bundled_specs()
     files = {file.relative_to(folder).with_suffix("").as_posix(): file for file in folder.rglob("*.yaml")}
     if name.removesuffix(".yaml") not in files:
-        raise ArgumentError(f"no bundled spec is called '{name}'. {suggest(name, files)}")
+        raise ArgumentError(f"no bundled spec is called '{printable(name)}'. {suggest(name, files)}")
     text = files[name.removesuffix(".yaml")].read_text("utf-8")
     return MODELINE.sub(lambda line: line[0].replace(line[1], installed_schema()), text, count=1)
 
@@ -83,6 +83,7 @@ def _summary(file: Path) -> str:
 def _print_table(rows: list[dict[str, str | None]]) -> None:
     from rich import box
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
@@ -90,7 +91,7 @@ def _print_table(rows: list[dict[str, str | None]]) -> None:
         table.add_column(heading, no_wrap=True)
     table.add_column("network")
     for row in rows:
-        table.add_row(row["name"], row["dataset"] or "", row["summary"])
+        table.add_row(row["name"], row["dataset"], escape(row["summary"] or ""))
     console = Console(highlight=False)
-    console.print(table, markup=False)
-    console.print("encapkeras specs NAME prints one, or a base such as base/encapnet; encapkeras train NAME trains it.", markup=False)
+    console.print(table)
+    console.print("encapkeras specs NAME prints one, or a base such as base/encapnet; encapkeras train NAME trains it")
