@@ -24,6 +24,8 @@ _EFFECTS = {
 
 _HEADINGS = ("spec", "seed", "runs", "parameters", "seconds")  # that the end of a path must not be
 
+MOST_SILENT = 5  # differences that show nothing are told one by one
+
 WEIGHTS = {True: "best on validation", False: "last epoch"}
 
 
@@ -223,10 +225,11 @@ class Comparison:
             yield "Sorted by mean validation accuracy, best first; test accuracies have no say in it."
 
     def _differences(self) -> Iterator[str]:
-        """The differences from the first network; of a sweep, which has many, those that show something."""
+        """The differences from the first network; of many, those that show something."""
         first = self.networks[0].label
         told = [(row.network.label, row.difference) for row in self.rows() if row.difference]
-        silent = [label for label, difference in told if self.swept() and difference.shows_nothing]
+        silent = [label for label, difference in told if difference.shows_nothing]
+        silent = silent if len(silent) > MOST_SILENT else []
         for label, difference in told:
             if label not in silent:
                 yield f"{label} - {first}, test accuracy: {difference}"
@@ -235,10 +238,10 @@ class Comparison:
                 f"{len(silent)} of {len(told)} others - {first}, test accuracy: no difference that "
                 f"{counted(len(self.seeds), 'seed')} can show."
             )
-        if self.swept() and len(silent) < len(told) and len(told) > 1:
+        if len(told) > MOST_SILENT:
             yield (
-                f"Of {len(told)} differences, about {len(told) * (1 - CONFIDENCE):.1g} lie outside of their intervals "
-                "by chance alone."
+                f"{1 - CONFIDENCE:.0%} of the {len(told)} intervals, {len(told) * (1 - CONFIDENCE):.1f} or so, miss "
+                "their true difference: where many networks are compared, some are called better or worse by chance."
             )
 
     def _data_notes(self) -> Iterator[str]:

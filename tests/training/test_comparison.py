@@ -207,3 +207,19 @@ def test_other_data_settings_that_change_the_comparison_are_told():
 
 def test_batch_size_and_augmentation_are_part_of_what_is_compared():
     assert beside(batch_size=7, augment={"mirror": True}).notes() == beside().notes()
+
+
+def test_of_many_differences_those_that_show_something_are_told():
+    labels = [f"n{number}" for number in range(10)]
+    runs = [
+        run(label, seed, 0.5 + seed / 100 + (seed % 2) * n / 1000)
+        for n, label in enumerate(labels)
+        for seed in range(3)
+    ]
+    runs = [r for r in runs if r.network != "n9"] + [run("n9", seed, 0.9 + seed / 90) for seed in range(3)]
+    notes = compared(*runs, labels=labels).notes()
+    assert [note.partition(",")[0] for note in notes if ", test accuracy: " in note] == [
+        "n9 - n0",
+        "8 of 9 others - n0",
+    ]
+    assert any(note.startswith("5% of the 9 intervals, 0.5 or so, miss their true difference") for note in notes)
