@@ -205,6 +205,9 @@ class Registry(Mapping[str, Entry]):
         except KeyError:
             raise KeyError(f"no {self.noun} is called '{name}'. {suggest(name, self._entries)}") from None
 
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and name in self._entries
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._entries)
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import keras
+import pydantic
 
 from encapkeras.functional import (
     ApproximateWeights,
@@ -15,6 +16,9 @@ from encapkeras.functional import (
     StepWeights,
 )
 from encapkeras.layers.initializers import InitializerConfig, in_torch_layout, initializer_of
+
+Steps = Annotated[int, pydantic.Field(ge=1, le=100)]
+"""Steps of a block, each with weights of its own: a slip such as a billion must end before it makes them."""
 
 
 class Weights:

@@ -9,7 +9,7 @@ import torch
 
 from encapkeras.functional import BlockOptions, capsule_block
 from encapkeras.functional.capsule_convolution import Coefficients, Normalization, Skip
-from encapkeras.layers.block_weights import BlockBuilder, Weights
+from encapkeras.layers.block_weights import BlockBuilder, Steps, Weights
 from encapkeras.layers.initializers import InitializerConfig
 from encapkeras.layers.kernel_sizes import KernelSizes, as_tuple
 from encapkeras.layers.registry import CapsuleLayer, Shape, input_capsule_shape, register_layer, strided_size
@@ -31,7 +31,7 @@ class CapsuleConvolution(CapsuleLayer):
             divide them.
         kind: `master` or `approximate`.
         coefficients: Of approximate routing: `cross` weights each branch by the other's coefficients, `own` by its own.
-        steps: Number of steps.
+        steps: Number of steps, at most 100.
         skip: `none`; `last`: the layer's input is added at the last step; `every`: each step's own input is added.
             Where the shape changes, the skip goes through a 3x3 convolution.
         normalization: Batch norm with one statistic per `channel` or per `capsule` type.
@@ -67,7 +67,7 @@ class CapsuleConvolution(CapsuleLayer):
         strides: pydantic.PositiveInt = 1,
         kind: Literal["master", "approximate"] = "master",
         coefficients: Coefficients = "cross",
-        steps: pydantic.PositiveInt = 1,
+        steps: Steps = 1,
         skip: Skip = "none",
         normalization: Normalization = "channel",
         relu: bool = True,

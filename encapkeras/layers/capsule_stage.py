@@ -10,7 +10,7 @@ import torch
 
 from encapkeras.functional import BlockOptions, capsule_stage
 from encapkeras.functional.capsule_convolution import Coefficients, Normalization, Skip
-from encapkeras.layers.block_weights import BlockBuilder, Weights
+from encapkeras.layers.block_weights import BlockBuilder, Steps, Weights
 from encapkeras.layers.initializers import InitializerConfig
 from encapkeras.layers.kernel_sizes import KernelSizes, as_tuple
 from encapkeras.layers.registry import CapsuleLayer, Shape, input_capsule_shape, register_layer, strided_size
@@ -31,7 +31,7 @@ class CapsuleStage(CapsuleLayer):
         kind: `master`: each type is convolved by itself; `approximate`: an ungrouped aide branch joins in (the
             paper's approximate routing).
         coefficients: Of approximate routing: `cross` weights each branch by the other's coefficients, `own` by its own.
-        sub_layers: Number of steps in the sub block.
+        sub_layers: Number of steps in the sub block, at most 100.
         skip: `none`; `last`: each block's input is added at its last step; `every`: each step's own input is added.
         kernel_size: Of the main block: one odd size, or several in parallel; `[5, 3, 1]` is the wide variant.
         normalization: Batch norm with one statistic per `channel` or per `capsule` type.
@@ -70,7 +70,7 @@ class CapsuleStage(CapsuleLayer):
         strides: pydantic.PositiveInt = 2,
         kind: Literal["master", "approximate"] = "master",
         coefficients: Coefficients = "cross",
-        sub_layers: pydantic.PositiveInt = 2,
+        sub_layers: Steps = 2,
         skip: Skip = "last",
         kernel_size: KernelSizes = 3,
         normalization: Normalization = "channel",
