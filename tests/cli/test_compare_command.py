@@ -49,6 +49,21 @@ def test_a_comparison_and_its_resumption(specs, tmp_path, capsys, monkeypatch):
     assert again[again.index("Accuracies") :] == printed[printed.index("Accuracies") :]
 
 
+def test_a_sweep(specs, tmp_path, capsys):
+    path = tmp_path / "new"
+    sweep = ["--set", "sweep={grid: {model.nodes.hidden.units: [4, 8]}, seeds: [5]}"]
+    assert "tiny' has a sweep" in refused(capsys, "train", specs[0], *sweep, "--run-dir", path)
+    assert compare(specs[0], *sweep, "--run-dir", path) == 0
+    printed = capsys.readouterr().out
+    assert "run 2 of 2: tiny units=8, seed 5" in printed
+    assert "Sorted by mean validation accuracy, best first" in printed
+    rows = [line.split() for line in printed.splitlines() if line.startswith(" tiny ")]
+    assert {row[1] for row in rows} == {"4", "8"}
+    assert [row[4] for row in rows] == sorted((row[4] for row in rows), reverse=True)
+    assert compare(specs[0], *sweep, "--seeds", "2", "--run-dir", tmp_path / "two") == 0
+    assert json.loads((tmp_path / "two" / "comparison.json").read_text())["seeds"] == [0, 1]
+
+
 def test_a_list_of_seeds(specs, tmp_path):
     assert compare(specs[0], "--seeds", "0, 5", "--run-dir", tmp_path / "new") == 0
     assert json.loads((tmp_path / "new" / "comparison.json").read_text())["seeds"] == [0, 5]
