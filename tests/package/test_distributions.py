@@ -20,9 +20,10 @@ PROJECT = Path(encapkeras.__file__).parents[1]
 
 
 def run(*command, **options):
-    """Runs a command that must succeed; its output shows in the test's report if it does not."""
+    """What a command prints that must succeed; its complaints show in the test's report if it does not."""
     clean = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
-    subprocess.run([str(word) for word in command], check=True, env=clean, **options)
+    words = [str(word) for word in command]
+    return subprocess.run(words, check=True, env=clean, stdout=subprocess.PIPE, text=True, **options).stdout
 
 
 @pytest.fixture(scope="module")
@@ -38,8 +39,8 @@ def test_the_wheel_holds_the_package_and_the_specs(distributions):
     with zipfile.ZipFile(distributions["wheel"]) as wheel:
         names = set(wheel.namelist())
     specs = {f"encapkeras/{path.relative_to(PROJECT)}" for path in (PROJECT / "specs").rglob("*.yaml")}
-    assert specs
-    assert specs | {"encapkeras/py.typed", "encapkeras/cli/main.py"} <= names
+    assert {"encapkeras/specs/quickstart.yaml", "encapkeras/specs/base/encapnet.yaml"} <= specs
+    assert specs | {"encapkeras/specs/spec.schema.json", "encapkeras/py.typed", "encapkeras/cli/main.py"} <= names
     assert not any(name.startswith(("tests/", "docs/")) for name in names)
 
 
@@ -73,8 +74,21 @@ def test_a_fresh_environment_trains_the_quickstart_elsewhere(kind, distributions
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     where = [binaries / "python", "-c", "import encapkeras; print(encapkeras.__file__)"]
-    installed = subprocess.run(where, check=True, capture_output=True, text=True, cwd=elsewhere).stdout.strip()
+    installed = run(*where, cwd=elsewhere).strip()
     assert installed.startswith(inside)
-    spec = Path(installed).parent / "specs" / "quickstart.yaml"
-    run(binaries / "encapkeras", "train", spec, "--run-dir", "run", cwd=elsewhere)
+    run(binaries / "encapkeras", "train", "quickstart", "--run-dir", "run", cwd=elsewhere)
     assert json.loads((elsewhere / "run" / "results.json").read_text())["test_accuracy"] >= 0.97
+
+    # Specs, bases and the schema are those that were installed, whatever the current folder.
+    specs = Path(installed).parent / "specs"
+    listed = json.loads(run(binaries / "encapkeras", "specs", "--json", cwd=elsewhere))
+    assert {row["name"]: row["file"] for row in listed} == {file.stem: str(file) for file in specs.glob("*.yaml")}
+    (elsewhere / "mine.yaml").write_text(run(binaries / "encapkeras", "specs", "encapnet_svhn", cwd=elsewhere))
+    run(binaries / "encapkeras", "new", "starter.yaml", "--dataset", "digits", cwd=elsewhere)
+    for name in ("mine.yaml", "starter.yaml"):
+        schema = (elsewhere / name).read_text().partition("$schema=")[2].split()[0]
+        assert schema == (specs / "spec.schema.json").as_uri()
+    run(binaries / "encapkeras", "format", "mine.yaml", "-o", "mine.json", cwd=elsewhere)
+    names = ("encapnet_svhn", "mine.yaml", "mine.json", "starter.yaml")
+    checked = run(binaries / "encapkeras", "check", *names, cwd=elsewhere)
+    assert [line.partition(": ok, ")[0] for line in checked.splitlines()[: len(names)]] == list(names)
