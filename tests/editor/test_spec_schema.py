@@ -3,18 +3,21 @@
 import copy
 import json
 import re
+from collections.abc import Callable
+from pathlib import Path
 
 import jsonschema
 import keras
 import pytest
 from support.pages import PROJECT, blocks
 
-from encapkeras import load_spec
+from encapkeras import SpecError, load_spec
 from encapkeras.data import DATASETS
 from encapkeras.graph.json_schema import schema_text, spec_schema
 from encapkeras.graph.keras_layers import keras_layer_names
 from encapkeras.graph.load import load_value
 from encapkeras.graph.reference_page import KERAS_PART, reference_page
+from encapkeras.graph.writing import as_yaml
 from encapkeras.layers import LAYERS, register_layer
 from encapkeras.losses import LOSSES
 
@@ -300,13 +303,38 @@ def test_layers_of_the_user_join(monkeypatch):
 
         Args:
             times: How often | more.
+            folder: Where it looks.
+            judge: Whatever only its own code understands.
         """
 
-        def __init__(self, times: int = 3, **kwargs):
+        def __init__(
+            self, times: int = 3, folder: Path = Path("here"), judge: Callable[[int], int] | None = None, **kwargs
+        ):
             super().__init__(**kwargs)
 
     schema = spec_schema()
-    assert schema["definitions"]["layer.tripled"]["properties"]["times"]["default"] == 3
+    arguments = schema["definitions"]["layer.tripled"]["properties"]
+    assert arguments["times"]["default"] == 3
+    assert "default" not in arguments["folder"]  # JSON has no folders
+    assert arguments["judge"] == {"description": "Whatever only its own code understands.\n\nDefault: null."}
     right = {"model": {"nodes": {"a": {"layer": "tripled", "inputs": "image", "times": 4}}}}
     assert jsonschema.Draft7Validator(schema).is_valid(right)
     assert "| `times` | a whole number | `3` | How often \\| more. |" in reference_page()
+
+
+@pytest.mark.slow
+def test_what_the_checks_accept_is_never_underlined(mistakes, tmp_path):
+    """Bundled specs with changes by chance: whatever can still be loaded has no mistake for an editor either."""
+    from support.spec_mutations import mutation
+
+    file, loaded = tmp_path / "mutated.yaml", 0
+    for number in range(300):
+        text = as_yaml(mutation(0, number).spec)
+        file.write_text(text)
+        try:
+            load_spec(file)
+        except SpecError:
+            continue
+        loaded += 1
+        assert mistakes(read(text)) == [], f"mutation(0, {number})"
+    assert loaded > 100
