@@ -42,7 +42,7 @@ class Variant(NamedTuple):
     Args:
         label: What the sweep sets, for example `types=8 learning_rate=0.001`; empty where it is the spec as it is.
         values: By path, its value of all that the sweep sets in any of its networks; None for what it does not have.
-        spec: Its spec, which has no sweep.
+        spec: Its spec, which has no sweep, and no warnings: the spec with the sweep has them all.
     """
 
     label: str
@@ -97,6 +97,7 @@ def read_sweep(written: Tree, scope: Scope, report: Report) -> Sweep | None:
         known = {path: axis if isinstance(axis.value, list) else substitute(axis, scope, report) for path, axis in axes}
         entries["grid"] = entries["grid"].with_value(known)
     tree = tree.with_value(entries)
+    substitute(tree, scope, Report())  # what is wrong there, its networks tell; but variables that it reads are read
     problems = report.add_values(SWEEP, tree)
     if not problems and not {"grid", "list"} & set(entries):
         report.add_missing(tree, "a sweep needs a 'grid' or a 'list' of what it changes")
@@ -180,7 +181,7 @@ def read_variants(
             twice.append(f"by '{first[meaning]}' and by '{what}'")
             continue
         first[meaning] = what
-        variants.append(Variant(what, _values(sweep.paths, changes, spec, tree), spec))
+        variants.append(Variant(what, _values(sweep.paths, changes, spec, tree), replace(spec, warnings=())))
     mistakes.tell()
     if twice:
         more = f" (and {len(twice) - 1} more)" if len(twice) > 1 else ""
@@ -272,7 +273,9 @@ class _Mistakes:
         places = set()
         for problem in _all(own):
             place = _place(problem)
-            if place in self._known:
+            # A network need not read the variables that others read.
+            unread = problem.severity == "warning" and problem.path.startswith("vars.")
+            if place in self._known or unread:
                 continue
             if problem.path.startswith("sweep."):
                 self._found.setdefault(problem)

@@ -257,6 +257,18 @@ def test_sweeps_that_are_none(sweep, path, message, problems):
     assert message in text
 
 
+def test_warnings_of_the_networks_are_those_of_the_spec_and_told_once(tmp_path):
+    text = SPEC.replace("vars: {units: 4, rate: 0.5}", "vars: {units: 4, many: 9}").replace(
+        "  inputs: {image: [4, 4, 1]}\n", ""
+    )
+    sweep = "sweep: {grid: {data.batch_size: [64, 9999], vars.units: [$many, 2], train.epochs: [1, 2]}}\n"
+    (tmp_path / "small.yaml").write_text(f"{text}data: {{dataset: digits}}\n{sweep}")
+    examined = examine_spec(tmp_path / "small.yaml")
+    (warning,) = examined.spec.warnings  # 'many' is read by the sweep alone, and not by all of its networks
+    assert (warning.path, warning.note) == ("sweep.grid.data.batch_size", "")
+    assert all(not variant.spec.warnings for variant in examined.variants)
+
+
 def test_a_sweep_has_at_most_so_many_networks(problems):
     rows = ", ".join(map(str, range(1, 102)))
     ((_, _, path, message, _),) = problems(f"sweep: {{grid: {{vars.units: [{rows}], train.epochs: [{rows}]}}}}\n")
