@@ -95,8 +95,25 @@ def _run(words: list[str]) -> int:
     except KeyboardInterrupt as stop:
         print(str(stop) or "interrupted", file=sys.stderr)
         return INTERRUPTED
+    except Exception as error:
+        place = _line_in_plugin(error)
+        if not place:
+            raise  # a bug of ours, which its traceback tells best
+        from encapkeras.graph.build import plain_text
+
+        print(f"{place}: {type(error).__name__}: {plain_text(error)}", file=sys.stderr)
+        return EncapkerasError.exit_code
     except SystemExit as stop:  # how argparse ends: after --help, or after it printed what is wrong
         return stop.code if isinstance(stop.code, int) else 2
+
+
+def _line_in_plugin(error: Exception) -> str:
+    """Where in a plugin an error came about; empty if it has nothing to do with one."""
+    if "encapkeras.plugins" not in sys.modules:
+        return ""
+    from encapkeras.plugins import line_in_plugin
+
+    return line_in_plugin(error)
 
 
 def _parse(words: list[str]) -> argparse.Namespace:

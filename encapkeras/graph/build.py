@@ -280,10 +280,15 @@ def _not_for_capsules(node: Node, graph: BuiltGraph) -> str:
     )
 
 
-def _plain_message(error: Exception, kind: str, name: str) -> str:
+def plain_text(error: Exception) -> str:
     """An exception's message without what Keras wraps around it."""
     text = _ANSI.sub("", str(error)).strip()
-    text = _TAIL.sub("", _INFERRING.sub("", _PREAMBLE.sub("", text))).strip()
+    return _TAIL.sub("", _INFERRING.sub("", _PREAMBLE.sub("", text))).strip()
+
+
+def _plain_message(error: Exception, kind: str, name: str) -> str:
+    """An exception's message, with its type and its line in a plugin where these help."""
+    text = plain_text(error)
     text = text.removeprefix(f"{kind}: ").removeprefix(f"{name}: ")
     known = isinstance(error, EncapkerasError | ValueError)
     plain = text if known and text else f"{kind}: {text or 'failed'} ({type(error).__name__})"

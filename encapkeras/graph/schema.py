@@ -60,7 +60,9 @@ class LayerKind:
         values = {key: plain_object(value) for key, value in arguments.items()}
         if self.entry is None:
             values = with_image_format(self.target, values)
-        layer = self.target(name=name, dtype=policy, **values)
+        # By name, where it has one: Keras makes a configuration of plain arguments only.
+        dtype = policy.name if type(policy) is keras.DTypePolicy else policy
+        layer = self.target(name=name, dtype=dtype, **values)
         if self.entry and not self.target.__module__.startswith("encapkeras."):
             _check_own_layer(layer, name, values)
         return layer

@@ -259,6 +259,19 @@ def test_a_run_keeps_its_plugins_and_says_which_it_needs(run, spec, capsys, tmp_
     assert main(["train", spec, "--run-dir", run, "--overwrite", "--set", "model.nodes.pool.factor=1"]) == 0
 
 
+def test_an_error_while_training_is_one_message(spec, capsys):
+    """Not found by a check: there, nothing has numbers."""
+    text = changed(("return inputs *", "return self.later(inputs) *"))
+    text += "    def later(self, inputs):\n        return inputs if inputs.device.type == 'meta' else inputs.nothing\n"
+    assert main(["check", spec, "--plugin", plugin(text)]) == 0
+    capsys.readouterr()
+    assert main(["train", spec, "--run-dir", "run"]) == 2
+    message = capsys.readouterr().err
+    assert message.startswith("my_layers.py:21: AttributeError: ")
+    assert "Traceback" not in message
+    assert "Arguments received" not in message
+
+
 def test_a_run_without_plugins_keeps_none(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     load_plugin(plugin())
