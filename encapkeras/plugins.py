@@ -6,6 +6,7 @@ A person loads a plugin, by `--plugin` or `load_plugin`; a spec, a saved model o
 from __future__ import annotations
 
 import ast
+import contextlib
 import difflib
 import hashlib
 import importlib.util
@@ -186,9 +187,10 @@ def _run(shown: str, path: Path, source: bytes) -> Plugin:
     except BaseException as error:  # a plugin may do anything, sys.exit included
         raise PluginError(_explained(error, shown, path)) from error
     finally:
-        sys.path.remove(str(path.parent))
+        with contextlib.suppress(ValueError):  # the plugin may have changed it
+            sys.path.remove(str(path.parent))
         if not complete:
-            del sys.modules[name]
+            sys.modules.pop(name, None)
             for registry in _REGISTRIES:
                 registry.forget(set(registry) - before[registry.noun])
 
