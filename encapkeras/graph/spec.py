@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 import keras
 
-from encapkeras.data import DatasetInfo, DataSettings, describe
-from encapkeras.errors import ArgumentError, DataError, Problem
+from encapkeras.data import DatasetInfo, DataSettings
+from encapkeras.errors import ArgumentError, Problem
 from encapkeras.graph.blocks import read_blocks
 from encapkeras.graph.build import BuiltGraph, build_nodes, build_side_losses
 from encapkeras.graph.check import Graph, Node, Reference, is_name
@@ -21,6 +21,7 @@ from encapkeras.graph.inherit import OWN_KEYS, Inheritance, cleaned, override
 from encapkeras.graph.load import load_data, load_file
 from encapkeras.graph.losses import LossChecks, NamedSideLoss, OutputLoss
 from encapkeras.graph.sections import MODEL, NOT_IN_NAMES, TOP_LEVEL, Shape, Size, SweepSection, TopLevel
+from encapkeras.graph.settings import read_data, read_settings
 from encapkeras.graph.spec_files import find_spec
 from encapkeras.graph.suspicions import Suspicions
 from encapkeras.graph.sweep import Variant, read_sweep, read_variants
@@ -29,8 +30,6 @@ from encapkeras.graph.tree import FAILED, Report, Tree
 from encapkeras.graph.variables import FACTS, Scope, UnknownName, Variables, check_variable_name, substitute
 from encapkeras.validation import Checker, shown
 
-_DATA = Checker(DataSettings)
-_SOURCE_KEYS = ("dataset", "root", "path", "image_size")
 _TRAIN = Checker(TrainSettings)
 _SHAPE = Checker(Shape)
 _SIZE = Checker(Size)
@@ -204,7 +203,7 @@ class _Reading:
         self._read_data()
         self._sweep = read_sweep(merged, self._scope, report)
         self._read_model()
-        self._train = self._settings(_TRAIN, self._section("train"))
+        self._train = read_settings(_TRAIN, self._section("train"), self.report)
         self._name = self._read_name()
 
     def spec(self, graph: BuiltGraph | None = None) -> Spec:
@@ -252,19 +251,6 @@ class _Reading:
         """A section with values for variables."""
         return substitute(self._entry(key), self._scope, self.report)
 
-    def _settings(self, checker: Checker, tree: Tree) -> Any:
-        """A section as its settings; None after a mistake other than an unknown key that the rest does not miss."""
-        if not isinstance(tree.value, dict):
-            return None
-        problems = self.report.add_values(checker, tree)
-        if any(problem.kind != "unknown" for problem in problems) or any(tree.failures()):
-            return None
-        values = tree.plain()
-        for problem in problems:
-            _remove(values, problem.path)
-        # What the rest now lacks is what the unknown key was meant to be: no mistake of its own.
-        return None if checker.problems(values) else checker.convert(values)
-
     def _read_data(self) -> None:
         """The data set, and what it tells; variables may use that, so that it comes first."""
         self._data: DataSettings | None = None
@@ -274,14 +260,7 @@ class _Reading:
             if name in FACTS and "data" in self._tree.entries():
                 self.report.add(value, f"'{name}' comes from the data set; choose another name")
         if "data" in self._tree.entries():
-            settings = _with_absolute_paths(self._section("data"))
-            self._data = self._settings(_DATA, settings)
-            source = self._data or _source_of(settings)
-            if source:
-                try:
-                    self._info = describe(source)
-                except (ArgumentError, DataError) as error:
-                    self.report.add(self._entry("data"), str(error))
+            self._data, self._info = read_data(self._section("data"), self.report)
             facts = {name: getattr(self._info, name) if self._info else FAILED for name in FACTS}
             section = self._entry("data")
             places = dict.fromkeys(("height", "width"), section.entries().get("image_size", section))
@@ -371,34 +350,6 @@ class _Reading:
             **self._own,
         }
         return {key: section for key, section in sections.items() if section is not None}
-
-
-def _source_of(data: Tree) -> DataSettings | None:
-    """The settings that say which images these are, where others are wrong: the network can be checked all the same."""
-    values = data.with_value({key: e for key, e in data.entries().items() if key in _SOURCE_KEYS})
-    plain = values.plain()
-    return None if any(values.failures()) or _DATA.problems(plain) else _DATA.convert(plain)
-
-
-def _remove(values: Any, path: Sequence[str | int]) -> None:
-    for step in path[:-1]:
-        values = values[step]
-    del values[path[-1]]
-
-
-def _with_absolute_paths(data: Tree) -> Tree:
-    """The `data` section with its paths from the file that wrote them, so that it means the same in every folder.
-
-    Values of `--set` and of plain data start at the current folder, as the names of their sources have no folder.
-    """
-    entries = data.entries()
-    paths = {key: entries[key] for key in ("path", "root") if key in entries and isinstance(entries[key].value, str)}
-    absolute = {key: _absolute(path) for key, path in paths.items()}
-    return data.with_value({**entries, **absolute}) if absolute else data
-
-
-def _absolute(path: Tree) -> Tree:
-    return path.with_value(os.path.abspath(Path(path.file).parent / os.path.expanduser(path.value)))
 
 
 def _checked(merged: Tree, report: Report) -> Spec | None:
