@@ -63,7 +63,8 @@ def _columns(rows: Sequence[tuple[NodeRow, Cost]]) -> dict[str, list[str]]:
 def _inputs(row: NodeRow) -> str:
     if not row.is_loss:
         return ", ".join(row.inputs)
-    return ", ".join(f"{role} {name}" for role, name in zip(row.roles, row.inputs, strict=True) if role != name)
+    pairs = zip(row.roles, row.inputs, strict=True)
+    return ", ".join(name if role == name else f"{role} {name}" for role, name in pairs)
 
 
 def _lines(columns: dict[str, list[str]]) -> Iterator[str]:

@@ -56,6 +56,8 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.diff is not None:
         _show_difference(network, arguments)
         return 0
+    if (arguments.svg is not None or arguments.mermaid) and len(network.spec.nodes) > MOST_BOXES:
+        raise ArgumentError(f"a picture shows up to {MOST_BOXES} nodes; the spec has {len(network.spec.nodes)}")
     shown = _shown(network, arguments)
     if arguments.svg is not None:
         from encapkeras.graph.svg import as_svg
@@ -128,8 +130,6 @@ def _shown(network: Examined, arguments: argparse.Namespace) -> _Shown:
 def _diagram(shown: _Shown) -> Diagram:
     from encapkeras.graph.diagram import diagram_of
 
-    if len(shown.rows) > MOST_BOXES:
-        raise ArgumentError(f"a picture shows up to {MOST_BOXES} nodes; the network has {len(shown.rows)}")
     return diagram_of(shown.network, shown.costs, shown.batch_size)
 
 

@@ -238,13 +238,16 @@ def _moved(point: Point, by: Point) -> Point:
 
 def _framed(picture: Picture) -> Picture:
     """The picture with room for a frame; lines to its edges reach those of the frame."""
+    ways = {key[0] for key in picture.doors if isinstance(key, tuple)}
+    head = FRAME_HEAD if "in" in ways else 2 * FRAME
+    foot = FRAME_FOOT if "out" in ways else FRAME
     for line in picture.lines:
         if line.points[0].y == 0:
-            line.points.insert(0, Point(line.points[0].x, -FRAME_HEAD))
+            line.points.insert(0, Point(line.points[0].x, -head))
         if line.points[-1].y == picture.height and not line.ends:
-            line.points[-1] = Point(line.points[-1].x, picture.height + FRAME_FOOT)
-    by = Point(FRAME, FRAME_HEAD)
-    framed = Picture(picture.width + 2 * FRAME, picture.height + FRAME_HEAD + FRAME_FOOT)
+            line.points[-1] = Point(line.points[-1].x, picture.height + foot)
+    by = Point(FRAME, head)
+    framed = Picture(picture.width + 2 * FRAME, picture.height + head + foot)
     framed.boxes = [(box, _moved(at, by)) for box, at in picture.boxes]
     framed.frames = [(frame, _moved(at, by), w, h) for frame, at, w, h in picture.frames]
     framed.lines = [Line([_moved(point, by) for point in line.points], line.arrow, line.ends) for line in picture.lines]

@@ -178,4 +178,4 @@ def _text(text: str) -> str:
 
 def _n(number: float) -> str:
     """A number without needless digits."""
-    return f"{number:.1f}".removesuffix(".0")
+    return f"{round(number, 1) + 0.0:.1f}".removesuffix(".0")  # and no -0

@@ -1,7 +1,5 @@
 """`encapkeras check` and `encapkeras show`."""
 
-import json
-
 import pytest
 
 from encapkeras.cli.main import main
@@ -37,37 +35,6 @@ def test_mistakes_are_reported_without_a_traceback(command, wrong, capsys):
         "    'fliters' is not an argument of layer 'conv_bn_relu'. Did you mean 'filters'?\n"
         "2 mistakes found\n"
     )
-
-
-def test_show_prints_every_node_with_its_shape_and_weights(capsys, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "120")
-    assert main(["show", "resnet14"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert sum("keras.BatchNormalization" in line for line in lines) == 8
-    assert any("projected3" in line and "16 x 16 x 32" in line and "64" in line for line in lines)
-    assert "parameters: 175,258" in lines
-
-
-def test_show_prints_json(capsys):
-    assert main(["show", "quickstart", "--json", "--set", "model.nodes.stem.trainable=false"]) == 0
-    shown = json.loads(capsys.readouterr().out)
-    assert [node["name"] for node in shown["nodes"]] == ["stem", "stage1", "stage2", "digits", "lengths"]
-    assert shown["nodes"][1]["output_shape"] == [8, 8, 8, 4]
-    assert shown["nodes"][1]["inputs"] == ["stem"]
-    assert (shown["nodes"][0]["weights"], shown["nodes"][0]["fixed_weights"]) == (0, 9 * 16 + 16 + 4 * 16)
-    assert shown["parameters"] == sum(node["weights"] for node in shown["nodes"])
-    assert shown["fixed_parameters"] == sum(node["fixed_weights"] for node in shown["nodes"])
-
-
-UNUSED = ["--set", "model.outputs.classes=stage1"]  # and with it stage2, digits and lengths reach no output
-
-
-def test_show_names_the_nodes_that_reach_no_output(capsys):
-    line = "unused: stage2, digits, lengths (reach no output)"
-    assert main(["show", "quickstart", *UNUSED]) == 0
-    assert capsys.readouterr().out.splitlines()[-1] == line
-    assert main(["show", "quickstart", "--json", *UNUSED]) == 0
-    assert json.loads(capsys.readouterr().out)["unused"] == ["stage2", "digits", "lengths"]
 
 
 def test_the_file_name_of_a_bundled_spec_leads_to_its_name(tmp_path, monkeypatch, capsys):
