@@ -189,6 +189,8 @@ def _print(shown: _Shown) -> None:
     print(f"    {', '.join(f'{name} {memory_text(size)}' for name, size in parts.items())}")
     for name, note in shown.notes.items():
         print(f"? {name}: {note}")
+    if shown.network.variants:
+        print(f"sweep: {len(shown.network.variants)} networks; this is the spec without it")
     if shown.unused:
         print(f"unused: {', '.join(shown.unused)} (reach no output)")
 

@@ -16,6 +16,7 @@ import torch
 from torch.nn import functional as F
 
 from encapkeras.functional.squash import squash
+from encapkeras.functional.values import has_values
 
 PIECE = 1 << 18
 """Numbers in a piece: 1 MB in float32."""
@@ -66,7 +67,7 @@ def batch_norm_relu_squash(
 
 def _pieces(*maps_BCP: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:
     """The maps in equal pieces of the batch."""
-    size = max(1, PIECE // maps_BCP[0][0].numel())
+    size = max(1, PIECE // maps_BCP[0][0].numel()) if has_values(maps_BCP[0]) else len(maps_BCP[0])
     return zip(*(map_BCP.split(size) for map_BCP in maps_BCP), strict=True)
 
 

@@ -129,6 +129,13 @@ def test_what_is_not_known_is_a_question_mark_with_a_reason(capsys, wide, tmp_pa
     assert "batch: 64 images (no data set says otherwise)" in lines
 
 
+def test_a_sweep_is_named(capsys, wide, tmp_path):
+    file = tmp_path / "sweep.yaml"
+    file.write_text("spec: encapkeras/1\nextends: quickstart.yaml\nsweep: {grid: {vars.types: [4, 2]}}\n")
+    lines = shown(capsys, str(file), *SMALL).splitlines()
+    assert lines[-1] == "sweep: 2 networks; this is the spec without it"
+
+
 def test_a_flowchart_is_printed(capsys):
     lines = shown(capsys, "quickstart", "--mermaid", *SMALL).splitlines()
     assert lines[0] == "flowchart TD"
