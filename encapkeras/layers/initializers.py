@@ -58,6 +58,8 @@ def in_torch_layout(config: InitializerConfig, name: str) -> Callable[..., Any]:
     initializer = initializer_of(config, name)
 
     def make(shape: tuple[int, ...], dtype: Any = None) -> Any:
+        if _on_meta():
+            return keras.ops.zeros(shape, dtype)
         filters, inputs, height, width = shape
         return initializer((height, width, inputs, filters), dtype=dtype).permute(3, 2, 0, 1).contiguous()
 
@@ -68,8 +70,15 @@ def as_matrices(config: InitializerConfig, name: str, axis: int) -> Callable[...
     """The initialiser for a stack of matrices along an axis: each is drawn by itself, with a matrix's fans."""
 
     def make(shape: tuple[int, ...], dtype: Any = None) -> Any:
+        if _on_meta():
+            return keras.ops.zeros(shape, dtype)
         matrix = shape[:axis] + shape[axis + 1 :]
         drawn = [initializer_of(config, f"{name}_{number}")(matrix, dtype=dtype) for number in range(shape[axis])]
         return torch.stack(drawn, dim=axis)
 
     return make
+
+
+def _on_meta() -> bool:
+    """Whether weights have shapes and no numbers, as when a spec is checked: drawing none takes most of that time."""
+    return keras.ops.zeros(()).device.type == "meta"  # type: ignore[no-any-return]
