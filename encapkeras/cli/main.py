@@ -34,7 +34,7 @@ COMMANDS: dict[str, tuple[ModuleType, str]] = {
     "evaluate": (evaluate, "measure a trained network again"),
     "analyse": (analyse, "show what the routing layers of a trained network do"),
     "check": (check, "find the mistakes in a spec"),
-    "show": (show, "print the nodes of a network with their shapes and parameters"),
+    "show": (show, "show a network: its nodes, what they cost, pictures, what changes from another"),
     "new": (new, "write a spec with comments to begin with"),
     "specs": (specs, "list the specs that come with encapkeras, or print one"),
     "format": (format_spec, "write a spec as JSON or as YAML"),

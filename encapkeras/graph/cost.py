@@ -138,7 +138,7 @@ def memory_estimate(
         gradients=trained,
         optimizer=trained * _moments(spec.train.optimizer),
         activations=sum(cost.kept_bytes or 0 for cost in costs.values()),
-        images=sum(batch_size * math.prod(size or 1 for size in shape) * 4 for shape in spec.inputs.values()),
+        images=sum(batch_size * _bytes_of_one(image) for image in graph.inputs.values()),
         unknown=tuple(name for name, cost in costs.items() if cost.kept_bytes is None),
     )
 
@@ -154,6 +154,12 @@ def _moments(optimizer: Adam | SGD | RMSprop) -> int:
 
 def _bytes(variables: Iterable[keras.Variable]) -> int:
     return sum(math.prod(variable.shape) * _type(variable.dtype).itemsize for variable in variables)
+
+
+def _bytes_of_one(image: keras.KerasTensor) -> int:
+    """The bytes of one sample; a size that is not known counts as 1."""
+    numbers: int = math.prod(size or 1 for size in image.shape[1:])
+    return numbers * _type(image.dtype).itemsize
 
 
 def _type(name: str) -> torch.dtype:

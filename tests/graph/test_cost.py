@@ -329,6 +329,14 @@ def test_the_batch_is_that_of_the_spec_or_of_data_sets():
     assert batch_size_of(examine_spec(spec_of({"flat": {"layer": "keras.Flatten"}})).spec) == 64
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_all_costs_of_bundled_networks_are_known(device):
+    for name in ("capnet_em", "encapnet_ot_all", "encapnet_ot_adversarial", "encapnet_master_wide", "resnet14_ot"):
+        costs = node_costs(examine_spec(name), 2, device)
+        assert not {node: cost.note for node, cost in costs.items() if cost.note}, name
+
+
 STEPS = """
 import sys
 import numpy as np
