@@ -11,7 +11,8 @@ from typing import NamedTuple
 from encapkeras.errors import ArgumentError, SpecError, printable
 
 # How a spec says that it is one, for files that are too broken to be read.
-_SAYS_SPEC = re.compile(r"""^\s*\{?\s*(?:^|["'])spec["']?\s*:""", re.MULTILINE)
+_SAYS_SPEC = re.compile(r"""^[ \t{]*["']?spec["']?[ \t]*:""", re.MULTILINE)
+MOST_READ = 2**20  # bytes of such a file
 
 
 class Searched(NamedTuple):
@@ -81,12 +82,14 @@ def _files(folder: str) -> Iterator[Path]:
     for place, folders, names in os.walk(folder, onerror=refuse):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):
-            if name.lower().endswith(tuple(ENDINGS)) and not name.startswith(".") and not name.endswith(".schema.json"):
+            is_data = name.lower().endswith(tuple(ENDINGS)) and not name.endswith(".schema.json")
+            if is_data and not name.startswith(".") and os.path.isfile(os.path.join(place, name)):  # and no pipe
                 yield Path(place, name)
 
 
 def _text(file: Path) -> str:
     try:
-        return file.read_text("utf-8", errors="replace")
+        with file.open("rb") as stream:
+            return stream.read(MOST_READ).decode("utf-8", errors="replace")
     except OSError:
         return ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import zipfile
 import zlib
 from collections import Counter
@@ -100,7 +101,7 @@ class _Archive:
         self.path = path
 
     def __enter__(self) -> _Archive:
-        if not self.path.is_file():
+        if not os.path.isfile(self.path):  # also false for names that are too long
             raise DataError(f"{self.path}: there is no such file (data.path, seen from {Path.cwd()})")
         try:
             self._zip = zipfile.ZipFile(self.path)

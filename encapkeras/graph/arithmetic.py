@@ -159,6 +159,6 @@ def _powered(base: Number, exponent: Number) -> Number:
 
 
 def _bounded(value: Number) -> Number:
-    if not math.isfinite(value) or abs(value) >= LARGEST:
+    if abs(value) >= LARGEST or not math.isfinite(value):
         raise ArithmeticMistake("a number becomes too large")
     return value

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from encapkeras.errors import suggest
 from encapkeras.graph.sections import BLOCK, REQUIRED, BlockSection, NodeKeys
 from encapkeras.graph.tree import FAILED, Report, Tree
-from encapkeras.graph.variables import NODE_NAME, check_variable_name
+from encapkeras.graph.variables import NODE_NAME, RESERVED, check_variable_name
 
 PREFIX = "block."
 
@@ -34,21 +34,29 @@ class Block:
     nodes: Tree
     output: Tree
 
-    def values(self, node: Tree, report: Report) -> dict[str, Tree]:
-        """The value of each parameter for one use; unknown and missing ones are noted, and missing ones fail.
+    def known(self, node: Tree, report: Report) -> Tree:
+        """A node that uses the block, without keys that are neither parameters nor every node's, which are noted."""
+        what = f"a parameter of block '{self.name}'"
+        return node.with_value(report.as_meant(node.entries(), what, list(self.parameters), _COMMON))
+
+    def given(self, node: Tree, report: Report) -> dict[str, Tree]:
+        """The parameters that have no default, or another value in this use; missing ones are noted, and fail.
 
         Args:
             node: The node that uses the block.
             report: Where mistakes go.
         """
-        given = report.as_meant(node.entries(), f"a parameter of block '{self.name}'", list(self.parameters), _COMMON)
-        values = {}
+        values = {name: entry for name, entry in node.entries().items() if name in self.parameters}
         for name, default in self.parameters.items():
-            value = given.get(name, default)
-            if value is None:
+            if default is None and name not in values:
                 report.add_missing(node, f"block '{self.name}' needs '{name}'")
-            values[name] = node.with_value(FAILED) if value is None else value
+                values[name] = node.with_value(FAILED)
         return values
+
+    @property
+    def defaults(self) -> dict[str, Tree]:
+        """The parameters that have a default, as written."""
+        return {name: default for name, default in self.parameters.items() if default is not None}
 
 
 def read_blocks(tree: Tree, report: Report) -> dict[str, Block | None]:
@@ -83,7 +91,7 @@ def _inputs(tree: Tree, report: Report) -> tuple[str, ...] | None:
         return tuple(BlockSection.model_fields["inputs"].default)
     names = [str(name.value) for name in written.value]
     for position, name in enumerate(names):
-        if not NODE_NAME.fullmatch(name) or name in names[:position]:
+        if not NODE_NAME.fullmatch(name) or name in (*RESERVED, *names[:position]):
             why = "occurs twice" if name in names[:position] else "is no name for an input"
             report.add(written.value[position], f"'{name}' {why}")
             return None

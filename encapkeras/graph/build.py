@@ -207,8 +207,11 @@ class _Builder:
         shapes = [(tuple(tensor.shape), str(tensor.dtype)) for tensor in tensors]
         settings = node.settings.model_dump(include={"dtype", "trainable"})
         key = repr((node.layer, node.arguments, settings, node.listed, shapes))
-        twin = self._twins.setdefault(key, node.name)
-        return twin if twin in self.graph.layers else None
+        twin = self._twins.get(key)
+        if twin not in self.graph.layers:  # the first one, or only ones with a mistake before
+            self._twins[key] = node.name
+            return None
+        return twin
 
     def _like(self, node: Node, twin: str) -> dict[str, Any]:
         made = {port: self.graph.tensors[Reference(twin, port)] for port in node.kind.ports}

@@ -10,11 +10,11 @@ from typing import Any
 
 from encapkeras.errors import suggest
 from encapkeras.graph.blocks import PREFIX as BLOCK_PREFIX
-from encapkeras.graph.expand import RESERVED, Expansion
+from encapkeras.graph.expand import Expansion
 from encapkeras.graph.schema import LayerKind, layer_kind
 from encapkeras.graph.sections import NODE, NodeKeys
 from encapkeras.graph.tree import FAILED, Report, Tree
-from encapkeras.graph.variables import NODE_NAME
+from encapkeras.graph.variables import NODE_NAME, RESERVED
 from encapkeras.validation import ValueProblem
 
 # Keras follows a model's layers from the outputs to the inputs with one call a layer, and Python allows 1,000 calls
@@ -94,7 +94,7 @@ class Graph:
 
     Attributes:
         nodes: The sound nodes, each after those that it needs.
-        failed: The names of the others.
+        failed: The names of the others, and of what is not there.
     """
 
     def __init__(self, expansion: Expansion, inputs: Mapping[str, Tree], defaults: Tree, report: Report) -> None:
@@ -106,8 +106,9 @@ class Graph:
         self.failed: set[str] = set()
         self._defaults = self._checked_defaults(defaults)
         checked = {name: self._checked(name, tree) for name, tree in expansion.nodes.items()}
+        wrong = {str(tree.value) for tree in expansion.called_on if self.reference(tree) is None}
         self.nodes = self._in_order({name: node for name, node in checked.items() if node})
-        self.failed |= set(expansion.nodes) - {node.name for node in self.nodes}
+        self.failed |= wrong | set(expansion.nodes) - {node.name for node in self.nodes}
 
     def reference(self, tree: Tree) -> Reference | None:
         """The tensor that a text names; None, and a mistake noted, if there is none."""
@@ -129,7 +130,8 @@ class Graph:
                 return None
             return Reference(name)
         if name not in self._expansion.nodes:
-            if self._expansion.complete:
+            unknown_block = any(name.startswith(f"{use}.") for use in self._expansion.failed)
+            if self._expansion.complete and not unknown_block:
                 self._report.add_missing(tree, self._unknown(name))
             return None
         kind = self._kinds[name]

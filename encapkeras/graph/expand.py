@@ -12,6 +12,7 @@ from encapkeras.graph.blocks import PREFIX, Block, unknown_block
 from encapkeras.graph.tree import FAILED, Report, Tree
 from encapkeras.graph.variables import (
     NODE_NAME,
+    RESERVED,
     Scope,
     Variables,
     check_variable_name,
@@ -21,7 +22,6 @@ from encapkeras.graph.variables import (
 
 MOST_NODES = 10_000
 DEEPEST_BLOCKS = 16  # blocks inside one another; each is a few calls
-RESERVED = ("labels",)
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,8 @@ class Expansion:
     Attributes:
         nodes: Each node's map by its name, in the order of writing, without `repeat` and without uses of blocks.
         uses: The name of the block behind each node that uses one; its nodes are called `<node>.<name in the block>`.
+        failed: Nodes that use a block in a way that cannot be; what they hold is not known.
+        called_on: What blocks are called on, also what no node in them looks at.
         complete: Whether the names of all nodes are known; if not, an unknown name is no mistake of its own.
     """
 
@@ -74,7 +76,10 @@ class Expansion:
         self._outputs: dict[str, str] = {}
         self._is_full = False
         self.nodes: dict[str, Tree] = {}
+        self._model_inputs: list[str] = []
         self.uses: dict[str, str] = {}
+        self.failed: set[str] = set()
+        self.called_on: list[Tree] = []
         self.complete = True
 
     def expand(self, nodes: Tree, inputs: list[str]) -> None:
@@ -84,6 +89,7 @@ class Expansion:
             nodes: The map `model.nodes`.
             inputs: The names of the model's inputs; if there is one, it stands above the first node.
         """
+        self._model_inputs = inputs
         self._expand(nodes, _Place(self._scope, {name: nodes.with_value(name) for name in inputs}))
 
     def output_of(self, name: str) -> str:
@@ -171,10 +177,11 @@ class Expansion:
             self.complete, self._is_full = False, True
             return
         full_name = place.prefix + name
-        problem = self._name_problem(name, full_name, place, bool(node.note))
+        problem = self._name_problem(name, full_name, place, node.note.startswith("(row"))
         if problem:
             self._report.add(node, problem)
-            if full_name in self.nodes or full_name in self.uses or name in place.inputs:
+            if full_name in {*self.nodes, *self.uses, *self._model_inputs} or name in place.inputs:
+                self.complete = self.complete and not place.prefix  # what the block calls so is not there
                 return
         if problem or value is FAILED:
             self.nodes[full_name] = node.with_value(FAILED)
@@ -189,11 +196,11 @@ class Expansion:
     def _name_problem(self, name: str, full_name: str, place: _Place, in_row: bool) -> str:
         if name in RESERVED:
             return f"the name '{name}' is reserved for the labels that losses compare with"
-        if name in place.inputs:
-            return f"the name '{name}' is taken by an input"
+        if name in place.inputs or full_name in self._model_inputs:
+            return f"the name '{name if name in place.inputs else full_name}' is taken by an input"
         if full_name in self.nodes or full_name in self.uses:
             rows = "; put a variable of the row into the name, such as 'stage$i'" if in_row else ""
-            return f"the name '{name}' is taken by another node{rows}"
+            return f"the name '{full_name}' is taken by another node{rows}"
         if not NODE_NAME.fullmatch(name):
             allowed = "letters, digits, '_', '-' and '.', and begins with a letter, digit or '_'"
             return f"'{name}' is no name for a node; it consists of {allowed}"
@@ -202,14 +209,18 @@ class Expansion:
     def _use(self, name: str, node: Tree, place: _Place) -> None:
         """Adds the nodes of a block under the name of the node that uses it."""
         block = self._block(node.value["layer"], place)
+        node = block.known(node, self._report) if block else node
         inputs = self._inputs(node, block) if block else None
-        values = block.values(node, self._report) if block else {}
+        given = block.given(node, self._report) if block else {}
         if block is None or inputs is None:
             self.nodes[name] = node.with_value(FAILED)
+            self.failed.add(name)
             return
+        self.called_on += inputs.values()
         self.uses[name] = block.name
         self._report.count(node, block.nodes.size())
-        scope = Variables(values, self._scope, self._report)
+        scope = Variables(block.defaults, self._scope, self._report)
+        scope.settle(given)
         scope.compute_all()
         handed_down = {key: node.value[key] for key in ("trainable", "dtype") if key in node.value}
         within = _Place(scope, inputs, f"{name}.", (*place.blocks, block.name), handed_down)

@@ -5,6 +5,7 @@ Maps merge deeply, lists are replaced, `null` deletes.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -16,9 +17,10 @@ from encapkeras.graph.tree import FAILED, Report, Tree, child_path
 
 OWN_KEYS = "x-"
 MOST_BASES = 100
+MOST_DIGITS = 9  # of a place in a list
 
 # Maps whose keys are the user's own: an override may change what they hold, and a new name there is a slip.
-_NAMES = re.compile(r"vars|losses|model\.(nodes|inputs|outputs)|blocks(\.[^.]+\.(nodes|parameters))?")
+_NAMES = re.compile(r"vars|losses|model\.(nodes|inputs|outputs)|blocks(\..+\.(nodes|parameters))?")
 
 
 class Change(NamedTuple):
@@ -66,6 +68,7 @@ class Inheritance:
         for name in self._names(tree):
             base = self._base(name, chain)
             if base:
+                self._report.count(name, base.size())
                 result = merge(result, base)
             else:
                 self._report.whole = False
@@ -85,7 +88,12 @@ class Inheritance:
             if not isinstance(name.value, str) or not name.value:
                 self._report.whole = False
                 self._report.add(name, f"must be a file name or a list of file names; received {name.plain()!r}")
-        return [name for name in names if isinstance(name.value, str) and name.value]
+        different: dict[str, Tree] = {}
+        for name in names:
+            if isinstance(name.value, str) and name.value:
+                different.pop(name.value, None)  # the last of equal ones counts: it lies upon all before it
+                different[name.value] = name
+        return list(different.values())
 
     def _base(self, name: Tree, chain: tuple[Path, ...]) -> Tree | None:
         path = self._find(name, chain)
@@ -117,7 +125,7 @@ class Inheritance:
             return None
         beside: Path = (chain[-1].parent if chain else own) / name.value
         for candidate in (beside, bundled / name.value):
-            if not candidate.is_file():
+            if not os.path.isfile(candidate):  # also false for names that are too long
                 continue
             if any(candidate.resolve().is_relative_to(root) for root in (own, bundled)):
                 return candidate
@@ -182,7 +190,7 @@ def override(tree: Tree, changes: Iterable[str | Change], report: Report) -> Tre
 def _parsed(text: str, report: Report) -> Change | None:
     path, equals, value = text.partition("=")
     path = path.strip()
-    if not equals or not path or path.count(".") > DEEPEST:
+    if not equals or not path or path.endswith(".") or path.count(".") > DEEPEST:
         problem = f"'{text}' must read path.to.key=value, for example train.epochs=10"
         report.add(Tree(None, "--set", 0, 0, path), problem)
         return None
@@ -215,7 +223,7 @@ def _replaced(tree: Tree, rest: str, new: Tree, report: Report, done: str = "") 
 
 def _replaced_element(tree: Tree, rest: str, new: Tree, report: Report, done: str) -> Tree:
     step, _, remaining = rest.partition(".")
-    if not step.isdecimal() or int(step) >= len(tree.value):
+    if not step.isdecimal() or len(step) > MOST_DIGITS or int(step) >= len(tree.value):
         report.add(new, f"'{done}' is a list of {len(tree.value)}; its elements are 0 to {len(tree.value) - 1}")
         return tree
     elements = list(tree.value)

@@ -34,12 +34,11 @@ from encapkeras.graph.editor_types import (
     texts_of,
     where,
 )
-from encapkeras.graph.expand import RESERVED
 from encapkeras.graph.inherit import OWN_KEYS
 from encapkeras.graph.keras_layers import keras_layer_aliases, keras_layer_names
 from encapkeras.graph.sections import BlockSection, LossKeys, ModelSection, SweepSection
 from encapkeras.graph.train_settings import TrainSettings
-from encapkeras.graph.variables import NAME, NODE_NAME
+from encapkeras.graph.variables import NAME, NODE_NAME, RESERVED
 from encapkeras.layers import LAYERS
 from encapkeras.losses import LOSSES
 from encapkeras.registry import Registry

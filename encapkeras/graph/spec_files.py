@@ -79,6 +79,6 @@ def moved_path(path: str, old: Path, new: Path) -> str:
 
 def _is_file(path: Path) -> bool:
     try:
-        return path.is_file()
+        return os.path.isfile(path)
     except ValueError:  # a name with a null character, before Python 3.13
         return False

@@ -39,6 +39,8 @@ class Tree:
         path: Dotted path from the top of the spec, as written there.
         note: The row of a `repeat`, or the use of a block, that it belongs to.
         origin: Which variable gave the value, and where that is written; empty for a value as written.
+        guessed: Whether it stands under a misspelt key, and is taken for what that may mean: what is wrong with it
+            then is not told.
     """
 
     value: Any
@@ -48,6 +50,7 @@ class Tree:
     path: str
     note: str = ""
     origin: str = ""
+    guessed: bool = False
 
     @property
     def place(self) -> str:
@@ -59,13 +62,20 @@ class Tree:
         return dataclasses.replace(self, value=value)
 
     def noted(self, note: str) -> Tree:
-        """The same, down to its leaves, as part of a row of a `repeat`."""
+        """The same, down to its leaves, as part of a row of a `repeat`, or of a use of a block."""
+        return self._everywhere(note=note)
+
+    def as_guess(self) -> Tree:
+        """The same, down to its leaves, as a guess."""
+        return self._everywhere(guessed=True)
+
+    def _everywhere(self, **changes: Any) -> Tree:
         value = self.value
         if isinstance(value, dict):
-            value = {key: entry.noted(note) for key, entry in value.items()}
+            value = {key: entry._everywhere(**changes) for key, entry in value.items()}
         elif isinstance(value, list):
-            value = [element.noted(note) for element in value]
-        return Tree(value, self.file, self.line, self.column, self.path, note, self.origin)
+            value = [element._everywhere(**changes) for element in value]
+        return dataclasses.replace(self, value=value, **changes)
 
     def entries(self) -> dict[str, Tree]:
         """The entries of a map; none if it is no map."""
@@ -85,8 +95,8 @@ class Tree:
         return self.value
 
     def size(self) -> int:
-        """How many scalars it holds."""
-        return sum(child.size() for child in self._children()) if isinstance(self.value, dict | list) else 1
+        """How many scalars, lists and maps it holds, itself among them."""
+        return 1 + (sum(child.size() for child in self._children()) if isinstance(self.value, dict | list) else 0)
 
     def depth(self) -> int:
         """How many lists and maps lie inside one another in it; 0 for a scalar."""
@@ -121,7 +131,8 @@ class Report:
     def __init__(self) -> None:
         self.whole = True
         self._notes: dict[Problem, list[str]] = {}
-        self._origins: dict[Problem, str] = {}
+        self._causes: dict[Problem, tuple[str, str]] = {}
+        self._traces: dict[Problem, str] = {}
         self._values = 0
 
     def count(self, at: Tree, values: int = 1) -> None:
@@ -153,10 +164,15 @@ class Report:
         Raises:
             SpecError: There are so many already that reading on makes no sense.
         """
+        if at.guessed:
+            return
         place = (at.file, at.line, at.column, at.path if path is None else path)
-        problem = Problem(*place, f"{message} ({at.origin})" if at.origin else message, trace=trace)
-        if at.origin:
-            self._origins[problem] = at.origin
+        problem = Problem(*place, f"{message} ({at.origin})" if at.origin else message)
+        if at.origin and not trace:
+            # The same of one variable, wherever it stands: the place at the end of the origin is where it is written.
+            self._causes[problem] = (message, at.origin.rpartition(" from ")[2])
+        if trace:
+            self._traces.setdefault(problem, trace)
         self._note(problem, at.note)
 
     def warn(self, at: Tree, message: str) -> None:
@@ -206,7 +222,7 @@ class Report:
     ) -> dict[str, Tree]:
         """The entries of a map that are known; unknown ones are noted.
 
-        One that is misspelt is taken for what it is meant to be, so that nothing else seems wrong because of it.
+        One that is misspelt is taken for what it may mean, so that nothing else seems wrong because of it.
 
         Args:
             entries: The map.
@@ -221,7 +237,7 @@ class Report:
                 self.add(entry, f"'{key}' is not {what}. {suggest_argument(key, own, common)}")
                 near = nearest(key, names)
                 if near:
-                    meant.setdefault(near, entry)
+                    meant.setdefault(near, entry.as_guess())
         return meant
 
     def add_all(self, error: SpecError) -> None:
@@ -239,23 +255,24 @@ class Report:
 
     def problems(self) -> list[Problem]:
         """The mistakes, each once; of a wrong variable, the first place that it stands in."""
-        found = [problem for problem in self._noted() if problem.severity == "error"]
-        first: dict[str, Problem] = {}
-        for problem, origin in self._origins.items():
-            first[origin] = min(problem, first.get(origin, problem), key=_place)
-        told = {_place(problem) for problem in first.values()}
-        origins = {_place(problem) for problem in self._origins}
-        return [problem for problem in found if _place(problem) not in origins - told]
+        first: dict[tuple[str, str], Problem] = {}
+        for problem, cause in self._causes.items():
+            first[cause] = min(problem, first.get(cause, problem), key=_place)
+        more = {problem for problem, cause in self._causes.items() if problem != first[cause]}
+        return [problem for problem in self._noted(more) if problem.severity == "error"]
 
     def warnings(self) -> tuple[Problem, ...]:
         """What is suspicious, each once, sorted by place."""
         found = [problem for problem in self._noted() if problem.severity == "warning"]
         return tuple(sorted(found, key=_place))
 
-    def _noted(self) -> list[Problem]:
+    def _noted(self, without: Collection[Problem] = ()) -> list[Problem]:
         return [
-            dataclasses.replace(problem, note=notes[0] if len(notes) == 1 else "")
+            dataclasses.replace(
+                problem, note=notes[0] if len(notes) == 1 else "", trace=self._traces.get(problem, problem.trace)
+            )
             for problem, notes in self._notes.items()
+            if problem not in without
         ]
 
     def raise_if_any(self) -> None:

@@ -12,6 +12,7 @@ from encapkeras.graph.tree import FAILED, Report, Tree
 
 NAME = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 NODE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", re.ASCII)
+RESERVED = ("labels",)  # no names of nodes and inputs
 _REFERENCE = re.compile(r"\$(?:(?P<name>[A-Za-z_]\w*)|(?P<open>\())", re.ASCII)
 
 # What the data set tells about itself.
@@ -19,7 +20,7 @@ FACTS = ("classes", "height", "width", "channels")
 
 
 LONGEST_TEXT = 1000  # characters of a text with variables in it
-LARGEST_VALUE = 1000  # values in a variable that is a list or a map
+LARGEST_VALUE = 3000  # values in a variable that is a list or a map
 DEEPEST = 100  # variables that need one another, and lists and maps in them
 
 
@@ -92,6 +93,11 @@ class Variables(Scope):
         self._open: list[str] = []
         self._read: set[str] = set()
         self._levels = 0  # of the open ones; each is a few calls
+
+    def settle(self, values: Mapping[str, Tree]) -> None:
+        """Adds variables whose values are computed already."""
+        self._values.update(values)
+        self._done.update(values)
 
     def lookup(self, name: str) -> Tree:
         """What a name means, computed when it is first asked for."""
@@ -238,13 +244,13 @@ def _named(name: str, at: Tree, scope: Scope, report: Report) -> Any:
 
 
 def _unknown(error: UnknownName) -> str:
-    name = error.name
+    name, known = error.name, error.known
     if name == "previous":
         return "'$previous' means the row before and stands only in the 'inputs' of a node with 'repeat'"
-    if name in FACTS and name not in error.known:
+    if name in FACTS and name not in known:
         return f"'${name}' comes from the data set: name one in 'data.dataset', or give '{name}' in 'vars'"
-    known = suggest(name, error.known) if error.known else "There are none; 'vars' is where they are given."
-    return f"no variable is called '{name}'. {known}"
+    hint = suggest(name, known) if known else "There are none; 'vars' is where they are given."
+    return f"no variable is called '{name}'. {hint}"
 
 
 def _computed(expression: str, at: Tree, scope: Scope, report: Report) -> Any:

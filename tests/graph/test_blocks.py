@@ -243,3 +243,62 @@ model:
     graph = examine_spec(written(tmp_path, RESIDUAL + network + HEAD)).graph
     assert len(graph.layers) == 3 * 200 + 2
     assert len({id(layer) for layer in graph.layers.values()}) == 3 + 2
+
+
+def test_no_node_of_a_block_takes_the_name_of_an_input(tmp_path):
+    text = NETWORK.replace("{image: [8, 8, 4]}", "{image: [8, 8, 4], a.first: [8, 8, 4]}")
+    found = mistakes(tmp_path, RESIDUAL, text)
+    assert ("blocks.residual.nodes.first", "the name 'a.first' is taken by an input") in [f[1:3] for f in found]
+
+
+def test_what_a_block_is_called_on_is_looked_at_also_if_its_nodes_do_not(tmp_path):
+    blocks = "blocks: {b: {inputs: [p, q], nodes: {x: {layer: keras.ReLU, inputs: p}}, output: x}}\n"
+    network = """
+model:
+  inputs: {image: [8, 8, 4], other: [3]}
+  nodes:
+    a: {layer: block.b, inputs: [image, $REFERENCE]}
+    flat: {layer: keras.Flatten, inputs: a}
+    scores: {layer: keras.Dense, inputs: flat, units: 3}
+"""
+    assert resolved(tmp_path, blocks, network.replace("$REFERENCE", "other"))
+    ((_, path, message, _),) = mistakes(tmp_path, blocks, network.replace("$REFERENCE", "othr"))
+    assert (path, message) == ("model.nodes.a.inputs.1", "no node or input is called 'othr'. Did you mean 'other'?")
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("block.residual, inputs: image", "block.resdual, inputs: image"),
+        ("inputs: image, filters", "filters"),
+        ("inputs: image, filters", "inputs: [image, image], filters"),
+        ("inputs: image, filters", "input: image, filters"),
+    ],
+)
+def test_a_use_that_cannot_be_is_one_mistake(tmp_path, old, new):
+    text = NETWORK.replace("inputs: b}", "inputs: a.sum}").replace(old, new, 1)
+    assert len(mistakes(tmp_path, RESIDUAL, text)) == 1
+
+
+def test_values_of_parameters_are_computed_once(tmp_path):
+    blocks = """
+blocks:
+  act: {parameters: {how: required}, nodes: {x: {layer: keras.Activation, inputs: input, activation: $how}}, output: x}
+"""
+    network = """
+vars: {dollar: $}
+model:
+  inputs: {image: [8, 8, 4]}
+  nodes:
+    a: {layer: block.act, inputs: image, how: $dollar(1+1)}
+    flat: {layer: keras.Flatten, inputs: a}
+    scores: {layer: keras.Dense, inputs: flat, units: 3}
+"""
+    (found,) = mistakes(tmp_path, blocks, network)
+    assert "'$(1+1)'" in found[2]
+
+
+def test_a_variable_that_is_wrong_for_several_is_one_mistake(tmp_path):
+    network = "vars: {n: three, m: $n}\n" + NETWORK.replace("inner: 3", "inner: $m").replace("units: 3", "units: $n")
+    (found,) = mistakes(tmp_path, RESIDUAL, network)
+    assert "received 'three'" in found[2]

@@ -106,8 +106,15 @@ HOSTILE = {
     "parentheses": (node(f"axis: $({'(' * 3_000}1{')' * 3_000})"), "longer than 200"),
     "many rows": (f"vars: {{r: [{ROWS}]}}\n" + node(f"repeat: $r, doc: [{'x,' * 2_000}]"), "200,000 values"),
     "lists of lists": (f"vars: {{a: [{'1,' * 999}]}}\n" + node(f"expect: [{'$a,' * 50_000}]"), "200,000 values"),
-    "doubled lists": (f"vars: {{{doubling(LETTERS, '[$?, $?]'.replace)}, z: 1}}", "more than 1000 values"),
+    "doubled lists": (f"vars: {{{doubling(LETTERS, '[$?, $?]'.replace)}, z: 1}}", "more than 3000 values"),
     "doubled texts": (f"vars: {{{doubling(LETTERS, '$?$?'.replace)}, z: xx}}", "more than 1000 characters"),
+    "doubled nothing": (f"vars: {{{doubling(LETTERS, '[$?, $?]'.replace)}, z: []}}", "more than 3000 values"),
+    "many empty lists": (
+        node(f"repeat: [{','.join(['{i: 1}'] * 30)}], doc: [{'[],' * 100_000}]"),
+        "more than 200,000 values",
+    ),
+    "large powers": ("vars: {a: $(1000000**60)}", "too large"),
+    "a long name": (f"extends: {'x' * 5_000}", "no file"),
     "deep variables": (
         f"vars: {{{doubling(LETTERS, ('[' * 60 + '$?' + ']' * 60).replace)}, z: 1}}",
         "need each other more than",
@@ -148,6 +155,15 @@ HOSTILE = {
 }
 
 
+# Files beside each of them.
+BESIDE = {"large.yaml": f"vars: {{{','.join(f'n{i}: 1' for i in range(90_000))}}}"}
+HOSTILE["many merges"] = (
+    f"extends: [{','.join(f'm{i}.yaml' for i in range(20))}]",
+    "more than 200,000 values",
+)
+BESIDE |= {f"m{i}.yaml": "extends: large.yaml" for i in range(20)}
+
+
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory):
     """What became of each file, by its name here."""
@@ -157,6 +173,9 @@ def outcomes(tmp_path_factory):
         paths.append(folder / str(number) / "spec.yaml")
         paths[-1].parent.mkdir()
         paths[-1].write_text(text)
+        if "m0.yaml" in text:
+            for beside, content in BESIDE.items():
+                (paths[-1].parent / beside).write_text(content)
     command = [sys.executable, "-c", READ, *map(str, paths)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS * len(HOSTILE))
     assert done.returncode == 0, done.stderr
