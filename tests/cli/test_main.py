@@ -96,7 +96,7 @@ def test_a_run_without_validation_says_so(tmp_path, capsys):
     ("words", "text"),
     [
         (["trian"], "'trian' is no command. Did you mean 'train'?"),
-        (["xyz"], "Allowed: analyse, bench, check, compare, evaluate, export-weights, import-weights, show, train."),
+        (["xyz"], f"Allowed: {', '.join(sorted(COMMANDS))}."),
         ([], "the following arguments are required: COMMAND"),
         (["train"], "the following arguments are required: SPEC"),
         (["evaluate", "run", "--split", "train"], "invalid choice: 'train'"),

@@ -32,6 +32,12 @@ def with_blocks(*languages):
     return [page for page in PAGES if blocks(page, *languages)]
 
 
+def followed(pages):
+    """Pages for tests that follow them to the end; slow are all but one of those that run Python in a process."""
+    quick = [page for page in pages if page.name == "README.md" or not blocks(page, "python")]
+    return [page if page in quick else pytest.param(page, marks=pytest.mark.slow) for page in pages]
+
+
 def all_blocks(*languages):
     return [block for page in PAGES for block in blocks(page, *languages)]
 
@@ -102,7 +108,7 @@ def promised_output(page):
     return [text for block in blocks(page, "python") for text in pattern.findall(block.text)]
 
 
-@pytest.mark.parametrize("page", with_blocks("python"), ids=name_of)
+@pytest.mark.parametrize("page", followed(with_blocks("python")), ids=name_of)
 def test_python_runs_and_prints_what_the_page_says(page, reader):
     assert reader.python.returncode == 0, reader.python.stderr
     printed = iter(reader.python.stdout.splitlines())
@@ -115,7 +121,7 @@ def test_python_is_complete(block):
     assert ast.parse(block.text).body
 
 
-@pytest.mark.parametrize("page", with_blocks("yaml"), ids=name_of)
+@pytest.mark.parametrize("page", followed(with_blocks("yaml")), ids=name_of)
 def test_specs_are_right_unless_the_page_says_wrong(page, reader):
     """A block is a whole spec if it begins with `spec:`; other blocks are sections, for any spec."""
     for block in blocks(page, "yaml"):
@@ -177,7 +183,7 @@ def assert_matches(example, printed):
     assert same, f"{example.place}: $ {example.command}\n{printed}"
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if shown(page)], ids=name_of)
+@pytest.mark.parametrize("page", followed([page for page in PAGES if shown(page)]), ids=name_of)
 def test_commands_print_what_the_page_shows(page, reader, capsys):
     for example in shown(page):
         if is_training(example):

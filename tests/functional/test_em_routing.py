@@ -41,6 +41,7 @@ def test_equals_the_literal_loops(normalize, iterations, shape, optional):
 
 
 @pytest.mark.parametrize("normalize", NORMALIZE)
+@pytest.mark.slow
 def test_equals_the_textbook_version_over_many_pieces(normalize):
     inputs = random_inputs(batch=8, positions=64, types=12, dim=8, outputs=128, out_dim=16)
     out = em_routing(*inputs, normalize_distances=normalize)

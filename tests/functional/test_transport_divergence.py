@@ -64,6 +64,7 @@ def test_between_two_points_it_is_twice_their_distance(problem):
 
 @hypothesis.given(problem=strategies.one_of(shifts(), lines(), permutations().map(lambda pair: pair[0])))
 @hypothesis.settings(max_examples=30, deadline=None)
+@pytest.mark.slow
 def test_tends_to_twice_the_exact_cost(problem):
     x, y, cost, answer = problem
     largest = transport_cost(x, y, cost=cost).max().item()
@@ -80,7 +81,10 @@ def test_tends_to_twice_the_exact_cost(problem):
         {"gradient": "unrolled", "iterations": 10},
         {"gradient": "unrolled", "iterations": 10, "debiased": False},
         {"gradient": "implicit", "iterations": 20_000, "tolerance": 1e-13},
-        {"gradient": "implicit", "iterations": 20_000, "tolerance": 1e-13, "debiased": False},
+        pytest.param(
+            {"gradient": "implicit", "iterations": 20_000, "tolerance": 1e-13, "debiased": False},
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=str,
 )

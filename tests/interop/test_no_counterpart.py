@@ -183,11 +183,11 @@ def test_weights_of_keras_that_torch_has_not_are_named():
     lora = "has weights without a counterpart: lora_kernel_a, lora_kernel_b"
     assert f"node 'scores' (keras.Dense) {lora}" in refused(spec)
     model = build_model("resnet14")
-    model.get_layer("second1").enable_lora(2)
+    model.get_layer("block1:convolutions:second").enable_lora(2)
     model.get_layer("scores").enable_lora(2)
     with pytest.raises(CheckpointError) as error:
         original_state_dict(model)
-    assert f"node 'second1' (keras.Conv2D) {lora}" in str(error.value)
+    assert f"node 'block1.convolutions.second' (keras.Conv2D) {lora}" in str(error.value)
     assert f"node 'scores' (keras.Dense) {lora}" in str(error.value)
 
 
