@@ -132,7 +132,11 @@ def _yaml_scalar(value: Any) -> str:
         return value if plain else _quoted(value, lambda c: f"\\U{ord(c):08x}")
     if isinstance(value, float) and not math.isfinite(value):
         return ".nan" if math.isnan(value) else f"{'-' if value < 0 else ''}.inf"
-    return _number(value)
+    mantissa, exponent, power = _number(value).partition("e")
+    if not exponent or not isinstance(value, float):
+        return _number(value)
+    # Readers of YAML 1.1, such as PyYAML, take what has no point, or no sign of the power, for a text.
+    return f"{mantissa}{'' if '.' in mantissa else '.0'}e{'' if power.startswith('-') else '+'}{power}"
 
 
 def _json_scalar(value: Any) -> str:

@@ -172,8 +172,8 @@ def test_json_is_what_pythons_own_reader_takes(data):
 @pytest.mark.parametrize(
     ("number", "text"),
     [
-        (1e-5, "1e-5"),
-        (1e22, "1e22"),
+        (1e-5, "1.0e-5"),
+        (1e22, "1.0e+22"),
         (2.0, "2.0"),
         (-0.0, "-0.0"),
         (0.001, "0.001"),
@@ -181,8 +181,9 @@ def test_json_is_what_pythons_own_reader_takes(data):
         (True, "true"),
     ],
 )
-def test_numbers_are_short(number, text):
+def test_numbers_are_short_and_numbers_to_every_reader(number, text):
     assert as_yaml({"a": number}) == f"a: {text}\n"
+    assert yaml.safe_load(as_yaml({"a": number})) == {"a": number}
 
 
 def test_nan_is_yaml_and_no_json():
