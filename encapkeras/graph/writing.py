@@ -34,7 +34,7 @@ def as_yaml(data: dict[str, Any]) -> str:
         >>> print(as_yaml({"name": "no", "train": {"optimizer": {"kind": "adam", "learning_rate": 1e-5}}}), end="")
         name: "no"
         train:
-          optimizer: {kind: adam, learning_rate: 1e-5}
+          optimizer: {kind: adam, learning_rate: 1.0e-5}
     """
     return "".join(f"{line}\n" for line in _yaml_lines(data, "")) if data else "{}\n"
 
