@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -85,6 +86,7 @@ class Batches(DataLoader[tuple[Tensor, ...]]):
         self.seed = seed
         self.settings = settings or AugmentSettings()
         self.epoch = 0
+        self.skipped = 0
         self._shape = (height, width, images.shape[3])
         self._windows = augment.windows(images, height, width)
         self._draws: tuple[int, EpochDraws] | None = None
@@ -94,14 +96,24 @@ class Batches(DataLoader[tuple[Tensor, ...]]):
         """Number of images in an epoch."""
         return len(self.labels)
 
-    def set_epoch(self, epoch: int) -> None:
-        """Chooses the epoch, from 0, that the next iteration yields."""
-        self.epoch = epoch
+    def set_epoch(self, epoch: int, skipped: int = 0) -> None:
+        """Chooses what the next iteration yields.
+
+        Args:
+            epoch: From 0.
+            skipped: How many batches at its start will not be looked at, since an earlier process trained on them: the
+                first of the others stands in their places, so that nothing is made in vain.
+        """
+        self.epoch, self.skipped = epoch, skipped
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:  # type: ignore[override]
         """The batches of the epoch that is current when the first of them is asked for."""
         epoch, count = self.epoch, len(self)
-        for index in range(count):
+        first = min(self.skipped, count - 1)
+        self.skipped = 0
+        if first:
+            yield from itertools.repeat(self.batch(first, epoch), first)
+        for index in range(first, count):
             batch = self.batch(index, epoch)
             if index == count - 1:
                 # Before the last yield: Keras takes that batch and never resumes this generator.
