@@ -1,5 +1,10 @@
 """Runs before every test module."""
 
+import os
+
+# The tests run in one process for each core: torch reads this when it is first imported, and so do their own processes.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
 
 import encapkeras  # noqa: F401  # chooses the torch backend before a test imports keras

@@ -74,7 +74,7 @@ class Scope:
 
     def names(self) -> set[str]:
         """All names that mean something here."""
-        return set(self._values) | (self._outer.names() if self._outer else set())
+        return self._outer.names().union(self._values) if self._outer else set(self._values)
 
 
 class Variables(Scope):
