@@ -101,6 +101,16 @@ class WeightDecay(Section):
     rate: Rate = Field(description="Strength, a step.")
 
 
+class Ema(Section):
+    """Exponential moving average of the weights: what is validated, saved and tested in place of the weights."""
+
+    momentum: Decay = Field(
+        0.99,
+        description="Part of the average that each step keeps: `average = momentum * average + (1 - momentum) * "
+        "weight`, from the weight of the first step on; it looks about 1 / (1 - momentum) steps back.",
+    )
+
+
 class EarlyStopping(Section):
     """Ends the training when the validation accuracy no longer rises."""
 
@@ -136,6 +146,9 @@ class TrainSettings(Section):
     weight_decay: WeightDecay | None = Field(None, description="What pulls the weights to 0; null for nothing.")
     clip_norm: Rate | None = Field(
         None, description="The largest norm that all gradients together may have; longer ones are scaled down to it."
+    )
+    ema: Ema | None = Field(
+        None, description="Whether a moving average of the weights is what counts; null for the weights themselves."
     )
     early_stopping: EarlyStopping | None = Field(None, description="When to end before the last epoch; null for never.")
     analysis: Analysis | None = Field(None, description="When to analyse the routing layers; null for never.")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import pydantic
 import torch
 
 from encapkeras.losses.registry import CapsuleLoss, register_loss
-from encapkeras.losses.targets import one_hot_targets
+from encapkeras.losses.targets import one_hot_targets, smoothed
 
 
 def cross_entropy(scores: torch.Tensor, targets: torch.Tensor, *, scale: float = 1.0) -> torch.Tensor:
@@ -33,11 +33,15 @@ def cross_entropy(scores: torch.Tensor, targets: torch.Tensor, *, scale: float =
 class CrossEntropyLoss(CapsuleLoss):
     """Cross-entropy with the class scores as logits: capsule lengths, or the outputs of an ordinary classifier.
 
-    `-log softmax(scale * a)_t`, mean over the batch; the manner of Neural Network Encapsulation's code.
+    `-sum_k T_k log softmax(scale * a)_k`, mean over the batch, with `T_k = (1 - label_smoothing) [k = t] +
+    label_smoothing / K`. Without smoothing that is `-log softmax(scale * a)_t`, the manner of Neural Network
+    Encapsulation's code.
 
     Args:
         scale: Factor of the scores, above 0; lengths lie below 1, so that without one no class gets a probability
             near 1.
+        label_smoothing: Part of the target that all classes share alike, from 0 to below 1 (Szegedy et al.,
+            arXiv:1512.00567).
         **kwargs: `name`, `reduction`, `dtype`, as for every Keras loss.
 
     Call arguments:
@@ -54,10 +58,18 @@ class CrossEntropyLoss(CapsuleLoss):
         tensor(0.6931)
     """
 
-    def __init__(self, *, scale: pydantic.PositiveFloat = 1.0, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *,
+        scale: pydantic.PositiveFloat = 1.0,
+        label_smoothing: Annotated[float, pydantic.Field(ge=0, lt=1)] = 0.0,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.scale = scale
+        self.label_smoothing = label_smoothing
 
     def call(self, y_true: torch.Tensor, y_pred: torch.Tensor) -> torch.Tensor:
         """Losses `(B,)`; see the class."""
-        return cross_entropy(y_pred, one_hot_targets(y_true, y_pred), scale=self.scale)
+        targets = smoothed(one_hot_targets(y_true, y_pred), self.label_smoothing)
+        return cross_entropy(y_pred, targets, scale=self.scale)

@@ -8,7 +8,7 @@ import pydantic
 import torch
 
 from encapkeras.losses.registry import CapsuleLoss, register_loss
-from encapkeras.losses.targets import one_hot_targets
+from encapkeras.losses.targets import one_hot_targets, smoothed
 
 
 def margin_loss(
@@ -46,12 +46,14 @@ def margin_loss(
 class MarginLoss(CapsuleLoss):
     """Margin loss on the lengths of class capsules (Sabour et al. 2017, equation 4).
 
-    `sum_k T_k max(0, upper - |v_k|)^2 + absent_weight (1 - T_k) max(0, |v_k| - lower)^2`, mean over the batch.
+    `sum_k T_k max(0, upper - |v_k|)^2 + absent_weight (1 - T_k) max(0, |v_k| - lower)^2`, mean over the batch, with
+    `T_k = (1 - label_smoothing) [k = t] + label_smoothing / K`.
 
     Args:
         upper: The length that the present class should reach.
         lower: The length that absent classes should not exceed.
         absent_weight: Weight of the absent classes, at least 0.
+        label_smoothing: Part of the target that all classes share alike, from 0 to below 1.
         **kwargs: `name`, `reduction`, `dtype`, as for every Keras loss.
 
     Call arguments:
@@ -74,14 +76,16 @@ class MarginLoss(CapsuleLoss):
         upper: float = 0.9,
         lower: float = 0.1,
         absent_weight: Annotated[float, pydantic.Field(ge=0)] = 0.5,
+        label_smoothing: Annotated[float, pydantic.Field(ge=0, lt=1)] = 0.0,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.upper = upper
         self.lower = lower
         self.absent_weight = absent_weight
+        self.label_smoothing = label_smoothing
 
     def call(self, y_true: torch.Tensor, y_pred: torch.Tensor) -> torch.Tensor:
         """Losses `(B,)`; see the class."""
-        targets = one_hot_targets(y_true, y_pred)
+        targets = smoothed(one_hot_targets(y_true, y_pred), self.label_smoothing)
         return margin_loss(y_pred, targets, upper=self.upper, lower=self.lower, absent_weight=self.absent_weight)

@@ -39,6 +39,20 @@ def one_hot_targets(labels: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
     )
 
 
+def smoothed(targets: torch.Tensor, smoothing: float) -> torch.Tensor:
+    """`(1 - smoothing) T_k + smoothing / K`: targets that leave a part to all K classes alike.
+
+    Args:
+        targets: One-hot T `(B, K)`.
+        smoothing: That part, from 0 to below 1.
+
+    Example:
+        >>> smoothed(torch.tensor([[1.0, 0.0]]), 0.2)
+        tensor([[0.9000, 0.1000]])
+    """
+    return targets * (1 - smoothing) + smoothing / targets.shape[1] if smoothing else targets
+
+
 def _check_range(labels: torch.Tensor, largest: int, demand: str) -> None:
     if labels.device.type != "cpu" or not has_values(labels):
         return

@@ -1,6 +1,7 @@
 """From a resolved spec to a finished run folder."""
 
 import encapkeras.backend  # noqa: F401  # refuses another Keras backend
+from encapkeras.training.averaged_weights import averaged
 from encapkeras.training.callbacks import LossSchedule
 from encapkeras.training.compare import compare
 from encapkeras.training.coupled_weight_decay import CoupledWeightDecay
@@ -15,6 +16,7 @@ __all__ = [
     "LossSchedule",
     "RunFolder",
     "Schedule",
+    "averaged",
     "compare",
     "make_optimizer",
     "measure",

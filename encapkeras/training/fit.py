@@ -127,6 +127,7 @@ def _fit_and_test(
         watch,
         callbacks.LossSchedule(),
         callbacks.NonFiniteStop(),
+        callbacks.ValidateAverage(),
         checkpoints,
         callbacks.MetricsFile(folder.metrics),
         board,
@@ -147,7 +148,7 @@ def _fit_and_test(
     ):
         if settings.analysis:
             shown = first_images(splits, "validation", settings.analysis.images)
-            analysing = callbacks.AnalyseRouting(folder.analysis, settings.analysis.every, *shown)
+            analysing = callbacks.RoutingAnalysis(folder.analysis, *shown, every=settings.analysis.every)
             in_order.append(opened.enter_context(contextlib.closing(analysing)))
         with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
             model.fit(

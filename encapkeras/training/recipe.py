@@ -10,7 +10,7 @@ from encapkeras.training.learning_rate import Schedule
 
 
 def make_optimizer(settings: TrainSettings, steps_per_epoch: int) -> keras.optimizers.Optimizer:
-    """The optimizer with its schedule, weight decay and clipping.
+    """The optimizer with its schedule, weight decay, clipping and moving average.
 
     Args:
         settings: The `train:` section of a spec.
@@ -32,6 +32,8 @@ def make_optimizer(settings: TrainSettings, steps_per_epoch: int) -> keras.optim
         "learning_rate": rate if plain else Schedule(schedule, rate, settings.epochs, steps_per_epoch),
         "weight_decay": decay.rate if decay and decay.kind == "decoupled" else None,
         "global_clipnorm": settings.clip_norm,
+        "use_ema": settings.ema is not None,
+        "ema_momentum": settings.ema.momentum if settings.ema else 0.0,
     }
     optimizer: keras.optimizers.Optimizer
     if isinstance(chosen, Adam):

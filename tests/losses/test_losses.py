@@ -55,6 +55,27 @@ def test_cross_entropy_equals_torch():
     golden.assert_equal(CrossEntropyLoss(scale=4.0).call(labels, scores).mean(), expected, 1e-12)
 
 
+def test_smoothed_cross_entropy_equals_torch():
+    scores = torch.rand(5, 7, dtype=torch.float64)
+    labels = torch.tensor([0, 6, 3, 3, 1])
+    expected = torch.nn.functional.cross_entropy(4 * scores, labels, label_smoothing=0.1)
+    golden.assert_equal(CrossEntropyLoss(scale=4.0, label_smoothing=0.1).call(labels, scores).mean(), expected, 1e-12)
+
+
+def test_smoothed_margin_loss_equals_the_formula():
+    lengths, present, rest = torch.tensor([[0.5, 0.3]], dtype=torch.float64), 0.9, 0.1
+    by_hand = present * 0.4**2 + 0.5 * rest * 0.4**2 + rest * 0.6**2 + 0.5 * present * 0.2**2
+    loss = MarginLoss(label_smoothing=0.2).call(torch.tensor([0]), lengths)
+    assert loss.item() == pytest.approx(by_hand, rel=1e-12)
+
+
+@pytest.mark.parametrize("loss", [MarginLoss, CrossEntropyLoss])
+@pytest.mark.parametrize("smoothing", [-0.1, 1.0, True])
+def test_impossible_smoothing_is_refused(loss, smoothing):
+    with pytest.raises(ArgumentError, match="label_smoothing"):
+        loss(label_smoothing=smoothing)
+
+
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("batch", [1, 4])
 def test_labels_may_be_integers_columns_or_one_hot(loss, batch):

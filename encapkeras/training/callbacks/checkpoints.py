@@ -10,6 +10,7 @@ from typing import Any
 
 import keras
 
+from encapkeras.training.averaged_weights import averaged
 from encapkeras.training.run_folder import replacing
 
 
@@ -18,7 +19,8 @@ class Checkpoints(keras.callbacks.Callback):  # type: ignore[misc]
 
     Best is the highest `val_accuracy`; of equal ones, that with the lower `val_loss`. Without validation there is no
     best. The files hold the network and its weights, not the optimizer, so that `encapkeras.load_model` reads them
-    anywhere. A file is replaced only when the new one is complete.
+    anywhere; where the optimizer keeps a moving average of the weights, that is what they hold. A file is replaced only
+    when the new one is complete.
 
     Args:
         best: Where the best model goes.
@@ -42,7 +44,7 @@ class Checkpoints(keras.callbacks.Callback):  # type: ignore[misc]
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Saves."""
         logs = logs or {}
-        with replacing(self.last) as file, _without_training_state(self.model):
+        with replacing(self.last) as file, averaged(self.model), _without_training_state(self.model):
             self.model.save(file)
         self.last_epoch = epoch + 1
         if "val_accuracy" not in logs:
