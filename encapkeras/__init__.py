@@ -24,7 +24,18 @@ _PUBLIC = {
     "SpecError": "encapkeras.errors",
     "EncapkerasError": "encapkeras.errors",
 }
-_PACKAGES = ("functional", "layers", "losses", "graph", "data", "analysis", "training", "interop", "errors")
+_PACKAGES = (
+    "functional",
+    "layers",
+    "losses",
+    "graph",
+    "data",
+    "analysis",
+    "training",
+    "callbacks",
+    "interop",
+    "errors",
+)
 
 __all__ = ["__version__", *_PUBLIC, *_PACKAGES]
 

@@ -156,7 +156,7 @@ def suggest(received: str, allowed: Iterable[str]) -> str:
         >>> suggest("zzz", ["types", "dim"])
         'Allowed: dim, types.'
     """
-    names = set(allowed)
+    names = frozenset(allowed)  # no copy of what is one
     near = nearest(received, names)
     if near:
         return f"Did you mean '{near}'?"

@@ -7,6 +7,7 @@ import dataclasses
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TextIO
 
 from encapkeras.errors import DataError
 
@@ -107,12 +108,28 @@ def write_csv(path: str | os.PathLike[str], analyses: Iterable[RoutingAnalysis])
         analyses: The analyses, in the order of the rows.
     """
     with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
+        _write_rows(file, analyses)
+
+
+def append_csv(path: str | os.PathLike[str], analyses: Iterable[RoutingAnalysis]) -> None:
+    """Writes several analyses below those that a table has; the rows are in the file when this returns.
+
+    Args:
+        path: The file; made if there is none.
+        analyses: The analyses, in the order of the rows.
+    """
+    with open(path, "a", newline="", encoding="utf-8") as file:
+        _write_rows(file, analyses)
+
+
+def _write_rows(file: TextIO, analyses: Iterable[RoutingAnalysis]) -> None:
+    writer = csv.writer(file, lineterminator="\n")
+    if file.tell() == 0:
         writer.writerow(COLUMNS)
-        for analysis in analyses:
-            for m in analysis.measurements:
-                figures = ["" if value is None else value for value in dataclasses.astuple(m)]
-                writer.writerow([analysis.checkpoint, analysis.split, analysis.images, *figures])
+    for analysis in analyses:
+        for m in analysis.measurements:
+            figures = ["" if value is None else value for value in dataclasses.astuple(m)]
+            writer.writerow([analysis.checkpoint, analysis.split, analysis.images, *figures])
 
 
 def read_csv(path: str | os.PathLike[str]) -> list[RoutingAnalysis]:

@@ -24,6 +24,9 @@ LARGEST_VALUE = 3000  # values in a variable that is a list or a map
 DEEPEST = 100  # variables that need one another, and lists and maps in them
 
 
+NO_NAMES: frozenset[str] = frozenset()
+
+
 class UnknownName(Exception):
     """A name means nothing in a scope."""
 
@@ -32,7 +35,7 @@ class UnknownName(Exception):
         self._scope = scope
 
     @property
-    def known(self) -> set[str]:
+    def known(self) -> frozenset[str]:
         """The names that mean something there."""
         return self._scope.names()
 
@@ -52,10 +55,12 @@ class Scope:
     def __init__(self, values: Mapping[str, Tree], outer: Scope | None = None) -> None:
         self._values = dict(values)
         self._outer = outer
+        self._names: tuple[frozenset[str], frozenset[str]] | None = None  # of the outer scope, and all
 
     def define(self, values: Mapping[str, Tree]) -> None:
         """Adds names that were not known from the start."""
         self._values.update(values)
+        self._names = None
 
     def lookup(self, name: str) -> Tree:
         """What a name means; `FAILED` as its value if its own mistake has been reported.
@@ -72,9 +77,12 @@ class Scope:
         except UnknownName:
             raise UnknownName(name, self) from None
 
-    def names(self) -> set[str]:
-        """All names that mean something here."""
-        return self._outer.names().union(self._values) if self._outer else set(self._values)
+    def names(self) -> frozenset[str]:
+        """All names that mean something here; kept, since thousands of mistakes may ask for thousands of names."""
+        outer: frozenset[str] = self._outer.names() if self._outer else NO_NAMES
+        if self._names is None or self._names[0] is not outer:
+            self._names = (outer, outer.union(self._values))
+        return self._names[1]
 
 
 class Variables(Scope):
@@ -96,7 +104,7 @@ class Variables(Scope):
 
     def settle(self, values: Mapping[str, Tree]) -> None:
         """Adds variables whose values are computed already."""
-        self._values.update(values)
+        self.define(values)
         self._done.update(values)
 
     def lookup(self, name: str) -> Tree:

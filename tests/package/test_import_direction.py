@@ -27,6 +27,7 @@ MAY_IMPORT = {
     "graph": GROUND | {"data", "functional", "layers", "losses", "plugins"},
     "analysis": GROUND | {"data", "functional", "layers", "losses", "graph"},
     "training": GROUND | {"data", "functional", "layers", "losses", "plugins", "graph", "analysis"},
+    "callbacks": {"backend", "training"},
     "interop": GROUND | {"data", "functional", "layers", "losses", "graph", "analysis", "training"},
     "cli": GROUND
     | {"data", "functional", "layers", "losses", "plugins", "graph", "analysis", "training", "interop", "reference"},

@@ -6,33 +6,50 @@ from pathlib import Path
 from typing import Any
 
 import keras
-from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from encapkeras.analysis import RoutingAnalysis, analyse_routing, write_csv, write_epoch
-from encapkeras.training.run_folder import replacing, writing
+from encapkeras.analysis import analyse_routing, append_csv, write_epoch
+from encapkeras.errors import ArgumentError
+from encapkeras.training.run_folder import writing
 
 
-class AnalyseRouting(keras.callbacks.Callback):  # type: ignore[misc]
-    """Analyses the routing layers after every so many epochs.
+class RoutingAnalysis(keras.callbacks.Callback):  # type: ignore[misc]
+    """Analyses the routing layers after every so many epochs, as `encapkeras.analyse_routing` does.
 
-    Writes `epochs.csv`, with all analyses so far, and event files for TensorBoard below `epochs/`, with epochs as
-    steps. The training itself goes on as without it.
+    Appends to `epochs.csv`, and to event files for TensorBoard below `epochs/`, with epochs as steps; what is written is
+    on the disk when the epoch ends. The training itself goes on as without it.
 
     Args:
         folder: Where to write; made when the first analysis is.
+        images: Validation images `(B, H, W, C)`, tensor or array, as the model takes them.
+        labels: Their classes `(B,)`; None if not known.
         every: Epochs from one analysis to the next.
-        images: Validation images `(B, H, W, C)`.
-        labels: Their classes `(B,)`.
+
+    Raises:
+        ArgumentError: `every` is below 1, or, when training begins, the model has no routing layer or does not take the
+            images.
+
+    Example:
+        >>> import encapkeras, torch
+        >>> inputs = keras.Input((4, 4, 8, 6))
+        >>> digits = encapkeras.layers.DynamicCapsules(capsules=3, dim=4, name="digits")(inputs)
+        >>> model = keras.Model(inputs, encapkeras.layers.CapsuleLength()(digits))
+        >>> model.compile(loss=encapkeras.losses.MarginLoss())
+        >>> folder, images, labels = getfixture("tmp_path"), torch.rand(6, 4, 4, 8, 6), torch.tensor([0, 1, 2, 0, 1, 2])
+        >>> analysis = RoutingAnalysis(folder, images, labels, every=2)
+        >>> _ = model.fit(images, labels, epochs=4, callbacks=[analysis], verbose=0)
+        >>> [each.checkpoint for each in encapkeras.analysis.read_csv(folder / "epochs.csv")]
+        ['epoch 2', 'epoch 4']
     """
 
-    def __init__(self, folder: Path, every: int, images: Tensor, labels: Tensor) -> None:
+    def __init__(self, folder: str | Path, images: Any, labels: Any = None, *, every: int = 1) -> None:
         super().__init__()
-        self.folder = folder
-        self.every = every
+        if every < 1:
+            raise ArgumentError(f"every is a number of epochs, at least 1; received {every}")
+        self.folder = Path(folder)
         self.images = images
         self.labels = labels
-        self._analyses: list[RoutingAnalysis] = []
+        self.every = every
         self._writer: SummaryWriter | None = None
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
@@ -40,16 +57,15 @@ class AnalyseRouting(keras.callbacks.Callback):  # type: ignore[misc]
         number = epoch + 1
         if number % self.every:
             return
-        name = f"epoch {number}"
-        analysis = analyse_routing(self.model, self.images, self.labels, checkpoint=name, split="validation")
-        self._analyses.append(analysis)
+        analysis = analyse_routing(
+            self.model, self.images, self.labels, checkpoint=f"epoch {number}", split="validation"
+        )
         with writing(self.folder):
             if self._writer is None:
                 self._writer = SummaryWriter(str(self.folder / "epochs"))
             write_epoch(self._writer, analysis, number)
             self._writer.flush()
-        with replacing(self.folder / "epochs.csv") as file:
-            write_csv(file, self._analyses)
+            append_csv(self.folder / "epochs.csv", [analysis])
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         """Closes the event file."""
@@ -60,3 +76,4 @@ class AnalyseRouting(keras.callbacks.Callback):  # type: ignore[misc]
         if self._writer:
             with writing(self.folder):
                 self._writer.close()
+            self._writer = None
