@@ -17,6 +17,7 @@ __all__ = [
     "NonFiniteStop",
     "Progress",
     "RoutingAnalysis",
+    "RoutingAnalysis",
     "Stopwatch",
     "TensorBoard",
     "ValidateAverage",

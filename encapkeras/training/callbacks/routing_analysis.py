@@ -16,7 +16,7 @@ from encapkeras.training.run_folder import writing
 class RoutingAnalysis(keras.callbacks.Callback):  # type: ignore[misc]
     """Analyses the routing layers after every so many epochs, as `encapkeras.analyse_routing` does.
 
-    Appends to `epochs.csv`, and to event files for TensorBoard below `epochs/`, with epochs as steps; what is written is
+    Appends to `epochs.csv`, and to event files for TensorBoard below `epochs/`, with epochs as steps; all of it is
     on the disk when the epoch ends. The training itself goes on as without it.
 
     Args:

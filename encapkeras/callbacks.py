@@ -1,0 +1,24 @@
+"""Keras callbacks; each works in any `model.fit`."""
+
+import encapkeras.backend  # noqa: F401  # refuses another Keras backend
+from encapkeras.training.callbacks import (
+    Checkpoints,
+    LossSchedule,
+    MetricsFile,
+    NonFiniteStop,
+    Progress,
+    RoutingAnalysis,
+    Stopwatch,
+    TensorBoard,
+)
+
+__all__ = [
+    "Checkpoints",
+    "LossSchedule",
+    "MetricsFile",
+    "NonFiniteStop",
+    "Progress",
+    "RoutingAnalysis",
+    "Stopwatch",
+    "TensorBoard",
+]
