@@ -10,6 +10,7 @@ from encapkeras.training.callbacks import (
     RoutingAnalysis,
     Stopwatch,
     TensorBoard,
+    ValidateAverage,
 )
 
 __all__ = [
@@ -21,4 +22,5 @@ __all__ = [
     "RoutingAnalysis",
     "Stopwatch",
     "TensorBoard",
+    "ValidateAverage",
 ]

@@ -17,7 +17,6 @@ __all__ = [
     "NonFiniteStop",
     "Progress",
     "RoutingAnalysis",
-    "RoutingAnalysis",
     "Stopwatch",
     "TensorBoard",
     "ValidateAverage",
