@@ -1,0 +1,104 @@
+"""What the recipes in specs/base do to a network."""
+
+import keras
+import pytest
+import torch
+from scipy import stats
+
+from encapkeras import build_model, load_spec
+from encapkeras.training import CoupledWeightDecay, make_optimizer
+
+STEPS_PER_EPOCH = 3
+
+
+def spec_with(recipe):
+    """A spec with every kind of layer that starts from kernels and biases."""
+    nodes = {
+        "stem": {"layer": "conv_bn_relu", "inputs": "image", "filters": 32},
+        "plain": {"layer": "keras.Conv2D", "inputs": "stem", "filters": 32, "kernel_size": 3},
+        "primary": {"layer": "primary_capsules", "inputs": "plain", "types": 8, "dim": 4, "kernel_size": 3},
+        "block": {
+            "layer": "capsule_convolution",
+            "inputs": "primary",
+            "types": 8,
+            "dim": 8,
+            "kind": "approximate",
+            "skip": "last",
+        },
+        "stage": {"layer": "capsule_stage", "inputs": "block", "types": 8, "dim": 8},
+        "dense": {"layer": "capsule_dense", "inputs": "stage", "capsules": 40, "dim": 8, "kind": "dense"},
+        "routed": {"layer": "dynamic_capsules", "inputs": "stage", "capsules": 20, "dim": 16},
+        "classes": {"layer": "capsule_dense", "inputs": "stage", "capsules": "$classes", "dim": 8},
+        "lengths": {"layer": "capsule_length", "inputs": "classes"},
+        "far": {"layer": "capsule_length", "inputs": "dense"},
+        "routed_lengths": {"layer": "capsule_length", "inputs": "routed"},
+        "scores": {"layer": "keras.Dense", "inputs": "far", "units": 40},
+    }
+    return load_spec(
+        {
+            "spec": "encapkeras/1",
+            "name": "everything",
+            "extends": f"base/{recipe}",
+            "data": {"dataset": "cifar10"},
+            "model": {"nodes": nodes, "outputs": {"classes": "lengths", "more": "scores", "routed": "routed_lengths"}},
+            "losses": {"classes": {"loss": "margin"}},
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def authors():
+    return spec_with("authors_recipe.yaml")
+
+
+def test_the_authors_settings(authors):
+    train, augment = authors.train, authors.data.augment
+    assert (authors.data.batch_size, augment.resize, augment.crop, augment.mirror) == (128, 34, True, True)
+    assert (augment.brightness, augment.contrast, augment.saturation, augment.hue) == (0, 0, 0, 0)
+    assert (train.epochs, train.ema, train.clip_norm) == (600, None, None)
+    optimizer = make_optimizer(train, STEPS_PER_EPOCH)
+    adam = optimizer.inner_optimizer
+    assert type(optimizer) is CoupledWeightDecay
+    assert isinstance(adam, keras.optimizers.Adam)
+    assert (optimizer.rate, adam.beta_1, adam.beta_2, adam.weight_decay) == (5e-4, 0.9, 0.999, None)
+    rates = [float(adam._learning_rate(epoch * STEPS_PER_EPOCH)) for epoch in (0, 199, 200, 299, 300, 399, 400, 599)]
+    assert rates == pytest.approx([1e-4, 1e-4, 1e-5, 1e-5, 1e-6, 1e-6, 1e-7, 1e-7])
+
+
+def test_the_authors_decay_reaches_every_trainable_weight(authors):
+    """With gradients of 0, Adam's first step follows the sign of `rate * weight`: every number but 0 moves."""
+    model = build_model(authors)
+    weights = model.trainable_weights
+    before = [weight.value.detach().clone() for weight in weights]
+    optimizer = make_optimizer(authors.train, STEPS_PER_EPOCH)
+    optimizer.apply([torch.zeros_like(value) for value in before], weights)
+    for weight, value in zip(weights, before, strict=True):
+        step = weight.value.detach() - value
+        large = value.abs() > 1e-2  # smaller decays come near Adam's epsilon
+        assert (step[large] * value[large].sign() < -0.5e-4).all(), weight.path
+
+
+def test_the_authors_weights_start_xavier_normal_and_biases_standard_normal(authors):
+    keras.utils.set_random_seed(0)
+    model = build_model(authors)
+    biases = []
+    for weight in model.trainable_weights:
+        value, path = weight.value.detach().flatten(), weight.path
+        if path.endswith(("norm_scale", "norm_offset")):
+            assert (value == float(path.endswith("scale"))).all(), path
+        elif "bias" in path.rsplit("/", 1)[-1]:
+            biases.append(value)
+        elif path.endswith("_kernel") or path.startswith(("plain", "scores")):
+            assert stats.kstest(value, stats.norm(scale=xavier_deviation(weight)).cdf).pvalue > 1e-4, path
+            assert value.abs().max() > 2.05 * xavier_deviation(weight) or value.numel() < 200, path  # whole tails
+    assert stats.kstest(torch.cat(biases), stats.norm.cdf).pvalue > 1e-4
+    assert len(biases) > 10
+
+
+def xavier_deviation(weight):
+    """`sqrt(2 / (fan_in + fan_out))`; our kernels are in torch's layout, Keras' own in Keras'."""
+    shape = tuple(weight.shape)
+    if weight.path.startswith(("plain", "scores")):
+        shape = (shape[-1], shape[-2], *shape[:-2])
+    field = shape[2] * shape[3] if len(shape) == 4 else 1
+    return (2 / (field * (shape[0] + shape[1]))) ** 0.5
