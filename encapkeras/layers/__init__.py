@@ -10,6 +10,7 @@ from encapkeras.layers.conv_bn_relu import ConvBnRelu
 from encapkeras.layers.dynamic_capsules import DynamicCapsules
 from encapkeras.layers.em_capsules import EmCapsules
 from encapkeras.layers.image_to_capsules import ImageToCapsules
+from encapkeras.layers.normalise import Normalise
 from encapkeras.layers.primary_capsules import PrimaryCapsules
 from encapkeras.layers.registry import LAYERS, CapsuleLayer, register_layer
 from encapkeras.layers.saved_spec_model import SavedSpecModel  # noqa: F401  # registers itself
@@ -27,6 +28,7 @@ __all__ = [
     "DynamicCapsules",
     "EmCapsules",
     "ImageToCapsules",
+    "Normalise",
     "PrimaryCapsules",
     "Squash",
     "register_layer",
