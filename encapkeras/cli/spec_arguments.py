@@ -5,10 +5,18 @@ from __future__ import annotations
 import argparse
 
 
-def add_spec_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares `SPEC`, `--set PATH=VALUE` and `--plugin FILE`: `spec`, `overrides` and `plugins`."""
+def add_spec_arguments(parser: argparse.ArgumentParser, optional: bool = False) -> None:
+    """Declares `SPEC`, `--set PATH=VALUE` and `--plugin FILE`: `spec`, `overrides` and `plugins`.
+
+    Args:
+        parser: That of a command.
+        optional: Whether the spec may be left out, and is None then.
+    """
     parser.add_argument(
-        "spec", metavar="SPEC", help="a YAML or JSON file, or the name of a bundled spec, such as quickstart"
+        "spec",
+        metavar="SPEC",
+        nargs="?" if optional else None,
+        help="a YAML or JSON file, or the name of a bundled spec, such as quickstart",
     )
     add_overrides(parser)
     add_plugins(parser)

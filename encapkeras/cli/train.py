@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from encapkeras.cli.problems import print_warnings
 from encapkeras.cli.spec_arguments import add_spec_arguments
@@ -10,19 +11,39 @@ from encapkeras.cli.spec_arguments import add_spec_arguments
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `encapkeras train`."""
-    add_spec_arguments(parser)
+    add_spec_arguments(parser, optional=True)
     parser.add_argument(
         "--run-dir", metavar="DIR", help="folder for everything that the run writes (runs/NAME/DATE_TIME)"
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace the run that is in the run folder already")
+    choice = parser.add_mutually_exclusive_group()
+    choice.add_argument("--overwrite", action="store_true", help="replace the run that is in the run folder already")
+    choice.add_argument(
+        "--resume",
+        metavar="DIR",
+        help="go on with the run in this folder, with its own spec if none is given; begin it if nothing is there",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Trains."""
+    from encapkeras.errors import ArgumentError
     from encapkeras.graph import load_spec
-    from encapkeras.training import train
+    from encapkeras.training import RunFolder, train
 
-    spec = load_spec(arguments.spec, overrides=arguments.overrides)
+    if arguments.spec is None and arguments.resume is None:
+        raise ArgumentError("train needs a spec: a file, or the name of one that `encapkeras specs` lists")
+    if arguments.resume is not None and arguments.run_dir not in (None, arguments.resume):
+        raise ArgumentError("--resume names the run's folder already: leave out --run-dir")
+    source = arguments.spec
+    if source is None:
+        folder = RunFolder(arguments.resume)
+        folder.check_run()
+        folder.check_plugins()
+        source = Path(folder.spec)
+    spec = load_spec(source, overrides=arguments.overrides)
     print_warnings(spec.warnings)
-    train(spec, run_dir=arguments.run_dir, overwrite=arguments.overwrite)
+    if arguments.resume is not None:
+        train(spec, run_dir=arguments.resume, resume=True)
+    else:
+        train(spec, run_dir=arguments.run_dir, overwrite=arguments.overwrite)
     return 0

@@ -7,13 +7,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from encapkeras.errors import EncapkerasError, RunFolderError
-from encapkeras.graph import Spec, load_spec
+from encapkeras.errors import RunFolderError
 from encapkeras.training.comparison_plan import Planned
 from encapkeras.training.run_folder import RunFolder
-from encapkeras.validation import shown
+from encapkeras.training.spec_of_run import first_difference, spec_of_run
 
-_FIGURES = ("test_accuracy", "validation_accuracy", "parameters", "images_per_second", "seconds")
+_FIGURES = (
+    "test_accuracy",
+    "validation_accuracy",
+    "parameters",
+    "images_per_second",
+    "seconds",
+    "peak_memory_mib",
+)
 
 
 def table_file(path: Path) -> Path:
@@ -94,11 +100,11 @@ def reusable(plan: Sequence[Planned]) -> list[tuple[Planned, Mapping[str, Any]]]
         if results is None:
             planned.folder.check_free(overwrite=True)
             continue
-        there = _spec_of_finished(planned.folder)
+        there = spec_of_run(planned.folder)
         if there == planned.spec:
             runs.append((planned, results))
         else:
-            difference = _first_difference(there.resolved, planned.spec.resolved)
+            difference = first_difference(there.resolved, planned.spec.resolved)
             foreign.append(f"\n    {planned.folder.path}: {difference}")
     if foreign:
         raise RunFolderError(
@@ -106,25 +112,6 @@ def reusable(plan: Sequence[Planned]) -> list[tuple[Planned, Mapping[str, Any]]]
             f"comparison with --run-dir, or remove them:{''.join(foreign)}"
         )
     return runs
-
-
-def _spec_of_finished(folder: RunFolder) -> Spec:
-    try:
-        return load_spec(folder.spec)
-    except EncapkerasError as error:
-        raise RunFolderError(
-            f"the finished run {folder.path} cannot be reused, as its {folder.spec.name} is damaged. Put that back, or "
-            f"remove the folder to train the run again.\n{error}"
-        ) from error
-
-
-def _first_difference(there: Any, here: Any, path: str = "") -> str:
-    """Where two resolved specs first differ, and how."""
-    if isinstance(there, dict) and isinstance(here, dict):
-        for key in dict.fromkeys([*there, *here]):
-            if there.get(key) != here.get(key):
-                return _first_difference(there.get(key), here.get(key), f"{path}.{key}" if path else key)
-    return f"{path} is {shown(there)} there and {shown(here)} here"
 
 
 def _complete_results(folder: RunFolder) -> dict[str, Any] | None:

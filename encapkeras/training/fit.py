@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import time
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,16 +14,19 @@ from rich.console import Console
 
 from encapkeras.analysis import routing_layers
 from encapkeras.data import DataSettings, DataSplits, load
-from encapkeras.errors import TrainingError
+from encapkeras.errors import ArgumentError, TrainingError
 from encapkeras.graph import build_model, parameters
 from encapkeras.graph.train_settings import TrainSettings
 from encapkeras.plugins import used_plugins
 from encapkeras.training import callbacks
 from encapkeras.training.analysis_images import first_images
+from encapkeras.training.continued_run import changes_of, differences_in_numbers
+from encapkeras.training.hparams import main_settings
 from encapkeras.training.measure import check_fits, compile_with_losses, data_of, measure
 from encapkeras.training.memory import saying_how_to_save_memory
 from encapkeras.training.recipe import make_optimizer
 from encapkeras.training.run_folder import RunFolder, describe_environment, on_device, write_json
+from encapkeras.training.training_state import StateFiles
 
 if TYPE_CHECKING:
     from encapkeras.graph import Spec, SpecModel
@@ -31,39 +34,51 @@ if TYPE_CHECKING:
 SMALL_FILES = 10_000_000  # bytes: more than all files of a run that are no checkpoints
 
 
-def train(spec: Spec, run_dir: str | Path | None = None, overwrite: bool = False) -> dict[str, Any]:
+def train(
+    spec: Spec, run_dir: str | Path | None = None, overwrite: bool = False, resume: bool = False
+) -> dict[str, Any]:
     """Trains the network of a spec and tests it once, with the weights that were best on validation.
 
     All that can be known to be wrong is found before the run folder is made. The seed decides the first weights, the
-    order and augmentation of images and dropout: on the same machine the same seed gives the same numbers.
+    order and augmentation of images and dropout: on the same machine the same seed gives the same numbers, also if the
+    training is cut short at any moment and then resumed.
 
     Args:
         spec: A loaded spec.
         run_dir: The run folder; by default `runs/<name of the spec>/<date and time>`.
         overwrite: Whether a run that is in that folder already may be replaced.
+        resume: Whether a run that is in that folder goes on where it ended; without one it begins. What `train` says
+            may have changed since, but for the seed; the network and the data may not.
 
     Returns:
         What `results.json` holds: `test_accuracy`, `test_loss`, `validation_accuracy` and `best_epoch` (both None
         without a validation part, where the last weights are tested), `parameters`, `images_per_second` and `seconds`
-        of training.
+        of training. Of a run that is finished already, its figures.
 
     Raises:
         SpecError: The spec has mistakes.
         DataError: The data set cannot be had.
         RunFolderError: The run folder holds something already, or cannot be written.
-        ArgumentError: The routing is to be analysed, and the network has none.
-        TrainingError: The spec has a sweep, the network does not fit the data, the memory is not enough, or the loss is
-            no longer a finite number.
+        ArgumentError: The routing is to be analysed, and the network has none; or both `overwrite` and `resume`.
+        TrainingError: The spec has a sweep, the network does not fit the data, the memory is not enough, the loss or a
+            gradient is no longer finite, or the run that should go on is one of another spec.
         KeyboardInterrupt: Somebody pressed Ctrl-C; its text says what is kept.
+        SystemExit: The process was told to end (SIGTERM); what is needed to go on is saved.
     """
     if spec.sweep:
         raise TrainingError(
             f"'{spec.name}' has a sweep, and so stands for several networks. Train them with encapkeras compare, or "
             "the spec as it is with --set sweep=null."
         )
+    if resume and (overwrite or run_dir is None):
+        raise ArgumentError("resume needs the run's folder, and overwrite would remove what it goes on from")
     folder = RunFolder(run_dir) if run_dir is not None else RunFolder.default(spec.name)
-    folder.check_free(overwrite)
-    settings = spec.train
+    settings, console = spec.train, Console()
+    goes_on = resume and folder.was_begun()
+    changes = changes_of(folder, spec) if goes_on else []
+    if goes_on and folder.results.is_file():
+        return _finished_before(folder, changes, console)
+    folder.check_free(overwrite or goes_on)
     data = check_settings(spec)
     keras.utils.set_random_seed(settings.seed)
     with saying_how_to_save_memory():
@@ -75,13 +90,16 @@ def train(spec: Spec, run_dir: str | Path | None = None, overwrite: bool = False
         compile_with_losses(model, make_optimizer(settings, len(splits.train)))
 
     environment = describe_environment(_device(model), settings.seed)
-    checkpoint_bytes = sum(weight.value.nbytes for weight in model.weights)
-    needed_bytes = 3 * checkpoint_bytes + SMALL_FILES
-    folder.create(spec.resolved, environment, overwrite, needed_bytes, used_plugins(spec.resolved))
-    console = Console()
+    if goes_on:
+        _say_how_it_goes_on(folder, changes, environment, console)
+        folder.go_on(spec.resolved, environment, changes)
+    else:
+        needed_bytes = _bytes_of_checkpoints(model, settings) + SMALL_FILES
+        folder.create(spec.resolved, environment, overwrite, needed_bytes, used_plugins(spec.resolved))
     _introduce(console, spec.name, model, splits, environment, folder)
     results = _fit_and_test(model, splits, settings, folder, console)
     write_json(folder.results, results)
+    StateFiles(folder.resume).remove()
     console.print(f"test accuracy {results['test_accuracy']:.4f}, loss {results['test_loss']:.4f}", highlight=False)
     return results
 
@@ -112,6 +130,37 @@ def check_settings(spec: Spec) -> DataSettings:
     return data
 
 
+def _finished_before(folder: RunFolder, changes: list[str], console: Console) -> dict[str, Any]:
+    if changes:
+        raise TrainingError(
+            f"run {folder.path} is finished; what it was trained with cannot change any more: {'; '.join(changes)}. "
+            "Train in another folder, or with --overwrite."
+        )
+    try:
+        results: dict[str, Any] = dict(json.loads(folder.results.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise TrainingError(f"{folder.results} is damaged: {error}. Remove it to test the network again.") from error
+    console.print(f"run {folder.path} is finished already", markup=False, highlight=False, soft_wrap=True)
+    return results
+
+
+def _bytes_of_checkpoints(model: SpecModel, settings: TrainSettings) -> int:
+    """What `best.keras`, `last.keras` and the states to go on from take, while one more of each is written."""
+    model.optimizer.build(model.trainable_variables)
+    weights: int = sum(weight.value.nbytes for weight in model.weights)
+    state: int = weights + sum(variable.value.nbytes for variable in model.optimizer.variables)
+    return 3 * weights + (settings.checkpoints.keep + 1) * state
+
+
+def _say_how_it_goes_on(folder: RunFolder, changes: list[str], environment: dict[str, Any], console: Console) -> None:
+    lines = [f"changed since the run was begun: {change}" for change in changes]
+    lines += differences_in_numbers(folder.began(), environment)
+    position = StateFiles(folder.resume).position()
+    lines.append(f"goes on at {position}" if position else "begins anew: it had ended before anything was saved")
+    for line in lines:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
 def _fit_and_test(
     model: SpecModel, splits: DataSplits, settings: TrainSettings, folder: RunFolder, console: Console
 ) -> dict[str, Any]:
@@ -119,14 +168,14 @@ def _fit_and_test(
         images, _ = splits.train.batch(0)
     watch = callbacks.Stopwatch(splits.train.num_images)
     checkpoints = callbacks.Checkpoints(folder.best, folder.last)
-    board = callbacks.TensorBoard(folder.tensorboard, spec=folder.spec.read_text(encoding="utf-8"), images=images)
+    board = callbacks.TensorBoard(
+        folder.tensorboard, splits.validation, settings=main_settings(model, settings), training_images=images
+    )
     progress = callbacks.Progress(splits.train.num_images, console)
     in_order = [
-        # Told, not counted: Keras looks at one batch before the first epoch, which may be all of an epoch.
-        keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: splits.train.set_epoch(epoch)),
         watch,
         callbacks.LossSchedule(),
-        callbacks.NonFiniteStop(),
+        callbacks.NonFiniteStop(settings.max_bad_batches, folder.bad_batches),
         callbacks.ValidateAverage(),
         checkpoints,
         callbacks.MetricsFile(folder.metrics),
@@ -138,7 +187,6 @@ def _fit_and_test(
         in_order.append(
             keras.callbacks.EarlyStopping("val_accuracy", stopping.min_delta, stopping.patience, mode="max")
         )
-    start = time.perf_counter()
     with (
         contextlib.closing(board),
         contextlib.closing(progress),
@@ -150,16 +198,18 @@ def _fit_and_test(
             shown = first_images(splits, "validation", settings.analysis.images)
             analysing = callbacks.RoutingAnalysis(folder.analysis, *shown, every=settings.analysis.every)
             in_order.append(opened.enter_context(contextlib.closing(analysing)))
+        saved = settings.checkpoints
+        resume = callbacks.Resume(folder.resume, splits.train, in_order, saved.minutes, saved.epochs, saved.keep)
         with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
             model.fit(
                 splits.train,
                 validation_data=splits.validation,
                 epochs=settings.epochs,
-                callbacks=in_order,
+                callbacks=[resume, *in_order],
                 shuffle=False,  # the batches are shuffled already
                 verbose=0,
             )
-        seconds = time.perf_counter() - start
+        seconds = watch.seconds
         test = measure(folder.chosen(splits.validation is not None), splits.test, splits.info)
     return {
         "test_accuracy": test["accuracy"],
@@ -184,8 +234,8 @@ def _saying_what_is_kept(checkpoints: callbacks.Checkpoints) -> Iterator[None]:
             kept = f"The weights after epoch {checkpoints.last_epoch} are kept in {checkpoints.last}"
             best = checkpoints.best_epoch
             kept += f", those of the best epoch, {best}, in {checkpoints.best}." if best else "."
-        text = "interrupted." if isinstance(stop, KeyboardInterrupt) else str(stop)
-        raise type(stop)(f"{text} {kept}") from None
+        text = str(stop) or "interrupted"
+        raise type(stop)(f"{text.removesuffix('.')}. {kept}") from None
 
 
 def _introduce(

@@ -1,9 +1,9 @@
-"""Where a loss that is not a finite number comes from."""
+"""Where a loss or a gradient that is not finite comes from."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -36,6 +36,35 @@ def cause_of(model: SpecModel, step: TrainingLoss) -> str:
     except torch.OutOfMemoryError:
         in_network = "the memory is not enough to run the batch again and to name the layer"
     return f"{in_network or _in_losses(model, step)}. {ADVICE}"
+
+
+def cause_in_gradients(grads: Sequence[Any], weights: Sequence[keras.Variable]) -> str:
+    """Names the weight whose gradient is the first that is not finite, on the way back from the loss.
+
+    Args:
+        grads: The gradients, None for weights that have none.
+        weights: The weights, in the order in which the network was built.
+
+    Returns:
+        A sentence, and what to do.
+
+    Example:
+        >>> weights = [keras.Variable([1.0], name="first"), keras.Variable([1.0, 2.0], name="second")]
+        >>> cause_in_gradients([torch.tensor([torch.nan]), torch.tensor([torch.inf, 0.0])], weights).split(";")[0]
+        "that of weight 'second' is the first on the way back from the loss, in 1 of 2 numbers, with 1 other"
+    """
+    bad = [
+        (weight, gradient)
+        for gradient, weight in zip(grads, weights, strict=True)
+        if gradient is not None and not torch.isfinite(gradient).all()
+    ]
+    weight, gradient = bad[-1]
+    count = int((~torch.isfinite(gradient)).sum())
+    others = f", with {len(bad) - 1} other{'s' if len(bad) > 2 else ''}" if len(bad) > 1 else ""
+    return (
+        f"that of weight '{weight.path}' is the first on the way back from the loss, in {count:,} of "
+        f"{gradient.numel():,} numbers{others}; the loss itself is finite. {ADVICE}"
+    )
 
 
 def _in_data(model: SpecModel, step: TrainingLoss) -> str:

@@ -4,9 +4,10 @@ spec.yaml           the resolved spec: trains the same network again
 environment.json    versions, device, threads, seed, command line
 metrics.csv         one row per epoch
 results.json        the figures of the finished run
-checkpoints/        best.keras (on validation) and last.keras
+checkpoints/        best.keras (on validation), last.keras; in resume/, while it lasts, what the training needs to go on
 plugins/            copies of the plugins that the network needs, as they were when it was trained
-tensorboard/        event files
+tensorboard/        event files, and the projector's
+bad_batches/        batches whose loss or gradients were not finite
 analysis/           what the routing layers do: while training (epochs.csv, epochs/) and of `encapkeras analyse`
 """
 
@@ -37,8 +38,16 @@ _WRITTEN = (
     "results.json",
     "checkpoints/best.keras",
     "checkpoints/last.keras",
+    "checkpoints/resume/epoch_*.pt",
+    "checkpoints/resume/.*.partial.*",
+    "bad_batches/epoch_*.npz",
+    "bad_batches/.*.partial.*",
     "plugins/*.py",
     "tensorboard/events.out.tfevents.*",
+    "tensorboard/projector_config.pbtxt",
+    "tensorboard/projector/*",
+    "tensorboard/projector/.*.partial.*",
+    "tensorboard/.*.partial.*",
     "analysis/epochs.csv",
     "analysis/*/routing.csv",
     "analysis/*/routing_*.png",
@@ -66,6 +75,8 @@ class RunFolder:
         self.results = self.path / "results.json"
         self.best = self.path / "checkpoints" / "best.keras"
         self.last = self.path / "checkpoints" / "last.keras"
+        self.resume = self.path / "checkpoints" / "resume"
+        self.bad_batches = self.path / "bad_batches"
         self.plugins = self.path / "plugins"
         self.tensorboard = self.path / "tensorboard"
         self.analysis = self.path / "analysis"
@@ -199,9 +210,43 @@ class RunFolder:
                 file.unlink()
         except OSError as error:
             raise _unusable(self.path, error) from error
-        write_json(self.environment, {**environment, "plugins": self._copied(plugins)})
+        write_json(self.environment, {**environment, "plugins": self._copied(plugins), "resumed": []})
         with replacing(self.spec) as file:
             file.write_text(as_yaml(spec), encoding="utf-8")
+
+    def go_on(self, spec: dict[str, Any], environment: dict[str, Any], changes: Sequence[str]) -> None:
+        """Notes, in `environment.json`, that the run goes on, where and with what changes.
+
+        Args:
+            spec: The resolved spec with which it goes on.
+            environment: What `describe_environment` tells about now.
+            changes: What is different from the spec that it was begun with.
+
+        Raises:
+            RunFolderError: The folder cannot be written.
+        """
+        began = self.began()
+        resumed = [*began.get("resumed", []), {**environment, "changes": list(changes)}]
+        write_json(self.environment, {**began, "resumed": resumed})
+        if changes:
+            with replacing(self.spec) as file:
+                file.write_text(as_yaml(spec), encoding="utf-8")
+
+    def began(self) -> dict[str, Any]:
+        """What `environment.json` tells about the process that began the run.
+
+        Raises:
+            RunFolderError: The file is missing or damaged.
+        """
+        try:
+            content: dict[str, Any] = dict(json.loads(self.environment.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError) as error:
+            raise RunFolderError(f"{self.environment} cannot be read: {error}") from error
+        return content
+
+    def was_begun(self) -> bool:
+        """Whether a run of ours is here that has come as far as its spec."""
+        return self._is_ours() and self.spec.is_file()
 
     def _copied(self, plugins: Sequence[Plugin]) -> list[dict[str, Any]]:
         """Copies the plugins; says where each was, where its copy is, and what it registered."""

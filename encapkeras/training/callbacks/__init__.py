@@ -5,6 +5,7 @@ from encapkeras.training.callbacks.loss_schedule import LossSchedule
 from encapkeras.training.callbacks.metrics_file import MetricsFile
 from encapkeras.training.callbacks.non_finite_stop import NonFiniteStop
 from encapkeras.training.callbacks.progress import Progress
+from encapkeras.training.callbacks.resume import Resume
 from encapkeras.training.callbacks.routing_analysis import RoutingAnalysis
 from encapkeras.training.callbacks.stopwatch import Stopwatch
 from encapkeras.training.callbacks.tensorboard import TensorBoard
@@ -16,6 +17,7 @@ __all__ = [
     "MetricsFile",
     "NonFiniteStop",
     "Progress",
+    "Resume",
     "RoutingAnalysis",
     "Stopwatch",
     "TensorBoard",

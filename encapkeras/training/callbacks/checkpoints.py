@@ -29,17 +29,20 @@ class Checkpoints(keras.callbacks.Callback):  # type: ignore[misc]
     Attributes:
         best_epoch: The best epoch, from 1; None without validation.
         best_accuracy: Its validation accuracy, 0 to 1; None without validation.
+        best_loss: Its validation loss; None without validation.
         last_epoch: The epoch that `last` holds, from 1; None before the first is complete.
     """
 
-    def __init__(self, best: Path, last: Path) -> None:
+    KEPT = ("best_epoch", "best_accuracy", "best_loss", "last_epoch")
+
+    def __init__(self, best: str | Path, last: str | Path) -> None:
         super().__init__()
-        self.best = best
-        self.last = last
+        self.best = Path(best)
+        self.last = Path(last)
         self.best_epoch: int | None = None
         self.best_accuracy: float | None = None
+        self.best_loss: float | None = None
         self.last_epoch: int | None = None
-        self._best_score = (float("-inf"), float("-inf"))
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Saves."""
@@ -49,11 +52,16 @@ class Checkpoints(keras.callbacks.Callback):  # type: ignore[misc]
         self.last_epoch = epoch + 1
         if "val_accuracy" not in logs:
             return
-        score = (logs["val_accuracy"], -logs["val_loss"])
-        if score > self._best_score:
+        accuracy, loss = logs["val_accuracy"], logs["val_loss"]
+        if self._is_better(accuracy, loss):
             with replacing(self.best) as file:
                 shutil.copyfile(self.last, file)
-            self._best_score, self.best_accuracy, self.best_epoch = score, logs["val_accuracy"], epoch + 1
+            self.best_epoch, self.best_accuracy, self.best_loss = epoch + 1, accuracy, loss
+
+    def _is_better(self, accuracy: float, loss: float) -> bool:
+        if self.best_accuracy is None or self.best_loss is None:
+            return True
+        return (accuracy, -loss) > (self.best_accuracy, -self.best_loss)
 
 
 @contextlib.contextmanager

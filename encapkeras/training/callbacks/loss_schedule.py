@@ -24,6 +24,8 @@ class LossSchedule(keras.callbacks.Callback):  # type: ignore[misc]
         epoch 1 of 2
     """
 
+    KEPT = ()
+
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Tells the losses."""
         for loss in keras.tree.flatten(self.model.loss):

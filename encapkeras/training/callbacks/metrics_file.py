@@ -17,12 +17,15 @@ class MetricsFile(keras.callbacks.Callback):  # type: ignore[misc]
     Times are left out: equal runs make equal files.
 
     Args:
-        path: The file; it must not exist yet.
+        path: The file; one that exists is that of the epochs before.
     """
 
-    def __init__(self, path: Path) -> None:
+    KEPT = ()
+
+    def __init__(self, path: str | Path) -> None:
         super().__init__()
-        self.path = path
+        self.path = Path(path)
+        self.appends_to = (self.path,)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Writes the row; it is in the file, not in a buffer, when this returns."""

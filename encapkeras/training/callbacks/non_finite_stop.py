@@ -1,8 +1,11 @@
-"""Stops a training that has gone wrong."""
+"""Stops a training that has gone wrong, or leaves the batch out."""
 
 from __future__ import annotations
 
 import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -10,27 +13,70 @@ import torch
 
 from encapkeras.errors import TrainingError
 from encapkeras.graph.model import SpecModel, TrainingLoss
-from encapkeras.training.non_finite import ADVICE, cause_of
+from encapkeras.training.bad_batch import write_batch
+from encapkeras.training.non_finite import ADVICE, cause_in_gradients, cause_of
 
 
 class NonFiniteStop(keras.callbacks.Callback):  # type: ignore[misc]
-    """Raises `TrainingError` as soon as the loss, or a weight after an epoch, is not a finite number.
+    """Raises `TrainingError` at the first loss or gradient that is not finite, before the weights change.
 
-    A model made from a spec shows it each loss before the weights change: the error names the first node whose output
-    is not finite, or the weight, or the input. What is trained is still as it was when it gave the loss; the moving
-    statistics of batch norms have seen the batch already. Of another model it sees the loss after the step, when all
-    weights may be spoilt, and names none.
+    The error names the first node whose output is not finite, or the weight, or the input; for gradients the weight
+    that comes first on the way back from the loss. Of a model that was not made from a spec it sees the gradients, and
+    the loss after the step. Validation losses and all weights are looked at after each epoch.
+
+    A few bad batches can be left out instead: then neither weights nor optimizer (the learning rate's step included),
+    moving statistics or means of metrics take anything from them.
+
+    With `mixed_float16` infinite gradients are part of Keras' search for a loss scale, and are left to it.
 
     Put it before callbacks that save, so that they never save such weights.
+
+    Args:
+        max_bad_batches: How many batches may be left out, in the whole training; one more ends it.
+        folder: Where the batch goes, for a bug report: `epoch_3_step_41.npz` with the arrays `x`, `y` and, if given,
+            `sample_weight`; None for nowhere. Only models made from a spec show their batches.
+
+    Attributes:
+        bad_batches: Those left out so far, as (epoch, step), from 1.
+
+    Example:
+        >>> model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+        >>> model.compile("sgd", "mse")
+        >>> x = keras.ops.convert_to_tensor([[1.0], [float("nan")], [2.0]])
+        >>> stop = NonFiniteStop(max_bad_batches=1)
+        >>> _ = model.fit(x, x, batch_size=1, shuffle=False, callbacks=[stop], verbose=0)
+        >>> stop.bad_batches
+        [(1, 2)]
     """
 
+    KEPT = ("bad_batches",)
+
+    def __init__(self, max_bad_batches: int = 0, folder: str | Path | None = None) -> None:
+        super().__init__()
+        self.max_bad_batches = max_bad_batches
+        self.folder = None if folder is None else Path(folder)
+        self.bad_batches: list[tuple[int, int]] = []
+        self._left_out = False
+        self._shown: TrainingLoss | None = None
+        self._before: list[tuple[keras.Variable, torch.Tensor]] = []
+
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """Asks the model for its losses."""
+        """Puts itself before the optimizer, and asks a model made from a spec for its losses."""
         if isinstance(self.model, SpecModel):
             self.model.loss_watcher = self._look
+        optimizer = self.model.optimizer
+        make_step = optimizer.apply
+
+        def apply(grads: Sequence[Any], trainable_variables: Sequence[keras.Variable]) -> None:
+            if self._may_step(grads, trainable_variables):
+                make_step(grads, trainable_variables)
+
+        optimizer.apply = apply
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
-        """Asks no longer."""
+        """Leaves model and optimizer as they were."""
+        self._shown = None
+        self.model.optimizer.__dict__.pop("apply", None)
         if isinstance(self.model, SpecModel):
             self.model.loss_watcher = None
 
@@ -39,28 +85,80 @@ class NonFiniteStop(keras.callbacks.Callback):  # type: ignore[misc]
         self._epoch = epoch + 1
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Notes the step for the message."""
+        """Notes the step, and what a batch that is left out must not change."""
         self._step = batch + 1
-
-    def _look(self, step: TrainingLoss) -> None:
-        """Looks at the loss of a batch. A GPU has to be waited for here; the backward pass keeps it busy after."""
-        if torch.isfinite(step.total):
-            return
-        self.on_train_end()  # Keras does not tell after an error
-        cause = cause_of(self.model, step)
-        raise TrainingError(f"the loss became {step.total.item()} in epoch {self._epoch}, step {self._step}: {cause}")
+        if self.max_bad_batches:
+            variables = [*self.model.non_trainable_variables, *self.model.metrics_variables]
+            self._before = [(variable, variable.value.detach().clone()) for variable in variables]
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Looks at the loss that Keras shows: the mean since the epoch's first step, which one bad step makes bad."""
-        loss = (logs or {}).get("loss", 0.0)
-        if not math.isfinite(loss):
-            raise TrainingError(f"the loss became {loss} in epoch {self._epoch}, step {batch + 1}. {ADVICE}")
+        """Puts back what a bad batch has changed; looks at the loss that Keras shows, the mean since the first step."""
+        self._shown = None
+        logs = logs if logs is not None else {}
+        if self._left_out:
+            self._left_out = False
+            for variable, value in self._before:
+                variable.assign(value)
+            logs.update({name: float(value) for name, value in self.model.get_metrics_result().items()})
+        elif not math.isfinite(logs.get("loss", 0.0)):
+            self._end(f"the loss became {logs['loss']}", ADVICE)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Looks at the validation loss and at every weight, which the last step may have broken."""
         loss = (logs or {}).get("val_loss", 0.0)
         if not math.isfinite(loss):
-            raise TrainingError(f"the validation loss became {loss} in epoch {epoch + 1}. {ADVICE}")
+            self._leave(f"the validation loss became {loss} in epoch {epoch + 1}. {ADVICE}")
         for weight in self.model.weights:
             if not torch.isfinite(weight.value).all():
-                raise TrainingError(f"weight '{weight.path}' is not finite after epoch {epoch + 1}. {ADVICE}")
+                self._leave(f"weight '{weight.path}' is not finite after epoch {epoch + 1}. {ADVICE}")
+
+    def _look(self, step: TrainingLoss) -> None:
+        """Looks at the loss of a batch. A GPU has to be waited for here; the backward pass keeps it busy after."""
+        self._shown = step
+        if torch.isfinite(step.total):
+            return
+        if self._may_leave_out():
+            self._leave_out(f"the loss became {step.total.item()}")
+        else:
+            self._end(f"the loss became {step.total.item()}", cause_of(self.model, step))
+
+    def _may_step(self, grads: Sequence[Any], weights: Sequence[keras.Variable]) -> bool:
+        """Looks at the gradients, unless the loss was bad already."""
+        if self._left_out:
+            return False
+        if isinstance(self.model.optimizer, keras.optimizers.LossScaleOptimizer):
+            return True
+        given = [gradient for gradient in grads if gradient is not None]
+        largest = torch._foreach_norm(given, math.inf)  # no sum of squares, which could overflow
+        if not given or torch.stack([each.float() for each in largest]).isfinite().all():
+            return True
+        if self._may_leave_out():
+            self._leave_out("gradients became not finite")
+            return False
+        self._end("gradients became not finite", cause_in_gradients(grads, weights))
+        return False
+
+    def _may_leave_out(self) -> bool:
+        return len(self.bad_batches) < self.max_bad_batches
+
+    def _leave_out(self, what: str) -> None:
+        self._left_out = True
+        self.bad_batches.append((self._epoch, self._step))
+        count = f"{len(self.bad_batches)} of at most {self.max_bad_batches}"
+        print(
+            f"left out: {what} in epoch {self._epoch}, step {self._step} ({count}).{self._written()}", file=sys.stderr
+        )
+
+    def _end(self, what: str, cause: str) -> None:
+        self._leave(f"{what} in epoch {self._epoch}, step {self._step}: {cause}{self._written()}")
+
+    def _leave(self, text: str) -> None:
+        self.on_train_end()  # Keras does not tell after an error
+        raise TrainingError(text)
+
+    def _written(self) -> str:
+        if self.folder is None or self._shown is None:
+            return ""
+        path = self.folder / f"epoch_{self._epoch}_step_{self._step}.npz"
+        write_batch(path, self._shown.x, self._shown.y, self._shown.sample_weight)
+        return f" The batch is in {path}."

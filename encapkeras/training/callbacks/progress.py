@@ -25,6 +25,8 @@ class Progress(keras.callbacks.Callback):  # type: ignore[misc]
         console: Where to print.
     """
 
+    KEPT = ()
+
     def __init__(self, images: int, console: Console) -> None:
         super().__init__()
         self.images = images

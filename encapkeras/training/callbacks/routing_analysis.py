@@ -42,11 +42,14 @@ class RoutingAnalysis(keras.callbacks.Callback):  # type: ignore[misc]
         ['epoch 2', 'epoch 4']
     """
 
+    KEPT = ()
+
     def __init__(self, folder: str | Path, images: Any, labels: Any = None, *, every: int = 1) -> None:
         super().__init__()
         if every < 1:
             raise ArgumentError(f"every is a number of epochs, at least 1; received {every}")
         self.folder = Path(folder)
+        self.appends_to = (self.folder / "epochs.csv", self.folder / "epochs")
         self.images = images
         self.labels = labels
         self.every = every

@@ -12,38 +12,71 @@ import torch
 class Stopwatch(keras.callbacks.Callback):  # type: ignore[misc]
     """Adds `learning_rate` (of the epoch's first step) and `images_per_second` to each epoch's logs.
 
-    Only training counts: not validation, and not what other callbacks do after the epoch. Put it first, so that the
-    others see what it adds.
+    For the speed only training counts: not validation, and not what other callbacks do after the epoch. Put it before
+    callbacks that are to see what it adds.
 
     Args:
         images: How many images an epoch trains on.
     """
 
+    KEPT = ("seconds", "_images", "_seconds", "_learning_rate")
+
     def __init__(self, images: int) -> None:
         super().__init__()
         self.images = images
-        self._seconds: list[float] = []
+        self._images = 0.0
+        self._seconds = 0.0
+        self._learning_rate: float | None = None  # of the epoch that is under way
+        self._before = 0.0
+        self._began = time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        """How long the whole training has lasted, validation and saving included."""
+        return self._before + time.perf_counter() - self._began
+
+    @seconds.setter
+    def seconds(self, seconds: float) -> None:
+        self._before, self._began = seconds, time.perf_counter()
 
     @property
     def images_per_second(self) -> float:
-        """The mean over all epochs so far."""
-        return self.images * len(self._seconds) / sum(self._seconds)
+        """The mean over all epochs so far; 0 before the first."""
+        return self._images / self._seconds if self._seconds else 0.0
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        """Starts the watch of the whole training."""
+        self._began = time.perf_counter()
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Starts the watch."""
-        self._learning_rate = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
-        self._start = time.perf_counter()
+        """Starts the watch of the epoch."""
+        self._skipped = 0
+        self._start = self._stop = time.perf_counter()
+
+    def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Notes the learning rate."""
+        if self._learning_rate is None:
+            self._learning_rate = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Takes the time; the last batch's is the epoch's."""
+        """Takes the time; the last batch's is the epoch's. A step without logs was made by an earlier process."""
+        if not logs:
+            self._skipped = batch + 1
+            self._start = self._stop = time.perf_counter()
+            return
         steps = self.params["steps"]
         if torch.cuda.is_initialized() and (steps is None or batch + 1 >= steps):
             torch.cuda.synchronize()  # a GPU works after the call that asked for it returned
+        self._steps = batch + 1
         self._stop = time.perf_counter()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Adds to the logs."""
-        self._seconds.append(self._stop - self._start)
+        seconds = self._stop - self._start
+        images = self.images * (1 - self._skipped / self._steps) if seconds else 0.0
+        self._images, self._seconds = self._images + images, self._seconds + seconds
         if logs is not None:
             logs["learning_rate"] = self._learning_rate
-            logs["images_per_second"] = self.images / self._seconds[-1]
+            if seconds:
+                logs["images_per_second"] = images / seconds
+        self._learning_rate = None

@@ -27,6 +27,8 @@ class ValidateAverage(keras.callbacks.Callback):  # type: ignore[misc]
         super().__init__()
         self._in_place = contextlib.ExitStack()
 
+    KEPT = ()
+
     def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Puts the average in place."""
         self._in_place.enter_context(averaged(self.model))

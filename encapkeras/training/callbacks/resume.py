@@ -1,0 +1,259 @@
+"""A training that goes on where it ended."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any, Protocol
+
+import keras
+import torch
+
+from encapkeras.errors import TrainingError
+from encapkeras.training.appended_files import cut_back, lengths_of
+from encapkeras.training.callbacks.kept_attributes import kept_attributes, set_kept_attributes
+from encapkeras.training.non_finite import ADVICE
+from encapkeras.training.random_state import random_state, set_random_state
+from encapkeras.training.training_state import Position, State, StateFiles, model_state, set_model_state
+
+
+class SkippingData(Protocol):
+    """Data that need not make what a resumed training has seen already, as `encapkeras.data.Batches`."""
+
+    def set_epoch(self, epoch: int, skipped: int = 0) -> None:
+        """Chooses the epoch, from 0, and how many of its first batches will be thrown away."""
+
+
+class Resume(keras.callbacks.Callback):  # type: ignore[misc]
+    """Saves all that decides how a training goes on, and goes on from it, at the very step.
+
+    A training that was cut short at any moment, then run again with the same script, ends with the same numbers to the
+    last bit as one that was not, on the same machine. Saved are weights, moving statistics, optimizer, averages of
+    weights, running means of metrics, the random generators of Python, NumPy, torch and Keras, the position in the
+    epoch, and what the callbacks in `also` remember. Files that these append to are cut back to where they were.
+
+    Put it FIRST in the list of callbacks. It saves at the start of an epoch, when all callbacks are done with the one
+    before, and every so many minutes between steps; at the very start, too, so that a folder that cannot be written is
+    found before the training. Ctrl-C and SIGTERM let the step (or the validation) end, save, and then end the program
+    with exit code 130 or 143; a second Ctrl-C does not wait.
+
+    The data must come in the same order in both processes: an order that depends on NumPy's, Python's or torch's
+    global generator, as that of arrays and of a `torch.utils.data.DataLoader`, does. The batches of an epoch that are
+    behind are drawn again and thrown away, without training on them. `steps_per_epoch` of `fit` is not supported.
+
+    Args:
+        folder: Where the states go, `epoch_3_step_120.pt`: in epoch 3, after 120 steps. Nothing else should be there.
+        data: The training data, if it has `set_epoch(epoch, skipped)`: it is told each epoch, and spared the work of
+            making the batches that are behind.
+        also: Callbacks to put back as well. Of one with `KEPT`, a tuple of names, these attributes; of another all that
+            are numbers, texts, None, arrays, or lists of these (so Keras' `EarlyStopping` and `ReduceLROnPlateau`). If
+            it has `appends_to`, paths, these files, or the event files in these folders, are cut back.
+        minutes: Minutes from one save to the next within an epoch; None for the starts of epochs alone.
+        epochs: Epochs from one save to the next.
+        keep: How many states are kept.
+
+    Attributes:
+        resumed_at: Where the training went on; None if it began anew.
+
+    Raises:
+        TrainingError: What was saved is damaged, or belongs to another model; raised by `fit`.
+        RunFolderError: A state cannot be written, for example because the disk is full; raised by `fit`. The states
+            before are unchanged.
+
+    Example:
+        >>> folder = getfixture("tmp_path")
+        >>> def train(name: str, epochs: int) -> keras.Model:
+        ...     keras.utils.set_random_seed(0)
+        ...     model = keras.Sequential([keras.Input((3,)), keras.layers.Dropout(0.5), keras.layers.Dense(1)])
+        ...     model.compile("adam", "mse")
+        ...     x, y = keras.random.normal((8, 3)), keras.random.normal((8, 1))
+        ...     model.fit(x, y, batch_size=2, epochs=epochs, callbacks=[Resume(folder / name)], verbose=0)
+        ...     return model
+        >>> whole = train("whole", epochs=3)
+        >>> _ = train("parts", epochs=2)
+        >>> parts = train("parts", epochs=3)
+        >>> bool((whole.get_weights()[0] == parts.get_weights()[0]).all())
+        True
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        data: SkippingData | None = None,
+        also: Sequence[keras.callbacks.Callback] = (),
+        minutes: float | None = 10.0,
+        epochs: int = 1,
+        keep: int = 2,
+    ) -> None:
+        super().__init__()
+        self.files = StateFiles(Path(folder), keep)
+        self.data = data
+        self.also = list(also)
+        self.minutes = minutes
+        self.epochs = epochs
+        self.resumed_at: Position | None = None
+        self._to_restore: State | None = None
+        self._real_step: Any = None  # of the model, while a stand-in throws batches away
+        self._signal = 0
+        self._handlers: dict[int, Any] = {}
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        """Loads the newest state, if there is one."""
+        self._saved_at = time.monotonic()
+        self._watch_signals()
+        newest = self.files.newest()
+        if newest is None:
+            return
+        self.resumed_at, state = newest
+        self._epoch = self.resumed_at.epoch - 1  # the last one, should there be no other
+        set_model_state(self.model, state["model"])
+        for callback, remembered in self._remembered(state):
+            for path, lengths in zip(_appended(callback), remembered["lengths"], strict=True):
+                cut_back(path, lengths)
+        self._to_restore = state
+        # As Keras' own BackupAndRestore. What ended early has no further epoch.
+        self.model._initial_epoch = self.params["epochs"] if state["ended_early"] else self.resumed_at.epoch
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Puts the rest of the state in place, or saves."""
+        self.model._initial_epoch = None
+        self._epoch, self._steps, self._due, skipped = epoch, 0, False, 0
+        if self._to_restore is not None:
+            skipped = self._go_on(self._to_restore)
+        else:
+            self._at_epoch = self._at_step = random_state()
+            if self._signal or epoch % self.epochs == 0:
+                self._save(Position(epoch, 0))
+            self._end_if_asked(Position(epoch, 0))
+        if self.data is not None:
+            self.data.set_epoch(epoch, skipped)
+
+    def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Saves between two steps, if it is time."""
+        self._between_steps()
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Looks whether it is time, and notes the random generators before the next batch is drawn."""
+        self._steps = batch + 1
+        if self._real_step is None:
+            self._due = bool(self._signal) or self._is_time()
+            if self._due:
+                self._at_step = random_state()
+        elif self._steps == self._skipped:
+            self.model.train_function, self._real_step = self._real_step, None
+            set_random_state(self._at_step)
+
+    def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
+        """Saves between the last step of an epoch and the validation, if it is time."""
+        self._between_steps()
+
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
+        """Saves the end: the same script, run again, gives the trained model at once."""
+        if self._to_restore is not None:  # nothing was left to train
+            self._restore_callbacks(self._to_restore)
+        else:
+            self._at_epoch = self._at_step = random_state()
+            self._save(Position(self._epoch + 1, 0), ended_early=self.model.stop_training)
+        self.model._initial_epoch = None
+        self._end_if_asked(Position(self._epoch + 1, 0))
+        self._leave_signals()
+
+    def _between_steps(self) -> None:
+        if self._due:
+            position, self._due = Position(self._epoch, self._steps), False
+            self._save(position)
+            self._end_if_asked(position)
+
+    def _is_time(self) -> bool:
+        return self.minutes is not None and time.monotonic() - self._saved_at >= 60 * self.minutes
+
+    def _save(self, position: Position, ended_early: bool = False) -> None:
+        for weight in self.model.weights:  # the states before are good, and must not be lost to a bad one
+            if not torch.isfinite(weight.value).all():
+                raise TrainingError(f"weight '{weight.path}' is not finite at {position}. {ADVICE}")
+        state = {
+            "model": model_state(self.model),
+            "random": {"epoch": self._at_epoch, "step": self._at_step},
+            "callbacks": [self._memory_of(callback) for callback in self.also],
+            "ended_early": ended_early,
+        }
+        self.files.save(position, state)
+        self._saved_at = time.monotonic()
+
+    def _memory_of(self, callback: keras.callbacks.Callback) -> State:
+        return {
+            "class": type(callback).__name__,
+            "kept": kept_attributes(callback),
+            "lengths": [lengths_of(path) for path in _appended(callback)],
+        }
+
+    def _remembered(self, state: State) -> list[tuple[keras.callbacks.Callback, State]]:
+        """Each callback with what it remembers."""
+        now, then = [type(each).__name__ for each in self.also], [each["class"] for each in state["callbacks"]]
+        if now != then:
+            raise TrainingError(
+                f"the saved training in {self.files.folder} remembers the callbacks {', '.join(then) or 'none'}; "
+                f"'also' has {', '.join(now) or 'none'}. Go on with the same, or train anew."
+            )
+        return list(zip(self.also, state["callbacks"], strict=True))
+
+    def _restore_callbacks(self, state: State) -> None:
+        for callback, remembered in self._remembered(state):
+            set_kept_attributes(callback, remembered["kept"])
+
+    def _go_on(self, state: State) -> int:
+        """Begins the epoch in which the training was saved; gives how many of its steps are behind."""
+        self._to_restore = None
+        self._restore_callbacks(state)  # now: many forget everything in on_train_begin
+        set_model_state(self.model, state["model"])  # again: fit has emptied the metrics
+        self._at_epoch, self._at_step = state["random"]["epoch"], state["random"]["step"]
+        set_random_state(self._at_epoch)
+        self._skipped = self.resumed_at.step if self.resumed_at else 0
+        if self._skipped:
+            self._real_step, self.model.train_function = self.model.train_function, _no_step
+        return self._skipped
+
+    def _watch_signals(self) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            return  # Python hands signals to the main thread alone
+        for number in (signal.SIGINT, signal.SIGTERM):
+            if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
+                self._handlers[number] = signal.signal(number, self._note_signal)
+
+    def _note_signal(self, number: int, frame: FrameType | None) -> None:
+        self._signal = number
+        self._leave_signals()  # so that a second one ends the program at once
+        os.write(2, b"\nending after this step or validation; once more ends at once\n")  # print may be under way
+
+    def _leave_signals(self) -> None:
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        self._handlers.clear()
+
+    def _end_if_asked(self, position: Position) -> None:
+        if not self._signal:
+            return
+        received, self._signal = signal.Signals(self._signal), 0
+        self._leave_signals()
+        text = f"ended by {received.name} at {position}; {self.files.folder} has all that is needed to go on"
+        if received == signal.SIGINT:
+            raise KeyboardInterrupt(text)
+        print(text, file=sys.stderr)
+        raise SystemExit(128 + received)
+
+
+def _appended(callback: keras.callbacks.Callback) -> Sequence[Path]:
+    """The files, or folders of event files, that a callback appends to."""
+    paths: Sequence[Path] = getattr(callback, "appends_to", ())
+    return paths
+
+
+def _no_step(data: Any) -> dict[str, Any]:
+    """Throws a batch away that was trained on before."""
+    return {}
