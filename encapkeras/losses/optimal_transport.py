@@ -165,12 +165,7 @@ class OptimalTransport(SideLoss):
 
     def call(self, latent: torch.Tensor, target: torch.Tensor, training: bool | None = None) -> torch.Tensor:
         """See the class."""
-        received = tuple(latent.shape[1:]), tuple(target.shape[1:])
-        if received != self._built_for:
-            raise ShapeError(
-                f"{self.name} was built for latent {self._built_for[0]} and target {self._built_for[1]}, without the "
-                f"batch; received {received[0]} and {received[1]}"
-            )
+        self._check_shapes(latent, target)
         x, y = self._features(latent, target, bool(training and self.trainable))
         try:
             divergence, plan, cost = transport(x, y, **self._transport)
@@ -183,6 +178,37 @@ class OptimalTransport(SideLoss):
             mean_cost=cost.mean(), marginal_error=marginal_error(plan), plan_entropy=torch.special.entr(plan).sum()
         )
         return divergence
+
+    @torch.no_grad()
+    def plan(self, latent: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """The plan between two tensors as in training, to be looked at: neither gradients nor moving statistics.
+
+        Args:
+            latent: As in a call.
+            target: As in a call.
+
+        Returns:
+            How much of each latent sample (row) goes to each target sample (column), `(B, B)`; all together 1.
+
+        Raises:
+            NotFiniteError: A feature, or a distance, is not finite (only looked at on the CPU).
+            ShapeError: The tensors have other shapes than those that the unit was built for.
+        """
+        self._check_shapes(latent, target)
+        statistics = [(variable, variable.value.clone()) for variable in self.non_trainable_variables]
+        try:
+            return transport(*self._features(latent, target, self.trainable), **self._transport).plan
+        finally:
+            for variable, value in statistics:
+                variable.assign(value)
+
+    def _check_shapes(self, latent: torch.Tensor, target: torch.Tensor) -> None:
+        received = tuple(latent.shape[1:]), tuple(target.shape[1:])
+        if received != self._built_for:
+            raise ShapeError(
+                f"{self.name} was built for latent {self._built_for[0]} and target {self._built_for[1]}, without the "
+                f"batch; received {received[0]} and {received[1]}"
+            )
 
     def _features(
         self, latent: torch.Tensor, target: torch.Tensor, training: bool

@@ -1,17 +1,15 @@
 import csv
 import io
-import sys
 
 import keras
 import numpy as np
 import pytest
 import torch
 from rich.console import Console
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from encapkeras.errors import RunFolderError, TrainingError
 from encapkeras.training import LossSchedule
-from encapkeras.training.callbacks import Checkpoints, MetricsFile, NonFiniteStop, Progress, Stopwatch, TensorBoard
+from encapkeras.training.callbacks import Checkpoints, MetricsFile, NonFiniteStop, Progress, Stopwatch
 
 IMAGES = np.random.default_rng(0).random((40, 4, 4, 1), dtype=np.float32)
 LABELS = (IMAGES.mean((1, 2, 3)) > 0.5).astype("int64")
@@ -204,59 +202,3 @@ def test_progress_stops_its_bar_when_the_training_fails():
         fit(small_model(), NonFiniteStop(), progress, images=images)
     progress.close()
     assert not progress._bar.live.is_started
-
-
-@pytest.fixture(scope="module")
-def events(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("tensorboard")
-    board = TensorBoard(folder, spec="name: tiny", images=torch.from_numpy(IMAGES))
-    history = fit(small_model(), Stopwatch(40), board).history
-    accumulator = EventAccumulator(str(folder), size_guidance={"tensors": 0, "images": 0, "scalars": 0})
-    accumulator.Reload()
-    return accumulator, history
-
-
-def test_tensorboard_scalars_are_the_logs(events):
-    accumulator, history = events
-    tags = {
-        "loss/training": "loss",
-        "loss/validation": "val_loss",
-        "accuracy/training": "accuracy",
-        "accuracy/validation": "val_accuracy",
-        "learning_rate": "learning_rate",
-        "images_per_second": "images_per_second",
-    }
-    assert set(accumulator.Tags()["scalars"]) == set(tags)
-    for tag, name in tags.items():
-        points = accumulator.Scalars(tag)
-        assert [point.step for point in points] == [1, 2, 3]
-        assert [point.value for point in points] == pytest.approx(history[name])
-
-
-def test_tensorboard_holds_the_spec_and_a_grid_of_images(events):
-    accumulator, _ = events
-    (text,) = accumulator.Tensors("spec/text_summary")
-    assert b"name: tiny" in text.tensor_proto.string_val[0]
-    (grid,) = accumulator.Images("training images")
-    assert (grid.width, grid.height) == (8 * 6 + 2, 5 * 6 + 2)  # 40 images of 4x4, eight a row, 2 pixels between
-
-
-@pytest.mark.parametrize("channels", [2, 3, 5])
-def test_tensorboard_shows_images_with_any_number_of_channels(tmp_path, channels):
-    board = TensorBoard(tmp_path, images=torch.rand(100, 4, 4, channels))
-    board.on_train_begin()
-    board.close()
-    accumulator = EventAccumulator(str(tmp_path))
-    accumulator.Reload()
-    (grid,) = accumulator.Images("training images")
-    assert grid.height == 8 * 6 + 2  # of 100 images, 64
-
-
-def test_tensorboard_folder_that_cannot_be_made_is_named(tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(RunFolderError, match=r"file.tensorboard could not be written"):
-        fit(small_model(), TensorBoard(tmp_path / "file" / "tensorboard"))
-
-
-def test_tensorboard_needs_no_tensorflow(events):
-    assert "tensorflow" not in sys.modules

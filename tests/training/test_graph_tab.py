@@ -59,8 +59,8 @@ def test_training_writes_it(tmp_path):
     model = build_model(spec_with())
     board = TensorBoard(tmp_path)
     board.set_model(model)
-    board.on_train_begin()
-    board.on_train_end()
+    board.on_epoch_begin(0)
+    board.close()
     events = EventAccumulator(str(tmp_path)).Reload()
     assert events.Graph() == graph_definition(model.examined)
 
@@ -76,8 +76,8 @@ def test_a_model_that_no_spec_made_has_none(tmp_path):
 def test_the_real_tensorboard_shows_it(tmp_path):
     board = TensorBoard(tmp_path / "run")
     board.set_model(build_model("resnet14", ["data.image_size=8"]))
-    board.on_train_begin()
-    board.on_train_end()
+    board.on_epoch_begin(0)
+    board.close()
     command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(tmp_path), "--port", "0", "--load_fast=false"]
     with subprocess.Popen(
         command, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"}

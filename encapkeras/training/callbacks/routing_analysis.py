@@ -37,9 +37,9 @@ class RoutingAnalysis(keras.callbacks.Callback):  # type: ignore[misc]
         >>> model.compile(loss=encapkeras.losses.MarginLoss())
         >>> folder, images, labels = getfixture("tmp_path"), torch.rand(6, 4, 4, 8, 6), torch.tensor([0, 1, 2, 0, 1, 2])
         >>> analysis = RoutingAnalysis(folder, images, labels, every=2)
-        >>> _ = model.fit(images, labels, epochs=4, callbacks=[analysis], verbose=0)
+        >>> _ = model.fit(images, labels, epochs=2, callbacks=[analysis], verbose=0)
         >>> [each.checkpoint for each in encapkeras.analysis.read_csv(folder / "epochs.csv")]
-        ['epoch 2', 'epoch 4']
+        ['epoch 2']
     """
 
     KEPT = ()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import keras
 import torch
@@ -11,54 +14,171 @@ import torchvision
 from tensorboard.compat.proto.event_pb2 import Event
 from torch.utils.tensorboard import SummaryWriter
 
+from encapkeras.errors import ArgumentError
 from encapkeras.graph import SpecModel
+from encapkeras.graph.writing import as_yaml
+from encapkeras.training.averaged_weights import averaged
+from encapkeras.training.board.gradient_norm import GradientNorm
+from encapkeras.training.board.pictures import write_pictures
+from encapkeras.training.board.probe import Probe
 from encapkeras.training.callbacks.graph_tab import graph_definition
+from encapkeras.training.hparams import write_settings
 from encapkeras.training.run_folder import writing
 
 
 class TensorBoard(keras.callbacks.Callback):  # type: ignore[misc]
-    """Writes every epoch's logs as scalars over epochs, from 1.
+    """Writes what TensorBoard shows of a training: curves, pictures, histograms, embeddings, the network.
 
-    `loss` and `val_loss` become the curves `loss/training` and `loss/validation`, and so every other pair;
-    `learning_rate` and `images_per_second` stand alone. The network is under Graphs.
+    After every epoch, counted from 1, curves: `loss` and `val_loss` of the logs become `loss/training` and
+    `loss/validation`, and so every other pair; `learning_rate` and `images_per_second`, where a `Stopwatch` comes
+    before it; `gradient_norm/mean` and `/last`, of all trainable weights together, before clipping;
+    `memory/process_peak_GB` and `memory/gpu_peak_GB`, the most so far, in 10^9 bytes.
+
+    With `data`, after the epochs 1, 2, 4, 8, ... and the last, what the network makes of it: predictions, confusion
+    matrix, lengths of the class capsules, class capsules in the projector, and what reconstruction and
+    optimal-transport losses do. This takes about as long as a validation, and a second for drawing.
+
+    The spec and the graph of a model that was made from one are shown too. The training itself goes on as without it:
+    no random number is drawn and no statistic moved.
 
     Args:
-        folder: Where the event files go.
-        spec: The resolved spec as YAML text, shown under Text; None for none.
-        images: A batch of training images (B, H, W, C), 0 to 1, shown under Images; None for none.
+        folder: Where the event files go; made if it is not there.
+        data: Validation data of a classifier of images: arrays `(images, labels)`, a `torch.utils.data.DataLoader`, a
+            `keras.utils.PyDataset`, or other batches that can be gone through again; None for no pictures.
+        every: Epochs from one set of pictures to the next; None: after the epochs 1, 2, 4, 8, ...; always after the
+            last.
+        class_names: Names of the classes; those of a model that was made from a spec if not given, else numbers.
+        settings: Numbers and texts, such as a learning rate, by which runs are told apart under HParams.
+        training_images: A batch of training images `(B, H, W, C)` as the network sees them, to be shown once.
+
+    Raises:
+        ArgumentError: `every` is below 1, or, when training begins, the model is no classifier of images, or there are
+            not as many names as classes.
+        RunFolderError: The files cannot be written.
+
+    Example:
+        >>> inputs = keras.Input((4, 4, 1))
+        >>> model = keras.Model(inputs, keras.layers.Dense(2)(keras.layers.Flatten()(inputs)))
+        >>> model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        >>> images, labels = torch.rand(8, 4, 4, 1), torch.tensor([0, 1] * 4)
+        >>> board = TensorBoard(getfixture("tmp_path") / "board", data=(images, labels), class_names=["cat", "dog"])
+        >>> _ = model.fit(images, labels, epochs=2, callbacks=[board], verbose=0)
     """
 
-    def __init__(self, folder: Path, spec: str | None = None, images: torch.Tensor | None = None) -> None:
+    KEPT: ClassVar[tuple[str, ...]] = ("epoch", "introduced", "pictured", "gradient_norms")
+
+    def __init__(
+        self,
+        folder: str | Path,
+        data: Any = None,
+        *,
+        every: int | None = None,
+        class_names: Sequence[str] = (),
+        settings: Mapping[str, str | int | float | bool] | None = None,
+        training_images: torch.Tensor | None = None,
+    ) -> None:
         super().__init__()
-        self.folder = folder
-        self.spec = spec
-        self.images = images
+        if every is not None and every < 1:
+            raise ArgumentError(f"every is a number of epochs, at least 1, or None; received {every}")
+        self.folder = Path(folder)
+        self.appends_to = (self.folder,)
+        self.data = data
+        self.every = every
+        self.class_names = tuple(class_names)
+        self.settings = settings
+        self.training_images = training_images
+        self.epoch = 0  # the last that is complete
+        self.introduced = False  # whether there is what is written once
+        self.pictured = 0  # the last epoch that has pictures
+        self._norm = GradientNorm()
+        self._probe: Probe | None = None
         self._writer: SummaryWriter | None = None
 
+    @property
+    def gradient_norms(self) -> tuple[float, float, float]:
+        """Sum, last, and number of the norms of the epoch so far."""
+        return self._norm.state
+
+    @gradient_norms.setter
+    def gradient_norms(self, state: tuple[float, float, float]) -> None:
+        self._norm.state = state
+
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """Opens the file and writes the spec, the graph of a model that was made from one, and the images."""
-        with writing(self.folder):
-            self._writer = SummaryWriter(str(self.folder))
-            if self.spec is not None:
-                self._writer.add_text("spec", f"```yaml\n{self.spec}\n```")
+        """Checks that there can be pictures, and writes the settings."""
+        self._probe = None if self.data is None else Probe(self.model)
+        self._weights = self.model.trainable_weights
+        self._one = keras.ops.ones(())
+        self._norm = GradientNorm()
+        if self.settings is not None:
+            write_settings(self.folder, self.settings)
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Writes what does not change, once: spec, graph, training images."""
+        if self.introduced:
+            return
+        with self._writing() as writer:
             if isinstance(self.model, SpecModel):
-                file: Any = self._writer.file_writer
+                writer.add_text("spec", f"```yaml\n{as_yaml(self.model.spec)}\n```")
+                file: Any = writer.file_writer
                 file.add_event(Event(graph_def=graph_definition(self.model.examined).SerializeToString()))
-            if self.images is not None:
-                self._writer.add_image("training images", _grid(self.images))
+            if self.training_images is not None:
+                writer.add_image("training images", _grid(self.training_images))
+        self.introduced = True
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[SummaryWriter]:
+        """A writer whose events are on the disk in the end."""
+        with writing(self.folder):
+            if self._writer is None:
+                self._writer = SummaryWriter(str(self.folder))
+            yield self._writer
             self._writer.flush()
+
+    def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Notes the scale of the loss, which the step may change."""
+        self._scale = self.model.optimizer.scale_loss(self._one)
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Takes the norm of the gradients; a step without logs was made by an earlier process."""
+        if logs:
+            self._norm.add(self._weights, self._scale)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Writes the epoch's scalars."""
-        if self._writer is None:
-            return
-        with writing(self.folder):
+        """Writes the epoch's curves, and pictures if it is time."""
+        self.epoch = epoch + 1
+        with self._writing() as writer:
             for name, value in (logs or {}).items():
-                self._writer.add_scalar(_tag(name), value, epoch + 1)
-            self._writer.flush()
+                writer.add_scalar(_tag(name), value, self.epoch)
+            for tag, value in {**self._norm.figures(), **_peak_memory()}.items():
+                writer.add_scalar(tag, value, self.epoch)
+        self._norm = GradientNorm()
+        if self._is_time() or self.epoch == self.params["epochs"]:
+            self._write_pictures()
+
+    def _is_time(self) -> bool:
+        return self.epoch % self.every == 0 if self.every else self.epoch & (self.epoch - 1) == 0
+
+    def _write_pictures(self) -> None:
+        if self._probe is None:
+            return
+        with averaged(self.model):
+            seen = self._probe.look(self.data)
+        with self._writing() as writer:
+            write_pictures(writer, self.folder, seen, self._names(seen.scores.shape[1]), self.epoch)
+        self.pictured = self.epoch
+
+    def _names(self, classes: int) -> Sequence[str]:
+        names = self.class_names or (self.model.class_names if isinstance(self.model, SpecModel) else ())
+        if names and len(names) != classes:
+            raise ArgumentError(f"class_names holds {len(names)} names; the model tells {classes} classes apart")
+        return names or [str(index) for index in range(classes)]
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
-        """Closes the file."""
+        """Writes the pictures of a last epoch that was not foreseen, and closes the file."""
+        if self.pictured < self.epoch:
+            self._write_pictures()
+        if self.settings is not None:
+            write_settings(self.folder, self.settings, finished=True)
         self.close()
 
     def close(self) -> None:
@@ -66,6 +186,7 @@ class TensorBoard(keras.callbacks.Callback):  # type: ignore[misc]
         if self._writer:
             with writing(self.folder):
                 self._writer.close()
+            self._writer = None
 
 
 def _grid(images: torch.Tensor) -> torch.Tensor:
@@ -80,3 +201,16 @@ def _tag(name: str) -> str:
         return name
     validation = name.startswith("val_")
     return f"{name.removeprefix('val_')}/{'validation' if validation else 'training'}"
+
+
+def _peak_memory() -> dict[str, float]:
+    """The most memory that the process, and torch on a GPU, had at once so far, in 10^9 bytes."""
+    peaks = {}
+    if sys.platform != "win32":
+        import resource
+
+        unit = 1 if sys.platform == "darwin" else 1024  # bytes; what Linux counts in
+        peaks["memory/process_peak_GB"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+    if torch.cuda.is_initialized():
+        peaks["memory/gpu_peak_GB"] = torch.cuda.max_memory_allocated() / 1e9
+    return peaks
