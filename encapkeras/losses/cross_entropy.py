@@ -73,3 +73,11 @@ class CrossEntropyLoss(CapsuleLoss):
         """Losses `(B,)`; see the class."""
         targets = smoothed(one_hot_targets(y_true, y_pred), self.label_smoothing)
         return cross_entropy(y_pred, targets, scale=self.scale)
+
+    def probabilities(self, scores: torch.Tensor) -> torch.Tensor:
+        """`softmax(scale * a)`.
+
+        Args:
+            scores: `(B, K)`.
+        """
+        return torch.softmax(self.scale * scores, -1)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import keras
+import torch
 
 from encapkeras.errors import RegistrationError
 from encapkeras.losses.side_loss import SideLoss
@@ -61,3 +62,11 @@ class CapsuleLoss(keras.losses.Loss):  # type: ignore[misc]
     def get_config(self) -> dict[str, Any]:
         """The arguments that make this loss again."""
         return {**super().get_config(), **copy.deepcopy(self._arguments)}
+
+    def probabilities(self, scores: torch.Tensor) -> torch.Tensor | None:
+        """The classes' probabilities, where the loss takes scores for logits of these; None where it does not.
+
+        Args:
+            scores: What the loss takes as `y_pred`, `(B, K)`.
+        """
+        return None

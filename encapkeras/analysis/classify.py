@@ -1,0 +1,162 @@
+"""Which classes a trained network sees in images, with scores that say what they are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import keras
+import torch
+from torch import Tensor
+
+from encapkeras.errors import ArgumentError
+from encapkeras.graph.model import SpecModel
+from encapkeras.layers import CapsuleLength, EmCapsules
+from encapkeras.losses import CapsuleLoss
+
+ScoreKind = Literal["length", "activation", "probability", "score"]
+
+
+@dataclass(frozen=True)
+class Classified:
+    """The scores of all classes for some images.
+
+    Args:
+        kind: What the scores are: the `length` of class capsules, the `activation` of class capsules of EM routing, a
+            `probability`, or a `score`, for outputs of another kind, as they are.
+        class_names: The name of each class, in the order of the labels; the labels themselves if the model knows none.
+        scores: `(B, K)`, float32.
+    """
+
+    kind: ScoreKind
+    class_names: tuple[str, ...]
+    scores: Tensor
+
+    def best(self, count: int = 1) -> list[list[tuple[str, float]]]:
+        """For each image the classes with the highest scores, the highest first; of equal ones the lower label.
+
+        Args:
+            count: How many, at least 1; all classes if there are fewer.
+
+        Example:
+            >>> scores = torch.tensor([[0.1, 0.9, 0.25]])
+            >>> Classified("length", ("cat", "dog", "owl"), scores).best(2)
+            [[('dog', 0.899...), ('owl', 0.25)]]
+        """
+        ranked = self.scores.argsort(dim=1, descending=True, stable=True)[:, :count]
+        best = self.scores.gather(1, ranked)
+        return [
+            [(self.class_names[label], score) for label, score in zip(labels, scores, strict=True)]
+            for labels, scores in zip(ranked.tolist(), best.tolist(), strict=True)
+        ]
+
+
+class Classifier:
+    """A network made from a spec as what tells classes: what its scores are, and how they follow from its output.
+
+    Capsule lengths and activations are shown as they are, whatever the loss. Other outputs become probabilities where
+    their loss takes them for logits (`CapsuleLoss.probabilities`), such as `cross_entropy` does.
+
+    Args:
+        model: A network with one input and one output, one score for each class.
+
+    Raises:
+        ArgumentError: It is another one.
+
+    Example:
+        >>> import encapkeras
+        >>> classifier = Classifier(encapkeras.build_model("quickstart"))
+        >>> classifier.kind, classifier.image_shape, classifier.class_names[:3]
+        ('length', (32, 32, 1), ('0', '1', '2'))
+    """
+
+    def __init__(self, model: keras.Model) -> None:
+        if not isinstance(model, SpecModel):
+            raise ArgumentError(
+                f"'{getattr(model, 'name', type(model).__name__)}' was not made from a spec, so that nothing tells "
+                "what its outputs are; networks of build_model and encapkeras train can be asked for classes"
+            )
+        shapes = [tuple(tensor.shape[1:]) for tensor in (*model.inputs, *model.outputs)]
+        if len(model.inputs) != 1 or len(model.outputs) != 1 or len(shapes[0]) != 3 or len(shapes[1]) != 1:
+            raise ArgumentError(
+                "only a network with one input (height, width, channels) and one output (classes,) can be asked for "
+                f"classes; '{model.name}' has inputs and outputs of the shapes {', '.join(map(str, shapes))}"
+            )
+        self.model = model
+        self.image_shape: tuple[int, int, int] = shapes[0]
+        self.class_names = model.class_names or tuple(map(str, range(shapes[1][0])))
+        self._loss = next(iter(model.make_losses().values()), None)
+        self.kind = self._kind()
+
+    def _kind(self) -> ScoreKind:
+        (reference,) = self.model.examined.spec.outputs.values()
+        layer = self.model.examined.graph.layers[reference.node]
+        if isinstance(layer, CapsuleLength):
+            return "length"
+        if isinstance(layer, EmCapsules):
+            return "activation"
+        return "score" if self._probabilities(torch.zeros(1, len(self.class_names))) is None else "probability"
+
+    def _probabilities(self, outputs: Tensor) -> Tensor | None:
+        return self._loss.probabilities(outputs) if isinstance(self._loss, CapsuleLoss) else None
+
+    @torch.no_grad()
+    def scores(self, images: Any) -> Tensor:
+        """The scores of a batch.
+
+        Args:
+            images: `(B, H, W, C)` in [0, 1].
+
+        Returns:
+            `(B, K)`, float32, on the CPU.
+        """
+        outputs = self.model(images, training=False).detach().float().cpu()
+        probabilities = self._probabilities(outputs) if self.kind == "probability" else None
+        return outputs if probabilities is None else probabilities
+
+
+def classify(model: keras.Model, images: Any, *, batch_size: int = 64) -> Classified:
+    """The scores that a trained network gives the classes.
+
+    Args:
+        model: A network with one input and one output, made by `build_model` or `load_model`.
+        images: `(B, H, W, C)` as the network takes them: uint8, or floats in [0, 1]; tensor or array.
+            `prepared_image` makes them from files.
+        batch_size: How many images go through the network at once.
+
+    Raises:
+        ArgumentError: The network is of another kind, or the images do not suit it.
+
+    Example:
+        >>> import encapkeras
+        >>> model = encapkeras.build_model("quickstart")
+        >>> classified = classify(model, torch.rand(5, 32, 32, 1))
+        >>> classified.kind, classified.scores.shape
+        ('length', torch.Size([5, 10]))
+    """
+    classifier = Classifier(model)
+    batch = _as_images(images, classifier.image_shape)
+    parts = [classifier.scores(part) for part in batch.split(batch_size)]
+    return Classified(classifier.kind, classifier.class_names, torch.cat(parts))
+
+
+def _as_images(images: Any, shape: tuple[int, int, int]) -> Tensor:
+    """Float images in [0, 1].
+
+    Raises:
+        ArgumentError: They have another shape or type, or values outside.
+    """
+    batch = torch.as_tensor(images)
+    fits = batch.dim() == 4 and all(size in (None, has) for size, has in zip(shape, batch.shape[1:], strict=True))
+    if not fits or not len(batch):
+        raise ArgumentError(
+            f"the network takes images (batch, {', '.join(map(str, shape))}); received {tuple(batch.shape)}"
+        )
+    if batch.dtype == torch.uint8:
+        return batch.to(torch.float32) / 255
+    if not batch.is_floating_point() or not ((batch >= 0) & (batch <= 1)).all():
+        raise ArgumentError(
+            f"images must be uint8, or floats from 0 to 1; received {str(batch.dtype).removeprefix('torch.')} from "
+            f"{batch.min():g} to {batch.max():g}"
+        )
+    return batch

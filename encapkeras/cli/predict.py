@@ -1,0 +1,110 @@
+"""`encapkeras predict`: which classes a trained network sees in image files."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from encapkeras.cli.output_file import add_overwrite, check_free, write_text
+from encapkeras.cli.spec_arguments import add_plugins
+from encapkeras.errors import ArgumentError, DataError, printable
+
+if TYPE_CHECKING:
+    from encapkeras.analysis import ClassifiedFiles
+
+SCORES = {
+    "length": "lengths of the class capsules",
+    "activation": "activations of the class capsules",
+    "probability": "probabilities (softmax of the outputs)",
+    "score": "outputs of the network as they are",
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of `encapkeras predict`."""
+    parser.add_argument("model", metavar="RUN_OR_MODEL", help="run folder of a training, or a .keras file")
+    parser.add_argument("images", metavar="IMAGE", nargs="+", help="image files, or folders of them")
+    add_plugins(parser)
+    parser.add_argument("--top", type=int, default=3, metavar="N", help="how many classes of an image (%(default)s)")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--csv", metavar="FILE", help="write them into a .csv file too")
+    add_overwrite(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Prints the best classes of each image; files that cannot be read are named at the end."""
+    if arguments.top < 1:
+        raise ArgumentError(f"--top must be at least 1; received {arguments.top}")
+    table = Path(arguments.csv) if arguments.csv else None
+    if table:
+        check_free(table, arguments.overwrite, option=" with --csv")
+    from encapkeras.analysis import classify_files
+    from encapkeras.graph import load_model
+    from encapkeras.training.memory import saying_how_to_save_memory
+
+    checkpoint = _checkpoint(Path(arguments.model))
+    with saying_how_to_save_memory("Free memory, or use a machine with more."):
+        found = classify_files(load_model(checkpoint), arguments.images)
+    if table:
+        write_text(table, _as_csv(found, arguments.top))
+    if arguments.json:
+        print(json.dumps(_as_json(found, checkpoint, arguments.top), indent=2))
+    elif found.files:
+        _print(found, checkpoint, arguments.top)
+    if found.problems:
+        raise DataError(_told(found))
+    return 0
+
+
+def _checkpoint(path: Path) -> Path:
+    """The `.keras` file itself, or that of a run which training chose."""
+    if not path.is_dir():
+        return path
+    from encapkeras.graph import load_spec
+    from encapkeras.training import RunFolder
+
+    folder = RunFolder(path)
+    folder.check_run()
+    folder.check_plugins()
+    data = load_spec(folder.spec).data
+    if not folder.results.is_file():
+        print(f"run {folder.path} is unfinished: it has no results.json.", file=sys.stderr)
+    return folder.chosen(data is not None and data.validation > 0)
+
+
+def _print(found: ClassifiedFiles, checkpoint: Path, top: int) -> None:
+    print(f"{printable(str(checkpoint))}: {SCORES[found.classified.kind]}")
+    for file, classes in zip(found.files, found.classified.best(top), strict=True):
+        shown = ", ".join(f"{printable(name)} {score:.3f}" for name, score in classes)
+        print(f"{printable(str(file))}: {shown}")
+
+
+def _as_json(found: ClassifiedFiles, checkpoint: Path, top: int) -> dict[str, Any]:
+    kind = found.classified.kind
+    images = [
+        {"file": str(file), "classes": [{"class": name, kind: score} for name, score in classes]}
+        for file, classes in zip(found.files, found.classified.best(top), strict=True)
+    ]
+    problems = [{"file": str(file), "problem": problem} for file, problem in found.problems.items()]
+    return {"model": str(checkpoint), "scores": kind, "images": images, "not_read": problems}
+
+
+def _as_csv(found: ClassifiedFiles, top: int) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["file", "rank", "class", found.classified.kind])
+    for file, classes in zip(found.files, found.classified.best(top), strict=True):
+        writer.writerows([file, rank, name, score] for rank, (name, score) in enumerate(classes, 1))
+    return text.getvalue()
+
+
+def _told(found: ClassifiedFiles) -> str:
+    count = len(found.problems)
+    lines = [f"{printable(str(file))}: {printable(problem)}" for file, problem in found.problems.items()]
+    total = count + len(found.files)
+    return "\n".join([*lines, f"{count} of {total} {'image' if total == 1 else 'images'} could not be read"])
