@@ -4,6 +4,7 @@ The folder of a comparison:
 
 comparison.md      the table and what it shows, for reading
 comparison.csv     one row for each network, figures in full
+comparison.png     accuracy against time and parameters
 comparison.json    the same and every run; the mark that the folder is a comparison's
 seed_0/NAME/       the run folder of network NAME with seed 0; its event files have what TensorBoard's HParams shows
 """
@@ -27,11 +28,13 @@ from encapkeras.graph.spec import Source
 from encapkeras.training.comparison import Comparison, Run
 from encapkeras.training.comparison_folder import check_folder, check_none_is_lost, reusable, table_file
 from encapkeras.training.comparison_plan import Planned, check_arguments, make_plan
+from encapkeras.training.comparison_plot import plot_comparison
 from encapkeras.training.fit import train
 from encapkeras.training.hparams import write_hparams
 from encapkeras.training.memory import saying_how_to_save_memory
 from encapkeras.training.run_folder import RunFolder, replacing, trained_on, writing
 
+_FIGURES = ("test\naccuracy", "test\nerror %", "validation\naccuracy", "parameters", "images/s", "seconds", "peak\nMiB")
 _WIDEST = 10_000  # of the table, which is as wide as its names: a line that runs over loses nothing
 
 
@@ -98,6 +101,7 @@ def compare(
         text = f"{str(stop) or 'interrupted.'} {comparison.progress}; go on with --resume {path}"
         raise KeyboardInterrupt(text) from None
     finally:
+        _draw(comparison, path)
         _show(console, comparison, path)
     return comparison
 
@@ -144,19 +148,26 @@ def _write(comparison: Comparison, path: Path) -> None:
             file.write_text(text, encoding="utf-8")
 
 
+def _draw(comparison: Comparison, path: Path) -> None:
+    figure = plot_comparison(comparison)
+    if figure:
+        with replacing(table_file(path).with_suffix(".png")) as file:
+            figure.savefig(file)
+
+
 def _show(console: Console, comparison: Comparison, path: Path) -> None:
     """Prints the table, the ranges below the means, and what it shows."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     swept = list(comparison.swept().values())
     for heading in ("spec", *swept, "runs"):
         table.add_column(Text(heading), justify="right" if heading in swept else "left")
-    for heading in ("test\naccuracy", "validation\naccuracy", "parameters", "images/s", "seconds"):
+    for heading in _FIGURES:
         table.add_column(heading, justify="right")
     for row in comparison.rows():
         cells = [Text(cell) for cell in comparison.cells(row).values()]
         before, figures = cells[: len(swept) + 2], cells[len(swept) + 2 :]
-        test, test_range, validation, validation_range, *rest = figures
-        table.add_row(*before, _below(test, test_range), _below(validation, validation_range), *rest)
+        test, test_range, error, validation, validation_range, *rest = figures
+        table.add_row(*before, _below(test, test_range), error, _below(validation, validation_range), *rest)
     console.print(table)
     for note in comparison.notes():
         _say(console, note)

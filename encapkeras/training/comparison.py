@@ -12,13 +12,15 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from encapkeras.data import DataSettings
+from encapkeras.data.registry import SOURCE_ARGUMENTS
 from encapkeras.graph.sweep import short_paths, value_text
 from encapkeras.training.spread import CONFIDENCE, Difference, Spread, counted
 
-_DATA_SET = ("dataset", "root", "path")
+_DATA_SET = ("dataset", *SOURCE_ARGUMENTS)
 
 _EFFECTS = {
     "validation": "they are not trained on the same images, and validation accuracies do not compare",
+    "subset": "they are not trained on the same images",
     "image_size": "they do not see the images alike",
 }
 
@@ -81,7 +83,7 @@ class Network:
     @property
     def validated(self) -> bool:
         """Whether it has a validation part, which then decides which weights are tested."""
-        return self.data.validation > 0
+        return self.data.has_validation
 
     def shares_data_set(self, other: Network) -> bool:
         """Whether it has the same data set as another, in whatever parts and sizes."""
@@ -118,6 +120,8 @@ class Row:
         parameters: Trainable weights; None without a finished run.
         images_per_second: Of training, the median over runs; None without a finished run.
         seconds: Of a whole training, the median over runs; None without a finished run.
+        peak_memory_mib: Of a training beyond the program itself, the median over runs; None without a finished run, or
+            where the system does not tell.
         difference: Of the test accuracy, from the first network's; None of the first itself, with another data set than
             the first, and without common seeds.
     """
@@ -130,6 +134,7 @@ class Row:
     parameters: int | None
     images_per_second: float | None
     seconds: float | None
+    peak_memory_mib: float | None
     difference: Difference | None
 
 
@@ -181,6 +186,7 @@ class Comparison:
             parameters=next((result["parameters"] for result in results.values()), None),
             images_per_second=_median(_figures(results, "images_per_second")),
             seconds=_median(_figures(results, "seconds")),
+            peak_memory_mib=_median(_figures(results, "peak_memory_mib")),
             difference=None
             if network is first or not network.shares_data_set(first)
             else Difference.of(accuracies, _figures(self._results(first), "test_accuracy")),
@@ -195,7 +201,7 @@ class Comparison:
         seeds = ", ".join(map(str, self.seeds))
         return [
             f"Accuracies: mean ± standard deviation over the seeds {seeds}, and lowest-highest.",
-            f"Images/s and seconds: median over the seeds{self._devices()}.",
+            f"Images/s, seconds and peak memory (beyond the program itself): median over the seeds{self._devices()}.",
             *self._rules(),
             *self._order(),
             *self._data_notes(),
@@ -268,11 +274,13 @@ class Comparison:
             "runs": f"{row.finished}/{len(self.seeds)}" + (f" {row.failed} FAILED" if row.failed else ""),
             "test accuracy": _cell(row.test_accuracy, "{}"),
             "lowest-highest": _range(row.test_accuracy),
+            "test error %": _error(row.test_accuracy),
             "validation accuracy": _cell(row.validation_accuracy, "{}"),
             "lowest-highest (validation)": _range(row.validation_accuracy),
             "parameters": _cell(row.parameters, "{:,}"),
             "images/s": _cell(row.images_per_second, "{:,.0f}"),
             "seconds": _cell(row.seconds, "{:,.0f}"),
+            "peak MiB": _cell(row.peak_memory_mib, "{:,.0f}"),
         }
 
     def as_markdown(self) -> str:
@@ -299,6 +307,7 @@ class Comparison:
         if row.difference:
             figures["difference"]["verdict"] = row.difference.verdict
         swept = {path: network["swept"].get(path) for path in self.swept()}
+        figures["test_error_percent"] = 100 * (1 - row.test_accuracy.mean) if row.test_accuracy else None
         told = {"spec": network["label"], "source": network["source"], "swept": swept}
         return {**told, "weights": WEIGHTS[row.network.validated], **figures}
 
@@ -324,6 +333,14 @@ def _median(figures: Mapping[int, float]) -> float | None:
 
 def _cell(value: Any, form: str) -> str:
     return "-" if value is None else form.format(value)
+
+
+def _error(spread: Spread | None) -> str:
+    """The share of wrong answers in percent, from that of right ones."""
+    if spread is None:
+        return "-"
+    deviation = spread.standard_deviation
+    return f"{100 * (1 - spread.mean):.2f}" + ("" if deviation is None else f" ± {100 * deviation:.2f}")
 
 
 def _range(spread: Spread | None) -> str:

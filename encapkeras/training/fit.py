@@ -24,9 +24,10 @@ from encapkeras.training.continued_run import changes_of, differences_in_numbers
 from encapkeras.training.hparams import main_settings
 from encapkeras.training.measure import check_fits, compile_with_losses, data_of, measure
 from encapkeras.training.memory import saying_how_to_save_memory
+from encapkeras.training.peak_memory import PeakMemory
 from encapkeras.training.recipe import make_optimizer
 from encapkeras.training.run_folder import RunFolder, describe_environment, on_device, write_json
-from encapkeras.training.training_state import StateFiles
+from encapkeras.training.training_state import StateFiles, check_model_state
 
 if TYPE_CHECKING:
     from encapkeras.graph import Spec, SpecModel
@@ -53,7 +54,8 @@ def train(
     Returns:
         What `results.json` holds: `test_accuracy`, `test_loss`, `validation_accuracy` and `best_epoch` (both None
         without a validation part, where the last weights are tested), `parameters`, `images_per_second` and `seconds`
-        of training. Of a run that is finished already, its figures.
+        of training, and `peak_memory_mib`, what it needed at most beyond the program itself (None where the system does
+        not tell). Of a run that is finished already, its figures.
 
     Raises:
         SpecError: The spec has mistakes.
@@ -81,6 +83,7 @@ def train(
     folder.check_free(overwrite or goes_on)
     data = check_settings(spec)
     keras.utils.set_random_seed(settings.seed)
+    memory = PeakMemory()
     with saying_how_to_save_memory():
         model = build_model(spec)
         if settings.analysis:
@@ -91,6 +94,7 @@ def train(
 
     environment = describe_environment(_device(model), settings.seed)
     if goes_on:
+        _check_state(folder, model)
         _say_how_it_goes_on(folder, changes, environment, console)
         folder.go_on(spec.resolved, environment, changes)
     else:
@@ -98,6 +102,7 @@ def train(
         folder.create(spec.resolved, environment, overwrite, needed_bytes, used_plugins(spec.resolved))
     _introduce(console, spec.name, model, splits, environment, folder)
     results = _fit_and_test(model, splits, settings, folder, console)
+    results["peak_memory_mib"] = memory.mebibytes(model.weights[0].value.device)
     write_json(folder.results, results)
     StateFiles(folder.resume).remove()
     console.print(f"test accuracy {results['test_accuracy']:.4f}, loss {results['test_loss']:.4f}", highlight=False)
@@ -117,12 +122,12 @@ def check_settings(spec: Spec) -> DataSettings:
         TrainingError: It names no data, or there is no validation part for what needs one.
     """
     data = data_of(spec)
-    if spec.train.early_stopping and data.validation == 0:
+    if spec.train.early_stopping and not data.has_validation:
         raise TrainingError(
             "train.early_stopping watches the validation accuracy, but data.validation is 0. Set data.validation "
             "above 0, or remove train.early_stopping."
         )
-    if spec.train.analysis and data.validation == 0:
+    if spec.train.analysis and not data.has_validation:
         raise TrainingError(
             "train.analysis looks at validation images, but data.validation is 0. Set data.validation above 0, or "
             "remove train.analysis; encapkeras analyse works without."
@@ -150,6 +155,13 @@ def _bytes_of_checkpoints(model: SpecModel, settings: TrainSettings) -> int:
     weights: int = sum(weight.value.nbytes for weight in model.weights)
     state: int = weights + sum(variable.value.nbytes for variable in model.optimizer.variables)
     return 3 * weights + (settings.checkpoints.keep + 1) * state
+
+
+def _check_state(folder: RunFolder, model: SpecModel) -> None:
+    """Checks, before anything in the folder changes, that the run can go on with this model and optimizer."""
+    newest = StateFiles(folder.resume).newest()
+    if newest:
+        check_model_state(model, newest[1]["model"])
 
 
 def _say_how_it_goes_on(folder: RunFolder, changes: list[str], environment: dict[str, Any], console: Console) -> None:

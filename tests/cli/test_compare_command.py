@@ -34,7 +34,7 @@ def test_a_comparison_and_its_resumption(specs, tmp_path, capsys, monkeypatch):
     printed = capsys.readouterr().out
     assert "run 4 of 4: tiny-2, seed 1" in printed
     (one,) = [line for line in printed.splitlines() if line.startswith(" tiny   ")]
-    assert "2/2" in one and "2,410" in one and one.count(" ± ") == 2
+    assert "2/2" in one and "2,410" in one and one.count(" ± ") == 3
     assert "Weights tested: best on validation. The test images were used once a run." in printed
     assert "tiny-2 - tiny, test accuracy: " in printed
     assert printed.endswith(f"4 of 4 runs finished.\nwritten to {path}\n")
@@ -59,7 +59,7 @@ def test_a_sweep(specs, tmp_path, capsys):
     assert "Sorted by mean validation accuracy, best first" in printed
     rows = [line.split() for line in printed.splitlines() if line.startswith(" tiny ")]
     assert {row[1] for row in rows} == {"4", "8"}
-    assert [row[4] for row in rows] == sorted((row[4] for row in rows), reverse=True)
+    assert [row[5] for row in rows] == sorted((row[5] for row in rows), reverse=True)
     assert compare(specs[0], *sweep, "--seeds", "2", "--run-dir", tmp_path / "two") == 0
     assert json.loads((tmp_path / "two" / "comparison.json").read_text())["seeds"] == [0, 1]
 

@@ -27,6 +27,7 @@ def run(network, seed, accuracy, **figures):
         "parameters": 1234,
         "images_per_second": 100.0 + seed,
         "seconds": 10.0 * (seed + 1),
+        "peak_memory_mib": 100.0 + 3 * seed,
     }
     return Run(network, seed, f"runs/seed_{seed}/{network}", {**results, **figures})
 
@@ -119,9 +120,10 @@ def test_the_markdown_says_what_the_figures_are():
     runs += [run("two", seed, 0.9) for seed in range(3)]
     lines = compared(*runs).as_markdown().splitlines()
     assert lines[2] == (
-        "| one | 3/3 | 0.9100 ± 0.0100 | 0.9000-0.9200 | 0.8100 ± 0.0100 | 0.8000-0.8200 | 1,234 | 101 | 20 |"
+        "| one | 3/3 | 0.9100 ± 0.0100 | 0.9000-0.9200 | 9.00 ± 1.00 | 0.8100 ± 0.0100 | 0.8000-0.8200 | 1,234 | "
+        "101 | 20 | 103 |"
     )
-    assert {line.count("|") for line in lines[:4]} == {10}
+    assert {line.count("|") for line in lines[:4]} == {12}
     notes = "\n".join(lines[4:])
     assert "mean ± standard deviation over the seeds 0, 1, 2" in notes
     assert "Weights tested: best on validation. The test images were used once a run." in notes
@@ -144,7 +146,7 @@ def test_a_failed_run_is_marked_and_does_not_count():
 
 def test_a_comparison_without_a_finished_run():
     comparison = compared()
-    assert "| one | 0/3 | - | - | - | - | - | - | - |" in comparison.as_markdown()
+    assert "| one | 0/3 | - | - | - | - | - | - | - | - | - |" in comparison.as_markdown()
     assert "0 of 6 runs finished." in comparison.as_markdown()
     assert [row["test_accuracy_mean"] for row in csv.DictReader(io.StringIO(comparison.as_csv()))] == ["", ""]
 
@@ -155,7 +157,7 @@ def test_without_validation_the_rule_is_another():
     text = Comparison(networks, [0], runs).as_markdown()
     assert "Weights tested (one): best on validation." in text
     assert "Weights tested (two): last epoch." in text
-    assert "| two | 1/1 | 0.9000 | 0.9000-0.9000 | - | - |" in text
+    assert "| two | 1/1 | 0.9000 | 0.9000-0.9000 | 10.00 | - | - |" in text
 
 
 def test_json_and_csv_hold_the_same_figures():
@@ -169,6 +171,8 @@ def test_json_and_csv_hold_the_same_figures():
     assert [run["seed"] for run in json.loads(comparison.as_json())["runs"]] == [0, 1, 2, 0, 1, 2]
     first, second = csv.DictReader(io.StringIO(comparison.as_csv()))
     assert first["difference_mean"] == ""
+    assert float(first["test_error_percent"]) == pytest.approx(100 - 100 * np.mean(FIRST[:3]))
+    assert float(first["peak_memory_mib"]) == 103
     assert float(second["difference_mean"]) == two["difference"]["mean"]
     assert float(second["test_accuracy_standard_deviation"]) == two["test_accuracy"]["standard_deviation"]
 

@@ -36,6 +36,7 @@ def test_results_hold_what_the_documentation_says(finished):
         "parameters",
         "images_per_second",
         "seconds",
+        "peak_memory_mib",
     ]
     assert results["parameters"] == 64 * 32 + 32 + 32 * 10 + 10
     assert results["test_accuracy"] > 0.5

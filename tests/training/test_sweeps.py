@@ -130,7 +130,7 @@ def test_labels_and_folders_are_distinct_whatever_the_values(trainings, tmp_path
     assert len({folder.name.casefold() for folder in folders}) == 5
     assert all(folder.parent == tmp_path / "new" / "seed_0" and len(folder.name) < 200 for folder in folders)
     table = comparison.as_markdown().splitlines()[:7]
-    assert {line.replace("\\|", "").count("|") for line in table} == {11}
+    assert {line.replace("\\|", "").count("|") for line in table} == {13}
 
 
 def test_a_sweep_that_makes_the_network_of_another_spec(trainings, tmp_path):
