@@ -1,16 +1,9 @@
 """The network in TensorBoard's Graphs tab."""
 
-import json
-import os
 import re
-import subprocess
-import sys
-import time
-import urllib.request
 
 import keras
 import numpy as np
-import pytest
 from support.side_loss_spec import spec_with
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -70,33 +63,3 @@ def test_a_model_that_no_spec_made_has_none(tmp_path):
     model.compile(loss="mse")
     model.fit(np.ones((2, 2)), np.ones((2, 1)), callbacks=[TensorBoard(tmp_path)], verbose=0)
     assert not EventAccumulator(str(tmp_path)).Reload().Tags()["graph"]
-
-
-@pytest.mark.slow
-def test_the_real_tensorboard_shows_it(tmp_path):
-    board = TensorBoard(tmp_path / "run")
-    board.set_model(build_model("resnet14", ["data.image_size=8"]))
-    board.on_epoch_begin(0)
-    board.close()
-    command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(tmp_path), "--port", "0", "--load_fast=false"]
-    with subprocess.Popen(
-        command, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"}
-    ) as server:
-        try:
-            lines = iter(server.stderr.readline, "")
-            address = next(found[0] for line in lines if (found := re.search(r"http://\S+?:\d+/", line)))
-            graph = f"{address}data/plugin/graphs/graph?run=run&conceptual=false"
-            for _ in range(60):  # it reads the files in the background
-                if "run" in json.loads(get(f"{address}data/plugin/graphs/info")):
-                    break
-                time.sleep(0.5)
-            text = get(graph)
-        finally:
-            server.terminate()
-    assert 'name: "block3/convolutions/second"' in text
-    assert 'input: "block3/convolutions/first"' in text
-
-
-def get(address):
-    with urllib.request.urlopen(address, timeout=30) as answer:  # noqa: S310  # the server above
-        return answer.read().decode()
