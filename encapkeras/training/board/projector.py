@@ -65,7 +65,8 @@ def write_projector(folder: Path, seen: Seen, names: Sequence[str], epoch: int) 
 
 def _labels(seen: Seen, names: Sequence[str], count: int) -> str:
     def plain(name: str) -> str:
-        return " ".join(name.split())  # a tab or line end would be taken for another column or row
+        name = " ".join(name.split())  # a tab or line end would be taken for another column or row
+        return f"class {name}" if name.isdecimal() else name  # numbers would be coloured by size
 
     rows = ["class\tpredicted\tright\tscore"]
     for true, taken, scores in zip(seen.labels[:count], seen.predicted, seen.scores, strict=False):
