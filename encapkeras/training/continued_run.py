@@ -12,12 +12,22 @@ from encapkeras.training.spec_of_run import first_difference, spec_of_run
 if TYPE_CHECKING:
     from encapkeras.graph import Spec
 
+_MAY_CHANGE = (
+    "epochs",
+    "optimizer",
+    "schedule",
+    "weight_decay",
+    "clip_norm",
+    "ema",
+    "checkpoints",
+    "max_bad_batches",
+)
 # What can change the last bits of floating-point numbers.
 _DECIDES_NUMBERS = ("torch", "keras", "numpy", "encapkeras", "device", "threads", "system")
 
 
 def changes_of(folder: RunFolder, spec: Spec) -> list[str]:
-    """What a run that goes on does from now on in another way: settings of `train`, but for the seed.
+    """What a run that goes on does from now on in another way: settings of how it is trained.
 
     Args:
         folder: A run that was begun.
@@ -28,14 +38,14 @@ def changes_of(folder: RunFolder, spec: Spec) -> list[str]:
 
     Raises:
         RunFolderError: The spec in the folder is damaged.
-        TrainingError: The network, its losses or the data are others.
+        TrainingError: The network, its losses, the data, the seed, or what is watched while training are others.
     """
     before, now = spec_of_run(folder).resolved, spec.resolved
     fixed = first_difference(_without_recipe(before), _without_recipe(now))
     if fixed:
         raise TrainingError(
-            f"run {folder.path} was begun with another spec: {fixed}. Only settings of 'train' may change when a run "
-            "goes on, and not its seed. Give the spec that it has, or train in another folder."
+            f"run {folder.path} was begun with another spec: {fixed}. When a run goes on, only these settings of "
+            f"'train' may change: {', '.join(_MAY_CHANGE)}. Give the spec that it has, or train in another folder."
         )
     return list(_settings_that_differ(before.get("train", {}), now.get("train", {}), "train"))
 
@@ -59,12 +69,9 @@ def differences_in_numbers(before: Mapping[str, Any], now: Mapping[str, Any]) ->
 
 
 def _without_recipe(resolved: Mapping[str, Any]) -> dict[str, Any]:
-    """All of a resolved spec that must not change, and the seed."""
-    return {**{key: value for key, value in resolved.items() if key != "train"}, "train": {"seed": _seed(resolved)}}
-
-
-def _seed(resolved: Mapping[str, Any]) -> Any:
-    return resolved.get("train", {}).get("seed", 0)
+    """All of a resolved spec that must not change."""
+    train = resolved.get("train", {})
+    return {**resolved, "train": {key: value for key, value in train.items() if key not in _MAY_CHANGE}}
 
 
 def _settings_that_differ(before: Any, now: Any, path: str) -> Iterator[str]:

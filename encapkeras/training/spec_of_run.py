@@ -38,4 +38,8 @@ def first_difference(there: Any, here: Any, path: str = "") -> str:
         for key in dict.fromkeys([*there, *here]):
             if there.get(key) != here.get(key):
                 return first_difference(there.get(key), here.get(key), f"{path}.{key}" if path else key)
-    return f"{path} is {shown(there)} there and {shown(here)} here"
+    return f"{path} is {_written(there)} there and {_written(here)} here"
+
+
+def _written(value: Any) -> str:
+    return "null" if value is None else shown(value)

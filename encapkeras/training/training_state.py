@@ -134,13 +134,26 @@ def set_model_state(model: keras.Model, state: State) -> None:
     Raises:
         TrainingError: The model is another one.
     """
-    pairs = []
     for group, variables in _groups(model):
-        saved = state[group]
-        _check_same(group, variables, saved)
-        pairs += [(variable, value) for variable, (_, value) in zip(variables, saved, strict=True)]
-    for variable, value in pairs:
-        variable.assign(value)
+        _check_same(group, variables, state[group])
+    for group, variables in _groups(model):
+        for variable, (_, value) in zip(variables, state[group], strict=True):
+            variable.assign(value)
+
+
+def check_model_state(model: keras.Model, state: State) -> None:
+    """Checks that weights and optimizer of a state are of this model's kind; the metrics are known only in `fit`.
+
+    Args:
+        model: A model that is compiled.
+        state: What `model_state` gave.
+
+    Raises:
+        TrainingError: The model is another one.
+    """
+    for group, variables in _groups(model):
+        if group != "metrics":
+            _check_same(group, variables, state[group])
 
 
 def _groups(model: keras.Model) -> Iterator[tuple[str, list[keras.Variable]]]:

@@ -148,6 +148,8 @@ class Resume(keras.callbacks.Callback):  # type: ignore[misc]
         elif self._steps == self._skipped:
             self.model.train_function, self._real_step = self._real_step, None
             set_random_state(self._at_step)
+            # Were this the last step of the epoch, fit would now ask what it returned for names of metrics.
+            self._logs_of_last.update(self.model.get_metrics_result())
 
     def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Saves between the last step of an epoch and the validation, if it is time."""
@@ -216,8 +218,13 @@ class Resume(keras.callbacks.Callback):  # type: ignore[misc]
         set_random_state(self._at_epoch)
         self._skipped = self.resumed_at.step if self.resumed_at else 0
         if self._skipped:
-            self._real_step, self.model.train_function = self.model.train_function, _no_step
+            self._real_step, self.model.train_function = self.model.train_function, self._throw_away
         return self._skipped
+
+    def _throw_away(self, data: Any) -> dict[str, Any]:
+        """Stands in for the model's training step on a batch that was trained on before."""
+        self._logs_of_last: dict[str, Any] = {}
+        return self._logs_of_last
 
     def _watch_signals(self) -> None:
         if threading.current_thread() is not threading.main_thread():
@@ -252,8 +259,3 @@ def _appended(callback: keras.callbacks.Callback) -> Sequence[Path]:
     """The files, or folders of event files, that a callback appends to."""
     paths: Sequence[Path] = getattr(callback, "appends_to", ())
     return paths
-
-
-def _no_step(data: Any) -> dict[str, Any]:
-    """Throws a batch away that was trained on before."""
-    return {}

@@ -1,0 +1,98 @@
+"""A training that is killed again and again, and what it has to leave."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+
+from encapkeras import load_model
+
+SPEC = Path(__file__).parent / "resumable.yaml"
+TRAIN = [sys.executable, "-m", "encapkeras", "train"]
+ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
+CLOCKS = {"images_per_second", "seconds", "peak_memory_mb"}
+
+
+def trained_in_one_go(run, *words):
+    """Trains; gives the seconds that the training itself took."""
+    subprocess.run([*TRAIN, str(SPEC), "--run-dir", str(run), *words], check=True, env=ONE_THREAD, capture_output=True)
+    return json.loads((run / "results.json").read_text())["seconds"]
+
+
+def killed_and_resumed(run, kills, seconds, seed, *words, say=print):
+    """Kills a training with SIGKILL so many times, each time resuming it, then lets it end; tells how far it came.
+
+    Every fourth is killed while it starts, the others while they train, at a random moment.
+    """
+    random_moments = random.Random(seed)  # noqa: S311  # no secret
+    done = 0
+    while True:
+        process = _started(run, *words)
+        if done == kills:
+            assert process.wait(timeout=600) == 0, process.stderr.read()
+            return
+        if done % 4 == 3:
+            time.sleep(random_moments.uniform(0, 8))
+        else:
+            for line in process.stdout:
+                if line.startswith("run folder"):
+                    break
+            time.sleep(random_moments.uniform(0, 1.2 * seconds / kills))
+        process.send_signal(signal.SIGKILL)
+        ended = process.wait()
+        if ended == 0:
+            raise AssertionError(f"the training ended after {done} of {kills} kills: make it longer")
+        assert ended == -signal.SIGKILL, process.stderr.read()
+        done += 1
+        say(f"kill {done} of {kills}: {_state(run)}")
+
+
+def _started(run, *words):
+    """The training in a process of its own; all that it prints can be read."""
+    command = [*TRAIN, str(SPEC), "--resume", str(run), *words]
+    return subprocess.Popen(command, env=ONE_THREAD, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def _state(run):
+    files = sorted(path.name for path in (run / "checkpoints").rglob("*") if path.is_file())
+    return ", ".join(files) or "nothing saved"
+
+
+def differences(whole, parts):
+    """In what two runs differ that should be equal."""
+    found = []
+    if (whole / "metrics.csv").read_bytes() != (parts / "metrics.csv").read_bytes():
+        found.append("metrics.csv")
+    found += [name for name in ("best", "last") if _weights(whole, name) != _weights(parts, name)]
+    results = [json.loads((run / "results.json").read_text()) for run in (whole, parts)]
+    found += [key for key in results[0] if key not in CLOCKS and results[0][key] != results[1].get(key)]
+    if (whole / "analysis/epochs.csv").read_bytes() != (parts / "analysis/epochs.csv").read_bytes():
+        found.append("analysis/epochs.csv")
+    for folder in ("tensorboard", "analysis/epochs"):
+        points = [_points(run / folder) for run in (whole, parts)]
+        found += [f"{folder}: {tag} at {step} twice" for (tag, step), count in points[1].items() if count > 1]
+        found += [f"{folder}: {point}" for point in sorted(set(points[0]) ^ set(points[1]))]
+    return found
+
+
+def _weights(run, name):
+    model = load_model(run / "checkpoints" / f"{name}.keras")
+    return [(weight.path, weight.numpy().tobytes()) for weight in model.weights]
+
+
+def _points(folder):
+    """How often each tag has each step, in all event files."""
+    return Counter(
+        (value.tag, event.step)
+        for file in sorted(folder.rglob("events.out.tfevents.*"))
+        if not file.name.endswith(".hparams")
+        for event in EventFileLoader(str(file)).Load()
+        for value in event.summary.value
+    )

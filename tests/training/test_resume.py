@@ -1,0 +1,351 @@
+import json
+import signal
+
+import keras
+import numpy as np
+import pytest
+import torch
+from support.commands import refused
+from support.killed_training import differences, killed_and_resumed, trained_in_one_go
+from support.tiny_spec import tiny_spec, write_spec
+from torch.utils.data import DataLoader, TensorDataset
+
+from encapkeras import load_spec
+from encapkeras.callbacks import MetricsFile, Resume
+from encapkeras.cli.main import main
+from encapkeras.errors import ArgumentError, RunFolderError, TrainingError
+from encapkeras.training import train
+
+RANDOM = np.random.default_rng(0)
+IMAGES = RANDOM.random((40, 4, 4, 1), dtype=np.float32)
+LABELS = (IMAGES.mean((1, 2, 3)) > 0.5).astype("int64")
+
+
+class Killed(Exception):
+    """The process ends here."""
+
+
+class Kill(keras.callbacks.Callback):
+    """Ends the process in a step, counted from 0 over all epochs, or with the validation of an epoch."""
+
+    KEPT = ()
+
+    def __init__(self, step=None, validation=None):
+        super().__init__()
+        self.step = step
+        self.validation = validation
+        self.steps = 0
+        self.validations = 0
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.steps += 1
+        if self.steps == self.step:
+            raise Killed
+
+    def on_test_end(self, logs=None):
+        self.validations += 1
+        if self.validations == self.validation:
+            raise Killed
+
+
+class Reversing(keras.utils.PyDataset):
+    """Batches whose order is turned around after each epoch."""
+
+    def __init__(self):
+        super().__init__()
+        self.order = list(range(4))
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, index):
+        part = slice(10 * self.order[index], 10 * self.order[index] + 10)
+        return IMAGES[part], LABELS[part]
+
+
+def arrays():
+    return {"x": IMAGES, "y": LABELS, "batch_size": 10, "shuffle": True}
+
+
+def loader():
+    data = TensorDataset(torch.from_numpy(IMAGES), torch.from_numpy(LABELS))
+    return {"x": DataLoader(data, batch_size=10, shuffle=True)}
+
+
+def dataset():
+    return {"x": Reversing(), "shuffle": True}
+
+
+def small_model(optimizer="adam"):
+    keras.utils.set_random_seed(0)
+    layers = [
+        keras.Input((4, 4, 1)),
+        keras.layers.Flatten(),
+        keras.layers.BatchNormalization(),
+        keras.layers.Dropout(0.3),
+        keras.layers.Dense(2),
+    ]
+    model = keras.Sequential(layers)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(optimizer, loss, metrics=["accuracy"])
+    return model
+
+
+def trained(folder, data=arrays, kill=(), epochs=4, optimizer=lambda: "adam", **options):
+    """What a script that is run again after each kill ends with: metrics, weights, what early stopping remembers."""
+    for at in [*kill, None]:
+        model = small_model(optimizer())
+        stopping = keras.callbacks.EarlyStopping("val_accuracy", patience=3)
+        metrics = MetricsFile(folder / "metrics.csv")
+        resume = Resume(folder / "states", also=[stopping, metrics], **{"minutes": 1e-9, **options})
+        callbacks = [resume, stopping, metrics, *([at] if at else [])]
+        try:
+            given = {"shuffle": False, **data()}
+            model.fit(**given, validation_data=(IMAGES, LABELS), epochs=epochs, callbacks=callbacks, verbose=0)
+        except Killed:
+            assert at
+    weights = [weight.numpy().tobytes() for weight in [*model.weights, *model.optimizer.variables]]
+    return (folder / "metrics.csv").read_text(), weights, stopping.wait, stopping.best
+
+
+@pytest.fixture
+def folders(tmp_path):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    whole.mkdir()
+    parts.mkdir()
+    return whole, parts
+
+
+@pytest.mark.parametrize(
+    ("data", "steps"),
+    [(arrays, [1]), (arrays, [3]), (arrays, [4]), (arrays, [5, 2, 2]), (loader, [6]), (dataset, [6]), (dataset, [4])],
+)
+def test_a_training_that_was_killed_in_a_step_ends_as_if_it_was_not(folders, data, steps):
+    whole, parts = folders
+    assert trained(parts, data, [Kill(step) for step in steps]) == trained(whole, data)
+
+
+@pytest.mark.parametrize("validation", [1, 3, 4])
+def test_a_training_that_was_killed_in_a_validation_ends_as_if_it_was_not(folders, validation):
+    whole, parts = folders
+    assert trained(parts, kill=[Kill(validation=validation)]) == trained(whole)
+
+
+@pytest.mark.parametrize("options", [{"minutes": None}, {"minutes": None, "epochs": 3}, {"keep": 1}])
+def test_a_training_goes_on_from_what_was_saved_last(folders, options):
+    whole, parts = folders
+    options = {f"every_{key}" if key == "epochs" else key: value for key, value in options.items()}
+    every = options.pop("every_epochs", 1)
+
+    def resumed(folder, kill=()):
+        for at in [*kill, None]:
+            model = small_model()
+            metrics = MetricsFile(folder / "metrics.csv")
+            resume = Resume(folder / "states", also=[metrics], epochs=every, **options)
+            try:
+                model.fit(**arrays(), epochs=5, callbacks=[resume, metrics, *([at] if at else [])], verbose=0)
+            except Killed:
+                continue
+        return (folder / "metrics.csv").read_text(), [weight.numpy().tobytes() for weight in model.weights]
+
+    assert resumed(parts, [Kill(18), Kill(3)]) == resumed(whole)
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        lambda: keras.optimizers.SGD(0.1, momentum=0.9, nesterov=True),
+        lambda: keras.optimizers.AdamW(keras.optimizers.schedules.CosineDecay(0.01, 16), use_ema=True),
+        lambda: keras.optimizers.Adam(gradient_accumulation_steps=3),
+    ],
+)
+def test_optimizers_go_on(folders, optimizer):
+    whole, parts = folders
+    assert trained(parts, kill=[Kill(6)], optimizer=optimizer) == trained(whole, optimizer=optimizer)
+
+
+def test_a_training_that_has_ended_is_not_trained_again(tmp_path):
+    first = trained(tmp_path)
+    model = small_model()
+    resume = Resume(tmp_path / "states", also=[keras.callbacks.EarlyStopping(), MetricsFile(tmp_path / "metrics.csv")])
+    history = model.fit(**arrays(), epochs=4, callbacks=[resume], verbose=0)
+    assert (resume.resumed_at.epoch, history.history) == (4, {})
+    assert [weight.numpy().tobytes() for weight in model.weights] == first[1][: len(model.weights)]
+
+
+def test_a_training_that_early_stopping_has_ended_is_not_trained_again(tmp_path):
+    def fit():
+        model = small_model(keras.optimizers.SGD(0.0))
+        stopping = keras.callbacks.EarlyStopping("loss", patience=1, min_delta=100)
+        resume = Resume(tmp_path, also=[stopping])
+        return model.fit(**arrays(), epochs=9, callbacks=[resume, stopping], verbose=0).epoch
+
+    assert fit() == [0, 1]
+    assert fit() == []
+
+
+def test_only_the_newest_states_are_kept(tmp_path):
+    trained(tmp_path, kill=[Kill(7)], keep=3)
+    names = {path.name for path in (tmp_path / "states").iterdir()}
+    assert names == {"epoch_4_step_3.pt", "epoch_4_step_4.pt", "epoch_5_step_0.pt"}
+
+
+def test_another_model_is_refused(tmp_path):
+    trained(tmp_path)
+    inputs = keras.Input((4, 4, 1))
+    other = keras.Model(inputs, keras.layers.Dense(3)(keras.layers.Flatten()(inputs)))
+    other.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    with pytest.raises(TrainingError, match="variables of its weights; this one has"):
+        other.fit(**arrays(), callbacks=[Resume(tmp_path / "states")], verbose=0)
+
+
+def test_a_damaged_state_is_told(tmp_path):
+    trained(tmp_path)
+    newest = tmp_path / "states" / "epoch_5_step_0.pt"
+    content = bytearray(newest.read_bytes())
+    content[len(content) // 2] ^= 1
+    newest.write_bytes(content)
+    with pytest.raises(TrainingError, match=r"epoch_5_step_0\.pt.*Remove it"):
+        trained(tmp_path)
+
+
+def test_a_file_that_has_become_shorter_is_told(tmp_path):
+    trained(tmp_path)
+    (tmp_path / "metrics.csv").write_text("")
+    with pytest.raises(TrainingError, match=r"metrics\.csv has 0 bytes"):
+        trained(tmp_path)
+
+
+def test_other_callbacks_are_told(tmp_path):
+    trained(tmp_path)
+    with pytest.raises(TrainingError, match="remembers the callbacks EarlyStopping, MetricsFile; 'also' has none"):
+        small_model().fit(**arrays(), callbacks=[Resume(tmp_path / "states")], verbose=0)
+
+
+def test_weights_that_are_not_finite_replace_no_state(tmp_path):
+    class Spoil(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            if batch == 2:
+                self.model.weights[0].assign(np.full(16, np.nan))
+
+    resume = Resume(tmp_path, minutes=1e-9, keep=1)
+    with pytest.raises(TrainingError, match="is not finite at epoch 1, step 3"):
+        small_model().fit(**arrays(), callbacks=[resume, Spoil()], verbose=0)
+    assert [path.name for path in tmp_path.iterdir()] == ["epoch_1_step_2.pt"]
+
+
+def test_a_folder_that_cannot_be_written_is_found_before_the_training(tmp_path):
+    (tmp_path / "states").write_text("")
+    with pytest.raises(RunFolderError, match="could not be written"):
+        small_model().fit(**arrays(), callbacks=[Resume(tmp_path / "states")], verbose=0)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_training_after_its_step(folders, number, capfd):
+    whole, parts = folders
+    before = signal.getsignal(number)
+
+    class Send(Kill):
+        def on_train_batch_end(self, batch, logs=None):
+            self.steps += 1
+            if self.steps == self.step:
+                signal.raise_signal(number)
+
+    with pytest.raises((KeyboardInterrupt, SystemExit)) as stop:
+        trained(parts, kill=[Send(6)], minutes=None)
+    if number == signal.SIGINT:
+        assert "ended by SIGINT at epoch 2, step 3" in str(stop.value)
+    else:
+        assert stop.value.code == 143
+        assert "ended by SIGTERM at epoch 2, step 3" in capfd.readouterr().err
+    assert signal.getsignal(number) is before
+    assert (parts / "states" / "epoch_2_step_3.pt").is_file()
+    assert trained(parts) == trained(whole)
+
+
+def test_train_goes_on_with_the_run_in_a_folder(tmp_path, monkeypatch, capsys):
+    spec = write_spec(tmp_path, tiny_spec(epochs=3, checkpoints={"minutes": 1e-9}))
+    assert main(["train", str(spec), "--run-dir", str(tmp_path / "whole")]) == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(MetricsFile, "on_epoch_end", _killed)
+        with pytest.raises(Killed):
+            main(["train", str(spec), "--resume", str(tmp_path / "parts")])
+    capsys.readouterr()
+    assert main(["train", "--resume", str(tmp_path / "parts")]) == 0
+    assert "goes on at epoch 1, step 11" in capsys.readouterr().out
+    assert differences_of_tiny(tmp_path / "whole", tmp_path / "parts") == []
+    assert not (tmp_path / "parts/checkpoints/resume").exists()
+    [resumed] = json.loads((tmp_path / "parts/environment.json").read_text())["resumed"]
+    assert resumed["changes"] == []
+
+
+def _killed(*arguments, **options):
+    raise Killed
+
+
+def differences_of_tiny(whole, parts):
+    files = [(run / "metrics.csv").read_bytes() for run in (whole, parts)]
+    weights = [
+        [weight.numpy().tobytes() for weight in keras.saving.load_model(run / "checkpoints/last.keras").weights]
+        for run in (whole, parts)
+    ]
+    return [name for name, pair in {"metrics": files, "weights": weights}.items() if pair[0] != pair[1]]
+
+
+def test_a_finished_run_tells_its_figures(tmp_path, capsys):
+    spec = load_spec(tiny_spec(epochs=1))
+    results = train(spec, tmp_path / "run")
+    assert train(spec, tmp_path / "run", resume=True) == results
+    assert "is finished already" in capsys.readouterr().out
+
+
+def cut_short(tmp_path, monkeypatch, **settings):
+    """A run folder whose training ended in its first validation."""
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(MetricsFile, "on_epoch_end", _killed)
+        train(load_spec(tiny_spec(**settings)), tmp_path / "run")
+    return tmp_path / "run"
+
+
+def test_settings_of_the_training_may_change(tmp_path, monkeypatch, capsys):
+    run = cut_short(tmp_path, monkeypatch)
+    capsys.readouterr()
+    assert main(["train", "--resume", str(run), "--set", "train.clip_norm=1.5"]) == 0
+    change = "train.clip_norm is null there and 1.5 here"
+    assert f"changed since the run was begun: {change}" in capsys.readouterr().out
+    assert json.loads((run / "environment.json").read_text())["resumed"][0]["changes"] == [change]
+    assert load_spec(run / "spec.yaml").train.clip_norm == 1.5
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ("data.batch_size=32", "data.batch_size is 128 there and 32 here"),
+        ("model.nodes.hidden.units=16", "model.nodes.hidden.units is 32 there and 16 here"),
+        ("train.seed=1", "train.seed is 0 there and 1 here"),
+        ("train.early_stopping={patience: 2}", "train.early_stopping"),
+        ("train.ema={momentum: 0.5}", "variables of its optimizer; this one has"),
+    ],
+)
+def test_the_network_and_the_data_may_not_change(tmp_path, monkeypatch, capsys, change, told):
+    run = cut_short(tmp_path, monkeypatch)
+    before = {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()}
+    capsys.readouterr()
+    assert main(["train", "--resume", str(run), "--set", change]) == 2
+    assert told in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()} == before
+
+
+def test_what_resume_cannot_be_told(tmp_path, capsys):
+    assert "train needs a spec" in refused(capsys, "train")
+    assert "leave out --run-dir" in refused(capsys, "train", "--resume", tmp_path / "a", "--run-dir", tmp_path / "b")
+    assert "is no folder" in refused(capsys, "train", "--resume", tmp_path / "none")
+    with pytest.raises(ArgumentError, match="needs the run's folder"):
+        train(load_spec(tiny_spec()), resume=True)
+
+
+@pytest.mark.slow
+def test_a_training_that_was_killed_at_any_moment_ends_as_if_it_was_not(tmp_path):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    killed_and_resumed(parts, 5, trained_in_one_go(whole), seed=1)
+    assert differences(whole, parts) == []
