@@ -5,6 +5,8 @@ Needs no Keras: the batches are `torch.utils.data.DataLoader`s of float32 images
 
 from encapkeras.data import cifar, digits, mnist, npz, svhn  # each registers its data sets
 from encapkeras.data.batches import Batches
+from encapkeras.data.image_files import ImageFiles, read_image
+from encapkeras.data.preprocess import prepare
 from encapkeras.data.registry import DATASETS, DatasetInfo, DatasetReader, ImageArrays, register_dataset
 from encapkeras.data.settings import AugmentSettings, DataSettings
 from encapkeras.data.splits import DataSplits, describe, load
@@ -18,12 +20,15 @@ __all__ = [
     "DatasetInfo",
     "DatasetReader",
     "ImageArrays",
+    "ImageFiles",
     "cifar",
     "describe",
     "digits",
     "load",
     "mnist",
     "npz",
+    "prepare",
+    "read_image",
     "register_dataset",
     "svhn",
 ]

@@ -39,6 +39,38 @@ def resize(images: Tensor, height: int, width: int) -> Tensor:
     return planes.permute(0, 2, 3, 1).contiguous()
 
 
+def fit(images: Tensor, height: int, width: int) -> Tensor:
+    """Images in another size, undistorted: the largest part of the new proportions is cut from the centre, and resized.
+
+    Args:
+        images: `(B, H, W, C)`, uint8 or float.
+        height: New height in pixels.
+        width: New width in pixels.
+
+    Returns:
+        `(B, height, width, C)` of the same type.
+
+    Example:
+        >>> fit(torch.arange(6.0).reshape(1, 2, 3, 1), 2, 2).flatten()
+        tensor([0., 1., 3., 4.])
+    """
+    rows, columns = images.shape[1:3]
+    kept_rows = min(rows, max(1, round(columns * height / width)))
+    kept_columns = min(columns, max(1, round(rows * width / height)))
+    top, left = (rows - kept_rows) // 2, (columns - kept_columns) // 2
+    return resize(images[:, top : top + kept_rows, left : left + kept_columns].contiguous(), height, width)
+
+
+def pad(images: Tensor, pixels: int) -> Tensor:
+    """Images with so many black pixels more on each side.
+
+    Args:
+        images: `(B, H, W, C)`.
+        pixels: At least 0.
+    """
+    return torch.nn.functional.pad(images, (0, 0, pixels, pixels, pixels, pixels)) if pixels else images
+
+
 def windows(images: Tensor, height: int, width: int) -> Array:
     """A view of every place where a window can be cut: `windows(images, h, w)[i, top, left]` is one image's part.
 
@@ -127,6 +159,24 @@ def hue(images: Tensor, turn: Tensor) -> Tensor:
         share = torch.minimum(k, 4 - k).clamp_(0, 1)
         turned.append(torch.addcmul(value, chroma, share, value=-1).clamp_(0, 1))
     return torch.stack(turned, dim=-1)
+
+
+def cutout(images: Tensor, rows: Tensor, columns: Tensor, side: int) -> Tensor:
+    """Images with a square each in the image's own mean colour; what of it lies outside is cut off.
+
+    Args:
+        images: `(B, H, W, C)`, float.
+        rows: `(B,)`, row of the square's centre (of the lower of the two in the middle, where the side is even).
+        columns: `(B,)`, its column, likewise.
+        side: Side of the square in pixels.
+    """
+
+    def covered(length: int, centres: Tensor) -> Tensor:
+        from_start = torch.arange(length) - (centres[:, None] - side // 2)
+        return (from_start >= 0) & (from_start < side)
+
+    inside = covered(images.shape[1], rows)[:, :, None, None] & covered(images.shape[2], columns)[:, None, :, None]
+    return torch.where(inside, images.mean(dim=(1, 2), keepdim=True), images)
 
 
 def grey(images: Tensor) -> Tensor:

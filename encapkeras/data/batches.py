@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -14,6 +15,9 @@ from torch.utils.data import DataLoader, TensorDataset
 from encapkeras.data import augment
 from encapkeras.data.registry import Array
 from encapkeras.data.settings import AugmentSettings
+from encapkeras.data.windows import TensorWindows, Windows
+from encapkeras.data.worker_processes import in_workers
+from encapkeras.errors import ArgumentError
 
 # The jitters in the order in which they are applied; each draws around a centre that changes nothing.
 JITTERS = {
@@ -25,10 +29,10 @@ JITTERS = {
 
 
 @dataclass(frozen=True)
-class EpochDraws:
-    """All random choices of one epoch, so that any batch of it can be made without those before it.
+class Draws:
+    """All random choices for some images, so that any batch can be made without those before it, in any process.
 
-    Entry k of each array belongs to the k-th image of the epoch.
+    Entry k of each array belongs to the k-th image.
 
     Args:
         order: `(N,)`, indices of the images.
@@ -36,32 +40,77 @@ class EpochDraws:
         lefts: `(N,)`, first column of the window.
         mirrored: `(N,)`, bool; None if no image is mirrored.
         jitters: For each jitter in use, the strength of each image, `(N,)`, float32.
+        cutout: For each image the row and column of the square's centre, `(N, 2)`; None if there are no squares.
     """
 
     order: Array
     tops: Array
     lefts: Array
-    mirrored: Tensor | None
-    jitters: dict[str, Tensor]
+    mirrored: Array | None = None
+    jitters: dict[str, Array] = field(default_factory=dict)
+    cutout: Array | None = None
+
+    def part(self, start: int, end: int) -> Draws:
+        """The choices for the images from `start` to `end`."""
+        kept = slice(start, end)
+        return Draws(
+            self.order[kept],
+            self.tops[kept],
+            self.lefts[kept],
+            None if self.mirrored is None else self.mirrored[kept],
+            {name: strengths[kept] for name, strengths in self.jitters.items()},
+            None if self.cutout is None else self.cutout[kept],
+        )
+
+
+@dataclass(frozen=True)
+class BatchMaker:
+    """Makes a batch from what was drawn for its images, and from nothing else.
+
+    Args:
+        windows: The pixels.
+        labels: `(N,)`, int64, of all images.
+        cutout: Side in pixels of the squares that are taken out.
+    """
+
+    windows: Windows
+    labels: Tensor
+    cutout: int
+
+    def __call__(self, draws: Draws) -> tuple[Tensor, Tensor]:
+        """Images float32 `(B, H, W, C)` in [0, 1] and labels int64 `(B,)`."""
+        images = self.windows.cut(draws.order, draws.tops, draws.lefts)
+        if draws.mirrored is not None:
+            images = augment.mirror(images, torch.from_numpy(draws.mirrored))
+        images = augment.to_unit_range(images)
+        for name, strengths in draws.jitters.items():
+            images = JITTERS[name][0](images, torch.from_numpy(strengths))
+        if draws.cutout is not None:
+            rows, columns = torch.from_numpy(draws.cutout).T
+            images = augment.cutout(images, rows, columns, self.cutout)
+        return images, self.labels[torch.from_numpy(draws.order)]
 
 
 class Batches(DataLoader[tuple[Tensor, ...]]):
     """Yields `(images, labels)`: float32 `(B, H, W, C)` in [0, 1], and int64 `(B,)`; the last batch may be smaller.
 
     A `DataLoader`, because `keras.Model.fit` takes one as it is; but batches are cut from one tensor of all images
-    instead of being put together image by image. With a seed, order and augmentation depend on the seed and the epoch
-    alone; without, images come in their own order, cut at the centre and otherwise unchanged. An epoch that was handed
-    out to its last batch is followed by the next one; `set_epoch` chooses another. Keras' `fit` may look at one batch
-    before it begins: where that is a whole epoch, it begins with epoch 1, unless a callback calls `set_epoch`.
+    instead of being put together image by image, or made from image files in processes of their own. With a seed, order
+    and augmentation depend on the seed and the epoch alone; without, images come in their own order, cut at the centre
+    and otherwise unchanged. An epoch that was handed out to its last batch is followed by the next one; `set_epoch`
+    chooses another. Keras' `fit` may look at one batch before it begins: where that is a whole epoch, it begins with
+    epoch 1, unless a callback calls `set_epoch`.
 
     Args:
-        images: `(N, H, W, C)`, uint8 or float32 in [0, 1].
+        images: `(N, H, W, C)`, uint8 or float32 in [0, 1]; or what else windows can be cut from, as large as they are
+            to be.
         labels: `(N,)`, int64.
         height: Height of the yielded images in pixels, at most H.
         width: Their width in pixels, at most W.
         batch_size: Images in a batch.
         seed: At least 0; None: no shuffling and no augmentation.
         settings: The random changes; None for none.
+        workers: How many processes make batches ahead; 0 for none.
 
     Example:
         >>> images = torch.arange(10, dtype=torch.uint8).reshape(5, 1, 2, 1)
@@ -72,7 +121,7 @@ class Batches(DataLoader[tuple[Tensor, ...]]):
 
     def __init__(
         self,
-        images: Tensor,
+        images: Tensor | Windows,
         labels: Tensor,
         *,
         height: int,
@@ -80,16 +129,19 @@ class Batches(DataLoader[tuple[Tensor, ...]]):
         batch_size: int,
         seed: int | None = None,
         settings: AugmentSettings | None = None,
+        workers: int = 0,
     ) -> None:
-        super().__init__(TensorDataset(images, labels), batch_size=batch_size)
+        super().__init__(TensorDataset(labels), batch_size=batch_size)  # tells Keras how many images there are
         self.labels = labels
         self.seed = seed
         self.settings = settings or AugmentSettings()
+        self.workers = workers
         self.epoch = 0
         self.skipped = 0
-        self._shape = (height, width, images.shape[3])
-        self._windows = augment.windows(images, height, width)
-        self._draws: tuple[int, EpochDraws] | None = None
+        self._size = (height, width)
+        self._windows = TensorWindows(images, height, width) if isinstance(images, Tensor) else images
+        self._make = BatchMaker(self._windows, labels, self.settings.cutout)
+        self._draws: tuple[int, Draws] | None = None
 
     @property
     def num_images(self) -> int:
@@ -106,19 +158,56 @@ class Batches(DataLoader[tuple[Tensor, ...]]):
         """
         self.epoch, self.skipped = epoch, skipped
 
+    def unchanged(self) -> Batches:
+        """The same images in their own order, cut at the centre, not augmented."""
+        height, width = self._size
+        size = self.batch_size or self.num_images
+        return Batches(self._windows, self.labels, height=height, width=width, batch_size=size, workers=self.workers)
+
+    def corner_crops(self) -> Iterator[tuple[list[Tensor], Tensor]]:
+        """The images in their own order, each cut at its four corners and its centre, otherwise unchanged.
+
+        Yields:
+            For each batch five tensors as `batch` gives them, in the order top left, top right, bottom left, bottom
+            right, centre; and the labels.
+
+        Raises:
+            ArgumentError: The images are no larger than what is cut from them.
+            DataError: An image file is missing or damaged.
+        """
+        bottom, right = self._windows.rows - 1, self._windows.columns - 1
+        if not bottom and not right:
+            size = "x".join(map(str, self._size))
+            raise ArgumentError(
+                f"the images are {size}, as large as what the network takes, so that there are no corners to cut; "
+                f"resize them to more: data.augment.resize, for example {self._size[0] + 2}"
+            )
+        places = [(0, 0), (0, right), (bottom, 0), (bottom, right), (bottom // 2, right // 2)]
+        size = self.batch_size or self.num_images
+        orders = [np.arange(self.num_images)[start : start + size] for start in range(0, self.num_images, size)]
+        draws = [
+            Draws(order, np.full(len(order), top), np.full(len(order), left))
+            for order in orders
+            for top, left in places
+        ]
+        with contextlib.closing(in_workers(self._make, draws, self.workers)) as made:
+            while crops := list(itertools.islice(made, len(places))):
+                yield [images for images, _ in crops], crops[0][1]
+
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:  # type: ignore[override]
         """The batches of the epoch that is current when the first of them is asked for."""
         epoch, count = self.epoch, len(self)
         first = min(self.skipped, count - 1)
         self.skipped = 0
-        if first:
-            yield from itertools.repeat(self.batch(first, epoch), first)
-        for index in range(first, count):
-            batch = self.batch(index, epoch)
-            if index == count - 1:
-                # Before the last yield: Keras takes that batch and never resumes this generator.
-                self.epoch = epoch + 1
-            yield batch
+        draws = [self._draws_for(index, epoch) for index in range(first, count)]
+        with contextlib.closing(in_workers(self._make, draws, self.workers)) as made:
+            for index, batch in enumerate(made, first):
+                if index == first:
+                    yield from itertools.repeat(batch, first)
+                if index == count - 1:
+                    # Before the last yield: Keras takes that batch and never resumes this generator.
+                    self.epoch = epoch + 1
+                yield batch
 
     def batch(self, index: int, epoch: int | None = None) -> tuple[Tensor, Tensor]:
         """One batch of an epoch, made without the others.
@@ -132,20 +221,11 @@ class Batches(DataLoader[tuple[Tensor, ...]]):
 
         Raises:
             IndexError: There is no such batch.
+            DataError: An image file is missing or damaged.
         """
         if not 0 <= index < len(self):
             raise IndexError(f"there is no batch {index}: an epoch has {len(self)}")
-        draws = self._draws_of(self.epoch if epoch is None else epoch)
-        size = self.batch_size or self.num_images
-        part = slice(index * size, (index + 1) * size)
-        order = draws.order[part]
-        images = self._cut(order, draws.tops[part], draws.lefts[part])
-        if draws.mirrored is not None:
-            images = augment.mirror(images, draws.mirrored[part])
-        images = augment.to_unit_range(images)
-        for name, strengths in draws.jitters.items():
-            images = JITTERS[name][0](images, strengths[part])
-        return images, self.labels[torch.from_numpy(order)]
+        return self._make(self._draws_for(index, self.epoch if epoch is None else epoch))
 
     def images_as_uint8(self, count: int | None = None) -> Tensor:
         """The first images in their own order, cut at the centre, not augmented, for pictures.
@@ -155,40 +235,47 @@ class Batches(DataLoader[tuple[Tensor, ...]]):
 
         Returns:
             `(count, H, W, C)`, uint8.
+
+        Raises:
+            DataError: An image file is missing or damaged.
         """
         order = np.arange(self.num_images)[:count]
-        images = self._cut(order, *self._centre(len(order)))
+        images = self._windows.cut(order, *self._centre(len(order)))
         return images if images.dtype == torch.uint8 else (images * 255).round_().to(torch.uint8)
 
-    def _cut(self, order: Array, tops: Array, lefts: Array) -> Tensor:
-        return torch.from_numpy(self._windows[order, tops, lefts]).view(-1, *self._shape)
-
     def _centre(self, count: int) -> tuple[Array, Array]:
-        rows, columns = self._windows.shape[1:3]
-        return np.full(count, (rows - 1) // 2), np.full(count, (columns - 1) // 2)
+        return np.full(count, (self._windows.rows - 1) // 2), np.full(count, (self._windows.columns - 1) // 2)
 
-    def _draws_of(self, epoch: int) -> EpochDraws:
-        """The draws of an epoch; those of the latest are kept."""
+    def _draws_for(self, index: int, epoch: int) -> Draws:
+        """The draws for a batch; those of the latest epoch are kept."""
         if self._draws is None or (self.seed is not None and self._draws[0] != epoch):
             self._draws = (epoch, self._draw(epoch))
-        return self._draws[1]
+        size = self.batch_size or self.num_images
+        return self._draws[1].part(index * size, (index + 1) * size)
 
-    def _draw(self, epoch: int) -> EpochDraws:
+    def _draw(self, epoch: int) -> Draws:
         """Everything is drawn, wanted or not, so that switching one change on leaves the draws of the others alone."""
         count = self.num_images
         if self.seed is None:
-            return EpochDraws(np.arange(count), *self._centre(count), None, {})
+            return Draws(np.arange(count), *self._centre(count))
         random = np.random.default_rng([self.seed, 1 + epoch])
-        rows, columns = self._windows.shape[1:3]
         order = random.permutation(count)
-        tops, lefts = random.integers(rows, size=count), random.integers(columns, size=count)
-        mirrored = torch.from_numpy(random.random(count) < 0.5)
+        tops, lefts = (random.integers(places, size=count) for places in (self._windows.rows, self._windows.columns))
+        mirrored = random.random(count) < 0.5
         jitters = {}
         for name, (_, centre) in JITTERS.items():
             strength = getattr(self.settings, name)
             factors = centre + strength * (2 * random.random(count, dtype=np.float32) - 1)
             if strength > 0:
-                jitters[name] = torch.from_numpy(factors.astype(np.float32))
+                jitters[name] = factors.astype(np.float32)
+        squares = random.integers(self._size, size=(count, 2))
         if not self.settings.crop:
             tops, lefts = self._centre(count)
-        return EpochDraws(order, tops, lefts, mirrored if self.settings.mirror else None, jitters)
+        return Draws(
+            order,
+            tops,
+            lefts,
+            mirrored if self.settings.mirror else None,
+            jitters,
+            squares if self.settings.cutout else None,
+        )

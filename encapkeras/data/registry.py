@@ -10,6 +10,7 @@ from typing import Any, ClassVar, TypeVar
 
 import numpy.typing as npt
 
+from encapkeras.data.image_files import ImageFiles
 from encapkeras.errors import RegistrationError
 from encapkeras.registry import Registry
 
@@ -19,7 +20,8 @@ ReaderClass = TypeVar("ReaderClass", bound="type[DatasetReader]")
 DATASETS = Registry("data set")
 
 # The keys of the `data:` section that are handed to a reader, where its signature asks for them.
-SOURCE_ARGUMENTS = frozenset({"root", "path"})
+SOURCE_PATHS = ("root", "path", "class_list", "boxes")  # of files and folders: in a spec, seen from its own folder
+SOURCE_ARGUMENTS = (*SOURCE_PATHS, "channels", "extra")
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,8 @@ class DatasetInfo:
         classes: Number of classes; labels run from 0 to `classes - 1`.
         class_names: The name of each class, in the order of the labels.
         train_images: How many images there are to train and validate with; None if that is not known before reading.
+        validation_images: How many images the validation part has that the data set itself brings; None if it brings
+            none.
     """
 
     height: int
@@ -41,6 +45,7 @@ class DatasetInfo:
     classes: int
     class_names: tuple[str, ...]
     train_images: int | None = None
+    validation_images: int | None = None
 
 
 @dataclass(frozen=True)
@@ -48,16 +53,20 @@ class ImageArrays:
     """All images and labels of a data set, as read, before any resizing.
 
     Args:
-        train_images: `(N, H, W, C)`, uint8, or float32 in [0, 1].
+        train_images: `(N, H, W, C)`, uint8, or float32 in [0, 1]; or image files, decoded when they are needed.
         train_labels: `(N,)`, int64.
-        test_images: `(M, H, W, C)`, as `train_images`.
+        test_images: `M` images, as `train_images`.
         test_labels: `(M,)`, int64.
+        validation_images: Those of the data set's own validation part, as `train_images`; None if it has none.
+        validation_labels: Their labels; None if there are none.
     """
 
-    train_images: Array
+    train_images: Array | ImageFiles
     train_labels: Array
-    test_images: Array
+    test_images: Array | ImageFiles
     test_labels: Array
+    validation_images: Array | ImageFiles | None = None
+    validation_labels: Array | None = None
 
 
 class DatasetReader(abc.ABC):
@@ -93,8 +102,9 @@ def register_dataset(name: str) -> Callable[[ReaderClass], ReaderClass]:
         name: The name that specs use.
 
     Raises:
-        RegistrationError: The class is no `DatasetReader`; it takes other arguments than `root` and `path`, or one of
-            them lacks its annotation or its line in the docstring's `Args:`; or the name is taken, or is no name.
+        RegistrationError: The class is no `DatasetReader`; it takes other arguments than `root`, `path`, `class_list`,
+            `boxes`, `channels` and `extra`, or one of them lacks its annotation or its line in the docstring's
+            `Args:`; or the name is taken, or is no name.
 
     Example:
         >>> from encapkeras.data import DATASETS
@@ -109,9 +119,8 @@ def register_dataset(name: str) -> Callable[[ReaderClass], ReaderClass]:
             raise RegistrationError(f"{text}: derive it from encapkeras.data.DatasetReader")
         strangers = [p for p in inspect.signature(cls).parameters if p not in SOURCE_ARGUMENTS]
         if strangers:
-            raise RegistrationError(
-                f"data set '{name}' takes {strangers}; only 'root' and 'path' can be given in a spec"
-            )
+            allowed = f"{', '.join(map(repr, SOURCE_ARGUMENTS[:-1]))} and {SOURCE_ARGUMENTS[-1]!r}"
+            raise RegistrationError(f"data set '{name}' takes {strangers}; only {allowed} can be given in a spec")
         return register(cls)
 
     return decorate

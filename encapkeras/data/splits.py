@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,9 +11,16 @@ from torch import Tensor
 
 from encapkeras.data import augment
 from encapkeras.data.batches import Batches
-from encapkeras.data.registry import Array, DatasetInfo, DatasetReader
+from encapkeras.data.image_files import ImageFiles
+from encapkeras.data.registry import Array, DatasetInfo, DatasetReader, ImageArrays
 from encapkeras.data.settings import AugmentSettings, DataSettings
+from encapkeras.data.windows import FileWindows, Windows, decoded
+from encapkeras.data.worker_processes import default_workers
 from encapkeras.errors import ArgumentError
+
+IN_MEMORY = 2**30  # bytes; image files that take no more, resized, are decoded once
+
+Part = tuple[Array | ImageFiles, Array]  # images and labels
 
 
 @dataclass(frozen=True)
@@ -22,7 +30,8 @@ class DataSplits:
     Args:
         info: Size of the images as the network takes them, and the classes.
         train: Shuffled and augmented.
-        validation: The held-out part of the training images, in their own order, not augmented; None if there is none.
+        validation: The held-out part of the training images, or the data set's own validation part, in their own order,
+            not augmented; None if there is none.
         test: In its own order, not augmented.
     """
 
@@ -39,7 +48,8 @@ def describe(settings: DataSettings) -> DatasetInfo:
         settings: The `data:` section.
 
     Raises:
-        ArgumentError: The augmentation does not suit the images.
+        ArgumentError: The augmentation does not suit the images, there are fewer of them than `subset` asks for, or
+            there is no validation part of the data set's own.
         DataError: The description cannot be had: the user's file is missing or wrong.
 
     Example:
@@ -55,11 +65,13 @@ def load(settings: DataSettings, *, seed: int) -> DataSplits:
 
     Args:
         settings: The `data:` section.
-        seed: At least 0. Decides which images are held out, the order of the training images and their augmentation.
+        seed: At least 0. Decides which images are used and held out, the order of the training images and their
+            augmentation.
 
     Raises:
-        ArgumentError: The seed is negative, the augmentation does not suit the images, or the held-out part would be
-            empty or leave nothing to train on.
+        ArgumentError: The seed is negative, the augmentation does not suit the images, there are fewer of them than
+            `subset` asks for, there is no validation part of the data set's own, or the held-out part would be empty or
+            leave nothing to train on.
         DataError: Files are missing and cannot be downloaded, are damaged, or hold impossible values.
 
     Example:
@@ -75,29 +87,70 @@ def load(settings: DataSettings, *, seed: int) -> DataSplits:
     reader = settings.reader()
     arrays = reader.read()  # before the description: it finds all that is wrong, the description only a part
     info = _as_given_to_the_network(settings, reader)
-    held_out = held_out_indices(len(arrays.train_labels), settings.validation, seed)
-    kept = np.setdiff1d(np.arange(len(arrays.train_labels)), held_out)
+    train, validation, test = _parts(arrays, settings, seed)
+    whole = _size_before_cutting(info, settings)
+    files = [images for images, _ in (train, validation, test) if isinstance(images, ImageFiles)]
+    stay_files = sum(len(part) * math.prod(whole) * part.channels for part in files) > IN_MEMORY
+    workers = default_workers() if settings.workers is None else settings.workers
 
-    train_images, train_labels = _prepared(arrays.train_images, info, settings), torch.from_numpy(arrays.train_labels)
-    test_images, test_labels = _prepared(arrays.test_images, info, settings), torch.from_numpy(arrays.test_labels)
-
-    def batches(images: Tensor, labels: Tensor, *, training: bool = False) -> Batches:
+    def batches(part: Part, augmented: AugmentSettings | None = None, seed: int | None = None) -> Batches:
+        images, labels = part
+        pad = augmented.pad if augmented else 0
+        source: Tensor | Windows
+        if isinstance(images, ImageFiles) and stay_files:
+            source = FileWindows(images, info.height, info.width, whole=whole, pad=pad)
+        else:
+            source = augment.pad(_in_memory(images, whole, workers), pad)
         return Batches(
-            images,
-            labels,
+            source,
+            torch.from_numpy(labels),
             height=info.height,
             width=info.width,
             batch_size=settings.batch_size,
-            seed=seed if training else None,
-            settings=settings.augment if training else None,
+            seed=seed,
+            settings=augmented,
+            workers=workers if stay_files else 0,
         )
 
     return DataSplits(
         info=info,
-        train=batches(train_images[kept], train_labels[kept], training=True),
-        validation=batches(train_images[held_out], train_labels[held_out]) if len(held_out) else None,
-        test=batches(test_images, test_labels),
+        train=batches(train, settings.augment, seed),
+        validation=batches(validation) if len(validation[1]) else None,
+        test=batches(test),
     )
+
+
+def subset_indices(labels: Array, count: int | None, seed: int) -> Array:
+    """Which training images are used: a random choice with the same share of each class, to less than one image.
+
+    With the same seed a smaller choice is part of a larger one.
+
+    Args:
+        labels: `(N,)`, of all training images.
+        count: How many to choose, one for each class at least; None for all.
+        seed: At least 0; nothing else decides the choice.
+
+    Returns:
+        Their indices, ascending.
+
+    Raises:
+        ArgumentError: There are not so many images.
+
+    Example:
+        >>> subset_indices(np.array([0] * 60 + [1] * 30), 6, seed=0) >= 60
+        array([False, False, False, False,  True,  True])
+    """
+    total = len(labels)
+    if count is None:
+        return np.arange(total)
+    if count > total:
+        raise _too_few(count, total)
+    mixed = np.random.default_rng([seed, 0, 1]).permutation(total)
+    by_class = mixed[np.argsort(labels[mixed], kind="stable")]
+    sizes = np.bincount(labels)
+    ranks = np.arange(total) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    # The image of rank r among n of its class comes after the r / n-th part of all: the first of every class at once.
+    return np.sort(by_class[np.argsort(ranks / np.repeat(sizes, sizes), kind="stable")[:count]])
 
 
 def held_out_indices(count: int, fraction: float, seed: int) -> Array:
@@ -134,13 +187,51 @@ def _as_given_to_the_network(settings: DataSettings, reader: DatasetReader) -> D
     info = replace(stored, height=size, width=size) if size else stored
     if settings.augment is not None:
         settings.augment.check(info.height, info.width, info.channels)
-    return info
+    if settings.validation == "own" and info.validation_images is None:
+        raise ArgumentError(
+            f"data.validation is 'own', but data set '{settings.dataset}' brings no validation part; choose the part "
+            "of the training images to hold out, for example 0.1"
+        )
+    return info if settings.subset is None else replace(info, train_images=_subset_size(settings.subset, info))
 
 
-def _prepared(images: Array, info: DatasetInfo, settings: DataSettings) -> Tensor:
-    """The images in the size from which batches are cut."""
-    larger = (settings.augment or AugmentSettings()).resize
-    height, width = (larger, larger) if larger else (info.height, info.width)
-    return augment.resize(
-        torch.from_numpy(np.require(images, requirements=["C_CONTIGUOUS", "WRITEABLE"])), height, width
-    )
+def _subset_size(count: int, info: DatasetInfo) -> int:
+    if count < info.classes:
+        raise ArgumentError(f"data.subset is {count}, less than one image for each of {info.classes} classes")
+    if info.train_images is not None and count > info.train_images:
+        raise _too_few(count, info.train_images)
+    return count
+
+
+def _too_few(count: int, total: int) -> ArgumentError:
+    return ArgumentError(f"data.subset is {count:,}, but there are {total:,} training images; choose at most so many")
+
+
+def _parts(arrays: ImageArrays, settings: DataSettings, seed: int) -> tuple[Part, Part, Part]:
+    """Images and labels for training, validation (none, if there is no such part) and test."""
+    used = subset_indices(arrays.train_labels, settings.subset, seed)
+    if settings.validation == "own" and arrays.validation_images is not None and arrays.validation_labels is not None:
+        kept, validation = used, (arrays.validation_images, arrays.validation_labels)
+    else:
+        held_out = held_out_indices(len(used), float(settings.validation), seed)
+        kept = np.delete(used, held_out)
+        validation = _taken(arrays, used[held_out])
+    return _taken(arrays, kept), validation, (arrays.test_images, arrays.test_labels)
+
+
+def _taken(arrays: ImageArrays, indices: Array) -> Part:
+    images = arrays.train_images
+    chosen = images.take(indices) if isinstance(images, ImageFiles) else images[indices]
+    return chosen, arrays.train_labels[indices]
+
+
+def _size_before_cutting(info: DatasetInfo, settings: DataSettings) -> tuple[int, int]:
+    """Height and width to which images are brought, from which batches are then cut."""
+    larger = settings.augment and settings.augment.resize
+    return (larger, larger) if larger else (info.height, info.width)
+
+
+def _in_memory(images: Array | ImageFiles, size: tuple[int, int], workers: int) -> Tensor:
+    if isinstance(images, ImageFiles):
+        return decoded(images, size, workers)
+    return augment.fit(torch.from_numpy(np.require(images, requirements=["C_CONTIGUOUS", "WRITEABLE"])), *size)

@@ -12,11 +12,20 @@ from encapkeras.data.files import DatasetFiles, damaged
 from encapkeras.data.registry import Array, DatasetInfo, DatasetReader, ImageArrays, register_dataset
 
 
-def _download(root: str) -> None:
-    from torchvision.datasets import SVHN
+def _files(*splits: str) -> DatasetFiles:
+    def download(root: str) -> None:
+        from torchvision.datasets import SVHN
 
-    for split in ("train", "test"):
-        SVHN(root, split=split, download=True)
+        for split in splits:
+            SVHN(root, split=split, download=True)
+
+    return DatasetFiles(
+        dataset="svhn",
+        names=tuple(f"{split}_32x32.mat" for split in splits),
+        subfolder="",
+        homepage="http://ufldl.stanford.edu/housenumbers/",
+        download=download,
+    )
 
 
 @register_dataset("svhn")
@@ -25,29 +34,26 @@ class Svhn(DatasetReader):
 
     Args:
         root: Folder with `train_32x32.mat` and `test_32x32.mat`.
+        extra: Whether the 531,131 easier images of `extra_32x32.mat` are training images too.
     """
 
     image_size = 32
     class_names = tuple("0123456789")
-    files = DatasetFiles(
-        dataset="svhn",
-        names=("train_32x32.mat", "test_32x32.mat"),
-        subfolder="",
-        homepage="http://ufldl.stanford.edu/housenumbers/",
-        download=_download,
-    )
 
-    def __init__(self, root: str | None = None) -> None:
+    def __init__(self, root: str | None = None, extra: bool = False) -> None:
         self.root = root
+        self.extra = extra
 
     def describe(self) -> DatasetInfo:
         """32x32 colour images of ten digits."""
-        return DatasetInfo(32, 32, 3, 10, self.class_names, 73_257)
+        return DatasetInfo(32, 32, 3, 10, self.class_names, 73_257 + (531_131 if self.extra else 0))
 
     def read(self) -> ImageArrays:
-        """73,257 training and 26,032 test images in the published files."""
-        train, test = map(_read_mat, self.files.locate(self.root))
-        return check_arrays("svhn", ImageArrays(*train, *test), 10)
+        """73,257 (with the extra ones 604,388) training and 26,032 test images in the published files."""
+        files = _files("train", "test", *(["extra"] if self.extra else []))
+        train, test, *extra = map(_read_mat, files.locate(self.root))
+        images, labels = zip(train, *extra, strict=True)
+        return check_arrays("svhn", ImageArrays(np.concatenate(images), np.concatenate(labels), *test), 10)
 
 
 def _read_mat(path: Path) -> tuple[Array, Array]:

@@ -1,0 +1,134 @@
+"""Image files of every common format as arrays of bytes."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from encapkeras.errors import DataError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm")
+
+Box = tuple[int, int, int, int]
+
+
+@dataclass(frozen=True)
+class ImageFiles:
+    """Images that stay in their files until they are needed.
+
+    Args:
+        paths: The files.
+        channels: 1 for grey, 3 for colour; all images are turned into that.
+        boxes: For each file the part to use: left, top, right and bottom in pixels, or None for all of it; None if all
+            images are used whole.
+    """
+
+    paths: tuple[str, ...]
+    channels: int
+    boxes: tuple[Box | None, ...] | None = None
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def take(self, indices: Sequence[int] | npt.NDArray[Any]) -> ImageFiles:
+        """The files at these indices."""
+        boxes = None if self.boxes is None else tuple(self.boxes[index] for index in indices)
+        return ImageFiles(tuple(self.paths[index] for index in indices), self.channels, boxes)
+
+    def read(self, index: int) -> npt.NDArray[np.uint8]:
+        """One image, `(H, W, channels)`.
+
+        Raises:
+            DataError: The file is missing or damaged, or is no image.
+        """
+        return read_image(self.paths[index], self.channels, None if self.boxes is None else self.boxes[index])
+
+
+def read_image(path: str | os.PathLike[str], channels: int, box: Box | None = None) -> npt.NDArray[np.uint8]:
+    """The image in a file.
+
+    It is turned upright as its EXIF data say; transparent parts are laid on white; of a moving image the first is
+    taken. Grey images get three equal channels where colour is asked for, colours their grey (ITU-R BT.601) where grey
+    is. Of 16 bits the upper 8 count.
+
+    Args:
+        path: The file, of any format that Pillow reads.
+        channels: 1 for grey, 3 for colour.
+        box: The part to use, in the pixels that are stored, before turning: left, top, right, bottom; None for all.
+
+    Returns:
+        `(H, W, channels)`.
+
+    Raises:
+        DataError: The file is missing or damaged, is no image, or the box lies outside.
+
+    Example:
+        >>> from PIL import Image
+        >>> Image.new("RGB", (5, 4), "white").save("white.png")
+        >>> read_image("white.png", channels=1)[0, 0]
+        array([255], dtype=uint8)
+    """
+    from PIL import Image, ImageOps
+
+    path = os.fspath(path)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="PIL")  # of damaged EXIF data and such
+            with Image.open(path) as image:
+                part = image if box is None else image.crop(_inside(box, image.size))
+                pixels = np.array(_with_channels(_of_bytes(ImageOps.exif_transpose(part)), channels))
+    except FileNotFoundError:
+        raise DataError(f"{path}: there is no such file") from None
+    except Exception as error:  # Pillow names no end to what reading damaged files can raise
+        raise DataError(f"{path} cannot be read as an image: {_reason(error, path)}") from error
+    return pixels.reshape(*pixels.shape[:2], channels)
+
+
+def _inside(box: Box, size: tuple[int, int]) -> Box:
+    left, top = max(box[0], 0), max(box[1], 0)
+    right, bottom = min(box[2], size[0]), min(box[3], size[1])
+    if left >= right or top >= bottom:
+        raise ValueError(f"the box {box} (left, top, right, bottom) holds no pixel of its {size[0]}x{size[1]}")
+    return left, top, right, bottom
+
+
+def _of_bytes(image: Image) -> Image:
+    """The image in one of Pillow's modes of 8 bits."""
+    from PIL import Image
+
+    if image.mode.startswith("I;16") or image.mode == "I":
+        pixels = np.array(image)
+        if pixels.min() < 0 or pixels.max() > 0xFFFF:
+            raise ValueError("its pixels have more than 16 bits")
+        return Image.fromarray((pixels >> 8).astype(np.uint8))
+    if image.mode == "F":
+        raise ValueError("its pixels are floating-point numbers; save it with 8 or 16 bits")
+    return image
+
+
+def _with_channels(image: Image, channels: int) -> Image:
+    from PIL import Image
+
+    if image.has_transparency_data:
+        opaque = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", opaque.size, "white"), opaque)
+    if image.mode not in ("1", "L", "RGB"):
+        image = image.convert("RGB")
+    return image.convert("L" if channels == 1 else "RGB")
+
+
+def _reason(error: Exception, path: str) -> str:
+    from PIL import UnidentifiedImageError
+
+    if isinstance(error, UnidentifiedImageError):
+        return "it is empty" if os.path.getsize(path) == 0 else "it is of no image format that Pillow knows"
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__

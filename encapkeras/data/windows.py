@@ -1,0 +1,113 @@
+"""Where the pixels of a batch come from: one tensor of all images, or image files.
+
+Both give for each image any window of the size that a network takes, by the window's first row and column.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from encapkeras.data import augment
+from encapkeras.data.image_files import ImageFiles
+from encapkeras.data.registry import Array
+from encapkeras.data.worker_processes import in_workers
+
+AT_ONCE = 64  # images that a process decodes for one answer
+
+
+class Windows(Protocol):
+    """What batches are cut from."""
+
+    rows: int
+    """How many places there are for a window's first row."""
+
+    columns: int
+    """How many places there are for a window's first column."""
+
+    def __len__(self) -> int:
+        """Number of images."""
+
+    def cut(self, order: Array, tops: Array, lefts: Array) -> Tensor:
+        """Windows `(B, H, W, C)`, uint8 or float32 in [0, 1], of the images `order`; all arguments are `(B,)`."""
+
+
+class TensorWindows:
+    """Windows of images that lie in memory.
+
+    Args:
+        images: `(N, H, W, C)`, uint8 or float32 in [0, 1].
+        height: Height of a window in pixels, at most H.
+        width: Its width in pixels, at most W.
+    """
+
+    def __init__(self, images: Tensor, height: int, width: int) -> None:
+        self._windows = augment.windows(images, height, width)
+        self._shape = (height, width, images.shape[3])
+        self.rows, self.columns = self._windows.shape[1:3]
+
+    def __len__(self) -> int:
+        return len(self._windows)
+
+    def cut(self, order: Array, tops: Array, lefts: Array) -> Tensor:
+        """See `Windows`."""
+        return torch.from_numpy(self._windows[order, tops, lefts]).view(-1, *self._shape)
+
+
+class FileWindows:
+    """Windows of images that are decoded from their files whenever one is cut.
+
+    Args:
+        files: The files.
+        height: Height of a window in pixels.
+        width: Its width in pixels.
+        whole: Height and width to which an image is brought before the window is cut.
+        pad: Black pixels that are then put on each of its sides.
+    """
+
+    def __init__(self, files: ImageFiles, height: int, width: int, *, whole: tuple[int, int], pad: int = 0) -> None:
+        self._files, self._height, self._width, self._whole, self._pad = files, height, width, whole, pad
+        self.rows, self.columns = (
+            side + 2 * pad + 1 - window for side, window in zip(whole, (height, width), strict=True)
+        )
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def cut(self, order: Array, tops: Array, lefts: Array) -> Tensor:
+        """See `Windows`."""
+        shape = (len(order), self._height, self._width, self._files.channels)
+        cut = torch.empty(shape, dtype=torch.uint8)
+        for place, (index, top, left) in enumerate(zip(order.tolist(), tops.tolist(), lefts.tolist(), strict=True)):
+            image = augment.fit(torch.from_numpy(self._files.read(index))[None], *self._whole)
+            cut[place] = augment.pad(image, self._pad)[0, top : top + self._height, left : left + self._width]
+        return cut
+
+    def whole_images(self, order: Array) -> Tensor:
+        """The images `order` where windows are as large as they."""
+        return self.cut(order, np.zeros_like(order), np.zeros_like(order))
+
+
+def decoded(files: ImageFiles, size: tuple[int, int], workers: int) -> Tensor:
+    """The images of all files, in memory.
+
+    Args:
+        files: The files.
+        size: Height and width to which they are brought.
+        workers: How many processes decode; 0 for none.
+
+    Returns:
+        `(N, H, W, C)`, uint8.
+
+    Raises:
+        DataError: A file is missing or damaged, or is no image.
+    """
+    windows = FileWindows(files, *size, whole=size)
+    images = torch.empty((len(files), *size, files.channels), dtype=torch.uint8)
+    parts = np.split(np.arange(len(files)), range(AT_ONCE, len(files), AT_ONCE))
+    for part, made in zip(parts, in_workers(windows.whole_images, parts, workers), strict=True):
+        images[torch.from_numpy(part)] = made
+    return images

@@ -1,0 +1,110 @@
+"""Work shared out to processes, whose results come back in order."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import warnings
+from collections.abc import Callable, Generator, Iterator, Sequence
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from encapkeras.errors import DataError
+
+Key = TypeVar("Key")
+Made = TypeVar("Made")
+
+MOST_BY_DEFAULT = 8
+
+
+def default_workers() -> int:
+    """The processor cores that this process may use, at most 8."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(allowed, MOST_BY_DEFAULT)
+
+
+def in_workers(make: Callable[[Key], Made], keys: Sequence[Key], workers: int) -> Generator[Made, None, None]:
+    """What `make` gives for each key, in the order of the keys, made ahead in other processes.
+
+    The first is made here, and processes start when the second is asked for: whoever only looks at the first starts
+    none. They have ended before the last is handed out, and when the iterator is closed or forgotten.
+
+    Args:
+        make: Gives tensors; may raise a `DataError`, which then comes out here.
+        keys: What it is called with.
+        workers: How many processes; 0: none, all is made here.
+
+    Raises:
+        DataError: `make` raised it, or a process was killed.
+
+    Example:
+        >>> list(in_workers(torch.zeros, [1, 2], workers=0))
+        [tensor([0.]), tensor([0., 0.])]
+    """
+    if workers == 0:
+        yield from map(make, keys)
+        return
+    if keys:
+        yield make(keys[0])
+    results = _started(make, keys[1:], min(workers, len(keys) - 1)) if len(keys) > 1 else iter(())
+    try:
+        for left in range(len(keys) - 2, -1, -1):
+            result = _next(results)
+            if left == 0:
+                del results
+            yield result
+    finally:
+        results = iter(())  # the only reference is gone: torch's iterator ends its processes
+
+
+def _started(make: Callable[[Key], Made], keys: Sequence[Key], workers: int) -> Iterator[Made | DataError]:
+    loader = DataLoader(
+        _Making(make),
+        batch_size=None,
+        sampler=keys,
+        num_workers=workers,
+        worker_init_fn=_leave_ctrl_c_to_the_main_process,
+        generator=torch.Generator(),  # else it would draw from the global one
+        # As a forked process imports nothing, a script of the user's needs no guard against being run twice.
+        multiprocessing_context="fork" if sys.platform == "linux" else None,
+    )
+    with warnings.catch_warnings():
+        # Python warns of threads that a forked process lacks; these processes use none of the parent's.
+        warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
+        return iter(loader)
+
+
+def _next(results: Iterator[Made | DataError]) -> Made:
+    try:
+        result = next(results)
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader worker"):
+            raise
+        reason = " ".join(str(error).split())
+        raise DataError(
+            f"a process that decodes images ended: {reason} Memory may be short: set data.workers to fewer processes, "
+            "or to 0 for none."
+        ) from error
+    if isinstance(result, DataError):
+        raise result
+    return result
+
+
+def _leave_ctrl_c_to_the_main_process(worker: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+class _Making(Dataset[Any], Generic[Key, Made]):
+    """A data set whose keys are no numbers, but all that a result depends on."""
+
+    def __init__(self, make: Callable[[Key], Made]) -> None:
+        self._make = make
+
+    def __getitem__(self, key: Key) -> Made | DataError:
+        try:
+            return self._make(key)
+        except DataError as error:  # as a value: torch would put its traceback into the message
+            return error
