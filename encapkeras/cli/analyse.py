@@ -54,7 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
     folder.check_plugins()
     spec = load_spec(folder.spec)
     data = data_of(spec)
-    names = arguments.checkpoint or (["best", "last"] if data.validation > 0 else ["last"])
+    names = arguments.checkpoint or (["best", "last"] if data.has_validation else ["last"])
     files = _checkpoints(folder, list(dict.fromkeys(names)))
     output = AnalysisFolder(arguments.output or folder.analysis / arguments.split)
     output.check_free(arguments.overwrite)

@@ -196,12 +196,15 @@ def _either(alternatives: Sequence[Schema], words: str) -> Schema:
     if len(set(kinds)) < len(kinds) or not set(kinds) <= {"array", "string", "boolean", "integer", "number"}:
         return {"anyOf": [value(one) for one in alternatives]}
     schema: Schema = {}
-    for one in alternatives:
+    names = [name for one in alternatives for name in one.get("enum", [one["const"]] if "const" in one else [])]
+    for one in (one for one in alternatives if not {"enum", "const"} & set(one)):
         # Elements in a condition: where `items` stands openly, completion takes the whole for a list.
         schema |= {"if": {"type": "array"}, "then": _elements(one)} if one["type"] == "array" else value(one)
     schema |= _scalar(str(kinds[0]), words)
     schema["type"] = list(dict.fromkeys([*kinds, "string", "null"]))
-    if "string" in kinds:
+    if names:
+        schema["pattern"] = rf"{_VARIABLE}|^({'|'.join(map(re.escape, names))})$"
+    elif "string" in kinds:
         schema.pop("pattern", None)
     return schema
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from encapkeras.data.registry import SOURCE_PATHS
 from encapkeras.errors import ArgumentError
 from encapkeras.graph.inherit import bundled_specs
 from encapkeras.graph.load import comments, is_json, load_text, read_text
@@ -93,7 +94,7 @@ def _moved(data: dict[str, Any], old: Path, new: Path) -> dict[str, Any]:
     _check_bases(data.get("extends"), old, new)
     section = data.get("data")
     if isinstance(section, dict):
-        paths = {key: _moved_path(f"data.{key}", section[key], old, new) for key in ("path", "root") if key in section}
+        paths = {key: _moved_path(f"data.{key}", section[key], old, new) for key in SOURCE_PATHS if key in section}
         data = {**data, "data": {**section, **paths}}
     return data
 

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from encapkeras.data import DatasetInfo, DataSettings, describe
+from encapkeras.data.registry import SOURCE_ARGUMENTS, SOURCE_PATHS
 from encapkeras.errors import ArgumentError, DataError
 from encapkeras.graph.tree import Report, Tree
 from encapkeras.validation import Checker
 
 _DATA = Checker(DataSettings)
-_SOURCE_KEYS = ("dataset", "root", "path", "image_size")
+_SOURCE_KEYS = ("dataset", *SOURCE_ARGUMENTS, "image_size")
 
 
 def read_settings(checker: Checker, tree: Tree, report: Report) -> Any:
@@ -72,7 +73,7 @@ def _with_absolute_paths(data: Tree) -> Tree:
     Values of `--set` and of plain data start at the current folder, as the names of their sources have no folder.
     """
     entries = data.entries()
-    paths = {key: entries[key] for key in ("path", "root") if key in entries and isinstance(entries[key].value, str)}
+    paths = {key: entries[key] for key in SOURCE_PATHS if key in entries and isinstance(entries[key].value, str)}
     absolute = {key: _absolute(path) for key, path in paths.items()}
     return data.with_value({**entries, **absolute}) if absolute else data
 

@@ -129,7 +129,7 @@ class Suspicions:
 
     def _note_lack_of_validation(self) -> None:
         data, train = self._spec.data, self._spec.train
-        if data is None or data.validation > 0:
+        if data is None or data.has_validation:
             return
         for key, setting in (("early_stopping", train.early_stopping), ("analysis", train.analysis)):
             if setting:
@@ -140,13 +140,13 @@ class Suspicions:
         data, info = self._spec.data, self._spec.info
         if data is None or info is None or info.train_images is None:
             return
-        held_out = round(data.validation * info.train_images)
+        held_out = 0 if data.validation == "own" else round(data.validation * info.train_images)
         left = info.train_images - held_out
         if data.batch_size > left:
             less = f" ({info.train_images:,} less {held_out:,} for validation)" if held_out else ""
             text = f"a batch of {data.batch_size:,} is more than the {left:,} images to train with{less}"
             self._report.warn(self._at("data", "batch_size"), f"{text}: an epoch is one step. Choose at most {left:,}.")
-        if data.validation > 0 and held_out < info.classes:
+        if data.validation != "own" and data.validation > 0 and held_out < info.classes:
             text = f"holds out {held_out} of {info.train_images:,} images, less than one for each class"
             hint = "Choose more, or 0 for no validation."
             self._report.warn(

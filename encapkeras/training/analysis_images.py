@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from encapkeras.data import Batches, DataSplits
+from encapkeras.data import DataSplits
 from encapkeras.errors import DataError
 
 Split = Literal["test", "validation", "train"]
@@ -33,16 +33,10 @@ def first_images(splits: DataSplits, split: Split, count: int) -> tuple[Tensor, 
         >>> images.shape, len(labels)
         (torch.Size([100, 32, 32, 1]), 100)
     """
-    batches = _unchanged(splits) if split == "train" else splits.validation if split == "validation" else splits.test
+    parts = {"train": splits.train.unchanged(), "validation": splits.validation, "test": splits.test}
+    batches = parts[split]
     if batches is None:
         raise DataError("there is no validation part (data.validation is 0) to analyse the routing with")
     needed = -(-min(count, batches.num_images) // (batches.batch_size or 1))
     images, labels = zip(*(batches.batch(index) for index in range(needed)), strict=True)
     return torch.cat(images)[:count], torch.cat(labels)[:count]
-
-
-def _unchanged(splits: DataSplits) -> Batches:
-    """The training images without the shuffling and augmentation."""
-    images, labels = splits.train.dataset.tensors  # type: ignore[attr-defined]
-    size = splits.train.batch_size or len(labels)
-    return Batches(images, labels, height=splits.info.height, width=splits.info.width, batch_size=size)

@@ -8,10 +8,13 @@ from encapkeras.data import AugmentSettings, Batches
 EVERYTHING = AugmentSettings(resize=8, crop=True, mirror=True, brightness=0.2, contrast=0.2, saturation=0.2, hue=0.2)
 
 
-def make(count=23, *, seed=0, batch_size=5, changes=None, size=6, channels=3, floats=False):
+def pixels(count=23, channels=3, floats=False):
     images = torch.randint(256, (count, 8, 8, channels), generator=torch.Generator().manual_seed(1)).to(torch.uint8)
-    if floats:
-        images = images / 255
+    return images / 255 if floats else images
+
+
+def make(count=23, *, seed=0, batch_size=5, changes=None, size=6, images=None):
+    images = pixels(count) if images is None else images
     return Batches(
         images, torch.arange(count), height=size, width=size, batch_size=batch_size, seed=seed, settings=changes
     )
@@ -46,8 +49,8 @@ def test_a_batch_is_floats_in_the_unit_range_and_labels():
 def test_labels_stay_with_their_images():
     images = torch.arange(23, dtype=torch.uint8).reshape(23, 1, 1, 1)
     batches = Batches(images, torch.arange(23), height=1, width=1, batch_size=4, seed=3)
-    for pixels, labels in batches:
-        assert torch.equal((pixels[:, 0, 0, 0] * 255).round().long(), labels)
+    for seen, labels in batches:
+        assert torch.equal((seen[:, 0, 0, 0] * 255).round().long(), labels)
 
 
 def test_each_epoch_has_its_own_order_and_seeds_differ():
@@ -89,9 +92,8 @@ def test_the_random_state_of_torch_is_neither_used_nor_touched():
 
 def test_without_a_seed_images_come_in_order_cut_at_the_centre():
     batches = make(seed=None)
-    images = batches.dataset.tensors[0]
-    seen = torch.cat([pixels for pixels, _ in batches])
-    assert torch.equal(seen, images[:, 1:7, 1:7] / 255)
+    seen = torch.cat([images for images, _ in batches])
+    assert torch.equal(seen, pixels()[:, 1:7, 1:7] / 255)
     assert order_of(batches) == list(range(23))
 
 
@@ -123,24 +125,23 @@ def test_half_of_the_images_are_mirrored():
 
 def test_images_are_not_changed_in_place():
     for floats in (False, True):
-        batches = make(changes=EVERYTHING, floats=floats)
-        before = batches.dataset.tensors[0].clone()
-        for images, _ in batches:
+        stored = pixels(floats=floats)
+        for images, _ in make(changes=EVERYTHING, images=stored):
             images.zero_()
-        assert torch.equal(batches.dataset.tensors[0], before)
+        assert torch.equal(stored, pixels(floats=floats))
 
 
 def test_float_images_keep_their_precision():
-    batches = make(seed=None, floats=True, size=8)
-    assert torch.equal(torch.cat([images for images, _ in batches]), batches.dataset.tensors[0])
+    batches = make(seed=None, images=pixels(floats=True), size=8)
+    assert torch.equal(torch.cat([images for images, _ in batches]), pixels(floats=True))
 
 
 @pytest.mark.parametrize("floats", [False, True])
 def test_pictures_are_bytes_in_order_not_augmented(floats):
-    batches = make(changes=EVERYTHING, floats=floats)
+    batches = make(changes=EVERYTHING, images=pixels(floats=floats))
     pictures = batches.images_as_uint8(4)
     assert pictures.dtype == torch.uint8
-    assert torch.equal(pictures, make().dataset.tensors[0][:4, 1:7, 1:7])
+    assert torch.equal(pictures, pixels()[:4, 1:7, 1:7])
     assert len(batches.images_as_uint8()) == batches.num_images == 23
 
 

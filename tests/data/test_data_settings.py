@@ -41,7 +41,7 @@ def test_the_data_set_must_be_named():
         ({"batch_size": 0}, ("batch_size",), "greater than 0; received 0"),
         ({"batch_size": True}, ("batch_size",), "must be an integer; received True"),
         ({"batch_size": "64"}, ("batch_size",), "must be an integer; received '64'"),
-        ({"validation": 1.0}, ("validation",), "less than 1; received 1.0"),
+        ({"validation": 1.0}, ("validation",), "less than 1 or 'own'; received 1.0"),
         ({"validation": -0.1}, ("validation",), "received -0.1"),
         ({"validation": float("nan")}, ("validation",), "received nan"),
         ({"image_size": 0}, ("image_size",), "greater than 0"),
@@ -120,5 +120,7 @@ def test_what_is_no_reader_or_takes_other_arguments_cannot_be_registered(monkeyp
         def __init__(self, folder: str) -> None:
             self.folder = folder
 
-    with pytest.raises(TypeError, match="only 'root' and 'path'"):
+    with pytest.raises(
+        TypeError, match="only 'root', 'path', 'class_list', 'boxes', 'channels' and 'extra' can be given"
+    ):
         register_dataset("wrong")(Folder)
