@@ -1,4 +1,4 @@
-"""Image files as a trained network takes them."""
+"""The classes that a trained network sees in image files."""
 
 from __future__ import annotations
 
@@ -9,19 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import keras
-import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor
-from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from encapkeras.analysis.classify import Classified, Classifier
 from encapkeras.data import DatasetInfo
-from encapkeras.data.registry import Array
+from encapkeras.data.image_files import ENDINGS, read_image
+from encapkeras.data.preprocess import prepare
 from encapkeras.errors import ArgumentError, DataError
-
-_SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N")
-_GREY = ("1", "L", "LA", "La")
 
 
 @dataclass(frozen=True)
@@ -82,20 +77,19 @@ def prepared_image(model: keras.Model, path: str | os.PathLike[str]) -> Tensor:
 
     Raises:
         ArgumentError: The network is of another kind.
-        DataError: There is no such file, it is damaged, or no image; the message does not name it.
+        DataError: There is no such file, it is damaged, or no image.
     """
-    from encapkeras.data.preprocess import prepare
-
     classifier = Classifier(model)
     height, width, channels = classifier.image_shape
-    if None in classifier.image_shape:
+    if None in classifier.image_shape or channels not in (1, 3):
         raise ArgumentError(
-            f"'{model.name}' takes images of any size, so that files cannot be brought to the right one"
+            f"'{model.name}' takes images of shape {classifier.image_shape}; files are for those of a known size "
+            "with 1 or 3 channels. Give other images as arrays to classify."
         )
     names = classifier.class_names
     info = DatasetInfo(height, width, channels, len(names), names)
     augment = (classifier.model.spec.get("data") or {}).get("augment") or {}
-    return prepare(_read(Path(path)), info, augment.get("resize"))
+    return prepare(read_image(path, channels), info, augment.get("resize"))
 
 
 def _files_of(paths: Iterable[str | os.PathLike[str]]) -> tuple[list[Path], dict[Path, str]]:
@@ -105,45 +99,18 @@ def _files_of(paths: Iterable[str | os.PathLike[str]]) -> tuple[list[Path], dict
     for path in map(Path, paths):
         found = _images_in(path) if path.is_dir() else [path]
         if not found:
-            problems[path] = f"there is no image in this folder; names of images end in {', '.join(IMG_EXTENSIONS)}"
+            problems[path] = f"{path}: there is no image in this folder; names of images end in {', '.join(ENDINGS)}"
         files += found
     return list(dict.fromkeys(files)), problems
 
 
 def _images_in(folder: Path) -> list[Path]:
-    inner = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.suffix.lower() in IMG_EXTENSIONS)
-    return [folder / path for path in inner if not any(part.startswith(".") for part in path.parts)]
+    inner = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.suffix.lower() in ENDINGS)
+    shown = [folder / path for path in inner if not any(part.startswith(".") for part in path.parts)]
+    return [path for path in shown if not path.is_dir()]
 
 
 def _batched(files: Sequence[Path], size: int) -> Iterator[list[Path]]:
     remaining = iter(files)
     while batch := list(itertools.islice(remaining, size)):
         yield batch
-
-
-def _read(file: Path) -> Array:
-    """The pixels of an image file: grey `(H, W, 1)` or colour `(H, W, 3)`, uint8."""
-    try:
-        with Image.open(file) as image:
-            return _pixels(image)
-    except DataError:
-        raise
-    except FileNotFoundError as error:
-        raise DataError("there is no such file") from error
-    except UnidentifiedImageError as error:
-        raise DataError("it is no image that can be read") from error
-    except Exception as error:  # whatever a decoder stumbles over in a damaged file: PIL's have no error in common
-        raise DataError(f"it cannot be read: {' '.join(str(error).split()) or type(error).__name__}") from error
-
-
-def _pixels(image: Image.Image) -> Array:
-    if image.mode in _SIXTEEN_BITS:  # which PIL would cut off at 255
-        return (np.asarray(image) >> 8).astype(np.uint8)[..., None]
-    if image.mode in ("I", "F"):
-        raise DataError(
-            f"its pixels are {'32-bit numbers' if image.mode == 'I' else 'floats'}, of which nothing says "
-            "what is white; save it with 8 or 16 bits"
-        )
-    if image.mode in _GREY:
-        return np.asarray(image.convert("L"))[..., None]
-    return np.asarray(image.convert("RGB"))

@@ -1,47 +1,100 @@
-"""`encapkeras evaluate`: accuracy and loss of a run, measured again."""
+"""`encapkeras evaluate`: a run measured again, as training did it or more closely."""
 
 from __future__ import annotations
 
 import argparse
 import json
-import sys
+from typing import Any
 
+from encapkeras.cli import evaluate_affine, evaluate_classes
+from encapkeras.cli.output_file import add_overwrite
 from encapkeras.cli.spec_arguments import add_plugins
+from encapkeras.cli.trained_run import TrainedRun
+from encapkeras.errors import ArgumentError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `encapkeras evaluate`."""
-    parser.add_argument("run_dir", metavar="RUN", help="run folder of a training")
+    parser.add_argument("runs", metavar="RUN", nargs="+", help="run folder of a training; several with --affine")
     add_plugins(parser)
     parser.add_argument("--split", choices=("test", "validation"), default="test", help="images to use (%(default)s)")
     parser.add_argument("--json", action="store_true", help="print JSON")
+    closer = parser.add_mutually_exclusive_group()
+    closer.add_argument(
+        "--ten-crop",
+        action="store_true",
+        help="also cut every image at its corners and its centre, and mirror these; the mean of the ten scores decides",
+    )
+    closer.add_argument("--per-class", action="store_true", help="the errors of each class; with -o as a .csv file too")
+    closer.add_argument(
+        "--hardest", type=int, metavar="N", help="write the N classes with most errors into the file -o, one a line"
+    )
+    closer.add_argument(
+        "--affine", action="store_true", help="the accuracy on turned, moved and scaled images, as plot and table"
+    )
+    parser.add_argument(
+        "--top",
+        type=int,
+        metavar="K",
+        help="with --per-class and --hardest: an error is a class that is not among the K best (1)",
+    )
+    parser.add_argument("--images", type=int, metavar="N", help="with --affine: how many images, from the first (1000)")
+    parser.add_argument(
+        "-o", "--output", metavar="PATH", help="the file to write; with --affine the folder (RUN/analysis/affine)"
+    )
+    add_overwrite(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Measures with the weights that training chose."""
-    from encapkeras.data import load
-    from encapkeras.errors import DataError
-    from encapkeras.graph import load_spec
-    from encapkeras.training import RunFolder, measure
-    from encapkeras.training.measure import data_of
+    _check(arguments)
     from encapkeras.training.memory import saying_how_to_save_memory
 
-    folder = RunFolder(arguments.run_dir)
-    folder.check_run()
-    folder.check_plugins()
-    spec = load_spec(folder.spec)
-    data = data_of(spec)
-    checkpoint = folder.chosen(data.validation > 0)
-    if not folder.results.is_file():
-        print(f"run {folder.path} is unfinished: it has no results.json. This is {checkpoint}.", file=sys.stderr)
     with saying_how_to_save_memory():
-        splits = load(data, seed=spec.train.seed)
-        batches = splits.test if arguments.split == "test" else splits.validation
-        if batches is None:
-            raise DataError(f"run {folder.path} has no validation part (data.validation is 0); use --split test")
-        figures = {"split": arguments.split, **measure(checkpoint, batches, splits.info), "images": batches.num_images}
-    if arguments.json:
-        print(json.dumps(figures, indent=2))
-    else:
-        print("{split} accuracy {accuracy:.4f}, loss {loss:.4f}, {images:,} images".format(**figures))
+        if arguments.affine:
+            return evaluate_affine.run(arguments)
+        if arguments.per_class or arguments.hardest is not None:
+            return evaluate_classes.run(arguments)
+        _print(_measured(arguments), arguments.json)
     return 0
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    """Refuses options without the ones that they belong to."""
+    by_class = arguments.per_class or arguments.hardest is not None
+    if len(arguments.runs) > 1 and not arguments.affine:
+        raise ArgumentError(
+            f"several runs stand side by side with --affine alone; received {len(arguments.runs)}. 'encapkeras "
+            "compare' trains and compares several networks."
+        )
+    if arguments.top is not None and not by_class:
+        raise ArgumentError("--top belongs to --per-class and --hardest")
+    if arguments.images is not None and not arguments.affine:
+        raise ArgumentError("--images belongs to --affine")
+    if arguments.output is not None and not (by_class or arguments.affine):
+        raise ArgumentError("-o belongs to --per-class, --hardest and --affine; --json prints what a program can read")
+    if arguments.hardest is not None and arguments.output is None:
+        raise ArgumentError("--hardest needs the file to write: -o hardest.txt")
+
+
+def _measured(arguments: argparse.Namespace) -> dict[str, Any]:
+    from encapkeras.analysis import ten_crop_accuracy
+    from encapkeras.training import measure
+
+    trained = TrainedRun.open(arguments.runs[0])
+    splits = trained.splits()
+    batches = trained.chosen(splits, arguments.split)
+    ten_crop = {}
+    if arguments.ten_crop:  # first: that it cannot be done is known at once
+        ten_crop["ten_crop_accuracy"] = ten_crop_accuracy(trained.classifier(splits), batches)
+    figures = measure(trained.checkpoint, batches, splits.info)
+    return {"split": arguments.split, **figures, **ten_crop, "images": batches.num_images}
+
+
+def _print(figures: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(figures, indent=2))
+        return
+    print("{split} accuracy {accuracy:.4f}, loss {loss:.4f}, {images:,} images".format(**figures))
+    if "ten_crop_accuracy" in figures:
+        print("{split} accuracy {ten_crop_accuracy:.4f} with ten crops of each image".format(**figures))

@@ -6,12 +6,12 @@ import argparse
 import csv
 import io
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from encapkeras.cli.output_file import add_overwrite, check_free, write_text
 from encapkeras.cli.spec_arguments import add_plugins
+from encapkeras.cli.trained_run import TrainedRun
 from encapkeras.errors import ArgumentError, DataError, printable
 
 if TYPE_CHECKING:
@@ -63,18 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _checkpoint(path: Path) -> Path:
     """The `.keras` file itself, or that of a run which training chose."""
-    if not path.is_dir():
-        return path
-    from encapkeras.graph import load_spec
-    from encapkeras.training import RunFolder
-
-    folder = RunFolder(path)
-    folder.check_run()
-    folder.check_plugins()
-    data = load_spec(folder.spec).data
-    if not folder.results.is_file():
-        print(f"run {folder.path} is unfinished: it has no results.json.", file=sys.stderr)
-    return folder.chosen(data is not None and data.validation > 0)
+    return TrainedRun.open(path).checkpoint if path.is_dir() else path
 
 
 def _print(found: ClassifiedFiles, checkpoint: Path, top: int) -> None:
@@ -105,6 +94,6 @@ def _as_csv(found: ClassifiedFiles, top: int) -> str:
 
 def _told(found: ClassifiedFiles) -> str:
     count = len(found.problems)
-    lines = [f"{printable(str(file))}: {printable(problem)}" for file, problem in found.problems.items()]
+    lines = [printable(problem) for problem in found.problems.values()]
     total = count + len(found.files)
     return "\n".join([*lines, f"{count} of {total} {'image' if total == 1 else 'images'} could not be read"])

@@ -1,0 +1,152 @@
+"""How well a trained network tells images that are turned, moved or made larger and smaller."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from encapkeras.analysis.classify import Classifier
+from encapkeras.data import Batches
+from encapkeras.errors import ArgumentError
+
+Change = Literal["rotation", "shift", "scale"]
+
+UNITS: dict[Change, str] = {"rotation": "degrees", "shift": "pixels", "scale": "factor"}
+DEGREES = (-90, -75, -60, -45, -30, -20, -10, 0, 10, 20, 30, 45, 60, 75, 90)
+SHIFTS = (0, 1, 2, 3, 4, 6, 8)
+"""In pixels of an image whose side is 32; larger and smaller images are moved by as much of their side."""
+FACTORS = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 1.75, 2.0)
+DIRECTIONS = ((1, 0), (-1, 0), (0, 1), (0, -1))
+
+
+@dataclass(frozen=True)
+class AffineAccuracy:
+    """The accuracy on images that are changed in one way.
+
+    Args:
+        change: `rotation`, `shift` or `scale`.
+        amount: By how much: degrees, to the left; pixels; or the factor of the size.
+        accuracy: 0 to 1. That of a shift is the mean of those to the right, left, bottom and top.
+        images: How many images there were.
+    """
+
+    change: Change
+    amount: float
+    accuracy: float
+    images: int
+
+
+def transformed(
+    images: Tensor, *, degrees: float = 0.0, right: float = 0.0, down: float = 0.0, factor: float = 1.0
+) -> Tensor:
+    """Images made larger, then turned, about their middle, then moved; bilinear, with 0 where nothing comes from.
+
+    The pixel at p, from the middle of the image, has the value of the given image at `R^-1 (p - t) / factor`, R the
+    rotation. Without a change these are the given images, to the bit.
+
+    Args:
+        images: `(B, H, W, C)`, float.
+        degrees: Angle, counter-clockwise.
+        right: Pixels to the right; to the left if below 0.
+        down: Pixels downwards; upwards if below 0.
+        factor: Of the size, above 0.
+
+    Returns:
+        `(B, H, W, C)`.
+
+    Raises:
+        ArgumentError: The factor is not above 0, or a number is not finite.
+
+    Example:
+        >>> image = torch.eye(3)[None, :, :, None]
+        >>> transformed(image, right=1)[0, :, :, 0]
+        tensor([[0., 1., 0.],
+                [0., 0., 1.],
+                [0., 0., 0.]])
+    """
+    if not all(map(math.isfinite, (degrees, right, down, factor))) or factor <= 0:
+        raise ArgumentError(
+            "degrees, right and down must be finite numbers and factor one above 0; received "
+            f"{degrees}, {right}, {down} and {factor}"
+        )
+    if (degrees, right, down, factor) == (0, 0, 0, 1):
+        return images
+    height, width = images.shape[1:3]
+    # In pixels from the middle; rows grow downwards, so that counter-clockwise is from x to -y.
+    cos, sin = math.cos(math.radians(degrees)) / factor, math.sin(math.radians(degrees)) / factor
+    back = torch.tensor([[cos, -sin], [sin, cos]], dtype=torch.float64)
+    offset = -back @ torch.tensor([right, down], dtype=torch.float64)
+    half = torch.tensor([width / 2, height / 2], dtype=torch.float64)  # affine_grid's coordinates end at the edges
+    matrix = torch.cat([back * half / half[:, None], (offset / half)[:, None]], dim=1)
+    batch = images.permute(0, 3, 1, 2)
+    grid = F.affine_grid(matrix.expand(len(images), 2, 3), list(batch.shape), align_corners=False)
+    moved = F.grid_sample(batch, grid.to(images), mode="bilinear", padding_mode="zeros", align_corners=False)
+    return moved.permute(0, 2, 3, 1)
+
+
+def affine_accuracy(classifier: Classifier, batches: Batches, count: int | None = None) -> list[AffineAccuracy]:
+    """The accuracy on images turned by `DEGREES`, moved by `SHIFTS`, and scaled by `FACTORS`, one change at a time.
+
+    Args:
+        classifier: A network.
+        batches: Images and labels.
+        count: How many of the images, from the first; None for all.
+    """
+    grid = changes(classifier.image_shape[1])
+    right = dict.fromkeys(grid, 0)
+    seen = 0
+    for images, labels in first(batches, count):
+        seen += len(labels)
+        for place, ways in grid.items():
+            for way in ways:
+                best = classifier.scores(transformed(images, **way)).argmax(1)
+                right[place] += int((best == labels).sum())
+    return [
+        AffineAccuracy(change, amount, right[change, amount] / (seen * len(ways)), seen)
+        for (change, amount), ways in grid.items()
+    ]
+
+
+def changes(width: int) -> dict[tuple[Change, float], list[dict[str, float]]]:
+    """Every change and its amount, with the ways in which images are changed so, as arguments of `transformed`.
+
+    Args:
+        width: Side of the images in pixels.
+
+    Example:
+        >>> grid = changes(28)
+        >>> [amount for change, amount in grid if change == "shift"]
+        [0, 1, 2, 3, 4, 5, 7]
+        >>> grid["rotation", 45]
+        [{'degrees': 45}]
+    """
+    shifts = sorted({round(pixels * width / 32) for pixels in SHIFTS})
+    grid: dict[tuple[Change, float], list[dict[str, float]]] = {
+        ("rotation", each): [{"degrees": each}] for each in DEGREES
+    }
+    for pixels in shifts:
+        ways = [{"right": float(pixels * x), "down": float(pixels * y)} for x, y in DIRECTIONS]
+        grid["shift", pixels] = ways if pixels else ways[:1]
+    return {**grid, **{("scale", each): [{"factor": each}] for each in FACTORS}}
+
+
+def first(batches: Batches, count: int | None) -> Iterator[tuple[Tensor, Tensor]]:
+    """The first images of an epoch and their labels, in batches.
+
+    Args:
+        batches: Images and labels.
+        count: How many images; None for all.
+    """
+    left = batches.num_images if count is None else min(count, batches.num_images)
+    for index in range(len(batches)):
+        if not left:
+            return
+        images, labels = batches.batch(index)
+        yield images[:left], labels[:left]
+        left -= len(labels[:left])

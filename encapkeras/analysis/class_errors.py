@@ -1,0 +1,86 @@
+"""Which classes a trained network gets wrong, and which are the hardest."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from encapkeras.analysis.classify import Classifier
+from encapkeras.data import Batches
+from encapkeras.errors import ArgumentError
+
+
+@dataclass(frozen=True)
+class ClassErrors:
+    """How often the images of one class are taken for others.
+
+    Args:
+        label: The class, from 0.
+        class_name: Its name.
+        images: How many images of it there are.
+        errors: How many of them are errors.
+    """
+
+    label: int
+    class_name: str
+    images: int
+    errors: int
+
+    @property
+    def error(self) -> float | None:
+        """The part that are errors, 0 to 1; None without images.
+
+        Example:
+            >>> ClassErrors(0, "cat", images=8, errors=2).error
+            0.25
+        """
+        return self.errors / self.images if self.images else None
+
+
+def class_errors(classifier: Classifier, batches: Batches, top: int = 1) -> list[ClassErrors]:
+    """The errors of each class, in the order of the labels.
+
+    Args:
+        classifier: A network.
+        batches: Images and labels.
+        top: An image is an error if its class is not among that many classes with the highest scores; of equal scores
+            the lower label counts as the higher.
+
+    Raises:
+        ArgumentError: `top` is below 1, or not below the number of classes, so that there could be no error.
+    """
+    names = classifier.class_names
+    if not 1 <= top < len(names):
+        raise ArgumentError(f"top must be from 1 to {len(names) - 1}, one less than the classes; received {top}")
+    wrong = torch.zeros(len(names), dtype=torch.int64)
+    for images, labels in batches:
+        best = classifier.scores(images).argsort(dim=1, descending=True, stable=True)[:, :top]
+        missed = (best != labels[:, None]).all(1)
+        wrong += torch.bincount(labels[missed], minlength=len(names))
+    there = torch.bincount(batches.labels, minlength=len(names))
+    rows = zip(names, there.tolist(), wrong.tolist(), strict=True)
+    return [ClassErrors(label, name, images, errors) for label, (name, images, errors) in enumerate(rows)]
+
+
+def hardest(classes: Sequence[ClassErrors], count: int | None = None) -> list[ClassErrors]:
+    """The classes with the greatest part of errors, the hardest first; of equal ones the lower label first.
+
+    Args:
+        classes: The errors of each class. Those without images are left out: nothing is known of them.
+        count: How many; None for all.
+
+    Raises:
+        ArgumentError: `count` is below 1, or there are not so many.
+
+    Example:
+        >>> found = [ClassErrors(0, "cat", 8, 2), ClassErrors(1, "dog", 4, 1), ClassErrors(2, "owl", 5, 4)]
+        >>> [each.class_name for each in hardest(found, 2)]
+        ['owl', 'cat']
+    """
+    known = [(each.error, each) for each in classes if each.error is not None]
+    if count is not None and not 1 <= count <= len(known):
+        raise ArgumentError(f"there are {len(known)} classes that have images; {count} of them cannot be chosen")
+    ranked = sorted(known, key=lambda pair: (-pair[0], pair[1].label))
+    return [each for _, each in ranked[:count]]

@@ -1,0 +1,28 @@
+"""The accuracy of a trained network that sees every image ten times."""
+
+from __future__ import annotations
+
+import torch
+
+from encapkeras.analysis.classify import Classifier
+from encapkeras.data import Batches
+
+
+def ten_crop_accuracy(classifier: Classifier, batches: Batches) -> float:
+    """The accuracy, 0 to 1, of the mean score over ten parts of each image.
+
+    These are its four corners, its centre, and the mirror images of these five, in the size that the network takes, cut
+    from the image as `data.augment.resize` makes it.
+
+    Args:
+        classifier: A network.
+        batches: Images and labels.
+
+    Raises:
+        ArgumentError: The images are no larger than what is cut from them.
+    """
+    right = 0
+    for crops, labels in batches.corner_crops():
+        scores = [classifier.scores(part) for crop in crops for part in (crop, crop.flip(2))]
+        right += int((torch.stack(scores).mean(0).argmax(1) == labels).sum())
+    return right / batches.num_images

@@ -1,0 +1,110 @@
+"""`encapkeras evaluate RUN ... --affine`: accuracy on turned, moved and scaled images, as plot and table."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from encapkeras.cli.output_file import check_free
+from encapkeras.cli.trained_run import TrainedRun
+from encapkeras.errors import ArgumentError, printable
+
+if TYPE_CHECKING:
+    from encapkeras.analysis import AffineAccuracy
+
+IMAGES = 1000
+MEANS = {"rotation": "turned", "shift": "moved", "scale": "scaled"}
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Measures each run, and writes one table and one plot of all."""
+    from encapkeras.analysis import affine_accuracy
+
+    count = IMAGES if arguments.images is None else arguments.images
+    if count < 1:
+        raise ArgumentError(f"--images must be at least 1; received {count}")
+    runs = [TrainedRun.open(path) for path in arguments.runs]
+    names = _names(runs)
+    output = Path(arguments.output) if arguments.output else runs[0].folder.analysis / "affine"
+    table, plot = output / "affine.csv", output / "affine.png"
+    for file in (table, plot):
+        if file.parent.is_dir():
+            check_free(file, arguments.overwrite, option=" with -o")
+    _note_other_images(runs, names)
+    measured: dict[str, Sequence[AffineAccuracy]] = {}
+    for name, trained in zip(names, runs, strict=True):
+        splits = trained.splits()
+        measured[name] = affine_accuracy(trained.classifier(splits), trained.chosen(splits, arguments.split), count)
+    _write(table, plot, measured)
+    _print(measured, arguments)
+    print(f"written to {printable(str(output))}", file=sys.stderr if arguments.json else sys.stdout)
+    return 0
+
+
+def _names(runs: Sequence[TrainedRun]) -> list[str]:
+    """The names of the networks, or those of the folders where two networks have the same."""
+    names = [trained.spec.name for trained in runs]
+    folders = [str(trained.folder.path) for trained in runs]
+    if len(set(folders)) < len(folders):
+        raise ArgumentError("a run is given twice; name each run once")
+    return names if len(set(names)) == len(names) else folders
+
+
+def _note_other_images(runs: Sequence[TrainedRun], names: Sequence[str]) -> None:
+    sources = [(run.spec.data.dataset, run.spec.data.root, run.spec.data.path) for run in runs if run.spec.data]
+    for source, name in zip(sources, names, strict=True):
+        if source != sources[0]:
+            print(
+                f"note: {printable(name)} has other images ({source[0]}) than {printable(names[0])} ({sources[0][0]}), "
+                "so that their accuracies do not compare",
+                file=sys.stderr,
+            )
+
+
+def _write(table: Path, plot: Path, measured: Mapping[str, Sequence[AffineAccuracy]]) -> None:
+    from encapkeras.analysis import plot_affine
+    from encapkeras.training.run_folder import replacing, writing
+
+    with writing(table.parent):
+        table.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(table) as file, file.open("w", encoding="utf-8", newline="") as text:
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(["network", "change", "amount", "accuracy", "images"])
+        for name, found in measured.items():
+            writer.writerows([name, each.change, each.amount, each.accuracy, each.images] for each in found)
+    with replacing(plot) as file:
+        plot_affine(measured).savefig(file)
+
+
+def _print(measured: Mapping[str, Sequence[AffineAccuracy]], arguments: argparse.Namespace) -> None:
+    if arguments.json:
+        rows = [
+            {"network": name, "change": m.change, "amount": m.amount, "accuracy": m.accuracy, "images": m.images}
+            for name, found in measured.items()
+            for m in found
+        ]
+        print(json.dumps({"split": arguments.split, "measured": rows}, indent=2))
+        return
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    images = next(iter(measured.values()))[0].images
+    print(f"accuracy on {images:,} {arguments.split} images, unchanged and on average over the changes")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("network")
+    for heading in ("unchanged", *MEANS.values()):
+        table.add_column(heading, justify="right")
+    for name, found in measured.items():
+        unchanged = next(each.accuracy for each in found if each.change == "rotation" and each.amount == 0)
+        means = []
+        for change, same in (("rotation", 0), ("shift", 0), ("scale", 1)):
+            others = [each.accuracy for each in found if each.change == change and each.amount != same]
+            means.append(sum(others) / len(others))
+        table.add_row(printable(name), *(f"{accuracy:.4f}" for accuracy in (unchanged, *means)))
+    Console().print(table)

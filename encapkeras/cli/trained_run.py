@@ -1,0 +1,84 @@
+"""The trained run that a command looks at: its folder, checked, and the images of its data set."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from encapkeras.analysis import Classifier
+    from encapkeras.data import Batches, DataSplits
+    from encapkeras.graph import Spec
+    from encapkeras.training import RunFolder
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """A run folder that holds what is needed.
+
+    Args:
+        folder: The folder.
+        spec: The spec of its network.
+        checkpoint: The weights that training chose.
+    """
+
+    folder: RunFolder
+    spec: Spec
+    checkpoint: Path
+
+    @classmethod
+    def open(cls, path: str | Path) -> TrainedRun:
+        """Opens a run folder; says on stderr if the run is unfinished.
+
+        Raises:
+            RunFolderError: It is not the folder of a run, or has not the weights that count.
+            PluginError: A plugin is not loaded that the network needs.
+        """
+        from encapkeras.graph import load_spec
+        from encapkeras.training import RunFolder
+        from encapkeras.training.measure import data_of
+
+        folder = RunFolder(path)
+        folder.check_run()
+        folder.check_plugins()
+        spec = load_spec(folder.spec)
+        checkpoint = folder.chosen(data_of(spec).has_validation)
+        if not folder.results.is_file():
+            print(f"run {folder.path} is unfinished: it has no results.json. This is {checkpoint}.", file=sys.stderr)
+        return cls(folder, spec, checkpoint)
+
+    def splits(self) -> DataSplits:
+        """The images that it was trained and tested with."""
+        from encapkeras.data import load
+        from encapkeras.training.measure import data_of
+
+        return load(data_of(self.spec), seed=self.spec.train.seed)
+
+    def chosen(self, splits: DataSplits, split: str) -> Batches:
+        """The test or the validation images.
+
+        Raises:
+            DataError: There is no validation part.
+        """
+        from encapkeras.errors import DataError
+
+        batches = splits.test if split == "test" else splits.validation
+        if batches is None:
+            raise DataError(f"run {self.folder.path} has no validation part (data.validation is 0); use --split test")
+        return batches
+
+    def classifier(self, splits: DataSplits) -> Classifier:
+        """Its network as what tells classes.
+
+        Raises:
+            TrainingError: The network and the data set do not go together.
+        """
+        from encapkeras.analysis import Classifier
+        from encapkeras.graph import load_model
+        from encapkeras.training.measure import check_fits
+
+        model = load_model(self.checkpoint)
+        check_fits(model, splits.info)
+        return Classifier(model)
