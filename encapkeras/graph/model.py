@@ -200,6 +200,47 @@ class SpecModel(keras.Model):  # type: ignore[misc]
             raise EncapkerasError(f"the model has no tensor '{name}'. {suggest(name, tensors)}")
         return tensor
 
+    def copy_weights(self, source: keras.Model, leave: Sequence[str] = ()) -> None:
+        """Takes the weights of another model, node by node, as of one that was trained on other classes.
+
+        Args:
+            source: A model with a layer for each node and side loss here that has weights, of the same name and with
+                weights of the same shapes. What else it has does not matter.
+            leave: Nodes and side losses that keep the weights that they have.
+
+        Raises:
+            EncapkerasError: The source has no layer for a node that is not left, or one with other weights, or there is
+                no node to leave of that name. No weight is changed then.
+
+        Example:
+            >>> import encapkeras
+            >>> trained = encapkeras.build_model("quickstart")
+            >>> three = ["data=null", "model.nodes.digits.capsules=3", "model.nodes.lengths.expect=null"]
+            >>> model = encapkeras.build_model(trained.spec, three)
+            >>> model.copy_weights(trained, leave=["digits"])
+            >>> stem, same = model.get_layer("stem").weights[0], trained.get_layer("stem").weights[0]
+            >>> bool((stem.value == same.value).all())
+            True
+        """
+        reached = {id(layer) for layer in self.layers}
+        own = {name: layer for name, layer in self._origin.layers.items() if id(layer) in reached and layer.weights}
+        for name in leave:
+            if name not in own:
+                raise EncapkerasError(
+                    f"'leave' names '{name}', no node with weights of '{self.name}'. {suggest(name, own)}"
+                )
+        theirs = {layer.name: layer for layer in source.layers}
+        taking = [layer for name, layer in own.items() if name not in leave]
+        problems = {layer.name: problem for layer in taking if (problem := _unlike(layer, theirs.get(layer.name)))}
+        if problems:
+            raise EncapkerasError(
+                f"the weights of '{source.name}' do not fit '{self.name}': {'; '.join(problems.values())}. To keep "
+                f"what these nodes have, give leave=[{', '.join(map(repr, [*leave, *problems]))}]"
+            )
+        for layer in taking:
+            for mine, given in zip(layer.weights, theirs[layer.name].weights, strict=True):
+                mine.assign(given)
+
     @property
     def examined(self) -> Examined:
         """The spec, and the layers and tensors of its nodes."""
@@ -315,3 +356,11 @@ def _made(spec: Spec, resolved: dict[str, Any], class_names: Sequence[str], poli
 
 def _plain_if_single(tensors: Mapping[str, keras.KerasTensor]) -> Any:
     return next(iter(tensors.values())) if len(tensors) == 1 else dict(tensors)
+
+
+def _unlike(layer: keras.layers.Layer, other: keras.layers.Layer | None) -> str:
+    """Why a layer cannot have the weights of another; empty if it can."""
+    if other is None:
+        return f"it has no '{layer.name}'"
+    here, there = ([tuple(weight.shape) for weight in each.weights] for each in (layer, other))
+    return "" if here == there else f"'{layer.name}' has weights {here} here and {there} there"
