@@ -8,6 +8,7 @@ from encapkeras.analysis.class_errors import ClassErrors, class_errors, hardest
 from encapkeras.analysis.classify import Classified, Classifier, classify
 from encapkeras.analysis.classify_files import ClassifiedFiles, classify_files, prepared_image
 from encapkeras.analysis.measurements import Measurement, RoutingAnalysis, append_csv, layers_of, read_csv, write_csv
+from encapkeras.analysis.perturb import Decoder, Perturbed, decoders, one_of_each_class, plot_perturbed
 from encapkeras.analysis.plots import plot_iterations, plot_votes
 from encapkeras.analysis.record import analyse_routing, routing_layers
 from encapkeras.analysis.ten_crop import ten_crop_accuracy
@@ -18,7 +19,9 @@ __all__ = [
     "Classified",
     "ClassifiedFiles",
     "Classifier",
+    "Decoder",
     "Measurement",
+    "Perturbed",
     "RoutingAnalysis",
     "affine_accuracy",
     "analyse_routing",
@@ -26,10 +29,13 @@ __all__ = [
     "class_errors",
     "classify",
     "classify_files",
+    "decoders",
     "hardest",
     "layers_of",
+    "one_of_each_class",
     "plot_affine",
     "plot_iterations",
+    "plot_perturbed",
     "plot_votes",
     "prepared_image",
     "read_csv",

@@ -1,4 +1,4 @@
-"""`encapkeras analyse`: what the routing layers of a run do with images, iteration by iteration."""
+"""`encapkeras analyse`: what the routing layers of a run do with images, or what its class capsules mean."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from encapkeras.cli import analyse_perturb
 from encapkeras.cli.spec_arguments import add_plugins
 
 if TYPE_CHECKING:
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from encapkeras.analysis import RoutingAnalysis
     from encapkeras.training import RunFolder
 
+IMAGES = 256
 SPLITS = ("test", "validation", "train")
 STATISTICS = ("coupling_entropy_relative", "agreement", "agreement_by_coupling", "activation")
 
@@ -23,6 +25,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run_dir", metavar="RUN", help="run folder of a training")
     add_plugins(parser)
     parser.add_argument(
+        "--perturb",
+        action="store_true",
+        help="instead of the routing: what the decoder makes of class capsules with one dimension changed",
+    )
+    parser.add_argument(
         "--checkpoint",
         metavar="NAME",
         nargs="+",
@@ -30,13 +37,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "(best and last; last alone without validation)",
     )
     parser.add_argument("--split", choices=SPLITS, default="test", help="images to use (%(default)s)")
-    parser.add_argument("--images", type=int, default=256, metavar="N", help="how many, from the first (%(default)s)")
-    parser.add_argument("--output", metavar="DIR", help="folder for the results (RUN/analysis/SPLIT)")
+    parser.add_argument("--images", type=int, metavar="N", help=f"how many, from the first ({IMAGES})")
+    parser.add_argument(
+        "--output", metavar="DIR", help="folder for the results (RUN/analysis/SPLIT; RUN/analysis/perturbed)"
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace the analysis that is in the folder already")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Analyses, writes the results, and prints the figures after each iteration."""
+    if arguments.perturb:
+        return analyse_perturb.run(arguments)
     from encapkeras.analysis import analyse_routing
     from encapkeras.data import load
     from encapkeras.errors import ArgumentError
@@ -47,8 +58,9 @@ def run(arguments: argparse.Namespace) -> int:
     from encapkeras.training.measure import check_fits, data_of
     from encapkeras.training.memory import saying_how_to_save_memory
 
-    if arguments.images < 1:
-        raise ArgumentError(f"--images must be at least 1; received {arguments.images}")
+    count = IMAGES if arguments.images is None else arguments.images
+    if count < 1:
+        raise ArgumentError(f"--images must be at least 1; received {count}")
     folder = RunFolder(arguments.run_dir)
     folder.check_run()
     folder.check_plugins()
@@ -61,7 +73,7 @@ def run(arguments: argparse.Namespace) -> int:
     analyses = []
     with saying_how_to_save_memory():
         splits = load(data, seed=spec.train.seed)
-        images, labels = first_images(splits, arguments.split, arguments.images)
+        images, labels = first_images(splits, arguments.split, count)
         for name, file in files.items():
             if file is None:
                 analyses.append(_analysed_before(folder, int(name), arguments.split, len(images)))

@@ -57,16 +57,18 @@ class TrainedRun:
         return load(data_of(self.spec), seed=self.spec.train.seed)
 
     def chosen(self, splits: DataSplits, split: str) -> Batches:
-        """The test or the validation images.
+        """The images of a split, in their own order and not augmented.
 
         Raises:
             DataError: There is no validation part.
         """
         from encapkeras.errors import DataError
 
-        batches = splits.test if split == "test" else splits.validation
+        batches = {"train": splits.train.unchanged(), "validation": splits.validation, "test": splits.test}[split]
         if batches is None:
-            raise DataError(f"run {self.folder.path} has no validation part (data.validation is 0); use --split test")
+            raise DataError(
+                f"run {self.folder.path} has no validation part (data.validation is 0); use another with --split"
+            )
         return batches
 
     def classifier(self, splits: DataSplits) -> Classifier:

@@ -1,0 +1,53 @@
+"""`encapkeras analyse RUN --perturb`: pictures of what each dimension of the class capsules means to the decoder."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from encapkeras.cli.output_file import check_free
+from encapkeras.cli.trained_run import TrainedRun
+from encapkeras.errors import ArgumentError, printable
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Writes a picture for each class, of the weights that training chose."""
+    from encapkeras.analysis import Decoder, decoders, one_of_each_class, plot_perturbed
+    from encapkeras.training.memory import saying_how_to_save_memory
+    from encapkeras.training.run_folder import folder_name, replacing, writing
+
+    if arguments.images is not None or arguments.checkpoint:
+        raise ArgumentError(
+            "--perturb takes one image of each class and the weights that training chose; --images and --checkpoint "
+            "belong to the analysis of the routing"
+        )
+    with saying_how_to_save_memory():
+        trained = TrainedRun.open(arguments.run_dir)
+        splits = trained.splits()
+        classifier = trained.classifier(splits)
+        names = decoders(classifier.model)
+        if not names:
+            raise ArgumentError(
+                f"network '{classifier.model.name}' has no decoder; losses of the kind 'reconstruction' have one, "
+                "as in the spec capsnet_sabour"
+            )
+        output = Path(arguments.output) if arguments.output else trained.folder.analysis / "perturbed"
+        images = one_of_each_class(classifier, trained.chosen(splits, arguments.split))
+        digits = len(str(max(images)))
+        files = {
+            (name, label): output / f"{name}_{label:0{digits}}_{folder_name(classifier.class_names[label])}.png"
+            for name in names
+            for label in images
+        }
+        if output.is_dir():
+            for file in files.values():
+                check_free(file, arguments.overwrite, option=" with --output")
+        with writing(output):
+            output.mkdir(parents=True, exist_ok=True)
+        made = {name: Decoder(classifier.model, name) for name in names}
+        for (name, label), file in files.items():
+            figure = plot_perturbed(made[name].perturb(images[label], label), classifier.class_names[label])
+            with replacing(file) as unfinished:
+                figure.savefig(unfinished)
+    print(f"{len(files)} pictures written to {printable(str(output))}")
+    return 0
