@@ -88,7 +88,7 @@ def test_every_formula_has_its_row():
 
 
 @pytest.mark.parametrize(
-    "package", ["functional", "layers", "losses", "graph", "data", "analysis", "training", "interop"]
+    "package", ["functional", "layers", "losses", "graph", "data", "analysis", "training", "callbacks", "interop"]
 )
 def test_the_reference_has_every_public_name(package):
     text = (PROJECT / "docs" / "reference" / f"{package}.md").read_text()
