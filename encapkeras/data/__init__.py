@@ -3,7 +3,16 @@
 Needs no Keras: the batches are `torch.utils.data.DataLoader`s of float32 images `(B, H, W, C)` and int64 labels.
 """
 
-from encapkeras.data import cifar, digits, mnist, npz, svhn  # each registers its data sets
+from encapkeras.data import (
+    cifar,
+    digits,
+    h_imagenet,
+    image_folder,
+    mnist,
+    npz,
+    small_norb,
+    svhn,
+)  # each registers its data sets
 from encapkeras.data.batches import Batches
 from encapkeras.data.image_files import ImageFiles, read_image
 from encapkeras.data.preprocess import prepare
@@ -24,11 +33,14 @@ __all__ = [
     "cifar",
     "describe",
     "digits",
+    "h_imagenet",
+    "image_folder",
     "load",
     "mnist",
     "npz",
     "prepare",
     "read_image",
     "register_dataset",
+    "small_norb",
     "svhn",
 ]

@@ -177,9 +177,9 @@ class Batches(DataLoader[tuple[Tensor, ...]]):
         """
         bottom, right = self._windows.rows - 1, self._windows.columns - 1
         if not bottom and not right:
-            size = "x".join(map(str, self._size))
+            given = "x".join(map(str, self._size))
             raise ArgumentError(
-                f"the images are {size}, as large as what the network takes, so that there are no corners to cut; "
+                f"the images are {given}, as large as what the network takes, so that there are no corners to cut; "
                 f"resize them to more: data.augment.resize, for example {self._size[0] + 2}"
             )
         places = [(0, 0), (0, right), (bottom, 0), (bottom, right), (bottom // 2, right // 2)]

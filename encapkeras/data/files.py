@@ -35,7 +35,7 @@ class DatasetFiles:
         names: File names, all of which are needed; each may also be there with `.gz` added if `gzipped`.
         subfolder: Folder under a root in which torchvision puts them; they may also lie in the root itself.
         homepage: Where a person finds them.
-        download: Downloads them into the given root.
+        download: Downloads them into the given root; None if they can only be got by hand.
         system_folders: Folders of system packages that hold the files.
         gzipped: Whether the files may be compressed.
     """
@@ -44,7 +44,7 @@ class DatasetFiles:
     names: tuple[str, ...]
     subfolder: str
     homepage: str
-    download: Callable[[str], object]
+    download: Callable[[str], object] | None = None
     system_folders: tuple[str, ...] = ()
     gzipped: bool = False
 
@@ -63,10 +63,13 @@ class DatasetFiles:
             found = self._all_in(folder)
             if found:
                 return found
+        if self.download is None:
+            raise DataError(self._not_found(folders, "there is no download for them"))
         try:
-            return self._download_into(roots[0])
+            return self._download_into(roots[0], self.download)
         except (OSError, RuntimeError, http.client.HTTPException) as error:
-            raise DataError(self._not_found(folders, error)) from error
+            reason = f"downloading them failed: {type(error).__name__}: {' '.join(str(error).split())}"
+            raise DataError(self._not_found(folders, reason)) from error
 
     def _folders(self, roots: Sequence[Path]) -> list[Path]:
         return [folder for root in roots for folder in dict.fromkeys((root / self.subfolder, root))]
@@ -82,11 +85,11 @@ class DatasetFiles:
             found.append(here[0])
         return found
 
-    def _download_into(self, root: Path) -> list[Path]:
+    def _download_into(self, root: Path, download: Callable[[str], object]) -> list[Path]:
         """Downloads beside the final place and moves whole files, so that an interrupted download leaves none."""
         root.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=root, prefix=".download-") as unfinished:
-            self.download(unfinished)
+            download(unfinished)
             fetched = next(filter(None, map(self._all_in, self._folders([Path(unfinished)]))), None)
             if not fetched:
                 raise RuntimeError("the download did not bring all files")
@@ -94,12 +97,11 @@ class DatasetFiles:
             target.mkdir(parents=True, exist_ok=True)
             return [path.rename(target / path.name) for path in fetched]
 
-    def _not_found(self, folders: Sequence[Path], error: Exception) -> str:
+    def _not_found(self, folders: Sequence[Path], reason: str) -> str:
         also = " (or with .gz)" if self.gzipped else ""
         incomplete = [str(folder) for folder in folders if any((folder / name).exists() for name in self._spellings())]
         lines = [
-            f"The files of data set '{self.dataset}' are not on this machine, and downloading them failed: "
-            f"{type(error).__name__}: {' '.join(str(error).split())}",
+            f"The files of data set '{self.dataset}' are not on this machine, and {reason}",
             f"Files looked for{also}: {', '.join(self.names)}",
             "Folders looked in:",
             *(
@@ -115,13 +117,13 @@ class DatasetFiles:
         return [f"{name}{ending}" for name in self.names for ending in ("", ".gz")]
 
 
-def damaged(path: Path, reason: object) -> DataError:
+def damaged(path: Path, reason: object, *, downloaded: bool = True) -> DataError:
     """The error for a file that is there but cannot be what it should be.
 
     Args:
         path: The file.
         reason: What is wrong with it.
+        downloaded: Whether it would be downloaded if it were not there.
     """
-    return DataError(
-        f"{path} is damaged: {reason}. Replace it by a good copy, or delete it to have it downloaded again."
-    )
+    again = ", or delete it to have it downloaded again" if downloaded else ""
+    return DataError(f"{path} is damaged: {reason}. Replace it by a good copy{again}.")

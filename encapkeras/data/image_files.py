@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from encapkeras.data.object_boxes import Box, read_box
 from encapkeras.errors import DataError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm")
-
-Box = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True)
@@ -28,13 +27,13 @@ class ImageFiles:
     Args:
         paths: The files.
         channels: 1 for grey, 3 for colour; all images are turned into that.
-        boxes: For each file the part to use: left, top, right and bottom in pixels, or None for all of it; None if all
-            images are used whole.
+        boxes: For each file the .xml file with the box around its object, to which it is cut, or None to use all of it;
+            None if all images are used whole.
     """
 
     paths: tuple[str, ...]
     channels: int
-    boxes: tuple[Box | None, ...] | None = None
+    boxes: tuple[str | None, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -48,9 +47,10 @@ class ImageFiles:
         """One image, `(H, W, channels)`.
 
         Raises:
-            DataError: The file is missing or damaged, or is no image.
+            DataError: The file, or that of its box, is missing or damaged.
         """
-        return read_image(self.paths[index], self.channels, None if self.boxes is None else self.boxes[index])
+        boxes = self.boxes and self.boxes[index]
+        return read_image(self.paths[index], self.channels, read_box(boxes) if boxes else None)
 
 
 def read_image(path: str | os.PathLike[str], channels: int, box: Box | None = None) -> npt.NDArray[np.uint8]:

@@ -7,7 +7,7 @@ import os
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -18,8 +18,8 @@ from encapkeras.data.registry import Array, DatasetInfo, DatasetReader, ImageArr
 from encapkeras.errors import DataError, suggest
 
 PARTS = ("train", "test")
-NEEDED = tuple(f"{part}_{what}" for part in PARTS for what in ("images", "labels"))
-OPTIONAL = "class_names"
+OWN_VALIDATION = "validation"
+NAMES = "class_names"
 
 Header = tuple[tuple[int, ...], np.dtype[Any]]
 
@@ -28,8 +28,9 @@ Header = tuple[tuple[int, ...], np.dtype[Any]]
 class Npz(DatasetReader):
     """The user's own images in a .npz file with `train_images`, `train_labels`, `test_images` and `test_labels`.
 
-    Images are uint8, or floats in [0, 1], of shape (N, H, W) or (N, H, W, C); labels are whole numbers from 0. With
-    `class_names`, an array of strings, there are as many classes as names; without, as many as the training labels say.
+    It may have a validation part, `validation_images` and `validation_labels`. Images are uint8, or floats in [0, 1],
+    of shape (N, H, W) or (N, H, W, C); labels are whole numbers from 0. With `class_names`, an array of strings, there
+    are as many classes as names; without, as many as the training labels say.
 
     Args:
         path: The file.
@@ -51,34 +52,35 @@ class Npz(DatasetReader):
         with _Archive(self.path) as archive:
             info, problems = self._described(archive)
             images = {}
-            for part in PARTS:
+            for part in archive.parts:
                 name = f"{part}_images"
                 if name in archive.names and _is_image_type(archive.header(name)[1]):
                     images[part] = archive.read(name)
                     problems += _pixel_problems(name, images[part])
             if info is None or problems:
                 raise self._error(problems)
-            labels = {part: archive.read(f"{part}_labels").astype(np.int64) for part in PARTS}
+            labels = {part: archive.read(f"{part}_labels").astype(np.int64) for part in archive.parts}
         shaped = {part: _with_channels(array) for part, array in images.items()}
-        return ImageArrays(shaped["train"], labels["train"], shaped["test"], labels["test"])
+        own = shaped.get(OWN_VALIDATION), labels.get(OWN_VALIDATION)
+        return ImageArrays(shaped["train"], labels["train"], shaped["test"], labels["test"], *own)
 
     def _described(self, archive: _Archive) -> tuple[DatasetInfo | None, list[str]]:
         """The description, and all that is wrong apart from pixels; no description if it cannot be told."""
         problems = [
             f"{name}: missing; the file holds {', '.join(sorted(archive.names)) or 'nothing'}"
-            for name in NEEDED
+            for name in _needed(archive.parts)
             if name not in archive.names
         ]
+        known = {*_needed((*PARTS, OWN_VALIDATION)), NAMES}
         problems += [
-            f"{name}: not an array of this format. {suggest(name, (*NEEDED, OPTIONAL))}"
-            for name in sorted(archive.names - {*NEEDED, OPTIONAL})
+            f"{name}: not an array of this format. {suggest(name, known)}" for name in sorted(archive.names - known)
         ]
-        headers = {name: archive.header(name) for name in NEEDED if name in archive.names}
+        headers = {name: archive.header(name) for name in _needed(archive.parts) if name in archive.names}
         for name, header in headers.items():
             problems += (
                 _image_header_problems(name, header) if "images" in name else _label_header_problems(name, header)
             )
-        for part in PARTS:
+        for part in archive.parts:
             problems += _length_problems(part, headers)
         problems += _size_problems(headers)
         class_names, name_problems = _class_names(archive)
@@ -88,7 +90,8 @@ class Npz(DatasetReader):
             return None, problems
         count, height, width, *rest = headers["train_images"][0]
         names = class_names or tuple(map(str, range(classes)))
-        return DatasetInfo(height, width, rest[0] if rest else 1, classes, names, count), []
+        validation = headers[f"{OWN_VALIDATION}_images"][0][0] if OWN_VALIDATION in archive.parts else None
+        return DatasetInfo(height, width, rest[0] if rest else 1, classes, names, count, validation), []
 
     def _error(self, problems: list[str]) -> DataError:
         return DataError("\n  ".join([f"{self.path} cannot be used as a data set:", *problems]))
@@ -107,7 +110,10 @@ class _Archive:
             self._zip = zipfile.ZipFile(self.path)
         except (zipfile.BadZipFile, OSError, NotImplementedError) as error:
             raise DataError(f"{self.path} is no .npz file: {error}. numpy.savez_compressed writes one.") from error
-        self.names = {name.removesuffix(".npy") for name in self._zip.namelist() if name.endswith(".npy")}
+        names = self._zip.namelist()
+        self.names = {name.removesuffix(".npy") for name in names if name.endswith(".npy")}
+        own = any(name.startswith(f"{OWN_VALIDATION}_") for name in self.names)
+        self.parts = (*PARTS, OWN_VALIDATION) if own else PARTS
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -134,6 +140,10 @@ class _Archive:
                 yield file
         except (zipfile.BadZipFile, OSError, EOFError, ValueError, zlib.error, RuntimeError, MemoryError) as error:
             raise DataError(f"{self.path}, array {name}: cannot be read: {error}") from error
+
+
+def _needed(parts: Iterable[str]) -> tuple[str, ...]:
+    return tuple(f"{part}_{what}" for part in parts for what in ("images", "labels"))
 
 
 def _is_image_type(dtype: np.dtype[Any]) -> bool:
@@ -176,10 +186,13 @@ def _length_problems(part: str, headers: dict[str, Header]) -> list[str]:
 
 
 def _size_problems(headers: dict[str, Header]) -> list[str]:
-    train, test = (headers.get(f"{part}_images", ((), None))[0] for part in PARTS)
-    if _is_image_shape(train) and _is_image_shape(test) and _image_shape(train) != _image_shape(test):
-        return [f"test_images: images are {_image_shape(test)} (H, W, C), those of train_images {_image_shape(train)}"]
-    return []
+    shapes = {name: shape for name, (shape, _) in headers.items() if name.endswith("images") and _is_image_shape(shape)}
+    train = shapes.pop("train_images", None)
+    return [
+        f"{name}: images are {_image_shape(shape)} (H, W, C), those of train_images {_image_shape(train)}"
+        for name, shape in shapes.items()
+        if train and _image_shape(shape) != _image_shape(train)
+    ]
 
 
 def _image_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -187,15 +200,15 @@ def _image_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _class_names(archive: _Archive) -> tuple[tuple[str, ...] | None, list[str]]:
-    if OPTIONAL not in archive.names:
+    if NAMES not in archive.names:
         return None, []
-    shape, dtype = archive.header(OPTIONAL)
+    shape, dtype = archive.header(NAMES)
     if dtype.kind != "U" or len(shape) != 1 or shape[0] == 0:
-        text = f"{OPTIONAL}: is {dtype} of shape {shape}; it must be strings, for example numpy.array(['cat', 'dog'])"
+        text = f"{NAMES}: is {dtype} of shape {shape}; it must be strings, for example numpy.array(['cat', 'dog'])"
         return None, [text]
-    names = tuple(map(str, archive.read(OPTIONAL)))
+    names = tuple(map(str, archive.read(NAMES)))
     return names, [
-        f"{OPTIONAL}: '{name}' is given {times} times; each class needs a name of its own"
+        f"{NAMES}: '{name}' is given {times} times; each class needs a name of its own"
         for name, times in Counter(names).items()
         if times > 1
     ]
@@ -205,11 +218,7 @@ def _labels_and_classes(
     archive: _Archive, headers: dict[str, Header], class_names: tuple[str, ...] | None
 ) -> tuple[list[str], int]:
     """What is wrong with the label values, and the number of classes (0 if it cannot be told)."""
-    usable = [
-        name
-        for name in ("train_labels", "test_labels")
-        if name in headers and not _label_header_problems(name, headers[name])
-    ]
+    usable = [name for name in headers if name.endswith("labels") and not _label_header_problems(name, headers[name])]
     labels = {name: archive.read(name) for name in usable}
     classes = len(class_names or ())
     if not classes and "train_labels" in labels:
@@ -223,7 +232,7 @@ def _labels_and_classes(
     if not problems and "train_labels" in labels:
         problems = missing_classes("train_labels", labels["train_labels"], classes)
     if not problems and classes == 1:
-        told = f"{OPTIONAL}: there is one name" if class_names else "train_labels: all labels are 0"
+        told = f"{NAMES}: there is one name" if class_names else "train_labels: all labels are 0"
         problems = [f"{told}; a network needs two classes at least to tell apart"]
     return problems, classes
 

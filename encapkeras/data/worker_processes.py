@@ -19,6 +19,8 @@ Made = TypeVar("Made")
 
 MOST_BY_DEFAULT = 8
 
+_RUNNING: set[Any] = set()  # whoever is forgotten with what it works for can still be ended in an orderly way
+
 
 def default_workers() -> int:
     """The processor cores that this process may use, at most 8."""
@@ -44,40 +46,50 @@ def in_workers(make: Callable[[Key], Made], keys: Sequence[Key], workers: int) -
         >>> list(in_workers(torch.zeros, [1, 2], workers=0))
         [tensor([0.]), tensor([0., 0.])]
     """
-    if workers == 0:
+    if workers == 0 or len(keys) < 2:
         yield from map(make, keys)
         return
-    if keys:
-        yield make(keys[0])
-    results = _started(make, keys[1:], min(workers, len(keys) - 1)) if len(keys) > 1 else iter(())
+    yield make(keys[0])
+    results = _started(make, keys[1:], min(workers, len(keys) - 1))
     try:
         for left in range(len(keys) - 2, -1, -1):
             result = _next(results)
             if left == 0:
-                del results
+                _end(results)
             yield result
     finally:
-        results = iter(())  # the only reference is gone: torch's iterator ends its processes
+        _end(results)
 
 
-def _started(make: Callable[[Key], Made], keys: Sequence[Key], workers: int) -> Iterator[Made | DataError]:
-    loader = DataLoader(
-        _Making(make),
-        batch_size=None,
-        sampler=keys,
-        num_workers=workers,
-        worker_init_fn=_leave_ctrl_c_to_the_main_process,
-        generator=torch.Generator(),  # else it would draw from the global one
-        # As a forked process imports nothing, a script of the user's needs no guard against being run twice.
-        multiprocessing_context="fork" if sys.platform == "linux" else None,
-    )
+def _started(make: Callable[[Key], Made], keys: Sequence[Key], workers: int) -> Any:
     with warnings.catch_warnings():
-        # Python warns of threads that a forked process lacks; these processes use none of the parent's.
-        warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
-        return iter(loader)
+        # Of more processes than cores, which are the user's wish; and of threads that forked processes lack, and these
+        # have no use for.
+        warnings.filterwarnings("ignore", "This DataLoader will create|This process .* is multi-threaded")
+        results = iter(
+            DataLoader(
+                _Making(make),
+                batch_size=None,
+                sampler=keys,
+                num_workers=workers,
+                worker_init_fn=_leave_ctrl_c_to_the_main_process,
+                generator=torch.Generator(),  # else it would draw from the global one
+                # As a forked process imports nothing, a user's script needs no guard against being run twice.
+                multiprocessing_context="fork" if sys.platform == "linux" else None,
+            )
+        )
+    _RUNNING.add(results)
+    return results
 
 
-def _next(results: Iterator[Made | DataError]) -> Made:
+def _end(results: Any) -> None:
+    """Ends the processes, if that has not been done: left to the garbage collector, it could take many seconds."""
+    if results in _RUNNING:
+        _RUNNING.remove(results)
+        results._shutdown_workers()
+
+
+def _next(results: Iterator[Any]) -> Any:
     try:
         result = next(results)
     except RuntimeError as error:

@@ -1,4 +1,4 @@
-"""Writes small data sets in the genuine file formats of MNIST, CIFAR and SVHN."""
+"""Writes small data sets in the genuine file formats of MNIST, CIFAR, SVHN, small NORB, ImageNet and of folders."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import scipy.io
+from PIL import Image
 
 
 def random_images(count: int, *shape: int, seed: int = 0) -> np.ndarray:
@@ -112,4 +113,67 @@ def write_npz(path: Path, **changes: object) -> Path:
     }
     arrays |= changes
     np.savez(path, **{name: array for name, array in arrays.items() if array is not None})
+    return path
+
+
+def write_image(path: Path, size: tuple[int, int] = (20, 16), *, mode: str = "RGB", seed: int = 0, **options) -> Path:
+    """An image file of random pixels, width x height, in the format that the name's end says."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    bands = len(Image.new(mode, (1, 1)).getbands())
+    pixels = random_images(1, size[1], size[0], bands, seed=seed)[0]
+    Image.fromarray(pixels.squeeze(-1) if bands == 1 else pixels, mode).save(path, **options)
+    return path
+
+
+def write_image_folder(
+    root: Path, parts: dict[str, int], classes: tuple[str, ...] = ("cat", "dog", "owl"), ending: str = ".png"
+) -> Path:
+    """`root/PART/CLASS/NUMBER.png`, so many images in each class of a part; a part called '' has no folder."""
+    seed = 0
+    for part, count in parts.items():
+        for name in classes:
+            for number in range(count):
+                write_image(root / part / name / f"{number}{ending}", seed=(seed := seed + 1))
+    return root
+
+
+def norb_bytes(array: np.ndarray) -> bytes:
+    """The format of NORB: type, axes, at least three lengths, values; lowest byte first."""
+    magic = {"uint8": 0x1E3D4C55, "int32": 0x1E3D4C54}[str(array.dtype)]
+    lengths = [*array.shape, *[1] * (3 - array.ndim)]
+    return struct.pack(f"<{2 + len(lengths)}I", magic, array.ndim, *lengths) + array.tobytes()
+
+
+def write_norb_files(
+    folder: Path, *, count: int = 10, gzipped: bool = False
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """The files of small NORB: pairs of images, categories, and what else is known of each toy."""
+    folder.mkdir(parents=True, exist_ok=True)
+    written = {}
+    parts = {"5x46789x9x18x6x2x96x96-training": 1, "5x01235x9x18x6x2x96x96-testing": 2}
+    for part, seed in parts.items():
+        pairs, labels = random_images(count, 2, 96, 96, seed=seed), cycling_labels(count, 5).astype(np.int32)
+        info = np.zeros((count, 4), np.int32)
+        for content, array in {"dat": pairs, "cat": labels, "info": info}.items():
+            name, data = f"smallnorb-{part}-{content}.mat", norb_bytes(array)
+            if gzipped:
+                (folder / f"{name}.gz").write_bytes(gzip.compress(data, 1))
+            else:
+                (folder / name).write_bytes(data)
+        written[part.partition("-")[2]] = pairs, labels
+    return written
+
+
+def write_voc_boxes(path: Path, *boxes: tuple[int, int, int, int], name: str = "n00000001") -> Path:
+    """An annotation as ImageNet has them: left, top, right and bottom of each object."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    objects = "".join(
+        f"<object><name>{name}</name><pose>Unspecified</pose><bndbox><xmin>{left}</xmin><ymin>{top}</ymin>"
+        f"<xmax>{right}</xmax><ymax>{bottom}</ymax></bndbox></object>"
+        for left, top, right, bottom in boxes
+    )
+    path.write_text(
+        f"<annotation><folder>{name}</folder><filename>{path.stem}</filename><size><width>20</width>"
+        f"<height>16</height><depth>3</depth></size>{objects}</annotation>"
+    )
     return path

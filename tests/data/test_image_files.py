@@ -1,0 +1,172 @@
+"""Image files of every kind as arrays, and what a file says that is none."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+from support.dataset_files import random_images, write_image, write_voc_boxes
+
+from encapkeras.data import read_image
+from encapkeras.data.object_boxes import read_box
+from encapkeras.errors import DataError
+
+COLOUR = random_images(1, 6, 9, 3)[0]
+
+
+def saved(tmp_path, image, name="a.png", **options):
+    image.save(tmp_path / name, **options)
+    return tmp_path / name
+
+
+def error_of(path, channels=3, box=None):
+    with pytest.raises(DataError) as caught:
+        read_image(path, channels, box)
+    return str(caught.value)
+
+
+def test_colours_and_their_grey(tmp_path):
+    path = saved(tmp_path, Image.fromarray(COLOUR))
+    assert np.array_equal(read_image(path, 3), COLOUR)
+    grey = read_image(path, 1)
+    assert grey.shape == (6, 9, 1)
+    assert np.abs(grey[..., 0] - COLOUR @ [0.299, 0.587, 0.114]).max() <= 0.51
+
+
+def test_grey_as_colours(tmp_path):
+    pixels = COLOUR[..., 0]
+    path = saved(tmp_path, Image.fromarray(pixels))
+    assert np.array_equal(read_image(path, 1)[..., 0], pixels)
+    assert all(np.array_equal(read_image(path, 3)[..., channel], pixels) for channel in range(3))
+
+
+@pytest.mark.parametrize("ending", [".png", ".tif"])
+def test_of_16_bits_the_upper_8_count(tmp_path, ending):
+    pixels = np.array([[0, 255, 256, 65535], [1000, 40000, 128, 513]], np.uint16)
+    path = saved(tmp_path, Image.fromarray(pixels), f"a{ending}")
+    assert np.array_equal(read_image(path, 1)[..., 0], pixels >> 8)
+    assert np.array_equal(read_image(path, 3)[..., 2], pixels >> 8)
+
+
+def test_transparent_parts_are_white(tmp_path):
+    pixels = np.array([[[10, 20, 30, 255], [10, 20, 30, 0], [0, 0, 0, 51]]], np.uint8)
+    path = saved(tmp_path, Image.fromarray(pixels, "RGBA"))
+    assert read_image(path, 3).tolist() == [[[10, 20, 30], [255, 255, 255], [204, 204, 204]]]
+
+
+def test_a_transparent_colour_of_a_palette_is_white(tmp_path):
+    image = Image.new("P", (2, 1))
+    image.putpalette([200, 0, 0, 0, 100, 0])
+    image.putpixel((1, 0), 1)
+    path = saved(tmp_path, image, "a.gif", transparency=1)
+    assert read_image(path, 3).tolist() == [[[200, 0, 0], [255, 255, 255]]]
+
+
+@pytest.mark.parametrize("mode", ["1", "P", "CMYK", "YCbCr", "LA"])
+def test_other_modes_are_converted(tmp_path, mode):
+    image = Image.fromarray(COLOUR).convert(mode)
+    path = saved(tmp_path, image, "a.tif" if mode in ("CMYK", "YCbCr") else "a.png")
+    assert np.array_equal(read_image(path, 3), np.asarray(image.convert("RGB")))
+    assert read_image(path, 1).shape == (6, 9, 1)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_images_are_turned_upright(tmp_path, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = saved(tmp_path, Image.fromarray(COLOUR), exif=exif)
+    upright = {
+        1: COLOUR,
+        2: COLOUR[:, ::-1],
+        3: COLOUR[::-1, ::-1],
+        4: COLOUR[::-1],
+        5: COLOUR.transpose(1, 0, 2),
+        6: COLOUR[::-1].transpose(1, 0, 2),
+        7: COLOUR[::-1, ::-1].transpose(1, 0, 2),
+        8: COLOUR[:, ::-1].transpose(1, 0, 2),
+    }[orientation]
+    assert np.array_equal(read_image(path, 3), upright)
+
+
+def test_a_box_is_in_stored_pixels_and_cut_at_the_edges(tmp_path):
+    path = saved(tmp_path, Image.fromarray(COLOUR))
+    assert np.array_equal(read_image(path, 3, (2, 1, 5, 4)), COLOUR[1:4, 2:5])
+    assert np.array_equal(read_image(path, 3, (-3, 2, 100, 100)), COLOUR[2:])
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned = saved(tmp_path, Image.fromarray(COLOUR), "turned.png", exif=exif)
+    assert np.array_equal(read_image(turned, 3, (2, 1, 5, 4)), COLOUR[1:4, 2:5][::-1].transpose(1, 0, 2))
+    assert "holds no pixel of its 9x6" in error_of(path, box=(9, 0, 12, 3))
+
+
+def test_the_first_image_of_a_moving_one(tmp_path):
+    frames = [Image.new("RGB", (2, 2), colour) for colour in ("red", "blue")]
+    path = saved(tmp_path, frames[0], "a.gif", save_all=True, append_images=frames[1:])
+    assert read_image(path, 3)[0, 0].tolist() == [255, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [(b"", "it is empty"), (b"hello", "of no image format that Pillow knows"), (None, "there is no such file")],
+)
+def test_what_is_no_image(tmp_path, content, text):
+    path = tmp_path / "a.jpg"
+    if content is not None:
+        path.write_bytes(content)
+    message = error_of(path)
+    assert str(path) in message
+    assert text in message
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.bmp", "a.gif", "a.webp", "a.tif"])
+@pytest.mark.parametrize("kept", [20, 0.5, -1])
+def test_a_truncated_file_is_named_or_whole(tmp_path, name, kept):
+    whole = write_image(tmp_path / name, (60, 50))
+    data, pixels = whole.read_bytes(), read_image(whole, 3)
+    whole.write_bytes(data[: round(len(data) * kept)] if isinstance(kept, float) else data[:kept])
+    try:
+        assert np.array_equal(read_image(whole, 3), pixels)  # the last byte of a format may tell nothing
+        assert kept == -1
+    except DataError as error:
+        assert str(error).startswith(f"{whole} cannot be read as an image: ")
+
+
+def test_numbers_that_are_no_pixels(tmp_path):
+    path = saved(tmp_path, Image.fromarray(np.array([[0.5]], np.float32)), "a.tif")
+    assert "floating-point numbers" in error_of(path)
+    path = saved(tmp_path, Image.fromarray(np.array([[70000]], np.int32)), "b.tif")
+    assert "more than 16 bits" in error_of(path)
+
+
+def test_the_box_of_the_largest_object(tmp_path):
+    assert read_box(write_voc_boxes(tmp_path / "a.xml", (1, 2, 4, 5), (0, 0, 9, 4), (3, 3, 4, 4))) == (0, 0, 9, 4)
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        ("<annotation></annotation>", "holds no box"),
+        ("<annotation><object>", "cannot be read as the boxes of an image"),
+        ("<a><object><bndbox><xmin>1</xmin></bndbox></object></a>", "cannot be read as the boxes"),
+    ],
+)
+def test_a_damaged_box(tmp_path, content, text):
+    path = tmp_path / "a.xml"
+    path.write_text(content)
+    with pytest.raises(DataError) as caught:
+        read_box(path)
+    assert str(path) in str(caught.value)
+    assert text in str(caught.value)
+
+
+def test_a_box_without_pixels(tmp_path):
+    with pytest.raises(DataError, match=r"a box from \(4, 2\) to \(4, 9\) holds no pixel"):
+        read_box(write_voc_boxes(tmp_path / "a.xml", (4, 2, 4, 9)))
+
+
+def test_damaged_exif_data_do_not_matter(tmp_path):
+    data = io.BytesIO()
+    Image.fromarray(COLOUR).save(data, "jpeg", exif=b"Exif\0\0MM\0*\0\0\0\x08\0\xff\xff\xff")
+    path = tmp_path / "a.jpg"
+    path.write_bytes(data.getvalue())
+    assert read_image(path, 3).shape == (6, 9, 3)
