@@ -2,6 +2,7 @@
 
 import csv
 import io
+import signal
 import sys
 
 import keras
@@ -14,7 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams import metadata
 
 from encapkeras import build_model
-from encapkeras.callbacks import Stopwatch, TensorBoard
+from encapkeras.callbacks import Resume, Stopwatch, TensorBoard
 from encapkeras.errors import ArgumentError, RunFolderError
 from encapkeras.layers import CapsuleDense, CapsuleLength, ImageToCapsules
 from encapkeras.losses import MarginLoss
@@ -227,6 +228,53 @@ def test_side_losses_are_shown_and_not_disturbed(tmp_path):
         "transport_plan/align",
     }
     assert b"name: " in events.Tensors("spec/text_summary")[0].tensor_proto.string_val[0]
+
+
+class CutShort(keras.callbacks.Callback):
+    """Ends the program in the middle of an epoch, as a crash would."""
+
+    def on_train_batch_end(self, batch, logs=None):
+        if int(self.model.optimizer.iterations) == 6:  # epoch 2, after its second step of four
+            raise InterruptedError
+
+
+@pytest.fixture
+def signals_as_before():
+    """A crash leaves the signals to `Resume`; the process of the tests goes on."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("signals_as_before")
+@pytest.mark.parametrize("cut_short", [CutShort, None])
+def test_a_training_that_goes_on_has_every_point_once(tmp_path, monkeypatch, cut_short):
+    """Cut short within an epoch, or finished and run again: all points are those of one that went through."""
+    drawn = []
+    monkeypatch.setattr(tensorboard, "write_pictures", lambda *given: drawn.append(given[-1]))
+
+    def run(folder, *also):
+        board = TensorBoard(folder / "board", VALIDATION, training_images=torch.from_numpy(IMAGES))
+        resume = Resume(folder / "resume", also=[board], minutes=0)
+        fit(capsule_model(), resume, board, *also)
+
+    run(tmp_path / "whole")
+    assert drawn == [1, 2, 3]
+    if cut_short:
+        with pytest.raises(InterruptedError):
+            run(tmp_path / "parts", cut_short())
+        assert drawn[3:] == [1]
+    run(tmp_path / "parts")
+    assert drawn[-3:] == [1, 2, 3]
+    run(tmp_path / "parts")  # nothing is left to do
+    whole, parts = read(tmp_path / "whole" / "board"), read(tmp_path / "parts" / "board")
+    assert whole.Tags() == parts.Tags()
+    for tag in whole.Tags()["scalars"]:
+        one, other = ([(point.step, point.value) for point in events.Scalars(tag)] for events in (whole, parts))
+        assert one == other or tag == "memory/process_peak_GB"
+        assert [step for step, _ in other] == [1, 2, 3]
+    assert len(parts.Images("training images")) == 1
 
 
 class Numbers(keras.utils.PyDataset):
