@@ -23,7 +23,7 @@ from rich.table import Table
 from rich.text import Text
 
 from encapkeras.data import load
-from encapkeras.errors import EncapkerasError
+from encapkeras.errors import EncapkerasError, RunFolderError
 from encapkeras.graph.spec import Source
 from encapkeras.training.comparison import Comparison, Run
 from encapkeras.training.comparison_folder import check_folder, check_none_is_lost, reusable, table_file
@@ -33,6 +33,7 @@ from encapkeras.training.fit import train
 from encapkeras.training.hparams import write_hparams
 from encapkeras.training.memory import saying_how_to_save_memory
 from encapkeras.training.run_folder import RunFolder, replacing, trained_on, writing
+from encapkeras.training.spec_of_run import spec_of_run
 
 _FIGURES = ("test\naccuracy", "test\nerror %", "validation\naccuracy", "parameters", "images/s", "seconds", "peak\nMiB")
 _WIDEST = 10_000  # of the table, which is as wide as its names: a line that runs over loses nothing
@@ -118,10 +119,23 @@ def _trained(planned: Planned, replace: bool, console: Console) -> Run:
     """The training, done; a failed one tells why."""
     _forget_what_was_before()
     try:
-        return _ended(planned, train(planned.spec, planned.folder.path, overwrite=replace))
+        goes_on = replace and _was_cut_short(planned)
+        results = train(planned.spec, planned.folder.path, overwrite=replace and not goes_on, resume=goes_on)
+        return _ended(planned, results)
     except EncapkerasError as error:
         _say(console, f"FAILED: {error}")
         return _ended(planned, None, str(error))
+
+
+def _was_cut_short(planned: Planned) -> bool:
+    """Whether the folder has this very run, begun and not finished."""
+    folder = planned.folder
+    if not folder.was_begun() or folder.results.exists():
+        return False
+    try:
+        return spec_of_run(folder) == planned.spec
+    except RunFolderError:
+        return False
 
 
 def _ended(planned: Planned, results: Mapping[str, Any] | None, error: str = "", reused: bool = False) -> Run:

@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -98,7 +99,7 @@ def test_a_run_without_validation_says_so(tmp_path, capsys):
         (["trian"], "'trian' is no command. Did you mean 'train'?"),
         (["xyz"], f"Allowed: {', '.join(sorted(COMMANDS))}."),
         ([], "the following arguments are required: COMMAND"),
-        (["train"], "the following arguments are required: SPEC"),
+        (["train"], "train needs a spec: a file, or the name of one"),
         (["evaluate", "run", "--split", "train"], "invalid choice: 'train'"),
         (["bench", "sleep"], "invalid choice: 'sleep'"),
     ],
@@ -163,8 +164,11 @@ def test_ctrl_c_keeps_the_last_checkpoint(tmp_path, capsys):
     command = [sys.executable, "-c", PROGRAM, "train", str(spec), "--run-dir", str(tmp_path / "run")]
     returncode, _, message = interrupted(command, "epoch")
     assert returncode == 130
-    assert message.startswith("interrupted. The weights after epoch ")
-    assert len(message.splitlines()) == 1
+    first, told = message.split("\n", 2)[1:]
+    assert first == "ending after this step or validation; once more ends at once"
+    assert re.fullmatch(
+        r"ended by SIGINT at .*epoch \d+.*; .* has all that is needed to go on\. The weights after epoch .*\n", told
+    )
     assert main(["evaluate", str(tmp_path / "run")]) == 0
     note = capsys.readouterr().err
     assert len(note.splitlines()) == 1
@@ -178,7 +182,7 @@ def test_a_best_checkpoint_that_is_gone_is_not_replaced_by_the_last(run_folder, 
 
 
 def test_a_disk_error_is_a_message_and_loses_nothing(tmp_path):
-    """The operating system refuses files above 300 kB: the images for TensorBoard fit, a checkpoint does not."""
+    """The operating system refuses files above 300 kB: the spec fits, a checkpoint does not."""
     limited = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000)); {PROGRAM}"
     wide = tiny_spec()
     wide["model"]["nodes"]["hidden"]["units"] = 2000
@@ -186,9 +190,10 @@ def test_a_disk_error_is_a_message_and_loses_nothing(tmp_path):
     command = [sys.executable, "-c", limited, "train", str(spec), "--run-dir", str(run)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2
-    assert "last.keras could not be written: File too large." in done.stderr
+    assert "epoch_1_step_0.pt could not be written: File too large." in done.stderr
+    assert "epoch 1/" not in done.stdout  # told before the training
     assert "Traceback" not in done.stderr
-    assert list((run / "checkpoints").iterdir()) == []
+    assert [path for path in (run / "checkpoints").rglob("*") if path.is_file()] == []
 
 
 def test_a_damaged_checkpoint_is_a_message(run_folder, tmp_path, capsys):
@@ -241,8 +246,8 @@ def test_evaluate_on_a_spec_that_has_lost_its_data(run_folder, tmp_path, capsys)
 
 
 def test_evaluate_without_enough_memory(run_folder, capsys, monkeypatch):
-    def fail(self, index, epoch=None):
+    def fail(self, draws):
         raise MemoryError
 
-    monkeypatch.setattr(Batches, "batch", fail)
+    monkeypatch.setattr(Batches, "_make", fail)
     assert refused(capsys, "evaluate", run_folder).startswith("out of memory. Set data.batch_size")

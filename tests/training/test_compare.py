@@ -211,9 +211,9 @@ def test_a_run_whose_figures_are_none_is_unfinished(copy, trainings):
 def test_a_finished_run_with_a_damaged_spec(copy, trainings):
     folder = copy / "seed_0" / "two"
     (folder / "spec.yaml").write_text("model: [")
-    with pytest.raises(RunFolderError, match=r"cannot be reused, as its spec\.yaml is damaged") as refused:
+    with pytest.raises(RunFolderError, match=r"cannot be used, as its spec\.yaml is damaged") as refused:
         compare([ONE, TWO], [0, 1], run_dir=copy, resume=True)
-    assert str(refused.value).startswith(f"the finished run {folder} ")
+    assert str(refused.value).startswith(f"run {folder} ")
     assert trainings == []
 
 

@@ -26,7 +26,7 @@ def contents(path):
 
 def test_a_new_folder_holds_the_spec_and_the_environment(tmp_path):
     folder = made(tmp_path / "deep" / "run")
-    assert json.loads(folder.environment.read_text()) == {**OURS, "plugins": []}
+    assert json.loads(folder.environment.read_text()) == {**OURS, "plugins": [], "resumed": []}
     assert folder.spec.read_text() == "name: tiny\n"
 
 
