@@ -11,15 +11,18 @@ from support.dataset_files import (
     as_cifar_rows,
     cycling_labels,
     idx_bytes,
+    norb_bytes,
     python2_pickle,
     random_images,
     write_cifar_files,
     write_idx_files,
+    write_norb_files,
     write_svhn_files,
 )
 
-from encapkeras.data import DATASETS, DataSettings, load
+from encapkeras.data import DATASETS, DataSettings, describe, load
 from encapkeras.errors import DataError
+from encapkeras.validation import Checker
 
 IDX = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST"}
 
@@ -244,3 +247,80 @@ def test_an_svhn_file_with_something_else_in_it(tmp_path, content, text):
     message = error_of("svhn", tmp_path)
     assert f"{tmp_path / 'train_32x32.mat'} is damaged" in message
     assert text in message
+
+
+@pytest.mark.parametrize("gzipped", [True, False])
+def test_small_norb_files(tmp_path, gzipped):
+    written = write_norb_files(tmp_path, gzipped=gzipped)
+    arrays = read("small_norb", tmp_path)
+    assert np.array_equal(arrays.train_images[..., 0], written["training"][0][:, 0])
+    assert np.array_equal(arrays.test_images[..., 0], written["testing"][0][:, 0])
+    assert np.array_equal(arrays.train_labels, written["training"][1])
+    both = DATASETS["small_norb"].target(root=str(tmp_path), channels=2).read()
+    assert np.array_equal(both.train_images, written["training"][0].transpose(0, 2, 3, 1))
+
+
+def test_small_norb_is_resized_and_cut_as_the_papers_do(tmp_path):
+    write_norb_files(tmp_path)
+    given = {"root": str(tmp_path), "image_size": 32, "augment": {"resize": 48, "crop": True}}
+    splits = load(Checker(DataSettings).convert({"dataset": "small_norb", "channels": 2, **given}), seed=0)
+    assert splits.train.batch(0)[0].shape == (9, 32, 32, 2)
+    assert splits.info.class_names == ("animal", "human", "airplane", "truck", "car")
+
+
+@pytest.mark.parametrize("gzipped", [True, False])
+@pytest.mark.parametrize("kept", [0, 7, 17, 500, -1])
+def test_a_truncated_norb_file(tmp_path, gzipped, kept):
+    write_norb_files(tmp_path, count=5, gzipped=gzipped)
+    [path] = tmp_path.glob("*training-dat*")
+    path.write_bytes(path.read_bytes()[:kept])
+    message = error_of("small_norb", tmp_path)
+    assert message.startswith(f"{path} is damaged: ")
+    assert message.endswith("Replace it by a good copy.")
+
+
+@pytest.mark.parametrize(
+    ("content", "array", "text"),
+    [
+        ("dat", random_images(10, 2, 95, 96), "holds uint8 (10, 2, 95, 96) instead of uint8 (N, 2, 96, 96)"),
+        ("dat", np.zeros((3, 2), np.int32), "holds int32 (3, 2)"),
+        ("cat", np.zeros(9, np.int32), "holds int32 (9,) instead of int32 (10,)"),
+        ("cat", np.zeros(10, np.uint8), "holds uint8 (10,)"),
+        ("cat", b"\0" * 40, "does not begin as a file of bytes or 32-bit integers in the format of NORB"),
+    ],
+)
+def test_a_norb_file_with_something_else_in_it(tmp_path, content, array, text):
+    write_norb_files(tmp_path)
+    [path] = tmp_path.glob(f"*testing-{content}.mat")
+    path.write_bytes(array if isinstance(array, bytes) else norb_bytes(array))
+    message = error_of("small_norb", tmp_path)
+    assert f"{path} is damaged" in message
+    assert text in message
+
+
+def test_impossible_categories_of_small_norb(tmp_path):
+    write_norb_files(tmp_path)
+    [path] = tmp_path.glob("*training-cat.mat")
+    path.write_bytes(norb_bytes(np.array([0, 1, 2, 3, 4, 5, 0, 0, 0, 0], np.int32)))
+    assert "training labels: 1 label outside 0..4, the first is 5 at index 5" in error_of("small_norb", tmp_path)
+
+
+def test_small_norb_has_to_be_got_by_hand(tmp_path):
+    message = error_of("small_norb", tmp_path)
+    assert "'small_norb' are not on this machine, and there is no download for them" in message
+    assert "smallnorb-5x46789x9x18x6x2x96x96-training-dat.mat" in message
+    assert "https://cs.nyu.edu/~ylclab/data/norb-v1.0-small/" in message
+    assert str(tmp_path) in message
+
+
+def test_the_extra_images_of_svhn_are_training_images_too(tmp_path):
+    written = write_svhn_files(tmp_path, extra=15)
+    plain, more = (DATASETS["svhn"].target(root=str(tmp_path), extra=extra).read() for extra in (False, True))
+    assert len(plain.train_labels) == 20
+    assert np.array_equal(more.train_images, np.concatenate([written["train"][0], written["extra"][0]]))
+    assert np.array_equal(more.train_labels, np.concatenate([written["train"][1], written["extra"][1]]))
+    assert np.array_equal(more.test_images, plain.test_images)
+    (tmp_path / "extra_32x32.mat").unlink()
+    with pytest.raises(DataError, match=r"extra_32x32\.mat"):
+        DATASETS["svhn"].target(root=str(tmp_path), extra=True).read()
+    assert describe(DataSettings(dataset="svhn", extra=True)).train_images == 604_388

@@ -89,11 +89,15 @@ def write_cifar_files(folder: Path, *, classes: int, per_file: int) -> dict[str,
     return written
 
 
-def write_svhn_files(folder: Path, *, train: int = 20, test: int = 10) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """The two files of SVHN; labels go from 1 to 10, where 10 is the digit 0."""
+def write_svhn_files(
+    folder: Path, *, train: int = 20, test: int = 10, extra: int = 0
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """The files of SVHN; labels go from 1 to 10, where 10 is the digit 0."""
     folder.mkdir(parents=True, exist_ok=True)
     written = {}
-    for seed, (name, count) in enumerate({"train": train, "test": test}.items()):
+    for seed, (name, count) in enumerate({"train": train, "test": test, "extra": extra}.items()):
+        if not count:
+            continue
         images, digits = random_images(count, 32, 32, 3, seed=seed), cycling_labels(count)
         stored = np.where(digits == 0, 10, digits).astype(np.uint8)[:, np.newaxis]
         scipy.io.savemat(
