@@ -147,3 +147,40 @@ def test_bytes_become_the_unit_range():
     assert unit.dtype == torch.float32
     assert (unit[0], unit[255]) == (0, 1)
     assert torch.equal((unit * 255).round().to(torch.uint8), every_byte)
+
+
+@quick
+@given(seeds, sizes, sizes, sizes, sizes)
+def test_fitting_cuts_the_largest_centred_part_of_the_new_proportions(seed, height, width, new_height, new_width):
+    images = random_floats(seed, 2, height, width, 1)
+    fitted = augment.fit(images, new_height, new_width)
+    assert fitted.shape == (2, new_height, new_width, 1)
+    # A part is as high or as wide as the image, and off its proportions by less than a pixel.
+    rows = min(height, max(1, round(width * new_height / new_width)))
+    columns = min(width, max(1, round(height * new_width / new_height)))
+    assert rows == height or columns == width
+    top, left = (height - rows) // 2, (width - columns) // 2
+    part = images[:, top : top + rows, left : left + columns]
+    assert torch.equal(fitted, augment.resize(part.contiguous(), new_height, new_width))
+
+
+def test_padding_puts_black_around():
+    padded = augment.pad(torch.ones(1, 2, 3, 1), 2)
+    assert padded.shape == (1, 6, 7, 1)
+    assert padded.sum() == padded[:, 2:4, 2:5].sum() == 6
+    images = torch.ones(1, 2, 3, 1)
+    assert augment.pad(images, 0) is images
+
+
+@quick
+@given(seeds, sizes, sizes, st.integers(1, 6), st.data())
+def test_a_square_of_the_mean_colour_is_cut_out(seed, height, width, side, data):
+    images = random_floats(seed, 3, height, width, 2)
+    rows = torch.tensor([data.draw(st.integers(0, height - 1)) for _ in range(3)])
+    columns = torch.tensor([data.draw(st.integers(0, width - 1)) for _ in range(3)])
+    cut = augment.cutout(images, rows, columns, side)
+    for image, made, row, column in zip(images, cut, rows.tolist(), columns.tolist(), strict=True):
+        expected = image.clone()
+        top, left = row - side // 2, column - side // 2
+        expected[max(top, 0) : top + side, max(left, 0) : left + side] = image.mean(dim=(0, 1))
+        assert torch.allclose(made, expected)

@@ -1,9 +1,11 @@
 import hypothesis.strategies as st
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
+from support.dataset_files import write_npz
 
-from encapkeras.data import AugmentSettings, Batches
+from encapkeras.data import AugmentSettings, Batches, DataSettings, load
 
 EVERYTHING = AugmentSettings(resize=8, crop=True, mirror=True, brightness=0.2, contrast=0.2, saturation=0.2, hue=0.2)
 
@@ -157,3 +159,41 @@ def test_a_broken_off_epoch_is_begun_again():
 def test_a_batch_that_is_not_there(index):
     with pytest.raises(IndexError, match=f"no batch {index}: an epoch has 5"):
         make().batch(index)
+
+
+def test_cutting_out_leaves_the_other_draws_and_the_other_pixels_alone():
+    settings = [AugmentSettings(mirror=True, cutout=side) for side in (0, 3)]
+    plain, cut = (make(200, batch_size=200, changes=changes).batch(0, epoch=1)[0] for changes in settings)
+    counts = (plain != cut).any(dim=-1).sum(dim=(1, 2))
+    assert counts.max() == 9
+    assert counts.min() == 4  # where the square's centre lies in a corner
+
+
+def test_the_draws_of_earlier_versions_stay():
+    """The order, the windows and the mirrored ones that trainings with this seed have always seen."""
+    draws = make(seed=11, changes=EVERYTHING)._draws_for(0, 2)
+    random = np.random.default_rng([11, 3])
+    assert draws.order.tolist() == random.permutation(23)[:5].tolist()
+    assert draws.tops.tolist() == random.integers(3, size=23)[:5].tolist()
+    assert draws.lefts.tolist() == random.integers(3, size=23)[:5].tolist()
+    assert draws.mirrored.tolist() == (random.random(23) < 0.5)[:5].tolist()
+
+
+def test_padding_shifts_training_images_and_no_others(tmp_path):
+    images = np.full((8, 4, 4), 255, np.uint8)
+    path = write_npz(tmp_path / "a.npz", train_images=images, train_labels=np.arange(8) % 3, test_images=images[:6])
+    settings = DataSettings(
+        dataset="npz", path=str(path), augment=AugmentSettings(pad=2, crop=True), validation=0.25, batch_size=64
+    )
+    splits = load(settings, seed=0)
+    seen = torch.cat([splits.train.batch(0, epoch)[0] for epoch in range(50)])[..., 0]
+    assert {int(count) for count in seen.sum(dim=(1, 2))} == {4, 6, 8, 9, 12, 16}
+    for part in (splits.validation, splits.test, splits.train.unchanged()):
+        assert part.batch(0)[0].min() == 1
+
+
+def test_unchanged_batches_are_in_order_and_not_augmented():
+    batches = make(changes=EVERYTHING)
+    assert order_of(batches.unchanged()) == list(range(23))
+    assert torch.equal(torch.cat([images for images, _ in batches.unchanged()]), pixels()[:, 1:7, 1:7] / 255)
+    assert batches.epoch == 0

@@ -16,7 +16,8 @@ def test_defaults_are_those_of_the_documentation():
 
 
 def test_every_built_in_data_set_is_registered_with_a_summary():
-    assert {"digits", "mnist", "fashion_mnist", "cifar10", "cifar100", "svhn", "npz"} <= set(DATASETS)
+    assert {"digits", "mnist", "fashion_mnist", "cifar10", "cifar100", "svhn", "npz"} < set(DATASETS)
+    assert {"image_folder", "small_norb", "h_imagenet"} < set(DATASETS)
     assert all(entry.summary for entry in DATASETS.values())
 
 
@@ -49,6 +50,10 @@ def test_the_data_set_must_be_named():
         ({"augment": {"hue": 0.6}}, ("augment", "hue"), "less than or equal to 0.5"),
         ({"augment": {"brightness": 1.5}}, ("augment", "brightness"), "less than or equal to 1"),
         ({"augment": {"miror": True}}, ("augment", "miror"), "Did you mean 'mirror'?"),
+        ({"subset": 0}, ("subset",), "greater than 0"),
+        ({"validation": "mine"}, ("validation",), "must be a number or 'own'"),
+        ({"workers": -1}, ("workers",), "greater than or equal to 0"),
+        ({"augment": {"cutout": -1}}, ("augment", "cutout"), "greater than or equal to 0"),
         ({"augment": {"crop": 1}}, ("augment", "crop"), "received 1"),
     ],
 )
@@ -66,6 +71,14 @@ def test_each_wrong_setting_is_named(values, path, text):
         ({"dataset": "digits", "augment": {"crop": True}}, "nothing to cut off: set augment.resize to more than"),
         ({"dataset": "digits", "augment": {"crop": True, "resize": 32}}, "nothing to cut off"),
         ({"dataset": "digits", "augment": {"resize": 30}}, "augment.resize is 30, smaller than the images (32x32)"),
+        ({"dataset": "digits", "augment": {"pad": 2}}, "set augment.crop: true"),
+        ({"dataset": "digits", "augment": {"cutout": 33}}, "augment.cutout is 33, larger than the images (32x32)"),
+        ({"dataset": "digits", "channels": 1}, "data set 'digits' has the channels that it has: remove 'channels'"),
+        ({"dataset": "cifar10", "extra": True}, "data set 'cifar10' has no extra images: remove 'extra'"),
+        ({"dataset": "digits", "class_list": "a"}, "has the classes that it has: remove 'class_list'"),
+        ({"dataset": "digits", "boxes": "a"}, "has no boxes around its objects: remove 'boxes'"),
+        ({"dataset": "small_norb", "channels": 3}, "must be 1 or 2; received 3"),
+        ({"dataset": "image_folder", "root": "a", "channels": 2}, "must be 1 or 3; received 2"),
         ({"dataset": "npz", "path": "a.npz", "image_size": 20, "augment": {"resize": 8}}, "at least 20"),
     ],
 )

@@ -3,10 +3,10 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given
-from support.dataset_files import cycling_labels, random_images, write_npz
+from support.dataset_files import cycling_labels, random_images, write_npz, write_svhn_files
 
 from encapkeras.data import AugmentSettings, DataSettings, describe, load
-from encapkeras.data.splits import held_out_indices
+from encapkeras.data.splits import held_out_indices, subset_indices
 from encapkeras.errors import ArgumentError, DataError
 
 
@@ -143,3 +143,103 @@ def test_digits_are_complete_balanced_and_always_split_alike():
 def test_a_missing_npz_is_a_data_error_for_describe_too(tmp_path):
     with pytest.raises(DataError, match="there is no such file"):
         describe(DataSettings(dataset="npz", path=str(tmp_path / "none.npz")))
+
+
+# --- a subset
+
+
+@given(sizes=st.lists(st.integers(1, 30), min_size=1, max_size=8), seed=st.integers(0, 2**40), share=st.floats(0, 1))
+def test_a_subset_has_the_same_share_of_each_class(sizes, seed, share):
+    labels = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(sizes)), sizes))
+    count = len(sizes) + round(share * (len(labels) - len(sizes)))
+    chosen = subset_indices(labels, count, seed)
+    assert len(np.unique(chosen)) == count
+    taken = np.bincount(labels[chosen], minlength=len(sizes))
+    last = max((few - 1) / size for few, size in zip(taken, sizes, strict=True))
+    next_ones = [few / size for few, size in zip(taken, sizes, strict=True) if few < size]
+    assert all(last <= other for other in next_ones)  # no class is served before another's turn
+    assert min(taken) >= 1
+
+
+def test_a_smaller_subset_is_part_of_a_larger_one():
+    labels = cycling_labels(100, 7)
+    small, large = (subset_indices(labels, count, seed=4) for count in (20, 60))
+    assert set(small) < set(large)
+    assert set(small) != set(subset_indices(labels, 20, seed=5))
+    assert np.array_equal(subset_indices(labels, None, seed=0), np.arange(100))
+
+
+def test_the_validation_part_is_held_out_of_the_subset(tmp_path):
+    path = numbered_npz(tmp_path / "a.npz")
+    splits = npz_splits(path, subset=20, validation=0.25)
+    train, validation = numbers_in(splits.train), numbers_in(splits.validation)
+    assert (len(train), len(validation), len(numbers_in(splits.test))) == (15, 5, 6)
+    assert sorted(train + validation) == subset_indices(cycling_labels(50, 3), 20, seed=0).tolist()
+    assert splits.info.train_images == 20
+
+
+@pytest.mark.parametrize(
+    ("subset", "text"),
+    [
+        (51, r"data\.subset is 51, but there are 50 training images; choose at most so many"),
+        (2, r"data\.subset is 2, less than one image for each of 3 classes"),
+    ],
+)
+def test_a_subset_that_cannot_be(tmp_path, subset, text):
+    path = numbered_npz(tmp_path / "a.npz")
+    for call in (describe, lambda settings: load(settings, seed=0)):
+        with pytest.raises(ArgumentError, match=text):
+            call(DataSettings(dataset="npz", path=str(path), subset=subset))
+
+
+def test_a_subset_larger_than_what_the_files_hold(tmp_path):
+    write_svhn_files(tmp_path)
+    settings = DataSettings(dataset="svhn", root=str(tmp_path), subset=30)
+    with pytest.raises(ArgumentError, match=r"data\.subset is 30, but there are 20 training images"):
+        load(settings, seed=0)
+
+
+# --- a validation part of the data set's own
+
+
+def own_npz(path, **changes):
+    own = {"validation_images": random_images(4, 6, 5, seed=3), "validation_labels": cycling_labels(4, 3)}
+    return write_npz(path, **(own | changes))
+
+
+def test_an_npz_file_may_bring_its_validation_part(tmp_path):
+    path = own_npz(tmp_path / "a.npz")
+    splits = npz_splits(path, validation="own")
+    assert (splits.train.num_images, splits.validation.num_images) == (12, 4)
+    assert torch.equal(splits.validation.images_as_uint8()[..., 0], torch.from_numpy(random_images(4, 6, 5, seed=3)))
+    assert splits.info.validation_images == 4
+    assert npz_splits(path, validation=0.25).train.num_images == 9
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"validation_labels": None}, "validation_labels: missing"),
+        ({"validation_images": random_images(4, 5, 5)}, "validation_images: images are (5, 5, 1) (H, W, C), those of"),
+        ({"validation_labels": np.array([0, 1, 2, 3])}, "validation_labels: 1 label outside 0..2"),
+        ({"validation_labels": np.array([0, 1])}, "validation_labels: has 2 entries, validation_images has 4"),
+        ({"validation_images": np.full((4, 6, 5), 2.0)}, "validation_images: float pixels must be in [0, 1]"),
+    ],
+)
+def test_a_wrong_validation_part_of_an_npz_file(tmp_path, changes, text):
+    with pytest.raises(DataError) as caught:
+        npz_splits(own_npz(tmp_path / "a.npz", **changes))
+    assert text in str(caught.value)
+
+
+def test_other_data_sets_have_no_validation_part():
+    for call in (describe, lambda settings: load(settings, seed=0)):
+        with pytest.raises(
+            ArgumentError, match=r"data\.validation is 'own', but data set 'digits' brings no validation"
+        ):
+            call(DataSettings(dataset="digits", validation="own"))
+
+
+@pytest.mark.parametrize(("validation", "there"), [("own", True), (0.1, True), (0.0, False)])
+def test_settings_tell_whether_there_is_a_validation_part(validation, there):
+    assert DataSettings(dataset="digits", validation=validation).has_validation is there
