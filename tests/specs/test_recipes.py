@@ -6,6 +6,7 @@ import torch
 from scipy import stats
 
 from encapkeras import build_model, load_spec
+from encapkeras.graph import parameters
 from encapkeras.training import CoupledWeightDecay, make_optimizer
 
 STEPS_PER_EPOCH = 3
@@ -102,3 +103,30 @@ def xavier_deviation(weight):
         shape = (shape[-1], shape[-2], *shape[:-2])
     field = shape[2] * shape[3] if len(shape) == 4 else 1
     return (2 / (field * (shape[0] + shape[1]))) ** 0.5
+
+
+def test_the_modern_recipe():
+    spec = spec_with("modern_recipe.yaml")
+    augment = spec.data.augment
+    assert (augment.crop, augment.pad, augment.cutout, augment.mirror) == (True, 2, 8, False)
+    optimizer = make_optimizer(spec.train, STEPS_PER_EPOCH)
+    sgd = optimizer.inner_optimizer
+    assert type(optimizer) is CoupledWeightDecay
+    assert isinstance(sgd, keras.optimizers.SGD)
+    assert (sgd.momentum, sgd.nesterov, sgd.use_ema, sgd.ema_momentum) == (0.9, True, True, 0.99)
+    last = spec.train.epochs * STEPS_PER_EPOCH - 1
+    first, highest, final = (float(sgd._learning_rate(step)) for step in (0, round(0.3 * (last + 1)) - 1, last))
+    assert 0 < first < highest / 10
+    assert highest == pytest.approx(0.1, rel=1e-3)
+    assert final < highest / 1000
+
+
+def test_the_plain_twin_has_the_size_and_the_trunk_of_the_capsule_network():
+    best, plain = load_spec("fashion_mnist_best"), load_spec("fashion_mnist_plain")
+    assert (best.train, best.data) == (plain.train, plain.data)
+    trunk = [node for node in best.nodes if node.name not in ("capsules", "items", "lengths")]
+    assert plain.nodes[: len(trunk)] == trunk
+    with keras.device("meta"):
+        sizes = [parameters(build_model(spec)) for spec in (best, plain)]
+    assert sizes[0] < 1_500_000
+    assert sizes[1] == pytest.approx(sizes[0], rel=0.01)
