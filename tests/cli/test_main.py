@@ -89,7 +89,7 @@ def test_a_run_without_validation_says_so(tmp_path, capsys):
     spec["data"]["validation"] = 0
     assert main(["train", str(write_spec(tmp_path, spec)), "--run-dir", str(tmp_path / "run")]) == 0
     capsys.readouterr()
-    assert "--split test" in refused(capsys, "evaluate", tmp_path / "run", "--split", "validation")
+    assert "use another with --split" in refused(capsys, "evaluate", tmp_path / "run", "--split", "validation")
     assert main(["evaluate", str(tmp_path / "run")]) == 0
 
 
@@ -246,8 +246,8 @@ def test_evaluate_on_a_spec_that_has_lost_its_data(run_folder, tmp_path, capsys)
 
 
 def test_evaluate_without_enough_memory(run_folder, capsys, monkeypatch):
-    def fail(self, draws):
+    def fail(self):
         raise MemoryError
 
-    monkeypatch.setattr(Batches, "_make", fail)
+    monkeypatch.setattr(Batches, "__iter__", fail)
     assert refused(capsys, "evaluate", run_folder).startswith("out of memory. Set data.batch_size")

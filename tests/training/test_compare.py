@@ -47,7 +47,7 @@ def trainings(monkeypatch):
     """What is trained, in order: spec, seed; nothing is."""
     done = []
 
-    def record(spec, run_dir, overwrite):
+    def record(spec, run_dir, overwrite, resume):
         done.append((spec.name, spec.train.seed))
         raise TrainingError("not trained")
 
