@@ -72,7 +72,7 @@ def _started(make: Callable[[Key], Made], keys: Sequence[Key], workers: int) -> 
                 batch_size=None,
                 sampler=keys,
                 num_workers=workers,
-                worker_init_fn=_leave_ctrl_c_to_the_main_process,
+                worker_init_fn=_leave_signals_to_the_main_process,
                 generator=torch.Generator(),  # else it would draw from the global one
                 # As a forked process imports nothing, a user's script needs no guard against being run twice.
                 multiprocessing_context="fork" if sys.platform == "linux" else None,
@@ -105,8 +105,10 @@ def _next(results: Iterator[Any]) -> Any:
     return result
 
 
-def _leave_ctrl_c_to_the_main_process(worker: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _leave_signals_to_the_main_process(worker: int) -> None:
+    """Ignores Ctrl-C and what a queue sends to all processes alike: a training ends its step first."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 class _Making(Dataset[Any], Generic[Key, Made]):
