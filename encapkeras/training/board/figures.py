@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
-from matplotlib.colors import PowerNorm
+from matplotlib.colors import PowerNorm, to_rgb
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 from torch import Tensor
 
 from encapkeras.training.board.probe import Seen
 
 COLUMNS = 8  # images beside each other
+LEAST_WIDTH = 64  # pixels of an image
 RIGHT, WRONG = "#2a2a2a", "#c8102e"
 STYLE: dict[Any, Any] = {"font.size": 9, "axes.titlesize": 11, "figure.dpi": 100}
 TITLE = 0.35  # inches
@@ -88,11 +88,13 @@ def draw_confusion(confusion: Tensor, names: Sequence[str]) -> Figure:
         if classes <= NAMED:  # else the ticks are numbers of classes
             _name_ticks(axes, range(classes), names, side)
         if classes <= COUNTED:
+            beside.remove()  # the numbers say more
             for row, column in zip(*counts.nonzero(), strict=True):
                 colour = "white" if shares[row, column] > 0.3 else "black"
                 axes.text(column, row, f"{counts[row, column]:,}", ha="center", va="center", color=colour, fontsize=8)
-        bar = figure.colorbar(image, cax=beside, ticks=[0, 0.05, 0.2, 0.5, 1], format="{x:.0%}")
-        bar.set_label("share of the true class")
+        else:
+            bar = figure.colorbar(image, cax=beside, ticks=[0, 0.05, 0.2, 0.5, 1], format="{x:.0%}")
+            bar.set_label("share of the true class")
     return figure
 
 
@@ -129,35 +131,34 @@ def draw_plan(plan: Tensor, labels: Tensor, names: Sequence[str]) -> Figure:
 
 
 def _draw_images(images: Any, captions: Sequence[str], colours: Sequence[str], title: str) -> Figure:
-    """Rows of images, each with a caption below in its colour."""
-    height, width, channels = images.shape[1:]
-    rows = -(-len(images) // COLUMNS)
-    lines = max(caption.count("\n") + 1 for caption in captions)
-    cell, below = height / width, 0.15 * lines + 0.06  # in widths of an image
-    across = min(COLUMNS, len(images))
+    """Rows of images, each with a caption below in its colour; those without one are left blank.
+
+    All are put together before they are drawn: matplotlib takes as long for each picture as for one large one.
+    """
+    scale = -(-LEAST_WIDTH // images.shape[2])
+    shown = np.asarray(images)[..., : 3 if images.shape[3] == 3 else 1].repeat(scale, 1).repeat(scale, 2)
+    height, width = shown.shape[1:3]
+    gap = 2 * (width // 24)  # even, so that frames are as wide on all sides
+    below = round(width * (0.15 * max(caption.count("\n") + 1 for caption in captions) + 0.04))
+    across, rows = min(COLUMNS, len(shown)), -(-len(shown) // COLUMNS)
+    canvas = np.ones((rows * (height + gap + below), across * (width + gap), 3), np.float32)
+    for index, (image, caption, colour) in enumerate(zip(shown, captions, colours, strict=True)):
+        top, left = index // COLUMNS * (height + gap + below), index % COLUMNS * (width + gap)
+        if caption:
+            if colour == WRONG:
+                canvas[top + 1 : top + height + gap - 1, left + 1 : left + width + gap - 1] = to_rgb(WRONG)
+            canvas[top + gap // 2 : top + gap // 2 + height, left + gap // 2 : left + gap // 2 + width] = image
+    size = max(1.35 * across, 6.0)
     with rc_context(STYLE):
-        width, height = max(1.35 * across, 6.0), 1.35 * rows * (cell + below)
-        figure = Figure(figsize=(width, height + TITLE))
-        axes = figure.add_axes((0, 0, 1, height / (height + TITLE)))
-        for index, (image, caption, colour) in enumerate(zip(images, captions, colours, strict=True)):
-            left, top = index % COLUMNS, index // COLUMNS * (cell + below)
-            if caption:
-                shown = np.asarray(image if channels == 3 else image[..., 0])
-                extent = (left + 0.04, left + 0.96, top + cell * 0.96, top + cell * 0.04)
-                axes.imshow(shown, extent=extent, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-                axes.text(left + 0.5, top + cell, caption, ha="center", va="top", color=colour, fontsize=8)
-                if colour == WRONG:
-                    axes.add_patch(_frame(left, top, cell))
-        axes.set_xlim(0, across)
-        axes.set_ylim(rows * (cell + below), 0)
-        axes.set_aspect("equal")
+        figure = Figure(figsize=(size, size * len(canvas) / canvas.shape[1] + TITLE))
+        axes = figure.add_axes((0, 0, 1, 1 - TITLE / figure.get_figheight()))
+        axes.imshow(canvas, interpolation="nearest", aspect="auto")
+        for index, (caption, colour) in enumerate(zip(captions, colours, strict=True)):
+            middle, line = (index % COLUMNS + 0.5) * (width + gap), index // COLUMNS * (height + gap + below)
+            axes.text(middle, line + height + gap, caption, ha="center", va="top", color=colour, fontsize=8)
         axes.axis("off")
-        axes.set_title(title)
+        figure.text(0.5, 1 - TITLE / 2 / figure.get_figheight(), title, ha="center", va="center", fontsize=11)
     return figure
-
-
-def _frame(left: float, top: float, height: float) -> Rectangle:
-    return Rectangle((left + 0.02, top + 0.02 * height), 0.96, 0.96 * height, fill=False, color=WRONG, linewidth=2)
 
 
 def _square(side: float, names: Sequence[str]) -> tuple[Figure, Axes, Axes]:
