@@ -25,6 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the images: digits, fashion_mnist, cifar10, npz with --path ...",
     )
     parser.add_argument("--path", metavar="FILE.npz", help="your own images, for --dataset npz")
+    parser.add_argument("--root", metavar="FOLDER", help="the files of the data set, such as those of image_folder")
     parser.add_argument(
         "--image-size", type=int, metavar="N", help="height and width of the images that the network takes"
     )
@@ -78,7 +79,7 @@ def _text(arguments: argparse.Namespace, file: Path | None) -> str:
     from encapkeras.graph.starter import starter_spec
     from encapkeras.validation import Checker
 
-    given = {"dataset": arguments.dataset, "path": arguments.path, "image_size": arguments.image_size}
+    given = {key: getattr(arguments, key) for key in ("dataset", "path", "root", "image_size")}
     settings = {key: value for key, value in given.items() if value is not None}
     problems = Checker(DataSettings).problems(settings)
     if problems:

@@ -125,7 +125,9 @@ class DataSettings(BaseModel):
 
     model_config = STRICT
 
-    dataset: str = Field(description="Name of the data set, for example digits, fashion_mnist, cifar10, npz.")
+    dataset: str = Field(
+        description="Name of the data set, for example digits, fashion_mnist, cifar10, npz, image_folder."
+    )
     root: str | None = Field(
         default=None,
         description="Folder with the data set's files. Looked in first; then $ENCAPKERAS_DATA and the cache folder.",
@@ -145,7 +147,9 @@ class DataSettings(BaseModel):
         description="1 turns the images in image_folder and h_imagenet grey, 3 gives them three colours (the default "
         "there); 1 takes the left image of small_norb (the default there), 2 the left and the right one.",
     )
-    extra: bool = Field(default=False, description="Train with the 531,131 easier 'extra' images too; for svhn only.")
+    extra: bool | None = Field(
+        default=None, description="true: train with the 531,131 easier 'extra' images too; svhn only."
+    )
     workers: NonNegativeInt | None = Field(
         default=None,
         description="Processes that decode image files; 0: the training process itself. null: as many as processor "
@@ -165,7 +169,7 @@ class DataSettings(BaseModel):
     image_size: PositiveInt | None = Field(
         default=None,
         description="Height and width in pixels of the images that the network takes. null: 32 for the built-in data "
-        "sets, the arrays' own size for npz.",
+        "sets, 64 for image_folder, 128 for h_imagenet, the arrays' own size for npz.",
     )
     augment: AugmentSettings | None = Field(
         default=None, description="Random changes of the training images; null for none."
@@ -184,7 +188,8 @@ class DataSettings(BaseModel):
     def _consistent(self) -> DataSettings:
         entry = DATASETS[self.dataset]
         for problem in entry.problems(self._source()):
-            raise ArgumentError(problem.text)
+            where = "" if problem.kind == "missing" else f"data.{'.'.join(map(str, problem.path))} "
+            raise ArgumentError(f"{where}{problem.text}")
         for name, purpose in _PURPOSES.items():
             if getattr(self, name) not in (None, False) and name not in entry.arguments:
                 raise ArgumentError(f"data set '{self.dataset}' {purpose}: remove '{name}'")

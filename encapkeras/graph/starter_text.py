@@ -44,7 +44,7 @@ VOTING_VARIABLES = """\
 
 DATA = """
 data:
-  dataset: @{dataset}\t# or digits, mnist, fashion_mnist, cifar10, cifar100, svhn, npz
+  dataset: @{dataset}\t# or digits, fashion_mnist, cifar10, svhn, npz, image_folder
 """
 
 DATA_REST = """\

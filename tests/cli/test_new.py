@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support.commands import refused
+from support.dataset_files import write_image_folder
 
-from encapkeras import check_spec
+from encapkeras import check_spec, load_spec
 from encapkeras.cli.main import main
 from encapkeras.data import DataSettings
 from encapkeras.graph.spec_files import installed_schema
@@ -164,3 +165,12 @@ def test_what_cannot_be_written_is_said(words, message, tmp_path, capsys):
     assert message in refused(capsys, "new", *words)
     assert (tmp_path / "there.yaml").read_text() == "mine: 1\n"
     assert not (tmp_path / "a.yaml").exists()
+
+
+def test_a_folder_of_images_is_named_from_the_spec(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_image_folder(tmp_path / "photos", {"train": 2, "test": 1})
+    words = ["specs/mine.yaml", "--dataset", "image_folder", "--root", "photos", "--image-size", "32"]
+    (tmp_path / "specs").mkdir()
+    assert main(["new", *words]) == 0
+    assert load_spec("specs/mine.yaml").data.root == str(tmp_path / "photos")

@@ -77,8 +77,8 @@ def test_each_wrong_setting_is_named(values, path, text):
         ({"dataset": "cifar10", "extra": True}, "data set 'cifar10' has no extra images: remove 'extra'"),
         ({"dataset": "digits", "class_list": "a"}, "has the classes that it has: remove 'class_list'"),
         ({"dataset": "digits", "boxes": "a"}, "has no boxes around its objects: remove 'boxes'"),
-        ({"dataset": "small_norb", "channels": 3}, "must be 1 or 2; received 3"),
-        ({"dataset": "image_folder", "root": "a", "channels": 2}, "must be 1 or 3; received 2"),
+        ({"dataset": "small_norb", "channels": 3}, "data.channels must be 1 or 2; received 3"),
+        ({"dataset": "image_folder", "root": "a", "channels": 2}, "data.channels must be 1 or 3; received 2"),
         ({"dataset": "npz", "path": "a.npz", "image_size": 20, "augment": {"resize": 8}}, "at least 20"),
     ],
 )
