@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import sys
@@ -79,6 +80,8 @@ def _started(make: Callable[[Key], Made], keys: Sequence[Key], workers: int) -> 
             )
         )
     _RUNNING.add(results)
+    atexit.unregister(_end_all)
+    atexit.register(_end_all)  # last, so that it comes first: before others wait for processes that nobody ends
     return results
 
 
@@ -87,6 +90,11 @@ def _end(results: Any) -> None:
     if results in _RUNNING:
         _RUNNING.remove(results)
         results._shutdown_workers()
+
+
+def _end_all() -> None:
+    for results in list(_RUNNING):
+        _end(results)
 
 
 def _next(results: Iterator[Any]) -> Any:

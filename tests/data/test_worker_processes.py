@@ -4,6 +4,8 @@ import gc
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import time
 
 import keras
@@ -174,3 +176,26 @@ def test_processes_leave_ctrl_c_to_the_main_one():
 
 def test_there_are_a_few_by_default():
     assert 1 <= default_workers() <= 8
+
+
+SCRIPT = """
+import torch
+from encapkeras.data.worker_processes import in_workers
+
+results = in_workers(torch.tensor, range(1000), workers=2)
+next(results), next(results)
+{end}
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("end", "code"), [("", 0), ("raise SystemExit(3)", 3), ("raise KeyboardInterrupt", -signal.SIGINT)]
+)
+def test_a_program_that_ends_in_the_middle_ends_at_once(end, code):
+    program = subprocess.Popen(  # no pipes: processes left behind would hold them open
+        [sys.executable, "-c", SCRIPT.format(end=end)], stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    assert program.wait(timeout=30) == code
+    with pytest.raises(ProcessLookupError):
+        os.killpg(program.pid, 0)
