@@ -135,9 +135,9 @@ def plot_perturbed(perturbed: Perturbed, class_name: str) -> Figure:
     tall = TILE * dim * height / width
     beside = SINGLE * height / width + 0.4  # inches of each of the two pictures on the left, with its title
     with rc_context(STYLE):
-        figure = Figure(figsize=(TILE * steps + SINGLE + 1.0, max(tall, 2 * beside) + 0.9), layout="constrained")
+        figure = Figure(figsize=(TILE * steps + SINGLE + 1.0, max(tall, 2 * beside + 0.4) + 0.9), layout="constrained")
         grid = figure.add_gridspec(
-            3, 2, width_ratios=(SINGLE, TILE * steps), height_ratios=(beside, beside, max(tall - 2 * beside, 0.01))
+            3, 2, width_ratios=(SINGLE, TILE * steps), height_ratios=(beside, beside, max(tall - 2 * beside, 0.4))
         )
         for row, (picture, title) in enumerate(((perturbed.image, "image"), (perturbed.decoded, "decoded"))):
             axes = figure.add_subplot(grid[row, 0], anchor="N")

@@ -8,7 +8,8 @@ checkpoints/        best.keras (on validation), last.keras; in resume/, while it
 plugins/            copies of the plugins that the network needs, as they were when it was trained
 tensorboard/        event files, and the projector's
 bad_batches/        batches whose loss or gradients were not finite
-analysis/           what the routing layers do: while training (epochs.csv, epochs/) and of `encapkeras analyse`
+analysis/           what the routing layers do: while training (epochs.csv, epochs/) and of `encapkeras analyse`; what
+                    `encapkeras analyse --perturb` (perturbed/) and `evaluate --affine` (affine/) found
 """
 
 from __future__ import annotations
@@ -53,6 +54,9 @@ _WRITTEN = (
     "analysis/*/routing_*.png",
     "analysis/*/events.out.tfevents.*",
     "analysis/*/*/events.out.tfevents.*",
+    "analysis/affine/affine.csv",
+    "analysis/affine/affine.png",
+    "analysis/perturbed/*_*_*.png",
     ".*.partial.*",
     "checkpoints/.*.partial.*",
     "analysis/.*.partial.*",

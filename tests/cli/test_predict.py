@@ -11,9 +11,9 @@ from support.commands import refused
 from support.tiny_spec import tiny_spec
 from support.trained import trained
 
-from encapkeras import load_model
+from encapkeras import load_model, load_spec
 from encapkeras.cli.main import main
-from encapkeras.data import DataSettings, load
+from encapkeras.data import DataSettings, load, splits
 
 
 @pytest.fixture(scope="module")
@@ -126,3 +126,47 @@ def test_models_that_cannot_be_asked(run, images, tmp_path, capsys):
     assert "--top must be at least 1; received 0" in refused(capsys, "predict", run, images, "--top", 0)
     keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)], name="plain").save(tmp_path / "plain.keras")
     assert "'plain' was not made from a spec" in refused(capsys, "predict", tmp_path / "plain.keras", images)
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """Oblong images in colour, bright ones and dark ones, as an image folder."""
+    folder = tmp_path_factory.mktemp("photos")
+    random = np.random.default_rng(0)
+    for part, count in (("train", 12), ("test", 4)):
+        for name, least in (("bright", 128), ("dark", 0)):
+            (folder / part / name).mkdir(parents=True)
+            for number in range(count):
+                pixels = random.integers(least, least + 128, size=(40, 56, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / part / name / f"{number}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def photos_run(photos, tmp_path_factory):
+    spec = tiny_spec(epochs=1)
+    data = {"root": str(photos), "image_size": 32, "augment": {"resize": 36}, "validation": 0, "batch_size": 5}
+    spec["data"] = {"dataset": "image_folder", **data}
+    return trained(tmp_path_factory.mktemp("photos_run"), spec)
+
+
+def test_image_files_are_brought_to_the_form_of_the_test_images(photos, photos_run, capsys):
+    """A part of an oblong image, in the size that is cut from a larger one."""
+    found = predicted(capsys, photos_run, photos / "test")["images"]
+    spec = load_spec(photos_run / "spec.yaml")
+    model = load_model(photos_run / "checkpoints" / "last.keras")
+    expected = model.predict(load(spec.data, seed=0).test, verbose=0)
+    for image, (bright, dark) in zip(found, expected.tolist(), strict=True):
+        scores = {entry["class"]: entry["score"] for entry in image["classes"]}
+        assert scores == pytest.approx({"bright": bright, "dark": dark}, abs=1e-6)
+
+
+def test_ten_crops_of_images_that_stay_in_files(photos_run, capsys, monkeypatch):
+    def ten_crop_accuracy():
+        assert main(["evaluate", str(photos_run), "--ten-crop", "--json"]) == 0
+        return json.loads(capsys.readouterr().out)["ten_crop_accuracy"]
+
+    capsys.readouterr()
+    in_memory = ten_crop_accuracy()
+    monkeypatch.setattr(splits, "IN_MEMORY", 0)
+    assert ten_crop_accuracy() == in_memory
