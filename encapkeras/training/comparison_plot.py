@@ -10,7 +10,7 @@ from matplotlib import colormaps, rc_context
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from encapkeras.analysis.plots import STYLE
 from encapkeras.training.comparison import Comparison, Row, Run
@@ -82,6 +82,8 @@ def _label(axes: Axes, across: str, title: str) -> None:
     lowest, highest = axes.dataLim.intervalx
     if lowest > 0 and highest > _WIDE * lowest:
         axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_minor_formatter(NullFormatter())
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
     axes.set_xlabel(across)
     axes.set_title(title)

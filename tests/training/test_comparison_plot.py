@@ -42,6 +42,15 @@ def test_accuracy_against_time_and_size(tmp_path):
         assert len({line.get_color() for line in over_time.lines[:2]}) == 1
 
 
+def test_an_axis_of_different_sizes_is_logarithmic_and_reads_as_numbers(tmp_path):
+    figure = plot_comparison(compared(tmp_path, "one", "two"))
+    figure.canvas.draw()
+    over_time, over_size = figure.axes
+    assert {"1,000", "2,000", "5,000", "10,000"} <= {text.get_text() for text in over_size.get_xticklabels()}
+    assert (over_time.get_xscale(), over_size.get_xscale()) == ("log", "log")
+    assert not any(text.get_text() for text in over_size.get_xticklabels(minor=True))
+
+
 def test_runs_without_a_course_have_their_point(tmp_path):
     over_time, over_size = plot_comparison(compared(tmp_path, "one", metrics="epoch,loss\n1,0.5\n")).axes
     assert [line.get_xydata().tolist() for line in over_time.lines] == [[], []]
