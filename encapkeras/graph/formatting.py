@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from encapkeras.data.registry import SOURCE_PATHS
 from encapkeras.errors import ArgumentError
 from encapkeras.graph.inherit import bundled_specs
 from encapkeras.graph.load import comments, is_json, load_text, read_text
@@ -94,6 +93,8 @@ def _moved(data: dict[str, Any], old: Path, new: Path) -> dict[str, Any]:
     _check_bases(data.get("extends"), old, new)
     section = data.get("data")
     if isinstance(section, dict):
+        from encapkeras.data.registry import SOURCE_PATHS  # here: it takes a second, as it brings torch
+
         paths = {key: _moved_path(f"data.{key}", section[key], old, new) for key in SOURCE_PATHS if key in section}
         data = {**data, "data": {**section, **paths}}
     return data

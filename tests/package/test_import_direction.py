@@ -100,6 +100,12 @@ def test_whatever_is_imported_is_declared():
     project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())["project"]
     requirements = [*project["dependencies"], *project["optional-dependencies"]["bench"]]
     declared = {re.match(r"[\w.-]+", requirement)[0].lower() for requirement in requirements}
-    distributions = {"yaml": "pyyaml", "ot": "pot", "sklearn": "scikit-learn", "pydantic_core": "pydantic"}
+    distributions = {
+        "yaml": "pyyaml",
+        "PIL": "pillow",
+        "ot": "pot",
+        "sklearn": "scikit-learn",
+        "pydantic_core": "pydantic",
+    }
     used = {name.partition(".")[0] for module in MODULES for _, name in imports(module)} - LIGHT
     assert {distributions.get(name, name) for name in used} <= declared
