@@ -45,8 +45,7 @@ class TrainedRun:
         folder.check_plugins()
         spec = load_spec(folder.spec)
         checkpoint = folder.chosen(data_of(spec).has_validation)
-        if not folder.results.is_file():
-            print(f"run {folder.path} is unfinished: it has no results.json. This is {checkpoint}.", file=sys.stderr)
+        note_unfinished(folder, checkpoint)
         return cls(folder, spec, checkpoint)
 
     def splits(self) -> DataSplits:
@@ -84,3 +83,9 @@ class TrainedRun:
         model = load_model(self.checkpoint)
         check_fits(model, splits.info)
         return Classifier(model)
+
+
+def note_unfinished(folder: RunFolder, checkpoint: Path) -> None:
+    """Says on stderr that a run has not ended, if so."""
+    if not folder.results.is_file():
+        print(f"run {folder.path} is unfinished: it has no results.json. This is {checkpoint}.", file=sys.stderr)

@@ -161,6 +161,18 @@ def test_image_files_are_brought_to_the_form_of_the_test_images(photos, photos_r
         assert scores == pytest.approx({"bright": bright, "dark": dark}, abs=1e-6)
 
 
+def test_the_data_need_not_be_on_this_machine(photos, photos_run, tmp_path, capsys):
+    run = tmp_path / "elsewhere"
+    shutil.copytree(photos_run, run)
+    spec = run / "spec.yaml"
+    spec.write_text(spec.read_text().replace(str(photos), str(tmp_path / "gone")))
+    image = photos / "test" / "dark" / "1.png"
+    assert predicted(capsys, run, image)["images"] == predicted(capsys, photos_run, image)["images"]
+    (run / "results.json").unlink()
+    assert main(["predict", str(run), str(image)]) == 0
+    assert f"run {run} is unfinished" in capsys.readouterr().err
+
+
 def test_ten_crops_of_images_that_stay_in_files(photos_run, capsys, monkeypatch):
     def ten_crop_accuracy():
         assert main(["evaluate", str(photos_run), "--ten-crop", "--json"]) == 0
