@@ -85,7 +85,8 @@ def read_image(path: str | os.PathLike[str], channels: int, box: Box | None = No
             warnings.filterwarnings("ignore", module="PIL")  # of damaged EXIF data and such
             with Image.open(path) as image:
                 part = image if box is None else image.crop(_inside(box, image.size))
-                pixels = np.array(_with_channels(_of_bytes(ImageOps.exif_transpose(part)), channels))
+                ImageOps.exif_transpose(part, in_place=True)
+                pixels = np.array(_with_channels(_of_bytes(part), channels))
     except FileNotFoundError:
         raise DataError(f"{path}: there is no such file") from None
     except Exception as error:  # Pillow names no end to what reading damaged files can raise
@@ -123,7 +124,8 @@ def _with_channels(image: Image, channels: int) -> Image:
         image = Image.alpha_composite(Image.new("RGBA", opaque.size, "white"), opaque)
     if image.mode not in ("1", "L", "RGB"):
         image = image.convert("RGB")
-    return image.convert("L" if channels == 1 else "RGB")
+    mode = "L" if channels == 1 else "RGB"
+    return image if image.mode == mode else image.convert(mode)
 
 
 def _reason(error: Exception, path: str) -> str:
