@@ -75,6 +75,10 @@ def _check(arguments: argparse.Namespace) -> None:
         raise ArgumentError("-o belongs to --per-class, --hardest and --affine; --json prints what a program can read")
     if arguments.hardest is not None and arguments.output is None:
         raise ArgumentError("--hardest needs the file to write: -o hardest.txt")
+    if arguments.hardest is not None and arguments.json:
+        raise ArgumentError(
+            "--hardest writes names, one a line; --per-class prints the errors of all classes as --json"
+        )
 
 
 def _measured(arguments: argparse.Namespace) -> dict[str, Any]:

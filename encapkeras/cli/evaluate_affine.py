@@ -24,10 +24,13 @@ MEANS = {"rotation": "turned", "shift": "moved", "scale": "scaled"}
 def run(arguments: argparse.Namespace) -> int:
     """Measures each run, and writes one table and one plot of all."""
     from encapkeras.analysis import affine_accuracy
+    from encapkeras.analysis.affine_plot import MOST_NETWORKS
 
     count = IMAGES if arguments.images is None else arguments.images
     if count < 1:
         raise ArgumentError(f"--images must be at least 1; received {count}")
+    if len(arguments.runs) > MOST_NETWORKS:
+        raise ArgumentError(f"at most {MOST_NETWORKS} runs can stand side by side; received {len(arguments.runs)}")
     runs = [TrainedRun.open(path) for path in arguments.runs]
     names = _names(runs)
     output = Path(arguments.output) if arguments.output else runs[0].folder.analysis / "affine"
