@@ -5,6 +5,7 @@ import pytest
 import torch
 from support.dataset_files import write_image, write_image_folder, write_voc_boxes
 
+from encapkeras import load_spec
 from encapkeras.data import DataSettings, describe, load, read_image
 from encapkeras.data.augment import resize
 from encapkeras.data.h_imagenet import read_class_list
@@ -280,3 +281,15 @@ def test_small_images_lie_in_memory_and_draw_alike(tmp_path, monkeypatch):
             assert torch.equal(images, again)
             assert torch.equal(labels, same)
     assert np.array_equal(memory.train.images_as_uint8(5), files.train.images_as_uint8(5))
+
+
+def test_paths_in_a_spec_begin_at_its_folder(tmp_path):
+    write_imagenet(tmp_path / "images")
+    class_list(tmp_path / "hard.txt", *WNIDS[:2])
+    data = "{dataset: h_imagenet, root: images, class_list: hard.txt, boxes: boxes, image_size: 32, channels: 1}"
+    (tmp_path / "mine.yaml").write_text(f"extends: quickstart.yaml\ndata: {data}\n")
+    spec = load_spec(tmp_path / "mine.yaml")
+    assert (spec.info.class_names, spec.info.channels) == (WNIDS[:2], 1)
+    assert [spec.data.root, spec.data.class_list, spec.data.boxes] == [
+        str(tmp_path / name) for name in ("images", "hard.txt", "boxes")
+    ]
