@@ -133,7 +133,7 @@ def _was_cut_short(planned: Planned) -> bool:
     if not folder.was_begun() or folder.results.exists():
         return False
     try:
-        return spec_of_run(folder) == planned.spec
+        return bool(spec_of_run(folder) == planned.spec)
     except RunFolderError:
         return False
 
