@@ -72,10 +72,12 @@ def read_image(path: str | os.PathLike[str], channels: int, box: Box | None = No
         DataError: The file is missing or damaged, is no image, or the box lies outside.
 
     Example:
+        >>> import tempfile
         >>> from PIL import Image
-        >>> Image.new("RGB", (5, 4), "white").save("white.png")
-        >>> read_image("white.png", channels=1)[0, 0]
-        array([255], dtype=uint8)
+        >>> with tempfile.NamedTemporaryFile(suffix=".png") as file:
+        ...     Image.new("RGB", (5, 4), "white").save(file.name)
+        ...     read_image(file.name, channels=1).shape
+        (4, 5, 1)
     """
     from PIL import Image, ImageOps
 

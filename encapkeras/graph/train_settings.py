@@ -164,8 +164,8 @@ class TrainSettings(Section):
     checkpoints: Checkpoints = Field(Checkpoints(), description="When all is saved that is needed to go on.")
     max_bad_batches: Annotated[int, Field(ge=0)] = Field(
         0,
-        description="How many batches whose loss or gradients are not finite are left out, in the whole training, before "
-        "it ends.",
+        description="How many batches whose loss or gradients are not finite are left out, in the whole training, "
+        "before it ends.",
     )
     analysis: Analysis | None = Field(None, description="When to analyse the routing layers; null for never.")
 
