@@ -13,7 +13,7 @@ EVENT_FILES = "events.out.tfevents.*"
 
 
 def lengths_of(path: Path) -> dict[str, int]:
-    """The length in bytes of a file, or of each event file below a folder, all of it on the disk.
+    """The length in bytes of a file, or of each event file in a folder, all of it on the disk.
 
     Args:
         path: A file, which need not be there, or a folder of TensorBoard's event files.
@@ -59,6 +59,6 @@ def cut_back(path: Path, lengths: dict[str, int]) -> None:
 
 
 def _files(path: Path) -> Iterator[Path]:
-    """The file itself, or the event files below a folder."""
-    found: Iterable[Path] = path.rglob(EVENT_FILES) if path.is_dir() else [path]
+    """The file itself, or the event files in a folder, not those in further ones: these may be of other runs."""
+    found: Iterable[Path] = path.glob(EVENT_FILES) if path.is_dir() else [path]
     yield from (file for file in found if file.is_file())

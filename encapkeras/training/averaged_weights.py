@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
@@ -34,24 +34,40 @@ def averaged(model: keras.Model) -> Iterator[None]:
         True
     """
     optimizer: Any = getattr(model, "optimizer", None)
-    if not _has_average(optimizer):
+    if not keeps_average(optimizer) or not int(optimizer.iterations):  # before the first step it is all zeros
         yield
         return
     weights = model.trainable_weights
+    with replaced(weights, []):
+        optimizer.finalize_variable_values(weights)  # what Keras calls at the end of fit: average -> weights
+        yield
+
+
+@contextlib.contextmanager
+def replaced(weights: Sequence[keras.Variable], values: Sequence[torch.Tensor]) -> Iterator[None]:
+    """Puts values in place of weights, and these back afterwards, bit for bit.
+
+    Args:
+        weights: Of a model.
+        values: One for each; none: they stay as they are for now, and are put back all the same.
+    """
     kept = [weight.value.detach().clone() for weight in weights]
-    optimizer.finalize_variable_values(weights)  # what Keras calls at the end of fit: average -> weights
+    _put(weights, values)
     try:
         yield
     finally:
-        with torch.no_grad():
-            for weight, value in zip(weights, kept, strict=True):
-                weight.value.copy_(value)
+        _put(weights, kept)
 
 
-def _has_average(optimizer: keras.optimizers.Optimizer | None) -> bool:
-    """Whether there is an average; an optimizer around another one leaves it to that one."""
+def keeps_average(optimizer: Any) -> bool:
+    """Whether an optimizer keeps a moving average of the weights; one around another leaves it to that one."""
     inner = getattr(optimizer, "inner_optimizer", None)
     if inner is not None:
-        return _has_average(inner)
-    # before the first step the average is all zeros
-    return optimizer is not None and bool(optimizer.use_ema) and int(optimizer.iterations) > 0
+        return keeps_average(inner)
+    return optimizer is not None and bool(optimizer.use_ema)
+
+
+def _put(weights: Sequence[keras.Variable], values: Sequence[torch.Tensor]) -> None:
+    with torch.no_grad():
+        for weight, value in zip(weights, values, strict=bool(values)):
+            weight.value.copy_(value)

@@ -45,7 +45,8 @@ def changes_of(folder: RunFolder, spec: Spec) -> list[str]:
     if fixed:
         raise TrainingError(
             f"run {folder.path} was begun with another spec: {fixed}. When a run goes on, only these settings of "
-            f"'train' may change: {', '.join(_MAY_CHANGE)}. Give the spec that it has, or train in another folder."
+            f"'train' may change (of 'optimizer' not the kind): {', '.join(_MAY_CHANGE)}. Give the spec that it has, "
+            "or train in another folder."
         )
     return list(_settings_that_differ(before.get("train", {}), now.get("train", {}), "train"))
 
@@ -71,7 +72,9 @@ def differences_in_numbers(before: Mapping[str, Any], now: Mapping[str, Any]) ->
 def _without_recipe(resolved: Mapping[str, Any]) -> dict[str, Any]:
     """All of a resolved spec that must not change."""
     train = resolved.get("train", {})
-    return {**resolved, "train": {key: value for key, value in train.items() if key not in _MAY_CHANGE}}
+    fixed = {key: value for key, value in train.items() if key not in _MAY_CHANGE}
+    kind = train.get("optimizer", {}).get("kind")
+    return {**resolved, "train": {**fixed, "optimizer": {"kind": kind}}}
 
 
 def _settings_that_differ(before: Any, now: Any, path: str) -> Iterator[str]:

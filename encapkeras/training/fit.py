@@ -14,7 +14,7 @@ from rich.console import Console
 
 from encapkeras.analysis import routing_layers
 from encapkeras.data import DataSettings, DataSplits, load
-from encapkeras.errors import ArgumentError, TrainingError
+from encapkeras.errors import ArgumentError, RunFolderError, TrainingError
 from encapkeras.graph import build_model, parameters
 from encapkeras.graph.train_settings import TrainSettings
 from encapkeras.plugins import used_plugins
@@ -80,6 +80,9 @@ def train(
     changes = changes_of(folder, spec) if goes_on else []
     if goes_on and folder.results.is_file():
         return _finished_before(folder, changes, console)
+    goes_on = goes_on and _can_go_on(folder, settings.epochs)
+    # What ended before anything was saved begins anew, as often as it takes.
+    overwrite = overwrite or (resume and folder.has_remains())
     folder.check_free(overwrite or goes_on)
     data = check_settings(spec)
     keras.utils.set_random_seed(settings.seed)
@@ -135,6 +138,29 @@ def check_settings(spec: Spec) -> DataSettings:
     return data
 
 
+def _can_go_on(folder: RunFolder, epochs: int) -> bool:
+    """Whether there is a state to go on from; without one a run begins anew if it has left nothing that could be lost.
+
+    Raises:
+        RunFolderError: There is no state, but there are weights or metrics.
+        TrainingError: The run has come beyond the last epoch that is wanted.
+    """
+    position = StateFiles(folder.resume).position()
+    if position is None:
+        if not folder.has_remains():
+            raise RunFolderError(
+                f"run {folder.path} cannot go on: {folder.resume} has no state, though there are weights or metrics of "
+                "earlier epochs. Put the states back, train in another folder, or replace the run with --overwrite."
+            )
+        return False
+    if (position.epoch, position.step) > (epochs, 0):
+        raise TrainingError(
+            f"run {folder.path} has come to {position}, beyond the {epochs} epochs of train.epochs. Set "
+            "train.epochs to that or more."
+        )
+    return True
+
+
 def _finished_before(folder: RunFolder, changes: list[str], console: Console) -> dict[str, Any]:
     if changes:
         raise TrainingError(
@@ -145,6 +171,7 @@ def _finished_before(folder: RunFolder, changes: list[str], console: Console) ->
         results: dict[str, Any] = dict(json.loads(folder.results.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError) as error:
         raise TrainingError(f"{folder.results} is damaged: {error}. Remove it to test the network again.") from error
+    StateFiles(folder.resume).remove()  # it may have been killed before it did so
     console.print(f"run {folder.path} is finished already", markup=False, highlight=False, soft_wrap=True)
     return results
 
@@ -167,8 +194,7 @@ def _check_state(folder: RunFolder, model: SpecModel) -> None:
 def _say_how_it_goes_on(folder: RunFolder, changes: list[str], environment: dict[str, Any], console: Console) -> None:
     lines = [f"changed since the run was begun: {change}" for change in changes]
     lines += differences_in_numbers(folder.began(), environment)
-    position = StateFiles(folder.resume).position()
-    lines.append(f"goes on at {position}" if position else "begins anew: it had ended before anything was saved")
+    lines.append(f"goes on at {StateFiles(folder.resume).position()}")
     for line in lines:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
@@ -184,10 +210,11 @@ def _fit_and_test(
         folder.tensorboard, splits.validation, settings=main_settings(model, settings), training_images=images
     )
     progress = callbacks.Progress(splits.train.num_images, console)
+    stop = callbacks.NonFiniteStop(settings.max_bad_batches, folder.bad_batches)
     in_order = [
         watch,
         callbacks.LossSchedule(),
-        callbacks.NonFiniteStop(settings.max_bad_batches, folder.bad_batches),
+        stop,
         callbacks.ValidateAverage(),
         checkpoints,
         callbacks.MetricsFile(folder.metrics),
@@ -202,6 +229,7 @@ def _fit_and_test(
     with (
         contextlib.closing(board),
         contextlib.closing(progress),
+        contextlib.closing(stop),
         contextlib.ExitStack() as opened,
         _saying_what_is_kept(checkpoints),
         saying_how_to_save_memory(),
@@ -212,6 +240,7 @@ def _fit_and_test(
             in_order.append(opened.enter_context(contextlib.closing(analysing)))
         saved = settings.checkpoints
         resume = callbacks.Resume(folder.resume, splits.train, in_order, saved.minutes, saved.epochs, saved.keep)
+        opened.callback(resume.close)
         with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
             model.fit(
                 splits.train,

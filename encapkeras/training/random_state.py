@@ -46,7 +46,7 @@ def set_random_state(state: RandomState) -> None:
     np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
     torch.set_rng_state(state["torch"])
     if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(state["cuda"])
+        torch.cuda.set_rng_state_all(state["cuda"][: torch.cuda.device_count()])
     if "keras" in state:
         generator = _keras_generator()
         if generator is None:  # what Keras itself does when somebody draws without a seed

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import keras
 
-from encapkeras.graph.train_settings import Adam, Constant, RMSprop, TrainSettings
+from encapkeras.graph.train_settings import Adam, RMSprop, TrainSettings
 from encapkeras.training.coupled_weight_decay import CoupledWeightDecay
 from encapkeras.training.learning_rate import Schedule
 
@@ -26,10 +26,9 @@ def make_optimizer(settings: TrainSettings, steps_per_epoch: int) -> keras.optim
     """
     chosen = settings.optimizer
     schedule, decay = settings.schedule, settings.weight_decay
-    plain = isinstance(schedule, Constant) and not schedule.warmup_epochs
     rate = float(chosen.learning_rate)
     common = {
-        "learning_rate": rate if plain else Schedule(schedule, rate, settings.epochs, steps_per_epoch),
+        "learning_rate": Schedule(schedule, rate, settings.epochs, steps_per_epoch),
         "weight_decay": decay.rate if decay and decay.kind == "decoupled" else None,
         "global_clipnorm": settings.clip_norm,
         "use_ema": settings.ema is not None,

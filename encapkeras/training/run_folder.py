@@ -40,6 +40,7 @@ _WRITTEN = (
     "checkpoints/best.keras",
     "checkpoints/last.keras",
     "checkpoints/resume/epoch_*.pt",
+    "checkpoints/resume/.lock",
     "checkpoints/resume/.*.partial.*",
     "bad_batches/epoch_*.npz",
     "bad_batches/.*.partial.*",
@@ -214,7 +215,10 @@ class RunFolder:
                 file.unlink()
         except OSError as error:
             raise _unusable(self.path, error) from error
-        write_json(self.environment, {**environment, "plugins": self._copied(plugins), "resumed": []})
+        environment = {**environment, "plugins": [], "resumed": []}
+        write_json(self.environment, environment)  # first, as it marks the folder as ours
+        if plugins:
+            write_json(self.environment, {**environment, "plugins": self._copied(plugins)})
         with replacing(self.spec) as file:
             file.write_text(as_yaml(spec), encoding="utf-8")
 
@@ -251,6 +255,10 @@ class RunFolder:
     def was_begun(self) -> bool:
         """Whether a run of ours is here that has come as far as its spec."""
         return self._is_ours() and self.spec.is_file()
+
+    def has_remains(self) -> bool:
+        """Whether a run of ours is here that ended before its first epoch did, so that nothing of it can be lost."""
+        return self._is_ours() and not any(file.exists() for file in (self.metrics, self.results, self.best, self.last))
 
     def _copied(self, plugins: Sequence[Plugin]) -> list[dict[str, Any]]:
         """Copies the plugins; says where each was, where its copy is, and what it registered."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 import zipfile
 from collections.abc import Iterator
@@ -15,8 +16,16 @@ import torch
 from encapkeras.errors import TrainingError
 from encapkeras.training.run_folder import replacing, writing
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
 FORMAT = 1
+_PARTS = {"model", "random", "steps", "callbacks", "ended_early"}
 _NAME = re.compile(r"epoch_(\d+)_step_(\d+)\.pt")
+
+_ADVICE = "Go on with the model, the optimizer and the metrics that the training began with, or train anew."
 
 State = dict[str, Any]
 
@@ -47,6 +56,34 @@ class StateFiles:
     def __init__(self, folder: Path, keep: int = 2) -> None:
         self.folder = folder
         self.keep = keep
+        self._locked: int | None = None
+
+    def lock(self) -> None:
+        """Sees to it that no other process goes on with this training, until this one ends or `unlock` is called.
+
+        Raises:
+            TrainingError: Another process does.
+            RunFolderError: The folder cannot be written.
+        """
+        path = self.folder / ".lock"
+        with writing(path):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._locked = os.open(path, os.O_WRONLY | os.O_CREAT)
+        if fcntl is None:
+            return
+        try:
+            fcntl.lockf(self._locked, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self.unlock()
+            raise TrainingError(f"another process is training with {self.folder}; wait until it has ended") from None
+        except OSError:  # a file system without locks
+            pass
+
+    def unlock(self) -> None:
+        """Lets other processes go on."""
+        if self._locked is not None:
+            os.close(self._locked)
+            self._locked = None
 
     def save(self, position: Position, state: State) -> None:
         """Saves a state, whole or not at all, before it removes the oldest.
@@ -86,6 +123,7 @@ class StateFiles:
         with writing(self.folder):
             for _, path in self._newest_first():
                 path.unlink()
+            (self.folder / ".lock").unlink(missing_ok=True)
             if self.folder.is_dir() and not any(self.folder.iterdir()):
                 self.folder.rmdir()
 
@@ -95,7 +133,7 @@ class StateFiles:
 
 
 def _read(path: Path) -> State:
-    advice = f"Remove it to go on from {path.parent}'s state before, or train anew."
+    advice = "Remove it to go on from the state before, if there is one, or train anew."
     try:
         with zipfile.ZipFile(path) as file:
             damaged = file.testzip()  # torch does not look at checksums
@@ -104,10 +142,11 @@ def _read(path: Path) -> State:
         raise TrainingError(f"the training state {path} cannot be read: {error}. {advice}") from error
     if damaged:
         raise TrainingError(f"the training state {path} is damaged: '{damaged}' has another checksum. {advice}")
-    if state.get("format") != FORMAT:
+    found = state.get("format") if isinstance(state, dict) else None
+    if found != FORMAT or not _PARTS <= set(state):
         raise TrainingError(
-            f"the training state {path} has format {state.get('format')}; this encapkeras reads {FORMAT}. Go on with "
-            "the version that wrote it, or train anew."
+            f"the training state {path} is none that this version of encapkeras reads (format {FORMAT}; found "
+            f"{found}). Go on with the version that wrote it, or train anew."
         )
     return state
 
@@ -118,10 +157,11 @@ def model_state(model: keras.Model) -> State:
     Args:
         model: A model that is compiled and built.
     """
-    return {
+    groups = {
         group: [(variable.path, variable.value.detach().cpu().clone()) for variable in variables]
         for group, variables in _groups(model)
     }
+    return {**groups, "kind of optimizer": _kind_of(model.optimizer)}
 
 
 def set_model_state(model: keras.Model, state: State) -> None:
@@ -134,6 +174,7 @@ def set_model_state(model: keras.Model, state: State) -> None:
     Raises:
         TrainingError: The model is another one.
     """
+    check_model_state(model, state)
     for group, variables in _groups(model):
         _check_same(group, variables, state[group])
     for group, variables in _groups(model):
@@ -151,9 +192,20 @@ def check_model_state(model: keras.Model, state: State) -> None:
     Raises:
         TrainingError: The model is another one.
     """
+    kind = _kind_of(model.optimizer)
+    if kind != state["kind of optimizer"]:
+        raise TrainingError(
+            f"the saved training has the optimizer {state['kind of optimizer']}; this one has {kind}. {_ADVICE}"
+        )
     for group, variables in _groups(model):
         if group != "metrics":
             _check_same(group, variables, state[group])
+
+
+def _kind_of(optimizer: keras.optimizers.Optimizer) -> str:
+    inner = getattr(optimizer, "inner_optimizer", None)
+    name = type(optimizer).__name__
+    return f"{name}({_kind_of(inner)})" if inner is not None else name
 
 
 def _groups(model: keras.Model) -> Iterator[tuple[str, list[keras.Variable]]]:
@@ -171,15 +223,14 @@ def _check_same(group: str, variables: list[keras.Variable], saved: list[tuple[s
     def shown(path: str, value: torch.Tensor) -> str:
         return f"'{path}' {str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
 
-    advice = "Go on with the model, the optimizer and the metrics that the training began with, or train anew."
     if len(variables) != len(saved):
         raise TrainingError(
-            f"the saved training has {len(saved)} variables of its {group}; this one has {len(variables)}. {advice}"
+            f"the saved training has {len(saved)} variables of its {group}; this one has {len(variables)}. {_ADVICE}"
         )
     for variable, (path, value) in zip(variables, saved, strict=True):
         now = variable.value
         if now.shape != value.shape or now.dtype != value.dtype:
             raise TrainingError(
                 f"of the {group} of the saved training, {shown(path, value)} stands where this one has "
-                f"{shown(variable.path, now)}. {advice}"
+                f"{shown(variable.path, now)}. {_ADVICE}"
             )

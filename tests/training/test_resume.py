@@ -1,5 +1,8 @@
 import json
+import shutil
 import signal
+import subprocess
+import sys
 
 import keras
 import numpy as np
@@ -11,7 +14,7 @@ from support.tiny_spec import tiny_spec, write_spec
 from torch.utils.data import DataLoader, TensorDataset
 
 from encapkeras import load_spec
-from encapkeras.callbacks import MetricsFile, Resume
+from encapkeras.callbacks import MetricsFile, NonFiniteStop, Resume, TensorBoard
 from encapkeras.cli.main import main
 from encapkeras.errors import ArgumentError, RunFolderError, TrainingError
 from encapkeras.training import train
@@ -186,7 +189,7 @@ def test_a_training_that_early_stopping_has_ended_is_not_trained_again(tmp_path)
 
 def test_only_the_newest_states_are_kept(tmp_path):
     trained(tmp_path, kill=[Kill(7)], keep=3)
-    names = {path.name for path in (tmp_path / "states").iterdir()}
+    names = {path.name for path in (tmp_path / "states").glob("*.pt")}
     assert names == {"epoch_4_step_3.pt", "epoch_4_step_4.pt", "epoch_5_step_0.pt"}
 
 
@@ -231,7 +234,7 @@ def test_weights_that_are_not_finite_replace_no_state(tmp_path):
     resume = Resume(tmp_path, minutes=1e-9, keep=1)
     with pytest.raises(TrainingError, match="is not finite at epoch 1, step 3"):
         small_model().fit(**arrays(), callbacks=[resume, Spoil()], verbose=0)
-    assert [path.name for path in tmp_path.iterdir()] == ["epoch_1_step_2.pt"]
+    assert [path.name for path in tmp_path.glob("*.pt")] == ["epoch_1_step_2.pt"]
 
 
 def test_a_folder_that_cannot_be_written_is_found_before_the_training(tmp_path):
@@ -325,6 +328,7 @@ def test_settings_of_the_training_may_change(tmp_path, monkeypatch, capsys):
         ("train.seed=1", "train.seed is 0 there and 1 here"),
         ("train.early_stopping={patience: 2}", "train.early_stopping"),
         ("train.ema={momentum: 0.5}", "variables of its optimizer; this one has"),
+        ("train.optimizer={kind: rmsprop, beta_1: null, beta_2: null}", "train.optimizer.kind is 'adam' there"),
     ],
 )
 def test_the_network_and_the_data_may_not_change(tmp_path, monkeypatch, capsys, change, told):
@@ -342,6 +346,123 @@ def test_what_resume_cannot_be_told(tmp_path, capsys):
     assert "is no folder" in refused(capsys, "train", "--resume", tmp_path / "none")
     with pytest.raises(ArgumentError, match="needs the run's folder"):
         train(load_spec(tiny_spec()), resume=True)
+
+
+def test_another_learning_rate_counts_from_where_the_run_goes_on(tmp_path, monkeypatch):
+    run = cut_short(tmp_path, monkeypatch, epochs=2)
+    assert main(["train", "--resume", str(run), "--set", "train.optimizer.learning_rate=0.0005"]) == 0
+    first, second = (row.split(",")[-1] for row in (run / "metrics.csv").read_text().splitlines()[1:])
+    assert (float(first), float(second)) == pytest.approx((0.0005, 0.0005))
+
+
+def test_a_run_that_has_lost_its_states_is_neither_continued_nor_replaced(tmp_path, monkeypatch, capsys):
+    run = cut_short(tmp_path, monkeypatch)
+    shutil.rmtree(run / "checkpoints/resume")
+    capsys.readouterr()
+    assert "has no state, though there are weights" in refused(capsys, "train", "--resume", run)
+    assert (run / "checkpoints/last.keras").is_file()
+
+
+@pytest.mark.parametrize("left", [["environment.json"], ["environment.json", "spec.yaml"]])
+def test_a_run_that_was_killed_before_it_saved_anything_begins_anew(tmp_path, left):
+    spec = load_spec(tiny_spec(epochs=1))
+    train(spec, tmp_path / "run")
+    run = tmp_path / "begun"
+    run.mkdir()
+    for name in left:
+        shutil.copy(tmp_path / "run" / name, run)
+    assert train(spec, run, resume=True)["best_epoch"] == 1
+
+
+def test_fewer_epochs_than_there_were_are_refused(tmp_path, monkeypatch, capsys):
+    run = cut_short(tmp_path, monkeypatch, checkpoints={"minutes": 1e-9})
+    assert main(["train", "--resume", str(run), "--set", "train.epochs=1"]) == 0  # it is in the first
+    run = cut_short(tmp_path / "again", monkeypatch, epochs=1, checkpoints={"minutes": 1e-9})
+    (run / "checkpoints/resume/epoch_1_step_11.pt").rename(run / "checkpoints/resume/epoch_3_step_1.pt")
+    capsys.readouterr()
+    assert "has come to epoch 3, step 1, beyond the 1 epochs" in refused(capsys, "train", "--resume", run)
+
+
+def test_steps_of_another_length_are_refused(tmp_path):
+    with pytest.raises(Killed):
+        small_model().fit(**arrays(), callbacks=[Resume(tmp_path, minutes=1e-9), Kill(3)], verbose=0)
+    larger = {**arrays(), "batch_size": 20}
+    with pytest.raises(TrainingError, match="has epochs of 4 steps; now they have 2"):
+        small_model().fit(**larger, callbacks=[Resume(tmp_path)], verbose=0)
+
+
+def test_a_fit_that_ended_with_an_error_leaves_nothing_behind(tmp_path):
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(Killed):
+        small_model().fit(**arrays(), callbacks=[Resume(tmp_path, minutes=1e-9), Kill(3)], verbose=0)
+    model = small_model()
+    with pytest.raises(Killed):  # while batches are thrown away
+        model.fit(**arrays(), callbacks=[Resume(tmp_path), NonFiniteStop(), Kill(1)], verbose=0)
+    weights = model.get_weights()
+    assert len(model.fit(**arrays(), epochs=2, verbose=0).epoch) == 2
+    assert any((now != then).any() for now, then in zip(model.get_weights(), weights, strict=True))
+    heard = []
+    signal.signal(signal.SIGTERM, lambda number, frame: heard.append(number))
+    try:
+        with pytest.raises(Killed):
+            small_model().fit(**arrays(), callbacks=[Resume(tmp_path), Kill(1)], verbose=0)
+        signal.raise_signal(signal.SIGTERM)  # goes to whom it would without us
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert heard == [signal.SIGTERM]
+
+
+def test_the_average_of_weights_is_not_taken_for_weights_when_there_are_more_epochs(folders):
+    def weights(folder, *epochs):
+        for number in epochs:
+            model = small_model(keras.optimizers.Adam(0.01, use_ema=True, ema_momentum=0.5))
+            model.fit(**arrays(), epochs=number, callbacks=[Resume(folder)], verbose=0)
+        return [weight.tobytes() for weight in model.get_weights()]
+
+    whole, parts = folders
+    assert weights(parts, 2, 4) == weights(whole, 4)
+
+
+def test_two_processes_do_not_train_in_one_folder(tmp_path):
+    holding = f"import fcntl, time; f = open({str(tmp_path / '.lock')!r}, 'w'); fcntl.lockf(f, fcntl.LOCK_EX); "
+    command = [sys.executable, "-c", f"{holding}print('held', flush=True); time.sleep(60)"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as other:
+        other.stdout.readline()
+        with pytest.raises(TrainingError, match="another process is training"):
+            small_model().fit(**arrays(), callbacks=[Resume(tmp_path)], verbose=0)
+        other.kill()
+    small_model().fit(**arrays(), callbacks=[Resume(tmp_path)], verbose=0)
+
+
+def test_event_files_of_other_runs_stay(tmp_path):
+    def fit():
+        board = TensorBoard(tmp_path / "logs")
+        small_model().fit(**arrays(), callbacks=[Resume(tmp_path / "states", also=[board]), board], verbose=0)
+
+    fit()
+    other = tmp_path / "logs" / "other" / "events.out.tfevents.1"
+    other.parent.mkdir()
+    other.write_bytes(b"of another run")
+    fit()
+    assert other.read_bytes() == b"of another run"
+
+
+def test_what_a_callback_was_made_with_counts(tmp_path):
+    def fit(patience):
+        stopping = keras.callbacks.EarlyStopping("loss", patience=patience)
+        small_model().fit(**arrays(), callbacks=[Resume(tmp_path, also=[stopping]), stopping], verbose=0)
+        return stopping
+
+    assert fit(3).patience == 3
+    again = fit(7)
+    assert again.patience == 7
+    assert again.best is not None
+
+
+@pytest.mark.parametrize("options", [{"keep": 0}, {"epochs": 0}, {"minutes": 0}])
+def test_numbers_that_save_nothing_are_refused(tmp_path, options):
+    with pytest.raises(ArgumentError, match="must be at least 1"):
+        Resume(tmp_path, **options)
 
 
 @pytest.mark.slow

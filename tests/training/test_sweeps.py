@@ -51,7 +51,7 @@ def trainings(monkeypatch):
     """What is trained, in order: units, learning rate, seed; nothing is."""
     done = []
 
-    def record(spec, run_dir, overwrite):
+    def record(spec, run_dir, overwrite, resume):
         done.append((spec.resolved["model"]["nodes"]["hidden"]["units"], Path(run_dir).name, spec.train.seed))
         raise TrainingError("not trained")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,10 +31,11 @@ class Checkpoints(keras.callbacks.Callback):  # type: ignore[misc]
         best_epoch: The best epoch, from 1; None without validation.
         best_accuracy: Its validation accuracy, 0 to 1; None without validation.
         best_loss: Its validation loss; None without validation.
+        best_digest: SHA-256 of the file `best`; None without validation.
         last_epoch: The epoch that `last` holds, from 1; None before the first is complete.
     """
 
-    KEPT = ("best_epoch", "best_accuracy", "best_loss", "last_epoch")
+    KEPT = ("best_epoch", "best_accuracy", "best_loss", "best_digest", "last_epoch")
 
     def __init__(self, best: str | Path, last: str | Path) -> None:
         super().__init__()
@@ -42,7 +44,22 @@ class Checkpoints(keras.callbacks.Callback):  # type: ignore[misc]
         self.best_epoch: int | None = None
         self.best_accuracy: float | None = None
         self.best_loss: float | None = None
+        self.best_digest: str | None = None
         self.last_epoch: int | None = None
+        self._compared = False
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        """Notes that the best file has not been looked at."""
+        self._compared = False
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Forgets a best epoch whose file is gone, in a training that goes on.
+
+        A later epoch has replaced it, which was lost with the process, and which comes again.
+        """
+        if not self._compared and self.best_digest not in (None, _digest(self.best)):
+            self.best_epoch = self.best_accuracy = self.best_loss = self.best_digest = None
+        self._compared = True
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Saves."""
@@ -57,11 +74,19 @@ class Checkpoints(keras.callbacks.Callback):  # type: ignore[misc]
             with replacing(self.best) as file:
                 shutil.copyfile(self.last, file)
             self.best_epoch, self.best_accuracy, self.best_loss = epoch + 1, accuracy, loss
+            self.best_digest = _digest(self.best)
 
     def _is_better(self, accuracy: float, loss: float) -> bool:
         if self.best_accuracy is None or self.best_loss is None:
             return True
         return (accuracy, -loss) > (self.best_accuracy, -self.best_loss)
+
+
+def _digest(path: Path) -> str | None:
+    if not path.is_file():
+        return None
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import keras
@@ -21,7 +22,7 @@ def kept_attributes(callback: keras.callbacks.Callback) -> dict[str, Any]:
 
     Args:
         callback: With `KEPT`, a tuple of names, these; else all whose values are plain: numbers, texts, None, arrays,
-            and lists, tuples and maps of these.
+            and lists, tuples and maps of these, but for what it was made with.
 
     Example:
         >>> stopping = keras.callbacks.EarlyStopping(patience=3)
@@ -32,8 +33,9 @@ def kept_attributes(callback: keras.callbacks.Callback) -> dict[str, Any]:
     if hasattr(callback, "KEPT"):
         return {name: _packed(getattr(callback, name)) for name in callback.KEPT}
     kept = {}
+    made_with = inspect.signature(type(callback)).parameters
     for name, value in vars(callback).items():
-        if name not in _OF_KERAS:
+        if name not in _OF_KERAS and name not in made_with:
             try:
                 kept[name] = _packed(value)
             except _NotPlain:

@@ -61,21 +61,18 @@ class NonFiniteStop(keras.callbacks.Callback):  # type: ignore[misc]
         self._before: list[tuple[keras.Variable, torch.Tensor]] = []
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """Puts itself before the optimizer, and asks a model made from a spec for its losses."""
-        if isinstance(self.model, SpecModel):
-            self.model.loss_watcher = self._look
-        optimizer = self.model.optimizer
-        make_step = optimizer.apply
-
-        def apply(grads: Sequence[Any], trainable_variables: Sequence[keras.Variable]) -> None:
-            if self._may_step(grads, trainable_variables):
-                make_step(grads, trainable_variables)
-
-        optimizer.apply = apply
+        """Begins anew with a model that an earlier training may have left with an error."""
+        self.close()
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         """Leaves model and optimizer as they were."""
+        self.close()
+
+    def close(self) -> None:
+        """Leaves model and optimizer as they were; Keras itself does not tell when `fit` ends with an error."""
         self._shown = None
+        if self.model is None:
+            return
         self.model.optimizer.__dict__.pop("apply", None)
         if isinstance(self.model, SpecModel):
             self.model.loss_watcher = None
@@ -85,15 +82,16 @@ class NonFiniteStop(keras.callbacks.Callback):  # type: ignore[misc]
         self._epoch = epoch + 1
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Notes the step, and what a batch that is left out must not change."""
+        """Puts itself before the optimizer, for this one step, and notes what a batch left out must not change."""
         self._step = batch + 1
+        self._stand_before_the_optimizer()
         if self.max_bad_batches:
             variables = [*self.model.non_trainable_variables, *self.model.metrics_variables]
             self._before = [(variable, variable.value.detach().clone()) for variable in variables]
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Puts back what a bad batch has changed; looks at the loss that Keras shows, the mean since the first step."""
-        self._shown = None
+        self.close()
         logs = logs if logs is not None else {}
         if self._left_out:
             self._left_out = False
@@ -111,6 +109,17 @@ class NonFiniteStop(keras.callbacks.Callback):  # type: ignore[misc]
         for weight in self.model.weights:
             if not torch.isfinite(weight.value).all():
                 self._leave(f"weight '{weight.path}' is not finite after epoch {epoch + 1}. {ADVICE}")
+
+    def _stand_before_the_optimizer(self) -> None:
+        if isinstance(self.model, SpecModel):
+            self.model.loss_watcher = self._look
+        make_step = self.model.optimizer.apply
+
+        def apply(grads: Sequence[Any], trainable_variables: Sequence[keras.Variable]) -> None:
+            if self._may_step(grads, trainable_variables):
+                make_step(grads, trainable_variables)
+
+        self.model.optimizer.apply = apply
 
     def _look(self, step: TrainingLoss) -> None:
         """Looks at the loss of a batch. A GPU has to be waited for here; the backward pass keeps it busy after."""
@@ -153,7 +162,7 @@ class NonFiniteStop(keras.callbacks.Callback):  # type: ignore[misc]
         self._leave(f"{what} in epoch {self._epoch}, step {self._step}: {cause}{self._written()}")
 
     def _leave(self, text: str) -> None:
-        self.on_train_end()  # Keras does not tell after an error
+        self.close()
         raise TrainingError(text)
 
     def _written(self) -> str:

@@ -15,8 +15,9 @@ from typing import Any, Protocol
 import keras
 import torch
 
-from encapkeras.errors import TrainingError
+from encapkeras.errors import ArgumentError, TrainingError
 from encapkeras.training.appended_files import cut_back, lengths_of
+from encapkeras.training.averaged_weights import keeps_average, replaced
 from encapkeras.training.callbacks.kept_attributes import kept_attributes, set_kept_attributes
 from encapkeras.training.non_finite import ADVICE
 from encapkeras.training.random_state import random_state, set_random_state
@@ -92,6 +93,11 @@ class Resume(keras.callbacks.Callback):  # type: ignore[misc]
         keep: int = 2,
     ) -> None:
         super().__init__()
+        if keep < 1 or epochs < 1 or (minutes is not None and minutes <= 0):
+            raise ArgumentError(
+                f"keep and epochs must be at least 1, and minutes above 0 or None; received keep {keep}, epochs "
+                f"{epochs}, minutes {minutes}"
+            )
         self.files = StateFiles(Path(folder), keep)
         self.data = data
         self.also = list(also)
@@ -99,23 +105,33 @@ class Resume(keras.callbacks.Callback):  # type: ignore[misc]
         self.epochs = epochs
         self.resumed_at: Position | None = None
         self._to_restore: State | None = None
-        self._real_step: Any = None  # of the model, while a stand-in throws batches away
+        self._real_step: Any = None  # of the model, while a stand-in throws a batch away
+        self._skipped = 0
+        self._raw: list[torch.Tensor] = []
         self._signal = 0
         self._handlers: dict[int, Any] = {}
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Loads the newest state, if there is one."""
-        self._saved_at = time.monotonic()
+        self._saved_at, self._epoch = time.monotonic(), -1
+        self.files.lock()
         self._watch_signals()
         newest = self.files.newest()
         if newest is None:
             return
         self.resumed_at, state = newest
         self._epoch = self.resumed_at.epoch - 1  # the last one, should there be no other
+        if self.resumed_at.step and state["steps"] != self.params["steps"]:
+            raise TrainingError(
+                f"the saved training in {self.files.folder} has epochs of {state['steps']} steps; now they have "
+                f"{self.params['steps']}, so that its place in the epoch is lost. Go on with the data and the batch "
+                "size that it began with, or train anew."
+            )
         set_model_state(self.model, state["model"])
         for callback, remembered in self._remembered(state):
             for path, lengths in zip(_appended(callback), remembered["lengths"], strict=True):
                 cut_back(path, lengths)
+        self._restore_callbacks(state)  # for what they tell if this ends soon
         self._to_restore = state
         # As Keras' own BackupAndRestore. What ended early has no further epoch.
         self.model._initial_epoch = self.params["epochs"] if state["ended_early"] else self.resumed_at.epoch
@@ -123,30 +139,33 @@ class Resume(keras.callbacks.Callback):  # type: ignore[misc]
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Puts the rest of the state in place, or saves."""
         self.model._initial_epoch = None
-        self._epoch, self._steps, self._due, skipped = epoch, 0, False, 0
+        self._epoch, self._steps, self._due, self._skipped = epoch, 0, False, 0
         if self._to_restore is not None:
-            skipped = self._go_on(self._to_restore)
+            self._go_on(self._to_restore)
         else:
             self._at_epoch = self._at_step = random_state()
             if self._signal or epoch % self.epochs == 0:
                 self._save(Position(epoch, 0))
             self._end_if_asked(Position(epoch, 0))
         if self.data is not None:
-            self.data.set_epoch(epoch, skipped)
+            self.data.set_epoch(epoch, self._skipped)
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Saves between two steps, if it is time."""
+        """Saves between two steps, if it is time; sees to it that a batch which is behind is thrown away."""
         self._between_steps()
+        if batch < self._skipped:  # for one step at a time, so that an error elsewhere leaves the model as it was
+            self._real_step, self.model.train_function = self.model.train_function, self._throw_away
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Looks whether it is time, and notes the random generators before the next batch is drawn."""
         self._steps = batch + 1
-        if self._real_step is None:
+        if batch >= self._skipped:
             self._due = bool(self._signal) or self._is_time()
             if self._due:
                 self._at_step = random_state()
-        elif self._steps == self._skipped:
-            self.model.train_function, self._real_step = self._real_step, None
+            return
+        self.model.train_function = self._real_step
+        if self._steps == self._skipped:
             set_random_state(self._at_step)
             # Were this the last step of the epoch, fit would now ask what it returned for names of metrics.
             self._logs_of_last.update(self.model.get_metrics_result())
@@ -155,16 +174,33 @@ class Resume(keras.callbacks.Callback):  # type: ignore[misc]
         """Saves between the last step of an epoch and the validation, if it is time."""
         self._between_steps()
 
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Keeps the weights, which Keras replaces by their average before it tells that the training ends."""
+        if keeps_average(self.model.optimizer):
+            self._raw = [weight.value.detach().clone() for weight in self.model.trainable_weights]
+
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         """Saves the end: the same script, run again, gives the trained model at once."""
         if self._to_restore is not None:  # nothing was left to train
             self._restore_callbacks(self._to_restore)
+            self._to_restore = None
+            print(f"nothing is left to train: {self.files.folder} has the end of the training", file=sys.stderr)
         else:
             self._at_epoch = self._at_step = random_state()
-            self._save(Position(self._epoch + 1, 0), ended_early=self.model.stop_training)
-        self.model._initial_epoch = None
+            with replaced(self.model.trainable_weights, self._raw):
+                self._save(Position(self._epoch + 1, 0), ended_early=self.model.stop_training)
+        self._raw = []
         self._end_if_asked(Position(self._epoch + 1, 0))
+        self.close()
+
+    def close(self) -> None:
+        """Leaves model, signals and folder as they were; Keras itself does not tell when `fit` ends with an error."""
+        if self.model is not None:
+            self.model._initial_epoch = None
+            if self._real_step is not None and self.model.train_function == self._throw_away:
+                self.model.train_function = self._real_step
         self._leave_signals()
+        self.files.unlock()
 
     def _between_steps(self) -> None:
         if self._due:
@@ -182,6 +218,7 @@ class Resume(keras.callbacks.Callback):  # type: ignore[misc]
         state = {
             "model": model_state(self.model),
             "random": {"epoch": self._at_epoch, "step": self._at_step},
+            "steps": self.params["steps"],
             "callbacks": [self._memory_of(callback) for callback in self.also],
             "ended_early": ended_early,
         }
@@ -209,17 +246,14 @@ class Resume(keras.callbacks.Callback):  # type: ignore[misc]
         for callback, remembered in self._remembered(state):
             set_kept_attributes(callback, remembered["kept"])
 
-    def _go_on(self, state: State) -> int:
-        """Begins the epoch in which the training was saved; gives how many of its steps are behind."""
+    def _go_on(self, state: State) -> None:
+        """Begins the epoch in which the training was saved."""
         self._to_restore = None
         self._restore_callbacks(state)  # now: many forget everything in on_train_begin
         set_model_state(self.model, state["model"])  # again: fit has emptied the metrics
         self._at_epoch, self._at_step = state["random"]["epoch"], state["random"]["step"]
         set_random_state(self._at_epoch)
         self._skipped = self.resumed_at.step if self.resumed_at else 0
-        if self._skipped:
-            self._real_step, self.model.train_function = self.model.train_function, self._throw_away
-        return self._skipped
 
     def _throw_away(self, data: Any) -> dict[str, Any]:
         """Stands in for the model's training step on a batch that was trained on before."""
@@ -234,20 +268,35 @@ class Resume(keras.callbacks.Callback):  # type: ignore[misc]
                 self._handlers[number] = signal.signal(number, self._note_signal)
 
     def _note_signal(self, number: int, frame: FrameType | None) -> None:
-        self._signal = number
-        self._leave_signals()  # so that a second one ends the program at once
-        os.write(2, b"\nending after this step or validation; once more ends at once\n")  # print may be under way
+        again = self._signal == number == signal.SIGINT
+        if again or not self._is_fitting(frame):
+            self._leave_signals()
+            signal.raise_signal(number)
+        elif not self._signal:  # a queue may send SIGTERM twice
+            self._signal = number
+            os.write(
+                2, b"\nending after this step or validation; Ctrl-C once more ends at once\n"
+            )  # no print inside one
+
+    def _is_fitting(self, frame: FrameType | None) -> bool:
+        """Whether `fit` is under way: it may have ended with an error that nobody told us of."""
+        while frame is not None:
+            if frame.f_code.co_name == "fit" and frame.f_locals.get("self") is self.model:
+                return True
+            frame = frame.f_back
+        return False
 
     def _leave_signals(self) -> None:
         for number, handler in self._handlers.items():
-            signal.signal(number, handler)
+            if handler is not None:  # else it was not set from Python
+                signal.signal(number, handler)
         self._handlers.clear()
 
     def _end_if_asked(self, position: Position) -> None:
         if not self._signal:
             return
         received, self._signal = signal.Signals(self._signal), 0
-        self._leave_signals()
+        self.close()
         text = f"ended by {received.name} at {position}; {self.files.folder} has all that is needed to go on"
         if received == signal.SIGINT:
             raise KeyboardInterrupt(text)
