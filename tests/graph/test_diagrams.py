@@ -76,7 +76,7 @@ def test_initializers_are_left_to_the_hint():
     box = next(box for box in drawn("encapnet_master_sub2").boxes if box.key == "stage1")
     assert box.arguments.startswith("types: 32, dim: 2")
     assert "initializer" not in box.arguments
-    assert "kernel_initializer: glorot_normal" in box.remark
+    assert "kernel_initializer: {class_name: variance_scaling" in box.remark
 
 
 # --- places
