@@ -22,8 +22,8 @@ def main() -> int:
 
     with tempfile.TemporaryDirectory() as folder:
         whole, parts = Path(folder, "whole"), Path(folder, "parts")
-        seconds = trained_in_one_go(whole)
-        print(f"a training in one go took {seconds} s", flush=True)
+        seconds = trained_in_one_go(whole, arguments.kills)
+        print(f"an epoch of a training in one go took {seconds:.1f} s", flush=True)
         killed_and_resumed(parts, arguments.kills, seconds, arguments.seed, say=lambda text: print(text, flush=True))
         found = differences(whole, parts)
     print("\n".join(found) or "equal: weights, metrics.csv, results.json, TensorBoard")

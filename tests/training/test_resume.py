@@ -468,5 +468,5 @@ def test_numbers_that_save_nothing_are_refused(tmp_path, options):
 @pytest.mark.slow
 def test_a_training_that_was_killed_at_any_moment_ends_as_if_it_was_not(tmp_path):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    killed_and_resumed(parts, 5, trained_in_one_go(whole), seed=1)
+    killed_and_resumed(parts, 5, trained_in_one_go(whole, 5), seed=1)
     assert differences(whole, parts) == []
