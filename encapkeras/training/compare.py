@@ -34,6 +34,7 @@ from encapkeras.training.hparams import write_hparams
 from encapkeras.training.memory import saying_how_to_save_memory
 from encapkeras.training.run_folder import RunFolder, replacing, trained_on, writing
 from encapkeras.training.spec_of_run import spec_of_run
+from encapkeras.training.training_state import StateFiles
 
 _FIGURES = ("test\naccuracy", "test\nerror %", "validation\naccuracy", "parameters", "images/s", "seconds", "peak\nMiB")
 _WIDEST = 10_000  # of the table, which is as wide as its names: a line that runs over loses nothing
@@ -130,7 +131,7 @@ def _trained(planned: Planned, replace: bool, console: Console) -> Run:
 def _was_cut_short(planned: Planned) -> bool:
     """Whether the folder has this very run, begun and not finished."""
     folder = planned.folder
-    if not folder.was_begun() or folder.results.exists():
+    if not folder.was_begun() or folder.results.exists() or StateFiles(folder.resume).position() is None:
         return False
     try:
         return bool(spec_of_run(folder) == planned.spec)

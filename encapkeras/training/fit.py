@@ -25,7 +25,7 @@ from encapkeras.training.hparams import main_settings
 from encapkeras.training.measure import check_fits, compile_with_losses, data_of, measure
 from encapkeras.training.memory import saying_how_to_save_memory
 from encapkeras.training.peak_memory import PeakMemory
-from encapkeras.training.recipe import make_optimizer
+from encapkeras.training.recipe import ConstantRate, has_schedule, make_optimizer
 from encapkeras.training.run_folder import RunFolder, describe_environment, on_device, write_json
 from encapkeras.training.training_state import StateFiles, check_model_state
 
@@ -212,6 +212,7 @@ def _fit_and_test(
     progress = callbacks.Progress(splits.train.num_images, console)
     stop = callbacks.NonFiniteStop(settings.max_bad_batches, folder.bad_batches)
     in_order = [
+        *([] if has_schedule(settings) else [ConstantRate(settings.optimizer.learning_rate)]),
         watch,
         callbacks.LossSchedule(),
         stop,

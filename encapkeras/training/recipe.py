@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import keras
 
-from encapkeras.graph.train_settings import Adam, RMSprop, TrainSettings
+from encapkeras.graph.train_settings import Adam, Constant, RMSprop, TrainSettings
 from encapkeras.training.coupled_weight_decay import CoupledWeightDecay
 from encapkeras.training.learning_rate import Schedule
 
@@ -28,7 +30,9 @@ def make_optimizer(settings: TrainSettings, steps_per_epoch: int) -> keras.optim
     schedule, decay = settings.schedule, settings.weight_decay
     rate = float(chosen.learning_rate)
     common = {
-        "learning_rate": Schedule(schedule, rate, settings.epochs, steps_per_epoch),
+        "learning_rate": (
+            Schedule(schedule, rate, settings.epochs, steps_per_epoch) if has_schedule(settings) else rate
+        ),
         "weight_decay": decay.rate if decay and decay.kind == "decoupled" else None,
         "global_clipnorm": settings.clip_norm,
         "use_ema": settings.ema is not None,
@@ -46,3 +50,27 @@ def make_optimizer(settings: TrainSettings, steps_per_epoch: int) -> keras.optim
     if decay and decay.kind == "coupled":
         return CoupledWeightDecay(optimizer, decay.rate)
     return optimizer
+
+
+def has_schedule(settings: TrainSettings) -> bool:
+    """Whether the learning rate changes in the course of a training."""
+    schedule = settings.schedule
+    return not isinstance(schedule, Constant) or bool(schedule.warmup_epochs)
+
+
+class ConstantRate(keras.callbacks.Callback):  # type: ignore[misc]
+    """Sets a learning rate without a schedule: that of a saved training is another, if the recipe has changed since.
+
+    Args:
+        rate: The learning rate of every step.
+    """
+
+    KEPT = ()
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Sets it."""
+        self.model.optimizer.learning_rate = self.rate

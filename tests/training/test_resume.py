@@ -459,7 +459,7 @@ def test_what_a_callback_was_made_with_counts(tmp_path):
     assert again.best is not None
 
 
-@pytest.mark.parametrize("options", [{"keep": 0}, {"epochs": 0}, {"minutes": 0}])
+@pytest.mark.parametrize("options", [{"keep": 0}, {"epochs": 0}, {"minutes": -1}])
 def test_numbers_that_save_nothing_are_refused(tmp_path, options):
     with pytest.raises(ArgumentError, match="must be at least 1"):
         Resume(tmp_path, **options)

@@ -55,7 +55,7 @@ class Resume(keras.callbacks.Callback):  # type: ignore[misc]
         also: Callbacks to put back as well. Of one with `KEPT`, a tuple of names, these attributes; of another all that
             are numbers, texts, None, arrays, or lists of these (so Keras' `EarlyStopping` and `ReduceLROnPlateau`). If
             it has `appends_to`, paths, these files, or the event files in these folders, are cut back.
-        minutes: Minutes from one save to the next within an epoch; None for the starts of epochs alone.
+        minutes: Minutes from one save to the next within an epoch; 0 for every step; None for between epochs alone.
         epochs: Epochs from one save to the next.
         keep: How many states are kept.
 
@@ -93,9 +93,9 @@ class Resume(keras.callbacks.Callback):  # type: ignore[misc]
         keep: int = 2,
     ) -> None:
         super().__init__()
-        if keep < 1 or epochs < 1 or (minutes is not None and minutes <= 0):
+        if keep < 1 or epochs < 1 or (minutes is not None and minutes < 0):
             raise ArgumentError(
-                f"keep and epochs must be at least 1, and minutes above 0 or None; received keep {keep}, epochs "
+                f"keep and epochs must be at least 1, minutes at least 0 or None; received keep {keep}, epochs "
                 f"{epochs}, minutes {minutes}"
             )
         self.files = StateFiles(Path(folder), keep)
