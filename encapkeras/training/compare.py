@@ -30,6 +30,7 @@ from encapkeras.training.comparison_folder import check_folder, check_none_is_lo
 from encapkeras.training.comparison_plan import Planned, check_arguments, make_plan
 from encapkeras.training.comparison_plot import plot_comparison
 from encapkeras.training.fit import train
+from encapkeras.training.held_interrupt import holding_back_ctrl_c
 from encapkeras.training.hparams import write_hparams
 from encapkeras.training.memory import saying_how_to_save_memory
 from encapkeras.training.run_folder import RunFolder, replacing, trained_on, writing
@@ -148,7 +149,8 @@ def _ended(planned: Planned, results: Mapping[str, Any] | None, error: str = "",
 def _forget_what_was_before() -> None:
     """Keras' random state, names and caches, and memory that nobody uses any longer; not the user's dtype policy."""
     policy = keras.config.dtype_policy()
-    keras.utils.clear_session()
+    with holding_back_ctrl_c():
+        keras.utils.clear_session()
     keras.config.set_dtype_policy(policy)
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

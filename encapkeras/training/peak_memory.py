@@ -9,6 +9,8 @@ from pathlib import Path
 
 import torch
 
+from encapkeras.training.held_interrupt import holding_back_ctrl_c
+
 MIB = 2**20
 _STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
@@ -30,7 +32,8 @@ class PeakMemory:
     """
 
     def __init__(self) -> None:
-        gc.collect()
+        with holding_back_ctrl_c():
+            gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()

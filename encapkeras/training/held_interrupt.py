@@ -1,0 +1,38 @@
+"""Ctrl-C at a moment when Python would lose it."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator
+
+
+@contextlib.contextmanager
+def holding_back_ctrl_c() -> Iterator[None]:
+    """Lets Ctrl-C wait until the block has ended.
+
+    While much memory is freed, Python is likely to be in a finalizer, where an exception such as `KeyboardInterrupt` is
+    printed and forgotten.
+
+    Example:
+        >>> try:
+        ...     with holding_back_ctrl_c():
+        ...         signal.raise_signal(signal.SIGINT)
+        ...         print("goes on")
+        ... except KeyboardInterrupt:
+        ...     print("ends")
+        goes on
+        ends
+    """
+    if threading.current_thread() is not threading.main_thread():  # Python hands signals to the main thread alone
+        yield
+        return
+    received: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: received.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler if before is None else before)
+    if received:
+        signal.raise_signal(signal.SIGINT)
