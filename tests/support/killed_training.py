@@ -37,7 +37,8 @@ def killed_and_resumed(run, kills, seconds, seed, say=print):
     while True:
         process = _started(run, kills)
         if done == kills:
-            assert process.wait(timeout=600) == 0, process.stderr.read()
+            _, message = process.communicate(timeout=600)
+            assert process.returncode == 0, message
             return
         if done % 4 == 3:
             time.sleep(random_moments.uniform(0, 8))
@@ -47,10 +48,10 @@ def killed_and_resumed(run, kills, seconds, seed, say=print):
                     break
             time.sleep(random_moments.uniform(0, 2 + EPOCHS_A_KILL * seconds))
         process.send_signal(signal.SIGKILL)
-        ended = process.wait()
-        if ended == 0:
+        _, message = process.communicate()
+        if process.returncode == 0:
             raise AssertionError(f"the training ended after {done} of {kills} kills: make it longer")
-        assert ended == -signal.SIGKILL, process.stderr.read()
+        assert process.returncode == -signal.SIGKILL, message
         done += 1
         say(f"kill {done} of {kills}: {_state(run)}")
 
