@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from encapkeras.cli.output_file import check_free
 from encapkeras.cli.trained_run import TrainedRun
 from encapkeras.errors import ArgumentError, printable
 
@@ -35,10 +35,8 @@ def run(arguments: argparse.Namespace) -> int:
     names = _names(runs)
     output = Path(arguments.output) if arguments.output else runs[0].folder.analysis / "affine"
     table, plot = output / "affine.csv", output / "affine.png"
-    for file in (table, plot):
-        if file.parent.is_dir():
-            check_free(file, arguments.overwrite, option=" with -o")
-    _note_other_images(runs, names)
+    _check_free(output, (table, plot), arguments.overwrite)
+    _check_same_images(runs, names)
     measured: dict[str, Sequence[AffineAccuracy]] = {}
     for name, trained in zip(names, runs, strict=True):
         splits = trained.splits()
@@ -58,20 +56,31 @@ def _names(runs: Sequence[TrainedRun]) -> list[str]:
     return names if len(set(names)) == len(names) else folders
 
 
-def _note_other_images(runs: Sequence[TrainedRun], names: Sequence[str]) -> None:
+def _check_free(folder: Path, files: Sequence[Path], overwrite: bool) -> None:
+    shown = printable(str(folder))
+    if os.path.lexists(folder) and not folder.is_dir():
+        raise ArgumentError(f"'{shown}' is no folder. Name a folder with -o.")
+    taken = [file.name for file in files if os.path.lexists(file)]
+    if taken and not overwrite:
+        raise ArgumentError(
+            f"'{shown}' holds {' and '.join(taken)} already. Name another folder with -o, or replace them with "
+            "--overwrite."
+        )
+
+
+def _check_same_images(runs: Sequence[TrainedRun], names: Sequence[str]) -> None:
     sources = [(run.spec.data.dataset, run.spec.data.root, run.spec.data.path) for run in runs if run.spec.data]
     for source, name in zip(sources, names, strict=True):
         if source != sources[0]:
-            print(
-                f"note: {printable(name)} has other images ({source[0]}) than {printable(names[0])} ({sources[0][0]}), "
-                "so that their accuracies do not compare",
-                file=sys.stderr,
+            raise ArgumentError(
+                f"{printable(name)} was trained for other images ({source[0]}) than {printable(names[0])} "
+                f"({sources[0][0]}), so that their accuracies do not compare. Measure each by itself."
             )
 
 
 def _write(table: Path, plot: Path, measured: Mapping[str, Sequence[AffineAccuracy]]) -> None:
     from encapkeras.analysis import plot_affine
-    from encapkeras.training.run_folder import replacing, writing
+    from encapkeras.training.whole_files import replacing, writing
 
     with writing(table.parent):
         table.parent.mkdir(parents=True, exist_ok=True)

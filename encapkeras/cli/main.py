@@ -130,4 +130,10 @@ def _parse(words: list[str]) -> argparse.Namespace:
         module.add_arguments(command)
     if words and not words[0].startswith("-") and words[0] not in COMMANDS:
         parser.error(f"'{words[0]}' is no command. {suggest(words[0], COMMANDS)}")
-    return parser.parse_args(words)
+    arguments, unknown = parser.parse_known_args(words)
+    if unknown:
+        hint = ""
+        if hasattr(arguments, "overrides"):
+            hint = ". Settings of the spec are changed with --set, for example --set train.epochs=3"
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
+    return arguments

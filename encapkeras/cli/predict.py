@@ -41,6 +41,8 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.top < 1:
         raise ArgumentError(f"--top must be at least 1; received {arguments.top}")
     table = Path(arguments.csv) if arguments.csv else None
+    if table and table.suffix != ".csv":
+        raise ArgumentError(f"--csv must name a .csv file; received '{printable(str(table))}'")
     if table:
         check_free(table, arguments.overwrite, option=" with --csv")
     from encapkeras.analysis import classify_files

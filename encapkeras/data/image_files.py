@@ -91,8 +91,12 @@ def read_image(path: str | os.PathLike[str], channels: int, box: Box | None = No
                 pixels = np.array(_with_channels(_of_bytes(part), channels))
     except FileNotFoundError:
         raise DataError(f"{path}: there is no such file") from None
+    except MemoryError:
+        raise
     except Exception as error:  # Pillow names no end to what reading damaged files can raise
-        raise DataError(f"{path} cannot be read as an image: {_reason(error, path)}") from error
+        raise DataError(
+            f"{path} cannot be read as an image: {_reason(error, path)}. Replace or remove the file"
+        ) from error
     return pixels.reshape(*pixels.shape[:2], channels)
 
 

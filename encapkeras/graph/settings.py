@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -50,8 +51,20 @@ def read_data(section: Tree, report: Report) -> tuple[DataSettings | None, Datas
     try:
         return settings, describe(source) if source else None
     except (ArgumentError, DataError) as error:
-        report.add(section, str(error))
+        report.add(_cause(absolute, str(error)), _in_one_line(str(error)))
         return settings, None
+
+
+def _cause(section: Tree, text: str) -> Tree:
+    """The value that a message about the data is about: a setting or a file that it names; else the section."""
+    entries = section.entries()
+    named = [name for name in re.findall(r"\bdata\.(\w+)", text) if name in entries]
+    files = [key for key in SOURCE_PATHS if key in entries and str(entries[key].value) in text]
+    return entries[[*named, *files][0]] if named or files else section
+
+
+def _in_one_line(text: str) -> str:
+    return "; ".join(line.strip() for line in text.splitlines()).replace(":; ", ": ").replace(".; ", ". ")
 
 
 def _source_of(data: Tree) -> DataSettings | None:

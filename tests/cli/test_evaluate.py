@@ -110,7 +110,9 @@ def test_changed_images_of_two_networks_side_by_side(run, plain_run, capsys):
     assert {row["network"] for row in table} == {"tiny", "other"}
     assert {row["images"] for row in table} == {"40"}
     assert [row["amount"] for row in table if row["network"] == "tiny" and row["change"] == "shift"] == list("0123468")
-    assert "exists already" in refused(capsys, "evaluate", run, "--affine")
+    assert "holds affine.csv and affine.png already. Name another folder" in refused(
+        capsys, "evaluate", run, "--affine"
+    )
     again = printed(capsys, run, "--affine", "--images", 40, "--overwrite")["measured"]
     before = [float(row["accuracy"]) for row in table if row["network"] == "tiny"]
     assert [row["accuracy"] for row in again] == before
@@ -121,6 +123,24 @@ def test_changed_images_in_a_folder_of_ones_own(run, tmp_path, capsys):
     assert {row["images"] for row in printed(capsys, *words)["measured"]} == {5}
     assert (tmp_path / "new" / "affine" / "affine.png").is_file()
     assert not (run / "analysis").exists()
+
+
+def test_runs_with_other_images_do_not_stand_side_by_side(run, plain_run, tmp_path, capsys):
+    other = tmp_path / "other_images"
+    shutil.copytree(plain_run, other)
+    spec = other / "spec.yaml"
+    spec.write_text(spec.read_text().replace("dataset: digits", "dataset: fashion_mnist"))
+    told = refused(capsys, "evaluate", run, other, "--affine")
+    assert told == (
+        "other was trained for other images (fashion_mnist) than tiny (digits), so that their accuracies do not "
+        "compare. Measure each by itself.\n"
+    )
+
+
+def test_changed_images_go_into_a_folder(run, capsys):
+    assert "is no folder. Name a folder with -o" in refused(
+        capsys, "evaluate", run, "--affine", "-o", run / "spec.yaml"
+    )
 
 
 def test_options_without_those_that_they_belong_to(run, plain_run, tmp_path, capsys):

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import yaml
+from PIL import Image
 from support.commands import interrupted, refused
 from support.dataset_files import cycling_labels, random_images, write_npz
 from support.tiny_spec import tiny_spec, write_spec
@@ -102,6 +103,11 @@ def test_a_run_without_validation_says_so(tmp_path, capsys):
         (["train"], "train needs a spec: a file, or the name of one"),
         (["evaluate", "run", "--split", "train"], "invalid choice: 'train'"),
         (["bench", "sleep"], "invalid choice: 'sleep'"),
+        (
+            ["train", "quickstart", "--epochs", "3"],
+            "--epochs 3. Settings of the spec are changed with --set, for example",
+        ),
+        (["evaluate", "run", "--sed"], "unrecognized arguments: --sed\n"),
     ],
 )
 def test_wrong_words(words, text, capsys):
@@ -113,6 +119,22 @@ def test_a_set_that_is_not_in_the_language(tmp_path, capsys):
     message = refused(capsys, "train", spec, "--set", "train.epoch=3", "--run-dir", tmp_path / "run")
     assert "epochs" in message
     assert not (tmp_path / "run").exists()
+
+
+def test_data_that_cannot_be_read_are_told_in_one_line_where_they_were_named(tmp_path, capsys):
+    spec = tiny_spec()
+    spec["data"] = {"dataset": "image_folder", "image_size": 32, "validation": "own"}
+    for split in ("train", "test"):
+        for name in ("a", "b"):
+            folder = tmp_path / "images" / split / name
+            folder.mkdir(parents=True)
+            Image.new("L", (32, 32)).save(folder / "1.png")
+    told = refused(capsys, "check", write_spec(tmp_path, spec), "--set", f"data.root={tmp_path / 'nowhere'}")
+    assert told.startswith("--set  data.root\n")
+    assert "\\n" not in told
+    told = refused(capsys, "check", write_spec(tmp_path, spec), "--set", f"data.root={tmp_path / 'images'}")
+    assert "data.validation" in told
+    assert "\\n" not in told
 
 
 def test_a_spec_that_is_not_there(tmp_path, capsys):

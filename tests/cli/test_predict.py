@@ -73,6 +73,7 @@ def test_a_table(run, images, tmp_path, capsys):
     written = [{"class": row["class"], "score": float(row["score"])} for row in rows]
     assert written == found["images"][0]["classes"]
     assert "exists already" in refused(capsys, "predict", run, images, "--csv", table)
+    assert "--csv must name a .csv file" in refused(capsys, "predict", run, images, "--csv", tmp_path / "classes.txt")
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "1", "LA", "CMYK", "I;16"])
