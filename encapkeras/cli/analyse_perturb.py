@@ -14,7 +14,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Writes a picture for each class, of the weights that training chose."""
     from encapkeras.analysis import Decoder, decoders, one_of_each_class, plot_perturbed
     from encapkeras.training.memory import saying_how_to_save_memory
-    from encapkeras.training.run_folder import folder_name, replacing, writing
+    from encapkeras.training.run_folder import folder_name
+    from encapkeras.training.whole_files import replacing, writing
 
     if arguments.images is not None or arguments.checkpoint:
         raise ArgumentError(

@@ -20,7 +20,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Writes the network of the spec with the checkpoint's weights."""
     from encapkeras.graph import build_model, parameters
     from encapkeras.interop import load_original_state_dict, read_checkpoint
-    from encapkeras.training.run_folder import replacing
+    from encapkeras.training.whole_files import replacing
 
     if arguments.spec.endswith((".keras", ".pth", ".pt")):
         raise ArgumentError(

@@ -16,7 +16,7 @@ import torch
 
 from encapkeras.errors import CheckpointError, TrainingError
 from encapkeras.training.memory import saying_how_to_save_memory
-from encapkeras.training.run_folder import replacing
+from encapkeras.training.whole_files import replacing
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> Mapping[str, Any]:

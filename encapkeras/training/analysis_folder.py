@@ -26,7 +26,7 @@ from encapkeras.analysis import (
     write_iterations,
 )
 from encapkeras.errors import DataError, RunFolderError
-from encapkeras.training.run_folder import replacing, writing
+from encapkeras.training.whole_files import replacing, writing
 
 _PLOTS = {"iterations": plot_iterations, "votes": plot_votes}
 _EVENTS = "events.out.tfevents.*"

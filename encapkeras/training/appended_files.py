@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from encapkeras.errors import TrainingError
-from encapkeras.training.run_folder import writing
+from encapkeras.training.whole_files import writing
 
 EVENT_FILES = "events.out.tfevents.*"
 

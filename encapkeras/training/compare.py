@@ -33,9 +33,10 @@ from encapkeras.training.fit import train
 from encapkeras.training.held_interrupt import holding_back_ctrl_c
 from encapkeras.training.hparams import write_hparams
 from encapkeras.training.memory import saying_how_to_save_memory
-from encapkeras.training.run_folder import RunFolder, replacing, trained_on, writing
+from encapkeras.training.run_folder import RunFolder, trained_on
 from encapkeras.training.spec_of_run import spec_of_run
 from encapkeras.training.training_state import StateFiles
+from encapkeras.training.whole_files import replacing, writing
 
 _FIGURES = ("test\naccuracy", "test\nerror %", "validation\naccuracy", "parameters", "images/s", "seconds", "peak\nMiB")
 _WIDEST = 10_000  # of the table, which is as wide as its names: a line that runs over loses nothing

@@ -26,8 +26,9 @@ from encapkeras.training.measure import check_fits, compile_with_losses, data_of
 from encapkeras.training.memory import saying_how_to_save_memory
 from encapkeras.training.peak_memory import PeakMemory
 from encapkeras.training.recipe import ConstantRate, has_schedule, make_optimizer
-from encapkeras.training.run_folder import RunFolder, describe_environment, on_device, write_json
+from encapkeras.training.run_folder import RunFolder, describe_environment, on_device
 from encapkeras.training.training_state import StateFiles, check_model_state
+from encapkeras.training.whole_files import write_json
 
 if TYPE_CHECKING:
     from encapkeras.graph import Spec, SpecModel

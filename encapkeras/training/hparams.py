@@ -17,7 +17,8 @@ from encapkeras.graph import SpecModel, TrainSettings, parameters
 from encapkeras.graph.cost import batch_size_of
 from encapkeras.graph.sweep import value_text
 from encapkeras.training.comparison import Comparison, Run
-from encapkeras.training.run_folder import RunFolder, writing
+from encapkeras.training.run_folder import RunFolder
+from encapkeras.training.whole_files import writing
 
 _SUFFIX = ".hparams"  # of the event file, beside that of the training
 _METRICS = {

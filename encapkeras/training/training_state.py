@@ -14,7 +14,7 @@ import keras
 import torch
 
 from encapkeras.errors import TrainingError
-from encapkeras.training.run_folder import replacing, writing
+from encapkeras.training.whole_files import replacing, writing
 
 try:
     import fcntl
@@ -138,6 +138,10 @@ def _read(path: Path) -> State:
         with zipfile.ZipFile(path) as file:
             damaged = file.testzip()  # torch does not look at checksums
         state: State = torch.load(path, map_location="cpu", weights_only=True)
+    except MemoryError:
+        raise
+    except OSError as error:
+        raise TrainingError(f"the training state {path} cannot be read: {error.strerror or error}.") from error
     except Exception as error:  # torch raises whatever its reading of damaged bytes ends in
         raise TrainingError(f"the training state {path} cannot be read: {error}. {advice}") from error
     if damaged:

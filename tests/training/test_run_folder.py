@@ -9,7 +9,7 @@ import pytest
 
 from encapkeras.errors import RunFolderError
 from encapkeras.training import RunFolder
-from encapkeras.training.run_folder import replacing, write_json
+from encapkeras.training.whole_files import replacing, write_json
 
 OURS = {"encapkeras": "0.1.0", "seed": 0}
 

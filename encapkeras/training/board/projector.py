@@ -21,7 +21,7 @@ from torchvision.transforms.functional import to_pil_image
 from torchvision.utils import make_grid
 
 from encapkeras.training.board.probe import Seen
-from encapkeras.training.run_folder import replacing, writing
+from encapkeras.training.whole_files import replacing, writing
 
 CONFIG = "projector_config.pbtxt"
 FOLDER = "projector"

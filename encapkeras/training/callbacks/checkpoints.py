@@ -12,7 +12,7 @@ from typing import Any
 import keras
 
 from encapkeras.training.averaged_weights import averaged
-from encapkeras.training.run_folder import replacing
+from encapkeras.training.whole_files import replacing
 
 
 class Checkpoints(keras.callbacks.Callback):  # type: ignore[misc]

@@ -8,7 +8,7 @@ from typing import Any
 
 import keras
 
-from encapkeras.training.run_folder import writing
+from encapkeras.training.whole_files import writing
 
 
 class MetricsFile(keras.callbacks.Callback):  # type: ignore[misc]

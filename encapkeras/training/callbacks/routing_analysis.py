@@ -10,7 +10,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from encapkeras.analysis import analyse_routing, append_csv, write_epoch
 from encapkeras.errors import ArgumentError
-from encapkeras.training.run_folder import writing
+from encapkeras.training.whole_files import writing
 
 
 class RoutingAnalysis(keras.callbacks.Callback):  # type: ignore[misc]

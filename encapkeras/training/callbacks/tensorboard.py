@@ -23,7 +23,7 @@ from encapkeras.training.board.pictures import write_pictures
 from encapkeras.training.board.probe import Probe
 from encapkeras.training.callbacks.graph_tab import graph_definition
 from encapkeras.training.hparams import write_settings
-from encapkeras.training.run_folder import writing
+from encapkeras.training.whole_files import writing
 
 
 class TensorBoard(keras.callbacks.Callback):  # type: ignore[misc]
