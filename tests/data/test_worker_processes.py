@@ -131,7 +131,9 @@ def test_a_damaged_file_is_named_by_one_plain_error(tmp_path, monkeypatch):
     train = parts(tmp_path, 2, monkeypatch, validation=0.0).train
     with pytest.raises(DataError) as caught:
         epochs(train, 1)
-    assert str(caught.value) == f"{wrong} cannot be read as an image: it is of no image format that Pillow knows"
+    assert str(caught.value) == (
+        f"{wrong} cannot be read as an image: it is of no image format that Pillow knows. Replace or remove the file"
+    )
 
 
 def kill_a_worker(number):
