@@ -87,11 +87,10 @@ def _in_plain_words(errors: Sequence[ErrorDetails], annotation: Any, value: Any)
     result = []
     for (path, kind), alternatives in texts.items():
         text = " or ".join([alternatives[0], *(a.removeprefix("must be ") for a in alternatives[1:])])
-        if kind == "value" and not text.endswith((".", "?")) and "received" not in text:
-            # What is wrong with a map as a whole, its own check has said.
-            text = (
-                text if isinstance(received[path], dict) and not path else f"{text}; received {shown(received[path])}"
-            )
+        # What is wrong with a map as a whole, its own check has said.
+        whole_map = not path and isinstance(received[path], dict)
+        if kind == "value" and not whole_map and not text.endswith((".", "?")) and "received" not in text:
+            text = f"{text}; received {shown(received[path])}"
         result.append(ValueProblem(path, text, kind))
     return result
 

@@ -36,11 +36,20 @@ def run(arguments: argparse.Namespace) -> int:
     output = Path(arguments.output) if arguments.output else runs[0].folder.analysis / "affine"
     table, plot = output / "affine.csv", output / "affine.png"
     _check_free(output, (table, plot), arguments.overwrite)
-    _check_same_images(runs, names)
+    _check_same_data_set(runs, names)
     measured: dict[str, Sequence[AffineAccuracy]] = {}
+    labels: list[int] = []
     for name, trained in zip(names, runs, strict=True):
         splits = trained.splits()
-        measured[name] = affine_accuracy(trained.classifier(splits), trained.chosen(splits, arguments.split), count)
+        batches = trained.chosen(splits, arguments.split)
+        own = batches.labels[:count].tolist()
+        if measured and own != labels:
+            raise ArgumentError(
+                f"the {arguments.split} images of {printable(name)} are not those of {printable(names[0])}, so that "
+                "their accuracies do not compare: they were split or chosen otherwise. Measure each by itself."
+            )
+        labels = own
+        measured[name] = affine_accuracy(trained.classifier(splits), batches, count)
     _write(table, plot, measured)
     _print(measured, arguments)
     print(f"written to {printable(str(output))}", file=sys.stderr if arguments.json else sys.stdout)
@@ -68,13 +77,14 @@ def _check_free(folder: Path, files: Sequence[Path], overwrite: bool) -> None:
         )
 
 
-def _check_same_images(runs: Sequence[TrainedRun], names: Sequence[str]) -> None:
-    sources = [(run.spec.data.dataset, run.spec.data.root, run.spec.data.path) for run in runs if run.spec.data]
-    for source, name in zip(sources, names, strict=True):
-        if source != sources[0]:
+def _check_same_data_set(runs: Sequence[TrainedRun], names: Sequence[str]) -> None:
+    """Refuses other data sets before anything is measured; where their files are does not matter."""
+    datasets = [run.spec.data.dataset for run in runs if run.spec.data]
+    for dataset, name in zip(datasets, names, strict=True):
+        if dataset != datasets[0]:
             raise ArgumentError(
-                f"{printable(name)} was trained for other images ({source[0]}) than {printable(names[0])} "
-                f"({sources[0][0]}), so that their accuracies do not compare. Measure each by itself."
+                f"{printable(name)} was trained for other images ({dataset}) than {printable(names[0])} "
+                f"({datasets[0]}), so that their accuracies do not compare. Measure each by itself."
             )
 
 

@@ -91,7 +91,7 @@ def read_image(path: str | os.PathLike[str], channels: int, box: Box | None = No
                 pixels = np.array(_with_channels(_of_bytes(part), channels))
     except FileNotFoundError:
         raise DataError(f"{path}: there is no such file") from None
-    except MemoryError:
+    except MemoryError:  # says nothing about the file
         raise
     except Exception as error:  # Pillow names no end to what reading damaged files can raise
         raise DataError(

@@ -43,8 +43,8 @@ def conv_bn_relu(
     """
     image_BCHW = image_BHWC.permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
     image_BCHW = F.conv2d(image_BCHW, kernel, None, strides, padding)
-    # One format all the way (a map of one channel leaves torch the choice): where a map and its gradient differ in it,
-    # the backward passes of batch norm and ReLU take up to ten times as long.
+    # One format all the way (for an image of one channel torch may choose the other): where a map and its gradient
+    # differ in it, the backward passes of batch norm and ReLU take up to ten times as long.
     image_BCHW = image_BCHW.contiguous(memory_format=torch.channels_last)
     image_BCHW = batch_norm(image_BCHW, norm, bias=bias, training=training)
     return F.relu(image_BCHW, inplace=True).permute(0, 2, 3, 1)

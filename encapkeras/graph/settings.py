@@ -59,11 +59,13 @@ def _cause(section: Tree, text: str) -> Tree:
     """The value that a message about the data is about: a setting or a file that it names; else the section."""
     entries = section.entries()
     named = [name for name in re.findall(r"\bdata\.(\w+)", text) if name in entries]
-    files = [key for key in SOURCE_PATHS if key in entries and str(entries[key].value) in text]
+    values = {key: entries[key].value for key in SOURCE_PATHS if key in entries}
+    files = [key for key, value in values.items() if isinstance(value, str) and value and value in text]
     return entries[[*named, *files][0]] if named or files else section
 
 
 def _in_one_line(text: str) -> str:
+    """Several parts of a data set may be damaged, each told on a line; a mistake in a spec is one line."""
     return "; ".join(line.strip() for line in text.splitlines()).replace(":; ", ": ").replace(".; ", ". ")
 
 

@@ -138,7 +138,7 @@ def _read(path: Path) -> State:
         with zipfile.ZipFile(path) as file:
             damaged = file.testzip()  # torch does not look at checksums
         state: State = torch.load(path, map_location="cpu", weights_only=True)
-    except MemoryError:
+    except MemoryError:  # says nothing about the file
         raise
     except OSError as error:
         raise TrainingError(f"the training state {path} cannot be read: {error.strerror or error}.") from error

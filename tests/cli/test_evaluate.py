@@ -137,6 +137,18 @@ def test_runs_with_other_images_do_not_stand_side_by_side(run, plain_run, tmp_pa
     )
 
 
+def test_validation_images_of_another_split_do_not_stand_side_by_side(run, plain_run, tmp_path, capsys):
+    other = tmp_path / "other_split"
+    shutil.copytree(plain_run, other)
+    spec = other / "spec.yaml"
+    spec.write_text(spec.read_text().replace("seed: 0", "seed: 1"))
+    words = ["--affine", "--images", 40, "-o", tmp_path / "affine"]
+    told = refused(capsys, "evaluate", run, other, *words, "--split", "validation")
+    assert "the validation images of other are not those of tiny" in told
+    assert not (tmp_path / "affine").exists()
+    assert main(["evaluate", str(run), str(other), *map(str, words)]) == 0  # the test images are the same
+
+
 def test_changed_images_go_into_a_folder(run, capsys):
     assert "is no folder. Name a folder with -o" in refused(
         capsys, "evaluate", run, "--affine", "-o", run / "spec.yaml"

@@ -192,7 +192,7 @@ def test_a_missing_file_of_the_users_data_is_a_mistake_of_the_spec(tmp_path):
     data = spec_of({"a": relu("image")})
     data["data"] = {"dataset": "npz", "path": str(tmp_path / "none.npz")}
     (problem,) = problems(data)
-    assert problem.path == "data"
+    assert problem.path == "data.path"
 
 
 def test_kerass_own_image_format_does_not_change_a_network():
