@@ -88,7 +88,7 @@ def _check_own_layer(layer: keras.layers.Layer, name: str, arguments: Iterable[s
         lost = [argument for argument in arguments if argument not in config]
         if not lost:
             type(layer).from_config(config)
-    except Exception as error:
+    except Exception as error:  # a configuration is the layer's own code
         reason = str(error).rpartition("Exception encountered: ")[2]  # behind what Keras says around it
         raise ArgumentError(f"get_config of {who} does not make it again: {reason}; {base}") from error
     if lost:
