@@ -1,6 +1,7 @@
 """Runs before every test module."""
 
 import os
+import signal
 
 # The tests run in one process for each core: torch reads this when it is first imported, and so do their own processes.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -8,6 +9,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import pytest
 
 import encapkeras  # noqa: F401  # chooses the torch backend before a test imports keras
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # So do shells start jobs in the background, also under nohup; here Ctrl-C is what is tested.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
