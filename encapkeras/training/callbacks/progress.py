@@ -35,7 +35,7 @@ class Progress(keras.callbacks.Callback):  # type: ignore[misc]
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Shows the bar."""
-        self._start = time.perf_counter()
+        self._counted_from = -1.0  # the place in the training, in epochs, from which on the time is taken
         self._epochs, self._steps = self.params["epochs"], self.params["steps"]
         if self.console.is_terminal:
             epoch = f"epoch {self._epochs}/{self._epochs}"
@@ -50,16 +50,22 @@ class Progress(keras.callbacks.Callback):  # type: ignore[misc]
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Empties the bar."""
-        self._epoch, self._epoch_start = epoch, time.perf_counter()
+        self._epoch, self._epoch_start, self._part_before = epoch, time.perf_counter(), 0.0
+        if self._counted_from < 0:
+            self._counted_from, self._start = epoch, self._epoch_start
         if self._bar:
             self._bar.update(self._task, description=f"epoch {epoch + 1}/{self._epochs}", completed=0)
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Moves the bar."""
+        """Moves the bar. A step without logs was made by an earlier process, and says nothing of the time it takes."""
+        part = (batch + 1) / self._steps
+        if not logs:
+            self._part_before, self._counted_from = part, self._epoch + part
+            self._start = self._epoch_start = time.perf_counter()
+            return
         if not self._bar:
             return
-        part = (batch + 1) / self._steps
-        speed = self.images * part / (time.perf_counter() - self._epoch_start)
+        speed = self.images * (part - self._part_before) / (time.perf_counter() - self._epoch_start)
         # Speed and time first: a narrow terminal cuts the end off.
         text = f"{speed:,.0f} images/s  {self._left(self._epoch + part)} left  {self._figures(logs)}"
         self._bar.update(self._task, completed=batch + 1, text=text)
@@ -89,7 +95,11 @@ class Progress(keras.callbacks.Callback):  # type: ignore[misc]
             self._bar.stop()
 
     def _left(self, epochs_done: float) -> str:
-        seconds = (time.perf_counter() - self._start) * (self._epochs - epochs_done) / epochs_done
+        """The time that is left, from what this process has trained since it began."""
+        trained = epochs_done - self._counted_from
+        if not trained:  # an earlier process made the last step of the epoch
+            return "?"
+        seconds = (time.perf_counter() - self._start) * (self._epochs - epochs_done) / trained
         return str(datetime.timedelta(seconds=round(seconds)))
 
     def _figures(self, logs: dict[str, Any] | None) -> str:
