@@ -166,7 +166,7 @@ def _run(shown: str, path: Path, source: bytes) -> Plugin:
     sys.path.append(str(path.parent))  # last: no file of the user's takes the place of an installed package
     complete = False
     try:
-        tree = ast.parse(source, shown)
+        tree = _parsed(source, shown)
         _check_imports(tree, shown, path)
         exec(compile(tree, str(path), "exec", dont_inherit=True), vars(module))  # noqa: S102  # what a plugin is for
         registers = {registry.noun: sorted(set(registry) - before[registry.noun]) for registry in _REGISTRIES}
@@ -231,6 +231,13 @@ def _check_imports(tree: ast.Module, shown: str, path: Path) -> None:
 def _is_of(module: ModuleType, file: Path) -> bool:
     origin: str | None = getattr(module, "__file__", None)
     return origin is not None and Path(origin).resolve() == file.resolve()
+
+
+def _parsed(source: bytes, shown: str) -> ast.Module:
+    try:
+        return ast.parse(source, shown)
+    except ValueError as error:  # null bytes, before Python 3.11.4
+        raise PluginError(f"{shown}: this is no Python: {error}") from error
 
 
 def _syntax(error: SyntaxError, shown: str) -> str:

@@ -100,10 +100,14 @@ def _end_all() -> None:
 def _next(results: Iterator[Any]) -> Any:
     try:
         result = next(results)
-    except RuntimeError as error:
-        if not str(error).startswith("DataLoader worker"):
+    except (RuntimeError, EOFError, OSError) as error:
+        # One of the latter two where the process is killed while it hands a batch over. What it raises itself comes as
+        # the same type, with a text of torch's before it.
+        if isinstance(error, RuntimeError) and not str(error).startswith("DataLoader worker"):
             raise
-        reason = " ".join(str(error).split())
+        if str(error).startswith("Caught "):
+            raise
+        reason = " ".join(str(error).split()) or type(error).__name__
         raise DataError(
             f"a process that decodes images ended: {reason} Memory may be short: set data.workers to fewer processes, "
             "or to 0 for none."

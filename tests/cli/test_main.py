@@ -172,7 +172,8 @@ def test_a_reader_that_goes_away_is_no_error(unbuffered):
         command = [sys.executable, "-c", PROGRAM, "--help"]
         done = subprocess.run(command, stdout=pipe, stderr=subprocess.PIPE, text=True, env=environment)
     assert done.stderr == ""
-    assert done.returncode == (0 if unbuffered else 1)  # argparse itself is silent where it writes at once
+    # Where argparse itself writes to the pipe, newer versions of Python keep the error to themselves.
+    assert done.returncode in ((0, 1) if unbuffered else (1,))
 
 
 def test_exit_code_of_the_process():

@@ -147,6 +147,18 @@ def test_a_killed_process_is_told(monkeypatch):
         list(in_workers(kill_a_worker, range(8), workers=2))
 
 
+@pytest.mark.parametrize("error", [ConnectionResetError(104, "Connection reset by peer"), EOFError()])
+def test_a_process_killed_while_it_hands_over_is_told(monkeypatch, error):
+    """The moment cannot be chosen: what torch raises then is put in its place."""
+
+    def lost(self):
+        raise error
+
+    monkeypatch.setattr("torch.utils.data.dataloader._MultiProcessingDataLoaderIter._next_data", lost)
+    with pytest.raises(DataError, match=r"a process that decodes images ended: .*set data\.workers to fewer"):
+        list(in_workers(torch.tensor, range(8), workers=1))
+
+
 def fail(number):
     if number == 2:
         raise ZeroDivisionError("a mistake of ours")
