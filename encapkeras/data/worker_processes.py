@@ -100,17 +100,17 @@ def _end_all() -> None:
 def _next(results: Iterator[Any]) -> Any:
     try:
         result = next(results)
-    except (RuntimeError, EOFError, OSError) as error:
+    except (RuntimeError, EOFError, ConnectionError) as error:
         # One of the latter two where the process is killed while it hands a batch over. What it raises itself comes as
         # the same type, with a text of torch's before it.
         if isinstance(error, RuntimeError) and not str(error).startswith("DataLoader worker"):
             raise
         if str(error).startswith("Caught "):
             raise
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = " ".join(str(error).split()) or "it closed its connection"
         raise DataError(
-            f"a process that decodes images ended: {reason} Memory may be short: set data.workers to fewer processes, "
-            "or to 0 for none."
+            f"a process that decodes images ended: {reason.rstrip('.')}. Memory may be short: set data.workers to "
+            "fewer processes, or to 0 for none."
         ) from error
     if isinstance(result, DataError):
         raise result
