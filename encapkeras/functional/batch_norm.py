@@ -10,6 +10,8 @@ from typing import NamedTuple
 import torch
 from torch.nn import functional as F
 
+from encapkeras.functional.across_processes import SharedBatch, shared_batch
+
 
 class NormWeights(NamedTuple):
     """Weights of a batch normalisation, each `(C,)`, or `(N,)` for one statistic per capsule type.
@@ -39,7 +41,8 @@ def batch_norm(
     """Normalises `map + bias` over all axes but the second: `scale * (x - mean) / sqrt(variance + epsilon) + offset`.
 
     The statistics are the batch's while training (Ioffe and Szegedy 2015, algorithm 1), the moving ones otherwise.
-    A batch with one value per channel gives the offset and leaves the moving variance as it is.
+    A batch with one value per channel gives the offset and leaves the moving variance as it is. Where several processes
+    share a batch, and its statistics (`encapkeras.distribution`), those are the whole batch's.
 
     Args:
         map_BCP: Tensor `(B, C, ...)`.
@@ -66,6 +69,9 @@ def batch_norm(
         return F.batch_norm(map_BCP, mean.clone(), variance.clone(), scale, offset, False, momentum, epsilon)
     if bias is not None:
         offset = offset + 0 * bias  # its gradient is 0, not absent: optimizers and weight decay expect one
+    shared = shared_batch()
+    if shared is not None and shared.batch_norm:
+        return _over_processes(map_BCP, weights._replace(offset=offset), shared, bias, momentum, epsilon)
     if map_BCP.numel() == map_BCP.shape[1]:
         with torch.no_grad():
             constant = map_BCP.flatten() if bias is None else map_BCP.flatten() + bias
@@ -80,6 +86,40 @@ def batch_norm(
     with torch.no_grad():
         mean.copy_(mean_before_bias + bias)
     return result
+
+
+def joined_moments(map_BCP: torch.Tensor, axes: list[int], shared: SharedBatch) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and biased variance over some axes of the maps of all processes, each `(C,)`; differentiable.
+
+    From those of each process, `m_p` and `v_p`, and its share `a_p` of the batch: `m = sum_p a_p m_p` and
+    `v = sum_p a_p (v_p + (m_p - m)^2)` (Chan, Golub and LeVeque 1983): no difference of large numbers.
+
+    Args:
+        map_BCP: What this process holds.
+        axes: Those that are averaged over, the batch among them.
+        shared: Who has how much of the batch.
+    """
+    own_variance, own_mean = torch.var_mean(map_BCP, axes, correction=0)
+    mean_PC, variance_PC = shared.stacked(torch.stack([own_mean, own_variance])).unbind(1)
+    share_P1 = mean_PC.new_tensor(shared.shares).unsqueeze(1)
+    mean = (share_P1 * mean_PC).sum(0)
+    return mean, (share_P1 * (variance_PC + (mean_PC - mean).square())).sum(0)
+
+
+def _over_processes(
+    map_BCP: torch.Tensor,
+    weights: NormWeights,
+    shared: SharedBatch,
+    bias: torch.Tensor | None,
+    momentum: float,
+    epsilon: float,
+) -> torch.Tensor:
+    mean, variance = joined_moments(map_BCP, [0, *range(2, map_BCP.dim())], shared)
+    count = map_BCP.numel() // map_BCP.shape[1] // shared.sizes[shared.rank] * sum(shared.sizes)
+    record_statistics(weights, mean.detach(), variance.detach(), count=count, bias=bias, momentum=momentum)
+    slope = weights.scale * (variance + epsilon).rsqrt()
+    by_channel = (1, -1, *[1] * (map_BCP.dim() - 2))
+    return torch.addcmul((weights.offset - mean * slope).view(by_channel), map_BCP, slope.view(by_channel))
 
 
 def record_statistics(

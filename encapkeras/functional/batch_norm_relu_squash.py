@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
+from encapkeras.functional.across_processes import shared_batch
 from encapkeras.functional.squash import squash
 from encapkeras.functional.values import has_values
 
@@ -23,9 +24,14 @@ PIECE = 1 << 18
 
 
 def is_worthwhile(map_BCHW: torch.Tensor) -> bool:
-    """Whether this is the faster way: on CPUs, in full precision, outside torch.compile (which fuses by itself)."""
+    """Whether this is a way, and the faster one.
+
+    On CPUs, in full precision, outside torch.compile (which fuses by itself), with statistics of this process alone.
+    """
     full = map_BCHW.dtype in (torch.float32, torch.float64)
-    return map_BCHW.device.type == "cpu" and full and not torch.compiler.is_compiling()
+    shared = shared_batch()
+    own = shared is None or not shared.batch_norm
+    return own and map_BCHW.device.type == "cpu" and full and not torch.compiler.is_compiling()
 
 
 def batch_norm_relu_squash(

@@ -20,6 +20,7 @@ from encapkeras.functional import (
     transport_critic,
     transport_generator,
 )
+from encapkeras.functional.across_processes import shared_batch
 from encapkeras.functional.transport_unit import generator_strides
 from encapkeras.layers.block_weights import BlockBuilder, Weights
 from encapkeras.layers.initializers import InitializerConfig
@@ -63,6 +64,8 @@ class OptimalTransport(SideLoss):
         debiased: Whether to subtract the costs within each batch; otherwise the loss is `V(x, y)`.
         gradient: `unrolled`: through the iterations; `envelope`: the plan is held fixed; `implicit`: of the converged
             plan.
+        gather: Whether processes that share a batch compare all of its samples, so that the loss does not depend on
+            their number; otherwise each compares its own.
         kernel_initializer: Keras initialiser of all convolution kernels, by name or as {class_name, config}.
         bias_initializer: Keras initialiser of all convolution biases.
         **kwargs: `name`, `dtype`, `trainable`, as for every Keras layer.
@@ -104,6 +107,7 @@ class OptimalTransport(SideLoss):
         iterations: pydantic.PositiveInt = 10,
         debiased: bool = True,
         gradient: Literal["unrolled", "envelope", "implicit"] = "unrolled",
+        gather: bool = True,
         kernel_initializer: InitializerConfig = "glorot_normal",
         bias_initializer: InitializerConfig = "zeros",
         **kwargs: Any,
@@ -111,6 +115,7 @@ class OptimalTransport(SideLoss):
         super().__init__(**kwargs)
         self.generator = generator
         self.critic = critic
+        self.gather = gather
         self.kernel_initializer = kernel_initializer
         self.bias_initializer = bias_initializer
         self._transport: Any = dict(
@@ -167,6 +172,9 @@ class OptimalTransport(SideLoss):
         """See the class."""
         self._check_shapes(latent, target)
         x, y = self._features(latent, target, bool(training and self.trainable))
+        shared = shared_batch()
+        if self.gather and shared is not None:
+            x, y = shared.joined(x), shared.joined(y)
         try:
             divergence, plan, cost = transport(x, y, **self._transport)
         except NotFiniteError:

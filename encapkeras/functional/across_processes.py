@@ -1,0 +1,98 @@
+"""What functions of a whole batch need where several processes share one: batch norm, and transport between samples.
+
+Outside of `sharing` nothing here does anything. The collectives can be differentiated: each process goes back from its
+own share of the loss, and the gradients of all are summed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed
+
+
+@dataclass(frozen=True)
+class SharedBatch:
+    """A batch of which each process holds some samples.
+
+    Args:
+        sizes: Samples of each process, in the order of their ranks; each at least 1.
+        rank: Of this process.
+        batch_norm: Whether batch norms take their statistics over the whole batch, else over the process's own samples.
+    """
+
+    sizes: tuple[int, ...]
+    rank: int
+    batch_norm: bool = True
+
+    @property
+    def shares(self) -> tuple[float, ...]:
+        """The part of the batch that each process holds; their sum is 1."""
+        return tuple(size / sum(self.sizes) for size in self.sizes)
+
+    def stacked(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The tensors `(...)` of all processes, `(processes, ...)`; all must have one shape. Differentiable once."""
+        gathered: torch.Tensor = _Stack.apply(tensor, self.rank, len(self.sizes))
+        return gathered
+
+    def joined(self, samples: torch.Tensor) -> torch.Tensor:
+        """The samples `(own size, ...)` of all processes in order, `(sum of sizes, ...)`. Differentiable once.
+
+        Args:
+            samples: What this process holds; only the first axis may differ between processes.
+        """
+        missing = max(self.sizes) - len(samples)
+        if missing:
+            samples = torch.cat([samples, samples.new_zeros(missing, *samples.shape[1:])])
+        stacked = self.stacked(samples)
+        return torch.cat([part[:size] for part, size in zip(stacked, self.sizes, strict=True)])
+
+
+class _Stack(torch.autograd.Function):
+    @staticmethod
+    def forward(context: Any, tensor: torch.Tensor, rank: int, processes: int) -> torch.Tensor:
+        context.rank = rank
+        gathered = tensor.new_empty(processes, *tensor.shape)
+        torch.distributed.all_gather(list(gathered.unbind()), tensor.contiguous())
+        return gathered
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(context: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        gradient = gradient.clone(memory_format=torch.contiguous_format)
+        torch.distributed.all_reduce(gradient)
+        return gradient[context.rank], None, None
+
+
+_shared: SharedBatch | None = None  # one training step at a time is made in a process
+
+
+def shared_batch() -> SharedBatch | None:
+    """The batch that processes share at this moment; None where a process has its batch to itself."""
+    return _shared
+
+
+@contextlib.contextmanager
+def sharing(batch: SharedBatch | None) -> Iterator[None]:
+    """Says what batch the calls inside work on.
+
+    Args:
+        batch: None for one of this process alone.
+
+    Example:
+        >>> with sharing(SharedBatch(sizes=(2, 1), rank=0)):
+        ...     shared_batch().shares
+        (0.6666666666666666, 0.3333333333333333)
+        >>> shared_batch() is None
+        True
+    """
+    global _shared
+    before, _shared = _shared, batch
+    try:
+        yield
+    finally:
+        _shared = before
