@@ -31,6 +31,7 @@ _PACKAGES = (
     "graph",
     "data",
     "analysis",
+    "distribution",
     "training",
     "callbacks",
     "interop",

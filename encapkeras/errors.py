@@ -47,6 +47,10 @@ class TrainingError(EncapkerasError):
     """A training cannot go on, for example after a loss that is not a finite number."""
 
 
+class DistributionError(EncapkerasError):
+    """The processes of a training cannot be connected, or do not do the same."""
+
+
 class CheckpointError(EncapkerasError):
     """A checkpoint of the original code cannot be read or written, or does not belong to the network."""
 

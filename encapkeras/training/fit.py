@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -63,11 +64,18 @@ def train(
         DataError: The data set cannot be had.
         RunFolderError: The run folder holds something already, or cannot be written.
         ArgumentError: The routing is to be analysed, and the network has none; or both `overwrite` and `resume`.
-        TrainingError: The spec has a sweep, the network does not fit the data, the memory is not enough, the loss or a
-            gradient is no longer finite, or the run that should go on is one of another spec.
+        TrainingError: torchrun has started several processes, the spec has a sweep, the network does not fit the data,
+            the memory is not enough, the loss or a gradient is no longer finite, or the run that should go on is one of
+            another spec.
         KeyboardInterrupt: Somebody pressed Ctrl-C; its text says what is kept.
         SystemExit: The process was told to end (SIGTERM); what is needed to go on is saved.
     """
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        raise TrainingError(
+            f"torchrun has started {os.environ['WORLD_SIZE']} processes (WORLD_SIZE), and a spec is trained in one. "
+            "Start train.py without torchrun, or train in a script of your own with "
+            "encapkeras.distribution.DataParallel."
+        )
     if spec.sweep:
         raise TrainingError(
             f"'{spec.name}' has a sweep, and so stands for several networks. Train them with encapkeras compare, or "

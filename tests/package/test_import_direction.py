@@ -23,10 +23,11 @@ MAY_IMPORT = {
     "data": GROUND,
     "layers": GROUND | {"functional"},
     "losses": GROUND | {"functional", "layers"},
+    "distribution": {"errors", "backend", "functional"},
     "plugins": GROUND | {"data", "layers", "losses"},
     "graph": GROUND | {"data", "functional", "layers", "losses", "plugins"},
     "analysis": GROUND | {"data", "functional", "layers", "losses", "graph"},
-    "training": GROUND | {"data", "functional", "layers", "losses", "plugins", "graph", "analysis"},
+    "training": GROUND | {"data", "functional", "layers", "losses", "distribution", "plugins", "graph", "analysis"},
     "callbacks": {"backend", "training"},
     "interop": GROUND | {"data", "functional", "layers", "losses", "graph", "analysis", "training"},
     "cli": GROUND

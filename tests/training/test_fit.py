@@ -310,3 +310,10 @@ def test_the_first_epoch_is_epoch_0(tmp_path, monkeypatch, batch_size):
     trained(tmp_path, data={"batch_size": batch_size}, epochs=3)
     steps = -(-1293 // batch_size)
     assert drawn[-3 * steps :] == [epoch for epoch in range(3) for _ in range(steps)]
+
+
+def test_several_processes_are_refused_before_anything_is_written(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(TrainingError, match="torchrun has started 2 processes"):
+        train(load_spec(tiny_spec()), run_dir=tmp_path / "run")
+    assert not (tmp_path / "run").exists()

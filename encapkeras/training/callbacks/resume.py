@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import keras
 import torch
 
+from encapkeras.distribution.processes import connected, from_first, largest
 from encapkeras.errors import ArgumentError, TrainingError
 from encapkeras.training.appended_files import cut_back, lengths_of
 from encapkeras.training.averaged_weights import keeps_average, replaced
@@ -47,6 +48,9 @@ class Resume(keras.callbacks.Callback):  # type: ignore[misc]
     The data must come in the same order in both processes: an order that depends on NumPy's, Python's or torch's
     global generator, as that of arrays and of a `torch.utils.data.DataLoader`, does. The batches of an epoch that are
     behind are drawn again and thrown away, without training on them. `steps_per_epoch` of `fit` is not supported.
+
+    Of several processes (`encapkeras.distribution`) the first writes, and hands what it reads to the others; a signal
+    to one of them ends all at the same step.
 
     Args:
         folder: Where the states go, `epoch_3_step_120.pt`: in epoch 3, after 120 steps. Nothing else should be there.
@@ -114,9 +118,11 @@ class Resume(keras.callbacks.Callback):  # type: ignore[misc]
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Loads the newest state, if there is one."""
         self._saved_at, self._epoch = time.monotonic(), -1
-        self.files.lock()
+        self._writes = connected().is_first
+        if self._writes:
+            self.files.lock()
         self._watch_signals()
-        newest = self.files.newest()
+        newest = from_first(self.files.newest() if self._writes else None)
         if newest is None:
             return
         self.resumed_at, state = newest
@@ -128,7 +134,7 @@ class Resume(keras.callbacks.Callback):  # type: ignore[misc]
                 "size that it began with, or train anew."
             )
         set_model_state(self.model, state["model"])
-        for callback, remembered in self._remembered(state):
+        for callback, remembered in self._remembered(state) if self._writes else ():
             for path, lengths in zip(_appended(callback), remembered["lengths"], strict=True):
                 cut_back(path, lengths)
         self._restore_callbacks(state)  # for what they tell if this ends soon
@@ -160,7 +166,7 @@ class Resume(keras.callbacks.Callback):  # type: ignore[misc]
         """Looks whether it is time, and notes the random generators before the next batch is drawn."""
         self._steps = batch + 1
         if batch >= self._skipped:
-            self._due = bool(self._signal) or self._is_time()
+            self._due = bool(largest(bool(self._signal) or self._is_time()))
             if self._due:
                 self._at_step = random_state()
             return
@@ -184,7 +190,8 @@ class Resume(keras.callbacks.Callback):  # type: ignore[misc]
         if self._to_restore is not None:  # nothing was left to train
             self._restore_callbacks(self._to_restore)
             self._to_restore = None
-            print(f"nothing is left to train: {self.files.folder} has the end of the training", file=sys.stderr)
+            if self._writes:
+                print(f"nothing is left to train: {self.files.folder} has the end of the training", file=sys.stderr)
         else:
             self._at_epoch = self._at_step = random_state()
             with replaced(self.model.trainable_weights, self._raw):
@@ -215,6 +222,8 @@ class Resume(keras.callbacks.Callback):  # type: ignore[misc]
         for weight in self.model.weights:  # the states before are good, and must not be lost to a bad one
             if not torch.isfinite(weight.value).all():
                 raise TrainingError(f"weight '{weight.path}' is not finite at {position}. {ADVICE}")
+        if not self._writes:
+            return
         state = {
             "model": model_state(self.model),
             "random": {"epoch": self._at_epoch, "step": self._at_step},
@@ -293,14 +302,16 @@ class Resume(keras.callbacks.Callback):  # type: ignore[misc]
         self._handlers.clear()
 
     def _end_if_asked(self, position: Position) -> None:
-        if not self._signal:
+        number, self._signal = largest(self._signal), 0
+        if not number:
             return
-        received, self._signal = signal.Signals(self._signal), 0
+        received = signal.Signals(number)
         self.close()
         text = f"ended by {received.name} at {position}; {self.files.folder} has all that is needed to go on"
         if received == signal.SIGINT:
             raise KeyboardInterrupt(text)
-        print(text, file=sys.stderr)
+        if self._writes:
+            print(text, file=sys.stderr)
         raise SystemExit(128 + received)
 
 

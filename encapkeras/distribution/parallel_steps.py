@@ -1,0 +1,179 @@
+"""A model's training, test and prediction steps, made by several processes together."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import keras
+import torch
+from keras import tree
+
+from encapkeras.distribution.batch_norm import synchronized
+from encapkeras.distribution.gradients import GradientSum
+from encapkeras.distribution.processes import Processes, gathered, sum_in_place
+from encapkeras.errors import DistributionError
+from encapkeras.functional.across_processes import SharedBatch, sharing
+
+_STEPS = ("training", "test", "prediction")
+
+
+class _Part(NamedTuple):
+    """What a process does of a step; `shared` is None where each has the whole batch."""
+
+    data: Any
+    share: float
+    shared: SharedBatch | None
+
+
+class ParallelSteps:
+    """Stands before a model's own steps, in the model's instance, and so works with every `fit`.
+
+    Args:
+        model: Compiled and built.
+        processes: At least two.
+        shard: Whether every process is given the whole batch, and takes its part.
+        sync_batch_norm: Whether batch norms take their statistics over the whole batch.
+    """
+
+    def __init__(self, model: keras.Model, processes: Processes, shard: bool, sync_batch_norm: bool) -> None:
+        self.model = model
+        self.processes = processes
+        self.shard = shard
+        self.sync_batch_norm = sync_batch_norm
+        self._gradients: GradientSum | None = None
+
+    def attach(self) -> None:
+        """Takes the place of an earlier one, if there is any."""
+        earlier = getattr(self.model.__dict__.get("train_step"), "__self__", None)
+        if isinstance(earlier, ParallelSteps):
+            earlier._leave_gradients()
+        self.model.train_step = self.train_step
+        self.model.test_step = self.test_step
+        self.model.predict_step = self.predict_step
+
+    def train_step(self, data: Any) -> dict[str, Any]:
+        """The model's own, on this process' part; gradients, moving statistics and metrics are the whole batch's."""
+        part = self._part("training", data)
+        self._follow_trainable_weights()
+        with self._metrics_of_all(part), self._own_seeds(), self._loss_scaled_by(part.share), self._shared(part):
+            logs = type(self.model).train_step(self.model, part.data)
+        self._average_statistics(part.share)
+        return self._logs_of_all(logs)
+
+    def test_step(self, data: Any) -> dict[str, Any]:
+        """The model's own, on this process' part; metrics are the whole batch's."""
+        part = self._part("test", data)
+        with self._metrics_of_all(part), self._shared(part):
+            logs = type(self.model).test_step(self.model, part.data)
+        return self._logs_of_all(logs)
+
+    def predict_step(self, data: Any) -> Any:
+        """The model's own, on this process' part; the outputs are the whole batch's where all are given it."""
+        part = self._part("prediction", data)
+        outputs = type(self.model).predict_step(self.model, part.data)
+        if part.shared is None or not self.shard:
+            return outputs
+        return tree.map_structure(part.shared.joined, outputs)
+
+    def _part(self, step: str, data: Any) -> _Part:
+        size = _samples(data)
+        told = gathered([_STEPS.index(step), size])
+        self._check_told(told)
+        rank, count = self.processes.rank, self.processes.count
+        if self.shard:
+            bounds = [size * each // count for each in range(count + 1)]
+            sizes = tuple(after - before for before, after in itertools.pairwise(bounds))
+            if min(sizes) == 0:
+                return _Part(data, 1 / count, None)
+            own = slice(bounds[rank], bounds[rank + 1])
+            data = tree.map_structure(lambda samples: None if samples is None else samples[own], data)
+        else:
+            sizes = tuple(size for _, size in told)
+        return _Part(data, sizes[rank] / sum(sizes), SharedBatch(sizes, rank, self.sync_batch_norm))
+
+    def _check_told(self, told: list[list[int]]) -> None:
+        alike = told if self.shard else [[step] for step, _ in told]
+        if any(each != alike[0] for each in alike) or min(size for _, size in told) == 0:
+            each = "; ".join(f"process {rank}: {_STEPS[step]}, {size}" for rank, (step, size) in enumerate(told))
+            needs = (
+                "Each needs the same batches in the same order (auto_shard_dataset=True)"
+                if self.shard
+                else "Each needs equally many batches, none of them empty (auto_shard_dataset=False)"
+            )
+            raise DistributionError(f"the processes are not at the same step (samples of the batch): {each}. {needs}.")
+
+    def _follow_trainable_weights(self) -> None:
+        parameters = [weight.value for weight in self.model.trainable_weights]
+        known = self._gradients.parameters if self._gradients else []
+        if len(known) != len(parameters) or any(a is not b for a, b in zip(known, parameters, strict=True)):
+            self._leave_gradients()
+            self._gradients = GradientSum(parameters)
+
+    def _leave_gradients(self) -> None:
+        if self._gradients:
+            self._gradients.close()
+            self._gradients = None
+
+    @contextlib.contextmanager
+    def _shared(self, part: _Part) -> Iterator[None]:
+        with sharing(part.shared), synchronized(self.model, part.shared):
+            yield
+
+    @contextlib.contextmanager
+    def _loss_scaled_by(self, share: float) -> Iterator[None]:
+        """Keras asks its optimizer to scale the loss, after it has noted it and before it goes back from it."""
+        optimizer = self.model.optimizer
+        scale_loss = optimizer.scale_loss
+        optimizer.scale_loss = lambda loss: scale_loss(loss) * share
+        try:
+            yield
+        finally:
+            del optimizer.scale_loss
+
+    @contextlib.contextmanager
+    def _own_seeds(self) -> Iterator[None]:
+        """Dropout and the like draw other numbers in each process."""
+        states = [seeds.state.value for layer in self.model._flatten_layers() for seeds in layer._seed_generators]
+        first = [state[0].clone() for state in states]
+        for state in states:
+            state[0] = (int(state[0]) + self.processes.rank) % (1 << 31)
+        try:
+            yield
+        finally:
+            for state, value in zip(states, first, strict=True):
+                state[0] = value
+
+    @contextlib.contextmanager
+    def _metrics_of_all(self, part: _Part) -> Iterator[None]:
+        """Adds up what the step adds to the metrics: sums and counts, as all of Keras' own metrics keep."""
+        before = {id(each): each.value.detach().clone() for each in self.model.metrics_variables}
+        yield
+        variables = self.model.metrics_variables
+        values = [each.value.detach() for each in variables]
+        was = [before.get(id(each), torch.zeros_like(value)) for each, value in zip(variables, values, strict=True)]
+        added = [(value - old).double() for value, old in zip(values, was, strict=True)]
+        if part.shared is None:  # each has counted the same samples
+            added = [each / self.processes.count for each in added]
+        sum_in_place(added)
+        for variable, old, new in zip(variables, was, added, strict=True):
+            variable.assign((old.double() + new).to(old.dtype))
+
+    @torch.no_grad()
+    def _average_statistics(self, share: float) -> None:
+        """Of what layers keep beside weights (not of frozen weights, which nothing has changed)."""
+        variables = [each for layer in self.model._flatten_layers() for each in layer._non_trainable_variables]
+        statistics = [variable.value for variable in variables if variable.value.is_floating_point()]
+        for value in statistics:
+            value.mul_(share)
+        sum_in_place(statistics)
+
+    def _logs_of_all(self, logs: dict[str, Any]) -> dict[str, Any]:
+        results = self.model.get_metrics_result()
+        return {name: results.get(name, value) for name, value in logs.items()}
+
+
+def _samples(data: Any) -> int:
+    return int(next(each for each in tree.flatten(data) if each is not None).shape[0])

@@ -1,0 +1,137 @@
+"""Several processes do what one does with the whole batch."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import torch
+from support.pages import blocks
+
+from encapkeras.distribution import DataParallel, Processes, finish, initialize
+from encapkeras.errors import ArgumentError
+
+SCRIPT = Path(__file__).with_name("trained_together.py")
+ENVIRONMENT = {**os.environ, "KERAS_BACKEND": "torch", "OMP_NUM_THREADS": "1", "KERAS_TORCH_DEVICE": "cpu"}
+FLOAT64 = ("--dtype", "float64")
+
+
+def trained(out, *options, processes=1, code=0):
+    """What each process found."""
+    launcher = [sys.executable]
+    if processes > 1:
+        launcher += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    done = subprocess.run(
+        [*launcher, str(SCRIPT), str(out), *options], env=ENVIRONMENT, capture_output=True, text=True, timeout=300
+    )
+    assert bool(done.returncode) == bool(code), done.stderr[-4000:]
+    return [dict(np.load(path)) for path in sorted(out.glob("rank_*.npz"))]
+
+
+def largest_difference(one, other, kind):
+    names = [name for name in one if name.startswith(kind)]
+    assert names
+    assert one.keys() == other.keys()
+    return max(np.abs(one[name].astype("float64") - other[name].astype("float64")).max() for name in names)
+
+
+def assert_identical(one, other):
+    assert one.keys() == other.keys()
+    for name, value in one.items():
+        np.testing.assert_array_equal(value, other[name], err_msg=name)
+
+
+@pytest.fixture(scope="module")
+def float32(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("float32")
+    return trained(folder / "one"), trained(folder / "two", processes=2)
+
+
+def test_two_processes_train_as_one_on_the_joined_batch(float32):
+    [alone], (first, second) = float32
+    assert largest_difference(alone, first, "weight") < 1e-5
+    assert_identical(first, second)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [2, 3])
+def test_processes_differ_from_one_by_rounding_alone(tmp_path, processes):
+    [alone] = trained(tmp_path / "one", *FLOAT64)
+    each = trained(tmp_path / "more", *FLOAT64, processes=processes)
+    assert len(each) == processes
+    for kind in ("weight", "statistic", "optimizer", "history", "evaluated", "predicted"):
+        assert largest_difference(alone, each[0], kind) < 1e-12, kind
+    for other in each[1:]:
+        assert_identical(each[0], other)
+
+
+@pytest.mark.slow
+def test_a_training_that_one_process_is_told_to_end_goes_on_to_the_same_weights(tmp_path, float32):
+    whole = float32[1][0]
+    state = ["--resume", str(tmp_path / "state")]
+    assert trained(tmp_path / "parts", *state, "--end-at", "4", processes=2, code=1) == []
+    assert (tmp_path / "state" / "epoch_2_step_2.pt").is_file()  # the step after the signal is made, by both
+    first, second = trained(tmp_path / "parts", *state, processes=2)
+    for kind in ("weight", "statistic", "optimizer", "evaluated", "predicted"):
+        assert largest_difference(whole, first, kind) == 0, kind
+    assert_identical(first, second)
+
+
+@pytest.mark.slow
+def test_without_sync_each_has_its_own_statistics_and_all_have_the_same_weights(tmp_path, float32):
+    first, second = trained(tmp_path, "--without-sync", processes=2)
+    assert_identical(first, second)
+    assert largest_difference(first, float32[1][0], "weight") > 1e-5
+    assert np.isfinite(first["history loss"]).all()
+
+
+def test_a_process_that_is_alone_trains_as_without():
+    def trained_weights(attach):
+        keras.utils.set_random_seed(0)
+        model = keras.Sequential([keras.Input((3,)), keras.layers.Dropout(0.5), keras.layers.Dense(1)])
+        model.compile("adam", "mse")
+        if attach:
+            assert DataParallel().attach(model) is model
+        model.fit(np.ones((8, 3)), np.ones((8, 1)), batch_size=4, verbose=0)
+        return model.get_weights()
+
+    for with_strategy, without in zip(trained_weights(True), trained_weights(False), strict=True):
+        np.testing.assert_array_equal(with_strategy, without)
+    assert initialize() == Processes(rank=0, count=1)
+    assert initialize().is_first
+    finish()
+
+
+@pytest.mark.parametrize("what", ["compiled", "built"])
+def test_a_model_that_is_not_ready_is_refused(what):
+    model = keras.Sequential([keras.layers.Dense(1)] if what == "built" else [keras.Input((2,)), keras.layers.Dense(1)])
+    if what == "built":
+        model.compile("sgd", "mse")
+    with pytest.raises(ArgumentError, match=f"is not {what}"):
+        DataParallel().attach(model)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2])
+def test_the_script_of_the_page_trains(tmp_path, processes):
+    page = Path(__file__).parents[2] / "docs" / "scaling.md"
+    [script] = [block.text for block in blocks(page, "python")]
+    (tmp_path / "many.py").write_text(script)
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    command = [sys.executable, *launcher, "many.py"]
+    done = subprocess.run(command, env=ENVIRONMENT, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert done.stdout.count("test accuracy") == 1
+    assert keras.saving.load_model(tmp_path / "runs" / "many" / "model.keras").count_params() > 0
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+@pytest.mark.slow
+def test_two_gpus_train_as_one(tmp_path, monkeypatch):
+    monkeypatch.setitem(ENVIRONMENT, "KERAS_TORCH_DEVICE", "cuda")
+    [alone], (first, second) = trained(tmp_path / "one"), trained(tmp_path / "two", processes=2)
+    assert largest_difference(alone, first, "weight") < 1e-4
+    assert_identical(first, second)
