@@ -45,6 +45,7 @@ def main() -> None:
     parser.add_argument("--accumulate", type=int, default=2)
     parser.add_argument("--without-sync", action="store_true")
     parser.add_argument("--resume", type=Path)
+    parser.add_argument("--every-step", action="store_true", help="save after every step")
     parser.add_argument("--end-at", type=int, metavar="STEP", help="the last process is then told to end")
     arguments = parser.parse_args()
 
@@ -66,7 +67,7 @@ def main() -> None:
     generator = np.random.default_rng(0)
     images = generator.uniform(size=(IMAGES, *model.input_shape[1:])).astype(arguments.dtype)
     labels = generator.integers(0, 10, IMAGES)
-    callbacks = [Resume(arguments.resume)] if arguments.resume else []
+    callbacks = [Resume(arguments.resume, minutes=0 if arguments.every_step else 10)] if arguments.resume else []
     callbacks += [EndAt(arguments.end_at)] if arguments.end_at else []
     history = model.fit(
         images, labels, batch_size=BATCH, epochs=arguments.epochs, callbacks=callbacks, shuffle=True, verbose=0
@@ -75,6 +76,7 @@ def main() -> None:
     found |= {f"statistic {weight.path}": weight.value.numpy(force=True) for weight in model.non_trainable_weights}
     found |= {f"optimizer {variable.path}": variable.value.numpy(force=True) for variable in optimizer.variables}
     found |= {f"history {name}": np.array(values) for name, values in history.history.items()}
+    found |= {f"seen {each.path}": each.value.numpy(force=True) for each in model.metrics_variables}  # last epoch
     evaluated = model.evaluate(images, labels, batch_size=BATCH, verbose=0, return_dict=True)
     found |= {f"evaluated {name}": np.array(value) for name, value in evaluated.items()}
     found["predicted"] = model.predict(images, batch_size=BATCH, verbose=0)
