@@ -11,6 +11,8 @@ import keras
 import numpy as np
 import torch
 from torch import distributed
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
 from encapkeras.errors import DistributionError
 
@@ -58,13 +60,29 @@ def initialize() -> Processes:
     if on_gpu:
         _take_gpu(int(os.environ.get("LOCAL_RANK", "0")))
     try:
-        distributed.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo")
+        store, rank, count = next(rendezvous("env://"))
+        distributed.init_process_group(
+            "cpu:gloo,cuda:nccl" if on_gpu else "gloo",
+            store=PrefixStore(_attempt(), store),
+            rank=rank,
+            world_size=count,
+        )
     except (ValueError, RuntimeError, distributed.DistError) as error:
         raise DistributionError(
             f"the processes cannot be connected: {error}. Start them with torchrun, which sets MASTER_ADDR, "
             "MASTER_PORT, RANK and WORLD_SIZE; without those this process trains alone."
         ) from error
     return connected()
+
+
+def _attempt() -> str:
+    """Keeps apart what processes told each other through torchrun's store before and after it started them again.
+
+    Without, they may wait for addresses of processes that were killed. Machines count their restarts each for itself,
+    so that this is known only where there is one.
+    """
+    alone = os.environ.get("GROUP_WORLD_SIZE", "1") == "1"
+    return f"attempt_{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}" if alone else "attempt"
 
 
 def connected() -> Processes:

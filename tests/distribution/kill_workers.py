@@ -7,6 +7,7 @@ moving statistics, optimizer, the number of steps and of the samples in the last
 """
 
 import argparse
+import contextlib
 import os
 import random
 import signal
@@ -37,7 +38,14 @@ def workers(torchrun):
     """The processes that it has started."""
     lists = Path(f"/proc/{torchrun.pid}/task").glob("*/children")
     children = [child for each in lists for child in each.read_text().split()]
-    return [int(child) for child in children if str(SCRIPT) in Path(f"/proc/{child}/cmdline").read_text()]
+    return [int(child) for child in children if str(SCRIPT) in command_of(child)]
+
+
+def command_of(process):
+    """Nothing, if it has just ended."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{process}/cmdline").read_text()
+    return ""
 
 
 def killed(folder, epochs, kills, start_up, moments):
