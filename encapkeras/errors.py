@@ -55,6 +55,10 @@ class CheckpointError(EncapkerasError):
     """A checkpoint of the original code cannot be read or written, or does not belong to the network."""
 
 
+class ExportError(EncapkerasError):
+    """A network cannot be written for another program."""
+
+
 class RegistrationError(EncapkerasError, TypeError):
     """A layer, loss or data set cannot be registered as it is declared."""
 

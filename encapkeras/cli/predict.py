@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from encapkeras.cli.output_file import add_overwrite, check_free, write_text
 from encapkeras.cli.spec_arguments import add_plugins
-from encapkeras.cli.trained_run import note_unfinished
+from encapkeras.cli.trained_run import chosen_checkpoint
 from encapkeras.errors import ArgumentError, DataError, printable
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def run(arguments: argparse.Namespace) -> int:
     from encapkeras.graph import load_model
     from encapkeras.training.memory import saying_how_to_save_memory
 
-    checkpoint = _checkpoint(Path(arguments.model))
+    checkpoint = chosen_checkpoint(Path(arguments.model))
     with saying_how_to_save_memory("Free memory, or use a machine with more."):
         found = classify_files(load_model(checkpoint), arguments.images)
     if table:
@@ -61,26 +61,6 @@ def run(arguments: argparse.Namespace) -> int:
     if found.problems:
         raise DataError(_told(found))
     return 0
-
-
-def _checkpoint(path: Path) -> Path:
-    """The `.keras` file itself, or that of a run which training chose; its data need not be on this machine."""
-    if not path.is_dir():
-        return path
-    from encapkeras.data import DataSettings
-    from encapkeras.graph.load import load_file
-    from encapkeras.graph.tree import Report
-    from encapkeras.training import RunFolder
-
-    folder = RunFolder(path)
-    folder.check_run()
-    folder.check_plugins()
-    report = Report()
-    spec = load_file(folder.spec, str(folder.spec), report).plain()
-    report.raise_if_any()
-    checkpoint = folder.chosen(DataSettings.model_construct(**(spec.get("data") or {})).has_validation)
-    note_unfinished(folder, checkpoint)
-    return checkpoint
 
 
 def _print(found: ClassifiedFiles, checkpoint: Path, top: int) -> None:

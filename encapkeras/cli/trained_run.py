@@ -85,6 +85,26 @@ class TrainedRun:
         return Classifier(model)
 
 
+def chosen_checkpoint(path: Path) -> Path:
+    """The `.keras` file itself, or that of a run which training chose; its data need not be on this machine."""
+    if not path.is_dir():
+        return path
+    from encapkeras.data import DataSettings
+    from encapkeras.graph.load import load_file
+    from encapkeras.graph.tree import Report
+    from encapkeras.training import RunFolder
+
+    folder = RunFolder(path)
+    folder.check_run()
+    folder.check_plugins()
+    report = Report()
+    spec = load_file(folder.spec, str(folder.spec), report).plain()
+    report.raise_if_any()
+    checkpoint = folder.chosen(DataSettings.model_construct(**(spec.get("data") or {})).has_validation)
+    note_unfinished(folder, checkpoint)
+    return checkpoint
+
+
 def note_unfinished(folder: RunFolder, checkpoint: Path) -> None:
     """Says on stderr that a run has not ended, if so."""
     if not folder.results.is_file():

@@ -1,0 +1,38 @@
+"""`encapkeras export`: a trained network as a file for other programs."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from encapkeras.cli.output_file import add_overwrite, check_output
+from encapkeras.cli.spec_arguments import add_plugins
+from encapkeras.cli.trained_run import chosen_checkpoint
+
+ENDINGS = {"keras": ".keras", "torch": ".pt2", "onnx": ".onnx"}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of `encapkeras export`."""
+    parser.add_argument("model", metavar="RUN_OR_MODEL", help="run folder of a training, or a .keras file")
+    parser.add_argument("--format", required=True, choices=ENDINGS, help="what to write")
+    add_plugins(parser)
+    parser.add_argument("-o", "--output", metavar="FILE", help="the file to write (NAME.pt2, NAME.onnx ...)")
+    add_overwrite(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Writes the network that training chose."""
+    ending = ENDINGS[arguments.format]
+    if arguments.output is not None:
+        check_output(arguments, arguments.model, ending)
+    from encapkeras.graph import load_model, parameters
+    from encapkeras.interop import export_model
+
+    checkpoint = chosen_checkpoint(Path(arguments.model))
+    model = load_model(checkpoint)
+    arguments.output = arguments.output or f"{model.name}{ending}"
+    output = check_output(arguments, checkpoint, ending)
+    export_model(model, output, arguments.format)
+    print(f"{output}: '{model.name}', {parameters(model):,} parameters, {len(model.class_names)} class names")
+    return 0

@@ -1,0 +1,117 @@
+"""Exported networks give the same outputs elsewhere."""
+
+import json
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import torch
+
+from encapkeras import build_model, load_model
+from encapkeras.errors import ArgumentError, ExportError, RunFolderError
+from encapkeras.interop import export_model
+
+SPECS = {
+    "encapnet_digits": ["vars.types=4", "vars.sub_layers=2"],
+    "encapnet_ot_digits": ["vars.types=4", "vars.sub_layers=1"],
+    "capsnet_dynamic_digits": [],
+    "capsnet_em_digits": [],
+}
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in SPECS if name != "capsnet_em_digits"]
+
+LOADED_ALONE = """
+import json, sys
+import numpy as np
+import torch
+
+extra = {"class_names": ""}
+network = torch.export.load(sys.argv[1], extra_files=extra).module()
+assert not {"keras", "encapkeras"} & set(sys.modules)
+for size in (1, 7):
+    np.save(f"{sys.argv[1]}.{size}.npy", network(torch.from_numpy(np.load(sys.argv[2]))[:size]).numpy(force=True))
+print(extra["class_names"])
+"""
+
+
+def network(name):
+    """A network with outputs of usable size: an untrained EncapNet's are all but 0."""
+    from encapkeras import load_spec
+
+    keras.utils.set_random_seed(0)
+    model = build_model(load_spec(name, SPECS[name]))
+    model.compile(keras.optimizers.Adam(1e-2), loss=model.make_losses(), loss_weights=model.loss_weights)
+    images = np.random.default_rng(0).uniform(size=(16, *model.input_shape[1:])).astype("float32")
+    model.fit(images, np.arange(16) % 10, epochs=30, batch_size=16, verbose=0)
+    expected = model.predict(images[:7], verbose=0)
+    assert np.abs(expected).max() > 1e-2
+    return model, images[:7], expected
+
+
+@pytest.mark.parametrize("name", ["capsnet_em_digits", *SLOW])
+def test_torch_and_onnx_give_the_same_outputs_for_any_number_of_images(name, tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    model, images, expected = network(name)
+
+    export_model(model, tmp_path / "network.pt2", "torch")
+    np.save(tmp_path / "images.npy", images)
+    command = [sys.executable, "-c", LOADED_ALONE, str(tmp_path / "network.pt2"), str(tmp_path / "images.npy")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == list(model.class_names)
+    for size in (1, 7):
+        found = np.load(tmp_path / f"network.pt2.{size}.npy")
+        np.testing.assert_allclose(found, expected[:size], rtol=0, atol=1e-5)
+
+    export_model(model, tmp_path / "network.onnx", "onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "network.onnx")
+    assert [each.name for each in session.get_inputs()] == ["images"]
+    assert json.loads(session.get_modelmeta().custom_metadata_map["class_names"]) == list(model.class_names)
+    for size in (1, 7):
+        [found] = session.run(["scores"], {"images": images[:size]})
+        np.testing.assert_allclose(found, expected[:size], rtol=0, atol=1e-5)
+    np.testing.assert_array_equal(model.predict(images, verbose=0), expected)  # the model is as it was
+
+
+def test_keras_files_are_read_by_load_model(tmp_path):
+    model = build_model("capsnet_dynamic_digits")
+    export_model(model, tmp_path / "network.keras", "keras")
+    loaded = load_model(tmp_path / "network.keras")
+    images = np.ones((2, *model.input_shape[1:]), "float32")
+    np.testing.assert_array_equal(loaded.predict(images, verbose=0), model.predict(images, verbose=0))
+    assert loaded.class_names == model.class_names
+
+
+class Bends(keras.layers.Layer):
+    def call(self, inputs):
+        return inputs if inputs.sum().item() > 0 else -inputs
+
+    def compute_output_spec(self, inputs):
+        return keras.KerasTensor(inputs.shape, inputs.dtype)
+
+
+def test_what_cannot_be_exported_is_told_and_leaves_nothing(tmp_path, monkeypatch):
+    image = keras.Input((4,))
+    bends = keras.Model(image, Bends()(image))
+    with pytest.raises(ExportError, match="cannot be traced"):
+        export_model(bends, tmp_path / "network.pt2", "torch")
+    two = keras.Model([image, keras.Input((4,))], image)
+    with pytest.raises(ArgumentError, match="has 2 inputs"):
+        export_model(two, tmp_path / "network.onnx", "onnx")
+    with pytest.raises(ArgumentError, match="received 'caffe'"):
+        export_model(bends, tmp_path / "network", "caffe")
+    with pytest.raises(RunFolderError, match="could not be written"):
+        export_model(keras.Model(image, image), tmp_path / "no" / "network.pt2", "torch")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ExportError, match=r"onnx and onnxscript must be installed: pip install 'encapkeras\[onnx\]'"):
+        export_model(bends, tmp_path / "network.onnx", "onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_network_on_a_gpu_is_exported(tmp_path):
+    model, images, expected = network("capsnet_em_digits")
+    export_model(model, tmp_path / "network.pt2", "torch")
+    found = torch.export.load(tmp_path / "network.pt2").module()(torch.from_numpy(images).cuda())
+    np.testing.assert_allclose(found.numpy(force=True), expected, rtol=0, atol=1e-5)
