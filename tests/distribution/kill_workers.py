@@ -22,6 +22,8 @@ import numpy as np
 SCRIPT = Path(__file__).with_name("trained_together.py")
 ENVIRONMENT = {**os.environ, "KERAS_BACKEND": "torch", "OMP_NUM_THREADS": "1", "KERAS_TORCH_DEVICE": "cpu"}
 PROCESSES = 2
+STEPS_AN_EPOCH = 3
+MOST_STEPS = 12  # from a start to the kill
 KINDS = ("weight", "statistic", "optimizer", "seen", "evaluated", "predicted")
 
 
@@ -48,8 +50,14 @@ def command_of(process):
     return ""
 
 
-def killed(folder, epochs, kills, start_up, moments):
-    """Trains and kills one of the processes again and again, around the moment when it makes its first step.
+def steps_saved(folder):
+    """How many steps the newest state has behind it."""
+    names = [path.stem.split("_") for path in (folder / "state").glob("epoch_*.pt")]
+    return max((STEPS_AN_EPOCH * (int(epoch) - 1) + int(step) for _, epoch, _, step in names), default=0)
+
+
+def killed(folder, epochs, kills, moments):
+    """Trains and kills one of the processes again and again: while they start, or after some more steps.
 
     Returns:
         The number of kills.
@@ -58,16 +66,16 @@ def killed(folder, epochs, kills, start_up, moments):
     while done < kills and torchrun.poll() is None:
         new = set(workers(torchrun))
         if len(new) < PROCESSES or new & known:  # torchrun has not started them again
-            time.sleep(0.05)
+            time.sleep(0.02)
             continue
-        known = new
-        time.sleep(moments.uniform(0.5, 1.3) * start_up)
-        if torchrun.poll() is not None:
-            break
-        os.kill(moments.choice(sorted(new)), signal.SIGKILL)
-        done += 1
-        state = sorted(path.name for path in (folder / "state").glob("epoch_*.pt"))
-        print(f"kill {done}: {state[-1] if state else 'nothing saved yet'}", flush=True)
+        known, before, more = new, steps_saved(folder), moments.choice([0, 0, *range(1, MOST_STEPS + 1)])
+        time.sleep(moments.uniform(0, 8 if more == 0 else 0.2))
+        while steps_saved(folder) < before + more and torchrun.poll() is None:
+            time.sleep(0.02)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(moments.choice(sorted(new)), signal.SIGKILL)
+            done += 1
+            print(f"kill {done}: {steps_saved(folder)} steps were saved", flush=True)
     if torchrun.wait(600):
         sys.exit((folder.parent / f"{folder.name}.log").read_text()[-4000:])
     return done
@@ -93,15 +101,11 @@ def main() -> int:
         whole, parts = Path(folder, "whole"), Path(folder, "parts")
         whole.mkdir()
         parts.mkdir()
-        begun, epochs = time.monotonic(), 10 + 5 * arguments.kills  # enough for all kills
-        torchrun = started(whole, epochs)
-        while not any(whole.glob("state/epoch_*.pt")) and torchrun.poll() is None:
-            time.sleep(0.05)
-        start_up = time.monotonic() - begun
-        if torchrun.wait(600):
+        epochs = 10 + MOST_STEPS * arguments.kills // STEPS_AN_EPOCH  # enough for all kills
+        if started(whole, epochs).wait(600):
             sys.exit(Path(folder, "whole.log").read_text()[-4000:])
-        print(f"{epochs} epochs in one go; the first step was made after {start_up:.1f} s", flush=True)
-        done = killed(parts, epochs, arguments.kills, start_up, random.Random(arguments.seed))  # noqa: S311
+        print(f"{epochs} epochs were trained in one go", flush=True)
+        done = killed(parts, epochs, arguments.kills, random.Random(arguments.seed))  # noqa: S311
         found = differences(whole, parts)
         seen = np.load(parts / "rank_0.npz")
         steps = next(int(seen[name]) for name in seen if name.startswith("optimizer") and name.endswith("/iteration"))
