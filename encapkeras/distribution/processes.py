@@ -56,7 +56,8 @@ def initialize() -> Processes:
         return connected()
     if not distributed.is_torchelastic_launched() and "WORLD_SIZE" not in os.environ:
         return Processes(0, 1)
-    on_gpu = keras.ops.zeros(()).device.type == "cuda"
+    # As Keras chooses its device; to ask it for a tensor would take memory of the first GPU in every process.
+    on_gpu = torch.cuda.is_available() and os.environ.get("KERAS_TORCH_DEVICE", "cuda").startswith("cuda")
     if on_gpu:
         _take_gpu(int(os.environ.get("LOCAL_RANK", "0")))
     try:

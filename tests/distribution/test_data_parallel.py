@@ -19,13 +19,13 @@ ENVIRONMENT = {**os.environ, "KERAS_BACKEND": "torch", "OMP_NUM_THREADS": "1", "
 FLOAT64 = ("--dtype", "float64")
 
 
-def trained(out, *options, processes=1, code=0):
+def trained(out, *options, script=SCRIPT, processes=1, code=0):
     """What each process found."""
     launcher = [sys.executable]
     if processes > 1:
         launcher += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     done = subprocess.run(
-        [*launcher, str(SCRIPT), str(out), *options], env=ENVIRONMENT, capture_output=True, text=True, timeout=300
+        [*launcher, str(script), str(out), *options], env=ENVIRONMENT, capture_output=True, text=True, timeout=300
     )
     assert bool(done.returncode) == bool(code), done.stderr[-4000:]
     return [dict(np.load(path)) for path in sorted(out.glob("rank_*.npz"))]
@@ -54,6 +54,41 @@ def test_two_processes_train_as_one_on_the_joined_batch(float32):
     [alone], (first, second) = float32
     assert largest_difference(alone, first, "weight") < 1e-5
     assert_identical(first, second)
+
+
+@pytest.fixture(scope="module")
+def keras_models(tmp_path_factory):
+    folder, script = tmp_path_factory.mktemp("keras_models"), SCRIPT.with_name("keras_model_together.py")
+    [alone] = trained(folder / "one", script=script)
+    return alone, *trained(folder / "two", script=script, processes=2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["synchronised", "frozen", "thawed", "own data", "predicted"])
+def test_any_keras_model_is_trained_as_by_one_process(what, keras_models):
+    alone, first, second = keras_models
+    names = [name for name in alone if name.startswith(what)]
+    assert names
+    for name in names:
+        np.testing.assert_allclose(first[name], alone[name], rtol=1e-5, atol=1e-5, err_msg=name)
+        np.testing.assert_array_equal(second[name], first[name], err_msg=name)
+
+
+@pytest.mark.slow
+def test_dropout_draws_other_numbers_in_each_process(keras_models):
+    alone, first, second = keras_models
+    names = [name for name in alone if name.startswith("dropout")]
+    assert names
+    for name in names:
+        np.testing.assert_array_equal(second[name], first[name], err_msg=name)
+    assert np.abs(first["dropout loss"] - alone["dropout loss"]).max() > 1e-3
+
+
+@pytest.mark.slow
+def test_processes_that_do_not_do_the_same_are_told_so(keras_models):
+    _, first, second = keras_models
+    assert "process 0: training, 1; process 1: training, 4" in str(first["refused"])
+    assert str(first["refused"]) == str(second["refused"])
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ import sys
 
 import keras
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 
@@ -51,7 +52,6 @@ def network(name):
 
 @pytest.mark.parametrize("name", ["capsnet_em_digits", *SLOW])
 def test_torch_and_onnx_give_the_same_outputs_for_any_number_of_images(name, tmp_path):
-    onnxruntime = pytest.importorskip("onnxruntime")
     model, images, expected = network(name)
 
     export_model(model, tmp_path / "network.pt2", "torch")
