@@ -15,7 +15,7 @@ from encapkeras.errors import ArgumentError, ExportError, RunFolderError
 from encapkeras.interop import export_model
 
 SPECS = {
-    "encapnet_digits": ["vars.types=4", "vars.sub_layers=2"],
+    "encapnet_digits": ["vars.types=4", "vars.sub_layers=2", "vars.kind=approximate"],
     "encapnet_ot_digits": ["vars.types=4", "vars.sub_layers=1"],
     "capsnet_dynamic_digits": [],
     "capsnet_em_digits": [],
