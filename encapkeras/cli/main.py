@@ -97,7 +97,8 @@ def _run(words: list[str]) -> int:
         print(error, file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt as stop:
-        print(str(stop) or "interrupted", file=sys.stderr)
+        if os.environ.get("RANK", "0") == "0":  # torchrun's other processes are interrupted too
+            print(str(stop) or "interrupted", file=sys.stderr)
         return INTERRUPTED
     except Exception as error:
         place = _line_in_plugin(error)

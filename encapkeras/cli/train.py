@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from encapkeras.cli.problems import print_warnings
 from encapkeras.cli.spec_arguments import add_spec_arguments
+
+if TYPE_CHECKING:
+    from encapkeras.graph import Spec
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,9 +30,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Trains."""
+    from encapkeras.distribution import finish, initialize
+    from encapkeras.distribution.processes import failing_together
+    from encapkeras.training import train
+
+    processes = initialize()
+    with failing_together():
+        spec = _spec_of(arguments)
+    if processes.is_first:
+        print_warnings(spec.warnings)
+    if arguments.resume is not None:
+        train(spec, run_dir=arguments.resume, resume=True)
+    else:
+        train(spec, run_dir=arguments.run_dir, overwrite=arguments.overwrite)
+    finish()
+    return 0
+
+
+def _spec_of(arguments: argparse.Namespace) -> Spec:
     from encapkeras.errors import ArgumentError
     from encapkeras.graph import load_spec
-    from encapkeras.training import RunFolder, train
+    from encapkeras.training import RunFolder
 
     if arguments.spec is None and arguments.resume is None:
         raise ArgumentError("train needs a spec: a file, or the name of one that `encapkeras specs` lists")
@@ -40,10 +62,4 @@ def run(arguments: argparse.Namespace) -> int:
         folder.check_run()
         folder.check_plugins()
         source = Path(folder.spec)
-    spec = load_spec(source, overrides=arguments.overrides)
-    print_warnings(spec.warnings)
-    if arguments.resume is not None:
-        train(spec, run_dir=arguments.resume, resume=True)
-    else:
-        train(spec, run_dir=arguments.run_dir, overwrite=arguments.overwrite)
-    return 0
+    return load_spec(source, overrides=arguments.overrides)

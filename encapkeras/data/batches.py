@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from encapkeras.data.settings import AugmentSettings
 from encapkeras.data.windows import TensorWindows, Windows
 from encapkeras.data.worker_processes import in_workers
 from encapkeras.errors import ArgumentError
+from encapkeras.functional.across_processes import part_of_batch
 
 # The jitters in the order in which they are applied; each draws around a centre that changes nothing.
 JITTERS = {
@@ -138,6 +140,7 @@ class Batches(DataLoader[tuple[Tensor, ...]]):
         self.workers = workers
         self.epoch = 0
         self.skipped = 0
+        self._process, self._processes = 0, 1
         self._size = (height, width)
         self._windows = TensorWindows(images, height, width) if isinstance(images, Tensor) else images
         self._make = BatchMaker(self._windows, labels, self.settings.cutout)
@@ -157,6 +160,26 @@ class Batches(DataLoader[tuple[Tensor, ...]]):
                 first of the others stands in their places, so that nothing is made in vain.
         """
         self.epoch, self.skipped = epoch, skipped
+
+    def only_part(self, process: int, processes: int) -> Batches:
+        """The same batches for one of several processes that share each of them, of which it makes its own part alone.
+
+        Batches keep their size and their labels; the images of the other processes' parts are black, so that none is
+        decoded or augmented in vain. Batches of fewer images than processes are whole.
+
+        Args:
+            process: Its number, from 0.
+            processes: How many there are. `part_of_batch` says which part is whose.
+
+        Example:
+            >>> images = torch.ones(6, 1, 1, 1)
+            >>> batches = Batches(images, torch.arange(6), height=1, width=1, batch_size=4)
+            >>> [(batch.flatten().tolist(), labels.tolist()) for batch, labels in batches.only_part(1, processes=2)]
+            [([0.0, 0.0, 1.0, 1.0], [0, 1, 2, 3]), ([0.0, 1.0], [4, 5])]
+        """
+        part = copy.copy(self)
+        part._process, part._processes = process, processes
+        return part
 
     def unchanged(self) -> Batches:
         """The same images in their own order, cut at the centre, not augmented."""
@@ -200,14 +223,26 @@ class Batches(DataLoader[tuple[Tensor, ...]]):
         first = min(self.skipped, count - 1)
         self.skipped = 0
         draws = [self._draws_for(index, epoch) for index in range(first, count)]
-        with contextlib.closing(in_workers(self._make, draws, self.workers)) as made:
-            for index, batch in enumerate(made, first):
+        own = [part_of_batch(len(each.order), self._process, self._processes) for each in draws]
+        parts = [each.part(part.start, part.stop) for each, part in zip(draws, own, strict=True)]
+        with contextlib.closing(in_workers(self._make, parts, self.workers)) as made:
+            for index, (whole, part, batch) in enumerate(zip(draws, own, made, strict=True), first):
+                batch = self._completed(batch, whole, part)
                 if index == first:
                     yield from itertools.repeat(batch, first)
                 if index == count - 1:
                     # Before the last yield: Keras takes that batch and never resumes this generator.
                     self.epoch = epoch + 1
                 yield batch
+
+    def _completed(self, made: tuple[Tensor, Tensor], whole: Draws, part: slice) -> tuple[Tensor, Tensor]:
+        """A batch of which only a part was made, in its whole size."""
+        images, labels = made
+        if len(labels) == len(whole.order):
+            return made
+        padded = images.new_zeros(len(whole.order), *images.shape[1:])
+        padded[part] = images
+        return padded, self.labels[torch.from_numpy(whole.order)]
 
     def batch(self, index: int, epoch: int | None = None) -> tuple[Tensor, Tensor]:
         """One batch of an epoch, made without the others.

@@ -40,6 +40,12 @@ class DataSplits:
     validation: Batches | None
     test: Batches
 
+    def only_part(self, process: int, processes: int) -> DataSplits:
+        """The same splits, of whose batches one of several processes makes its part alone: `Batches.only_part`."""
+        train, test = (batches.only_part(process, processes) for batches in (self.train, self.test))
+        validation = self.validation.only_part(process, processes) if self.validation else None
+        return DataSplits(self.info, train, validation, test)
+
 
 def describe(settings: DataSettings) -> DatasetInfo:
     """What a network has to know about the images it will be given; nothing is downloaded and no pixel is read.

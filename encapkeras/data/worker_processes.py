@@ -24,9 +24,10 @@ _RUNNING: set[Any] = set()  # whoever is forgotten with what it works for can st
 
 
 def default_workers() -> int:
-    """The processor cores that this process may use, at most 8."""
+    """The processor cores that this process may use, at most 8; processes that torchrun started here share them."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(allowed, MOST_BY_DEFAULT)
+    sharing = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return min(max(1, allowed // sharing), MOST_BY_DEFAULT)
 
 
 def in_workers(make: Callable[[Key], Made], keys: Sequence[Key], workers: int) -> Generator[Made, None, None]:

@@ -10,7 +10,7 @@ import keras
 import torch
 
 from encapkeras.errors import DistributionError
-from encapkeras.functional.across_processes import SharedBatch
+from encapkeras.functional.across_processes import SharedBatch, shared_batch
 from encapkeras.functional.batch_norm import joined_moments
 
 
@@ -40,6 +40,9 @@ def synchronized(model: keras.Model, shared: SharedBatch | None) -> Iterator[Non
 
 def _moments_of(layer: keras.layers.BatchNormalization, shared: SharedBatch) -> Any:
     def moments(inputs: torch.Tensor, mask: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+        if shared_batch() is None:  # somebody looks at a process' own samples
+            own: tuple[torch.Tensor, torch.Tensor] = type(layer)._moments(layer, inputs, mask)
+            return own
         if mask is not None:
             raise DistributionError(f"sync_batch_norm cannot be had of '{layer.name}', whose input is masked")
         return joined_moments(inputs, list(layer._reduction_axes), shared)

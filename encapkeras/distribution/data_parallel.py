@@ -77,5 +77,7 @@ class DataParallel:
 
     @staticmethod
     def _optimizer_variables(model: keras.Model) -> list[Any]:
+        if model.optimizer is None:  # compiled to be evaluated
+            return []
         model.optimizer.build(model.trainable_variables)
         return list(model.optimizer.variables)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -15,7 +14,7 @@ from encapkeras.distribution.batch_norm import synchronized
 from encapkeras.distribution.gradients import GradientSum
 from encapkeras.distribution.processes import Processes, gathered, sum_in_place
 from encapkeras.errors import DistributionError
-from encapkeras.functional.across_processes import SharedBatch, sharing
+from encapkeras.functional.across_processes import SharedBatch, part_of_batch, sharing
 
 _STEPS = ("training", "test", "prediction")
 
@@ -84,11 +83,10 @@ class ParallelSteps:
         self._check_told(told)
         rank, count = self.processes.rank, self.processes.count
         if self.shard:
-            bounds = [size * each // count for each in range(count + 1)]
-            sizes = tuple(after - before for before, after in itertools.pairwise(bounds))
-            if min(sizes) == 0:
+            if size < count:
                 return _Part(data, 1 / count, None)
-            own = slice(bounds[rank], bounds[rank + 1])
+            parts = [part_of_batch(size, process, count) for process in range(count)]
+            sizes, own = tuple(part.stop - part.start for part in parts), parts[rank]
             data = tree.map_structure(lambda samples: None if samples is None else samples[own], data)
         else:
             sizes = tuple(size for _, size in told)

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
+import re
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import keras
 import numpy as np
 import torch
 from torch import distributed
-from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
-from encapkeras.errors import DistributionError
+from encapkeras.errors import DistributionError, EncapkerasError
 
 _Value = TypeVar("_Value")
+_OF_GLOO = re.compile(r"gloo|[Cc]onnection (closed|reset|refused)|Broken pipe")
+
+
+_launcher: Store | None = None  # torchrun's own store, which outlives the processes that it starts
 
 
 @dataclass(frozen=True)
@@ -52,6 +59,7 @@ def initialize() -> Processes:
         >>> initialize()
         Processes(rank=0, count=1)
     """
+    global _launcher
     if distributed.is_initialized():
         return connected()
     if not distributed.is_torchelastic_launched() and "WORLD_SIZE" not in os.environ:
@@ -62,6 +70,7 @@ def initialize() -> Processes:
         _take_gpu(int(os.environ.get("LOCAL_RANK", "0")))
     try:
         store, rank, count = next(rendezvous("env://"))
+        _launcher = store if distributed.is_torchelastic_launched() else None
         distributed.init_process_group(
             "cpu:gloo,cuda:nccl" if on_gpu else "gloo",
             store=PrefixStore(_attempt(), store),
@@ -139,13 +148,115 @@ def sum_in_place(tensors: list[torch.Tensor]) -> None:
             member.copy_(part.view_as(member))
 
 
-def from_first(value: _Value) -> _Value:
-    """The first process' value, which can be pickled; all must ask."""
+def with_least(number: int) -> int:
+    """The rank of the process that gives the smallest number, the first of equals; all must ask."""
+    numbers = [each for [each] in gathered([number])] if connected().count > 1 else [number]
+    return numbers.index(min(numbers))
+
+
+def from_process(value: _Value, rank: int = 0) -> _Value:
+    """The value of one process, the first by default, which can be pickled; all must ask."""
     if connected().count == 1:
         return value
     values = [value]
-    distributed.broadcast_object_list(values, src=0)
+    distributed.broadcast_object_list(values, src=rank)
     return values[0]
+
+
+def by_first(action: Callable[[], _Value]) -> _Value:
+    """What an action gives that the first process alone makes, as one that writes files; all must ask.
+
+    Args:
+        action: Its result can be pickled.
+
+    Raises:
+        EncapkerasError: As `failing_together`.
+    """
+    value: Any = None
+    with failing_together():
+        if connected().is_first:
+            value = action()
+    return from_process(value)  # type: ignore[no-any-return]
+
+
+@contextlib.contextmanager
+def failing_together() -> Iterator[None]:
+    """Where one process fails inside, all end, so that none waits for it in vain; one tells why. All must come here.
+
+    Inside the processes must not talk to each other.
+
+    Raises:
+        EncapkerasError: What this process raised, the first of those that failed.
+        SystemExit: Another process raised one; with its exit code.
+
+    Example:
+        >>> with failing_together():
+        ...     raise DistributionError("no such thing")
+        Traceback (most recent call last):
+        ...
+        encapkeras.errors.DistributionError: no such thing
+    """
+    failure = None
+    try:
+        yield
+    except EncapkerasError as error:
+        failure = error
+    if connected().count == 1:
+        codes = [failure.exit_code if failure else 0]
+    else:
+        codes = [code for [code] in gathered([failure.exit_code if failure else 0])]
+    first = next((rank for rank, code in enumerate(codes) if code), None)
+    if failure and first == connected().rank:
+        raise failure
+    if first is not None:
+        leave(codes[first])
+
+
+def leave(code: int) -> NoReturn:
+    """Ends this process when another one, which tells why, has done so: torchrun kills all once the first is gone.
+
+    Args:
+        code: The exit code.
+
+    Raises:
+        SystemExit: Always.
+    """
+    with contextlib.suppress(RuntimeError, distributed.DistError):
+        gathered([code])  # ends when a connection does
+    raise SystemExit(code)
+
+
+@contextlib.contextmanager
+def noticing_lost_processes() -> Iterator[None]:
+    """Says in one line that another process has ended, instead of what torch says about its connection.
+
+    Raises:
+        DistributionError: It has.
+    """
+    try:
+        yield
+    except (RuntimeError, distributed.DistError) as error:
+        told = next(iter(str(error).strip().splitlines()), "")
+        if connected().count == 1 or not (isinstance(error, distributed.DistError) or _OF_GLOO.search(told)):
+            raise
+        raise DistributionError(
+            f"process {connected().rank} of {connected().count} has lost the others ({told}). One of them ended "
+            "first, or its machine cannot be reached; what it said is above or in its own log."
+        ) from error
+
+
+def remember(name: str, value: str) -> None:
+    """Has torchrun keep a value, also for processes that it starts again; nothing happens without torchrun."""
+    if _launcher is not None:
+        _launcher.set(f"encapkeras/{name}", value)
+
+
+def remembered(name: str) -> str | None:
+    """What `remember` was given since torchrun itself was started; None if nothing."""
+    key = f"encapkeras/{name}"
+    if _launcher is None or not _launcher.check([key]):
+        return None
+    return str(_launcher.get(key).decode())
 
 
 def begin_alike(variables: list[keras.Variable]) -> None:
@@ -153,7 +264,7 @@ def begin_alike(variables: list[keras.Variable]) -> None:
     with torch.no_grad():
         for variable in variables:
             distributed.broadcast(variable.value.data, src=0)
-    state: tuple[Any, ...] = from_first((torch.get_rng_state(), np.random.get_state(), random.getstate()))
+    state: tuple[Any, ...] = from_process((torch.get_rng_state(), np.random.get_state(), random.getstate()))
     torch.set_rng_state(state[0])
     np.random.set_state(state[1])
     random.setstate(state[2])

@@ -52,6 +52,23 @@ class SharedBatch:
         return torch.cat([part[:size] for part, size in zip(stacked, self.sizes, strict=True)])
 
 
+def part_of_batch(samples: int, process: int, processes: int) -> slice:
+    """Which samples of a batch a process works on: parts as equal as can be; all, if there are fewer than processes.
+
+    Args:
+        samples: How many the batch has.
+        process: The number of the process, from 0.
+        processes: How many there are.
+
+    Example:
+        >>> [part_of_batch(5, process, 2) for process in range(2)], part_of_batch(1, 0, 2)
+        ([slice(0, 2, None), slice(2, 5, None)], slice(0, 1, None))
+    """
+    if samples < processes:
+        return slice(0, samples)
+    return slice(samples * process // processes, samples * (process + 1) // processes)
+
+
 class _Stack(torch.autograd.Function):
     @staticmethod
     def forward(context: Any, tensor: torch.Tensor, rank: int, processes: int) -> torch.Tensor:

@@ -157,6 +157,16 @@ class TrainSettings(Section):
     clip_norm: Rate | None = Field(
         None, description="The largest norm that all gradients together may have; longer ones are scaled down to it."
     )
+    accumulate: pydantic.PositiveInt = Field(
+        1,
+        description="How many batches make one step of the optimizer, with the mean of their gradients, as one batch "
+        "so many times as large would; also over the end of an epoch. Schedule, warm-up and `ema` count batches.",
+    )
+    sync_batch_norm: bool = Field(
+        False,
+        description="Where several processes train together: whether batch norms take their statistics over the whole "
+        "batch, as one process would, instead of over the part of each.",
+    )
     ema: Ema | None = Field(
         None, description="Whether a moving average of the weights is what counts; null for the weights themselves."
     )

@@ -23,7 +23,7 @@ _MAY_CHANGE = (
     "max_bad_batches",
 )
 # What can change the last bits of floating-point numbers.
-_DECIDES_NUMBERS = ("torch", "keras", "numpy", "encapkeras", "device", "threads", "system")
+_DECIDES_NUMBERS = ("torch", "keras", "numpy", "encapkeras", "device", "threads", "processes", "system")
 
 
 def changes_of(folder: RunFolder, spec: Spec) -> list[str]:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,19 +14,28 @@ from rich.console import Console
 
 from encapkeras.analysis import routing_layers
 from encapkeras.data import DataSettings, DataSplits, load
-from encapkeras.errors import ArgumentError, RunFolderError, TrainingError
-from encapkeras.graph import build_model, parameters
+from encapkeras.distribution import DataParallel, Processes, initialize
+from encapkeras.distribution.processes import (
+    by_first,
+    connected,
+    failing_together,
+    from_process,
+    noticing_lost_processes,
+)
+from encapkeras.errors import ArgumentError, TrainingError
+from encapkeras.graph import build_model, load_model, parameters
 from encapkeras.graph.train_settings import TrainSettings
 from encapkeras.plugins import used_plugins
 from encapkeras.training import callbacks
 from encapkeras.training.analysis_images import first_images
-from encapkeras.training.continued_run import changes_of, differences_in_numbers
+from encapkeras.training.continued_run import differences_in_numbers
 from encapkeras.training.hparams import main_settings
-from encapkeras.training.measure import check_fits, compile_with_losses, data_of, measure
+from encapkeras.training.measure import check_fits, compile_with_losses, data_of, figures
 from encapkeras.training.memory import saying_how_to_save_memory
 from encapkeras.training.peak_memory import PeakMemory
 from encapkeras.training.recipe import ConstantRate, has_schedule, make_optimizer
 from encapkeras.training.run_folder import RunFolder, describe_environment, on_device
+from encapkeras.training.start import LaunchedRun, Start, begin
 from encapkeras.training.training_state import StateFiles, check_model_state
 from encapkeras.training.whole_files import write_json
 
@@ -64,18 +72,51 @@ def train(
         DataError: The data set cannot be had.
         RunFolderError: The run folder holds something already, or cannot be written.
         ArgumentError: The routing is to be analysed, and the network has none; or both `overwrite` and `resume`.
-        TrainingError: torchrun has started several processes, the spec has a sweep, the network does not fit the data,
-            the memory is not enough, the loss or a gradient is no longer finite, or the run that should go on is one of
-            another spec.
+        TrainingError: The batches cannot be divided among the processes, the spec has a sweep, the network does not fit
+            the data, the memory is not enough, the loss or a gradient is no longer finite, or the run that should go on
+            is one of another spec.
+        DistributionError: The processes cannot be connected, or one of the others has ended.
         KeyboardInterrupt: Somebody pressed Ctrl-C; its text says what is kept.
-        SystemExit: The process was told to end (SIGTERM); what is needed to go on is saved.
+        SystemExit: The process was told to end (SIGTERM); what is needed to go on is saved. Or another process, which
+            says why, has ended the training for all.
     """
-    if os.environ.get("WORLD_SIZE", "1") != "1":
-        raise TrainingError(
-            f"torchrun has started {os.environ['WORLD_SIZE']} processes (WORLD_SIZE), and a spec is trained in one. "
-            "Start train.py without torchrun, or train in a script of your own with "
-            "encapkeras.distribution.DataParallel."
-        )
+    processes = initialize()
+    console = Console(quiet=not processes.is_first)
+    settings = spec.train
+    with failing_together():
+        data = _checked(spec, run_dir, overwrite, resume, processes)
+    launched = LaunchedRun()
+    start = by_first(lambda: begin(spec, launched, run_dir, overwrite, resume))
+    folder = RunFolder(start.path)
+    if start.results is not None:
+        console.print(f"run {folder.path} is finished already", markup=False, highlight=False, soft_wrap=True)
+        return start.results
+    keras.utils.set_random_seed(settings.seed)
+    memory = PeakMemory()
+    with failing_together(), saying_how_to_save_memory():
+        model = build_model(spec)
+        if settings.analysis:
+            routing_layers(model)
+    splits = _loaded(data, settings.seed)
+    with failing_together(), saying_how_to_save_memory():
+        check_fits(model, splits.info)
+        compile_with_losses(model, make_optimizer(settings, len(splits.train)))
+
+    environment = describe_environment(_device(model), settings.seed, processes.count)
+    by_first(lambda: _open(folder, start, launched, spec, model, environment, console))
+    _introduce(console, spec.name, model, splits, environment, folder)
+    results = _fit_and_test(model, splits, spec, folder, console)
+    results["peak_memory_mib"] = memory.mebibytes(model.weights[0].value.device)
+    results = from_process(results)
+    by_first(lambda: _close(folder, results))
+    console.print(f"test accuracy {results['test_accuracy']:.4f}, loss {results['test_loss']:.4f}", highlight=False)
+    return results
+
+
+def _checked(
+    spec: Spec, run_dir: str | Path | None, overwrite: bool, resume: bool, processes: Processes
+) -> DataSettings:
+    """Checks all that can be checked without files."""
     if spec.sweep:
         raise TrainingError(
             f"'{spec.name}' has a sweep, and so stands for several networks. Train them with encapkeras compare, or "
@@ -83,42 +124,27 @@ def train(
         )
     if resume and (overwrite or run_dir is None):
         raise ArgumentError("resume needs the run's folder, and overwrite would remove what it goes on from")
-    folder = RunFolder(run_dir) if run_dir is not None else RunFolder.default(spec.name)
-    settings, console = spec.train, Console()
-    goes_on = resume and folder.was_begun()
-    changes = changes_of(folder, spec) if goes_on else []
-    if goes_on and folder.results.is_file():
-        return _finished_before(folder, changes, console)
-    goes_on = goes_on and _can_go_on(folder, settings.epochs)
-    # What ended before anything was saved begins anew, as often as it takes.
-    overwrite = overwrite or (resume and folder.has_remains())
-    folder.check_free(overwrite or goes_on)
     data = check_settings(spec)
-    keras.utils.set_random_seed(settings.seed)
-    memory = PeakMemory()
-    with saying_how_to_save_memory():
-        model = build_model(spec)
-        if settings.analysis:
-            routing_layers(model)
-        splits = load(data, seed=settings.seed)
-        check_fits(model, splits.info)
-        compile_with_losses(model, make_optimizer(settings, len(splits.train)))
+    batch, count = data.batch_size, processes.count
+    if batch % count:
+        below = batch // count * count
+        sizes = " or ".join(str(size) for size in (below, below + count) if size)
+        dividing = ", ".join(str(number) for number in range(1, batch + 1) if batch % number == 0)
+        raise TrainingError(
+            f"data.batch_size is that of all processes together, and {batch} images cannot be divided equally among "
+            f"{count}. Set it to {sizes}, or start one of {dividing} processes."
+        )
+    return data
 
-    environment = describe_environment(_device(model), settings.seed)
-    if goes_on:
-        _check_state(folder, model)
-        _say_how_it_goes_on(folder, changes, environment, console)
-        folder.go_on(spec.resolved, environment, changes)
-    else:
-        needed_bytes = _bytes_of_checkpoints(model, settings) + SMALL_FILES
-        folder.create(spec.resolved, environment, overwrite, needed_bytes, used_plugins(spec.resolved))
-    _introduce(console, spec.name, model, splits, environment, folder)
-    results = _fit_and_test(model, splits, settings, folder, console)
-    results["peak_memory_mib"] = memory.mebibytes(model.weights[0].value.device)
-    write_json(folder.results, results)
-    StateFiles(folder.resume).remove()
-    console.print(f"test accuracy {results['test_accuracy']:.4f}, loss {results['test_loss']:.4f}", highlight=False)
-    return results
+
+def _loaded(data: DataSettings, seed: int) -> DataSplits:
+    """The data; one process of each machine reads first, so that the others find its files in the cache."""
+    is_first_here = os.environ.get("LOCAL_RANK", "0") == "0"
+    for turn in (True, False):
+        with failing_together(), saying_how_to_save_memory():
+            if is_first_here == turn:
+                splits = load(data, seed=seed)
+    return splits
 
 
 def check_settings(spec: Spec) -> DataSettings:
@@ -147,44 +173,6 @@ def check_settings(spec: Spec) -> DataSettings:
     return data
 
 
-def _can_go_on(folder: RunFolder, epochs: int) -> bool:
-    """Whether there is a state to go on from; without one a run begins anew if it has left nothing that could be lost.
-
-    Raises:
-        RunFolderError: There is no state, but there are weights or metrics.
-        TrainingError: The run has come beyond the last epoch that is wanted.
-    """
-    position = StateFiles(folder.resume).position()
-    if position is None:
-        if not folder.has_remains():
-            raise RunFolderError(
-                f"run {folder.path} cannot go on: {folder.resume} has no state, though there are weights or metrics of "
-                "earlier epochs. Put the states back, train in another folder, or replace the run with --overwrite."
-            )
-        return False
-    if (position.epoch, position.step) > (epochs, 0):
-        raise TrainingError(
-            f"run {folder.path} has come to {position}, beyond the {epochs} epochs of train.epochs. Set "
-            "train.epochs to that or more."
-        )
-    return True
-
-
-def _finished_before(folder: RunFolder, changes: list[str], console: Console) -> dict[str, Any]:
-    if changes:
-        raise TrainingError(
-            f"run {folder.path} is finished; what it was trained with cannot change any more: {'; '.join(changes)}. "
-            "Train in another folder, or with --overwrite."
-        )
-    try:
-        results: dict[str, Any] = dict(json.loads(folder.results.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
-        raise TrainingError(f"{folder.results} is damaged: {error}. Remove it to test the network again.") from error
-    StateFiles(folder.resume).remove()  # it may have been killed before it did so
-    console.print(f"run {folder.path} is finished already", markup=False, highlight=False, soft_wrap=True)
-    return results
-
-
 def _bytes_of_checkpoints(model: SpecModel, settings: TrainSettings) -> int:
     """What `best.keras`, `last.keras` and the states to go on from take, while one more of each is written."""
     model.optimizer.build(model.trainable_variables)
@@ -193,14 +181,38 @@ def _bytes_of_checkpoints(model: SpecModel, settings: TrainSettings) -> int:
     return 3 * weights + (settings.checkpoints.keep + 1) * state
 
 
-def _check_state(folder: RunFolder, model: SpecModel) -> None:
-    """Checks, before anything in the folder changes, that the run can go on with this model and optimizer."""
+def _open(
+    folder: RunFolder,
+    start: Start,
+    launched: LaunchedRun,
+    spec: Spec,
+    model: SpecModel,
+    environment: dict[str, Any],
+    console: Console,
+) -> None:
+    """Makes the run folder, or notes there that the run goes on."""
+    if not start.goes_on:
+        needed_bytes = _bytes_of_checkpoints(model, spec.train) + SMALL_FILES
+        launched.makes(folder)
+        folder.create(spec.resolved, environment, start.overwrite, needed_bytes, used_plugins(spec.resolved))
+        launched.made(folder)
+        return
     newest = StateFiles(folder.resume).newest()
-    if newest:
+    if newest:  # before anything in the folder changes
         check_model_state(model, newest[1]["model"])
+    _say_how_it_goes_on(folder, start.changes, environment, console)
+    folder.go_on(spec.resolved, environment, start.changes)
+    launched.made(folder)
 
 
-def _say_how_it_goes_on(folder: RunFolder, changes: list[str], environment: dict[str, Any], console: Console) -> None:
+def _close(folder: RunFolder, results: dict[str, Any]) -> None:
+    write_json(folder.results, results)
+    StateFiles(folder.resume).remove()
+
+
+def _say_how_it_goes_on(
+    folder: RunFolder, changes: Sequence[str], environment: dict[str, Any], console: Console
+) -> None:
     lines = [f"changed since the run was begun: {change}" for change in changes]
     lines += differences_in_numbers(folder.began(), environment)
     lines.append(f"goes on at {StateFiles(folder.resume).position()}")
@@ -209,10 +221,13 @@ def _say_how_it_goes_on(folder: RunFolder, changes: list[str], environment: dict
 
 
 def _fit_and_test(
-    model: SpecModel, splits: DataSplits, settings: TrainSettings, folder: RunFolder, console: Console
+    model: SpecModel, splits: DataSplits, spec: Spec, folder: RunFolder, console: Console
 ) -> dict[str, Any]:
-    with saying_how_to_save_memory():
-        images, _ = splits.train.batch(0)
+    settings, processes = spec.train, connected()
+    with failing_together(), saying_how_to_save_memory():
+        images = splits.train.batch(0)[0] if processes.is_first else None
+    strategy = DataParallel(sync_batch_norm=settings.sync_batch_norm)
+    own = splits.only_part(processes.rank, processes.count)
     watch = callbacks.Stopwatch(splits.train.num_images)
     checkpoints = callbacks.Checkpoints(folder.best, folder.last)
     board = callbacks.TensorBoard(
@@ -243,25 +258,31 @@ def _fit_and_test(
         contextlib.ExitStack() as opened,
         _saying_what_is_kept(checkpoints),
         saying_how_to_save_memory(),
+        noticing_lost_processes(),
     ):
+        strategy.attach(model)
         if settings.analysis:
             shown = first_images(splits, "validation", settings.analysis.images)
             analysing = callbacks.RoutingAnalysis(folder.analysis, *shown, every=settings.analysis.every)
             in_order.append(opened.enter_context(contextlib.closing(analysing)))
         saved = settings.checkpoints
-        resume = callbacks.Resume(folder.resume, splits.train, in_order, saved.minutes, saved.epochs, saved.keep)
+        resume = callbacks.Resume(folder.resume, own.train, in_order, saved.minutes, saved.epochs, saved.keep)
         opened.callback(resume.close)
         with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
             model.fit(
-                splits.train,
-                validation_data=splits.validation,
+                own.train,
+                validation_data=own.validation,
                 epochs=settings.epochs,
                 callbacks=[resume, *in_order],
                 shuffle=False,  # the batches are shuffled already
                 verbose=0,
             )
         seconds = watch.seconds
-        test = measure(folder.chosen(splits.validation is not None), splits.test, splits.info)
+        with failing_together():
+            validated = splits.validation is not None
+            best = load_model(folder.chosen(validated)) if processes.is_first else build_model(spec)
+            compile_with_losses(best)
+        test = figures(strategy.attach(best), own.test)
     return {
         "test_accuracy": test["accuracy"],
         "test_loss": test["loss"],
@@ -298,6 +319,10 @@ def _introduce(
         f"{splits.train.num_images:,} images for training, {validation}, {splits.test.num_images:,} for the test",
         f"run folder {folder.path}",
     ]
+    count = connected().count
+    if count > 1:
+        each = (splits.train.batch_size or 0) // count
+        lines.append(f"{count} processes, each with {each} images of a batch")
     if splits.validation is None:
         lines.append("no validation part (data.validation is 0): the last epoch's weights will be tested")
     console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)

@@ -94,5 +94,15 @@ def measure(checkpoint: Path, batches: Batches, info: DatasetInfo) -> dict[str, 
     model = load_model(checkpoint)
     check_fits(model, info)
     compile_with_losses(model)
-    figures = model.evaluate(batches, verbose=0, return_dict=True)
-    return {"accuracy": figures["accuracy"], "loss": figures["loss"]}
+    return figures(model, batches)
+
+
+def figures(model: keras.Model, batches: Batches) -> dict[str, float]:
+    """The `accuracy` (0 to 1) and mean `loss` of a model.
+
+    Args:
+        model: Compiled by `compile_with_losses`.
+        batches: Images and labels.
+    """
+    found = model.evaluate(batches, verbose=0, return_dict=True)
+    return {"accuracy": found["accuracy"], "loss": found["loss"]}

@@ -3,39 +3,53 @@
 from __future__ import annotations
 
 import contextlib
+import enum
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
 import torch
 
+from encapkeras.functional.across_processes import sharing
 from encapkeras.graph.model import SpecModel, TrainingLoss
 
 ADVICE = "Try a smaller learning rate, a warm-up (train.schedule.warmup_epochs) or train.clip_norm."
 
 
-def cause_of(model: SpecModel, step: TrainingLoss) -> str:
+class Origin(enum.IntEnum):
+    """Where a loss that is not finite was first seen; of several processes the one with the least knows best."""
+
+    DATA = 0
+    NETWORK = 1
+    LOSS = 2
+    ELSEWHERE = 3
+
+
+def cause_of(model: SpecModel, step: TrainingLoss) -> tuple[Origin, str]:
     """Names the first thing that is not finite: the data, a weight, the output of a node, or the loss itself.
 
     The batch is run again, as in training, but for the random numbers of layers such as dropout; moving statistics are
     put back. Nodes are looked at each after those that it needs. Moving statistics, which the step itself has changed
-    and training does not use, are named last, beside the loss.
+    and training does not use, are named last, beside the loss. Of several processes each looks at what it has itself.
 
     Args:
         model: The model, with the weights that gave the loss.
         step: The batch and its loss.
 
     Returns:
-        A sentence, and what to do.
+        Where, and a sentence with what to do.
     """
-    in_data = _in_data(model, step)
-    if in_data:
-        return f"{in_data}. Look for such values in the data, and in what your own code makes of them."
+    found = in_data(model, step)
+    if found:
+        return Origin.DATA, f"{found}. Look for such values in the data, and in what your own code makes of them."
     try:
-        in_network = _in_network(model, step.x)
+        with sharing(None):
+            found = _in_network(model, step.x)
     except torch.OutOfMemoryError:
-        in_network = "the memory is not enough to run the batch again and to name the layer"
-    return f"{in_network or _in_losses(model, step)}. {ADVICE}"
+        found = "the memory is not enough to run the batch again and to name the layer"
+    if found:
+        return Origin.NETWORK, f"{found}. {ADVICE}"
+    return Origin.LOSS, f"{_in_losses(model, step)}. {ADVICE}"
 
 
 def cause_in_gradients(grads: Sequence[Any], weights: Sequence[keras.Variable]) -> str:
@@ -67,7 +81,8 @@ def cause_in_gradients(grads: Sequence[Any], weights: Sequence[keras.Variable]) 
     )
 
 
-def _in_data(model: SpecModel, step: TrainingLoss) -> str:
+def in_data(model: SpecModel, step: TrainingLoss) -> str:
+    """Says which of inputs, labels and weights of samples is not finite; empty if all are."""
     for name, values in _data(model, step):
         wrong = ~torch.isfinite(values.flatten(1) if values.dim() > 1 else values[:, None]).all(1)
         if wrong.any():

@@ -12,7 +12,7 @@ from encapkeras.training.learning_rate import Schedule
 
 
 def make_optimizer(settings: TrainSettings, steps_per_epoch: int) -> keras.optimizers.Optimizer:
-    """The optimizer with its schedule, weight decay, clipping and moving average.
+    """The optimizer with its schedule, accumulation, weight decay, clipping and moving average.
 
     Args:
         settings: The `train:` section of a spec.
@@ -36,6 +36,7 @@ def make_optimizer(settings: TrainSettings, steps_per_epoch: int) -> keras.optim
         "weight_decay": decay.rate if decay and decay.kind == "decoupled" else None,
         "global_clipnorm": settings.clip_norm,
         "use_ema": settings.ema is not None,
+        "gradient_accumulation_steps": settings.accumulate if settings.accumulate > 1 else None,
         "ema_momentum": settings.ema.momentum if settings.ema else 0.0,
     }
     optimizer: keras.optimizers.Optimizer

@@ -312,8 +312,8 @@ def folder_name(name: str) -> str:
     return re.sub(r"[^\w.-]|^\.+", "_", name)
 
 
-def describe_environment(device: str, seed: int) -> dict[str, Any]:
-    """Versions, device, threads, seed and command line, for `environment.json`."""
+def describe_environment(device: str, seed: int, processes: int = 1) -> dict[str, Any]:
+    """Versions, device, threads, seed, number of processes, and command line, for `environment.json`."""
     import keras
     import numpy
     import torch
@@ -330,6 +330,7 @@ def describe_environment(device: str, seed: int) -> dict[str, Any]:
         "device": device,
         "threads": torch.get_num_threads(),
         "seed": seed,
+        "processes": processes,
         "command": sys.argv,
         "started": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
     }

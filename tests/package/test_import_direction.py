@@ -20,7 +20,7 @@ MAY_IMPORT = {
     "registry": {"errors", "validation"},
     "functional": {"errors"},
     "reference": set(),
-    "data": GROUND,
+    "data": GROUND | {"functional"},
     "layers": GROUND | {"functional"},
     "losses": GROUND | {"functional", "layers"},
     "distribution": {"errors", "backend", "functional"},
@@ -31,7 +31,8 @@ MAY_IMPORT = {
     "callbacks": {"backend", "training"},
     "interop": GROUND | {"data", "functional", "layers", "losses", "graph", "analysis", "training"},
     "cli": GROUND
-    | {"data", "functional", "layers", "losses", "plugins", "graph", "analysis", "training", "interop", "reference"},
+    | {"data", "functional", "layers", "losses", "distribution", "plugins", "graph", "analysis", "training", "interop"}
+    | {"reference"},
     "__main__": {"cli"},
     "__init__": set(),  # loads everything when it is asked for, by name
 }

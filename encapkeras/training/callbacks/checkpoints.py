@@ -12,9 +12,11 @@ from typing import Any
 import keras
 
 from encapkeras.training.averaged_weights import averaged
+from encapkeras.training.callbacks.first_process import in_first_process
 from encapkeras.training.whole_files import replacing
 
 
+@in_first_process
 class Checkpoints(keras.callbacks.Callback):  # type: ignore[misc]
     """Saves the model after every epoch, and the best epoch's model a second time.
 

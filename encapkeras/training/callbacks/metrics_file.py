@@ -8,9 +8,11 @@ from typing import Any
 
 import keras
 
+from encapkeras.training.callbacks.first_process import in_first_process
 from encapkeras.training.whole_files import writing
 
 
+@in_first_process
 class MetricsFile(keras.callbacks.Callback):  # type: ignore[misc]
     """Appends one row per epoch to a CSV file: the epoch, from 1, and all logs of Keras.
 

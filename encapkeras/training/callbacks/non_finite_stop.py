@@ -11,10 +11,11 @@ from typing import Any
 import keras
 import torch
 
+from encapkeras.distribution.processes import connected, from_process, largest, leave, with_least
 from encapkeras.errors import TrainingError
 from encapkeras.graph.model import SpecModel, TrainingLoss
 from encapkeras.training.bad_batch import write_batch
-from encapkeras.training.non_finite import ADVICE, cause_in_gradients, cause_of
+from encapkeras.training.non_finite import ADVICE, Origin, cause_in_gradients, cause_of, in_data
 
 
 class NonFiniteStop(keras.callbacks.Callback):  # type: ignore[misc]
@@ -26,6 +27,9 @@ class NonFiniteStop(keras.callbacks.Callback):  # type: ignore[misc]
 
     A few bad batches can be left out instead: then neither weights nor optimizer (the learning rate's step included),
     moving statistics or means of metrics take anything from them.
+
+    Of several processes (`encapkeras.distribution`) all leave out the same batches and end together; the first tells,
+    and writes what the process has of the batch whose loss was bad. Gradients are those of the whole batch.
 
     With `mixed_float16` infinite gradients are part of Keras' search for a loss scale, and are left to it.
 
@@ -124,12 +128,16 @@ class NonFiniteStop(keras.callbacks.Callback):  # type: ignore[misc]
     def _look(self, step: TrainingLoss) -> None:
         """Looks at the loss of a batch. A GPU has to be waited for here; the backward pass keeps it busy after."""
         self._shown = step
-        if torch.isfinite(step.total):
+        bad = not torch.isfinite(step.total).item()
+        if not largest(bad):
             return
+        what = f"the loss became {step.total.item()}"
         if self._may_leave_out():
-            self._leave_out(f"the loss became {step.total.item()}")
+            in_own_data = bool(bad and in_data(self.model, step))
+            self._leave_out(what, teller=with_least(-bad - in_own_data))
         else:
-            self._end(f"the loss became {step.total.item()}", cause_of(self.model, step))
+            origin, cause = cause_of(self.model, step) if bad else (Origin.ELSEWHERE, "")
+            self._end(what, cause, teller=with_least(origin))
 
     def _may_step(self, grads: Sequence[Any], weights: Sequence[keras.Variable]) -> bool:
         """Looks at the gradients, unless the loss was bad already."""
@@ -150,24 +158,28 @@ class NonFiniteStop(keras.callbacks.Callback):  # type: ignore[misc]
     def _may_leave_out(self) -> bool:
         return len(self.bad_batches) < self.max_bad_batches
 
-    def _leave_out(self, what: str) -> None:
+    def _leave_out(self, what: str, teller: int = 0) -> None:
         self._left_out = True
         self.bad_batches.append((self._epoch, self._step))
         count = f"{len(self.bad_batches)} of at most {self.max_bad_batches}"
-        print(
-            f"left out: {what} in epoch {self._epoch}, step {self._step} ({count}).{self._written()}", file=sys.stderr
-        )
+        place = f"in epoch {self._epoch}, step {self._step}"
+        text = self._told_by(teller, f"left out: {what} {place} ({count}).")
+        if connected().is_first:
+            print(text, file=sys.stderr)
 
-    def _end(self, what: str, cause: str) -> None:
-        self._leave(f"{what} in epoch {self._epoch}, step {self._step}: {cause}{self._written()}")
+    def _end(self, what: str, cause: str, teller: int = 0) -> None:
+        self._leave(self._told_by(teller, f"{what} in epoch {self._epoch}, step {self._step}: {cause}"))
 
     def _leave(self, text: str) -> None:
         self.close()
-        raise TrainingError(text)
+        if connected().is_first:
+            raise TrainingError(text)
+        leave(TrainingError.exit_code)
 
-    def _written(self) -> str:
-        if self.folder is None or self._shown is None:
-            return ""
-        path = self.folder / f"epoch_{self._epoch}_step_{self._step}.npz"
-        write_batch(path, self._shown.x, self._shown.y, self._shown.sample_weight)
-        return f" The batch is in {path}."
+    def _told_by(self, process: int, text: str) -> str:
+        """The text of one of the processes, which also writes what it has of the batch."""
+        if process == connected().rank and self.folder is not None and self._shown is not None:
+            path = self.folder / f"epoch_{self._epoch}_step_{self._step}.npz"
+            write_batch(path, self._shown.x, self._shown.y, self._shown.sample_weight)
+            text += f" The batch is in {path}."
+        return from_process(text, process)

@@ -12,8 +12,10 @@ from rich.console import Console
 from rich.table import Column
 
 from encapkeras.graph.model import SpecModel
+from encapkeras.training.callbacks.first_process import in_first_process
 
 
+@in_first_process
 class Progress(keras.callbacks.Callback):  # type: ignore[misc]
     """A bar with images/s and the time that is left for all epochs; one line for each finished epoch.
 

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import keras
 import torch
 
-from encapkeras.distribution.processes import connected, from_first, largest
+from encapkeras.distribution.processes import connected, from_process, largest, leave
 from encapkeras.errors import ArgumentError, TrainingError
 from encapkeras.training.appended_files import cut_back, lengths_of
 from encapkeras.training.averaged_weights import keeps_average, replaced
@@ -49,8 +49,9 @@ class Resume(keras.callbacks.Callback):  # type: ignore[misc]
     global generator, as that of arrays and of a `torch.utils.data.DataLoader`, does. The batches of an epoch that are
     behind are drawn again and thrown away, without training on them. `steps_per_epoch` of `fit` is not supported.
 
-    Of several processes (`encapkeras.distribution`) the first writes, and hands what it reads to the others; a signal
-    to one of them ends all at the same step.
+    Of several processes (`encapkeras.distribution`) the first writes, and hands what it reads to the others, which need
+    the same callbacks in `also`; a signal to one of them ends all at the same step. Under torchrun a second Ctrl-C
+    waits too.
 
     Args:
         folder: Where the states go, `epoch_3_step_120.pt`: in epoch 3, after 120 steps. Nothing else should be there.
@@ -122,7 +123,7 @@ class Resume(keras.callbacks.Callback):  # type: ignore[misc]
         if self._writes:
             self.files.lock()
         self._watch_signals()
-        newest = from_first(self.files.newest() if self._writes else None)
+        newest = from_process(self.files.newest() if self._writes else None)
         if newest is None:
             return
         self.resumed_at, state = newest
@@ -277,15 +278,15 @@ class Resume(keras.callbacks.Callback):  # type: ignore[misc]
                 self._handlers[number] = signal.signal(number, self._note_signal)
 
     def _note_signal(self, number: int, frame: FrameType | None) -> None:
-        again = self._signal == number == signal.SIGINT
+        # torchrun hands on what the terminal has sent to its processes already.
+        again = self._signal == number == signal.SIGINT and not torch.distributed.is_torchelastic_launched()
         if again or not self._is_fitting(frame):
             self._leave_signals()
             signal.raise_signal(number)
         elif not self._signal:  # a queue may send SIGTERM twice
             self._signal = number
-            os.write(
-                2, b"\nending after this step or validation; Ctrl-C once more ends at once\n"
-            )  # no print inside one
+            if self._writes:  # no print inside one
+                os.write(2, b"\nending after this step or validation; Ctrl-C once more ends at once\n")
 
     def _is_fitting(self, frame: FrameType | None) -> bool:
         """Whether `fit` is under way: it may have ended with an error that nobody told us of."""
@@ -307,11 +308,12 @@ class Resume(keras.callbacks.Callback):  # type: ignore[misc]
             return
         received = signal.Signals(number)
         self.close()
+        if not self._writes:
+            leave(128 + received)
         text = f"ended by {received.name} at {position}; {self.files.folder} has all that is needed to go on"
         if received == signal.SIGINT:
             raise KeyboardInterrupt(text)
-        if self._writes:
-            print(text, file=sys.stderr)
+        print(text, file=sys.stderr)
         raise SystemExit(128 + received)
 
 

@@ -10,9 +10,11 @@ from torch.utils.tensorboard import SummaryWriter
 
 from encapkeras.analysis import analyse_routing, append_csv, write_epoch
 from encapkeras.errors import ArgumentError
+from encapkeras.training.callbacks.first_process import in_first_process
 from encapkeras.training.whole_files import writing
 
 
+@in_first_process
 class RoutingAnalysis(keras.callbacks.Callback):  # type: ignore[misc]
     """Analyses the routing layers after every so many epochs, as `encapkeras.analyse_routing` does.
 

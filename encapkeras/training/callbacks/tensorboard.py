@@ -21,11 +21,13 @@ from encapkeras.training.averaged_weights import averaged
 from encapkeras.training.board.gradient_norm import GradientNorm
 from encapkeras.training.board.pictures import write_pictures
 from encapkeras.training.board.probe import Probe
+from encapkeras.training.callbacks.first_process import in_first_process
 from encapkeras.training.callbacks.graph_tab import graph_definition
 from encapkeras.training.hparams import write_settings
 from encapkeras.training.whole_files import writing
 
 
+@in_first_process
 class TensorBoard(keras.callbacks.Callback):  # type: ignore[misc]
     """Writes what TensorBoard shows of a training: curves, pictures, histograms, embeddings, the network.
 
