@@ -236,12 +236,12 @@ def noticing_lost_processes() -> Iterator[None]:
     try:
         yield
     except (RuntimeError, distributed.DistError) as error:
-        told = next(iter(str(error).strip().splitlines()), "")
-        if connected().count == 1 or not (isinstance(error, distributed.DistError) or _OF_GLOO.search(told)):
+        told = re.sub(r"^\[\S+\] ", "", next(iter(str(error).strip().splitlines()), "")).partition(". ")[0]
+        if connected().count == 1 or not (isinstance(error, distributed.DistError) or _OF_GLOO.search(str(error))):
             raise
         raise DistributionError(
-            f"process {connected().rank} of {connected().count} has lost the others ({told}). One of them ended "
-            "first, or its machine cannot be reached; what it said is above or in its own log."
+            f"process {connected().rank} of {connected().count} has lost the others ({told}). One of them has "
+            "ended, or its machine cannot be reached; what it said stands here too, or in its own log."
         ) from error
 
 

@@ -10,7 +10,8 @@ import encapkeras.training.fit
 from encapkeras.data import Batches
 from encapkeras.errors import DataError, RunFolderError, SpecError, TrainingError
 from encapkeras.graph import load_model, load_spec
-from encapkeras.training import RunFolder, callbacks, measure, train
+from encapkeras.training import RunFolder, callbacks, train
+from encapkeras.training.measure import figures
 
 
 def trained(folder, run="run", data=None, **settings):
@@ -81,13 +82,18 @@ def test_the_best_epoch_is_the_one_of_the_metrics(finished):
 def test_the_test_part_is_measured_once_with_the_best_weights(tmp_path, monkeypatch):
     measured = []
 
-    def recording(checkpoint, batches, info):
-        measured.append((checkpoint.name, batches.num_images))
-        return measure(checkpoint, batches, info)
+    def loading(checkpoint):
+        measured.append(checkpoint.name)
+        return load_model(checkpoint)
 
-    monkeypatch.setattr(encapkeras.training.fit, "measure", recording)
+    def recording(model, batches):
+        measured.append(batches.num_images)
+        return figures(model, batches)
+
+    monkeypatch.setattr(encapkeras.training.fit, "load_model", loading)
+    monkeypatch.setattr(encapkeras.training.fit, "figures", recording)
     trained(tmp_path)
-    assert measured == [("best.keras", 360)]
+    assert measured == ["best.keras", 360]
 
 
 def test_the_same_seed_gives_the_same_numbers_and_another_does_not(tmp_path):
@@ -310,10 +316,3 @@ def test_the_first_epoch_is_epoch_0(tmp_path, monkeypatch, batch_size):
     trained(tmp_path, data={"batch_size": batch_size}, epochs=3)
     steps = -(-1293 // batch_size)
     assert drawn[-3 * steps :] == [epoch for epoch in range(3) for _ in range(steps)]
-
-
-def test_several_processes_are_refused_before_anything_is_written(tmp_path, monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(TrainingError, match="torchrun has started 2 processes"):
-        train(load_spec(tiny_spec()), run_dir=tmp_path / "run")
-    assert not (tmp_path / "run").exists()
