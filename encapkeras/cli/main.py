@@ -28,7 +28,7 @@ from encapkeras.cli import (
 )
 from encapkeras.cli import format as format_spec
 from encapkeras.cli.problems import print_mistakes
-from encapkeras.errors import EncapkerasError, SpecError, suggest
+from encapkeras.errors import DistributionError, EncapkerasError, SpecError, suggest
 
 COMMANDS: dict[str, tuple[ModuleType, str]] = {
     "train": (train, "train the network of a spec"),
@@ -82,6 +82,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(words: list[str]) -> int:
     try:
         arguments = _parse(words)
+        if arguments.run is not train.run and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise DistributionError(
+                f"torchrun has started {os.environ['WORLD_SIZE']} processes of this; of all commands only train works "
+                "in several. Start it without torchrun."
+            )
         import encapkeras.backend  # noqa: F401  # refuses another Keras backend
 
         for plugin in getattr(arguments, "plugins", []):

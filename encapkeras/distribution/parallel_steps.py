@@ -16,6 +16,7 @@ from encapkeras.distribution.processes import Processes, gathered, sum_in_place
 from encapkeras.errors import DistributionError
 from encapkeras.functional.across_processes import SharedBatch, part_of_batch, sharing
 
+FAR = 0x2545F491  # between the seeds of two processes
 _STEPS = ("training", "test", "prediction")
 
 
@@ -57,7 +58,7 @@ class ParallelSteps:
         """The model's own, on this process' part; gradients, moving statistics and metrics are the whole batch's."""
         part = self._part("training", data)
         self._follow_trainable_weights()
-        with self._metrics_of_all(part), self._own_seeds(), self._loss_scaled_by(part.share), self._shared(part):
+        with self._metrics_of_all(part), self._own_draws(), self._loss_scaled_by(part.share), self._shared(part):
             logs = type(self.model).train_step(self.model, part.data)
         self._average_statistics(part.share)
         return self._logs_of_all(logs)
@@ -132,17 +133,21 @@ class ParallelSteps:
             del optimizer.scale_loss
 
     @contextlib.contextmanager
-    def _own_seeds(self) -> Iterator[None]:
-        """Dropout and the like draw other numbers in each process."""
+    def _own_draws(self) -> Iterator[None]:
+        """Dropout and the like draw other numbers in each process; what they draw from is alike in all afterwards."""
+        drawn = int(torch.randint(1 << 62, ()))  # from the generator that is the same everywhere, and so moves it on
         states = [seeds.state.value for layer in self.model._flatten_layers() for seeds in layer._seed_generators]
         first = [state[0].clone() for state in states]
+        # Keras adds the number of the draw to this: neighbouring seeds would give one process what another had before.
         for state in states:
-            state[0] = (int(state[0]) + self.processes.rank) % (1 << 31)
-        try:
-            yield
-        finally:
-            for state, value in zip(states, first, strict=True):
-                state[0] = value
+            state[0] = (int(state[0]) + self.processes.rank * FAR) % (1 << 31)
+        with torch.random.fork_rng([torch.cuda.current_device()] if torch.cuda.is_initialized() else []):
+            torch.manual_seed(drawn + self.processes.rank)
+            try:
+                yield
+            finally:
+                for state, value in zip(states, first, strict=True):
+                    state[0] = value
 
     @contextlib.contextmanager
     def _metrics_of_all(self, part: _Part) -> Iterator[None]:

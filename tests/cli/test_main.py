@@ -277,3 +277,9 @@ def test_evaluate_without_enough_memory(run_folder, capsys, monkeypatch):
 
     monkeypatch.setattr(Batches, "__iter__", fail)
     assert refused(capsys, "evaluate", run_folder).startswith("out of memory. Set data.batch_size")
+
+
+def test_commands_but_train_are_refused_where_torchrun_has_started_several(monkeypatch, capsys):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main(["specs"]) == 2
+    assert "torchrun has started 2 processes of this; of all commands only train works" in capsys.readouterr().err

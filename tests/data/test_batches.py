@@ -197,3 +197,27 @@ def test_unchanged_batches_are_in_order_and_not_augmented():
     assert order_of(batches.unchanged()) == list(range(23))
     assert torch.equal(torch.cat([images for images, _ in batches.unchanged()]), pixels()[:, 1:7, 1:7] / 255)
     assert batches.epoch == 0
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3])
+def test_the_parts_that_processes_make_are_the_batch(processes):
+    whole = list(make(changes=EVERYTHING))
+    parts = [list(make(changes=EVERYTHING).only_part(process, processes)) for process in range(processes)]
+    for images, labels in whole:
+        made = [each.pop(0) for each in parts]
+        assert all((own == labels).all() for _, own in made)
+        if len(labels) >= processes:
+            assert torch.equal(sum(own for own, _ in made), images)  # what others make is black
+            assert all(own.flatten(1).any(1).sum() == len(labels) // processes for own, _ in made[:1])
+        else:
+            assert all(torch.equal(own, images) for own, _ in made)
+
+
+def test_a_part_has_the_epochs_of_the_whole():
+    whole, part = make(changes=EVERYTHING), make(changes=EVERYTHING).only_part(1, 2)
+    for batches in (whole, part):
+        batches.set_epoch(3, skipped=2)
+    made = [(images[len(images) // 2 :], labels) for images, labels in whole]
+    for (images, labels), (own, same) in zip(made, part, strict=True):
+        assert torch.equal(own[len(own) // 2 :], images)
+        assert torch.equal(labels, same)

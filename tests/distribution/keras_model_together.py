@@ -22,6 +22,30 @@ Y = X.sum(1, keepdims=True)
 BATCH = 4  # the last batch has one sample: fewer than processes
 
 
+class Kept(keras.layers.Layer):
+    """Keeps what passes through it in training."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.passed = []
+
+    def call(self, x, training=False):
+        if training:
+            self.passed.append(x.detach().numpy().copy())
+        return x
+
+
+def masks(strategy, seed):
+    """Where dropout is, in each step, for samples that are all alike."""
+    keras.utils.set_random_seed(7)
+    kept = Kept()
+    model = keras.Sequential([keras.Input((64,)), keras.layers.Dropout(0.5, seed=seed), kept, keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    strategy.attach(model)
+    model.fit(np.ones((9, 64)), np.ones((9, 1)), batch_size=3, verbose=0)
+    return np.array([row > 0 for step in kept.passed for row in step])
+
+
 def compiled(strategy, dropout=0.0):
     keras.utils.set_random_seed(7)
     first, last = keras.layers.Dense(5, use_bias=False, name="first"), keras.layers.Dense(1, name="last")
@@ -65,6 +89,7 @@ def main() -> None:
     strategy.auto_shard_dataset = True
     model = compiled(strategy, dropout=0.5)
     found |= found_in("dropout", model, fit(model))  # differs from one process; not between processes
+    found["masks"] = np.concatenate([masks(strategy, seed=None), masks(strategy, seed=5)])
     model = compiled(strategy)
     try:
         fit(model, X[: 9 - rank], Y[: 9 - rank])

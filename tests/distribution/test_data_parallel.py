@@ -82,6 +82,9 @@ def test_dropout_draws_other_numbers_in_each_process(keras_models):
     for name in names:
         np.testing.assert_array_equal(second[name], first[name], err_msg=name)
     assert np.abs(first["dropout loss"] - alone["dropout loss"]).max() > 1e-3
+    masks = np.concatenate([first["masks"], second["masks"]])
+    assert len(masks) == len(alone["masks"]) == 18
+    assert len(np.unique(masks, axis=0)) == 18  # no sample has the mask of another, in any process
 
 
 @pytest.mark.slow
