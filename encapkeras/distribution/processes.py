@@ -75,7 +75,7 @@ def initialize(timeout: float = TIMEOUT) -> Processes:
         store, rank, count = next(rendezvous("env://", timeout=patience))
         distributed.init_process_group(
             "cpu:gloo,cuda:nccl" if on_gpu else "gloo",
-            store=PrefixStore(name_of_attempt(store, rank, count), store),
+            store=PrefixStore(name_of_attempt(store, rank, count, patience), store),
             rank=rank,
             world_size=count,
             timeout=patience,

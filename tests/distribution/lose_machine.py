@@ -46,18 +46,15 @@ class Machine:
         """Has the machine train, or join those that do."""
         # By itself torchrun goes by the name of the machine, which namespaces share.
         is_host = self.address == self.rendezvous
-        launcher = ["-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1", "--monitor-interval=0.1"]
+        launcher = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1", "--monitor-interval=0.1"]
         launcher += ["--rdzv-backend=c10d", f"--rdzv-endpoint={self.rendezvous}:29400", "--rdzv-id=lose_machine"]
         launcher += [f"--local-addr={self.address}", *(each.format(is_host=is_host) for each in LAUNCHER_OPTIONS)]
         script = [str(SCRIPT), str(folder), "--epochs", str(epochs), f"--timeout={TIMEOUT}"]
         script += ["--every-step", "--resume", str(folder / "state")]
+        command = ["ip", "netns", "exec", self.name, *launcher, *script]
+        environment = {**ENVIRONMENT, **LAUNCHER_ENVIRONMENT, "GLOO_SOCKET_IFNAME": self.port}
         with self.log(folder).open("a") as log:
-            return subprocess.Popen(
-                ["ip", "netns", "exec", self.name, sys.executable, *launcher, *script],
-                env={**ENVIRONMENT, **LAUNCHER_ENVIRONMENT, "GLOO_SOCKET_IFNAME": self.port},
-                stdout=log,
-                stderr=log,
-            )
+            return subprocess.Popen(command, env=environment, stdout=log, stderr=log)
 
     def log(self, folder):
         return folder.parent / f"{folder.name}_{self.name}.log"
