@@ -46,7 +46,7 @@ class Machine:
         """Has the machine train, or join those that do."""
         # By itself torchrun goes by the name of the machine, which namespaces share.
         is_host = self.address == self.rendezvous
-        launcher = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1", "--monitor-interval=0.1"]
+        launcher = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--monitor-interval=0.1"]
         launcher += ["--rdzv-backend=c10d", f"--rdzv-endpoint={self.rendezvous}:29400", "--rdzv-id=lose_machine"]
         launcher += [f"--local-addr={self.address}", *(each.format(is_host=is_host) for each in LAUNCHER_OPTIONS)]
         script = [str(SCRIPT), str(folder), "--epochs", str(epochs), f"--timeout={TIMEOUT}"]
