@@ -38,7 +38,7 @@ class DataParallel:
         processes: How many there are, and which this is.
 
     Raises:
-        ArgumentError: The timeout is not above 0.
+        ArgumentError: The timeout is not above 0, or not finite.
         DistributionError: The processes cannot be connected.
 
     Example:

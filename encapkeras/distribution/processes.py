@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import random
 from dataclasses import dataclass
@@ -53,15 +54,15 @@ def initialize(timeout: float = TIMEOUT) -> Processes:
         How many there are, and which this is. Calling it again changes nothing.
 
     Raises:
-        ArgumentError: The timeout is not above 0.
+        ArgumentError: The timeout is not above 0, or not finite.
         DistributionError: A machine has more processes than GPUs, or torch.distributed cannot connect them.
 
     Example:
         >>> initialize()
         Processes(rank=0, count=1)
     """
-    if not timeout > 0:
-        raise ArgumentError(f"timeout must be above 0 seconds; received {timeout}")
+    if not 0 < timeout < math.inf:
+        raise ArgumentError(f"timeout must be a finite number of seconds above 0; received {timeout}")
     if distributed.is_initialized():
         return connected()
     if not distributed.is_torchelastic_launched() and "WORLD_SIZE" not in os.environ:
