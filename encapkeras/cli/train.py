@@ -33,8 +33,9 @@ def run(arguments: argparse.Namespace) -> int:
     from encapkeras.distribution import finish, initialize
     from encapkeras.distribution.processes import failing_together
     from encapkeras.training import train
+    from encapkeras.training.fit import LONGEST_WAIT
 
-    processes = initialize()
+    processes = initialize(LONGEST_WAIT)
     with failing_together():
         spec = _spec_of(arguments)
     if processes.is_first:

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 
 from encapkeras.distribution.parallel_steps import ParallelSteps
-from encapkeras.distribution.processes import Processes, begin_alike, initialize
+from encapkeras.distribution.processes import TIMEOUT, Processes, begin_alike, initialize
 from encapkeras.errors import ArgumentError
 
 
@@ -31,11 +31,14 @@ class DataParallel:
             state. Otherwise each process is given its own part of the data, in equally many batches.
         sync_batch_norm: Whether batch norms, Keras' own too, take their statistics over the whole batch, at the price
             of a small message a batch norm; otherwise over the part of each process.
+        timeout: Seconds, above 0, that a process waits for another one before it ends with an error; more than any of
+            them takes alone, between two steps, for example to write a state or an extra evaluation of your own.
 
     Attributes:
         processes: How many there are, and which this is.
 
     Raises:
+        ArgumentError: The timeout is not above 0, or not finite.
         DistributionError: The processes cannot be connected.
 
     Example:
@@ -48,10 +51,12 @@ class DataParallel:
         1
     """
 
-    def __init__(self, *, auto_shard_dataset: bool = True, sync_batch_norm: bool = False) -> None:
+    def __init__(
+        self, *, auto_shard_dataset: bool = True, sync_batch_norm: bool = False, timeout: float = TIMEOUT
+    ) -> None:
         self.auto_shard_dataset = auto_shard_dataset
         self.sync_batch_norm = sync_batch_norm
-        self.processes: Processes = initialize()
+        self.processes: Processes = initialize(timeout)
 
     def attach(self, model: keras.Model) -> keras.Model:
         """Gives all processes the first one's weights and optimizer, and has the model train with all from now on.

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import random
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, NoReturn, TypeVar
 
 import keras
@@ -17,8 +19,10 @@ from torch import distributed
 from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
-from encapkeras.errors import DistributionError, EncapkerasError
+from encapkeras.distribution.attempt import name_of_attempt
+from encapkeras.errors import ArgumentError, DistributionError, EncapkerasError
 
+TIMEOUT = 600.0  # as torch's own with NCCL, and as long as torchrun waits for a machine
 _Value = TypeVar("_Value")
 _OF_GLOO = re.compile(r"gloo|[Cc]onnection (closed|reset|refused)|Broken pipe")
 
@@ -44,15 +48,20 @@ class Processes:
         return self.rank == 0
 
 
-def initialize() -> Processes:
+def initialize(timeout: float = TIMEOUT) -> Processes:
     """Connects this process with the others that torchrun started; one that was started alone remains alone.
 
     With GPUs each process takes the one of its `LOCAL_RANK`; they talk through NCCL, processors through gloo.
+
+    Args:
+        timeout: Seconds, above 0, that a process waits for another one before it ends with an error; more than any of
+            them takes alone, between two steps, for example to write a state or an extra evaluation of your own.
 
     Returns:
         How many there are, and which this is. Calling it again changes nothing.
 
     Raises:
+        ArgumentError: The timeout is not above 0, or not finite.
         DistributionError: A machine has more processes than GPUs, or torch.distributed cannot connect them.
 
     Example:
@@ -60,6 +69,8 @@ def initialize() -> Processes:
         Processes(rank=0, count=1)
     """
     global _launcher
+    if not 0 < timeout < math.inf:
+        raise ArgumentError(f"timeout must be a finite number of seconds above 0; received {timeout}")
     if distributed.is_initialized():
         return connected()
     if not distributed.is_torchelastic_launched() and "WORLD_SIZE" not in os.environ:
@@ -68,31 +79,23 @@ def initialize() -> Processes:
     on_gpu = torch.cuda.is_available() and os.environ.get("KERAS_TORCH_DEVICE", "cuda").startswith("cuda")
     if on_gpu:
         _take_gpu(int(os.environ.get("LOCAL_RANK", "0")))
+    patience = timedelta(seconds=timeout)
     try:
-        store, rank, count = next(rendezvous("env://"))
+        store, rank, count = next(rendezvous("env://", timeout=patience))
         _launcher = store if distributed.is_torchelastic_launched() else None
         distributed.init_process_group(
             "cpu:gloo,cuda:nccl" if on_gpu else "gloo",
-            store=PrefixStore(_attempt(), store),
+            store=PrefixStore(name_of_attempt(store, rank, count, patience), store),
             rank=rank,
             world_size=count,
+            timeout=patience,
         )
-    except (ValueError, RuntimeError, distributed.DistError) as error:
+    except (ValueError, RuntimeError, TimeoutError, distributed.DistError) as error:
         raise DistributionError(
             f"the processes cannot be connected: {error}. Start them with torchrun, which sets MASTER_ADDR, "
             "MASTER_PORT, RANK and WORLD_SIZE; without those this process trains alone."
         ) from error
     return connected()
-
-
-def _attempt() -> str:
-    """Keeps apart what processes told each other through torchrun's store before and after it started them again.
-
-    Without, they may wait for addresses of processes that were killed. Machines count their restarts each for itself,
-    so that this is known only where there is one.
-    """
-    alone = os.environ.get("GROUP_WORLD_SIZE", "1") == "1"
-    return f"attempt_{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}" if alone else "attempt"
 
 
 def connected() -> Processes:

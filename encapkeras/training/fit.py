@@ -42,6 +42,7 @@ from encapkeras.training.whole_files import write_json
 if TYPE_CHECKING:
     from encapkeras.graph import Spec, SpecModel
 
+LONGEST_WAIT = 3600.0  # seconds, of processes for one that reads its data, which may have to be fetched first
 SMALL_FILES = 10_000_000  # bytes: more than all files of a run that are no checkpoints
 
 
@@ -80,7 +81,7 @@ def train(
         SystemExit: The process was told to end (SIGTERM); what is needed to go on is saved. Or another process, which
             says why, has ended the training for all.
     """
-    processes = initialize()
+    processes = initialize(LONGEST_WAIT)
     console = Console(quiet=not processes.is_first)
     settings = spec.train
     with failing_together():

@@ -92,6 +92,12 @@ def differences(whole, parts):
     return found
 
 
+def count_of(folder, kind, end):
+    """A number that the first process has found."""
+    found = np.load(folder / "rank_0.npz")
+    return next(int(found[name]) for name in found if name.startswith(kind) and name.endswith(end))
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--kills", type=int, default=20, metavar="N", help="(%(default)s)")
@@ -107,9 +113,7 @@ def main() -> int:
         print(f"{epochs} epochs were trained in one go", flush=True)
         done = killed(parts, epochs, arguments.kills, random.Random(arguments.seed))  # noqa: S311
         found = differences(whole, parts)
-        seen = np.load(parts / "rank_0.npz")
-        steps = next(int(seen[name]) for name in seen if name.startswith("optimizer") and name.endswith("/iteration"))
-        samples = next(int(seen[name]) for name in seen if name.startswith("seen") and name.endswith("/count"))
+        steps, samples = count_of(parts, "optimizer", "/iteration"), count_of(parts, "seen", "/count")
     print(f"{done} kills; {steps} steps in {epochs} epochs, {samples} samples in the last")
     print("\n".join(found) or "equal: weights, statistics, optimizer, metrics, predictions")
     return 1 if found or done < arguments.kills else 0

@@ -143,6 +143,12 @@ def test_a_process_that_is_alone_trains_as_without():
     finish()
 
 
+@pytest.mark.parametrize("timeout", [0, -1, float("nan"), float("inf")])
+def test_a_timeout_that_no_process_can_wait_is_refused(timeout):
+    with pytest.raises(ArgumentError, match=f"timeout must be a finite number of seconds above 0; received {timeout}"):
+        DataParallel(timeout=timeout)
+
+
 @pytest.mark.parametrize("what", ["compiled", "built"])
 def test_a_model_that_is_not_ready_is_refused(what):
     model = keras.Sequential([keras.layers.Dense(1)] if what == "built" else [keras.Input((2,)), keras.layers.Dense(1)])

@@ -46,11 +46,12 @@ def main() -> None:
     parser.add_argument("--without-sync", action="store_true")
     parser.add_argument("--resume", type=Path)
     parser.add_argument("--every-step", action="store_true", help="save after every step")
+    parser.add_argument("--timeout", type=float, default=600, metavar="SECONDS", help="(%(default)s)")
     parser.add_argument("--end-at", type=int, metavar="STEP", help="the last process is then told to end")
     arguments = parser.parse_args()
 
     keras.config.set_floatx(arguments.dtype)
-    strategy = distribution.DataParallel(sync_batch_norm=not arguments.without_sync)
+    strategy = distribution.DataParallel(sync_batch_norm=not arguments.without_sync, timeout=arguments.timeout)
     keras.utils.set_random_seed(strategy.processes.rank)  # attach has to make the processes alike
     model = encapkeras.build_model(encapkeras.load_spec("encapnet_ot_digits", ["vars.types=4", "vars.sub_layers=1"]))
     optimizer = keras.optimizers.SGD(
