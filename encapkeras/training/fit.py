@@ -25,6 +25,7 @@ from encapkeras.training.continued_run import changes_of, differences_in_numbers
 from encapkeras.training.hparams import main_settings
 from encapkeras.training.measure import check_fits, compile_with_losses, data_of, measure
 from encapkeras.training.memory import saying_how_to_save_memory
+from encapkeras.training.memory_advice import advice_for_training
 from encapkeras.training.peak_memory import PeakMemory
 from encapkeras.training.recipe import ConstantRate, has_schedule, make_optimizer
 from encapkeras.training.run_folder import RunFolder, describe_environment, on_device
@@ -211,7 +212,7 @@ def _say_how_it_goes_on(folder: RunFolder, changes: list[str], environment: dict
 def _fit_and_test(
     model: SpecModel, splits: DataSplits, settings: TrainSettings, folder: RunFolder, console: Console
 ) -> dict[str, Any]:
-    with saying_how_to_save_memory():
+    with saying_how_to_save_memory(advice_for_training(model, folder.path)):
         images, _ = splits.train.batch(0)
     watch = callbacks.Stopwatch(splits.train.num_images)
     checkpoints = callbacks.Checkpoints(folder.best, folder.last)
@@ -242,7 +243,7 @@ def _fit_and_test(
         contextlib.closing(stop),
         contextlib.ExitStack() as opened,
         _saying_what_is_kept(checkpoints),
-        saying_how_to_save_memory(),
+        saying_how_to_save_memory(advice_for_training(model, folder.path)),
     ):
         if settings.analysis:
             shown = first_images(splits, "validation", settings.analysis.images)
