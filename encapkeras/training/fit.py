@@ -27,6 +27,7 @@ from encapkeras.training.measure import check_fits, compile_with_losses, data_of
 from encapkeras.training.memory import saying_how_to_save_memory
 from encapkeras.training.memory_advice import advice_for_training
 from encapkeras.training.peak_memory import PeakMemory
+from encapkeras.training.precision import check_precision
 from encapkeras.training.recipe import ConstantRate, has_schedule, make_optimizer
 from encapkeras.training.run_folder import RunFolder, describe_environment, on_device
 from encapkeras.training.training_state import StateFiles, check_model_state
@@ -103,6 +104,7 @@ def train(
             routing_layers(model)
         splits = load(data, seed=settings.seed)
         check_fits(model, splits.info)
+        check_precision(settings, model.weights[0].value.device)
         compile_with_losses(model, make_optimizer(settings, len(splits.train)))
 
     environment = describe_environment(_device(model), settings.seed)
@@ -252,7 +254,8 @@ def _fit_and_test(
         saved = settings.checkpoints
         resume = callbacks.Resume(folder.resume, splits.train, in_order, saved.minutes, saved.epochs, saved.keep)
         opened.callback(resume.close)
-        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
+        cudnn = torch.backends.cudnn
+        with cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=cudnn.allow_tf32):
             model.fit(
                 splits.train,
                 validation_data=splits.validation,

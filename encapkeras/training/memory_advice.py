@@ -82,9 +82,10 @@ def _by_estimate(model: SpecModel, batch_size: int) -> tuple[str, int | None]:
     beside = max(2, batch_size)
     small, need = (memory_estimate(model.examined, size, kind).total for size in (1, beside))
     there = available_bytes(device)
+    in_float32 = "" if model.precision == "float32" else ", were it in float32"
     known = (
         f"By the estimate of 'encapkeras show' a training step of '{model.name}' holds at least "
-        f"{memory_text(need if batch_size > 1 else small)} with data.batch_size {batch_size}"
+        f"{memory_text(need if batch_size > 1 else small)} with data.batch_size {batch_size}{in_float32}"
     )
     if there is None:
         return f"{known}.", None

@@ -27,7 +27,7 @@ class NonFiniteStop(keras.callbacks.Callback):  # type: ignore[misc]
     A few bad batches can be left out instead: then neither weights nor optimizer (the learning rate's step included),
     moving statistics or means of metrics take anything from them.
 
-    With `mixed_float16` infinite gradients are part of Keras' search for a loss scale, and are left to it.
+    With `mixed_float16` and `train.precision: float16` infinite gradients are part of Keras' search for a loss scale, and are left to it.
 
     Put it before callbacks that save, so that they never save such weights.
 
