@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from encapkeras.cli import analyse_perturb
+from encapkeras.cli.device import add_device, print_device
 from encapkeras.cli.spec_arguments import add_plugins
 
 if TYPE_CHECKING:
@@ -42,12 +43,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--output", metavar="DIR", help="folder for the results (RUN/analysis/SPLIT; RUN/analysis/perturbed)"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace the analysis that is in the folder already")
+    add_device(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Analyses, writes the results, and prints the figures after each iteration."""
     if arguments.perturb:
-        return analyse_perturb.run(arguments)
+        analyse_perturb.run(arguments)
+        print_device()
+        return 0
     from encapkeras.analysis import analyse_routing
     from encapkeras.data import load
     from encapkeras.errors import ArgumentError
@@ -84,6 +88,7 @@ def run(arguments: argparse.Namespace) -> int:
         output.write(analyses, arguments.overwrite)
     _print_table(analyses)
     print(f"written to {output.path}")
+    print_device()
     return 0
 
 

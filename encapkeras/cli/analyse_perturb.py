@@ -10,7 +10,7 @@ from encapkeras.cli.trained_run import TrainedRun
 from encapkeras.errors import ArgumentError, printable
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> None:
     """Writes a picture for each class, of the weights that training chose."""
     from encapkeras.analysis import Decoder, decoders, one_of_each_class, plot_perturbed
     from encapkeras.training.memory import saying_how_to_save_memory
@@ -51,4 +51,3 @@ def run(arguments: argparse.Namespace) -> int:
             with replacing(file) as unfinished:
                 figure.savefig(unfinished)
     print(f"{len(files)} pictures written to {printable(str(output))}")
-    return 0

@@ -12,6 +12,8 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from encapkeras.cli.device import add_device, torch_device
+
 if TYPE_CHECKING:
     import torch
 
@@ -49,6 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for name, default, meaning in zip(Sizes._fields, DEFAULTS, MEANINGS, strict=True):
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=default, help=f"{meaning} (%(default)s)")
     parser.add_argument("--rounds", type=int, default=5, help="rounds of each way, in turn; medians (%(default)s)")
+    add_device(parser)
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
 
 
@@ -95,7 +98,7 @@ def measure(routing: str, sizes: Sizes, rounds: int) -> dict[str, Any]:
     """
     import torch
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch_device()
     memory = {way: _peak_memory(routing, way, sizes, device) for way in WAYS}
     inputs = make_inputs(routing, sizes, torch.float32, device)
     ways = {way: _step(routing, way, inputs, sizes.iterations) for way in WAYS}
@@ -111,7 +114,7 @@ def measure(routing: str, sizes: Sizes, rounds: int) -> dict[str, Any]:
     return {
         "routing": routing,
         **sizes._asdict(),
-        "device": torch.cuda.get_device_name() if device == "cuda" else f"cpu, {torch.get_num_threads()} threads",
+        "device": torch.cuda.get_device_name() if device == "cuda" else f"{device}, {torch.get_num_threads()} threads",
         "forward_milliseconds_per_sample": forward,
         "forward_and_backward_milliseconds_per_sample": total,
         "speed_up": total["textbook"] / total["vote-free"],

@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from encapkeras.cli.device import add_device, torch_device
+
 if TYPE_CHECKING:
     import keras
     import torch
@@ -21,6 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=int, default=64, help="images in a batch (%(default)s)")
     parser.add_argument("--steps", type=int, default=3, help="training steps in a round (%(default)s)")
     parser.add_argument("--rounds", type=int, default=7, help="rounds of each way, in turn; medians (%(default)s)")
+    add_device(parser)
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
 
@@ -54,7 +57,7 @@ def measure(batch_size: int, steps: int, rounds: int) -> dict[str, Any]:
     from encapkeras.reference.encapnet import EncapNet
 
     keras.utils.set_random_seed(0)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch_device()
     images = torch.rand(batch_size, 32, 32, 3, device=device)
     labels = torch.randint(0, 10, (batch_size,), device=device)
     model = build_model("encapnet_master_sub2")
@@ -78,7 +81,7 @@ def measure(batch_size: int, steps: int, rounds: int) -> dict[str, Any]:
     return {
         "network": "encapnet_master_sub2",
         "batch_size": batch_size,
-        "device": torch.cuda.get_device_name() if device == "cuda" else f"cpu, {torch.get_num_threads()} threads",
+        "device": torch.cuda.get_device_name() if device == "cuda" else f"{device}, {torch.get_num_threads()} threads",
         "milliseconds_per_image": medians,
         "speed_up": usual / ours,
         "multiple_of_convolutions": ours / floor,

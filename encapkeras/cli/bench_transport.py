@@ -11,6 +11,8 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from encapkeras.cli.device import add_device, torch_device
+
 if TYPE_CHECKING:
     import torch
 
@@ -41,6 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--epsilon", type=float, default=1.0, help="strength of the entropy (%(default)s)")
     parser.add_argument("--rounds", type=int, default=5, help="rounds of each way, in turn; medians (%(default)s)")
     parser.add_argument("--no-unit", action="store_true", help="leave out the last table, of a whole unit")
+    add_device(parser)
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
 
 
@@ -103,7 +106,7 @@ def measure_sinkhorn(batch_size: int, arguments: argparse.Namespace) -> dict[str
     """
     import torch
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch_device()
     x = torch.randn(batch_size, arguments.features, generator=torch.Generator().manual_seed(0))
     y = torch.randn(batch_size, arguments.features, generator=torch.Generator().manual_seed(1)) + 0.5
     x, y = x.to(device).requires_grad_(), y.to(device).requires_grad_()
@@ -146,7 +149,7 @@ def measure_unit(arguments: argparse.Namespace) -> dict[str, Any]:
     from encapkeras.losses import OptimalTransport
     from encapkeras.reference import transport as textbook
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch_device()
     options = {"epsilon": arguments.epsilon, "iterations": arguments.iterations}
     latent, target = (
         torch.rand(UNIT, generator=torch.Generator().manual_seed(seed)).to(device).requires_grad_() for seed in (0, 1)
@@ -194,7 +197,7 @@ def measure_unit(arguments: argparse.Namespace) -> dict[str, Any]:
 def _surroundings(device: str, arguments: argparse.Namespace) -> dict[str, Any]:
     import torch
 
-    name = torch.cuda.get_device_name() if device == "cuda" else f"cpu, {torch.get_num_threads()} threads"
+    name = torch.cuda.get_device_name() if device == "cuda" else f"{device}, {torch.get_num_threads()} threads"
     return {"iterations": arguments.iterations, "epsilon": arguments.epsilon, "device": name}
 
 

@@ -6,6 +6,7 @@ import argparse
 import contextlib
 from collections.abc import Sequence
 
+from encapkeras.cli.device import add_device
 from encapkeras.cli.problems import print_warnings
 from encapkeras.cli.spec_arguments import add_overrides, add_plugins
 from encapkeras.errors import Problem, SpecError
@@ -28,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="train each spec with the seeds 0 to N - 1, or with those of a list such as 0,5,7; '5,' is a list of one "
         "(what sweeps say, or 3)",
     )
+    add_device(parser)
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--run-dir", metavar="DIR", help="folder for the table and all runs (runs/compare/DATE_TIME)")
     where.add_argument(

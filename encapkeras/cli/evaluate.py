@@ -7,6 +7,7 @@ import json
 from typing import Any
 
 from encapkeras.cli import evaluate_affine, evaluate_classes
+from encapkeras.cli.device import add_device, print_device
 from encapkeras.cli.output_file import add_overwrite
 from encapkeras.cli.spec_arguments import add_plugins
 from encapkeras.cli.trained_run import TrainedRun
@@ -43,6 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "-o", "--output", metavar="PATH", help="the file to write; with --affine the folder (RUN/analysis/affine)"
     )
     add_overwrite(parser)
+    add_device(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -52,10 +54,12 @@ def run(arguments: argparse.Namespace) -> int:
 
     with saying_how_to_save_memory():
         if arguments.affine:
-            return evaluate_affine.run(arguments)
-        if arguments.per_class or arguments.hardest is not None:
-            return evaluate_classes.run(arguments)
-        _print(_measured(arguments), arguments.json)
+            evaluate_affine.run(arguments)
+        elif arguments.per_class or arguments.hardest is not None:
+            evaluate_classes.run(arguments)
+        else:
+            _print(_measured(arguments), arguments.json)
+    print_device()
     return 0
 
 

@@ -21,7 +21,7 @@ IMAGES = 1000
 MEANS = {"rotation": "turned", "shift": "moved", "scale": "scaled"}
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> None:
     """Measures each run, and writes one table and one plot of all."""
     from encapkeras.analysis import affine_accuracy
     from encapkeras.analysis.affine_plot import MOST_NETWORKS
@@ -53,7 +53,6 @@ def run(arguments: argparse.Namespace) -> int:
     _write(table, plot, measured)
     _print(measured, arguments)
     print(f"written to {printable(str(output))}", file=sys.stderr if arguments.json else sys.stdout)
-    return 0
 
 
 def _names(runs: Sequence[TrainedRun]) -> list[str]:

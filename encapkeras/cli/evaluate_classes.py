@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from encapkeras.analysis import ClassErrors
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> None:
     """Counts the errors; prints them, or writes the names of the classes that have most."""
     output = Path(arguments.output) if arguments.output else None
     if output:
@@ -34,12 +34,10 @@ def run(arguments: argparse.Namespace) -> int:
         if output:
             write_text(output, _as_csv(found))
         _print(ranked, found, arguments)
-        return 0
-    if output:
+    elif output:
         write_text(output, "".join(f"{each.class_name}\n" for each in ranked))
         span = f"from {_percent(ranked[0])} to {_percent(ranked[-1])} {_what(arguments)}"
         print(f"{len(ranked)} of {len(found)} classes, {span}, written to {printable(str(output))}")
-    return 0
 
 
 def _print(ranked: Sequence[ClassErrors], found: Sequence[ClassErrors], arguments: argparse.Namespace) -> None:

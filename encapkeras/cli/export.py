@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from encapkeras.cli.device import add_device, print_device
 from encapkeras.cli.output_file import add_overwrite, check_output
 from encapkeras.cli.spec_arguments import add_plugins
 from encapkeras.cli.trained_run import chosen_checkpoint
@@ -19,6 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_plugins(parser)
     parser.add_argument("-o", "--output", metavar="FILE", help="the file to write (NAME.pt2, NAME.onnx ...)")
     add_overwrite(parser)
+    add_device(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -35,4 +37,5 @@ def run(arguments: argparse.Namespace) -> int:
     output = check_output(arguments, checkpoint, ending)
     export_model(model, output, arguments.format)
     print(f"{output}: '{model.name}', {parameters(model):,} parameters, {len(model.class_names)} class names")
+    print_device()
     return 0

@@ -27,6 +27,7 @@ from encapkeras.cli import (
     train,
 )
 from encapkeras.cli import format as format_spec
+from encapkeras.cli.device import calculating_on
 from encapkeras.cli.problems import print_mistakes
 from encapkeras.errors import DistributionError, EncapkerasError, SpecError, suggest
 
@@ -89,11 +90,12 @@ def _run(words: list[str]) -> int:
             )
         import encapkeras.backend  # noqa: F401  # refuses another Keras backend
 
-        for plugin in getattr(arguments, "plugins", []):
-            from encapkeras.plugins import load_plugin
+        with calculating_on(getattr(arguments, "run_on", None)):  # before a plugin imports Keras
+            for plugin in getattr(arguments, "plugins", []):
+                from encapkeras.plugins import load_plugin
 
-            load_plugin(plugin)
-        code: int = arguments.run(arguments)
+                load_plugin(plugin)
+            code: int = arguments.run(arguments)
         return code
     except SpecError as error:
         print_mistakes(error.problems, error.summary)

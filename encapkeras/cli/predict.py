@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from encapkeras.cli.device import add_device, print_device
 from encapkeras.cli.output_file import add_overwrite, check_free, write_text
 from encapkeras.cli.spec_arguments import add_plugins
 from encapkeras.cli.trained_run import chosen_checkpoint
@@ -34,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--csv", metavar="FILE", help="write them into a .csv file too")
     add_overwrite(parser)
+    add_device(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -50,7 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
     from encapkeras.training.memory import saying_how_to_save_memory
 
     checkpoint = chosen_checkpoint(Path(arguments.model))
-    with saying_how_to_save_memory("Free memory, or use a machine with more."):
+    with saying_how_to_save_memory("Free memory, or use other memory with --device."):
         found = classify_files(load_model(checkpoint), arguments.images)
     if table:
         write_text(table, _as_csv(found, arguments.top))
@@ -58,6 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
         print(json.dumps(_as_json(found, checkpoint, arguments.top), indent=2))
     elif found.files:
         _print(found, checkpoint, arguments.top)
+    print_device()
     if found.problems:
         raise DataError(_told(found))
     return 0

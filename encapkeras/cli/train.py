@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from encapkeras.cli.device import add_device
 from encapkeras.cli.problems import print_warnings
 from encapkeras.cli.spec_arguments import add_spec_arguments
 
@@ -19,6 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--run-dir", metavar="DIR", help="folder for everything that the run writes (runs/NAME/DATE_TIME)"
     )
+    add_device(parser)
     choice = parser.add_mutually_exclusive_group()
     choice.add_argument("--overwrite", action="store_true", help="replace the run that is in the run folder already")
     choice.add_argument(

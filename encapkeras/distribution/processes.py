@@ -106,7 +106,12 @@ def connected() -> Processes:
 
 
 def _take_gpu(local_rank: int) -> None:
-    gpus = torch.cuda.device_count()
+    gpus, chosen = torch.cuda.device_count(), os.environ.get("KERAS_TORCH_DEVICE", "cuda")
+    if ":" in chosen:
+        raise DistributionError(
+            f"each process takes the GPU of its own number, and {chosen} is one for all. Choose cuda, and with the "
+            "environment variable CUDA_VISIBLE_DEVICES which GPUs there are."
+        )
     if local_rank >= gpus:
         raise DistributionError(
             f"process {local_rank} of this machine has no GPU: there are {gpus}. Start torchrun with "

@@ -11,6 +11,7 @@ import torch
 from torch.nn import functional as F
 
 from encapkeras.functional.across_processes import SharedBatch, shared_batch
+from encapkeras.functional.precision import is_half
 
 
 class NormWeights(NamedTuple):
@@ -44,6 +45,9 @@ def batch_norm(
     A batch with one value per channel gives the offset and leaves the moving variance as it is. Where several processes
     share a batch, and its statistics (`encapkeras.distribution`), those are the whole batch's.
 
+    A map in half precision is normalised in float32, and rounded once. If it is not finite, as one that has overflowed,
+    it leaves the moving statistics as they are: who scales losses leaves such steps out and goes on.
+
     Args:
         map_BCP: Tensor `(B, C, ...)`.
         weights: Scale, offset and moving statistics, each `(C,)`.
@@ -61,6 +65,27 @@ def batch_norm(
         >>> batch_norm(torch.rand(8, 3, 5), weights, training=True).mean().abs() < 1e-6
         tensor(True)
     """
+    if not is_half(map_BCP):
+        return _batch_norm(map_BCP, weights, training, bias, momentum, epsilon)
+    moved = weights._replace(mean=weights.mean.detach().clone(), variance=weights.variance.detach().clone())
+    normed = _batch_norm(map_BCP, moved, training, bias, momentum, epsilon)
+    if training:
+        with torch.no_grad():
+            finite = (moved.mean + moved.variance).isfinite().all()  # no answer is waited for
+            weights.mean.copy_(torch.where(finite, moved.mean, weights.mean))
+            weights.variance.copy_(torch.where(finite, moved.variance, weights.variance))
+    return normed.to(map_BCP.dtype)
+
+
+def _batch_norm(
+    map_BCP: torch.Tensor,
+    weights: NormWeights,
+    training: bool,
+    bias: torch.Tensor | None,
+    momentum: float,
+    epsilon: float,
+) -> torch.Tensor:
+    """The computation; statistics, and the result where torch does not round it itself, have the weights' type."""
     scale, offset, mean, variance = weights
     if not training:
         if bias is not None:
@@ -71,6 +96,7 @@ def batch_norm(
         offset = offset + 0 * bias  # its gradient is 0, not absent: optimizers and weight decay expect one
     shared = shared_batch()
     if shared is not None and shared.batch_norm:
+        map_BCP = map_BCP.to(mean.dtype) if is_half(map_BCP) else map_BCP
         return _over_processes(map_BCP, weights._replace(offset=offset), shared, bias, momentum, epsilon)
     if map_BCP.numel() == map_BCP.shape[1]:
         with torch.no_grad():

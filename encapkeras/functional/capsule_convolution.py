@@ -6,7 +6,7 @@ P = H * W positions, K kernel size. Inside, maps are `(B, C, H, W)`; the views b
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
 import torch
@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from encapkeras.functional.batch_norm import NormWeights, batch_norm, capsule_batch_norm, record_statistics
 from encapkeras.functional.batch_norm_relu_squash import batch_norm_relu_squash, is_worthwhile
+from encapkeras.functional.precision import full_precision
 from encapkeras.functional.squash import squash
 
 Coefficients = Literal["cross", "own"]
@@ -343,13 +344,19 @@ def _approximate(
     padding = weights.aide.kernel.shape[-1] // 2
     aide_BCHW = F.conv2d(_channels_last(map_BCHW), weights.aide.kernel, None, strides, padding)
     aide_BCHW = _normalize_and_squash(aide_BCHW, weights.aide.bias, weights.aide_norm, plain, training)
-    of_master = _coefficients(master_BCHW, weights.master_coefficient, options.types)
-    of_aide = _coefficients(aide_BCHW, weights.aide_coefficient, options.types)
-    if options.coefficients == "cross":
-        of_master, of_aide = of_aide, of_master
     by_type = (options.types, -1)
-    master_BNEHW, aide_BNEHW = master_BCHW.unflatten(1, by_type), aide_BCHW.unflatten(1, by_type)
-    return torch.addcmul(master_BNEHW * of_master, aide_BNEHW, of_aide).flatten(1, 2)
+    with full_precision(master_BCHW, aide_BCHW) as wide:
+        of_master = _coefficients(wide(master_BCHW), _wide(weights.master_coefficient, wide), options.types)
+        of_aide = _coefficients(wide(aide_BCHW), _wide(weights.aide_coefficient, wide), options.types)
+        if options.coefficients == "cross":
+            of_master, of_aide = of_aide, of_master
+        master_BNEHW, aide_BNEHW = wide(master_BCHW).unflatten(1, by_type), wide(aide_BCHW).unflatten(1, by_type)
+        routed_BCHW = torch.addcmul(master_BNEHW * of_master, aide_BNEHW, of_aide).flatten(1, 2)
+    return routed_BCHW.to(master_BCHW.dtype)
+
+
+def _wide(convolution: ConvolutionWeights, wide: Callable[[torch.Tensor], torch.Tensor]) -> ConvolutionWeights:
+    return ConvolutionWeights(wide(convolution.kernel), wide(convolution.bias))
 
 
 def _coefficients(map_BCHW: torch.Tensor, convolution: ConvolutionWeights, types: int) -> torch.Tensor:

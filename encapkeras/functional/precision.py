@@ -1,4 +1,4 @@
-"""The precision that long sums of exponentials need."""
+"""The precision that long sums of exponentials, and statistics of batches, need."""
 
 from __future__ import annotations
 
@@ -26,3 +26,13 @@ def full_precision(*tensors: torch.Tensor) -> Iterator[Callable[[torch.Tensor], 
     full = torch.float64 if any(tensor.dtype == torch.float64 for tensor in tensors) else torch.float32
     with torch.autocast(tensors[0].device.type, enabled=False):
         yield lambda tensor: tensor.to(full)
+
+
+def is_half(tensor: torch.Tensor) -> bool:
+    """Whether a tensor has 16 bits a number.
+
+    Example:
+        >>> is_half(torch.zeros(2, dtype=torch.float16))
+        True
+    """
+    return tensor.dtype in (torch.float16, torch.bfloat16)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import zipfile
 import zlib
@@ -15,6 +16,8 @@ import torch
 from encapkeras.errors import EncapkerasError, PluginError, suggest
 from encapkeras.graph.build import BuiltGraph, build_nodes, build_side_losses
 from encapkeras.graph.check import Node
+from encapkeras.graph.moving_statistics import MovingStatistics
+from encapkeras.graph.precision import computing_in, tf32
 from encapkeras.graph.side_losses import SideLosses, taps_wanted
 from encapkeras.graph.spec import Examined, Source, Spec, check_spec, load_spec
 from encapkeras.graph.tree import Report
@@ -90,6 +93,7 @@ class SpecModel(keras.Model):  # type: ignore[misc]
         super().__init__(inputs=inputs, outputs=outputs, name=origin.spec.name)
         self.output_names = output_names
         self._origin = origin
+        self._statistics = MovingStatistics(self)
         self.loss_watcher: Callable[[TrainingLoss], None] | None = None
 
     @property
@@ -139,9 +143,33 @@ class SpecModel(keras.Model):  # type: ignore[misc]
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None, **kwargs: Any) -> Any:
         """The outputs; in training they bring along what the side losses need."""
-        if self._side.wanted(training):
-            return self._side.outputs(inputs, training, mask)
-        return super().call(inputs, training=training, mask=mask, **kwargs)
+        outputs: Any
+        with (
+            tf32(self._tf32),
+            computing_in(self.precision, inputs) as widened,
+            self._statistics.kept_if_not_finite() if training else contextlib.nullcontext(),
+        ):
+            if not self._side.wanted(training):
+                return widened(super().call(inputs, training=training, mask=mask, **kwargs))
+            outputs, taps = widened(self._side.call(inputs, training, mask))
+        self._side.keep(taps, outputs)
+        return outputs
+
+    @property
+    def precision(self) -> str:
+        """`train.precision` of its spec, also of a saved model: the type of products of matrices and convolutions."""
+        precision: str = (self.spec.get("train") or {}).get("precision", "float32")
+        return precision
+
+    @property
+    def _tf32(self) -> bool | None:
+        allowed: bool | None = (self.spec.get("train") or {}).get("tf32")
+        return allowed
+
+    def train_step(self, data: Any) -> dict[str, Any]:
+        """Keras' own, whose backward pass may use TF32 as the forward pass may."""
+        with tf32(self._tf32):
+            return super().train_step(data)  # type: ignore[no-any-return]
 
     def compute_loss(
         self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
@@ -158,7 +186,9 @@ class SpecModel(keras.Model):  # type: ignore[misc]
         parts = {}
         if self.loss or not self.side_losses:  # Keras takes a loss on an output for necessary
             parts["that on the outputs"] = super().compute_loss(x, y, y_pred, sample_weight, training)
-        side = self._side.values(y, y_pred, sample_weight, training)
+        watched = training and self.side_losses  # these may have batch norms of their own
+        with self._statistics.kept_if_not_finite() if watched else contextlib.nullcontext():
+            side = self._side.values(y, y_pred, sample_weight, training)
         parts.update({f"'{name}'": value for name, value in side.items()})
         total: torch.Tensor = sum(parts.values(), torch.zeros(()))
         if training and self.loss_watcher:

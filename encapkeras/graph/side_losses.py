@@ -99,11 +99,14 @@ class SideLosses:
     def _is_training_only(self, loss: NamedSideLoss) -> bool:
         return self._layers[loss.name].training_only
 
-    def outputs(self, inputs: Any, training: bool | None, mask: Any) -> Any:
-        """The model's outputs, with the tensors for the losses on them."""
+    def call(self, inputs: Any, training: bool | None, mask: Any) -> tuple[Any, list[torch.Tensor]]:
+        """The model's outputs, and the tensors for the losses."""
         outputs, taps = self._graph.call(inputs, training=training, mask=mask)
+        return outputs, taps
+
+    def keep(self, taps: list[torch.Tensor], outputs: Any) -> None:
+        """Puts the tensors for the losses on the outputs."""
         setattr(keras.tree.flatten(outputs)[0], _TAPS, taps)
-        return outputs
 
     def check_labels(self, y: Any) -> None:
         """Makes sure that there are labels at all, which Keras' own losses would miss in unclear words.

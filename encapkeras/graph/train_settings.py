@@ -154,6 +154,16 @@ class TrainSettings(Section):
         Constant(), description="How the learning rate changes in the course of the training."
     )
     weight_decay: WeightDecay | None = Field(None, description="What pulls the weights to 0; null for nothing.")
+    precision: Literal["float32", "bfloat16", "float16"] = Field(
+        "float32",
+        description="Type of products of matrices and of convolutions; weights, routing, batch norms and losses keep "
+        "float32. float16 scales the loss, and needs a GPU.",
+    )
+    tf32: bool | None = Field(
+        None,
+        description="Whether GPUs may round the factors of float32 products to 10 bits; null for what torch does by "
+        "itself. Without effect on a CPU.",
+    )
     clip_norm: Rate | None = Field(
         None, description="The largest norm that all gradients together may have; longer ones are scaled down to it."
     )

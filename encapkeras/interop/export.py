@@ -28,6 +28,8 @@ def export_model(model: keras.Model, output: str | Path, form: str) -> None:
     - `onnx`: for onnxruntime and others, with the input `images`, the output `scores` (or those that the model names)
       and the class names as JSON in the metadata property `class_names`.
 
+    Programs for torch and ONNX compute in float32 also where `train.precision` is another.
+
     Args:
         model: A built model of one input.
         output: The file, replaced if it exists; whole or not at all.

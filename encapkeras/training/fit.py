@@ -32,7 +32,9 @@ from encapkeras.training.continued_run import differences_in_numbers
 from encapkeras.training.hparams import main_settings
 from encapkeras.training.measure import check_fits, compile_with_losses, data_of, figures
 from encapkeras.training.memory import saying_how_to_save_memory
+from encapkeras.training.memory_advice import advice_for_training
 from encapkeras.training.peak_memory import PeakMemory
+from encapkeras.training.precision import check_precision
 from encapkeras.training.recipe import ConstantRate, has_schedule, make_optimizer
 from encapkeras.training.run_folder import RunFolder, describe_environment, on_device
 from encapkeras.training.start import LaunchedRun, Start, begin
@@ -101,6 +103,7 @@ def train(
     splits = _loaded(data, settings.seed)
     with failing_together(), saying_how_to_save_memory():
         check_fits(model, splits.info)
+        check_precision(settings, model.weights[0].value.device)
         compile_with_losses(model, make_optimizer(settings, len(splits.train)))
 
     environment = describe_environment(_device(model), settings.seed, processes.count)
@@ -225,7 +228,8 @@ def _fit_and_test(
     model: SpecModel, splits: DataSplits, spec: Spec, folder: RunFolder, console: Console
 ) -> dict[str, Any]:
     settings, processes = spec.train, connected()
-    with failing_together(), saying_how_to_save_memory():
+    advice = advice_for_training(model, folder.path)
+    with failing_together(), saying_how_to_save_memory(advice):
         images = splits.train.batch(0)[0] if processes.is_first else None
     strategy = DataParallel(sync_batch_norm=settings.sync_batch_norm)
     own = splits.only_part(processes.rank, processes.count)
@@ -258,7 +262,7 @@ def _fit_and_test(
         contextlib.closing(stop),
         contextlib.ExitStack() as opened,
         _saying_what_is_kept(checkpoints),
-        saying_how_to_save_memory(),
+        saying_how_to_save_memory(advice),
         noticing_lost_processes(),
     ):
         strategy.attach(model)
@@ -269,7 +273,8 @@ def _fit_and_test(
         saved = settings.checkpoints
         resume = callbacks.Resume(folder.resume, own.train, in_order, saved.minutes, saved.epochs, saved.keep)
         opened.callback(resume.close)
-        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
+        cudnn = torch.backends.cudnn
+        with cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=cudnn.allow_tf32):
             model.fit(
                 own.train,
                 validation_data=own.validation,

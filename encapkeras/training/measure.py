@@ -10,6 +10,8 @@ import keras
 from encapkeras.data import Batches, DatasetInfo, DataSettings
 from encapkeras.errors import TrainingError
 from encapkeras.graph.model import SpecModel, load_model
+from encapkeras.training.memory import saying_how_to_save_memory
+from encapkeras.training.memory_advice import advice_for_measuring
 
 if TYPE_CHECKING:
     from encapkeras.graph.spec import Spec
@@ -89,12 +91,13 @@ def measure(checkpoint: Path, batches: Batches, info: DatasetInfo) -> dict[str, 
 
     Raises:
         EncapkerasError: The file is no model.
-        TrainingError: The model and the data set do not go together.
+        TrainingError: The model and the data set do not go together, or the memory is not enough.
     """
     model = load_model(checkpoint)
     check_fits(model, info)
     compile_with_losses(model)
-    return figures(model, batches)
+    with saying_how_to_save_memory(advice_for_measuring(model, batches.batch_size or batches.num_images)):
+        return figures(model, batches)
 
 
 def figures(model: keras.Model, batches: Batches) -> dict[str, float]:

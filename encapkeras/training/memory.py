@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 
@@ -17,12 +17,13 @@ _BOLD = r"\x1b\[\d*m"
 
 @contextlib.contextmanager
 def saying_how_to_save_memory(
-    advice: str = "Set data.batch_size or data.image_size to less, make the network smaller, or free memory.",
+    advice: str
+    | Callable[[], str] = "Set data.batch_size or data.image_size to less, make the network smaller, or free memory.",
 ) -> Iterator[None]:
     """Turns any way of running out of memory into a `TrainingError` that says what to do.
 
     Args:
-        advice: What to do.
+        advice: What to do, or what makes that text of what can then be measured.
 
     Example:
         >>> with saying_how_to_save_memory():
@@ -39,4 +40,5 @@ def saying_how_to_save_memory(
             raise
         # Keras puts lines of its own before it, and makes it bold.
         told = f" ({re.sub(_BOLD, '', signs[0]).strip()})" if signs else ""
-        raise TrainingError(f"out of memory{told}. {advice}") from error
+        text = advice if isinstance(advice, str) else advice()
+        raise TrainingError(f"out of memory{told}. {text}") from error

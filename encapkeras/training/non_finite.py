@@ -12,6 +12,7 @@ import torch
 
 from encapkeras.functional.across_processes import sharing
 from encapkeras.graph.model import SpecModel, TrainingLoss
+from encapkeras.graph.precision import computing_in
 
 ADVICE = "Try a smaller learning rate, a warm-up (train.schedule.warmup_epochs) or train.clip_norm."
 
@@ -104,7 +105,10 @@ def _in_network(model: SpecModel, x: Any) -> str:
     nodes = [(node.name, layer, node.kind.ports) for node, layer in model.nodes()]
     ports = {(name, port): model.port(f"{name}/{port}") for name, _, kinds in nodes for port in kinds}
     with torch.no_grad(), _kept(model):
-        outputs = keras.Model(model.input, list(ports.values()))(x, training=True)
+        network = keras.Model(model.input, list(ports.values()))
+        images = keras.tree.map_structure(keras.ops.convert_to_tensor, x)  # which are on the device then
+        with computing_in(model.precision, images) as widened:
+            outputs = widened(network(images, training=True))
     values = dict(zip(ports, keras.tree.flatten(outputs), strict=True))
     for name, layer, kinds in nodes:
         in_weights = _in_weights(model, layer)

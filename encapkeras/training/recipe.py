@@ -19,7 +19,8 @@ def make_optimizer(settings: TrainSettings, steps_per_epoch: int) -> keras.optim
         steps_per_epoch: Batches in an epoch.
 
     Returns:
-        One of Keras' own optimizers; with coupled weight decay, that optimizer inside a `CoupledWeightDecay`.
+        One of Keras' own optimizers; with coupled weight decay, that optimizer inside a `CoupledWeightDecay`;
+        for float16 all of it inside Keras' `LossScaleOptimizer`.
 
     Example:
         >>> optimizer = make_optimizer(TrainSettings(), steps_per_epoch=100)
@@ -49,7 +50,9 @@ def make_optimizer(settings: TrainSettings, steps_per_epoch: int) -> keras.optim
     else:
         optimizer = keras.optimizers.SGD(momentum=chosen.momentum, nesterov=chosen.nesterov, **common)
     if decay and decay.kind == "coupled":
-        return CoupledWeightDecay(optimizer, decay.rate)
+        optimizer = CoupledWeightDecay(optimizer, decay.rate)
+    if settings.precision == "float16":
+        return keras.optimizers.LossScaleOptimizer(optimizer)
     return optimizer
 
 

@@ -56,6 +56,16 @@ def test_two_processes_train_as_one_on_the_joined_batch(float32):
     assert_identical(first, second)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("precision", "tolerance"), [("bfloat16", 1e-3), ("float16", 1e-5)])
+def test_two_processes_train_as_one_in_half_precision(tmp_path, precision, tolerance):
+    """On CPUs float16 is the scaling of losses alone."""
+    [alone] = trained(tmp_path / "one", "--precision", precision)
+    first, second = trained(tmp_path / "two", "--precision", precision, processes=2)
+    assert largest_difference(alone, first, "weight") < tolerance
+    assert_identical(first, second)
+
+
 @pytest.fixture(scope="module")
 def keras_models(tmp_path_factory):
     folder, script = tmp_path_factory.mktemp("keras_models"), SCRIPT.with_name("keras_model_together.py")

@@ -1,6 +1,7 @@
 """Trains a small EncapNet with all that a step has, alone or as one of several processes, and keeps its weights.
 
-    torchrun --nproc-per-node=2 tests/distribution/trained_together.py OUT [--dtype float64] [--resume DIR]
+    torchrun --nproc-per-node=2 tests/distribution/trained_together.py OUT [--dtype float64] [--precision bfloat16]
+        [--resume DIR]
 
 Every process writes `OUT/rank_0.npz`, `OUT/rank_1.npz` ...: weights, statistics, optimizer, metrics, predictions.
 """
@@ -41,6 +42,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("out", type=Path)
     parser.add_argument("--dtype", choices=("float32", "float64"), default="float32")
+    parser.add_argument("--precision", choices=("float32", "bfloat16", "float16"), default="float32")
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--accumulate", type=int, default=2)
     parser.add_argument("--without-sync", action="store_true")
@@ -53,7 +55,8 @@ def main() -> None:
     keras.config.set_floatx(arguments.dtype)
     strategy = distribution.DataParallel(sync_batch_norm=not arguments.without_sync, timeout=arguments.timeout)
     keras.utils.set_random_seed(strategy.processes.rank)  # attach has to make the processes alike
-    model = encapkeras.build_model(encapkeras.load_spec("encapnet_ot_digits", ["vars.types=4", "vars.sub_layers=1"]))
+    changes = ["vars.types=4", "vars.sub_layers=1", f"train.precision={arguments.precision}"]
+    model = encapkeras.build_model(encapkeras.load_spec("encapnet_ot_digits", changes))
     optimizer = keras.optimizers.SGD(
         0.01,
         momentum=0.9,
@@ -62,6 +65,8 @@ def main() -> None:
         ema_momentum=0.9,
         gradient_accumulation_steps=arguments.accumulate,
     )
+    if arguments.precision == "float16":
+        optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
     model.compile(optimizer, loss=model.make_losses(), loss_weights=model.loss_weights, metrics=["accuracy"])
     strategy.attach(model)
 

@@ -1,0 +1,58 @@
+"""Moving means and variances take nothing from a batch that would spoil them."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Iterator
+
+import keras
+import torch
+
+
+class MovingStatistics:
+    """What the layers of a model keep of batches beside their weights, Keras' own batch norms and plugins included.
+
+    Args:
+        model: Built.
+
+    Example:
+        >>> norm = keras.layers.BatchNormalization()
+        >>> model = keras.Sequential([keras.Input((1,)), norm])
+        >>> with MovingStatistics(model).kept_if_not_finite():
+        ...     _ = model(torch.tensor([[1.0], [torch.inf]]), training=True)
+        >>> norm.moving_variance.value.tolist()
+        [1.0]
+    """
+
+    def __init__(self, model: keras.Model) -> None:
+        self._model = model
+
+    @functools.cached_property
+    def _variables(self) -> list[keras.Variable]:
+        layers = {id(layer): layer for each in self._model.layers for layer in each._flatten_layers()}
+        variables = [variable for layer in layers.values() for variable in layer._non_trainable_variables]
+        return [variable for variable in variables if keras.backend.is_float_dtype(variable.dtype)]
+
+    @contextlib.contextmanager
+    def kept_if_not_finite(self) -> Iterator[None]:
+        """Puts all back to where they were if one is not finite after the block, as after a batch that overflowed.
+
+        A few operations on numbers by channel for the whole network; a GPU is not waited for.
+        """
+        values = [variable.value.detach() for variable in self._variables]
+        if not values:
+            yield
+            return
+        before = _joined(values)
+        yield
+        after = _joined(values)
+        kept = torch.where(after.isfinite().all(), after, before).split([value.numel() for value in values])
+        # `.data`: batch norms have noted these tensors for their backward pass, which reads them only in prediction.
+        torch._foreach_copy_(
+            [value.data for value in values], [k.view(v.shape) for k, v in zip(kept, values, strict=True)]
+        )
+
+
+def _joined(values: list[torch.Tensor]) -> torch.Tensor:
+    return torch.cat([value.flatten() for value in values])
