@@ -82,7 +82,7 @@ def initialize(timeout: float = TIMEOUT) -> Processes:
     patience = timedelta(seconds=timeout)
     try:
         store, rank, count = next(rendezvous("env://", timeout=patience))
-        _launcher = store if distributed.is_torchelastic_launched() else None
+        _launcher = store if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True" else None
         distributed.init_process_group(
             "cpu:gloo,cuda:nccl" if on_gpu else "gloo",
             store=PrefixStore(name_of_attempt(store, rank, count, patience), store),
@@ -253,8 +253,13 @@ def noticing_lost_processes() -> Iterator[None]:
         ) from error
 
 
+def forgets_when_restarted() -> bool:
+    """Whether torchrun may start processes again that cannot know then what these remember."""
+    return _launcher is None and int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")) > 0
+
+
 def remember(name: str, value: str) -> None:
-    """Has torchrun keep a value, also for processes that it starts again; nothing happens without torchrun."""
+    """Has torchrun keep a value, also for processes that it starts again; nothing happens where it has no store."""
     if _launcher is not None:
         _launcher.set(f"encapkeras/{name}", value)
 

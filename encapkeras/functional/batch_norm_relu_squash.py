@@ -16,6 +16,7 @@ import torch
 from torch.nn import functional as F
 
 from encapkeras.functional.across_processes import shared_batch
+from encapkeras.functional.compiled import compilable
 from encapkeras.functional.squash import squash
 from encapkeras.functional.values import has_values
 
@@ -34,6 +35,7 @@ def is_worthwhile(map_BCHW: torch.Tensor) -> bool:
     return own and map_BCHW.device.type == "cpu" and full and not torch.compiler.is_compiling()
 
 
+@compilable
 def batch_norm_relu_squash(
     map_BCHW: torch.Tensor,
     scale: torch.Tensor,

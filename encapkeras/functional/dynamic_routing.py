@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from encapkeras.errors import ArgumentError
 from encapkeras.functional.attention import LOG2_E, attend_over_inputs, attend_over_outputs
+from encapkeras.functional.compiled import compilable
 from encapkeras.functional.precision import full_precision
 from encapkeras.functional.routed import Moments, route
 from encapkeras.functional.routing_inputs import check_routing
@@ -28,6 +29,7 @@ from encapkeras.functional.vote_moments import VoteMoments, with_bias
 SoftmaxAxis = Literal["inputs", "outputs"]
 
 
+@compilable
 def dynamic_routing(
     capsules: torch.Tensor,
     weight: torch.Tensor,

@@ -24,6 +24,7 @@ from torch.nn import functional as F
 
 from encapkeras.errors import ArgumentError
 from encapkeras.functional.attention import LOG2_E, attend_over_outputs, spread_over_outputs
+from encapkeras.functional.compiled import compilable
 from encapkeras.functional.precision import full_precision
 from encapkeras.functional.routed import Moments, route
 from encapkeras.functional.routing_inputs import check_em, check_routing
@@ -39,6 +40,7 @@ _EQUAL_DISTANCES = 1e-12
 """Distances that differ by less are equal: what separates them is rounding."""
 
 
+@compilable
 def em_routing(
     capsules: torch.Tensor,
     weight: torch.Tensor,

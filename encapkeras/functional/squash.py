@@ -9,9 +9,12 @@ from typing import Any, Literal
 
 import torch
 
+from encapkeras.functional.compiled import compilable
+
 SquashVariant = Literal["paper", "sigmoid"]
 
 
+@compilable
 def squash(capsules: torch.Tensor, *, variant: SquashVariant = "paper", dim: int = -1) -> torch.Tensor:
     """Shortens capsules to lengths below 1; value and gradient at the zero vector are 0.
 

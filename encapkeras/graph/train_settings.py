@@ -164,6 +164,11 @@ class TrainSettings(Section):
         description="Whether GPUs may round the factors of float32 products to 10 bits; null for what torch does by "
         "itself. Without effect on a CPU.",
     )
+    compile: bool = Field(
+        False,
+        description="Whether squash, batch norm with squash, dynamic and EM routing are translated by torch.compile: "
+        "minutes at the start, less time a step. Needs a C++ compiler; on GPUs Triton and a C compiler.",
+    )
     clip_norm: Rate | None = Field(
         None, description="The largest norm that all gradients together may have; longer ones are scaled down to it."
     )

@@ -19,10 +19,12 @@ from encapkeras.distribution.processes import (
     by_first,
     connected,
     failing_together,
+    forgets_when_restarted,
     from_process,
     noticing_lost_processes,
 )
 from encapkeras.errors import ArgumentError, TrainingError
+from encapkeras.functional.compiled import check_compiler, compiling
 from encapkeras.graph import build_model, load_model, parameters
 from encapkeras.graph.train_settings import TrainSettings
 from encapkeras.plugins import used_plugins
@@ -104,6 +106,8 @@ def train(
     with failing_together(), saying_how_to_save_memory():
         check_fits(model, splits.info)
         check_precision(settings, model.weights[0].value.device)
+        if settings.compile:
+            check_compiler(model.weights[0].value.device)
         compile_with_losses(model, make_optimizer(settings, len(splits.train)))
 
     environment = describe_environment(_device(model), settings.seed, processes.count)
@@ -128,6 +132,12 @@ def _checked(
         )
     if resume and (overwrite or run_dir is None):
         raise ArgumentError("resume needs the run's folder, and overwrite would remove what it goes on from")
+    if forgets_when_restarted() and not resume:
+        raise TrainingError(
+            "torchrun may start this training again (--max-restarts), and, with TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1, "
+            "nothing tells it then which run to go on with. Name the folder with --resume DIR, which begins the run "
+            "there if there is none."
+        )
     data = check_settings(spec)
     batch, count = data.batch_size, processes.count
     if batch % count:
@@ -264,6 +274,7 @@ def _fit_and_test(
         _saying_what_is_kept(checkpoints),
         saying_how_to_save_memory(advice),
         noticing_lost_processes(),
+        compiling(settings.compile),
     ):
         strategy.attach(model)
         if settings.analysis:

@@ -3,7 +3,8 @@
     python tests/distribution/lose_machine.py --events pause cut reboot
 
 The machines are network namespaces with an address each, which root alone may make. Both run torchrun, which finds the
-other one through the rendezvous of the first. The second one fails, each time after some more steps:
+other one through the rendezvous of the first. The second one fails, each time after some more steps or while processes
+start:
 
 - pause: its link is down for a moment. The connections outlast it.
 - cut: its link is down for longer than processes wait. On both machines they give up, and are started again.
@@ -26,11 +27,12 @@ from kill_workers import ENVIRONMENT, SCRIPT, STEPS_AN_EPOCH, count_of, differen
 
 MOST_STEPS = 6  # from one event to the next
 TIMEOUT = 10  # seconds that a process waits for another one
+STARTING = 20  # seconds until processes train, about
 LINK_DOWN = {"pause": 3, "cut": 20, "reboot": 5}  # seconds
-NO_END = 240  # seconds after the last event
+NO_END = 240  # seconds after an event
 # What torchrun has to be told on machines that fail, see docs/scaling.md
 LAUNCHER_ENVIRONMENT = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
-LAUNCHER_OPTIONS = ["--max-restarts=100", "--rdzv-conf=read_timeout=600,is_host={is_host}"]
+LAUNCHER_OPTIONS = ["--max-restarts=10", "--rdzv-conf=read_timeout=600,is_host={is_host}"]
 
 
 @dataclass(frozen=True)
@@ -108,9 +110,7 @@ def trained(folder, epochs, first, second, events=(), moments=None):
     running = {machine: machine.call_torchrun(folder, epochs) for machine in (first, second)}
     happened = 0
     for event in events:
-        after = steps_saved(folder) + moments.randint(1, MOST_STEPS)
-        if waited_for(after, folder, running):
-            time.sleep(moments.uniform(0, 0.2))
+        if moment_comes(folder, running, moments):
             happen(event, folder, epochs, second, running)
             happened += 1
     until = time.monotonic() + NO_END
@@ -124,12 +124,17 @@ def trained(folder, epochs, first, second, events=(), moments=None):
     return happened
 
 
-def waited_for(steps, folder, running):
-    """Whether they have been made; not, if torchrun has ended on a machine."""
-    while steps_saved(folder) < steps:
+def moment_comes(folder, running, moments):
+    """Waits for some more steps, at times shorter: while processes start. False if torchrun has ended somewhere."""
+    is_start = moments.random() < 0.3
+    more = MOST_STEPS if is_start else moments.randint(1, MOST_STEPS)
+    seconds = moments.uniform(0, STARTING) if is_start else NO_END
+    before, until = steps_saved(folder), time.monotonic() + seconds
+    while steps_saved(folder) < before + more and time.monotonic() < until:
         if any(torchrun.poll() is not None for torchrun in running.values()):
             return False
         time.sleep(0.02)
+    time.sleep(moments.uniform(0, 0.2))
     return True
 
 
