@@ -249,3 +249,20 @@ def test_exported_programs_compute_in_float32(tmp_path):
     images = random(8, 32, 32, 1)
     program = torch.export.load(tmp_path / "half.pt2").module()
     torch.testing.assert_close(program(images), full(images))
+
+
+@pytest.mark.slow
+def test_digits_trained_in_bfloat16_are_known_as_well_in_float32(tmp_path):
+    """Trainings in either differ by chance, about as much as seeds do; the same weights must not."""
+    changes = ["vars.types=4", "train.epochs=10", "data.validation=0.5", "train.precision=bfloat16"]
+    trained = tmp_path / "run"
+    assert train(encapkeras.load_spec("quickstart", changes), trained)["test_accuracy"] > 0.95
+    model = encapkeras.load_model(trained / "checkpoints" / "best.keras")
+    in_float32 = encapkeras.build_model(encapkeras.load_spec(trained / "spec.yaml", ["train.precision=float32"]))
+    in_float32.set_weights(model.get_weights())
+    splits = encapkeras.data.load(encapkeras.data.DataSettings(dataset="digits", validation=0.5), seed=0)
+    found = []
+    for network in (model, in_float32):
+        network.compile(loss=network.make_losses(), metrics=["accuracy"])
+        found.append(network.evaluate(splits.test, verbose=0, return_dict=True)["accuracy"])
+    assert abs(found[0] - found[1]) <= 0.005, found

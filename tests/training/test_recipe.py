@@ -15,10 +15,11 @@ TINY = 1e-30  # Keras and torch put epsilon in different places; at this size it
 
 @pytest.fixture(autouse=True)
 def _double_precision():
-    before = keras.config.floatx()
+    before, policy = keras.config.floatx(), keras.config.dtype_policy()  # Keras derives a policy once it is asked
     keras.config.set_floatx("float64")
     yield
     keras.config.set_floatx(before)
+    keras.config.set_dtype_policy(policy)
 
 
 def target(weights):

@@ -31,8 +31,8 @@ class NonFiniteStop(keras.callbacks.Callback):  # type: ignore[misc]
     Of several processes (`encapkeras.distribution`) all leave out the same batches and end together; the first tells,
     and writes what the process has of the batch whose loss was bad. Gradients are those of the whole batch.
 
-    With `mixed_float16` and `train.precision: float16` infinite gradients are part of Keras' search for a loss scale,
-    and are left to it.
+    With `mixed_float16`, or `train.precision: float16`, infinite gradients are part of Keras' search for a loss
+    scale, and are left to it.
 
     Put it before callbacks that save, so that they never save such weights.
 
