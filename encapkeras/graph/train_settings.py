@@ -167,7 +167,7 @@ class TrainSettings(Section):
     compile: bool = Field(
         False,
         description="Whether squash, batch norm with squash, dynamic and EM routing are translated by torch.compile: "
-        "minutes at the start, less time a step. Needs a C++ compiler; on GPUs Triton and a C compiler.",
+        "minutes at the start, to save time a step. Needs a C++ compiler; on GPUs Triton and a C compiler.",
     )
     clip_norm: Rate | None = Field(
         None, description="The largest norm that all gradients together may have; longer ones are scaled down to it."

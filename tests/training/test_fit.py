@@ -316,3 +316,11 @@ def test_the_first_epoch_is_epoch_0(tmp_path, monkeypatch, batch_size):
     trained(tmp_path, data={"batch_size": batch_size}, epochs=3)
     steps = -(-1293 // batch_size)
     assert drawn[-3 * steps :] == [epoch for epoch in range(3) for _ in range(steps)]
+
+
+def test_a_folder_has_to_be_named_where_a_restart_could_not_know_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "3")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(TrainingError, match="Name the folder with --resume DIR"):
+        train(load_spec(tiny_spec()))
+    assert not list(tmp_path.iterdir())
