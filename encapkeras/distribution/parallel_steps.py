@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import keras
+import numpy as np
 import torch
 from keras import tree
 
@@ -135,12 +136,13 @@ class ParallelSteps:
     @contextlib.contextmanager
     def _own_draws(self) -> Iterator[None]:
         """Dropout and the like draw other numbers in each process; what they draw from is alike in all afterwards."""
-        drawn = int(torch.randint(1 << 62, ()))  # from the generator that is the same everywhere, and so moves it on
+        # NumPy's generator is alike in all, and `Resume` saves it; torch's decides the order in which Keras shuffles.
+        drawn = int(np.random.randint(1 << 62))
         states = [seeds.state.value for layer in self.model._flatten_layers() for seeds in layer._seed_generators]
         first = [state[0].clone() for state in states]
         # Keras adds the number of the draw to this: neighbouring seeds would give one process what another had before.
         for state in states:
-            state[0] = (int(state[0]) + self.processes.rank * FAR) % (1 << 31)
+            state[0] = (state[0].long() + self.processes.rank * FAR) % (1 << 31)
         with torch.random.fork_rng([torch.cuda.current_device()] if torch.cuda.is_initialized() else []):
             torch.manual_seed(drawn + self.processes.rank)
             try:

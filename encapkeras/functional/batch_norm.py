@@ -67,13 +67,14 @@ def batch_norm(
     """
     if not is_half(map_BCP):
         return _batch_norm(map_BCP, weights, training, bias, momentum, epsilon)
-    moved = weights._replace(mean=weights.mean.detach().clone(), variance=weights.variance.detach().clone())
-    normed = _batch_norm(map_BCP, moved, training, bias, momentum, epsilon)
+    before = weights.mean.detach().clone(), weights.variance.detach().clone()
+    normed = _batch_norm(map_BCP, weights, training, bias, momentum, epsilon)
     if training:
         with torch.no_grad():
-            finite = (moved.mean + moved.variance).isfinite().all()  # no answer is waited for
-            weights.mean.copy_(torch.where(finite, moved.mean, weights.mean))
-            weights.variance.copy_(torch.where(finite, moved.variance, weights.variance))
+            finite = (weights.mean + weights.variance).isfinite().all()  # no answer is waited for
+            # `.data`: torch has noted these tensors for its backward pass, which reads them only in prediction.
+            for moving, kept in zip((weights.mean, weights.variance), before, strict=True):
+                moving.data.copy_(torch.where(finite, moving, kept))
     return normed.to(map_BCP.dtype)
 
 

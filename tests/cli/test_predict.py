@@ -98,7 +98,8 @@ def test_files_that_cannot_be_read_are_named_and_the_others_predicted(run, image
     assert main(["predict", str(run), *(str(tmp_path / name) for name in names), str(images)]) == 2
     printed = capsys.readouterr()
     assert len(printed.out.splitlines()) == 1 + 12
-    *problems, last = printed.err.splitlines()
+    device, *problems, last = printed.err.splitlines()
+    assert device.startswith("calculated on ")
     assert last == "5 of 17 images could not be read"
     expected = {
         "gone.png": ": there is no such file",

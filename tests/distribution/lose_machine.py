@@ -23,6 +23,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parent))
+
 from kill_workers import ENVIRONMENT, SCRIPT, STEPS_AN_EPOCH, count_of, differences, steps_saved
 
 MOST_STEPS = 6  # from one event to the next
