@@ -14,10 +14,12 @@ from typing import Any
 __version__ = "0.1.0"
 
 _PUBLIC = {
-    "build_model": "encapkeras.graph",
-    "load_spec": "encapkeras.graph",
-    "check_spec": "encapkeras.graph",
-    "load_model": "encapkeras.graph",
+    "build_model": "encapkeras.model",
+    "load_model": "encapkeras.model",
+    "check_spec": "encapkeras.model",
+    "SpecModel": "encapkeras.model",
+    "load_spec": "encapkeras.spec",
+    "compare": "encapkeras.comparison",
     "register_layer": "encapkeras.layers",
     "load_plugin": "encapkeras.plugins",
     "analyse_routing": "encapkeras.analysis",
@@ -28,14 +30,18 @@ _PACKAGES = (
     "functional",
     "layers",
     "losses",
-    "graph",
+    "spec",
+    "model",
+    "summary",
     "data",
     "analysis",
     "distribution",
     "training",
+    "comparison",
     "callbacks",
     "interop",
     "errors",
+    "graph",  # deprecated
 )
 
 __all__ = ["__version__", *_PUBLIC, *_PACKAGES]

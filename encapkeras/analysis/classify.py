@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from encapkeras.errors import ArgumentError
-from encapkeras.graph.model import SpecModel
 from encapkeras.layers import CapsuleLength, EmCapsules
 from encapkeras.losses import CapsuleLoss
+from encapkeras.model.spec_model import SpecModel
 
 ScoreKind = Literal["length", "activation", "probability", "score"]
 

@@ -15,8 +15,8 @@ from encapkeras.analysis.classify import Classifier
 from encapkeras.analysis.plots import STYLE
 from encapkeras.data import Batches
 from encapkeras.errors import ArgumentError, printable
-from encapkeras.graph.model import SpecModel
 from encapkeras.losses import ReconstructionLoss
+from encapkeras.model.spec_model import SpecModel
 
 VALUES = tuple(step / 20 for step in range(-5, 6))
 """What is added to a dimension: -0.25 to 0.25 in steps of 0.05 (Sabour et al. 2017, figure 4)."""

@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from encapkeras.cli import analyse_perturb
-from encapkeras.cli.device import add_device, print_device
-from encapkeras.cli.spec_arguments import add_plugins
+from encapkeras.cli.arguments.device import add_device, print_device
+from encapkeras.cli.arguments.spec_arguments import add_plugins
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from encapkeras.analysis import RoutingAnalysis
-    from encapkeras.training import RunFolder
+    from encapkeras.training.run.run_folder import RunFolder
 
 IMAGES = 256
 SPLITS = ("test", "validation", "train")
@@ -55,12 +55,13 @@ def run(arguments: argparse.Namespace) -> int:
     from encapkeras.analysis import analyse_routing
     from encapkeras.data import load
     from encapkeras.errors import ArgumentError
-    from encapkeras.graph import load_model, load_spec
-    from encapkeras.training import RunFolder
-    from encapkeras.training.analysis_folder import AnalysisFolder
+    from encapkeras.model.spec_model import load_model
+    from encapkeras.spec.load import load_spec
     from encapkeras.training.analysis_images import first_images
     from encapkeras.training.measure import check_fits, data_of
-    from encapkeras.training.memory import saying_how_to_save_memory
+    from encapkeras.training.memory.out_of_memory import saying_how_to_save_memory
+    from encapkeras.training.run.analysis_folder import AnalysisFolder
+    from encapkeras.training.run.run_folder import RunFolder
 
     count = IMAGES if arguments.images is None else arguments.images
     if count < 1:

@@ -5,17 +5,17 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from encapkeras.cli.output_file import check_free
-from encapkeras.cli.trained_run import TrainedRun
+from encapkeras.cli.arguments.output_file import check_free
+from encapkeras.cli.arguments.trained_run import TrainedRun
 from encapkeras.errors import ArgumentError, printable
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Writes a picture for each class, of the weights that training chose."""
     from encapkeras.analysis import Decoder, decoders, one_of_each_class, plot_perturbed
-    from encapkeras.training.memory import saying_how_to_save_memory
-    from encapkeras.training.run_folder import folder_name
-    from encapkeras.training.whole_files import replacing, writing
+    from encapkeras.files import replacing, writing
+    from encapkeras.training.memory.out_of_memory import saying_how_to_save_memory
+    from encapkeras.training.run.run_folder import folder_name
 
     if arguments.images is not None or arguments.checkpoint:
         raise ArgumentError(

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import argparse
 
-from encapkeras.cli import bench_data, bench_routing, bench_step, bench_transport
+from encapkeras.benchmarks import data as bench_data
+from encapkeras.benchmarks import routing as bench_routing
+from encapkeras.benchmarks import step as bench_step
+from encapkeras.benchmarks import transport as bench_transport
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

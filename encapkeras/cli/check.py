@@ -11,9 +11,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from encapkeras.cli.problems import counted, print_mistakes, print_warnings
-from encapkeras.cli.spec_arguments import add_overrides, add_plugins
-from encapkeras.cli.spec_search import search
+from encapkeras.cli.arguments.spec_arguments import add_overrides, add_plugins
+from encapkeras.cli.arguments.spec_search import search
+from encapkeras.cli.terminal.spec_errors import counted, print_mistakes, print_warnings
 from encapkeras.errors import Problem, SpecError, printable
 
 MOST_NAMED = 5  # specs that one problem is in, and that are named
@@ -78,8 +78,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _examined(file: str, overrides: Sequence[str]) -> Outcome:
-    from encapkeras.graph.reach import reached
-    from encapkeras.graph.spec import examine_spec
+    from encapkeras.model.examine import examine_spec
+    from encapkeras.spec.reachable import reached
 
     try:
         examined = examine_spec(file, overrides)

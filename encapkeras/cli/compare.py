@@ -6,9 +6,9 @@ import argparse
 import contextlib
 from collections.abc import Sequence
 
-from encapkeras.cli.device import add_device
-from encapkeras.cli.problems import print_warnings
-from encapkeras.cli.spec_arguments import add_overrides, add_plugins
+from encapkeras.cli.arguments.device import add_device
+from encapkeras.cli.arguments.spec_arguments import add_overrides, add_plugins
+from encapkeras.cli.terminal.spec_errors import print_warnings
 from encapkeras.errors import Problem, SpecError
 
 
@@ -44,7 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
         0; 2 if a run failed.
     """
     seeds = None if arguments.seeds is None else _seeds(arguments.seeds)
-    from encapkeras.training import compare
+    from encapkeras.comparison.compare import compare
 
     _warn(arguments.specs, arguments.overrides)
     comparison = compare(
@@ -59,7 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _warn(specs: Sequence[str], overrides: Sequence[str]) -> None:
     """Prints what is suspicious in the specs; their mistakes are reported by the comparison, those of all at once."""
-    from encapkeras.graph import load_spec
+    from encapkeras.spec.load import load_spec
 
     found: dict[Problem, None] = {}
     for spec in specs:
@@ -71,7 +71,7 @@ def _warn(specs: Sequence[str], overrides: Sequence[str]) -> None:
 def _seeds(text: str) -> list[int]:
     """The seeds that `--seeds` means."""
     from encapkeras.errors import ArgumentError
-    from encapkeras.graph.sections import MOST_SEEDS
+    from encapkeras.spec.sections import MOST_SEEDS
     from encapkeras.validation import shown
 
     words = [word.strip() for word in text.split(",")]

@@ -7,10 +7,10 @@ import json
 from typing import Any
 
 from encapkeras.cli import evaluate_affine, evaluate_classes
-from encapkeras.cli.device import add_device, print_device
-from encapkeras.cli.output_file import add_overwrite
-from encapkeras.cli.spec_arguments import add_plugins
-from encapkeras.cli.trained_run import TrainedRun
+from encapkeras.cli.arguments.device import add_device, print_device
+from encapkeras.cli.arguments.output_file import add_overwrite
+from encapkeras.cli.arguments.spec_arguments import add_plugins
+from encapkeras.cli.arguments.trained_run import TrainedRun
 from encapkeras.errors import ArgumentError
 
 
@@ -50,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Measures with the weights that training chose."""
     _check(arguments)
-    from encapkeras.training.memory import saying_how_to_save_memory
+    from encapkeras.training.memory.out_of_memory import saying_how_to_save_memory
 
     with saying_how_to_save_memory():
         if arguments.affine:

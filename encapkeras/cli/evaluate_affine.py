@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from encapkeras.cli.trained_run import TrainedRun
+from encapkeras.cli.arguments.trained_run import TrainedRun
 from encapkeras.errors import ArgumentError, printable
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def _check_same_data_set(runs: Sequence[TrainedRun], names: Sequence[str]) -> No
 
 def _write(table: Path, plot: Path, measured: Mapping[str, Sequence[AffineAccuracy]]) -> None:
     from encapkeras.analysis import plot_affine
-    from encapkeras.training.whole_files import replacing, writing
+    from encapkeras.files import replacing, writing
 
     with writing(table.parent):
         table.parent.mkdir(parents=True, exist_ok=True)

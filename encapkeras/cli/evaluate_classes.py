@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from encapkeras.cli.output_file import check_free, write_text
-from encapkeras.cli.trained_run import TrainedRun
+from encapkeras.cli.arguments.output_file import check_free, write_text
+from encapkeras.cli.arguments.trained_run import TrainedRun
 from encapkeras.errors import printable
 
 if TYPE_CHECKING:

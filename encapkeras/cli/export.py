@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from encapkeras.cli.device import add_device, print_device
-from encapkeras.cli.output_file import add_overwrite, check_output
-from encapkeras.cli.spec_arguments import add_plugins
-from encapkeras.cli.trained_run import chosen_checkpoint
+from encapkeras.cli.arguments.device import add_device, print_device
+from encapkeras.cli.arguments.output_file import add_overwrite, check_output
+from encapkeras.cli.arguments.spec_arguments import add_plugins
+from encapkeras.cli.arguments.trained_run import chosen_checkpoint
 
 ENDINGS = {"keras": ".keras", "torch": ".pt2", "onnx": ".onnx"}
 
@@ -28,8 +28,9 @@ def run(arguments: argparse.Namespace) -> int:
     ending = ENDINGS[arguments.format]
     if arguments.output is not None:
         check_output(arguments, arguments.model, ending)
-    from encapkeras.graph import load_model, parameters
     from encapkeras.interop import export_model
+    from encapkeras.model.spec_model import load_model
+    from encapkeras.summary.node_table import parameters
 
     checkpoint = chosen_checkpoint(Path(arguments.model))
     model = load_model(checkpoint)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from encapkeras.cli.output_file import add_output_arguments, check_output
-from encapkeras.cli.spec_arguments import add_plugins
+from encapkeras.cli.arguments.output_file import add_output_arguments, check_output
+from encapkeras.cli.arguments.spec_arguments import add_plugins
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -17,8 +17,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Writes the model's weights in the original's names and layouts."""
-    from encapkeras.graph import load_model, parameters
     from encapkeras.interop import original_state_dict, write_checkpoint
+    from encapkeras.model.spec_model import load_model
+    from encapkeras.summary.node_table import parameters
 
     output = check_output(arguments, arguments.model, ".pth", ".pt")
     model = load_model(arguments.model)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from encapkeras.cli.output_file import add_overwrite, check_output, write_text
+from encapkeras.cli.arguments.output_file import add_overwrite, check_output, write_text
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,9 +23,9 @@ def run(arguments: argparse.Namespace) -> int:
     Returns:
         0.
     """
-    from encapkeras.graph.formatting import formatted
-    from encapkeras.graph.load import ENDINGS, is_json
-    from encapkeras.graph.spec_files import find_spec
+    from encapkeras.spec.formatting import formatted
+    from encapkeras.spec.parse import ENDINGS, is_json
+    from encapkeras.spec.spec_files import find_spec
 
     source = find_spec(arguments.spec)
     if arguments.output is None:

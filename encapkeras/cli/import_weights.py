@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from encapkeras.cli.output_file import add_output_arguments, check_output
-from encapkeras.cli.spec_arguments import add_spec_arguments
+from encapkeras.cli.arguments.output_file import add_output_arguments, check_output
+from encapkeras.cli.arguments.spec_arguments import add_spec_arguments
 from encapkeras.errors import ArgumentError
 
 
@@ -18,9 +18,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Writes the network of the spec with the checkpoint's weights."""
-    from encapkeras.graph import build_model, parameters
+    from encapkeras.files import replacing
     from encapkeras.interop import load_original_state_dict, read_checkpoint
-    from encapkeras.training.whole_files import replacing
+    from encapkeras.model.spec_model import build_model
+    from encapkeras.summary.node_table import parameters
 
     if arguments.spec.endswith((".keras", ".pth", ".pt")):
         raise ArgumentError(

@@ -27,8 +27,8 @@ from encapkeras.cli import (
     train,
 )
 from encapkeras.cli import format as format_spec
-from encapkeras.cli.device import calculating_on
-from encapkeras.cli.problems import print_mistakes
+from encapkeras.cli.arguments.device import calculating_on
+from encapkeras.cli.terminal.spec_errors import print_mistakes
 from encapkeras.errors import DistributionError, EncapkerasError, SpecError, suggest
 
 COMMANDS: dict[str, tuple[ModuleType, str]] = {
@@ -111,7 +111,7 @@ def _run(words: list[str]) -> int:
         place = _line_in_plugin(error)
         if not place:
             raise  # a bug of ours, which its traceback tells best
-        from encapkeras.graph.build import plain_text
+        from encapkeras.model.build import plain_text
 
         print(f"{place}: {type(error).__name__}: {plain_text(error)}", file=sys.stderr)
         return EncapkerasError.exit_code

@@ -7,8 +7,8 @@ import shlex
 import sys
 from pathlib import Path
 
-from encapkeras.cli.output_file import add_overwrite, check_free, write_text
-from encapkeras.cli.spec_arguments import add_plugins
+from encapkeras.cli.arguments.output_file import add_overwrite, check_free, write_text
+from encapkeras.cli.arguments.spec_arguments import add_plugins
 from encapkeras.errors import ArgumentError, printable
 
 ENDINGS = (".yaml", ".yml")
@@ -75,8 +75,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _text(arguments: argparse.Namespace, file: Path | None) -> str:
     from encapkeras.data import DataSettings
-    from encapkeras.graph.sections import NOT_IN_NAMES
-    from encapkeras.graph.starter import starter_spec
+    from encapkeras.editor.starter import starter_spec
+    from encapkeras.spec.sections import NOT_IN_NAMES
     from encapkeras.validation import Checker
 
     given = {key: getattr(arguments, key) for key in ("dataset", "path", "root", "image_size")}

@@ -9,10 +9,10 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from encapkeras.cli.device import add_device, print_device
-from encapkeras.cli.output_file import add_overwrite, check_free, write_text
-from encapkeras.cli.spec_arguments import add_plugins
-from encapkeras.cli.trained_run import chosen_checkpoint
+from encapkeras.cli.arguments.device import add_device, print_device
+from encapkeras.cli.arguments.output_file import add_overwrite, check_free, write_text
+from encapkeras.cli.arguments.spec_arguments import add_plugins
+from encapkeras.cli.arguments.trained_run import chosen_checkpoint
 from encapkeras.errors import ArgumentError, DataError, printable
 
 if TYPE_CHECKING:
@@ -48,8 +48,8 @@ def run(arguments: argparse.Namespace) -> int:
     if table:
         check_free(table, arguments.overwrite, option=" with --csv")
     from encapkeras.analysis import classify_files
-    from encapkeras.graph import load_model
-    from encapkeras.training.memory import saying_how_to_save_memory
+    from encapkeras.model.spec_model import load_model
+    from encapkeras.training.memory.out_of_memory import saying_how_to_save_memory
 
     checkpoint = chosen_checkpoint(Path(arguments.model))
     with saying_how_to_save_memory("Free memory, or use other memory with --device."):

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from encapkeras.cli.spec_arguments import add_plugins
+from encapkeras.cli.arguments.spec_arguments import add_plugins
 from encapkeras.errors import ArgumentError
 
 FILE = "spec.schema.json"
@@ -59,10 +59,10 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _text(form: str) -> str:
     if form == "json":
-        from encapkeras.graph.json_schema import schema_text
+        from encapkeras.editor.json_schema import schema_text
 
         return schema_text()
-    from encapkeras.graph.reference_page import reference_page
+    from encapkeras.editor.reference_page import reference_page
 
     return reference_page()
 
@@ -84,12 +84,12 @@ def _check(path: Path, is_ours: Callable[[str], bool]) -> None:
 
 
 def _is_schema(text: str) -> bool:
-    from encapkeras.graph.json_schema import GENERATED_BY
+    from encapkeras.editor.json_schema import GENERATED_BY
 
     return f'"$comment": "{GENERATED_BY}' in text[:1000]
 
 
 def _is_page(text: str) -> bool:
-    from encapkeras.graph.reference_page import GENERATED_BY
+    from encapkeras.editor.reference_page import GENERATED_BY
 
     return GENERATED_BY in text[:1000]

@@ -9,15 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from encapkeras.cli.difference_table import difference_data, print_difference
-from encapkeras.cli.node_table import print_table
-from encapkeras.cli.output_file import add_overwrite, check_free, write_text
-from encapkeras.cli.spec_arguments import add_spec_arguments
+from encapkeras.cli.arguments.output_file import add_overwrite, check_free, write_text
+from encapkeras.cli.arguments.spec_arguments import add_spec_arguments
+from encapkeras.cli.terminal.difference_table import difference_data, print_difference
+from encapkeras.cli.terminal.node_table import print_table
 from encapkeras.errors import ArgumentError, printable
 
 if TYPE_CHECKING:
-    from encapkeras.graph import Cost, Examined, MemoryEstimate, NodeRow
-    from encapkeras.graph.diagram import Diagram
+    from encapkeras.model.examine import Examined
+    from encapkeras.summary.cost import Cost, MemoryEstimate
+    from encapkeras.summary.diagram import Diagram
+    from encapkeras.summary.node_table import NodeRow
 
 MOST_BOXES = 1000  # in a picture
 
@@ -50,7 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
         0; mistakes are raised as `SpecError`.
     """
     _check(arguments)
-    from encapkeras.graph import examine_spec
+    from encapkeras.model.examine import examine_spec
 
     network = examine_spec(arguments.spec, arguments.overrides)
     if arguments.diff is not None:
@@ -60,12 +62,12 @@ def run(arguments: argparse.Namespace) -> int:
         raise ArgumentError(f"a picture shows up to {MOST_BOXES} nodes; the spec has {len(network.spec.nodes)}")
     shown = _shown(network, arguments)
     if arguments.svg is not None:
-        from encapkeras.graph.svg import as_svg
+        from encapkeras.summary.svg import as_svg
 
         write_text(Path(arguments.svg), as_svg(_diagram(shown)))
         print(f"{printable(arguments.svg)}: written")
     elif arguments.mermaid:
-        from encapkeras.graph.mermaid import as_mermaid
+        from encapkeras.summary.mermaid import as_mermaid
 
         print(as_mermaid(_diagram(shown)))
     elif arguments.json:
@@ -117,8 +119,8 @@ class _Shown:
 
 
 def _shown(network: Examined, arguments: argparse.Namespace) -> _Shown:
-    from encapkeras.graph import memory_estimate, node_costs, node_table, unused_nodes
-    from encapkeras.graph.cost import batch_size_of
+    from encapkeras.summary.cost import batch_size_of, memory_estimate, node_costs
+    from encapkeras.summary.node_table import node_table, unused_nodes
 
     batch_size = arguments.batch or batch_size_of(network.spec)
     given = "--batch" if arguments.batch else "data.batch_size" if network.spec.data else "no data set says otherwise"
@@ -128,7 +130,7 @@ def _shown(network: Examined, arguments: argparse.Namespace) -> _Shown:
 
 
 def _diagram(shown: _Shown) -> Diagram:
-    from encapkeras.graph.diagram import diagram_of
+    from encapkeras.summary.diagram import diagram_of
 
     return diagram_of(shown.network, shown.costs, shown.batch_size)
 
@@ -167,7 +169,7 @@ def _row_data(row: NodeRow, cost: Cost) -> dict[str, Any]:
 
 
 def _print(shown: _Shown) -> None:
-    from encapkeras.graph.quantities import count_text, memory_text
+    from encapkeras.text import count_text, memory_text
 
     spec, memory = shown.network.spec, shown.memory
     at_least = "at least " if shown.notes else ""
@@ -196,9 +198,9 @@ def _print(shown: _Shown) -> None:
 
 
 def _show_difference(network: Examined, arguments: argparse.Namespace) -> None:
-    from encapkeras.graph import examine_spec
-    from encapkeras.graph.cost import batch_size_of
-    from encapkeras.graph.difference import difference, side_of
+    from encapkeras.model.examine import examine_spec
+    from encapkeras.summary.cost import batch_size_of
+    from encapkeras.summary.difference import difference, side_of
 
     other = examine_spec(arguments.diff)
     before, after = (

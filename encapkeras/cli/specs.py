@@ -36,9 +36,9 @@ def run(arguments: argparse.Namespace) -> int:
 def _text(name: str) -> str:
     """A bundled file as it is, but for the line that tells editors where its schema lies."""
     from encapkeras.errors import ArgumentError, printable, suggest
-    from encapkeras.graph.formatting import MODELINE
-    from encapkeras.graph.inherit import bundled_specs
-    from encapkeras.graph.spec_files import installed_schema
+    from encapkeras.spec.formatting import MODELINE
+    from encapkeras.spec.inherit import bundled_specs
+    from encapkeras.spec.spec_files import installed_schema
 
     folder = bundled_specs()
     files = {file.relative_to(folder).with_suffix("").as_posix(): file for file in folder.rglob("*.yaml")}
@@ -49,7 +49,7 @@ def _text(name: str) -> str:
 
 
 def _rows() -> list[dict[str, str | None]]:
-    from encapkeras.graph.spec_files import bundled_names
+    from encapkeras.spec.spec_files import bundled_names
 
     return [
         {"name": name, "dataset": _dataset(file), "summary": _summary(file), "file": str(file)}
@@ -59,9 +59,9 @@ def _rows() -> list[dict[str, str | None]]:
 
 def _dataset(file: Path) -> str | None:
     """The data set of a spec or of what it extends; None if there is none."""
-    from encapkeras.graph.inherit import Inheritance
-    from encapkeras.graph.load import load_file
-    from encapkeras.graph.tree import Report
+    from encapkeras.spec.inherit import Inheritance
+    from encapkeras.spec.parse import load_file
+    from encapkeras.spec.tree import Report
 
     report = Report()
     spec = Inheritance(file.parent, report).resolve(load_file(file, file.name, report), file)
@@ -72,7 +72,7 @@ def _dataset(file: Path) -> str | None:
 
 def _summary(file: Path) -> str:
     """The first sentence of the remark at the head of a spec."""
-    from encapkeras.graph.formatting import MODELINE
+    from encapkeras.spec.formatting import MODELINE
 
     text = MODELINE.sub("", file.read_text("utf-8")).lstrip()
     remark = re.match(r"(?:#.*\n)*", text)

@@ -6,12 +6,12 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from encapkeras.cli.device import add_device
-from encapkeras.cli.problems import print_warnings
-from encapkeras.cli.spec_arguments import add_spec_arguments
+from encapkeras.cli.arguments.device import add_device
+from encapkeras.cli.arguments.spec_arguments import add_spec_arguments
+from encapkeras.cli.terminal.spec_errors import print_warnings
 
 if TYPE_CHECKING:
-    from encapkeras.graph import Spec
+    from encapkeras.spec.spec import Spec
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,7 +35,7 @@ def run(arguments: argparse.Namespace) -> int:
     from encapkeras.distribution import finish, initialize
     from encapkeras.distribution.processes import failing_together
     from encapkeras.training import train
-    from encapkeras.training.fit import LONGEST_WAIT
+    from encapkeras.training.train import LONGEST_WAIT
 
     processes = initialize(LONGEST_WAIT)
     with failing_together():
@@ -52,8 +52,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _spec_of(arguments: argparse.Namespace) -> Spec:
     from encapkeras.errors import ArgumentError
-    from encapkeras.graph import load_spec
-    from encapkeras.training import RunFolder
+    from encapkeras.spec.load import load_spec
+    from encapkeras.training.run.run_folder import RunFolder
 
     if arguments.spec is None and arguments.resume is None:
         raise ArgumentError("train needs a spec: a file, or the name of one that `encapkeras specs` lists")

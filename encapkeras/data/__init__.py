@@ -3,7 +3,10 @@
 Needs no Keras: the batches are `torch.utils.data.DataLoader`s of float32 images `(B, H, W, C)` and int64 labels.
 """
 
-from encapkeras.data import (
+from encapkeras.data.batches import Batches
+from encapkeras.data.image_files import ImageFiles, read_image
+from encapkeras.data.preprocess import prepare
+from encapkeras.data.readers import (
     cifar,
     digits,
     h_imagenet,
@@ -13,9 +16,6 @@ from encapkeras.data import (
     small_norb,
     svhn,
 )  # each registers its data sets
-from encapkeras.data.batches import Batches
-from encapkeras.data.image_files import ImageFiles, read_image
-from encapkeras.data.preprocess import prepare
 from encapkeras.data.registry import DATASETS, DatasetInfo, DatasetReader, ImageArrays, register_dataset
 from encapkeras.data.settings import AugmentSettings, DataSettings
 from encapkeras.data.splits import DataSplits, describe, load

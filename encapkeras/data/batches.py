@@ -19,7 +19,7 @@ from encapkeras.data.settings import AugmentSettings
 from encapkeras.data.windows import TensorWindows, Windows
 from encapkeras.data.worker_processes import in_workers
 from encapkeras.errors import ArgumentError
-from encapkeras.functional.across_processes import part_of_batch
+from encapkeras.functional.torch_support.shared_batch import part_of_batch
 
 # The jitters in the order in which they are applied; each draws around a centre that changes nothing.
 JITTERS = {

@@ -10,8 +10,8 @@ import keras
 import torch
 
 from encapkeras.errors import DistributionError
-from encapkeras.functional.across_processes import SharedBatch, shared_batch
 from encapkeras.functional.batch_norm import joined_moments
+from encapkeras.functional.torch_support.shared_batch import SharedBatch, shared_batch
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ from encapkeras.distribution.batch_norm import synchronized
 from encapkeras.distribution.gradients import GradientSum
 from encapkeras.distribution.processes import Processes, gathered, sum_in_place
 from encapkeras.errors import DistributionError
-from encapkeras.functional.across_processes import SharedBatch, part_of_batch, sharing
+from encapkeras.functional.torch_support.shared_batch import SharedBatch, part_of_batch, sharing
 
 FAR = 0x2545F491  # between the seeds of two processes
 _STEPS = ("training", "test", "prediction")

@@ -20,14 +20,14 @@ from encapkeras.functional.capsule_dense import (
     list_capsules,
 )
 from encapkeras.functional.convolution import conv_bn_relu
-from encapkeras.functional.dynamic_routing import dynamic_routing
-from encapkeras.functional.em_routing import em_routing
 from encapkeras.functional.primary_capsules import primary_capsules
-from encapkeras.functional.sinkhorn import marginal_error, sinkhorn
+from encapkeras.functional.routing.dynamic_routing import dynamic_routing
+from encapkeras.functional.routing.em_routing import em_routing
 from encapkeras.functional.squash import squash
-from encapkeras.functional.transport_cost import transport_cost
-from encapkeras.functional.transport_divergence import Transport, transport, transport_divergence
-from encapkeras.functional.transport_unit import (
+from encapkeras.functional.transport.sinkhorn import marginal_error, sinkhorn
+from encapkeras.functional.transport.transport_cost import transport_cost
+from encapkeras.functional.transport.transport_divergence import Transport, transport, transport_divergence
+from encapkeras.functional.transport.transport_unit import (
     CriticWeights,
     NormedConvolution,
     reverse_gradient,

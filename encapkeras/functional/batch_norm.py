@@ -10,8 +10,8 @@ from typing import NamedTuple
 import torch
 from torch.nn import functional as F
 
-from encapkeras.functional.across_processes import SharedBatch, shared_batch
-from encapkeras.functional.precision import is_half
+from encapkeras.functional.torch_support.precision import is_half
+from encapkeras.functional.torch_support.shared_batch import SharedBatch, shared_batch
 
 
 class NormWeights(NamedTuple):

@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from encapkeras.functional.across_processes import shared_batch
-from encapkeras.functional.compiled import compilable
 from encapkeras.functional.squash import squash
-from encapkeras.functional.values import has_values
+from encapkeras.functional.torch_support.fake_tensors import has_values
+from encapkeras.functional.torch_support.optional_compile import compilable
+from encapkeras.functional.torch_support.shared_batch import shared_batch
 
 PIECE = 1 << 18
 """Numbers in a piece: 1 MB in float32."""

@@ -14,8 +14,8 @@ from torch.nn import functional as F
 
 from encapkeras.functional.batch_norm import NormWeights, batch_norm, capsule_batch_norm, record_statistics
 from encapkeras.functional.batch_norm_relu_squash import batch_norm_relu_squash, is_worthwhile
-from encapkeras.functional.precision import full_precision
 from encapkeras.functional.squash import squash
+from encapkeras.functional.torch_support.precision import full_precision
 
 Coefficients = Literal["cross", "own"]
 Skip = Literal["none", "last", "every"]

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import torch
 
-from encapkeras.functional.compiled import compilable
+from encapkeras.functional.torch_support.optional_compile import compilable
 
 SquashVariant = Literal["paper", "sigmoid"]
 

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 
 from encapkeras.errors import CheckpointError, TrainingError
-from encapkeras.training.memory import saying_how_to_save_memory
-from encapkeras.training.whole_files import replacing
+from encapkeras.files import replacing
+from encapkeras.training.memory.out_of_memory import saying_how_to_save_memory
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> Mapping[str, Any]:

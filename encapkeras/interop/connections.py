@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import keras
 
 from encapkeras.errors import CheckpointError
-from encapkeras.graph.check import Node, Reference
-from encapkeras.graph.model import SpecModel
 from encapkeras.layers import EmCapsules
+from encapkeras.model.spec_model import SpecModel
+from encapkeras.spec.nodes import Node, Reference
 
 HAVE_COUNTERPARTS = (
     "The original has counterparts for a chain of conv_bn_relu, capsule_stage, capsule_convolution, dynamic_capsules "

@@ -13,7 +13,7 @@ import keras
 import torch
 
 from encapkeras.errors import ArgumentError, ExportError
-from encapkeras.training.whole_files import replacing
+from encapkeras.files import replacing
 
 FORMS = ("keras", "torch", "onnx")
 CLASS_NAMES = "class_names"

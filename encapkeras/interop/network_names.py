@@ -15,8 +15,6 @@ from collections.abc import Sequence
 
 import keras
 
-from encapkeras.graph.check import Reference
-from encapkeras.graph.model import SpecModel
 from encapkeras.interop.connections import Connections, Place, no_counterpart
 from encapkeras.interop.layer_names import (
     CONVOLUTION_AND_NORM,
@@ -33,6 +31,8 @@ from encapkeras.interop.residual_names import is_residual, residual_tensors
 from encapkeras.layers import CapsuleConvolution, CapsuleDense, CapsuleStage, ConvBnRelu, EmCapsules, PrimaryCapsules
 from encapkeras.layers.voting_layer import VotingLayer
 from encapkeras.losses import OptimalTransport
+from encapkeras.model.spec_model import SpecModel
+from encapkeras.spec.nodes import Reference
 
 _FIRST_CONVOLUTION = {"convolution": "tranfer_conv", "norm": "tranfer_bn"}
 _PRIMARY_CAPSULES = {"convolution": "tranfer_conv1", "norm": "tranfer_bn1"}

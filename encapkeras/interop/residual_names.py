@@ -10,11 +10,11 @@ from typing import NamedTuple
 
 import keras
 
-from encapkeras.graph.check import Reference
 from encapkeras.interop.connections import Connections, Place, no_counterpart
 from encapkeras.interop.layer_names import convolution_tensors, keras_tensors, other_weights
 from encapkeras.interop.original_tensor import OriginalTensor
 from encapkeras.layers import ConvBnRelu
+from encapkeras.spec.nodes import Reference
 
 _FIRST = {"convolution": "conv1", "norm": "bn1"}
 

@@ -9,9 +9,9 @@ import keras
 import torch
 
 from encapkeras.errors import ArgumentError, CheckpointError
-from encapkeras.graph.model import SpecModel
 from encapkeras.interop.network_names import original_tensors
 from encapkeras.interop.original_tensor import OriginalTensor
+from encapkeras.model.spec_model import SpecModel
 
 _PARALLEL = "module."  # what torch's DataParallel puts before every name
 

@@ -6,7 +6,7 @@ import torch
 from torch.nn import functional as F
 
 from encapkeras.errors import ArgumentError, ShapeError
-from encapkeras.functional.values import has_values
+from encapkeras.functional.torch_support.fake_tensors import has_values
 
 
 def one_hot_targets(labels: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:

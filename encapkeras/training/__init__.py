@@ -1,15 +1,25 @@
-"""From a resolved spec to a finished run folder."""
+"""From a spec to a trained network in a run folder.
 
-import encapkeras.backend  # noqa: F401  # refuses another Keras backend
-from encapkeras.training.averaged_weights import averaged
+Read `train` (the four phases of a training), `run/` (the folder, and whether a run begins or goes on), `callbacks/`
+(what happens at each step and epoch), `optimizer/`, `memory/` and `tensorboard/`, each with its own reading order;
+`measure` tests a trained network, `non_finite` finds where a NaN comes from.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import encapkeras
+import encapkeras.backend  # refuses another Keras backend
 from encapkeras.training.callbacks import LossSchedule
-from encapkeras.training.compare import compare
-from encapkeras.training.coupled_weight_decay import CoupledWeightDecay
-from encapkeras.training.fit import train
-from encapkeras.training.learning_rate import Schedule
 from encapkeras.training.measure import measure
-from encapkeras.training.recipe import make_optimizer
-from encapkeras.training.run_folder import RunFolder
+from encapkeras.training.optimizer.averaged_weights import averaged
+from encapkeras.training.optimizer.coupled_weight_decay import CoupledWeightDecay
+from encapkeras.training.optimizer.learning_rate import Schedule
+from encapkeras.training.optimizer.make_optimizer import make_optimizer
+from encapkeras.training.run.run_folder import RunFolder
+from encapkeras.training.train import train
 
 __all__ = [
     "CoupledWeightDecay",
@@ -17,8 +27,14 @@ __all__ = [
     "RunFolder",
     "Schedule",
     "averaged",
-    "compare",
     "make_optimizer",
     "measure",
     "train",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "compare":
+        warnings.warn("encapkeras.training.compare is now encapkeras.compare", DeprecationWarning, stacklevel=2)
+        return encapkeras.compare
+    raise AttributeError(f"module 'encapkeras.training' has no attribute '{name}'")

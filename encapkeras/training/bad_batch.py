@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
-from encapkeras.training.whole_files import replacing, writing
+from encapkeras.files import replacing, writing
 
 
 def write_batch(path: Path, x: Any, y: Any = None, sample_weight: Any = None) -> None:

@@ -9,12 +9,12 @@ import keras
 
 from encapkeras.data import Batches, DatasetInfo, DataSettings
 from encapkeras.errors import TrainingError
-from encapkeras.graph.model import SpecModel, load_model
-from encapkeras.training.memory import saying_how_to_save_memory
-from encapkeras.training.memory_advice import advice_for_measuring
+from encapkeras.model.spec_model import SpecModel, load_model
+from encapkeras.training.memory.advice import advice_for_measuring
+from encapkeras.training.memory.out_of_memory import saying_how_to_save_memory
 
 if TYPE_CHECKING:
-    from encapkeras.graph.spec import Spec
+    from encapkeras.spec.spec import Spec
 
 
 def data_of(spec: Spec) -> DataSettings:

@@ -10,9 +10,9 @@ from typing import Any
 import keras
 import torch
 
-from encapkeras.functional.across_processes import sharing
-from encapkeras.graph.model import SpecModel, TrainingLoss
-from encapkeras.graph.precision import computing_in
+from encapkeras.functional.torch_support.shared_batch import sharing
+from encapkeras.model.precision import computing_in
+from encapkeras.model.spec_model import SpecModel, TrainingLoss
 
 ADVICE = "Try a smaller learning rate, a warm-up (train.schedule.warmup_epochs) or train.clip_norm."
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from encapkeras.errors import TrainingError
-from encapkeras.graph.train_settings import TrainSettings
+from encapkeras.spec.train_settings import TrainSettings
 
 
 def check_precision(settings: TrainSettings, device: torch.device) -> None:

@@ -9,7 +9,7 @@ from support.commands import refused
 from support.tiny_spec import tiny_spec
 from support.trained import trained
 
-from encapkeras.cli.device import check_device, torch_device
+from encapkeras.cli.arguments.device import check_device, torch_device
 from encapkeras.cli.main import main
 from encapkeras.errors import ArgumentError
 
@@ -94,7 +94,7 @@ def test_nothing_stays_set(run, monkeypatch):
 
 def test_it_is_set_before_keras_is_imported():
     code = (
-        "import sys; from encapkeras.cli.device import calculating_on\n"
+        "import sys; from encapkeras.cli.arguments.device import calculating_on\n"
         "with calculating_on('cpu'):\n"
         "    assert 'keras' not in sys.modules\n"
         "    import keras\n"

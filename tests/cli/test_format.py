@@ -8,7 +8,7 @@ from support.commands import refused
 
 from encapkeras import load_spec
 from encapkeras.cli.main import main
-from encapkeras.graph.spec_files import bundled_names, installed_schema
+from encapkeras.spec.spec_files import bundled_names, installed_schema
 
 MINE = """\
 # yaml-language-server: $schema=./spec.schema.json

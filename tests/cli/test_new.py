@@ -12,8 +12,8 @@ from support.dataset_files import write_image_folder
 from encapkeras import check_spec, load_spec
 from encapkeras.cli.main import main
 from encapkeras.data import DataSettings
-from encapkeras.graph.spec_files import installed_schema
-from encapkeras.graph.starter import starter_spec
+from encapkeras.editor.starter import starter_spec
+from encapkeras.spec.spec_files import installed_schema
 
 ROUTINGS = ("master", "approximate", "dynamic", "em")
 SIZES = ("small", "medium", "large")

@@ -8,8 +8,8 @@ import re
 import pytest
 
 from encapkeras.cli.main import main
-from encapkeras.cli.problems import print_mistakes, print_warnings
-from encapkeras.cli.source_excerpt import SourceFiles
+from encapkeras.cli.terminal.source_excerpt import SourceFiles
+from encapkeras.cli.terminal.spec_errors import print_mistakes, print_warnings
 from encapkeras.errors import Problem
 
 ESCAPE = re.compile(r"\x1b\[[0-9;]*m")

@@ -127,7 +127,7 @@ def test_a_failed_write_leaves_the_old_file(checkpoint, tmp_path, capsys, monkey
         path.write_text("half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("encapkeras.graph.SpecModel.save", full)
+    monkeypatch.setattr("encapkeras.model.SpecModel.save", full)
     words = ["import-weights", SPEC, checkpoint, "-o", made, "--overwrite"]
     assert "could not be written: No space left on device" in refused(capsys, *words)
     assert made.read_text() == "mine"

@@ -8,7 +8,7 @@ from support.dataset_files import write_image, write_image_folder, write_voc_box
 from encapkeras import load_spec
 from encapkeras.data import DataSettings, describe, load, read_image
 from encapkeras.data.augment import resize
-from encapkeras.data.h_imagenet import read_class_list
+from encapkeras.data.readers.h_imagenet import read_class_list
 from encapkeras.errors import ArgumentError, DataError
 
 WNIDS = ("n01440764", "n02119789", "n03888257")

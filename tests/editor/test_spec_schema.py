@@ -13,13 +13,13 @@ from support.pages import PROJECT, blocks
 
 from encapkeras import SpecError, load_spec
 from encapkeras.data import DATASETS
-from encapkeras.graph.json_schema import schema_text, spec_schema
-from encapkeras.graph.keras_layers import keras_layer_names
-from encapkeras.graph.load import load_value
-from encapkeras.graph.reference_page import KERAS_PART, reference_page
-from encapkeras.graph.writing import as_yaml
+from encapkeras.editor.json_schema import schema_text, spec_schema
+from encapkeras.editor.reference_page import KERAS_PART, reference_page
 from encapkeras.layers import LAYERS, register_layer
 from encapkeras.losses import LOSSES
+from encapkeras.spec.keras_layers import keras_layer_names
+from encapkeras.spec.parse import load_value
+from encapkeras.spec.write import as_yaml
 
 SPECS = PROJECT / "specs"
 COMMITTED = SPECS / "spec.schema.json"

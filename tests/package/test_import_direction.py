@@ -1,6 +1,7 @@
-"""Imports go one way; who may import whom is written down here once."""
+"""Imports go one way, from the top floor down, as docs/architecture.md says."""
 
 import ast
+import graphlib
 import re
 import sys
 import tomllib
@@ -12,31 +13,18 @@ import encapkeras
 
 PACKAGE = Path(encapkeras.__file__).parent
 
-GROUND = {"errors", "backend", "validation", "registry"}
-MAY_IMPORT = {
-    "errors": set(),
-    "backend": {"errors"},
-    "validation": {"errors"},
-    "registry": {"errors", "validation"},
-    "functional": {"errors"},
-    "reference": set(),
-    "data": GROUND | {"functional"},
-    "layers": GROUND | {"functional"},
-    "losses": GROUND | {"functional", "layers"},
-    "distribution": {"errors", "backend", "functional"},
-    "plugins": GROUND | {"data", "layers", "losses"},
-    "graph": GROUND | {"data", "functional", "layers", "losses", "plugins"},
-    "analysis": GROUND | {"data", "functional", "layers", "losses", "graph"},
-    "training": GROUND | {"data", "functional", "layers", "losses", "distribution", "plugins", "graph", "analysis"},
-    "callbacks": {"backend", "training"},
-    "interop": GROUND | {"data", "functional", "layers", "losses", "graph", "analysis", "training"},
-    "cli": GROUND
-    | {"data", "functional", "layers", "losses", "distribution", "plugins", "graph", "analysis", "training", "interop"}
-    | {"reference"},
-    "__main__": {"cli"},
-    "__init__": set(),  # loads everything when it is asked for, by name
-}
-WITHOUT_KERAS = {"errors", "backend", "validation", "registry", "functional", "reference", "data"}
+PAGE = PACKAGE.parent / "docs" / "architecture.md"
+FRONT_DOORS = {"__init__", "graph"}  # these load what is asked for, by name
+
+
+def floors():
+    """The floor of each part of the package, counted from the top, as the page says."""
+    rows = re.findall(r"^\| (\d+) \| (.*?) \|", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
+    return {part: int(floor) for floor, parts in rows for part in re.findall(r"`(\w+)`", parts)}
+
+
+FLOOR = floors()
+WITHOUT_KERAS = {"errors", "text", "files", "backend", "validation", "registry", "functional", "reference", "data"}
 LIGHT = {"encapkeras", *sys.stdlib_module_names}
 
 MODULES = sorted(PACKAGE.rglob("*.py"))
@@ -63,26 +51,49 @@ def imports(module, tree=None):
 
 
 def test_every_part_has_its_place():
-    assert {part_of(module) for module in MODULES} == set(MAY_IMPORT)
+    assert {part_of(module) for module in MODULES} == set(FLOOR) | FRONT_DOORS
 
 
-@pytest.mark.parametrize("module", MODULES, ids=lambda module: str(module.relative_to(PACKAGE)))
-def test_imports_go_one_way(module):
-    own = part_of(module)
-    for line, name in imports(module):
-        top, _, rest = name.partition(".")
-        if top == "keras":
-            assert own not in WITHOUT_KERAS, f"{module}:{line}: {own} does without Keras"
-        if top == "encapkeras" and rest != "__version__":
+def test_imports_go_down():
+    wrong = []
+    for module in MODULES:
+        own = part_of(module)
+        for line, name in imports(module):
+            top, _, rest = name.partition(".")
             other = rest.partition(".")[0]
-            assert other in MAY_IMPORT, f"{module}:{line}: import from the module that has it, not from encapkeras"
-            assert other in MAY_IMPORT[own] | {own}, f"{module}:{line}: {own} may not import {other}"
+            if top == "keras" and own in WITHOUT_KERAS:
+                wrong.append(f"{module}:{line}: {own} does without Keras")
+            if top != "encapkeras" or other in ("", "__version__", own):
+                continue  # the package itself is its front door, which loads by name
+            if other not in FLOOR:
+                wrong.append(f"{module}:{line}: import from the module that has it, not from encapkeras")
+            elif own not in FRONT_DOORS and FLOOR[other] <= FLOOR[own] and {own, other} != {"cli", "benchmarks"}:
+                wrong.append(f"{module}:{line}: {own} may not import {other}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_no_file_imports_itself_through_others():
+    """Circles between files, those among imports for types alone included."""
+    names = {module: ".".join(module.relative_to(PACKAGE.parent).with_suffix("").parts) for module in MODULES}
+    files = {name.removesuffix(".__init__"): module for module, name in names.items()}
+    graph = {
+        module: {
+            files.get(name) or files.get(name.rpartition(".")[0])
+            for _, name in imports(module)
+            if name.startswith("encapkeras.")
+        }
+        - {None, module}
+        for module in MODULES
+    }
+    graph = {module: {other for other in others if other.name != "__init__.py"} for module, others in graph.items()}
+    sorter = graphlib.TopologicalSorter(graph)
+    sorter.prepare()  # raises CycleError, which names the files
 
 
 def test_training_settings_are_plain():
     """Specs are read without Keras: the settings must not bring it in."""
     for module in ("train_settings", "sections"):
-        names = {name.partition(".")[0] for _, name in imports(PACKAGE / "graph" / f"{module}.py")}
+        names = {name.partition(".")[0] for _, name in imports(PACKAGE / "spec" / f"{module}.py")}
         assert not names & {"keras", "torch"}
 
 
@@ -95,7 +106,7 @@ def test_commands_import_heavy_modules_only_when_they_run(module):
             top, _, rest = name.partition(".")
             assert top in LIGHT, f"{module}:{node.lineno}: import {top} inside the command"
             if top == "encapkeras":
-                assert rest.partition(".")[0] in {"__version__", "cli", "errors"}
+                assert rest.partition(".")[0] in {"__version__", "cli", "benchmarks", "errors"}
 
 
 def test_whatever_is_imported_is_declared():

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from encapkeras.graph.train_settings import TrainSettings
+from encapkeras.spec.train_settings import TrainSettings
 from encapkeras.validation import Checker
 
 

@@ -6,7 +6,7 @@ import torch
 from support import golden
 
 from encapkeras import build_model
-from encapkeras.cli.bench_step import copy_weights, measure
+from encapkeras.benchmarks.step import copy_weights, measure
 from encapkeras.reference.encapnet import EncapNet
 
 

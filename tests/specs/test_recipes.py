@@ -6,8 +6,9 @@ import torch
 from scipy import stats
 
 from encapkeras import build_model, load_spec
-from encapkeras.graph import parameters
-from encapkeras.training import CoupledWeightDecay, make_optimizer
+from encapkeras.summary.node_table import parameters
+from encapkeras.training.optimizer.coupled_weight_decay import CoupledWeightDecay
+from encapkeras.training.optimizer.make_optimizer import make_optimizer
 
 STEPS_PER_EPOCH = 3
 

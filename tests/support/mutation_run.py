@@ -22,9 +22,9 @@ from support.spec_mutations import KINDS, mutation
 from support.spec_starts import Mutation
 
 from encapkeras import SpecError, build_model, load_spec
-from encapkeras.graph import spec as steps
-from encapkeras.graph.spec import Examined, examine_spec
-from encapkeras.graph.writing import as_json, as_yaml
+from encapkeras.model.examine import Examined, examine_spec
+from encapkeras.spec import spec as steps
+from encapkeras.spec.write import as_json, as_yaml
 
 SOUND, BEFORE, AT_SHAPES, FAILED = "sound", "refused before shapes", "refused at shapes", "FAILED"
 OUTCOMES = (SOUND, AT_SHAPES, BEFORE, FAILED)

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from encapkeras.graph.inherit import bundled_specs
-from encapkeras.graph.load import load_file
-from encapkeras.graph.tree import Report
 from encapkeras.layers import LAYERS
+from encapkeras.spec.inherit import bundled_specs
+from encapkeras.spec.parse import load_file
+from encapkeras.spec.tree import Report
 
 
 def merge(base: Any, over: Any) -> Any:

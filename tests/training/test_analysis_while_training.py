@@ -11,9 +11,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from encapkeras.analysis import analyse_routing, read_csv
 from encapkeras.data import AugmentSettings, DataSettings, load
 from encapkeras.errors import ArgumentError, SpecError, TrainingError
-from encapkeras.graph import load_model, load_spec
-from encapkeras.training import RunFolder, train
+from encapkeras.model.spec_model import load_model
+from encapkeras.spec.load import load_spec
+from encapkeras.training import train
 from encapkeras.training.analysis_images import first_images
+from encapkeras.training.run.run_folder import RunFolder
 
 
 @pytest.fixture(scope="module")

@@ -6,9 +6,11 @@ import pytest
 import torch
 
 from encapkeras import load_model, load_spec
-from encapkeras.graph.train_settings import TrainSettings
-from encapkeras.training import averaged, make_optimizer, train
+from encapkeras.spec.train_settings import TrainSettings
+from encapkeras.training import train
 from encapkeras.training.callbacks import Checkpoints, ValidateAverage
+from encapkeras.training.optimizer.averaged_weights import averaged
+from encapkeras.training.optimizer.make_optimizer import make_optimizer
 
 IMAGES = np.random.default_rng(0).random((40, 6), dtype=np.float32)
 LABELS = (IMAGES.sum(1) > 3).astype("int64")

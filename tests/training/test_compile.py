@@ -12,7 +12,7 @@ from support.tiny_spec import tiny_spec, write_spec
 
 from encapkeras import load_model, load_spec
 from encapkeras.functional import squash
-from encapkeras.functional.compiled import compiling
+from encapkeras.functional.torch_support.optional_compile import compiling
 from encapkeras.training import train
 
 SMALL = ["data.subset=200", "data.batch_size=64", "train.epochs=1", "train.optimizer={kind: sgd, learning_rate: 0.01}"]

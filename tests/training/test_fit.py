@@ -6,12 +6,14 @@ import torch
 import yaml
 from support.tiny_spec import tiny_spec, write_spec
 
-import encapkeras.training.fit
+import encapkeras.training.train
 from encapkeras.data import Batches
 from encapkeras.errors import DataError, RunFolderError, SpecError, TrainingError
-from encapkeras.graph import load_model, load_spec
-from encapkeras.training import RunFolder, callbacks, train
+from encapkeras.model.spec_model import load_model
+from encapkeras.spec.load import load_spec
+from encapkeras.training import callbacks, train
 from encapkeras.training.measure import figures
+from encapkeras.training.run.run_folder import RunFolder
 
 
 def trained(folder, run="run", data=None, **settings):
@@ -90,8 +92,8 @@ def test_the_test_part_is_measured_once_with_the_best_weights(tmp_path, monkeypa
         measured.append(batches.num_images)
         return figures(model, batches)
 
-    monkeypatch.setattr(encapkeras.training.fit, "load_model", loading)
-    monkeypatch.setattr(encapkeras.training.fit, "figures", recording)
+    monkeypatch.setattr(encapkeras.training.train, "load_model", loading)
+    monkeypatch.setattr(encapkeras.training.train, "figures", recording)
     trained(tmp_path)
     assert measured == ["best.keras", 360]
 
@@ -204,7 +206,7 @@ def test_data_that_cannot_be_had_leaves_no_run_folder(tmp_path, monkeypatch):
     def missing(settings, seed):
         raise DataError("the files are not there")
 
-    monkeypatch.setattr(encapkeras.training.fit, "load", missing)
+    monkeypatch.setattr(encapkeras.training.train, "load", missing)
     with pytest.raises(DataError):
         trained(tmp_path)
     assert not (tmp_path / "run").exists()
@@ -273,7 +275,7 @@ def test_of_a_long_error_only_the_line_about_memory_is_shown(tmp_path, monkeypat
     def fail(settings, seed):  # so Keras wraps errors of its layers
         raise RuntimeError("Exception encountered.\n\n\x1b[1mDefaultCPUAllocator: can't allocate memory\x1b[0m\n\nMore")
 
-    monkeypatch.setattr(encapkeras.training.fit, "load", fail)
+    monkeypatch.setattr(encapkeras.training.train, "load", fail)
     with pytest.raises(
         TrainingError, match=r"^out of memory \(DefaultCPUAllocator: can't allocate memory\)\. Set data"
     ):
@@ -281,7 +283,7 @@ def test_of_a_long_error_only_the_line_about_memory_is_shown(tmp_path, monkeypat
 
 
 def test_out_of_memory_before_the_first_epoch_leaves_no_run_folder(tmp_path, monkeypatch):
-    monkeypatch.setattr(encapkeras.training.fit, "load", lambda settings, seed: torch.empty(2**50))
+    monkeypatch.setattr(encapkeras.training.train, "load", lambda settings, seed: torch.empty(2**50))
     with pytest.raises(TrainingError, match=r"out of memory.*data\.image_size"):
         trained(tmp_path)
     assert not (tmp_path / "run").exists()
@@ -297,7 +299,7 @@ def test_other_errors_of_torch_are_not_taken_for_a_lack_of_memory(tmp_path, monk
     def fail(settings, seed):
         raise RuntimeError("sizes do not match")
 
-    monkeypatch.setattr(encapkeras.training.fit, "load", fail)
+    monkeypatch.setattr(encapkeras.training.train, "load", fail)
     with pytest.raises(RuntimeError, match="sizes do not match"):
         trained(tmp_path)
 

@@ -8,9 +8,9 @@ from support.side_loss_spec import spec_with
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from encapkeras import build_model
-from encapkeras.graph import examine_spec
+from encapkeras.model.examine import examine_spec
 from encapkeras.training.callbacks import TensorBoard
-from encapkeras.training.callbacks.graph_tab import graph_definition
+from encapkeras.training.tensorboard.graph_tab import graph_definition
 
 
 def nodes_of(source, overrides=()):

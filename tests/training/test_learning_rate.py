@@ -2,8 +2,9 @@ import keras
 import pytest
 import torch
 
-from encapkeras.graph.train_settings import TrainSettings
-from encapkeras.training import Schedule, make_optimizer
+from encapkeras.spec.train_settings import TrainSettings
+from encapkeras.training.optimizer.learning_rate import Schedule
+from encapkeras.training.optimizer.make_optimizer import make_optimizer
 
 
 @pytest.fixture(autouse=True)

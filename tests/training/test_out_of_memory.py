@@ -9,10 +9,12 @@ from support.tiny_spec import tiny_spec, write_spec
 
 import encapkeras
 from encapkeras.cli.main import main
-from encapkeras.graph import SpecModel, memory_estimate
-from encapkeras.graph.quantities import memory_text
-from encapkeras.training import RunFolder, memory_advice, train
-from encapkeras.training.memory_advice import largest_batch
+from encapkeras.model.spec_model import SpecModel
+from encapkeras.summary.cost import memory_estimate
+from encapkeras.text import memory_text
+from encapkeras.training import memory_advice, train
+from encapkeras.training.memory.advice import largest_batch
+from encapkeras.training.run.run_folder import RunFolder
 
 ERRORS = [
     torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),

@@ -3,7 +3,7 @@ import sys
 import pytest
 import torch
 
-from encapkeras.training.peak_memory import PeakMemory
+from encapkeras.training.memory.peak_memory import PeakMemory
 
 CPU = torch.device("cpu")
 MIB = 2**18  # numbers in a mebibyte of float32
@@ -33,5 +33,5 @@ def test_what_was_there_before_does_not_count():
 
 
 def test_a_system_that_does_not_tell(monkeypatch, tmp_path):
-    monkeypatch.setattr("encapkeras.training.peak_memory._STATUS", tmp_path / "none")
+    monkeypatch.setattr("encapkeras.training.memory.peak_memory._STATUS", tmp_path / "none")
     assert PeakMemory().mebibytes(CPU) is None

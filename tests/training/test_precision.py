@@ -15,11 +15,11 @@ import encapkeras
 from encapkeras.cli.main import main
 from encapkeras.functional import dynamic_routing, em_routing, transport_divergence
 from encapkeras.functional.batch_norm import NormWeights, batch_norm
-from encapkeras.graph.train_settings import TrainSettings
 from encapkeras.interop import export_model
 from encapkeras.layers import CapsuleConvolution
+from encapkeras.spec.train_settings import TrainSettings
 from encapkeras.training import train
-from encapkeras.training.recipe import make_optimizer
+from encapkeras.training.optimizer.make_optimizer import make_optimizer
 
 NEEDS_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA GPU on this machine")
 
@@ -196,7 +196,7 @@ def test_tf32_holds_in_training_measuring_and_prediction_alone(tf32):
 
 def test_a_run_in_float16_goes_on_with_its_loss_scale(tmp_path, monkeypatch):
     """On the CPU, where float16 networks are computed in float32, but with their loss scaled."""
-    monkeypatch.setattr("encapkeras.training.fit.check_precision", lambda *arguments: None)
+    monkeypatch.setattr("encapkeras.training.train.check_precision", lambda *arguments: None)
     decay = {"kind": "coupled", "rate": 1e-4}
     spec = encapkeras.load_spec(tiny_spec(precision="float16", ema={}, weight_decay=decay, clip_norm=1.0))
     apply, scales, interrupted_at = keras.optimizers.LossScaleOptimizer.apply, [], [None]

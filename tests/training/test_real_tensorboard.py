@@ -6,7 +6,7 @@ import urllib.parse
 import pytest
 from support.tensorboard_server import tensorboard
 
-from encapkeras.graph import load_spec
+from encapkeras.spec.load import load_spec
 from encapkeras.training import train
 
 pytestmark = pytest.mark.slow

@@ -6,8 +6,9 @@ import keras
 import pytest
 import torch
 
-from encapkeras.graph.train_settings import TrainSettings
-from encapkeras.training import CoupledWeightDecay, make_optimizer
+from encapkeras.spec.train_settings import TrainSettings
+from encapkeras.training.optimizer.coupled_weight_decay import CoupledWeightDecay
+from encapkeras.training.optimizer.make_optimizer import make_optimizer
 
 STEPS = 12
 TINY = 1e-30  # Keras and torch put epsilon in different places; at this size it is in none

@@ -8,8 +8,8 @@ from types import SimpleNamespace
 import pytest
 
 from encapkeras.errors import RunFolderError
-from encapkeras.training import RunFolder
-from encapkeras.training.whole_files import replacing, write_json
+from encapkeras.files import replacing, write_json
+from encapkeras.training.run.run_folder import RunFolder
 
 OURS = {"encapkeras": "0.1.0", "seed": 0}
 

@@ -19,9 +19,9 @@ from encapkeras.callbacks import Resume, Stopwatch, TensorBoard
 from encapkeras.errors import ArgumentError, RunFolderError
 from encapkeras.layers import CapsuleDense, CapsuleLength, ImageToCapsules
 from encapkeras.losses import MarginLoss
-from encapkeras.training.board.figures import draw_confusion
-from encapkeras.training.board.probe import Probe
 from encapkeras.training.callbacks import tensorboard
+from encapkeras.training.tensorboard.figures import draw_confusion
+from encapkeras.training.tensorboard.probe import Probe
 
 RANDOM = np.random.default_rng(0)
 IMAGES = RANDOM.random((40, 4, 4, 1), dtype=np.float32)

@@ -11,9 +11,9 @@ from typing import Any
 
 import keras
 
-from encapkeras.training.averaged_weights import averaged
+from encapkeras.files import replacing
 from encapkeras.training.callbacks.first_process import in_first_process
-from encapkeras.training.whole_files import replacing
+from encapkeras.training.optimizer.averaged_weights import averaged
 
 
 @in_first_process

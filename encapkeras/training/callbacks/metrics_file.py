@@ -8,8 +8,8 @@ from typing import Any
 
 import keras
 
+from encapkeras.files import writing
 from encapkeras.training.callbacks.first_process import in_first_process
-from encapkeras.training.whole_files import writing
 
 
 @in_first_process

@@ -13,7 +13,7 @@ import torch
 
 from encapkeras.distribution.processes import connected, from_process, largest, leave, with_least
 from encapkeras.errors import TrainingError
-from encapkeras.graph.model import SpecModel, TrainingLoss
+from encapkeras.model.spec_model import SpecModel, TrainingLoss
 from encapkeras.training.bad_batch import write_batch
 from encapkeras.training.non_finite import ADVICE, Origin, cause_in_gradients, cause_of, in_data
 

@@ -11,7 +11,7 @@ import rich.progress
 from rich.console import Console
 from rich.table import Column
 
-from encapkeras.graph.model import SpecModel
+from encapkeras.model.spec_model import SpecModel
 from encapkeras.training.callbacks.first_process import in_first_process
 
 

@@ -17,12 +17,12 @@ import torch
 
 from encapkeras.distribution.processes import connected, from_process, largest, leave
 from encapkeras.errors import ArgumentError, TrainingError
-from encapkeras.training.appended_files import cut_back, lengths_of
-from encapkeras.training.averaged_weights import keeps_average, replaced
 from encapkeras.training.callbacks.kept_attributes import kept_attributes, set_kept_attributes
 from encapkeras.training.non_finite import ADVICE
+from encapkeras.training.optimizer.averaged_weights import keeps_average, replaced
 from encapkeras.training.random_state import random_state, set_random_state
-from encapkeras.training.training_state import Position, State, StateFiles, model_state, set_model_state
+from encapkeras.training.run.appended_files import cut_back, lengths_of
+from encapkeras.training.run.resume_state import Position, State, StateFiles, model_state, set_model_state
 
 
 class SkippingData(Protocol):

@@ -10,8 +10,8 @@ from torch.utils.tensorboard import SummaryWriter
 
 from encapkeras.analysis import analyse_routing, append_csv, write_epoch
 from encapkeras.errors import ArgumentError
+from encapkeras.files import writing
 from encapkeras.training.callbacks.first_process import in_first_process
-from encapkeras.training.whole_files import writing
 
 
 @in_first_process

@@ -15,16 +15,16 @@ from tensorboard.compat.proto.event_pb2 import Event
 from torch.utils.tensorboard import SummaryWriter
 
 from encapkeras.errors import ArgumentError
-from encapkeras.graph import SpecModel
-from encapkeras.graph.writing import as_yaml
-from encapkeras.training.averaged_weights import averaged
-from encapkeras.training.board.gradient_norm import GradientNorm
-from encapkeras.training.board.pictures import write_pictures
-from encapkeras.training.board.probe import Probe
+from encapkeras.files import writing
+from encapkeras.model.spec_model import SpecModel
+from encapkeras.spec.write import as_yaml
 from encapkeras.training.callbacks.first_process import in_first_process
-from encapkeras.training.callbacks.graph_tab import graph_definition
-from encapkeras.training.hparams import write_settings
-from encapkeras.training.whole_files import writing
+from encapkeras.training.optimizer.averaged_weights import averaged
+from encapkeras.training.tensorboard.gradient_norm import GradientNorm
+from encapkeras.training.tensorboard.graph_tab import graph_definition
+from encapkeras.training.tensorboard.hparams import write_settings
+from encapkeras.training.tensorboard.pictures import write_pictures
+from encapkeras.training.tensorboard.probe import Probe
 
 
 @in_first_process

@@ -7,7 +7,7 @@ from typing import Any
 
 import keras
 
-from encapkeras.training.averaged_weights import averaged
+from encapkeras.training.optimizer.averaged_weights import averaged
 
 
 class ValidateAverage(keras.callbacks.Callback):  # type: ignore[misc]

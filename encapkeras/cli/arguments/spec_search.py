@@ -1,0 +1,95 @@
+"""Which spec files a command means that takes files, names of bundled specs, and folders."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from encapkeras.errors import ArgumentError, SpecError, printable
+
+# How a spec says that it is one, for files that are too broken to be read.
+_SAYS_SPEC = re.compile(r"""^[ \t{]*["']?spec["']?[ \t]*:""", re.MULTILINE)
+MOST_READ = 2**20  # bytes of such a file
+
+
+class Searched(NamedTuple):
+    """What was found.
+
+    Args:
+        specs: The specs, each once, named as the user would.
+        skipped: How many files in folders are no specs: bases, and what belongs to something else.
+    """
+
+    specs: list[str]
+    skipped: int
+
+
+def search(paths: Sequence[str]) -> Searched:
+    """Finds the specs.
+
+    Args:
+        paths: Files, names of bundled specs, folders.
+
+    Raises:
+        ArgumentError: A folder cannot be read, or holds no spec.
+    """
+    specs: dict[str, str] = {}  # by the file, so that one that is named twice is checked once
+    skipped: set[Path] = set()
+    for path in paths:
+        if not _is_folder(path):
+            specs.setdefault(os.path.abspath(path), path)
+            continue
+        files = {file: is_spec(file) for file in _files(path)}
+        for file in (file for file, wanted in files.items() if wanted):
+            specs.setdefault(os.path.abspath(file), str(file))
+        skipped.update(file.absolute() for file, wanted in files.items() if not wanted)
+        if not any(files.values()):
+            raise ArgumentError(
+                f"'{printable(path)}' holds no spec: no YAML or JSON file in it, or below, has the key 'spec' at its "
+                "top. Files without that key are checked when they are named."
+            )
+    return Searched(list(specs.values()), len(skipped))
+
+
+def is_spec(file: Path) -> bool:
+    """Whether a file has `spec` among its keys at the top; bases, and the files of other programs, have not."""
+    from encapkeras.spec.parse import load_file
+    from encapkeras.spec.tree import Report
+
+    try:
+        spec = load_file(file, str(file), Report()).entries().get("spec")
+    except SpecError:
+        return bool(_SAYS_SPEC.search(_text(file)))
+    return spec is not None and not isinstance(spec.value, dict)
+
+
+def _is_folder(path: str) -> bool:
+    """Whether a path means a folder; `quickstart` means the bundled spec, and `quickstart/` a folder of that name."""
+    from encapkeras.spec.spec_files import bundled_names
+
+    return os.path.isdir(path) and path not in bundled_names()
+
+
+def _files(folder: str) -> Iterator[Path]:
+    from encapkeras.spec.parse import ENDINGS
+
+    def refuse(error: OSError) -> None:
+        raise ArgumentError(f"the folder '{printable(str(error.filename))}' cannot be read: {error.strerror}")
+
+    for place, folders, names in os.walk(folder, onerror=refuse):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(names):
+            is_data = name.lower().endswith(tuple(ENDINGS)) and not name.endswith(".schema.json")
+            if is_data and not name.startswith(".") and os.path.isfile(os.path.join(place, name)):  # and no pipe
+                yield Path(place, name)
+
+
+def _text(file: Path) -> str:
+    try:
+        with file.open("rb") as stream:
+            return stream.read(MOST_READ).decode("utf-8", errors="replace")
+    except OSError:
+        return ""

@@ -1,0 +1,111 @@
+"""The trained run that a command looks at: its folder, checked, and the images of its data set."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from encapkeras.analysis import Classifier
+    from encapkeras.data import Batches, DataSplits
+    from encapkeras.spec.spec import Spec
+    from encapkeras.training.run.run_folder import RunFolder
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """A run folder that holds what is needed.
+
+    Args:
+        folder: The folder.
+        spec: The spec of its network.
+        checkpoint: The weights that training chose.
+    """
+
+    folder: RunFolder
+    spec: Spec
+    checkpoint: Path
+
+    @classmethod
+    def open(cls, path: str | Path) -> TrainedRun:
+        """Opens a run folder; says on stderr if the run is unfinished.
+
+        Raises:
+            RunFolderError: It is not the folder of a run, or has not the weights that count.
+            PluginError: A plugin is not loaded that the network needs.
+        """
+        from encapkeras.spec.load import load_spec
+        from encapkeras.training.measure import data_of
+        from encapkeras.training.run.run_folder import RunFolder
+
+        folder = RunFolder(path)
+        folder.check_run()
+        folder.check_plugins()
+        spec = load_spec(folder.spec)
+        checkpoint = folder.chosen(data_of(spec).has_validation)
+        note_unfinished(folder, checkpoint)
+        return cls(folder, spec, checkpoint)
+
+    def splits(self) -> DataSplits:
+        """The images that it was trained and tested with."""
+        from encapkeras.data import load
+        from encapkeras.training.measure import data_of
+
+        return load(data_of(self.spec), seed=self.spec.train.seed)
+
+    def chosen(self, splits: DataSplits, split: str) -> Batches:
+        """The images of a split, in their own order and not augmented.
+
+        Raises:
+            DataError: There is no validation part.
+        """
+        from encapkeras.errors import DataError
+
+        batches = {"train": splits.train.unchanged(), "validation": splits.validation, "test": splits.test}[split]
+        if batches is None:
+            raise DataError(
+                f"run {self.folder.path} has no validation part (data.validation is 0); use another with --split"
+            )
+        return batches
+
+    def classifier(self, splits: DataSplits) -> Classifier:
+        """Its network as what tells classes.
+
+        Raises:
+            TrainingError: The network and the data set do not go together.
+        """
+        from encapkeras.analysis import Classifier
+        from encapkeras.model.spec_model import load_model
+        from encapkeras.training.measure import check_fits
+
+        model = load_model(self.checkpoint)
+        check_fits(model, splits.info)
+        return Classifier(model)
+
+
+def chosen_checkpoint(path: Path) -> Path:
+    """The `.keras` file itself, or that of a run which training chose; its data need not be on this machine."""
+    if not path.is_dir():
+        return path
+    from encapkeras.data import DataSettings
+    from encapkeras.spec.parse import load_file
+    from encapkeras.spec.tree import Report
+    from encapkeras.training.run.run_folder import RunFolder
+
+    folder = RunFolder(path)
+    folder.check_run()
+    folder.check_plugins()
+    report = Report()
+    spec = load_file(folder.spec, str(folder.spec), report).plain()
+    report.raise_if_any()
+    checkpoint = folder.chosen(DataSettings.model_construct(**(spec.get("data") or {})).has_validation)
+    note_unfinished(folder, checkpoint)
+    return checkpoint
+
+
+def note_unfinished(folder: RunFolder, checkpoint: Path) -> None:
+    """Says on stderr that a run has not ended, if so."""
+    if not folder.results.is_file():
+        print(f"run {folder.path} is unfinished: it has no results.json. This is {checkpoint}.", file=sys.stderr)

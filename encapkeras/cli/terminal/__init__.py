@@ -1,0 +1,1 @@
+"""What commands print: errors of specs with their source lines, and tables."""

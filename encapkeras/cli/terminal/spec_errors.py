@@ -1,0 +1,101 @@
+"""Mistakes and warnings of specs for people: the place, the source line with a caret, the message.
+
+The same is printed everywhere; colours, and lines that are broken between words, are for terminals alone.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, TextIO
+
+from encapkeras.cli.terminal.source_excerpt import SourceFiles
+from encapkeras.errors import Problem
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+INDENT = 4
+WIDTH = 120  # cells of an excerpt where no terminal says how wide it is
+
+
+def print_mistakes(problems: Sequence[Problem], summary: str, remarks: Mapping[Problem, str] | None = None) -> None:
+    """Prints mistakes on stderr.
+
+    Args:
+        problems: The mistakes, in the order of printing.
+        summary: How many they are, in words; the last line.
+        remarks: Lines to print below some of them.
+    """
+    printer = _Printer(sys.stderr)
+    for problem in problems:
+        printer.show(problem, (remarks or {}).get(problem, ""))
+    printer.line((summary, "bold red"))
+
+
+def print_warnings(problems: Sequence[Problem], remarks: Mapping[Problem, str] | None = None) -> None:
+    """Prints warnings on stderr, as `print_mistakes` prints mistakes, without a summary."""
+    if problems:
+        printer = _Printer(sys.stderr)
+        for problem in problems:
+            printer.show(problem, (remarks or {}).get(problem, ""))
+
+
+def counted(number: int, noun: str) -> str:
+    """A number with its noun.
+
+    Example:
+        >>> counted(2, "mistake")
+        '2 mistakes'
+    """
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+class _Printer:
+    def __init__(self, stream: TextIO) -> None:
+        from rich.console import Console
+
+        console = Console(file=stream)
+        # Rich takes NO_COLOR literally, and would go on to print in bold.
+        self._console = Console(file=stream, color_system=None) if console.no_color else console
+        self._wraps = stream.isatty()
+        self._files = SourceFiles(self._console.encoding)
+
+    def show(self, problem: Problem, remark: str) -> None:
+        colour = "yellow" if problem.severity == "warning" else "red"
+        note = [("   ", ""), (problem.note, "dim")] if problem.note else []
+        self.line((problem.place, "bold"), ("  " if problem.path or note else "", ""), (problem.path, "cyan"), *note)
+        self._show_source(problem, f"bold {colour}")
+        warning = [("warning: ", f"bold {colour}")] if problem.severity == "warning" else []
+        self._paragraph(*warning, (problem.message, ""))
+        for text in filter(None, (problem.trace, remark)):
+            self._paragraph((text, "dim"))
+
+    def _show_source(self, problem: Problem, style: str) -> None:
+        number = str(problem.line)
+        gutter = " " * INDENT + number + " | "
+        width = (self._console.width if self._wraps else WIDTH + len(gutter)) - len(gutter)
+        excerpt = self._files.excerpt(problem.file, problem.line, problem.column, width)
+        if excerpt:
+            self.line((gutter, "dim"), (excerpt.text, ""))
+            caret = " " * excerpt.start + "^" * excerpt.length
+            self.line((" " * (INDENT + len(number)) + " | ", "dim"), (caret, style))
+
+    def _paragraph(self, *parts: tuple[str, str]) -> None:
+        """An indented text, whose lines a terminal breaks between words."""
+        from rich.text import Text
+
+        text = Text.assemble(*parts)
+        lines = text.wrap(self._console, max(self._console.width - INDENT, 1)) if self._wraps else [text]
+        for line in lines:
+            self._print(Text(" " * INDENT).append_text(line))
+
+    def line(self, *parts: tuple[str, str]) -> None:
+        """A line of texts with their styles."""
+        from rich.text import Text
+
+        self._print(Text.assemble(*parts))
+
+    def _print(self, line: Text) -> None:
+        line.rstrip()
+        self._console.print(line, soft_wrap=True, markup=False, highlight=False, emoji=False)

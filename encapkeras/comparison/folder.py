@@ -1,0 +1,127 @@
+"""What is in the folder of a comparison already, and whether it may be gone on with."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from encapkeras.comparison.plan import Planned
+from encapkeras.errors import RunFolderError
+from encapkeras.training.run.run_folder import RunFolder
+from encapkeras.training.run.spec_of_run import first_difference, spec_of_run
+
+_FIGURES = (
+    "test_accuracy",
+    "validation_accuracy",
+    "parameters",
+    "images_per_second",
+    "seconds",
+    "peak_memory_mib",
+)
+
+
+def table_file(path: Path) -> Path:
+    """The file that marks a folder as that of a comparison."""
+    return path / "comparison.json"
+
+
+def check_folder(path: Path, resume: bool) -> None:
+    """Checks, without changing anything, that a comparison may be written here.
+
+    Args:
+        path: The folder.
+        resume: Whether it is to be gone on with.
+
+    Raises:
+        RunFolderError: It may not, or the plugins of a run in it are not loaded.
+    """
+    if resume:
+        if not table_file(path).is_file():
+            raise RunFolderError(
+                f"{path} is not the folder of a comparison: it has no {table_file(path).name}. Give the folder that "
+                "compare printed, or begin a new comparison without --resume."
+            )
+        for environment in sorted(path.glob("*/*/environment.json")):
+            RunFolder(environment.parent).check_plugins()
+    elif table_file(path).is_file():
+        raise RunFolderError(
+            f"{path} holds a comparison already. Go on with it by --resume {path}, or choose another folder with "
+            "--run-dir."
+        )
+    elif RunFolder(path).environment.is_file():
+        raise RunFolderError(f"{path} is the folder of a run. Choose an empty or new folder with --run-dir.")
+    else:
+        RunFolder(path).check_free()
+
+
+def check_none_is_lost(plan: Sequence[Planned], path: Path) -> None:
+    """Checks that the new table will have all runs that the one in the folder has.
+
+    Args:
+        plan: What will be trained or reused.
+        path: The folder.
+
+    Raises:
+        RunFolderError: It would lose some, or the old table is damaged.
+    """
+    try:
+        content = json.loads(table_file(path).read_text(encoding="utf-8"))
+        runs = [(str(run["network"]), int(run["seed"])) for run in content["runs"]]
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise RunFolderError(
+            f"{table_file(path)} is damaged, so that nothing tells which runs it had. Put it back, or begin a new "
+            "comparison with --run-dir."
+        ) from error
+    labels, seeds = {planned.network.label for planned in plan}, {planned.seed for planned in plan}
+    lost = [label for label, _ in runs if label not in labels]
+    lost += [f"seed {seed}" for _, seed in runs if seed not in seeds]
+    if lost:
+        raise RunFolderError(
+            f"the comparison in {path} has runs of {', '.join(dict.fromkeys(lost))}, which the given specs and seeds "
+            "leave out, so that its table would lose them. Give the same specs and seeds, or more."
+        )
+
+
+def reusable(plan: Sequence[Planned]) -> list[tuple[Planned, Mapping[str, Any]]]:
+    """The finished runs of equal specs, with their results.
+
+    Args:
+        plan: What is to be trained.
+
+    Raises:
+        RunFolderError: Others cannot be written, or a finished run would be lost.
+    """
+    runs: list[tuple[Planned, Mapping[str, Any]]] = []
+    foreign = []
+    for planned in plan:
+        results = _complete_results(planned.folder)
+        if results is None:
+            planned.folder.check_free(overwrite=True)
+            continue
+        there = spec_of_run(planned.folder)
+        if there == planned.spec:
+            runs.append((planned, results))
+        else:
+            difference = first_difference(there.resolved, planned.spec.resolved)
+            foreign.append(f"\n    {planned.folder.path}: {difference}")
+    if foreign:
+        raise RunFolderError(
+            "finished runs of other specs, or with other values of --set, are neither reused nor replaced; begin a new "
+            f"comparison with --run-dir, or remove them:{''.join(foreign)}"
+        )
+    return runs
+
+
+def _complete_results(folder: RunFolder) -> dict[str, Any] | None:
+    """What a finished run has reached; None of an unfinished one, or where that is damaged."""
+    try:
+        folder.check_run()
+        results = json.loads(folder.results.read_text(encoding="utf-8"))
+    except (RunFolderError, OSError, ValueError):
+        return None
+    if not isinstance(results, dict):
+        return None
+    figures = [results.get(name, "missing") for name in _FIGURES]
+    return results if all(figure is None or type(figure) in (int, float) for figure in figures) else None

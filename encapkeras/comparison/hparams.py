@@ -1,0 +1,88 @@
+"""The runs of a comparison in TensorBoard's HParams: what it has swept and what came of it."""
+
+from __future__ import annotations
+
+import csv
+from typing import Any
+
+from torch.utils.tensorboard.summary import hparams
+
+from encapkeras.comparison.result import Comparison, Run
+from encapkeras.spec.sweep import value_text
+from encapkeras.training.run.run_folder import RunFolder
+from encapkeras.training.tensorboard.hparams import replace_hparams
+
+_METRICS = {
+    "validation_accuracy": "results/best validation accuracy",
+    "test_accuracy": "results/test accuracy",
+    "final_loss": "results/final loss",
+}
+
+
+def write_hparams(run: Run, comparison: Comparison) -> None:
+    """Writes the hyperparameters of a run, and its metrics if it is finished, beside the event file of its training.
+
+    Spec, seed, and what sweeps set are hyperparameters. What an earlier comparison wrote is replaced, since another
+    spec or path may have come since.
+
+    Args:
+        run: The run.
+        comparison: Its comparison.
+
+    Raises:
+        RunFolderError: The file cannot be written.
+    """
+    folder = RunFolder(run.folder)
+    if not folder.spec.is_file():
+        return  # it failed before it began
+    values = _values(run, comparison)
+    metrics = _metrics(run, folder)
+    # TensorBoard takes the columns from whichever run it finds first, so that each must name them all.
+    columns, _, _ = hparams(_columns(comparison), dict.fromkeys(_METRICS.values(), 0.0))
+    _, started, ended = hparams(values, {})
+    replace_hparams(folder.tensorboard, [columns, started, *([ended] if run.results else [])], metrics)
+
+
+def _metrics(run: Run, folder: RunFolder) -> dict[str, float]:
+    if run.results is None:
+        return {}
+    figures = {**run.results, "final_loss": _final_loss(folder)}
+    return {tag: figures[name] for name, tag in _METRICS.items() if figures[name] is not None}
+
+
+def _final_loss(folder: RunFolder) -> float | None:
+    """The training loss of the last epoch; None if somebody removed or damaged the file that has it."""
+    try:
+        with folder.metrics.open(encoding="utf-8", newline="") as file:
+            *_, last = csv.DictReader(file)
+        return float(last["loss"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _values(run: Run, comparison: Comparison) -> dict[str, Any]:
+    """The hyperparameters of a run: numbers where all networks have a number there, otherwise text."""
+    network = next(network for network in comparison.networks if network.label == run.network)
+    swept = comparison.swept()
+    texts = {path for path in swept if not all(map(_is_number, _of_path(path, comparison)))}
+    own = {
+        heading: value_text(network.swept[path]) if path in texts else network.swept[path]
+        for path, heading in swept.items()
+        if path in network.swept
+    }
+    return {"spec": network.title, "seed": run.seed, **own}
+
+
+def _columns(comparison: Comparison) -> dict[str, Any]:
+    """All hyperparameters that runs have, each with a value that tells its type."""
+    swept = comparison.swept().items()
+    numbers = {heading: all(map(_is_number, _of_path(path, comparison))) for path, heading in swept}
+    return {"spec": "", "seed": 0, **{heading: 0 if number else "" for heading, number in numbers.items()}}
+
+
+def _of_path(path: str, comparison: Comparison) -> list[Any]:
+    return [network.swept[path] for network in comparison.networks if path in network.swept]
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float)

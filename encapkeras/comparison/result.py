@@ -1,0 +1,378 @@
+"""What runs of several networks with several seeds show: means, spreads, differences, and how sure these are."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import statistics
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from encapkeras.comparison.statistics import CONFIDENCE, Difference, Spread, counted
+from encapkeras.data import DataSettings
+from encapkeras.data.registry import SOURCE_ARGUMENTS
+from encapkeras.spec.sweep import short_paths, value_text
+
+_DATA_SET = ("dataset", *SOURCE_ARGUMENTS)
+
+_EFFECTS = {
+    "validation": "they are not trained on the same images, and validation accuracies do not compare",
+    "subset": "they are not trained on the same images",
+    "image_size": "they do not see the images alike",
+}
+
+_HEADINGS = ("spec", "seed", "runs", "parameters", "seconds")  # that the end of a path must not be
+
+MOST_SILENT = 5  # differences that show nothing are told one by one
+
+WEIGHTS = {True: "best on validation", False: "last epoch"}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training of a comparison.
+
+    Args:
+        network: Its network, as the comparison calls it.
+        seed: Its seed.
+        folder: Its run folder.
+        results: What its `results.json` holds; None if it failed.
+        error: Why it failed; empty if it did not.
+        device: Where it ran, and with how many threads; empty if it failed before that was known.
+        reused: Whether an earlier comparison trained it.
+    """
+
+    network: str
+    seed: int
+    folder: str
+    results: Mapping[str, Any] | None
+    error: str = ""
+    device: str = ""
+    reused: bool = False
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network of a comparison.
+
+    Args:
+        label: What the comparison calls it: its name and what a sweep sets in it, with a number behind it if another
+            has that.
+        name: The name of its spec.
+        source: The file of its spec.
+        data: The `data:` section of its spec.
+        swept: By path, its value of all that the sweep of its spec sets; empty without a sweep.
+        number: The number behind the label; 1 if there is none.
+    """
+
+    label: str
+    name: str
+    source: str
+    data: DataSettings
+    swept: Mapping[str, Any] = field(default_factory=dict)
+    number: int = 1
+
+    @property
+    def title(self) -> str:
+        """What stands beside its swept values in a table."""
+        return numbered(self.name, self.number) if self.swept else self.label
+
+    @property
+    def validated(self) -> bool:
+        """Whether it has a validation part, which then decides which weights are tested."""
+        return self.data.has_validation
+
+    def shares_data_set(self, other: Network) -> bool:
+        """Whether it has the same data set as another, in whatever parts and sizes."""
+        return not any(self.differences(other, _DATA_SET))
+
+    def differences(self, other: Network, names: Iterable[str]) -> Iterator[tuple[str, str]]:
+        """The values of the `data:` section in which it differs from another, each with the text that says so.
+
+        Args:
+            other: The other.
+            names: The keys that are looked at.
+        """
+        for name in names:
+            own, others = getattr(self.data, name), getattr(other.data, name)
+            if own != others:
+                yield name, f"data.{name} is {json.dumps(own)}, not {json.dumps(others)}"
+
+
+def numbered(name: str, number: int) -> str:
+    """The name of the second, third, ... of that name."""
+    return name if number == 1 else f"{name}-{number}"
+
+
+@dataclass(frozen=True)
+class Row:
+    """What the runs of one network show.
+
+    Args:
+        network: The network.
+        finished: How many of its runs are finished.
+        failed: How many failed.
+        test_accuracy: Over seeds; None without a finished run.
+        validation_accuracy: Over seeds; None without a finished run or a validation part.
+        parameters: Trainable weights; None without a finished run.
+        images_per_second: Of training, the median over runs; None without a finished run.
+        seconds: Of a whole training, the median over runs; None without a finished run.
+        peak_memory_mib: Of a training beyond the program itself, the median over runs; None without a finished run, or
+            where the system does not tell.
+        difference: Of the test accuracy, from the first network's; None of the first itself, with another data set than
+            the first, and without common seeds.
+    """
+
+    network: Network
+    finished: int
+    failed: int
+    test_accuracy: Spread | None
+    validation_accuracy: Spread | None
+    parameters: int | None
+    images_per_second: float | None
+    seconds: float | None
+    peak_memory_mib: float | None
+    difference: Difference | None
+
+
+@dataclass
+class Comparison:
+    """Networks trained with the same seeds, finished or not.
+
+    Args:
+        networks: The networks; the others are compared with the first.
+        seeds: The seeds.
+        runs: The runs so far, in any order.
+    """
+
+    networks: Sequence[Network]
+    seeds: Sequence[int]
+    runs: list[Run] = field(default_factory=list)
+
+    @property
+    def failed(self) -> list[Run]:
+        """The runs that ended with an error."""
+        return [run for run in self.runs if run.results is None]
+
+    @property
+    def progress(self) -> str:
+        """How many of the runs are finished."""
+        return f"{len(self.runs) - len(self.failed)} of {len(self.networks) * len(self.seeds)} runs finished"
+
+    def swept(self) -> dict[str, str]:
+        """The paths that sweeps set in any network, each with its heading in tables."""
+        short = short_paths(list(dict.fromkeys(path for network in self.networks for path in network.swept)))
+        return {path: path if heading in _HEADINGS else heading for path, heading in short.items()}
+
+    def rows(self) -> list[Row]:
+        """One for each network, in their order; after a sweep the best on validation comes first, the others last."""
+        rows = [self._row(network) for network in self.networks]
+        return sorted(rows, key=_validation_error) if self.swept() else rows
+
+    def _row(self, network: Network) -> Row:
+        results = self._results(network)
+        first = self.networks[0]
+        accuracies = _figures(results, "test_accuracy")
+        validation = _figures(results, "validation_accuracy")
+        return Row(
+            network=network,
+            finished=len(results),
+            failed=sum(run.network == network.label for run in self.failed),
+            test_accuracy=Spread.of(list(accuracies.values())) if accuracies else None,
+            validation_accuracy=Spread.of(list(validation.values())) if validation else None,
+            parameters=next((result["parameters"] for result in results.values()), None),
+            images_per_second=_median(_figures(results, "images_per_second")),
+            seconds=_median(_figures(results, "seconds")),
+            peak_memory_mib=_median(_figures(results, "peak_memory_mib")),
+            difference=None
+            if network is first or not network.shares_data_set(first)
+            else Difference.of(accuracies, _figures(self._results(first), "test_accuracy")),
+        )
+
+    def _results(self, network: Network) -> dict[int, Mapping[str, Any]]:
+        """The results of a network by seed."""
+        return {run.seed: run.results for run in self.runs if run.network == network.label and run.results}
+
+    def notes(self) -> list[str]:
+        """What has to be known to read the table, and what it shows."""
+        seeds = ", ".join(map(str, self.seeds))
+        return [
+            f"Accuracies: mean ± standard deviation over the seeds {seeds}, and lowest-highest.",
+            f"Images/s, seconds and peak memory (beyond the program itself): median over the seeds{self._devices()}.",
+            *self._rules(),
+            *self._order(),
+            *self._data_notes(),
+            *(f"{n.label} is {n.source}" for n in self.networks if n.title != n.name),
+            *self._differences(),
+            *(f"FAILED: {run.network}, seed {run.seed}: {run.error}" for run in self.failed),
+            f"{self.progress}.",
+        ]
+
+    def _devices(self) -> str:
+        """What speeds are of."""
+        devices = list(dict.fromkeys(run.device for run in self.runs if run.device))
+        on = "".join(f", on {device}" for device in devices)
+        return f"{on}: different ones, so that they do not compare" if len(devices) > 1 else on
+
+    def _rules(self) -> Iterator[str]:
+        """By what the tested weights were chosen."""
+        for validated, text in WEIGHTS.items():
+            of_it = [network.label for network in self.networks if network.validated is validated]
+            if of_it:
+                whose = f" ({', '.join(of_it)})" if len(of_it) < len(self.networks) else ""
+                yield f"Weights tested{whose}: {text}. The test images were used once a run."
+
+    def _order(self) -> Iterator[str]:
+        """By what the rows are sorted."""
+        if self.swept() and any(row.validation_accuracy for row in self.rows()):
+            yield "Sorted by mean validation accuracy, best first; test accuracies have no say in it."
+
+    def _differences(self) -> Iterator[str]:
+        """The differences from the first network; of many, those that show something."""
+        first = self.networks[0].label
+        told = [(row.network.label, row.difference) for row in self.rows() if row.difference]
+        silent = [label for label, difference in told if difference.shows_nothing]
+        silent = silent if len(silent) > MOST_SILENT else []
+        for label, difference in told:
+            if label not in silent:
+                yield f"{label} - {first}, test accuracy: {difference}"
+        if silent:
+            yield (
+                f"{len(silent)} of {len(told)} others - {first}, test accuracy: no difference that "
+                f"{counted(len(self.seeds), 'seed')} can show."
+            )
+        if len(told) > MOST_SILENT:
+            yield (
+                f"{1 - CONFIDENCE:.0%} of the {len(told)} intervals, {len(told) * (1 - CONFIDENCE):.1f} or so, miss "
+                "their true difference: where many networks are compared, some are called better or worse by chance."
+            )
+
+    def _data_notes(self) -> Iterator[str]:
+        """What does not compare with the first network because the data differ."""
+        first = self.networks[0]
+        for network in self.networks[1:]:
+            other = [text for _, text in network.differences(first, _DATA_SET)]
+            if other:
+                whose = f"{network.label} is trained on other data than {first.label} ({', '.join(other)})"
+                yield f"{whose}: accuracies do not compare."
+            else:
+                for name, text in network.differences(first, _EFFECTS):
+                    yield f"{network.label} differs from {first.label} in that {text}: {_EFFECTS[name]}."
+
+    def cells(self, row: Row) -> dict[str, str]:
+        """A row for reading: heading and text; `-` where there is nothing to say."""
+        swept = {
+            heading: value_text(row.network.swept[path]) if path in row.network.swept else "-"
+            for path, heading in self.swept().items()
+        }
+        return {
+            "spec": row.network.title,
+            **swept,
+            "runs": f"{row.finished}/{len(self.seeds)}" + (f" {row.failed} FAILED" if row.failed else ""),
+            "test accuracy": _cell(row.test_accuracy, "{}"),
+            "lowest-highest": _range(row.test_accuracy),
+            "test error %": _error(row.test_accuracy),
+            "validation accuracy": _cell(row.validation_accuracy, "{}"),
+            "lowest-highest (validation)": _range(row.validation_accuracy),
+            "parameters": _cell(row.parameters, "{:,}"),
+            "images/s": _cell(row.images_per_second, "{:,.0f}"),
+            "seconds": _cell(row.seconds, "{:,.0f}"),
+            "peak MiB": _cell(row.peak_memory_mib, "{:,.0f}"),
+        }
+
+    def as_markdown(self) -> str:
+        """The table and its notes."""
+        rows = [self.cells(row) for row in self.rows()]
+        lines = ["| " + " | ".join(rows[0]) + " |", "|" + "---|" * len(rows[0])]
+        lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row.values()) + " |" for row in rows]
+        notes = [note.replace("\n", "\n  ") for note in self.notes()]
+        return "\n".join([*lines, "", *(f"- {note}" for note in notes)]) + "\n"
+
+    def as_json(self) -> str:
+        """All figures in full, and every run."""
+        content = {
+            "seeds": list(self.seeds),
+            "specs": [self._plain(row) for row in self.rows()],
+            "runs": [asdict(run) for run in self.runs],
+        }
+        return json.dumps(content, indent=2) + "\n"
+
+    def _plain(self, row: Row) -> dict[str, Any]:
+        """A row as plain data."""
+        figures = asdict(row)
+        network = figures.pop("network")
+        if row.difference:
+            figures["difference"]["verdict"] = row.difference.verdict
+        swept = {path: network["swept"].get(path) for path in self.swept()}
+        figures["test_error_percent"] = 100 * (1 - row.test_accuracy.mean) if row.test_accuracy else None
+        told = {"spec": network["label"], "source": network["source"], "swept": swept}
+        return {**told, "weights": WEIGHTS[row.network.validated], **figures}
+
+    def as_csv(self) -> str:
+        """One row for each network, figures in full, empty where there is none."""
+        rows = [_flat(self._plain(row)) for row in self.rows()]
+        headings = list(dict.fromkeys(heading for row in rows for heading in row))
+        text = io.StringIO()
+        writer = csv.DictWriter(text, headings, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        return text.getvalue()
+
+
+def _figures(results: Mapping[int, Mapping[str, Any]], name: str) -> dict[int, float]:
+    """A figure of finished runs by seed, of those that have it."""
+    return {seed: result[name] for seed, result in results.items() if result[name] is not None}
+
+
+def _median(figures: Mapping[int, float]) -> float | None:
+    return statistics.median(figures.values()) if figures else None
+
+
+def _cell(value: Any, form: str) -> str:
+    return "-" if value is None else form.format(value)
+
+
+def _error(spread: Spread | None) -> str:
+    """The share of wrong answers in percent, from that of right ones."""
+    if spread is None:
+        return "-"
+    deviation = spread.standard_deviation
+    return f"{100 * (1 - spread.mean):.2f}" + ("" if deviation is None else f" ± {100 * deviation:.2f}")
+
+
+def _range(spread: Spread | None) -> str:
+    return "-" if spread is None else f"{spread.lowest:.4f}-{spread.highest:.4f}"
+
+
+_SPREAD = [part.name for part in fields(Spread)]
+_PARTS = {
+    "test_accuracy": _SPREAD,
+    "validation_accuracy": _SPREAD,
+    "difference": [*(part.name for part in fields(Difference)), "verdict"],
+}
+
+
+def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A plain row without maps in it; the same headings whether there is a figure or not."""
+    flat: dict[str, Any] = {}
+    for name, value in row.items():
+        if name == "swept":
+            flat.update({path: _csv_cell(swept) for path, swept in value.items()})
+        elif name in _PARTS:
+            flat.update({f"{name}_{part}": (value or {}).get(part) for part in _PARTS[name]})
+        else:
+            flat[name] = value
+    return flat
+
+
+def _csv_cell(value: Any) -> Any:
+    """A swept value as it stands in a cell: text and numbers as they are, all else as JSON."""
+    return value if value is None or type(value) in (str, int, float) else json.dumps(value)
+
+
+def _validation_error(row: Row) -> float:
+    """What rows are sorted by; infinite without a validation accuracy."""
+    return 1 - row.validation_accuracy.mean if row.validation_accuracy else math.inf

@@ -1,0 +1,161 @@
+"""h-ImageNet: those classes of ImageNet that a network finds hardest, from the files of ImageNet."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from encapkeras.data.files import data_roots
+from encapkeras.data.image_files import ImageFiles
+from encapkeras.data.readers.class_folders import LabelledFiles, classes_in, labelled_files, named, stray_files
+from encapkeras.data.registry import DatasetInfo, DatasetReader, ImageArrays, register_dataset
+from encapkeras.errors import DataError
+
+HOMEPAGE = "https://image-net.org/download.php (ILSVRC 2012)"
+WORDNET_ID = re.compile(r"n\d{8}", re.ASCII)
+
+
+@register_dataset("h_imagenet")
+class HImageNet(DatasetReader):
+    """Photographs of ImageNet in the classes that a list names: h-ImageNet has the 200 that a ResNet-18 finds hardest.
+
+    The folders are those of torchvision's `ImageNet`: `train/WNID/*.JPEG`, and `val/WNID/*.JPEG`, which is the test
+    part, as ImageNet's own test part has no labels. Classes are called by their WordNet ids.
+
+    Args:
+        root: Folder with `train` and `val`, or with a folder `imagenet` of these.
+        class_list: Text file of WordNet ids, one a line; empty lines, and what follows a `#`, do not count. None: all
+            classes that there are.
+        boxes: Folder of ImageNet's annotations; images are cut to the box around the largest object. Those without a
+            box are used whole.
+        channels: 3 for colour, 1 for grey; all images are turned into that.
+    """
+
+    image_size = 128
+
+    def __init__(
+        self,
+        root: str | None = None,
+        class_list: str | None = None,
+        boxes: str | None = None,
+        channels: Literal[1, 3] = 3,
+    ) -> None:
+        self.root = root
+        self.class_list = class_list
+        self.boxes = boxes
+        self.channels = channels
+
+    def describe(self) -> DatasetInfo:
+        """The classes of the list; without one, those whose folders there are."""
+        classes = tuple(self._classes())
+        return DatasetInfo(self.image_size, self.image_size, self.channels, len(classes), classes)
+
+    def read(self) -> ImageArrays:
+        """All files, not decoded yet."""
+        classes, root = self._classes(), self._folder()
+        problems: list[str] = []
+        parts = [self._part(root / name, classes, problems) for name in ("train", "val")]
+        if problems:
+            raise DataError("\n  ".join([f"{root} cannot be used as ImageNet:", *problems]))
+        boxes = [self._boxes(part) for part in ("train", "val")] if self.boxes is not None else [{}, {}]
+        if self.boxes is not None and not any(boxes):
+            raise DataError(
+                f"{self.boxes} (data.boxes): there are no boxes, which are files WNID/*.xml or train/WNID/*.xml, and "
+                "val/*.xml"
+            )
+        train, test = (self._images(part, found) for part, found in zip(parts, boxes, strict=True))
+        return ImageArrays(train, parts[0].labels, test, parts[1].labels)
+
+    def _folder(self) -> Path:
+        folders = [folder / inner for folder in data_roots(self.root) for inner in ("imagenet", "")]
+        for folder in folders:
+            if (folder / "train").is_dir() and (folder / "val").is_dir():
+                return folder
+        raise DataError(
+            "\n".join(
+                [
+                    "The files of ImageNet are not on this machine, and cannot be downloaded without an account.",
+                    "Folders 'train' and 'val', with a folder for each class, were looked for in:",
+                    *(f"  {folder}" for folder in folders),
+                    f"Get them from {HOMEPAGE}, let torchvision.datasets.ImageNet sort them, and name the folder that "
+                    "holds them as data.root in the spec.",
+                ]
+            )
+        )
+
+    def _classes(self) -> list[str]:
+        if self.class_list is not None:
+            return read_class_list(Path(self.class_list).expanduser())
+        found = [name for name in classes_in(self._folder() / "train") if WORDNET_ID.fullmatch(name)]
+        if len(found) < 2:
+            raise DataError(
+                f"{self._folder() / 'train'} holds {len(found)} folders of classes (named n and eight digits); there "
+                "must be two at least"
+            )
+        return found
+
+    def _part(self, folder: Path, classes: Sequence[str], problems: list[str]) -> LabelledFiles:
+        lacking = sorted(set(classes) - set(classes_in(folder)))
+        if lacking:
+            flat = " (its images lie in no folders: sort them by class)" if stray_files(folder) else ""
+            problems.append(f"{folder} has no folders of these classes{flat}: {named(lacking)}")
+        files = labelled_files(folder, classes, problems)
+        present = set(files.labels.tolist())
+        empty = [name for label, name in enumerate(classes) if label not in present and name not in lacking]
+        if empty:
+            problems.append(f"{folder}: classes without any image: {named(empty)}")
+        return files
+
+    def _boxes(self, part: str) -> dict[str, str]:
+        """The .xml files of a part by the names of their images."""
+        root = Path(self.boxes or "").expanduser()
+        if not root.is_dir():
+            raise DataError(f"{root}: there is no such folder (data.boxes)")
+        inner = root / part if (root / part).is_dir() else root
+        return {
+            Path(name).stem: os.path.join(folder, name)
+            for folder, _, names in os.walk(inner, followlinks=True)
+            for name in names
+            if name.endswith(".xml")
+        }
+
+    def _images(self, part: LabelledFiles, boxes: dict[str, str]) -> ImageFiles:
+        own = tuple(boxes.get(Path(path).stem) for path in part.paths) if boxes else None
+        return ImageFiles(part.paths, self.channels, own)
+
+
+def read_class_list(path: Path) -> list[str]:
+    """The WordNet ids in a text file, one a line, sorted; what follows a `#` does not count.
+
+    Args:
+        path: The file.
+
+    Raises:
+        DataError: It is missing or no text; a line holds something else, or an id again; or there are less than two.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        raise DataError(f"{path}: there is no such file (data.class_list)") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} (data.class_list) cannot be read as text: {error}") from error
+    places: dict[str, int] = {}
+    problems = []
+    for number, line in enumerate(lines, 1):
+        name = line.partition("#")[0].strip()
+        if not name:
+            continue
+        if not WORDNET_ID.fullmatch(name):
+            problems.append(f"{path}:{number}: '{name}' is no WordNet id: n and eight digits, for example n02119789")
+        elif name in places:
+            problems.append(f"{path}:{number}: '{name}' stands in line {places[name]} already")
+        else:
+            places[name] = number
+    if problems:
+        raise DataError("\n".join(problems))
+    if len(places) < 2:
+        raise DataError(f"{path} (data.class_list) names {len(places)} classes; there must be two at least")
+    return sorted(places)

@@ -1,0 +1,120 @@
+"""The user's own image files, in folders named like their classes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from encapkeras.data.image_files import ImageFiles
+from encapkeras.data.readers.class_folders import LabelledFiles, classes_in, labelled_files, named, stray_files
+from encapkeras.data.registry import DatasetInfo, DatasetReader, ImageArrays, register_dataset
+from encapkeras.errors import DataError
+
+PARTS = ("train", "val", "test")
+TEST_SHARE = 0.2  # of each class, where there are no parts
+
+
+@register_dataset("image_folder")
+class ImageFolder(DatasetReader):
+    """The user's own image files: `train/CLASS/IMAGE` and `test/CLASS/IMAGE`, and `val/CLASS/IMAGE` if there is such.
+
+    Without these folders, `CLASS/IMAGE`: then a fifth of each class is set aside for the test, always the same images.
+    Classes are called as their folders are, in the order of names; folders may hold further ones.
+
+    Args:
+        root: The folder.
+        channels: 3 for colour, 1 for grey; all images are turned into that.
+    """
+
+    image_size = 64
+
+    def __init__(self, root: str, channels: Literal[1, 3] = 3) -> None:
+        self.root = Path(root).expanduser()
+        self.channels = channels
+
+    def describe(self) -> DatasetInfo:
+        """Classes and numbers of images from the names of the files."""
+        classes, parts = self._listed()
+        validation = len(parts["val"].paths) if "val" in parts else None
+        size = self.image_size
+        return DatasetInfo(size, size, self.channels, len(classes), classes, len(parts["train"].paths), validation)
+
+    def read(self) -> ImageArrays:
+        """All files, not decoded yet."""
+        _, parts = self._listed()
+        images = {name: ImageFiles(part.paths, self.channels) for name, part in parts.items()}
+        labels = {name: part.labels for name, part in parts.items()}
+        own = (images["val"], labels["val"]) if "val" in parts else (None, None)
+        return ImageArrays(images["train"], labels["train"], images["test"], labels["test"], *own)
+
+    def _listed(self) -> tuple[tuple[str, ...], dict[str, LabelledFiles]]:
+        """The classes, and the files of each part.
+
+        Raises:
+            DataError: Naming all that is wrong.
+        """
+        if not self.root.is_dir():
+            raise DataError(f"{self.root}: there is no such folder (data.root, seen from {Path.cwd()})")
+        folders = {name: self.root / name for name in PARTS if (self.root / name).is_dir()}
+        classes = tuple(classes_in(folders.get("train", self.root)))
+        problems = [
+            f"there is a folder '{given}', but none called '{lacking}'{hint}"
+            for given, lacking, hint in (
+                ("train", "test", "; where 'val' is what you test with, call it 'test'"),
+                ("test", "train", ""),
+                ("val", "train", ""),
+            )
+            if given in folders and lacking not in folders
+        ]
+        if problems:
+            raise self._error(problems)
+        if len(classes) < 2:
+            where = folders.get("train", self.root)
+            raise self._error([f"{where} holds {len(classes)} folders of classes; there must be two at least"])
+        parts = {name: self._part(folder, classes, problems) for name, folder in folders.items()}
+        parts = parts or _set_aside(self._part(self.root, classes, problems))
+        problems += _missing(parts, classes)
+        if problems:
+            raise self._error(problems)
+        return classes, parts
+
+    def _part(self, folder: Path, classes: tuple[str, ...], problems: list[str]) -> LabelledFiles:
+        strays = stray_files(folder)
+        if strays:
+            problems.append(f"files that lie in no folder of a class: {named(strays)}")
+        there = classes_in(folder)
+        problems += [
+            f"{folder} has a folder '{name}', which train/ has not: no network could learn that class"
+            for name in sorted(set(there) - set(classes))
+        ]
+        problems += [
+            f"{folder} has no folder '{name}', which train/ has; make an empty one if there are no images of that class"
+            for name in sorted(set(classes) - set(there))
+        ]
+        return labelled_files(folder, classes, problems)
+
+    def _error(self, problems: list[str]) -> DataError:
+        return DataError("\n  ".join([f"{self.root} cannot be used as a data set:", *problems]))
+
+
+def _set_aside(files: LabelledFiles) -> dict[str, LabelledFiles]:
+    """All files as those to train with and those to test with: a choice that nothing but their number changes."""
+    random = np.random.default_rng(0)
+    tested = np.zeros(len(files.labels), dtype=bool)
+    for label in np.unique(files.labels):
+        own = random.permutation(np.flatnonzero(files.labels == label))
+        tested[own[: max(round(TEST_SHARE * len(own)), int(len(own) > 1))]] = True
+
+    def chosen(which: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> LabelledFiles:
+        return LabelledFiles(tuple(files.paths[index] for index in np.flatnonzero(which)), files.labels[which])
+
+    return {"train": chosen(~tested), "test": chosen(tested)}
+
+
+def _missing(parts: dict[str, LabelledFiles], classes: tuple[str, ...]) -> list[str]:
+    present = set(parts["train"].labels.tolist())
+    empty = [name for label, name in enumerate(classes) if label not in present]
+    problems = [f"classes without any training image: {named(empty)}"] if empty else []
+    return problems + [f"{name}/ holds no image" for name, part in parts.items() if not part.paths and name != "train"]

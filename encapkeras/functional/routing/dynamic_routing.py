@@ -1,0 +1,101 @@
+"""Dynamic routing without votes (Sabour et al. 2017; Li et al. 2018).
+
+A vote is linear in the input capsule and its matrix is shared by the positions of a type. So capsules are gathered
+before they are mapped, `s_j = sum_n W~[n, j] (sum_p c_jnp u~_np)`, and the logits after some iterations are
+`q_nj . u~_np` with `q_nj = W~[n, j]^T (v_j^1 + v_j^2 + ...)`: an iteration is cross-attention from output to input
+capsules. Here `u~ = [1, u]` and `W~ = [bias, W]`; the constant also gathers the denominator of the softmax.
+
+Shape suffixes: B batch, P positions, N capsule types, D capsule dimension, C = D + 1, J output capsules, E their
+dimension, G = B * N, X = N * C.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Literal
+
+import torch
+from torch.nn import functional as F
+
+from encapkeras.errors import ArgumentError
+from encapkeras.functional.routing.attention import LOG2_E, attend_over_inputs, attend_over_outputs
+from encapkeras.functional.routing.deferred_weight_gradient import Moments, route
+from encapkeras.functional.routing.routing_inputs import check_routing
+from encapkeras.functional.routing.vote_moments import VoteMoments, with_bias
+from encapkeras.functional.squash import squash
+from encapkeras.functional.torch_support.optional_compile import compilable
+from encapkeras.functional.torch_support.precision import full_precision
+
+SoftmaxAxis = Literal["inputs", "outputs"]
+
+
+@compilable
+def dynamic_routing(
+    capsules: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    *,
+    iterations: int = 3,
+    softmax_over: SoftmaxAxis = "inputs",
+) -> torch.Tensor:
+    """Routes capsules by agreement: outputs are squashed means of the votes that agree with them.
+
+    `vote_ij = W[n, j] u_i + bias[n, j]` for the input capsules `i = (n, p)`. Logits start at 0; T times:
+    `c = softmax(logits)`, `s_j = sum_i c_ij vote_ij`, `v_j = squash(s_j)`, and between the iterations
+    `logits_ij += vote_ij . v_j` (Sabour et al. 2017, procedure 1). Gradients flow through all iterations. Neither the
+    votes nor the coefficients of all pairs ever exist.
+
+    Args:
+        capsules: Input capsules `(B, P, N, D)`: P positions of N types. Half precision is computed in float32.
+        weight: Matrices of the votes `(N, J, E, D)`, shared by the positions of a type. Matrices of its own for each of
+            I capsules: capsules `(B, 1, I, D)` and weight `(I, J, E, D)`.
+        bias: Added to the votes, `(N, J, E)`.
+        iterations: Number T of iterations, from 1.
+        softmax_over: `inputs`: the coefficients of an output capsule sum to 1 (the encapsulation paper's code, which
+            found this to converge); `outputs`: those of an input capsule do (the 2017 paper).
+
+    Returns:
+        Capsules `(B, J, E)` of lengths below 1, in the type of `capsules`.
+
+    Raises:
+        ArgumentError: `iterations` or `softmax_over` has a value that it cannot have.
+        ShapeError: The sizes do not fit each other.
+
+    Example:
+        >>> capsules, weight = torch.rand(2, 36, 32, 8), torch.randn(32, 10, 16, 8)
+        >>> dynamic_routing(capsules, weight, iterations=3).shape
+        torch.Size([2, 10, 16])
+    """
+    check_routing(capsules, weight, bias, iterations)
+    if softmax_over not in ("inputs", "outputs"):
+        raise ArgumentError(f"softmax_over must be 'inputs' or 'outputs'; received {softmax_over!r}")
+    with full_precision(capsules) as wide:
+        vote_JNCE = with_bias(wide(weight), None if bias is None else wide(bias))
+        component_BNCP = F.pad(wide(capsules), (1, 0), value=1.0).permute(0, 2, 3, 1).contiguous()
+        routing = functools.partial(_routed, outputs=weight.shape[1], iterations=iterations, axis=softmax_over)
+        (out_JBE,) = route(VoteMoments, routing, vote_JNCE, component_BNCP)
+        return out_JBE.transpose(0, 1).to(capsules.dtype)
+
+
+def _routed(
+    moments: Moments, component_BNCP: torch.Tensor, *, outputs: int, iterations: int, axis: SoftmaxAxis
+) -> tuple[torch.Tensor]:
+    """The iterations; in the first, all coefficients are equal."""
+    batch, types, components, _ = component_BNCP.shape
+    key_GCP = component_BNCP.flatten(0, 1)
+    gathered_BX = component_BNCP.sum(3).flatten(1)
+    gathered_JBX = (gathered_BX if axis == "inputs" else gathered_BX / outputs).expand(outputs, -1, -1)
+    agreement_JBE: torch.Tensor | float = 0.0
+    for iteration in range(iterations):
+        routed_JBE, amount_JB1 = moments.contract(gathered_JBX)
+        out_JBE = squash(routed_JBE / amount_JB1 if axis == "inputs" else routed_JBE)
+        if iteration < iterations - 1:
+            agreement_JBE = agreement_JBE + out_JBE
+            query_JBX = moments.expand(agreement_JBE * LOG2_E, torch.zeros_like(amount_JB1))
+            query_JGC = query_JBX.view(outputs, batch * types, components)
+            if axis == "inputs":
+                gathered_JGC = attend_over_inputs(query_JGC, key_GCP, types)
+            else:
+                gathered_JGC = attend_over_outputs(query_JGC, key_GCP, key_GCP)
+            gathered_JBX = gathered_JGC.reshape(query_JBX.shape)
+    return (out_JBE,)

@@ -1,0 +1,300 @@
+"""Step 7: every node becomes a Keras layer that is called on symbolic tensors, so that every shape is known."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from inspect import Parameter, signature
+from typing import Any
+
+import keras
+
+from encapkeras.errors import EncapkerasError
+from encapkeras.losses import SideLoss
+from encapkeras.losses.side_loss import LABELS
+from encapkeras.model.make_layer import make_layer
+from encapkeras.plugins import line_in_plugin
+from encapkeras.spec.keras_layers import FIT_FOR_CAPSULES
+from encapkeras.spec.losses import NamedSideLoss
+from encapkeras.spec.nodes import Node, Reference
+from encapkeras.spec.tree import Report
+
+_ANSI = re.compile(r"\x1b\[[0-9;]*m")
+_PREAMBLE = re.compile(r"^Exception encountered when calling [^\n]*\n+")
+_INFERRING = re.compile(r"^Could not automatically infer .*?Error encountered:\s+", re.DOTALL)
+_TAIL = re.compile(r"\n+Arguments received by .*", re.DOTALL)
+
+LONGEST_TRACE = 5  # shapes in a row
+
+CAPSULE_AXES = 5  # batch, height, width, types, dim
+
+
+@dataclass(frozen=True)
+class BuiltGraph:
+    """Layers and symbolic tensors of a spec's nodes.
+
+    Args:
+        inputs: The model's inputs by name.
+        layers: The layers by node.
+        tensors: Every tensor.
+        called_on: What each node is called on.
+        side_losses: The side losses by name.
+    """
+
+    inputs: dict[str, keras.KerasTensor]
+    layers: dict[str, keras.layers.Layer]
+    tensors: dict[Reference, keras.KerasTensor]
+    called_on: dict[str, tuple[Reference, ...]] = field(default_factory=dict)
+    side_losses: dict[str, SideLoss] = field(default_factory=dict)
+
+    def trace(self, references: Iterable[Reference]) -> str:
+        """How the shapes of tensors came about: each with what is before it, the nearest last.
+
+        Args:
+            references: The tensors.
+
+        Example:
+            >>> from encapkeras.model.examine import examine_spec
+            >>> examine_spec("quickstart").graph.trace([Reference("stage1")])
+            'shapes: image (32, 32, 1) -> stem (16, 16, 16) -> stage1 (8, 8, 8, 4)'
+        """
+        chains = [" -> ".join(self._chain(reference)) for reference in dict.fromkeys(references)]
+        return f"shapes: {'; '.join(chains)}"
+
+    def _chain(self, reference: Reference) -> list[str]:
+        chain: list[str] = []
+        current: Reference | None = reference
+        while current and len(chain) < LONGEST_TRACE:
+            chain.append(f"{current} {tuple(self.tensors[current].shape[1:])}")
+            before = self.called_on.get(current.node, ())
+            current = before[0] if before else None
+        return [*(["..."] if current else []), *reversed(chain)]
+
+
+def build_nodes(
+    nodes: Sequence[Node],
+    inputs: Mapping[str, Sequence[int | None]],
+    report: Report,
+    policies: Mapping[str, Any],
+    *,
+    share: bool = False,
+) -> BuiltGraph:
+    """Makes and calls the layer of each node; those without a dtype policy of their own follow Keras' global one.
+
+    Args:
+        nodes: The nodes, each after those that it needs.
+        inputs: The shapes of the model's inputs, without the batch.
+        report: Where mistakes go; what depends on a node with a mistake is left out.
+        policies: Dtype policies by node, which overrule the spec.
+        share: Whether nodes that differ in nothing but the tensors they are called on have one layer: enough to know
+            all shapes and sizes, and far quicker in deep networks, but no network to compute with.
+    """
+    builder = _Builder(inputs, report, policies, share)
+    for node in nodes:
+        builder.add(node)
+    return builder.graph
+
+
+def build_side_losses(
+    graph: BuiltGraph,
+    side_losses: Sequence[NamedSideLoss],
+    outputs: Mapping[str, Reference],
+    report: Report,
+    policies: Mapping[str, Any],
+) -> None:
+    """Makes each side loss and tries it on the tensors that it names, so that its weights are made and shapes checked.
+
+    Args:
+        graph: The nodes; what is made joins it.
+        side_losses: The side losses.
+        outputs: The tensor of each of the model's outputs.
+        report: Where mistakes go; a loss on a node with a mistake is left out.
+        policies: Dtype policies by name, which overrule the spec.
+    """
+    for loss in side_losses:
+        if not all(reference in graph.tensors for reference in loss.tensors.values()):
+            continue
+        tensors = {name: graph.tensors[reference] for name, reference in loss.tensors.items()}
+        if loss.labels:
+            tensors[LABELS] = keras.KerasTensor((None,), dtype="int64", name=LABELS)
+        try:
+            layer = loss.make(policies.get(loss.name))
+            value = layer(**tensors)
+        except Exception as error:  # whatever a loss's own code or Keras raises is about this loss
+            trace = graph.trace(loss.tensors.values())
+            report.add(loss.tree, _plain_message(error, loss.loss, loss.name), trace=trace)
+            continue
+        if value.shape not in ((), (None,)):
+            text = f"loss '{loss.loss}' gives shape {tuple(value.shape)}, not one number for each sample or for all"
+            report.add(loss.tree, text)
+            continue
+        problem = _classes_problem(loss, layer.per_class, graph, outputs)
+        if problem:
+            trace = graph.trace([loss.tensors[layer.per_class]])
+            report.add(loss.tree.value[layer.per_class], problem, trace=trace)
+            continue
+        graph.side_losses[loss.name] = layer
+
+
+def _classes_problem(loss: NamedSideLoss, per_class: str, graph: BuiltGraph, outputs: Mapping[str, Reference]) -> str:
+    """What is wrong with the number of class capsules: only in training would labels be found not to fit them."""
+    if not per_class or loss.labels_of not in outputs or outputs[loss.labels_of] not in graph.tensors:
+        return ""
+    scores = graph.tensors[outputs[loss.labels_of]]
+    if len(scores.shape) != 2 or scores.shape[1] in (None, 1):  # one number may tell two classes apart
+        return ""
+    made = graph.tensors[loss.tensors[per_class]].shape[1]
+    if made == scores.shape[1]:
+        return ""
+    return (
+        f"must be one for each of the {scores.shape[1]} classes that output '{loss.labels_of}' has scores for; "
+        f"'{loss.tensors[per_class]}' has {made}"
+    )
+
+
+class _Builder:
+    def __init__(
+        self, inputs: Mapping[str, Sequence[int | None]], report: Report, policies: Mapping[str, Any], share: bool
+    ) -> None:
+        self._report = report
+        self._policies = policies
+        self._twins: dict[str, str] | None = {} if share else None
+        dtype = keras.config.dtype_policy().variable_dtype
+        tensors = {name: keras.Input(tuple(shape), name=name, dtype=dtype) for name, shape in inputs.items()}
+        self.graph = BuiltGraph(tensors, {}, {Reference(name): tensor for name, tensor in tensors.items()})
+        self._capsules: set[Reference] = set()  # five axes alone do not tell capsules from a volume
+
+    def add(self, node: Node) -> None:
+        if not all(reference in self.graph.tensors for reference in node.inputs):
+            return
+        on_capsules = any(reference in self._capsules for reference in node.inputs)
+        if on_capsules and not node.kind.takes_capsules:
+            self._report.add(node.tree, _not_for_capsules(node, self.graph), trace=self.graph.trace(node.inputs))
+            return
+        layer = None
+        try:
+            twin = self._twin(node)
+            layer = self.graph.layers[twin] if twin else self._made(node)
+            outputs = self._like(node, twin) if twin else self._outputs(node, layer)
+        except Exception as error:  # whatever a layer's own code or Keras raises is about this node
+            trace = "" if layer is None else self.graph.trace(node.inputs)
+            self._report.add(node.tree, _plain_message(error, node.layer, node.layer_name), trace=trace)
+            return
+        problem = _outputs_problem(node, outputs)
+        if problem:
+            self._report.add(node.tree, problem)
+            return
+        expected = node.settings.expect
+        made = tuple(outputs["out"].shape[1:])
+        if expected is not None and made != tuple(expected):
+            text = f"makes {made}, the spec expects {tuple(expected)}"
+            trace = f"{self.graph.trace(node.inputs)} -> {node.name} {made}"
+            self._report.add(node.tree.value["expect"], text, trace=trace)
+            return
+        self.graph.layers[node.name] = layer
+        self.graph.called_on[node.name] = node.inputs
+        for port, tensor in outputs.items():
+            reference = Reference(node.name, port)
+            self.graph.tensors[reference] = tensor
+            if len(tensor.shape) == CAPSULE_AXES and (node.kind.entry or on_capsules):
+                self._capsules.add(reference)
+
+    def _twin(self, node: Node) -> str | None:
+        """The name of a node before that makes the same of the same; None if there is none, or nodes share nothing."""
+        if self._twins is None:
+            return None
+        tensors = [self.graph.tensors[reference] for reference in node.inputs]
+        shapes = [(tuple(tensor.shape), str(tensor.dtype)) for tensor in tensors]
+        settings = node.settings.model_dump(include={"dtype", "trainable"})
+        key = repr((node.layer, node.arguments, settings, node.listed, shapes))
+        twin = self._twins.get(key)
+        if twin not in self.graph.layers:  # the first one, or only ones with a mistake before
+            self._twins[key] = node.name
+            return None
+        return twin
+
+    def _like(self, node: Node, twin: str) -> dict[str, Any]:
+        made = {port: self.graph.tensors[Reference(twin, port)] for port in node.kind.ports}
+        return {port: keras.KerasTensor(tensor.shape, dtype=tensor.dtype) for port, tensor in made.items()}
+
+    def _outputs(self, node: Node, layer: keras.layers.Layer) -> dict[str, Any]:
+        return call_layer(node, layer, [self.graph.tensors[reference] for reference in node.inputs])
+
+    def _made(self, node: Node) -> keras.layers.Layer:
+        policy = self._policies.get(node.name, node.settings.dtype)
+        layer = make_layer(node.kind, node.layer_name, node.arguments, policy)
+        layer.trainable = node.settings.trainable  # not every layer of Keras takes it as an argument
+        return layer
+
+
+def call_layer(node: Node, layer: keras.layers.Layer, tensors: Sequence[Any], **options: Any) -> dict[str, Any]:
+    """Calls the layer of a node on tensors one by one, or on a list of them, whichever it takes.
+
+    Args:
+        node: The node.
+        layer: Its layer.
+        tensors: What it is called on.
+        **options: What else `call` is given.
+
+    Returns:
+        What it makes, by port.
+    """
+    one_by_one = not node.listed or _positional_tensors(layer) > 1 or (len(tensors) == 1 and _takes_one(layer))
+    arguments = tensors if one_by_one else [list(tensors)]
+    if len(node.kind.ports) > 1:
+        return layer(*arguments, return_ports=True, **options)  # type: ignore[no-any-return]
+    return {"out": layer(*arguments, **options)}
+
+
+def _positional_tensors(layer: keras.layers.Layer) -> int:
+    """How many arguments `call` needs; Keras' attention takes its tensors one by one, most layers take a list."""
+    kinds = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
+    return sum(p.kind in kinds and p.default is p.empty for p in signature(layer.call).parameters.values())
+
+
+def _takes_one(layer: keras.layers.Layer) -> bool:
+    """Whether the layer is called on a tensor and not on a list, as far as its class tells."""
+    if type(layer).__module__.startswith("keras."):
+        return not isinstance(layer, keras.layers.Add.__base__)  # what merges tensors has one base class
+    first = next(iter(signature(layer.call).parameters.values()))
+    return str(first.annotation) in ("torch.Tensor", "<class 'torch.Tensor'>")
+
+
+def _outputs_problem(node: Node, outputs: Any) -> str:
+    """Why what a layer gives cannot stand for its ports; empty if it can."""
+    ports = node.kind.ports
+    if len(ports) > 1 and not (isinstance(outputs, dict) and set(outputs) == set(ports)):
+        gives = f"a map of {', '.join(map(str, outputs))}" if isinstance(outputs, dict) else f"{type(outputs).__name__}"
+        return (
+            f"layer '{node.layer}', called with return_ports=True, must give a map of its ports {', '.join(ports)}; it "
+            f"gives {gives}. Its compute_output_spec, if it has one, must do the same."
+        )
+    if not all(hasattr(tensor, "shape") for tensor in outputs.values()):
+        return f"layer '{node.layer}' gives several tensors; a node gives one"
+    return ""
+
+
+def _not_for_capsules(node: Node, graph: BuiltGraph) -> str:
+    shape = next(tuple(tensor.shape) for r in node.inputs if len((tensor := graph.tensors[r]).shape) == CAPSULE_AXES)
+    return (
+        f"'{node.layer}' would take capsules (batch, height, width, types, dim) for something else; received {shape}. "
+        "Put a capsules_to_image before it, or use a capsule layer. Of Keras' layers these fit: "
+        f"{', '.join(sorted(FIT_FOR_CAPSULES))}."
+    )
+
+
+def plain_text(error: Exception) -> str:
+    """An exception's message without what Keras wraps around it."""
+    text = _ANSI.sub("", str(error)).strip()
+    return _TAIL.sub("", _INFERRING.sub("", _PREAMBLE.sub("", text))).strip()
+
+
+def _plain_message(error: Exception, kind: str, name: str) -> str:
+    """An exception's message, with its type and its line in a plugin where these help."""
+    text = plain_text(error)
+    text = text.removeprefix(f"{kind}: ").removeprefix(f"{name}: ")
+    known = isinstance(error, EncapkerasError | ValueError)
+    plain = text if known and text else f"{kind}: {text or 'failed'} ({type(error).__name__})"
+    place = line_in_plugin(error)
+    return f"{plain} ({place})" if place else plain

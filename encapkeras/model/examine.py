@@ -1,0 +1,93 @@
+"""A spec with its shapes: the layers are made without weights, and called on tensors without values."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import NamedTuple
+
+import keras
+
+from encapkeras.model.build import BuiltGraph, build_nodes, build_side_losses
+from encapkeras.model.shape_warnings import warn_about_shapes
+from encapkeras.spec.load import Reading, Source, merged
+from encapkeras.spec.spec import Spec
+from encapkeras.spec.sweep import Variant
+from encapkeras.spec.tree import Report, Tree
+
+
+def check_spec(source: Source, overrides: Sequence[str] = ()) -> Spec:
+    """Reads a spec and checks everything, shapes included; no weights are made.
+
+    Args:
+        source: As for `load_spec`.
+        overrides: As for `load_spec`.
+
+    Returns:
+        The spec.
+
+    Raises:
+        ArgumentError: `source` or `overrides` is of another type.
+        SpecError: It has mistakes: all of them, with their places.
+
+    Example:
+        >>> check_spec("quickstart").name
+        'quickstart'
+    """
+    return examine_spec(source, overrides).spec
+
+
+class Examined(NamedTuple):
+    """A spec without mistakes, and its layers and tensors without numbers.
+
+    Args:
+        spec: The spec, with its warnings.
+        graph: The layers, whose weights have shapes and no values, and symbolic tensors; equal nodes share a layer.
+        variants: The networks of its sweep; none without one.
+    """
+
+    spec: Spec
+    graph: BuiltGraph
+    variants: Sequence[Variant]
+
+
+def examine_spec(source: Source, overrides: Sequence[str] = ()) -> Examined:
+    """As `check_spec`, and gives the layers and tensors too that the shapes were checked with, and a sweep's networks.
+
+    Args:
+        source: As for `load_spec`.
+        overrides: As for `load_spec`.
+
+    Raises:
+        ArgumentError: `source` or `overrides` is of another type.
+        SpecError: It has mistakes: all of them, with their places.
+
+    Example:
+        >>> examine_spec("quickstart").graph.inputs["image"].shape
+        (None, 32, 32, 1)
+    """
+    if isinstance(source, Spec) and not overrides and not source.sweep:
+        report = Report()
+        graph = _without_numbers(source, report)
+        report.raise_if_any()
+        return Examined(source, graph, [])
+    reading = Reading(*merged(source, overrides))
+    graph = _without_numbers(reading, reading.report)
+    variants = reading.variants(_checked)
+    reading.report.raise_if_any()
+    return Examined(reading.spec(partial(warn_about_shapes, graph)), graph, variants)
+
+
+def _without_numbers(source: Spec | Reading, report: Report) -> BuiltGraph:
+    """The layers, whose weights have no numbers, and tensors; notes the shapes that do not fit."""
+    with keras.device("meta"):
+        graph = build_nodes(source.nodes, source.inputs, report, {}, share=True)
+        build_side_losses(graph, source.side_losses, source.outputs, report, {})
+    return graph
+
+
+def _checked(merged: Tree, report: Report) -> Spec | None:
+    """A network of a sweep, shapes included; None after mistakes."""
+    reading = Reading(merged, report)
+    graph = _without_numbers(reading, report)
+    return None if report.problems() else reading.spec(partial(warn_about_shapes, graph))

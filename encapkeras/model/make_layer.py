@@ -1,0 +1,47 @@
+"""The Keras layer of one node."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import keras
+
+from encapkeras.errors import ArgumentError
+from encapkeras.spec.keras_layers import plain_object, with_image_format
+from encapkeras.spec.layer_kinds import LayerKind
+
+
+def make_layer(kind: LayerKind, name: str, arguments: Mapping[str, Any], policy: Any) -> keras.layers.Layer:
+    """The layer; raises whatever its constructor raises."""
+    values = {key: plain_object(value) for key, value in arguments.items()}
+    if kind.entry is None:
+        values = with_image_format(kind.target, values)
+    # By name, where it has one: Keras makes a configuration of plain arguments only.
+    dtype = policy.name if type(policy) is keras.DTypePolicy else policy
+    layer = kind.target(name=name, dtype=dtype, **values)
+    if kind.entry and not kind.target.__module__.startswith("encapkeras."):
+        _check_own_layer(layer, name, values)
+    return layer
+
+
+def _check_own_layer(layer: keras.layers.Layer, name: str, arguments: Iterable[str]) -> None:
+    """Checks what a layer of the user's must do, and could fail to do much later, when a model is saved or loaded.
+
+    Raises:
+        ArgumentError: It does not hand its name on, or its configuration does not make it again.
+    """
+    who = f"class {type(layer).__name__}"
+    if getattr(layer, "name", None) != name:
+        raise ArgumentError(f"__init__ of {who} must hand **kwargs on: super().__init__(**kwargs)")
+    base = "derive it from encapkeras.layers.CapsuleLayer, which has a right one, or mend it"
+    try:
+        config = layer.get_config()
+        lost = [argument for argument in arguments if argument not in config]
+        if not lost:
+            type(layer).from_config(config)
+    except Exception as error:  # a configuration is the layer's own code
+        reason = str(error).rpartition("Exception encountered: ")[2]  # behind what Keras says around it
+        raise ArgumentError(f"get_config of {who} does not make it again: {reason}; {base}") from error
+    if lost:
+        raise ArgumentError(f"get_config of {who} lacks {', '.join(map(repr, lost))}, which loading needs; {base}")

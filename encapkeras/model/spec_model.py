@@ -1,0 +1,398 @@
+"""Step 8: the layers become a `SpecModel`, a Keras model that knows the spec it was made from."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import zipfile
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import torch
+
+from encapkeras.errors import EncapkerasError, PluginError, suggest
+from encapkeras.losses import SideLoss
+from encapkeras.model.build import BuiltGraph, build_nodes, build_side_losses
+from encapkeras.model.examine import Examined, check_spec
+from encapkeras.model.moving_statistics import MovingStatistics
+from encapkeras.model.precision import computing_in, tf32
+from encapkeras.model.side_losses import SideLosses, taps_wanted
+from encapkeras.plugins import check_loaded, plugin_of_module, used_plugins
+from encapkeras.spec.load import Source, load_spec
+from encapkeras.spec.nodes import Node
+from encapkeras.spec.spec import Spec
+from encapkeras.spec.tree import Report
+
+IMAGE_RANGE = (0.0, 1.0)
+
+
+@dataclass(frozen=True)
+class ModelOrigin:
+    """What a model is made from; one object, which Keras does not look into.
+
+    Args:
+        spec: The spec, as far as the network goes.
+        resolved: The whole spec as plain data.
+        graph: The layers and tensors of its nodes.
+        class_names: The name of each class, in the order of the labels; empty if not known.
+    """
+
+    spec: Spec
+    resolved: dict[str, Any]
+    graph: BuiltGraph
+    class_names: tuple[str, ...]
+
+    @property
+    def layers(self) -> dict[str, keras.layers.Layer]:
+        """The layers of all nodes and side losses, by name."""
+        return {**self.graph.layers, **self.graph.side_losses}
+
+
+@dataclass(frozen=True)
+class TrainingLoss:
+    """What a model shows of a training step before its weights change.
+
+    Args:
+        x: The inputs of the batch, as `fit` got them.
+        y: Its labels, as `fit` got them.
+        sample_weight: The weights of its samples, as `fit` got them; None for none.
+        total: The loss.
+        parts: What it is the sum of: the compiled losses, and each side loss.
+    """
+
+    x: Any
+    y: Any
+    sample_weight: Any
+    total: torch.Tensor
+    parts: Mapping[str, torch.Tensor]
+
+
+@keras.saving.register_keras_serializable(package="encapkeras")
+class SpecModel(keras.Model):  # type: ignore[misc]
+    """A Keras model made from a spec; `build_model` makes one.
+
+    With one input and one output it takes and gives plain tensors, otherwise maps of tensors by name. Its
+    configuration is the resolved spec, so that a saved `.keras` file needs no spec file to load.
+
+    Args:
+        origin: What it is made from.
+
+    Attributes:
+        loss_watcher: What is called with the loss of each training step before the weights change; None for nothing.
+    """
+
+    def __init__(self, origin: ModelOrigin) -> None:
+        tensors = origin.graph.tensors
+        inputs = _plain_if_single(origin.graph.inputs)
+        named = {name: tensors[reference] for name, reference in origin.spec.outputs.items()}
+        outputs = _plain_if_single(named)
+        output_names = keras.tree.flatten({name: name for name in named})  # in the order of Keras' outputs
+        # Keras asks for the layers while it makes the model.
+        self.__dict__["_side"] = SideLosses(inputs, outputs, output_names, origin.graph, origin.spec.side_losses)
+        super().__init__(inputs=inputs, outputs=outputs, name=origin.spec.name)
+        self.output_names = output_names
+        self._origin = origin
+        self._statistics = MovingStatistics(self)
+        self.loss_watcher: Callable[[TrainingLoss], None] | None = None
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """The resolved spec: plain data, and itself a spec."""
+        return self._origin.resolved
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The name of each class, in the order of the labels; empty if not known."""
+        return self._origin.class_names
+
+    def make_losses(self) -> dict[str, keras.losses.Loss]:
+        """A new Keras loss for each output that has one, for `compile(loss=...)`."""
+        return self._origin.spec.make_losses()
+
+    @property
+    def loss_weights(self) -> dict[str, float]:
+        """What the loss of each output is multiplied by, for `compile(loss_weights=...)`."""
+        return self._origin.spec.loss_weights
+
+    @property
+    def side_losses(self) -> dict[str, SideLoss]:
+        """The losses on tensors inside the network, by name: Keras layers, whose weights are the model's.
+
+        `fit` and `evaluate` add each, times its weight in the spec, to the compiled loss, and show it as
+        `<name>_loss`, without that weight; `evaluate` without those that are `training_only`.
+        """
+        return dict(self._origin.graph.side_losses)
+
+    @property
+    def layers(self) -> list[keras.layers.Layer]:
+        """All layers, those that only side losses need included."""
+        layers = [*super().layers, *self._side.layers]
+        return list({id(layer): layer for layer in layers}.values())
+
+    @property
+    def metrics(self) -> list[keras.metrics.Metric]:
+        """Keras' metrics, the mean of each side loss, and the means of the figures that side losses report."""
+        return [*super().metrics, *self._side.metrics]
+
+    @property
+    def side_figures(self) -> list[str]:
+        """The names, `<loss>_<figure>`, of the metrics that are figures of side losses: no losses, no scores."""
+        names: list[str] = self._side.figures
+        return names
+
+    def call(self, inputs: Any, training: bool | None = None, mask: Any = None, **kwargs: Any) -> Any:
+        """The outputs; in training they bring along what the side losses need."""
+        outputs: Any
+        with (
+            tf32(self._tf32),
+            computing_in(self.precision, inputs) as widened,
+            self._statistics.kept_if_not_finite() if training else contextlib.nullcontext(),
+        ):
+            if not self._side.wanted(training):
+                return widened(super().call(inputs, training=training, mask=mask, **kwargs))
+            outputs, taps = widened(self._side.call(inputs, training, mask))
+        self._side.keep(taps, outputs)
+        return outputs
+
+    @property
+    def precision(self) -> str:
+        """`train.precision` of its spec, also of a saved model: the type of products of matrices and convolutions."""
+        precision: str = (self.spec.get("train") or {}).get("precision", "float32")
+        return precision
+
+    @property
+    def _tf32(self) -> bool | None:
+        allowed: bool | None = (self.spec.get("train") or {}).get("tf32")
+        return allowed
+
+    def train_step(self, data: Any) -> dict[str, Any]:
+        """Keras' own, whose backward pass may use TF32 as the forward pass may."""
+        with tf32(self._tf32):
+            return super().train_step(data)  # type: ignore[no-any-return]
+
+    def compute_loss(
+        self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
+    ) -> torch.Tensor:
+        """The compiled losses of a batch and, in training and in `evaluate`, the side losses, each times its weight.
+
+        Those that are for training only do not count in `evaluate`.
+
+        Raises:
+            TrainingError: There are side losses, and `y_pred` is not what this model just gave in training, or they
+                need labels and there are none.
+        """
+        self._side.check_labels(y)
+        parts = {}
+        if self.loss or not self.side_losses:  # Keras takes a loss on an output for necessary
+            parts["that on the outputs"] = super().compute_loss(x, y, y_pred, sample_weight, training)
+        watched = training and self.side_losses  # these may have batch norms of their own
+        with self._statistics.kept_if_not_finite() if watched else contextlib.nullcontext():
+            side = self._side.values(y, y_pred, sample_weight, training)
+        parts.update({f"'{name}'": value for name, value in side.items()})
+        total: torch.Tensor = sum(parts.values(), torch.zeros(()))
+        if training and self.loss_watcher:
+            self.loss_watcher(TrainingLoss(x, y, sample_weight, total, parts))
+        return total
+
+    def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> dict[str, Any]:
+        """The figures of a batch; Keras asks for them before the first loss.
+
+        Raises:
+            TrainingError: There are no labels, and a side loss takes some.
+        """
+        self._side.check_labels(y)
+        return super().compute_metrics(x, y, y_pred, sample_weight)  # type: ignore[no-any-return]
+
+    def test_step(self, data: Any) -> dict[str, Any]:
+        """Evaluates a batch, with the side losses that are not for training only."""
+        with taps_wanted():
+            return super().test_step(data)  # type: ignore[no-any-return]
+
+    def port(self, name: str) -> keras.KerasTensor:
+        """A symbolic tensor of the graph, to make other models of.
+
+        Args:
+            name: `node`, `node/port`, or an input.
+
+        Raises:
+            EncapkerasError: There is none of that name.
+
+        Example:
+            >>> import encapkeras
+            >>> model = encapkeras.build_model("quickstart")
+            >>> model.port("image").shape
+            (None, 32, 32, 1)
+        """
+        tensors = {str(reference): tensor for reference, tensor in self._origin.graph.tensors.items()}
+        tensor = tensors.get(name.removesuffix("/out"))
+        if tensor is None:
+            raise EncapkerasError(f"the model has no tensor '{name}'. {suggest(name, tensors)}")
+        return tensor
+
+    def copy_weights(self, source: keras.Model, leave: Sequence[str] = ()) -> None:
+        """Takes the weights of another model, node by node, as of one that was trained on other classes.
+
+        Args:
+            source: A model with a layer for each node and side loss here that has weights, of the same name and with
+                weights of the same shapes. What else it has does not matter.
+            leave: Nodes and side losses that keep the weights that they have.
+
+        Raises:
+            EncapkerasError: The source has no layer for a node that is not left, or one with other weights, or there is
+                no node to leave of that name. No weight is changed then.
+
+        Example:
+            >>> import encapkeras
+            >>> trained = encapkeras.build_model("quickstart")
+            >>> three = ["data=null", "model.nodes.digits.capsules=3", "model.nodes.lengths.expect=null"]
+            >>> model = encapkeras.build_model(trained.spec, three)
+            >>> model.copy_weights(trained, leave=["digits"])
+            >>> stem, same = model.get_layer("stem").weights[0], trained.get_layer("stem").weights[0]
+            >>> bool((stem.value == same.value).all())
+            True
+        """
+        reached = {id(layer) for layer in self.layers}
+        own = {name: layer for name, layer in self._origin.layers.items() if id(layer) in reached and layer.weights}
+        for name in leave:
+            if name not in own:
+                raise EncapkerasError(
+                    f"'leave' names '{name}', no node with weights of '{self.name}'. {suggest(name, own)}"
+                )
+        theirs = {layer.name: layer for layer in source.layers}
+        taking = [layer for name, layer in own.items() if name not in leave]
+        problems = {layer.name: problem for layer in taking if (problem := _unlike(layer, theirs.get(layer.name)))}
+        if problems:
+            raise EncapkerasError(
+                f"the weights of '{source.name}' do not fit '{self.name}': {'; '.join(problems.values())}. To keep "
+                f"what these nodes have, give leave=[{', '.join(map(repr, [*leave, *problems]))}]"
+            )
+        for layer in taking:
+            for mine, given in zip(layer.weights, theirs[layer.name].weights, strict=True):
+                mine.assign(given)
+
+    @property
+    def examined(self) -> Examined:
+        """The spec, and the layers and tensors of its nodes."""
+        return Examined(self._origin.spec, self._origin.graph, ())
+
+    def nodes(self) -> list[tuple[Node, keras.layers.Layer]]:
+        """The spec's nodes that reach an output or a side loss, each after those that it needs, with their layers."""
+        reached = {id(layer) for layer in self.layers}
+        layers = self._origin.graph.layers
+        return [(n, layers[n.name]) for n in self._origin.spec.nodes if id(layers[n.name]) in reached]
+
+    def get_config(self) -> dict[str, Any]:
+        """The resolved spec, its plugins, and what may have changed since: frozen layers and dtype policies."""
+        layers = self._origin.layers
+        return {
+            "spec": self.spec,
+            "plugins": {plugin.path.name: dict(plugin.registers) for plugin in used_plugins(self.spec)},
+            "class_names": list(self.class_names),
+            "image_range": list(IMAGE_RANGE),
+            "trainable": self.trainable,
+            "frozen": [name for name, layer in layers.items() if not layer.trainable],
+            "policy": keras.dtype_policies.serialize(self.dtype_policy),
+            "policies": {name: keras.dtype_policies.serialize(layer.dtype_policy) for name, layer in layers.items()},
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> SpecModel:
+        """The model that a configuration describes, with new weights.
+
+        Raises:
+            PluginError: A plugin is not loaded that it needs.
+        """
+        for file, registers in config.get("plugins", {}).items():
+            check_loaded(registers, f"model '{config['spec']['name']}'", file)
+        structure = {key: part for key, part in config["spec"].items() if key not in ("data", "train")}
+        deserialize = keras.dtype_policies.deserialize
+        policies = {name: deserialize(policy) for name, policy in config["policies"].items()}
+        around = keras.config.dtype_policy()
+        keras.config.set_dtype_policy(deserialize(config["policy"]))
+        try:
+            model = _made(load_spec(structure), config["spec"], config["class_names"], policies)
+        finally:
+            keras.config.set_dtype_policy(around)
+        model.trainable = config["trainable"]
+        for name, layer in model._origin.layers.items():
+            layer.trainable = name not in config["frozen"]
+        return model
+
+
+def build_model(source: Source, overrides: Sequence[str] = ()) -> SpecModel:
+    """Makes the Keras model that a spec describes, with new weights.
+
+    Args:
+        source: A YAML or JSON file, the name of a bundled spec (`quickstart`), plain data, or a spec.
+        overrides: Texts `path.to.key=value`, as `--set` takes them.
+
+    Returns:
+        A Functional model for `compile` and `fit`. Layers without a `dtype` of their own follow Keras' global policy.
+
+    Raises:
+        ArgumentError: `source` or `overrides` is of another type.
+        SpecError: The spec has mistakes: all of them, with their places.
+
+    Example:
+        >>> import encapkeras
+        >>> model = encapkeras.build_model("quickstart")
+        >>> model.compile(loss=model.make_losses(), optimizer="adam")
+        >>> model.output_shape
+        (None, 10)
+    """
+    spec = check_spec(source, overrides)  # first without weights, so that no mistake costs memory
+    class_names = spec.info.class_names if spec.info else ()
+    return _made(spec, spec.resolved, class_names, {})
+
+
+def load_model(path: str | os.PathLike[str]) -> keras.Model:
+    """Loads a saved `.keras` file, of a spec's model or any other that has encapkeras' layers.
+
+    Args:
+        path: The file.
+
+    Raises:
+        EncapkerasError: There is no such file, or it is no Keras model.
+    """
+    shown = os.fspath(path)
+    if os.path.isdir(path):
+        raise EncapkerasError(
+            f"'{shown}' cannot be loaded: it is a folder. Of a run, give checkpoints/best.keras or last.keras in it"
+        )
+    if not os.path.isfile(path):
+        raise EncapkerasError(f"'{shown}' cannot be loaded: there is no such file")
+    if not zipfile.is_zipfile(path):  # Keras would say that it is not there
+        raise EncapkerasError(f"'{shown}' cannot be loaded: it is no .keras file, or a damaged one")
+    try:
+        return keras.saving.load_model(path)
+    except (OSError, ValueError, TypeError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+        plugin = plugin_of_module(str(error))
+        if plugin:
+            raise PluginError(
+                f"'{shown}' cannot be loaded: it has a class of the plugin {plugin}. Load that first: "
+                f"encapkeras.load_plugin('{plugin}')."
+            ) from error
+        raise EncapkerasError(f"'{shown}' cannot be loaded: {error}") from error
+
+
+def _made(spec: Spec, resolved: dict[str, Any], class_names: Sequence[str], policies: dict[str, Any]) -> SpecModel:
+    report = Report()
+    graph = build_nodes(spec.nodes, spec.inputs, report, policies)
+    build_side_losses(graph, spec.side_losses, spec.outputs, report, policies)
+    report.raise_if_any()
+    return SpecModel(ModelOrigin(spec, resolved, graph, tuple(class_names)))
+
+
+def _plain_if_single(tensors: Mapping[str, keras.KerasTensor]) -> Any:
+    return next(iter(tensors.values())) if len(tensors) == 1 else dict(tensors)
+
+
+def _unlike(layer: keras.layers.Layer, other: keras.layers.Layer | None) -> str:
+    """Why a layer cannot have the weights of another; empty if it can."""
+    if other is None:
+        return f"it has no '{layer.name}'"
+    here, there = ([tuple(weight.shape) for weight in each.weights] for each in (layer, other))
+    return "" if here == there else f"'{layer.name}' has weights {here} here and {there} there"

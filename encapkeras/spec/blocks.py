@@ -1,0 +1,115 @@
+"""The `blocks` of a spec: parts of a network that nodes use by name, each use with parameters of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from encapkeras.errors import suggest
+from encapkeras.spec.sections import BLOCK, REQUIRED, BlockSection, NodeKeys
+from encapkeras.spec.tree import FAILED, Report, Tree
+from encapkeras.spec.variables import NODE_NAME, RESERVED, check_variable_name
+
+PREFIX = "block."
+
+# What a node that uses a block hands down to the block's nodes, or to its output, besides parameters.
+_COMMON = frozenset({*NodeKeys.model_fields, "repeat"})
+
+
+@dataclass(frozen=True)
+class Block:
+    """A sound declaration.
+
+    Args:
+        name: Its name.
+        inputs: What its nodes call the tensors that it is called on.
+        parameters: Each parameter's default; None where a use must give a value.
+        nodes: Its nodes as written.
+        output: The node that stands for it, as written.
+    """
+
+    name: str
+    inputs: tuple[str, ...]
+    parameters: Mapping[str, Tree | None]
+    nodes: Tree
+    output: Tree
+
+    def known(self, node: Tree, report: Report) -> Tree:
+        """A node that uses the block, without keys that are neither parameters nor every node's, which are noted."""
+        what = f"a parameter of block '{self.name}'"
+        return node.with_value(report.as_meant(node.entries(), what, list(self.parameters), _COMMON))
+
+    def given(self, node: Tree, report: Report) -> dict[str, Tree]:
+        """The parameters that have no default, or another value in this use; missing ones are noted, and fail.
+
+        Args:
+            node: The node that uses the block.
+            report: Where mistakes go.
+        """
+        values = {name: entry for name, entry in node.entries().items() if name in self.parameters}
+        for name, default in self.parameters.items():
+            if default is None and name not in values:
+                report.add_missing(node, f"block '{self.name}' needs '{name}'")
+                values[name] = node.with_value(FAILED)
+        return values
+
+    @property
+    def defaults(self) -> dict[str, Tree]:
+        """The parameters that have a default, as written."""
+        return {name: default for name, default in self.parameters.items() if default is not None}
+
+
+def read_blocks(tree: Tree, report: Report) -> dict[str, Block | None]:
+    """The blocks of a spec by name; None for one with a mistake, which has been noted.
+
+    Args:
+        tree: The map `blocks`.
+        report: Where mistakes go.
+    """
+    return {name: _block(name, entry, report) for name, entry in tree.entries().items()}
+
+
+def _block(name: str, tree: Tree, report: Report) -> Block | None:
+    if not NODE_NAME.fullmatch(name):
+        report.add(tree, f"'{name}' is no name for a block; it consists of letters, digits, '_', '-' and '.'")
+        return None
+    if not isinstance(tree.value, dict):  # noted with the section
+        return None
+    problems = report.add_values(BLOCK, tree)
+    if any(problem.kind != "unknown" for problem in problems) or any(tree.failures()):
+        return None
+    entries = tree.entries()
+    inputs, parameters = _inputs(tree, report), _parameters(tree, report)
+    if inputs is None or parameters is None:
+        return None
+    return Block(name, inputs, parameters, entries["nodes"], entries["output"])
+
+
+def _inputs(tree: Tree, report: Report) -> tuple[str, ...] | None:
+    written = tree.entries().get("inputs")
+    if written is None:
+        return tuple(BlockSection.model_fields["inputs"].default)
+    names = [str(name.value) for name in written.value]
+    for position, name in enumerate(names):
+        if not NODE_NAME.fullmatch(name) or name in (*RESERVED, *names[:position]):
+            why = "occurs twice" if name in names[:position] else "is no name for an input"
+            report.add(written.value[position], f"'{name}' {why}")
+            return None
+    return tuple(names)
+
+
+def _parameters(tree: Tree, report: Report) -> dict[str, Tree | None] | None:
+    written = tree.entries().get("parameters")
+    entries = written.entries() if written else {}
+    for name, entry in entries.items():
+        check_variable_name(name, entry, report)
+        if name in _COMMON:
+            report.add(entry, f"'{name}' is no name for a parameter: every node has '{name}' of its own")
+            return None
+    return {name: None if entry.value == REQUIRED else entry for name, entry in entries.items()}
+
+
+def unknown_block(name: str, blocks: Mapping[str, Block | None]) -> str:
+    """The message for a name that no block has."""
+    known = suggest(name, blocks) if blocks else "There are none; 'blocks' is where they are declared."
+    return f"no block is called '{name}'. {known}"

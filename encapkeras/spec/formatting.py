@@ -1,0 +1,127 @@
+"""A spec file in the other language, or in our layout: YAML to JSON, JSON to YAML, with the same meaning.
+
+The values are the same, with their types and in their order. Comments are not: neither JSON nor the tree of a spec has
+a place for them. The comment that names the schema for editors is the key `$schema` in JSON.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from encapkeras.errors import ArgumentError
+from encapkeras.spec.inherit import bundled_specs
+from encapkeras.spec.parse import comments, is_json, load_text, read_text
+from encapkeras.spec.spec_files import SpecFile, installed_schema, moved_path
+from encapkeras.spec.tree import Report
+from encapkeras.spec.write import as_json, as_yaml
+
+# The line by which yaml-language-server finds the schema of a file.
+MODELINE = re.compile(r"^#\s*yaml-language-server\s*:\s*\$schema\s*=\s*(\S+).*$", re.MULTILINE)
+SCHEMA_KEY = "$schema"
+
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")  # how a URI begins
+
+
+@dataclass(frozen=True)
+class Formatted:
+    """A spec file in another form.
+
+    Args:
+        text: The whole text.
+        lost_comments: How many comments of the file are not in it.
+    """
+
+    text: str
+    lost_comments: int
+
+
+def formatted(file: SpecFile, *, to_json: bool, folder: Path | None = None) -> Formatted:
+    """The text of a spec file as JSON or as YAML; it has been read again and compared with the file.
+
+    Args:
+        file: A YAML or JSON file.
+        to_json: Whether to write JSON.
+        folder: The folder that the text is for, whose relative paths are written; those of the file stay if not given.
+
+    Raises:
+        SpecError: The file cannot be read, or has what is no part of the language, such as a key that occurs twice.
+        ArgumentError: A value cannot be said in JSON, or what the file names would not be found from the folder.
+    """
+    text, from_json = read_text(file.path, file.shown), is_json(file.path)
+    data = _plain(text, file.shown, from_json)
+    modeline = None if from_json else MODELINE.search(text)
+    schema = modeline[1] if modeline else ""
+    if isinstance(data.get(SCHEMA_KEY), str) and re.fullmatch(r"\S+", data[SCHEMA_KEY]):
+        schema = data.pop(SCHEMA_KEY)
+    old, new = file.path.resolve().parent, folder.resolve() if folder else None
+    if new and new != old:
+        data = _moved(data, old, new)
+    if new != old:
+        schema = _moved_schema(schema, old, new)
+    head = "" if to_json or not schema else f"# yaml-language-server: $schema={schema}\n"
+    written = as_json({SCHEMA_KEY: schema, **data} if schema else data) if to_json else head + as_yaml(data)
+    again = _plain(written, "the new text", to_json)
+    if schema:
+        again.pop(SCHEMA_KEY, None)
+    if repr(again) != repr(data):  # as text, for 1 == 1.0 == True
+        raise ArgumentError(f"'{file.shown}' has a value that would be read as another one after it is written")
+    return Formatted(written, len(comments(text, is_json=from_json)) - bool(modeline))
+
+
+def _plain(text: str, shown: str, is_json: bool) -> dict[str, Any]:
+    report = Report()
+    tree = load_text(text, shown, report, is_json=is_json)
+    report.raise_if_any()
+    plain: dict[str, Any] = tree.plain()
+    return plain
+
+
+def _moved_schema(schema: str, old: Path, new: Path | None) -> str:
+    """The place of a schema as it is to be written for another folder, or for no known one: ours is found from all."""
+    if not schema or _SCHEME.match(schema):
+        return schema
+    if (old / schema).resolve().as_uri() == installed_schema():
+        return installed_schema()
+    return moved_path(schema, old, new) if new else schema
+
+
+def _moved(data: dict[str, Any], old: Path, new: Path) -> dict[str, Any]:
+    """What is written for one folder, as it is to be written for another."""
+    _check_bases(data.get("extends"), old, new)
+    section = data.get("data")
+    if isinstance(section, dict):
+        from encapkeras.data.registry import SOURCE_PATHS  # here: it takes a second, as it brings torch
+
+        paths = {key: _moved_path(f"data.{key}", section[key], old, new) for key in SOURCE_PATHS if key in section}
+        data = {**data, "data": {**section, **paths}}
+    return data
+
+
+def _check_bases(extends: Any, old: Path, new: Path) -> None:
+    """Refuses a base that is not found from the new folder, or is another file there."""
+    for name in extends if isinstance(extends, list) else [extends]:
+        if isinstance(name, str) and _base(name, old) != _base(name, new):
+            raise ArgumentError(
+                f"'extends' names '{name}', which lies beside the spec in '{old}'; from '{new}' it would not be found, "
+                "or another file would. Write to the spec's folder, or copy the base and build on the copy"
+            )
+
+
+def _base(name: str, folder: Path) -> Path | None:
+    """The file that a spec in a folder extends by a name."""
+    files = (place / name for place in (folder, bundled_specs()))
+    return next((file.resolve() for file in files if file.is_file()), None)
+
+
+def _moved_path(key: str, path: Any, old: Path, new: Path) -> Any:
+    if not isinstance(path, str):
+        return path
+    if "$" in path:
+        raise ArgumentError(
+            f"'{key}' is '{path}', which begins at the spec's folder, '{old}', if its variables say so. Write it out, "
+            "or write to the spec's folder"
+        )
+    return moved_path(path, old, new)

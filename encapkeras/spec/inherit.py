@@ -1,0 +1,244 @@
+"""Step 2: the maps of `extends` and the overrides of `--set` are merged into one tree.
+
+Maps merge deeply, lists are replaced, `null` deletes.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+from encapkeras.errors import SpecError, suggest
+from encapkeras.spec.parse import DEEPEST, ENDINGS, load_file, load_value
+from encapkeras.spec.tree import FAILED, Report, Tree, child_path
+
+OWN_KEYS = "x-"
+MOST_BASES = 100
+MOST_DIGITS = 9  # of a place in a list
+
+# Maps whose keys are the user's own: an override may change what they hold, and a new name there is a slip.
+_NAMES = re.compile(r"vars|losses|model\.(nodes|inputs|outputs)|blocks(\..+\.(nodes|parameters))?")
+
+
+class Change(NamedTuple):
+    """A value that takes the place of another.
+
+    Args:
+        path: Which one: its path, as in `--set`.
+        value: The value, or `null` to delete it; mistakes in it, and in the path, are reported at its place.
+    """
+
+    path: str
+    value: Tree
+
+
+def bundled_specs() -> Path:
+    """The folder of the specs that come with encapkeras: inside the package, or beside it in a checkout."""
+    package = Path(__file__).resolve().parent.parent
+    inside = package / "specs"
+    return inside if inside.is_dir() else package.parent / "specs"
+
+
+class Inheritance:
+    """Resolves `extends`, relative to the file that names it or among the bundled specs.
+
+    Args:
+        folder: The folder of the spec; its bases lie in it, or among the bundled specs.
+        report: Where mistakes go.
+    """
+
+    def __init__(self, folder: Path, report: Report) -> None:
+        self._roots = (folder.resolve(), bundled_specs().resolve())
+        self._report = report
+        self._merged: dict[Path, Tree] = {}
+
+    def resolve(self, tree: Tree, file: Path | None, chain: tuple[Path, ...] = ()) -> Tree:
+        """The tree merged over all that it extends.
+
+        Args:
+            tree: A spec as written.
+            file: Its file; None for plain data.
+            chain: The files that extend this one, from the spec on.
+        """
+        chain = (*chain, file.resolve()) if file else chain
+        result = tree.with_value({})
+        for name in self._names(tree):
+            base = self._base(name, chain)
+            if base:
+                self._report.count(name, base.size())
+                result = merge(result, base)
+            else:
+                self._report.whole = False
+        own = {key: entry for key, entry in tree.entries().items() if key != "extends"}
+        return merge(result, tree.with_value(own))
+
+    def _names(self, tree: Tree) -> list[Tree]:
+        extends = tree.entries().get("extends")
+        if extends is None or extends.value in (None, FAILED):
+            return []
+        names = extends.value if isinstance(extends.value, list) else [extends]
+        if len(names) > MOST_BASES:
+            self._report.whole = False
+            self._report.add(extends, f"names {len(names)} files; at most {MOST_BASES}")
+            return []
+        for name in names:
+            if not isinstance(name.value, str) or not name.value:
+                self._report.whole = False
+                self._report.add(name, f"must be a file name or a list of file names; received {name.plain()!r}")
+        different: dict[str, Tree] = {}
+        for name in names:
+            if isinstance(name.value, str) and name.value:
+                different.pop(name.value, None)  # the last of equal ones counts: it lies upon all before it
+                different[name.value] = name
+        return list(different.values())
+
+    def _base(self, name: Tree, chain: tuple[Path, ...]) -> Tree | None:
+        path = self._find(name, chain)
+        if path is None:
+            return None
+        resolved = path.resolve()
+        if len(chain) > DEEPEST:
+            self._report.add(name, f"the specs extend one another more than {DEEPEST} deep")
+            return None
+        if resolved in chain:
+            files = [*chain[chain.index(resolved) :], resolved]
+            self._report.add(name, f"the specs extend each other in a circle: {' -> '.join(f.name for f in files)}")
+            return None
+        if resolved not in self._merged:
+            before = len(self._report.problems())
+            try:
+                tree = load_file(path, _shown(path, name), self._report)
+            except SpecError as error:
+                self._report.add_all(error)
+                return None
+            self._report.whole = self._report.whole and len(self._report.problems()) == before
+            self._merged[resolved] = self.resolve(tree, path, chain)
+        return self._merged[resolved]
+
+    def _find(self, name: Tree, chain: tuple[Path, ...]) -> Path | None:
+        own, bundled = self._roots
+        if Path(name.value).is_absolute():
+            self._report.add(name, f"'{name.value}' is absolute; name a file relative to this one, or a bundled one")
+            return None
+        beside: Path = (chain[-1].parent if chain else own) / name.value
+        for candidate in (beside, bundled / name.value):
+            if not os.path.isfile(candidate):  # also false for names that are too long
+                continue
+            if any(candidate.resolve().is_relative_to(root) for root in (own, bundled)):
+                return candidate
+            text = "leaves the folder of the spec; name a file in it, below it, or among the bundled specs"
+            self._report.add(name, f"'{name.value}' {text}")
+            return None
+        self._report.add(
+            name, f"there is no file '{name.value}', here or among the bundled specs. {self._near(beside)}"
+        )
+        return None
+
+    def _near(self, missing: Path) -> str:
+        folders = [folder for folder in (missing.parent, self._roots[1] / "base") if folder.is_dir()]
+        names = [file.name for folder in folders for file in folder.iterdir() if file.suffix in ENDINGS]
+        return suggest(missing.name, names)
+
+
+def _shown(path: Path, name: Tree) -> str:
+    """How messages name a base: beside the spec as the user named that, else by its bundled name."""
+    folder = Path(name.file).parent
+    try:
+        return str(folder / path.resolve().relative_to(folder.resolve()))
+    except ValueError:
+        return str(path)
+
+
+def merge(base: Tree, over: Tree) -> Tree:
+    """`over` laid upon `base`: maps merge deeply, all else is replaced; a `null` stays, to delete what lies deeper."""
+    if not isinstance(base.value, dict) or not isinstance(over.value, dict):
+        return over
+    entries = dict(base.value)
+    for key, entry in over.value.items():
+        entries[key] = merge(entries[key], entry) if key in entries else entry
+    return over.with_value(entries)
+
+
+def cleaned(tree: Tree) -> Tree:
+    """The tree without the entries that `null` deletes and without the user's own (`x-...`)."""
+    if isinstance(tree.value, dict):
+        kept = {k: e for k, e in tree.value.items() if e.value is not None and not k.startswith(OWN_KEYS)}
+        return tree.with_value({key: cleaned(entry) for key, entry in kept.items()})
+    if isinstance(tree.value, list):
+        return tree.with_value([cleaned(element) for element in tree.value])
+    return tree
+
+
+def override(tree: Tree, changes: Iterable[str | Change], report: Report) -> Tree:
+    """The tree with other values, each laid upon those before.
+
+    Args:
+        tree: A merged spec.
+        changes: Changes, or texts `path.to.key=value` as `--set` gives them; the value is YAML, `null` deletes.
+        report: Where mistakes go.
+    """
+    for change in changes:
+        parsed = _parsed(change, report) if isinstance(change, str) else change
+        if parsed:
+            tree = _replaced(tree, parsed.path, parsed.value, report)
+    return tree
+
+
+def _parsed(text: str, report: Report) -> Change | None:
+    path, equals, value = text.partition("=")
+    path = path.strip()
+    if not equals or not path or path.endswith(".") or path.count(".") > DEEPEST:
+        problem = f"'{text}' must read path.to.key=value, for example train.epochs=10"
+        report.add(Tree(None, "--set", 0, 0, path), problem)
+        return None
+    try:
+        return Change(path, load_value(value, "--set", path))
+    except SpecError as error:
+        report.add_all(error)
+        return None
+
+
+def _replaced(tree: Tree, rest: str, new: Tree, report: Report, done: str = "") -> Tree:
+    """The tree with one value replaced, or as it was if the path leads nowhere."""
+    if isinstance(tree.value, list):
+        return _replaced_element(tree, rest, new, report, done)
+    if not isinstance(tree.value, dict):
+        report.add(new, f"'{done}' is no map: it is {tree.plain()!r}")
+        return tree
+    key = longest_key(rest, tree.value)
+    known = key in tree.value
+    if not known and _NAMES.fullmatch(done):
+        report.add_missing(new, f"'{done}' has no '{key}'. {suggest(key, tree.value)}")
+        return tree
+    path, remaining = child_path(done, key), rest[len(key) + 1 :]
+    if not remaining:
+        return tree.with_value({**tree.value, key: new})
+    inner = tree.value[key] if known and tree.value[key].value is not None else Tree({}, "--set", 0, 0, path)
+    changed = _replaced(inner, remaining, new, report, path)
+    return tree if changed is inner else tree.with_value({**tree.value, key: changed})
+
+
+def _replaced_element(tree: Tree, rest: str, new: Tree, report: Report, done: str) -> Tree:
+    step, _, remaining = rest.partition(".")
+    if not step.isdecimal() or len(step) > MOST_DIGITS or int(step) >= len(tree.value):
+        report.add(new, f"'{done}' is a list of {len(tree.value)}; its elements are 0 to {len(tree.value) - 1}")
+        return tree
+    elements = list(tree.value)
+    index = int(step)
+    path = child_path(done, index)
+    elements[index] = _replaced(elements[index], remaining, new, report, path) if remaining else new
+    return tree.with_value(elements)
+
+
+def longest_key(rest: str, keys: Iterable[str]) -> str:
+    """The key that a path begins with; keys may hold dots themselves.
+
+    Args:
+        rest: A path.
+        keys: The keys that are there; none of them may fit.
+    """
+    fitting = [key for key in keys if rest == key or rest.startswith(f"{key}.")]
+    return max(fitting, key=len, default=rest.partition(".")[0])

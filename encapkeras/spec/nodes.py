@@ -1,0 +1,277 @@
+"""Step 6: nodes, references and outputs are checked against each other, and put in order."""
+
+from __future__ import annotations
+
+import copy
+import graphlib
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from encapkeras.errors import suggest
+from encapkeras.spec.blocks import PREFIX as BLOCK_PREFIX
+from encapkeras.spec.expand import Expansion
+from encapkeras.spec.layer_kinds import LayerKind, layer_kind
+from encapkeras.spec.sections import NODE, NodeKeys
+from encapkeras.spec.tree import FAILED, Report, Tree
+from encapkeras.spec.variables import NODE_NAME, RESERVED
+from encapkeras.validation import ValueProblem
+
+# Keras follows a model's layers from the outputs to the inputs with one call a layer, and Python allows 1,000 calls
+# inside one another; the rest is for the calls that lead there.
+DEEPEST_CHAIN = 800
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A tensor of the graph: a port of a node, or an input (whose only port is `out`)."""
+
+    node: str
+    port: str = "out"
+
+    def __str__(self) -> str:
+        return self.node if self.port == "out" else f"{self.node}/{self.port}"
+
+
+@dataclass(frozen=True)
+class Node:
+    """One layer of the network.
+
+    Args:
+        name: Its name.
+        kind: Its layer.
+        inputs: What the layer is called on.
+        listed: Whether `inputs` is a list in the spec.
+        arguments: The layer's own arguments, defaults of the spec included.
+        settings: What every node may have: `expect`, `trainable`, `dtype`, `doc`.
+        tree: Where it is written.
+    """
+
+    name: str
+    kind: LayerKind
+    inputs: tuple[Reference, ...]
+    listed: bool
+    arguments: Mapping[str, Any]
+    settings: NodeKeys
+    tree: Tree = field(repr=False, compare=False)
+
+    @property
+    def layer(self) -> str:
+        """What stands behind `layer`."""
+        return self.kind.name
+
+    @property
+    def layer_name(self) -> str:
+        """The name of its Keras layer."""
+        return layer_name(self.name)
+
+    def resolved(self) -> dict[str, Any]:
+        """The node as plain data."""
+        names = [str(reference) for reference in self.inputs]
+        settings = self.settings.model_dump(exclude_unset=True, exclude={"layer", "inputs"})
+        inputs = names if self.listed else names[0]
+        return {"layer": self.layer, "inputs": inputs, **copy.deepcopy(self.arguments), **settings}
+
+
+def is_name(name: str) -> bool:
+    """Whether an input, an output or a loss may be called so."""
+    return name not in RESERVED and bool(NODE_NAME.fullmatch(name))
+
+
+def layer_name(name: str) -> str:
+    """The name of the Keras layer behind a name of a spec: with a colon for each dot, which torch keeps for itself."""
+    return name.replace(".", ":")
+
+
+class Graph:
+    """The nodes of a spec, checked one by one and against each other.
+
+    Args:
+        expansion: The nodes as written, expanded.
+        inputs: The names of the model's inputs, with their places.
+        defaults: The map `model.defaults`.
+        report: Where mistakes go.
+
+    Attributes:
+        nodes: The sound nodes, each after those that it needs.
+        failed: The names of the others, and of what is not there.
+    """
+
+    def __init__(self, expansion: Expansion, inputs: Mapping[str, Tree], defaults: Tree, report: Report) -> None:
+        self._expansion = expansion
+        self._inputs = inputs
+        self._report = report
+        self._kinds = {name: self._kind(tree) for name, tree in expansion.nodes.items()}
+        self._used: set[str] = set()
+        self.failed: set[str] = set()
+        self._defaults = self._checked_defaults(defaults)
+        checked = {name: self._checked(name, tree) for name, tree in expansion.nodes.items()}
+        wrong = {str(tree.value) for tree in expansion.called_on if self.reference(tree) is None}
+        self.nodes = self._in_order({name: node for name, node in checked.items() if node})
+        self.failed |= wrong | set(expansion.nodes) - {node.name for node in self.nodes}
+
+    def reference(self, tree: Tree) -> Reference | None:
+        """The tensor that a text names; None, and a mistake noted, if there is none."""
+        if tree.value is FAILED:
+            return None
+        name, slash, port = tree.value.partition("/")
+        if name in RESERVED:
+            self._report.add(tree, f"'{name}' stands for the labels; only the argument '{name}' of a loss can name it")
+            return None
+        self._used.add(name)
+        if name in self._expansion.uses and name not in self._expansion.nodes:
+            if slash and port != "out":
+                self._report.add(tree, f"'{name}' is a block and has no ports; name a node in it, '{name}.<node>'")
+                return None
+            return Reference(self._expansion.output_of(name))
+        if name in self._inputs:
+            if slash and port != "out":
+                self._report.add(tree, f"'{name}' is an input and has no ports; write '{name}'")
+                return None
+            return Reference(name)
+        if name not in self._expansion.nodes:
+            unknown_block = any(name.startswith(f"{use}.") for use in self._expansion.failed)
+            if self._expansion.complete and not unknown_block:
+                self._report.add_missing(tree, self._unknown(name))
+            return None
+        kind = self._kinds[name]
+        if kind and slash and port not in kind.ports:
+            self._report.add(tree, f"node '{name}' has no port '{port}'; ports: {', '.join(kind.ports)}")
+            return None
+        return Reference(name, port if slash else "out")
+
+    def _unknown(self, name: str) -> str:
+        """The message for a name that no node and no input has."""
+        use, _, inner = name.rpartition(".")
+        if use in self._expansion.uses:
+            near = suggest(inner, self._expansion.names_in(use))
+            block = self._expansion.uses[use]
+            return f"block '{block}' has no node '{inner}'. {near} In a block, nodes see each other and its inputs."
+        names = [*self._expansion.nodes, *self._expansion.uses, *self._inputs]
+        return f"no node or input is called '{name}'. {suggest(name, names)}"
+
+    def name_problem(self, name: str) -> str:
+        """Why a side loss, which becomes a layer beside the nodes, cannot have this name; empty if it can."""
+        if name in self._inputs or name in self._expansion.nodes or name in self._expansion.uses:
+            return f"the name '{name}' is taken by {'an input' if name in self._inputs else 'a node'}"
+        return "" if is_name(name) else f"'{name}' is no name for a loss"
+
+    def note_unused_inputs(self) -> None:
+        """Notes inputs that nothing names; call this after all references are resolved."""
+        if self.nodes and not self.failed and self._expansion.complete and self._report.whole:
+            for name, tree in self._inputs.items():
+                if name not in self._used:
+                    self._report.add(tree, f"nothing uses the input '{name}'; name it in 'inputs' or remove it")
+
+    def _kind(self, tree: Tree) -> LayerKind | None:
+        layer = tree.entries().get("layer")
+        if layer is None or not isinstance(layer.value, str):
+            return None
+        try:
+            return layer_kind(layer.value)
+        except LookupError as error:
+            self._report.add(layer, error.args[0])
+            return None
+
+    def _checked_defaults(self, defaults: Tree) -> dict[str, dict[str, Tree]]:
+        """The sound defaults by layer; mistakes in them are noted where they stand, once for all nodes."""
+        sound: dict[str, dict[str, Tree]] = {}
+        for name, arguments in defaults.entries().items():
+            if name.startswith(BLOCK_PREFIX):
+                text = "the parameters of a block have their defaults in the block: 'blocks.NAME.parameters'"
+                self._report.add(arguments, text)
+                continue
+            try:
+                kind = layer_kind(name)
+            except LookupError as error:
+                self._report.add(arguments, error.args[0])
+                continue
+            known = self._known(arguments.entries(), kind)
+            wrong = self._note_arguments(arguments, known, kind, partly=True)
+            sound[name] = {key: value.with_value(FAILED) if key in wrong else value for key, value in known.items()}
+        return sound
+
+    def _checked(self, name: str, tree: Tree) -> Node | None:
+        if tree.value is FAILED:
+            return None
+        kind = self._kinds[name]
+        entries = self._known(tree.entries(), kind, NodeKeys.model_fields) if kind else tree.entries()
+        common = {key: entry for key, entry in entries.items() if key in NodeKeys.model_fields}
+        head = tree.with_value(common)
+        wrong = bool(self._report.add_values(NODE, head)) or any(head.failures())
+        inputs = self._references(common["inputs"]) if "inputs" in common else None
+        if kind is None:
+            return None
+        own = {key: entry for key, entry in entries.items() if key not in common}
+        own = {**self._defaults.get(kind.name, {}), **own}
+        if self._note_arguments(tree, own, kind) or wrong or inputs is None:
+            return None
+        settings = NodeKeys.model_validate(head.plain())
+        arguments = {key: value.plain() for key, value in own.items()}
+        return Node(name, kind, inputs, isinstance(common["inputs"].value, list), arguments, settings, tree)
+
+    def _references(self, tree: Tree) -> tuple[Reference, ...] | None:
+        elements = tree.value if isinstance(tree.value, list) else [tree]
+        found = [self.reference(element) for element in elements if isinstance(element.value, str)]
+        if len(found) < len(elements) or None in found:
+            return None
+        return tuple(reference for reference in found if reference)
+
+    def _known(self, entries: Mapping[str, Tree], kind: LayerKind, common: Collection[str] = ()) -> dict[str, Tree]:
+        """The entries that are arguments of the layer, or common to all; the others are noted."""
+        return self._report.as_meant(entries, f"an argument of layer '{kind.name}'", kind.arguments, common)
+
+    def _note_arguments(self, at: Tree, own: Mapping[str, Tree], kind: LayerKind, *, partly: bool = False) -> set[str]:
+        """Notes ill-typed and missing arguments; gives the names of all that cannot be used."""
+        failed = {key for key, entry in own.items() if any(entry.failures())}
+        wrong = set(failed)
+        for problem in kind.problems({key: entry.plain() for key, entry in own.items() if key not in failed}):
+            name = str(problem.path[0])
+            if name not in failed and not (partly and problem.kind == "missing"):
+                note_value(own.get(name, at), problem, self._report)
+                wrong.add(name)
+        return wrong
+
+    def _in_order(self, nodes: dict[str, Node]) -> list[Node]:
+        """The nodes, each after those that it needs; none of those that need themselves or lie too deep."""
+        # Lists, for sets of names come in another order in each process, and with them the first weights.
+        needs = {name: [r.node for r in node.inputs if r.node in nodes] for name, node in nodes.items()}
+        while True:
+            try:
+                order = list(graphlib.TopologicalSorter(needs).static_order())
+                break
+            except graphlib.CycleError as error:
+                circle = list(error.args[1][1:])
+                self._note_circle(circle, nodes)
+                for name in circle:
+                    needs[name] = []
+                    self.failed.add(name)
+        self._note_depth(order, needs, nodes)
+        return [nodes[name] for name in order if name not in self.failed]
+
+    def _note_circle(self, circle: list[str], nodes: dict[str, Node]) -> None:
+        position = {name: index for index, name in enumerate(nodes)}
+        first = circle.index(min(circle, key=lambda name: position[name]))
+        names = [*circle[first:], *circle[:first]]
+        at = nodes[names[0]].tree.value["inputs"]
+        self._report.add(at, f"the nodes need each other in a circle: {' -> '.join([*names, names[0]])}")
+
+    def _note_depth(self, order: list[str], needs: dict[str, list[str]], nodes: dict[str, Node]) -> None:
+        depth: dict[str, int] = {}
+        for name in order:
+            depth[name] = 1 + max((depth[need] for need in needs[name]), default=0)
+        too_deep = [name for name in order if depth[name] > DEEPEST_CHAIN]
+        if too_deep:
+            self._report.add(
+                nodes[too_deep[0]].tree,
+                f"'{too_deep[0]}' lies more than {DEEPEST_CHAIN} layers behind the input; Keras builds no deeper model "
+                f"(the whole chain has {max(depth.values())})",
+            )
+            self.failed |= set(too_deep)
+
+
+def note_value(at: Tree, problem: ValueProblem, report: Report) -> None:
+    """Notes a problem of an argument; of a missing one, at the node."""
+    path = ".".join([at.path, *map(str, problem.path[1:])])
+    note = report.add_missing if problem.kind == "missing" else report.add
+    note(at, problem.text, path=path)

@@ -1,0 +1,325 @@
+"""Step 1: text, or plain data, becomes a tree of values that know where they were written.
+
+YAML is read event by event, with libyaml where PyYAML has it: places are kept, nothing recurses deeply, and the types
+of scalars are ours (YAML 1.2's core rules: `1e-3` is a number and `no` is text). JSON is read as the YAML that it is.
+Anchors, aliases and tags are no part of the language: `vars` and `extends` do their work and keep every place unique.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from encapkeras.errors import Problem, SpecError
+from encapkeras.spec.tree import FAILED, Report, Tree, child_path
+
+LARGEST_FILE = 2 * 2**20  # a spec of 10,000 nodes is half as large
+ENDINGS = (".yaml", ".yml", ".json")
+DEEPEST = 64  # maps and lists inside one another; each level is a call
+LONGEST_NUMBER = 400
+LONGEST_KEY = 1000
+LONGEST_TEXT = 10_000
+
+_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+# What was due, as libyaml and PyYAML's own parser say it.
+_DUE = re.compile(r"(?:did not find )?expected (?:the )?(.+?)(?:, but (?:found|got) .*)?", re.DOTALL)
+_CONTROL = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+# A text of JSON, also one that does not end, with the colon of a key; or a tab elsewhere.
+_JSON_TEXT = re.compile(r'("[^"\\]*+(?:\\.?[^"\\]*+)*+(?:"|\Z))(\s*+:)?|\t', re.DOTALL)
+_JSON_ESCAPE = re.compile(
+    r"(?P<pair>\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2})|\\.?|[\x7f\x85\u2028\u2029]", re.DOTALL
+)
+_JSON_RAW = {"\x7f": r"\x7f", "\x85": r"\N", "\u2028": r"\L", "\u2029": r"\P"}
+_INTEGER = re.compile(r"[-+]?[0-9]+")
+_BASED_INTEGER = re.compile(r"0o[0-7]+|0x[0-9a-fA-F]+")
+_FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
+_NAMED: dict[str, Any] = {
+    **dict.fromkeys(("", "~", "null", "Null", "NULL")),
+    **dict.fromkeys(("true", "True", "TRUE"), True),
+    **dict.fromkeys(("false", "False", "FALSE"), False),
+    **dict.fromkeys((".inf", ".Inf", ".INF", "+.inf", "+.Inf", "+.INF"), math.inf),
+    **dict.fromkeys(("-.inf", "-.Inf", "-.INF"), -math.inf),
+    **dict.fromkeys((".nan", ".NaN", ".NAN"), math.nan),
+}
+
+
+def load_file(path: Path, shown: str, report: Report) -> Tree:
+    """Reads a spec file, YAML or JSON.
+
+    Args:
+        path: The file.
+        shown: Its name in messages.
+        report: Where mistakes go that leave the rest readable.
+
+    Raises:
+        SpecError: The file is missing, unreadable, no text, not well-formed, or no map.
+    """
+    return load_text(read_text(path, shown), shown, report, is_json=is_json(path))
+
+
+def read_text(path: Path, shown: str) -> str:
+    """What a spec file holds, as text.
+
+    Raises:
+        SpecError: The file is missing, too large, unreadable or no text.
+    """
+    try:
+        with path.open("rb") as file:
+            raw = file.read(LARGEST_FILE + 1)  # not its size first: a pipe or a device has none
+    except FileNotFoundError:
+        raise _error(shown, 0, 0, f"there is no such file. {_near_files(path)}".strip()) from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise _error(shown, 0, 0, f"the file cannot be read: {reason}") from None
+    if len(raw) > LARGEST_FILE:
+        raise _error(shown, 0, 0, f"the file is larger than {LARGEST_FILE // 2**20} MiB; that is no spec")
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        column = error.start - raw.rfind(b"\n", 0, error.start)
+        raise _error(
+            shown, line, column, f"byte 0x{raw[error.start]:02x} is not UTF-8; save the file as UTF-8"
+        ) from None
+
+
+def is_json(path: Path) -> bool:
+    """Whether a file is read as JSON."""
+    return path.suffix.lower() == ".json"
+
+
+def load_text(text: str, shown: str, report: Report, *, is_json: bool) -> Tree:
+    """Reads the text of a spec file; arguments as for `load_file`.
+
+    Raises:
+        SpecError: It is not well-formed, or no map.
+    """
+    tree = _read(_as_yaml(text) if is_json else text, shown, report)
+    if not isinstance(tree.value, dict):
+        what = "is empty" if tree.value is None else f"holds {_kind(tree.value)}"
+        raise _error(shown, tree.line, tree.column, f"the file {what}; a spec is a map that begins, say, with 'model:'")
+    return tree
+
+
+def comments(text: str, *, is_json: bool) -> list[str]:
+    """The comments of a well-formed text: what begins with `#` between its tokens."""
+    text = _as_yaml(text) if is_json else text
+    found, end = [], 0
+    for token in yaml.scan(text, Loader=_LOADER):
+        found += re.findall("#.*", text[end : token.start_mark.index])
+        end = token.end_mark.index
+    return found
+
+
+def load_value(text: str, shown: str, path: str) -> Tree:
+    """Reads one value in YAML, such as the right side of a `--set`; it has no place but `shown`.
+
+    Raises:
+        SpecError: It is not well-formed.
+    """
+    report = Report()
+    try:
+        tree = _read(text, shown, report)
+        report.raise_if_any()
+    except SpecError as error:
+        raise SpecError([Problem(shown, 0, 0, path, problem.message) for problem in error.problems]) from None
+    return load_data(tree.plain(), shown, path)
+
+
+def load_data(data: Any, shown: str, path: str = "", depth: int = 0) -> Tree:
+    """Reads plain data: maps, lists and scalars.
+
+    Raises:
+        SpecError: It holds something else, or is nested too deeply.
+    """
+    if depth > DEEPEST:
+        raise _error(shown, 0, 0, f"nested deeper than {DEEPEST} levels", path)
+    value = data
+    if isinstance(data, Mapping):
+        for key in data:
+            if not isinstance(key, str) or not key:
+                raise _error(shown, 0, 0, f"the key {key!r} is no text", path)
+        value = {key: load_data(entry, shown, child_path(path, key), depth + 1) for key, entry in data.items()}
+    elif isinstance(data, list | tuple):
+        value = [load_data(element, shown, child_path(path, i), depth + 1) for i, element in enumerate(data)]
+    elif data is not None and not isinstance(data, str | int | float):
+        text = f"a {type(data).__name__} is no plain data; allowed: maps, lists, text, numbers, true, false, null"
+        raise _error(shown, 0, 0, text, path)
+    return Tree(value, shown, 0, 0, path)
+
+
+def _error(shown: str, line: int, column: int, message: str, path: str = "") -> SpecError:
+    return SpecError([Problem(shown, line, column, path, message)])
+
+
+def _kind(value: Any) -> str:
+    return "a list" if isinstance(value, list) else f"only {value!r}"
+
+
+def _near_files(path: Path) -> str:
+    try:
+        names = [entry.name for entry in path.parent.iterdir() if entry.suffix in ENDINGS]
+    except OSError:
+        return f"The folder '{path.parent}' does not exist either."
+    near = difflib.get_close_matches(path.name, names, n=1)
+    return f"Did you mean '{path.parent / near[0]}'?" if near else ""
+
+
+def _as_yaml(text: str) -> str:
+    """JSON as YAML with every value at its place.
+
+    YAML dislikes tabs as indentation, colons apart from their keys and pairs of surrogates, and breaks lines, or stops,
+    at characters that JSON takes as they are.
+    """
+
+    def escaped(match: re.Match[str]) -> str:
+        if match["pair"]:
+            character = json.loads(f'"{match[0]}"')
+            return f"\\U{ord(character):08x}"
+        return _JSON_RAW.get(match[0], match[0])
+
+    def adapted(match: re.Match[str]) -> str:
+        if match[0] == "\t":
+            return " "
+        quoted, colon = _JSON_ESCAPE.sub(escaped, match[1]), (match[2] or "").replace("\t", " ")
+        return f"{quoted}{colon[-1:]}{colon[:-1]}".ljust(len(match[0]))
+
+    return _JSON_TEXT.sub(adapted, text)
+
+
+def _read(text: str, shown: str, report: Report) -> Tree:
+    control = _CONTROL.search(text)
+    if control:
+        line = text.count("\n", 0, control.start()) + 1
+        column = control.start() - text.rfind("\n", 0, control.start())
+        raise _error(shown, line, column, f"the character U+{ord(control[0]):04X} is not allowed in a spec")
+    try:
+        return _Reader(text, shown, report).document()
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
+        line, column = (mark.line + 1, mark.column + 1) if mark else (0, 0)
+        raise _error(shown, line, column, _explained(error, text, line, column)) from None
+
+
+def _explained(error: yaml.YAMLError, text: str, line: int, column: int) -> str:
+    lines = text.splitlines()
+    if 0 < line <= len(lines) and lines[line - 1][column - 1 : column] == "\t":
+        return "a tab; YAML is indented with spaces"
+    if not isinstance(error, yaml.MarkedYAMLError):
+        return f"not well-formed YAML: {error}"
+    where = f" {error.context}" if error.context else ""
+    if error.context and error.context_mark and error.context_mark.line + 1 != line:
+        where += f" that begins in line {error.context_mark.line + 1}"
+    due = _DUE.fullmatch(error.problem or "")
+    return f"not well-formed YAML: {f'{due[1]} is due here' if due else error.problem}{where}"
+
+
+class _Reader:
+    """Turns the events of one YAML document into a tree."""
+
+    def __init__(self, text: str, shown: str, report: Report) -> None:
+        self._events: Iterator[Any] = iter(yaml.parse(text, Loader=_LOADER))
+        self._shown = shown
+        self._report = report
+
+    def document(self) -> Tree:
+        """The document; there is exactly one."""
+        next(self._events)  # the start of the stream
+        if isinstance(next(self._events), yaml.StreamEndEvent):
+            return Tree(None, self._shown, 1, 1, "")
+        tree = self._value(next(self._events), "", 0)
+        next(self._events)  # the end of the document
+        after = next(self._events)
+        if not isinstance(after, yaml.StreamEndEvent):
+            self._add(after, "", "a second document begins here; a file holds one spec")
+        return tree
+
+    def _tree(self, event: Any, path: str, value: Any) -> Tree:
+        return Tree(value, self._shown, event.start_mark.line + 1, event.start_mark.column + 1, path)
+
+    def _add(self, event: Any, path: str, message: str) -> None:
+        self._report.add(self._tree(event, path, None), message)
+
+    def _value(self, event: Any, path: str, depth: int) -> Tree:
+        if depth > DEEPEST:
+            text = f"nested deeper than {DEEPEST} levels"
+            raise _error(self._shown, event.start_mark.line + 1, event.start_mark.column + 1, text)
+        foreign = self._is_foreign(event, path)
+        if isinstance(event, yaml.MappingStartEvent):
+            value: Any = self._map(path, depth)
+        elif isinstance(event, yaml.SequenceStartEvent):
+            value = []
+            while not isinstance(element := next(self._events), yaml.SequenceEndEvent):
+                value.append(self._value(element, child_path(path, len(value)), depth + 1))
+        elif not foreign:
+            value = self._scalar(event, path)
+        tree = self._tree(event, path, FAILED if foreign else value)
+        self._report.count(tree)
+        return tree
+
+    def _map(self, path: str, depth: int) -> dict[str, Tree]:
+        entries: dict[str, Tree] = {}
+        while not isinstance(key := next(self._events), yaml.MappingEndEvent):
+            name = key.value[:LONGEST_KEY] if isinstance(key, yaml.ScalarEvent) else ""
+            entry_path = child_path(path, name) if name else path
+            allowed = not self._is_foreign(key, entry_path) and self._is_key(key, entry_path, entries)
+            if not isinstance(key, yaml.ScalarEvent | yaml.AliasEvent):
+                self._value(key, entry_path, depth + 1)
+            entry = self._value(next(self._events), entry_path, depth + 1)
+            entry.line, entry.column = key.start_mark.line + 1, key.start_mark.column + 1
+            if allowed:
+                entries[name] = entry
+        return entries
+
+    def _is_key(self, key: Any, path: str, entries: dict[str, Tree]) -> bool:
+        """Whether a key is text that does not occur twice; notes what it is otherwise."""
+        if not isinstance(key, yaml.ScalarEvent) or not key.value:
+            self._add(key, path, "a key must be text")
+        elif len(key.value) > LONGEST_KEY:
+            self._add(key, path, f"a key of {len(key.value):,} characters; at most {LONGEST_KEY}")
+        elif key.value == "<<" and not key.style:
+            self._add(key, path, "merge keys ('<<') are not part of the spec language; use 'extends'")
+        elif key.value in entries:
+            first = entries[key.value]
+            self._add(key, path, f"'{key.value}' occurs twice; first in line {first.line}, column {first.column}")
+        else:
+            return True
+        return False
+
+    def _scalar(self, event: Any, path: str) -> Any:
+        text = event.value
+        if len(text) > LONGEST_TEXT:
+            self._add(event, path, f"a text of {len(text):,} characters; at most {LONGEST_TEXT:,}")
+            return FAILED
+        if event.style:  # quoted, or a block of text; a plain scalar has no style
+            return text
+        if text in _NAMED:
+            return _NAMED[text]
+        integer, based = _INTEGER.fullmatch(text), _BASED_INTEGER.fullmatch(text)
+        if not (integer or based or _FLOAT.fullmatch(text)):
+            return text
+        if len(text) > LONGEST_NUMBER:
+            self._add(event, path, f"a number of {len(text)} characters")
+            return FAILED
+        if integer:
+            return int(text)
+        return int(text, 0) if based else float(text)
+
+    def _is_foreign(self, event: Any, path: str) -> bool:
+        """Whether an event is an alias, or has an anchor or a tag, which it notes."""
+        if isinstance(event, yaml.AliasEvent) or event.anchor:
+            mark = "*" if isinstance(event, yaml.AliasEvent) else "&"
+            text = f"'{mark}{event.anchor}': anchors and aliases are not part of the spec language; name the value in "
+            self._add(event, path, f"{text}'vars' and write '$name'")
+        elif event.tag:
+            self._add(event, path, f"the tag '{event.tag}' is not part of the spec language; remove it")
+        else:
+            return False
+        return True

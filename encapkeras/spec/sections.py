@@ -1,0 +1,141 @@
+"""What the maps of a spec may contain: keys, types, descriptions. Declared here once, without Keras.
+
+The sections `data` and `train` are declared by `encapkeras.data.DataSettings` and `train_settings`.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+import pydantic
+from pydantic import Field
+
+from encapkeras.spec.train_settings import Section
+from encapkeras.validation import Checker
+
+Size = Annotated[int, Field(ge=1, le=2**31)]
+Shape = Annotated[list[Size | None], Field(min_length=1, max_length=8)]
+NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_. -]")  # what a spec's name may not consist of
+Policy = Literal["float16", "float32", "float64", "bfloat16", "mixed_float16", "mixed_bfloat16"]
+
+
+class ModelSection(Section):
+    """The `model:` section."""
+
+    inputs: Annotated[dict[str, Shape], Field(min_length=1)] = Field(
+        {}, description="Shape of each input without the batch; `{image: [$height, $width, $channels]}` if not given."
+    )
+    defaults: dict[str, dict[str, Any]] = Field({}, description="Arguments for all nodes of a layer, by layer.")
+    nodes: Annotated[dict[str, dict[str, Any]], Field(min_length=1)] = Field(
+        description="The nodes by name: {layer, inputs, ...the layer's arguments}."
+    )
+    outputs: Annotated[dict[str, str], Field(min_length=1)] = Field(description="The node behind each output.")
+
+
+REQUIRED = "required"  # of a parameter of a block: there is no default
+
+
+class BlockSection(Section):
+    """One entry of `blocks:`, a part of a network that nodes name as `layer: block.NAME`."""
+
+    doc: str = Field("", description="A remark.")
+    inputs: Annotated[list[str], Field(min_length=1)] = Field(
+        ["input"], description="What its nodes call the tensors that the block is called on, in their order."
+    )
+    parameters: dict[str, Any] = Field(
+        {}, description=f"What a node that uses the block may set, with the default, or `{REQUIRED}` for none."
+    )
+    nodes: Annotated[dict[str, dict[str, Any]], Field(min_length=1)] = Field(
+        description="Its nodes by name, as in 'model.nodes'; they see each other, the block's inputs and parameters, "
+        "and 'vars'."
+    )
+    output: str = Field(description="Its node that stands for the block outside.")
+
+
+Grid = Annotated[dict[str, Annotated[list[Any], Field(min_length=1)]], Field(min_length=1)]
+Variants = Annotated[list[dict[str, Any]], Field(min_length=1)]
+
+
+MOST_SEEDS = 1000  # more is a slip: a seed that was meant as one of a list
+MOST_SEED = 2**32 - 1
+
+
+def _seeds(value: Any) -> Any:
+    seeds = value if isinstance(value, list) else [value]
+    most = MOST_SEED if isinstance(value, list) else MOST_SEEDS
+    least = 0 if isinstance(value, list) else 1
+    if not seeds or any(type(s) is not int or not least <= s <= most for s in seeds) or len(set(seeds)) < len(seeds):
+        raise ValueError(f"must be how many, from 1 to {MOST_SEEDS}, or a list of distinct seeds from 0 to {MOST_SEED}")
+    return value
+
+
+Seeds = Annotated[
+    Annotated[int, Field(ge=1, le=MOST_SEEDS)]
+    | Annotated[list[Annotated[int, Field(ge=0, le=MOST_SEED)]], Field(min_length=1)],
+    pydantic.BeforeValidator(_seeds),
+]
+
+
+class SweepSection(Section):
+    """The `sweep:` section: what the command `compare` trains instead of the spec as it is."""
+
+    grid: Grid | None = Field(None, description="Values by path, as in `--set`: every combination is trained.")
+    list: Variants | None = Field(
+        None,
+        description="Maps of a value by path, each a network ({} is the spec as it is); with a grid, each with every "
+        "combination of it.",
+    )
+    seeds: Seeds | None = Field(None, description="How many seeds, from 0, or which; `--seeds` goes before it.")
+
+
+class TopLevel(Section):
+    """The whole file, after `extends`; `data` and `train` have models of their own."""
+
+    spec: Literal["encapkeras/1"] = Field("encapkeras/1", description="Version of the format.")
+    name: str = Field("", description="Name of the network.")
+    source: str = Field("", description="Where the network was published.")
+    vars: dict[str, Any] = Field({}, description="Values to be written as $name elsewhere.")
+    data: dict[str, Any] = Field({}, description="The data set and how batches are made of it.")
+    blocks: dict[str, dict[str, Any]] = Field({}, description="Parts of networks, as `layer: block.NAME` in nodes.")
+    model: dict[str, Any] = Field(description="The network.")
+    losses: dict[str, dict[str, Any]] = Field(
+        {}, description="The loss of each output, by the output's name; losses on other tensors, by names of their own."
+    )
+    train: dict[str, Any] = Field({}, description="How the network is trained.")
+    sweep: dict[str, Any] = Field({}, description="Variants that the command `compare` trains side by side.")
+
+
+def _references(value: Any) -> Any:
+    elements = value if isinstance(value, list) and value else [value]
+    if not all(isinstance(element, str) for element in elements):
+        raise ValueError("must be a node, node/port, or a list of them")
+    return value
+
+
+class NodeKeys(Section):
+    """What every node may have beside its layer's own arguments."""
+
+    layer: str = Field(description="A registered layer, keras.NAME, or block.NAME.")
+    inputs: Annotated[str | list[str], pydantic.BeforeValidator(_references)] = Field(
+        description="What the layer is called on: a node or input, `node/port`, or a list of them."
+    )
+    expect: Shape | None = Field(None, description="The shape that the node makes, without the batch.")
+    doc: str = Field("", description="A remark.")
+    trainable: bool = Field(True, description="Whether its weights are trained.")
+    dtype: Policy | None = Field(None, description="The number format of its weights and results.")
+
+
+class LossKeys(Section):
+    """What every loss may have beside its own arguments."""
+
+    loss: str = Field(description="A registered loss.")
+    weight: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(1.0, description="What it is multiplied by.")
+
+
+TOP_LEVEL = Checker(TopLevel)
+MODEL = Checker(ModelSection)
+BLOCK = Checker(BlockSection)
+NODE = Checker(NodeKeys)
+LOSS = Checker(LossKeys)
+SWEEP = Checker(SweepSection)

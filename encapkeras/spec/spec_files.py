@@ -1,0 +1,84 @@
+"""Where spec files are found: by their path, or by the name of one that comes with encapkeras."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+from encapkeras.errors import Problem, SpecError, suggest
+from encapkeras.spec.inherit import bundled_specs
+from encapkeras.spec.parse import ENDINGS
+
+SCHEMA = "spec.schema.json"
+
+
+class SpecFile(NamedTuple):
+    """A file, and its name in messages."""
+
+    path: Path
+    shown: str
+
+
+def bundled_names() -> dict[str, Path]:
+    """The file of each spec that comes with encapkeras, by its name; bases are not among them.
+
+    Example:
+        >>> bundled_names()["quickstart"].name
+        'quickstart.yaml'
+    """
+    return {file.stem: file for file in sorted(bundled_specs().glob("*.yaml"))}
+
+
+def installed_schema() -> str:
+    """The schema of specs that comes with encapkeras, as a URI: editors take it for files in any folder."""
+    return (bundled_specs() / SCHEMA).resolve().as_uri()
+
+
+def find_spec(source: str | os.PathLike[str]) -> SpecFile:
+    """The file that a user means; a file in the current folder goes before a bundled spec.
+
+    Args:
+        source: A file, which need not exist if its name says that it is one, or the name of a bundled spec.
+
+    Raises:
+        SpecError: There is neither.
+
+    Example:
+        >>> find_spec("quickstart").path.name
+        'quickstart.yaml'
+    """
+    shown, path = os.fspath(source), Path(source)
+    if _is_file(path) or len(path.parts) != 1:
+        return SpecFile(path, shown)
+    bundled = bundled_names()
+    if path.suffix and path.stem in bundled:
+        text = f"there is no such file. The bundled spec is called '{path.stem}', without '{path.suffix}'."
+        raise SpecError([Problem(shown, 0, 0, "", text)])
+    if path.suffix:
+        return SpecFile(path, shown)
+    if path.name not in bundled:
+        here = [name for ending in ENDINGS if _is_file(Path(name := f"{path.name}{ending}"))]
+        hint = f"Did you mean '{here[0]}'?" if here else suggest(path.name, bundled)
+        raise SpecError([Problem(shown, 0, 0, "", f"there is no such file or bundled spec. {hint}")])
+    path = bundled[path.name]
+    return SpecFile(path, str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path))
+
+
+def moved_path(path: str, old: Path, new: Path) -> str:
+    """A path from the old folder as one from the new folder; one that begins at the root, or at home, as it is.
+
+    Example:
+        >>> moved_path("images/mine.npz", Path("/home/you"), Path("/home/you/specs"))
+        '../images/mine.npz'
+    """
+    if os.path.isabs(path) or path.startswith("~"):
+        return path
+    return Path(os.path.relpath(old / path, new)).as_posix()
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return os.path.isfile(path)
+    except ValueError:  # a name with a null character, before Python 3.13
+        return False

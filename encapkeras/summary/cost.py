@@ -1,0 +1,377 @@
+"""What a network costs: multiply-adds, and memory in training. Found by running each layer on tensors without numbers.
+
+torch's fake tensors have a shape, a type, a device and a place in memory, and no memory there: a layer does on them all
+that it does in training, and every product of matrices and every tensor kept for the backward pass can be counted,
+whoever wrote the layer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import keras
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from encapkeras.data import DataSettings
+from encapkeras.layers.voting_layer import VotingLayer
+from encapkeras.losses.side_loss import LABELS
+from encapkeras.model.build import call_layer
+from encapkeras.model.examine import Examined
+from encapkeras.spec.losses import NamedSideLoss
+from encapkeras.spec.nodes import Node, Reference
+from encapkeras.spec.spec import Spec
+from encapkeras.spec.train_settings import SGD, Adam, RMSprop
+from encapkeras.summary.node_table import SIDE_LOSS, reached_nodes
+
+Device = Literal["cpu", "cuda"]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one node, or side loss, costs.
+
+    Args:
+        multiply_adds: Of one image in a forward pass, in products of matrices and in convolutions; what is done element
+            by element is not counted. None where it cannot be known.
+        kept_bytes: Memory of the batch in training that is still held when the forward pass ends: what the node makes,
+            and what it keeps for the backward pass. Memory is counted once, at the node that fills it. None where it
+            cannot be known.
+        votes_bytes: What the tensor of votes of the batch would have taken, in the layer's own type. None for a layer
+            that is no routing, or where it cannot be known.
+        note: Why something is not known; empty otherwise.
+    """
+
+    multiply_adds: int | None
+    kept_bytes: int | None
+    votes_bytes: int | None = None
+    note: str = ""
+
+
+class MemoryEstimate(NamedTuple):
+    """What a training step holds at the end of its forward pass, in bytes.
+
+    Training needs more for moments: what exists only within a layer's computation, gradients on their way through the
+    network, and the work space of convolutions.
+
+    Args:
+        parameters: All weights, fixed ones included.
+        gradients: One number for each that is trained.
+        optimizer: Its moments: as many numbers again for each that is trained, two of them for Adam.
+        activations: What all nodes and side losses make and keep: the sum of their `kept_bytes`.
+        images: The batch itself.
+        unknown: The nodes and side losses whose part in `activations` is not known, and missing.
+    """
+
+    parameters: int
+    gradients: int
+    optimizer: int
+    activations: int
+    images: int
+    unknown: tuple[str, ...]
+
+    @property
+    def total(self) -> int:
+        """The sum: what training takes at least."""
+        return self.parameters + self.gradients + self.optimizer + self.activations + self.images
+
+
+def batch_size_of(spec: Spec) -> int:
+    """The batch size that a spec trains with; without a data set, that of a data set that says nothing of it."""
+    settings: int = spec.data.batch_size if spec.data else DataSettings.model_fields["batch_size"].default
+    return settings
+
+
+def node_costs(network: Examined, batch_size: int | None = None, device: Device | None = None) -> dict[str, Cost]:
+    """What each node and side loss of a network costs, by its name in `node_table`.
+
+    Args:
+        network: What `examine_spec` gives, or `SpecModel.examined`.
+        batch_size: Images in a batch; that of the spec if not given.
+        device: Where the network is to be trained, since some layers keep less on a CPU; where Keras would train it
+            here, if not given.
+
+    Example:
+        >>> from encapkeras.model.examine import examine_spec
+        >>> node_costs(examine_spec("quickstart"), batch_size=64)["stem"].multiply_adds == 16 * 16 * 16 * 9
+        True
+    """
+    walk = _Walk(network, batch_size or batch_size_of(network.spec), device or _training_device())
+    costs = {node.name: walk.node(node) for node in reached_nodes(network)}
+    return costs | {SIDE_LOSS + loss.name: walk.side_loss(loss) for loss in network.spec.side_losses}
+
+
+def memory_estimate(
+    network: Examined,
+    batch_size: int | None = None,
+    device: Device | None = None,
+    *,
+    costs: Mapping[str, Cost] | None = None,
+) -> MemoryEstimate:
+    """The memory that a training step takes at least.
+
+    Args:
+        network: What `examine_spec` gives, or `SpecModel.examined`.
+        batch_size: As for `node_costs`.
+        device: As for `node_costs`.
+        costs: What `node_costs` gave for the same, if it is at hand.
+
+    Example:
+        >>> from encapkeras.model.examine import examine_spec
+        >>> memory = memory_estimate(examine_spec("quickstart"))
+        >>> memory.optimizer == 2 * memory.gradients
+        True
+    """
+    spec, graph = network.spec, network.graph
+    batch_size = batch_size or batch_size_of(spec)
+    costs = node_costs(network, batch_size, device) if costs is None else costs
+    layers = [graph.layers[node.name] for node in reached_nodes(network)]
+    layers += [graph.side_losses[loss.name] for loss in spec.side_losses]
+    trained = sum(_bytes(layer.trainable_weights) for layer in layers)
+    return MemoryEstimate(
+        parameters=trained + sum(_bytes(layer.non_trainable_weights) for layer in layers),
+        gradients=trained,
+        optimizer=trained * _moments(spec.train.optimizer),
+        activations=sum(cost.kept_bytes or 0 for cost in costs.values()),
+        images=sum(batch_size * _bytes_of_one(image) for image in graph.inputs.values()),
+        unknown=tuple(name for name, cost in costs.items() if cost.kept_bytes is None),
+    )
+
+
+def _moments(optimizer: Adam | SGD | RMSprop) -> int:
+    """Numbers that an optimizer keeps for each that it trains."""
+    if isinstance(optimizer, Adam):
+        return 2
+    if isinstance(optimizer, RMSprop):
+        return 1 + bool(optimizer.momentum) + optimizer.centered
+    return int(bool(optimizer.momentum))
+
+
+def _bytes(variables: Iterable[keras.Variable]) -> int:
+    return sum(math.prod(variable.shape) * _type(variable.dtype).itemsize for variable in variables)
+
+
+def _bytes_of_one(image: keras.KerasTensor) -> int:
+    """The bytes of one sample; a size that is not known counts as 1."""
+    numbers: int = math.prod(size or 1 for size in image.shape[1:])
+    return numbers * _type(image.dtype).itemsize
+
+
+def _type(name: str) -> torch.dtype:
+    dtype: torch.dtype = getattr(torch, name)
+    return dtype
+
+
+def _training_device() -> Device:
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+class _Ledger:
+    """The memory that has been counted."""
+
+    def __init__(self) -> None:
+        self._held: dict[int, torch.Tensor] = {}  # tensors stay, so that no place in memory is given out twice
+
+    def count(self, tensor: torch.Tensor) -> int:
+        """Bytes behind a tensor; 0 the second time."""
+        storage = tensor.untyped_storage()
+        if storage._cdata in self._held:
+            return 0
+        self._held[storage._cdata] = tensor
+        return int(storage.nbytes())
+
+
+class _Walk:
+    """The nodes of a network one after the other, each on what those before it made.
+
+    Args:
+        network: The network.
+        batch_size: Images in a batch.
+        device: Where it would be trained.
+    """
+
+    def __init__(self, network: Examined, batch_size: int, device: Device) -> None:
+        self._graph = network.graph
+        self._batch_size = batch_size
+        self._device = device
+        self._fake = FakeTensorMode()
+        self._ledger = _Ledger()
+        self._tensors: dict[Reference, torch.Tensor] = {}
+        for name in network.graph.inputs:
+            self._make(Reference(name), trained=False)
+
+    def node(self, node: Node) -> Cost:
+        """The cost of a node."""
+        layer = self._graph.layers[node.name]
+        options = _training_option(layer)
+        cost, outputs = self._cost(
+            layer, node.inputs, lambda tensors: call_layer(node, layer, list(tensors), **options)
+        )
+        for port in node.kind.ports:
+            reference = Reference(node.name, port)
+            if outputs is None:
+                self._make(reference, trained=True)
+            else:
+                self._tensors[reference] = outputs[port]
+        return cost
+
+    def side_loss(self, loss: NamedSideLoss) -> Cost:
+        """The cost of a side loss."""
+        layer = self._graph.side_losses[loss.name]
+        options = _training_option(layer)
+
+        def call(tensors: Iterable[torch.Tensor]) -> dict[str, torch.Tensor]:
+            named = dict(zip(loss.tensors, tensors, strict=True))
+            if loss.labels:
+                some = next(iter(named.values()))
+                named[LABELS] = torch.empty(self._batch_size, dtype=torch.int64, device=some.device)
+            value = {"out": layer(**named, **options)}
+            layer.take_figures()
+            return value
+
+        return self._cost(layer, loss.tensors.values(), call)[0]
+
+    def _make(self, reference: Reference, trained: bool) -> None:
+        """A tensor of a shape that Keras knows; none where it does not."""
+        symbol = self._graph.tensors[reference]
+        if None not in symbol.shape[1:]:
+            dtype = _type(symbol.dtype)
+            with self._fake:
+                tensor = torch.empty(
+                    (self._batch_size, *symbol.shape[1:]),
+                    dtype=dtype,
+                    device=self._device,
+                    requires_grad=trained and dtype.is_floating_point,
+                )
+            self._ledger.count(tensor)
+            self._tensors[reference] = tensor
+
+    def _cost(
+        self,
+        layer: keras.layers.Layer,
+        inputs: Iterable[Reference],
+        call: Callable[[Iterable[torch.Tensor]], dict[str, torch.Tensor]],
+    ) -> tuple[Cost, dict[str, torch.Tensor] | None]:
+        """The cost of a call, and what it made, if that could be found."""
+        unknown = [str(reference) for reference in inputs if reference not in self._tensors]
+        if unknown:
+            note = f"the size of {', '.join(unknown)} is not known before there are images"
+            return Cost(None, None, None, note), None
+        tensors = [self._tensors[reference] for reference in inputs]
+        votes = self._votes(layer, tensors)
+        try:
+            operations, kept, outputs = _measured(layer, self._device, self._fake, self._ledger, tensors, call)
+        except Exception:  # a layer's own code, which may want numbers
+            return self._cost_without_device(layer, tensors, votes, call), None
+        return Cost(round(operations / 2 / self._batch_size), kept, votes), outputs
+
+    def _cost_without_device(
+        self,
+        layer: keras.layers.Layer,
+        tensors: list[torch.Tensor],
+        votes: int | None,
+        call: Callable[[Iterable[torch.Tensor]], dict[str, torch.Tensor]],
+    ) -> Cost:
+        """The same as Keras learns shapes, where layers know that there are no numbers (random ones make none)."""
+        ledger = _Ledger()
+        twins = [
+            torch.empty(tensor.shape, dtype=tensor.dtype, device="meta", requires_grad=tensor.requires_grad)
+            for tensor in tensors
+        ]
+        for twin in twins:
+            ledger.count(twin)
+        try:
+            operations, kept, _ = _measured(layer, "meta", contextlib.nullcontext(), ledger, twins, call)
+        except Exception as error:  # the same; what it is called with is right, or the spec would not have passed
+            return Cost(None, None, votes, f"cannot be found without images: its code needs values ({_kind(error)})")
+        return Cost(round(operations / 2 / self._batch_size), kept, votes)
+
+    def _votes(self, layer: keras.layers.Layer, tensors: list[torch.Tensor]) -> int | None:
+        if not isinstance(layer, VotingLayer):
+            return None
+        shape = layer.votes_shape(tuple(tensors[0].shape))
+        return math.prod(size or 0 for size in shape) * _type(layer.compute_dtype).itemsize
+
+
+def _measured(
+    layer: keras.layers.Layer,
+    device: str,
+    mode: contextlib.AbstractContextManager[Any],
+    ledger: _Ledger,
+    tensors: list[torch.Tensor],
+    call: Callable[[Iterable[torch.Tensor]], dict[str, torch.Tensor]],
+) -> tuple[int, int, dict[str, torch.Tensor]]:
+    """Floating-point operations of a call, bytes that it leaves behind, and what it makes."""
+    kept = 0
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        nonlocal kept
+        kept += ledger.count(tensor)
+        return tensor
+
+    with keras.device(device), mode, _without_numbers(layer, device, ledger), torch.enable_grad():
+        with (
+            torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+            FlopCounterMode(display=False, custom_mapping=_OPERATIONS) as counter,
+        ):
+            outputs = call(tensors)
+    for tensor in outputs.values():
+        keep(tensor)
+    return counter.get_total_flops(), kept, outputs
+
+
+@contextlib.contextmanager
+def _without_numbers(layer: keras.layers.Layer, device: str, ledger: _Ledger) -> Iterator[None]:
+    """Gives a layer weights of the right shapes for the time of a call; they are no activations."""
+    trained = {id(variable) for variable in layer.trainable_variables}
+    weights = []
+    for variable in layer.variables:
+        weight = torch.empty(
+            tuple(variable.shape),
+            dtype=_type(variable.dtype),
+            device=device,
+            requires_grad=id(variable) in trained,
+        )
+        ledger.count(weight)
+        weights.append((variable, weight))
+    with keras.StatelessScope(state_mapping=weights, collect_losses=True):
+        yield
+
+
+def _training_option(layer: keras.layers.Layer) -> dict[str, bool]:
+    return {"training": True} if "training" in inspect.signature(layer.call).parameters else {}
+
+
+def _kind(error: BaseException) -> str:
+    return type(error).__name__
+
+
+def _of_matrix_and_vector(matrix: torch.Size, vector: torch.Size, **_: Any) -> int:
+    return 2 * math.prod(matrix)
+
+
+def _of_sum_and_product(_: torch.Size, matrix: torch.Size, vector: torch.Size, **__: Any) -> int:
+    return 2 * math.prod(matrix)
+
+
+def _of_dot(left: torch.Size, right: torch.Size, **_: Any) -> int:
+    return 2 * math.prod(left)
+
+
+def _of_distances(left: torch.Size, right: torch.Size, *_: Any, **__: Any) -> int:
+    return 2 * math.prod(left) * right[-2]
+
+
+# What torch's counter leaves out.
+_OPERATIONS = {
+    torch.ops.aten.mv: _of_matrix_and_vector,
+    torch.ops.aten.addmv: _of_sum_and_product,
+    torch.ops.aten.dot: _of_dot,
+    torch.ops.aten._cdist_forward: _of_distances,
+}

@@ -1,0 +1,246 @@
+"""What a picture of a network shows: boxes, arrows and blocks, without places. `mermaid` and `svg` draw it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import keras
+
+from encapkeras.errors import printable
+from encapkeras.layers import LAYERS
+from encapkeras.layers.voting_layer import VotingLayer
+from encapkeras.losses.side_loss import LABELS
+from encapkeras.model.examine import Examined
+from encapkeras.summary.cost import Cost
+from encapkeras.summary.node_table import SIDE_LOSS, NodeRow, node_table
+from encapkeras.text import count_text, memory_text, shape_text
+
+Kind = Literal["input", "convolution", "capsules", "routing", "keras", "own", "loss", "output"]
+
+KINDS: dict[Kind, str] = {
+    "input": "input, output",
+    "convolution": "convolution",
+    "capsules": "capsules",
+    "routing": "routing",
+    "keras": "Keras",
+    "own": "your own layer",
+    "loss": "side loss, in training",
+}
+"""What the colours mean; an output has that of an input."""
+
+
+@dataclass(frozen=True)
+class Box:
+    """A node, an input, an output or a side loss.
+
+    Args:
+        key: What no other box is called.
+        title: Its name, within its block.
+        kind: What its colour says.
+        layer: What stands behind `layer` or `loss`; empty for an input.
+        arguments: The layer's own arguments, without initialisers.
+        shape: The shape that it makes; of a loss, what it is.
+        size: Its weights, and multiply-adds of an image; empty if it has none.
+        block: The instance of a block that it is in; empty for none.
+        remark: All there is to say about it.
+    """
+
+    key: str
+    title: str
+    kind: Kind
+    layer: str = ""
+    arguments: str = ""
+    shape: str = ""
+    size: str = ""
+    block: str = ""
+    remark: str = ""
+
+
+@dataclass(frozen=True)
+class Arrow:
+    """A tensor on its way.
+
+    Args:
+        source: The key of the box that makes it.
+        target: The key of the box that takes it.
+        port: The port of the source, if it is not `out`.
+        role: What it is to a side loss.
+    """
+
+    source: str
+    target: str
+    port: str = ""
+    role: str = ""
+
+    @property
+    def label(self) -> str:
+        """What is written on it."""
+        return ": ".join(text for text in (self.role, self.port) if text)
+
+
+@dataclass(frozen=True)
+class Diagram:
+    """A network as boxes, each after those that its arrows come from, and arrows.
+
+    Args:
+        title: The network's name.
+        subtitle: How large it is.
+        boxes: The boxes.
+        arrows: The arrows.
+    """
+
+    title: str
+    subtitle: str
+    boxes: Sequence[Box]
+    arrows: Sequence[Arrow]
+
+
+@dataclass(frozen=True)
+class Block:
+    """The instance of a block, or the whole network.
+
+    Args:
+        path: Its name with those around it, such as `block3.convolutions`; empty for the network.
+        members: The boxes and blocks in it, each after those that its arrows come from.
+    """
+
+    path: str
+    members: list[Box | Block]
+
+    @property
+    def title(self) -> str:
+        """Its name, within the block around it."""
+        return self.path.rpartition(".")[2]
+
+
+def blocks_of(diagram: Diagram) -> Block:
+    """The boxes of a diagram, within their blocks."""
+    blocks = {"": Block("", [])}
+
+    def block(path: str) -> Block:
+        if path not in blocks:
+            blocks[path] = Block(path, [])
+            block(path.rpartition(".")[0]).members.append(blocks[path])
+        return blocks[path]
+
+    for box in diagram.boxes:
+        block(box.block).members.append(box)
+    return blocks[""]
+
+
+def diagram_of(network: Examined, costs: Mapping[str, Cost], batch_size: int) -> Diagram:
+    """The picture of a network: its nodes that reach an output, and its side losses.
+
+    Args:
+        network: What `examine_spec` gives.
+        costs: What `node_costs` gave for it.
+        batch_size: The batch size that they are for.
+
+    Example:
+        >>> from encapkeras.model.examine import examine_spec
+        >>> from encapkeras.summary.cost import node_costs
+        >>> network = examine_spec("quickstart")
+        >>> [box.title for box in diagram_of(network, node_costs(network), 64).boxes]
+        ['image', 'stem', 'stage1', 'stage2', 'digits', 'lengths', 'classes']
+    """
+    spec = network.spec
+    rows = node_table(network)
+    boxes = [Box(name, name, "input", shape=shape_text(shape)) for name, shape in spec.inputs.items()]
+    arrows = []
+    for row in rows:
+        layer = None if row.is_loss else network.graph.layers[row.name]
+        boxes.append(_box(row, _kind(row, layer), costs[row.name]))
+        roles = row.roles or ("",) * len(row.inputs)
+        arrows += [
+            _arrow(reference, row.name, role)
+            for reference, role in zip(row.inputs, roles, strict=True)
+            if role != LABELS
+        ]
+    for name, reference in spec.outputs.items():
+        loss = f"{spec.losses[name].loss} loss" if name in spec.losses else ""
+        shape = shape_text(tuple(network.graph.tensors[reference].shape[1:]))
+        boxes.append(Box(f"outputs/{name}", name, "output", layer=loss, shape=shape))
+        arrows.append(_arrow(str(reference), f"outputs/{name}"))
+    return Diagram(spec.name, _subtitle(rows, costs, batch_size), boxes, arrows)
+
+
+def arguments_text(arguments: Mapping[str, Any]) -> str:
+    """Arguments on one line, much as a spec has them.
+
+    Example:
+        >>> arguments_text({"filters": 16, "expect": [8, None], "use_bias": False, "kind": "own"})
+        'filters: 16, expect: [8, null], use_bias: false, kind: own'
+    """
+    return ", ".join(f"{printable(name)}: {_plain(value)}" for name, value in arguments.items())
+
+
+def _plain(value: Any) -> str:
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, Mapping):
+        return f"{{{arguments_text(value)}}}"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_plain, value))}]"
+    return printable(str(value))
+
+
+def _box(row: NodeRow, kind: Kind, cost: Cost) -> Box:
+    telling = {name: row.arguments[name] for name in _in_order(row) if not name.endswith("_initializer")}
+    name = row.name.removeprefix(SIDE_LOSS) if row.is_loss else row.name.removeprefix(f"{row.block}.")
+    size = f"{count_text(row.weights)} · {count_text(cost.multiply_adds)}"
+    remark = [
+        f"{row.name}: {row.layer}",
+        arguments_text(row.arguments),
+        printable(row.doc),
+        f"{row.weights:,} weights, {count_text(cost.multiply_adds)} multiply-adds an image, "
+        f"{memory_text(cost.kept_bytes)} kept for the backward pass",
+        f"votes would take {memory_text(cost.votes_bytes)}" if cost.votes_bytes else "",
+        cost.note,
+    ]
+    return Box(
+        key=row.name,
+        title=name,
+        kind=kind,
+        layer=row.layer,
+        arguments=arguments_text(telling),
+        shape="one number" if row.is_loss else shape_text(row.output_shape),
+        size=size if row.weights or cost.multiply_adds != 0 else "",
+        block=row.block,
+        remark="\n".join(line for line in remark if line),
+    )
+
+
+def _in_order(row: NodeRow) -> list[str]:
+    """The names of the arguments, in the order of the layer's own signature where it has one."""
+    known = list(LAYERS[row.layer].arguments) if row.layer in LAYERS else []
+    return sorted(row.arguments, key=lambda name: known.index(name) if name in known else len(known))
+
+
+def _kind(row: NodeRow, layer: keras.layers.Layer | None) -> Kind:
+    if layer is None:
+        return "loss"
+    if "Conv" in row.layer or row.layer == "conv_bn_relu":
+        return "convolution"
+    if row.layer.startswith("keras."):
+        return "keras"
+    if isinstance(layer, VotingLayer):
+        return "routing"
+    return "capsules" if LAYERS[row.layer].target.__module__.startswith("encapkeras.") else "own"
+
+
+def _arrow(reference: str, target: str, role: str = "") -> Arrow:
+    source, _, port = reference.partition("/")
+    return Arrow(source, target, "" if port == "out" else port, role)
+
+
+def _subtitle(rows: Sequence[NodeRow], costs: Mapping[str, Cost], batch_size: int) -> str:
+    work = sum(cost.multiply_adds or 0 for cost in costs.values())
+    kept = sum(cost.kept_bytes or 0 for cost in costs.values())
+    unknown = any(cost.kept_bytes is None for cost in costs.values())
+    least = "at least " if unknown else ""
+    return (
+        f"{sum(row.weights for row in rows):,} parameters, {least}{count_text(work)} multiply-adds an image, "
+        f"{least}{memory_text(kept)} of activations at batch {batch_size}"
+    )

@@ -1,0 +1,157 @@
+"""What changes from one network to another: nodes, their arguments, sizes and costs, and the settings of the specs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from encapkeras.model.examine import Examined
+from encapkeras.summary.cost import Cost, memory_estimate, node_costs
+from encapkeras.summary.node_table import NodeRow, node_table
+
+Change = tuple[Any, Any]
+"""A value before and after; None where there is none."""
+
+_SKIPPED = ("spec", "name", "source", "model.nodes")  # what is no setting, or stands at the nodes
+_REMARKS = ("doc", "expect")  # which change nothing
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of the two networks.
+
+    Args:
+        network: The network.
+        rows: Its nodes and side losses by name.
+        costs: What they cost.
+        batch_size: The batch size of the costs.
+    """
+
+    network: Examined
+    rows: Mapping[str, NodeRow]
+    costs: Mapping[str, Cost]
+    batch_size: int
+
+
+@dataclass(frozen=True)
+class Difference:
+    """What changes from one network to another.
+
+    Args:
+        added: Names of the nodes and side losses that only the second has.
+        removed: Names of those that only the first has.
+        changed: Of those that both have, what is different, by the name of an argument or `output_shape`, `weights`,
+            `fixed_weights`, `multiply_adds`, `memory_bytes`, `votes_bytes`.
+        settings: What is different in the rest of the resolved specs, by path, such as `train.epochs`.
+        totals: `parameters`, `multiply_adds` and `memory_bytes`, before and after.
+    """
+
+    added: Sequence[str]
+    removed: Sequence[str]
+    changed: Mapping[str, Mapping[str, Change]]
+    settings: Mapping[str, Change]
+    totals: Mapping[str, Change]
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing changes."""
+        return not (self.added or self.removed or self.changed or self.settings)
+
+
+def side_of(network: Examined, batch_size: int, device: Any = None) -> Side:
+    """A network with what its nodes cost.
+
+    Args:
+        network: What `examine_spec` gives.
+        batch_size: As for `node_costs`.
+        device: As for `node_costs`.
+    """
+    rows = {row.name: row for row in node_table(network)}
+    return Side(network, rows, node_costs(network, batch_size, device), batch_size)
+
+
+def difference(before: Side, after: Side) -> Difference:
+    """What changes from one network to another; nodes are the same if they have the same name.
+
+    Args:
+        before: The first network.
+        after: The second network.
+
+    Example:
+        >>> from encapkeras.model.examine import examine_spec
+        >>> before = side_of(examine_spec("quickstart"), 64)
+        >>> after = side_of(examine_spec("quickstart", ["model.nodes.stem.filters=8"]), 64)
+        >>> difference(before, after).changed["stem"]["filters"]
+        (16, 8)
+    """
+    changed = {
+        name: changes
+        for name, row in before.rows.items()
+        if name in after.rows and (changes := dict(_changes(name, before, after)))
+    }
+    return Difference(
+        added=[name for name in after.rows if name not in before.rows],
+        removed=[name for name in before.rows if name not in after.rows],
+        changed=changed,
+        settings=dict(_different(_settings(before.network), _settings(after.network))),
+        totals={name: (value, _totals(after)[name]) for name, value in _totals(before).items()},
+    )
+
+
+def _changes(name: str, before: Side, after: Side) -> Iterator[tuple[str, Change]]:
+    """What is different at a node that both have."""
+    yield from _different(_written(name, before.network), _written(name, after.network))
+    yield from _different(_measured(name, before), _measured(name, after))
+
+
+def _written(name: str, network: Examined) -> dict[str, Any]:
+    """What the spec says of a node; nothing for a side loss, which stands among the settings."""
+    node = network.spec.resolved["model"]["nodes"].get(name, {})
+    return {key: value for key, value in _flat(node) if key not in _REMARKS}
+
+
+def _measured(name: str, side: Side) -> dict[str, Any]:
+    row, cost = side.rows[name], side.costs[name]
+    return {
+        "output_shape": list(row.output_shape),
+        "weights": row.weights,
+        "fixed_weights": row.fixed_weights,
+        "multiply_adds": cost.multiply_adds,
+        "memory_bytes": cost.kept_bytes,
+        "votes_bytes": cost.votes_bytes,
+    }
+
+
+def _settings(network: Examined) -> dict[str, Any]:
+    """The spec without its nodes."""
+    return {path: value for path, value in _flat(network.spec.resolved) if not _is_skipped(path)}
+
+
+def _is_skipped(path: str) -> bool:
+    return any(path == skipped or path.startswith(f"{skipped}.") for skipped in _SKIPPED)
+
+
+def _totals(side: Side) -> dict[str, Any]:
+    work = [cost.multiply_adds for cost in side.costs.values() if cost.multiply_adds is not None]
+    memory = memory_estimate(side.network, side.batch_size, costs=side.costs)
+    return {
+        "parameters": sum(row.weights for row in side.rows.values()),
+        "multiply_adds": sum(work),
+        "memory_bytes": memory.total,
+    }
+
+
+def _flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """The values in maps, by their paths."""
+    if not isinstance(value, Mapping) or not value:
+        yield path, value
+        return
+    for key, entry in value.items():
+        yield from _flat(entry, f"{path}.{key}" if path else str(key))
+
+
+def _different(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[tuple[str, Change]]:
+    for key in dict.fromkeys([*before, *after]):
+        if before.get(key) != after.get(key):
+            yield key, (before.get(key), after.get(key))

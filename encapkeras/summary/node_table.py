@@ -1,0 +1,127 @@
+"""The table of a network's nodes: what stands where, and how large it is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import keras
+
+from encapkeras.model.examine import Examined
+from encapkeras.model.spec_model import SpecModel
+from encapkeras.spec.losses import NamedSideLoss
+from encapkeras.spec.nodes import Node, Reference
+from encapkeras.spec.reachable import reached
+
+SIDE_LOSS = "losses."
+"""What the names of side losses begin with where they stand beside nodes."""
+
+
+@dataclass(frozen=True)
+class NodeRow:
+    """One node of a network, or one side loss.
+
+    Args:
+        name: Its name; `losses.NAME` for a side loss.
+        layer: What stands behind `layer`, or `loss`, in the spec.
+        inputs: What it is called on.
+        output_shape: The shape that it makes, without the batch; empty for a side loss, which makes one number.
+        weights: How many numbers in it training changes.
+        fixed_weights: How many it keeps besides: moving statistics, or all weights of a frozen node.
+        roles: What each of `inputs` is to a side loss, such as `latent`; empty for a node.
+        arguments: The layer's, or loss's, own arguments as the spec gives them.
+        doc: What the spec says of it.
+    """
+
+    name: str
+    layer: str
+    inputs: tuple[str, ...]
+    output_shape: tuple[int | None, ...]
+    weights: int
+    fixed_weights: int
+    roles: tuple[str, ...] = ()
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    doc: str = ""
+
+    @property
+    def is_loss(self) -> bool:
+        """Whether it is a side loss."""
+        return bool(self.roles)
+
+    @property
+    def block(self) -> str:
+        """The instance of a block that the node belongs to, such as `block3`; empty for none."""
+        return "" if self.is_loss else self.name.rpartition(".")[0]
+
+
+def node_table(network: SpecModel | Examined) -> list[NodeRow]:
+    """The nodes of a network, each after those that it needs, then its side losses.
+
+    The weights of all rows sum to its parameters.
+
+    Args:
+        network: A model made from a spec, or what `examine_spec` gives, which has no weights.
+
+    Example:
+        >>> import encapkeras
+        >>> node_table(encapkeras.build_model("quickstart"))[0].inputs
+        ('image',)
+    """
+    network = examined(network)
+    spec, graph = network.spec, network.graph
+    rows = []
+    for node in reached_nodes(network):
+        shape = tuple(graph.tensors[Reference(node.name)].shape[1:])
+        inputs = tuple(map(str, node.inputs))
+        counts = _counts(graph.layers[node.name])
+        row = NodeRow(node.name, node.layer, inputs, shape, *counts, (), node.arguments, node.settings.doc)
+        rows.append(row)
+    return rows + [_loss_row(loss, graph.side_losses[loss.name]) for loss in spec.side_losses]
+
+
+def unused_nodes(network: SpecModel | Examined) -> list[str]:
+    """The names of a spec's nodes that reach no output and no side loss: checked, and no part of the model.
+
+    Args:
+        network: A model made from a spec, or what `examine_spec` gives.
+
+    Example:
+        >>> import encapkeras
+        >>> unused_nodes(encapkeras.build_model("quickstart"))
+        []
+    """
+    network = examined(network)
+    names = reached(network.spec)
+    return [name for name in network.spec.resolved["model"]["nodes"] if name not in names]
+
+
+def parameters(network: SpecModel | Examined) -> int:
+    """How many numbers training changes, without moving statistics and frozen nodes."""
+    return sum(row.weights for row in node_table(network))
+
+
+def examined(network: SpecModel | Examined) -> Examined:
+    """The spec of a network with its layers and tensors."""
+    return network.examined if isinstance(network, SpecModel) else network
+
+
+def reached_nodes(network: Examined) -> list[Node]:
+    """The nodes that reach an output or a side loss, each after those that it needs."""
+    names = reached(network.spec)
+    return [node for node in network.spec.nodes if node.name in names]
+
+
+def _loss_row(loss: NamedSideLoss, layer: keras.layers.Layer) -> NodeRow:
+    roles, inputs = tuple(loss.references), tuple(loss.references.values())
+    return NodeRow(SIDE_LOSS + loss.name, loss.loss, inputs, (), *_counts(layer), roles, loss.arguments)
+
+
+def _counts(layer: keras.layers.Layer) -> tuple[int, int]:
+    """How many numbers of a layer training changes, and how many it keeps."""
+    return _numbers(layer.trainable_weights), _numbers(layer.non_trainable_weights)
+
+
+def _numbers(variables: Iterable[keras.Variable]) -> int:
+    return sum(math.prod(variable.shape) for variable in variables)

@@ -1,0 +1,80 @@
+"""From the `train:` section to a Keras optimizer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+from encapkeras.spec.train_settings import Adam, Constant, RMSprop, TrainSettings
+from encapkeras.training.optimizer.coupled_weight_decay import CoupledWeightDecay
+from encapkeras.training.optimizer.learning_rate import Schedule
+
+
+def make_optimizer(settings: TrainSettings, steps_per_epoch: int) -> keras.optimizers.Optimizer:
+    """The optimizer with its schedule, accumulation, weight decay, clipping and moving average.
+
+    Args:
+        settings: The `train:` section of a spec.
+        steps_per_epoch: Batches in an epoch.
+
+    Returns:
+        One of Keras' own optimizers; with coupled weight decay, that optimizer inside a `CoupledWeightDecay`;
+        for float16 all of it inside Keras' `LossScaleOptimizer`.
+
+    Example:
+        >>> optimizer = make_optimizer(TrainSettings(), steps_per_epoch=100)
+        >>> isinstance(optimizer, keras.optimizers.Adam), round(float(optimizer.learning_rate), 6)
+        (True, 0.001)
+    """
+    chosen = settings.optimizer
+    schedule, decay = settings.schedule, settings.weight_decay
+    rate = float(chosen.learning_rate)
+    common = {
+        "learning_rate": (
+            Schedule(schedule, rate, settings.epochs, steps_per_epoch) if has_schedule(settings) else rate
+        ),
+        "weight_decay": decay.rate if decay and decay.kind == "decoupled" else None,
+        "global_clipnorm": settings.clip_norm,
+        "use_ema": settings.ema is not None,
+        "gradient_accumulation_steps": settings.accumulate if settings.accumulate > 1 else None,
+        "ema_momentum": settings.ema.momentum if settings.ema else 0.0,
+    }
+    optimizer: keras.optimizers.Optimizer
+    if isinstance(chosen, Adam):
+        optimizer = keras.optimizers.Adam(beta_1=chosen.beta_1, beta_2=chosen.beta_2, epsilon=chosen.epsilon, **common)
+    elif isinstance(chosen, RMSprop):
+        optimizer = keras.optimizers.RMSprop(
+            rho=chosen.rho, momentum=chosen.momentum, epsilon=chosen.epsilon, centered=chosen.centered, **common
+        )
+    else:
+        optimizer = keras.optimizers.SGD(momentum=chosen.momentum, nesterov=chosen.nesterov, **common)
+    if decay and decay.kind == "coupled":
+        optimizer = CoupledWeightDecay(optimizer, decay.rate)
+    if settings.precision == "float16":
+        return keras.optimizers.LossScaleOptimizer(optimizer)
+    return optimizer
+
+
+def has_schedule(settings: TrainSettings) -> bool:
+    """Whether the learning rate changes in the course of a training."""
+    schedule = settings.schedule
+    return not isinstance(schedule, Constant) or bool(schedule.warmup_epochs)
+
+
+class ConstantRate(keras.callbacks.Callback):  # type: ignore[misc]
+    """Sets a learning rate without a schedule: that of a saved training is another, if the recipe has changed since.
+
+    Args:
+        rate: The learning rate of every step.
+    """
+
+    KEPT = ()
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Sets it."""
+        self.model.optimizer.learning_rate = self.rate

@@ -1,0 +1,124 @@
+"""The folder of one routing analysis: a table, pictures, and event files for TensorBoard.
+
+routing.csv                     all figures of all checkpoints
+routing_LAYER_iterations.png    entropy, agreement, activation over the iterations
+routing_LAYER_votes.png         directions and lengths of the votes
+events.out.tfevents.*           the pictures, for TensorBoard
+CHECKPOINT/                     curves and histograms, for TensorBoard, iterations as steps
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from matplotlib.image import imread
+from torch.utils.tensorboard import SummaryWriter
+
+from encapkeras.analysis import (
+    RoutingAnalysis,
+    layers_of,
+    plot_iterations,
+    plot_votes,
+    read_csv,
+    write_csv,
+    write_iterations,
+)
+from encapkeras.errors import DataError, RunFolderError
+from encapkeras.files import replacing, writing
+
+_PLOTS = {"iterations": plot_iterations, "votes": plot_votes}
+_EVENTS = "events.out.tfevents.*"
+
+
+class AnalysisFolder:
+    """The paths of an analysis, and the rules for making its folder.
+
+    Args:
+        path: The folder.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.table = self.path / "routing.csv"
+
+    def check_free(self, overwrite: bool = False) -> None:
+        """Checks, without changing anything, that an analysis may be written here.
+
+        Args:
+            overwrite: Whether an older analysis here may be replaced.
+
+        Raises:
+            RunFolderError: Something else is here, or an older analysis that may not be replaced, or no right to write.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise RunFolderError(f"{self.path} is a file; an analysis needs a folder. Choose another with --output.")
+        older = self._older()
+        if older is not None and not overwrite:
+            raise RunFolderError(
+                f"{self.path} holds an analysis already. Choose another folder with --output, or replace it with "
+                "--overwrite."
+            )
+        if self.path.is_dir() and older is None and any(self.path.iterdir()):
+            raise RunFolderError(
+                f"{self.path} holds files that are not of an analysis, so nothing is written there. Choose an empty or "
+                "new folder with --output."
+            )
+        parent = next(folder for folder in (self.path, *self.path.absolute().parents) if folder.exists())
+        if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+            raise RunFolderError(
+                f"{self.path} cannot be written: {parent} is {'read-only' if parent.is_dir() else 'a file'}. Choose "
+                "another folder with --output."
+            )
+
+    def _older(self) -> list[RoutingAnalysis] | None:
+        """The analyses that are here already; None if the table is not ours."""
+        try:
+            return read_csv(self.table)
+        except (DataError, OSError):
+            return None
+
+    def _remove(self, older: Sequence[RoutingAnalysis]) -> None:
+        """Removes the pictures and event files of an older analysis, and nothing else that may lie here."""
+        pictures = {self._picture(layer, name) for layer in layers_of(older) for name in _PLOTS}
+        checkpoints = {analysis.checkpoint for analysis in older}
+        for entry in list(self.path.iterdir()):
+            if entry.is_dir() and entry.name in checkpoints:
+                for file in entry.glob(_EVENTS):
+                    file.unlink()
+                if not any(entry.iterdir()):
+                    entry.rmdir()
+            elif entry.is_file() and (entry in pictures or entry.match(_EVENTS)):
+                entry.unlink()
+
+    def _picture(self, layer: str, name: str) -> Path:
+        return self.path / f"routing_{layer}_{name}.png"
+
+    def write(self, analyses: Sequence[RoutingAnalysis], overwrite: bool = False) -> None:
+        """Writes the table, the pictures and the event files; an older analysis is removed first.
+
+        Args:
+            analyses: Analyses of one network with different weights.
+            overwrite: Whether an older analysis here may be replaced.
+
+        Raises:
+            RunFolderError: As `check_free`, or a file cannot be written.
+        """
+        self.check_free(overwrite)
+        with writing(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._remove(self._older() or [])
+        with replacing(self.table) as file:  # first: it is the mark that the folder is ours
+            write_csv(file, analyses)
+        with writing(self.path), SummaryWriter(str(self.path)) as board:
+            for layer in layers_of(analyses):
+                for name, plot in _PLOTS.items():
+                    picture = self._picture(layer, name)
+                    with replacing(picture) as file:
+                        plot(analyses, layer).savefig(file)
+                    board.add_image(f"{layer}/{name}", imread(picture), dataformats="HWC")
+        for analysis in analyses:
+            folder = self.path / analysis.checkpoint
+            with writing(folder), SummaryWriter(str(folder)) as board:
+                write_iterations(board, analysis)

@@ -1,0 +1,248 @@
+"""`extends` and `--set`."""
+
+import itertools
+
+import pytest
+import yaml
+
+from encapkeras import SpecError, check_spec, load_spec
+from encapkeras.spec.inherit import bundled_specs
+
+
+def write(folder, **specs):
+    for name, spec in specs.items():
+        file = folder / f"{name.replace('__', '/')}.yaml"
+        file.parent.mkdir(exist_ok=True, parents=True)
+        file.write_text(spec if isinstance(spec, str) else yaml.safe_dump(spec, sort_keys=False))
+
+
+BASE = """\
+vars: {types: 2, rows: [{i: 1}, {i: 2}]}
+model:
+  inputs: {image: [4, 4, 6]}
+  nodes:
+    flat: {layer: keras.Flatten, inputs: image, doc: from the base}
+    scores: {layer: keras.Dense, inputs: flat, units: $types, activation: relu}
+  outputs: {scores: scores}
+train: {epochs: 3, optimizer: {kind: sgd, momentum: 0.5}}
+"""
+
+
+@pytest.fixture
+def folder(tmp_path):
+    write(tmp_path, base=BASE)
+    return tmp_path
+
+
+def problems(source, overrides=()):
+    with pytest.raises(SpecError) as caught:
+        check_spec(source, overrides)
+    return caught.value.problems
+
+
+def test_maps_merge_lists_are_replaced_and_null_deletes(folder):
+    write(
+        folder,
+        mine="""\
+extends: base.yaml
+vars: {types: 3, rows: [{i: 9}]}
+model:
+  nodes:
+    scores: {activation: null, use_bias: false}
+    row$i: {repeat: $rows, layer: keras.Dense, inputs: flat, units: $i}
+train: {optimizer: {momentum: 0.9}}
+""",
+    )
+    spec = load_spec(folder / "mine.yaml")
+    nodes = spec.resolved["model"]["nodes"]
+    assert nodes["scores"] == {"layer": "keras.Dense", "inputs": "flat", "units": 3, "use_bias": False}
+    assert nodes["row9"]["units"] == 9
+    assert list(nodes) == ["flat", "scores", "row9"]
+    assert (spec.train.epochs, spec.train.optimizer.momentum) == (3, 0.9)
+
+
+def test_later_files_go_before_earlier_ones(folder):
+    write(folder, other={"train": {"epochs": 5}}, third={"extends": "other.yaml", "train": {"seed": 2}})
+    write(folder, mine={"extends": ["base.yaml", "third.yaml"]})
+    train = load_spec(folder / "mine.yaml").train
+    assert (train.epochs, train.seed, train.optimizer.momentum) == (5, 2, 0.5)
+
+
+def test_bases_are_found_below_and_among_the_bundled_specs(folder):
+    write(folder, below__mine={"extends": "two.yaml"}, below__two={"train": {"epochs": 4}})
+    write(folder, mine={"extends": ["base.yaml", "below/mine.yaml"]}, known={"extends": "quickstart.yaml"})
+    assert load_spec(folder / "mine.yaml").train.epochs == 4
+    assert load_spec(folder / "known.yaml").resolved == load_spec("quickstart").resolved
+
+
+def test_plain_data_extends_bundled_specs():
+    assert load_spec({"extends": "quickstart.yaml", "train": {"epochs": 1}}).train.epochs == 1
+
+
+def test_a_ladder_of_bases_is_read_once_each(folder):
+    names = [f"step{i}" for i in range(60)]
+    write(folder, step0=BASE)
+    for below, name in itertools.pairwise(names):
+        write(folder, **{name: {"extends": [f"{below}.yaml", f"{below}.yaml"]}})
+    assert check_spec(folder / "step59.yaml").train.epochs == 3
+
+
+def test_mistakes_are_found_in_the_file_that_makes_them(folder):
+    write(folder, mine={"extends": "base.yaml", "vars": {"types": -1}})
+    (problem,) = problems(folder / "mine.yaml")
+    assert (problem.file, problem.line, problem.path) == (str(folder / "base.yaml"), 6, "model.nodes.scores")
+
+
+def test_a_broken_base_does_not_hide_other_mistakes(folder):
+    write(folder, broken="a: [", mine="extends: [base.yaml, broken.yaml]\nvars: {types: x}\n")
+    assert [problem.file for problem in problems(folder / "mine.yaml")] == [
+        str(folder / "base.yaml"),
+        str(folder / "broken.yaml"),
+    ]
+
+
+@pytest.mark.parametrize("name", ["../base.yaml", "../../base.yaml"])
+def test_extends_stays_in_the_folder(folder, name):
+    write(folder, below__deep__x={}, below__mine={"extends": name})
+    assert len(problems(folder / "below" / "mine.yaml")) >= 1
+
+
+def test_set_replaces_adds_and_deletes(folder):
+    overrides = [
+        "vars.types=$(2 + 2)",
+        "train.epochs=7",
+        "train.schedule={kind: cosine}",
+        "train.optimizer.learning_rate=1e-2",
+        "model.nodes.scores.activation=null",
+        "vars.rows.1.i=5",
+        "name=changed",
+    ]
+    spec = load_spec(folder / "base.yaml", overrides)
+    assert spec.resolved["model"]["nodes"]["scores"] == {"layer": "keras.Dense", "inputs": "flat", "units": 4}
+    assert (spec.train.epochs, spec.train.schedule.kind, spec.name) == (7, "cosine", "changed")
+    assert spec.train.optimizer.learning_rate == 0.01
+
+
+def test_set_sees_variables_and_rows_before_expansion():
+    spec = load_spec("quickstart", ["vars.types=4", "model.nodes.stage$i.repeat.1.dim=2", "model.nodes.digits.dim=2"])
+    assert spec.resolved["model"]["nodes"]["stage2"]["dim"] == 2
+    assert spec.resolved["model"]["nodes"]["stage1"]["types"] == 4
+
+
+def test_names_with_dots_can_be_set():
+    data = {
+        "model": {
+            "inputs": {"i": [3]},
+            "nodes": {"a.b": {"layer": "keras.Dense", "inputs": "i", "units": 2}},
+            "outputs": {"o": "a.b"},
+        }
+    }
+    assert load_spec(data, ["model.nodes.a.b.units=5"]).resolved["model"]["nodes"]["a.b"]["units"] == 5
+
+
+@pytest.mark.parametrize(
+    ("override", "path", "words"),
+    [
+        ("train.epohcs=3", "train.epohcs", "'epochs'"),
+        ("trian.epochs=3", "trian", "'train'"),
+        ("vars.typs=3", "vars.typs", "'types'"),
+        ("model.nodes.score.units=3", "model.nodes.score.units", "'scores'"),
+        ("model.nodes.scores.unit=3", "model.nodes.scores.unit", "'units'"),
+        ("model.nodes.scores.units.x=3", "model.nodes.scores.units.x", "no map"),
+        ("vars.rows.2.i=3", "vars.rows.2.i", "0 to 1"),
+        ("vars.rows.x=3", "vars.rows.x", "0 to 1"),
+        ("train.epochs=many", "train.epochs", "integer"),
+        ("train.epochs=[", "train.epochs", "not well-formed"),
+        ("train.epochs=*x", "train.epochs", "aliases"),
+        ("train.epochs", "train.epochs", "path.to.key=value"),
+        ("=3", "", "path.to.key=value"),
+        ("a" + ".a" * 5000 + "=3", "a" + ".a" * 5000, "path.to.key=value"),
+        ("losses.scores.loss=margin", "losses.scores.loss", "'losses'"),
+    ],
+)
+def test_wrong_overrides_name_themselves(folder, override, path, words):
+    (problem,) = problems(folder / "base.yaml", [override])
+    assert (problem.file, problem.line, problem.path) == ("--set", 0, path)
+    assert words in problem.message
+
+
+def test_bundled_specs_lie_beside_the_package():
+    assert (bundled_specs() / "quickstart.yaml").is_file()
+
+
+@pytest.mark.parametrize(
+    ("base", "mistake"),
+    [
+        (None, "there is no file 'base.yaml'"),
+        ("extends: mine.yaml\n", "circle"),
+        ("model: {nodes: [}\n", "not well-formed"),
+        ("- a list\n", "holds a list"),
+        ("model: {nodes: {flat: {layer: keras.Flatten, inputs: image}}}\nmodel: {}\n", "'model' occurs twice"),
+    ],
+)
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {},
+        {"losses": {"classes": {"loss": "margin"}}, "data": {"batch_size": 3}},
+        {"model": {"nodes": {"flat": {"doc": "mine"}, "more": {"layer": "squash", "inputs": "capsules"}}}},
+        {"model": {"nodes": {"d": {"layer": "keras.Dense", "inputs": "$previous"}}, "outputs": {"a": "b"}}},
+        {"model": {"inputs": {"b": [3]}, "nodes": {"d": {"layer": "keras.Dense", "inputs": "a", "units": "$(n*2)"}}}},
+        {"train": {"weight_decay": {"kind": "coupled"}, "schedule": {"milestones": [3]}}},
+    ],
+)
+def test_a_base_that_cannot_be_read_is_the_only_mistake(base, mistake, spec, tmp_path):
+    if base:
+        write(tmp_path, base=base)
+    write(tmp_path, mine={"extends": "base.yaml", **spec})
+    (problem,) = problems(tmp_path / "mine.yaml", ["model.nodes.stem.filters=3"])
+    assert mistake in problem.message
+
+
+def test_suggestions_follow_the_named_kind():
+    spec = ["train.optimizer.kind=sgd", "train.optimizer.beta_1=.5"]
+    (problem,) = problems("quickstart", ["train.optimizer=null", *spec])
+    assert problem.message == "'beta_1' is not allowed here. Allowed: kind, learning_rate, momentum, nesterov."
+
+
+def test_a_setting_without_its_kind_tells_the_kinds():
+    (problem,) = problems("quickstart", ["train.optimizer=null", "train.optimizer.learning_rate=1e-3"])
+    assert (problem.file, problem.path) == ("--set", "train.optimizer")
+    assert problem.message == "must name its 'kind', one of these: 'adam', 'sgd', 'rmsprop'"
+
+
+@pytest.mark.parametrize("number", [".nan", ".inf", "-.inf"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "losses.classes.upper",
+        "train.clip_norm",
+        "train.schedule.warmup_epochs",
+        "data.validation",
+        "model.nodes.stem.kernel_initializer.config.stddev",
+        "model.nodes.drop.rate",
+    ],
+)
+def test_numbers_that_are_not_finite_are_refused(path, number):
+    spec = {
+        "extends": "quickstart.yaml",
+        "model": {
+            "nodes": {
+                "stem": {"kernel_initializer": {"class_name": "RandomNormal", "config": {"stddev": 1.0}}},
+                "drop": {"layer": "keras.Dropout", "inputs": "image", "rate": 0.1},
+            }
+        },
+        "train": {"schedule": {"kind": "constant", "warmup_epochs": 0}},
+    }
+    (problem,) = problems(spec, [f"{path}={number}"])
+    assert path.startswith(problem.path)
+    assert "received" in problem.message
+
+
+def test_a_warm_up_must_end_before_the_training_does():
+    schedule = "train.schedule={kind: cosine, warmup_epochs: 5}"
+    (problem,) = problems("quickstart", [schedule, "train.epochs=5"])
+    assert problem.path == "train.schedule"
+    assert problem.message == "warmup_epochs must be below train.epochs, 5; received 5"
+    assert check_spec("quickstart", [schedule, "train.epochs=1"]).train.epochs == 1
+    assert check_spec("quickstart", [schedule, "train.epochs=6"]).train.epochs == 6
