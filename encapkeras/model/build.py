@@ -197,7 +197,7 @@ class _Builder:
         for port, tensor in outputs.items():
             reference = Reference(node.name, port)
             self.graph.tensors[reference] = tensor
-            if len(tensor.shape) == CAPSULE_AXES and (node.kind.entry or on_capsules):
+            if len(tensor.shape) == CAPSULE_AXES and (not node.kind.is_keras or on_capsules):
                 self._capsules.add(reference)
 
     def _twin(self, node: Node) -> str | None:

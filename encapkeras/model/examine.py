@@ -10,7 +10,7 @@ import keras
 
 from encapkeras.model.build import BuiltGraph, build_nodes, build_side_losses
 from encapkeras.model.shape_warnings import warn_about_shapes
-from encapkeras.spec.load import Reading, Source, merged
+from encapkeras.spec.load import Reading, Source, merge, read
 from encapkeras.spec.spec import Spec
 from encapkeras.spec.sweep import Variant
 from encapkeras.spec.tree import Report, Tree
@@ -71,7 +71,7 @@ def examine_spec(source: Source, overrides: Sequence[str] = ()) -> Examined:
         graph = _without_numbers(source, report)
         report.raise_if_any()
         return Examined(source, graph, [])
-    reading = Reading(*merged(source, overrides))
+    reading = read(*merge(source, overrides))
     graph = _without_numbers(reading, reading.report)
     variants = reading.variants(_checked)
     reading.report.raise_if_any()
@@ -88,6 +88,6 @@ def _without_numbers(source: Spec | Reading, report: Report) -> BuiltGraph:
 
 def _checked(merged: Tree, report: Report) -> Spec | None:
     """A network of a sweep, shapes included; None after mistakes."""
-    reading = Reading(merged, report)
+    reading = read(merged, report)
     graph = _without_numbers(reading, report)
     return None if report.problems() else reading.spec(partial(warn_about_shapes, graph))

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from encapkeras.errors import suggest
-from encapkeras.spec.sections import BLOCK, REQUIRED, BlockSection, NodeKeys
+from encapkeras.spec.sections import BLOCK, BlockSection, NodeKeys
+from encapkeras.spec.sections import REQUIRED as REQUIRED_PARAMETER
 from encapkeras.spec.tree import FAILED, Report, Tree
 from encapkeras.spec.variables import NODE_NAME, RESERVED, check_variable_name
+from encapkeras.validation import REQUIRED, Argument, Arguments
 
 PREFIX = "block."
 
@@ -34,10 +38,15 @@ class Block:
     nodes: Tree
     output: Tree
 
+    @functools.cached_property
+    def arguments(self) -> Arguments:
+        """What a use may give; nodes check the values."""
+        own = [Argument(name, Any, REQUIRED if default is None else None) for name, default in self.parameters.items()]
+        return Arguments(f"block '{self.name}'", own, "a parameter")
+
     def known(self, node: Tree, report: Report) -> Tree:
         """A node that uses the block, without keys that are neither parameters nor every node's, which are noted."""
-        what = f"a parameter of block '{self.name}'"
-        return node.with_value(report.as_meant(node.entries(), what, list(self.parameters), _COMMON))
+        return node.with_value(report.as_meant(node.entries(), self.arguments, _COMMON))
 
     def given(self, node: Tree, report: Report) -> dict[str, Tree]:
         """The parameters that have no default, or another value in this use; missing ones are noted, and fail.
@@ -49,7 +58,7 @@ class Block:
         values = {name: entry for name, entry in node.entries().items() if name in self.parameters}
         for name, default in self.parameters.items():
             if default is None and name not in values:
-                report.add_missing(node, f"block '{self.name}' needs '{name}'")
+                report.add_missing(node, self.arguments.missing(name))
                 values[name] = node.with_value(FAILED)
         return values
 
@@ -106,7 +115,7 @@ def _parameters(tree: Tree, report: Report) -> dict[str, Tree | None] | None:
         if name in _COMMON:
             report.add(entry, f"'{name}' is no name for a parameter: every node has '{name}' of its own")
             return None
-    return {name: None if entry.value == REQUIRED else entry for name, entry in entries.items()}
+    return {name: None if entry.value == REQUIRED_PARAMETER else entry for name, entry in entries.items()}
 
 
 def unknown_block(name: str, blocks: Mapping[str, Block | None]) -> str:

@@ -7,8 +7,8 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from encapkeras.errors import Problem, SpecError, nearest, suggest_argument
-from encapkeras.validation import Checker, ValueProblem
+from encapkeras.errors import Problem, SpecError, nearest
+from encapkeras.validation import Arguments, Checker, ValueProblem
 
 Path = tuple[str | int, ...]
 
@@ -203,8 +203,8 @@ class Report:
         if self.whole:
             self.add(at, message, path=path)
 
-    def add_values(self, checker: Checker, tree: Tree) -> list[ValueProblem]:
-        """Notes, and gives, all that the checker finds wrong in a value."""
+    def add_values(self, checker: Checker, tree: Tree, *, partly: bool = False) -> list[ValueProblem]:
+        """Add, and return, all that the checker finds wrong in a value; `partly` if keys may be missing."""
         failed = {failure.path for failure in tree.failures()}
         problems = checker.problems(tree.plain())
         unknown = [problem.path for problem in problems if problem.kind == "unknown"]
@@ -215,7 +215,8 @@ class Report:
             for step in rest:
                 path = child_path(path, step)
             depends_on_failed = not rest and problem.kind == "value" and any(at.failures())
-            if depends_on_failed or (problem.kind == "missing" and path in failed):
+            missing = problem.kind == "missing"
+            if depends_on_failed or (missing and (path in failed or (partly and len(problem.path) == 1))):
                 continue
             if problem.kind != "missing":
                 self.add(at, problem.text, path=path)
@@ -225,24 +226,18 @@ class Report:
         return found
 
     def as_meant(
-        self, entries: Mapping[str, Tree], what: str, own: Collection[str], common: Collection[str]
+        self, entries: Mapping[str, Tree], arguments: Arguments, others: Collection[str] = ()
     ) -> dict[str, Tree]:
-        """The entries of a map that are known; unknown ones are noted.
+        """The entries of a map that are arguments, or one of the others that it may hold; an error for each other key.
 
-        One that is misspelt is taken for what it may mean, so that nothing else seems wrong because of it.
-
-        Args:
-            entries: The map.
-            what: What a key should be, for the message: `an argument of layer 'squash'`.
-            own: The keys that are special to this map.
-            common: Other keys that may stand in it.
+        A misspelt key is taken for what it may mean, so that nothing else seems wrong because of it.
         """
-        names = {*own, *common}
-        meant = {key: entry for key, entry in entries.items() if key in names}
+        allowed = {*arguments.by_name, *others}
+        meant = {key: entry for key, entry in entries.items() if key in allowed}
         for key, entry in entries.items():
-            if key not in names:
-                self.add(entry, f"'{key}' is not {what}. {suggest_argument(key, own, common)}")
-                near = nearest(key, names)
+            if key not in allowed:
+                self.add(entry, arguments.unknown(key, others))
+                near = nearest(key, allowed)
                 if near:
                     meant.setdefault(near, entry.as_guess())
         return meant
