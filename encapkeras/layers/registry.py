@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, ClassVar, TypeVar
 
 import keras
@@ -14,6 +14,7 @@ from encapkeras.registry import Registry
 from encapkeras.validation import shown
 
 LayerClass = TypeVar("LayerClass", bound=type[keras.layers.Layer])
+Registered = TypeVar("Registered", bound=type)
 
 # Keras' own, which a spec gives to every node or to none; and the keys of every node.
 _SKIP = frozenset({"name", "dtype", "trainable", "autocast", "activity_regularizer"})
@@ -24,11 +25,12 @@ LAYERS = Registry("layer", skip=_SKIP, reserved=_KEYS)
 Shape = tuple[int | None, ...]
 
 
-def register_layer(name: str) -> Callable[[LayerClass], LayerClass]:
-    """Makes a layer class known to specs, and to Keras' loading under the same name.
+def register_layer(name: str, *, formerly: Collection[str] = ()) -> Callable[[LayerClass], LayerClass]:
+    """Make a layer class known to specs, and to Keras' loading under the same name.
 
     Args:
         name: The name that specs use.
+        formerly: Deprecated names, which specs and saved models may still have.
 
     Raises:
         RegistrationError: The class is no Keras layer, or takes no `**kwargs`; a parameter lacks its annotation or its
@@ -41,15 +43,21 @@ def register_layer(name: str) -> Callable[[LayerClass], LayerClass]:
         Traceback (most recent call last):
         encapkeras.errors.RegistrationError: layer 'capsule_length' is registered already, by encapkeras itself. ...
     """
-    register = LAYERS.register(name)
+    register = LAYERS.register(name, formerly=formerly)
 
     def decorate(cls: LayerClass) -> LayerClass:
         problem = _problem(cls)
         if problem:
             raise RegistrationError(f"layer '{name}': {problem}")
-        return keras.saving.register_keras_serializable("encapkeras.layers", name)(register(cls))  # type: ignore[no-any-return]
+        return register_for_loading(register(cls), "encapkeras.layers", name, formerly)
 
     return decorate
+
+
+def register_for_loading(cls: Registered, package: str, name: str, formerly: Collection[str]) -> Registered:
+    """Let Keras save models with a class under its name, and load those that have it under a former one."""
+    keras.saving.get_custom_objects().update({f"{package}>{old}": cls for old in formerly})
+    return keras.saving.register_keras_serializable(package, name)(cls)  # type: ignore[no-any-return]
 
 
 def _problem(cls: object) -> str:

@@ -185,7 +185,8 @@ class Graph:
                 known = self._report.as_meant(arguments.entries(), kind.arguments)
                 problems = self._report.add_values(kind.arguments, arguments.with_value(known), partly=True)
                 wrong = {problem.path[0] for problem in problems}
-                valid[kind.name] = {k: e.with_value(FAILED) if k in wrong else e for k, e in known.items()}
+                defaults_of_kind = valid.setdefault(kind.name, {})
+                defaults_of_kind.update({k: e.with_value(FAILED) if k in wrong else e for k, e in known.items()})
         return valid
 
     def _checked(self, name: str, tree: Tree) -> Node | None:
