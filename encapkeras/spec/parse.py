@@ -18,7 +18,8 @@ from typing import Any
 import yaml
 
 from encapkeras.errors import Problem, SpecError
-from encapkeras.spec.tree import FAILED, Report, Tree, child_path
+from encapkeras.spec.report import Report
+from encapkeras.spec.tree import FAILED, Tree, child_path
 
 LARGEST_FILE = 2 * 2**20  # a spec of 10,000 nodes is half as large
 ENDINGS = (".yaml", ".yml", ".json")

@@ -8,7 +8,8 @@ from typing import Any
 
 from encapkeras.errors import suggest
 from encapkeras.spec.arithmetic import ArithmeticMistake, compute
-from encapkeras.spec.tree import FAILED, Report, Tree
+from encapkeras.spec.report import Report
+from encapkeras.spec.tree import FAILED, Tree
 
 NAME = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 NODE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", re.ASCII)

@@ -26,7 +26,8 @@ READ = textwrap.dedent(
     from encapkeras.spec.expand import Expansion
     from encapkeras.spec.inherit import Inheritance, cleaned
     from encapkeras.spec.parse import load_file
-    from encapkeras.spec.tree import Report, Tree
+    from encapkeras.spec.report import Report
+    from encapkeras.spec.tree import Tree
     from encapkeras.spec.variables import Scope, Variables
 
     def part(tree, key):

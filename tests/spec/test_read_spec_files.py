@@ -8,7 +8,7 @@ import yaml
 
 from encapkeras import SpecError, check_spec, load_spec
 from encapkeras.spec import parse as load
-from encapkeras.spec.tree import Report
+from encapkeras.spec.report import Report
 
 TINY = {
     "name": "tiny",
