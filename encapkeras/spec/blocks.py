@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from encapkeras.errors import suggest
+from encapkeras.spec.report import Report
 from encapkeras.spec.sections import BLOCK, BlockSection, NodeKeys
 from encapkeras.spec.sections import REQUIRED as REQUIRED_PARAMETER
-from encapkeras.spec.tree import FAILED, Report, Tree
+from encapkeras.spec.tree import FAILED, Tree
 from encapkeras.spec.variables import NODE_NAME, RESERVED, check_variable_name
 from encapkeras.validation import REQUIRED, Argument, Arguments
 

@@ -17,13 +17,14 @@ from encapkeras.spec.inherit import OWN_KEYS, Inheritance, cleaned, override
 from encapkeras.spec.losses import NamedSideLoss, OutputLoss, read_losses
 from encapkeras.spec.nodes import Graph, Node, Reference, is_name
 from encapkeras.spec.parse import load_data, load_file
+from encapkeras.spec.report import Report
 from encapkeras.spec.sections import MODEL, NOT_IN_NAMES, TOP_LEVEL, Shape, Size, TopLevel
 from encapkeras.spec.settings import read_data, read_settings
 from encapkeras.spec.spec import Spec
 from encapkeras.spec.spec_files import find_spec
 from encapkeras.spec.sweep import Sweep, Variant, read_sweep, read_variants
 from encapkeras.spec.train_settings import TrainSettings
-from encapkeras.spec.tree import FAILED, Report, Tree
+from encapkeras.spec.tree import FAILED, Tree
 from encapkeras.spec.variables import FACTS, Scope, UnknownName, Variables, check_variable_name, substitute
 from encapkeras.spec.warnings import warn_about_settings, warn_about_unread_names, warn_about_unused_nodes
 from encapkeras.validation import Checker, shown

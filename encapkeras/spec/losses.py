@@ -16,9 +16,9 @@ from encapkeras.losses import LOSSES, SideLoss
 from encapkeras.losses.side_loss import LABELS
 from encapkeras.registry import Entry
 from encapkeras.spec.nodes import Graph, Reference, layer_name
-from encapkeras.spec.renamed import warn_if_renamed
+from encapkeras.spec.report import Report
 from encapkeras.spec.sections import LOSS, LossKeys
-from encapkeras.spec.tree import FAILED, Report, Tree
+from encapkeras.spec.tree import FAILED, Tree
 from encapkeras.validation import Argument, Arguments, shown
 
 
@@ -154,7 +154,7 @@ class _LossCheck:
             self.report.add(written, f"no loss is called '{written.value}'. {suggest(written.value, LOSSES)}")
             return None
         entry = LOSSES[written.value]
-        warn_if_renamed(written.value, entry.name, written, self.report)
+        self.report.warn_if_renamed(written, written.value, entry.name)
         return entry
 
     def _output_loss(self, tree: Tree, loss: OutputLoss) -> OutputLoss | None:

@@ -12,9 +12,9 @@ from encapkeras.errors import suggest
 from encapkeras.spec.blocks import PREFIX as BLOCK_PREFIX
 from encapkeras.spec.expand import Expansion
 from encapkeras.spec.layer_kinds import LayerKind, layer_kind
-from encapkeras.spec.renamed import warn_if_renamed
+from encapkeras.spec.report import Report
 from encapkeras.spec.sections import NODE, NodeKeys
-from encapkeras.spec.tree import FAILED, Report, Tree
+from encapkeras.spec.tree import FAILED, Tree
 from encapkeras.spec.variables import NODE_NAME, RESERVED
 
 # Keras follows a model's layers from the outputs to the inputs with one call a layer, and Python allows 1,000 calls
@@ -169,7 +169,7 @@ class Graph:
         except LookupError as error:
             self._report.add(at, error.args[0])
             return None
-        warn_if_renamed(name, kind.name, at, self._report)
+        self._report.warn_if_renamed(at, name, kind.name)
         return kind
 
     def _checked_defaults(self, defaults: Tree) -> dict[str, dict[str, Tree]]:

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 from encapkeras.data import DatasetInfo, DataSettings
 from encapkeras.errors import nearest
 from encapkeras.spec.reachable import reached
+from encapkeras.spec.report import Report
 from encapkeras.spec.train_settings import Step, TrainSettings
-from encapkeras.spec.tree import Report, Tree
+from encapkeras.spec.tree import Tree
 
 if TYPE_CHECKING:
     from encapkeras.spec.spec import Spec

@@ -8,8 +8,6 @@ import torch
 import encapkeras
 from encapkeras.errors import RegistrationError
 from encapkeras.registry import Registry
-from encapkeras.spec.renamed import with_new_keys
-from encapkeras.spec.tree import Report, Tree
 
 SAVED = Path(__file__).parent / "saved"  # by version 0.1, with the layer's former name
 
@@ -37,7 +35,7 @@ def test_a_spec_with_the_former_name_is_read_with_a_warning():
     spec = encapkeras.check_spec(SPEC)
     (warning,) = spec.warnings
     assert warning.path == "model.nodes.normal.layer"
-    assert warning.message == "'normalise' is now called 'normalize'; the old name is deprecated."
+    assert warning.message == "'normalise' is now called 'normalize'. Write 'normalize'."
     assert spec.resolved["model"]["nodes"]["normal"]["layer"] == "normalize"
     assert not encapkeras.check_spec(spec.resolved).warnings
 
@@ -72,18 +70,3 @@ def test_a_registry_knows_former_names_and_lists_new_ones():
         registry.register("old")(make)
     registry.forget(["new"])
     assert "old" not in registry
-
-
-def test_former_keys_of_a_section_are_read_with_a_warning():
-    def tree(value, path):
-        entries = (
-            {key: tree(entry, f"{path}.{key}") for key, entry in value.items()} if isinstance(value, dict) else value
-        )
-        return Tree(entries, "<dict>", 0, 0, path)
-
-    report = Report()
-    section = tree({"old": {"every": 1, "keep": 2}, "new": {"keep": 3}, "others": 4}, "train")
-    assert with_new_keys(section, {"old": "new"}, report).plain() == {"new": {"every": 1, "keep": 3}, "others": 4}
-    assert [problem.path for problem in report.warnings()] == ["train.old"]
-    assert with_new_keys(tree({"old": 5}, "train"), {"old": "new"}, report).plain() == {"new": 5}
-    assert with_new_keys(tree({"new": 6}, "train"), {"old": "new"}, Report()).plain() == {"new": 6}
