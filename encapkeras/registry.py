@@ -28,15 +28,7 @@ _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*", re.ASCII)
 
 @dataclass(frozen=True, eq=False)
 class Entry:
-    """A registered thing.
-
-    Args:
-        name: The name that specs use.
-        target: The class or function that makes it.
-        summary: The first line of its docstring.
-        arguments: Its arguments by name, in the order of the signature.
-        checker: What checks maps of them.
-    """
+    """A registered thing: its name in specs, what makes it, the first line of its docstring, its arguments."""
 
     name: str
     target: Callable[..., Any]
@@ -243,12 +235,7 @@ def _check_when_made(cls: type, entry: Entry) -> None:
 
 
 def argument_docs(docstring: str, part: str = "Args") -> dict[str, str]:
-    r"""What the `Args:` part of a Google-style docstring, or another of its parts, says of each name.
-
-    Example:
-        >>> argument_docs("Squash.\n\nArgs:\n    axis: The capsule axis,\n        from -1.\n    name: A name.")
-        {'axis': 'The capsule axis, from -1.', 'name': 'A name.'}
-    """
+    """What the `Args:` part of a Google-style docstring, or another of its parts, says of each name."""
     found = re.search(rf"^{part}:\n((?:[ \t]+.*\n?|\n)+)", docstring, re.MULTILINE)
     docs: dict[str, str] = {}
     current = ""

@@ -30,13 +30,7 @@ _KINDS = {"extra_forbidden": "unknown", "missing": "missing", "union_tag_not_fou
 
 @dataclass(frozen=True)
 class ValueProblem:
-    """What is wrong with one value.
-
-    Args:
-        path: Keys and indices that lead from the checked value to the wrong one; empty for the value itself.
-        text: What it must be and what was received.
-        kind: `unknown` for a key that is not allowed, `missing` for one that is required, `value` for all else.
-    """
+    """What is wrong at `path` in a value; `kind` is `unknown` for a key, `missing` for a required one, or `value`."""
 
     path: Path
     text: str

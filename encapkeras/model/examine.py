@@ -28,8 +28,8 @@ def check_spec(source: Source, overrides: Sequence[str] = ()) -> Spec:
         The spec.
 
     Raises:
-        ArgumentError: `source` or `overrides` is of another type.
-        SpecError: It has mistakes: all of them, with their places.
+        ArgumentError: `source` or `overrides` has another type.
+        SpecError: The spec has errors: all of them, with their places.
 
     Example:
         >>> check_spec("quickstart").name
@@ -39,7 +39,7 @@ def check_spec(source: Source, overrides: Sequence[str] = ()) -> Spec:
 
 
 class Examined(NamedTuple):
-    """A spec without mistakes, and its layers and tensors without numbers.
+    """A spec without errors, and its layers and tensors without numbers.
 
     Args:
         spec: The spec, with its warnings.
@@ -60,8 +60,8 @@ def examine_spec(source: Source, overrides: Sequence[str] = ()) -> Examined:
         overrides: As for `load_spec`.
 
     Raises:
-        ArgumentError: `source` or `overrides` is of another type.
-        SpecError: It has mistakes: all of them, with their places.
+        ArgumentError: `source` or `overrides` has another type.
+        SpecError: The spec has errors: all of them, with their places.
 
     Example:
         >>> examine_spec("quickstart").graph.inputs["image"].shape
@@ -88,7 +88,7 @@ def _without_numbers(source: Spec | Reading, report: Report) -> BuiltGraph:
 
 
 def _checked(merged: Tree, report: Report) -> Spec | None:
-    """A network of a sweep, shapes included; None after mistakes."""
+    """A network of a sweep, shapes included; None after errors."""
     reading = read(merged, report)
     graph = _without_numbers(reading, report)
     return None if report.problems() else reading.spec(partial(warn_about_shapes, graph))

@@ -74,7 +74,7 @@ class Node:
 
 
 def is_name(name: str) -> bool:
-    """Whether an input, an output or a loss may be called so."""
+    """Whether an input, an output or a loss may have this name."""
     return name not in RESERVED and bool(NODE_NAME.fullmatch(name))
 
 

@@ -203,7 +203,7 @@ AT_THE_NODE = {
     "other ports": (
         changed(("inputs):", "inputs, return_ports=False):"), ("return inputs", "return {'out': inputs} or inputs"))
         + "    ports = ('out', 'half')\n",
-        "must give a map of its ports out, half; it gives a map of out.",
+        "must return a map of its ports out, half; it returns a map of out.",
     ),
 }
 

@@ -1,4 +1,4 @@
-"""What a layer class declares is all that the rest of the package knows of it: a layer of a plugin may declare it too."""
+"""What a layer class declares is all that the package knows of it, so that a layer of a plugin may declare the same."""
 
 import keras
 import pytest

@@ -1,4 +1,4 @@
-"""What can be built and is hardly meant gives a warning; what may be meant gives none."""
+"""What can be built but is surely a slip gives a warning; what may be meant gives none."""
 
 import numpy as np
 import pytest
@@ -36,7 +36,7 @@ def only(found, path):
 
 
 @pytest.mark.parametrize("file", sorted(bundled_specs().glob("*.yaml")), ids=lambda file: file.stem)
-def test_no_spec_that_comes_with_encapkeras_is_suspicious(file):
+def test_no_spec_that_comes_with_encapkeras_has_a_warning(file):
     assert not load_spec(file).warnings
 
 
@@ -101,7 +101,7 @@ class TestShapes:
 
     def test_scores_that_are_not_one_for_each_class(self):
         found = warnings(CAPSULES, "model.nodes.digits.capsules=11")
-        assert only(found, "model.outputs.classes").startswith("makes (11,), and the data set has 10 classes")
+        assert only(found, "model.outputs.classes").startswith("outputs (11,), and the data set has 10 classes")
 
 
 class TestVariablesAndBlocks:
