@@ -56,10 +56,8 @@ def _dotted(path: tuple[str | int, ...]) -> str:
 class Registry(Mapping[str, Entry]):
     """Names mapped to entries; a former name gives the entry of the new one.
 
-    Args:
-        noun: What is registered, for messages: "layer", "loss", "data set".
-        skip: Parameters that are not for specs.
-        reserved: Parameters that cannot be, since their names mean something else in a spec.
+    `noun` says in messages what is registered. Parameters in `skip` are not for specs; those in `reserved` need another
+    name, for theirs means something else in a spec.
     """
 
     def __init__(
@@ -72,17 +70,11 @@ class Registry(Mapping[str, Entry]):
         self._renamed: dict[str, str] = {}
 
     def register(self, name: str, *, formerly: Collection[str] = ()) -> Callable[[Target], Target]:
-        """Return a decorator that registers a class or function under a name.
+        """Return a decorator that registers a class or function under the name that specs use, and its former names.
 
         A class checks its arguments from then on whenever it is made, and keeps them, as declared, in `_arguments`.
-
-        Args:
-            name: The name that specs use.
-            formerly: Deprecated names, which are still read.
-
-        Raises:
-            RegistrationError: A parameter has no annotation, no line in the docstring's `Args:`, or a default that does
-                not fit; or the name is taken, or not valid.
+        Raises `RegistrationError` if the name is taken or not valid, or a parameter lacks its annotation or its line in
+        the docstring.
         """
         if not isinstance(name, str):
             raise RegistrationError(

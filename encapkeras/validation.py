@@ -95,14 +95,7 @@ class Checker:
 
 @dataclass(frozen=True)
 class Argument:
-    """One argument of a registered thing.
-
-    Args:
-        name: Its name in Python and in specs.
-        annotation: Its type with constraints.
-        default: Its default, or `REQUIRED`.
-        doc: What the docstring's `Args:` part says of it.
-    """
+    """One argument: its type with constraints, its default or `REQUIRED`, and what the docstring says of it."""
 
     name: str
     annotation: Any
@@ -117,7 +110,7 @@ class Argument:
 
 @dataclass(frozen=True)
 class _Fields:
-    """Makes pydantic check a dict as a map of arguments, which need not be given if they have a default."""
+    """Makes pydantic check a dict as a map of arguments; those with a default need not be given."""
 
     arguments: Mapping[str, Argument]
 
@@ -131,18 +124,7 @@ class _Fields:
 
 
 class Arguments(Checker):
-    """Checks maps of arguments.
-
-    Args:
-        owner: What takes them, for messages: `layer 'squash'`.
-        arguments: The arguments.
-        noun: What messages call one of them.
-
-    Example:
-        >>> arguments = Arguments("layer 'mine'", [Argument("units", int, doc="How many.")])
-        >>> [problem.text for problem in arguments.problems({"unit": 3})]
-        ["layer 'mine' needs 'units': How many.", "'unit' is not an argument of layer 'mine'. Did you mean 'units'?"]
-    """
+    """Checks maps of arguments; in messages `owner`, such as `layer 'squash'`, takes them, and one is `noun`."""
 
     def __init__(self, owner: str, arguments: Collection[Argument], noun: str = "an argument") -> None:
         self.owner = owner

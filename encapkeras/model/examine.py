@@ -18,7 +18,7 @@ from encapkeras.spec.tree import Tree
 
 
 def check_spec(source: Source, overrides: Sequence[str] = ()) -> Spec:
-    """Reads a spec and checks everything, shapes included; no weights are made.
+    """Read a spec and check everything, shapes included, without making weights.
 
     Args:
         source: As for `load_spec`.
@@ -53,7 +53,7 @@ class Examined(NamedTuple):
 
 
 def examine_spec(source: Source, overrides: Sequence[str] = ()) -> Examined:
-    """As `check_spec`, and gives the layers and tensors too that the shapes were checked with, and a sweep's networks.
+    """As `check_spec`; also return the layers and tensors that the shapes were checked with, and a sweep's networks.
 
     Args:
         source: As for `load_spec`.
@@ -80,7 +80,7 @@ def examine_spec(source: Source, overrides: Sequence[str] = ()) -> Examined:
 
 
 def _without_numbers(source: Spec | Reading, report: Report) -> BuiltGraph:
-    """The layers, whose weights have no numbers, and tensors; notes the shapes that do not fit."""
+    """The layers, whose weights have no numbers, and tensors; reports shapes that do not fit."""
     with keras.device("meta"):
         graph = build_nodes(source.nodes, source.inputs, report, {}, share=True)
         build_side_losses(graph, source.side_losses, source.outputs, report, {})

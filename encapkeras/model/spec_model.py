@@ -44,15 +44,7 @@ class ModelOrigin:
 
 @dataclass(frozen=True)
 class TrainingLoss:
-    """What a model shows of a training step before its weights change.
-
-    Args:
-        x: The inputs of the batch, as `fit` got them.
-        y: Its labels, as `fit` got them.
-        sample_weight: The weights of its samples, as `fit` got them; None for none.
-        total: The loss.
-        parts: What it is the sum of: the compiled losses, and each side loss.
-    """
+    """The loss of a training step before the weights change, with its parts and the batch as `fit` got it."""
 
     x: Any
     y: Any

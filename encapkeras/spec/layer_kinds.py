@@ -24,14 +24,7 @@ from encapkeras.validation import Argument, Arguments
 
 @dataclass(frozen=True)
 class LayerKind:
-    """A layer that nodes can have.
-
-    Args:
-        name: What a spec gives as `layer`.
-        target: Its class.
-        ports: Its outputs; a reference without a port means the one called `out`.
-        arguments: What checks its arguments.
-    """
+    """A layer that nodes can have; a reference without a port means the one called `out`."""
 
     name: str
     target: type[keras.layers.Layer]

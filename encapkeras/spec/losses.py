@@ -24,13 +24,7 @@ from encapkeras.validation import Argument, Arguments, shown
 
 @dataclass(frozen=True)
 class OutputLoss:
-    """The loss of one output.
-
-    Args:
-        loss: Its registered name.
-        arguments: Its arguments.
-        weight: What it is multiplied by in the sum of all losses.
-    """
+    """The loss of one output, by its registered name."""
 
     loss: str
     arguments: Mapping[str, Any]
@@ -47,18 +41,7 @@ class OutputLoss:
 
 @dataclass(frozen=True)
 class NamedSideLoss:
-    """A loss on tensors of the graph.
-
-    Args:
-        name: Its name, which no node and no output has.
-        loss: Its registered name.
-        tensors: The tensor behind each name that it takes, except for the labels.
-        labels: Its reference to labels as written, `labels` or `labels/OUTPUT`; empty if it takes none.
-        labels_of: The output whose labels these are; empty if it takes none.
-        arguments: Its other arguments.
-        weight: What it is multiplied by in the sum of all losses.
-        tree: Where it is written.
-    """
+    """A loss on tensors of the graph. `labels` is as written, and empty, like `labels_of`, if it takes none."""
 
     name: str
     loss: str

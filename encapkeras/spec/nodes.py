@@ -35,17 +35,7 @@ class Reference:
 
 @dataclass(frozen=True)
 class Node:
-    """One layer of the network.
-
-    Args:
-        name: Its name.
-        kind: Its layer.
-        inputs: What the layer is called on.
-        listed: Whether `inputs` is a list in the spec.
-        arguments: The layer's own arguments, defaults of the spec included.
-        settings: What every node may have: `expect`, `trainable`, `dtype`, `doc`.
-        tree: Where it is written.
-    """
+    """One layer of the network; `listed` if its inputs are a list in the spec, `arguments` with its defaults."""
 
     name: str
     kind: LayerKind
