@@ -148,7 +148,7 @@ def test_names_with_dots_can_be_set():
         ("vars.typs=3", "vars.typs", "'types'"),
         ("model.nodes.score.units=3", "model.nodes.score.units", "'scores'"),
         ("model.nodes.scores.unit=3", "model.nodes.scores.unit", "'units'"),
-        ("model.nodes.scores.units.x=3", "model.nodes.scores.units.x", "no map"),
+        ("model.nodes.scores.units.x=3", "model.nodes.scores.units.x", "not a map"),
         ("vars.rows.2.i=3", "vars.rows.2.i", "0 to 1"),
         ("vars.rows.x=3", "vars.rows.x", "0 to 1"),
         ("train.epochs=many", "train.epochs", "integer"),
