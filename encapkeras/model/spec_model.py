@@ -14,6 +14,7 @@ import keras
 import torch
 
 from encapkeras.errors import EncapkerasError, PluginError, suggest
+from encapkeras.keras_internals import name_outputs
 from encapkeras.losses import SideLoss
 from encapkeras.model.build import BuiltGraph, build_nodes, build_side_losses
 from encapkeras.model.examine import Examined, check_spec
@@ -93,7 +94,7 @@ class SpecModel(keras.Model):  # type: ignore[misc]
         # Keras asks for the layers while it makes the model.
         self.__dict__["_side"] = SideLosses(inputs, outputs, output_names, origin.graph, origin.spec.side_losses)
         super().__init__(inputs=inputs, outputs=outputs, name=origin.spec.name)
-        self.output_names = output_names
+        name_outputs(self, output_names)
         self._origin = origin
         self._statistics = MovingStatistics(self)
         self.loss_watcher: Callable[[TrainingLoss], None] | None = None
