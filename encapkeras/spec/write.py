@@ -18,7 +18,7 @@ WIDTH = 120
 
 Scalar = Callable[[Any], str]
 
-# Words of letters, digits and signs that mean nothing in YAML where they stand, divided by single spaces.
+# Words of letters, digits and signs that mean nothing in YAML at their place, separated by single spaces.
 _PLAIN = re.compile(r"(?:[^\W\d]|\$|/|\./)[\w.$/()+*%<>=~'-]*(?: [\w.$/()+*%<>=~'-]+)*")
 _OTHER_VALUES = {"null", "true", "false", "yes", "no", "on", "off", "y", "n"}  # in YAML 1.2, or in 1.1
 _EXPONENT = re.compile(r"e([+-])0*(?=\d)")

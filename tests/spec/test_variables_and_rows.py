@@ -234,7 +234,7 @@ def test_rows_shadow_variables():
     assert [node["units"] for node in nodes.values()] == [3, 7]
 
 
-def test_one_mistake_in_all_rows_is_told_once():
+def test_one_error_in_all_rows_is_reported_once():
     rows = {"repeat": [{"i": 1}, {"i": 2}], "layer": "keras.Dense", "inputs": "image", "units": 2, "unit": 3}
     with pytest.raises(SpecError) as caught:
         check_spec(spec_of({"r$i": rows}, out="r1"))
