@@ -36,7 +36,7 @@ class Block:
     output: Tree
 
     def known(self, node: Tree, report: Report) -> Tree:
-        """Return a node that uses the block without its unknown keys, and report these."""
+        """A node that uses the block, without keys that are neither parameters nor every node's, which are noted."""
         what = f"a parameter of block '{self.name}'"
         return node.with_value(report.as_meant(node.entries(), what, list(self.parameters), _COMMON))
 

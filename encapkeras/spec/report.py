@@ -58,7 +58,12 @@ class Report:
         self._note(problem, at.note)
 
     def warn(self, at: Tree, message: str) -> None:
-        """Add a warning."""
+        """Add a warning about what can be built but is probably not meant.
+
+        Args:
+            at: The value to warn about.
+            message: Why it is, and what to do.
+        """
         self._note(Problem(at.file, at.line, at.column, at.path, message, severity="warning"), at.note)
 
     def _note(self, problem: Problem, note: str) -> None:
@@ -74,7 +79,7 @@ class Report:
             self.add(at, message, path=path)
 
     def add_values(self, checker: Checker, tree: Tree) -> list[ValueProblem]:
-        """Add and return all that the checker finds wrong in a value."""
+        """Notes, and gives, all that the checker finds wrong in a value."""
         failed = {failure.path for failure in tree.failures()}
         problems = checker.problems(tree.plain())
         unknown = [problem.path for problem in problems if problem.kind == "unknown"]
@@ -97,15 +102,15 @@ class Report:
     def as_meant(
         self, entries: Mapping[str, Tree], what: str, own: Collection[str], common: Collection[str]
     ) -> dict[str, Tree]:
-        """Return the known entries of a map, and report the others.
+        """The entries of a map that are known; unknown ones are noted.
 
-        A misspelt key is taken for what it may mean, so that it causes no other error.
+        One that is misspelt is taken for what it may mean, so that nothing else seems wrong because of it.
 
         Args:
             entries: The map.
             what: What a key should be, for the message: `an argument of layer 'squash'`.
-            own: The keys that only this map has.
-            common: The keys that it shares with others.
+            own: The keys that are special to this map.
+            common: Other keys that may stand in it.
         """
         names = {*own, *common}
         meant = {key: entry for key, entry in entries.items() if key in names}
@@ -114,7 +119,7 @@ class Report:
                 self.add(entry, f"'{key}' is not {what}. {suggest_argument(key, own, common)}")
                 near = nearest(key, names)
                 if near:
-                    meant.setdefault(near, entry.everywhere(guessed=True))
+                    meant.setdefault(near, entry.as_guess())
         return meant
 
     def take(self, problems: Iterable[Problem]) -> None:

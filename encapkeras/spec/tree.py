@@ -61,6 +61,10 @@ class Tree:
         """Return the same with some fields changed, down to its leaves."""
         return dataclasses.replace(self.each(lambda child: child.everywhere(**changes)), **changes)
 
+    def as_guess(self) -> Tree:
+        """Return the same as a guess, down to its leaves."""
+        return self.everywhere(guessed=True)
+
     def entries(self) -> dict[str, Tree]:
         """Return the entries of a map; of anything else none."""
         return self.value if isinstance(self.value, dict) else {}
