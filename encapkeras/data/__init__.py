@@ -16,7 +16,14 @@ from encapkeras.data.readers import (
     small_norb,
     svhn,
 )  # each registers its data sets
-from encapkeras.data.registry import DATASETS, DatasetInfo, DatasetReader, ImageArrays, register_dataset
+from encapkeras.data.registry import (
+    DATASETS,
+    DataPath,
+    DatasetInfo,
+    DatasetReader,
+    ImageArrays,
+    register_dataset,
+)
 from encapkeras.data.settings import AugmentSettings, DataSettings
 from encapkeras.data.splits import DataSplits, describe, load
 
@@ -24,6 +31,7 @@ __all__ = [
     "DATASETS",
     "AugmentSettings",
     "Batches",
+    "DataPath",
     "DataSettings",
     "DataSplits",
     "DatasetInfo",

@@ -15,7 +15,7 @@ import numpy as np
 
 from encapkeras.data.checks import check_arrays
 from encapkeras.data.files import DatasetFiles, damaged
-from encapkeras.data.registry import Array, DatasetInfo, DatasetReader, ImageArrays, register_dataset
+from encapkeras.data.registry import Array, DataPath, DatasetInfo, DatasetReader, ImageArrays, register_dataset
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 CIFAR100_CLASSES = tuple(
@@ -84,7 +84,7 @@ class CifarReader(DatasetReader):
     class_names: ClassVar[tuple[str, ...]]
     label_key: ClassVar[str]
 
-    def __init__(self, root: str | None = None) -> None:
+    def __init__(self, root: DataPath | None = None) -> None:
         self.root = root
 
     def describe(self) -> DatasetInfo:

@@ -11,7 +11,7 @@ from typing import Literal
 from encapkeras.data.files import data_roots
 from encapkeras.data.image_files import ImageFiles
 from encapkeras.data.readers.class_folders import LabelledFiles, classes_in, labelled_files, named, stray_files
-from encapkeras.data.registry import DatasetInfo, DatasetReader, ImageArrays, register_dataset
+from encapkeras.data.registry import DataPath, DatasetInfo, DatasetReader, ImageArrays, register_dataset
 from encapkeras.errors import DataError
 
 HOMEPAGE = "https://image-net.org/download.php (ILSVRC 2012)"
@@ -38,9 +38,9 @@ class HImageNet(DatasetReader):
 
     def __init__(
         self,
-        root: str | None = None,
-        class_list: str | None = None,
-        boxes: str | None = None,
+        root: DataPath | None = None,
+        class_list: DataPath | None = None,
+        boxes: DataPath | None = None,
         channels: Literal[1, 3] = 3,
     ) -> None:
         self.root = root

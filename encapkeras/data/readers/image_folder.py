@@ -9,7 +9,7 @@ import numpy as np
 
 from encapkeras.data.image_files import ImageFiles
 from encapkeras.data.readers.class_folders import LabelledFiles, classes_in, labelled_files, named, stray_files
-from encapkeras.data.registry import DatasetInfo, DatasetReader, ImageArrays, register_dataset
+from encapkeras.data.registry import DataPath, DatasetInfo, DatasetReader, ImageArrays, register_dataset
 from encapkeras.errors import DataError
 
 PARTS = ("train", "val", "test")
@@ -30,7 +30,7 @@ class ImageFolder(DatasetReader):
 
     image_size = 64
 
-    def __init__(self, root: str, channels: Literal[1, 3] = 3) -> None:
+    def __init__(self, root: DataPath, channels: Literal[1, 3] = 3) -> None:
         self.root = Path(root).expanduser()
         self.channels = channels
 

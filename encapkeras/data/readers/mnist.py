@@ -16,7 +16,7 @@ import numpy as np
 
 from encapkeras.data.checks import check_arrays
 from encapkeras.data.files import DatasetFiles, damaged
-from encapkeras.data.registry import Array, DatasetInfo, DatasetReader, ImageArrays, register_dataset
+from encapkeras.data.registry import Array, DataPath, DatasetInfo, DatasetReader, ImageArrays, register_dataset
 from encapkeras.errors import DataError
 
 NAMES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
@@ -57,7 +57,7 @@ class IdxReader(DatasetReader):
     files: ClassVar[DatasetFiles]
     class_names: ClassVar[tuple[str, ...]]
 
-    def __init__(self, root: str | None = None) -> None:
+    def __init__(self, root: DataPath | None = None) -> None:
         self.root = root
 
     def describe(self) -> DatasetInfo:

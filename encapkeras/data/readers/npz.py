@@ -14,7 +14,7 @@ from typing import IO, Any
 import numpy as np
 
 from encapkeras.data.checks import counted, label_problems, missing_classes
-from encapkeras.data.registry import Array, DatasetInfo, DatasetReader, ImageArrays, register_dataset
+from encapkeras.data.registry import Array, DataPath, DatasetInfo, DatasetReader, ImageArrays, register_dataset
 from encapkeras.errors import DataError, suggest
 
 PARTS = ("train", "test")
@@ -36,7 +36,7 @@ class Npz(DatasetReader):
         path: The file.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: DataPath) -> None:
         self.path = Path(path).expanduser()
 
     def describe(self) -> DatasetInfo:

@@ -16,7 +16,7 @@ import numpy as np
 
 from encapkeras.data.checks import check_arrays
 from encapkeras.data.files import DatasetFiles, damaged
-from encapkeras.data.registry import Array, DatasetInfo, DatasetReader, ImageArrays, register_dataset
+from encapkeras.data.registry import Array, DataPath, DatasetInfo, DatasetReader, ImageArrays, register_dataset
 
 CLASSES = ("animal", "human", "airplane", "truck", "car")
 TYPES = {0x1E3D4C55: "u1", 0x1E3D4C54: "<i4"}
@@ -71,7 +71,7 @@ class SmallNorb(DatasetReader):
         gzipped=True,
     )
 
-    def __init__(self, root: str | None = None, channels: Literal[1, 2] = 1) -> None:
+    def __init__(self, root: DataPath | None = None, channels: Literal[1, 2] = 1) -> None:
         self.root = root
         self.channels = channels
 

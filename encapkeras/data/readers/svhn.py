@@ -9,7 +9,7 @@ import numpy as np
 
 from encapkeras.data.checks import check_arrays
 from encapkeras.data.files import DatasetFiles, damaged
-from encapkeras.data.registry import Array, DatasetInfo, DatasetReader, ImageArrays, register_dataset
+from encapkeras.data.registry import Array, DataPath, DatasetInfo, DatasetReader, ImageArrays, register_dataset
 
 
 def _files(*splits: str) -> DatasetFiles:
@@ -40,7 +40,7 @@ class Svhn(DatasetReader):
     image_size = 32
     class_names = tuple("0123456789")
 
-    def __init__(self, root: str | None = None, extra: bool = False) -> None:
+    def __init__(self, root: DataPath | None = None, extra: bool = False) -> None:
         self.root = root
         self.extra = extra
 
