@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from encapkeras.data.readers.object_boxes import Box, read_box
+from encapkeras.data.object_boxes import Box, read_box
 from encapkeras.errors import DataError
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from PIL import Image
 from support.dataset_files import random_images, write_image, write_voc_boxes
 
 from encapkeras.data import read_image
-from encapkeras.data.readers.object_boxes import read_box
+from encapkeras.data.object_boxes import read_box
 from encapkeras.errors import DataError
 
 COLOUR = random_images(1, 6, 9, 3)[0]
