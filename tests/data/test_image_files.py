@@ -107,7 +107,7 @@ def test_the_first_image_of_a_moving_one(tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "text"),
-    [(b"", "it is empty"), (b"hello", "of no image format that Pillow knows"), (None, "there is no such file")],
+    [(b"", "it is empty"), (b"hello", "not in an image format that Pillow knows"), (None, "there is no such file")],
 )
 def test_what_is_no_image(tmp_path, content, text):
     path = tmp_path / "a.jpg"
