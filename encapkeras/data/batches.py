@@ -6,7 +6,7 @@ import contextlib
 import copy
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -30,32 +30,15 @@ JITTERS = {
 }
 
 
-@dataclass(frozen=True)
-class Draws:
-    """All random choices for some images, so that any batch can be made without those before it, in any process.
+# All random choices for some images, so that any batch can be made without those before it, in any process. Entry k of
+# each array belongs to the k-th image: `order` is its index, `tops` and `lefts` the first row and column of its window.
+# What is not wanted is not there: `mirrored`, bool; a strength by the name of each jitter; `cutout`, `(N, 2)`, row and
+# column of the square's centre.
+Draws = dict[str, Array]
 
-    Entry k of each array belongs to the k-th image: its index, the first row and column of its window, whether it is
-    mirrored, its strength of each jitter in use, and row and column of the square's centre. None: none is changed so.
-    """
 
-    order: Array
-    tops: Array
-    lefts: Array
-    mirrored: Array | None = None
-    jitters: dict[str, Array] = field(default_factory=dict)
-    cutout: Array | None = None
-
-    def part(self, start: int, end: int) -> Draws:
-        """Return the choices for the images from `start` to `end`."""
-        kept = slice(start, end)
-        return Draws(
-            self.order[kept],
-            self.tops[kept],
-            self.lefts[kept],
-            None if self.mirrored is None else self.mirrored[kept],
-            {name: strengths[kept] for name, strengths in self.jitters.items()},
-            None if self.cutout is None else self.cutout[kept],
-        )
+def _part(draws: Draws, start: int, end: int | None) -> Draws:
+    return {name: choices[start:end] for name, choices in draws.items()}
 
 
 @dataclass(frozen=True)
@@ -68,16 +51,17 @@ class BatchMaker:
 
     def __call__(self, draws: Draws) -> tuple[Tensor, Tensor]:
         """Return images float32 `(B, H, W, C)` in [0, 1] and labels int64 `(B,)`."""
-        images = self.windows.cut(draws.order, draws.tops, draws.lefts)
-        if draws.mirrored is not None:
-            images = augment.mirror(images, torch.from_numpy(draws.mirrored))
+        images = self.windows.cut(draws["order"], draws["tops"], draws["lefts"])
+        if "mirrored" in draws:
+            images = augment.mirror(images, torch.from_numpy(draws["mirrored"]))
         images = augment.to_unit_range(images)
-        for name, strengths in draws.jitters.items():
-            images = JITTERS[name][0](images, torch.from_numpy(strengths))
-        if draws.cutout is not None:
-            rows, columns = torch.from_numpy(draws.cutout).T
+        for name, (change, _) in JITTERS.items():
+            if name in draws:
+                images = change(images, torch.from_numpy(draws[name]))
+        if "cutout" in draws:
+            rows, columns = torch.from_numpy(draws["cutout"]).T
             images = augment.cutout(images, rows, columns, self.cutout)
-        return images, self.labels[torch.from_numpy(draws.order)]
+        return images, self.labels[torch.from_numpy(draws["order"])]
 
 
 class Batches(DataLoader[tuple[Tensor, ...]]):
@@ -199,7 +183,7 @@ class Batches(DataLoader[tuple[Tensor, ...]]):
         places = [(0, 0), (0, right), (bottom, 0), (bottom, right), (bottom // 2, right // 2)]
         orders = np.split(np.arange(self.num_images), range(self._step, self.num_images, self._step))
         draws = [
-            Draws(order, np.full(len(order), top), np.full(len(order), left))
+            {"order": order, "tops": np.full(len(order), top), "lefts": np.full(len(order), left)}
             for order in orders
             for top, left in places
         ]
@@ -213,8 +197,8 @@ class Batches(DataLoader[tuple[Tensor, ...]]):
         first = min(self.skipped, count - 1)
         self.skipped = 0
         draws = [self._draws_for(index, epoch) for index in range(first, count)]
-        own = [part_of_batch(len(each.order), self._process, self._processes) for each in draws]
-        parts = [each.part(part.start, part.stop) for each, part in zip(draws, own, strict=True)]
+        own = [part_of_batch(len(each["order"]), self._process, self._processes) for each in draws]
+        parts = [_part(each, part.start, part.stop) for each, part in zip(draws, own, strict=True)]
         with contextlib.closing(in_workers(self._make, parts, self.workers)) as made:
             for index, (whole, part, batch) in enumerate(zip(draws, own, made, strict=True), first):
                 batch = self._completed(batch, whole, part)
@@ -228,11 +212,11 @@ class Batches(DataLoader[tuple[Tensor, ...]]):
     def _completed(self, made: tuple[Tensor, Tensor], whole: Draws, part: slice) -> tuple[Tensor, Tensor]:
         """Return a batch in its whole size, of which only a part was made."""
         images, labels = made
-        if len(labels) == len(whole.order):
+        if len(labels) == len(whole["order"]):
             return made
-        padded = images.new_zeros(len(whole.order), *images.shape[1:])
+        padded = images.new_zeros(len(whole["order"]), *images.shape[1:])
         padded[part] = images
-        return padded, self.labels[torch.from_numpy(whole.order)]
+        return padded, self.labels[torch.from_numpy(whole["order"])]
 
     def batch(self, index: int, epoch: int | None = None) -> tuple[Tensor, Tensor]:
         """Return one batch, images and labels, of an epoch (None: the current one), made without the others.
@@ -254,42 +238,40 @@ class Batches(DataLoader[tuple[Tensor, ...]]):
         Raises:
             DataError: An image file is missing or damaged.
         """
-        order = np.arange(self.num_images)[:count]
-        images = self._windows.cut(order, *self._centre(len(order)))
+        images = self._windows.cut(**_part(self._centre(self.num_images), 0, count))
         return images if images.dtype == torch.uint8 else (images * 255).round_().to(torch.uint8)
 
-    def _centre(self, count: int) -> tuple[Array, Array]:
-        return np.full(count, (self._windows.rows - 1) // 2), np.full(count, (self._windows.columns - 1) // 2)
+    def _centre(self, count: int) -> Draws:
+        """Return the choices for the first images, cut at the centre."""
+        top, left = (self._windows.rows - 1) // 2, (self._windows.columns - 1) // 2
+        return {"order": np.arange(count), "tops": np.full(count, top), "lefts": np.full(count, left)}
 
     def _draws_for(self, index: int, epoch: int) -> Draws:
         """Return the draws for a batch; those of the latest epoch are kept."""
         if self._draws is None or (self.seed is not None and self._draws[0] != epoch):
             self._draws = (epoch, self._draw(epoch))
-        return self._draws[1].part(index * self._step, (index + 1) * self._step)
+        return _part(self._draws[1], index * self._step, (index + 1) * self._step)
 
     def _draw(self, epoch: int) -> Draws:
         """Draw everything, wanted or not, so that switching one change on leaves the draws of the others alone."""
         count = self.num_images
+        draws = self._centre(count)
         if self.seed is None:
-            return Draws(np.arange(count), *self._centre(count))
+            return draws
         random = np.random.default_rng([self.seed, 1 + epoch])
-        order = random.permutation(count)
+        draws["order"] = random.permutation(count)
         tops, lefts = (random.integers(places, size=count) for places in (self._windows.rows, self._windows.columns))
+        if self.settings.crop:
+            draws |= {"tops": tops, "lefts": lefts}
         mirrored = random.random(count) < 0.5
-        jitters = {}
+        if self.settings.mirror:
+            draws["mirrored"] = mirrored
         for name, (_, centre) in JITTERS.items():
             strength = getattr(self.settings, name)
             factors = centre + strength * (2 * random.random(count, dtype=np.float32) - 1)
             if strength > 0:
-                jitters[name] = factors.astype(np.float32)
+                draws[name] = factors.astype(np.float32)
         squares = random.integers(self._size, size=(count, 2))
-        if not self.settings.crop:
-            tops, lefts = self._centre(count)
-        return Draws(
-            order,
-            tops,
-            lefts,
-            mirrored if self.settings.mirror else None,
-            jitters,
-            squares if self.settings.cutout else None,
-        )
+        if self.settings.cutout:
+            draws["cutout"] = squares
+        return draws

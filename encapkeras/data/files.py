@@ -40,25 +40,15 @@ def torchvision_download(name: str, *splits: str) -> Callable[[str], None]:
 
 @dataclass(frozen=True)
 class DatasetFiles:
-    """The files of one data set.
-
-    Args:
-        dataset: Name of the data set.
-        names: File names, all of which are needed; each may also be there with `.gz` added if `gzipped`.
-        subfolder: Folder under a root in which torchvision puts them; they may also be in the root itself.
-        homepage: Where a person finds them.
-        download: Downloads them into the given root; None if they can only be got by hand.
-        system_folders: Folders of system packages that hold the files.
-        gzipped: Whether the files may be compressed.
-    """
+    """The files of one data set."""
 
     dataset: str
-    names: tuple[str, ...]
-    subfolder: str
-    homepage: str
-    download: Callable[[str], object] | None = None
-    system_folders: tuple[str, ...] = ()
-    gzipped: bool = False
+    names: tuple[str, ...]  # all of which are needed
+    subfolder: str  # of a root, where torchvision puts them; they may also be in the root itself
+    homepage: str  # where a person finds them
+    download: Callable[[str], object] | None = None  # into the given root; None if they can only be got by hand
+    system_folders: tuple[str, ...] = ()  # of packages of the system
+    gzipped: bool = False  # whether each may also be there with `.gz` added
 
     def locate(self, root: str | None) -> list[Path]:
         """Return the paths of the files, in the order of `names`; download them if they are not found."""
@@ -82,13 +72,9 @@ class DatasetFiles:
     def _all_in(self, folder: Path) -> list[Path]:
         """Return the files, or nothing if any of them is not in the folder."""
         endings = ("", ".gz") if self.gzipped else ("",)
-        found = []
-        for name in self.names:
-            here = [path for ending in endings if (path := folder / f"{name}{ending}").is_file()]
-            if not here:
-                return []
-            found.append(here[0])
-        return found
+        spellings = [[folder / f"{name}{ending}" for ending in endings] for name in self.names]
+        found = [next(filter(Path.is_file, paths), None) for paths in spellings]
+        return [path for path in found if path] if all(found) else []
 
     def _download_into(self, root: Path, download: Callable[[str], object]) -> list[Path]:
         """Download beside the final place and move whole files, so that an interrupted download leaves none."""

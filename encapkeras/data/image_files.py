@@ -27,8 +27,7 @@ class ImageFiles:
     Args:
         paths: The files.
         channels: 1 for grey, 3 for colour; all images are turned into that.
-        boxes: For each file the .xml file with the box around its object, to which it is cut, or None to use all of it;
-            None if all images are used whole.
+        boxes: For each file the .xml file with the box around its object, to which it is cut; None: it is used whole.
     """
 
     paths: tuple[str, ...]

@@ -26,6 +26,8 @@ from encapkeras.validation import ValueProblem, error_of
 
 STRICT = ConfigDict(extra="forbid", strict=True, frozen=True)
 
+Share = Annotated[float, Field(ge=0, le=1)]
+
 
 class AugmentSettings(BaseModel):
     """Random changes of the training images; validation and test images are only resized and centre-cropped.
@@ -52,43 +54,32 @@ class AugmentSettings(BaseModel):
         "and no larger 'resize', images are shifted by up to so many pixels.",
     )
     mirror: bool = Field(default=False, description="Mirror every second image, at random, left to right.")
-    brightness: float = Field(
-        default=0.0, ge=0, le=1, description="Multiply pixels by a random factor from 1 - value to 1 + value (0 to 1)."
+    brightness: Share = Field(
+        default=0.0, description="Multiply pixels by a random factor from 1 - value to 1 + value (0 to 1)."
     )
-    contrast: float = Field(
+    contrast: Share = Field(
         default=0.0,
-        ge=0,
-        le=1,
         description="Multiply the distance from the image's mean grey by a random factor from 1 - value to 1 + value "
         "(0 to 1).",
     )
-    saturation: float = Field(
+    saturation: Share = Field(
         default=0.0,
-        ge=0,
-        le=1,
         description="Multiply the distance from each pixel's grey by a random factor from 1 - value to 1 + value "
         "(0 to 1); colour images only.",
     )
-    hue: float = Field(
+    hue: Annotated[float, Field(ge=0, le=0.5)] = Field(
         default=0.0,
-        ge=0,
-        le=0.5,
         description="Turn the colour circle by a random part of a full turn, from -value to value (0 to 0.5); colour "
         "images only.",
     )
     cutout: NonNegativeInt = Field(
         default=0,
         description="Side in pixels of a square at a random place of each training image that is filled with the "
-        "image's mean colour, the last of all changes; its centre lies anywhere in the image.",
+        "image's mean colour, the last of all changes; its centre is anywhere in the image.",
     )
 
     def check(self, height: int, width: int, channels: int | None = None) -> None:
-        """Checks that images of this size can be changed so.
-
-        Args:
-            height: Height in pixels of the images that the network takes.
-            width: Their width in pixels.
-            channels: Their channels; None if not known yet.
+        """Check that images of this size (in pixels) and so many channels (None: not known yet) can be changed so.
 
         Raises:
             ArgumentError: The images are not square, there is nothing to crop, or no colour to change.
@@ -171,10 +162,8 @@ class DataSettings(BaseModel):
     @field_validator("dataset")
     @classmethod
     def _known(cls, name: str) -> str:
-        try:
-            DATASETS[name]
-        except KeyError as error:
-            raise ValueError(error.args[0]) from None
+        if name not in DATASETS:
+            raise ValueError(f"no data set is called '{name}'. {suggest(name, DATASETS)}")
         return name
 
     @model_validator(mode="wrap")

@@ -43,10 +43,7 @@ class HImageNet(DatasetReader):
         boxes: DataPath | None = None,
         channels: Literal[1, 3] = 3,
     ) -> None:
-        self.root = root
-        self.class_list = class_list
-        self.boxes = boxes
-        self.channels = channels
+        self.root, self.class_list, self.boxes, self.channels = root, class_list, boxes, channels
 
     def describe(self) -> DatasetInfo:
         """The classes of the list; without one, those whose folders there are."""

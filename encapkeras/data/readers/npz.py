@@ -211,10 +211,15 @@ def _labels_and_classes(
     labels = {name: archive.read(name) for name in usable}
     classes = len(class_names or ())
     if not classes and "train_labels" in labels:
-        classes = max(int(labels["train_labels"].max()) + 1, 1)
-        absurd = _absurd_label(labels["train_labels"])
-        if absurd:
-            return absurd, 0
+        train = labels["train_labels"]
+        index = int(train.argmax())
+        classes = max(int(train[index]) + 1, 1)
+        if classes > len(train):  # a slip, not a class
+            text = (
+                f"train_labels: the largest label is {train[index]}, at index {index}; there would be more classes than "
+                f"images ({len(train)}), and every class from 0 needs a training image"
+            )
+            return [text], 0
     if not classes:
         return [], 0
     problems = [text for name, values in labels.items() for text in label_problems(name, values, classes)]
@@ -224,18 +229,6 @@ def _labels_and_classes(
         found = f"{NAMES}: there is one name" if class_names else "train_labels: all labels are 0"
         problems = [f"{found}; a network needs at least two classes"]
     return problems, classes
-
-
-def _absurd_label(labels: Array) -> list[str]:
-    """Return the error of a label that makes more classes than there are images: a slip, not a class."""
-    index = int(labels.argmax())
-    largest = int(labels[index])
-    if largest < len(labels):
-        return []
-    return [
-        f"train_labels: the largest label is {largest}, at index {index}; there would be more classes than images "
-        f"({len(labels)}), and every class from 0 needs a training image"
-    ]
 
 
 def _pixel_problems(name: str, images: Array) -> list[str]:
