@@ -216,8 +216,8 @@ def _labels_and_classes(
         classes = max(int(train[index]) + 1, 1)
         if classes > len(train):  # a slip, not a class
             text = (
-                f"train_labels: the largest label is {train[index]}, at index {index}; there would be more classes than "
-                f"images ({len(train)}), and every class from 0 needs a training image"
+                f"train_labels: the largest label is {train[index]}, at index {index}; there would be more classes "
+                f"than images ({len(train)}), and every class from 0 needs a training image"
             )
             return [text], 0
     if not classes:
