@@ -114,18 +114,7 @@ def affine_accuracy(classifier: Classifier, batches: Batches, count: int | None 
 
 
 def changes(width: int) -> dict[tuple[Change, float], list[dict[str, float]]]:
-    """Every change and its amount, with the ways in which images are changed so, as arguments of `transformed`.
-
-    Args:
-        width: Side of the images in pixels.
-
-    Example:
-        >>> grid = changes(28)
-        >>> [amount for change, amount in grid if change == "shift"]
-        [0, 1, 2, 3, 4, 5, 7]
-        >>> grid["rotation", 45]
-        [{'degrees': 45}]
-    """
+    """Every change and its amount, with the ways in which images are changed so, as arguments of `transformed`."""
     shifts = sorted({round(pixels * width / 32) for pixels in SHIFTS})
     grid: dict[tuple[Change, float], list[dict[str, float]]] = {
         ("rotation", each): [{"degrees": each}] for each in DEGREES
@@ -137,12 +126,7 @@ def changes(width: int) -> dict[tuple[Change, float], list[dict[str, float]]]:
 
 
 def first(batches: Batches, count: int | None) -> Iterator[tuple[Tensor, Tensor]]:
-    """The first images of an epoch and their labels, in batches.
-
-    Args:
-        batches: Images and labels.
-        count: How many images; None for all.
-    """
+    """The first images of an epoch and their labels, in batches."""
     left = batches.num_images if count is None else min(count, batches.num_images)
     for index in range(len(batches)):
         if not left:

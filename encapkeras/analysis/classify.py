@@ -141,11 +141,7 @@ def classify(model: keras.Model, images: Any, *, batch_size: int = 64) -> Classi
 
 
 def _as_images(images: Any, shape: tuple[int, int, int]) -> Tensor:
-    """Float images in [0, 1].
-
-    Raises:
-        ArgumentError: They have another shape or type, or values outside.
-    """
+    """Float images in [0, 1]."""
     batch = torch.as_tensor(images)
     fits = batch.dim() == 4 and all(size in (None, has) for size, has in zip(shape, batch.shape[1:], strict=True))
     if not fits or not len(batch):

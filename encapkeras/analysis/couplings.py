@@ -26,14 +26,7 @@ Axis = Literal["inputs", "outputs"]
 
 @dataclass(frozen=True)
 class DynamicRouting:
-    """Weights and options of a dynamic routing, as `encapkeras.functional.routing.dynamic_routing` takes them.
-
-    Args:
-        weight_NJED: The matrices of the votes.
-        bias_NJE: What is added to the votes; None for nothing.
-        iterations: Number T of iterations.
-        softmax_over: The axis over which the couplings sum to 1.
-    """
+    """Weights and options of a dynamic routing, as `encapkeras.functional.routing.dynamic_routing` takes them."""
 
     weight_NJED: Tensor
     bias_NJE: Tensor | None
@@ -49,17 +42,7 @@ class DynamicRouting:
 
 @dataclass(frozen=True)
 class EMRouting:
-    """Weights and options of an EM routing, as `encapkeras.functional.routing.em_routing` takes them.
-
-    Args:
-        weight_NJED: The matrices of the votes.
-        bias_NJE: What is added to the votes; None for nothing.
-        beta_v: Cost of a vote, `(J,)`.
-        beta_a: Threshold of an activation, `(J,)`.
-        iterations: Number T of iterations.
-        normalize_distances: Whether the distances of an input capsule are brought to [-5, 5].
-        density_floor: What is added to a density before it divides.
-    """
+    """Weights and options of an EM routing, as `encapkeras.functional.routing.em_routing` takes them."""
 
     weight_NJED: Tensor
     bias_NJE: Tensor | None

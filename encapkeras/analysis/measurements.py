@@ -16,12 +16,7 @@ BIN_WIDTH = 2 / COSINE_BINS
 
 
 def bin_centre(index: int) -> float:
-    """The middle of a cosine bin; the bins divide [-1, 1] evenly.
-
-    Example:
-        >>> round(bin_centre(0), 3), bin_centre(10), round(bin_centre(20), 3)
-        (-0.952, 0.0, 0.952)
-    """
+    """The middle of a cosine bin; the bins divide [-1, 1] evenly."""
     return round((index - COSINE_BINS // 2) * BIN_WIDTH, 6)
 
 

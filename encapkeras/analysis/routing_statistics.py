@@ -28,19 +28,6 @@ class RoutingStatistics:
     `v_j` (`mu_j` of EM) as they are after the iteration, plain and weighted with the vote's weight in the mean (`c_ij`,
     or `R_ij a_i`); the mean length of the votes whose cosine is in each of 21 bins; the activation `|v_j|` (`a_j` of
     EM). A vector of length 0 has the cosine 0 with everything.
-
-    Args:
-        routing: Weights and options.
-        chunk_elements: How many numbers of votes may exist at once.
-
-    Example:
-        >>> from encapkeras.analysis.couplings import DynamicRouting
-        >>> routing = DynamicRouting(torch.rand(4, 10, 8, 6), None, iterations=3, softmax_over="inputs")
-        >>> statistics = RoutingStatistics(routing)
-        >>> statistics.add(torch.rand(2, 9, 4, 6), labels=torch.tensor([3, 7]))
-        >>> first = statistics.measurements("digits")[0]
-        >>> first.statistic, round(first.value, 4) == round(math.log(9 * 4), 4)
-        ('coupling_entropy', True)
     """
 
     def __init__(self, routing: Routing, chunk_elements: int = CHUNK_ELEMENTS) -> None:
@@ -51,17 +38,7 @@ class RoutingStatistics:
         self._inputs = 0
 
     def add(self, capsules_BPND: Tensor, activations_BPN: Tensor | None = None, labels: Tensor | None = None) -> None:
-        """Adds a batch.
-
-        Args:
-            capsules_BPND: Input capsules.
-            activations_BPN: Activations of the input capsules, for EM; None for none.
-            labels: The output capsule of each image's class, `(B,)`; None if the output capsules are no classes.
-
-        Raises:
-            ArgumentError: Capsules, activations or weights are not finite, a label is no output capsule, or a batch
-                has labels and another has none.
-        """
+        """Adds a batch."""
         self._check_finite(capsules_BPND, activations_BPN)
         outputs = self._routing.weight_NJED.shape[1]
         roles = ("all",) if labels is None else CLASSES
@@ -114,11 +91,7 @@ class RoutingStatistics:
             passing.finish(sums)
 
     def measurements(self, layer: str) -> list[Measurement]:
-        """The figures so far.
-
-        Args:
-            layer: The name that they are to have.
-        """
+        """The figures so far."""
         return [m for iteration, sums in enumerate(self._sums, start=1) for m in self._figures(layer, iteration, sums)]
 
     def _figures(self, layer: str, iteration: int, sums: _Sums) -> Iterator[Measurement]:

@@ -120,11 +120,6 @@ def joined_moments(map_BCP: torch.Tensor, axes: list[int], shared: SharedBatch) 
 
     From those of each process, `m_p` and `v_p`, and its share `a_p` of the batch: `m = sum_p a_p m_p` and
     `v = sum_p a_p (v_p + (m_p - m)^2)` (Chan, Golub and LeVeque 1983): no difference of large numbers.
-
-    Args:
-        map_BCP: What this process holds.
-        axes: Those that are averaged over, the batch among them.
-        shared: Who has how much of the batch.
     """
     own_variance, own_mean = torch.var_mean(map_BCP, axes, correction=0)
     mean_PC, variance_PC = shared.stacked(torch.stack([own_mean, own_variance])).unbind(1)
@@ -158,22 +153,7 @@ def record_statistics(
     bias: torch.Tensor | None,
     momentum: float = 0.1,
 ) -> None:
-    """Moves the moving statistics towards a batch's, in place.
-
-    Args:
-        weights: Their `mean` and `variance` are changed.
-        mean: The batch's mean before the bias, `(C,)`.
-        biased_variance: The batch's variance, `(C,)`.
-        count: Values a channel, at least 2: the moving variance is the unbiased one.
-        bias: Added to the mean, or None.
-        momentum: Share of the new statistics.
-
-    Example:
-        >>> weights = NormWeights(torch.ones(1), torch.zeros(1), torch.zeros(1), torch.ones(1))
-        >>> record_statistics(weights, torch.tensor([1.0]), torch.tensor([1.5]), count=4, bias=None)
-        >>> weights.mean, weights.variance
-        (tensor([0.1000]), tensor([1.1000]))
-    """
+    """Moves the moving statistics towards a batch's, in place."""
     with torch.no_grad():
         weights.mean.lerp_(mean if bias is None else mean + bias, momentum)
         weights.variance.lerp_(biased_variance * (count / (count - 1)), momentum)

@@ -9,6 +9,7 @@ Shape suffixes: B batch, C = N * D channels, N capsule types, D capsule dimensio
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,6 +19,7 @@ from torch.nn import functional as F
 from encapkeras.functional.squash import squash
 from encapkeras.functional.torch_support.fake_tensors import has_values
 from encapkeras.functional.torch_support.optional_compile import compilable
+from encapkeras.functional.torch_support.plain_gradients import plain_gradients
 from encapkeras.functional.torch_support.shared_batch import shared_batch
 
 PIECE = 1 << 18
@@ -125,9 +127,9 @@ class _BatchNormReluSquash(torch.autograd.Function):
     @staticmethod
     def backward(context: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         map_BCHW, scale, offset, mean, inverse, slope, shift = context.saved_tensors
-        if torch.is_grad_enabled():  # somebody asked for create_graph
-            inputs = (map_BCHW, scale, offset)
-            return (*_plain_gradients(inputs, context.by_type[1], context.epsilon, gradients[0]), None, None, None)
+        if torch.is_grad_enabled():  # with create_graph=True
+            plain = functools.partial(_plain, types=context.by_type[1], epsilon=context.epsilon)
+            return (*plain_gradients(plain, (map_BCHW, scale, offset), gradients[0]), None, None, None)
         map_BCP, gradient_BCP = map_BCHW.flatten(2), gradients[0].flatten(2)
         result_BCHW = torch.empty_like(map_BCHW)
         offset_gradient = torch.zeros_like(mean)
@@ -154,16 +156,11 @@ class _BatchNormReluSquash(torch.autograd.Function):
         return result_BCHW, scale_gradient, offset_gradient, None, None, None
 
 
-def _plain_gradients(
-    inputs: tuple[torch.Tensor, torch.Tensor, torch.Tensor], types: int, epsilon: float, gradient: torch.Tensor
-) -> Iterator[torch.Tensor | None]:
-    """The gradients by the plain operations, so that they can be differentiated again; None for constants."""
-    map_BCHW, scale, offset = inputs
+def _plain(
+    map_BCHW: torch.Tensor, scale: torch.Tensor, offset: torch.Tensor, types: int, epsilon: float
+) -> torch.Tensor:
     rectified = F.relu(F.batch_norm(map_BCHW, None, None, scale, offset, True, 0.0, epsilon))
-    out = squash(rectified.unflatten(1, (types, -1)), dim=2).flatten(1, 2)
-    wanted = [tensor for tensor in inputs if tensor.requires_grad]
-    found = iter(torch.autograd.grad(out, wanted, gradient, create_graph=True))
-    return (next(found) if tensor.requires_grad else None for tensor in inputs)
+    return squash(rectified.unflatten(1, (types, -1)), dim=2).flatten(1, 2)
 
 
 def _rectified(

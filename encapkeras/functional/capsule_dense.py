@@ -10,6 +10,7 @@ import torch
 from torch.nn import functional as F
 
 from encapkeras.functional.squash import squash
+from encapkeras.functional.torch_support.precision import widened
 
 
 def list_capsules(capsules_BHWND: torch.Tensor) -> torch.Tensor:
@@ -106,6 +107,5 @@ def capsule_length(capsules: torch.Tensor, *, dim: int = -1) -> torch.Tensor:
         >>> capsule_length(torch.tensor([[3.0, 4.0], [0.0, 0.0]]))
         tensor([5., 0.])
     """
-    half = capsules.dtype in (torch.float16, torch.bfloat16)
-    lengths: torch.Tensor = torch.linalg.vector_norm(capsules.float() if half else capsules, dim=dim)
+    lengths: torch.Tensor = torch.linalg.vector_norm(widened(capsules), dim=dim)
     return lengths.to(capsules.dtype)

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 
 from encapkeras.functional.torch_support.optional_compile import compilable
+from encapkeras.functional.torch_support.precision import widened
 
 SquashVariant = Literal["paper", "sigmoid"]
 
@@ -45,11 +46,6 @@ def squash(capsules: torch.Tensor, *, variant: SquashVariant = "paper", dim: int
     raise ValueError(f"variant must be 'paper' or 'sigmoid'; received {variant!r}")
 
 
-def _widened(tensor: torch.Tensor) -> torch.Tensor:
-    """Half precision as float32: squares and lengths lose too much otherwise."""
-    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
-
-
 def _dot(left: torch.Tensor, right: torch.Tensor, dim: int) -> torch.Tensor:
     return (left * right).sum(dim, keepdim=True)
 
@@ -67,7 +63,7 @@ class _Squash(torch.autograd.Function):
 
     @staticmethod
     def forward(capsules: torch.Tensor, dim: int) -> torch.Tensor:
-        wide = _widened(capsules)
+        wide = widened(capsules)
         return (wide * _paper_factor(_dot(wide, wide, dim))).to(capsules.dtype)
 
     @staticmethod
@@ -80,7 +76,7 @@ class _Squash(torch.autograd.Function):
         """`f g + (f' / |s|) (s . g) s`, with `f = |s| / (1 + |s|^2)`; differentiable itself."""
         (capsules,) = context.saved_tensors
         dim = context.dim
-        wide, gradient = _widened(capsules), _widened(gradients[0])
+        wide, gradient = widened(capsules), widened(gradients[0])
         if wide.is_contiguous():
             gradient = gradient.contiguous()  # mixed layouts would make every pass below a strided one
         square = _dot(wide, wide, dim)
@@ -92,7 +88,7 @@ class _Squash(torch.autograd.Function):
 
 
 def _squash_sigmoid(capsules: torch.Tensor, dim: int) -> torch.Tensor:
-    wide = _widened(capsules)
+    wide = widened(capsules)
     square = _dot(wide, wide, dim)
     is_zero = square == 0
     # The zero vector has no direction: replacing its length before the root keeps 0 / 0 out of value and gradient.

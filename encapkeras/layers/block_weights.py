@@ -22,11 +22,7 @@ Steps = Annotated[int, pydantic.Field(ge=1, le=100)]
 
 
 class Weights:
-    """A tree of Keras variables that Keras neither tracks twice nor takes apart.
-
-    Args:
-        tree: Named tuples of variables.
-    """
+    """A tree of Keras variables that Keras neither tracks twice nor takes apart."""
 
     def __init__(self, tree: Any) -> None:
         self._tree = tree
@@ -37,13 +33,7 @@ class Weights:
 
 
 class BlockBuilder:
-    """Adds the weights of convolutions, norms and blocks to a layer.
-
-    Args:
-        layer: The layer that owns the weights.
-        kernel_initializer: Initialiser of all kernels.
-        bias_initializer: Initialiser of all biases.
-    """
+    """Adds the weights of convolutions, norms and blocks to a layer."""
 
     def __init__(
         self,

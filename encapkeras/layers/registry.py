@@ -99,11 +99,7 @@ class CapsuleLayer(keras.layers.Layer):  # type: ignore[misc]
 
 
 def input_capsule_shape(layer: keras.layers.Layer, shape: Sequence[int | None], types: int) -> tuple[int, ...]:
-    """Height, width, types and dimension of a layer's input: capsules, or an image whose channels divide by `types`.
-
-    Raises:
-        ShapeError: The input is neither, has another number of types, or its size is not known.
-    """
+    """Height, width, types and dimension of a layer's input: capsules, or an image whose channels divide by `types`."""
     known = all(size is not None for size in shape[1:])
     if known and len(shape) == 5 and shape[3] == types:
         return tuple(int(size) for size in shape[1:] if size is not None)
@@ -117,12 +113,7 @@ def input_capsule_shape(layer: keras.layers.Layer, shape: Sequence[int | None], 
 
 
 def strided_size(layer: keras.layers.Layer, size: int, strides: int) -> int:
-    """Side of a map after a convolution that pads half its kernel: `ceil(size / strides)`.
-
-    Raises:
-        ShapeError: The stride is larger than the side, or above 2 and does not divide it: positions would be left out
-            unevenly.
-    """
+    """Side of a map after a convolution that pads half its kernel: `ceil(size / strides)`."""
     if strides > size or (strides > 2 and size % strides):
         fitting = ", ".join(str(s) for s in range(1, size + 1) if s == 2 or size % s == 0)
         raise ShapeError(f"{layer.name}: strides={strides} does not fit a map with sides of {size}; allowed: {fitting}")
@@ -132,11 +123,7 @@ def strided_size(layer: keras.layers.Layer, size: int, strides: int) -> int:
 def convolved_size(
     layer: keras.layers.Layer, image_shape: Shape, *, kernel_size: int, strides: int, padding: int
 ) -> tuple[int | None, int | None]:
-    """Height and width after a convolution: `(size + 2 * padding - kernel_size) // strides + 1`; None if not known.
-
-    Raises:
-        ShapeError: The input is no image of known channels, or smaller than the kernel.
-    """
+    """Height and width after a convolution: `(size + 2 * padding - kernel_size) // strides + 1`; None if not known."""
     if len(image_shape) != 4 or image_shape[3] is None:
         raise ShapeError(
             f"{layer.name} takes an image (batch, height, width, channels); received shape {tuple(image_shape)}"

@@ -16,19 +16,7 @@ from encapkeras.layers.registry import CapsuleLayer, Shape
 
 
 class VotingLayer(CapsuleLayer):
-    """Base class of layers in which input capsules vote for output capsules: `vote_ij = W[n, j] u_i + bias[n, j]`.
-
-    Args:
-        capsules: Number J of output capsules.
-        dim: Dimension E of the output capsules.
-        iterations: Number of routing iterations.
-        share_positions: Whether all positions of a type share their matrices.
-        use_bias: Whether votes have a bias.
-        map_types: Number of types of the output map; None for a list.
-        kernel_initializer: Initialiser of the matrices; None for Xavier-normal in each of them.
-        bias_initializer: Initialiser of the votes' biases.
-        **kwargs: `name`, `dtype`, `trainable`, as for every Keras layer.
-    """
+    """Base class of layers in which input capsules vote for output capsules: `vote_ij = W[n, j] u_i + bias[n, j]`."""
 
     def __init__(
         self,
@@ -81,11 +69,7 @@ class VotingLayer(CapsuleLayer):
         return make
 
     def checked_capsules(self, shape: Shape) -> tuple[int | None, int | None, int, int]:
-        """Height, width, types and dimension of the input capsules.
-
-        Raises:
-            ShapeError: The input is no map of capsules, or one of a size that has to be known is not.
-        """
+        """Height, width, types and dimension of the input capsules."""
         due = 3 if self.share_positions else 1  # shared matrices fit maps of any height and width
         if len(shape) != 5 or None in shape[due:]:
             known = "" if self.share_positions else " of known size"
@@ -122,11 +106,7 @@ class VotingLayer(CapsuleLayer):
 
 
 def _map_side(name: str, capsules: int, types: int) -> int:
-    """Side of the square map of J capsules.
-
-    Raises:
-        ArgumentError: They fill no square map; the message names the nearest numbers that do.
-    """
+    """Side of the square map of J capsules."""
     side = math.isqrt(capsules // types)
     if types * side**2 == capsules:
         return side

@@ -14,16 +14,7 @@ EPSILON = 2.220446049250313e-16
 
 
 def votes(capsules: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> list[list[torch.Tensor]]:
-    """`vote[j][i] = W[n, j] @ u[n, p] + bias[n, j]`, of one sample.
-
-    Args:
-        capsules: `(P, N, D)`.
-        weight: `(N, J, E, D)`.
-        bias: `(N, J, E)` or None.
-
-    Returns:
-        Votes of E numbers, by output and input capsule.
-    """
+    """`vote[j][i] = W[n, j] @ u[n, p] + bias[n, j]`, of one sample."""
     positions, types, _ = capsules.shape
     zero = torch.zeros(weight.shape[2], dtype=weight.dtype)
     return [
@@ -57,18 +48,7 @@ def dynamic_routing(
     iterations: int,
     softmax_over: str,
 ) -> torch.Tensor:
-    """Dynamic routing (Sabour et al. 2017, procedure 1), sample by sample.
-
-    Args:
-        capsules: `(B, P, N, D)`.
-        weight: `(N, J, E, D)`.
-        bias: `(N, J, E)` or None.
-        iterations: Number T of iterations.
-        softmax_over: The axis of the softmax: `inputs` i or `outputs` j.
-
-    Returns:
-        Capsules `(B, J, E)`.
-    """
+    """Dynamic routing (Sabour et al. 2017, procedure 1), sample by sample."""
     results = []
     for sample in capsules:
         vote = votes(sample, weight, bias)
@@ -102,21 +82,7 @@ def em_routing(
     iterations: int,
     normalize_distances: bool,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """EM routing (Hinton et al. 2018, procedure 1, with the normalisations of the encapsulation paper's code).
-
-    Args:
-        capsules: `(B, P, N, D)`.
-        weight: `(N, J, E, D)`.
-        bias: `(N, J, E)` or None.
-        activations: `(B, P, N)` or None.
-        beta_v: `(J,)`.
-        beta_a: `(J,)`.
-        iterations: Number T of iterations.
-        normalize_distances: Whether the distances of an input capsule are brought to [-5, 5].
-
-    Returns:
-        Means `(B, J, E)` and activations `(B, J)`.
-    """
+    """EM routing (Hinton et al. 2018, procedure 1, with the normalisations of the encapsulation paper's code)."""
     means, chances = [], []
     for b, sample in enumerate(capsules):
         vote = votes(sample, weight, bias)

@@ -1,4 +1,4 @@
-"""What a routing takes, checked: sizes that do not fit are named with the tensors that have them.
+"""Checks of what a routing takes: sizes that do not match are named with the tensors that have them.
 
 Shape suffixes: B batch, P positions, N capsule types, D capsule dimension, J output capsules, E their dimension.
 """
@@ -16,18 +16,7 @@ def check_routing(
     bias_NJE: torch.Tensor | None,
     iterations: int,
 ) -> None:
-    """Checks what both routings take.
-
-    Args:
-        capsules_BPND: Input capsules.
-        weight_NJED: The matrices of the votes.
-        bias_NJE: What is added to the votes.
-        iterations: Number of iterations.
-
-    Raises:
-        ShapeError: The sizes do not fit each other.
-        ArgumentError: `iterations` is no whole number of at least 1, or a tensor has whole numbers.
-    """
+    """Check what all routings take."""
     if isinstance(iterations, bool) or not isinstance(iterations, int) or iterations < 1:
         raise ArgumentError(f"iterations must be a whole number of at least 1; received {iterations!r}")
     for name, tensor in (("capsules", capsules_BPND), ("weight", weight_NJED)):
@@ -53,17 +42,7 @@ def check_em(
     activations_BPN: torch.Tensor | None,
     betas: dict[str, torch.Tensor],
 ) -> None:
-    """Checks what EM routing takes besides.
-
-    Args:
-        capsules_BPND: Input capsules.
-        weight_NJED: The matrices of the votes.
-        activations_BPN: Activations of the input capsules, or None.
-        betas: `beta_v` and `beta_a`.
-
-    Raises:
-        ShapeError: The sizes do not fit each other.
-    """
+    """Check what EM routing takes besides."""
     expected = tuple(capsules_BPND.shape[:3])
     if activations_BPN is not None and tuple(activations_BPN.shape) != expected:
         raise ShapeError(

@@ -116,16 +116,7 @@ def marginal_error(
 
 
 def check_transport(epsilon: float, iterations: int, tolerance: float | None) -> None:
-    """Checks the settings of a transport problem.
-
-    Args:
-        epsilon: Strength of the entropy.
-        iterations: Number of iterations.
-        tolerance: Error at which to stop, or None.
-
-    Raises:
-        ArgumentError: One of them has a value that it cannot have.
-    """
+    """Checks the settings of a transport problem."""
     if not _is_positive(epsilon):
         raise ArgumentError(f"epsilon must be a finite number above 0; received {epsilon!r}")
     if not isinstance(iterations, numbers.Integral) or not _is_positive(iterations):
@@ -139,16 +130,7 @@ def _is_positive(value: object) -> bool:
 
 
 def check_cost(cost: torch.Tensor) -> None:
-    """Checks costs.
-
-    Args:
-        cost: Costs.
-
-    Raises:
-        ArgumentError: They are no tensor of a floating type.
-        NotFiniteError: One is not finite.
-        ShapeError: They are no matrices.
-    """
+    """Checks costs."""
     _check_matrices("cost", cost)
     if _readable(cost) and not all_finite(cost):
         index = tuple((~torch.isfinite(cost)).nonzero()[0].tolist())
@@ -213,13 +195,7 @@ class _Problem(NamedTuple):
 
 
 class _Run(NamedTuple):
-    """What the iterations leave; the plan is `a_t kernel b_t` for the last t.
-
-    Args:
-        kernel_KNM: `exp(-C / epsilon)`, each row times a number that its factor a makes up for: its largest is 1.
-        a_TKN: The rows' factors after each iteration.
-        b_TKM: The columns' factors: the first ones, then those after each iteration.
-    """
+    """What the iterations leave; the plan is `a_t kernel b_t` for the last t."""
 
     kernel_KNM: torch.Tensor
     a_TKN: torch.Tensor
@@ -316,12 +292,6 @@ def _through_scaled(
 
     A half of an iteration adds a matrix of rank one times the kernel: `a` times `y`, or `x` times the `b` before, where
     `y = b / target * gradient of log b` and `x = a / source * gradient of log a`. All of them are one product.
-
-    Args:
-        run: The iterations.
-        pulled_KNM: The plan times its gradient: the gradient of its logarithm.
-        source_N: Weights.
-        target_M: Weights.
     """
     kernel_KNM, a_TKN, b_TKM = run
     rows, columns = _Products(kernel_KNM), _Products(kernel_KNM.mT)
@@ -365,11 +335,7 @@ def _through_logarithmic(
 
 
 class _Products:
-    """Products of matrices with one vector each.
-
-    Args:
-        matrix_KNM: The matrices.
-    """
+    """Products of matrices with one vector each."""
 
     def __init__(self, matrix_KNM: torch.Tensor) -> None:
         self._matrix_KNM = matrix_KNM

@@ -70,16 +70,7 @@ def transport_cost(x: torch.Tensor, y: torch.Tensor, *, cost: Cost = "l2") -> to
 
 
 def check_samples(x: torch.Tensor, y: torch.Tensor) -> None:
-    """Checks that two sets of samples can be compared.
-
-    Args:
-        x: Samples.
-        y: Samples.
-
-    Raises:
-        ArgumentError: One is no tensor of a floating type.
-        ShapeError: The sizes do not fit each other.
-    """
+    """Checks that two sets of samples can be compared."""
     for name, samples in (("x", x), ("y", y)):
         check_floating(name, samples)
         if samples.dim() != 2 or 0 in samples.shape:
@@ -89,15 +80,7 @@ def check_samples(x: torch.Tensor, y: torch.Tensor) -> None:
 
 
 def check_floating(name: str, tensor: torch.Tensor) -> None:
-    """Checks that something is a plain tensor of floating-point numbers.
-
-    Args:
-        name: What messages call it.
-        tensor: What may be one.
-
-    Raises:
-        ArgumentError: It is not.
-    """
+    """Checks that something is a plain tensor of floating-point numbers."""
     if not isinstance(tensor, torch.Tensor):
         raise ArgumentError(f"{name} must be a torch tensor; received {type(tensor).__name__}")
     if not tensor.is_floating_point() or tensor.layout != torch.strided:

@@ -91,19 +91,7 @@ def transport_generator(
 
 
 def generator_strides(latent: Sequence[int], target: Sequence[int]) -> list[int]:
-    """The generator's stride along each axis.
-
-    Args:
-        latent: Height and width of the latent map.
-        target: Height and width of the target.
-
-    Raises:
-        ShapeError: No stride leads from one to the other.
-
-    Example:
-        >>> generator_strides((4, 8), (7, 8))
-        [2, 1]
-    """
+    """The generator's stride along each axis."""
     pairs = list(zip(latent, target, strict=True))
     if not all(wanted in (side, 2 * side - 1, 2 * side) for side, wanted in pairs):
         raise ShapeError(
