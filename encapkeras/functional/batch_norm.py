@@ -39,21 +39,19 @@ def batch_norm(
     momentum: float = 0.1,
     epsilon: float = 1e-5,
 ) -> torch.Tensor:
-    """Normalises `map + bias` over all axes but the second: `scale * (x - mean) / sqrt(variance + epsilon) + offset`.
+    """Normalise `map + bias` over all axes but the second: `scale * (x - mean) / sqrt(variance + epsilon) + offset`.
 
-    The statistics are the batch's while training (Ioffe and Szegedy 2015, algorithm 1), the moving ones otherwise.
-    A batch with one value per channel gives the offset and leaves the moving variance as it is. Where several processes
-    share a batch, and its statistics (`encapkeras.distribution`), those are the whole batch's.
-
-    A map in half precision is normalised in float32, and rounded once. If it is not finite, as one that has overflowed,
-    it leaves the moving statistics as they are: who scales losses leaves such steps out and goes on.
+    The statistics are the batch's while training (Ioffe and Szegedy 2015, algorithm 1), the moving ones otherwise;
+    those of the whole batch where several processes share one (`encapkeras.distribution`). A batch with one value per
+    channel gives the offset and leaves the moving variance. A map in half precision is normalised in float32 and
+    rounded once; if it is not finite, the moving statistics stay, since scaled losses skip such steps.
 
     Args:
         map_BCP: Tensor `(B, C, ...)`.
         weights: Scale, offset and moving statistics, each `(C,)`.
         training: Whether to use and record the batch's statistics.
-        bias: The bias `(C,)` of the convolution before. A constant per channel does not change a normalised batch, so
-            that while training it only moves the recorded mean: one pass over the map less.
+        bias: The bias `(C,)` of the convolution before. While training it only moves the recorded mean, since a
+            normalised batch does not depend on it: one pass over the map less.
         momentum: Share of the new statistics in the moving ones.
         epsilon: Added to the variance.
 
@@ -116,7 +114,7 @@ def _batch_norm(
 
 
 def joined_moments(map_BCP: torch.Tensor, axes: list[int], shared: SharedBatch) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and biased variance over some axes of the maps of all processes, each `(C,)`; differentiable.
+    """Return mean and biased variance `(C,)` over some axes of the maps of all processes; differentiable.
 
     From those of each process, `m_p` and `v_p`, and its share `a_p` of the batch: `m = sum_p a_p m_p` and
     `v = sum_p a_p (v_p + (m_p - m)^2)` (Chan, Golub and LeVeque 1983): no difference of large numbers.
@@ -153,7 +151,7 @@ def record_statistics(
     bias: torch.Tensor | None,
     momentum: float = 0.1,
 ) -> None:
-    """Moves the moving statistics towards a batch's, in place."""
+    """Move the moving statistics towards a batch's of `count` (at least 2) values a channel, in place."""
     with torch.no_grad():
         weights.mean.lerp_(mean if bias is None else mean + bias, momentum)
         weights.variance.lerp_(biased_variance * (count / (count - 1)), momentum)

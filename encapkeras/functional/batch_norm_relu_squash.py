@@ -27,7 +27,7 @@ PIECE = 1 << 18
 
 
 def is_worthwhile(map_BCHW: torch.Tensor) -> bool:
-    """Whether this is a way, and the faster one.
+    """Return whether this is possible and faster.
 
     On CPUs, in full precision, outside torch.compile (which fuses by itself), with statistics of this process alone.
     """
@@ -47,9 +47,9 @@ def batch_norm_relu_squash(
     epsilon: float = 1e-5,
     memory_format: torch.memory_format = torch.contiguous_format,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """`squash(relu(batch_norm(map)))` with the batch's statistics.
+    """Return `squash(relu(batch_norm(map)))` with the batch's statistics.
 
-    Differentiable as often as wanted; from the second time on, by the plain operations. Not for `torch.func`.
+    Differentiable any number of times; from the second on, by the plain operations. Not for `torch.func`.
 
     Args:
         map_BCHW: Map `(B, C, H, W)` with at least two values a channel; fastest if contiguous or channels_last.
@@ -76,7 +76,7 @@ def batch_norm_relu_squash(
 
 
 def _pieces(*maps_BCP: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:
-    """The maps in equal pieces of the batch."""
+    """Yield the maps in equal pieces of the batch."""
     size = max(1, PIECE // maps_BCP[0][0].numel()) if has_values(maps_BCP[0]) else len(maps_BCP[0])
     return zip(*(map_BCP.split(size) for map_BCP in maps_BCP), strict=True)
 

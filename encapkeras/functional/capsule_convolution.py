@@ -79,7 +79,7 @@ class BlockWeights(NamedTuple):
 
 
 class BlockOptions(NamedTuple):
-    """What a block computes besides its weights.
+    """Options of a block.
 
     Attributes:
         types: Number N of capsule types.
@@ -99,7 +99,7 @@ class BlockOptions(NamedTuple):
 
 
 class StageOutputs(NamedTuple):
-    """What a stage makes, each `(B, H, W, N, D)`: its main block's output, the sub block's middle, and its output."""
+    """Outputs of a stage, each `(B, H, W, N, D)`: of the main block, the sub block's middle, and the sub block."""
 
     main: torch.Tensor
     half: torch.Tensor | None
@@ -109,7 +109,7 @@ class StageOutputs(NamedTuple):
 def capsule_block(
     capsules_BHWND: torch.Tensor, weights: BlockWeights, options: BlockOptions, *, training: bool
 ) -> torch.Tensor:
-    """A block of capsule convolution steps: each convolves, adds the skip, then batch norm, ReLU and squash.
+    """Apply a block of capsule convolution steps: each convolves, adds the skip, then batch norm, ReLU and squash.
 
     A master step convolves every capsule type by itself. An approximate step weights a master and an ungrouped aide
     branch by coefficients made from the branches: `master * c(aide) + aide * c(master)` for `cross`,
@@ -145,7 +145,7 @@ def capsule_stage(
     training: bool,
     half: bool = True,
 ) -> StageOutputs:
-    """Two blocks: `main`, one step that changes the capsules' dimension, and `sub`, steps that keep it.
+    """Apply two blocks: `main`, one step that changes the capsules' dimension, and `sub`, steps that keep it.
 
     Args:
         capsules_BHWND: Capsules `(B, H, W, N, D)`.
@@ -154,7 +154,7 @@ def capsule_stage(
         main_options: Options of the main block.
         sub_options: Options of the sub block.
         training: Whether batch norms use and record the batch's statistics.
-        half: Whether the middle of the sub block is wanted; without it an odd number of steps is a little faster.
+        half: Whether to return the middle of the sub block; without it an odd number of steps is a little faster.
 
     Returns:
         The outputs of the main block, of the first half of the sub block's steps (for an odd number: the middle step
@@ -188,7 +188,7 @@ def _block(
     want_half: bool = False,
     layout: torch.memory_format = torch.channels_last,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """The block's output, preferably in a layout, and the value in its middle if wanted."""
+    """Return the block's output, preferably in a layout, and the value in its middle if wanted."""
     block_input = map_BCHW
     count = len(weights.steps)
     half = None
@@ -220,7 +220,7 @@ def _convolve(
     projection: ConvolutionWeights | None,
     training: bool,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Convolution and skip of one step, without the bias, and the bias."""
+    """Return convolution and skip of one step, without the bias, and the bias."""
     bias: torch.Tensor | None
     if isinstance(step.routing, ApproximateWeights):
         out_BCHW = _approximate(map_BCHW, step.routing, options, strides, training)
@@ -277,13 +277,13 @@ def _channels_last(map_BCHW: torch.Tensor) -> torch.Tensor:
 
 
 def _padded(kernel: torch.Tensor, size: int) -> torch.Tensor:
-    """The kernel with zeros around it: the same convolution at padding size // 2."""
+    """Pad the kernel with zeros: the same convolution at padding size // 2."""
     border = (size - kernel.shape[-1]) // 2
     return F.pad(kernel, (border,) * 4) if border else kernel
 
 
 def _summed(convolutions: Sequence[ConvolutionWeights]) -> ConvolutionWeights:
-    """Parallel convolutions as one: their sum is linear."""
+    """Sum parallel convolutions into one: they are linear."""
     size = max(convolution.kernel.shape[-1] for convolution in convolutions)
     kernel, bias = _padded(convolutions[0].kernel, size), convolutions[0].bias
     for convolution in convolutions[1:]:
@@ -294,7 +294,7 @@ def _summed(convolutions: Sequence[ConvolutionWeights]) -> ConvolutionWeights:
 def _master(
     map_BCHW: torch.Tensor, convolutions: Sequence[ConvolutionWeights], types: int, strides: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The master convolution without its bias, and the bias."""
+    """Return the master convolution without its bias, and the bias."""
     kernel, bias = _summed(convolutions)
     size = kernel.shape[-1]
     if size == 1 and strides == 1:  # a small matrix per type: several times faster than a grouped 1x1 convolution
@@ -337,7 +337,7 @@ def _master_with_projection(
 def _approximate(
     map_BCHW: torch.Tensor, weights: ApproximateWeights, options: BlockOptions, strides: int, training: bool
 ) -> torch.Tensor:
-    """The two branches, each weighted by a coefficient per capsule."""
+    """Return the two branches, each weighted by a coefficient per capsule, and summed."""
     plain = BlockOptions(types=options.types)  # the block's capsule norm and missing ReLU do not act inside branches
     master_BCHW, master_bias = _master(map_BCHW, weights.master, options.types, strides)
     master_BCHW = _normalize_and_squash(master_BCHW, master_bias, weights.master_norm, plain, training)

@@ -14,7 +14,7 @@ from encapkeras.functional.torch_support.precision import widened
 
 
 def list_capsules(capsules_BHWND: torch.Tensor) -> torch.Tensor:
-    """The capsules of a map as a list, type by type, then row by row: `i = (n, h, w)`.
+    """Return the capsules of a map as a list, type by type, then row by row: `i = (n, h, w)`.
 
     Args:
         capsules_BHWND: Capsules `(B, H, W, N, D)`.
@@ -30,7 +30,7 @@ def list_capsules(capsules_BHWND: torch.Tensor) -> torch.Tensor:
 
 
 def capsule_dense_per_dim(capsules_BID: torch.Tensor, weight_DIJ: torch.Tensor) -> torch.Tensor:
-    """`out[j, d] = sum_i x[i, d] * W[d, i, j]`, then squash: one dense layer for each component.
+    """Return `out[j, d] = sum_i x[i, d] * W[d, i, j]`, squashed: one dense layer for each component.
 
     Args:
         capsules_BID: Capsules `(B, I, D)`.
@@ -50,7 +50,7 @@ def capsule_dense_per_dim(capsules_BID: torch.Tensor, weight_DIJ: torch.Tensor) 
 def capsule_dense_full(
     capsules_BHWND: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, outputs: int
 ) -> torch.Tensor:
-    """A dense layer from all numbers of a map to all numbers of the output capsules, then squash.
+    """Apply a dense layer from all input numbers to all numbers of the output capsules, then squash.
 
     Args:
         capsules_BHWND: Capsules `(B, H, W, N, D)`, or a list `(B, I, D)`.
@@ -73,7 +73,7 @@ def capsule_dense_full(
 def capsule_dense_factored(
     capsules_BID: torch.Tensor, component_weight_DEJ: torch.Tensor, capsule_weight_JI: torch.Tensor
 ) -> torch.Tensor:
-    """`out[j, e] = sum_i W2[j, i] * sum_d x[i, d] * W1[d, e, j]`, then squash.
+    """Return `out[j, e] = sum_i W2[j, i] * sum_d x[i, d] * W1[d, e, j]`, squashed.
 
     Capsules are gathered before they are mapped, so that the `I * J` mapped capsules never exist.
 
@@ -94,7 +94,7 @@ def capsule_dense_factored(
 
 
 def capsule_length(capsules: torch.Tensor, *, dim: int = -1) -> torch.Tensor:
-    """Euclidean length of each capsule; its gradient at the zero vector is 0.
+    """Return the Euclidean length of each capsule; its gradient at the zero vector is 0.
 
     Args:
         capsules: Tensor of any shape; half precision is computed in float32.

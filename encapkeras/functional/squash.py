@@ -17,14 +17,14 @@ SquashVariant = Literal["paper", "sigmoid"]
 
 @compilable
 def squash(capsules: torch.Tensor, *, variant: SquashVariant = "paper", dim: int = -1) -> torch.Tensor:
-    """Shortens capsules to lengths below 1; value and gradient at the zero vector are 0.
+    """Shorten capsules to lengths below 1; value and gradient at the zero vector are 0.
 
     `paper`: `|s|^2 / (1 + |s|^2) * s / |s|` (Sabour et al. 2017, equation 1). `sigmoid`: `sigmoid(|s| - m) * s / |s|`
     with `m = (max |s| - min |s|) / 2` over the whole tensor, gradients flowing through m.
 
     Args:
-        capsules: Tensor of any shape and floating type; half precision is computed in float32. The squares of the
-            lengths must be numbers of the type: lengths up to 1e19 in float32.
+        capsules: Tensor of any shape and floating type; half precision is computed in float32. Squares of lengths must
+            not overflow: lengths up to 1e19 in float32.
         variant: `paper` or `sigmoid`.
         dim: The axis of the capsule's components.
 

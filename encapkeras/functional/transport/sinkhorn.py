@@ -35,47 +35,51 @@ def sinkhorn(
     target: torch.Tensor | None = None,
     tolerance: float | None = None,
 ) -> torch.Tensor:
-    """The plan that moves the source's weight to the target at little cost, and spreads it (Cuturi 2013).
+    """Return the plan that carries the source's weight to the target at little cost, and spreads it (Cuturi 2013).
 
-    It tends to the plan with the least `<P, C> + epsilon * sum P (log P - 1)` among those whose rows sum to `source`
-    and whose columns sum to `target`. With `K = exp(-C / epsilon)` and first `b = 1 / M`, the iterations are
-    `a = source / (K b)`, then `b = target / (K^T a)`; the plan is `diag(a) K diag(b)`. So the columns' sums are exact
-    and the rows' converge. Nothing overflows: where the factors a and b would, their logarithms are used, in float64,
-    for epsilons down to the costs' range divided by 1e12.
-
-    Gradients flow through all iterations, to the cost and to the weights; memory for them is that of the plan and of
-    the factors, O(N M + T (N + M)). Differentiable once.
+    It tends to the minimum of `<P, C> + epsilon * sum P (log P - 1)` over plans with rows of sum `source` and columns
+    of sum `target`. With `K = exp(-C / epsilon)` and first `b = 1 / M`, the iterations are `a = source / (K b)`, then
+    `b = target / (K^T a)`; the plan is `diag(a) K diag(b)`: the columns' sums are exact, the rows' converge. Where the
+    factors would overflow, their logarithms are used, in float64. Gradients flow through all iterations, to the cost
+    and the weights, with memory O(N M + T (N + M)). Differentiable once.
 
     Args:
         cost: Costs `(N, M)`, or several problems `(..., N, M)` at once. Half precision is computed in float32.
-        epsilon: Strength of the entropy, in units of the cost; above 0.
+        epsilon: Strength of the entropy, in units of the cost, above 0; down to the costs' range divided by 1e12.
         iterations: Number of iterations, from 1; with `tolerance` the largest number.
         source: Weights `(N,)` above 0; 1 / N each if not given.
         target: Weights `(M,)` above 0 of the same sum; 1 / M each if not given.
-        tolerance: Stop as soon as the rows' sums differ from `source` by less than this, summed over the rows; with
-            several problems, in all of them. None: make all iterations.
+        tolerance: Stop when the sum of `|P 1 - source|` is below this, in all problems; None: make all iterations.
 
     Returns:
         Plans of the cost's shape, in float32 or float64.
 
     Raises:
-        ArgumentError: An argument has a value that it cannot have; epsilon is so small for the costs that float64
-            cannot tell plans apart; in the backward pass: a second derivative is asked for.
-        NotFiniteError: A cost is not finite. Tensors are only looked at on the CPU: elsewhere it would wait for the
-            device.
-        ShapeError: The sizes do not fit each other.
+        ArgumentError: An argument has an invalid value, or a second derivative is asked for.
+        NotFiniteError: A cost is not finite. Only checked on the CPU: elsewhere it would wait for the device.
+        ShapeError: The sizes do not match.
 
     Warns:
-        NotConvergedWarning: `tolerance` was not reached; the text has the error that was.
+        NotConvergedWarning: `tolerance` was not reached; the text has the error.
 
     Example:
-        >>> cost = torch.tensor([[0.0, 2.0], [2.0, 0.0]])
-        >>> sinkhorn(cost, epsilon=0.1)
+        >>> sinkhorn(torch.tensor([[0.0, 2.0], [2.0, 0.0]]), epsilon=0.1)
         tensor([[5.0000e-01, 1.0306e-09],
                 [1.0306e-09, 5.0000e-01]])
     """
     check_transport(epsilon, iterations, tolerance)
     check_cost(cost)
+    return _plans(cost, source, target, epsilon, iterations, tolerance)
+
+
+def _plans(
+    cost: torch.Tensor,
+    source: torch.Tensor | None,
+    target: torch.Tensor | None,
+    epsilon: float,
+    iterations: int,
+    tolerance: float | None,
+) -> torch.Tensor:
     sources, targets = cost.shape[-2:]
     with full_precision(*(tensor for tensor in (cost, source, target) if isinstance(tensor, torch.Tensor))) as wide:
         cost_KNM = wide(cost).reshape(-1, sources, targets)
@@ -91,7 +95,7 @@ def sinkhorn(
 def marginal_error(
     plan: torch.Tensor, *, source: torch.Tensor | None = None, target: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """How far a plan is from its marginals: the sums of `|P 1 - source|` and `|P^T 1 - target|`.
+    """Return a plan's distance from its marginals: the sums of `|P 1 - source|` and `|P^T 1 - target|`.
 
     Args:
         plan: Plans `(..., N, M)`.
@@ -102,8 +106,8 @@ def marginal_error(
         Errors `(...)`.
 
     Raises:
-        ArgumentError: The plan is no tensor of a floating type.
-        ShapeError: The plan is no matrix.
+        ArgumentError: The plan is not a tensor of a floating type.
+        ShapeError: The plan is not a matrix.
 
     Example:
         >>> marginal_error(torch.tensor([[0.5, 0.0], [0.0, 0.4]]))
@@ -116,7 +120,7 @@ def marginal_error(
 
 
 def check_transport(epsilon: float, iterations: int, tolerance: float | None) -> None:
-    """Checks the settings of a transport problem."""
+    """Check the settings of a transport problem."""
     if not _is_positive(epsilon):
         raise ArgumentError(f"epsilon must be a finite number above 0; received {epsilon!r}")
     if not isinstance(iterations, numbers.Integral) or not _is_positive(iterations):
@@ -130,7 +134,7 @@ def _is_positive(value: object) -> bool:
 
 
 def check_cost(cost: torch.Tensor) -> None:
-    """Checks costs."""
+    """Check that costs are finite matrices of a floating type."""
     _check_matrices("cost", cost)
     if _readable(cost) and not all_finite(cost):
         index = tuple((~torch.isfinite(cost)).nonzero()[0].tolist())
@@ -144,12 +148,12 @@ def _check_matrices(name: str, tensor: torch.Tensor) -> None:
 
 
 def all_finite(tensor: torch.Tensor) -> bool:
-    """Whether all numbers are finite: one pass over them, as long as their sum is finite too."""
+    """Return whether all numbers are finite: one pass over them, as long as their sum is finite too."""
     return math.isfinite(tensor.detach().sum().item()) or bool(torch.isfinite(tensor).all())
 
 
 def _readable(tensor: torch.Tensor) -> bool:
-    """Whether its values can be looked at without waiting for a device."""
+    """Return whether the values can be looked at without waiting for a device."""
     return tensor.device.type == "cpu" and has_values(tensor)
 
 
@@ -180,11 +184,11 @@ def _warn_above(tolerance: float, error: float, iterations: int) -> None:
             f"the rows' sums are still {error:.3g} from their weights after {iterations} iterations, above the "
             f"tolerance of {tolerance}: allow more iterations, or a larger epsilon"
         )
-        warnings.warn(text, NotConvergedWarning, stacklevel=3)
+        warnings.warn(text, NotConvergedWarning, stacklevel=4)
 
 
 class _Problem(NamedTuple):
-    """What `sinkhorn` was asked for, checked."""
+    """The checked arguments of `sinkhorn`."""
 
     cost_KNM: torch.Tensor
     source_N: torch.Tensor
@@ -195,7 +199,11 @@ class _Problem(NamedTuple):
 
 
 class _Run(NamedTuple):
-    """What the iterations leave; the plan is `a_t kernel b_t` for the last t."""
+    """What the iterations leave; the plan is `a_t kernel b_t` for the last t.
+
+    `kernel_KNM` is `exp(-C / epsilon)`, each row scaled so that its largest number is 1: its factor a makes up for it.
+    `a_TKN` are the rows' factors after each iteration; `b_TKM` the columns': the first ones, then those after each.
+    """
 
     kernel_KNM: torch.Tensor
     a_TKN: torch.Tensor
@@ -315,7 +323,7 @@ def _through_scaled(
 def _through_logarithmic(
     run: _Run, pulled_KNM: torch.Tensor, source_N: torch.Tensor, target_M: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The same with logarithms of the factors: the plans of all halves of iterations are made again."""
+    """The same with logarithms of the factors: the plans of all half iterations are made again."""
     kernel_KNM, a_TKN, b_TKM = run
     source_N, target_M = source_N.to(kernel_KNM.dtype), target_M.to(kernel_KNM.dtype)
     exponent_KNM = pulled_KNM.to(kernel_KNM.dtype)
@@ -343,7 +351,6 @@ class _Products:
         self._one_by_one = matrix_KNM.unbind() if matrix_KNM.device.type == "cpu" else ()
 
     def times(self, vector_KM: torch.Tensor) -> torch.Tensor:
-        """`(K, N)`."""
         if not self._one_by_one:
             return (self._matrix_KNM @ vector_KM[..., None])[..., 0]
         products = map(torch.mv, self._one_by_one, vector_KM.unbind())
@@ -355,5 +362,5 @@ def _exponential(kernel_KNM: torch.Tensor, a_KN: torch.Tensor, b_KM: torch.Tenso
 
 
 def _error(sum_KN: torch.Tensor, source_N: torch.Tensor) -> float:
-    """Of the plans' rows, in the problem where it is largest."""
+    """Return the error of the rows, in the problem where it is largest."""
     return (sum_KN - source_N).abs().sum(1).max().item()
