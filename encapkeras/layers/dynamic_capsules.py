@@ -8,6 +8,7 @@ import pydantic
 import torch
 
 from encapkeras.functional import dynamic_routing
+from encapkeras.functional.routing.couplings import DynamicRouting
 from encapkeras.layers.initializers import InitializerConfig
 from encapkeras.layers.registry import Shape, register_layer
 from encapkeras.layers.voting_layer import VotingLayer
@@ -96,10 +97,15 @@ class DynamicCapsules(VotingLayer):
     def call(self, capsules: torch.Tensor) -> torch.Tensor:
         """See the class."""
         outputs = dynamic_routing(
-            self.by_position(capsules),
+            self.by_position(capsules)[0],
             self.kernel.value,
             None if self.bias is None else self.bias.value,
             iterations=self.iterations,
             softmax_over=self.softmax_over,
         )
         return self.laid_out(outputs)
+
+    def routing_record(self) -> DynamicRouting:
+        """Return the routing's weights and options."""
+        bias = None if self.bias is None else self.bias.value.detach()
+        return DynamicRouting(self.kernel.value.detach(), bias, self.iterations, self.softmax_over)

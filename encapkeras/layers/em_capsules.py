@@ -10,6 +10,7 @@ import torch
 
 from encapkeras.errors import ShapeError
 from encapkeras.functional import em_routing
+from encapkeras.functional.routing.couplings import EMRouting
 from encapkeras.layers.initializers import InitializerConfig
 from encapkeras.layers.registry import Shape, register_layer
 from encapkeras.layers.voting_layer import VotingLayer
@@ -140,13 +141,12 @@ class EmCapsules(VotingLayer):
         self, inputs: torch.Tensor | list[torch.Tensor], return_ports: bool = False
     ) -> torch.Tensor | dict[str, torch.Tensor]:
         """See the class."""
-        capsules, *activations = inputs if isinstance(inputs, list | tuple) else [inputs]
-        by_position = [self.by_position(tensor.unsqueeze(-1)).squeeze(-1) for tensor in activations]
+        capsules, activations = self.by_position(*(inputs if isinstance(inputs, list | tuple) else [inputs]))
         means, out_activations = em_routing(
-            self.by_position(capsules),
+            capsules,
             self.kernel.value,
             None if self.bias is None else self.bias.value,
-            by_position[0] if by_position else None,
+            activations,
             self.beta_v.value,
             self.beta_a.value,
             iterations=self.iterations,
@@ -156,3 +156,16 @@ class EmCapsules(VotingLayer):
         if not return_ports:
             return self.laid_out(means)
         return {"out": self.laid_out(means), "activations": self.laid_out(out_activations)}
+
+    def routing_record(self) -> EMRouting:
+        """Return the routing's weights and options."""
+        return EMRouting(
+            self.kernel.value.detach(),
+            None if self.bias is None else self.bias.value.detach(),
+            self.iterations,
+            "outputs",
+            self.beta_v.value.detach(),
+            self.beta_a.value.detach(),
+            self.normalize_distances,
+            self.density_floor,
+        )

@@ -11,6 +11,7 @@ import torch
 
 from encapkeras.errors import ArgumentError, ShapeError
 from encapkeras.functional import list_capsules
+from encapkeras.functional.routing.couplings import RoutingRecord
 from encapkeras.layers.initializers import InitializerConfig, in_torch_layout, initializer_of
 from encapkeras.layers.registry import CapsuleLayer, Shape
 
@@ -85,12 +86,23 @@ class VotingLayer(CapsuleLayer):
         inputs = None if height is None or width is None else height * width * types
         return (capsules_shape[0], self.capsules, self.dim, inputs)
 
-    def by_position(self, capsules: torch.Tensor) -> torch.Tensor:
-        """Capsules `(B, H, W, N, D)` as the routing takes them: `(B, H W, N, D)`; `(B, 1, I, D)` if none share."""
+    def by_position(
+        self, capsules: torch.Tensor, activations: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Return capsules `(B, P, N, D)` and activations `(B, P, N)` of a map; P = 1, N = I if no positions share."""
+        if activations is not None:
+            activations = self._listed(activations.unsqueeze(-1)).squeeze(-1)
+        return self._listed(capsules), activations
+
+    def _listed(self, capsules: torch.Tensor) -> torch.Tensor:
         if self.share_positions:
             positions: torch.Tensor = capsules.flatten(1, 2)
             return positions
         return list_capsules(capsules).unsqueeze(1)
+
+    def routing_record(self) -> RoutingRecord:
+        """Return the routing's weights and options, by which analyses make its couplings again."""
+        raise NotImplementedError(f"class {type(self).__name__} has no routing_record, so that it cannot be analysed")
 
     def output_shape(self, batch: int | None) -> Shape:
         """`(B, J, E)`, or `(B, side, side, types, E)` as a map."""

@@ -1,7 +1,8 @@
-"""From a trained network and images to the statistics of its routing layers."""
+"""Measure the routing layers of a trained network with images."""
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import keras
@@ -9,26 +10,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from encapkeras.analysis.couplings import DynamicRouting, EMRouting, Routing
-from encapkeras.analysis.measurements import RoutingAnalysis
+from encapkeras.analysis.measurements import Measurement, RoutingAnalysis
 from encapkeras.analysis.routing_statistics import RoutingStatistics
-from encapkeras.analysis.votes import CHUNK_ELEMENTS
+from encapkeras.analysis.vote_chunks import CHUNK_ELEMENTS
 from encapkeras.errors import ArgumentError
-from encapkeras.layers import DynamicCapsules, EmCapsules
-
-KINDS = "dynamic_capsules, em_capsules"
-
-RoutingLayer = DynamicCapsules | EmCapsules
+from encapkeras.functional.routing.couplings import RoutingRecord
+from encapkeras.layers import LAYERS
+from encapkeras.layers.voting_layer import VotingLayer
 
 
-def routing_layers(model: keras.Model) -> list[RoutingLayer]:
-    """The layers of a network that can be analysed, in its order.
+def routing_layers(model: keras.Model) -> list[VotingLayer]:
+    """Return the layers of a network that can be analysed, in its order.
 
     Args:
         model: A Functional model, such as `build_model` and `load_model` make.
 
     Raises:
-        ArgumentError: It has none, has one that is called more than once, holds a model that has one, or is no
+        ArgumentError: It has none, has one that is called more than once, contains a model that has one, or is not a
             Functional model of one input.
     """
     if not isinstance(model, keras.Model) or len(getattr(model, "inputs", None) or []) != 1:
@@ -42,9 +40,10 @@ def routing_layers(model: keras.Model) -> list[RoutingLayer]:
             f"model '{nested[0].name}' inside '{model.name}' has routing layers, but models inside a model are not "
             "looked into; analyse it alone"
         )
-    layers = [layer for layer in model.layers if isinstance(layer, RoutingLayer)]
+    layers = [layer for layer in model.layers if isinstance(layer, VotingLayer)]
     if not layers:
-        raise ArgumentError(f"network '{model.name}' has no routing layer; layers that can be analysed: {KINDS}")
+        known = ", ".join(sorted(name for name in LAYERS if issubclass(LAYERS[name].target, VotingLayer)))
+        raise ArgumentError(f"network '{model.name}' has no routing layer; layers that can be analysed: {known}")
     for layer in layers:
         if len(_nodes(model, layer)) > 1:
             raise ArgumentError(
@@ -56,12 +55,12 @@ def routing_layers(model: keras.Model) -> list[RoutingLayer]:
 
 def _routes(model: keras.Model) -> bool:
     return any(
-        isinstance(layer, RoutingLayer) or (isinstance(layer, keras.Model) and _routes(layer)) for layer in model.layers
+        isinstance(layer, VotingLayer) or (isinstance(layer, keras.Model) and _routes(layer)) for layer in model.layers
     )
 
 
-def _nodes(model: keras.Model, layer: RoutingLayer) -> list[Any]:
-    """The calls of a layer in a model; the layer itself knows those in other models too."""
+def _nodes(model: keras.Model, layer: VotingLayer) -> list[Any]:
+    """Return the calls of a layer in a model; the layer itself knows those in other models too."""
     return [node for nodes in model._nodes_by_depth.values() for node in nodes if node.operation is layer]
 
 
@@ -75,29 +74,28 @@ def analyse_routing(
     checkpoint: str = "model",
     split: str = "images",
 ) -> RoutingAnalysis:
-    """What the routing layers of a network do with images, iteration by iteration.
+    """Measure what the routing layers of a network do with images, iteration by iteration.
 
     The couplings' entropy, the agreement between votes and output capsules, the votes' lengths and the outputs'
-    activations; `Measurement` lists them. Where the output capsules of a layer are the classes (as many, and no map),
-    and labels are given, those of the image's class and the others are told apart. The network runs as in prediction,
-    and no more than `chunk_elements` numbers of votes exist at once. Half precision is analysed in float32.
+    activations; `Measurement` lists them. Where a layer's output capsules are the classes (as many, and no map) and
+    labels are given, the image's class is measured apart from the others. The network runs as in prediction; half
+    precision is analysed in float32.
 
     Args:
-        model: A network with `dynamic_capsules` or `em_capsules` layers, made by `build_model`, `load_model` or
-            Keras' functional API.
+        model: A network with routing layers, made by `build_model`, `load_model` or Keras' functional API.
         images: Images `(B, H, W, C)` as the network takes them, tensor or array.
         labels: Their classes `(B,)`, whole numbers from 0; None if not known.
         batch_size: How many images go through the network at once.
         chunk_elements: How many numbers of votes may exist at once; those of one input capsule always do.
-        checkpoint: What the result calls the weights.
-        split: What the result calls the images.
+        checkpoint: Name of the weights in the result.
+        split: Name of the images in the result.
 
     Returns:
-        The figures, one for each layer, iteration and statistic.
+        The measurements, one for each layer, iteration and statistic.
 
     Raises:
-        ArgumentError: The network has no such layer or cannot be analysed, the images are not such as it takes, images
-            and labels do not go together, or what reaches a layer is not finite.
+        ArgumentError: The network has no routing layer or cannot be analysed, it does not take such images, labels and
+            images do not match, or the input of a layer is not finite.
 
     Example:
         >>> import keras, encapkeras
@@ -113,22 +111,34 @@ def analyse_routing(
         raise ArgumentError(f"batch_size and chunk_elements are at least 1; received {batch_size}, {chunk_elements}")
     _check_images(model, images)
     targets = None if labels is None else _as_labels(labels, len(images))
+    measurements = _measure(model, layers, images, targets, batch_size, chunk_elements)
+    return RoutingAnalysis(checkpoint, split, len(images), tuple(measurements))
+
+
+def _measure(
+    model: keras.Model,
+    layers: list[VotingLayer],
+    images: Any,
+    targets: Tensor | None,
+    batch_size: int,
+    chunk_elements: int,
+) -> list[Measurement]:
+    """Run the network up to the routing layers, batch by batch, and measure each layer."""
     inner = keras.Model(model.inputs, {layer.name: _nodes(model, layer)[0].input_tensors for layer in layers})
     classes = _classes(model)
-    gathered = [RoutingStatistics(_routing_of(layer), chunk_elements) for layer in layers]
+    gathered = [RoutingStatistics(_record_of(layer), chunk_elements) for layer in layers]
     with torch.no_grad():
         for start in range(0, len(images), batch_size):
             part = slice(start, start + batch_size)
-            given = inner(keras.ops.convert_to_tensor(images[part]), training=False)
+            inputs = inner(keras.ops.convert_to_tensor(images[part]), training=False)
             for layer, statistics in zip(layers, gathered, strict=True):
-                told = targets is not None and layer.map_types is None and layer.capsules in classes
-                batch_labels = targets[part] if told and targets is not None else None
+                are_classes = layer.map_types is None and layer.capsules in classes
+                labels = targets[part] if targets is not None and are_classes else None
                 try:
-                    statistics.add(*_routing_inputs(layer, given[layer.name]), batch_labels)
+                    statistics.add(*layer.by_position(*map(_wide, inputs[layer.name])), labels)
                 except ArgumentError as error:
                     raise ArgumentError(f"layer '{layer.name}': {error}") from error
-    measurements = [m for layer, each in zip(layers, gathered, strict=True) for m in each.measurements(layer.name)]
-    return RoutingAnalysis(checkpoint, split, len(images), tuple(measurements))
+    return [m for layer, each in zip(layers, gathered, strict=True) for m in each.measurements(layer.name)]
 
 
 def _check_images(model: keras.Model, images: Any) -> None:
@@ -153,33 +163,15 @@ def _as_labels(labels: Any, images: int) -> Tensor:
 
 
 def _classes(model: keras.Model) -> set[int]:
-    """How many classes the network may tell apart: the size of each of its outputs that is a list of scores."""
+    """Return the numbers of classes the network may have: the size of each output that is a list of scores."""
     return {output.shape[1] for output in model.outputs if len(output.shape) == 2}
 
 
-def _routing_of(layer: RoutingLayer) -> Routing:
-    def value(weight: keras.Variable) -> Tensor:
-        return _wide(weight.value.detach())
-
-    weight, bias = value(layer.kernel), None if layer.bias is None else value(layer.bias)
-    if isinstance(layer, DynamicCapsules):
-        return DynamicRouting(weight, bias, layer.iterations, layer.softmax_over)
-    return EMRouting(
-        weight,
-        bias,
-        value(layer.beta_v),
-        value(layer.beta_a),
-        layer.iterations,
-        layer.normalize_distances,
-        layer.density_floor,
-    )
-
-
-def _routing_inputs(layer: RoutingLayer, inputs: list[Tensor]) -> tuple[Tensor, Tensor | None]:
-    """Capsules `(B, P, N, D)` and activations `(B, P, N)`, as the layer itself gives them to its routing."""
-    capsules, *activations = inputs
-    by_position = [layer.by_position(_wide(tensor).unsqueeze(-1)).squeeze(-1) for tensor in activations]
-    return layer.by_position(_wide(capsules)), by_position[0] if by_position else None
+def _record_of(layer: VotingLayer) -> RoutingRecord:
+    """Return the layer's record with weights in float32 or better."""
+    record = layer.routing_record()
+    tensors = {name: _wide(value) for name, value in vars(record).items() if isinstance(value, Tensor)}
+    return dataclasses.replace(record, **tensors)
 
 
 def _wide(tensor: Tensor) -> Tensor:

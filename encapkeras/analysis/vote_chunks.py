@@ -1,4 +1,4 @@
-"""The votes of a routing, a part at a time.
+"""The votes of a routing, one chunk at a time.
 
 Shape suffixes: B batch, P positions, N capsule types, D capsule dimension, J output capsules, E their dimension.
 """
@@ -23,7 +23,7 @@ class Chunk:
 
 @dataclass(frozen=True)
 class ChunkSizes:
-    """How many images, positions and types have their votes at once."""
+    """How many images, positions and types have their votes in a chunk."""
 
     images: int
     positions: int
@@ -31,7 +31,7 @@ class ChunkSizes:
 
 
 def chunk_sizes(capsules_BPND: Tensor, weight_NJED: Tensor, elements: int) -> ChunkSizes:
-    """The largest chunks whose votes are no more than `elements` numbers, or those of one input capsule.
+    """Return the largest chunks whose votes are at most `elements` numbers, or those of one input capsule.
 
     Positions come first and images second: they share a matrix, so that they make one large matrix product. The
     couplings and queries of all pairs of these images are bounded too, since the routing itself may make them.
@@ -52,7 +52,7 @@ def vote_chunks(
     activations_BPN: Tensor | None,
     sizes: ChunkSizes,
 ) -> Iterator[Chunk]:
-    """All votes of a batch of `sizes.images` images, one chunk after the other."""
+    """Yield all votes of a batch of `sizes.images` images, chunk by chunk."""
     batch, positions, types, dim = capsules_BPND.shape
     outputs, output_dim = weight_NJED.shape[1:3]
     for n in range(0, types, sizes.types):
