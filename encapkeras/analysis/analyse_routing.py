@@ -42,7 +42,9 @@ def routing_layers(model: keras.Model) -> list[VotingLayer]:
         )
     layers = [layer for layer in model.layers if isinstance(layer, VotingLayer)]
     if not layers:
-        known = ", ".join(sorted(name for name in LAYERS if issubclass(LAYERS[name].target, VotingLayer)))
+        targets = {name: LAYERS[name].target for name in LAYERS}
+        routing = [name for name, cls in targets.items() if isinstance(cls, type) and issubclass(cls, VotingLayer)]
+        known = ", ".join(sorted(routing))
         raise ArgumentError(f"network '{model.name}' has no routing layer; layers that can be analysed: {known}")
     for layer in layers:
         if len(_nodes(model, layer)) > 1:
@@ -170,7 +172,7 @@ def _classes(model: keras.Model) -> set[int]:
 def _record_of(layer: VotingLayer) -> RoutingRecord:
     """Return the layer's record with weights in float32 or better."""
     record = layer.routing_record()
-    tensors = {name: _wide(value) for name, value in vars(record).items() if isinstance(value, Tensor)}
+    tensors: dict[str, Any] = {name: _wide(value) for name, value in vars(record).items() if isinstance(value, Tensor)}
     return dataclasses.replace(record, **tensors)
 
 

@@ -130,9 +130,8 @@ def _grid(analyses: Sequence[RoutingAnalysis], layer: str, labels: Sequence[str]
     figure = Figure(figsize=(max(5.0, 1.6 + 2.9 * columns), 0.9 + 1.75 * len(labels)), layout="constrained")
     grid = figure.subplots(len(labels), columns, squeeze=False, sharex=True, sharey="row")
     first = analyses[0]
-    figure.suptitle(
-        f"{layer}: {routing_name(_kind(analyses, layer))}, {first.images:,} {first.split} images", fontsize=11
-    )
+    routing = routing_name(_kind(analyses, layer))
+    figure.suptitle(f"{layer}: {routing}, {first.images:,} {first.split} images", fontsize=11)
     for axes, analysis in zip(grid[0], analyses, strict=True):
         axes.set_title(analysis.checkpoint)
     for axes, label in zip(grid[:, 0], labels, strict=True):

@@ -144,7 +144,8 @@ def _print_table(analyses: Sequence[RoutingAnalysis]) -> None:
     for layer in layers_of(analyses):
         activations = analyses[0].select(layer, "activation")
         of_classes = "; the image's class / other classes" if len({m.capsules for m in activations}) > 1 else ""
-        title = f"{layer}: {routing_name(activations[0].routing)}, {analyses[0].images:,} {analyses[0].split} images{of_classes}"
+        routing = routing_name(activations[0].routing)
+        title = f"{layer}: {routing}, {analyses[0].images:,} {analyses[0].split} images{of_classes}"
         table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
         table.add_column("checkpoint")
         for heading in ("iter.", "entropy", "agreement", "weighted", "activation"):
