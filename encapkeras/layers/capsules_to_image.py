@@ -26,7 +26,7 @@ class CapsulesToImage(CapsuleLayer):
         Tensor `(B, H, W, N * D)`.
 
     Raises:
-        ShapeError: The input is no map of capsules.
+        ShapeError: The input is not a map of capsules.
 
     Example:
         >>> import torch
@@ -38,7 +38,7 @@ class CapsulesToImage(CapsuleLayer):
         super().__init__(**kwargs)
 
     def build(self, capsules_shape: Shape) -> None:
-        """Checks the shape; there are no weights."""
+        """Check the shape; there are no weights."""
         self.compute_output_shape(capsules_shape)
 
     def compute_output_shape(self, capsules_shape: Shape) -> Shape:

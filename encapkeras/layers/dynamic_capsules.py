@@ -46,8 +46,8 @@ class DynamicCapsules(VotingLayer):
         column)`.
 
     Raises:
-        ArgumentError: An argument has a value that it cannot have, or J capsules are no square map.
-        ShapeError: The input is no map of capsules.
+        ArgumentError: An argument has an invalid value, or J capsules are not a square map.
+        ShapeError: The input is not a map of capsules.
 
     Example:
         >>> import torch
@@ -86,7 +86,7 @@ class DynamicCapsules(VotingLayer):
         self.softmax_over = softmax_over
 
     def build(self, capsules_shape: Shape) -> None:
-        """Makes the weights."""
+        """Make the weights."""
         self.add_vote_weights(capsules_shape)
 
     def compute_output_shape(self, capsules_shape: Shape) -> Shape:

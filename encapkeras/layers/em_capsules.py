@@ -51,8 +51,8 @@ class EmCapsules(VotingLayer):
         0 and 1.
 
     Raises:
-        ArgumentError: An argument has a value that it cannot have, or J capsules are no square map.
-        ShapeError: The input is no map of capsules, or the activations do not belong to it.
+        ArgumentError: An argument has an invalid value, or J capsules are not a square map.
+        ShapeError: The input is not a map of capsules, or the activations do not belong to it.
 
     Example:
         >>> import torch
@@ -96,14 +96,14 @@ class EmCapsules(VotingLayer):
         self.density_floor = density_floor
 
     def build(self, input_shape: Any) -> None:
-        """Makes the weights."""
+        """Make the weights."""
         self.add_vote_weights(self._checked(input_shape))
         uniform = keras.initializers.RandomUniform(0.0, 1.0)
         self.beta_v = self.add_weight(shape=(self.capsules,), initializer=uniform, name="beta_v")
         self.beta_a = self.add_weight(shape=(self.capsules,), initializer=uniform, name="beta_a")
 
     def _checked(self, input_shape: Any) -> Shape:
-        """The shape of the capsules among the inputs' shapes."""
+        """Return the shape of the capsules among the inputs' shapes."""
         if isinstance(input_shape, dict) or not input_shape:
             raise ShapeError(
                 f"{self.name} takes capsules, or a list of capsules and activations; received {input_shape}"
@@ -114,14 +114,14 @@ class EmCapsules(VotingLayer):
         if len(shapes) > 2:
             raise ShapeError(f"{self.name} takes capsules, or a list of capsules and activations; received {shapes}")
         if len(shapes) == 2:
-            due = capsules[:-1]
-            fits = len(shapes[1]) == len(due) and all(
-                None in sizes or sizes[0] == sizes[1] for sizes in zip(shapes[1], due, strict=True)
+            expected = capsules[:-1]
+            fits = len(shapes[1]) == len(expected) and all(
+                None in sizes or sizes[0] == sizes[1] for sizes in zip(shapes[1], expected, strict=True)
             )
             if not fits:
                 raise ShapeError(
                     f"{self.name} takes one activation for each capsule: capsules of shape {tuple(capsules)} need "
-                    f"activations of shape {tuple(due)}; received {shapes[1]}"
+                    f"activations of shape {tuple(expected)}; received {shapes[1]}"
                 )
         return capsules
 
@@ -130,7 +130,7 @@ class EmCapsules(VotingLayer):
         return self.output_shape(self._checked(input_shape)[0])
 
     def compute_output_spec(self, inputs: Any, return_ports: bool = False) -> Any:
-        """Symbolic outputs: one, or a map of both ports."""
+        """Return symbolic outputs: one, or a map of both ports."""
         shape = self.compute_output_shape(keras.tree.map_structure(lambda tensor: tensor.shape, inputs))
         out = keras.KerasTensor(shape, dtype=self.compute_dtype)
         if not return_ports:

@@ -26,7 +26,7 @@ class ImageToCapsules(CapsuleLayer):
         Capsules `(B, H, W, N, C / N)`: a view, nothing is copied.
 
     Raises:
-        ShapeError: The input is no image, or its channels do not divide by `types`.
+        ShapeError: The input is not an image, or its channels do not divide by `types`.
 
     Example:
         >>> import torch
@@ -49,7 +49,7 @@ class ImageToCapsules(CapsuleLayer):
         return (*image_shape[:-1], self.types, channels // self.types)
 
     def build(self, image_shape: Shape) -> None:
-        """Checks the shape; there are no weights."""
+        """Check the shape; there are no weights."""
         self.compute_output_shape(image_shape)
 
     def call(self, image: torch.Tensor) -> torch.Tensor:

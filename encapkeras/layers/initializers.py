@@ -1,4 +1,4 @@
-"""Initialisers as plain data, and in torch's kernel layout."""
+"""Keras initialisers as plain data, and in torch's kernel layout."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from encapkeras.errors import suggest
 
 
 def _as_config(value: Any) -> str | dict[str, Any]:
-    """A Keras initialiser, however it was given, as plain data; raises ValueError if it is none."""
+    """Convert a Keras initialiser, in any form, to plain data; raise ValueError if it is not one."""
     if isinstance(value, keras.initializers.Initializer):
         return keras.initializers.serialize(value)  # type: ignore[no-any-return]
     if isinstance(value, dict) and isinstance(value.get("class_name"), str):
@@ -45,7 +45,7 @@ InitializerConfig = Annotated[str | dict[str, Any], pydantic.BeforeValidator(_as
 
 
 def initializer_of(config: InitializerConfig, name: str) -> keras.initializers.Initializer:
-    """The initialiser for one of a layer's weights: a seed in its config gives each weight other numbers."""
+    """Return the initialiser of one of a layer's weights: a seed in its config gives each weight other numbers."""
     initializer = keras.initializers.get(config)
     own = initializer.get_config()
     if isinstance(own.get("seed"), int):
@@ -54,7 +54,7 @@ def initializer_of(config: InitializerConfig, name: str) -> keras.initializers.I
 
 
 def in_torch_layout(config: InitializerConfig, name: str) -> Callable[..., Any]:
-    """The initialiser for a kernel `(out, in, height, width)`: fans counted right, axes in torch's order."""
+    """Return the initialiser of a kernel `(out, in, height, width)`, with the fans of Keras' layout."""
     initializer = initializer_of(config, name)
 
     def make(shape: tuple[int, ...], dtype: Any = None) -> Any:
@@ -67,7 +67,7 @@ def in_torch_layout(config: InitializerConfig, name: str) -> Callable[..., Any]:
 
 
 def as_matrices(config: InitializerConfig, name: str, axis: int) -> Callable[..., Any]:
-    """The initialiser for a stack of matrices along an axis: each is drawn by itself, with a matrix's fans."""
+    """Return the initialiser of a stack of matrices along an axis, each drawn by itself, with a matrix's fans."""
 
     def make(shape: tuple[int, ...], dtype: Any = None) -> Any:
         if _on_meta():
@@ -80,5 +80,5 @@ def as_matrices(config: InitializerConfig, name: str, axis: int) -> Callable[...
 
 
 def _on_meta() -> bool:
-    """Whether weights have shapes and no numbers, as when a spec is checked: drawing none takes most of that time."""
+    """Return whether weights have shapes alone, as when a spec is checked: drawing numbers takes most of that time."""
     return keras.ops.zeros(()).device.type == "meta"  # type: ignore[no-any-return]

@@ -25,14 +25,14 @@ Shape = tuple[int | None, ...]
 
 
 def register_layer(name: str) -> Callable[[LayerClass], LayerClass]:
-    """Makes a layer class known to specs, and to Keras' loading under the same name.
+    """Make a layer class known to specs, and to Keras' loading under the same name.
 
     Args:
         name: The name that specs use.
 
     Raises:
-        RegistrationError: The class is no Keras layer, or takes no `**kwargs`; a parameter lacks its annotation or its
-            line in the docstring's `Args:`; `ports` are no names; or the name is taken, or is no name.
+        RegistrationError: The class is not a Keras layer, or takes no `**kwargs`; a parameter has no annotation or no
+            line in the docstring's `Args:`; `ports` are not names; or the name is taken or not valid.
 
     Example:
         >>> @register_layer("capsule_length")
@@ -53,7 +53,7 @@ def register_layer(name: str) -> Callable[[LayerClass], LayerClass]:
 
 
 def _problem(cls: object) -> str:
-    """What keeps a class from being a layer of specs; empty if nothing does."""
+    """Return what keeps a class from being a layer of specs; empty if nothing does."""
     if not inspect.isclass(cls) or not issubclass(cls, keras.layers.Layer):
         what = f"class {cls.__name__}" if inspect.isclass(cls) else shown(cls)
         return f"{what} is no Keras layer; derive it from encapkeras.layers.CapsuleLayer, or keras.layers.Layer"
@@ -88,18 +88,18 @@ class CapsuleLayer(keras.layers.Layer):  # type: ignore[misc]
         super().__init__(**kwargs)
 
     def get_config(self) -> dict[str, Any]:
-        """The arguments that make this layer again."""
+        """Return the arguments that make this layer again."""
         return {**super().get_config(), **copy.deepcopy(self._arguments)}
 
     def compute_output_spec(self, *args: Any, **kwargs: Any) -> Any:
-        """Symbolic outputs: by `compute_output_shape`; all ports by trying `call` without numbers."""
+        """Return symbolic outputs: by `compute_output_shape`; of all ports by tracing `call`."""
         if kwargs.get("return_ports"):
             return keras.Operation.compute_output_spec(self, *args, **kwargs)
         return super().compute_output_spec(*args, **kwargs)
 
 
 def input_capsule_shape(layer: keras.layers.Layer, shape: Sequence[int | None], types: int) -> tuple[int, ...]:
-    """Height, width, types and dimension of a layer's input: capsules, or an image whose channels divide by `types`."""
+    """Return height, width, types and dimension of capsules, or of an image whose channels divide by `types`."""
     known = all(size is not None for size in shape[1:])
     if known and len(shape) == 5 and shape[3] == types:
         return tuple(int(size) for size in shape[1:] if size is not None)
@@ -113,17 +113,24 @@ def input_capsule_shape(layer: keras.layers.Layer, shape: Sequence[int | None], 
 
 
 def strided_size(layer: keras.layers.Layer, size: int, strides: int) -> int:
-    """Side of a map after a convolution that pads half its kernel: `ceil(size / strides)`."""
+    """Return a map's side after a convolution that pads half its kernel: `ceil(size / strides)`."""
     if strides > size or (strides > 2 and size % strides):
         fitting = ", ".join(str(s) for s in range(1, size + 1) if s == 2 or size % s == 0)
         raise ShapeError(f"{layer.name}: strides={strides} does not fit a map with sides of {size}; allowed: {fitting}")
     return -(-size // strides)
 
 
+def strided_capsule_shape(layer: Any, input_shape: Shape) -> Shape:
+    """Return the output shape `(B, H', W', N, D)` of a layer with `types`, `dim` and `strides`."""
+    height, width, _, _ = input_capsule_shape(layer, input_shape, layer.types)
+    sides = (strided_size(layer, size, layer.strides) for size in (height, width))
+    return (input_shape[0], *sides, layer.types, layer.dim)
+
+
 def convolved_size(
     layer: keras.layers.Layer, image_shape: Shape, *, kernel_size: int, strides: int, padding: int
 ) -> tuple[int | None, int | None]:
-    """Height and width after a convolution: `(size + 2 * padding - kernel_size) // strides + 1`; None if not known."""
+    """Return height and width after a convolution: `(size + 2 * padding - kernel_size) // strides + 1`, or None."""
     if len(image_shape) != 4 or image_shape[3] is None:
         raise ShapeError(
             f"{layer.name} takes an image (batch, height, width, channels); received shape {tuple(image_shape)}"

@@ -1,4 +1,4 @@
-"""What the routing layers share: vote matrices, the order of the input capsules, and the layout of the outputs."""
+"""The common part of routing layers: vote matrices, order of the input capsules, layout of the outputs."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class VotingLayer(CapsuleLayer):
         self.map_shape = None if map_types is None else (*[_map_side(self.name, capsules, map_types)] * 2, map_types)
 
     def add_vote_weights(self, capsules_shape: Shape) -> None:
-        """Makes `kernel` `(N, J, E, D)` and `bias` `(N, J, E)`; N counts the input capsules if none share."""
+        """Make `kernel` `(N, J, E, D)` and `bias` `(N, J, E)`; N counts the input capsules if none share."""
         height, width, types, dim = self.checked_capsules(capsules_shape)
         matrices = types if self.share_positions else (height or 0) * (width or 0) * types
         shape = (matrices, self.capsules, self.dim, dim)
@@ -70,9 +70,9 @@ class VotingLayer(CapsuleLayer):
         return make
 
     def checked_capsules(self, shape: Shape) -> tuple[int | None, int | None, int, int]:
-        """Height, width, types and dimension of the input capsules."""
-        due = 3 if self.share_positions else 1  # shared matrices fit maps of any height and width
-        if len(shape) != 5 or None in shape[due:]:
+        """Return height, width, types and dimension of the input capsules."""
+        first_known = 3 if self.share_positions else 1  # shared matrices fit maps of any height and width
+        if len(shape) != 5 or None in shape[first_known:]:
             known = "" if self.share_positions else " of known size"
             raise ShapeError(
                 f"{self.name} takes capsules (batch, height, width, types, dim){known}; received shape {tuple(shape)}"
@@ -81,7 +81,7 @@ class VotingLayer(CapsuleLayer):
         return height, width, int(types or 0), int(dim or 0)
 
     def votes_shape(self, capsules_shape: Shape) -> Shape:
-        """Shape `(B, J, E, I)` of the votes of all I input capsules, which are never made."""
+        """Return the shape `(B, J, E, I)` of the votes of all I input capsules, which are never made."""
         height, width, types, _ = self.checked_capsules(capsules_shape)
         inputs = None if height is None or width is None else height * width * types
         return (capsules_shape[0], self.capsules, self.dim, inputs)
@@ -105,11 +105,11 @@ class VotingLayer(CapsuleLayer):
         raise NotImplementedError(f"class {type(self).__name__} has no routing_record, so that it cannot be analysed")
 
     def output_shape(self, batch: int | None) -> Shape:
-        """`(B, J, E)`, or `(B, side, side, types, E)` as a map."""
+        """Return `(B, J, E)`, or `(B, side, side, types, E)` as a map."""
         return (batch, *(self.map_shape or (self.capsules,)), self.dim)
 
     def laid_out(self, outputs: torch.Tensor) -> torch.Tensor:
-        """Outputs `(B, J, ...)` as the map `(B, side, side, types, ...)`, with `j = (type, row, column)`."""
+        """View outputs `(B, J, ...)` as the map `(B, side, side, types, ...)`, with `j = (type, row, column)`."""
         if self.map_shape is None:
             return outputs
         side, _, types = self.map_shape
@@ -118,13 +118,13 @@ class VotingLayer(CapsuleLayer):
 
 
 def _map_side(name: str, capsules: int, types: int) -> int:
-    """Side of the square map of J capsules."""
+    """Return the side of the square map of J capsules."""
     side = math.isqrt(capsules // types)
     if types * side**2 == capsules:
         return side
     sides = [nearest for nearest in (side, side + 1) if nearest]
     allowed = " or ".join(f"{types * nearest**2} ({nearest} x {nearest})" for nearest in sides)
     raise ArgumentError(
-        f"{name}: capsules={capsules} is no square map of map_types={types}, that is map_types * side * side; nearest: "
+        f"{name}: capsules={capsules} is not a square map of map_types={types}, map_types * side * side; nearest: "
         f"capsules={allowed}"
     )

@@ -12,12 +12,12 @@ from encapkeras.losses.targets import one_hot_targets, smoothed
 
 
 def cross_entropy(scores: torch.Tensor, targets: torch.Tensor, *, scale: float = 1.0) -> torch.Tensor:
-    """`-sum_k T_k log softmax(scale * a)_k` of each sample.
+    """Return `-sum_k T_k log softmax(scale * a)_k` of each sample.
 
     Args:
         scores: Logits, or lengths, a `(B, K)`.
         targets: One-hot T `(B, K)`.
-        scale: Factor of the scores; lengths below 1 make flat probabilities without one.
+        scale: Factor of the scores; without one, lengths below 1 make flat probabilities.
 
     Returns:
         Losses `(B,)`.
@@ -49,8 +49,8 @@ class CrossEntropyLoss(CapsuleLoss):
         y_pred: Scores `(B, K)`.
 
     Raises:
-        ArgumentError: An argument has a value that it cannot have.
-        ShapeError: Labels and scores do not fit each other.
+        ArgumentError: An argument has an invalid value.
+        ShapeError: Labels and scores do not match.
 
     Example:
         >>> import torch
@@ -70,14 +70,10 @@ class CrossEntropyLoss(CapsuleLoss):
         self.label_smoothing = label_smoothing
 
     def call(self, y_true: torch.Tensor, y_pred: torch.Tensor) -> torch.Tensor:
-        """Losses `(B,)`; see the class."""
+        """Return losses `(B,)`; see the class."""
         targets = smoothed(one_hot_targets(y_true, y_pred), self.label_smoothing)
         return cross_entropy(y_pred, targets, scale=self.scale)
 
     def probabilities(self, scores: torch.Tensor) -> torch.Tensor:
-        """`softmax(scale * a)`.
-
-        Args:
-            scores: `(B, K)`.
-        """
+        """Return `softmax(scale * a)` of scores a `(B, K)`."""
         return torch.softmax(self.scale * scores, -1)

@@ -20,14 +20,14 @@ LOSSES = Registry("loss", skip=frozenset({"name", "reduction", "dtype"}), reserv
 
 
 def register_loss(name: str) -> Callable[[LossClass], LossClass]:
-    """Makes a loss class known to specs, one on an output or a `SideLoss`, and to Keras' loading under the same name.
+    """Make a loss class known to specs, on an output or a `SideLoss`, and to Keras' loading under the same name.
 
     Args:
         name: The name that specs use.
 
     Raises:
-        RegistrationError: The class is neither a Keras loss nor a `SideLoss`; a parameter lacks its annotation or its
-            line in the docstring's `Args:`; or the name is taken, or is no name.
+        RegistrationError: The class is neither a Keras loss nor a `SideLoss`; a parameter has no annotation or no line
+            in the docstring's `Args:`; or the name is taken or not valid.
     """
     register = LOSSES.register(name)
 
@@ -60,11 +60,11 @@ class CapsuleLoss(keras.losses.Loss):  # type: ignore[misc]
         super().__init__(**kwargs)
 
     def get_config(self) -> dict[str, Any]:
-        """The arguments that make this loss again."""
+        """Return the arguments that make this loss again."""
         return {**super().get_config(), **copy.deepcopy(self._arguments)}
 
     def probabilities(self, scores: torch.Tensor) -> torch.Tensor | None:
-        """The classes' probabilities, where the loss takes scores for logits of these; None where it does not.
+        """Return the classes' probabilities where the loss takes scores for their logits, otherwise None.
 
         Args:
             scores: What the loss takes as `y_pred`, `(B, K)`.

@@ -1,4 +1,4 @@
-"""Labels as one-hot targets, however they come."""
+"""Labels as one-hot targets."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from encapkeras.functional.torch_support.fake_tensors import has_values
 
 
 def one_hot_targets(labels: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-    """One-hot targets `(B, K)` of the scores' type."""
+    """Return one-hot targets `(B, K)` from labels `(B,)` or `(B, 1)`, or from (soft) targets `(B, K)`."""
     if scores.dim() == 2 and labels.shape == scores.shape and scores.shape[1] > 1:
         _check_range(labels, 1, "one-hot targets must lie between 0 and 1")
         return labels.to(scores.dtype)
@@ -25,7 +25,7 @@ def one_hot_targets(labels: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
 
 
 def smoothed(targets: torch.Tensor, smoothing: float) -> torch.Tensor:
-    """`(1 - smoothing) T_k + smoothing / K`: targets that leave a part to all K classes alike."""
+    """Return `(1 - smoothing) T_k + smoothing / K`."""
     return targets * (1 - smoothing) + smoothing / targets.shape[1] if smoothing else targets
 
 

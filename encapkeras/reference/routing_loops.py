@@ -1,7 +1,7 @@
-"""Routing exactly as its formulas read: a loop over output capsules j and input capsules i. The oracle of the tests.
+"""Routing literally as in the formulas: a loop over output capsules j and input capsules i. The oracle of the tests.
 
-Everything is computed as written, without logarithms of densities or floors, so that it is defined only where the
-formulas are. Input capsules are ordered type by type, `i = (n, p)`.
+Without logarithms of densities or floors, so that it is defined only where the formulas are. Input capsules are
+ordered type by type, `i = (n, p)`; shapes are those of `encapkeras.functional`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ EPSILON = 2.220446049250313e-16
 
 
 def votes(capsules: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> list[list[torch.Tensor]]:
-    """`vote[j][i] = W[n, j] @ u[n, p] + bias[n, j]`, of one sample."""
+    """Return `vote[j][i] = W[n, j] @ u[n, p] + bias[n, j]` of one sample."""
     positions, types, _ = capsules.shape
     zero = torch.zeros(weight.shape[2], dtype=weight.dtype)
     return [
@@ -28,7 +28,7 @@ def votes(capsules: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | Non
 
 
 def total(terms: list[torch.Tensor]) -> torch.Tensor:
-    """Their sum, one after the other."""
+    """Sum one after the other."""
     result = torch.zeros_like(terms[0])
     for term in terms:
         result = result + term
@@ -36,7 +36,7 @@ def total(terms: list[torch.Tensor]) -> torch.Tensor:
 
 
 def squash(capsule: torch.Tensor) -> torch.Tensor:
-    """`|s|^2 / (1 + |s|^2) * s / |s|`, of one capsule that is not zero."""
+    """Return `|s|^2 / (1 + |s|^2) * s / |s|` of one capsule that is not zero."""
     length: torch.Tensor = torch.linalg.vector_norm(capsule)
     return length**2 / (1 + length**2) * capsule / length
 
@@ -48,7 +48,7 @@ def dynamic_routing(
     iterations: int,
     softmax_over: str,
 ) -> torch.Tensor:
-    """Dynamic routing (Sabour et al. 2017, procedure 1), sample by sample."""
+    """Run dynamic routing (Sabour et al. 2017, procedure 1), sample by sample; return capsules `(B, J, E)`."""
     results = []
     for sample in capsules:
         vote = votes(sample, weight, bias)
@@ -67,7 +67,7 @@ def dynamic_routing(
 
 
 def value_range(values: list[torch.Tensor]) -> list[torch.Tensor]:
-    """`10 (x - min) / (max - min) - 5`."""
+    """Return `10 (x - min) / (max - min) - 5`."""
     low, high = min(values), max(values)
     return [10 * (value - low) / (high - low) - 5 if high > low else value * 0 for value in values]
 

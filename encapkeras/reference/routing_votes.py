@@ -1,10 +1,10 @@
 """Routing the usual way, with the tensor of all votes: one einsum, then matrix products along it.
 
 The baseline of `encapkeras bench routing`, written as a careful engineer would: votes lie so that both products of an
-iteration run along memory, densities are logarithms, nothing is copied that need not be.
+iteration run along memory, densities are logarithms, nothing is copied without need.
 
-Shape suffixes: B batch, P positions, N capsule types, D capsule dimension, I = N * P input capsules, J output capsules,
-E their dimension.
+Shape suffixes: B batch, P positions, N capsule types, D capsule dimension, I = N * P input capsules, J output
+capsules, E their dimension.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ VARIANCE_FLOOR = 1e-12
 
 
 def votes(capsules_BPND: torch.Tensor, weight_NJED: torch.Tensor, bias_NJE: torch.Tensor | None) -> torch.Tensor:
-    """`vote[b, j, i] = W[n, j] @ u[b, p, n] + bias[n, j]`, with i = (n, p)."""
+    """Return `vote[b, j, i] = W[n, j] @ u[b, p, n] + bias[n, j]`, `(B, J, I, E)`, with i = (n, p)."""
     vote_BJNPE = torch.einsum("bpnd,njed->bjnpe", capsules_BPND, weight_NJED)
     if bias_NJE is not None:
         vote_BJNPE = vote_BJNPE + bias_NJE.transpose(0, 1).unsqueeze(2)
@@ -27,7 +27,7 @@ def votes(capsules_BPND: torch.Tensor, weight_NJED: torch.Tensor, bias_NJE: torc
 
 
 def squash(capsules: torch.Tensor) -> torch.Tensor:
-    """`|s|^2 / (1 + |s|^2) * s / |s|` along the last axis."""
+    """Return `|s|^2 / (1 + |s|^2) * s / |s|` along the last axis."""
     length: torch.Tensor = torch.linalg.vector_norm(capsules, dim=-1, keepdim=True)
     return capsules * (length / (1 + length**2))
 
@@ -40,7 +40,7 @@ def dynamic_routing(
     iterations: int = 3,
     softmax_over: str = "inputs",
 ) -> torch.Tensor:
-    """Dynamic routing (Sabour et al. 2017, procedure 1)."""
+    """Run dynamic routing (Sabour et al. 2017, procedure 1); return capsules `(B, J, E)`."""
     vote_BJIE = votes(capsules_BPND, weight_NJED, bias_NJE)
     axis = 2 if softmax_over == "inputs" else 1
     logit_BJI = torch.zeros(vote_BJIE.shape[:3], dtype=vote_BJIE.dtype, device=vote_BJIE.device)
@@ -53,7 +53,7 @@ def dynamic_routing(
 
 
 def value_range(values: torch.Tensor) -> torch.Tensor:
-    """`10 (x - min) / (max - min) - 5` over the output capsules, axis 1; 0 where all are equal."""
+    """Return `10 (x - min) / (max - min) - 5` over the output capsules, axis 1; 0 where all are equal."""
     low, high = values.amin(1, keepdim=True), values.amax(1, keepdim=True)
     return torch.where(high > low, 10 * (values - low) / torch.where(high > low, high - low, 1) - 5, 0)
 
