@@ -15,6 +15,7 @@ from encapkeras.analysis.routing_statistics import RoutingStatistics
 from encapkeras.analysis.vote_chunks import CHUNK_ELEMENTS
 from encapkeras.errors import ArgumentError
 from encapkeras.functional.routing.couplings import RoutingRecord
+from encapkeras.keras_internals import inputs_of_calls
 from encapkeras.layers import LAYERS
 from encapkeras.layers.voting_layer import VotingLayer
 
@@ -47,10 +48,11 @@ def routing_layers(model: keras.Model) -> list[VotingLayer]:
         known = ", ".join(sorted(routing))
         raise ArgumentError(f"network '{model.name}' has no routing layer; layers that can be analysed: {known}")
     for layer in layers:
-        if len(_nodes(model, layer)) > 1:
+        calls = len(inputs_of_calls(model, layer))
+        if calls > 1:
             raise ArgumentError(
-                f"layer '{layer.name}' is called {len(_nodes(model, layer))} times in network '{model.name}'; a "
-                "routing layer can be analysed if it is called once"
+                f"layer '{layer.name}' is called {calls} times in network '{model.name}'; a routing layer can be "
+                "analysed if it is called once"
             )
     return layers
 
@@ -59,11 +61,6 @@ def _routes(model: keras.Model) -> bool:
     return any(
         isinstance(layer, VotingLayer) or (isinstance(layer, keras.Model) and _routes(layer)) for layer in model.layers
     )
-
-
-def _nodes(model: keras.Model, layer: VotingLayer) -> list[Any]:
-    """Return the calls of a layer in a model; the layer itself knows those in other models too."""
-    return [node for nodes in model._nodes_by_depth.values() for node in nodes if node.operation is layer]
 
 
 def analyse_routing(
@@ -126,7 +123,7 @@ def _measure(
     chunk_elements: int,
 ) -> list[Measurement]:
     """Run the network up to the routing layers, batch by batch, and measure each layer."""
-    inner = keras.Model(model.inputs, {layer.name: _nodes(model, layer)[0].input_tensors for layer in layers})
+    inner = keras.Model(model.inputs, {layer.name: inputs_of_calls(model, layer)[0] for layer in layers})
     classes = _classes(model)
     gathered = [RoutingStatistics(_record_of(layer), chunk_elements) for layer in layers]
     with torch.no_grad():

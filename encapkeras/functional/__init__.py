@@ -1,7 +1,7 @@
 """The mathematics: pure functions on torch tensors, without Keras.
 
 Read `squash`, `convolution` and `batch_norm` first; then `capsule_convolution` (steps, blocks and stages),
-`primary_capsules`, `capsule_dense`, and the packages `routing` and `transport`. `batch_norm_relu_squash` is a faster
+`primary_capsules`, `capsule_dense`, and the packages `routing` and `optimal_transport`. `batch_norm_relu_squash` is a faster
 way through three of them, and `torch_support` what they need of torch.
 """
 
@@ -25,20 +25,20 @@ from encapkeras.functional.capsule_dense import (
     list_capsules,
 )
 from encapkeras.functional.convolution import conv_bn_relu
-from encapkeras.functional.primary_capsules import primary_capsules
-from encapkeras.functional.routing.dynamic_routing import dynamic_routing
-from encapkeras.functional.routing.em_routing import em_routing
-from encapkeras.functional.squash import squash
-from encapkeras.functional.transport.sinkhorn import marginal_error, sinkhorn
-from encapkeras.functional.transport.transport_cost import transport_cost
-from encapkeras.functional.transport.transport_divergence import Transport, transport, transport_divergence
-from encapkeras.functional.transport.transport_unit import (
+from encapkeras.functional.optimal_transport.sinkhorn import marginal_error, sinkhorn
+from encapkeras.functional.optimal_transport.transport_cost import transport_cost
+from encapkeras.functional.optimal_transport.transport_divergence import Transport, transport, transport_divergence
+from encapkeras.functional.optimal_transport.transport_unit import (
     CriticWeights,
     NormedConvolution,
     reverse_gradient,
     transport_critic,
     transport_generator,
 )
+from encapkeras.functional.primary_capsules import primary_capsules
+from encapkeras.functional.routing.dynamic_routing import dynamic_routing
+from encapkeras.functional.routing.em_routing import em_routing
+from encapkeras.functional.squash import squash
 
 __all__ = [
     "ApproximateWeights",

@@ -18,7 +18,7 @@ from encapkeras.functional import (
 from encapkeras.layers.initializers import InitializerConfig, in_torch_layout, initializer_of
 
 Steps = Annotated[int, pydantic.Field(ge=1, le=100)]
-"""Steps of a block, each with its own weights: a typing error such as a billion must be refused before it makes them."""
+"""Steps of a block, each with its own weights; bounded, so that a typing error such as a billion is refused."""
 
 
 class Weights:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import torch
-from torch._subclasses.fake_tensor import FakeTensor
+
+from encapkeras.torch_internals import is_fake
 
 
 def has_values(tensor: torch.Tensor) -> bool:
     """Return whether there are numbers to look at: not under a compiler, nor in fake and meta tensors."""
-    return not (torch.compiler.is_compiling() or tensor.is_meta or isinstance(tensor, FakeTensor))
+    return not (torch.compiler.is_compiling() or tensor.is_meta or is_fake(tensor))
