@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from encapkeras.errors import ArgumentError
-from encapkeras.layers import CapsuleLength, EmCapsules
+from encapkeras.layers import CapsuleLayer
 from encapkeras.losses import CapsuleLoss
 from encapkeras.model.spec_model import SpecModel
 
@@ -73,14 +73,14 @@ class Classifier:
     def __init__(self, model: keras.Model) -> None:
         if not isinstance(model, SpecModel):
             raise ArgumentError(
-                f"'{getattr(model, 'name', type(model).__name__)}' was not made from a spec, so that nothing tells "
-                "what its outputs are; networks of build_model and encapkeras train can be asked for classes"
+                f"'{getattr(model, 'name', type(model).__name__)}' was not made from a spec, so that the "
+                "meaning of its outputs is unknown; use a network of build_model or encapkeras train"
             )
         shapes = [tuple(tensor.shape[1:]) for tensor in (*model.inputs, *model.outputs)]
         if len(model.inputs) != 1 or len(model.outputs) != 1 or len(shapes[0]) != 3 or len(shapes[1]) != 1:
             raise ArgumentError(
-                "only a network with one input (height, width, channels) and one output (classes,) can be asked for "
-                f"classes; '{model.name}' has inputs and outputs of the shapes {', '.join(map(str, shapes))}"
+                "only a network with one input (height, width, channels) and one output (classes,) can classify "
+                f"images; '{model.name}' has inputs and outputs of the shapes {', '.join(map(str, shapes))}"
             )
         self.model = model
         self.image_shape: tuple[int, int, int] = shapes[0]
@@ -91,10 +91,8 @@ class Classifier:
     def _kind(self) -> ScoreKind:
         (reference,) = self.model.examined.spec.outputs.values()
         layer = self.model.examined.graph.layers[reference.node]
-        if isinstance(layer, CapsuleLength):
-            return "length"
-        if isinstance(layer, EmCapsules):
-            return "activation"
+        if isinstance(layer, CapsuleLayer) and layer.scores:
+            return layer.scores
         return "score" if self._probabilities(torch.zeros(1, len(self.class_names))) is None else "probability"
 
     def _probabilities(self, outputs: Tensor) -> Tensor | None:

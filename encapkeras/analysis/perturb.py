@@ -57,7 +57,7 @@ class Decoder:
         (named,) = (loss for loss in model.examined.spec.side_losses if loss.name == name)
         ports = {key: model.port(str(reference)) for key, reference in named.tensors.items()}
         if len(ports["image"].shape) != 4 or ports["image"].shape[3] not in (1, 3):
-            raise ArgumentError(f"loss '{name}' makes tensors of shape {ports['image'].shape}, which are no pictures")
+            raise ArgumentError(f"loss '{name}' makes tensors of shape {ports['image'].shape}, which are not images")
         self._tensors = keras.Model(model.inputs, ports)
 
     @torch.no_grad()

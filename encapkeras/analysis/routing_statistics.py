@@ -108,7 +108,7 @@ class RoutingStatistics:
         for index, role in enumerate(self._roles if over_inputs else ("all",)):
             count = sums.distributions[index]
             largest = count * math.log(number)
-            entropy = sums.entropy[index].clamp(max=largest)  # the couplings' rounding leads a little past it
+            entropy = sums.entropy[index].clamp(max=largest)  # rounded couplings can exceed it a little
             yield mean("coupling_entropy", role, entropy, count, count)
             yield mean("coupling_entropy_relative", role, entropy, largest, count)
         for index, role in enumerate(self._roles):

@@ -48,7 +48,7 @@ def measure(routing: str, sizes: Sizes, rounds: int, device: str) -> dict[str, A
     Raises:
         ArgumentError: This machine has too little memory.
     """
-    memory = {way: _peak_memory(routing, way, sizes, device) for way in WAYS}
+    memory = {way: peak_memory(routing, way, sizes, device) for way in WAYS}
     inputs = make_inputs(routing, sizes, torch.float32, device)
     ways = {way: _pass(routing, way, inputs, sizes.iterations) for way in WAYS}
     ways["floor"] = _floor(routing, sizes, device)
@@ -158,7 +158,7 @@ def _outputs_and_gradients(routing: str, way: str, inputs: list[torch.Tensor], i
     return [part.detach() for part in (*outputs, *gradients)]
 
 
-def _peak_memory(routing: str, way: str, sizes: Sizes, device: str) -> float:
+def peak_memory(routing: str, way: str, sizes: Sizes, device: str) -> float:
     """Extra memory at the peak of a forward and backward pass, in MB; of the CPU, in a process of its own."""
     if device == "cuda":
         return _peak_of_gpu(routing, way, sizes)

@@ -12,7 +12,7 @@ from encapkeras.layers.registry import CapsuleLayer, Shape, register_layer
 
 @register_layer("capsules_to_image")
 class CapsulesToImage(CapsuleLayer):
-    """Views a map of capsules as an image, type by type: component d of type n is channel `n * D + d`.
+    """View a map of capsules as an image, type by type: component d of type n is channel `n * D + d`.
 
     Between our layers and Keras' own, which take images.
 

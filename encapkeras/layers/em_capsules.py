@@ -65,6 +65,7 @@ class EmCapsules(VotingLayer):
     """
 
     ports: ClassVar[tuple[str, ...]] = ("out", "activations")
+    scores = "activation"
 
     def __init__(
         self,

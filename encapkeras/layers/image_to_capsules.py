@@ -13,7 +13,7 @@ from encapkeras.layers.registry import CapsuleLayer, Shape, register_layer
 
 @register_layer("image_to_capsules")
 class ImageToCapsules(CapsuleLayer):
-    """Views the channels of an image as capsules, type by type: channel `n * D + d` is component d of type n.
+    """View the channels of an image as capsules, type by type: channel `n * D + d` is component d of type n.
 
     Args:
         types: Number of capsule types N; must divide the channels.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 import keras
 
@@ -56,7 +56,7 @@ def _problem(cls: object) -> str:
     """Return what keeps a class from being a layer of specs; empty if nothing does."""
     if not inspect.isclass(cls) or not issubclass(cls, keras.layers.Layer):
         what = f"class {cls.__name__}" if inspect.isclass(cls) else shown(cls)
-        return f"{what} is no Keras layer; derive it from encapkeras.layers.CapsuleLayer, or keras.layers.Layer"
+        return f"{what} is not a Keras layer; derive it from encapkeras.layers.CapsuleLayer, or keras.layers.Layer"
     parameters = inspect.signature(cls.__init__).parameters
     if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()) and not {"name", "dtype"} <= set(parameters):
         return (
@@ -82,6 +82,8 @@ class CapsuleLayer(keras.layers.Layer):  # type: ignore[misc]
     """
 
     ports: ClassVar[tuple[str, ...]] = ("out",)
+    scores: ClassVar[Literal["", "length", "activation"]] = ""
+    """What the layer's outputs are when they are the scores of classes; empty if only the loss can say."""
     _arguments: dict[str, Any]
 
     def __init__(self, **kwargs: Any) -> None:

@@ -40,7 +40,7 @@ class _Map(NamedTuple):
 
 @register_loss("optimal_transport")
 class OptimalTransport(SideLoss):
-    """Two tensors of the same images, high and low in a network, should tell the same.
+    """Optimal transport between two tensors of the same images, high and low in a network, which should agree.
 
     A generator maps the latent tensor z to the target's shape, `x = relu(batch_norm(transposed convolution(z)))`; a
     critic f makes features of x and of the target y; the loss is the Sinkhorn divergence between the batch of f(x) and

@@ -34,13 +34,14 @@ def register_loss(name: str) -> Callable[[LossClass], LossClass]:
     def decorate(cls: LossClass) -> LossClass:
         if not inspect.isclass(cls) or not issubclass(cls, keras.losses.Loss | SideLoss):
             raise RegistrationError(
-                f"loss '{name}': {getattr(cls, '__name__', cls)} is no loss; derive it from CapsuleLoss or SideLoss of "
-                "encapkeras.losses, or from keras.losses.Loss"
+                f"loss '{name}': {getattr(cls, '__name__', cls)} is not a loss; derive it from CapsuleLoss or SideLoss "
+                "of encapkeras.losses, or from keras.losses.Loss"
             )
         both = set(cls.tensors()) & set(inspect.signature(cls).parameters) if issubclass(cls, SideLoss) else set()
         if both:
             raise RegistrationError(
-                f"loss '{name}': a spec could not tell its tensors from its arguments {sorted(both)}"
+                f"loss '{name}': its tensors and its arguments share the names {sorted(both)}, which a spec could not "
+                "distinguish"
             )
         return keras.saving.register_keras_serializable("encapkeras.losses", name)(register(cls))  # type: ignore[no-any-return]
 

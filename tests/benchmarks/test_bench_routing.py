@@ -24,7 +24,7 @@ def test_json_and_the_memory_of_the_votes(capsys):
 
 
 def test_both_routings_at_the_smallest_sizes(capsys, monkeypatch):
-    monkeypatch.setattr(routing, "_peak_memory", lambda *_: 0.0)
+    monkeypatch.setattr(routing, "peak_memory", lambda *_: 0.0)
     sizes = [f"--{name}=1" for name in "batch-size types positions dim outputs out-dim iterations rounds".split()]
     assert main(["bench", "routing", *sizes]) == 0
     out = capsys.readouterr().out
@@ -33,7 +33,7 @@ def test_both_routings_at_the_smallest_sizes(capsys, monkeypatch):
 
 
 def test_em_routing(monkeypatch):
-    monkeypatch.setattr(routing, "_peak_memory", lambda _, way, *__: {"vote-free": 2.0, "textbook": 8.0}[way])
+    monkeypatch.setattr(routing, "peak_memory", lambda _, way, *__: {"vote-free": 2.0, "textbook": 8.0}[way])
     report = routing.measure("em", routing.Sizes(2, 2, 4, 3, 5, 4, 3), rounds=2, device="cpu")
     check(report, "em")
     assert report["memory_ratio"] == 4

@@ -266,7 +266,7 @@ def _scaled(problem: _Problem) -> _Run | None:
         b.append(target_M / columns.times(a[-1]))
     run = _Run(kernel_KNM, torch.stack(a), torch.stack(b))
     if not has_values(kernel_KNM):
-        return run  # as it mostly goes
+        return run  # as is usual
     smallest, largest = zip(*(factor.aminmax() for factor in run[1:]), strict=True)
     in_range = min(smallest) > 1 / limit and max(largest) < limit  # false where one is not a number
     return run if in_range else None

@@ -22,7 +22,7 @@ from encapkeras.functional.torch_support.fake_tensors import has_values
 from encapkeras.functional.torch_support.plain_gradients import plain_gradients
 
 LOG2_E = math.log2(math.e)
-"""What turns a natural logarithm into one of base 2."""
+"""Factor from a natural logarithm to one of base 2."""
 
 _PIECE = {"cpu": 1 << 20}
 """Coefficients in a piece: on CPUs 4 MB in float32, for the cache; elsewhere as many as keep the device busy."""

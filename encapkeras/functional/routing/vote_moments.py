@@ -142,7 +142,7 @@ class SquareMoments:
             _sum_of_products(products, out=square_jYE)
             gradient_jNCE = torch.matmul(self._origin_NBC.mT, of_vote_jNBE)
             gradient_jNCE[:, :, 1:].add_(of_half_jNDE, alpha=0.5)
-            components = gradient_jNCE.shape[2]  # the products with 1 are no squares
+            components = gradient_jNCE.shape[2]  # the products with 1 are not squares
             product_jNKE = square_jYE.unflatten(1, (gradient_jNCE.shape[1], -1))[:, :, components:]
             _through_pairs(self._component_JNCE[piece][:, :, 1:], product_jNKE, gradient_jNCE[:, :, 1:])
             gradient_JNCE[piece] = gradient_jNCE

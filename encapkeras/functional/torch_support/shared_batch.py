@@ -1,6 +1,6 @@
 """What functions of a whole batch need where several processes share one: batch norm, and transport between samples.
 
-Outside of `sharing` nothing here does anything. The collectives can be differentiated: each process goes back from
+Outside of `sharing` nothing here does anything. The collectives can be differentiated: each process differentiates
 its own share of the loss, and the gradients of all are summed.
 """
 
