@@ -101,7 +101,7 @@ def affine_accuracy(classifier: Classifier, batches: Batches, count: int | None 
     grid = changes(classifier.image_shape[1])
     right = dict.fromkeys(grid, 0)
     seen = 0
-    for images, labels in first(batches, count):
+    for images, labels in first_images(batches, count):
         seen += len(labels)
         for place, ways in grid.items():
             for way in ways:
@@ -125,8 +125,8 @@ def changes(width: int) -> dict[tuple[Change, float], list[dict[str, float]]]:
     return {**grid, **{("scale", each): [{"factor": each}] for each in FACTORS}}
 
 
-def first(batches: Batches, count: int | None) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield the first images of an epoch and their labels, in batches; None for all."""
+def first_images(batches: Batches, count: int | None) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield the first `count` images of an epoch and their labels, in batches; None for all."""
     left = batches.num_images if count is None else min(count, batches.num_images)
     for index in range(len(batches)):
         if not left:

@@ -35,7 +35,7 @@ def routing_layers(model: keras.Model) -> list[VotingLayer]:
             "the routing of a Functional Keras model with one input can be analysed, as build_model and load_model "
             f"make it; received {type(model).__name__}"
         )
-    nested = [layer for layer in model.layers if isinstance(layer, keras.Model) and _routes(layer)]
+    nested = [layer for layer in model.layers if isinstance(layer, keras.Model) and _has_routing(layer)]
     if nested:
         raise ArgumentError(
             f"model '{nested[0].name}' inside '{model.name}' has routing layers, but models inside a model are not "
@@ -57,9 +57,10 @@ def routing_layers(model: keras.Model) -> list[VotingLayer]:
     return layers
 
 
-def _routes(model: keras.Model) -> bool:
+def _has_routing(model: keras.Model) -> bool:
     return any(
-        isinstance(layer, VotingLayer) or (isinstance(layer, keras.Model) and _routes(layer)) for layer in model.layers
+        isinstance(layer, VotingLayer) or (isinstance(layer, keras.Model) and _has_routing(layer))
+        for layer in model.layers
     )
 
 
@@ -124,7 +125,7 @@ def _measure(
 ) -> list[Measurement]:
     """Run the network up to the routing layers, batch by batch, and measure each layer."""
     inner = keras.Model(model.inputs, {layer.name: inputs_of_calls(model, layer)[0] for layer in layers})
-    classes = _classes(model)
+    classes = _possible_classes(model)
     gathered = [RoutingStatistics(_record_of(layer), chunk_elements) for layer in layers]
     with torch.no_grad():
         for start in range(0, len(images), batch_size):
@@ -134,7 +135,7 @@ def _measure(
                 are_classes = layer.map_types is None and layer.capsules in classes
                 labels = targets[part] if targets is not None and are_classes else None
                 try:
-                    statistics.add(*layer.by_position(*map(_wide, inputs[layer.name])), labels)
+                    statistics.add(*layer.by_position(*map(_widen, inputs[layer.name])), labels)
                 except ArgumentError as error:
                     raise ArgumentError(f"layer '{layer.name}': {error}") from error
     return [m for layer, each in zip(layers, gathered, strict=True) for m in each.measurements(layer.name)]
@@ -161,7 +162,7 @@ def _as_labels(labels: Any, images: int) -> Tensor:
     return whole.long()
 
 
-def _classes(model: keras.Model) -> set[int]:
+def _possible_classes(model: keras.Model) -> set[int]:
     """Return the numbers of classes the network may have: the size of each output that is a list of scores."""
     return {output.shape[1] for output in model.outputs if len(output.shape) == 2}
 
@@ -169,9 +170,9 @@ def _classes(model: keras.Model) -> set[int]:
 def _record_of(layer: VotingLayer) -> RoutingRecord:
     """Return the layer's record with weights in float32 or better."""
     record = layer.routing_record()
-    tensors: dict[str, Any] = {name: _wide(value) for name, value in vars(record).items() if isinstance(value, Tensor)}
+    tensors: dict[str, Any] = {name: _widen(value) for name, value in vars(record).items() if isinstance(value, Tensor)}
     return dataclasses.replace(record, **tensors)
 
 
-def _wide(tensor: Tensor) -> Tensor:
+def _widen(tensor: Tensor) -> Tensor:
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

@@ -147,7 +147,7 @@ def _draw_iterations(axes: Axes, found: Sequence[Measurement]) -> None:
         axes.plot(
             [m.iteration for m in points],
             _heights(points),
-            color=COLOURS[points[0].routing] if role != "other" else _lighter(COLOURS[points[0].routing], 0.45),
+            color=COLOURS[points[0].routing] if role != "other" else _lighten(COLOURS[points[0].routing], 0.45),
             markersize=4,
             label=ROLES[role],
             **LINES[role],
@@ -162,7 +162,7 @@ def _draw_bins(axes: Axes, bins: Sequence[Measurement], kind: str, shares: bool)
         points = [m for m in bins if m.iteration == iteration and m.cosine is not None]
         total = sum(m.count for m in points)
         style: dict[str, Any] = {
-            "color": _lighter(COLOURS[kind], 0.7 * (last - iteration) / max(1, last - 1)),
+            "color": _lighten(COLOURS[kind], 0.7 * (last - iteration) / max(1, last - 1)),
             "label": f"iteration {iteration}",
         }
         if shares:
@@ -177,7 +177,7 @@ def _heights(points: Sequence[Measurement]) -> list[float]:
     return [math.nan if m.value is None else m.value for m in points]
 
 
-def _lighter(colour: str, amount: float) -> tuple[float, float, float]:
+def _lighten(colour: str, amount: float) -> tuple[float, float, float]:
     """Move a colour towards white by `amount`, 0 to 1."""
     red, green, blue = (part + (1 - part) * amount for part in to_rgb(colour))
     return red, green, blue

@@ -96,7 +96,7 @@ def _batch_norm(
     shared = shared_batch()
     if shared is not None and shared.batch_norm:
         map_BCP = map_BCP.to(mean.dtype) if is_half(map_BCP) else map_BCP
-        return _over_processes(map_BCP, weights._replace(offset=offset), shared, bias, momentum, epsilon)
+        return _batch_norm_over_processes(map_BCP, weights._replace(offset=offset), shared, bias, momentum, epsilon)
     if map_BCP.numel() == map_BCP.shape[1]:
         with torch.no_grad():
             constant = map_BCP.flatten() if bias is None else map_BCP.flatten() + bias
@@ -113,7 +113,7 @@ def _batch_norm(
     return result
 
 
-def joined_moments(map_BCP: torch.Tensor, axes: list[int], shared: SharedBatch) -> tuple[torch.Tensor, torch.Tensor]:
+def join_moments(map_BCP: torch.Tensor, axes: list[int], shared: SharedBatch) -> tuple[torch.Tensor, torch.Tensor]:
     """Return mean and biased variance `(C,)` over some axes of the maps of all processes; differentiable.
 
     From those of each process, `m_p` and `v_p`, and its share `a_p` of the batch: `m = sum_p a_p m_p` and
@@ -126,7 +126,7 @@ def joined_moments(map_BCP: torch.Tensor, axes: list[int], shared: SharedBatch) 
     return mean, (share_P1 * (variance_PC + (mean_PC - mean).square())).sum(0)
 
 
-def _over_processes(
+def _batch_norm_over_processes(
     map_BCP: torch.Tensor,
     weights: NormWeights,
     shared: SharedBatch,
@@ -134,7 +134,7 @@ def _over_processes(
     momentum: float,
     epsilon: float,
 ) -> torch.Tensor:
-    mean, variance = joined_moments(map_BCP, [0, *range(2, map_BCP.dim())], shared)
+    mean, variance = join_moments(map_BCP, [0, *range(2, map_BCP.dim())], shared)
     count = map_BCP.numel() // map_BCP.shape[1] // shared.sizes[shared.rank] * sum(shared.sizes)
     record_statistics(weights, mean.detach(), variance.detach(), count=count, bias=bias, momentum=momentum)
     slope = weights.scale * (variance + epsilon).rsqrt()

@@ -111,7 +111,7 @@ class _BatchNormReluSquash(torch.autograd.Function):
         out_BCHW = torch.empty_like(map_BCHW, memory_format=memory_format)
         by_type = (-1, types, map_BCP.shape[1] // types, map_BCP.shape[2])
         for piece, out in _pieces(map_BCP, out_BCHW.flatten(2)):
-            capsules = _rectified(piece, slope, shift, by_type)
+            capsules = _normalize_and_rectify(piece, slope, shift, by_type)
             length = (capsules * capsules).sum(2, keepdim=True).sqrt_()
             factor = length.add_(length.reciprocal()).reciprocal_()  # |s| / (1 + |s|^2); 0 for the zero vector
             if out.is_contiguous():
@@ -136,10 +136,10 @@ class _BatchNormReluSquash(torch.autograd.Function):
         moment = torch.zeros_like(mean)
         for piece, gradient, result in _pieces(map_BCP, gradient_BCP, result_BCHW.flatten(2)):
             turned = piece.contiguous()
-            capsules = _rectified(turned, slope, shift, context.by_type)
+            capsules = _normalize_and_rectify(turned, slope, shift, context.by_type)
             through = result if result.is_contiguous() else torch.empty_like(turned)
             gradient = gradient.contiguous().view(context.by_type)
-            _through_relu_squash(capsules, gradient, out=through.view(context.by_type))
+            _backward_relu_squash(capsules, gradient, out=through.view(context.by_type))
             offset_gradient += through.sum((0, 2))
             centred = torch.sub(turned, _by_channel(mean), out=capsules.view(turned.shape))
             moment += centred.mul_(through).sum((0, 2))
@@ -163,7 +163,7 @@ def _plain(
     return squash(rectified.unflatten(1, (types, -1)), dim=2).flatten(1, 2)
 
 
-def _rectified(
+def _normalize_and_rectify(
     piece_bCP: torch.Tensor, slope: torch.Tensor, shift: torch.Tensor, by_type: tuple[int, ...]
 ) -> torch.Tensor:
     """The normalised and rectified capsules `(b, N, D, P)`, contiguous."""
@@ -172,7 +172,7 @@ def _rectified(
     return out.relu_().view(by_type)
 
 
-def _through_relu_squash(capsules: torch.Tensor, gradient: torch.Tensor, out: torch.Tensor) -> None:
+def _backward_relu_squash(capsules: torch.Tensor, gradient: torch.Tensor, out: torch.Tensor) -> None:
     """Gradient before ReLU and squash, of rectified capsules `(b, N, D, P)`: `f g + (f' / |s|) (s . g) s`, masked."""
     square = (capsules * capsules).sum(2, keepdim=True)
     along = (capsules * gradient).sum(2, keepdim=True)

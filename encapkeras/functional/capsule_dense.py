@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional as F
 
 from encapkeras.functional.squash import squash
-from encapkeras.functional.torch_support.precision import widened
+from encapkeras.functional.torch_support.precision import widen
 
 
 def list_capsules(capsules_BHWND: torch.Tensor) -> torch.Tensor:
@@ -107,5 +107,5 @@ def capsule_length(capsules: torch.Tensor, *, dim: int = -1) -> torch.Tensor:
         >>> capsule_length(torch.tensor([[3.0, 4.0], [0.0, 0.0]]))
         tensor([5., 0.])
     """
-    lengths: torch.Tensor = torch.linalg.vector_norm(widened(capsules), dim=dim)
+    lengths: torch.Tensor = torch.linalg.vector_norm(widen(capsules), dim=dim)
     return lengths.to(capsules.dtype)

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 
 from encapkeras.functional.torch_support.optional_compile import compilable
-from encapkeras.functional.torch_support.precision import widened
+from encapkeras.functional.torch_support.precision import widen
 
 SquashVariant = Literal["paper", "sigmoid"]
 
@@ -63,7 +63,7 @@ class _Squash(torch.autograd.Function):
 
     @staticmethod
     def forward(capsules: torch.Tensor, dim: int) -> torch.Tensor:
-        wide = widened(capsules)
+        wide = widen(capsules)
         return (wide * _paper_factor(_dot(wide, wide, dim))).to(capsules.dtype)
 
     @staticmethod
@@ -76,7 +76,7 @@ class _Squash(torch.autograd.Function):
         """`f g + (f' / |s|) (s . g) s`, with `f = |s| / (1 + |s|^2)`; differentiable itself."""
         (capsules,) = context.saved_tensors
         dim = context.dim
-        wide, gradient = widened(capsules), widened(gradients[0])
+        wide, gradient = widen(capsules), widen(gradients[0])
         if wide.is_contiguous():
             gradient = gradient.contiguous()  # mixed layouts would make every pass below a strided one
         square = _dot(wide, wide, dim)
@@ -88,7 +88,7 @@ class _Squash(torch.autograd.Function):
 
 
 def _squash_sigmoid(capsules: torch.Tensor, dim: int) -> torch.Tensor:
-    wide = widened(capsules)
+    wide = widen(capsules)
     square = _dot(wide, wide, dim)
     is_zero = square == 0
     # The zero vector has no direction: replacing its length before the root keeps 0 / 0 out of value and gradient.

@@ -15,7 +15,7 @@ from encapkeras.functional import (
     NormWeights,
     StepWeights,
 )
-from encapkeras.layers.initializers import InitializerConfig, in_torch_layout, initializer_of
+from encapkeras.layers.initializers import InitializerConfig, get_initializer, in_torch_layout
 
 Steps = Annotated[int, pydantic.Field(ge=1, le=100)]
 """Steps of a block, each with its own weights; bounded, so that a typing error such as a billion is refused."""
@@ -57,7 +57,7 @@ class BlockBuilder:
 
     def bias(self, name: str, filters: int) -> Any:
         """Add a bias `(filters,)`."""
-        initializer = initializer_of(self._bias_initializer, name)
+        initializer = get_initializer(self._bias_initializer, name)
         return self._layer.add_weight(shape=(filters,), initializer=initializer, name=f"{name}_bias")
 
     def norm(self, name: str, channels: int) -> NormWeights:

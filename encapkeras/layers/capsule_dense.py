@@ -16,7 +16,7 @@ from encapkeras.functional import (
     capsule_dense_per_dim,
     list_capsules,
 )
-from encapkeras.layers.initializers import InitializerConfig, as_matrices, initializer_of
+from encapkeras.layers.initializers import InitializerConfig, as_matrices, get_initializer
 from encapkeras.layers.registry import CapsuleLayer, Shape, register_layer
 
 
@@ -96,7 +96,7 @@ class CapsuleDense(CapsuleLayer):
         if self.kernel_initializer is not None and stacked is not None:
             initializer = as_matrices(self.kernel_initializer, name, stacked)
         elif self.kernel_initializer is not None:
-            initializer = initializer_of(self.kernel_initializer, name)
+            initializer = get_initializer(self.kernel_initializer, name)
         return self.add_weight(shape=shape, initializer=initializer, name=name)
 
     def _input_capsules(self, input_shape: Shape) -> tuple[int, int]:

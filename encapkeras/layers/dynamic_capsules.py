@@ -91,7 +91,7 @@ class DynamicCapsules(VotingLayer):
 
     def compute_output_shape(self, capsules_shape: Shape) -> Shape:
         """`(B, H, W, N, D)` gives `(B, J, E)`, or a map."""
-        self.checked_capsules(capsules_shape)
+        self.check_capsules(capsules_shape)
         return self.output_shape(capsules_shape[0])
 
     def call(self, capsules: torch.Tensor) -> torch.Tensor:
@@ -103,7 +103,7 @@ class DynamicCapsules(VotingLayer):
             iterations=self.iterations,
             softmax_over=self.softmax_over,
         )
-        return self.laid_out(outputs)
+        return self.lay_out(outputs)
 
     def routing_record(self) -> DynamicRouting:
         """Return the routing's weights and options."""

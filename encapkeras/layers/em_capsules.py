@@ -98,12 +98,12 @@ class EmCapsules(VotingLayer):
 
     def build(self, input_shape: Any) -> None:
         """Make the weights."""
-        self.add_vote_weights(self._checked(input_shape))
+        self.add_vote_weights(self._check_shapes(input_shape))
         uniform = keras.initializers.RandomUniform(0.0, 1.0)
         self.beta_v = self.add_weight(shape=(self.capsules,), initializer=uniform, name="beta_v")
         self.beta_a = self.add_weight(shape=(self.capsules,), initializer=uniform, name="beta_a")
 
-    def _checked(self, input_shape: Any) -> Shape:
+    def _check_shapes(self, input_shape: Any) -> Shape:
         """Return the shape of the capsules among the inputs' shapes."""
         if isinstance(input_shape, dict) or not input_shape:
             raise ShapeError(
@@ -111,7 +111,7 @@ class EmCapsules(VotingLayer):
             )
         shapes = [tuple(shape) for shape in input_shape] if isinstance(input_shape[0], list | tuple) else [input_shape]
         capsules = shapes[0]
-        self.checked_capsules(capsules)
+        self.check_capsules(capsules)
         if len(shapes) > 2:
             raise ShapeError(f"{self.name} takes capsules, or a list of capsules and activations; received {shapes}")
         if len(shapes) == 2:
@@ -128,7 +128,7 @@ class EmCapsules(VotingLayer):
 
     def compute_output_shape(self, input_shape: Any) -> Shape:
         """`(B, H, W, N, D)` gives `(B, J, E)`, or a map."""
-        return self.output_shape(self._checked(input_shape)[0])
+        return self.output_shape(self._check_shapes(input_shape)[0])
 
     def compute_output_spec(self, inputs: Any, return_ports: bool = False) -> Any:
         """Return symbolic outputs: one, or a map of both ports."""
@@ -155,8 +155,8 @@ class EmCapsules(VotingLayer):
             density_floor=self.density_floor,
         )
         if not return_ports:
-            return self.laid_out(means)
-        return {"out": self.laid_out(means), "activations": self.laid_out(out_activations)}
+            return self.lay_out(means)
+        return {"out": self.lay_out(means), "activations": self.lay_out(out_activations)}
 
     def routing_record(self) -> EMRouting:
         """Return the routing's weights and options."""

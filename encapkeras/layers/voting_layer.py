@@ -12,7 +12,7 @@ import torch
 from encapkeras.errors import ArgumentError, ShapeError
 from encapkeras.functional import list_capsules
 from encapkeras.functional.routing.couplings import RoutingRecord
-from encapkeras.layers.initializers import InitializerConfig, in_torch_layout, initializer_of
+from encapkeras.layers.initializers import InitializerConfig, get_initializer, in_torch_layout
 from encapkeras.layers.registry import CapsuleLayer, Shape
 
 
@@ -41,17 +41,17 @@ class VotingLayer(CapsuleLayer):
         self.map_types = map_types
         self.kernel_initializer = kernel_initializer
         self.bias_initializer = bias_initializer
-        self.map_shape = None if map_types is None else (*[_map_side(self.name, capsules, map_types)] * 2, map_types)
+        self.map_shape = None if map_types is None else (*[_side_of_map(self.name, capsules, map_types)] * 2, map_types)
 
     def add_vote_weights(self, capsules_shape: Shape) -> None:
         """Make `kernel` `(N, J, E, D)` and `bias` `(N, J, E)`; N counts the input capsules if none share."""
-        height, width, types, dim = self.checked_capsules(capsules_shape)
+        height, width, types, dim = self.check_capsules(capsules_shape)
         matrices = types if self.share_positions else (height or 0) * (width or 0) * types
         shape = (matrices, self.capsules, self.dim, dim)
         self.kernel = self.add_weight(shape=shape, initializer=self._kernel_initializer(), name="kernel")
         self.bias = None
         if self.use_bias:
-            initializer = initializer_of(self.bias_initializer, "bias")
+            initializer = get_initializer(self.bias_initializer, "bias")
             self.bias = self.add_weight(shape=shape[:3], initializer=initializer, name="bias")
 
     def _kernel_initializer(self) -> Callable[..., Any]:
@@ -69,7 +69,7 @@ class VotingLayer(CapsuleLayer):
 
         return make
 
-    def checked_capsules(self, shape: Shape) -> tuple[int | None, int | None, int, int]:
+    def check_capsules(self, shape: Shape) -> tuple[int | None, int | None, int, int]:
         """Return height, width, types and dimension of the input capsules."""
         first_known = 3 if self.share_positions else 1  # shared matrices fit maps of any height and width
         if len(shape) != 5 or None in shape[first_known:]:
@@ -82,7 +82,7 @@ class VotingLayer(CapsuleLayer):
 
     def votes_shape(self, capsules_shape: Shape) -> Shape:
         """Return the shape `(B, J, E, I)` of the votes of all I input capsules, which are never made."""
-        height, width, types, _ = self.checked_capsules(capsules_shape)
+        height, width, types, _ = self.check_capsules(capsules_shape)
         inputs = None if height is None or width is None else height * width * types
         return (capsules_shape[0], self.capsules, self.dim, inputs)
 
@@ -91,10 +91,10 @@ class VotingLayer(CapsuleLayer):
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Return capsules `(B, P, N, D)` and activations `(B, P, N)` of a map; P = 1, N = I if no positions share."""
         if activations is not None:
-            activations = self._listed(activations.unsqueeze(-1)).squeeze(-1)
-        return self._listed(capsules), activations
+            activations = self._list(activations.unsqueeze(-1)).squeeze(-1)
+        return self._list(capsules), activations
 
-    def _listed(self, capsules: torch.Tensor) -> torch.Tensor:
+    def _list(self, capsules: torch.Tensor) -> torch.Tensor:
         if self.share_positions:
             positions: torch.Tensor = capsules.flatten(1, 2)
             return positions
@@ -108,7 +108,7 @@ class VotingLayer(CapsuleLayer):
         """Return `(B, J, E)`, or `(B, side, side, types, E)` as a map."""
         return (batch, *(self.map_shape or (self.capsules,)), self.dim)
 
-    def laid_out(self, outputs: torch.Tensor) -> torch.Tensor:
+    def lay_out(self, outputs: torch.Tensor) -> torch.Tensor:
         """View outputs `(B, J, ...)` as the map `(B, side, side, types, ...)`, with `j = (type, row, column)`."""
         if self.map_shape is None:
             return outputs
@@ -117,7 +117,7 @@ class VotingLayer(CapsuleLayer):
         return by_type.movedim(1, 3)
 
 
-def _map_side(name: str, capsules: int, types: int) -> int:
+def _side_of_map(name: str, capsules: int, types: int) -> int:
     """Return the side of the square map of J capsules."""
     side = math.isqrt(capsules // types)
     if types * side**2 == capsules:

@@ -8,7 +8,7 @@ import pydantic
 import torch
 
 from encapkeras.losses.registry import CapsuleLoss, register_loss
-from encapkeras.losses.targets import one_hot_targets, smoothed
+from encapkeras.losses.targets import one_hot_targets, smooth
 
 
 def cross_entropy(scores: torch.Tensor, targets: torch.Tensor, *, scale: float = 1.0) -> torch.Tensor:
@@ -71,7 +71,7 @@ class CrossEntropyLoss(CapsuleLoss):
 
     def call(self, y_true: torch.Tensor, y_pred: torch.Tensor) -> torch.Tensor:
         """Return losses `(B,)`; see the class."""
-        targets = smoothed(one_hot_targets(y_true, y_pred), self.label_smoothing)
+        targets = smooth(one_hot_targets(y_true, y_pred), self.label_smoothing)
         return cross_entropy(y_pred, targets, scale=self.scale)
 
     def probabilities(self, scores: torch.Tensor) -> torch.Tensor:

@@ -8,7 +8,7 @@ import pydantic
 import torch
 
 from encapkeras.losses.registry import CapsuleLoss, register_loss
-from encapkeras.losses.targets import one_hot_targets, smoothed
+from encapkeras.losses.targets import one_hot_targets, smooth
 
 
 def margin_loss(
@@ -87,5 +87,5 @@ class MarginLoss(CapsuleLoss):
 
     def call(self, y_true: torch.Tensor, y_pred: torch.Tensor) -> torch.Tensor:
         """Return losses `(B,)`; see the class."""
-        targets = smoothed(one_hot_targets(y_true, y_pred), self.label_smoothing)
+        targets = smooth(one_hot_targets(y_true, y_pred), self.label_smoothing)
         return margin_loss(y_pred, targets, upper=self.upper, lower=self.lower, absent_weight=self.absent_weight)

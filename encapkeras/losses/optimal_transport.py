@@ -124,7 +124,7 @@ class OptimalTransport(SideLoss):
 
     def build(self, latent_shape: Shape, target_shape: Shape) -> None:
         """Make the weights."""
-        latent, target = _map("latent", latent_shape), _map("target", target_shape)
+        latent, target = _parse_shape("latent", latent_shape), _parse_shape("target", target_shape)
         self._built_for = tuple(latent_shape[1:]), tuple(target_shape[1:])
         generator_strides(latent[:2], target[:2])
         self._types = self._encapsulated_types(latent, target)
@@ -132,7 +132,7 @@ class OptimalTransport(SideLoss):
         kernel = builder.kernel("generator", (latent.channels, target.channels // (self._types or 1), 3, 3))
         bias = builder.bias("generator", target.channels)
         generator = NormedConvolution(kernel, bias, builder.norm("generator_norm", target.channels))
-        self._weights = Weights((generator, self._built_critic(builder, target.channels)))
+        self._weights = Weights((generator, self._build_critic(builder, target.channels)))
 
     def _encapsulated_types(self, latent: _Map, target: _Map) -> int | None:
         """Return the number of capsule types of an encapsulated generator."""
@@ -146,7 +146,7 @@ class OptimalTransport(SideLoss):
             )
         return latent.types
 
-    def _built_critic(self, builder: BlockBuilder, channels: int) -> CriticWeights | None:
+    def _build_critic(self, builder: BlockBuilder, channels: int) -> CriticWeights | None:
         if self.critic == "none":
             return None
         if channels % 4:
@@ -228,11 +228,11 @@ class OptimalTransport(SideLoss):
         if critic is None:
             return x.flatten(1), y.flatten(1)
         if self.critic == "adversarial":
-            critic = CriticWeights(*(_against(convolution) for convolution in critic))
+            critic = CriticWeights(*(_reverse_gradients(convolution) for convolution in critic))
         return transport_critic(x, critic, training=training), transport_critic(y, critic, training=training)
 
 
-def _map(name: str, shape: Shape) -> _Map:
+def _parse_shape(name: str, shape: Shape) -> _Map:
     if len(shape) not in (4, 5) or None in shape[1:]:
         raise ShapeError(
             f"{name} must be capsules (batch, height, width, types, dim) or an image (batch, height, width, channels) "
@@ -242,7 +242,7 @@ def _map(name: str, shape: Shape) -> _Map:
     return _Map(height, width, math.prod(inner), inner[0] if len(inner) == 2 else None)
 
 
-def _against(weights: NormedConvolution) -> NormedConvolution:
+def _reverse_gradients(weights: NormedConvolution) -> NormedConvolution:
     """Reverse the weights' gradients; moving statistics have none."""
     scale, offset, mean, variance = weights.norm
     norm = NormWeights(reverse_gradient(scale), reverse_gradient(offset), mean, variance)

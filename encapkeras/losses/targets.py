@@ -24,7 +24,7 @@ def one_hot_targets(labels: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
     )
 
 
-def smoothed(targets: torch.Tensor, smoothing: float) -> torch.Tensor:
+def smooth(targets: torch.Tensor, smoothing: float) -> torch.Tensor:
     """Return `(1 - smoothing) T_k + smoothing / K`."""
     return targets * (1 - smoothing) + smoothing / targets.shape[1] if smoothing else targets
 

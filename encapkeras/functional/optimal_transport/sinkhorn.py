@@ -15,7 +15,7 @@ import torch
 from encapkeras.errors import ArgumentError, NotConvergedWarning, NotFiniteError, ShapeError
 from encapkeras.functional.optimal_transport.transport_cost import check_floating
 from encapkeras.functional.torch_support.fake_tensors import has_values
-from encapkeras.functional.torch_support.once_differentiable import refuse_twice
+from encapkeras.functional.torch_support.once_differentiable import refuse_second_derivative
 from encapkeras.functional.torch_support.precision import full_precision
 
 # Factors between 1 / limit and limit cost no digits: the largest product of two of them and a kernel below limit^-3 is
@@ -83,12 +83,12 @@ def _plans(
     sources, targets = cost.shape[-2:]
     with full_precision(*(tensor for tensor in (cost, source, target) if isinstance(tensor, torch.Tensor))) as wide:
         cost_KNM = wide(cost).reshape(-1, sources, targets)
-        source_N = _weights("source", source, sources, cost_KNM)
-        target_M = _weights("target", target, targets, cost_KNM)
+        source_N = _check_weights("source", source, sources, cost_KNM)
+        target_M = _check_weights("target", target, targets, cost_KNM)
         _check_sums(source_N, target_M)
         plan_KNM: torch.Tensor = _Sinkhorn.apply(cost_KNM, source_N, target_M, epsilon, iterations, tolerance)
         if tolerance is not None:
-            _warn_above(tolerance, _error(plan_KNM.detach().sum(2), source_N), iterations)
+            _warn_above(tolerance, _row_error(plan_KNM.detach().sum(2), source_N), iterations)
         return plan_KNM.view(cost.shape)
 
 
@@ -136,7 +136,7 @@ def _is_positive(value: object) -> bool:
 def check_cost(cost: torch.Tensor) -> None:
     """Check that costs are finite matrices of a floating type."""
     _check_matrices("cost", cost)
-    if _readable(cost) and not all_finite(cost):
+    if _is_readable(cost) and not all_finite(cost):
         index = tuple((~torch.isfinite(cost)).nonzero()[0].tolist())
         raise NotFiniteError(f"costs must be finite; received {cost[index].item()} at index {index}")
 
@@ -152,18 +152,18 @@ def all_finite(tensor: torch.Tensor) -> bool:
     return math.isfinite(tensor.detach().sum().item()) or bool(torch.isfinite(tensor).all())
 
 
-def _readable(tensor: torch.Tensor) -> bool:
+def _is_readable(tensor: torch.Tensor) -> bool:
     """Return whether the values can be looked at without waiting for a device."""
     return tensor.device.type == "cpu" and has_values(tensor)
 
 
-def _weights(name: str, given: torch.Tensor | None, size: int, like: torch.Tensor) -> torch.Tensor:
+def _check_weights(name: str, given: torch.Tensor | None, size: int, like: torch.Tensor) -> torch.Tensor:
     if given is None:
         return like.new_full((size,), 1 / size)
     if not isinstance(given, torch.Tensor) or tuple(given.shape) != (size,):
         received = tuple(given.shape) if isinstance(given, torch.Tensor) else given
         raise ShapeError(f"{name} must be a tensor ({size},), as the cost has it; received {received}")
-    if _readable(given) and len(wrong := given[~((given > 0) & (given < math.inf))]):
+    if _is_readable(given) and len(wrong := given[~((given > 0) & (given < math.inf))]):
         raise ArgumentError(
             f"{name} must be finite and above 0; received {wrong[0].item()} (leave out what has no weight)"
         )
@@ -171,7 +171,7 @@ def _weights(name: str, given: torch.Tensor | None, size: int, like: torch.Tenso
 
 
 def _check_sums(source_N: torch.Tensor, target_M: torch.Tensor) -> None:
-    if not _readable(source_N):
+    if not _is_readable(source_N):
         return
     of_source, of_target = source_N.sum().item(), target_M.sum().item()
     if not math.isclose(of_source, of_target, rel_tol=1e-4):
@@ -224,11 +224,11 @@ class _Sinkhorn(torch.autograd.Function):
         tolerance: float | None,
     ) -> torch.Tensor:
         problem = _Problem(cost_KNM, source_N, target_M, epsilon, iterations, tolerance)
-        run = None if torch.compiler.is_compiling() else _scaled(problem)  # a compiler cannot decide by values
+        run = None if torch.compiler.is_compiling() else _iterate(problem)  # a compiler cannot decide by values
         context.in_logarithms = run is None
         if run is None:
-            run = _logarithmic(problem)
-            plan_KNM = _exponential(run.kernel_KNM, run.a_TKN[-1], run.b_TKM[-1]).to(cost_KNM.dtype)
+            run = _iterate_logarithms(problem)
+            plan_KNM = _plan_of_logarithms(run.kernel_KNM, run.a_TKN[-1], run.b_TKM[-1]).to(cost_KNM.dtype)
         else:
             plan_KNM = (run.a_TKN[-1, ..., None] * run.kernel_KNM).mul_(run.b_TKM[-1, :, None])
         context.epsilon = epsilon
@@ -237,16 +237,16 @@ class _Sinkhorn(torch.autograd.Function):
 
     @staticmethod
     def backward(context: Any, gradient_KNM: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        refuse_twice()
+        refuse_second_derivative()
         source_N, target_M, plan_KNM, *parts = context.saved_tensors
-        through = _through_logarithmic if context.in_logarithms else _through_scaled
+        through = _backward_logarithms if context.in_logarithms else _backward
         with full_precision(plan_KNM):  # autocast may be on here
             exponent_KNM, source, target = through(_Run(*parts), plan_KNM * gradient_KNM, source_N, target_M)
         cost = exponent_KNM.div_(-context.epsilon).to(plan_KNM.dtype)
         return cost, source.to(plan_KNM.dtype), target.to(plan_KNM.dtype), None, None, None
 
 
-def _scaled(problem: _Problem) -> _Run | None:
+def _iterate(problem: _Problem) -> _Run | None:
     """The iterations as matrix-vector products; None where a factor leaves the range that keeps all digits."""
     cost_KNM, source_N, target_M, epsilon, iterations, tolerance = problem
     limit = _RANGE[cost_KNM.dtype]
@@ -259,7 +259,7 @@ def _scaled(problem: _Problem) -> _Run | None:
     for _ in range(iterations):
         sum_KN = rows.times(b[-1])
         if a and tolerance is not None:
-            error = _error(a[-1] * sum_KN, source_N)
+            error = _row_error(a[-1] * sum_KN, source_N)
             if error <= tolerance or not math.isfinite(error):
                 break
         a.append(source_N / sum_KN)
@@ -272,13 +272,13 @@ def _scaled(problem: _Problem) -> _Run | None:
     return run if in_range else None
 
 
-def _logarithmic(problem: _Problem) -> _Run:
+def _iterate_logarithms(problem: _Problem) -> _Run:
     """The same iterations on logarithms, in float64: their differences decide, and they may be large."""
     cost_KNM, source_N, target_M, epsilon, iterations, tolerance = problem
     wide = cost_KNM.dtype if cost_KNM.device.type == "mps" else torch.float64  # which has no float64
     cost_KNM = cost_KNM.to(wide)
     kernel_KNM = (cost_KNM.amin(2, keepdim=True) - cost_KNM).div_(epsilon)
-    if _readable(kernel_KNM) and (smallest := kernel_KNM.min().item()) < -_LARGEST_EXPONENT:
+    if _is_readable(kernel_KNM) and (smallest := kernel_KNM.min().item()) < -_LARGEST_EXPONENT:
         least = -smallest * epsilon / _LARGEST_EXPONENT
         raise ArgumentError(f"epsilon must be at least {least:.3g} for costs so far apart; received {epsilon!r}")
     source_N, target_M = source_N.to(wide), target_M.to(wide)
@@ -286,14 +286,14 @@ def _logarithmic(problem: _Problem) -> _Run:
     b = [torch.full_like(kernel_KNM[:, 0], -math.log(len(target_M)))]
     for _ in range(iterations):
         sum_KN = torch.logsumexp(kernel_KNM + b[-1][:, None], 2)
-        if a and tolerance is not None and _error((a[-1] + sum_KN).exp(), source_N) <= tolerance:
+        if a and tolerance is not None and _row_error((a[-1] + sum_KN).exp(), source_N) <= tolerance:
             break
         a.append(source_N.log() - sum_KN)
         b.append(target_M.log() - torch.logsumexp(kernel_KNM + a[-1][..., None], 1))
     return _Run(kernel_KNM, torch.stack(a), torch.stack(b))
 
 
-def _through_scaled(
+def _backward(
     run: _Run, pulled_KNM: torch.Tensor, source_N: torch.Tensor, target_M: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Gradients of the exponent `-C / epsilon` and of the weights.
@@ -320,7 +320,7 @@ def _through_scaled(
     return pulled_KNM.sub_(rank_KNM.mul_(kernel_KNM)), of_source, of_target
 
 
-def _through_logarithmic(
+def _backward_logarithms(
     run: _Run, pulled_KNM: torch.Tensor, source_N: torch.Tensor, target_M: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The same with logarithms of the factors: the plans of all half iterations are made again."""
@@ -332,11 +332,11 @@ def _through_logarithmic(
     for t in range(len(a_TKN) - 1, -1, -1):
         share_KM = of_b / target_M
         of_target += share_KM.sum(0)
-        pushed_KNM = _exponential(kernel_KNM, a_TKN[t], b_TKM[t + 1]).mul_(share_KM[:, None])
+        pushed_KNM = _plan_of_logarithms(kernel_KNM, a_TKN[t], b_TKM[t + 1]).mul_(share_KM[:, None])
         exponent_KNM = exponent_KNM - pushed_KNM
         share_KN = (of_a - pushed_KNM.sum(2)) / source_N
         of_source += share_KN.sum(0)
-        pushed_KNM = _exponential(kernel_KNM, a_TKN[t], b_TKM[t]).mul_(share_KN[..., None])
+        pushed_KNM = _plan_of_logarithms(kernel_KNM, a_TKN[t], b_TKM[t]).mul_(share_KN[..., None])
         exponent_KNM -= pushed_KNM
         of_a, of_b = torch.zeros_like(of_a), -pushed_KNM.sum(1)
     return exponent_KNM, of_source, of_target
@@ -357,10 +357,10 @@ class _Products:
         return torch.stack(list(products))
 
 
-def _exponential(kernel_KNM: torch.Tensor, a_KN: torch.Tensor, b_KM: torch.Tensor) -> torch.Tensor:
+def _plan_of_logarithms(kernel_KNM: torch.Tensor, a_KN: torch.Tensor, b_KM: torch.Tensor) -> torch.Tensor:
     return (kernel_KNM + a_KN[..., None]).add_(b_KM[:, None]).exp_()
 
 
-def _error(sum_KN: torch.Tensor, source_N: torch.Tensor) -> float:
+def _row_error(sum_KN: torch.Tensor, source_N: torch.Tensor) -> float:
     """Return the error of the rows, in the problem where it is largest."""
     return (sum_KN - source_N).abs().sum(1).max().item()

@@ -13,7 +13,7 @@ import torch
 from encapkeras.errors import ArgumentError, ShapeError
 from encapkeras.functional.capsule_dense import capsule_length
 from encapkeras.functional.torch_support.fake_tensors import has_values
-from encapkeras.functional.torch_support.once_differentiable import differentiated_once, refuse_twice
+from encapkeras.functional.torch_support.once_differentiable import differentiable_once, refuse_second_derivative
 from encapkeras.functional.torch_support.precision import full_precision
 
 Cost = Literal["l2", "cosine", "sqeuclidean"]
@@ -91,7 +91,7 @@ def _distances(x_BF: torch.Tensor, y_AF: torch.Tensor, *, root: bool) -> torch.T
     few = x_BF.shape[1] <= _FEW_FEATURES and x_BF.device.type == "cpu"
     if few or torch.compiler.is_compiling():  # a compiler wants sizes that no values decide
         distance_BA = torch.cdist(x_BF, y_AF, compute_mode="donot_use_mm_for_euclid_dist")
-        return differentiated_once(distance_BA if root else distance_BA.square())
+        return differentiable_once(distance_BA if root else distance_BA.square())
     result_BA: torch.Tensor = _Distances.apply(x_BF, y_AF, root)
     return result_BA
 
@@ -119,7 +119,7 @@ class _Distances(torch.autograd.Function):
 
     @staticmethod
     def forward(context: Any, x_BF: torch.Tensor, y_AF: torch.Tensor, root: bool) -> torch.Tensor:
-        from_centre_BF, from_centre_AF = _centred(x_BF, y_AF)
+        from_centre_BF, from_centre_AF = _center(x_BF, y_AF)
         sum_BA = from_centre_BF.square().sum(1)[:, None] + from_centre_AF.square().sum(1)
         square_BA = torch.addmm(sum_BA, from_centre_BF, from_centre_AF.T, alpha=-2)
         row_Q, column_Q = _close_pairs(square_BA, sum_BA)
@@ -132,9 +132,9 @@ class _Distances(torch.autograd.Function):
 
     @staticmethod
     def backward(context: Any, gradient_BA: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None]:
-        refuse_twice()
+        refuse_second_derivative()
         with full_precision(gradient_BA):  # autocast may be on here
-            return (*_pulls(gradient_BA, *context.saved_tensors, root=context.root), None)
+            return (*_gradients_of_samples(gradient_BA, *context.saved_tensors, root=context.root), None)
 
 
 def _close_pairs(square_BA: torch.Tensor, sum_BA: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -145,7 +145,7 @@ def _close_pairs(square_BA: torch.Tensor, sum_BA: torch.Tensor) -> tuple[torch.T
     return (square_BA < _CLOSE * sum_BA).nonzero(as_tuple=True)
 
 
-def _pulls(
+def _gradients_of_samples(
     gradient_BA: torch.Tensor,
     x_BF: torch.Tensor,
     y_AF: torch.Tensor,
@@ -162,7 +162,7 @@ def _pulls(
         pull_BA = 2 * gradient_BA
     close_Q = pull_BA[row_Q, column_Q]
     pull_BA[row_Q, column_Q] = 0
-    from_centre_BF, from_centre_AF = _centred(x_BF, y_AF)
+    from_centre_BF, from_centre_AF = _center(x_BF, y_AF)
     x_gradient = (pull_BA.sum(1)[:, None] * from_centre_BF).addmm_(pull_BA, from_centre_AF, alpha=-1)
     y_gradient = (pull_BA.sum(0)[:, None] * from_centre_AF).addmm_(pull_BA.T, from_centre_BF, alpha=-1)
     for row, column, pull in _pieces(row_Q, column_Q, x_BF.shape[1], close_Q):
@@ -172,7 +172,7 @@ def _pulls(
     return x_gradient, y_gradient
 
 
-def _centred(x_BF: torch.Tensor, y_AF: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _center(x_BF: torch.Tensor, y_AF: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Subtract the mean of all: distances stay, and the sums that they are differences of become smaller."""
     centre_F = (x_BF.sum(0) + y_AF.sum(0)) / (len(x_BF) + len(y_AF))
     return x_BF - centre_F, y_AF - centre_F

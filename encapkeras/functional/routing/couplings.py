@@ -161,7 +161,7 @@ class _EMCouplings(Couplings):
             return votes_NBPJE.new_full(votes_NBPJE.shape[:-1], 1 / votes_NBPJE.shape[-2])
         distances_NBPJ = dot(squared_distance(votes_NBPJE, self._mean_BJE), 1 / (2 * self._variance_BJE + EPSILON))
         if self._routing.normalize_distances:
-            distances_NBPJ = _ranged(distances_NBPJ)
+            distances_NBPJ = _scale_range(distances_NBPJ)
         return (self._log_weight_BJ[:, None] - distances_NBPJ).softmax(dim=-1)
 
     def gather(self, votes_NBPJE: Tensor, shares_NBPJ: Tensor) -> None:
@@ -195,7 +195,7 @@ def squared_distance(votes_NBPJE: Tensor, mean_BJE: Tensor) -> Tensor:
     return (votes_NBPJE - mean_BJE[:, None]).square_()
 
 
-def _ranged(distances_NBPJ: Tensor) -> Tensor:
+def _scale_range(distances_NBPJ: Tensor) -> Tensor:
     """`10 (x - min) / (max - min) - 5` over j; 0 where all are equal."""
     low, high = distances_NBPJ.aminmax(dim=-1, keepdim=True)
     width = high - low

@@ -71,12 +71,12 @@ def dynamic_routing(
     with full_precision(capsules) as wide:
         vote_JNCE = with_bias(wide(weight), None if bias is None else wide(bias))
         component_BNCP = F.pad(wide(capsules), (1, 0), value=1.0).permute(0, 2, 3, 1).contiguous()
-        routing = functools.partial(_routed, outputs=weight.shape[1], iterations=iterations, axis=softmax_over)
+        routing = functools.partial(_iterate, outputs=weight.shape[1], iterations=iterations, axis=softmax_over)
         (out_JBE,) = route(VoteMoments, routing, vote_JNCE, component_BNCP)
         return out_JBE.transpose(0, 1).to(capsules.dtype)
 
 
-def _routed(
+def _iterate(
     moments: Moments, component_BNCP: torch.Tensor, *, outputs: int, iterations: int, axis: SoftmaxAxis
 ) -> tuple[torch.Tensor]:
     """Run the iterations; in the first, all coefficients are equal."""

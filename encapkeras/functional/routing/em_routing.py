@@ -121,20 +121,22 @@ def _route_relative_to_origin(
     with full_precision(capsules) as wide:
         active_BNP = None if activations is None else wide(activations).transpose(1, 2)
         capsules_BNDP = wide(capsules).permute(0, 2, 3, 1)
-        origin_BND1, share_BN = _origin(capsules_BNDP.detach(), None if active_BNP is None else active_BNP.detach())
+        origin_BND1, share_BN = _find_origin(
+            capsules_BNDP.detach(), None if active_BNP is None else active_BNP.detach()
+        )
         weight_JNCE = with_bias(wide(weight), None if bias is None else wide(bias))
         origin_BNC = F.pad(origin_BND1.squeeze(3), (1, 0), value=1.0)
         # The mean vote of the origins. Nothing depends on it, nor on the origins: they are constants.
         shift_JBE = (origin_BNC * share_BN.unsqueeze(2)).flatten(1) @ weight_JNCE.detach().flatten(1, 2)
         make_moments = functools.partial(SquareMoments, origin_BNC=origin_BNC, shift_JBE=shift_JBE)
-        routing = functools.partial(_routed, options=options)
+        routing = functools.partial(_iterate, options=options)
         tensors = (products(capsules_BNDP - origin_BND1), active_BNP, wide(beta_v), wide(beta_a))
         mean_JBE, explained_JB1, activation_JB = route(make_moments, routing, weight_JNCE, *tensors)
         mean_JBE = mean_JBE + shift_JBE * explained_JB1
         return mean_JBE.transpose(0, 1), activation_JB.T
 
 
-def _origin(capsules_BNDP: torch.Tensor, active_BNP: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+def _find_origin(capsules_BNDP: torch.Tensor, active_BNP: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
     """The mean capsule of each type by activation, `(B, N, D, 1)`, and its share of all activation, `(B, N)`."""
     batch, types, _, positions = capsules_BNDP.shape
     if active_BNP is None:
@@ -146,7 +148,7 @@ def _origin(capsules_BNDP: torch.Tensor, active_BNP: torch.Tensor | None) -> tup
     return weighted_BNDP.sum(3, keepdim=True), torch.where(total_B1 > 0, amount_BN / total_B1, 1 / types)
 
 
-def _routed(
+def _iterate(
     moments: Moments,
     feature_BNKP: torch.Tensor,
     active_BNP: torch.Tensor | None,
@@ -160,22 +162,22 @@ def _routed(
     value_BNKP = feature_BNKP if active_BNP is None else feature_BNKP * active_BNP.unsqueeze(2)
     gathered_JBY = (value_BNKP.sum(3).flatten(1) / outputs).expand(outputs, -1, -1)
     for iteration in range(options.iterations):
-        gaussian = _gaussian(*moments.contract(gathered_JBY))
+        gaussian = _fit_gaussian(*moments.contract(gathered_JBY))
         cost_JBE = gaussian.variance_JBE.log() / 2 + beta_v_J[:, None, None]
         cost_JB = (cost_JBE.sum(2, keepdim=True) * gaussian.amount_JB1).squeeze(2)
-        chance_JB = (1 + iteration) * (beta_a_J[:, None] - _ranged(cost_JB))
+        chance_JB = (1 + iteration) * (beta_a_J[:, None] - _scale_range(cost_JB))
         if iteration < options.iterations - 1:
             prior_JB1 = F.logsigmoid(chance_JB).unsqueeze(2) - _log_divisor(gaussian, options.density_floor)
             square_JBE = -LOG2_E / (2 * gaussian.variance_JBE + EPSILON)
             constant_JB1 = torch.zeros_like(prior_JB1) if options.normalize_distances else LOG2_E * prior_JB1
             query_JBY = moments.expand(square_JBE, gaussian.mean_JBE, constant_JB1)
-            gathered_JBY = _explained(
+            gathered_JBY = _gather_explained(
                 query_JBY, prior_JB1 if options.normalize_distances else None, feature_BNKP, value_BNKP
             )
     return gaussian.mean_JBE, gaussian.explained_JB1, chance_JB.sigmoid()
 
 
-def _gaussian(first_JBE: torch.Tensor, second_JBE: torch.Tensor, amount_JB1: torch.Tensor) -> _Gaussian:
+def _fit_gaussian(first_JBE: torch.Tensor, second_JBE: torch.Tensor, amount_JB1: torch.Tensor) -> _Gaussian:
     """The M-step, from the sums of reduced votes."""
     # An output capsule that explains nothing has no gradient; 1 / EPSILON would be one of 1e15.
     inverse_JB1 = torch.where(amount_JB1 > EPSILON, 1 / (amount_JB1 + EPSILON), 0)
@@ -185,7 +187,7 @@ def _gaussian(first_JBE: torch.Tensor, second_JBE: torch.Tensor, amount_JB1: tor
     return _Gaussian(mean_JBE, variance_JBE.clamp_min(VARIANCE_FLOOR), amount_JB1, explained_JB1)
 
 
-def _ranged(cost_JB: torch.Tensor) -> torch.Tensor:
+def _scale_range(cost_JB: torch.Tensor) -> torch.Tensor:
     """`10 (x - min) / (max - min) - 5` over the output capsules; 0 where all are equal."""
     low_B, high_B = cost_JB.amin(0), cost_JB.amax(0)
     spread_B = high_B - low_B
@@ -200,7 +202,7 @@ def _log_divisor(gaussian: _Gaussian, density_floor: float) -> torch.Tensor:
     return torch.logaddexp(divisor_JB1, torch.full_like(divisor_JB1, floor))
 
 
-def _explained(
+def _gather_explained(
     query_JBY: torch.Tensor, ranged_prior_JB1: torch.Tensor | None, feature_BNKP: torch.Tensor, value_BNKP: torch.Tensor
 ) -> torch.Tensor:
     """Run the E-step and gather for the next M-step: what each output capsule explains of the features, `(J, B, Y)`.

@@ -94,7 +94,7 @@ class SquareMoments:
             constant_jNB1 = ((pull_jNBE + first_jNBE) * vote_jNBE).sum(3, keepdim=True)
             return first_jNBE + 2 * pull_jNBE, constant_jNB1 + amount_JB1[piece].unsqueeze(1)
 
-        return self._of_features(square_JBE, of_votes)
+        return self._expand_features(square_JBE, of_votes)
 
     def expand(self, *coefficients: torch.Tensor) -> torch.Tensor:
         """Return the query `(J, B, Y)` whose product with `products` is `square . (vote - center)^2 + constant`."""
@@ -106,7 +106,7 @@ class SquareMoments:
             constant_jNB1 = (pull_jNBE * away_jNBE).sum(3, keepdim=True)
             return 2 * pull_jNBE, constant_jNB1 + constant_JB1[piece].unsqueeze(1)
 
-        return self._of_features(square_JBE, of_votes)
+        return self._expand_features(square_JBE, of_votes)
 
     def expand_backward(self, gradient: torch.Tensor, coefficients: Tensors) -> Tensors:
         """Return the gradients of the coefficients."""
@@ -144,7 +144,7 @@ class SquareMoments:
             gradient_jNCE[:, :, 1:].add_(of_half_jNDE, alpha=0.5)
             components = gradient_jNCE.shape[2]  # the products with 1 are not squares
             product_jNKE = square_jYE.unflatten(1, (gradient_jNCE.shape[1], -1))[:, :, components:]
-            _through_pairs(self._component_JNCE[piece][:, :, 1:], product_jNKE, gradient_jNCE[:, :, 1:])
+            _backward_pairs(self._component_JNCE[piece][:, :, 1:], product_jNKE, gradient_jNCE[:, :, 1:])
             gradient_JNCE[piece] = gradient_jNCE
         return gradient_JNCE
 
@@ -163,7 +163,7 @@ class SquareMoments:
         one_jNBC = self._components(features_JBY[piece])
         return one_jNBC[..., :1], one_jNBC[..., 1:] @ self._half_JNDE[piece]
 
-    def _of_features(
+    def _expand_features(
         self, square_JBE: torch.Tensor, of_votes: Callable[[slice], tuple[torch.Tensor, torch.Tensor]]
     ) -> torch.Tensor:
         """Coefficients of the features from those of `(W u)^2`, and of `W u` and 1 of each type, `of_votes`."""
@@ -213,7 +213,7 @@ def _pairs(component: torch.Tensor, dim: int) -> torch.Tensor:
     return out
 
 
-def _through_pairs(component_jNCE: torch.Tensor, gradient_jNKE: torch.Tensor, out_jNCE: torch.Tensor) -> None:
+def _backward_pairs(component_jNCE: torch.Tensor, gradient_jNKE: torch.Tensor, out_jNCE: torch.Tensor) -> None:
     """Add the backward of `_pairs` to `out`."""
     start, size = 0, component_jNCE.shape[2]
     for a in range(size):

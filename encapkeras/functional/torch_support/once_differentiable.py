@@ -9,13 +9,13 @@ import torch
 from encapkeras.errors import ArgumentError
 
 
-def refuse_twice() -> None:
+def refuse_second_derivative() -> None:
     """Raise if the backward pass that calls this is itself to be differentiated (`create_graph=True`)."""
     if torch.is_grad_enabled() and not torch.compiler.is_compiling():
         raise ArgumentError("optimal transport can be differentiated once; create_graph=True asks for more")
 
 
-def differentiated_once(tensor: torch.Tensor) -> torch.Tensor:
+def differentiable_once(tensor: torch.Tensor) -> torch.Tensor:
     """Return the tensor; a second derivative through it is refused."""
     return _Once.apply(tensor)  # type: ignore[no-any-return]
 
@@ -27,5 +27,5 @@ class _Once(torch.autograd.Function):
 
     @staticmethod
     def backward(context: Any, *gradients: torch.Tensor) -> torch.Tensor:
-        refuse_twice()
+        refuse_second_derivative()
         return gradients[0]

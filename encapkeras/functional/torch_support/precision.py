@@ -16,7 +16,7 @@ def full_precision(*tensors: torch.Tensor) -> Iterator[Callable[[torch.Tensor], 
         yield lambda tensor: tensor.to(full)
 
 
-def widened(tensor: torch.Tensor) -> torch.Tensor:
+def widen(tensor: torch.Tensor) -> torch.Tensor:
     """Return half precision as float32: squares and lengths lose too much otherwise."""
     return tensor.float() if is_half(tensor) else tensor
 
