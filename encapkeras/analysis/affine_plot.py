@@ -23,13 +23,10 @@ TICKS = {"rotation": (-90, -60, -30, 0, 30, 60, 90), "scale": (0.5, 0.7, 1.0, 1.
 
 
 def plot_affine(networks: Mapping[str, Sequence[AffineAccuracy]]) -> Figure:
-    """Draw the accuracy against rotation, shift and scale, a line for each network.
+    """Draw the accuracy against rotation, shift and scale, a line for each network, with matplotlib.
 
     Args:
         networks: Results of `affine_accuracy` by the name of the network; ten networks at most.
-
-    Returns:
-        A matplotlib figure.
 
     Raises:
         ArgumentError: There are no networks, or more than ten.

@@ -122,14 +122,11 @@ def one_of_each_class(classifier: Classifier, batches: Batches) -> dict[int, Ten
 
 
 def plot_perturbed(perturbed: Perturbed, class_name: str) -> Figure:
-    """Draw the reconstructions: a row for each dimension, a column for each value added to it.
+    """Draw the reconstructions with matplotlib: a row for each dimension, a column for each value added to it.
 
     Args:
         perturbed: The reconstructions of one image.
         class_name: The class whose capsule is decoded.
-
-    Returns:
-        A matplotlib figure.
     """
     dim, steps, height, width = perturbed.changed.shape[:4]
     tall = TILE * dim * height / width

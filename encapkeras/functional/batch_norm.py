@@ -55,9 +55,6 @@ def batch_norm(
         momentum: Share of the new statistics in the moving ones.
         epsilon: Added to the variance.
 
-    Returns:
-        Tensor of the map's shape.
-
     Example:
         >>> weights = NormWeights(torch.ones(3), torch.zeros(3), torch.zeros(3), torch.ones(3))
         >>> batch_norm(torch.rand(8, 3, 5), weights, training=True).mean().abs() < 1e-6
@@ -173,9 +170,6 @@ def capsule_batch_norm(
         training: Whether to use and record the batch's statistics.
         momentum: Share of the new statistics in the moving ones.
         epsilon: Added to the variance.
-
-    Returns:
-        Tensor of the input's shape.
 
     Example:
         >>> weights = NormWeights(torch.ones(4), torch.zeros(4), torch.zeros(4), torch.ones(4))

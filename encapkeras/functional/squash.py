@@ -17,7 +17,7 @@ SquashVariant = Literal["paper", "sigmoid"]
 
 @compilable
 def squash(capsules: torch.Tensor, *, variant: SquashVariant = "paper", dim: int = -1) -> torch.Tensor:
-    """Shorten capsules to lengths below 1; value and gradient at the zero vector are 0.
+    """Shorten capsules to lengths below 1, in their shape and type; value and gradient at the zero vector are 0.
 
     `paper`: `|s|^2 / (1 + |s|^2) * s / |s|` (Sabour et al. 2017, equation 1). `sigmoid`: `sigmoid(|s| - m) * s / |s|`
     with `m = (max |s| - min |s|) / 2` over the whole tensor, gradients flowing through m.
@@ -27,9 +27,6 @@ def squash(capsules: torch.Tensor, *, variant: SquashVariant = "paper", dim: int
             not overflow: lengths up to 1e19 in float32.
         variant: `paper` or `sigmoid`.
         dim: The axis of the capsule's components.
-
-    Returns:
-        Tensor of the input's shape and type.
 
     Raises:
         ValueError: An unknown variant.

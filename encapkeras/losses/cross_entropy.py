@@ -12,15 +12,12 @@ from encapkeras.losses.targets import one_hot_targets, smooth
 
 
 def cross_entropy(scores: torch.Tensor, targets: torch.Tensor, *, scale: float = 1.0) -> torch.Tensor:
-    """Return `-sum_k T_k log softmax(scale * a)_k` of each sample.
+    """Return `-sum_k T_k log softmax(scale * a)_k` of each sample, `(B,)`.
 
     Args:
         scores: Logits, or lengths, a `(B, K)`.
         targets: One-hot T `(B, K)`.
         scale: Factor of the scores; without one, lengths below 1 make flat probabilities.
-
-    Returns:
-        Losses `(B,)`.
 
     Example:
         >>> cross_entropy(torch.zeros(1, 2), torch.tensor([[1.0, 0.0]]))

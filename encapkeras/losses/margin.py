@@ -19,7 +19,7 @@ def margin_loss(
     lower: float = 0.1,
     absent_weight: float = 0.5,
 ) -> torch.Tensor:
-    """Return `sum_k T_k max(0, upper - a_k)^2 + absent_weight (1 - T_k) max(0, a_k - lower)^2` of each sample.
+    """Return `sum_k T_k max(0, upper - a_k)^2 + absent_weight (1 - T_k) max(0, a_k - lower)^2` of each sample, `(B,)`.
 
     Sabour et al. 2017, equation 4.
 
@@ -29,9 +29,6 @@ def margin_loss(
         upper: The length that a present class should reach.
         lower: The length that an absent class should not exceed.
         absent_weight: Weight of the absent classes.
-
-    Returns:
-        Losses `(B,)`.
 
     Example:
         >>> margin_loss(torch.tensor([[0.5, 0.3]]), torch.tensor([[1.0, 0.0]]))

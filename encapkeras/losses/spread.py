@@ -12,15 +12,12 @@ from encapkeras.losses.targets import one_hot_targets
 
 
 def spread_loss(scores: torch.Tensor, targets: torch.Tensor, *, margin: float) -> torch.Tensor:
-    """Return `sum_{k != t} max(0, margin - (a_t - a_k))^2` of each sample (Hinton et al. 2018, equation 3).
+    """Return `sum_{k != t} max(0, margin - (a_t - a_k))^2` of each sample, `(B,)` (Hinton et al. 2018, equation 3).
 
     Args:
         scores: Scores a `(B, K)`.
         targets: One-hot `(B, K)`; t is the present class.
         margin: The lead m that the present class should have.
-
-    Returns:
-        Losses `(B,)`.
 
     Example:
         >>> spread_loss(torch.tensor([[0.5, 0.3, 0.0]]), torch.tensor([[1.0, 0.0, 0.0]]), margin=0.4)
