@@ -22,7 +22,6 @@ from typing import NamedTuple
 import torch
 from torch.nn import functional as F
 
-from encapkeras.errors import ArgumentError
 from encapkeras.functional.routing.attention import LOG2_E, attend_over_outputs, spread_over_outputs
 from encapkeras.functional.routing.deferred_weight_gradient import Moments, route
 from encapkeras.functional.routing.routing_inputs import check_em, check_routing
@@ -62,8 +61,7 @@ def em_routing(
     `range(x) = 10 (x - min) / (max - min) - 5` over j (0 where all are equal). Between them the E-step:
     `p_ij = exp(-sum_d (vote_ijd - mu_jd)^2 / (2 sigma_jd^2)) / sqrt(prod_d 2 pi sigma_jd^2)` and
     `R_ij = p_ij a_j / sum_j p_ij a_j` (Hinton et al. 2018, procedure 1; `range`, epsilons: Li et al. 2018, code).
-    Densities are logarithms, variances at least 1e-12. Where an output capsule explains a single one of many capsules,
-    float32 keeps fewer digits than votes would; float64 keeps all.
+    Variances are at least 1e-12. Where an output explains one of many capsules, float32 loses digits; float64 does not.
 
     Args:
         capsules: `(B, P, N, D)`: P positions of N types. Half precision is computed in float32.
@@ -74,8 +72,7 @@ def em_routing(
         beta_a: Threshold of the activation, `(J,)`.
         iterations: Number T of iterations, from 1.
         normalize_distances: Whether `range` over j is also applied to the exponents of the E-step.
-        density_floor: Added to the root in `p_ij`, from 0. In high dimensions the default, which is the original's,
-            exceeds the root and decides the result; 0 is the formula.
+        density_floor: Added to the root in `p_ij`, from 0; in high dimensions the default, the original's, exceeds it.
 
     Returns:
         Means `(B, J, E)` and activations `(B, J)` between 0 and 1, in the type of `capsules`.
@@ -83,14 +80,16 @@ def em_routing(
     Raises:
         ArgumentError: `iterations` or `density_floor` has an invalid value.
         ShapeError: The sizes do not match.
+
+    Example:
+        >>> capsules, weight, beta = torch.rand(2, 36, 32, 8), torch.randn(32, 10, 16, 8), torch.rand(10)
+        >>> [part.shape for part in em_routing(capsules, weight, None, None, beta, beta)]
+        [torch.Size([2, 10, 16]), torch.Size([2, 10])]
     """
     check_routing(capsules, weight, bias, iterations)
-    check_em(capsules, weight, activations, {"beta_v": beta_v, "beta_a": beta_a})
-    if not 0 <= density_floor < math.inf:
-        raise ArgumentError(f"density_floor must be a finite number of at least 0; received {density_floor!r}")
+    check_em(capsules, weight, activations, {"beta_v": beta_v, "beta_a": beta_a}, density_floor)
     options = _Options(iterations, normalize_distances, density_floor)
-    mean_BJE, activation_BJ = _route_relative_to_origin(capsules, weight, bias, activations, beta_v, beta_a, options)
-    return mean_BJE.to(capsules.dtype), activation_BJ.to(capsules.dtype)
+    return _route_relative_to_origin(capsules, weight, bias, activations, beta_v, beta_a, options)
 
 
 class _Options(NamedTuple):
@@ -133,7 +132,7 @@ def _route_relative_to_origin(
         tensors = (products(capsules_BNDP - origin_BND1), active_BNP, wide(beta_v), wide(beta_a))
         mean_JBE, explained_JB1, activation_JB = route(make_moments, routing, weight_JNCE, *tensors)
         mean_JBE = mean_JBE + shift_JBE * explained_JB1
-        return mean_JBE.transpose(0, 1), activation_JB.T
+        return mean_JBE.transpose(0, 1).to(capsules.dtype), activation_JB.T.to(capsules.dtype)
 
 
 def _find_origin(capsules_BNDP: torch.Tensor, active_BNP: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:

@@ -5,6 +5,8 @@ Shape suffixes: B batch, P positions, N capsule types, D capsule dimension, J ou
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from encapkeras.errors import ArgumentError, ShapeError
@@ -41,6 +43,7 @@ def check_em(
     weight_NJED: torch.Tensor,
     activations_BPN: torch.Tensor | None,
     betas: dict[str, torch.Tensor],
+    density_floor: float,
 ) -> None:
     """Check what EM routing takes besides."""
     expected = tuple(capsules_BPND.shape[:3])
@@ -55,3 +58,5 @@ def check_em(
                 f"{name} must be ({weight_NJED.shape[1]},), one number for each output capsule of weight "
                 f"{tuple(weight_NJED.shape)}; received {tuple(beta.shape)}"
             )
+    if not 0 <= density_floor < math.inf:
+        raise ArgumentError(f"density_floor must be a finite number of at least 0; received {density_floor!r}")
