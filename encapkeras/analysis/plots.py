@@ -19,6 +19,15 @@ from encapkeras.errors import ArgumentError
 COLOURS = defaultdict(lambda: "#4d4d4d", {"dynamic": "#1f6fb4", "em": "#d9600a"})
 """One colour for each kind of routing, in every picture; grey for others."""
 
+
+class _Names(dict[str, str]):
+    """Names of kinds of routing; those of your own routings end in `routing` too."""
+
+    def __missing__(self, kind: str) -> str:
+        return f"{kind} routing"
+
+
+KINDS = _Names(em="EM routing")
 LINES: dict[str, dict[str, Any]] = {
     "all": {"linestyle": "-", "marker": "s"},
     "target": {"linestyle": "-", "marker": "o"},
@@ -39,11 +48,6 @@ STYLE: dict[Any, Any] = {
     "savefig.dpi": 120,
 }
 ROLES = {"all": "all output capsules", "target": "the image's class", "other": "other classes"}
-
-
-def routing_name(kind: str) -> str:
-    """Return the name of a kind of routing in titles."""
-    return "EM routing" if kind == "em" else f"{kind} routing"
 
 
 def plot_iterations(analyses: Sequence[RoutingAnalysis], layer: str) -> Figure:
@@ -130,7 +134,7 @@ def _grid(analyses: Sequence[RoutingAnalysis], layer: str, labels: Sequence[str]
     figure = Figure(figsize=(max(5.0, 1.6 + 2.9 * columns), 0.9 + 1.75 * len(labels)), layout="constrained")
     grid = figure.subplots(len(labels), columns, squeeze=False, sharex=True, sharey="row")
     first = analyses[0]
-    routing = routing_name(_kind(analyses, layer))
+    routing = KINDS[_kind(analyses, layer)]
     figure.suptitle(f"{layer}: {routing}, {first.images:,} {first.split} images", fontsize=11)
     for axes, analysis in zip(grid[0], analyses, strict=True):
         axes.set_title(analysis.checkpoint)

@@ -138,14 +138,15 @@ def _print_table(analyses: Sequence[RoutingAnalysis]) -> None:
     from rich.table import Table
 
     from encapkeras.analysis import layers_of
-    from encapkeras.analysis.plots import routing_name
+    from encapkeras.analysis.plots import KINDS
 
     console = Console()
     for layer in layers_of(analyses):
         activations = analyses[0].select(layer, "activation")
         of_classes = "; the image's class / other classes" if len({m.capsules for m in activations}) > 1 else ""
-        routing = routing_name(activations[0].routing)
-        title = f"{layer}: {routing}, {analyses[0].images:,} {analyses[0].split} images{of_classes}"
+        title = (
+            f"{layer}: {KINDS[activations[0].routing]}, {analyses[0].images:,} {analyses[0].split} images{of_classes}"
+        )
         table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
         table.add_column("checkpoint")
         for heading in ("iter.", "entropy", "agreement", "weighted", "activation"):

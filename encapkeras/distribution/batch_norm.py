@@ -10,7 +10,7 @@ import keras
 import torch
 
 from encapkeras.errors import DistributionError
-from encapkeras.functional.batch_norm import join_moments
+from encapkeras.functional.batch_norm import joined_moments
 from encapkeras.functional.torch_support.shared_batch import SharedBatch, shared_batch
 from encapkeras.keras_internals import layers_within, own_moments, reduction_axes, replaced_moments
 
@@ -40,6 +40,6 @@ def _moments_of(layer: keras.layers.BatchNormalization, shared: SharedBatch) -> 
             return own_moments(layer, inputs, mask)
         if mask is not None:
             raise DistributionError(f"sync_batch_norm cannot be had of '{layer.name}', whose input is masked")
-        return join_moments(inputs, reduction_axes(layer), shared)
+        return joined_moments(inputs, reduction_axes(layer), shared)
 
     return moments

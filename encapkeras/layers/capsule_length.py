@@ -29,7 +29,7 @@ class CapsuleLength(CapsuleLayer):
         tensor([[5., 0.]])
     """
 
-    scores = "length"
+    scores_are = "length"
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)

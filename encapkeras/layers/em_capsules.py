@@ -64,8 +64,8 @@ class EmCapsules(VotingLayer):
         torch.Size([2, 10, 16])
     """
 
+    scores_are = "activation"
     ports: ClassVar[tuple[str, ...]] = ("out", "activations")
-    scores = "activation"
 
     def __init__(
         self,

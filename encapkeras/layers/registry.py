@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import keras
 
@@ -82,8 +82,6 @@ class CapsuleLayer(keras.layers.Layer):  # type: ignore[misc]
     """
 
     ports: ClassVar[tuple[str, ...]] = ("out",)
-    scores: ClassVar[Literal["", "length", "activation"]] = ""
-    """What the layer's outputs are when they are the scores of classes; empty if only the loss can say."""
     _arguments: dict[str, Any]
 
     def __init__(self, **kwargs: Any) -> None:
