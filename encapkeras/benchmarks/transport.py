@@ -59,7 +59,7 @@ def measure_sinkhorn(batch_size: int, features: int, settings: Settings) -> dict
     x, y = (samples.to(settings.device).requires_grad_() for samples in (x, y))
     problem = Problem(x, y, settings.epsilon, settings.iterations)
     functions: dict[str, Callable[[], torch.Tensor]] = {
-        OURS: lambda: _value(problem),
+        OURS: lambda: transport_divergence(**problem._asdict(), debiased=False),
         PLAIN: lambda: _pot_value(problem, "sinkhorn"),
         LOG: lambda: _pot_value(problem, "sinkhorn_log"),
         SAMPLE: lambda: _pot_value_of_samples(problem),
@@ -138,12 +138,6 @@ def _textbook_unit(latent: torch.Tensor, target: torch.Tensor, options: dict[str
         return textbook.divergence(generator(latent_BCHW).flatten(1), target_BCHW.flatten(1), **options)
 
     return forward_and_backward(divergence, [latent_BCHW, target_BCHW, *generator.parameters()])
-
-
-def _value(problem: Problem) -> torch.Tensor:
-    return transport_divergence(
-        problem.x, problem.y, epsilon=problem.epsilon, iterations=problem.iterations, debiased=False
-    )
 
 
 def _pot_value(problem: Problem, method: str) -> torch.Tensor:
