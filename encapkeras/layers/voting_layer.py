@@ -125,6 +125,6 @@ def _side_of_map(name: str, capsules: int, types: int) -> int:
     sides = [nearest for nearest in (side, side + 1) if nearest]
     allowed = " or ".join(f"{types * nearest**2} ({nearest} x {nearest})" for nearest in sides)
     raise ArgumentError(
-        f"{name}: capsules={capsules} is not a square map of map_types={types}, map_types * side * side; nearest: "
+        f"{name}: capsules={capsules} do not fill a square map of map_types={types}: map_types * side * side; nearest: "
         f"capsules={allowed}"
     )
