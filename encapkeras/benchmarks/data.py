@@ -23,7 +23,7 @@ def measure(dataset: str, batch_size: int, augmentations: list[str], repeats: in
         ArgumentError: A setting has an impossible value.
         DataError: The data set cannot be loaded.
     """
-    values = {"dataset": dataset, "batch_size": batch_size, "validation": 0.0}
+    values: dict[str, Any] = {"dataset": dataset, "batch_size": batch_size, "validation": 0.0}
     problems = Checker(DataSettings).problems(values)
     if problems:
         raise ArgumentError("\n".join(problem.text for problem in problems))
