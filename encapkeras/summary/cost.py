@@ -232,7 +232,7 @@ class _Walk:
                 some = next(iter(named.values()))
                 named[LABELS] = torch.empty(self._batch_size, dtype=torch.int64, device=some.device)
             value = {"out": layer(**named, **options)}
-            layer.take_figures()
+            layer.take_metrics()
             return value
 
         return self._cost(layer, loss.tensors.values(), call)[0]

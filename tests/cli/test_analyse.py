@@ -166,7 +166,7 @@ def test_a_run_without_validation_has_its_last_weights(tmp_path, capsys):
 
 def test_damaged_files_of_a_run(run, capsys):
     (run / "analysis" / "epochs.csv").write_text("a,b\n")
-    assert "epochs.csv is no table of a routing analysis" in refused(capsys, "analyse", run)
+    assert "epochs.csv is not a table of a routing analysis" in refused(capsys, "analyse", run)
     (run / "analysis" / "epochs.csv").unlink()
     (run / "checkpoints" / "last.keras").write_text("")
     assert "last.keras' cannot be loaded" in refused(capsys, "analyse", run, "--checkpoint", "last")

@@ -1,10 +1,11 @@
-"""What routes a vote: its coupling in every iteration, made again from the routing's results.
+"""The coupling coefficients of a routing in every iteration, made again from the routing's results.
 
-The states after each iteration come from `encapkeras.functional`, which needs no votes; here the couplings follow from
-them, for one chunk of votes at a time. What an iteration's couplings need of all input capsules at once (the
-denominators of a softmax over them, the variances of EM) is gathered while the chunks of the iteration before pass by.
+The states after each iteration come from the routing functions, which need no votes; couplings follow from them, for
+one chunk of votes at a time. What an iteration's couplings need of all input capsules at once (the denominators of
+a softmax over them, the variances of EM) is gathered from the chunks of the iteration before.
 
-Shape suffixes: B batch, P positions, N capsule types, D capsule dimension, J output capsules, E their dimension.
+Shape suffixes: B batch, P positions, N capsule types, D capsule dimension, J output capsules, E their dimension; n,
+b and p are those of a chunk.
 """
 
 from __future__ import annotations
@@ -12,78 +13,62 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from encapkeras.analysis.votes import Chunk
-from encapkeras.functional import dynamic_routing, em_routing
-from encapkeras.functional.routing.em_routing import EPSILON, VARIANCE_FLOOR
-
-Axis = Literal["inputs", "outputs"]
+from encapkeras.functional.routing.dynamic_routing import SoftmaxAxis, dynamic_routing
+from encapkeras.functional.routing.em_routing import EPSILON, VARIANCE_FLOOR, em_routing
 
 
 @dataclass(frozen=True)
-class DynamicRouting:
-    """Weights and options of a dynamic routing, as `encapkeras.functional.dynamic_routing` takes them.
-
-    Args:
-        weight_NJED: The matrices of the votes.
-        bias_NJE: What is added to the votes; None for nothing.
-        iterations: Number T of iterations.
-        softmax_over: The axis over which the couplings sum to 1.
-    """
+class RoutingRecord(ABC):
+    """What an analysis needs of a routing layer: its weights and options, and the couplings that they lead to."""
 
     weight_NJED: Tensor
     bias_NJE: Tensor | None
     iterations: int
-    softmax_over: Axis
+    softmax_over: SoftmaxAxis
+
+    kind: ClassVar[str]
+
+    @abstractmethod
+    def couplings(self, capsules_BPND: Tensor, activations_BPN: Tensor | None) -> Couplings:
+        """Return the couplings of a batch, before its first iteration."""
+
+
+@dataclass(frozen=True)
+class DynamicRouting(RoutingRecord):
+    """Weights and options of `dynamic_routing`."""
 
     kind = "dynamic"
 
     def couplings(self, capsules_BPND: Tensor, activations_BPN: Tensor | None) -> Couplings:
-        """The couplings of a batch, before its first iteration."""
+        """Return the couplings of a batch, before its first iteration."""
         return _DynamicCouplings(self, capsules_BPND)
 
 
 @dataclass(frozen=True)
-class EMRouting:
-    """Weights and options of an EM routing, as `encapkeras.functional.em_routing` takes them.
+class EMRouting(RoutingRecord):
+    """Weights and options of `em_routing`."""
 
-    Args:
-        weight_NJED: The matrices of the votes.
-        bias_NJE: What is added to the votes; None for nothing.
-        beta_v: Cost of a vote, `(J,)`.
-        beta_a: Threshold of an activation, `(J,)`.
-        iterations: Number T of iterations.
-        normalize_distances: Whether the distances of an input capsule are brought to [-5, 5].
-        density_floor: What is added to a density before it divides.
-    """
-
-    weight_NJED: Tensor
-    bias_NJE: Tensor | None
     beta_v: Tensor
     beta_a: Tensor
-    iterations: int
     normalize_distances: bool
     density_floor: float
 
     kind = "em"
-    softmax_over: Axis = "outputs"
 
     def couplings(self, capsules_BPND: Tensor, activations_BPN: Tensor | None) -> Couplings:
-        """The couplings of a batch, before its first iteration."""
+        """Return the couplings of a batch, before its first iteration."""
         return _EMCouplings(self, capsules_BPND, activations_BPN)
-
-
-Routing = DynamicRouting | EMRouting
 
 
 class Couplings(ABC):
     """The couplings of a batch in the course of its iterations.
 
-    For each iteration: `of` every chunk, giving each to `gather` too; then `advance`.
+    In each iteration, call `of` and then `gather` for every chunk of votes, then `advance`.
 
     Attributes:
         outputs_BJE: The output capsules after the current iteration: `v_j`, or `mu_j` of EM.
@@ -94,16 +79,16 @@ class Couplings(ABC):
     activations_BJ: Tensor
 
     @abstractmethod
-    def of(self, chunk: Chunk) -> Tensor:
-        """The couplings of the current iteration, `(n, b, p, J)`; they sum to 1 over the axis of the softmax."""
+    def of(self, votes_NBPJE: Tensor) -> Tensor:
+        """Return the couplings `(n, b, p, J)` of the current iteration; they sum to 1 over the axis of the softmax."""
 
     @abstractmethod
-    def gather(self, chunk: Chunk, shares_NBPJ: Tensor) -> None:
-        """Notes what the next iteration needs; `shares_NBPJ` are the weights of the votes in their mean."""
+    def gather(self, votes_NBPJE: Tensor, shares_NBPJ: Tensor) -> None:
+        """Record what the next iteration needs; `shares_NBPJ` are the weights of the votes in their mean."""
 
     @abstractmethod
     def advance(self) -> None:
-        """Goes to the next iteration."""
+        """Advance to the next iteration."""
 
 
 class _DynamicCouplings(Couplings):
@@ -129,15 +114,15 @@ class _DynamicCouplings(Couplings):
         self._next_query_BJE = self._query_BJE + self.outputs_BJE
         self._next_log_total_BJ = torch.full_like(self._log_total_BJ, -math.inf)
 
-    def of(self, chunk: Chunk) -> Tensor:
-        logits_NBPJ = dot(chunk.votes_NBPJE, self._query_BJE)
+    def of(self, votes_NBPJE: Tensor) -> Tensor:
+        logits_NBPJ = dot(votes_NBPJE, self._query_BJE)
         if not self._over_inputs:
             return logits_NBPJ.softmax(dim=-1)
         return (logits_NBPJ - self._log_total_BJ[:, None]).exp()
 
-    def gather(self, chunk: Chunk, shares_NBPJ: Tensor) -> None:
+    def gather(self, votes_NBPJE: Tensor, shares_NBPJ: Tensor) -> None:
         if self._over_inputs:
-            logits_NBPJ = dot(chunk.votes_NBPJE, self._next_query_BJE)
+            logits_NBPJ = dot(votes_NBPJE, self._next_query_BJE)
             self._next_log_total_BJ = torch.logaddexp(self._next_log_total_BJ, logits_NBPJ.logsumexp(dim=(0, 2)))
 
     def advance(self) -> None:
@@ -171,17 +156,16 @@ class _EMCouplings(Couplings):
         self._deviation_BJE = torch.zeros_like(self.outputs_BJE)
         self._amount_BJ = torch.zeros_like(self.activations_BJ)
 
-    def of(self, chunk: Chunk) -> Tensor:
-        votes_NBPJE = chunk.votes_NBPJE
+    def of(self, votes_NBPJE: Tensor) -> Tensor:
         if self._iteration == 0:
             return votes_NBPJE.new_full(votes_NBPJE.shape[:-1], 1 / votes_NBPJE.shape[-2])
         distances_NBPJ = dot(squared_distance(votes_NBPJE, self._mean_BJE), 1 / (2 * self._variance_BJE + EPSILON))
         if self._routing.normalize_distances:
-            distances_NBPJ = _ranged(distances_NBPJ)
+            distances_NBPJ = _scale_range(distances_NBPJ)
         return (self._log_weight_BJ[:, None] - distances_NBPJ).softmax(dim=-1)
 
-    def gather(self, chunk: Chunk, shares_NBPJ: Tensor) -> None:
-        squares_NBPJE = squared_distance(chunk.votes_NBPJE, self.outputs_BJE)
+    def gather(self, votes_NBPJE: Tensor, shares_NBPJ: Tensor) -> None:
+        squares_NBPJE = squared_distance(votes_NBPJE, self.outputs_BJE)
         self._deviation_BJE += torch.einsum("nbpj,nbpje->bje", shares_NBPJ, squares_NBPJE)
         self._amount_BJ += shares_NBPJ.sum(dim=(0, 2))
 
@@ -202,16 +186,16 @@ class _EMCouplings(Couplings):
 
 
 def dot(votes_NBPJE: Tensor, query_BJE: Tensor) -> Tensor:
-    """The inner product of each vote with its output capsule's query, `(n, b, p, J)`."""
+    """Return the inner product `(n, b, p, J)` of each vote with its output capsule's query."""
     return torch.einsum("nbpje,bje->nbpj", votes_NBPJE, query_BJE)
 
 
 def squared_distance(votes_NBPJE: Tensor, mean_BJE: Tensor) -> Tensor:
-    """`(vote_ijd - mu_jd)^2`."""
+    """Return `(vote_ijd - mu_jd)^2`."""
     return (votes_NBPJE - mean_BJE[:, None]).square_()
 
 
-def _ranged(distances_NBPJ: Tensor) -> Tensor:
+def _scale_range(distances_NBPJ: Tensor) -> Tensor:
     """`10 (x - min) / (max - min) - 5` over j; 0 where all are equal."""
     low, high = distances_NBPJ.aminmax(dim=-1, keepdim=True)
     width = high - low

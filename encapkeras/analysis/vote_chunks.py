@@ -1,4 +1,4 @@
-"""The votes of a routing, a part at a time.
+"""The votes of a routing, one chunk at a time.
 
 Shape suffixes: B batch, P positions, N capsule types, D capsule dimension, J output capsules, E their dimension.
 """
@@ -15,12 +15,7 @@ CHUNK_ELEMENTS = 2**22  # 16 MB of float32
 
 @dataclass(frozen=True)
 class Chunk:
-    """The votes of some input capsules of some images for all output capsules.
-
-    Args:
-        votes_NBPJE: `W[n, j] @ u[n, p] + bias[n, j]`, `(n, b, p, J, E)`.
-        activations_NBP: Activations of these input capsules; None if the routing has none.
-    """
+    """The votes of some input capsules of some images for all output capsules."""
 
     votes_NBPJE: Tensor
     activations_NBP: Tensor | None
@@ -28,13 +23,7 @@ class Chunk:
 
 @dataclass(frozen=True)
 class ChunkSizes:
-    """How many images, positions and types have their votes at once.
-
-    Args:
-        images: At least 1.
-        positions: At least 1.
-        types: At least 1.
-    """
+    """How many images, positions and types have their votes in a chunk."""
 
     images: int
     positions: int
@@ -42,20 +31,10 @@ class ChunkSizes:
 
 
 def chunk_sizes(capsules_BPND: Tensor, weight_NJED: Tensor, elements: int) -> ChunkSizes:
-    """The largest chunks whose votes are no more than `elements` numbers, or those of one input capsule.
+    """Return the largest chunks whose votes are at most `elements` numbers, or those of one input capsule.
 
     Positions come first and images second: they share a matrix, so that they make one large matrix product. The
     couplings and queries of all pairs of these images are bounded too, since the routing itself may make them.
-
-    Args:
-        capsules_BPND: Input capsules.
-        weight_NJED: The matrices of the votes.
-        elements: How many numbers.
-
-    Example:
-        >>> import torch
-        >>> chunk_sizes(torch.zeros(8, 64, 32, 8), torch.zeros(32, 512, 16, 8), elements=2**20)
-        ChunkSizes(images=1, positions=64, types=2)
     """
     batch, positions, types, dim = capsules_BPND.shape
     outputs, output_dim = weight_NJED.shape[1:3]
@@ -73,15 +52,7 @@ def vote_chunks(
     activations_BPN: Tensor | None,
     sizes: ChunkSizes,
 ) -> Iterator[Chunk]:
-    """All votes of a batch of `sizes.images` images, one chunk after the other.
-
-    Args:
-        capsules_BPND: Input capsules.
-        weight_NJED: The matrices of the votes.
-        bias_NJE: What is added to the votes; None for nothing.
-        activations_BPN: Activations of the input capsules; None for none.
-        sizes: How many at once.
-    """
+    """Yield all votes of a batch of `sizes.images` images, chunk by chunk."""
     batch, positions, types, dim = capsules_BPND.shape
     outputs, output_dim = weight_NJED.shape[1:3]
     for n in range(0, types, sizes.types):

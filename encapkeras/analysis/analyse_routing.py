@@ -1,7 +1,8 @@
-"""From a trained network and images to the statistics of its routing layers."""
+"""Measure the routing layers of a trained network with images."""
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import keras
@@ -9,25 +10,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from encapkeras.analysis.couplings import DynamicRouting, EMRouting, Routing
-from encapkeras.analysis.measurements import RoutingAnalysis
+from encapkeras.analysis.measurements import Measurement, RoutingAnalysis
 from encapkeras.analysis.routing_statistics import RoutingStatistics
-from encapkeras.analysis.votes import CHUNK_ELEMENTS
+from encapkeras.analysis.vote_chunks import CHUNK_ELEMENTS
 from encapkeras.errors import ArgumentError
+from encapkeras.functional.routing.couplings import RoutingRecord
 from encapkeras.keras_internals import inputs_of_calls
-from encapkeras.layers import LAYERS, DynamicCapsules, EmCapsules
+from encapkeras.layers import LAYERS
+from encapkeras.layers.voting_layer import VotingLayer
 
-RoutingLayer = DynamicCapsules | EmCapsules  # or a layer that declares `routes_by` and has the same attributes
 
-
-def routing_layers(model: keras.Model) -> list[RoutingLayer]:
-    """The layers of a network that can be analysed, in its order.
+def routing_layers(model: keras.Model) -> list[VotingLayer]:
+    """Return the layers of a network that can be analysed, in its order.
 
     Args:
         model: A Functional model, such as `build_model` and `load_model` make.
 
     Raises:
-        ArgumentError: It has none, has one that is called more than once, holds a model that has one, or is no
+        ArgumentError: It has none, has one that is called more than once, contains a model that has one, or is not a
             Functional model of one input.
     """
     if not isinstance(model, keras.Model) or len(getattr(model, "inputs", None) or []) != 1:
@@ -35,15 +35,17 @@ def routing_layers(model: keras.Model) -> list[RoutingLayer]:
             "the routing of a Functional Keras model with one input can be analysed, as build_model and load_model "
             f"make it; received {type(model).__name__}"
         )
-    nested = [layer for layer in model.layers if isinstance(layer, keras.Model) and _routes(layer)]
+    nested = [layer for layer in model.layers if isinstance(layer, keras.Model) and _has_routing(layer)]
     if nested:
         raise ArgumentError(
             f"model '{nested[0].name}' inside '{model.name}' has routing layers, but models inside a model are not "
             "looked into; analyse it alone"
         )
-    layers = [layer for layer in model.layers if _routes_by(layer)]
+    layers = [layer for layer in model.layers if isinstance(layer, VotingLayer)]
     if not layers:
-        known = ", ".join(name for name, entry in LAYERS.items() if getattr(entry.target, "routes_by", ""))
+        targets = {name: LAYERS[name].target for name in LAYERS}
+        routing = [name for name, cls in targets.items() if isinstance(cls, type) and issubclass(cls, VotingLayer)]
+        known = ", ".join(sorted(routing))
         raise ArgumentError(f"network '{model.name}' has no routing layer; layers that can be analysed: {known}")
     for layer in layers:
         calls = len(inputs_of_calls(model, layer))
@@ -55,12 +57,11 @@ def routing_layers(model: keras.Model) -> list[RoutingLayer]:
     return layers
 
 
-def _routes_by(layer: keras.layers.Layer) -> str:
-    return getattr(layer, "routes_by", "")
-
-
-def _routes(model: keras.Model) -> bool:
-    return any(_routes_by(layer) or (isinstance(layer, keras.Model) and _routes(layer)) for layer in model.layers)
+def _has_routing(model: keras.Model) -> bool:
+    return any(
+        isinstance(layer, VotingLayer) or (isinstance(layer, keras.Model) and _has_routing(layer))
+        for layer in model.layers
+    )
 
 
 def analyse_routing(
@@ -73,29 +74,28 @@ def analyse_routing(
     checkpoint: str = "model",
     split: str = "images",
 ) -> RoutingAnalysis:
-    """What the routing layers of a network do with images, iteration by iteration.
+    """Measure what the routing layers of a network do with images, iteration by iteration.
 
     The couplings' entropy, the agreement between votes and output capsules, the votes' lengths and the outputs'
-    activations; `Measurement` lists them. Where the output capsules of a layer are the classes (as many, and no map),
-    and labels are given, those of the image's class and the others are told apart. The network runs as in prediction,
-    and no more than `chunk_elements` numbers of votes exist at once. Half precision is analysed in float32.
+    activations; `Measurement` lists them. Where a layer's output capsules are the classes (as many, and no map) and
+    labels are given, the image's class is measured apart from the others. The network runs as in prediction; half
+    precision is analysed in float32.
 
     Args:
-        model: A network with `dynamic_capsules` or `em_capsules` layers, made by `build_model`, `load_model` or
-            Keras' functional API.
+        model: A network with routing layers, made by `build_model`, `load_model` or Keras' functional API.
         images: Images `(B, H, W, C)` as the network takes them, tensor or array.
         labels: Their classes `(B,)`, whole numbers from 0; None if not known.
         batch_size: How many images go through the network at once.
         chunk_elements: How many numbers of votes may exist at once; those of one input capsule always do.
-        checkpoint: What the result calls the weights.
-        split: What the result calls the images.
+        checkpoint: Name of the weights in the result.
+        split: Name of the images in the result.
 
     Returns:
-        The figures, one for each layer, iteration and statistic.
+        The measurements, one for each layer, iteration and statistic.
 
     Raises:
-        ArgumentError: The network has no such layer or cannot be analysed, the images are not such as it takes, images
-            and labels do not go together, or what reaches a layer is not finite.
+        ArgumentError: The network has no routing layer or cannot be analysed, it does not take such images, labels and
+            images do not match, or the input of a layer is not finite.
 
     Example:
         >>> import keras, encapkeras
@@ -111,22 +111,34 @@ def analyse_routing(
         raise ArgumentError(f"batch_size and chunk_elements are at least 1; received {batch_size}, {chunk_elements}")
     _check_images(model, images)
     targets = None if labels is None else _as_labels(labels, len(images))
+    measurements = _measure(model, layers, images, targets, batch_size, chunk_elements)
+    return RoutingAnalysis(checkpoint, split, len(images), tuple(measurements))
+
+
+def _measure(
+    model: keras.Model,
+    layers: list[VotingLayer],
+    images: Any,
+    targets: Tensor | None,
+    batch_size: int,
+    chunk_elements: int,
+) -> list[Measurement]:
+    """Run the network up to the routing layers, batch by batch, and measure each layer."""
     inner = keras.Model(model.inputs, {layer.name: inputs_of_calls(model, layer)[0] for layer in layers})
-    classes = _classes(model)
-    gathered = [RoutingStatistics(_routing_of(layer), chunk_elements) for layer in layers]
+    classes = _possible_classes(model)
+    gathered = [RoutingStatistics(_record_of(layer), chunk_elements) for layer in layers]
     with torch.no_grad():
         for start in range(0, len(images), batch_size):
             part = slice(start, start + batch_size)
-            given = inner(keras.ops.convert_to_tensor(images[part]), training=False)
+            inputs = inner(keras.ops.convert_to_tensor(images[part]), training=False)
             for layer, statistics in zip(layers, gathered, strict=True):
-                told = targets is not None and layer.map_types is None and layer.capsules in classes
-                batch_labels = targets[part] if told and targets is not None else None
+                are_classes = layer.map_types is None and layer.capsules in classes
+                labels = targets[part] if targets is not None and are_classes else None
                 try:
-                    statistics.add(*_routing_inputs(layer, given[layer.name]), batch_labels)
+                    statistics.add(*layer.by_position(*map(_widen, inputs[layer.name])), labels)
                 except ArgumentError as error:
                     raise ArgumentError(f"layer '{layer.name}': {error}") from error
-    measurements = [m for layer, each in zip(layers, gathered, strict=True) for m in each.measurements(layer.name)]
-    return RoutingAnalysis(checkpoint, split, len(images), tuple(measurements))
+    return [m for layer, each in zip(layers, gathered, strict=True) for m in each.measurements(layer.name)]
 
 
 def _check_images(model: keras.Model, images: Any) -> None:
@@ -150,35 +162,17 @@ def _as_labels(labels: Any, images: int) -> Tensor:
     return whole.long()
 
 
-def _classes(model: keras.Model) -> set[int]:
-    """How many classes the network may tell apart: the size of each of its outputs that is a list of scores."""
+def _possible_classes(model: keras.Model) -> set[int]:
+    """Return the numbers of classes the network may have: the size of each output that is a list of scores."""
     return {output.shape[1] for output in model.outputs if len(output.shape) == 2}
 
 
-def _routing_of(layer: RoutingLayer) -> Routing:
-    def value(weight: keras.Variable) -> Tensor:
-        return _wide(weight.value.detach())
-
-    weight, bias = value(layer.kernel), None if layer.bias is None else value(layer.bias)
-    if layer.routes_by == "dynamic":
-        return DynamicRouting(weight, bias, layer.iterations, layer.softmax_over)
-    return EMRouting(
-        weight,
-        bias,
-        value(layer.beta_v),
-        value(layer.beta_a),
-        layer.iterations,
-        layer.normalize_distances,
-        layer.density_floor,
-    )
+def _record_of(layer: VotingLayer) -> RoutingRecord:
+    """Return the layer's record with weights in float32 or better."""
+    record = layer.routing_record()
+    tensors: dict[str, Any] = {name: _widen(value) for name, value in vars(record).items() if isinstance(value, Tensor)}
+    return dataclasses.replace(record, **tensors)
 
 
-def _routing_inputs(layer: RoutingLayer, inputs: list[Tensor]) -> tuple[Tensor, Tensor | None]:
-    """Capsules `(B, P, N, D)` and activations `(B, P, N)`, as the layer itself gives them to its routing."""
-    capsules, *activations = inputs
-    by_position = [layer.by_position(_wide(tensor).unsqueeze(-1)).squeeze(-1) for tensor in activations]
-    return layer.by_position(_wide(capsules)), by_position[0] if by_position else None
-
-
-def _wide(tensor: Tensor) -> Tensor:
+def _widen(tensor: Tensor) -> Tensor:
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

@@ -12,7 +12,7 @@ from encapkeras.analysis.plots import plot_iterations, plot_votes
 
 
 def write_iterations(writer: SummaryWriter, analysis: RoutingAnalysis) -> None:
-    """One analysis with the iterations as TensorBoard's steps; give each checkpoint a writer of its own.
+    """Write one analysis with the iterations as TensorBoard's steps; give each checkpoint a writer of its own.
 
     Scalars `LAYER/STATISTIC/CAPSULES`, and histograms `LAYER/cosine/CAPSULES` of the cosines between votes and output
     capsules.
@@ -29,10 +29,10 @@ def write_iterations(writer: SummaryWriter, analysis: RoutingAnalysis) -> None:
 
 
 def write_epoch(writer: SummaryWriter, analysis: RoutingAnalysis, epoch: int) -> None:
-    """One analysis with the epoch as TensorBoard's step.
+    """Write one analysis with the epoch as TensorBoard's step.
 
     Scalars `LAYER/STATISTIC/CAPSULES/iteration T`, histograms `LAYER/cosine/CAPSULES` of the last iteration, and both
-    pictures of every layer.
+    figures of every layer.
 
     Args:
         writer: Where to write.
@@ -52,14 +52,14 @@ def write_epoch(writer: SummaryWriter, analysis: RoutingAnalysis, epoch: int) ->
 
 
 def _histograms(analysis: RoutingAnalysis) -> list[list[Measurement]]:
-    """The cosine bins of each layer, iteration and role."""
+    """Return the cosine bins of each layer, iteration and role."""
     found = [m for m in analysis.measurements if m.cosine is not None]
     key = lambda m: (m.layer, m.iteration, m.capsules)  # noqa: E731
     return [list(bins) for _, bins in itertools.groupby(found, key)]
 
 
 def _add_histogram(writer: SummaryWriter, tag: str, bins: Sequence[Measurement], step: int) -> None:
-    """The bins as they are: the votes behind them are gone."""
+    """Add the bins as they are: the votes behind them do not exist any more."""
     counts = [m.count for m in bins]
     centres = [m.cosine or 0.0 for m in bins]
     writer.add_histogram_raw(
