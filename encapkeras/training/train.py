@@ -194,7 +194,7 @@ def _bytes_of_checkpoints(model: SpecModel, settings: TrainSettings) -> int:
     model.optimizer.build(model.trainable_variables)
     weights: int = sum(weight.value.nbytes for weight in model.weights)
     state: int = weights + sum(variable.value.nbytes for variable in model.optimizer.variables)
-    return 3 * weights + (settings.checkpoints.keep + 1) * state
+    return 3 * weights + (settings.resume_state.keep + 1) * state
 
 
 def _open(
@@ -283,7 +283,7 @@ def _fit_and_test(
             shown = first_images(splits, "validation", settings.analysis.images)
             analysing = callbacks.RoutingAnalysis(folder.analysis, *shown, every=settings.analysis.every)
             in_order.append(opened.enter_context(contextlib.closing(analysing)))
-        saved = settings.checkpoints
+        saved = settings.resume_state
         resume = callbacks.Resume(folder.resume, own.train, in_order, saved.minutes, saved.epochs, saved.keep)
         opened.callback(resume.close)
         cudnn = torch.backends.cudnn

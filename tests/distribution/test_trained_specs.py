@@ -116,7 +116,7 @@ def test_image_files_are_decoded_by_parts(tmp_path):
 
 @pytest.mark.slow
 def test_a_run_whose_process_is_killed_goes_on_by_itself(tmp_path):
-    path = write_spec(tmp_path, tiny_spec(epochs=6, checkpoints={"minutes": 1e-9}))
+    path = write_spec(tmp_path, tiny_spec(epochs=6, resume_state={"minutes": 1e-9}))
     ran(2, path, "--run-dir", tmp_path / "whole")
     torchrun = subprocess.Popen(
         command(2, path, restarts=1), env=ENVIRONMENT, cwd=tmp_path, stdout=subprocess.PIPE, text=True

@@ -19,7 +19,7 @@ class Killed(Exception):
 
 
 def test_train_goes_on_with_the_run_in_a_folder(tmp_path, monkeypatch, capsys):
-    spec = write_spec(tmp_path, tiny_spec(epochs=3, checkpoints={"minutes": 1e-9}))
+    spec = write_spec(tmp_path, tiny_spec(epochs=3, resume_state={"minutes": 1e-9}))
     assert main(["train", str(spec), "--run-dir", str(tmp_path / "whole")]) == 0
     with monkeypatch.context() as patch:
         patch.setattr(MetricsFile, "on_epoch_end", _killed)
@@ -127,9 +127,9 @@ def test_a_run_that_was_killed_before_it_saved_anything_begins_anew(tmp_path, le
 
 
 def test_fewer_epochs_than_there_were_are_refused(tmp_path, monkeypatch, capsys):
-    run = cut_short(tmp_path, monkeypatch, checkpoints={"minutes": 1e-9})
+    run = cut_short(tmp_path, monkeypatch, resume_state={"minutes": 1e-9})
     assert main(["train", "--resume", str(run), "--set", "train.epochs=1"]) == 0  # it is in the first
-    run = cut_short(tmp_path / "again", monkeypatch, epochs=1, checkpoints={"minutes": 1e-9})
+    run = cut_short(tmp_path / "again", monkeypatch, epochs=1, resume_state={"minutes": 1e-9})
     (run / "checkpoints/resume/epoch_1_step_11.pt").rename(run / "checkpoints/resume/epoch_3_step_1.pt")
     capsys.readouterr()
     assert "has come to epoch 3, step 1, beyond the 1 epochs" in refused(capsys, "train", "--resume", run)

@@ -19,7 +19,7 @@ _MAY_CHANGE = (
     "weight_decay",
     "clip_norm",
     "ema",
-    "checkpoints",
+    "resume_state",
     "max_bad_batches",
 )
 # What can change the last bits of floating-point numbers.
