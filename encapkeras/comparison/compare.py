@@ -35,7 +35,7 @@ from encapkeras.training.held_interrupt import holding_back_ctrl_c
 from encapkeras.training.memory.out_of_memory import saying_how_to_save_memory
 from encapkeras.training.run.resume_state import StateFiles
 from encapkeras.training.run.run_folder import RunFolder, trained_on
-from encapkeras.training.run.spec_of_run import spec_of_run
+from encapkeras.training.run.start import spec_of_run
 from encapkeras.training.train import train
 
 _FIGURES = ("test\naccuracy", "test\nerror %", "validation\naccuracy", "parameters", "images/s", "seconds", "peak\nMiB")

@@ -10,7 +10,7 @@ from typing import Any
 from encapkeras.comparison.plan import Planned
 from encapkeras.errors import RunFolderError
 from encapkeras.training.run.run_folder import RunFolder
-from encapkeras.training.run.spec_of_run import first_difference, spec_of_run
+from encapkeras.training.run.start import first_difference, spec_of_run
 
 _FIGURES = (
     "test_accuracy",

@@ -20,9 +20,9 @@ from encapkeras.spec.load import Source, load_spec
 from encapkeras.spec.parse import load_value
 from encapkeras.spec.spec import Spec
 from encapkeras.spec.sweep import Variant
+from encapkeras.training.check import check_settings
 from encapkeras.training.measure import check_fits, data_of
 from encapkeras.training.run.run_folder import RunFolder, folder_name
-from encapkeras.training.train import check_settings
 from encapkeras.validation import shown
 
 SEEDS = (0, 1, 2)  # where nothing says otherwise

@@ -7,6 +7,7 @@ import math
 import os
 import random
 import re
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -26,6 +27,9 @@ TIMEOUT = 600.0  # as torch's own with NCCL, and as long as torchrun waits for a
 _Value = TypeVar("_Value")
 _OF_GLOO = re.compile(r"gloo|[Cc]onnection (closed|reset|refused)|Broken pipe")
 
+
+# Errors with which processes end without a word to the others: these know already, or find out by themselves.
+_final: weakref.WeakSet[EncapkerasError] = weakref.WeakSet()
 
 _launcher: Store | None = None  # torchrun's own store, which outlives the processes that it starts
 
@@ -189,9 +193,10 @@ def by_first(action: Callable[[], _Value]) -> _Value:
 
 @contextlib.contextmanager
 def failing_together() -> Iterator[None]:
-    """Where one process fails inside, all end, so that none waits for it in vain; one tells why. All must come here.
+    """End all processes where one fails inside, with one message. All must come here.
 
-    Inside the processes must not talk to each other.
+    Inside, processes may exchange data only where all meet in another `failing_together`, or within
+    `noticing_lost_processes`.
 
     Raises:
         EncapkerasError: What this process raised, the first of those that failed.
@@ -208,6 +213,8 @@ def failing_together() -> Iterator[None]:
     try:
         yield
     except EncapkerasError as error:
+        if error in _final:
+            raise
         failure = error
     if connected().count == 1:
         codes = [failure.exit_code if failure else 0]
@@ -215,6 +222,7 @@ def failing_together() -> Iterator[None]:
         codes = [code for [code] in gathered([failure.exit_code if failure else 0])]
     first = next((rank for rank, code in enumerate(codes) if code), None)
     if failure and first == connected().rank:
+        _final.add(failure)
         raise failure
     if first is not None:
         leave(codes[first])
@@ -236,21 +244,28 @@ def leave(code: int) -> NoReturn:
 
 @contextlib.contextmanager
 def noticing_lost_processes() -> Iterator[None]:
-    """Says in one line that another process has ended, instead of what torch says about its connection.
+    """Say in one line that another process has ended, instead of what torch says about its connection.
+
+    Errors of this process go through a `failing_together` around it: the others notice that it has ended.
 
     Raises:
-        DistributionError: It has.
+        DistributionError: Another process has ended.
     """
     try:
         yield
+    except EncapkerasError as error:
+        _final.add(error)
+        raise
     except (RuntimeError, distributed.DistError) as error:
         told = re.sub(r"^\[\S+\] ", "", next(iter(str(error).strip().splitlines()), "")).partition(". ")[0]
         if connected().count == 1 or not (isinstance(error, distributed.DistError) or _OF_GLOO.search(str(error))):
             raise
-        raise DistributionError(
+        lost = DistributionError(
             f"process {connected().rank} of {connected().count} has lost the others ({told}). One of them has "
             "ended, or its machine cannot be reached; what it said stands here too, or in its own log."
-        ) from error
+        )
+        _final.add(lost)
+        raise lost from error
 
 
 def forgets_when_restarted() -> bool:

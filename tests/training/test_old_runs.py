@@ -15,6 +15,7 @@ from support.killed_training import MEASURED
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
 import encapkeras
+import encapkeras.training  # its optimizers and schedules can be loaded then
 from encapkeras.cli.main import main
 
 OLD = Path(__file__).parents[1] / "old_files"
@@ -93,7 +94,7 @@ def test_resuming_warns_of_the_old_name_and_takes_the_run_for_the_same(tmp_path,
     assert main(["train", *words, "--set", "train.checkpoints.keep=3", "--resume", str(run)]) == 0
     said = capsys.readouterr()
     assert said.err.count(RENAMED) == 2  # in the file, and in --set
-    assert "changed since the run was begun: train.resume_state.keep is 2 there and 3 here" in said.out
+    assert "changed since the run was started: train.resume_state.keep is 2 there and 3 here" in said.out
     assert "checkpoints: {" not in (run / "spec.yaml").read_text()
 
 
