@@ -1,6 +1,6 @@
 """Every spec in broken/ gives exactly the report in the file beside it.
 
-After a deliberate change of a message: `python tests/specs/test_broken_specs.py` writes the reports anew, to be read
+After a deliberate change of a message: `python tests/spec/test_broken_specs.py` writes the reports anew, to be read
 before they are committed.
 """
 
