@@ -47,10 +47,11 @@ def main() -> int:
     strategy = distribution.DataParallel()
     rank = strategy.processes.rank
     try:
-        with failing_together():
-            if arguments.refuses and rank == 1:
-                raise DataError("this machine has no data")
-        model = fitted(strategy, arguments)
+        with failing_together():  # around all of it, as train has it
+            with failing_together():
+                if arguments.refuses and rank == 1:
+                    raise DataError("this machine has no data")
+            model = fitted(strategy, arguments)
     except EncapkerasError as error:
         print(f"process {rank} says: {error}", file=sys.stderr)
         return error.exit_code
