@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from encapkeras.spec.tree import Report, Tree
+from encapkeras.spec.report import Report
+from encapkeras.spec.tree import Tree
 
 RENAMED = {("train", "checkpoints"): "resume_state"}  # section and old name: new name
 

@@ -9,7 +9,8 @@ import keras
 import numpy as np
 import torch
 
-_OF_KERAS = ("params", "_model")
+from encapkeras.keras_internals import CALLBACK_ATTRIBUTES
+
 _PLAIN = (bool, int, float, str, type(None), torch.Tensor)
 
 
@@ -24,7 +25,7 @@ def callback_state(callback: keras.callbacks.Callback) -> dict[str, Any]:
     state = {}
     arguments = inspect.signature(type(callback)).parameters
     for name, value in vars(callback).items():
-        if name not in _OF_KERAS and name not in arguments:
+        if name not in CALLBACK_ATTRIBUTES and name not in arguments:
             try:
                 state[name] = _pack(value)
             except _NotPlain:

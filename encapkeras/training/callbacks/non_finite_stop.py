@@ -12,10 +12,12 @@ import keras
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch.nn.utils import get_total_norm
 
 from encapkeras.distribution.processes import connected, from_process, largest, leave, with_least
 from encapkeras.errors import TrainingError
 from encapkeras.files import replacing, writing
+from encapkeras.keras_internals import ask_before_steps, ask_no_longer
 from encapkeras.model.spec_model import SpecModel, TrainingLoss
 from encapkeras.training.non_finite import ADVICE, Origin, cause_in_gradients, cause_of, in_data
 
@@ -80,7 +82,7 @@ class NonFiniteStop(keras.callbacks.Callback):  # type: ignore[misc]
         self._current = None
         if self.model is None:
             return
-        self.model.optimizer.__dict__.pop("apply", None)
+        ask_no_longer(self.model.optimizer)
         if isinstance(self.model, SpecModel):
             self.model.loss_watcher = None
 
@@ -120,13 +122,7 @@ class NonFiniteStop(keras.callbacks.Callback):  # type: ignore[misc]
     def _check_before_the_step(self) -> None:
         if isinstance(self.model, SpecModel):
             self.model.loss_watcher = self._check_loss
-        make_step = self.model.optimizer.apply
-
-        def apply(grads: Sequence[Any], trainable_variables: Sequence[keras.Variable]) -> None:
-            if self._may_step(grads, trainable_variables):
-                make_step(grads, trainable_variables)
-
-        self.model.optimizer.apply = apply
+        ask_before_steps(self.model.optimizer, self._may_step)
 
     def _check_loss(self, step: TrainingLoss) -> None:
         """Check the loss of a batch. This waits for a GPU; the backward pass keeps it busy afterwards."""
@@ -149,8 +145,7 @@ class NonFiniteStop(keras.callbacks.Callback):  # type: ignore[misc]
         if isinstance(self.model.optimizer, keras.optimizers.LossScaleOptimizer):
             return True
         given = [gradient for gradient in grads if gradient is not None]
-        largest = torch._foreach_norm(given, math.inf)  # no sum of squares, which could overflow
-        if not given or torch.stack([each.float() for each in largest]).isfinite().all():
+        if get_total_norm(given, math.inf).isfinite():  # no sum of squares, which could overflow
             return True
         if self._may_leave_out():
             self._leave_out("gradients became not finite")
