@@ -11,7 +11,7 @@ RENAMED = {("train", "checkpoints"): "resume_state"}  # section and old name: ne
 
 
 def with_new_names(tree: Tree, report: Report, merge: Callable[[Tree, Tree], Tree]) -> Tree:
-    """Return a spec with new names for old ones; what stands under an old name is laid upon what is there already."""
+    """Return a spec with new names for old ones; values under an old name override those under the new one."""
     for (section, old), new in RENAMED.items():
         entries = tree.entries()
         settings = entries[section].entries() if section in entries else {}

@@ -132,7 +132,7 @@ class ResumeState(Section):
     minutes: Rate | None = Field(
         10.0, description="Minutes from one save to the next within an epoch; null for between epochs alone."
     )
-    keep: pydantic.PositiveInt = Field(2, description="How many resume states are kept: the newest ones.")
+    keep: pydantic.PositiveInt = Field(2, description="How many resume states stay: the newest ones.")
 
 
 class TrainSettings(Section):
