@@ -77,7 +77,7 @@ def write_checkpoint(state_dict: Mapping[str, torch.Tensor], path: str | os.Path
     content = io.BytesIO()  # torch itself raises all sorts of errors where a disk is full
     torch.save({name: tensor.cpu() for name, tensor in state_dict.items()}, content)
     with replacing(Path(path)) as file:
-        file.write_bytes(content.getbuffer())
+        file.write_bytes(content.getvalue())
 
 
 def _loaded(path: Path) -> Any:

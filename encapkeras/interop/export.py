@@ -66,7 +66,7 @@ def export_model(model: keras.Model, output: str | Path, form: str) -> None:
         elif form == "torch":
             content = io.BytesIO()  # torch itself raises all sorts of errors where a disk is full
             torch.export.save(_program(model), content, extra_files={CLASS_NAMES: names})
-            file.write_bytes(content.getbuffer())
+            file.write_bytes(content.getvalue())
         else:
             network: Any = torch.onnx.export(
                 _program(model), dynamo=True, verbose=False, input_names=["images"], output_names=_outputs(model)
