@@ -16,12 +16,12 @@ from encapkeras.analysis import routing_layers
 from encapkeras.data import DataSettings, DataSplits, load
 from encapkeras.distribution import DataParallel, Processes, initialize
 from encapkeras.distribution.processes import (
-    by_first,
+    broadcast,
     connected,
-    failing_together,
-    forgets_when_restarted,
-    from_process,
-    noticing_lost_processes,
+    propagate_errors,
+    report_lost_processes,
+    restarts_lose_state,
+    run_on_first,
 )
 from encapkeras.errors import ArgumentError, TrainingError
 from encapkeras.files import write_json
@@ -90,22 +90,22 @@ def train(
     processes = initialize(LONGEST_WAIT)
     console = Console(quiet=not processes.is_first)
     settings = spec.train
-    with failing_together():
+    with propagate_errors():
         data = _checked(spec, run_dir, overwrite, resume, processes)
     launched = LaunchedRun()
-    start = by_first(lambda: begin(spec, launched, run_dir, overwrite, resume))
+    start = run_on_first(lambda: begin(spec, launched, run_dir, overwrite, resume))
     folder = RunFolder(start.path)
     if start.results is not None:
         console.print(f"run {folder.path} is finished already", markup=False, highlight=False, soft_wrap=True)
         return start.results
     keras.utils.set_random_seed(settings.seed)
     memory = PeakMemory()
-    with failing_together(), saying_how_to_save_memory():
+    with propagate_errors(), saying_how_to_save_memory():
         model = build_model(spec)
         if settings.analysis:
             routing_layers(model)
     splits = _loaded(data, settings.seed)
-    with failing_together(), saying_how_to_save_memory():
+    with propagate_errors(), saying_how_to_save_memory():
         check_fits(model, splits.info)
         check_precision(settings, model.weights[0].value.device)
         if settings.compile:
@@ -113,12 +113,12 @@ def train(
         compile_with_losses(model, make_optimizer(settings, len(splits.train)))
 
     environment = describe_environment(_device(model), settings.seed, processes.count)
-    by_first(lambda: _open(folder, start, launched, spec, model, environment, console))
+    run_on_first(lambda: _open(folder, start, launched, spec, model, environment, console))
     _introduce(console, spec.name, model, splits, environment, folder)
     results = _fit_and_test(model, splits, spec, folder, console)
     results["peak_memory_mib"] = memory.mebibytes(model.weights[0].value.device)
-    results = from_process(results)
-    by_first(lambda: _close(folder, results))
+    results = broadcast(results)
+    run_on_first(lambda: _close(folder, results))
     console.print(f"test accuracy {results['test_accuracy']:.4f}, loss {results['test_loss']:.4f}", highlight=False)
     return results
 
@@ -134,7 +134,7 @@ def _checked(
         )
     if resume and (overwrite or run_dir is None):
         raise ArgumentError("resume needs the run's folder, and overwrite would remove what it goes on from")
-    if forgets_when_restarted() and not resume:
+    if restarts_lose_state() and not resume:
         raise TrainingError(
             "torchrun may start this training again (--max-restarts), and, with TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1, "
             "nothing tells it then which run to go on with. Name the folder with --resume DIR, which begins the run "
@@ -157,7 +157,7 @@ def _loaded(data: DataSettings, seed: int) -> DataSplits:
     """The data; one process of each machine reads first, so that the others find its files in the cache."""
     is_first_here = os.environ.get("LOCAL_RANK", "0") == "0"
     for turn in (True, False):
-        with failing_together(), saying_how_to_save_memory():
+        with propagate_errors(), saying_how_to_save_memory():
             if is_first_here == turn:
                 splits = load(data, seed=seed)
     return splits
@@ -241,7 +241,7 @@ def _fit_and_test(
 ) -> dict[str, Any]:
     settings, processes = spec.train, connected()
     advice = advice_for_training(model, folder.path)
-    with failing_together(), saying_how_to_save_memory(advice):
+    with propagate_errors(), saying_how_to_save_memory(advice):
         images = splits.train.batch(0)[0] if processes.is_first else None
     strategy = DataParallel(sync_batch_norm=settings.sync_batch_norm)
     own = splits.only_part(processes.rank, processes.count)
@@ -275,7 +275,7 @@ def _fit_and_test(
         contextlib.ExitStack() as opened,
         _saying_what_is_kept(checkpoints),
         saying_how_to_save_memory(advice),
-        noticing_lost_processes(),
+        report_lost_processes(),
         compiling(settings.compile),
     ):
         strategy.attach(model)
@@ -297,7 +297,7 @@ def _fit_and_test(
                 verbose=0,
             )
         seconds = watch.seconds
-        with failing_together():
+        with propagate_errors():
             validated = splits.validation is not None
             best = load_model(folder.chosen(validated)) if processes.is_first else build_model(spec)
             compile_with_losses(best)

@@ -12,7 +12,7 @@ import keras
 import torch
 from torch.nn.utils import get_total_norm
 
-from encapkeras.distribution.processes import connected, from_process, largest, leave, with_least
+from encapkeras.distribution.processes import all_reduce_max, broadcast, connected, exit_silently, rank_of_least
 from encapkeras.errors import TrainingError
 from encapkeras.keras_internals import ask_before_steps, ask_no_longer
 from encapkeras.model.spec_model import SpecModel, TrainingLoss
@@ -126,15 +126,15 @@ class NonFiniteStop(keras.callbacks.Callback):  # type: ignore[misc]
         """Looks at the loss of a batch. A GPU has to be waited for here; the backward pass keeps it busy after."""
         self._shown = step
         bad = not torch.isfinite(step.total).item()
-        if not largest(bad):
+        if not all_reduce_max(bad):
             return
         what = f"the loss became {step.total.item()}"
         if self._may_leave_out():
             in_own_data = bool(bad and in_data(self.model, step))
-            self._leave_out(what, teller=with_least(-bad - in_own_data))
+            self._leave_out(what, teller=rank_of_least(-bad - in_own_data))
         else:
             origin, cause = cause_of(self.model, step) if bad else (Origin.ELSEWHERE, "")
-            self._end(what, cause, teller=with_least(origin))
+            self._end(what, cause, teller=rank_of_least(origin))
 
     def _may_step(self, grads: Sequence[Any], weights: Sequence[keras.Variable]) -> bool:
         """Looks at the gradients, unless the loss was bad already."""
@@ -170,7 +170,7 @@ class NonFiniteStop(keras.callbacks.Callback):  # type: ignore[misc]
         self.close()
         if connected().is_first:
             raise TrainingError(text)
-        leave(TrainingError.exit_code)
+        exit_silently(TrainingError.exit_code)
 
     def _told_by(self, process: int, text: str) -> str:
         """The text of one of the processes, which also writes what it has of the batch."""
@@ -178,4 +178,4 @@ class NonFiniteStop(keras.callbacks.Callback):  # type: ignore[misc]
             path = self.folder / f"epoch_{self._epoch}_step_{self._step}.npz"
             write_batch(path, self._shown.x, self._shown.y, self._shown.sample_weight)
             text += f" The batch is in {path}."
-        return from_process(text, process)
+        return broadcast(text, process)
