@@ -20,6 +20,7 @@ def assert_weights(received):
     assert all(torch.equal(received[name], tensor) for name, tensor in WEIGHTS.items())
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "as before torch 1.6"])
 def test_a_plain_state_dict(tmp_path, zipped):
     torch.save(WEIGHTS, tmp_path / "a.pth", _use_new_zipfile_serialization=zipped)
@@ -104,6 +105,7 @@ class Runs:
         return shutil.copyfile, (__file__, str(self.path))
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("zipped", [True, False])
 def test_code_is_refused_and_not_run(tmp_path, zipped):
     torch.save({**WEIGHTS, "x": Runs(tmp_path / "ran")}, tmp_path / "a.pth", _use_new_zipfile_serialization=zipped)
