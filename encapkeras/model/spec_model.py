@@ -24,8 +24,8 @@ from encapkeras.model.side_losses import SideLosses, taps_wanted
 from encapkeras.plugins import check_loaded, plugin_of_module, used_plugins
 from encapkeras.spec.load import Source, load_spec
 from encapkeras.spec.nodes import Node
+from encapkeras.spec.report import Report
 from encapkeras.spec.spec import Spec
-from encapkeras.spec.tree import Report
 
 IMAGE_RANGE = (0.0, 1.0)
 

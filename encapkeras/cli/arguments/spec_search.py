@@ -57,7 +57,7 @@ def search(paths: Sequence[str]) -> Searched:
 def is_spec(file: Path) -> bool:
     """Whether a file has `spec` among its keys at the top; bases, and the files of other programs, have not."""
     from encapkeras.spec.parse import load_file
-    from encapkeras.spec.tree import Report
+    from encapkeras.spec.report import Report
 
     try:
         spec = load_file(file, str(file), Report()).entries().get("spec")
