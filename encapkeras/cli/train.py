@@ -33,12 +33,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Train the network of a spec, or resume its run."""
     from encapkeras.distribution import finish, initialize
-    from encapkeras.distribution.processes import failing_together
+    from encapkeras.distribution.processes import propagate_errors
     from encapkeras.training import train
     from encapkeras.training.train import LONGEST_WAIT
 
     processes = initialize(LONGEST_WAIT)
-    with failing_together():
+    with propagate_errors():
         spec = _spec_of(arguments)
     if processes.is_first:
         print_warnings(spec.warnings)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from encapkeras.data import DataSettings
-from encapkeras.distribution.processes import connected, forgets_when_restarted
+from encapkeras.distribution.processes import connected, restarts_lose_state
 from encapkeras.errors import ArgumentError, TrainingError
 from encapkeras.functional.torch_support.optional_compile import check_compiler
 from encapkeras.spec.train_settings import TrainSettings
@@ -27,7 +27,7 @@ def check_options(spec: Spec, run_dir: str | Path | None, overwrite: bool, resum
         )
     if resume and (overwrite or run_dir is None):
         raise ArgumentError("resume needs the run's folder, and overwrite would remove what it resumes from")
-    if forgets_when_restarted() and not resume:
+    if restarts_lose_state() and not resume:
         raise TrainingError(
             "torchrun may start this training again (--max-restarts), and, with TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1, "
             "it cannot know then which run to resume. Name the folder with --resume DIR, which starts the run there if "

@@ -17,11 +17,11 @@ from encapkeras.analysis import routing_layers
 from encapkeras.data import DataSplits, load
 from encapkeras.distribution import DataParallel, initialize
 from encapkeras.distribution.processes import (
-    by_first,
+    broadcast,
     connected,
-    failing_together,
-    from_process,
-    noticing_lost_processes,
+    propagate_errors,
+    report_lost_processes,
+    run_on_first,
 )
 from encapkeras.errors import TrainingError
 from encapkeras.files import write_json
@@ -82,14 +82,14 @@ def train(
     """
     initialize(LONGEST_WAIT)
     launched = LaunchedRun()
-    with failing_together():
+    with propagate_errors():
         start = _check(spec, launched, run_dir, overwrite, resume)
         if start.results is not None:
             _say(f"run {start.path} is finished already")
             return start.results
         memory = PeakMemory()
         run = _open_run(spec, start, launched)
-        with noticing_lost_processes(), run.explaining_errors(), compiling(spec.train.compile):
+        with report_lost_processes(), run.explaining_errors(), compiling(spec.train.compile):
             trained = _train_epochs(run)
             tested = _test(run)
         peak = {"peak_memory_mib": memory.mebibytes(_device_of(run.model))}
@@ -139,7 +139,7 @@ class _Run:
 def _check(spec: Spec, launched: LaunchedRun, run_dir: str | Path | None, overwrite: bool, resume: bool) -> Start:
     """Check all that needs neither network nor data, and decide whether a run starts or resumes."""
     check_options(spec, run_dir, overwrite, resume)
-    return by_first(lambda: decide_start(spec, launched, run_dir, overwrite, resume))
+    return run_on_first(lambda: decide_start(spec, launched, run_dir, overwrite, resume))
 
 
 def _open_run(spec: Spec, start: Start, launched: LaunchedRun) -> _Run:
@@ -158,7 +158,7 @@ def _open_run(spec: Spec, start: Start, launched: LaunchedRun) -> _Run:
     device = _device_of(model)
     gpu = f" ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else ""
     environment = describe_environment(f"{device}{gpu}", spec.train.seed, connected().count)
-    by_first(lambda: _write_start(run, start, launched, environment))
+    run_on_first(lambda: _write_start(run, start, launched, environment))
     _introduce(run, environment)
     return run
 
@@ -167,7 +167,7 @@ def _load_data(spec: Spec) -> DataSplits:
     """Load the data; one process of each machine reads first, so that the others find its files in the cache."""
     is_first_here = os.environ.get("LOCAL_RANK", "0") == "0"
     for turn in (True, False):
-        with failing_together(), saying_how_to_save_memory():
+        with propagate_errors(), saying_how_to_save_memory():
             if is_first_here == turn:
                 splits = load(check_settings(spec), seed=spec.train.seed)
     return splits
@@ -215,7 +215,7 @@ def _introduce(run: _Run, environment: dict[str, Any]) -> None:
 
 def _train_epochs(run: _Run) -> dict[str, Any]:
     """Train all epochs; return the figures of `results.json` that the training gives."""
-    with failing_together():
+    with propagate_errors():
         in_order = callbacks_of(run)
     run.strategy.attach(run.model)
     cudnn = torch.backends.cudnn
@@ -279,7 +279,7 @@ def _closing(in_order: Sequence[keras.callbacks.Callback]) -> Iterator[None]:
 
 def _test(run: _Run) -> dict[str, float]:
     """Measure the checkpoint that counts on the test images."""
-    with failing_together():
+    with propagate_errors():
         validated = run.splits.validation is not None
         best = load_model(run.folder.chosen(validated)) if connected().is_first else build_model(run.spec)
         compile_with_losses(best)
@@ -289,9 +289,9 @@ def _test(run: _Run) -> dict[str, float]:
 
 def _close(run: _Run, results: dict[str, Any]) -> dict[str, Any]:
     """Write the first process' results, and remove the resume states, which nothing needs any more."""
-    results = from_process(results)
-    by_first(lambda: write_json(run.folder.results, results))
-    by_first(StateFiles(run.folder.resume).remove)
+    results = broadcast(results)
+    run_on_first(lambda: write_json(run.folder.results, results))
+    run_on_first(StateFiles(run.folder.resume).remove)
     _say(f"test accuracy {results['test_accuracy']:.4f}, loss {results['test_loss']:.4f}")
     return results
 

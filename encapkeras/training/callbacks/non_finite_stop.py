@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 from torch.nn.utils import get_total_norm
 
-from encapkeras.distribution.processes import connected, from_process, largest, leave, with_least
+from encapkeras.distribution.processes import all_reduce_max, broadcast, connected, exit_silently, rank_of_least
 from encapkeras.errors import TrainingError
 from encapkeras.files import replacing, writing
 from encapkeras.keras_internals import ask_before_steps, ask_no_longer
@@ -128,15 +128,15 @@ class NonFiniteStop(keras.callbacks.Callback):  # type: ignore[misc]
         """Check the loss of a batch. This waits for a GPU; the backward pass keeps it busy afterwards."""
         self._current = step
         bad = not torch.isfinite(step.total).item()
-        if not largest(bad):
+        if not all_reduce_max(bad):
             return
         what = f"the loss became {step.total.item()}"
         if self._may_leave_out():
             in_own_data = bool(bad and in_data(self.model, step))
-            self._leave_out(what, reporter=with_least(-bad - in_own_data))
+            self._leave_out(what, reporter=rank_of_least(-bad - in_own_data))
         else:
             origin, cause = cause_of(self.model, step) if bad else (Origin.ELSEWHERE, "")
-            self._end(what, cause, reporter=with_least(origin))
+            self._end(what, cause, reporter=rank_of_least(origin))
 
     def _may_step(self, grads: Sequence[Any], weights: Sequence[keras.Variable]) -> bool:
         """Check the gradients, unless the loss was bad already."""
@@ -172,7 +172,7 @@ class NonFiniteStop(keras.callbacks.Callback):  # type: ignore[misc]
         self.close()
         if connected().is_first:
             raise TrainingError(text)
-        leave(TrainingError.exit_code)
+        exit_silently(TrainingError.exit_code)
 
     def _report_of(self, process: int, text: str) -> str:
         """Return the text of one of the processes, which also writes its part of the batch."""
@@ -180,7 +180,7 @@ class NonFiniteStop(keras.callbacks.Callback):  # type: ignore[misc]
             path = self.folder / f"epoch_{self._epoch}_step_{self._step}.npz"
             write_batch(path, self._current.x, self._current.y, self._current.sample_weight)
             text += f" The batch is in {path}."
-        return from_process(text, process)
+        return broadcast(text, process)
 
 
 def write_batch(path: Path, x: Any, y: Any = None, sample_weight: Any = None) -> None:

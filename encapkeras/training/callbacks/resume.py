@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import keras
 import torch
 
-from encapkeras.distribution.processes import connected, from_process, largest, leave
+from encapkeras.distribution.processes import all_reduce_max, broadcast, connected, exit_silently
 from encapkeras.errors import ArgumentError, TrainingError
 from encapkeras.keras_internals import begin_fit_at, is_fitting, set_training_function, training_function
 from encapkeras.training.callbacks.callback_state import callback_state, set_callback_state
@@ -131,7 +131,7 @@ class Resume(keras.callbacks.Callback):  # type: ignore[misc]
         if self._writes:
             self.files.lock()
         self._watch_signals()
-        newest = from_process(self.files.newest() if self._writes else None)
+        newest = broadcast(self.files.newest() if self._writes else None)
         if newest is None:
             return
         self.resumed_at, state = newest
@@ -176,7 +176,7 @@ class Resume(keras.callbacks.Callback):  # type: ignore[misc]
         """Check whether it is time to save, and record the random generators before the next batch is drawn."""
         self._steps = batch + 1
         if batch >= self._skipped:
-            self._save_next = bool(largest(bool(self._signal) or self._is_time()))
+            self._save_next = bool(all_reduce_max(bool(self._signal) or self._is_time()))
             if self._save_next:
                 self._at_step = random_state()
             return
@@ -305,13 +305,13 @@ class Resume(keras.callbacks.Callback):  # type: ignore[misc]
         self._handlers.clear()
 
     def _end_after_signal(self, position: Position) -> None:
-        number, self._signal = largest(self._signal), 0
+        number, self._signal = all_reduce_max(self._signal), 0
         if not number:
             return
         received = signal.Signals(number)
         self.close()
         if not self._writes:
-            leave(128 + received)
+            exit_silently(128 + received)
         text = f"ended by {received.name} at {position}; {self.files.folder} has all that is needed to resume"
         if received == signal.SIGINT:
             raise KeyboardInterrupt(text)

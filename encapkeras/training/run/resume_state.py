@@ -98,7 +98,7 @@ class StateFiles:
             for unfinished in self.folder.glob(".*.partial.pt"):
                 unfinished.unlink()
         with replacing(path) as file:
-            file.write_bytes(content.getbuffer())
+            file.write_bytes(content.getvalue())
         with writing(path):
             for _, older in self._newest_first()[self.keep :]:
                 older.unlink()

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from encapkeras.distribution.processes import remember, remembered
+from encapkeras.distribution.processes import launcher_value, set_launcher_value
 from encapkeras.errors import EncapkerasError, RunFolderError, TrainingError
 from encapkeras.spec.load import load_spec
 from encapkeras.spec.spec import Spec
@@ -62,16 +62,16 @@ class LaunchedRun:
 
     def known(self) -> tuple[Path | None, bool]:
         """Return its folder, None if it has none yet; and whether that was made."""
-        stage, _, path = (remembered(self._name) or "").partition(" ")
+        stage, _, path = (launcher_value(self._name) or "").partition(" ")
         return (Path(path) if path else None), stage == "made"
 
     def makes(self, folder: RunFolder) -> None:
         """Note where it will be."""
-        remember(self._name, f"makes {folder.path.absolute()}")
+        set_launcher_value(self._name, f"makes {folder.path.absolute()}")
 
     def made(self, folder: RunFolder) -> None:
         """Note that it is resumed from now on if processes are started again."""
-        remember(self._name, f"made {folder.path.absolute()}")
+        set_launcher_value(self._name, f"made {folder.path.absolute()}")
 
 
 def decide_start(spec: Spec, launched: LaunchedRun, run_dir: str | Path | None, overwrite: bool, resume: bool) -> Start:
