@@ -26,7 +26,8 @@ from encapkeras.distribution.processes import (
 from encapkeras.errors import TrainingError
 from encapkeras.files import write_json
 from encapkeras.functional.torch_support.optional_compile import compiling
-from encapkeras.model.spec_model import build_model, load_model
+from encapkeras.model.load_model import load_model
+from encapkeras.model.spec_model import build_model
 from encapkeras.plugins import used_plugins
 from encapkeras.summary.node_table import parameters
 from encapkeras.training import callbacks
