@@ -143,7 +143,7 @@ def test_checkpoints_that_are_not_there(run, capsys):
 
 
 def test_runs_that_cannot_be_analysed(run, tmp_path, capsys):
-    assert "is no folder" in refused(capsys, "analyse", tmp_path / "none")
+    assert "is not a folder" in refused(capsys, "analyse", tmp_path / "none")
     assert "is not the folder of a run" in refused(capsys, "analyse", tmp_path)
     assert "--images must be at least 1; received 0" in refused(capsys, "analyse", run, "--images", 0)
     assert "invalid choice: 'valid'" in refused(capsys, "analyse", run, "--split", "valid")

@@ -81,7 +81,7 @@ def test_a_mistake_is_its_message_alone(run_folder, tmp_path, capsys):
 
 
 def test_folders_that_are_no_runs(tmp_path, capsys):
-    assert "is no folder" in refused(capsys, "evaluate", tmp_path / "none")
+    assert "is not a folder" in refused(capsys, "evaluate", tmp_path / "none")
     assert "is not the folder of a run" in refused(capsys, "evaluate", tmp_path)
 
 
@@ -193,7 +193,7 @@ def test_ctrl_c_keeps_the_last_checkpoint(tmp_path, capsys):
     first, told = message.split("\n", 2)[1:]
     assert first == "ending after this step or validation; Ctrl-C once more ends at once"
     assert re.fullmatch(
-        r"ended by SIGINT at .*epoch \d+.*; .* has all that is needed to go on\. The weights after epoch .*\n", told
+        r"ended by SIGINT at .*epoch \d+.*; .* has all that is needed to resume\. The weights after epoch .*\n", told
     )
     assert main(["evaluate", str(tmp_path / "run")]) == 0
     note, device = capsys.readouterr().err.splitlines()
