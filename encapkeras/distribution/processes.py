@@ -26,8 +26,6 @@ from encapkeras.torch_internals import launcher_keeps_store, launcher_restarts
 TIMEOUT = 600.0  # as torch's own with NCCL, and as long as torchrun waits for a machine
 _Value = TypeVar("_Value")
 _OF_GLOO = re.compile(r"gloo|[Cc]onnection (closed|reset|refused)|Broken pipe")
-
-
 _launcher: Store | None = None  # torchrun's own store, which outlives the processes that torchrun starts
 
 
@@ -139,9 +137,14 @@ def all_gather(numbers: list[int]) -> list[list[int]]:
     return [each.tolist() for each in every]
 
 
+def from_each(number: int) -> list[int]:
+    """Return the number of each process; all must call it."""
+    return [each for [each] in all_gather([number])] if connected().count > 1 else [number]
+
+
 def all_reduce_max(number: int) -> int:
     """Return the largest number of all processes; all must call it."""
-    return max(each for [each] in all_gather([number])) if connected().count > 1 else number
+    return max(from_each(number))
 
 
 def all_reduce_sum(tensors: list[torch.Tensor]) -> None:
@@ -159,7 +162,7 @@ def all_reduce_sum(tensors: list[torch.Tensor]) -> None:
 
 def rank_of_least(number: int) -> int:
     """Return the rank of the process with the smallest number, the first of equals; all must call it."""
-    numbers = [each for [each] in all_gather([number])] if connected().count > 1 else [number]
+    numbers = from_each(number)
     return numbers.index(min(numbers))
 
 
@@ -203,8 +206,7 @@ def propagate_errors() -> Iterator[None]:
         yield
     except EncapkerasError as error:
         failure = error
-    code = failure.exit_code if failure else 0
-    codes = [code] if connected().count == 1 else [each for [each] in all_gather([code])]
+    codes = from_each(failure.exit_code if failure else 0)
     first = next((rank for rank, each in enumerate(codes) if each), None)
     if failure and first == connected().rank:
         raise failure
