@@ -26,6 +26,8 @@ from encapkeras.torch_internals import launcher_keeps_store, launcher_restarts
 TIMEOUT = 600.0  # as torch's own with NCCL, and as long as torchrun waits for a machine
 _Value = TypeVar("_Value")
 _OF_GLOO = re.compile(r"gloo|[Cc]onnection (closed|reset|refused)|Broken pipe")
+
+
 _launcher: Store | None = None  # torchrun's own store, which outlives the processes that torchrun starts
 
 
