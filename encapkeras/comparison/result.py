@@ -82,7 +82,7 @@ class Network:
         return self.data.has_validation
 
     def shares_data_set(self, other: Network) -> bool:
-        """Tell whether it has the same data set as another, in any parts and sizes."""
+        """Return whether it has the same data set as another, in any parts and sizes."""
         return not any(self.differences(other, _DATA_SET))
 
     def differences(self, other: Network, names: Iterable[str]) -> Iterator[tuple[str, str]]:
@@ -100,7 +100,7 @@ def numbered(name: str, number: int) -> str:
 
 @dataclass(frozen=True)
 class Row:
-    """The results of one network; None stands for values that no finished run has.
+    """The results of one network; a value is None if no finished run has it.
 
     Args:
         network: The network.

@@ -239,7 +239,7 @@ def report_lost_processes() -> Iterator[None]:
 
 
 def restarts_lose_state() -> bool:
-    """Tell whether torchrun may start processes again without a store that keeps `set_launcher_value`."""
+    """Return whether torchrun may start processes again without a store that keeps `set_launcher_value`."""
     return _launcher is None and launcher_restarts() > 0
 
 
