@@ -6,6 +6,7 @@ import argparse
 import sys
 
 from encapkeras.cli.arguments.output_file import add_overwrite, check_output, write_text
+from encapkeras.cli.arguments.spec_arguments import add_plugins
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -15,6 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     where.add_argument("-o", "--output", metavar="FILE", help="write a .json, .yaml or .yml file instead of printing")
     where.add_argument("--to", choices=("json", "yaml"), help="what to print (the other one than SPEC is)")
     add_overwrite(parser)
+    add_plugins(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -32,7 +32,6 @@ from encapkeras.editor.schema_types import (
     needs,
     section,
     texts_of,
-    where,
 )
 from encapkeras.layers import LAYERS
 from encapkeras.losses import LOSSES
@@ -126,12 +125,25 @@ def _top_level(layers: _Layers) -> Schema:
 
 
 def _data() -> Schema:
-    properties = keys(declarations.section(DataSettings))
-    properties["dataset"] = {**texts_of(properties["dataset"]), **names_of("data set", _summaries(DATASETS))}
-    without_file = [name for name in sorted(DATASETS) if "path" not in DATASETS[name].arguments]
-    no_path = {"type": "null", "errorMessage": "this data set reads no single file"}
-    refusal = where("dataset", without_file, {"properties": {"path": no_path}})
-    return {**section(properties, variable=False), "allOf": [refusal]}
+    common = keys(declarations.section(DataSettings))
+    names = {**texts_of(common.pop("dataset")), **names_of("data set", _summaries(DATASETS))}
+    # null deletes an argument of the data set that an extended file names
+    of_others = {"type": "null", "errorMessage": "this data set has no such argument"}
+    alternatives = {
+        name: {**alternative(_own(data_set), DataSettings.model_fields), "additionalProperties": of_others}
+        for name, data_set in _data_sets().items()
+    }
+    return {"type": ["object", "null"], **choice("dataset", names, alternatives, common)}
+
+
+def _data_sets() -> dict[str, Schema]:
+    return {name: declarations.registered(DATASETS[name]) for name in sorted(DATASETS)}
+
+
+def _own(data_set: Schema) -> Schema:
+    """The arguments of a data set but for `root`, which all have."""
+    own = {name: entry for name, entry in data_set["properties"].items() if name not in DataSettings.model_fields}
+    return {**data_set, "properties": own}
 
 
 def _model(layers: _Layers) -> Schema:
@@ -194,12 +206,7 @@ def _loss() -> Schema:
 def _complete() -> Schema:
     """What must be there in a file that is a whole spec."""
     data = needs(declarations.section(DataSettings))
-    with_path = [
-        name
-        for name in sorted(DATASETS)
-        if "path" in needs(declarations.registered(DATASETS[name])).get("required", ())
-    ]
-    data["allOf"] = [where("dataset", with_path, {"required": ["path"]})]
+    data |= _needed("dataset", {(name,): data_set for name, data_set in _data_sets().items()})
     return {
         "required": ["model"],
         "properties": {

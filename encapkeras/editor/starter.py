@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from encapkeras.data import DatasetInfo, DataSettings, describe
-from encapkeras.data.registry import SOURCE_PATHS
+from encapkeras.data.registry import path_arguments
 from encapkeras.editor import starter_text
 from encapkeras.errors import printable
 from encapkeras.spec.spec_files import installed_schema, moved_path
@@ -188,7 +188,7 @@ class _Starter:
 
     def data(self) -> list[str]:
         data, known = self._data, self._info.train_images
-        files = {key: getattr(data, key) for key in SOURCE_PATHS}
+        files = {key: data.arguments.get(key) for key in path_arguments(data.dataset)}
         moved = {key: moved_path(path, Path.cwd(), self._folder.resolve()) for key, path in files.items() if path}
         given = {**moved, **({"image_size": data.image_size} if data.image_size else {})}
         validation = self._validation()
