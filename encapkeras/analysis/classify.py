@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from encapkeras.errors import ArgumentError
-from encapkeras.layers import CapsuleLength, EmCapsules
 from encapkeras.losses import CapsuleLoss
 from encapkeras.model.spec_model import SpecModel
 
@@ -91,10 +90,9 @@ class Classifier:
     def _kind(self) -> ScoreKind:
         (reference,) = self.model.examined.spec.outputs.values()
         layer = self.model.examined.graph.layers[reference.node]
-        if isinstance(layer, CapsuleLength):
-            return "length"
-        if isinstance(layer, EmCapsules):
-            return "activation"
+        declared: ScoreKind | Literal[""] = getattr(layer, "scores_are", "")
+        if declared:
+            return declared
         return "score" if self._probabilities(torch.zeros(1, len(self.class_names))) is None else "probability"
 
     def _probabilities(self, outputs: Tensor) -> Tensor | None:

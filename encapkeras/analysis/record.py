@@ -15,11 +15,9 @@ from encapkeras.analysis.routing_statistics import RoutingStatistics
 from encapkeras.analysis.votes import CHUNK_ELEMENTS
 from encapkeras.errors import ArgumentError
 from encapkeras.keras_internals import inputs_of_calls
-from encapkeras.layers import DynamicCapsules, EmCapsules
+from encapkeras.layers import LAYERS, DynamicCapsules, EmCapsules
 
-KINDS = "dynamic_capsules, em_capsules"
-
-RoutingLayer = DynamicCapsules | EmCapsules
+RoutingLayer = DynamicCapsules | EmCapsules  # or a layer that declares `routes_by` and has the same attributes
 
 
 def routing_layers(model: keras.Model) -> list[RoutingLayer]:
@@ -43,9 +41,10 @@ def routing_layers(model: keras.Model) -> list[RoutingLayer]:
             f"model '{nested[0].name}' inside '{model.name}' has routing layers, but models inside a model are not "
             "looked into; analyse it alone"
         )
-    layers = [layer for layer in model.layers if isinstance(layer, RoutingLayer)]
+    layers = [layer for layer in model.layers if _routes_by(layer)]
     if not layers:
-        raise ArgumentError(f"network '{model.name}' has no routing layer; layers that can be analysed: {KINDS}")
+        known = ", ".join(name for name, entry in LAYERS.items() if getattr(entry.target, "routes_by", ""))
+        raise ArgumentError(f"network '{model.name}' has no routing layer; layers that can be analysed: {known}")
     for layer in layers:
         calls = len(inputs_of_calls(model, layer))
         if calls > 1:
@@ -56,10 +55,12 @@ def routing_layers(model: keras.Model) -> list[RoutingLayer]:
     return layers
 
 
+def _routes_by(layer: keras.layers.Layer) -> str:
+    return getattr(layer, "routes_by", "")
+
+
 def _routes(model: keras.Model) -> bool:
-    return any(
-        isinstance(layer, RoutingLayer) or (isinstance(layer, keras.Model) and _routes(layer)) for layer in model.layers
-    )
+    return any(_routes_by(layer) or (isinstance(layer, keras.Model) and _routes(layer)) for layer in model.layers)
 
 
 def analyse_routing(
@@ -159,7 +160,7 @@ def _routing_of(layer: RoutingLayer) -> Routing:
         return _wide(weight.value.detach())
 
     weight, bias = value(layer.kernel), None if layer.bias is None else value(layer.bias)
-    if isinstance(layer, DynamicCapsules):
+    if layer.routes_by == "dynamic":
         return DynamicRouting(weight, bias, layer.iterations, layer.softmax_over)
     return EMRouting(
         weight,

@@ -55,7 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
     from encapkeras.analysis import analyse_routing
     from encapkeras.data import load
     from encapkeras.errors import ArgumentError
-    from encapkeras.model.spec_model import load_model
+    from encapkeras.model.load_model import load_model
     from encapkeras.spec.load import load_spec
     from encapkeras.training.analysis_images import first_images
     from encapkeras.training.measure import check_fits, data_of

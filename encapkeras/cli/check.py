@@ -113,7 +113,7 @@ def _told(outcomes: Iterable[Outcome], several: bool) -> list[Outcome]:
     mistakes = _distinct(done, "error")
     if mistakes:
         named = {problem: _broken(problem, specs) for problem, specs in mistakes.items()} if several else {}
-        summary = f"{counted(len(mistakes), 'mistake')} found" if several else done[0].summary
+        summary = f"{counted(len(mistakes), 'error')} found" if several else done[0].summary
         print_mistakes(list(mistakes), summary, named)
     return done
 
@@ -148,7 +148,7 @@ def _broken(problem: Problem, specs: Sequence[str]) -> str:
 def _summary(outcomes: Sequence[Outcome], skipped: int) -> str:
     broken = sum(not outcome.ok for outcome in outcomes)
     warnings = len(_distinct(outcomes, "warning"))
-    parts = [f"{len(outcomes) - broken} ok", *([f"{broken} with mistakes"] if broken else [])]
+    parts = [f"{len(outcomes) - broken} ok", *([f"{broken} with errors"] if broken else [])]
     parts += [counted(warnings, "warning")] if warnings else []
     parts += [f"{counted(skipped, 'file')} without the key 'spec' skipped"] if skipped else []
     return f"{counted(len(outcomes), 'spec')}: {', '.join(parts)}"

@@ -29,7 +29,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.output is not None:
         check_output(arguments, arguments.model, ending)
     from encapkeras.interop import export_model
-    from encapkeras.model.spec_model import load_model
+    from encapkeras.model.load_model import load_model
     from encapkeras.summary.node_table import parameters
 
     checkpoint = chosen_checkpoint(Path(arguments.model))

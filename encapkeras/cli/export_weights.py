@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Writes the model's weights in the original's names and layouts."""
     from encapkeras.interop import original_state_dict, write_checkpoint
-    from encapkeras.model.spec_model import load_model
+    from encapkeras.model.load_model import load_model
     from encapkeras.summary.node_table import parameters
 
     output = check_output(arguments, arguments.model, ".pth", ".pt")

@@ -48,7 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
     if table:
         check_free(table, arguments.overwrite, option=" with --csv")
     from encapkeras.analysis import classify_files
-    from encapkeras.model.spec_model import load_model
+    from encapkeras.model.load_model import load_model
     from encapkeras.training.memory.out_of_memory import saying_how_to_save_memory
 
     checkpoint = chosen_checkpoint(Path(arguments.model))

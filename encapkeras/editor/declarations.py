@@ -19,10 +19,10 @@ import pydantic
 
 from encapkeras.layers import LAYERS
 from encapkeras.losses import SideLoss
-from encapkeras.registry import REQUIRED, Argument, Entry, argument_docs
+from encapkeras.registry import Entry, argument_docs
 from encapkeras.spec.keras_layers import PREFIX, keras_layer, object_kind, parameters
 from encapkeras.spec.sections import NodeKeys, TopLevel
-from encapkeras.validation import STRICT
+from encapkeras.validation import REQUIRED, STRICT, Argument
 
 Schema = dict[str, Any]
 

@@ -58,6 +58,8 @@ class CapsuleConvolution(CapsuleLayer):
         torch.Size([1, 5, 5, 8, 4])
     """
 
+    squashes = True
+
     def __init__(
         self,
         types: pydantic.PositiveInt,

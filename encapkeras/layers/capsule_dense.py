@@ -53,6 +53,8 @@ class CapsuleDense(CapsuleLayer):
         torch.Size([2, 10, 16])
     """
 
+    squashes = True
+
     def __init__(
         self,
         capsules: pydantic.PositiveInt,

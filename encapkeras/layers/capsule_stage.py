@@ -60,6 +60,7 @@ class CapsuleStage(CapsuleLayer):
         torch.Size([2, 8, 8, 8, 4])
     """
 
+    squashes = True
     ports: ClassVar[tuple[str, ...]] = ("input", "main", "half", "out")
 
     def __init__(

@@ -47,6 +47,8 @@ class ConvBnRelu(CapsuleLayer):
         torch.Size([2, 14, 14, 16])
     """
 
+    drawn_as = "convolution"
+
     def __init__(
         self,
         filters: pydantic.PositiveInt,

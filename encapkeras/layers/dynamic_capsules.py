@@ -57,6 +57,9 @@ class DynamicCapsules(VotingLayer):
         torch.Size([2, 2, 2, 32, 16])
     """
 
+    squashes = True
+    routes_by = "dynamic"
+
     def __init__(
         self,
         capsules: pydantic.PositiveInt,

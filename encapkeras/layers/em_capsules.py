@@ -63,6 +63,8 @@ class EmCapsules(VotingLayer):
         torch.Size([2, 10, 16])
     """
 
+    scores_are = "activation"
+    routes_by = "em"
     ports: ClassVar[tuple[str, ...]] = ("out", "activations")
 
     def __init__(

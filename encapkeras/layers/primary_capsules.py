@@ -50,6 +50,8 @@ class PrimaryCapsules(CapsuleLayer):
         torch.Size([2, 6, 6, 32, 8])
     """
 
+    squashes = True
+
     def __init__(
         self,
         types: pydantic.PositiveInt,

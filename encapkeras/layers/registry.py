@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, TypeVar
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, ClassVar, Literal, TypeVar
 
 import keras
 
@@ -14,21 +14,30 @@ from encapkeras.registry import Registry
 from encapkeras.validation import shown
 
 LayerClass = TypeVar("LayerClass", bound=type[keras.layers.Layer])
+Registered = TypeVar("Registered", bound=type)
 
 # Keras' own, which a spec gives to every node or to none; and the keys of every node.
 _SKIP = frozenset({"name", "dtype", "trainable", "autocast", "activity_regularizer"})
 _KEYS = frozenset({"layer", "inputs", "repeat", "expect", "doc"})
+
+_DECLARED = {
+    "squashes": (False, True),
+    "drawn_as": ("", "convolution", "capsules", "routing"),
+    "scores_are": ("", "length", "activation"),
+    "routes_by": ("", "dynamic", "em"),
+}
 
 LAYERS = Registry("layer", skip=_SKIP, reserved=_KEYS)
 
 Shape = tuple[int | None, ...]
 
 
-def register_layer(name: str) -> Callable[[LayerClass], LayerClass]:
-    """Makes a layer class known to specs, and to Keras' loading under the same name.
+def register_layer(name: str, *, formerly: Collection[str] = ()) -> Callable[[LayerClass], LayerClass]:
+    """Make a layer class known to specs, and to Keras' loading under the same name.
 
     Args:
         name: The name that specs use.
+        formerly: Deprecated names, which specs and saved models may still have.
 
     Raises:
         RegistrationError: The class is no Keras layer, or takes no `**kwargs`; a parameter lacks its annotation or its
@@ -41,15 +50,21 @@ def register_layer(name: str) -> Callable[[LayerClass], LayerClass]:
         Traceback (most recent call last):
         encapkeras.errors.RegistrationError: layer 'capsule_length' is registered already, by encapkeras itself. ...
     """
-    register = LAYERS.register(name)
+    register = LAYERS.register(name, formerly=formerly)
 
     def decorate(cls: LayerClass) -> LayerClass:
         problem = _problem(cls)
         if problem:
             raise RegistrationError(f"layer '{name}': {problem}")
-        return keras.saving.register_keras_serializable("encapkeras.layers", name)(register(cls))  # type: ignore[no-any-return]
+        return register_for_loading(register(cls), "encapkeras.layers", name, formerly)
 
     return decorate
+
+
+def register_for_loading(cls: Registered, package: str, name: str, formerly: Collection[str]) -> Registered:
+    """Let Keras save models with a class under its name, and load those that have it under a former one."""
+    keras.saving.get_custom_objects().update({f"{package}>{old}": cls for old in formerly})
+    return keras.saving.register_keras_serializable(package, name)(cls)  # type: ignore[no-any-return]
 
 
 def _problem(cls: object) -> str:
@@ -68,6 +83,12 @@ def _problem(cls: object) -> str:
         return f"'ports' of class {cls.__name__} must be a tuple of names; received {shown(ports)}"
     if "out" not in ports:
         return f"'ports' of class {cls.__name__} must hold 'out', which a reference without a port means"
+    for name, allowed in _DECLARED.items() if issubclass(cls, CapsuleLayer) else ():
+        if getattr(cls, name) not in allowed:
+            known = ", ".join(map(repr, allowed))
+            return (
+                f"'{name}' of class {cls.__name__} must be one of these: {known}; received {shown(getattr(cls, name))}"
+            )
     return ""
 
 
@@ -77,11 +98,24 @@ class CapsuleLayer(keras.layers.Layer):  # type: ignore[misc]
     The arguments of a registered layer are checked when it is made and are its configuration. A layer with `ports`
     returns a map of all of them when called with `return_ports=True`.
 
+    Class attributes declare what other parts of the package must know of a layer:
+
+    - `ports`: the names of its outputs; a reference without a port means `out`.
+    - `squashes`: whether the lengths of its output capsules are below 1; if so, `dim` 1 gets a warning.
+    - `drawn_as`: its color in pictures: `convolution`, `capsules` or `routing`; empty for that of your own layers.
+    - `scores_are`: what its output is if that is the network's: the `length` or the `activation` of class capsules.
+    - `routes_by`: how it routes, for the analysis: `dynamic` or `em`, with the attributes of `DynamicCapsules` or
+      `EmCapsules`.
+
     Args:
         **kwargs: `name`, `dtype`, `trainable`, as for every Keras layer.
     """
 
     ports: ClassVar[tuple[str, ...]] = ("out",)
+    squashes: ClassVar[bool] = False
+    drawn_as: ClassVar[Literal["", "convolution", "capsules", "routing"]] = ""
+    scores_are: ClassVar[Literal["", "length", "activation"]] = ""
+    routes_by: ClassVar[Literal["", "dynamic", "em"]] = ""
     _arguments: dict[str, Any]
 
     def __init__(self, **kwargs: Any) -> None:

@@ -37,6 +37,8 @@ class Squash(CapsuleLayer):
         tensor([[0.5769, 0.7692]])
     """
 
+    squashes = True
+
     def __init__(self, variant: SquashVariant = "paper", **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.variant = variant

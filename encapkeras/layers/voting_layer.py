@@ -30,6 +30,8 @@ class VotingLayer(CapsuleLayer):
         **kwargs: `name`, `dtype`, `trainable`, as for every Keras layer.
     """
 
+    drawn_as = "routing"
+
     def __init__(
         self,
         capsules: int,

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, TypeVar
 
 import keras
 import torch
 
 from encapkeras.errors import RegistrationError
+from encapkeras.layers.registry import register_for_loading
 from encapkeras.losses.side_loss import SideLoss
 from encapkeras.registry import Registry
 
@@ -19,17 +20,18 @@ LossClass = TypeVar("LossClass", bound=type[keras.losses.Loss] | type[keras.laye
 LOSSES = Registry("loss", skip=frozenset({"name", "reduction", "dtype"}), reserved=frozenset({"loss", "weight"}))
 
 
-def register_loss(name: str) -> Callable[[LossClass], LossClass]:
-    """Makes a loss class known to specs, one on an output or a `SideLoss`, and to Keras' loading under the same name.
+def register_loss(name: str, *, formerly: Collection[str] = ()) -> Callable[[LossClass], LossClass]:
+    """Make a loss class known to specs, one on an output or a `SideLoss`, and to Keras' loading under the same name.
 
     Args:
         name: The name that specs use.
+        formerly: Deprecated names, which specs and saved models may still have.
 
     Raises:
         RegistrationError: The class is neither a Keras loss nor a `SideLoss`; a parameter lacks its annotation or its
             line in the docstring's `Args:`; or the name is taken, or is no name.
     """
-    register = LOSSES.register(name)
+    register = LOSSES.register(name, formerly=formerly)
 
     def decorate(cls: LossClass) -> LossClass:
         if not inspect.isclass(cls) or not issubclass(cls, keras.losses.Loss | SideLoss):
@@ -42,7 +44,7 @@ def register_loss(name: str) -> Callable[[LossClass], LossClass]:
             raise RegistrationError(
                 f"loss '{name}': a spec could not tell its tensors from its arguments {sorted(both)}"
             )
-        return keras.saving.register_keras_serializable("encapkeras.losses", name)(register(cls))  # type: ignore[no-any-return]
+        return register_for_loading(register(cls), "encapkeras.losses", name, formerly)
 
     return decorate
 

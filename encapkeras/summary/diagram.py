@@ -10,7 +10,6 @@ import keras
 
 from encapkeras.errors import printable
 from encapkeras.layers import LAYERS
-from encapkeras.layers.voting_layer import VotingLayer
 from encapkeras.losses.side_loss import LABELS
 from encapkeras.model.examine import Examined
 from encapkeras.summary.cost import Cost
@@ -221,13 +220,10 @@ def _in_order(row: NodeRow) -> list[str]:
 def _kind(row: NodeRow, layer: keras.layers.Layer | None) -> Kind:
     if layer is None:
         return "loss"
-    if "Conv" in row.layer or row.layer == "conv_bn_relu":
-        return "convolution"
     if row.layer.startswith("keras."):
-        return "keras"
-    if isinstance(layer, VotingLayer):
-        return "routing"
-    return "capsules" if LAYERS[row.layer].target.__module__.startswith("encapkeras.") else "own"
+        return "convolution" if "Conv" in row.layer else "keras"
+    declared: Kind | Literal[""] = getattr(layer, "drawn_as", "")
+    return declared or ("capsules" if type(layer).__module__.startswith("encapkeras.") else "own")
 
 
 def _arrow(reference: str, target: str, role: str = "") -> Arrow:

@@ -9,7 +9,8 @@ import keras
 
 from encapkeras.data import Batches, DatasetInfo, DataSettings
 from encapkeras.errors import TrainingError
-from encapkeras.model.spec_model import SpecModel, load_model
+from encapkeras.model.load_model import load_model
+from encapkeras.model.spec_model import SpecModel
 from encapkeras.training.memory.advice import advice_for_measuring
 from encapkeras.training.memory.out_of_memory import saying_how_to_save_memory
 

@@ -26,7 +26,8 @@ from encapkeras.distribution.processes import (
 from encapkeras.errors import ArgumentError, TrainingError
 from encapkeras.files import write_json
 from encapkeras.functional.torch_support.optional_compile import check_compiler, compiling
-from encapkeras.model.spec_model import build_model, load_model
+from encapkeras.model.load_model import load_model
+from encapkeras.model.spec_model import build_model
 from encapkeras.plugins import used_plugins
 from encapkeras.spec.train_settings import TrainSettings
 from encapkeras.summary.node_table import parameters

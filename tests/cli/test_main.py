@@ -228,7 +228,7 @@ def test_a_damaged_checkpoint_is_a_message(run_folder, tmp_path, capsys):
     best = damaged / "checkpoints" / "best.keras"
     best.write_bytes(best.read_bytes()[:1000])
     message = refused(capsys, "evaluate", damaged)
-    assert "best.keras' cannot be loaded: it is no .keras file, or a damaged one" in message
+    assert "best.keras' cannot be loaded: it is not a .keras file, or is damaged" in message
     assert "not found" not in message
 
 

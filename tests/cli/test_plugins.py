@@ -127,14 +127,14 @@ def test_a_file_beside_it_takes_no_modules_place(spec, capsys):
 
 REFUSED = {
     "bare decorator": (changed(('("scale")', "")), "my_layers.py:5: a layer is registered under the name"),
-    "no name": (changed(('"scale"', '"my scale"')), "'my scale' is no name for a layer"),
+    "no name": (changed(('"scale"', '"my scale"')), "'my scale' is not a valid name for a layer"),
     "name taken": (changed(('"scale"', '"squash"')), "layer 'squash' is registered already, by encapkeras itself"),
     "name taken twice": (SCALE + SCALE, "layer 'scale' is registered already, by "),
     "no annotation": (changed((": int", "")), "(class Scale): parameter 'factor' has no annotation: write its type"),
     "no doc": (changed(("factor: By", "By")), "parameter 'factor' has no line in the docstring's 'Args:'"),
     "two mistakes": (changed((": int", ""), ("self, ", "self, *more, ")), "which '*more' does not take; parameter 'f"),
     "unknown annotation": (changed((": int", ": 'Nothing'")), "its annotations cannot be read: name 'Nothing'"),
-    "no type": (changed((": int", ": 3")), "the annotation of 'factor' is no type"),
+    "no type": (changed((": int", ": 3")), "the annotation of 'factor' is not a type"),
     "wrong default": (changed(("= 3", "= 2.5")), "the default of 'factor' must be an integer; received 2.5"),
     "reserved": (changed(("factor", "inputs")), "parameter 'inputs' needs another name"),
     "no kwargs": (changed((", **kwargs: Any", "")), "__init__ of class Scale must take **kwargs"),
@@ -203,7 +203,7 @@ AT_THE_NODE = {
     "other ports": (
         changed(("inputs):", "inputs, return_ports=False):"), ("return inputs", "return {'out': inputs} or inputs"))
         + "    ports = ('out', 'half')\n",
-        "must give a map of its ports out, half; it gives a map of out.",
+        "must return a map of its ports out, half; it returns a map of out.",
     ),
 }
 
@@ -214,7 +214,7 @@ def test_mistakes_in_a_layer_are_placed_at_the_node(case, spec, capsys):
     message = refused(capsys, "check", spec, "--plugin", plugin(text))
     assert part in message
     assert "tiny.yaml:9:5  model.nodes.pool" in message
-    assert message.endswith("1 mistake found\n")
+    assert message.endswith("1 error found\n")
 
 
 def test_ports_of_a_layer_can_be_named(spec, capsys):

@@ -132,7 +132,7 @@ a.yaml:2:4  b
       |    ^
     does not fit
     image (4, 4, 1) -> b (1, 2)
-3 mistakes found
+3 errors found
 """.replace(": \n", ":\n")
 
 
@@ -152,7 +152,7 @@ def printed(file, monkeypatch):
             monkeypatch.setenv(name, value)
         file("[bold]a[/bold]: 1\nb: {c: 1}\n")
         with contextlib.redirect_stderr(stream):
-            print_mistakes(PROBLEMS, "3 mistakes found")
+            print_mistakes(PROBLEMS, "3 errors found")
         return stream.getvalue()
 
     return run
@@ -193,7 +193,7 @@ def test_every_command_reports_so(tmp_path, monkeypatch, capsys):
     assert main(["train", "wrong.yaml"]) == 2
     assert capsys.readouterr().err == (
         "wrong.yaml:2:9  train.epohcs\n    2 | train: {epohcs: 3}\n      |         ^^^^^^\n"
-        "    'epohcs' is not allowed here. Did you mean 'epochs'?\n1 mistake found\n"
+        "    'epohcs' is not allowed here. Did you mean 'epochs'?\n1 error found\n"
     )
 
 

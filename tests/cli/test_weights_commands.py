@@ -159,7 +159,7 @@ def test_models_that_cannot_be_exported(tmp_path, capsys):
     (tmp_path / "text.keras").write_text("text")
     for file, text in {
         "none.keras": "there is no such file",
-        "text.keras": "it is no .keras file, or a damaged one",
+        "text.keras": "it is not a .keras file, or is damaged",
         "plain.keras": "make the model with encapkeras.build_model",
     }.items():
         assert text in refused(capsys, "export-weights", tmp_path / file, "-o", tmp_path / "out.pth")

@@ -287,7 +287,7 @@ def test_all_mistakes_of_all_specs_are_told_at_once(trainings, tmp_path):
 
 
 def test_a_mistake_in_set_is_told_once(tmp_path):
-    with pytest.raises(SpecError, match="1 mistake found"):
+    with pytest.raises(SpecError, match="1 error found"):
         compare([ONE, TWO], [0], overrides=["train.epoch=3"], run_dir=tmp_path / "new")
 
 

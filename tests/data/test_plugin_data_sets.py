@@ -117,7 +117,7 @@ def test_each_wrong_argument_is_one_error_at_its_place(data, path, text, capsys)
     message = refused(capsys, "check", spec_with(**{**known, **data}), "--plugin", "stripes.py")
     assert text in message
     assert f"  {path}\n" in message
-    assert "1 mistake found" in message
+    assert "1 error found" in message
 
 
 def test_its_paths_follow_a_spec_to_another_folder(tmp_path, capsys):

@@ -182,7 +182,7 @@ def test_a_mistake_is_told_once(tmp_path):
     path = write_spec(tmp_path, tiny_spec(epochz=3))
     said = ran(2, path, code=2).stderr
     assert said.count("Did you mean 'epochs'?") == 1
-    assert said.count("1 mistake found") == 1
+    assert said.count("1 error found") == 1
     occupied = tmp_path / "occupied"
     occupied.mkdir()
     (occupied / "thesis.txt").touch()

@@ -123,7 +123,7 @@ def required_arguments(name):
     """A value for each argument that the layer needs."""
     known = {"rate": 0.1, "stddev": 0.1, "scale": 2.0, "activation": "relu", "function": "relu"}
     known |= {"dims": [4, 1, 2, 3], "target_shape": [256]}
-    return {problem.path[0]: known.get(problem.path[0], 3) for problem in layer_kind(name).problems({})}
+    return {problem.path[0]: known.get(problem.path[0], 3) for problem in layer_kind(name).arguments.problems({})}
 
 
 @pytest.mark.parametrize("trainable", [True, False])

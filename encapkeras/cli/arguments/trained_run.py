@@ -77,7 +77,7 @@ class TrainedRun:
             TrainingError: The network and the data set do not go together.
         """
         from encapkeras.analysis import Classifier
-        from encapkeras.model.spec_model import load_model
+        from encapkeras.model.load_model import load_model
         from encapkeras.training.measure import check_fits
 
         model = load_model(self.checkpoint)

@@ -15,7 +15,6 @@ from torch.nn import functional as F
 
 from encapkeras.errors import ArgumentError, NotFiniteError
 from encapkeras.keras_internals import producer
-from encapkeras.layers import CapsuleLength
 from encapkeras.losses import OptimalTransport, ReconstructionLoss
 from encapkeras.model.spec_model import SpecModel
 from encapkeras.training.tensorboard.data import batches_of, drawing_nothing
@@ -176,7 +175,7 @@ def _no_classifier(model: keras.Model) -> ArgumentError:
 def _measured_by_length(output: keras.KerasTensor) -> keras.KerasTensor | None:
     """The class capsules `(B, J, E)` whose lengths an output is; None if it is something else."""
     layer, inputs = producer(output)
-    if not isinstance(layer, CapsuleLength):
+    if getattr(layer, "scores_are", "") != "length":
         return None
     (capsules,) = inputs
     return capsules if len(capsules.shape) == 3 else None

@@ -34,8 +34,8 @@ PositivePerChannel = Annotated[
 ]
 
 
-@register_layer("normalise")
-class Normalise(CapsuleLayer):
+@register_layer("normalize", formerly=["normalise"])
+class Normalize(CapsuleLayer):
     """`(image - mean) / deviation` with fixed numbers, which a saved model holds.
 
     Images keep their range from 0 to 1 up to this layer, so that pictures and the pixels to predict from stay as they
@@ -60,7 +60,7 @@ class Normalise(CapsuleLayer):
 
     Example:
         >>> import torch
-        >>> Normalise(mean=0.5, deviation=[0.25])(torch.tensor([0.0, 0.5, 1.0]).reshape(1, 1, 3, 1)).flatten()
+        >>> Normalize(mean=0.5, deviation=[0.25])(torch.tensor([0.0, 0.5, 1.0]).reshape(1, 1, 3, 1)).flatten()
         tensor([-2.,  0.,  2.])
     """
 

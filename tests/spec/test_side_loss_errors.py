@@ -27,7 +27,7 @@ def test_a_loss_of_another_shape_is_refused(registered):
 
 def test_what_is_missing_while_training_is_said():
     model = compiled()
-    with pytest.raises(TrainingError, match=r"\(reconstruction\) need what lies inside the network"):
+    with pytest.raises(TrainingError, match=r"\(reconstruction\) need tensors inside the network"):
         model.compute_loss(IMAGES, torch.tensor(LABELS), model(IMAGES))
     model = build_model(without_output_loss())
     model.compile(optimizer="sgd")

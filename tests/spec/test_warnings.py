@@ -1,4 +1,4 @@
-"""What can be built and is hardly meant gives a warning; what may be meant gives none."""
+"""What can be built but is surely a slip gives a warning; what may be meant gives none."""
 
 import numpy as np
 import pytest
@@ -36,7 +36,7 @@ def only(found, path):
 
 
 @pytest.mark.parametrize("file", sorted(bundled_specs().glob("*.yaml")), ids=lambda file: file.stem)
-def test_no_spec_that_comes_with_encapkeras_is_suspicious(file):
+def test_no_spec_that_comes_with_encapkeras_has_a_warning(file):
     assert not load_spec(file).warnings
 
 
@@ -58,7 +58,7 @@ def test_warnings_are_sorted_and_no_mistakes(tmp_path):
 class TestNodes:
     def test_a_node_that_reaches_nothing_is_named_with_those_that_serve_it_alone(self):
         text = only(warnings(CAPSULES, "model.outputs.classes=stem", "losses=null"), "model.nodes.lengths")
-        assert text.startswith("reaches no output and no side loss, and is no part of the network; nor do ")
+        assert text.startswith("reaches no output and no side loss, and is not part of the network; nor do ")
         assert "; nor do stage, digits, which nothing else needs. " in text
 
     def test_a_node_that_serves_two_unused_ones_is_named_once(self):
@@ -101,7 +101,7 @@ class TestShapes:
 
     def test_scores_that_are_not_one_for_each_class(self):
         found = warnings(CAPSULES, "model.nodes.digits.capsules=11")
-        assert only(found, "model.outputs.classes").startswith("makes (11,), and the data set has 10 classes")
+        assert only(found, "model.outputs.classes").startswith("outputs (11,), and the data set has 10 classes")
 
 
 class TestVariablesAndBlocks:
@@ -168,7 +168,7 @@ class TestData:
         align = {"loss": "optimal_transport", "latent": "stage", "target": "stage/main", "critic": "none"}
         spec = {**CAPSULES, "losses": {**CAPSULES["losses"], "align": align}}
         assert not warnings(spec)
-        assert "and 'align' in vain" in only(warnings(spec, "data.batch_size=1"), "data.batch_size")
+        assert "with one image 'align' is always 0" in only(warnings(spec, "data.batch_size=1"), "data.batch_size")
         assert not warnings(CAPSULES, "data.batch_size=1")
 
     def test_a_data_set_says_how_many_images_it_has(self):
