@@ -52,7 +52,7 @@ def compare(
 ) -> Comparison:
     """Train every network with every seed, each as `train` does, and write a table and the differences.
 
-    A spec with a sweep stands for the networks of its sweep; the table is then sorted by validation accuracy. All
+    A spec with a sweep is trained as all networks of its sweep; the table is then sorted by validation accuracy. All
     networks are trained with one seed before the next, so that a comparison that is cut short is fair. Everything that
     can be checked is checked before the first training. A training that fails is noted, and the others continue.
 
@@ -135,7 +135,7 @@ def _trained(planned: Planned, replace: bool, console: Console) -> Run:
 
 
 def _was_cut_short(planned: Planned) -> bool:
-    """Tell whether the folder holds this run, begun and not finished."""
+    """Return whether the folder holds this run, begun and not finished."""
     folder = planned.folder
     if not folder.was_begun() or folder.results.exists() or StateFiles(folder.resume).position() is None:
         return False

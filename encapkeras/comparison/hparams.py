@@ -55,11 +55,9 @@ def _final_loss(folder: RunFolder) -> float | None:
 def _values(run: Run, comparison: Comparison) -> dict[str, Any]:
     """Return the hyperparameters of a run: numbers where all networks have a number there, otherwise text."""
     network = next(network for network in comparison.networks if network.label == run.network)
-    swept = comparison.swept()
-    texts = {path for path in swept if not all(map(_is_number, _of_path(path, comparison)))}
     own = {
-        heading: value_text(network.swept[path]) if path in texts else network.swept[path]
-        for path, heading in swept.items()
+        heading: network.swept[path] if _is_number(path, comparison) else value_text(network.swept[path])
+        for path, heading in comparison.swept().items()
         if path in network.swept
     }
     return {"spec": network.title, "seed": run.seed, **own}
@@ -67,14 +65,10 @@ def _values(run: Run, comparison: Comparison) -> dict[str, Any]:
 
 def _columns(comparison: Comparison) -> dict[str, Any]:
     """Return all hyperparameters that runs have, each with a value of its type."""
-    swept = comparison.swept().items()
-    numbers = {heading: all(map(_is_number, _of_path(path, comparison))) for path, heading in swept}
-    return {"spec": "", "seed": 0, **{heading: 0 if number else "" for heading, number in numbers.items()}}
+    swept = {heading: 0 if _is_number(path, comparison) else "" for path, heading in comparison.swept().items()}
+    return {"spec": "", "seed": 0, **swept}
 
 
-def _of_path(path: str, comparison: Comparison) -> list[Any]:
-    return [network.swept[path] for network in comparison.networks if path in network.swept]
-
-
-def _is_number(value: Any) -> bool:
-    return type(value) in (int, float)
+def _is_number(path: str, comparison: Comparison) -> bool:
+    values = [network.swept[path] for network in comparison.networks if path in network.swept]
+    return all(type(value) in (int, float) for value in values)

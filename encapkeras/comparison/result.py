@@ -79,11 +79,11 @@ class Network:
         return self.data.has_validation
 
     def shares_data_set(self, other: Network) -> bool:
-        """Tell whether it has the same data set as another, in any parts and sizes."""
+        """Return whether it has the same data set as another, in any parts and sizes."""
         return not any(self.other_images(other))
 
     def other_images(self, other: Network) -> Iterator[str]:
-        """Yield the texts that say in which arguments of the data set it differs from another."""
+        """Yield the arguments of the data set in which it differs from another, as texts."""
         names = dict.fromkeys(["dataset", *self.data.arguments, *other.data.arguments])
         return (text for _, text in self.differences(other, names))
 
@@ -102,7 +102,7 @@ def numbered(name: str, number: int) -> str:
 
 @dataclass(frozen=True)
 class Row:
-    """The results of one network; None stands for values that no finished run has.
+    """The results of one network; a value is None if no finished run has it.
 
     Args:
         network: The network.

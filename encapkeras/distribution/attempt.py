@@ -1,4 +1,4 @@
-"""Processes that torchrun has just started, told apart from those that it started before."""
+"""A name for the processes of one start by torchrun, which none of its earlier starts had."""
 
 from __future__ import annotations
 

@@ -143,9 +143,14 @@ def all_gather(numbers: list[int]) -> list[list[int]]:
     return [each.tolist() for each in every]
 
 
+def from_each(number: int) -> list[int]:
+    """Return the number of each process; all must call it."""
+    return [each for [each] in all_gather([number])] if connected().count > 1 else [number]
+
+
 def all_reduce_max(number: int) -> int:
     """Return the largest number of all processes; all must call it."""
-    return max(each for [each] in all_gather([number])) if connected().count > 1 else number
+    return max(from_each(number))
 
 
 def all_reduce_sum(tensors: list[torch.Tensor]) -> None:
@@ -163,7 +168,7 @@ def all_reduce_sum(tensors: list[torch.Tensor]) -> None:
 
 def rank_of_least(number: int) -> int:
     """Return the rank of the process with the smallest number, the first of equals; all must call it."""
-    numbers = [each for [each] in all_gather([number])] if connected().count > 1 else [number]
+    numbers = from_each(number)
     return numbers.index(min(numbers))
 
 
@@ -209,8 +214,7 @@ def propagate_errors() -> Iterator[None]:
         if error in _final:
             raise
         failure = error
-    code = failure.exit_code if failure else 0
-    codes = [code] if connected().count == 1 else [each for [each] in all_gather([code])]
+    codes = from_each(failure.exit_code if failure else 0)
     first = next((rank for rank, each in enumerate(codes) if each), None)
     if failure and first == connected().rank:
         _final.add(failure)
@@ -250,7 +254,7 @@ def report_lost_processes() -> Iterator[None]:
 
 
 def restarts_lose_state() -> bool:
-    """Tell whether torchrun may start processes again without a store that keeps `set_launcher_value`."""
+    """Return whether torchrun may start processes again without a store that keeps `set_launcher_value`."""
     return _launcher is None and launcher_restarts() > 0
 
 

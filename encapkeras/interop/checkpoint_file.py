@@ -115,11 +115,11 @@ def _damaged_part(path: Path) -> str | None:
 
 
 def _no_checkpoint(path: Path) -> CheckpointError:
-    return CheckpointError(f"'{path}' is no file that torch.save wrote, or a damaged one")
+    return CheckpointError(f"'{path}' is not a file of torch.save, or is damaged")
 
 
 def _has_weights(value: Any) -> bool:
-    """Tell whether it is a map with arrays; single numbers and random states in checkpoints are not weights."""
+    """Return whether it is a map with arrays; single numbers and random states in checkpoints are not weights."""
     entries = value.values() if isinstance(value, Mapping) else ()
     return any(isinstance(entry, torch.Tensor) and entry.is_floating_point() and entry.dim() > 0 for entry in entries)
 

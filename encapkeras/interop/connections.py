@@ -100,5 +100,5 @@ class Connections:
 
 
 def _is_map(shape: tuple[int | None, ...]) -> bool:
-    """Tell whether a tensor is an image or a map of capsules of more than one position."""
+    """Return whether a tensor is an image or a map of capsules of more than one position."""
     return len(shape) in (4, 5) and tuple(shape[1:3]) != (1, 1)

@@ -39,7 +39,7 @@ class _Block(NamedTuple):
 
 
 def is_residual(connections: Connections) -> bool:
-    """Tell whether a network has sums, convolutions of Keras and a dense layer at its end, as a ResNet has."""
+    """Return whether a network has sums, convolutions of Keras and a dense layer at its end, as a ResNet has."""
     layers = [place.layer for place in connections.places.values()]
     made = (keras.layers.Add, keras.layers.Conv2D)
     ends_dense = isinstance(connections.output().layer, keras.layers.Dense)

@@ -139,7 +139,7 @@ def test_checkpoints_that_cannot_be(tmp_path, capsys):
     torch.save(torch.nn.Linear(2, 2), tmp_path / "module.pth")
     for file, text in {
         "none.pth": "cannot be read",
-        "text.pth": "is no file that torch.save wrote",
+        "text.pth": "is not a file of torch.save",
         "module.pth": "could run code from the file, so it is refused",
     }.items():
         assert text in refused(capsys, "import-weights", SPEC, tmp_path / file, "-o", tmp_path / "made.keras")

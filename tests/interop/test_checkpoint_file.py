@@ -150,7 +150,7 @@ def plain_pickle(path):
 @pytest.mark.parametrize("make", [text, nothing, half, other_zip, array, plain_pickle])
 def test_other_files(tmp_path, make):
     make(tmp_path / "a.pth")
-    assert refused(tmp_path / "a.pth") == f"'{tmp_path / 'a.pth'}' is no file that torch.save wrote, or a damaged one"
+    assert refused(tmp_path / "a.pth") == f"'{tmp_path / 'a.pth'}' is not a file of torch.save, or is damaged"
 
 
 def test_a_changed_byte_is_found(tmp_path):
