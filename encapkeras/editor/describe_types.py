@@ -11,7 +11,7 @@ from encapkeras.editor.declarations import OBJECT, TENSOR, Schema
 _NOUNS = {
     "integer": ("a whole number", "whole numbers"),
     "number": ("a number", "numbers"),
-    "string": ("text", "texts"),
+    "string": ("a string", "strings"),
 }
 _LARGEST_WORTH_SAYING = 2**31  # a limit from there on is a matter of memory
 _CONFIG = ", or `{class_name: ..., config: {...}}`"
