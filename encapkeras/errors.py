@@ -136,7 +136,7 @@ class SpecError(EncapkerasError, ValueError):
     def __init__(self, problems: Sequence[Problem], complete: bool = True) -> None:
         self.problems = sorted(problems, key=lambda problem: (problem.file, problem.line, problem.column))
         count = len(self.problems)
-        noun = "1 mistake" if count == 1 else f"{count} mistakes"
+        noun = "1 error" if count == 1 else f"{count} errors"
         self.summary = f"{noun} found" if complete else f"{noun} found, and there may be more: reading ended here"
         super().__init__("\n".join([*map(str, self.problems), self.summary]))
 

@@ -11,7 +11,7 @@ from encapkeras.benchmarks import transport as bench_transport
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the benchmarks, each a command of its own."""
+    """Declare the benchmarks, each a command of its own."""
     benchmarks = parser.add_subparsers(title="benchmarks", metavar="BENCHMARK", required=True)
     for name, module, summary in (
         ("data", bench_data, "images per second that the input pipeline makes"),
@@ -29,6 +29,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Runs the chosen benchmark."""
+    """Run the chosen benchmark."""
     code: int = arguments.run_benchmark(arguments)
     return code

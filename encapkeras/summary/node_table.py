@@ -1,4 +1,4 @@
-"""The table of a network's nodes: what stands where, and how large it is."""
+"""The table of a network's nodes and their sizes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from encapkeras.spec.nodes import Node, Reference
 from encapkeras.spec.reachable import reached
 
 SIDE_LOSS = "losses."
-"""What the names of side losses begin with where they stand beside nodes."""
+"""The prefix of side losses' names among nodes."""
 
 
 @dataclass(frozen=True)

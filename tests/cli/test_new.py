@@ -164,9 +164,9 @@ def test_names_are_never_echoed_raw(capsys):
     ("words", "message"),
     [
         (["there.yaml", "--dataset", "digits"], "'there.yaml' exists already. Name another file, or replace it with"),
-        (["none/a.yaml", "--dataset", "digits"], "'none' is no folder. Make it first."),
+        (["none/a.yaml", "--dataset", "digits"], "'none' is not a folder. Create it first."),
         (["folder.yaml", "--dataset", "digits"], "'folder.yaml' is a folder."),
-        (["a.json", "--dataset", "digits"], "'encapkeras format' makes a .json file of it"),
+        (["a.json", "--dataset", "digits"], "'encapkeras format' converts it to .json"),
         (["a.yaml", "--dataset", "digit"], "--dataset: no data set is called 'digit'. Did you mean 'digits'?"),
         (["a.yaml", "--dataset", "npz"], "'npz' needs 'path'"),
         (["a.yaml", "--dataset", "npz", "--path", "none.npz"], "none.npz: there is no such file"),

@@ -214,7 +214,7 @@ def test_mistakes_in_a_layer_are_placed_at_the_node(case, spec, capsys):
     message = refused(capsys, "check", spec, "--plugin", plugin(text))
     assert part in message
     assert "tiny.yaml:9:5  model.nodes.pool" in message
-    assert message.endswith("1 mistake found\n")
+    assert message.endswith("1 error found\n")
 
 
 def test_ports_of_a_layer_can_be_named(spec, capsys):

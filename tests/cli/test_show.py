@@ -55,7 +55,7 @@ def test_routing_tells_what_votes_would_take_and_side_losses_what_they_look_at(c
     assert " reconstruction    capsules digits, image, labels " in lines["losses.reconstruction"]
     assert "one number" in lines["losses.reconstruction"]
     assert "1,411,344" in lines["losses.reconstruction"]
-    assert "votes, which are never made: 1.4 MiB" in printed
+    assert "votes, which are never created: 1.4 MiB" in printed
     assert "batch: 2 images (--batch)" in printed
 
 
@@ -158,10 +158,13 @@ def test_a_picture_is_written_and_never_over_another_file(capsys, tmp_path):
     ("words", "message"),
     [
         (["--svg", "net.png"], "--svg must name a .svg file; received 'net.png'"),
-        (["--svg", "nowhere/net.svg"], "'nowhere/net.svg' cannot be written: 'nowhere' is no folder. Make it first."),
-        (["--batch", "0"], "--batch must be a number of images, from 1; received 0"),
-        (["--mermaid", "--json"], "--json, --svg and --mermaid are different forms of the same; choose one"),
-        (["--mermaid", "--diff", "resnet14"], "--diff is a table or, with --json, data; leave out --svg and --mermaid"),
+        (
+            ["--svg", "nowhere/net.svg"],
+            "'nowhere/net.svg' cannot be written: 'nowhere' is not a folder. Create it first.",
+        ),
+        (["--batch", "0"], "--batch must be a number of images, at least 1; received 0"),
+        (["--mermaid", "--json"], "--json, --svg and --mermaid are different formats; choose one"),
+        (["--mermaid", "--diff", "resnet14"], "--diff prints a table or, with --json, data; leave out --svg"),
     ],
 )
 def test_what_cannot_be_is_refused(words, message, capsys, tmp_path, monkeypatch):
