@@ -57,7 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise ArgumentError(f"a picture shows up to {MOST_BOXES} nodes; the spec has {len(network.spec.nodes)}")
     shown = _shown(network, arguments)
     if arguments.svg is not None:
-        from encapkeras.summary.svg import as_svg
+        from encapkeras.summary.drawing.svg import as_svg
 
         write_text(Path(arguments.svg), as_svg(_diagram(shown)))
         print(f"{printable(arguments.svg)}: written")

@@ -123,8 +123,8 @@ def test_what_is_not_known_is_a_question_mark_with_a_reason(capsys, wide, tmp_pa
     assert lines[3].split()[-2:] == ["?", "?"]
     assert "? x ? x 4" in lines[3]
     assert lines[-2:] == [
-        "? stem: the size of image is not known before there are images",
-        "? pooled: the size of stem is not known before there are images",
+        "? stem: the size of image is unknown before there are images",
+        "? pooled: the size of stem is unknown before there are images",
     ]
     assert "batch: 64 images (no data set says otherwise)" in lines
 
