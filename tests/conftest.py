@@ -28,3 +28,14 @@ def double_precision(monkeypatch):
     yield
     keras.config.set_floatx("float32")
     keras.config.set_dtype_policy("float32")
+
+
+@pytest.fixture
+def registered():
+    """Register losses for one test."""
+    from encapkeras.losses import LOSSES, register_loss
+
+    before = dict(LOSSES._entries)
+    yield register_loss
+    LOSSES._entries.clear()
+    LOSSES._entries.update(before)

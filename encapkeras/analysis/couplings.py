@@ -26,7 +26,7 @@ Axis = Literal["inputs", "outputs"]
 
 @dataclass(frozen=True)
 class DynamicRouting:
-    """Weights and options of a dynamic routing, as `encapkeras.functional.routing.dynamic_routing` takes them.
+    """Weights and options of a dynamic routing, as `encapkeras.functional.dynamic_routing` takes them.
 
     Args:
         weight_NJED: The matrices of the votes.
@@ -49,7 +49,7 @@ class DynamicRouting:
 
 @dataclass(frozen=True)
 class EMRouting:
-    """Weights and options of an EM routing, as `encapkeras.functional.routing.em_routing` takes them.
+    """Weights and options of an EM routing, as `encapkeras.functional.em_routing` takes them.
 
     Args:
         weight_NJED: The matrices of the votes.

@@ -14,6 +14,7 @@ from encapkeras.analysis.measurements import RoutingAnalysis
 from encapkeras.analysis.routing_statistics import RoutingStatistics
 from encapkeras.analysis.votes import CHUNK_ELEMENTS
 from encapkeras.errors import ArgumentError
+from encapkeras.keras_internals import inputs_of_calls
 from encapkeras.layers import DynamicCapsules, EmCapsules
 
 KINDS = "dynamic_capsules, em_capsules"
@@ -46,10 +47,11 @@ def routing_layers(model: keras.Model) -> list[RoutingLayer]:
     if not layers:
         raise ArgumentError(f"network '{model.name}' has no routing layer; layers that can be analysed: {KINDS}")
     for layer in layers:
-        if len(_nodes(model, layer)) > 1:
+        calls = len(inputs_of_calls(model, layer))
+        if calls > 1:
             raise ArgumentError(
-                f"layer '{layer.name}' is called {len(_nodes(model, layer))} times in network '{model.name}'; a "
-                "routing layer can be analysed if it is called once"
+                f"layer '{layer.name}' is called {calls} times in network '{model.name}'; a routing layer can be "
+                "analysed if it is called once"
             )
     return layers
 
@@ -58,11 +60,6 @@ def _routes(model: keras.Model) -> bool:
     return any(
         isinstance(layer, RoutingLayer) or (isinstance(layer, keras.Model) and _routes(layer)) for layer in model.layers
     )
-
-
-def _nodes(model: keras.Model, layer: RoutingLayer) -> list[Any]:
-    """The calls of a layer in a model; the layer itself knows those in other models too."""
-    return [node for nodes in model._nodes_by_depth.values() for node in nodes if node.operation is layer]
 
 
 def analyse_routing(
@@ -113,7 +110,7 @@ def analyse_routing(
         raise ArgumentError(f"batch_size and chunk_elements are at least 1; received {batch_size}, {chunk_elements}")
     _check_images(model, images)
     targets = None if labels is None else _as_labels(labels, len(images))
-    inner = keras.Model(model.inputs, {layer.name: _nodes(model, layer)[0].input_tensors for layer in layers})
+    inner = keras.Model(model.inputs, {layer.name: inputs_of_calls(model, layer)[0] for layer in layers})
     classes = _classes(model)
     gathered = [RoutingStatistics(_routing_of(layer), chunk_elements) for layer in layers]
     with torch.no_grad():

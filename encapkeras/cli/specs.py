@@ -62,7 +62,7 @@ def _dataset(file: Path) -> str | None:
     """Return the data set of a spec or of what it extends; None if there is none."""
     from encapkeras.spec.inherit import Inheritance
     from encapkeras.spec.parse import load_file
-    from encapkeras.spec.tree import Report
+    from encapkeras.spec.report import Report
 
     report = Report()
     spec = Inheritance(file.parent, report).resolve(load_file(file, file.name, report), file)

@@ -14,6 +14,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from encapkeras.errors import DataError
+from encapkeras.torch_internals import end_workers
 
 Key = TypeVar("Key")
 Made = TypeVar("Made")
@@ -90,7 +91,7 @@ def _end(results: Any) -> None:
     """Ends the processes, if that has not been done: left to the garbage collector, it could take many seconds."""
     if results in _RUNNING:
         _RUNNING.remove(results)
-        results._shutdown_workers()
+        end_workers(results)
 
 
 def _end_all() -> None:

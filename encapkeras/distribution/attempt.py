@@ -6,7 +6,7 @@ import time
 import uuid
 from datetime import timedelta
 
-from torch.distributed.distributed_c10d import Store
+from torch.distributed import Store  # type: ignore[attr-defined]
 
 _SECONDS_BETWEEN_LOOKS = 0.05
 

@@ -12,6 +12,7 @@ import torch
 from encapkeras.errors import DistributionError
 from encapkeras.functional.batch_norm import joined_moments
 from encapkeras.functional.torch_support.shared_batch import SharedBatch, shared_batch
+from encapkeras.keras_internals import layers_within, own_moments, reduction_axes, replaced_moments
 
 
 @contextlib.contextmanager
@@ -28,23 +29,17 @@ def synchronized(model: keras.Model, shared: SharedBatch | None) -> Iterator[Non
     if shared is None or not shared.batch_norm:
         yield
         return
-    layers = [layer for layer in model._flatten_layers() if isinstance(layer, keras.layers.BatchNormalization)]
-    for layer in layers:
-        layer._moments = _moments_of(layer, shared)
-    try:
+    layers = [layer for layer in layers_within(model) if isinstance(layer, keras.layers.BatchNormalization)]
+    with replaced_moments(layers, lambda layer: _moments_of(layer, shared)):
         yield
-    finally:
-        for layer in layers:
-            del layer._moments
 
 
 def _moments_of(layer: keras.layers.BatchNormalization, shared: SharedBatch) -> Any:
     def moments(inputs: torch.Tensor, mask: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
         if shared_batch() is None:  # somebody looks at a process' own samples
-            own: tuple[torch.Tensor, torch.Tensor] = type(layer)._moments(layer, inputs, mask)
-            return own
+            return own_moments(layer, inputs, mask)
         if mask is not None:
             raise DistributionError(f"sync_batch_norm cannot be had of '{layer.name}', whose input is masked")
-        return joined_moments(inputs, list(layer._reduction_axes), shared)
+        return joined_moments(inputs, reduction_axes(layer), shared)
 
     return moments

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import distributed
 
+from encapkeras.torch_internals import call_after_backward
+
 BUCKET_BYTES = 25 << 20  # as torch's own DistributedDataParallel
 
 
@@ -80,8 +82,7 @@ class GradientSum:
         self._sent = 0
         for bucket in self._buckets:
             bucket.missing = len(bucket.parameters)
-        # Runs when this backward pass is over, before it returns.
-        torch.autograd.Variable._execution_engine.queue_callback(self._finish)
+        call_after_backward(self._finish)
 
     def _send_next(self) -> None:
         self._buckets[self._sent].send()

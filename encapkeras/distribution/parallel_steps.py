@@ -16,6 +16,13 @@ from encapkeras.distribution.gradients import GradientSum
 from encapkeras.distribution.processes import Processes, gathered, sum_in_place
 from encapkeras.errors import DistributionError
 from encapkeras.functional.torch_support.shared_batch import SharedBatch, part_of_batch, sharing
+from encapkeras.keras_internals import (
+    replace_steps,
+    replaced_train_step,
+    scaled_gradients,
+    seed_states,
+    statistics_within,
+)
 
 FAR = 0x2545F491  # between the seeds of two processes
 _STEPS = ("training", "test", "prediction")
@@ -48,18 +55,21 @@ class ParallelSteps:
 
     def attach(self) -> None:
         """Takes the place of an earlier one, if there is any."""
-        earlier = getattr(self.model.__dict__.get("train_step"), "__self__", None)
+        earlier = getattr(replaced_train_step(self.model), "__self__", None)
         if isinstance(earlier, ParallelSteps):
             earlier._leave_gradients()
-        self.model.train_step = self.train_step
-        self.model.test_step = self.test_step
-        self.model.predict_step = self.predict_step
+        replace_steps(self.model, self.train_step, self.test_step, self.predict_step)
 
     def train_step(self, data: Any) -> dict[str, Any]:
         """The model's own, on this process' part; gradients, moving statistics and metrics are the whole batch's."""
         part = self._part("training", data)
         self._follow_trainable_weights()
-        with self._metrics_of_all(part), self._own_draws(), self._loss_scaled_by(part.share), self._shared(part):
+        with (
+            self._metrics_of_all(part),
+            self._own_draws(),
+            scaled_gradients(self.model.optimizer, part.share),
+            self._shared(part),
+        ):
             logs = type(self.model).train_step(self.model, part.data)
         self._average_statistics(part.share)
         return self._logs_of_all(logs)
@@ -123,22 +133,11 @@ class ParallelSteps:
             yield
 
     @contextlib.contextmanager
-    def _loss_scaled_by(self, share: float) -> Iterator[None]:
-        """Keras asks its optimizer to scale the loss, after it has noted it and before it goes back from it."""
-        optimizer = self.model.optimizer
-        scale_loss = optimizer.scale_loss
-        optimizer.scale_loss = lambda loss: scale_loss(loss) * share
-        try:
-            yield
-        finally:
-            del optimizer.scale_loss
-
-    @contextlib.contextmanager
     def _own_draws(self) -> Iterator[None]:
         """Dropout and the like draw other numbers in each process; what they draw from is alike in all afterwards."""
         # NumPy's generator is alike in all, and `Resume` saves it; torch's decides the order in which Keras shuffles.
         drawn = int(np.random.randint(1 << 62))
-        states = [seeds.state.value for layer in self.model._flatten_layers() for seeds in layer._seed_generators]
+        states = seed_states(self.model)
         first = [state[0].clone() for state in states]
         # Keras adds the number of the draw to this: neighbouring seeds would give one process what another had before.
         for state in states:
@@ -169,8 +168,7 @@ class ParallelSteps:
     @torch.no_grad()
     def _average_statistics(self, share: float) -> None:
         """Of what layers keep beside weights (not of frozen weights, which nothing has changed)."""
-        variables = [each for layer in self.model._flatten_layers() for each in layer._non_trainable_variables]
-        statistics = [variable.value for variable in variables if variable.value.is_floating_point()]
+        statistics = [variable.value for variable in statistics_within(self.model)]
         for value in statistics:
             value.mul_(share)
         sum_in_place(statistics)

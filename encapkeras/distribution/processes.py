@@ -16,11 +16,12 @@ import keras
 import numpy as np
 import torch
 from torch import distributed
-from torch.distributed.distributed_c10d import PrefixStore, Store
+from torch.distributed import PrefixStore, Store  # type: ignore[attr-defined]
 from torch.distributed.rendezvous import rendezvous
 
 from encapkeras.distribution.attempt import name_of_attempt
 from encapkeras.errors import ArgumentError, DistributionError, EncapkerasError
+from encapkeras.torch_internals import launcher_keeps_store, launcher_restarts
 
 TIMEOUT = 600.0  # as torch's own with NCCL, and as long as torchrun waits for a machine
 _Value = TypeVar("_Value")
@@ -82,7 +83,7 @@ def initialize(timeout: float = TIMEOUT) -> Processes:
     patience = timedelta(seconds=timeout)
     try:
         store, rank, count = next(rendezvous("env://", timeout=patience))
-        _launcher = store if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True" else None
+        _launcher = store if launcher_keeps_store() else None
         distributed.init_process_group(
             "cpu:gloo,cuda:nccl" if on_gpu else "gloo",
             store=PrefixStore(name_of_attempt(store, rank, count, patience), store),
@@ -255,7 +256,7 @@ def noticing_lost_processes() -> Iterator[None]:
 
 def forgets_when_restarted() -> bool:
     """Whether torchrun may start processes again that cannot know then what these remember."""
-    return _launcher is None and int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")) > 0
+    return _launcher is None and launcher_restarts() > 0
 
 
 def remember(name: str, value: str) -> None:

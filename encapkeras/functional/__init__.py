@@ -20,20 +20,20 @@ from encapkeras.functional.capsule_dense import (
     list_capsules,
 )
 from encapkeras.functional.convolution import conv_bn_relu
-from encapkeras.functional.primary_capsules import primary_capsules
-from encapkeras.functional.routing.dynamic_routing import dynamic_routing
-from encapkeras.functional.routing.em_routing import em_routing
-from encapkeras.functional.squash import squash
-from encapkeras.functional.transport.sinkhorn import marginal_error, sinkhorn
-from encapkeras.functional.transport.transport_cost import transport_cost
-from encapkeras.functional.transport.transport_divergence import Transport, transport, transport_divergence
-from encapkeras.functional.transport.transport_unit import (
+from encapkeras.functional.optimal_transport.sinkhorn import marginal_error, sinkhorn
+from encapkeras.functional.optimal_transport.transport_cost import transport_cost
+from encapkeras.functional.optimal_transport.transport_divergence import Transport, transport, transport_divergence
+from encapkeras.functional.optimal_transport.transport_unit import (
     CriticWeights,
     NormedConvolution,
     reverse_gradient,
     transport_critic,
     transport_generator,
 )
+from encapkeras.functional.primary_capsules import primary_capsules
+from encapkeras.functional.routing.dynamic_routing import dynamic_routing
+from encapkeras.functional.routing.em_routing import em_routing
+from encapkeras.functional.squash import squash
 
 __all__ = [
     "ApproximateWeights",

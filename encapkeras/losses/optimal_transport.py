@@ -20,8 +20,8 @@ from encapkeras.functional import (
     transport_critic,
     transport_generator,
 )
+from encapkeras.functional.optimal_transport.transport_unit import generator_strides
 from encapkeras.functional.torch_support.shared_batch import shared_batch
-from encapkeras.functional.transport.transport_unit import generator_strides
 from encapkeras.layers.block_weights import BlockBuilder, Weights
 from encapkeras.layers.initializers import InitializerConfig
 from encapkeras.layers.registry import Shape

@@ -18,7 +18,7 @@ from encapkeras.plugins import line_in_plugin
 from encapkeras.spec.keras_layers import FIT_FOR_CAPSULES
 from encapkeras.spec.losses import NamedSideLoss
 from encapkeras.spec.nodes import Node, Reference
-from encapkeras.spec.tree import Report
+from encapkeras.spec.report import Report
 
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 _PREAMBLE = re.compile(r"^Exception encountered when calling [^\n]*\n+")

@@ -11,9 +11,10 @@ import keras
 from encapkeras.model.build import BuiltGraph, build_nodes, build_side_losses
 from encapkeras.model.shape_warnings import warn_about_shapes
 from encapkeras.spec.load import Reading, Source, merged
+from encapkeras.spec.report import Report
 from encapkeras.spec.spec import Spec
 from encapkeras.spec.sweep import Variant
-from encapkeras.spec.tree import Report, Tree
+from encapkeras.spec.tree import Tree
 
 
 def check_spec(source: Source, overrides: Sequence[str] = ()) -> Spec:

@@ -9,6 +9,9 @@ from collections.abc import Iterator
 import keras
 import torch
 
+from encapkeras.keras_internals import statistics_within
+from encapkeras.torch_internals import copy_all
+
 
 class MovingStatistics:
     """What the layers of a model keep of batches beside their weights, Keras' own batch norms and plugins included.
@@ -30,9 +33,8 @@ class MovingStatistics:
 
     @functools.cached_property
     def _variables(self) -> list[keras.Variable]:
-        layers = {id(layer): layer for each in self._model.layers for layer in each._flatten_layers()}
-        variables = [variable for layer in layers.values() for variable in layer._non_trainable_variables]
-        return [variable for variable in variables if keras.backend.is_float_dtype(variable.dtype)]
+        within = [variable for layer in self._model.layers for variable in statistics_within(layer)]
+        return list({id(variable): variable for variable in within}.values())
 
     @contextlib.contextmanager
     def kept_if_not_finite(self) -> Iterator[None]:
@@ -49,9 +51,7 @@ class MovingStatistics:
         after = _joined(values)
         kept = torch.where(after.isfinite().all(), after, before).split([value.numel() for value in values])
         # `.data`: batch norms have noted these tensors for their backward pass, which reads them only in prediction.
-        torch._foreach_copy_(
-            [value.data for value in values], [k.view(v.shape) for k, v in zip(kept, values, strict=True)]
-        )
+        copy_all([value.data for value in values], [k.view(v.shape) for k, v in zip(kept, values, strict=True)])
 
 
 def _joined(values: list[torch.Tensor]) -> torch.Tensor:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from encapkeras.model.build import BuiltGraph
 from encapkeras.spec.losses import OutputLoss
 from encapkeras.spec.nodes import Reference
+from encapkeras.spec.report import Report
 from encapkeras.spec.spec import Spec
-from encapkeras.spec.tree import Report, Tree
+from encapkeras.spec.tree import Tree
 
 _SQUASHING = {"squash", "capsule_convolution", "capsule_stage", "capsule_dense", "dynamic_capsules", "primary_capsules"}
 

@@ -14,6 +14,7 @@ import keras
 import torch
 
 from encapkeras.errors import EncapkerasError, PluginError, suggest
+from encapkeras.keras_internals import name_outputs
 from encapkeras.losses import SideLoss
 from encapkeras.model.build import BuiltGraph, build_nodes, build_side_losses
 from encapkeras.model.examine import Examined, check_spec
@@ -23,8 +24,8 @@ from encapkeras.model.side_losses import SideLosses, taps_wanted
 from encapkeras.plugins import check_loaded, plugin_of_module, used_plugins
 from encapkeras.spec.load import Source, load_spec
 from encapkeras.spec.nodes import Node
+from encapkeras.spec.report import Report
 from encapkeras.spec.spec import Spec
-from encapkeras.spec.tree import Report
 
 IMAGE_RANGE = (0.0, 1.0)
 
@@ -93,7 +94,7 @@ class SpecModel(keras.Model):  # type: ignore[misc]
         # Keras asks for the layers while it makes the model.
         self.__dict__["_side"] = SideLosses(inputs, outputs, output_names, origin.graph, origin.spec.side_losses)
         super().__init__(inputs=inputs, outputs=outputs, name=origin.spec.name)
-        self.output_names = output_names
+        name_outputs(self, output_names)
         self._origin = origin
         self._statistics = MovingStatistics(self)
         self.loss_watcher: Callable[[TrainingLoss], None] | None = None

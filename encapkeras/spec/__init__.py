@@ -1,9 +1,9 @@
 """The spec language: from the text of a file to a `Spec`. It knows the registered layers and losses, and builds none.
 
-Read in the order of the steps: `parse` (text to a `tree` of located values), `inherit` (`extends` and `--set`),
-`variables` (with `arithmetic`), `expand` (with `blocks`), `sections` (with `train_settings` and `settings`),
-`layer_kinds` (with `keras_layers`), `nodes`, `losses`, `sweep`, `warnings`; `load` takes the steps one after the
-other. The steps up to `sections` need neither Keras nor torch.
+Read in the order of the steps: `parse` (text to a `tree` of located values; a `report` collects what is wrong with
+them), `inherit` (`extends` and `--set`), `variables` (with `arithmetic`), `expand` (with `blocks`), `sections` (with
+`train_settings` and `settings`), `layer_kinds` (with `keras_layers`), `nodes`, `losses`, `sweep`, `warnings`; `load`
+takes the steps one after the other. The steps up to `sections` need neither Keras nor torch.
 """
 
 from __future__ import annotations

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import math
+import operator
 import re
 from collections.abc import Callable
 from typing import Any
@@ -26,139 +28,112 @@ _TOKEN = re.compile(
 )
 
 
-class ArithmeticMistake(Exception):
+class ExpressionError(Exception):
     """An expression cannot be computed; the message says why."""
 
 
 def compute(expression: str, lookup: Callable[[str], Any]) -> Number:
-    """The value of an expression.
-
-    A whole result stays a whole number, also of `/`; the rules of order and of signs are Python's.
-
-    Args:
-        expression: For example `2 * types + 1`; names may have a `$` before them.
-        lookup: Gives the value of a name.
-
-    Raises:
-        ArithmeticMistake: It is malformed, divides by zero, or a value in it is no number or too large.
+    """Return the value of an expression, by Python's rules of order and signs; a whole result of `/` is an integer.
 
     Example:
-        >>> compute("(height + 1) // 2 * types", {"height": 9, "types": 4}.__getitem__)
+        >>> compute("(height + 1) // 2 * $types", {"height": 9, "types": 4}.__getitem__)
         20
         >>> compute("6 / 3", {}.__getitem__), compute("1 / 4", {}.__getitem__)
         (2, 0.25)
     """
     if len(expression) > LONGEST:
-        raise ArithmeticMistake(f"longer than {LONGEST} characters")
+        raise ExpressionError(f"longer than {LONGEST} characters")
     if expression.count("(") > DEEPEST:
-        raise ArithmeticMistake(f"more than {DEEPEST} parentheses")
-    return _Parser(expression, lookup).result()
+        raise ExpressionError(f"more than {DEEPEST} parentheses")
+    tokens = _tokens(expression)
+    _check_order(tokens)
+    # Each operand gets a name of its own: to Python's parser `010`, `1_000` and `lambda` mean other things than here.
+    operands = {f"_{i}": token for i, token in enumerate(tokens) if token[0] != "sign"}
+    source = " ".join(text if kind == "sign" else f"_{i}" for i, (kind, text) in enumerate(tokens))
+    return _value(ast.parse(source, mode="eval").body, lambda name: _operand(*operands[name], lookup))
 
 
-class _Parser:
-    """Recursive descent; computes as it reads."""
-
-    def __init__(self, expression: str, lookup: Callable[[str], Any]) -> None:
-        self._lookup = lookup
-        self._tokens: list[tuple[str, str]] = []
-        position = 0
-        while expression[position:].strip():
-            match = _TOKEN.match(expression, position)
-            if not match:
-                rest = expression[position:].strip()
-                raise ArithmeticMistake(f"'{rest[0]}' is not allowed; allowed: numbers, names, + - * / // % ** ( )")
-            self._tokens.append((str(match.lastgroup), match[match.lastgroup or 0]))
-            position = match.end()
-        self._tokens.append(("end", ""))
-        self._next = 0
-
-    def result(self) -> Number:
-        value = self._sum()
-        if self._peek() != "":
-            raise ArithmeticMistake(f"'{self._peek()}' is not expected here")
-        return value
-
-    def _peek(self) -> str:
-        return self._tokens[self._next][1]
-
-    def _take(self) -> tuple[str, str]:
-        self._next += 1
-        return self._tokens[self._next - 1]
-
-    def _sum(self) -> Number:
-        value = self._product()
-        while self._peek() in ("+", "-"):
-            sign = self._take()[1]
-            other = self._product()
-            value = _bounded(value + other if sign == "+" else value - other)
-        return value
-
-    def _product(self) -> Number:
-        value = self._signed()
-        while self._peek() in ("*", "/", "//", "%"):
-            sign = self._take()[1]
-            value = _bounded(_multiplied(value, sign, self._signed()))
-        return value
-
-    def _signed(self) -> Number:
-        negative = False
-        while self._peek() in ("+", "-"):
-            negative ^= self._take()[1] == "-"
-        value = self._power()
-        return -value if negative else value
-
-    def _power(self) -> Number:
-        base = self._atom()
-        if self._peek() != "**":
-            return base
-        self._take()
-        return _bounded(_powered(base, self._signed()))
-
-    def _atom(self) -> Number:
-        kind, text = self._take()
-        if kind == "number":
-            return _bounded(int(text) if text.isdigit() else float(text))
-        if kind == "name":
-            value = self._lookup(text.removeprefix("$"))
-            if isinstance(value, bool) or not isinstance(value, int | float):
-                raise ArithmeticMistake(f"'{text}' is {shown(value)}, not a number")
-            return _bounded(value)
-        if text == "(":
-            value = self._sum()
-            if self._take()[1] != ")":
-                raise ArithmeticMistake("a closing parenthesis is missing")
-            return value
-        raise ArithmeticMistake(f"'{text}' is not expected here" if text else "it ends too early")
+def _tokens(expression: str) -> list[tuple[str, str]]:
+    """Return the kind and the text of each number, name and sign."""
+    found, position = [], 0
+    while match := _TOKEN.match(expression, position):
+        found.append((str(match.lastgroup), match[match.lastgroup or 0]))
+        position = match.end()
+    rest = expression[position:].strip()
+    if rest:
+        raise ExpressionError(f"'{rest[0]}' is not allowed; allowed: numbers, names, + - * / // % ** ( )")
+    return found
 
 
-def _multiplied(left: Number, sign: str, right: Number) -> Number:
-    if sign == "*":
-        return left * right
-    if right == 0:
-        raise ArithmeticMistake("division by zero")
-    if sign == "//":
-        return left // right
-    if sign == "%":
-        return left % right
+def _check_order(tokens: list[tuple[str, str]]) -> None:
+    """Refuse what Python's parser would, whose words differ between versions."""
+    depth, after_value = 0, False
+    for kind, text in tokens:
+        depth += {"(": 1, ")": -1}.get(text, 0)
+        fits = kind == "sign" and text != "(" if after_value else kind != "sign" or text in ("(", "+", "-")
+        if not fits or depth < 0:
+            raise ExpressionError(f"'{text}' is not expected here")
+        after_value = kind != "sign" or text == ")"
+    if not after_value:
+        raise ExpressionError("it ends too early")
+    if depth:
+        raise ExpressionError("a closing parenthesis is missing")
+
+
+def _operand(kind: str, text: str, lookup: Callable[[str], Any]) -> Number:
+    if kind == "number":
+        return _bounded(int(text) if text.isdigit() else float(text))
+    value = lookup(text.removeprefix("$"))
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ExpressionError(f"'{text}' is {shown(value)}, not a number")
+    return _bounded(value)
+
+
+def _value(node: ast.expr, operand: Callable[[str], Number]) -> Number:
+    match node:
+        case ast.Name(name):
+            return operand(name)
+        case ast.UnaryOp(ast.UAdd(), inner):
+            return _value(inner, operand)
+        case ast.UnaryOp(ast.USub(), inner):
+            return -_value(inner, operand)
+        case ast.BinOp(left, sign, right) if type(sign) in _OPERATORS:
+            try:
+                return _bounded(_OPERATORS[type(sign)](_value(left, operand), _value(right, operand)))
+            except ZeroDivisionError:
+                raise ExpressionError("division by zero") from None
+    raise ExpressionError(f"{type(node).__name__} is not allowed")
+
+
+def _divided(left: Number, right: Number) -> Number:
     whole = isinstance(left, int) and isinstance(right, int) and left % right == 0
     return left // right if whole else left / right
 
 
 def _powered(base: Number, exponent: Number) -> Number:
     if abs(exponent) > LARGEST_EXPONENT:
-        raise ArithmeticMistake(f"the exponent {exponent} is beyond {LARGEST_EXPONENT}")
-    if base == 0 and exponent < 0:
-        raise ArithmeticMistake("division by zero")
+        raise ExpressionError(f"the exponent {exponent} is beyond {LARGEST_EXPONENT}")
     try:
-        value = base**exponent
+        value: Number | complex = base**exponent
     except OverflowError:
-        raise ArithmeticMistake("a number becomes too large") from None
+        raise ExpressionError("a number becomes too large") from None
     if isinstance(value, complex):
-        raise ArithmeticMistake(f"{base} ** {exponent} is no real number")
+        raise ExpressionError(f"{base} ** {exponent} is not a real number")
     return value
 
 
 def _bounded(value: Number) -> Number:
     if abs(value) >= LARGEST or not math.isfinite(value):
-        raise ArithmeticMistake("a number becomes too large")
+        raise ExpressionError("a number becomes too large")
     return value
+
+
+_OPERATORS: dict[type[ast.operator], Callable[[Number, Number], Number]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: _divided,
+    ast.FloorDiv: operator.floordiv,
+    ast.Mod: operator.mod,
+    ast.Pow: _powered,
+}

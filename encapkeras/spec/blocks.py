@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from encapkeras.errors import suggest
+from encapkeras.spec.report import Report
 from encapkeras.spec.sections import BLOCK, REQUIRED, BlockSection, NodeKeys
-from encapkeras.spec.tree import FAILED, Report, Tree
+from encapkeras.spec.tree import FAILED, Tree
 from encapkeras.spec.variables import NODE_NAME, RESERVED, check_variable_name
 
 PREFIX = "block."

@@ -9,7 +9,8 @@ from typing import Any
 
 from encapkeras.errors import suggest
 from encapkeras.spec.blocks import PREFIX, Block, unknown_block
-from encapkeras.spec.tree import FAILED, Report, Tree
+from encapkeras.spec.report import Report
+from encapkeras.spec.tree import FAILED, Tree
 from encapkeras.spec.variables import (
     NODE_NAME,
     RESERVED,

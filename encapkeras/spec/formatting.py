@@ -14,8 +14,8 @@ from typing import Any
 from encapkeras.errors import ArgumentError
 from encapkeras.spec.inherit import bundled_specs
 from encapkeras.spec.parse import comments, is_json, load_text, read_text
+from encapkeras.spec.report import Report
 from encapkeras.spec.spec_files import SpecFile, installed_schema, moved_path
-from encapkeras.spec.tree import Report
 from encapkeras.spec.write import as_json, as_yaml
 
 # The line by which yaml-language-server finds the schema of a file.

@@ -13,7 +13,8 @@ from typing import NamedTuple
 
 from encapkeras.errors import SpecError, suggest
 from encapkeras.spec.parse import DEEPEST, ENDINGS, load_file, load_value
-from encapkeras.spec.tree import FAILED, Report, Tree, child_path
+from encapkeras.spec.report import Report
+from encapkeras.spec.tree import FAILED, Tree, child_path
 
 OWN_KEYS = "x-"
 MOST_BASES = 100

@@ -16,13 +16,14 @@ from encapkeras.spec.inherit import OWN_KEYS, Inheritance, cleaned, override
 from encapkeras.spec.losses import LossChecks, NamedSideLoss
 from encapkeras.spec.nodes import Graph, is_name
 from encapkeras.spec.parse import load_data, load_file
+from encapkeras.spec.report import Report
 from encapkeras.spec.sections import MODEL, NOT_IN_NAMES, TOP_LEVEL, Shape, Size, TopLevel
 from encapkeras.spec.settings import read_data, read_settings
 from encapkeras.spec.spec import Spec
 from encapkeras.spec.spec_files import find_spec
 from encapkeras.spec.sweep import Variant, read_sweep, read_variants
 from encapkeras.spec.train_settings import TrainSettings
-from encapkeras.spec.tree import FAILED, Report, Tree
+from encapkeras.spec.tree import FAILED, Tree
 from encapkeras.spec.variables import FACTS, Scope, UnknownName, Variables, check_variable_name, substitute
 from encapkeras.spec.warnings import Suspicions
 from encapkeras.validation import Checker, shown

@@ -13,8 +13,9 @@ from encapkeras.errors import suggest
 from encapkeras.losses import LOSSES, SideLoss
 from encapkeras.losses.side_loss import LABELS
 from encapkeras.spec.nodes import Graph, Reference, layer_name, note_value
+from encapkeras.spec.report import Report
 from encapkeras.spec.sections import LOSS, LossKeys
-from encapkeras.spec.tree import FAILED, Report, Tree
+from encapkeras.spec.tree import FAILED, Tree
 from encapkeras.validation import shown
 
 

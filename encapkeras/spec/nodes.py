@@ -12,8 +12,9 @@ from encapkeras.errors import suggest
 from encapkeras.spec.blocks import PREFIX as BLOCK_PREFIX
 from encapkeras.spec.expand import Expansion
 from encapkeras.spec.layer_kinds import LayerKind, layer_kind
+from encapkeras.spec.report import Report
 from encapkeras.spec.sections import NODE, NodeKeys
-from encapkeras.spec.tree import FAILED, Report, Tree
+from encapkeras.spec.tree import FAILED, Tree
 from encapkeras.spec.variables import NODE_NAME, RESERVED
 from encapkeras.validation import ValueProblem
 

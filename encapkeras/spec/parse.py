@@ -18,7 +18,8 @@ from typing import Any
 import yaml
 
 from encapkeras.errors import Problem, SpecError
-from encapkeras.spec.tree import FAILED, Report, Tree, child_path
+from encapkeras.spec.report import Report
+from encapkeras.spec.tree import FAILED, Tree, child_path
 
 LARGEST_FILE = 2 * 2**20  # a spec of 10,000 nodes is half as large
 ENDINGS = (".yaml", ".yml", ".json")
@@ -28,8 +29,7 @@ LONGEST_KEY = 1000
 LONGEST_TEXT = 10_000
 
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-# What was due, as libyaml and PyYAML's own parser say it.
-_DUE = re.compile(r"(?:did not find )?expected (?:the )?(.+?)(?:, but (?:found|got) .*)?", re.DOTALL)
+_QUOTED = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"|\'[^\']*+\'', re.DOTALL)
 _CONTROL = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 # A text of JSON, also one that does not end, with the colon of a key; or a tab elsewhere.
 _JSON_TEXT = re.compile(r'("[^"\\]*+(?:\\.?[^"\\]*+)*+(?:"|\Z))(\s*+:)?|\t', re.DOTALL)
@@ -101,7 +101,7 @@ def load_text(text: str, shown: str, report: Report, *, is_json: bool) -> Tree:
     Raises:
         SpecError: It is not well-formed, or no map.
     """
-    tree = _read(_as_yaml(text) if is_json else text, shown, report)
+    tree = _read(_as_yaml(text), shown, report, "JSON") if is_json else _read(text, shown, report)
     if not isinstance(tree.value, dict):
         what = "is empty" if tree.value is None else f"holds {_kind(tree.value)}"
         raise _error(shown, tree.line, tree.column, f"the file {what}; a spec is a map that begins, say, with 'model:'")
@@ -194,7 +194,7 @@ def _as_yaml(text: str) -> str:
     return _JSON_TEXT.sub(adapted, text)
 
 
-def _read(text: str, shown: str, report: Report) -> Tree:
+def _read(text: str, shown: str, report: Report, language: str = "YAML") -> Tree:
     control = _CONTROL.search(text)
     if control:
         line = text.count("\n", 0, control.start()) + 1
@@ -203,22 +203,54 @@ def _read(text: str, shown: str, report: Report) -> Tree:
     try:
         return _Reader(text, shown, report).document()
     except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
-        line, column = (mark.line + 1, mark.column + 1) if mark else (0, 0)
-        raise _error(shown, line, column, _explained(error, text, line, column)) from None
+        raise _syntax_error(error, text, shown, language) from None
 
 
-def _explained(error: yaml.YAMLError, text: str, line: int, column: int) -> str:
-    lines = text.splitlines()
-    if 0 < line <= len(lines) and lines[line - 1][column - 1 : column] == "\t":
-        return "a tab; YAML is indented with spaces"
-    if not isinstance(error, yaml.MarkedYAMLError):
-        return f"not well-formed YAML: {error}"
-    where = f" {error.context}" if error.context else ""
-    if error.context and error.context_mark and error.context_mark.line + 1 != line:
-        where += f" that begins in line {error.context_mark.line + 1}"
-    due = _DUE.fullmatch(error.problem or "")
-    return f"not well-formed YAML: {f'{due[1]} is due here' if due else error.problem}{where}"
+def _syntax_error(error: yaml.YAMLError, text: str, shown: str, language: str) -> SpecError:
+    """Return our words for what PyYAML refuses. Its own, which differ between versions, are only quoted behind them."""
+    mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
+    if not isinstance(error, yaml.MarkedYAMLError) or mark is None:
+        return _error(shown, 0, 0, f"invalid {language}: {error}")
+    open_collections = _open_collections(text[: mark.index])
+    if len(open_collections) > DEEPEST + 1:  # PyYAML looks ahead, and may refuse what our own bound has not seen yet
+        return _too_deep(open_collections[DEEPEST + 1], shown)
+    line, column = mark.line + 1, mark.column + 1
+    character = text[mark.index : mark.index + 1]
+    if character == "\t":
+        return _error(shown, line, column, "a tab; YAML is indented with spaces")
+    ends = {"": "end of the file", "\n": "end of the line", "\r": "end of the line"}
+    what = "unexpected " + ends.get(character, f"'{character}'")
+    quoted = " ".join(filter(None, (error.problem, error.context)))
+    begin = error.context_mark
+    if begin and text[begin.index : begin.index + 1] in ('"', "'") and not _QUOTED.match(text, begin.index):
+        what = f"the quoted text that begins in line {begin.line + 1}, column {begin.column + 1} is not closed"
+    elif open_collections and open_collections[-1].flow_style:
+        kind = "map" if isinstance(open_collections[-1], yaml.MappingStartEvent) else "list"
+        what += f" in the {kind} that begins in line {open_collections[-1].start_mark.line + 1}"
+    elif begin and begin.line != mark.line:
+        quoted += f" that begins in line {begin.line + 1}"
+    return _error(shown, line, column, f"invalid {language}: {what} ({quoted})")
+
+
+def _too_deep(event: Any, shown: str) -> SpecError:
+    mark = event.start_mark
+    return _error(shown, mark.line + 1, mark.column + 1, f"nested deeper than {DEEPEST} levels")
+
+
+def _open_collections(text: str) -> list[Any]:
+    """Return the events that begin the maps and lists not closed at the end of a text, the outermost first."""
+    found: list[Any] = []
+    try:
+        for event in yaml.parse(text, Loader=_LOADER):
+            if isinstance(event, yaml.CollectionStartEvent):
+                found.append(event)
+            elif isinstance(event, yaml.CollectionEndEvent) and found:
+                found.pop()
+            if len(found) > DEEPEST + 1:
+                break
+    except yaml.YAMLError:  # it ends in the midst of something
+        pass
+    return found
 
 
 class _Reader:
@@ -249,8 +281,7 @@ class _Reader:
 
     def _value(self, event: Any, path: str, depth: int) -> Tree:
         if depth > DEEPEST:
-            text = f"nested deeper than {DEEPEST} levels"
-            raise _error(self._shown, event.start_mark.line + 1, event.start_mark.column + 1, text)
+            raise _too_deep(event, self._shown)
         foreign = self._is_foreign(event, path)
         if isinstance(event, yaml.MappingStartEvent):
             value: Any = self._map(path, depth)

@@ -11,7 +11,8 @@ from typing import Any
 from encapkeras.data import DatasetInfo, DataSettings, describe
 from encapkeras.data.registry import SOURCE_ARGUMENTS, SOURCE_PATHS
 from encapkeras.errors import ArgumentError, DataError
-from encapkeras.spec.tree import Report, Tree
+from encapkeras.spec.report import Report
+from encapkeras.spec.tree import Tree
 from encapkeras.validation import Checker
 
 _DATA = Checker(DataSettings)

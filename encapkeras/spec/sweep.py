@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from encapkeras.errors import Problem, printable
 from encapkeras.spec.inherit import OWN_KEYS, Change, longest_key, override
+from encapkeras.spec.report import Report
 from encapkeras.spec.sections import SWEEP, SweepSection
-from encapkeras.spec.tree import Report, Tree
+from encapkeras.spec.tree import Tree
 from encapkeras.spec.variables import Scope, substitute
 
 if TYPE_CHECKING:

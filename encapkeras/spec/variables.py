@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from encapkeras.errors import suggest
-from encapkeras.spec.arithmetic import ArithmeticMistake, compute
-from encapkeras.spec.tree import FAILED, Report, Tree
+from encapkeras.spec.arithmetic import ExpressionError, compute
+from encapkeras.spec.report import Report
+from encapkeras.spec.tree import FAILED, Tree
 
 NAME = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 NODE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", re.ASCII)
@@ -274,6 +275,6 @@ def _computed(expression: str, at: Tree, scope: Scope, report: Report) -> Any:
         return FAILED
     except UnknownName as error:
         report.add_missing(at, f"'$({expression})': {_unknown(error)}")
-    except ArithmeticMistake as mistake:
-        report.add(at, f"'$({expression})': {mistake}")
+    except ExpressionError as error:
+        report.add(at, f"'$({expression})': {error}")
     return FAILED

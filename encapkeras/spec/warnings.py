@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 from encapkeras.errors import nearest
 from encapkeras.spec.reachable import reached
+from encapkeras.spec.report import Report
 from encapkeras.spec.train_settings import Step
-from encapkeras.spec.tree import Report, Tree
+from encapkeras.spec.tree import Tree
 
 if TYPE_CHECKING:
     from encapkeras.spec.spec import Spec

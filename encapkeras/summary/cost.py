@@ -15,7 +15,6 @@ from typing import Any, Literal, NamedTuple
 
 import keras
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from encapkeras.data import DataSettings
@@ -28,6 +27,7 @@ from encapkeras.spec.nodes import Node, Reference
 from encapkeras.spec.spec import Spec
 from encapkeras.spec.train_settings import SGD, Adam, RMSprop
 from encapkeras.summary.node_table import SIDE_LOSS, reached_nodes
+from encapkeras.torch_internals import CDIST_FORWARD, storage_key, without_values
 
 Device = Literal["cpu", "cuda"]
 
@@ -178,11 +178,11 @@ class _Ledger:
 
     def count(self, tensor: torch.Tensor) -> int:
         """Return the bytes of a tensor's storage; 0 the second time."""
-        storage = tensor.untyped_storage()
-        if storage._cdata in self._held:
+        key = storage_key(tensor)
+        if key in self._held:
             return 0
-        self._held[storage._cdata] = tensor
-        return int(storage.nbytes())
+        self._held[key] = tensor
+        return int(tensor.untyped_storage().nbytes())
 
 
 class _Walk:
@@ -192,7 +192,7 @@ class _Walk:
         self._graph = network.graph
         self._batch_size = batch_size
         self._device = device
-        self._fake = FakeTensorMode()
+        self._fake = without_values()
         self._ledger = _Ledger()
         self._tensors: dict[Reference, torch.Tensor] = {}
         for name in network.graph.inputs:
@@ -345,5 +345,5 @@ _OPERATIONS = {
     torch.ops.aten.mv: lambda matrix, vector, **_: 2 * math.prod(matrix),
     torch.ops.aten.addmv: lambda bias, matrix, vector, **_: 2 * math.prod(matrix),
     torch.ops.aten.dot: lambda left, right, **_: 2 * math.prod(left),
-    torch.ops.aten._cdist_forward: lambda left, right, *_, **__: 2 * math.prod(left) * right[-2],
+    CDIST_FORWARD: lambda left, right, *_, **__: 2 * math.prod(left) * right[-2],
 }

@@ -7,8 +7,8 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from keras.src.backend.common import global_state
-from keras.src.random.seed_generator import GLOBAL_SEED_GENERATOR
+
+from encapkeras.keras_internals import global_seed_state, set_global_seed_state
 
 RandomState = dict[str, Any]
 
@@ -24,9 +24,9 @@ def random_state() -> RandomState:
     }
     if torch.cuda.is_initialized():
         state["cuda"] = torch.cuda.get_rng_state_all()
-    generator = _keras_generator()
-    if generator is not None:
-        state["keras"] = generator.state.value.detach().cpu().clone()
+    of_keras = global_seed_state()
+    if of_keras is not None:
+        state["keras"] = of_keras.detach().cpu().clone()
     return state
 
 
@@ -48,15 +48,4 @@ def set_random_state(state: RandomState) -> None:
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state_all(state["cuda"][: torch.cuda.device_count()])
     if "keras" in state:
-        generator = _keras_generator()
-        if generator is None:  # what Keras itself does when somebody draws without a seed
-            import keras
-
-            generator = keras.random.SeedGenerator()
-            global_state.set_global_attribute(GLOBAL_SEED_GENERATOR, generator)
-        generator.state.assign(state["keras"])
-
-
-def _keras_generator() -> Any:
-    """The generator of Keras' random functions that are called without a seed; None if there was no such call yet."""
-    return global_state.get_global_attribute(GLOBAL_SEED_GENERATOR)
+        set_global_seed_state(state["keras"])

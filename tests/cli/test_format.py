@@ -176,7 +176,7 @@ def test_a_file_that_is_there_is_replaced_if_it_may_be(mine, tmp_path, capsys):
     [
         ("a: 1\na: 2\n", "mine.yaml:2:1"),
         ("a: &x 1\n", "anchors"),
-        ("a: [\n", "not well-formed"),
+        ("a: [\n", "invalid YAML"),
         ("- a\n", "holds a list"),
         ("a: .nan\n", "JSON has no word for NaN"),
     ],

@@ -26,7 +26,8 @@ READ = textwrap.dedent(
     from encapkeras.spec.expand import Expansion
     from encapkeras.spec.inherit import Inheritance, cleaned
     from encapkeras.spec.parse import load_file
-    from encapkeras.spec.tree import Report, Tree
+    from encapkeras.spec.report import Report
+    from encapkeras.spec.tree import Tree
     from encapkeras.spec.variables import Scope, Variables
 
     def part(tree, key):
@@ -147,9 +148,9 @@ HOSTILE = {
     "escapes in values": ('vars: {a: "$\\e[2J"}\n' + node('axis: "\\x9b31m $b\\r\\u202e"'), "no variable"),
     "raw escapes": ("a: \x1b[31m", "not allowed"),
     "forged lines": ('vars: {"a\\nspec.yaml:1:1  forged": 1, b: "$(c\\n)"}', r"Allowed: a\\nspec"),
-    "an unfinished text": ('a: "' + "x\n" * 500_000, "not well-formed"),
-    "colons": (":" * 1_900_000, "not well-formed"),
-    "question marks": ("? " * 500_000, "nested deeper|not well-formed"),
+    "an unfinished text": ('a: "' + "x\n" * 500_000, "invalid YAML"),
+    "colons": (":" * 1_900_000, "invalid YAML"),
+    "question marks": ("? " * 500_000, "nested deeper|invalid YAML"),
     "dashes": ("- " * 500_000, "nested deeper"),
     "comments": ("# x\n" * 400_000, "empty"),
 }

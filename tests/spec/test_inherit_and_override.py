@@ -152,7 +152,7 @@ def test_names_with_dots_can_be_set():
         ("vars.rows.2.i=3", "vars.rows.2.i", "0 to 1"),
         ("vars.rows.x=3", "vars.rows.x", "0 to 1"),
         ("train.epochs=many", "train.epochs", "integer"),
-        ("train.epochs=[", "train.epochs", "not well-formed"),
+        ("train.epochs=[", "train.epochs", "invalid YAML"),
         ("train.epochs=*x", "train.epochs", "aliases"),
         ("train.epochs", "train.epochs", "path.to.key=value"),
         ("=3", "", "path.to.key=value"),
@@ -175,7 +175,7 @@ def test_bundled_specs_lie_beside_the_package():
     [
         (None, "there is no file 'base.yaml'"),
         ("extends: mine.yaml\n", "circle"),
-        ("model: {nodes: [}\n", "not well-formed"),
+        ("model: {nodes: [}\n", "invalid YAML"),
         ("- a list\n", "holds a list"),
         ("model: {nodes: {flat: {layer: keras.Flatten, inputs: image}}}\nmodel: {}\n", "'model' occurs twice"),
     ],

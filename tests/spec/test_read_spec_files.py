@@ -8,7 +8,7 @@ import yaml
 
 from encapkeras import SpecError, check_spec, load_spec
 from encapkeras.spec import parse as load
-from encapkeras.spec.tree import Report
+from encapkeras.spec.report import Report
 
 TINY = {
     "name": "tiny",
@@ -137,16 +137,61 @@ def test_json_keeps_its_places(tmp_path):
         (b"text\n", "only 'text'"),
         (b"a: [" + b"[" * 100_000, "deeper than 64"),
         (b"{a: " * 100_000, "deeper than 64"),
-        (b"a: [1\n", "not well-formed"),
-        (b"a: 'b\n", "begins in line 1"),
+        (b"a: [1\n", "invalid YAML"),
+        (b"a: 'b\n", "begins in line 1, column 4 is not closed"),
         (b"a:\n\tb: 1\n", "spaces"),
-        (b"%YAML 3.0\n---\na: 1\n", "not well-formed"),
+        (b"%YAML 3.0\n---\na: 1\n", "invalid YAML"),
     ],
 )
 def test_files_that_cannot_be_read(tmp_path, text, words):
     file = tmp_path / "spec.yaml"
     file.write_bytes(text)
     assert any(words in problem.message and problem.line for problem in problems(file))
+
+
+@pytest.mark.parametrize("without_libyaml", [False, True])
+@pytest.mark.parametrize("is_json", [False, True])
+@pytest.mark.parametrize("inner", ["[", "{", "[\n", '{"a":', "&a [", "!t [", "- ", "? "])
+def test_our_own_bound_on_nesting_goes_before_that_of_a_library(inner, is_json, without_libyaml, monkeypatch):
+    if without_libyaml:
+        monkeypatch.setattr(load, "_LOADER", yaml.SafeLoader)
+    text = inner * 1500
+    with pytest.raises(SpecError) as caught:
+        load.load_text(text, "spec", Report(), is_json=is_json)
+    (problem,) = caught.value.problems
+    begin = 65 * len(inner)
+    line, column = text.count("\n", 0, begin) + 1, begin - text.rfind("\n", 0, begin)
+    assert (problem.message, problem.line, problem.column) == ("nested deeper than 64 levels", line, column)
+
+
+def test_64_levels_are_read(tmp_path):
+    assert values(tmp_path, "a: " + "[" * 64 + "]" * 64)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: [1\n", "unexpected end of the file in the list that begins in line 1"),
+        ("a: {b: 1]", "unexpected ']' in the map that begins in line 1"),
+        ("b: 1\na: [1,\n2, }", "unexpected '}' in the list that begins in line 2"),
+        ("a: b: c\n", "unexpected ':'"),
+        ("a:\n  b: 1\n c: 2\n", "unexpected 'c'"),
+        ("a: @x", "unexpected '@'"),
+        ("a: \"b' \\\" '", "the quoted text that begins in line 1, column 4 is not closed"),
+        ("'a': 1\n'b' 2\n", "unexpected end of the file"),
+    ],
+)
+def test_invalid_yaml_is_said_in_our_words_and_in_those_of_the_library_behind_them(text, message):
+    with pytest.raises(SpecError) as caught:
+        load.load_text(text, "spec", Report(), is_json=False)
+    ours, _, theirs = caught.value.problems[0].message.partition(" (")
+    assert ours == f"invalid YAML: {message}"
+    assert theirs.endswith(")")
+
+
+def test_invalid_json_is_called_so():
+    with pytest.raises(SpecError, match="invalid JSON: unexpected '}' in the list that begins in line 1"):
+        load.load_text('{"a": [1}', "spec", Report(), is_json=True)
 
 
 @pytest.mark.parametrize(
@@ -219,7 +264,8 @@ def test_mistakes_are_worded_alike_without_libyaml(text, tmp_path, monkeypatch):
     def message():
         with pytest.raises(SpecError) as caught:
             read(tmp_path, text)
-        return str(caught.value)
+        (problem,) = caught.value.problems
+        return problem.place, problem.message.partition(" (")[0]  # the library's own words follow
 
     with_libyaml = message()
     monkeypatch.setattr(load, "_LOADER", yaml.SafeLoader)

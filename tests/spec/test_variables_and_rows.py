@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from encapkeras import SpecError, check_spec, load_spec
-from encapkeras.spec.arithmetic import ArithmeticMistake, compute
+from encapkeras.spec.arithmetic import ExpressionError, compute
 
 
 def value(expression, **names):
@@ -48,7 +48,7 @@ def test_arithmetic_agrees_with_python(expression):
     try:
         expected = eval(expression)  # noqa: S307
     except ZeroDivisionError:
-        with pytest.raises(ArithmeticMistake, match="zero"):
+        with pytest.raises(ExpressionError, match="zero"):
             value(expression, a=1, f=1)
     else:
         assert value(expression) == expected
@@ -62,16 +62,53 @@ def test_arithmetic_agrees_with_python(expression):
         *("1 +" * 100 + "1", "(" * 30 + "1" + ")" * 30),
     ],
 )
-def test_what_cannot_be_computed_is_a_mistake(expression):
-    with pytest.raises(ArithmeticMistake):
+def test_what_cannot_be_computed_is_an_error(expression):
+    with pytest.raises(ExpressionError):
         value(expression, a=1, f=1)
 
 
+@pytest.mark.parametrize(
+    ("expression", "words"),
+    [
+        ("2 3", "'3' is not expected here"),
+        ("* 2", "'*' is not expected here"),
+        ("2)", "')' is not expected here"),
+        ("(2))", "')' is not expected here"),
+        ("2 (3)", "'(' is not expected here"),
+        ("()", "')' is not expected here"),
+        ("2 +", "it ends too early"),
+        ("(2", "a closing parenthesis is missing"),
+        ("2 ^ 3", "'^' is not allowed; allowed: numbers, names, + - * / // % ** ( )"),
+        ("1_000", "'_000' is not expected here"),
+        ("0x1F", "'x1F' is not expected here"),
+        ("1j", "'j' is not expected here"),
+        ("$yes + 1", "'$yes' is True, not a number"),
+        ("1 % 0", "division by zero"),
+        ("0 ** -1", "division by zero"),
+        ("9 ** 65", "the exponent 65 is beyond 64"),
+        ("9 ** 64", "a number becomes too large"),
+        ("0.5 * 1e200", "a number becomes too large"),
+        ("(-8) ** 0.5", "-8 ** 0.5 is not a real number"),
+        ("1 +" * 67 + "1", "longer than 200 characters"),
+        ("(" * 21 + "1" + ")" * 21, "more than 20 parentheses"),
+    ],
+)
+def test_errors_of_arithmetic_name_their_cause(expression, words):
+    with pytest.raises(ExpressionError) as caught:
+        value(expression, yes=True)
+    assert str(caught.value) == words
+
+
+@pytest.mark.parametrize(("expression", "result"), [("lambda + $in", 5), ("010 + 08", 18), ("None ** None", 4)])
+def test_what_python_reads_otherwise_is_a_number_or_a_name(expression, result):
+    assert value(expression, **{"lambda": 2, "in": 3, "None": 2}) == result
+
+
 @given(st.text(alphabet="0123456789.e+-*/%() $ab_", max_size=40))
-def test_any_text_is_a_number_or_a_mistake(text):
+def test_any_text_is_a_number_or_an_error(text):
     try:
         assert isinstance(value(text, a=3, b=0.5), int | float)
-    except (ArithmeticMistake, KeyError):
+    except (ExpressionError, KeyError):
         pass
 
 

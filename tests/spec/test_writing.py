@@ -12,7 +12,7 @@ from encapkeras import SpecError
 from encapkeras.errors import ArgumentError
 from encapkeras.spec.inherit import bundled_specs
 from encapkeras.spec.parse import load_text
-from encapkeras.spec.tree import Report
+from encapkeras.spec.report import Report
 from encapkeras.spec.write import WIDTH, as_json, as_yaml
 
 SPECS = sorted(bundled_specs().rglob("*.yaml"))

@@ -22,8 +22,8 @@ from support.spec_mutations import KINDS, mutation
 from support.spec_starts import Mutation
 
 from encapkeras import SpecError, build_model, load_spec
+from encapkeras.model import examine as steps
 from encapkeras.model.examine import Examined, examine_spec
-from encapkeras.spec import spec as steps
 from encapkeras.spec.write import as_json, as_yaml
 
 SOUND, BEFORE, AT_SHAPES, FAILED = "sound", "refused before shapes", "refused at shapes", "FAILED"

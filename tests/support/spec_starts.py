@@ -9,7 +9,7 @@ from typing import Any
 from encapkeras.layers import LAYERS
 from encapkeras.spec.inherit import bundled_specs
 from encapkeras.spec.parse import load_file
-from encapkeras.spec.tree import Report
+from encapkeras.spec.report import Report
 
 
 def merge(base: Any, over: Any) -> Any:

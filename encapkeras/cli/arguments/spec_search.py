@@ -49,7 +49,7 @@ def search(paths: Sequence[str]) -> Searched:
 def is_spec(file: Path) -> bool:
     """Return whether a file has the key `spec` at its top level; bases, and the files of other programs, lack it."""
     from encapkeras.spec.parse import load_file
-    from encapkeras.spec.tree import Report
+    from encapkeras.spec.report import Report
 
     try:
         spec = load_file(file, str(file), Report()).entries().get("spec")

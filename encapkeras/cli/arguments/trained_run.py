@@ -85,7 +85,7 @@ def chosen_checkpoint(path: Path) -> Path:
         return path
     from encapkeras.data import DataSettings
     from encapkeras.spec.parse import load_file
-    from encapkeras.spec.tree import Report
+    from encapkeras.spec.report import Report
     from encapkeras.training.run.run_folder import RunFolder
 
     folder = RunFolder(path)

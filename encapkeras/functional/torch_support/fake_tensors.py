@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import torch
-from torch._subclasses.fake_tensor import FakeTensor
+
+from encapkeras.torch_internals import is_fake
 
 
 def has_values(tensor: torch.Tensor) -> bool:
@@ -16,4 +17,4 @@ def has_values(tensor: torch.Tensor) -> bool:
         >>> has_values(torch.zeros(2)), has_values(torch.zeros(2, device="meta"))
         (True, False)
     """
-    return not (torch.compiler.is_compiling() or tensor.is_meta or isinstance(tensor, FakeTensor))
+    return not (torch.compiler.is_compiling() or tensor.is_meta or is_fake(tensor))

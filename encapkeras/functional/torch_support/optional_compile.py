@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import torch
 
 from encapkeras.errors import TrainingError
+from encapkeras.torch_internals import limited_recompiles
 
 _SHAPES = 64  # for which torch translates a function, before it leaves it as it is: layers of all sizes share it
 
@@ -54,7 +55,7 @@ def compiling(wanted: bool = True) -> Iterator[None]:
         return
     before, _wanted = _wanted, True
     try:
-        with torch._dynamo.config.patch(recompile_limit=_SHAPES):
+        with limited_recompiles(_SHAPES):
             yield
     finally:
         _wanted = before

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import keras
 
 from encapkeras.files import replacing
+from encapkeras.keras_internals import not_compiled
 from encapkeras.training.callbacks.first_process import in_first_process
 from encapkeras.training.optimizer.averaged_weights import averaged
 
@@ -66,7 +65,8 @@ class Checkpoints(keras.callbacks.Callback):  # type: ignore[misc]
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Saves."""
         logs = logs or {}
-        with replacing(self.last) as file, averaged(self.model), _without_training_state(self.model):
+        # What `compile` added would triple the file and tie its loading to our training code.
+        with replacing(self.last) as file, averaged(self.model), not_compiled(self.model):
             self.model.save(file)
         self.last_epoch = epoch + 1
         if "val_accuracy" not in logs:
@@ -89,13 +89,3 @@ def _digest(path: Path) -> str | None:
         return None
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-@contextlib.contextmanager
-def _without_training_state(model: keras.Model) -> Iterator[None]:
-    """Hides what `compile` added: it would triple the file and tie its loading to our training code."""
-    optimizer, model.optimizer, model.compiled = model.optimizer, None, False
-    try:
-        yield
-    finally:
-        model.optimizer, model.compiled = optimizer, True

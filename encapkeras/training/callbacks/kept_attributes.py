@@ -9,7 +9,8 @@ import keras
 import numpy as np
 import torch
 
-_OF_KERAS = ("params", "_model")
+from encapkeras.keras_internals import CALLBACK_ATTRIBUTES
+
 _PLAIN = (bool, int, float, str, type(None), torch.Tensor)
 
 
@@ -35,7 +36,7 @@ def kept_attributes(callback: keras.callbacks.Callback) -> dict[str, Any]:
     kept = {}
     made_with = inspect.signature(type(callback)).parameters
     for name, value in vars(callback).items():
-        if name not in _OF_KERAS and name not in made_with:
+        if name not in CALLBACK_ATTRIBUTES and name not in made_with:
             try:
                 kept[name] = _packed(value)
             except _NotPlain:

@@ -10,9 +10,11 @@ from typing import Any
 
 import keras
 import torch
+from torch.nn.utils import get_total_norm
 
 from encapkeras.distribution.processes import connected, from_process, largest, leave, with_least
 from encapkeras.errors import TrainingError
+from encapkeras.keras_internals import ask_before_steps, ask_no_longer
 from encapkeras.model.spec_model import SpecModel, TrainingLoss
 from encapkeras.training.bad_batch import write_batch
 from encapkeras.training.non_finite import ADVICE, Origin, cause_in_gradients, cause_of, in_data
@@ -78,7 +80,7 @@ class NonFiniteStop(keras.callbacks.Callback):  # type: ignore[misc]
         self._shown = None
         if self.model is None:
             return
-        self.model.optimizer.__dict__.pop("apply", None)
+        ask_no_longer(self.model.optimizer)
         if isinstance(self.model, SpecModel):
             self.model.loss_watcher = None
 
@@ -118,13 +120,7 @@ class NonFiniteStop(keras.callbacks.Callback):  # type: ignore[misc]
     def _stand_before_the_optimizer(self) -> None:
         if isinstance(self.model, SpecModel):
             self.model.loss_watcher = self._look
-        make_step = self.model.optimizer.apply
-
-        def apply(grads: Sequence[Any], trainable_variables: Sequence[keras.Variable]) -> None:
-            if self._may_step(grads, trainable_variables):
-                make_step(grads, trainable_variables)
-
-        self.model.optimizer.apply = apply
+        ask_before_steps(self.model.optimizer, self._may_step)
 
     def _look(self, step: TrainingLoss) -> None:
         """Looks at the loss of a batch. A GPU has to be waited for here; the backward pass keeps it busy after."""
@@ -147,8 +143,7 @@ class NonFiniteStop(keras.callbacks.Callback):  # type: ignore[misc]
         if isinstance(self.model.optimizer, keras.optimizers.LossScaleOptimizer):
             return True
         given = [gradient for gradient in grads if gradient is not None]
-        largest = torch._foreach_norm(given, math.inf)  # no sum of squares, which could overflow
-        if not given or torch.stack([each.float() for each in largest]).isfinite().all():
+        if get_total_norm(given, math.inf).isfinite():  # no sum of squares, which could overflow
             return True
         if self._may_leave_out():
             self._leave_out("gradients became not finite")

@@ -17,6 +17,7 @@ import torch
 
 from encapkeras.distribution.processes import connected, from_process, largest, leave
 from encapkeras.errors import ArgumentError, TrainingError
+from encapkeras.keras_internals import begin_fit_at, is_fitting, set_training_function, training_function
 from encapkeras.training.callbacks.kept_attributes import kept_attributes, set_kept_attributes
 from encapkeras.training.non_finite import ADVICE
 from encapkeras.training.optimizer.averaged_weights import keeps_average, replaced
@@ -140,12 +141,12 @@ class Resume(keras.callbacks.Callback):  # type: ignore[misc]
                 cut_back(path, lengths)
         self._restore_callbacks(state)  # for what they tell if this ends soon
         self._to_restore = state
-        # As Keras' own BackupAndRestore. What ended early has no further epoch.
-        self.model._initial_epoch = self.params["epochs"] if state["ended_early"] else self.resumed_at.epoch
+        # What ended early has no further epoch.
+        begin_fit_at(self.model, self.params["epochs"] if state["ended_early"] else self.resumed_at.epoch)
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Puts the rest of the state in place, or saves."""
-        self.model._initial_epoch = None
+        begin_fit_at(self.model, None)
         self._epoch, self._steps, self._due, self._skipped = epoch, 0, False, 0
         if self._to_restore is not None:
             self._go_on(self._to_restore)
@@ -161,7 +162,8 @@ class Resume(keras.callbacks.Callback):  # type: ignore[misc]
         """Saves between two steps, if it is time; sees to it that a batch which is behind is thrown away."""
         self._between_steps()
         if batch < self._skipped:  # for one step at a time, so that an error elsewhere leaves the model as it was
-            self._real_step, self.model.train_function = self.model.train_function, self._throw_away
+            self._real_step = training_function(self.model)
+            set_training_function(self.model, self._throw_away)
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Looks whether it is time, and notes the random generators before the next batch is drawn."""
@@ -171,7 +173,7 @@ class Resume(keras.callbacks.Callback):  # type: ignore[misc]
             if self._due:
                 self._at_step = random_state()
             return
-        self.model.train_function = self._real_step
+        set_training_function(self.model, self._real_step)
         if self._steps == self._skipped:
             set_random_state(self._at_step)
             # Were this the last step of the epoch, fit would now ask what it returned for names of metrics.
@@ -204,9 +206,9 @@ class Resume(keras.callbacks.Callback):  # type: ignore[misc]
     def close(self) -> None:
         """Leaves model, signals and folder as they were; Keras itself does not tell when `fit` ends with an error."""
         if self.model is not None:
-            self.model._initial_epoch = None
-            if self._real_step is not None and self.model.train_function == self._throw_away:
-                self.model.train_function = self._real_step
+            begin_fit_at(self.model, None)
+            if self._real_step is not None and training_function(self.model) == self._throw_away:
+                set_training_function(self.model, self._real_step)
         self._leave_signals()
         self.files.unlock()
 
@@ -280,21 +282,14 @@ class Resume(keras.callbacks.Callback):  # type: ignore[misc]
     def _note_signal(self, number: int, frame: FrameType | None) -> None:
         # torchrun hands on what the terminal has sent to its processes already.
         again = self._signal == number == signal.SIGINT and not torch.distributed.is_torchelastic_launched()
-        if again or not self._is_fitting(frame):
+        # `fit` may have ended with an error that no callback hears of.
+        if again or not is_fitting(self.model, frame):
             self._leave_signals()
             signal.raise_signal(number)
         elif not self._signal:  # a queue may send SIGTERM twice
             self._signal = number
             if self._writes:  # no print inside one
                 os.write(2, b"\nending after this step or validation; Ctrl-C once more ends at once\n")
-
-    def _is_fitting(self, frame: FrameType | None) -> bool:
-        """Whether `fit` is under way: it may have ended with an error that nobody told us of."""
-        while frame is not None:
-            if frame.f_code.co_name == "fit" and frame.f_locals.get("self") is self.model:
-                return True
-            frame = frame.f_back
-        return False
 
     def _leave_signals(self) -> None:
         for number, handler in self._handlers.items():

@@ -18,6 +18,7 @@ from encapkeras.errors import ArgumentError
 from encapkeras.files import writing
 from encapkeras.model.spec_model import SpecModel
 from encapkeras.spec.write import as_yaml
+from encapkeras.torch_internals import file_writer
 from encapkeras.training.callbacks.first_process import in_first_process
 from encapkeras.training.optimizer.averaged_weights import averaged
 from encapkeras.training.tensorboard.gradient_norm import GradientNorm
@@ -121,8 +122,9 @@ class TensorBoard(keras.callbacks.Callback):  # type: ignore[misc]
         with self._writing() as writer:
             if isinstance(self.model, SpecModel):
                 writer.add_text("spec", f"```yaml\n{as_yaml(self.model.spec)}\n```")
-                file: Any = writer.file_writer
-                file.add_event(Event(graph_def=graph_definition(self.model.examined).SerializeToString()))
+                file_writer(writer).add_event(
+                    Event(graph_def=graph_definition(self.model.examined).SerializeToString())
+                )
             if self.training_images is not None:
                 writer.add_image("training images", _grid(self.training_images))
         self.introduced = True

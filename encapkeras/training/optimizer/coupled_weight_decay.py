@@ -8,6 +8,8 @@ from typing import Any
 import keras
 import torch
 
+from encapkeras.torch_internals import add_all
+
 
 @keras.saving.register_keras_serializable(package="encapkeras")
 class CoupledWeightDecay(keras.optimizers.Optimizer):  # type: ignore[misc]
@@ -69,7 +71,7 @@ class CoupledWeightDecay(keras.optimizers.Optimizer):  # type: ignore[misc]
             self.build(trainable_variables)
         pairs = [pair for pair in zip(grads, trainable_variables, strict=True) if pair[0] is not None]
         with torch.no_grad():
-            decayed = iter(torch._foreach_add([g for g, _ in pairs], [v.value for _, v in pairs], alpha=self.rate))
+            decayed = iter(add_all([g for g, _ in pairs], [v.value for _, v in pairs], self.rate))
         grads = [None if gradient is None else next(decayed) for gradient in grads]
         self.inner_optimizer.apply(grads, trainable_variables)
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import keras
 import torch
+from torch.nn.utils import get_total_norm
 
 
 class GradientNorm:
@@ -36,7 +37,7 @@ class GradientNorm:
         gradients = [weight.value.grad for weight in weights if weight.value.grad is not None]
         if not gradients:
             return
-        norm = torch.stack(torch._foreach_norm(gradients)).norm().detach().double() / scale
+        norm = get_total_norm(gradients).detach().double() / scale
         finite = torch.isfinite(norm)
         self._last = norm
         self._sum = self._sum.to(norm.device) + norm.where(finite, 0)

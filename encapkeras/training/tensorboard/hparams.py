@@ -17,6 +17,7 @@ from encapkeras.model.spec_model import SpecModel
 from encapkeras.spec.train_settings import TrainSettings
 from encapkeras.summary.cost import batch_size_of
 from encapkeras.summary.node_table import parameters
+from encapkeras.torch_internals import file_writer
 
 _SUFFIX = ".hparams"  # of the event file, beside that of the training
 
@@ -72,7 +73,7 @@ def replace_hparams(folder: Path, summaries: Sequence[Any], scalars: Mapping[str
         before = list(folder.glob(f"events.out.tfevents.*{_SUFFIX}"))
         with SummaryWriter(str(folder), filename_suffix=_SUFFIX) as writer:
             for summary in summaries:
-                writer.file_writer.add_summary(summary)
+                file_writer(writer).add_summary(summary)
             for tag, value in scalars.items():
                 writer.add_scalar(tag, value)
         for file in before:

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from encapkeras.errors import ArgumentError, NotFiniteError
+from encapkeras.keras_internals import producer
 from encapkeras.layers import CapsuleLength
 from encapkeras.losses import OptimalTransport, ReconstructionLoss
 from encapkeras.model.spec_model import SpecModel
@@ -174,10 +175,10 @@ def _no_classifier(model: keras.Model) -> ArgumentError:
 
 def _measured_by_length(output: keras.KerasTensor) -> keras.KerasTensor | None:
     """The class capsules `(B, J, E)` whose lengths an output is; None if it is something else."""
-    history = output._keras_history
-    if not isinstance(history.operation, CapsuleLength):
+    layer, inputs = producer(output)
+    if not isinstance(layer, CapsuleLength):
         return None
-    (capsules,) = history.operation._inbound_nodes[history.node_index].input_tensors
+    (capsules,) = inputs
     return capsules if len(capsules.shape) == 3 else None
 
 

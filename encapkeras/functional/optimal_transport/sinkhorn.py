@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 import torch
 
 from encapkeras.errors import ArgumentError, NotConvergedWarning, NotFiniteError, ShapeError
+from encapkeras.functional.optimal_transport.transport_cost import check_floating
 from encapkeras.functional.torch_support.fake_tensors import has_values
 from encapkeras.functional.torch_support.once_differentiable import refuse_twice
 from encapkeras.functional.torch_support.precision import full_precision
-from encapkeras.functional.transport.transport_cost import check_floating
 
 # Factors between 1 / limit and limit cost no digits: the largest product of two of them and a kernel below limit^-3 is
 # far below the smallest share that counts, and no product overflows.

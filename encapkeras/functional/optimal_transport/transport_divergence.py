@@ -10,10 +10,10 @@ from typing import Literal, NamedTuple, get_args
 import torch
 
 from encapkeras.errors import ArgumentError, NotFiniteError, ShapeError
+from encapkeras.functional.optimal_transport.sinkhorn import all_finite, check_transport, sinkhorn
+from encapkeras.functional.optimal_transport.transport_cost import Cost, check_samples, transport_cost
 from encapkeras.functional.torch_support.fake_tensors import has_values
 from encapkeras.functional.torch_support.precision import full_precision
-from encapkeras.functional.transport.sinkhorn import all_finite, check_transport, sinkhorn
-from encapkeras.functional.transport.transport_cost import Cost, check_samples, transport_cost
 
 Gradient = Literal["unrolled", "envelope", "implicit"]
 

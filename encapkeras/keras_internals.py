@@ -1,0 +1,169 @@
+"""All that encapkeras uses of Keras beside its documented interface: one function for each, with the versions read.
+
+A new version of Keras may change any of it without notice. `tests/package/test_keras_internals.py` tests each function
+against what it says, so that a change is found there, and not in the results of a training.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from types import FrameType
+from typing import Any
+
+import keras
+import torch
+from keras.src.backend.common import global_state
+from keras.src.random.seed_generator import GLOBAL_SEED_GENERATOR
+
+import encapkeras.backend  # noqa: F401  # before Keras
+
+CALLBACK_ATTRIBUTES = ("params", "_model")
+"""What Keras itself keeps in each callback (`Callback.set_params`, `set_model`; Keras 3.15)."""
+
+
+def layers_within(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
+    """List a layer or model and all layers inside it, at any depth (`_flatten_layers`; Keras 3.15)."""
+    return list(layer._flatten_layers())
+
+
+def statistics_within(layer: keras.layers.Layer) -> list[keras.Variable]:
+    """List moving statistics, neither frozen weights nor seeds (`_non_trainable_variables`; Keras 3.15)."""
+    made = [variable for each in layers_within(layer) for variable in each._non_trainable_variables]
+    return [variable for variable in made if keras.backend.is_float_dtype(variable.dtype)]
+
+
+def seed_states(model: keras.Model) -> list[torch.Tensor]:
+    """List the states `[seed, draws]` of the seed generators of all layers (`_seed_generators`; Keras 3.15)."""
+    return [seeds.state.value for layer in layers_within(model) for seeds in layer._seed_generators]
+
+
+def global_seed_state() -> torch.Tensor | None:
+    """Get the state of the generator behind random functions without a seed; None at first (Keras 3.15)."""
+    generator = global_state.get_global_attribute(GLOBAL_SEED_GENERATOR)
+    return None if generator is None else generator.state.value
+
+
+def set_global_seed_state(state: torch.Tensor) -> None:
+    """Set that state; make the generator, as the first such call does, if there is none yet (Keras 3.15)."""
+    generator = global_state.get_global_attribute(GLOBAL_SEED_GENERATOR)
+    if generator is None:
+        generator = keras.random.SeedGenerator()
+        global_state.set_global_attribute(GLOBAL_SEED_GENERATOR, generator)
+    generator.state.assign(state)
+
+
+@contextlib.contextmanager
+def replaced_moments(
+    layers: Sequence[keras.layers.BatchNormalization], moments_of: Callable[[keras.layers.BatchNormalization], Any]
+) -> Iterator[None]:
+    """Have batch norms take mean and variance from `moments_of(layer)(inputs, mask)` (`_moments`; Keras 3.15)."""
+    for layer in layers:
+        layer._moments = moments_of(layer)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            del layer._moments
+
+
+def own_moments(
+    layer: keras.layers.BatchNormalization, inputs: torch.Tensor, mask: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Compute mean and variance as the batch norm itself does (`_moments`; Keras 3.15)."""
+    return type(layer)._moments(layer, inputs, mask)  # type: ignore[no-any-return]
+
+
+def reduction_axes(layer: keras.layers.BatchNormalization) -> list[int]:
+    """List the axes over which a batch norm takes its statistics (`_reduction_axes`; Keras 3.15)."""
+    return list(layer._reduction_axes)
+
+
+def inputs_of_calls(model: keras.Model, layer: keras.layers.Layer) -> list[list[keras.KerasTensor]]:
+    """List the inputs of each call of a layer in this model, but not in others (`_nodes_by_depth`; Keras 3.15)."""
+    nodes = [node for nodes in model._nodes_by_depth.values() for node in nodes]
+    return [node.input_tensors for node in nodes if node.operation is layer]
+
+
+def producer(tensor: keras.KerasTensor) -> tuple[keras.Operation, list[keras.KerasTensor]]:
+    """Get the layer that made a symbolic tensor, and that call's inputs (`_keras_history`; Keras 3.15)."""
+    history = tensor._keras_history
+    return history.operation, history.operation._inbound_nodes[history.node_index].input_tensors
+
+
+def begin_fit_at(model: keras.Model, epoch: int | None) -> None:
+    """Have `fit`, in `on_train_begin`, begin at an epoch; None: at its argument's (`_initial_epoch`; Keras 3.15)."""
+    model._initial_epoch = epoch
+
+
+def training_function(model: keras.Model) -> Any:
+    """Get what `fit` calls with the data of each step (`train_function`; Keras 3.15)."""
+    return model.train_function
+
+
+def set_training_function(model: keras.Model, function: Any) -> None:
+    """Set what `fit` calls with the data of each step, from the next on (`train_function`; Keras 3.15)."""
+    model.train_function = function
+
+
+def is_fitting(model: keras.Model, frame: FrameType | None) -> bool:
+    """Tell whether a frame is inside of `fit` of this model, by the names `fit` and `self` (Keras 3.15)."""
+    while frame is not None:
+        if frame.f_code.co_name == "fit" and frame.f_locals.get("self") is model:
+            return True
+        frame = frame.f_back
+    return False
+
+
+def ask_before_steps(
+    optimizer: keras.optimizers.Optimizer, may_step: Callable[[Sequence[Any], Sequence[keras.Variable]], bool]
+) -> None:
+    """Have training steps ask `may_step(gradients, weights)` before `Optimizer.apply` (in the object; Keras 3.15)."""
+    make_step = optimizer.apply
+
+    def apply(grads: Sequence[Any], trainable_variables: Sequence[keras.Variable]) -> None:
+        if may_step(grads, trainable_variables):
+            make_step(grads, trainable_variables)
+
+    optimizer.apply = apply
+
+
+def ask_no_longer(optimizer: keras.optimizers.Optimizer) -> None:
+    """Undo `ask_before_steps`, also a repeated one."""
+    vars(optimizer).pop("apply", None)
+
+
+@contextlib.contextmanager
+def scaled_gradients(optimizer: keras.optimizers.Optimizer, factor: float) -> Iterator[None]:
+    """Multiply losses before their backward pass, not where they are shown (`Optimizer.scale_loss`; Keras 3.15)."""
+    scale_loss = optimizer.scale_loss
+    optimizer.scale_loss = lambda loss: scale_loss(loss) * factor
+    try:
+        yield
+    finally:
+        del optimizer.scale_loss
+
+
+def replace_steps(model: keras.Model, train_step: Any, test_step: Any, predict_step: Any) -> None:
+    """Have `fit`, `evaluate` and `predict` of one model make these steps (in the object; Keras 3.15)."""
+    model.train_step, model.test_step, model.predict_step = train_step, test_step, predict_step
+
+
+def replaced_train_step(model: keras.Model) -> Any:
+    """Get the training step that `replace_steps` has set; None if there is none."""
+    return vars(model).get("train_step")
+
+
+def name_outputs(model: keras.Model, names: list[str]) -> None:
+    """Set the names by which `compile` matches losses and `fit` labels (`output_names`; Keras 3.15)."""
+    model.output_names = names
+
+
+@contextlib.contextmanager
+def not_compiled(model: keras.Model) -> Iterator[None]:
+    """Have `save` leave out what `compile` added (`optimizer` and `compiled`; Keras 3.15)."""
+    optimizer, model.optimizer, model.compiled = model.optimizer, None, False
+    try:
+        yield
+    finally:
+        model.optimizer, model.compiled = optimizer, True

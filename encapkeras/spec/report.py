@@ -1,0 +1,202 @@
+"""The list of errors and warnings found in a spec."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection, Iterable, Mapping, Sequence
+
+from encapkeras.errors import Problem, SpecError, nearest, suggest_argument
+from encapkeras.spec.tree import Tree, child_path
+from encapkeras.validation import Checker, ValueProblem
+
+MOST_VALUES = 200_000  # a spec of 10,000 nodes has half as many
+MOST_PROBLEMS = 100  # nobody reads more, and each may take a search for the nearest name
+
+Path = tuple[str | int, ...]
+
+
+class Report:
+    """The mistakes and warnings found so far. The same in several rows of a `repeat`, or of one variable, counts once.
+
+    Attributes:
+        whole: Whether all that the spec extends could be read; if not, what seems to be missing may stand there.
+    """
+
+    def __init__(self) -> None:
+        self.whole = True
+        self._notes: dict[Problem, list[str]] = {}
+        self._causes: dict[Problem, tuple[str, str]] = {}
+        self._traces: dict[Problem, str] = {}
+        self._values = 0
+
+    def count(self, at: Tree, values: int = 1) -> None:
+        """Counts values that are read, or that rows, variables and blocks make of others.
+
+        Args:
+            at: Where they come into being.
+            values: How many.
+
+        Raises:
+            SpecError: There are too many of them in all: a small text can stand for more than any memory holds.
+        """
+        self._values += values
+        if self._values > MOST_VALUES:
+            self.add(
+                at, f"the spec holds more than {MOST_VALUES:,} values here, with what rows, variables and blocks make"
+            )
+            self.raise_if_any()
+
+    def add(self, at: Tree, message: str, *, path: str | None = None, trace: str = "") -> None:
+        """Notes a mistake.
+
+        Args:
+            at: The value that is wrong, or the nearest that is written down.
+            message: What is wrong, what was received, what is allowed.
+            path: The path to show, if it is not that of `at`.
+            trace: How the shapes came about that do not fit.
+
+        Raises:
+            SpecError: There are so many already that reading on makes no sense.
+        """
+        if at.guessed:
+            return
+        place = (at.file, at.line, at.column, at.path if path is None else path)
+        problem = Problem(*place, f"{message} ({at.origin})" if at.origin else message)
+        if at.origin and not trace:
+            # The same of one variable, wherever it stands: the place at the end of the origin is where it is written.
+            self._causes[problem] = (message, at.origin.rpartition(" from ")[2])
+        if trace:
+            self._traces.setdefault(problem, trace)
+        self._note(problem, at.note)
+
+    def warn(self, at: Tree, message: str) -> None:
+        """Notes what can be built and is hardly meant.
+
+        Args:
+            at: The value that is suspicious.
+            message: Why it is, and what to do.
+        """
+        self._note(Problem(at.file, at.line, at.column, at.path, message, severity="warning"), at.note)
+
+    def _note(self, problem: Problem, note: str) -> None:
+        notes = self._notes.setdefault(problem, [])
+        if note not in notes:
+            notes.append(note)
+        if problem.severity == "error" and len(self.problems()) >= MOST_PROBLEMS:
+            raise SpecError(self.problems(), complete=False)
+
+    def add_missing(self, at: Tree, message: str, *, path: str | None = None) -> None:
+        """Notes that something is not there, unless it may stand in a part that could not be read."""
+        if self.whole:
+            self.add(at, message, path=path)
+
+    def add_values(self, checker: Checker, tree: Tree) -> list[ValueProblem]:
+        """Notes, and gives, all that the checker finds wrong in a value."""
+        failed = {failure.path for failure in tree.failures()}
+        problems = checker.problems(tree.plain())
+        unknown = [problem.path for problem in problems if problem.kind == "unknown"]
+        found = []
+        for problem in problems:
+            at, rest = _descend(tree, problem.path)
+            path = at.path
+            for step in rest:
+                path = child_path(path, step)
+            depends_on_failed = not rest and problem.kind == "value" and any(at.failures())
+            if depends_on_failed or (problem.kind == "missing" and path in failed):
+                continue
+            if problem.kind != "missing":
+                self.add(at, problem.text, path=path)
+            elif not _is_misspelt(problem.path, unknown):
+                self.add_missing(at, problem.text)
+            found.append(problem)
+        return found
+
+    def as_meant(
+        self, entries: Mapping[str, Tree], what: str, own: Collection[str], common: Collection[str]
+    ) -> dict[str, Tree]:
+        """The entries of a map that are known; unknown ones are noted.
+
+        One that is misspelt is taken for what it may mean, so that nothing else seems wrong because of it.
+
+        Args:
+            entries: The map.
+            what: What a key should be, for the message: `an argument of layer 'squash'`.
+            own: The keys that are special to this map.
+            common: Other keys that may stand in it.
+        """
+        names = {*own, *common}
+        meant = {key: entry for key, entry in entries.items() if key in names}
+        for key, entry in entries.items():
+            if key not in names:
+                self.add(entry, f"'{key}' is not {what}. {suggest_argument(key, own, common)}")
+                near = nearest(key, names)
+                if near:
+                    meant.setdefault(near, entry.as_guess())
+        return meant
+
+    def add_all(self, error: SpecError) -> None:
+        """Notes the mistakes of a part that could not be read."""
+        self.take(error.problems)
+
+    def take(self, problems: Iterable[Problem]) -> None:
+        """Notes mistakes and warnings that another report has.
+
+        Args:
+            problems: They, with their notes.
+        """
+        for problem in problems:
+            self._note(dataclasses.replace(problem, note=""), problem.note)
+
+    def problems(self) -> list[Problem]:
+        """The mistakes, each once; of a wrong variable, the first place that it stands in."""
+        first: dict[tuple[str, str], Problem] = {}
+        for problem, cause in self._causes.items():
+            first[cause] = min(problem, first.get(cause, problem), key=_place)
+        more = {problem for problem, cause in self._causes.items() if problem != first[cause]}
+        return [problem for problem in self._noted(more) if problem.severity == "error"]
+
+    def warnings(self) -> tuple[Problem, ...]:
+        """What is suspicious, each once, sorted by place."""
+        found = [problem for problem in self._noted() if problem.severity == "warning"]
+        return tuple(sorted(found, key=_place))
+
+    def _noted(self, without: Collection[Problem] = ()) -> list[Problem]:
+        return [
+            dataclasses.replace(
+                problem, note=notes[0] if len(notes) == 1 else "", trace=self._traces.get(problem, problem.trace)
+            )
+            for problem, notes in self._notes.items()
+            if problem not in without
+        ]
+
+    def raise_if_any(self) -> None:
+        """Ends the reading of a spec that has mistakes.
+
+        Raises:
+            SpecError: There are some.
+        """
+        problems = self.problems()
+        if problems:
+            raise SpecError(problems)
+
+
+def _place(problem: Problem) -> tuple[str, int, int, str]:
+    return problem.file, problem.line, problem.column, problem.path
+
+
+def _is_misspelt(missing: Path, unknown: Sequence[Path]) -> bool:
+    """Whether a key that is missing stands beside its place under an unknown name, which is the mistake."""
+    return any(p[:-1] == missing[:-1] and nearest(str(p[-1]), [str(missing[-1])]) for p in unknown)
+
+
+def _descend(tree: Tree, path: Path) -> tuple[Tree, Path]:
+    """The deepest value on a path that is written down, and the rest of the path."""
+    for position, step in enumerate(path):
+        value = tree.value
+        if isinstance(value, dict) and step in value:
+            tree = value[step]
+        elif isinstance(value, list) and isinstance(step, int) and step < len(value):
+            tree = value[step]
+        else:
+            return tree, path[position:]
+    return tree, ()

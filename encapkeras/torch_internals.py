@@ -1,0 +1,74 @@
+"""All that encapkeras uses of torch beside its documented interface: one function for each, with the versions read.
+
+A new version of torch may change any of it without notice. `tests/package/test_torch_internals.py` tests each function
+against what it says, so that a change is found there, and not in the results of a training.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+
+CDIST_FORWARD = torch.ops.aten._cdist_forward
+"""The operation that `torch.cdist` makes, as `FlopCounterMode` sees it (torch 2.9 to 2.14)."""
+
+
+def is_fake(tensor: torch.Tensor) -> bool:
+    """Tell whether a tensor has a shape and a device but no values (`FakeTensor`; torch 2.9 to 2.14)."""
+    return isinstance(tensor, FakeTensor)
+
+
+def without_values() -> contextlib.AbstractContextManager[Any]:
+    """Make a mode in which tensors have no values, on any device (`FakeTensorMode`; torch 2.9 to 2.14)."""
+    return FakeTensorMode()
+
+
+def limited_recompiles(shapes: int) -> contextlib.AbstractContextManager[Any]:
+    """Have `torch.compile` translate a function for so many shapes at most (`_dynamo.config`; torch 2.9 to 2.14)."""
+    limit: contextlib.AbstractContextManager[Any] = torch._dynamo.config.patch(recompile_limit=shapes)
+    return limit
+
+
+def copy_all(targets: Sequence[torch.Tensor], sources: Sequence[torch.Tensor]) -> None:
+    """Copy many tensors in few operations of a GPU (`_foreach_copy_`; torch 2.9 to 2.14)."""
+    torch._foreach_copy_(list(targets), list(sources))
+
+
+def add_all(tensors: Sequence[torch.Tensor], others: Sequence[torch.Tensor], alpha: float) -> list[torch.Tensor]:
+    """Compute `tensor + alpha * other` of many, in few operations of a GPU (`_foreach_add`; torch 2.9 to 2.14)."""
+    return list(torch._foreach_add(list(tensors), list(others), alpha=alpha))
+
+
+def call_after_backward(function: Callable[[], None]) -> None:
+    """Call a function at the end of the backward pass under way, before it returns (torch 2.9 to 2.14)."""
+    torch.autograd.Variable._execution_engine.queue_callback(function)
+
+
+def end_workers(batches: Any) -> None:
+    """End the processes of a `DataLoader`'s iterator, also if some have ended (torch 2.9 to 2.14)."""
+    batches._shutdown_workers()
+
+
+def storage_key(tensor: torch.Tensor) -> int:
+    """Get a number that only tensors in the same memory share, also those without values (torch 2.9 to 2.14)."""
+    return int(tensor.untyped_storage()._cdata)
+
+
+def launcher_keeps_store() -> bool:
+    """Tell whether the store of `env://` is torchrun's own, which outlives this process (torch 2.9 to 2.14)."""
+    return os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+
+
+def launcher_restarts() -> int:
+    """Count how often torchrun may start processes again (torch 2.9 to 2.14)."""
+    return int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0"))
+
+
+def file_writer(writer: Any) -> Any:
+    """Get what takes events and summaries of a `SummaryWriter`, in its file (torch 2.9 to 2.14)."""
+    return writer.file_writer

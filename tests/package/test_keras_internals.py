@@ -1,0 +1,305 @@
+"""Each function of `keras_internals` does what it says: one test for each, which fails when Keras changes."""
+
+import sys
+
+import keras
+import numpy as np
+import pytest
+import torch
+
+from encapkeras import keras_internals as internals
+
+X, Y = np.ones((4, 1), "float32"), np.zeros((4, 1), "float32")
+
+
+def one_weight(optimizer="sgd", start=1.0):
+    """A model `y = w * x`, whose loss is `w ** 2`."""
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, use_bias=False)])
+    model.compile(optimizer, "mse")
+    model.layers[0].kernel.assign([[start]])
+    return model
+
+
+def weight(model):
+    return model.layers[0].kernel.value.item()
+
+
+class Calling(keras.callbacks.Callback):
+    """Does something at the moments that its arguments name."""
+
+    def __init__(self, **moments):
+        super().__init__()
+        for name, function in moments.items():
+            setattr(self, name, function)
+
+
+def nested():
+    norm, frozen, dropout = keras.layers.BatchNormalization(), keras.layers.Dense(2), keras.layers.Dropout(0.5, seed=1)
+    inner = keras.Sequential([keras.Input((2,)), norm, keras.layers.TimeDistributed(frozen), dropout][:2])
+    inputs = keras.Input((2,))
+    model = keras.Model(inputs, dropout(frozen(inner(inputs))))
+    frozen.trainable = False
+    return model, inner, norm, frozen, dropout
+
+
+def test_layers_within_finds_layers_at_any_depth():
+    model, inner, norm, frozen, dropout = nested()
+    around = keras.layers.TimeDistributed(keras.layers.Dense(1))
+    outer = keras.Sequential([keras.Input((3, 2)), around])
+    found = internals.layers_within(model)
+    assert found[0] is model
+    assert {id(each) for each in (model, inner, norm, frozen, dropout)} <= {id(each) for each in found}
+    assert any(each is around.layer for each in internals.layers_within(outer))
+
+
+def test_statistics_within_are_what_training_moves_beside_weights():
+    model, _, norm, *_ = nested()
+    statistics = internals.statistics_within(model)
+    assert {id(each) for each in statistics} == {id(norm.moving_mean), id(norm.moving_variance)}
+    before = [each.value.clone() for each in statistics]
+    model(torch.rand(8, 2), training=True)
+    assert all((each.value != value).all() for each, value in zip(statistics, before, strict=True))
+    norm.trainable = False
+    assert len(internals.statistics_within(model)) == 2
+
+
+def test_seed_states_decide_what_layers_draw():
+    model, *_ = nested()
+    [state] = internals.seed_states(model)
+    before, ones = state.clone(), torch.ones(64, 2)
+
+    def drawn():
+        return model.layers[-1](ones, training=True)
+
+    first = drawn()
+    assert (state - before).tolist() == [0, 1]  # the number of the draw, beside the seed
+    second = drawn()
+    assert not torch.equal(first, second)
+    state.copy_(before)
+    assert torch.equal(drawn(), first)
+    state[0], state[1] = before[0] + 1, before[1]
+    assert not torch.equal(drawn(), first)
+
+
+def test_global_seed_state_decides_what_functions_draw():
+    keras.utils.clear_session()
+    assert internals.global_seed_state() is None
+    internals.set_global_seed_state(torch.tensor([7, 0]))
+    first = keras.random.normal((3,))
+    middle = internals.global_seed_state().clone()
+    second = keras.random.normal((3,))
+    assert not torch.equal(first, second)
+    for state, drawn in ((middle, second), (torch.tensor([7, 0]), first)):
+        internals.set_global_seed_state(state)
+        assert torch.equal(keras.random.normal((3,)), drawn)
+
+
+def test_replaced_moments_are_those_that_a_batch_norm_uses_and_keeps():
+    norm = keras.layers.BatchNormalization(momentum=0.5, epsilon=1e-9)
+    norm.build((None, 2))
+    seen = []
+
+    def moments_of(layer):
+        def moments(inputs, mask):
+            seen.append((layer, inputs, mask))
+            return torch.tensor([1.0, 3.0]), torch.tensor([4.0, 1.0])
+
+        return moments
+
+    x = torch.tensor([[3.0, 5.0], [1.0, 2.0]])
+    own = norm(x, training=True)
+    statistics = norm.moving_mean.value.clone()
+    with internals.replaced_moments([norm], moments_of):
+        assert torch.allclose(norm(x, training=True), torch.tensor([[1.0, 2.0], [0.0, -1.0]]))
+    assert torch.allclose(norm.moving_mean.value, (statistics + torch.tensor([1.0, 3.0])) / 2)
+    assert [(layer is norm, inputs is x, mask) for layer, inputs, mask in seen] == [(True, True, None)]
+    assert torch.equal(norm(x, training=True), own)
+
+
+def test_own_moments_and_reduction_axes_are_those_of_numpy():
+    norm = keras.layers.BatchNormalization(axis=2)
+    norm.build((None, 3, 2, 4))
+    x = torch.rand(5, 3, 2, 4, dtype=torch.float32)
+    assert internals.reduction_axes(norm) == [0, 1, 3]
+    with internals.replaced_moments([norm], lambda layer: None):
+        mean, variance = internals.own_moments(norm, x, None)
+    np.testing.assert_allclose(mean.flatten(), x.numpy().mean((0, 1, 3)), rtol=1e-5)
+    np.testing.assert_allclose(variance.flatten(), x.numpy().var((0, 1, 3)), rtol=1e-5)
+
+
+def test_inputs_of_calls_are_those_of_one_model():
+    layer, inputs = keras.layers.Dense(2), keras.Input((2,))
+    first = layer(inputs)
+    model = keras.Model(inputs, layer(first))
+    other = keras.Input((2,))
+    layer(other)
+    found = internals.inputs_of_calls(model, layer)
+    assert sorted(id(each) for (each,) in found) == sorted((id(inputs), id(first)))
+    assert [[each] for [each] in internals.inputs_of_calls(keras.Model(other, layer(other)), layer)] == [[other]]
+
+
+def test_producer_is_the_last_layer_and_what_it_was_called_with():
+    first, second = keras.Input((2,)), keras.Input((2,))
+    layer = keras.layers.Add()
+    layer([first, first])
+    tensor = layer([first, second])
+    operation, inputs = internals.producer(tensor)
+    assert operation is layer and [id(each) for each in inputs] == [id(first), id(second)]
+
+
+@pytest.mark.parametrize(("epoch", "epochs"), [(2, [2, 3]), (4, []), (None, [1, 2, 3])])
+def test_begin_fit_at_decides_which_epochs_follow(epoch, epochs):
+    model, begun = one_weight(), []
+    fitting = Calling(
+        on_train_begin=lambda logs=None: internals.begin_fit_at(model, epoch),
+        on_epoch_begin=lambda epoch, logs=None: begun.append(epoch),
+    )
+    model.fit(X, Y, initial_epoch=1, epochs=4, callbacks=[fitting], verbose=0)
+    assert begun == epochs
+
+
+def test_set_training_function_takes_the_place_of_single_steps():
+    model, given, weights = one_weight(), [], []
+    functions = []
+
+    def begin(batch, logs=None):
+        weights.append(weight(model))
+        functions.append(internals.training_function(model))
+        if batch == 1:
+            internals.set_training_function(model, lambda data: given.append(data) or {})
+
+    def end(batch, logs=None):
+        internals.set_training_function(model, functions[0])
+
+    model.fit(X, Y, batch_size=1, shuffle=False, callbacks=[Calling(on_train_batch_begin=begin)], verbose=0, epochs=1)
+    assert len(given) == 3 and weights[1] == weights[2] == weights[3] == weight(model) != weights[0]
+    [x, y] = keras.tree.map_structure(np.asarray, next(iter(given[0])) if len(given[0]) == 1 else given[0])
+    assert (x.tolist(), y.tolist()) == ([[1.0]], [[0.0]])
+
+    given.clear(), functions.clear(), weights.clear()
+    calling = Calling(on_train_batch_begin=begin, on_train_batch_end=end)
+    internals.set_training_function(model, None)  # as before the first fit
+    model.fit(X, Y, batch_size=1, shuffle=False, callbacks=[calling], verbose=0)
+    assert len(given) == 1 and weights[1] == weights[2] != weights[3] != weight(model)
+
+
+def test_is_fitting_tells_the_fit_of_this_model_alone():
+    model, other, told = one_weight(), one_weight(), []
+
+    def tell(batch, logs=None):
+        frame = sys._getframe()
+        told.append((internals.is_fitting(model, frame), internals.is_fitting(other, frame)))
+
+    model.fit(X, Y, callbacks=[Calling(on_train_batch_end=tell)], verbose=0)
+    model.evaluate(X, Y, callbacks=[Calling(on_test_batch_end=tell)], verbose=0)
+    assert told == [(True, False), (False, False)]
+
+
+def scaled():
+    return keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.1), initial_scale=2.0)
+
+
+@pytest.mark.parametrize("make", [lambda: keras.optimizers.SGD(0.1), lambda: keras.optimizers.Adam(0.1), scaled])
+def test_a_step_that_is_refused_changes_nothing(make):
+    model, seen = one_weight(make()), []
+
+    def may_step(gradients, weights):
+        seen.append((gradients[0].item(), weights[0] is model.layers[0].kernel))
+        return not np.isnan(gradients[0].item())
+
+    spoilt = np.full_like(Y, np.nan)
+    internals.ask_before_steps(model.optimizer, may_step)
+    model.fit(X, spoilt, verbose=0)
+    state = [each.value.tolist() for each in model.optimizer.variables]
+    assert weight(model) == 1.0 and int(model.optimizer.iterations) == 0
+    assert len(seen) == 1 and np.isnan(seen[0][0]) and seen[0][1]
+    internals.ask_no_longer(model.optimizer)
+    internals.ask_no_longer(model.optimizer)
+    assert [each.value.tolist() for each in model.optimizer.variables] == state
+    model.fit(X, Y, verbose=0)
+    assert len(seen) == 1 and weight(model) < 1.0 and int(model.optimizer.iterations) == 1
+    internals.ask_before_steps(model.optimizer, may_step)
+    model.fit(X, Y, verbose=0)
+    assert len(seen) == 2 and int(model.optimizer.iterations) == 2
+
+
+@pytest.mark.parametrize("make", [lambda: keras.optimizers.SGD(0.1), scaled])
+def test_scaled_gradients_change_the_step_and_not_what_is_shown(make):
+    model = one_weight(make())
+    with internals.scaled_gradients(model.optimizer, 0.25):
+        shown = model.train_on_batch(X, Y)
+    assert shown == pytest.approx(1.0)
+    assert weight(model) == pytest.approx(1.0 - 0.1 * 0.25 * 2.0)
+    model.layers[0].kernel.assign([[1.0]])
+    model.train_on_batch(X, Y)
+    assert weight(model) == pytest.approx(1.0 - 0.1 * 2.0)
+
+
+def test_replaced_steps_are_made_by_fit_evaluate_and_predict():
+    model, made = one_weight(), []
+    assert internals.replaced_train_step(model) is None
+
+    def step(name):
+        def made_step(data):
+            made.append(name)
+            return getattr(type(model), name)(model, data)
+
+        return made_step
+
+    steps = [step(name) for name in ("train_step", "test_step", "predict_step")]
+    model.fit(X, Y, verbose=0)
+    internals.replace_steps(model, *steps)
+    assert internals.replaced_train_step(model) is steps[0]
+    for compiled_again in (False, True):
+        made.clear()
+        if compiled_again:
+            model.compile("sgd", "mse")
+        before = weight(model)
+        model.fit(X, Y, verbose=0)
+        model.evaluate(X, Y, verbose=0)
+        model.predict(X, verbose=0)
+        assert made == ["train_step", "test_step", "predict_step"] and weight(model) < before
+
+
+def test_losses_and_labels_are_matched_by_the_names_of_outputs():
+    inputs = keras.Input((1,))
+    dense = keras.layers.Dense(1, use_bias=False, kernel_initializer="ones")
+    model = keras.Model(inputs, {"b": dense(inputs), "a": keras.layers.ReLU()(inputs)})
+    internals.name_outputs(model, ["a", "b"])
+    assert model.output_names == ["a", "b"]
+    model.compile("sgd", loss={"a": "mse", "b": "mae"})
+    results = model.evaluate(X, {"a": Y, "b": 3 * X}, verbose=0, return_dict=True)
+    assert (results["a_loss"], results["b_loss"]) == (1.0, 2.0)
+
+
+def test_a_model_saved_as_not_compiled_has_no_optimizer(tmp_path):
+    model = one_weight()
+    optimizer = model.optimizer
+    model.fit(X, Y, verbose=0)
+    with internals.not_compiled(model):
+        model.save(tmp_path / "model.keras")
+    assert model.optimizer is optimizer and model.compiled
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert not loaded.compiled and getattr(loaded, "optimizer", None) is None
+    model.fit(X, Y, verbose=0)
+
+
+def test_callback_attributes_are_all_that_keras_keeps_in_one():
+    callback = keras.callbacks.Callback()
+    one_weight().fit(X, Y, callbacks=[callback], verbose=0)
+    assert set(vars(callback)) == set(internals.CALLBACK_ATTRIBUTES)
+
+
+def test_callbacks_see_what_those_before_them_add_to_the_logs():
+    """No function of the room, but the way in which the speed, and sums over processes, reach files and the screen."""
+    seen = []
+    adding = Calling(
+        on_train_batch_end=lambda batch, logs=None: logs.update(added=batch),
+        on_epoch_end=lambda epoch, logs=None: logs.update(added=10.0),
+    )
+    looking = Calling(
+        on_train_batch_end=lambda batch, logs=None: seen.append(logs["added"]),
+        on_epoch_end=lambda epoch, logs=None: seen.append(logs["added"]),
+    )
+    one_weight().fit(X, Y, batch_size=2, callbacks=[adding, looking], verbose=0)
+    assert seen == [0, 1, 10.0]
