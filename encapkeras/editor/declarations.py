@@ -70,13 +70,10 @@ def node() -> Schema:
 
 
 def data() -> Schema:
-    """Return the keys of `data` that all data sets have in common; a data set adds its own, as a layer does."""
+    """Return the keys of `data` that all data sets share, `root` among them; each adds its own, as a layer does."""
     schema = section(DataSettings)
-    of_data_sets = {name for entry in DATASETS.values() for name in entry.arguments}
-    return {
-        **schema,
-        "properties": {key: part for key, part in schema["properties"].items() if key not in of_data_sets},
-    }
+    own = {name for entry in DATASETS.values() for name in entry.arguments} - {"root"}
+    return {**schema, "properties": {key: part for key, part in schema["properties"].items() if key not in own}}
 
 
 def registered(entry: Entry) -> Schema:
@@ -113,6 +110,15 @@ def of_keras(name: str) -> Schema:
 def layer(name: str) -> Schema:
     """Return the arguments of a registered layer or of one of Keras."""
     return of_keras(name) if name.startswith(PREFIX) else registered(LAYERS[name])
+
+
+def former(schema: Schema, names: Mapping[str, str]) -> Schema:
+    """Add the former names of keys, marked as deprecated."""
+    old = {
+        name: {**schema["properties"][new], "deprecated": True, "description": f"Deprecated: renamed to `{new}`."}
+        for name, new in names.items()
+    }
+    return {**schema, "properties": {**schema["properties"], **old}}
 
 
 def _argument(argument: Argument) -> Schema:

@@ -125,19 +125,16 @@ def _chosen(registry: Registry, tag: str, common: Schema) -> Schema:
         **texts_of(shared.pop(tag)),
         **names_of(registry.noun, {name: one["description"] for name, one in declared.items()}),
     }
-    alternatives = {
-        name: alternative(one, [tag, *shared], _refused(registry, one) if registry is DATASETS else None)
-        for name, one in declared.items()
-    }
+    every = {key for one in declared.values() for key in one["properties"]}
+    alternatives = {}
+    for name, one in declared.items():
+        own = {key: entry for key, entry in one["properties"].items() if key not in shared}
+        # A data set's argument may be set to nothing for the others.
+        refusal = {"enum": [None, False], "errorMessage": f"is not an argument of {registry.noun} '{name}'"}
+        refused = sorted(every - {*own, *shared}) if registry is DATASETS else ()
+        others = {f"^{key}$": refusal for key in refused}
+        alternatives[name] = alternative({**one, "properties": own}, [tag, *shared], others)
     return choice(tag, names, alternatives, shared)
-
-
-def _refused(registry: Registry, declared: Schema) -> Schema:
-    """Return patterns of the other data sets' arguments: what one does without may be set to nothing."""
-    others = {name for entry in registry.values() for name in entry.arguments} - set(declared["properties"])
-    refusal = {"enum": [None, False], "errorMessage": f"this {registry.noun} takes no such argument"}
-    # A folder to look in does no harm to a data set that needs none.
-    return {f"^{name}$": True if name == "root" else refusal for name in sorted(others)}
 
 
 def _model(layers: _Layers) -> Schema:

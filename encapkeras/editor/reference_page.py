@@ -96,7 +96,7 @@ def _table(schema: Schema) -> str:
     required = schema.get("required", ())
     rows = ["| key | may be | default | meaning |", "|---|---|---|---|"]
     for name, entry in schema["properties"].items():
-        if "const" in entry and "description" not in entry:  # the heading says it
+        if entry.get("deprecated") or ("const" in entry and "description" not in entry):  # the heading has that one
             continue
         default = default_in_words(entry)
         shown = "required" if name in required else f"`{default}`" if default else ""

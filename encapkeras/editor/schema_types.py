@@ -44,7 +44,7 @@ def value(declared: Schema) -> Schema:
 
 
 def key(declared: Schema, *, required: bool = False) -> Schema:
-    """Return what may follow a key, with its explanation: description, type, default, and whether it is deprecated."""
+    """Return what may follow a key, with its explanation; a deprecated one also warns where it is used."""
     words, default = in_words(declared), default_in_words(declared)
     remarks = [
         f"{words[0].upper()}{words[1:]}." if words else "",
@@ -58,7 +58,7 @@ def key(declared: Schema, *, required: bool = False) -> Schema:
     if default and declared["default"] is not None and usable:
         schema["default"] = declared["default"]
     if declared.get("deprecated"):
-        schema |= {"deprecated": True, "deprecationMessage": declared.get("description", "")}
+        schema |= {"deprecated": True, "deprecationMessage": declared["description"].replace("`", "'")}
     return schema
 
 

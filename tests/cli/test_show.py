@@ -164,7 +164,10 @@ def test_a_picture_is_written_and_never_over_another_file(capsys, tmp_path):
         ),
         (["--batch", "0"], "--batch must be a number of images, at least 1; received 0"),
         (["--mermaid", "--json"], "--json, --svg and --mermaid are different formats; choose one"),
-        (["--mermaid", "--diff", "resnet14"], "--diff prints a table or, with --json, data; leave out --svg"),
+        (
+            ["--mermaid", "--diff", "resnet14"],
+            "--diff prints a table or, with --json, data; leave out --svg and --mermaid",
+        ),
     ],
 )
 def test_what_cannot_be_is_refused(words, message, capsys, tmp_path, monkeypatch):

@@ -169,6 +169,7 @@ RIGHT = {
     "a second name of a layer": "{model: {nodes: {a: {layer: keras.Convolution2D, inputs: i, filters: 3}}}}",
     "defaults in place of arguments": "{spec: encapkeras/1, model: {defaults: {keras.Dense: {units: 3}}, nodes: "
     "{a: {layer: keras.Dense, inputs: i}}, outputs: {o: a}}}",
+    "another data set than that of the base": "{extends: a.yaml, data: {dataset: digits, path: null, extra: false}}",
     "keys of the user": "{x-a: 1, data: {x-b: 1}, train: {optimizer: {kind: sgd, x-c: 1}}, model: {x-d: 1, nodes: "
     "{x-e: 1, a: {layer: squash, inputs: i, x-f: 1}}}}",
 }
@@ -187,6 +188,7 @@ WRONG = {
     "an unknown key of data": ("data.bach_size", 3, "data"),
     "an unknown data set": ("data.dataset", "digit", "data.dataset"),
     "a file for a data set that reads none": ("data.path", "a.npz", "data.path"),
+    "an argument of another data set": ("data.channels", 1, "data.channels"),
     "a batch of none": ("data.batch_size", 0, "data.batch_size"),
     "a text for a number": ("data.batch_size", "64", "data.batch_size"),
     "a number for a switch": ("data.augment.crop", 1, "data.augment.crop"),
