@@ -1,4 +1,4 @@
-"""`encapkeras compare`: several networks, several seeds each, side by side."""
+"""`encapkeras compare`: trains several networks with several seeds each, and compares them."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from encapkeras.cli.terminal.table import print_table
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares what the command takes."""
+    """Declare the options."""
     parser.add_argument(
         "name",
         metavar="NAME",

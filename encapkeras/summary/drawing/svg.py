@@ -44,10 +44,7 @@ svg{--sans:system-ui,-apple-system,"Segoe UI",Helvetica,Arial,sans-serif;
 
 
 def as_svg(diagram: Diagram) -> str:
-    """The text of an SVG file.
-
-    Args:
-        diagram: What it shows.
+    """Return the text of an SVG file.
 
     Example:
         >>> from encapkeras.summary.diagram import Arrow, Box, Diagram
