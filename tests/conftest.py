@@ -1,5 +1,6 @@
 """Runs before every test module."""
 
+import gc
 import os
 import signal
 
@@ -13,6 +14,25 @@ import encapkeras  # noqa: F401  # chooses the torch backend before a test impor
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # So do shells start jobs in the background, also under nohup; here Ctrl-C is what is tested.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_finish():
+    """Leave all that the imports have made out of garbage collections, which trainings ask for."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def no_drawings(request):
+    """Write TensorBoard files without drawings, most of the time of a small training; `DRAWS = True` keeps them."""
+    if getattr(request.module, "DRAWS", False):
+        yield
+        return
+    from torch.utils.tensorboard import SummaryWriter
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(SummaryWriter, "add_figure", lambda *arguments, **options: None)
+        yield
 
 
 @pytest.fixture

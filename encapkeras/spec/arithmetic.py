@@ -6,7 +6,7 @@ import ast
 import math
 import operator
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from encapkeras.validation import shown
@@ -48,9 +48,13 @@ def compute(expression: str, lookup: Callable[[str], Any]) -> Number:
     tokens = _tokens(expression)
     _check_order(tokens)
     # Each operand gets a name of its own: to Python's parser `010`, `1_000` and `lambda` mean other things than here.
-    operands = {f"_{i}": token for i, token in enumerate(tokens) if token[0] != "sign"}
+    operands: dict[str, Number] = {}
+    for i, (kind, text) in enumerate(tokens):
+        if kind != "sign":
+            given = lookup(text.removeprefix("$")) if kind == "name" else int(text) if text.isdigit() else float(text)
+            operands[f"_{i}"] = _number(given, text)
     source = " ".join(text if kind == "sign" else f"_{i}" for i, (kind, text) in enumerate(tokens))
-    return _value(ast.parse(source, mode="eval").body, lambda name: _operand(*operands[name], lookup))
+    return _value(ast.parse(source, mode="eval").body, operands)
 
 
 def _tokens(expression: str) -> list[tuple[str, str]]:
@@ -80,29 +84,26 @@ def _check_order(tokens: list[tuple[str, str]]) -> None:
         raise ExpressionError("a closing parenthesis is missing")
 
 
-def _operand(kind: str, text: str, lookup: Callable[[str], Any]) -> Number:
-    if kind == "number":
-        return _bounded(int(text) if text.isdigit() else float(text))
-    value = lookup(text.removeprefix("$"))
+def _number(value: Any, text: str) -> Number:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ExpressionError(f"'{text}' is {shown(value)}, not a number")
     return _bounded(value)
 
 
-def _value(node: ast.expr, operand: Callable[[str], Number]) -> Number:
-    match node:
-        case ast.Name(name):
-            return operand(name)
-        case ast.UnaryOp(ast.UAdd(), inner):
-            return _value(inner, operand)
-        case ast.UnaryOp(ast.USub(), inner):
-            return -_value(inner, operand)
-        case ast.BinOp(left, sign, right) if type(sign) in _OPERATORS:
-            try:
-                return _bounded(_OPERATORS[type(sign)](_value(left, operand), _value(right, operand)))
-            except ZeroDivisionError:
-                raise ExpressionError("division by zero") from None
-    raise ExpressionError(f"{type(node).__name__} is not allowed")
+def _value(expression: ast.expr, operands: Mapping[str, Number]) -> Number:
+    values: dict[ast.AST, Number] = {}
+    for node in reversed(list(ast.walk(expression))):  # the inner ones first; without recursion, as variables need it
+        match node:
+            case ast.Name(name):
+                values[node] = operands[name]
+            case ast.UnaryOp(sign, inner):
+                values[node] = -values[inner] if isinstance(sign, ast.USub) else values[inner]
+            case ast.BinOp(left, sign, right):
+                try:
+                    values[node] = _bounded(_OPERATORS[type(sign)](values[left], values[right]))
+                except ZeroDivisionError:
+                    raise ExpressionError("division by zero") from None
+    return values[expression]
 
 
 def _divided(left: Number, right: Number) -> Number:

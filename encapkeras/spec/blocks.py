@@ -13,20 +13,20 @@ from encapkeras.spec.variables import NODE_NAME, RESERVED, check_variable_name
 
 PREFIX = "block."
 
-# What a node that uses a block hands down to the block's nodes, or to its output, besides parameters.
+# What a node passes to the block that it uses, or to the block's output, besides parameters.
 _COMMON = frozenset({*NodeKeys.model_fields, "repeat"})
 
 
 @dataclass(frozen=True)
 class Block:
-    """A sound declaration.
+    """A valid declaration.
 
     Args:
         name: Its name.
-        inputs: What its nodes call the tensors that it is called on.
+        inputs: The names that its nodes have for the tensors that it is called on.
         parameters: Each parameter's default; None where a use must give a value.
         nodes: Its nodes as written.
-        output: The node that stands for it, as written.
+        output: The node whose output is the block's, as written.
     """
 
     name: str
@@ -41,12 +41,7 @@ class Block:
         return node.with_value(report.as_meant(node.entries(), what, list(self.parameters), _COMMON))
 
     def given(self, node: Tree, report: Report) -> dict[str, Tree]:
-        """The parameters that have no default, or another value in this use; missing ones are noted, and fail.
-
-        Args:
-            node: The node that uses the block.
-            report: Where mistakes go.
-        """
+        """Return the parameters that a node which uses the block gives; missing ones are reported, and fail."""
         values = {name: entry for name, entry in node.entries().items() if name in self.parameters}
         for name, default in self.parameters.items():
             if default is None and name not in values:
@@ -56,25 +51,20 @@ class Block:
 
     @property
     def defaults(self) -> dict[str, Tree]:
-        """The parameters that have a default, as written."""
+        """Return the parameters that have a default, as written."""
         return {name: default for name, default in self.parameters.items() if default is not None}
 
 
 def read_blocks(tree: Tree, report: Report) -> dict[str, Block | None]:
-    """The blocks of a spec by name; None for one with a mistake, which has been noted.
-
-    Args:
-        tree: The map `blocks`.
-        report: Where mistakes go.
-    """
+    """Return the blocks of a spec by name; None for one with an error, which is reported."""
     return {name: _block(name, entry, report) for name, entry in tree.entries().items()}
 
 
 def _block(name: str, tree: Tree, report: Report) -> Block | None:
     if not NODE_NAME.fullmatch(name):
-        report.add(tree, f"'{name}' is no name for a block; it consists of letters, digits, '_', '-' and '.'")
+        report.add(tree, f"'{name}' is not a valid block name; allowed are letters, digits, '_', '-' and '.'")
         return None
-    if not isinstance(tree.value, dict):  # noted with the section
+    if not isinstance(tree.value, dict):  # reported with the section
         return None
     problems = report.add_values(BLOCK, tree)
     if any(problem.kind != "unknown" for problem in problems) or any(tree.failures()):
@@ -93,7 +83,7 @@ def _inputs(tree: Tree, report: Report) -> tuple[str, ...] | None:
     names = [str(name.value) for name in written.value]
     for position, name in enumerate(names):
         if not NODE_NAME.fullmatch(name) or name in (*RESERVED, *names[:position]):
-            why = "occurs twice" if name in names[:position] else "is no name for an input"
+            why = "occurs twice" if name in names[:position] else "is not a valid input name"
             report.add(written.value[position], f"'{name}' {why}")
             return None
     return tuple(names)
@@ -105,12 +95,12 @@ def _parameters(tree: Tree, report: Report) -> dict[str, Tree | None] | None:
     for name, entry in entries.items():
         check_variable_name(name, entry, report)
         if name in _COMMON:
-            report.add(entry, f"'{name}' is no name for a parameter: every node has '{name}' of its own")
+            report.add(entry, f"'{name}' is not a valid parameter name: every node has a key '{name}'")
             return None
     return {name: None if entry.value == REQUIRED else entry for name, entry in entries.items()}
 
 
 def unknown_block(name: str, blocks: Mapping[str, Block | None]) -> str:
-    """The message for a name that no block has."""
-    known = suggest(name, blocks) if blocks else "There are none; 'blocks' is where they are declared."
+    """Return the message for a name that no block has."""
+    known = suggest(name, blocks) if blocks else "There are none; declare them in 'blocks'."
     return f"no block is called '{name}'. {known}"

@@ -27,11 +27,11 @@ DEEPEST_BLOCKS = 16  # blocks inside one another; each is a few calls
 
 @dataclass(frozen=True)
 class _Place:
-    """Where nodes stand: at the top of the network, or in a use of a block.
+    """Where nodes are: at the top of the network, or in a use of a block.
 
     Args:
-        scope: What the names of variables mean.
-        inputs: What nodes there call the inputs, and where and how these are named at the top.
+        scope: The variables.
+        inputs: The references at the top that the names of inputs stand for.
         prefix: What the names of the nodes begin with at the top.
         blocks: The names of the blocks around, the outermost first.
         handed_down: `trainable` and `dtype` of the node that uses the block.
@@ -44,7 +44,7 @@ class _Place:
     handed_down: Mapping[str, Tree] = field(default_factory=dict)
 
     def reference(self, tree: Tree) -> Tree:
-        """A reference that is written here, as it reads at the top; one to an input stands where the block is used."""
+        """Return a reference that is written here as it reads at the top; that to an input has the place of the use."""
         if not self.prefix:
             return tree
         name, slash, port = tree.value.partition("/")
@@ -57,17 +57,12 @@ class _Place:
 class Expansion:
     """The nodes of a spec after expansion.
 
-    Args:
-        scope: The spec's variables.
-        blocks: The declared blocks; None for one with a mistake.
-        report: Where mistakes go.
-
     Attributes:
         nodes: Each node's map by its name, in the order of writing, without `repeat` and without uses of blocks.
         uses: The name of the block behind each node that uses one; its nodes are called `<node>.<name in the block>`.
-        failed: Nodes that use a block in a way that cannot be; what they hold is not known.
-        called_on: What blocks are called on, also what no node in them looks at.
-        complete: Whether the names of all nodes are known; if not, an unknown name is no mistake of its own.
+        failed: Nodes that use a block wrongly; what they hold is not known.
+        called_on: What blocks are called on, used by a node in them or not.
+        complete: Whether the names of all nodes are known; if not, an unknown name is not reported.
     """
 
     def __init__(self, scope: Scope, blocks: Mapping[str, Block | None], report: Report) -> None:
@@ -84,27 +79,18 @@ class Expansion:
         self.complete = True
 
     def expand(self, nodes: Tree, inputs: list[str]) -> None:
-        """Expands all nodes.
-
-        Args:
-            nodes: The map `model.nodes`.
-            inputs: The names of the model's inputs; if there is one, it stands above the first node.
-        """
+        """Expand `model.nodes`; a single input of the model is above the first node."""
         self._model_inputs = inputs
         self._expand(nodes, _Place(self._scope, {name: nodes.with_value(name) for name in inputs}))
 
     def output_of(self, name: str) -> str:
-        """The node that a name means: of a use of a block, the block's output; else the name."""
+        """Return the node that a name means: of a use of a block, the block's output; else the name."""
         while name in self._outputs:
             name = self._outputs[name]
         return name
 
     def names_in(self, use: str) -> list[str]:
-        """What the nodes in a use of a block are called there.
-
-        Args:
-            use: The name of the node that uses the block.
-        """
+        """Return the names in the block of the nodes that belong to a use of it."""
         return [name.removeprefix(f"{use}.") for name in [*self.nodes, *self.uses] if name.startswith(f"{use}.")]
 
     def _expand(self, nodes: Tree, place: _Place) -> None:
@@ -126,7 +112,7 @@ class Expansion:
         return name
 
     def _repeated(self, key: str, node: Tree, above: str | None, place: _Place) -> str | None:
-        """Adds a node for each row; gives the last one's name."""
+        """Add a node for each row; return the last one's name."""
         rows = self._rows(node, place.scope)
         self.complete = self.complete and bool(rows)
         body = node.with_value({name: entry for name, entry in node.value.items() if name != "repeat"})
@@ -136,13 +122,12 @@ class Expansion:
             name = self._name(key, dataclasses.replace(node, note=f"(row {number})"), scope)
             if name is None or self._is_full:
                 return None
-            noted = body.noted(f"(row {number}, '{place.prefix}{name}')")
+            noted = body.everywhere(note=f"(row {number}, '{place.prefix}{name}')")
             previous = noted.with_value(FAILED if above is None else above)
             inputs_scope = Scope({"previous": previous}, scope)
             if above is None and _mentions_previous(body):
-                self._report.add_missing(
-                    noted.value["inputs"], "'$previous': no single node or input is above; name one"
-                )
+                text = "'$previous': no single node or input is above; name one"
+                self._report.add_missing(noted.value["inputs"], text)
             self._add(name, noted, _substituted(noted, scope, inputs_scope, self._report), place)
             above = name
         return above
@@ -172,7 +157,7 @@ class Expansion:
         return str(value)
 
     def _add(self, name: str, node: Tree, value: Any, place: _Place) -> None:
-        """Adds a node, as a failed one if its name is not allowed, or the nodes of the block that it uses."""
+        """Add a node, as a failed one if its name is not allowed, or the nodes of the block that it uses."""
         if len(self.nodes) + len(self.uses) >= MOST_NODES:
             self._report.add(node, f"there are more than {MOST_NODES} nodes")
             self.complete, self._is_full = False, True
@@ -182,7 +167,7 @@ class Expansion:
         if problem:
             self._report.add(node, problem)
             if full_name in {*self.nodes, *self.uses, *self._model_inputs} or name in place.inputs:
-                self.complete = self.complete and not place.prefix  # what the block calls so is not there
+                self.complete = self.complete and not place.prefix  # the node of this name in the block is missing
                 return
         if problem or value is FAILED:
             self.nodes[full_name] = node.with_value(FAILED)
@@ -203,12 +188,12 @@ class Expansion:
             rows = "; put a variable of the row into the name, such as 'stage$i'" if in_row else ""
             return f"the name '{full_name}' is taken by another node{rows}"
         if not NODE_NAME.fullmatch(name):
-            allowed = "letters, digits, '_', '-' and '.', and begins with a letter, digit or '_'"
-            return f"'{name}' is no name for a node; it consists of {allowed}"
+            allowed = "letters, digits, '_', '-' and '.', with a letter, digit or '_' first"
+            return f"'{name}' is not a valid node name; allowed are {allowed}"
         return ""
 
     def _use(self, name: str, node: Tree, place: _Place) -> None:
-        """Adds the nodes of a block under the name of the node that uses it."""
+        """Add the nodes of a block under the name of the node that uses it."""
         block = self._block(node.value["layer"], place)
         node = block.known(node, self._report) if block else node
         inputs = self._inputs(node, block) if block else None
@@ -226,8 +211,8 @@ class Expansion:
         handed_down = {key: node.value[key] for key in ("trainable", "dtype") if key in node.value}
         within = _Place(scope, inputs, f"{name}.", (*place.blocks, block.name), handed_down)
         note = f"(in '{name}')"
-        self._expand(block.nodes.noted(note), within)
-        self._set_output(name, node, substitute(block.output.noted(note), scope, self._report), block)
+        self._expand(block.nodes.everywhere(note=note), within)
+        self._set_output(name, node, substitute(block.output.everywhere(note=note), scope, self._report), block)
 
     def _block(self, layer: Tree, place: _Place) -> Block | None:
         name = layer.value.removeprefix(PREFIX)
@@ -243,7 +228,7 @@ class Expansion:
         return None
 
     def _inputs(self, node: Tree, block: Block) -> dict[str, Tree] | None:
-        """The references at the top to the tensors that a block is called on, by their names in the block."""
+        """Return the references at the top to the tensors that a block is called on, by their names in the block."""
         written = node.value.get("inputs")
         if written is None:
             self._report.add_missing(node, "'inputs' is missing")
@@ -262,7 +247,7 @@ class Expansion:
         return dict(zip(block.inputs, references, strict=True))
 
     def _set_output(self, name: str, node: Tree, output: Tree, block: Block) -> None:
-        """Notes which node stands for a use of a block, and what is expected of it."""
+        """Record the node whose output is that of a use of a block, and the shape expected of it."""
         target = f"{name}.{output.value}"
         if output.value is FAILED or (target not in self.nodes and target not in self.uses):
             if output.value is not FAILED and self.complete:
@@ -284,18 +269,16 @@ class Expansion:
 
 
 def _referring(key: str, entry: Tree, place: _Place) -> Tree:
-    """An entry of a node, with references as they read at the top."""
+    """Return an entry of a node, with references as they read at the top."""
     if key != "inputs":
         return entry
     if isinstance(entry.value, str):
         return place.reference(entry)
-    if isinstance(entry.value, list):
-        return entry.with_value([_referring(key, element, place) for element in entry.value])
-    return entry
+    return entry.each(lambda element: _referring(key, element, place)) if isinstance(entry.value, list) else entry
 
 
 def _handed_down(entries: dict[str, Tree], place: _Place) -> dict[str, Tree]:
-    """A node's map with what the block around is given: its own `dtype` goes before, a frozen block is frozen."""
+    """Return a node's map with what the block around is given: its own `dtype` wins, a frozen block is frozen."""
     frozen = {key: entry for key, entry in place.handed_down.items() if key == "trainable" and entry.value is not True}
     return {**place.handed_down, **entries, **frozen}
 
@@ -306,7 +289,7 @@ def _mentions_previous(node: Tree) -> bool:
 
 
 def _substituted(node: Tree, scope: Scope, inputs_scope: Scope, report: Report) -> dict[str, Tree]:
-    """A node's map with values for variables; its `doc` is the user's own text."""
+    """Return a node's map with values for variables; its `doc` is the user's own text."""
     scopes = {"inputs": inputs_scope}
     return {
         key: entry if key == "doc" else substitute(entry, scopes.get(key, scope), report)

@@ -1,7 +1,7 @@
-"""A spec file in the other language, or in our layout: YAML to JSON, JSON to YAML, with the same meaning.
+"""A spec file in our layout, or in the other language: YAML to JSON, JSON to YAML.
 
-The values are the same, with their types and in their order. Comments are not: neither JSON nor the tree of a spec has
-a place for them. The comment that names the schema for editors is the key `$schema` in JSON.
+Values, types and order stay; comments are lost, as neither JSON nor the tree of a spec has a place for them. Only the
+comment that names the schema for editors is kept: it is the key `$schema` in JSON.
 """
 
 from __future__ import annotations
@@ -27,28 +27,19 @@ _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")  # how a URI begins
 
 @dataclass(frozen=True)
 class Formatted:
-    """A spec file in another form.
-
-    Args:
-        text: The whole text.
-        lost_comments: How many comments of the file are not in it.
-    """
+    """The new text of a spec file, and how many comments of the file are not in it."""
 
     text: str
     lost_comments: int
 
 
 def formatted(file: SpecFile, *, to_json: bool, folder: Path | None = None) -> Formatted:
-    """The text of a spec file as JSON or as YAML; it has been read again and compared with the file.
+    """Return the text of a spec file as JSON or as YAML, read again and compared with the file.
 
     Args:
         file: A YAML or JSON file.
         to_json: Whether to write JSON.
-        folder: The folder that the text is for, whose relative paths are written; those of the file stay if not given.
-
-    Raises:
-        SpecError: The file cannot be read, or has what is no part of the language, such as a key that occurs twice.
-        ArgumentError: A value cannot be said in JSON, or what the file names would not be found from the folder.
+        folder: The folder that the text is for: relative paths are changed to lead from there.
     """
     text, from_json = read_text(file.path, file.shown), is_json(file.path)
     data = _plain(text, file.shown, from_json)
@@ -80,7 +71,7 @@ def _plain(text: str, shown: str, is_json: bool) -> dict[str, Any]:
 
 
 def _moved_schema(schema: str, old: Path, new: Path | None) -> str:
-    """The place of a schema as it is to be written for another folder, or for no known one: ours is found from all."""
+    """Return the place of a schema as written for another folder, or for no known one; that of ours works anywhere."""
     if not schema or _SCHEME.match(schema):
         return schema
     if (old / schema).resolve().as_uri() == installed_schema():
@@ -89,7 +80,7 @@ def _moved_schema(schema: str, old: Path, new: Path | None) -> str:
 
 
 def _moved(data: dict[str, Any], old: Path, new: Path) -> dict[str, Any]:
-    """What is written for one folder, as it is to be written for another."""
+    """Return a spec that is written for one folder as written for another."""
     _check_bases(data.get("extends"), old, new)
     section = data.get("data")
     if isinstance(section, dict):
@@ -101,17 +92,17 @@ def _moved(data: dict[str, Any], old: Path, new: Path) -> dict[str, Any]:
 
 
 def _check_bases(extends: Any, old: Path, new: Path) -> None:
-    """Refuses a base that is not found from the new folder, or is another file there."""
+    """Refuse a base that is not found from the new folder, or is another file there."""
     for name in extends if isinstance(extends, list) else [extends]:
         if isinstance(name, str) and _base(name, old) != _base(name, new):
             raise ArgumentError(
-                f"'extends' names '{name}', which lies beside the spec in '{old}'; from '{new}' it would not be found, "
-                "or another file would. Write to the spec's folder, or copy the base and build on the copy"
+                f"'extends' names '{name}', a file beside the spec in '{old}'; from '{new}' it would not be found, or "
+                "another file would. Write to the spec's folder, or copy the base and extend the copy"
             )
 
 
 def _base(name: str, folder: Path) -> Path | None:
-    """The file that a spec in a folder extends by a name."""
+    """Return the file that a spec in a folder extends by a name."""
     files = (place / name for place in (folder, bundled_specs()))
     return next((file.resolve() for file in files if file.is_file()), None)
 
@@ -121,7 +112,7 @@ def _moved_path(key: str, path: Any, old: Path, new: Path) -> Any:
         return path
     if "$" in path:
         raise ArgumentError(
-            f"'{key}' is '{path}', which begins at the spec's folder, '{old}', if its variables say so. Write it out, "
-            "or write to the spec's folder"
+            f"'{key}' is '{path}', which may be relative to the spec's folder, '{old}', depending on its variables. "
+            "Write the path out, or write to the spec's folder"
         )
     return moved_path(path, old, new)

@@ -20,36 +20,26 @@ OWN_KEYS = "x-"
 MOST_BASES = 100
 MOST_DIGITS = 9  # of a place in a list
 
-# Maps whose keys are the user's own: an override may change what they hold, and a new name there is a slip.
+# Maps whose keys are the user's own: an override may change what they hold, and a new name there is an error.
 _NAMES = re.compile(r"vars|losses|model\.(nodes|inputs|outputs)|blocks(\..+\.(nodes|parameters))?")
 
 
 class Change(NamedTuple):
-    """A value that takes the place of another.
-
-    Args:
-        path: Which one: its path, as in `--set`.
-        value: The value, or `null` to delete it; mistakes in it, and in the path, are reported at its place.
-    """
+    """A value for a path, as in `--set`; `null` deletes what is there. Errors are reported at the value's place."""
 
     path: str
     value: Tree
 
 
 def bundled_specs() -> Path:
-    """The folder of the specs that come with encapkeras: inside the package, or beside it in a checkout."""
+    """Return the folder of the specs that come with encapkeras: inside the package, or beside it in a checkout."""
     package = Path(__file__).resolve().parent.parent
     inside = package / "specs"
     return inside if inside.is_dir() else package.parent / "specs"
 
 
 class Inheritance:
-    """Resolves `extends`, relative to the file that names it or among the bundled specs.
-
-    Args:
-        folder: The folder of the spec; its bases lie in it, or among the bundled specs.
-        report: Where mistakes go.
-    """
+    """Resolve `extends`, relative to the file that names it or among the bundled specs."""
 
     def __init__(self, folder: Path, report: Report) -> None:
         self._roots = (folder.resolve(), bundled_specs().resolve())
@@ -57,12 +47,12 @@ class Inheritance:
         self._merged: dict[Path, Tree] = {}
 
     def resolve(self, tree: Tree, file: Path | None, chain: tuple[Path, ...] = ()) -> Tree:
-        """The tree merged over all that it extends.
+        """Return the tree merged over all that it extends.
 
         Args:
             tree: A spec as written.
             file: Its file; None for plain data.
-            chain: The files that extend this one, from the spec on.
+            chain: The files that extend this one, the spec first.
         """
         chain = (*chain, file.resolve()) if file else chain
         result = tree.with_value({})
@@ -85,15 +75,14 @@ class Inheritance:
             self._report.whole = False
             self._report.add(extends, f"names {len(names)} files; at most {MOST_BASES}")
             return []
-        for name in names:
-            if not isinstance(name.value, str) or not name.value:
-                self._report.whole = False
-                self._report.add(name, f"must be a file name or a list of file names; received {name.plain()!r}")
         different: dict[str, Tree] = {}
         for name in names:
             if isinstance(name.value, str) and name.value:
-                different.pop(name.value, None)  # the last of equal ones counts: it lies upon all before it
+                different.pop(name.value, None)  # the last of equal ones counts: it goes over all before it
                 different[name.value] = name
+            else:
+                self._report.whole = False
+                self._report.add(name, f"must be a file name or a list of file names; received {name.plain()!r}")
         return list(different.values())
 
     def _base(self, name: Tree, chain: tuple[Path, ...]) -> Tree | None:
@@ -102,7 +91,7 @@ class Inheritance:
             return None
         resolved = path.resolve()
         if len(chain) > DEEPEST:
-            self._report.add(name, f"the specs extend one another more than {DEEPEST} deep")
+            self._report.add(name, f"the specs extend each other more than {DEEPEST} deep")
             return None
         if resolved in chain:
             files = [*chain[chain.index(resolved) :], resolved]
@@ -113,7 +102,7 @@ class Inheritance:
             try:
                 tree = load_file(path, _shown(path, name), self._report)
             except SpecError as error:
-                self._report.add_all(error)
+                self._report.take(error.problems)
                 return None
             self._report.whole = self._report.whole and len(self._report.problems()) == before
             self._merged[resolved] = self.resolve(tree, path, chain)
@@ -133,9 +122,8 @@ class Inheritance:
             text = "leaves the folder of the spec; name a file in it, below it, or among the bundled specs"
             self._report.add(name, f"'{name.value}' {text}")
             return None
-        self._report.add(
-            name, f"there is no file '{name.value}', here or among the bundled specs. {self._near(beside)}"
-        )
+        text = f"there is no file '{name.value}', here or among the bundled specs. {self._near(beside)}"
+        self._report.add(name, text)
         return None
 
     def _near(self, missing: Path) -> str:
@@ -145,7 +133,7 @@ class Inheritance:
 
 
 def _shown(path: Path, name: Tree) -> str:
-    """How messages name a base: beside the spec as the user named that, else by its bundled name."""
+    """Return how messages name a base: beside the spec as the user named that, else by its bundled name."""
     folder = Path(name.file).parent
     try:
         return str(folder / path.resolve().relative_to(folder.resolve()))
@@ -154,7 +142,7 @@ def _shown(path: Path, name: Tree) -> str:
 
 
 def merge(base: Tree, over: Tree) -> Tree:
-    """`over` laid upon `base`: maps merge deeply, all else is replaced; a `null` stays, to delete what lies deeper."""
+    """Merge maps deeply and replace all else by what is in `over`; a `null` is kept, to delete what is in a base."""
     if not isinstance(base.value, dict) or not isinstance(over.value, dict):
         return over
     entries = dict(base.value)
@@ -164,23 +152,15 @@ def merge(base: Tree, over: Tree) -> Tree:
 
 
 def cleaned(tree: Tree) -> Tree:
-    """The tree without the entries that `null` deletes and without the user's own (`x-...`)."""
+    """Return the tree without the entries that `null` deletes and without the user's own (`x-...`)."""
     if isinstance(tree.value, dict):
         kept = {k: e for k, e in tree.value.items() if e.value is not None and not k.startswith(OWN_KEYS)}
-        return tree.with_value({key: cleaned(entry) for key, entry in kept.items()})
-    if isinstance(tree.value, list):
-        return tree.with_value([cleaned(element) for element in tree.value])
-    return tree
+        tree = tree.with_value(kept)
+    return tree.each(cleaned)
 
 
 def override(tree: Tree, changes: Iterable[str | Change], report: Report) -> Tree:
-    """The tree with other values, each laid upon those before.
-
-    Args:
-        tree: A merged spec.
-        changes: Changes, or texts `path.to.key=value` as `--set` gives them; the value is YAML, `null` deletes.
-        report: Where mistakes go.
-    """
+    """Return the tree with each change made, in order; a text is `path.to.key=value` with the value in YAML."""
     for change in changes:
         parsed = _parsed(change, report) if isinstance(change, str) else change
         if parsed:
@@ -198,16 +178,16 @@ def _parsed(text: str, report: Report) -> Change | None:
     try:
         return Change(path, load_value(value, "--set", path))
     except SpecError as error:
-        report.add_all(error)
+        report.take(error.problems)
         return None
 
 
 def _replaced(tree: Tree, rest: str, new: Tree, report: Report, done: str = "") -> Tree:
-    """The tree with one value replaced, or as it was if the path leads nowhere."""
+    """Return the tree with one value replaced, or as it was if there is no such path."""
     if isinstance(tree.value, list):
         return _replaced_element(tree, rest, new, report, done)
     if not isinstance(tree.value, dict):
-        report.add(new, f"'{done}' is no map: it is {tree.plain()!r}")
+        report.add(new, f"'{done}' is not a map: it is {tree.plain()!r}")
         return tree
     key = longest_key(rest, tree.value)
     known = key in tree.value
@@ -235,11 +215,6 @@ def _replaced_element(tree: Tree, rest: str, new: Tree, report: Report, done: st
 
 
 def longest_key(rest: str, keys: Iterable[str]) -> str:
-    """The key that a path begins with; keys may hold dots themselves.
-
-    Args:
-        rest: A path.
-        keys: The keys that are there; none of them may fit.
-    """
+    """Return the key that a path begins with; keys may hold dots themselves."""
     fitting = [key for key in keys if rest == key or rest.startswith(f"{key}.")]
     return max(fitting, key=len, default=rest.partition(".")[0])

@@ -1,13 +1,12 @@
 """Step 1: text, or plain data, becomes a tree of values that know where they were written.
 
-YAML is read event by event, with libyaml where PyYAML has it: places are kept, nothing recurses deeply, and the types
-of scalars are ours (YAML 1.2's core rules: `1e-3` is a number and `no` is text). JSON is read as the YAML that it is.
-Anchors, aliases and tags are no part of the language: `vars` and `extends` do their work and keep every place unique.
+YAML is read event by event, with libyaml where PyYAML has it. Scalars have the types of YAML 1.2's core schema: `1e-3`
+is a number and `no` is text. JSON is read as YAML, which it is once `_as_yaml` has adapted a few characters. Anchors,
+aliases and tags are refused: `vars` and `extends` do their work and keep every place unique.
 """
 
 from __future__ import annotations
 
-import difflib
 import json
 import math
 import re
@@ -17,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from encapkeras.errors import Problem, SpecError
+from encapkeras.errors import Problem, SpecError, nearest
 from encapkeras.spec.report import Report
 from encapkeras.spec.tree import FAILED, Tree, child_path
 
@@ -51,25 +50,12 @@ _NAMED: dict[str, Any] = {
 
 
 def load_file(path: Path, shown: str, report: Report) -> Tree:
-    """Reads a spec file, YAML or JSON.
-
-    Args:
-        path: The file.
-        shown: Its name in messages.
-        report: Where mistakes go that leave the rest readable.
-
-    Raises:
-        SpecError: The file is missing, unreadable, no text, not well-formed, or no map.
-    """
+    """Read a spec file, called `shown` in messages; errors that leave the rest readable go to the report."""
     return load_text(read_text(path, shown), shown, report, is_json=is_json(path))
 
 
 def read_text(path: Path, shown: str) -> str:
-    """What a spec file holds, as text.
-
-    Raises:
-        SpecError: The file is missing, too large, unreadable or no text.
-    """
+    """Return the text of a spec file."""
     try:
         with path.open("rb") as file:
             raw = file.read(LARGEST_FILE + 1)  # not its size first: a pipe or a device has none
@@ -79,37 +65,33 @@ def read_text(path: Path, shown: str) -> str:
         reason = getattr(error, "strerror", None) or str(error)
         raise _error(shown, 0, 0, f"the file cannot be read: {reason}") from None
     if len(raw) > LARGEST_FILE:
-        raise _error(shown, 0, 0, f"the file is larger than {LARGEST_FILE // 2**20} MiB; that is no spec")
+        raise _error(shown, 0, 0, f"the file is larger than {LARGEST_FILE // 2**20} MiB, the limit for a spec")
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
         column = error.start - raw.rfind(b"\n", 0, error.start)
-        raise _error(
-            shown, line, column, f"byte 0x{raw[error.start]:02x} is not UTF-8; save the file as UTF-8"
-        ) from None
+        text = f"byte 0x{raw[error.start]:02x} is not UTF-8; save the file as UTF-8"
+        raise _error(shown, line, column, text) from None
 
 
 def is_json(path: Path) -> bool:
-    """Whether a file is read as JSON."""
+    """Return whether a file is read as JSON."""
     return path.suffix.lower() == ".json"
 
 
 def load_text(text: str, shown: str, report: Report, *, is_json: bool) -> Tree:
-    """Reads the text of a spec file; arguments as for `load_file`.
-
-    Raises:
-        SpecError: It is not well-formed, or no map.
-    """
+    """Read the text of a spec file, as `load_file` does."""
     tree = _read(_as_yaml(text), shown, report, "JSON") if is_json else _read(text, shown, report)
     if not isinstance(tree.value, dict):
-        what = "is empty" if tree.value is None else f"holds {_kind(tree.value)}"
-        raise _error(shown, tree.line, tree.column, f"the file {what}; a spec is a map that begins, say, with 'model:'")
+        held = "a list" if isinstance(tree.value, list) else f"only {tree.value!r}"
+        what = "is empty" if tree.value is None else f"holds {held}"
+        raise _error(shown, tree.line, tree.column, f"the file {what}; a spec is a map, for example 'model: ...'")
     return tree
 
 
 def comments(text: str, *, is_json: bool) -> list[str]:
-    """The comments of a well-formed text: what begins with `#` between its tokens."""
+    """Return the comments of a valid text: what begins with `#` between its tokens."""
     text = _as_yaml(text) if is_json else text
     found, end = [], 0
     for token in yaml.scan(text, Loader=_LOADER):
@@ -119,11 +101,7 @@ def comments(text: str, *, is_json: bool) -> list[str]:
 
 
 def load_value(text: str, shown: str, path: str) -> Tree:
-    """Reads one value in YAML, such as the right side of a `--set`; it has no place but `shown`.
-
-    Raises:
-        SpecError: It is not well-formed.
-    """
+    """Read one value in YAML, such as the right side of a `--set`; its only place is `shown`."""
     report = Report()
     try:
         tree = _read(text, shown, report)
@@ -134,23 +112,19 @@ def load_value(text: str, shown: str, path: str) -> Tree:
 
 
 def load_data(data: Any, shown: str, path: str = "", depth: int = 0) -> Tree:
-    """Reads plain data: maps, lists and scalars.
-
-    Raises:
-        SpecError: It holds something else, or is nested too deeply.
-    """
+    """Read plain data: maps, lists and scalars."""
     if depth > DEEPEST:
         raise _error(shown, 0, 0, f"nested deeper than {DEEPEST} levels", path)
     value = data
     if isinstance(data, Mapping):
         for key in data:
             if not isinstance(key, str) or not key:
-                raise _error(shown, 0, 0, f"the key {key!r} is no text", path)
+                raise _error(shown, 0, 0, f"the key {key!r} is not text", path)
         value = {key: load_data(entry, shown, child_path(path, key), depth + 1) for key, entry in data.items()}
     elif isinstance(data, list | tuple):
         value = [load_data(element, shown, child_path(path, i), depth + 1) for i, element in enumerate(data)]
     elif data is not None and not isinstance(data, str | int | float):
-        text = f"a {type(data).__name__} is no plain data; allowed: maps, lists, text, numbers, true, false, null"
+        text = f"a {type(data).__name__} is not allowed; allowed: maps, lists, text, numbers, true, false, null"
         raise _error(shown, 0, 0, text, path)
     return Tree(value, shown, 0, 0, path)
 
@@ -159,24 +133,20 @@ def _error(shown: str, line: int, column: int, message: str, path: str = "") -> 
     return SpecError([Problem(shown, line, column, path, message)])
 
 
-def _kind(value: Any) -> str:
-    return "a list" if isinstance(value, list) else f"only {value!r}"
-
-
 def _near_files(path: Path) -> str:
     try:
         names = [entry.name for entry in path.parent.iterdir() if entry.suffix in ENDINGS]
     except OSError:
         return f"The folder '{path.parent}' does not exist either."
-    near = difflib.get_close_matches(path.name, names, n=1)
-    return f"Did you mean '{path.parent / near[0]}'?" if near else ""
+    near = nearest(path.name, names)
+    return f"Did you mean '{path.parent / near}'?" if near else ""
 
 
 def _as_yaml(text: str) -> str:
-    """JSON as YAML with every value at its place.
+    """Return JSON as YAML, with every value at its place.
 
-    YAML dislikes tabs as indentation, colons apart from their keys and pairs of surrogates, and breaks lines, or stops,
-    at characters that JSON takes as they are.
+    YAML refuses tabs as indentation, colons apart from their keys and pairs of surrogates, and breaks lines, or stops,
+    at characters that JSON allows in a text.
     """
 
     def escaped(match: re.Match[str]) -> str:
@@ -254,7 +224,7 @@ def _open_collections(text: str) -> list[Any]:
 
 
 class _Reader:
-    """Turns the events of one YAML document into a tree."""
+    """Turn the events of one YAML document into a tree."""
 
     def __init__(self, text: str, shown: str, report: Report) -> None:
         self._events: Iterator[Any] = iter(yaml.parse(text, Loader=_LOADER))
@@ -262,7 +232,6 @@ class _Reader:
         self._report = report
 
     def document(self) -> Tree:
-        """The document; there is exactly one."""
         next(self._events)  # the start of the stream
         if isinstance(next(self._events), yaml.StreamEndEvent):
             return Tree(None, self._shown, 1, 1, "")
@@ -310,7 +279,7 @@ class _Reader:
         return entries
 
     def _is_key(self, key: Any, path: str, entries: dict[str, Tree]) -> bool:
-        """Whether a key is text that does not occur twice; notes what it is otherwise."""
+        """Return whether a key is text that occurs once; report it otherwise."""
         if not isinstance(key, yaml.ScalarEvent) or not key.value:
             self._add(key, path, "a key must be text")
         elif len(key.value) > LONGEST_KEY:
@@ -344,7 +313,7 @@ class _Reader:
         return int(text, 0) if based else float(text)
 
     def _is_foreign(self, event: Any, path: str) -> bool:
-        """Whether an event is an alias, or has an anchor or a tag, which it notes."""
+        """Return whether an event is an alias, or has an anchor or a tag, and report it."""
         if isinstance(event, yaml.AliasEvent) or event.anchor:
             mark = "*" if isinstance(event, yaml.AliasEvent) else "&"
             text = f"'{mark}{event.anchor}': anchors and aliases are not part of the spec language; name the value in "

@@ -16,10 +16,10 @@ Path = tuple[str | int, ...]
 
 
 class Report:
-    """The mistakes and warnings found so far. The same in several rows of a `repeat`, or of one variable, counts once.
+    """The errors and warnings found so far. The same in several rows of a `repeat`, or of one variable, counts once.
 
     Attributes:
-        whole: Whether all that the spec extends could be read; if not, what seems to be missing may stand there.
+        whole: Whether all that the spec extends could be read; if not, what seems to be missing may be there.
     """
 
     def __init__(self) -> None:
@@ -30,50 +30,38 @@ class Report:
         self._values = 0
 
     def count(self, at: Tree, values: int = 1) -> None:
-        """Counts values that are read, or that rows, variables and blocks make of others.
-
-        Args:
-            at: Where they come into being.
-            values: How many.
-
-        Raises:
-            SpecError: There are too many of them in all: a small text can stand for more than any memory holds.
-        """
+        """Count values that are read or made of others: a small text can stand for more than any memory holds."""
         self._values += values
         if self._values > MOST_VALUES:
-            self.add(
-                at, f"the spec holds more than {MOST_VALUES:,} values here, with what rows, variables and blocks make"
-            )
+            text = f"the spec holds more than {MOST_VALUES:,} values here, with what rows, variables and blocks make"
+            self.add(at, text)
             self.raise_if_any()
 
     def add(self, at: Tree, message: str, *, path: str | None = None, trace: str = "") -> None:
-        """Notes a mistake.
+        """Add an error; raise all of them once there are too many.
 
         Args:
             at: The value that is wrong, or the nearest that is written down.
             message: What is wrong, what was received, what is allowed.
             path: The path to show, if it is not that of `at`.
             trace: How the shapes came about that do not fit.
-
-        Raises:
-            SpecError: There are so many already that reading on makes no sense.
         """
         if at.guessed:
             return
         place = (at.file, at.line, at.column, at.path if path is None else path)
         problem = Problem(*place, f"{message} ({at.origin})" if at.origin else message)
         if at.origin and not trace:
-            # The same of one variable, wherever it stands: the place at the end of the origin is where it is written.
+            # One cause for all uses of a variable: the place at the end of the origin is where it is written.
             self._causes[problem] = (message, at.origin.rpartition(" from ")[2])
         if trace:
             self._traces.setdefault(problem, trace)
         self._note(problem, at.note)
 
     def warn(self, at: Tree, message: str) -> None:
-        """Notes what can be built and is hardly meant.
+        """Add a warning about what can be built but is probably not meant.
 
         Args:
-            at: The value that is suspicious.
+            at: The value to warn about.
             message: Why it is, and what to do.
         """
         self._note(Problem(at.file, at.line, at.column, at.path, message, severity="warning"), at.note)
@@ -86,7 +74,7 @@ class Report:
             raise SpecError(self.problems(), complete=False)
 
     def add_missing(self, at: Tree, message: str, *, path: str | None = None) -> None:
-        """Notes that something is not there, unless it may stand in a part that could not be read."""
+        """Add the error that something is missing, unless it may be in a part that could not be read."""
         if self.whole:
             self.add(at, message, path=path)
 
@@ -134,21 +122,13 @@ class Report:
                     meant.setdefault(near, entry.as_guess())
         return meant
 
-    def add_all(self, error: SpecError) -> None:
-        """Notes the mistakes of a part that could not be read."""
-        self.take(error.problems)
-
     def take(self, problems: Iterable[Problem]) -> None:
-        """Notes mistakes and warnings that another report has.
-
-        Args:
-            problems: They, with their notes.
-        """
+        """Add the errors and warnings of another report."""
         for problem in problems:
             self._note(dataclasses.replace(problem, note=""), problem.note)
 
     def problems(self) -> list[Problem]:
-        """The mistakes, each once; of a wrong variable, the first place that it stands in."""
+        """Return the errors, each once; of a wrong variable, the first place that uses it."""
         first: dict[tuple[str, str], Problem] = {}
         for problem, cause in self._causes.items():
             first[cause] = min(problem, first.get(cause, problem), key=_place)
@@ -156,7 +136,7 @@ class Report:
         return [problem for problem in self._noted(more) if problem.severity == "error"]
 
     def warnings(self) -> tuple[Problem, ...]:
-        """What is suspicious, each once, sorted by place."""
+        """Return the warnings, each once, sorted by place."""
         found = [problem for problem in self._noted() if problem.severity == "warning"]
         return tuple(sorted(found, key=_place))
 
@@ -170,11 +150,7 @@ class Report:
         ]
 
     def raise_if_any(self) -> None:
-        """Ends the reading of a spec that has mistakes.
-
-        Raises:
-            SpecError: There are some.
-        """
+        """Raise the errors, if there are any."""
         problems = self.problems()
         if problems:
             raise SpecError(problems)
@@ -185,12 +161,12 @@ def _place(problem: Problem) -> tuple[str, int, int, str]:
 
 
 def _is_misspelt(missing: Path, unknown: Sequence[Path]) -> bool:
-    """Whether a key that is missing stands beside its place under an unknown name, which is the mistake."""
+    """Return whether a missing key is there under an unknown name, which is the error to report."""
     return any(p[:-1] == missing[:-1] and nearest(str(p[-1]), [str(missing[-1])]) for p in unknown)
 
 
 def _descend(tree: Tree, path: Path) -> tuple[Tree, Path]:
-    """The deepest value on a path that is written down, and the rest of the path."""
+    """Return the deepest value on a path that is written down, and the rest of the path."""
     for position, step in enumerate(path):
         value = tree.value
         if isinstance(value, dict) and step in value:

@@ -14,40 +14,24 @@ SCHEMA = "spec.schema.json"
 
 
 class SpecFile(NamedTuple):
-    """A file, and its name in messages."""
+    """A file and its name in messages."""
 
     path: Path
     shown: str
 
 
 def bundled_names() -> dict[str, Path]:
-    """The file of each spec that comes with encapkeras, by its name; bases are not among them.
-
-    Example:
-        >>> bundled_names()["quickstart"].name
-        'quickstart.yaml'
-    """
+    """Return the file of each spec that comes with encapkeras, by its name, without bases."""
     return {file.stem: file for file in sorted(bundled_specs().glob("*.yaml"))}
 
 
 def installed_schema() -> str:
-    """The schema of specs that comes with encapkeras, as a URI: editors take it for files in any folder."""
+    """Return the URI of the schema that comes with encapkeras: editors find it from any folder."""
     return (bundled_specs() / SCHEMA).resolve().as_uri()
 
 
 def find_spec(source: str | os.PathLike[str]) -> SpecFile:
-    """The file that a user means; a file in the current folder goes before a bundled spec.
-
-    Args:
-        source: A file, which need not exist if its name says that it is one, or the name of a bundled spec.
-
-    Raises:
-        SpecError: There is neither.
-
-    Example:
-        >>> find_spec("quickstart").path.name
-        'quickstart.yaml'
-    """
+    """Return the file that a path, or the name of a bundled spec, means; a file in the current folder goes first."""
     shown, path = os.fspath(source), Path(source)
     if _is_file(path) or len(path.parts) != 1:
         return SpecFile(path, shown)
@@ -66,12 +50,7 @@ def find_spec(source: str | os.PathLike[str]) -> SpecFile:
 
 
 def moved_path(path: str, old: Path, new: Path) -> str:
-    """A path from the old folder as one from the new folder; one that begins at the root, or at home, as it is.
-
-    Example:
-        >>> moved_path("images/mine.npz", Path("/home/you"), Path("/home/you/specs"))
-        '../images/mine.npz'
-    """
+    """Return a path from the old folder as one from the new folder; one from the root, or from home, as it is."""
     if os.path.isabs(path) or path.startswith("~"):
         return path
     return Path(os.path.relpath(old / path, new)).as_posix()

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 
 class Failed:
-    """Stands for a value whose mistake has been reported; what depends on it stays silent."""
+    """In place of a value whose error has been reported; what depends on it is not reported again."""
 
     def __repr__(self) -> str:
         return "<failed>"
@@ -30,8 +30,7 @@ class Tree:
         path: Dotted path from the top of the spec, as written there.
         note: The row of a `repeat`, or the use of a block, that it belongs to.
         origin: Which variable gave the value, and where that is written; empty for a value as written.
-        guessed: Whether it stands under a misspelt key, and is taken for what that may mean: what is wrong with it
-            then is not told.
+        guessed: Whether its key is misspelt and it is taken for what that may mean; errors in it are not reported.
     """
 
     value: Any
@@ -45,35 +44,33 @@ class Tree:
 
     @property
     def place(self) -> str:
-        """`file:line:column`, or the file alone where there is no line."""
+        """Return `file:line:column`, or the file alone where there is no line."""
         return f"{self.file}:{self.line}:{self.column}" if self.line else self.file
 
     def with_value(self, value: Any) -> Tree:
-        """Another value at the same place."""
+        """Return another value at the same place."""
         return dataclasses.replace(self, value=value)
 
-    def noted(self, note: str) -> Tree:
-        """The same, down to its leaves, as part of a row of a `repeat`, or of a use of a block."""
-        return self._everywhere(note=note)
+    def each(self, change: Callable[[Tree], Tree]) -> Tree:
+        """Return the same with every entry or element changed; a scalar as it is."""
+        if isinstance(self.value, dict):
+            return self.with_value({key: change(entry) for key, entry in self.value.items()})
+        return self.with_value([change(element) for element in self.value]) if isinstance(self.value, list) else self
+
+    def everywhere(self, **changes: Any) -> Tree:
+        """Return the same with some fields changed, down to its leaves."""
+        return dataclasses.replace(self.each(lambda child: child.everywhere(**changes)), **changes)
 
     def as_guess(self) -> Tree:
-        """The same, down to its leaves, as a guess."""
-        return self._everywhere(guessed=True)
-
-    def _everywhere(self, **changes: Any) -> Tree:
-        value = self.value
-        if isinstance(value, dict):
-            value = {key: entry._everywhere(**changes) for key, entry in value.items()}
-        elif isinstance(value, list):
-            value = [element._everywhere(**changes) for element in value]
-        return dataclasses.replace(self, value=value, **changes)
+        """Return the same as a guess, down to its leaves."""
+        return self.everywhere(guessed=True)
 
     def entries(self) -> dict[str, Tree]:
-        """The entries of a map; none if it is no map."""
+        """Return the entries of a map; of anything else none."""
         return self.value if isinstance(self.value, dict) else {}
 
     def deepest(self, *path: str) -> Tree:
-        """The value at a path, or the deepest on the way to it that is written down."""
+        """Return the value at a path, or the deepest on the way to it that is written down."""
         tree = self
         for key in path:
             tree = tree.entries().get(key, tree)
@@ -81,11 +78,11 @@ class Tree:
 
     @property
     def failed(self) -> bool:
-        """Whether its mistake has been reported; a list fails with any of its elements."""
+        """Return whether its error has been reported; a list fails with any of its elements."""
         return self.value is FAILED or (isinstance(self.value, list) and any(e.failed for e in self.value))
 
     def plain(self) -> Any:
-        """The value as plain data, without the entries that failed."""
+        """Return the value as plain data, without the entries that failed."""
         if isinstance(self.value, dict):
             return {key: entry.plain() for key, entry in self.value.items() if not entry.failed}
         if isinstance(self.value, list):
@@ -93,11 +90,11 @@ class Tree:
         return self.value
 
     def size(self) -> int:
-        """How many scalars, lists and maps it holds, itself among them."""
+        """Return how many scalars, lists and maps it holds, including itself."""
         return 1 + (sum(child.size() for child in self._children()) if isinstance(self.value, dict | list) else 0)
 
     def depth(self) -> int:
-        """How many lists and maps lie inside one another in it; 0 for a scalar."""
+        """Return how deeply its lists and maps are nested; 0 for a scalar."""
         if not isinstance(self.value, dict | list):
             return 0
         return 1 + max((child.depth() for child in self._children()), default=0)
@@ -106,7 +103,7 @@ class Tree:
         return self.value.values() if isinstance(self.value, dict) else self.value
 
     def failures(self) -> Iterator[Tree]:
-        """All that failed in it."""
+        """Yield all that failed in it."""
         if self.failed:
             yield self
         if isinstance(self.value, dict | list):
@@ -115,5 +112,5 @@ class Tree:
 
 
 def child_path(path: str, step: str | int) -> str:
-    """The path of an entry or element."""
+    """Return the path of an entry or element."""
     return f"{path}.{step}" if path else str(step)

@@ -13,45 +13,28 @@ from encapkeras.spec.tree import FAILED, Tree
 
 NAME = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 NODE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", re.ASCII)
-RESERVED = ("labels",)  # no names of nodes and inputs
+RESERVED = ("labels",)  # never names of nodes and inputs
 _REFERENCE = re.compile(r"\$(?:(?P<name>[A-Za-z_]\w*)|(?P<open>\())", re.ASCII)
 
-# What the data set tells about itself.
-FACTS = ("classes", "height", "width", "channels")
+_NO_NAMES: frozenset[str] = frozenset()
 
+FACTS = ("classes", "height", "width", "channels")  # variables that a data set gives
 
 LONGEST_TEXT = 1000  # characters of a text with variables in it
 LARGEST_VALUE = 3000  # values in a variable that is a list or a map
-DEEPEST = 100  # variables that need one another, and lists and maps in them
-
-
-NO_NAMES: frozenset[str] = frozenset()
+DEEPEST = 100  # variables that need each other, and lists and maps in them; each is eight calls at most
 
 
 class UnknownName(Exception):
-    """A name means nothing in a scope."""
-
-    def __init__(self, name: str, scope: Scope) -> None:
-        self.name = name
-        self._scope = scope
-
-    @property
-    def known(self) -> frozenset[str]:
-        """The names that mean something there."""
-        return self._scope.names()
+    """A name, and the scope that does not know it."""
 
 
 class FailedBefore(Exception):
-    """A value is needed whose mistake has been reported."""
+    """A value is needed whose error has been reported."""
 
 
 class Scope:
-    """Names and what they mean: those of a row before the spec's variables before the data set's facts.
-
-    Args:
-        values: The names of this scope.
-        outer: Where to look for all others.
-    """
+    """Names and their values, before those of the outer scope: of a row, then the spec's, then the data set's."""
 
     def __init__(self, values: Mapping[str, Tree], outer: Scope | None = None) -> None:
         self._values = dict(values)
@@ -59,41 +42,32 @@ class Scope:
         self._names: tuple[frozenset[str], frozenset[str]] | None = None  # of the outer scope, and all
 
     def define(self, values: Mapping[str, Tree]) -> None:
-        """Adds names that were not known from the start."""
+        """Add names that were not known from the start."""
         self._values.update(values)
         self._names = None
 
     def lookup(self, name: str) -> Tree:
-        """What a name means; `FAILED` as its value if its own mistake has been reported.
+        """Return the value of a name, which is `FAILED` if its own error has been reported, or raise UnknownName."""
+        scope: Scope | None = self
+        while scope is not None:
+            if name in scope._values:
+                return scope._value(name)
+            scope = scope._outer
+        raise UnknownName(name, self)
 
-        Raises:
-            UnknownName: It means nothing.
-        """
-        if name in self._values:
-            return self._values[name]
-        if self._outer is None:
-            raise UnknownName(name, self)
-        try:
-            return self._outer.lookup(name)
-        except UnknownName:
-            raise UnknownName(name, self) from None
+    def _value(self, name: str) -> Tree:
+        return self._values[name]
 
     def names(self) -> frozenset[str]:
-        """All names that mean something here; kept, since thousands of mistakes may ask for thousands of names."""
-        outer: frozenset[str] = self._outer.names() if self._outer else NO_NAMES
+        """Return all known names; kept, since thousands of errors may list thousands of names."""
+        outer: frozenset[str] = self._outer.names() if self._outer else _NO_NAMES
         if self._names is None or self._names[0] is not outer:
             self._names = (outer, outer.union(self._values))
         return self._names[1]
 
 
 class Variables(Scope):
-    """The spec's `vars`; they may use each other, in any order.
-
-    Args:
-        values: The map as written.
-        outer: The data set's facts.
-        report: Where mistakes go.
-    """
+    """The spec's `vars`; they may use each other, in any order."""
 
     def __init__(self, values: Mapping[str, Tree], outer: Scope, report: Report) -> None:
         super().__init__(values, outer)
@@ -104,22 +78,22 @@ class Variables(Scope):
         self._levels = 0  # of the open ones; each is a few calls
 
     def settle(self, values: Mapping[str, Tree]) -> None:
-        """Adds variables whose values are computed already."""
+        """Add variables whose values are computed already."""
         self.define(values)
         self._done.update(values)
 
-    def lookup(self, name: str) -> Tree:
-        """What a name means, computed when it is first asked for."""
-        if name not in self._values:
-            return super().lookup(name)
-        self._read.add(name)
-        return self._value(name)
-
     def unread(self) -> list[str]:
-        """The names that nothing has looked up so far."""
+        """Return the names that nothing has looked up so far."""
         return [name for name in self._values if name not in self._read]
 
+    def compute_all(self) -> None:
+        """Compute every variable, so that an error in an unused one is reported too."""
+        for name, tree in self._values.items():
+            if name not in self._done:
+                self._done[name] = self._computed(name, tree)
+
     def _value(self, name: str) -> Tree:
+        self._read.add(name)
         if name not in self._done:
             self._done[name] = self._computed(name, self._values[name])
         return self._done[name]
@@ -143,44 +117,29 @@ class Variables(Scope):
             return tree.with_value(FAILED)
         return value
 
-    def compute_all(self) -> None:
-        """Computes every variable, so that a mistake in one that nothing uses is reported too."""
-        for name in self._values:
-            self._value(name)
-
 
 def check_variable_name(name: str, at: Tree, report: Report) -> None:
-    """Notes a variable whose name cannot be written after a `$`."""
+    """Report a name that cannot be written after a `$`."""
     if name == "previous":
         report.add(at, "'previous' is reserved: $previous means the row before")
     elif not NAME.fullmatch(name):
-        report.add(at, f"'{name}' is no name for a variable; it consists of letters, digits and '_', no digit first")
+        report.add(at, f"'{name}' is not a valid variable name; allowed are letters, digits and '_', not a digit first")
 
 
 def substitute(tree: Tree, scope: Scope, report: Report) -> Tree:
-    """The tree with the values of variables in place of their names.
-
-    Args:
-        tree: Values as written.
-        scope: What the names mean.
-        report: Where mistakes go; a text with a mistake becomes `FAILED`.
-    """
-    if isinstance(tree.value, dict):
-        return tree.with_value({key: substitute(entry, scope, report) for key, entry in tree.value.items()})
-    if isinstance(tree.value, list):
-        return tree.with_value([substitute(element, scope, report) for element in tree.value])
-    if isinstance(tree.value, str) and "$" in tree.value:
-        value = tree.with_value(substituted_text(tree.value, tree, scope, report))
-        if value.value is not FAILED:
-            value.origin = _origin(tree.value, scope)
-        if isinstance(value.value, dict | list):
-            report.count(value, value.size())
-        return value
-    return tree
+    """Return the tree with the values of variables in place of their names; a text with an error becomes `FAILED`."""
+    if not isinstance(tree.value, str) or "$" not in tree.value:
+        return tree.each(lambda child: substitute(child, scope, report))
+    value = tree.with_value(substituted_text(tree.value, tree, scope, report))
+    if value.value is not FAILED:
+        value.origin = _origin(tree.value, scope)
+    if isinstance(value.value, dict | list):
+        report.count(value, value.size())
+    return value
 
 
 def _origin(text: str, scope: Scope) -> str:
-    """Where the value of a text is written that is one name and nothing else; empty for other texts."""
+    """Return where the value of a text is written that is one name and nothing else; empty for other texts."""
     name = _REFERENCE.fullmatch(text)
     if not name or not name["name"]:
         return ""
@@ -189,19 +148,9 @@ def _origin(text: str, scope: Scope) -> str:
 
 
 def substituted_text(text: str, at: Tree, scope: Scope, report: Report) -> Any:
-    """A text with the values of variables in place of their names.
+    """Return a text with the values of variables in place of their names, or `FAILED` after an error.
 
-    A text that is one reference and nothing else becomes the value itself, as its own type; inside a longer text the
-    value is written out.
-
-    Args:
-        text: The text.
-        at: Where it is written.
-        scope: What the names mean.
-        report: Where mistakes go.
-
-    Returns:
-        The value; `FAILED` after a mistake.
+    A text that is one reference and nothing else becomes the value itself, with its type.
     """
     pieces: list[Any] = []
     position = 0
@@ -231,7 +180,7 @@ def substituted_text(text: str, at: Tree, scope: Scope, report: Report) -> Any:
 
 
 def _closing(text: str, start: int) -> int | None:
-    """The position after the parenthesis that closes the one before `start`."""
+    """Return the position after the parenthesis that closes the one before `start`."""
     depth = 1
     for position in range(start, len(text)):
         depth += {"(": 1, ")": -1}.get(text[position], 0)
@@ -253,12 +202,12 @@ def _named(name: str, at: Tree, scope: Scope, report: Report) -> Any:
 
 
 def _unknown(error: UnknownName) -> str:
-    name, known = error.name, error.known
+    name, known = error.args[0], error.args[1].names()
     if name == "previous":
-        return "'$previous' means the row before and stands only in the 'inputs' of a node with 'repeat'"
+        return "'$previous' means the row before and is allowed only in the 'inputs' of a node with 'repeat'"
     if name in FACTS and name not in known:
         return f"'${name}' comes from the data set: name one in 'data.dataset', or give '{name}' in 'vars'"
-    hint = suggest(name, known) if known else "There are none; 'vars' is where they are given."
+    hint = suggest(name, known) if known else "There are none; give them in 'vars'."
     return f"no variable is called '{name}'. {hint}"
 
 

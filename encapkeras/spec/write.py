@@ -1,7 +1,7 @@
 """Plain data as the text of a spec, YAML or JSON, that our own reader reads back as the same values.
 
-Maps and lists of scalars stand on one line where they fit; all else has a line for each entry. A text is quoted
-wherever a reader of any version of YAML could take it for something else.
+Maps and lists of scalars are on one line where they fit; all else has a line for each entry. PyYAML's dumper cannot
+decide that by the width, and quotes by YAML 1.1; here a text is quoted wherever any version could read something else.
 """
 
 from __future__ import annotations
@@ -18,60 +18,29 @@ WIDTH = 120
 
 Scalar = Callable[[Any], str]
 
-# Words of letters, digits and signs that mean nothing in YAML where they stand, divided by single spaces.
+# Words of letters, digits and signs that mean nothing in YAML at their place, separated by single spaces.
 _PLAIN = re.compile(r"(?:[^\W\d]|\$|/|\./)[\w.$/()+*%<>=~'-]*(?: [\w.$/()+*%<>=~'-]+)*")
 _OTHER_VALUES = {"null", "true", "false", "yes", "no", "on", "off", "y", "n"}  # in YAML 1.2, or in 1.1
 _EXPONENT = re.compile(r"e([+-])0*(?=\d)")
 
 
 def as_yaml(data: dict[str, Any]) -> str:
-    """A map as YAML.
-
-    Args:
-        data: Maps, lists, text, numbers, true, false and None.
-
-    Example:
-        >>> print(as_yaml({"name": "no", "train": {"optimizer": {"kind": "adam", "learning_rate": 1e-5}}}), end="")
-        name: "no"
-        train:
-          optimizer: {kind: adam, learning_rate: 1.0e-5}
-    """
+    """Return a map of plain data as YAML."""
     return "".join(f"{line}\n" for line in _yaml_lines(data, "")) if data else "{}\n"
 
 
 def as_json(data: dict[str, Any]) -> str:
-    """A map as JSON. Infinity, which JSON has no word for, becomes a number that is too large for any reader.
-
-    Args:
-        data: Maps, lists, text, numbers, true, false and None.
-
-    Raises:
-        ArgumentError: It holds NaN, which JSON cannot say.
-
-    Example:
-        >>> print(as_json({"name": "no", "train": {"optimizer": {"kind": "adam", "learning_rate": 1e-5}}}), end="")
-        {
-          "name": "no",
-          "train": {
-            "optimizer": {"kind": "adam", "learning_rate": 1e-5}
-          }
-        }
-    """
+    """Return a map of plain data as JSON; infinity becomes a number too large for any reader, NaN raises an error."""
     return f"{_json_block(data, '')}\n" if data else "{}\n"
 
 
 def yaml_line(value: Any) -> str:
-    """A value in YAML, on one line.
-
-    Example:
-        >>> yaml_line({"path": "a: b", "sizes": [3, 3]})
-        '{path: "a: b", sizes: [3, 3]}'
-    """
+    """Return a value in YAML, on one line."""
     return _line(value, _yaml_scalar)
 
 
 def _yaml_lines(value: dict[str, Any] | list[Any], indent: str) -> Iterator[str]:
-    """The lines of a map or list with an entry or element on each."""
+    """Yield the lines of a map or list with an entry or element on each."""
     inner = f"{indent}  "
     if isinstance(value, dict):
         for key, entry in value.items():
@@ -89,7 +58,7 @@ def _yaml_lines(value: dict[str, Any] | list[Any], indent: str) -> Iterator[str]
 
 
 def _json_block(value: dict[str, Any] | list[Any], indent: str) -> str:
-    """A map or list with an entry or element on each line."""
+    """Return a map or list with an entry or element on each line."""
     inner = f"{indent}  "
     is_map = isinstance(value, dict)
     heads = [f"{inner}{_json_scalar(key)}: " for key in value] if is_map else [inner] * len(value)
@@ -102,7 +71,7 @@ def _json_block(value: dict[str, Any] | list[Any], indent: str) -> str:
 
 
 def _fitting(value: Any, scalar: Scalar, before: int) -> str | None:
-    """The value on one line, of which `before` characters are taken; None if it needs several."""
+    """Return the value on one line, of which `before` characters are taken; None if it needs several."""
     if not isinstance(value, dict | list) or not value:
         return _line(value, scalar)
     if not all(map(_is_short, value.values() if isinstance(value, dict) else value)):
@@ -112,7 +81,7 @@ def _fitting(value: Any, scalar: Scalar, before: int) -> str | None:
 
 
 def _is_short(value: Any) -> bool:
-    """Whether a value may stand on its map's or list's line: a scalar, or a list of scalars."""
+    """Return whether a value may be on the line of its map or list: a scalar, or a list of scalars."""
     return not (isinstance(value, dict) and value) and not (
         isinstance(value, list) and any(isinstance(element, dict | list) for element in value)
     )
@@ -143,7 +112,7 @@ def _json_scalar(value: Any) -> str:
     if isinstance(value, str):
         return _quoted(value, lambda c: json.dumps(c)[1:-1])
     if isinstance(value, float) and math.isnan(value):
-        raise ArgumentError("JSON has no word for NaN, '.nan' in YAML; write the spec as YAML")
+        raise ArgumentError("JSON cannot express NaN, '.nan' in YAML; write the spec as YAML")
     if isinstance(value, float) and math.isinf(value):
         return "1e999" if value > 0 else "-1e999"
     return _number(value)
@@ -154,7 +123,7 @@ def _number(value: float | bool | None) -> str:
 
 
 def _quoted(text: str, escaped: Callable[[str], str]) -> str:
-    """The text as JSON, and YAML, quote it; `escaped` writes what cannot be seen and has no short form."""
+    """Quote a text as JSON, and YAML, do; `escaped` writes an unprintable character beyond U+FFFF."""
     quoted = json.dumps(text, ensure_ascii=False)
     if quoted.isprintable():
         return quoted

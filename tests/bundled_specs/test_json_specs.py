@@ -116,9 +116,9 @@ def test_mistakes_have_their_places_in_every_layout(layout):
     ("text", "place", "words"),
     [
         ('{"name": "a",\n "name": "b"}', (2, 2), "occurs twice; first in line 1, column 2"),
-        ('{"name": "a"\n "source": "b"}', (2, 2), "is due here"),
-        ('{"name": "a', (1, 12), "unexpected end"),
-        ('{"name": "\\ud83d"}', (1, 13), "escape"),
+        ('{"name": "a"\n "source": "b"}', (2, 2), "unexpected '\"' in the map that begins in line 1"),
+        ('{"name": "a', (1, 12), "the quoted text that begins in line 1, column 10 is not closed"),
+        ('{"name": "\\ud83d"}', (1, 13), "invalid JSON: unexpected"),
         ("[1]", (1, 1), "holds a list"),
         ("", (1, 1), "is empty"),
         ('{"": 1}', (1, 2), "a key must be text"),

@@ -130,7 +130,7 @@ def test_a_base_that_would_be_lost_is_named(mine, tmp_path, capsys):
     (tmp_path / "own.yaml").write_text("vars: {types: 4}\n")
     mine.write_text("extends: [quickstart.yaml, own.yaml]\n")
     message = refused(capsys, "format", "mine.yaml", "-o", "below/mine.json")
-    assert "'extends' names 'own.yaml', which lies beside the spec" in message
+    assert "'extends' names 'own.yaml', a file beside the spec" in message
     assert not (tmp_path / "below" / "mine.json").exists()
     formatted(capsys, "mine.yaml", "-o", "mine.json")
     (tmp_path / "own.yaml").unlink()
@@ -178,7 +178,7 @@ def test_a_file_that_is_there_is_replaced_if_it_may_be(mine, tmp_path, capsys):
         ("a: &x 1\n", "anchors"),
         ("a: [\n", "invalid YAML"),
         ("- a\n", "holds a list"),
-        ("a: .nan\n", "JSON has no word for NaN"),
+        ("a: .nan\n", "JSON cannot express NaN"),
     ],
 )
 def test_what_cannot_be_formatted_is_said(text, message, mine, capsys):

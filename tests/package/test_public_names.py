@@ -66,6 +66,30 @@ def test_the_command_line_refuses_another_backend_in_one_message():
     assert done.stderr.startswith("encapkeras needs Keras on PyTorch")
 
 
-def test_docstrings_may_be_stripped():
-    code = "import encapkeras.layers as layers; layers.CapsuleStage(types=4, dim=2)"
-    subprocess.run([sys.executable, "-OO", "-c", code], check=True)
+WITHOUT_DOCSTRINGS = """
+from encapkeras.registry import Registry
+
+layers = Registry("layer")
+
+@layers.register("stripped")
+class Stripped:
+    "A layer."
+    def __init__(self, dim: int = 2):
+        self.dim = dim
+
+print(Stripped.__doc__, Stripped(dim=3).dim, layers["stripped"].arguments["dim"].default)
+"""
+
+
+def stripped(code):
+    """What the code prints where Python keeps no docstrings."""
+    return subprocess.run([sys.executable, "-OO", "-c", code], check=True, capture_output=True, text=True).stdout
+
+
+def test_the_registry_does_without_docstrings():
+    assert stripped(WITHOUT_DOCSTRINGS) == "None 3 2\n"
+
+
+@pytest.mark.slow  # Python compiles Keras and torch anew for this
+def test_layers_do_without_docstrings():
+    stripped("import encapkeras.layers as layers; layers.CapsuleStage(types=4, dim=2)")

@@ -40,7 +40,7 @@ def resolved(folder, *parts):
     return load_spec(written(folder, "".join(parts) + HEAD)).resolved["model"]
 
 
-def mistakes(folder, *parts):
+def errors(folder, *parts):
     with pytest.raises(SpecError) as caught:
         check_spec(written(folder, "".join(parts) + HEAD))
     return [(problem.line, problem.path, problem.message, problem.note) for problem in caught.value.problems]
@@ -170,15 +170,15 @@ def test_overrides_find_no_new_blocks_and_nodes(tmp_path, override):
     assert "Did you mean" in problem.message
 
 
-def test_a_mistake_in_a_block_stands_there_and_names_its_only_use(tmp_path):
-    twice = mistakes(tmp_path, RESIDUAL.replace("kernel_size: 1", "kernel_size: 0"), NETWORK)
+def test_an_error_in_a_block_is_reported_there_and_names_its_only_use(tmp_path):
+    twice = errors(tmp_path, RESIDUAL.replace("kernel_size: 1", "kernel_size: 0"), NETWORK)
     assert [(line, path, note) for line, path, _, note in twice] == [
         (7, "blocks.residual.nodes.second.kernel_size", ""),
     ]
     once = NETWORK.replace(
         "b: {layer: block.residual, inputs: a, filters: 4, inner: 3,", "b: {layer: keras.ReLU, inputs: a,"
     )
-    ((_, _, _, note),) = mistakes(tmp_path, RESIDUAL.replace("kernel_size: 1", "kernel_size: 0"), once)
+    ((_, _, _, note),) = errors(tmp_path, RESIDUAL.replace("kernel_size: 1", "kernel_size: 0"), once)
     assert note == "(in 'a')"
 
 
@@ -199,8 +199,8 @@ def test_a_mistake_in_a_block_stands_there_and_names_its_only_use(tmp_path):
         ("output: sum", "output: smu", "residual.output", "has no node 'smu'. Did you mean 'sum'?"),
         ("output: sum", "outptu: sum", "residual.outptu", "Did you mean 'output'?"),
         ("      sum:", "      input: {layer: squash, inputs: second}\n      sum:", "nodes.input", "taken by an input"),
-        ("strides: 1,", "dtype: 1,", "parameters.dtype", "every node has 'dtype' of its own"),
-        ("strides: 1,", "strides: 1, 2x: 1,", "parameters.2x", "is no name for a variable"),
+        ("strides: 1,", "dtype: 1,", "parameters.dtype", "every node has a key 'dtype'"),
+        ("strides: 1,", "strides: 1, 2x: 1,", "parameters.2x", "is not a valid variable name"),
         ("strides: 1,", "strides: $nothing,", "parameters.strides", "no variable is called 'nothing'"),
         ("$(2 * filters)", "$inner", "parameters.inner", "in a circle"),
         ("expect: [8, 8, 4]", "expect: [8, 8, 5]", "b.expect", "makes (8, 8, 4), the spec expects (8, 8, 5)"),
@@ -211,10 +211,10 @@ def test_a_mistake_in_a_block_stands_there_and_names_its_only_use(tmp_path):
         ("  nodes:\n    a:", "  defaults: {block.a: {}}\n  nodes:\n    a:", "defaults.block.a", "in the block"),
     ],
 )  # fmt: skip
-def test_every_mistake_is_reported_once_at_its_place(tmp_path, old, new, path, message):
+def test_every_error_is_reported_once_at_its_place(tmp_path, old, new, path, message):
     text = RESIDUAL + NETWORK
     assert old in text
-    found = mistakes(tmp_path, text.replace(old, new, 1))
+    found = errors(tmp_path, text.replace(old, new, 1))
     assert [place.endswith(path) for _, place, _, _ in found] == [True], found
     assert message in found[0][2]
     assert found[0][0] > 0
@@ -222,7 +222,7 @@ def test_every_mistake_is_reported_once_at_its_place(tmp_path, old, new, path, m
 
 def test_what_is_expected_of_a_block_must_be_what_its_output_expects(tmp_path):
     text = RESIDUAL.replace("[second, input]}", "[second, input], expect: [8, 8, 5]}") + NETWORK
-    found = mistakes(tmp_path, text)
+    found = errors(tmp_path, text)
     assert ("model.nodes.b.expect", "expects [8, 8, 4], while 'sum' in the block expects [8, 8, 5]") in [
         (path, message) for _, path, message, _ in found
     ]
@@ -247,7 +247,7 @@ model:
 
 def test_no_node_of_a_block_takes_the_name_of_an_input(tmp_path):
     text = NETWORK.replace("{image: [8, 8, 4]}", "{image: [8, 8, 4], a.first: [8, 8, 4]}")
-    found = mistakes(tmp_path, RESIDUAL, text)
+    found = errors(tmp_path, RESIDUAL, text)
     assert ("blocks.residual.nodes.first", "the name 'a.first' is taken by an input") in [f[1:3] for f in found]
 
 
@@ -262,7 +262,7 @@ model:
     scores: {layer: keras.Dense, inputs: flat, units: 3}
 """
     assert resolved(tmp_path, blocks, network.replace("$REFERENCE", "other"))
-    ((_, path, message, _),) = mistakes(tmp_path, blocks, network.replace("$REFERENCE", "othr"))
+    ((_, path, message, _),) = errors(tmp_path, blocks, network.replace("$REFERENCE", "othr"))
     assert (path, message) == ("model.nodes.a.inputs.1", "no node or input is called 'othr'. Did you mean 'other'?")
 
 
@@ -275,9 +275,9 @@ model:
         ("inputs: image, filters", "input: image, filters"),
     ],
 )
-def test_a_use_that_cannot_be_is_one_mistake(tmp_path, old, new):
+def test_a_use_that_cannot_be_is_one_error(tmp_path, old, new):
     text = NETWORK.replace("inputs: b}", "inputs: a.sum}").replace(old, new, 1)
-    assert len(mistakes(tmp_path, RESIDUAL, text)) == 1
+    assert len(errors(tmp_path, RESIDUAL, text)) == 1
 
 
 def test_values_of_parameters_are_computed_once(tmp_path):
@@ -294,11 +294,11 @@ model:
     flat: {layer: keras.Flatten, inputs: a}
     scores: {layer: keras.Dense, inputs: flat, units: 3}
 """
-    (found,) = mistakes(tmp_path, blocks, network)
+    (found,) = errors(tmp_path, blocks, network)
     assert "'$(1+1)'" in found[2]
 
 
-def test_a_variable_that_is_wrong_for_several_is_one_mistake(tmp_path):
+def test_a_variable_that_is_wrong_for_several_is_one_error(tmp_path):
     network = "vars: {n: three, m: $n}\n" + NETWORK.replace("inner: 3", "inner: $m").replace("units: 3", "units: $n")
-    (found,) = mistakes(tmp_path, RESIDUAL, network)
+    (found,) = errors(tmp_path, RESIDUAL, network)
     assert "received 'three'" in found[2]

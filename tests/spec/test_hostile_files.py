@@ -143,7 +143,7 @@ HOSTILE = {
     "own tags": ("a: !x 1\nb: !!set {c}", "the tag"),
     "escapes in keys": (
         'model: {nodes: {"\\e]0;hacked\\a\\n\\e[31mred": {layer: squash, inputs: image}}}',
-        "is no name",
+        "is not a valid node name",
     ),
     "escapes in values": ('vars: {a: "$\\e[2J"}\n' + node('axis: "\\x9b31m $b\\r\\u202e"'), "no variable"),
     "raw escapes": ("a: \x1b[31m", "not allowed"),

@@ -87,13 +87,13 @@ def test_a_ladder_of_bases_is_read_once_each(folder):
     assert check_spec(folder / "step59.yaml").train.epochs == 3
 
 
-def test_mistakes_are_found_in_the_file_that_makes_them(folder):
+def test_errors_are_reported_in_the_file_that_has_them(folder):
     write(folder, mine={"extends": "base.yaml", "vars": {"types": -1}})
     (problem,) = problems(folder / "mine.yaml")
     assert (problem.file, problem.line, problem.path) == (str(folder / "base.yaml"), 6, "model.nodes.scores")
 
 
-def test_a_broken_base_does_not_hide_other_mistakes(folder):
+def test_a_broken_base_does_not_hide_other_errors(folder):
     write(folder, broken="a: [", mine="extends: [base.yaml, broken.yaml]\nvars: {types: x}\n")
     assert [problem.file for problem in problems(folder / "mine.yaml")] == [
         str(folder / "base.yaml"),
@@ -148,7 +148,7 @@ def test_names_with_dots_can_be_set():
         ("vars.typs=3", "vars.typs", "'types'"),
         ("model.nodes.score.units=3", "model.nodes.score.units", "'scores'"),
         ("model.nodes.scores.unit=3", "model.nodes.scores.unit", "'units'"),
-        ("model.nodes.scores.units.x=3", "model.nodes.scores.units.x", "no map"),
+        ("model.nodes.scores.units.x=3", "model.nodes.scores.units.x", "not a map"),
         ("vars.rows.2.i=3", "vars.rows.2.i", "0 to 1"),
         ("vars.rows.x=3", "vars.rows.x", "0 to 1"),
         ("train.epochs=many", "train.epochs", "integer"),
@@ -171,7 +171,7 @@ def test_bundled_specs_lie_beside_the_package():
 
 
 @pytest.mark.parametrize(
-    ("base", "mistake"),
+    ("base", "error"),
     [
         (None, "there is no file 'base.yaml'"),
         ("extends: mine.yaml\n", "circle"),
@@ -191,12 +191,12 @@ def test_bundled_specs_lie_beside_the_package():
         {"train": {"weight_decay": {"kind": "coupled"}, "schedule": {"milestones": [3]}}},
     ],
 )
-def test_a_base_that_cannot_be_read_is_the_only_mistake(base, mistake, spec, tmp_path):
+def test_a_base_that_cannot_be_read_is_the_only_error(base, error, spec, tmp_path):
     if base:
         write(tmp_path, base=base)
     write(tmp_path, mine={"extends": "base.yaml", **spec})
     (problem,) = problems(tmp_path / "mine.yaml", ["model.nodes.stem.filters=3"])
-    assert mistake in problem.message
+    assert error in problem.message
 
 
 def test_suggestions_follow_the_named_kind():

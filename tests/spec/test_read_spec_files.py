@@ -260,7 +260,7 @@ def test_data_that_is_not_plain_is_refused(data):
 
 
 @pytest.mark.parametrize("text", ["model: {nodes: [}", "model: {nodes: [1, }", "model: [a: b: c]"])
-def test_mistakes_are_worded_alike_without_libyaml(text, tmp_path, monkeypatch):
+def test_errors_are_worded_alike_without_libyaml(text, tmp_path, monkeypatch):
     def message():
         with pytest.raises(SpecError) as caught:
             read(tmp_path, text)

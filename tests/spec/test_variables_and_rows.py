@@ -183,6 +183,18 @@ def test_variables_do_not_grow_without_bound():
     assert any("more than 10000" in message for message in messages(spec_of({"r$i": rows}, out="r1")))
 
 
+@pytest.mark.parametrize(
+    "use", ["$(x{})", "$(2 * x{} % 7)", "$({})".format("(" * 18 + "x{}" + ")" * 18), "[$x{}]", "$x{}"]
+)
+def test_deep_chains_of_variables_end_in_a_value_or_a_message(use):
+    nodes = {"a": {"layer": "keras.ReLU", "inputs": "image"}}
+    for deepest in (48, 98):
+        chain = {f"x{i}": use.format(i + 1) for i in range(deepest)}
+        assert check_spec(spec_of(nodes, vars={**chain, f"x{deepest}": 1}))
+    chain = {f"x{i}": use.format(i + 1) for i in range(120)}
+    assert any("need each other more than 100 deep" in m for m in messages(spec_of(nodes, vars={**chain, "x120": 1})))
+
+
 def test_rows_become_nodes_that_follow_each_other():
     row = {"layer": "keras.Dense", "inputs": "$previous", "units": "$(i * 2)"}
     nodes = nodes_of(
@@ -222,7 +234,7 @@ def test_rows_shadow_variables():
     assert [node["units"] for node in nodes.values()] == [3, 7]
 
 
-def test_one_mistake_in_all_rows_is_told_once():
+def test_one_error_in_all_rows_is_reported_once():
     rows = {"repeat": [{"i": 1}, {"i": 2}], "layer": "keras.Dense", "inputs": "image", "units": 2, "unit": 3}
     with pytest.raises(SpecError) as caught:
         check_spec(spec_of({"r$i": rows}, out="r1"))
