@@ -112,15 +112,6 @@ def layer(name: str) -> Schema:
     return of_keras(name) if name.startswith(PREFIX) else registered(LAYERS[name])
 
 
-def former(schema: Schema, names: Mapping[str, str]) -> Schema:
-    """Add the former names of keys, marked as deprecated."""
-    old = {
-        name: {**schema["properties"][new], "deprecated": True, "description": f"Deprecated: renamed to `{new}`."}
-        for name, new in names.items()
-    }
-    return {**schema, "properties": {**schema["properties"], **old}}
-
-
 def _argument(argument: Argument) -> Schema:
     kind = object_kind(argument.name)
     schema: Schema = {OBJECT: kind} if kind else _json_type(argument.annotation)
