@@ -8,18 +8,25 @@ from __future__ import annotations
 
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import pydantic
-from pydantic_core import ErrorDetails
+from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
 from encapkeras.errors import suggest
 
 STRICT = pydantic.ConfigDict(strict=True, arbitrary_types_allowed=True, allow_inf_nan=False)
 
-_KINDS = {"extra_forbidden": "unknown", "missing": "missing", "union_tag_not_found": "missing"}  # by pydantic's type
+# By pydantic's type of error; the last two are those of `error_of`.
+_KINDS = {
+    "extra_forbidden": "unknown",
+    "missing": "missing",
+    "union_tag_not_found": "missing",
+    "problem_unknown": "unknown",
+    "problem_missing": "missing",
+}
 
 
 @dataclass(frozen=True)
@@ -68,6 +75,22 @@ class Checker:
         except pydantic.ValidationError as error:
             return _in_plain_words(error.errors(include_url=False), self.annotation, value)
         return []
+
+
+def error_of(
+    title: str,
+    problems: Sequence[ValueProblem],
+    value: Mapping[str, Any],
+    others: pydantic.ValidationError | None = None,
+) -> pydantic.ValidationError:
+    """Return the error by which the validator of a model reports problems of keys, beside what pydantic found."""
+    found = others.errors(include_url=False) if others else []
+    details = [InitErrorDetails(type=e["type"], loc=e["loc"], input=e["input"], ctx=e.get("ctx", {})) for e in found]
+    for problem in problems:
+        if problem.path[0] not in {error["loc"][0] for error in found if error["loc"]}:
+            error = PydanticCustomError(f"problem_{problem.kind}", "{text}", {"text": problem.text})
+            details.append(InitErrorDetails(type=error, loc=problem.path, input=value.get(str(problem.path[0]))))
+    return pydantic.ValidationError.from_exception_data(title, details)
 
 
 def _in_plain_words(errors: Sequence[ErrorDetails], annotation: Any, value: Any) -> list[ValueProblem]:
@@ -139,7 +162,7 @@ def _path_in(value: Any, location: Sequence[str | int], kind: str) -> tuple[str 
     path: list[str | int] = []
     for position, step in enumerate(location):
         last = position == len(location) - 1
-        if isinstance(value, dict) and (step in value or (last and kind == "missing")):
+        if isinstance(value, dict) and (step in value or (last and kind in ("missing", "problem_missing"))):
             value = value.get(step)
             path.append(step)
         elif isinstance(value, list | tuple) and isinstance(step, int) and step < len(value):

@@ -6,6 +6,7 @@ import argparse
 import sys
 
 from encapkeras.cli.arguments.output_file import add_overwrite, check_output, write_text
+from encapkeras.cli.arguments.spec_arguments import add_plugins
 from encapkeras.text import counted
 
 
@@ -16,6 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     where.add_argument("-o", "--output", metavar="FILE", help="write a .json, .yaml or .yml file instead of printing")
     where.add_argument("--to", choices=("json", "yaml"), help="what to print (the format that SPEC is not in)")
     add_overwrite(parser)
+    add_plugins(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:

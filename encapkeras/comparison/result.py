@@ -13,10 +13,7 @@ from typing import Any
 
 from encapkeras.comparison.statistics import CONFIDENCE, Difference, Spread, counted
 from encapkeras.data import DataSettings
-from encapkeras.data.registry import SOURCE_ARGUMENTS
 from encapkeras.spec.sweep import short_paths, value_text
-
-_DATA_SET = ("dataset", *SOURCE_ARGUMENTS)
 
 _EFFECTS = {
     "validation": "they are not trained on the same images, and validation accuracies do not compare",
@@ -87,7 +84,12 @@ class Network:
 
     def shares_data_set(self, other: Network) -> bool:
         """Whether it has the same data set as another, in whatever parts and sizes."""
-        return not any(self.differences(other, _DATA_SET))
+        return not any(self.other_images(other))
+
+    def other_images(self, other: Network) -> Iterator[str]:
+        """The texts that say in which arguments of the data set it differs from another."""
+        names = dict.fromkeys(["dataset", *self.data.arguments, *other.data.arguments])
+        return (text for _, text in self.differences(other, names))
 
     def differences(self, other: Network, names: Iterable[str]) -> Iterator[tuple[str, str]]:
         """The values of the `data:` section in which it differs from another, each with the text that says so.
@@ -96,10 +98,10 @@ class Network:
             other: The other.
             names: The keys that are looked at.
         """
+        mine, theirs = self.data.model_dump(), other.data.model_dump()
         for name in names:
-            own, others = getattr(self.data, name), getattr(other.data, name)
-            if own != others:
-                yield name, f"data.{name} is {json.dumps(own)}, not {json.dumps(others)}"
+            if mine.get(name) != theirs.get(name):
+                yield name, f"data.{name} is {json.dumps(mine.get(name))}, not {json.dumps(theirs.get(name))}"
 
 
 def numbered(name: str, number: int) -> str:
@@ -254,7 +256,7 @@ class Comparison:
         """What does not compare with the first network because the data differ."""
         first = self.networks[0]
         for network in self.networks[1:]:
-            other = [text for _, text in network.differences(first, _DATA_SET)]
+            other = list(network.other_images(first))
             if other:
                 whose = f"{network.label} is trained on other data than {first.label} ({', '.join(other)})"
                 yield f"{whose}: accuracies do not compare."

@@ -17,7 +17,7 @@ from typing import Any
 
 import pydantic
 
-from encapkeras.data import DATASETS, DataSettings
+from encapkeras.data import DataSettings
 from encapkeras.layers import LAYERS
 from encapkeras.losses import SideLoss
 from encapkeras.registry import REQUIRED, Argument, Entry, argument_docs
@@ -71,9 +71,7 @@ def node() -> Schema:
 
 def data() -> Schema:
     """Return the keys of `data` that all data sets share, `root` among them; each adds its own, as a layer does."""
-    schema = section(DataSettings)
-    own = {name for entry in DATASETS.values() for name in entry.arguments} - {"root"}
-    return {**schema, "properties": {key: part for key, part in schema["properties"].items() if key not in own}}
+    return section(DataSettings)
 
 
 def registered(entry: Entry) -> Schema:

@@ -142,11 +142,11 @@ REFUSED = {
     "ports": (SCALE + "    ports = ('inner',)\n", "must hold 'out'"),
     "no ports": (SCALE + "    ports = 'out'\n", "'ports' of class Scale must be a tuple of names; received 'out'"),
     "nothing": ("x = 1", "my_layers.py registers nothing. Put @encapkeras.register_layer"),
-    "syntax": ("def x(:\n", "my_layers.py:4:7: this is no Python: invalid syntax\n    def x(:"),
+    "syntax": ("def x(:\n", "my_layers.py:4:7: invalid Python: invalid syntax\n    def x(:"),
     "exception": ("def f():\n    return {}['k']\nf()", "my_layers.py:5: KeyError: 'k'"),
     "exit": ("import sys\nsys.exit(3)", "my_layers.py:5: the plugin ended the program"),
     "import": ("import no_such_module", "my_layers.py:4: ModuleNotFoundError: No module named 'no_such_module'"),
-    "no bytes": ("x = '\0'", "my_layers.py: this is no Python: source code string cannot contain null bytes"),
+    "no bytes": ("x = '\0'", "my_layers.py: invalid Python: source code string cannot contain null bytes"),
     "no data set": (
         "@__import__('encapkeras.data').data.register_dataset('mine')\nclass Mine: pass",
         "data set 'mine': Mine must be a DatasetReader",
@@ -171,7 +171,7 @@ def test_what_cannot_be_loaded_is_one_message(case, spec, capsys):
         ("my_layer.py", "there is no plugin 'my_layer.py'. Did you mean 'my_layers.py'?"),
         ("none/my_layers.py", "The folder 'none' does not exist either."),
         (".", "'.' is a folder; a plugin is the Python file"),
-        ("tiny.yaml", "'tiny.yaml' is no plugin: a plugin is a Python file"),
+        ("tiny.yaml", "'tiny.yaml' is not a plugin: a plugin is a Python file"),
     ],
 )
 def test_what_is_no_file_is_one_message(file, text, spec, capsys):

@@ -285,4 +285,4 @@ def test_overrides_are_a_list(read):
 def test_a_misspelt_setting_is_one_mistake(section):
     data = {**spec_of({"a": relu("image")}, inputs={"image": [8, 8, 1]}), **section}
     (problem,) = problems(data)
-    assert "is not allowed here. Did you mean" in problem.message
+    assert ". Did you mean" in problem.message

@@ -6,21 +6,13 @@ from xml.etree import ElementTree
 
 from encapkeras.errors import DataError
 
-Box = tuple[int, int, int, int]
+Box = tuple[int, int, int, int]  # left, top, right and bottom in pixels
 
 SIDES = ("xmin", "ymin", "xmax", "ymax")
 
 
 def read_box(path: str) -> Box:
-    """The box around the largest object of an image: left, top, right and bottom in pixels.
-
-    Args:
-        path: A file with an element `annotation`, in it an `object` for each, in these a `bndbox` of `xmin`, `ymin`,
-            `xmax` and `ymax`.
-
-    Raises:
-        DataError: The file is missing or damaged, or holds no such box.
-    """
+    """Return the box around the largest object of an image: of elements `annotation/object/bndbox`."""
     try:
         tree = ElementTree.parse(path)  # noqa: S314  # Python's parser bounds what entities may expand to
         boxes = [_box(element) for element in tree.iterfind("object/bndbox")]
