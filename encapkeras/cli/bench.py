@@ -1,4 +1,4 @@
-"""`encapkeras bench`: timings of one part of encapkeras on this machine."""
+"""`encapkeras bench`: times one part of encapkeras on this machine."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from encapkeras.cli.arguments.device import add_device
 from encapkeras.cli.arguments.spec_arguments import add_spec_arguments
-from encapkeras.cli.terminal.spec_errors import print_warnings
+from encapkeras.cli.terminal.spec_errors import print_problems
 
 if TYPE_CHECKING:
     from encapkeras.spec.spec import Spec
@@ -41,7 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
     with propagate_errors():
         spec = _spec_of(arguments)
     if processes.is_first:
-        print_warnings(spec.warnings)
+        print_problems(spec.warnings)
     if arguments.resume is not None:
         train(spec, run_dir=arguments.resume, resume=True)
     else:

@@ -63,7 +63,7 @@ def test_epochs_that_were_analysed_while_training(run):
 def test_epochs_that_were_analysed_with_other_images(run, capsys):
     message = refused(capsys, "analyse", run, "--checkpoint", 1, "last")
     assert message.startswith("epoch 1 was analysed with 20 validation images")
-    assert message.endswith("add --split validation --images 20\n")
+    assert message.endswith("Add --split validation --images 20\n")
 
 
 def test_training_images_in_a_folder_of_ones_own(run, tmp_path):

@@ -97,7 +97,7 @@ def test_a_run_without_validation_says_so(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("words", "text"),
     [
-        (["trian"], "'trian' is no command. Did you mean 'train'?"),
+        (["trian"], "'trian' is not a command. Did you mean 'train'?"),
         (["xyz"], f"Allowed: {', '.join(sorted(COMMANDS))}."),
         ([], "the following arguments are required: COMMAND"),
         (["train"], "train needs a spec: a file, or the name of one"),
@@ -182,7 +182,7 @@ def test_a_reader_that_goes_away_is_no_error(unbuffered):
 def test_exit_code_of_the_process():
     done = in_a_process("trian")
     assert done.returncode == 2
-    assert done.stderr.endswith("'trian' is no command. Did you mean 'train'?\n")
+    assert done.stderr.endswith("'trian' is not a command. Did you mean 'train'?\n")
 
 
 def test_ctrl_c_keeps_the_last_checkpoint(tmp_path, capsys):
@@ -282,4 +282,4 @@ def test_evaluate_without_enough_memory(run_folder, capsys, monkeypatch):
 def test_commands_but_train_are_refused_where_torchrun_has_started_several(monkeypatch, capsys):
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert main(["specs"]) == 2
-    assert "torchrun has started 2 processes of this; of all commands only train works" in capsys.readouterr().err
+    assert "torchrun has started 2 processes; only the command train works in several" in capsys.readouterr().err

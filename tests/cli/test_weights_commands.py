@@ -104,7 +104,7 @@ def test_a_spec_comes_first(checkpoint, tmp_path, capsys):
     [
         ("made.h5", "-o must name a .keras file; received"),
         ("made", "-o must name a .keras file; received"),
-        ("none/made.keras", "is no folder. Make it first."),
+        ("none/made.keras", "is not a folder. Create it first."),
         ("folder.keras", "is a folder. Name a file in it with -o."),
     ],
 )

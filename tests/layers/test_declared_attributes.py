@@ -3,9 +3,9 @@
 import keras
 import pytest
 import torch
-from encapkeras.analysis.analyse_routing import analyse_routing
 
 import encapkeras
+from encapkeras.analysis.analyse_routing import analyse_routing
 from encapkeras.analysis.classify import Classifier
 from encapkeras.errors import RegistrationError
 from encapkeras.layers import LAYERS, CapsuleLayer, DynamicCapsules

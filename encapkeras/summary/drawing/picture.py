@@ -1,4 +1,4 @@
-"""Places for the boxes of a network, those of a block together in its frame, and ways for its arrows."""
+"""Places for the boxes of a network, those of a block together in its frame, and routes for its arrows."""
 
 from __future__ import annotations
 
@@ -8,25 +8,19 @@ from graphlib import CycleError, TopologicalSorter
 from typing import NamedTuple
 
 from encapkeras.summary.diagram import Arrow, Block, Box, Diagram, blocks_of
-from encapkeras.summary.layout import Item, Key, Link, Point, lay_out
+from encapkeras.summary.drawing.layout import Item, Key, Link, Point, lay_out
 
 FRAME = 14.0  # between a block's frame and what is in it
 FRAME_HEAD = 12.0  # more of it above, for the block's name
 FRAME_FOOT = -12.0  # less below, where there is room for lines to turn
 NARROWEST, WIDEST = 250.0, 340.0  # boxes
-BOLD, LARGE, SMALL = 7.8, 7.0, 6.4  # widths of letters, rather too large
-MAIN, SIDE, DOTTED = 100.0, 1.0, 0.2  # how much a box's first input, the others and those of losses want to be straight
+BOLD, LARGE, SMALL = 7.8, 7.0, 6.4  # widths of letters, on the large side
+MAIN, SIDE, DOTTED = 100.0, 1.0, 0.2  # weights of a box's first input, the others and those of losses
 
 
 @dataclass(frozen=True)
 class Line:
-    """A part of an arrow, within one block.
-
-    Args:
-        points: Its corners.
-        arrow: What it is a part of.
-        ends: Whether it ends at the arrow's target.
-    """
+    """A part of an arrow, within one block; `ends` is whether it reaches the arrow's target."""
 
     points: list[Point]
     arrow: Arrow
@@ -35,38 +29,18 @@ class Line:
 
 @dataclass
 class Picture:
-    """What is in a block, with its places from the block's upper left corner.
-
-    Args:
-        width: Of all.
-        height: Of all.
-        boxes: Boxes and their corners.
-        frames: Blocks, their corners, widths and heights.
-        lines: Lines.
-        doors: Where tensors come in at the upper edge, or go out at the lower one, from the left.
-    """
+    """What is in a block, with places from the block's upper left corner."""
 
     width: float = 0.0
     height: float = 0.0
     boxes: list[tuple[Box, Point]] = field(default_factory=list)
-    frames: list[tuple[Block, Point, float, float]] = field(default_factory=list)
+    frames: list[tuple[Block, Point, float, float]] = field(default_factory=list)  # corner, width, height
     lines: list[Line] = field(default_factory=list)
-    doors: dict[Key, float] = field(default_factory=dict)
+    doors: dict[Key, float] = field(default_factory=dict)  # where tensors enter above or leave below, from the left
 
 
 def arrange(diagram: Diagram) -> Picture:
-    """Finds places for all that a diagram shows.
-
-    Frames are left out where they cannot be: where a node lies between two nodes of one block.
-
-    Args:
-        diagram: What is to be shown.
-
-    Example:
-        >>> boxes = [Box("a", "a", "input"), Box("b", "b", "keras", "keras.Flatten")]
-        >>> arrange(Diagram("small", "", boxes, [Arrow("a", "b")])).boxes[1][1]
-        Point(x=0.0, y=66.0)
-    """
+    """Find places for all that a diagram shows; without frames if a node is between two nodes of one block."""
     width = box_width(diagram.boxes)
     try:
         return _arranged(blocks_of(diagram), diagram, width)
@@ -76,21 +50,21 @@ def arrange(diagram: Diagram) -> Picture:
 
 
 def box_width(boxes: Sequence[Box]) -> float:
-    """The width of all boxes: that of the longest lines, within reason."""
+    """Return the width of all boxes: that of the longest text, within limits."""
     above = [BOLD * len(box.title) + SMALL * len(box.layer) for box in boxes]
     below = [LARGE * len(box.shape) + SMALL * len(box.size) for box in boxes]
     return max(NARROWEST, min(WIDEST, 40 + max([*above, *below], default=0.0)))
 
 
 def box_height(box: Box) -> float:
-    """The height of a box: that of its lines of text."""
+    """Return the height of a box: that of its lines of text."""
     if box.kind in ("input", "output"):
         return 32.0
     return 64.0 if box.arguments else 48.0
 
 
 class _Connection(NamedTuple):
-    """What an arrow is within one block: from a member or the upper edge to a member or the lower edge."""
+    """The part of an arrow within one block: from a member or the upper edge to a member or the lower edge."""
 
     source: Key
     target: Key
@@ -100,11 +74,7 @@ class _Connection(NamedTuple):
 
 
 def _arranged(block: Block, diagram: Diagram, width: float) -> Picture:
-    """The picture of a block, the blocks in it included.
-
-    Raises:
-        CycleError: Blocks need each other in a circle, which their boxes do not.
-    """
+    """Return the picture of a block with the blocks in it; raise `CycleError` if blocks depend on each other."""
     inner = {_key(part): _arranged(part, diagram, width) for part in block.members if isinstance(part, Block)}
     connections = _connections(block, diagram)
     links = _links(connections, inner, width)
@@ -133,7 +103,7 @@ def _key(member: Box | Block) -> Key:
 
 
 def _connections(block: Block, diagram: Diagram) -> list[_Connection]:
-    """The arrows that begin or end in a block, or lead through one of its members; those with one way once."""
+    """Return the arrows that begin or end in a block or one of its members; those with the same route once."""
     homes = {box.key: box.block for box in diagram.boxes}
     found: dict[Key, _Connection] = {}
     for arrow in diagram.arrows:
@@ -149,7 +119,7 @@ def _connections(block: Block, diagram: Diagram) -> list[_Connection]:
 
 
 def _member(key: str, home: str, path: str) -> Key:
-    """The member of a block that a box is, or is in; None if it lies outside."""
+    """Return the member of a block that a box is, or is in; None if it is outside."""
     if home == path:
         return key
     prefix = f"{path}." if path else ""
@@ -159,7 +129,7 @@ def _member(key: str, home: str, path: str) -> Key:
 
 
 def _links(connections: Sequence[_Connection], inner: Mapping[Key, Picture], width: float) -> list[Link]:
-    met: set[Key] = set()  # a line is the main one of what it begins and of what it ends at, or none
+    met: set[Key] = set()  # a line is the main one of both its ends, or of none
     links = []
     for number, (source, target, tensor, arrow, _) in enumerate(connections):
         start = inner[source].doors["out", tensor] if source in inner else _middle(source, width)
@@ -177,7 +147,7 @@ def _middle(end: Key, width: float) -> float:
 
 
 def _items(block: Block, connections: Sequence[_Connection], inner: Mapping[Key, Picture], width: float) -> list[Item]:
-    """The members of a block, each after those that its lines come from, between doors in and out."""
+    """Return the members of a block, each after those that its lines come from, between doors in and out."""
     needs: dict[Key, list[Key]] = {_key(member): [] for member in block.members}
     doors: dict[tuple[str, Key], None] = {}
     for source, target, *_ in connections:
@@ -197,7 +167,7 @@ def _items(block: Block, connections: Sequence[_Connection], inner: Mapping[Key,
 def _spread(
     links: Sequence[Link], losses: Collection[Key], ways: Mapping[Key, Sequence[Point]], width: float
 ) -> list[Link]:
-    """The links with ends side by side where several end at one box: the first in its middle, unless it is a loss."""
+    """Move ends side by side where several links end at one box: the first in its middle, unless it is a loss."""
     ends: dict[Key, list[Link]] = {}
     for link in links:
         if not isinstance(link.target, tuple):
@@ -218,12 +188,12 @@ def _spread(
 
 
 def _comes_from(way: Sequence[Point]) -> float:
-    """Where a line was before its last turn."""
+    """Return where a line was before its last turn."""
     return next((point.x for point in reversed(way) if point.x != way[-1].x), way[-1].x)
 
 
 def _add(picture: Picture, block: Block, part: Picture, corner: Point) -> None:
-    """Puts the picture of a block into the one around it."""
+    """Add the picture of a block to the one around it."""
     picture.frames.append((block, corner, part.width, part.height))
     picture.frames += [(frame, _moved(at, corner), w, h) for frame, at, w, h in part.frames]
     picture.boxes += [(box, _moved(at, corner)) for box, at in part.boxes]
@@ -237,7 +207,7 @@ def _moved(point: Point, by: Point) -> Point:
 
 
 def _framed(picture: Picture) -> Picture:
-    """The picture with room for a frame; lines to its edges reach those of the frame."""
+    """Return the picture with room for a frame, whose edges the lines then reach."""
     ways = {key[0] for key in picture.doors if isinstance(key, tuple)}
     head = FRAME_HEAD if "in" in ways else 2 * FRAME
     foot = FRAME_FOOT if "out" in ways else FRAME

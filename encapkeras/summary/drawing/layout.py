@@ -1,8 +1,8 @@
-"""Places for boxes in layers from top to bottom, and ways for lines between them that cross no box.
+"""Places for boxes in layers from top to bottom, and routes for lines between them that cross no box.
 
-The usual steps (Sugiyama, Tagawa and Toda 1981): each box lies a layer below those that it hangs on; a line across
-several layers gets a narrow place of its own in each; places are put in an order with few crossings; then each place
-moves to where its neighbours are, as far as the order and the widths allow.
+The usual steps (Sugiyama, Tagawa and Toda 1981): each box is one layer below those that it depends on; a line across
+several layers gets a narrow place of its own in each; places are ordered for few crossings; then each place moves
+towards its neighbours, as far as the order and the widths allow.
 """
 
 from __future__ import annotations
@@ -18,24 +18,17 @@ GAP = 24.0  # between two places of a layer
 LANE = 8.0  # width of the place of a line
 ABOVE, BELOW = 12.0, 22.0  # between a layer and the first line that runs across under it, the last and the next layer
 TRACK = 9.0  # between two lines that run across
-ORDERINGS = 12  # sweeps that put places in order
+ORDERINGS = 12  # sweeps that order places
 MOVES = 60  # sweeps that move places
-STRAIGHT = 4.0  # how many times as much the inner parts of a line want to be straight
-NEARLY = 6.0  # what is so little aside is put in a column
+STRAIGHT = 4.0  # weight of a line's inner parts against its ends
+NEARLY = 6.0  # a smaller distance is removed
 
 Key = Hashable
 
 
 @dataclass(frozen=True)
 class Item:
-    """What gets a place.
-
-    Args:
-        key: Its name.
-        width: Its width.
-        height: Its height.
-        rank: `first` or `last` for what lies in the first or last layer alone; otherwise where its links want it.
-    """
+    """What gets a place; with the rank `first` or `last`, in the first or last layer."""
 
     key: Key
     width: float
@@ -45,29 +38,19 @@ class Item:
 
 @dataclass(frozen=True)
 class Link:
-    """What gets a way from the lower edge of an item to the upper edge of another.
-
-    Args:
-        key: Its name.
-        source: The key of the item above.
-        target: The key of the item below.
-        start: Where it begins, from the left edge of the source.
-        end: Where it ends, from the left edge of the target.
-        weight: How much it wants to be straight.
-        bus: Links with the same one may share a line.
-    """
+    """What gets a route from the lower edge of an item to the upper edge of another."""
 
     key: Key
     source: Key
     target: Key
-    start: float
-    end: float
-    weight: float = 1.0
-    bus: Key = None
+    start: float  # from the left edge of the source
+    end: float  # from the left edge of the target
+    weight: float = 1.0  # how much it should be straight
+    bus: Key = None  # links with the same one may share a line
 
 
 class Point(NamedTuple):
-    """A place, in units of the picture, from its upper left corner."""
+    """A point of the picture, from its upper left corner."""
 
     x: float
     y: float
@@ -75,13 +58,9 @@ class Point(NamedTuple):
 
 @dataclass(frozen=True)
 class Layout:
-    """Places and ways.
+    """The size of a picture, the upper left corner of each item, and the points of each link.
 
-    Args:
-        width: Of all.
-        height: Of all.
-        corners: The upper left corner of each item.
-        ways: The points of each link; from one to the next it goes straight down, or straight across.
+    From one point to the next, a link runs straight down or straight across.
     """
 
     width: float
@@ -104,18 +83,7 @@ class _Place:
 
 
 def lay_out(items: Sequence[Item], links: Sequence[Link]) -> Layout:
-    """Finds places and ways.
-
-    Args:
-        items: The items, each after those that its links come from.
-        links: The links.
-
-    Example:
-        >>> items = [Item("a", 40, 10), Item("b", 40, 10)]
-        >>> layout = lay_out(items, [Link("ab", "a", "b", start=20, end=20)])
-        >>> layout.corners["b"].x, layout.ways["ab"][0]
-        (0.0, Point(x=20.0, y=10.0))
-    """
+    """Find places and routes; each item comes after those that its links come from."""
     ranks = _ranks(items, links)
     layers: list[list[_Place]] = [[] for _ in range(max(ranks.values(), default=-1) + 1)]
     places = {}
@@ -123,13 +91,13 @@ def lay_out(items: Sequence[Item], links: Sequence[Link]) -> Layout:
         places[item.key] = place = _Place(item.width, item.height, item)
         layers[ranks[item.key]].append(place)
     chains = {link.key: _chain(link, places, ranks, layers) for link in links}
-    _put_in_order(layers)
+    _order(layers)
     _move(layers)
     return _measured(layers, links, chains, places, ranks)
 
 
 def _ranks(items: Sequence[Item], links: Sequence[Link]) -> dict[Key, int]:
-    """The layer of each item."""
+    """Return the layer of each item."""
     sources: dict[Key, list[Key]] = {item.key: [] for item in items}
     targets: dict[Key, list[Key]] = {item.key: [] for item in items}
     for link in links:
@@ -140,7 +108,7 @@ def _ranks(items: Sequence[Item], links: Sequence[Link]) -> dict[Key, int]:
     for item in items:
         above = max((ranks[key] + 1 for key in sources[item.key]), default=0)
         ranks[item.key] = 0 if item.rank == "first" else max(lowest, above)
-    for item in items:  # what hangs on nothing lies just above what hangs on it
+    for item in items:  # what depends on nothing is just above what depends on it
         if item.rank == "free" and not sources[item.key] and targets[item.key]:
             ranks[item.key] = max(lowest, min(ranks[key] for key in targets[item.key]) - 1)
     last = max((ranks[item.key] + (item.rank != "last") for item in items), default=0)
@@ -150,7 +118,7 @@ def _ranks(items: Sequence[Item], links: Sequence[Link]) -> dict[Key, int]:
 def _chain(
     link: Link, places: Mapping[Key, _Place], ranks: Mapping[Key, int], layers: Sequence[list[_Place]]
 ) -> list[_Place]:
-    """The places that a link leads through, those of its items first and last; new ones in between."""
+    """Return the places on a link's route: those of its items first and last, new ones in between."""
     source, target = places[link.source], places[link.target]
     lanes = [_Place(LANE, 0, None) for _ in range(ranks[link.source] + 1, ranks[link.target])]
     for rank, lane in enumerate(lanes, start=ranks[link.source] + 1):
@@ -165,8 +133,8 @@ def _chain(
     return chain
 
 
-def _put_in_order(layers: Sequence[list[_Place]]) -> None:
-    """Puts the places of each layer in an order with few crossings of lines."""
+def _order(layers: Sequence[list[_Place]]) -> None:
+    """Order the places of each layer for few crossings of lines."""
     _number(layers)
     best, fewest = [list(layer) for layer in layers], _crossings(layers)
     for sweep in range(ORDERINGS):
@@ -197,7 +165,7 @@ def _middle_of(neighbours: Sequence[tuple[_Place, float, float, float]], place: 
 
 
 def _crossings(layers: Sequence[list[_Place]]) -> int:
-    """Pairs of lines that cross between neighbouring layers."""
+    """Count the pairs of lines that cross between neighbouring layers."""
     count = 0
     for layer in layers:
         ends: list[tuple[float, float]] = sorted(
@@ -213,7 +181,7 @@ def _crossings(layers: Sequence[list[_Place]]) -> int:
 
 
 def _move(layers: Sequence[list[_Place]]) -> None:
-    """Moves each place towards its neighbours above and below, in the order that there is."""
+    """Move each place towards its neighbours above and below, keeping the order."""
     for layer in layers:
         _settle(layer, [(0.0, 1.0)] * len(layer))
     for sweep in range(MOVES):
@@ -230,7 +198,7 @@ def _move(layers: Sequence[list[_Place]]) -> None:
 
 
 def _wish(place: _Place, neighbours: Sequence[tuple[_Place, float, float, float]]) -> tuple[float, float]:
-    """Where a place would like to be, and how much."""
+    """Return where a place should be, and the weight of that."""
     amount = sum(weight for *_, weight in neighbours)
     if not amount:
         return place.x, 0.01
@@ -238,10 +206,10 @@ def _wish(place: _Place, neighbours: Sequence[tuple[_Place, float, float, float]
 
 
 def _settle(layer: Sequence[_Place], wishes: Sequence[tuple[float, float]]) -> None:
-    """The places with the least sum of squared distances from the wished ones that keep their order and gaps.
+    """Move places to the least sum of squared distances from the wishes that keeps their order and gaps.
 
-    Neighbours that would come too close become one group, whose place is the mean of what they wish; and so on with
-    groups (pool adjacent violators).
+    Neighbours that would come too close become a group at the mean of their wishes, and so on with groups (pool
+    adjacent violators).
     """
     shifts = [0.0]
     for left, right in itertools.pairwise(layer):
@@ -260,7 +228,7 @@ def _settle(layer: Sequence[_Place], wishes: Sequence[tuple[float, float]]) -> N
 
 
 def _put_in_columns(layers: Sequence[list[_Place]]) -> None:
-    """Puts places of different layers exactly above each other that almost are."""
+    """Align places of different layers that are almost above each other."""
     columns: list[float] = []
     for layer in layers:
         for number, place in enumerate(layer):
@@ -272,7 +240,7 @@ def _put_in_columns(layers: Sequence[list[_Place]]) -> None:
 
 
 def _straighten(layers: Sequence[list[_Place]]) -> None:
-    """Makes lines straight that almost are: of several at a place, the one that wants it most."""
+    """Straighten lines that almost are straight: of several at a place, the one with the largest weight."""
     for layer in layers:
         for number, place in enumerate(layer):
             if place.above:
@@ -282,7 +250,7 @@ def _straighten(layers: Sequence[list[_Place]]) -> None:
 
 
 def _fits(x: float, number: int, layer: Sequence[_Place]) -> bool:
-    """Whether a place can be moved to x, which must be near."""
+    """Return whether a place can move to x, which must be near."""
     place, beside = layer[number], [*layer[:number][-1:], *layer[number + 1 :][:1]]
     return abs(x - place.x) < NEARLY and all(
         abs(x - other.x) >= (place.width + other.width) / 2 + GAP - NEARLY for other in beside
@@ -296,7 +264,7 @@ def _measured(
     places: Mapping[Key, _Place],
     ranks: Mapping[Key, int],
 ) -> Layout:
-    """The picture from the order of layers and the middles of places."""
+    """Return the picture from the order of the layers and the middles of the places."""
     everywhere = [place for layer in layers for place in layer]
     left = min((place.x - place.width / 2 for place in everywhere), default=0.0)
     right = max((place.x + place.width / 2 for place in everywhere), default=0.0)
@@ -328,7 +296,7 @@ def _measured(
 
 
 def _bends(link: Link, chain: Sequence[_Place]) -> list[tuple[float, float]]:
-    """From where to where a link runs across under each layer that it leaves."""
+    """Return from where to where a link runs across under each layer that it leaves."""
     xs = [place.x for place in chain]
     xs[0] += link.start - chain[0].width / 2
     xs[-1] += link.end - chain[-1].width / 2
@@ -336,7 +304,7 @@ def _bends(link: Link, chain: Sequence[_Place]) -> list[tuple[float, float]]:
 
 
 def _tracks(crossing: Sequence[tuple[Link, float, float]]) -> tuple[dict[Key, int], int]:
-    """A level for each link that runs across, such that those on one level do not meet; and how many there are."""
+    """Return a level for each link that runs across, so that those on one level do not meet; and how many there are."""
     spans: dict[Key, tuple[float, float]] = {}
     for link, start, end in crossing:
         if start != end:

@@ -1,4 +1,4 @@
-"""A network as an SVG picture: nothing but text and shapes, readable on light and on dark pages."""
+"""A network as an SVG picture: text and shapes alone, readable on light and dark pages."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from xml.sax.saxutils import escape
 
 from encapkeras.errors import printable
 from encapkeras.summary.diagram import KINDS, Box, Diagram
-from encapkeras.summary.layout import Point
-from encapkeras.summary.picture import BOLD, SMALL, Line, Picture, arrange, box_height, box_width
+from encapkeras.summary.drawing.layout import Point
+from encapkeras.summary.drawing.picture import BOLD, SMALL, Line, Picture, arrange, box_height, box_width
 
 MARGIN = 24.0
 HEAD = 58.0  # title and subtitle
@@ -44,10 +44,7 @@ svg{--sans:system-ui,-apple-system,"Segoe UI",Helvetica,Arial,sans-serif;
 
 
 def as_svg(diagram: Diagram) -> str:
-    """The text of an SVG file.
-
-    Args:
-        diagram: What it shows.
+    """Return the text of an SVG file.
 
     Example:
         >>> from encapkeras.summary.diagram import Arrow, Box, Diagram
@@ -105,7 +102,7 @@ def _drawn_line(line: Line) -> Iterator[str]:
 
 
 def _path(points: Sequence[Point]) -> str:
-    """Straight lines with round corners."""
+    """Return straight lines with round corners."""
     parts = [f"M{_n(points[0].x)} {_n(points[0].y)}"]
     for before, corner, after in zip(points, points[1:], points[2:], strict=False):
         start, end = _towards(corner, before), _towards(corner, after)
@@ -114,7 +111,7 @@ def _path(points: Sequence[Point]) -> str:
 
 
 def _towards(corner: Point, other: Point) -> Point:
-    """A point near a corner, on the way to another."""
+    """Return a point near a corner, towards another."""
     distance = abs(other.x - corner.x) + abs(other.y - corner.y)
     share = min(ROUND, distance / 2) / distance
     return Point(corner.x + share * (other.x - corner.x), corner.y + share * (other.y - corner.y))
@@ -150,7 +147,7 @@ def _shape(box: Box) -> str:
 
 
 def _legend(diagram: Diagram) -> Iterator[tuple[str, str]]:
-    """The kinds of boxes that there are, with their names."""
+    """Yield the kinds of boxes in a diagram, with their names."""
     used = {box.kind for box in diagram.boxes}
     yield from ((kind, name) for kind, name in KINDS.items() if kind in used)
 
@@ -177,5 +174,5 @@ def _text(text: str) -> str:
 
 
 def _n(number: float) -> str:
-    """A number without needless digits."""
+    """Return a number without needless digits."""
     return f"{round(number, 1) + 0.0:.1f}".removesuffix(".0")  # and no -0
