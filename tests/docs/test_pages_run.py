@@ -9,13 +9,13 @@ import shlex
 import shutil
 import socket
 import subprocess
-import sys
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 from support.pages import PAGES, PROJECT, blocks, commands, examples, files, name_of
 from support.plugins import plugins_forgotten
+from support.warm import warm_python
 
 from encapkeras import SpecError, check_spec, load_spec, plugins
 from encapkeras.cli.main import COMMANDS, main
@@ -98,7 +98,7 @@ def run_python(page, folder):
         lines[block.line - 1 : block.line - 1 + len(text)] = text
     script = folder / f"python_of_{page.stem}.py"
     script.write_text("\n".join(lines))
-    command = [sys.executable, *WARNINGS_ARE_ERRORS, str(script)]
+    command = [*warm_python(), *WARNINGS_ARE_ERRORS, str(script)]
     return subprocess.run(command, capture_output=True, text=True, cwd=folder)
 
 
@@ -208,6 +208,6 @@ def test_trainings_print_what_the_page_shows(page, reader):
 
 def in_shell(command, folder):
     """What a command prints; `python` is the one that runs the tests."""
-    command = re.sub(r"(^|\s)python ", rf"\1{shlex.quote(sys.executable)} ", command)
+    command = re.sub(r"(^|\s)python ", rf"\1{shlex.join(warm_python())} ", command)
     done = subprocess.run(command, shell=True, cwd=folder, text=True, stdout=-1, stderr=-2)  # noqa: S602
     return done.stdout
