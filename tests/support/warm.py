@@ -51,6 +51,8 @@ IMPORTS = (
 @cache
 def warm_python() -> list[str]:
     """The words in place of `sys.executable`; begins the process with the imports, which ends with this one."""
+    if not hasattr(os, "pidfd_open"):  # Linux has it
+        return [sys.executable]
     folder = tempfile.mkdtemp(prefix="warm-")
     address = str(Path(folder, "s"))
     with socket.socket(socket.AF_UNIX) as listening:
@@ -111,14 +113,18 @@ def serve(listening: socket.socket) -> tuple[dict, list[int]]:
             if key.data == "end":
                 os._exit(0)
             if key.data == "new":
-                connection, _ = listening.accept()
-                length, files, _, _ = socket.recv_fds(connection, COUNT_BYTES, 3)
-                content = json.loads(_received(connection, int.from_bytes(length, "big")))
+                (connection, _), files = listening.accept(), []
+                try:
+                    length, files, _, _ = socket.recv_fds(connection, COUNT_BYTES, 3)
+                    content = json.loads(_received(connection, int.from_bytes(length, "big")))
+                except (ConnectionError, EOFError, ValueError):  # it was killed
+                    for held in (connection, *map(os.fdopen, files)):
+                        held.close()
+                    continue
                 process = os.fork()
                 if process == 0:
-                    watched.close()
-                    listening.close()
                     connection.close()
+                    _close(watched)
                     return content, list(files)
                 for file in files:
                     os.close(file)
@@ -131,8 +137,20 @@ def serve(listening: socket.socket) -> tuple[dict, list[int]]:
                 _report(watched, key.fileobj, *key.data)
 
 
+def _close(watched: selectors.BaseSelector) -> None:
+    """In a fork: lets go of what belongs to others."""
+    for key in list(watched.get_map().values()):
+        if isinstance(key.fileobj, socket.socket):
+            key.fileobj.close()
+        elif key.fileobj:
+            os.close(key.fileobj)
+    watched.close()
+
+
 def _signal(watched: selectors.BaseSelector, connection: socket.socket, process: int) -> None:
     """Hands on what the process in between has received; when that is gone, so is the fork."""
+    if connection.fileno() < 0:
+        return  # it has ended in the meantime
     try:
         numbers = connection.recv(16)
     except ConnectionError:
