@@ -36,12 +36,7 @@ def count_text(number: float | None) -> str:
 
 
 def memory_text(size: int | None) -> str:
-    """Return bytes in units of 1024, such as "208.2 MiB"; `?` for an unknown size.
-
-    Example:
-        >>> memory_text(218316544), memory_text(100), memory_text(None)
-        ('208.2 MiB', '100 bytes', '?')
-    """
+    """Return bytes in units of 1024, such as "208.2 MiB"; `?` for an unknown size."""
     if size is None:
         return "?"
     number, power = float(size), 0

@@ -39,11 +39,7 @@ class Problem(NamedTuple):
 
 
 def check_pot() -> None:
-    """Check that POT is installed.
-
-    Raises:
-        ArgumentError: It is not; the message says how to install it.
-    """
+    """Raise an `ArgumentError` that says how to install POT if it is not there."""
     try:
         importlib.import_module("ot")
     except ModuleNotFoundError as error:

@@ -65,7 +65,6 @@ def _warn(specs: Sequence[str], overrides: Sequence[str]) -> None:
 
 
 def _seeds(text: str) -> list[int]:
-    """Return the seeds that `--seeds` means."""
     from encapkeras.errors import ArgumentError
     from encapkeras.spec.sections import MOST_SEEDS
     from encapkeras.validation import shown

@@ -72,7 +72,6 @@ def _dataset(file: Path) -> str | None:
 
 
 def _summary(file: Path) -> str:
-    """Return the first sentence of the comment at the head of a spec."""
     from encapkeras.spec.formatting import MODELINE
 
     text = MODELINE.sub("", file.read_text("utf-8")).lstrip()

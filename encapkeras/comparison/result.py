@@ -220,7 +220,6 @@ class Comparison:
             yield "Sorted by mean validation accuracy, best first; test accuracies are not used."
 
     def _differences(self) -> Iterator[str]:
-        """Yield the differences from the first network; of many, those that show something."""
         first = self.networks[0].label
         differences = [(row.network.label, row.difference) for row in self.rows() if row.difference]
         silent = [label for label, difference in differences if difference.shows_nothing]

@@ -18,10 +18,7 @@ def label_problems(name: str, labels: Array, classes: int) -> list[str]:
 
 
 def missing_classes(name: str, labels: Array, classes: int) -> list[str]:
-    """Return which classes have no image, so that no network could learn them.
-
-    The number of classes may be absurdly large if it was inferred from a wrong label.
-    """
+    """Return which classes have no image; their number may be absurdly large, from a wrong label."""
     present = np.unique(labels)
     if len(present) == classes:
         return []

@@ -102,7 +102,6 @@ class CapsuleDense(CapsuleLayer):
         return self.add_weight(shape=shape, initializer=initializer, name=name)
 
     def _input_capsules(self, input_shape: Shape) -> tuple[int, int]:
-        """Return number and dimension of the input capsules."""
         sizes = [size for size in input_shape[1:] if size is not None]
         if len(input_shape) not in (3, 5) or len(sizes) < len(input_shape) - 1:
             raise ShapeError(

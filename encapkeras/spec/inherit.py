@@ -48,13 +48,7 @@ class Inheritance:
         self._merged: dict[Path, Tree] = {}
 
     def resolve(self, tree: Tree, file: Path | None, chain: tuple[Path, ...] = ()) -> Tree:
-        """Return the tree merged over all that it extends.
-
-        Args:
-            tree: A spec as written.
-            file: Its file; None for plain data.
-            chain: The files that extend this one, the spec first.
-        """
+        """Return the tree merged over all that it extends; `chain` has the files that extend it, the spec first."""
         chain = (*chain, file.resolve()) if file else chain
         result = tree.with_value({})
         for name in self._names(tree):

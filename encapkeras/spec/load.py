@@ -262,7 +262,6 @@ def _read_losses(sections: _Sections, model: _Model) -> Mapping[str, OutputLoss 
 
 
 def _image(sections: _Sections, model: Tree) -> Tree:
-    """The shape of the default input, from the data set or from `vars`."""
     place = Tree(FAILED, model.file, model.line, model.column, "model")
     try:
         sizes = {name: sections.scope.lookup(name) for name in ("height", "width", "channels")}

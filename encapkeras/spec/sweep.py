@@ -174,7 +174,6 @@ def _values(paths: Iterable[str], changes: Sequence[Change], spec: Spec, tree: T
 
 
 def _found(value: Any, path: str) -> Any:
-    """The value at a path of plain data; None if there is none."""
     if not path:
         return value
     if isinstance(value, dict):
@@ -213,10 +212,7 @@ def _flow(value: Any) -> str:
 
 
 class _VariantProblems:
-    """What is wrong in the networks of a sweep, each problem once, for most occur in several networks.
-
-    Where the spec itself has an error, those of its networks in that place are left out: they follow from it.
-    """
+    """What is wrong in the networks of a sweep, each problem once, and none that follows from the spec itself."""
 
     def __init__(self, report: Report) -> None:
         self._report = report
@@ -226,7 +222,6 @@ class _VariantProblems:
         self._others: dict[tuple[Any, ...], int] = {}
 
     def add(self, network: str, own: Report) -> None:
-        """Add what is wrong with a network."""
         places = set()
         for problem in _all(own):
             place = _place(problem)
@@ -244,7 +239,6 @@ class _VariantProblems:
             self._others[place] = self._others.get(place, 0) + 1
 
     def report(self) -> None:
-        """Report all, with the network unless the sweep itself is wrong."""
         for problem in self._found:
             place = _place(problem)
             if place in self._first:

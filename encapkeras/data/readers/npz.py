@@ -90,7 +90,6 @@ class _Archive:
         self._zip.close()
 
     def header(self, name: str) -> Header:
-        """Return the shape and type of an array."""
         with self._opened(name) as file:
             version = np.lib.format.read_magic(file)
             read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0

@@ -252,7 +252,6 @@ class Resume(keras.callbacks.Callback):  # type: ignore[misc]
         self._saved_at = time.monotonic()
 
     def _saved_callbacks(self, state: State) -> list[tuple[keras.callbacks.Callback, State]]:
-        """Each callback with its saved state."""
         now, then = [type(each).__name__ for each in self.also], [each["class"] for each in state["callbacks"]]
         if now != then:
             raise TrainingError(
@@ -266,7 +265,6 @@ class Resume(keras.callbacks.Callback):  # type: ignore[misc]
             set_callback_state(callback, saved["kept"])
 
     def _restore(self, state: State) -> None:
-        """Start the epoch in which the state was saved."""
         self._to_restore = None
         self._restore_callbacks(state)  # now: many forget everything in on_train_begin
         set_model_state(self.model, state["model"])  # again: fit has emptied the metrics
