@@ -140,10 +140,7 @@ def _differences(routing: str, sizes: Sizes, device: str) -> dict[str, Any]:
         pairs = zip(results[way, torch.float32], exact, strict=True)
         return statistics.fmean(float((x - y).norm() / y.norm().clamp_min(1e-300)) for x, y in pairs)
 
-    return {
-        "largest_difference_float64": largest,
-        "relative_error_float32": {way: mean_error(way) for way in WAYS},
-    }
+    return {"largest_difference_float64": largest, "relative_error_float32": {way: mean_error(way) for way in WAYS}}
 
 
 def _outputs_and_gradients(routing: str, way: str, inputs: list[torch.Tensor], iterations: int) -> list[torch.Tensor]:

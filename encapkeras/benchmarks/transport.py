@@ -93,10 +93,7 @@ def measure_unit(settings: Settings) -> dict[str, Any]:
     total = report["forward_and_backward_milliseconds"]
     return {
         **report,
-        "speed_up": {
-            "textbook": total["textbook"] / total[OURS],
-            textbook_alone: total[textbook_alone] / total[alone],
-        },
+        "speed_up": {"textbook": total["textbook"] / total[OURS], textbook_alone: total[textbook_alone] / total[alone]},
         "multiple_of_floor": total[alone] / total[FLOOR],
     }
 

@@ -194,11 +194,7 @@ def _variable(message: str = "", others: str = "") -> Schema:
 def _scalar(kind: str, words: str) -> Schema:
     if kind == "string":
         return {"type": ["string", "null"], "errorMessage": f"must be {words}"}
-    return {
-        "type": [kind, "string", "null"],
-        "pattern": _VARIABLE,
-        "errorMessage": f"must be {words}, {_OR_VARIABLE}",
-    }
+    return {"type": [kind, "string", "null"], "pattern": _VARIABLE, "errorMessage": f"must be {words}, {_OR_VARIABLE}"}
 
 
 def _elements(declared: Schema) -> Schema:

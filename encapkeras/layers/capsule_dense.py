@@ -10,12 +10,7 @@ import pydantic
 import torch
 
 from encapkeras.errors import ShapeError
-from encapkeras.functional import (
-    capsule_dense_factored,
-    capsule_dense_full,
-    capsule_dense_per_dim,
-    list_capsules,
-)
+from encapkeras.functional import capsule_dense_factored, capsule_dense_full, capsule_dense_per_dim, list_capsules
 from encapkeras.layers.initializers import InitializerConfig, as_matrices, get_initializer
 from encapkeras.layers.registry import CapsuleLayer, Shape, register_layer
 

@@ -320,10 +320,7 @@ def _without_numbers(layer: keras.layers.Layer, device: str, ledger: _Ledger) ->
     weights = []
     for variable in layer.variables:
         weight = torch.empty(
-            tuple(variable.shape),
-            dtype=_type(variable.dtype),
-            device=device,
-            requires_grad=id(variable) in trained,
+            tuple(variable.shape), dtype=_type(variable.dtype), device=device, requires_grad=id(variable) in trained
         )
         ledger.count(weight)
         weights.append((variable, weight))

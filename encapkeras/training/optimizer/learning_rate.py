@@ -42,11 +42,7 @@ class Schedule(keras.optimizers.schedules.LearningRateSchedule):  # type: ignore
     """
 
     def __init__(
-        self,
-        settings: ScheduleSettings | dict[str, Any],
-        learning_rate: float,
-        epochs: int,
-        steps_per_epoch: int,
+        self, settings: ScheduleSettings | dict[str, Any], learning_rate: float, epochs: int, steps_per_epoch: int
     ) -> None:
         # a saved schedule has its settings as a map
         self.settings: ScheduleSettings = _SETTINGS.convert(settings) if isinstance(settings, dict) else settings
