@@ -133,13 +133,7 @@ class Row:
 
 @dataclass
 class Comparison:
-    """Networks trained with the same seeds, finished or not.
-
-    Args:
-        networks: The networks; the others are compared with the first.
-        seeds: The seeds.
-        runs: The runs so far, in any order.
-    """
+    """Networks trained with the same seeds, so far `runs`, in any order; all are compared with the first network."""
 
     networks: Sequence[Network]
     seeds: Sequence[int]

@@ -43,9 +43,6 @@ def load_spec(source: Source, overrides: Sequence[str] = ()) -> Spec:
         source: A YAML or JSON file, the name of a bundled spec (`quickstart`), plain data, or a spec.
         overrides: Texts `path.to.key=value`, as `--set` takes them.
 
-    Returns:
-        The spec.
-
     Raises:
         ArgumentError: `source` or `overrides` has another type.
         SpecError: The spec has errors: all of them, with their places.

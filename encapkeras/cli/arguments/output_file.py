@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from encapkeras.errors import ArgumentError, printable
+from encapkeras.errors import ArgumentError, RunFolderError, printable
 
 
 def add_output_arguments(parser: argparse.ArgumentParser, metavar: str) -> None:
@@ -49,7 +49,6 @@ def check_free(output: Path, overwrite: bool, option: str = "") -> None:
 
 def write_text(output: Path, text: str) -> None:
     """Write a text file whole or not at all."""
-    from encapkeras.errors import RunFolderError
     from encapkeras.files import replacing
 
     try:

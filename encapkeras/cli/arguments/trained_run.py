@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from encapkeras.errors import DataError
+
 if TYPE_CHECKING:
     from encapkeras.analysis import Classifier
     from encapkeras.data import Batches, DataSplits
@@ -46,8 +48,6 @@ class TrainedRun:
 
     def chosen(self, splits: DataSplits, split: str) -> Batches:
         """Return the images of a split, in their own order and not augmented."""
-        from encapkeras.errors import DataError
-
         batches = {"train": splits.train.unchanged(), "validation": splits.validation, "test": splits.test}[split]
         if batches is None:
             raise DataError(

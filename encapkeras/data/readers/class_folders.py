@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from encapkeras.data.checks import counted
 from encapkeras.data.image_files import ENDINGS
 from encapkeras.data.registry import Array
+from encapkeras.text import counted
 
 MOST_NAMED = 5
 

@@ -8,10 +8,10 @@ from typing import Any
 import keras
 import torch
 
-from encapkeras.spec.train_settings import Constant, Cosine, OneCycle, Step
+from encapkeras.spec.train_settings import Cosine, OneCycle, Step
+from encapkeras.spec.train_settings import Schedule as ScheduleSettings
 from encapkeras.validation import Checker
 
-ScheduleSettings = Constant | Step | Cosine | OneCycle
 _SETTINGS = Checker(ScheduleSettings)
 
 

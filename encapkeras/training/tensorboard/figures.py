@@ -13,6 +13,7 @@ from matplotlib.colors import PowerNorm, to_rgb
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from encapkeras.text import cut
 from encapkeras.training.tensorboard.predictions import Predictions
 
 COLUMNS = 8  # images beside each other
@@ -155,4 +156,4 @@ def _points(side: float, names: int) -> float:
 
 
 def _short(name: str) -> str:
-    return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…"
+    return cut(name, LONGEST_NAME)
