@@ -81,11 +81,6 @@ def load_plugin(file: str | os.PathLike[str]) -> ModuleType:
     return known.module
 
 
-def loaded_plugins() -> list[Plugin]:
-    """Return the plugins of this process, in the order in which they were loaded."""
-    return list(_LOADED.values())
-
-
 def used_plugins(spec: Mapping[str, Any]) -> list[Plugin]:
     """Return the loaded plugins that a resolved spec, as plain data, needs."""
     used = {

@@ -24,12 +24,7 @@ def shape_text(shape: Sequence[int | None]) -> str:
 
 
 def count_text(number: float | None) -> str:
-    """Return a number with three digits, such as "19.1 M"; `?` for an unknown one.
-
-    Example:
-        >>> count_text(19136512), count_text(640), count_text(0), count_text(None)
-        ('19.1 M', '640', '0', '?')
-    """
+    """Return a number with three digits, such as "19.1 M"; `?` for an unknown one."""
     if number is None:
         return "?"
     power = 0

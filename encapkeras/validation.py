@@ -45,15 +45,7 @@ class ValueProblem:
 
 
 class Checker:
-    """Checks values against one annotation: any type that pydantic understands, with its constraints.
-
-    Example:
-        >>> checker = Checker(pydantic.PositiveInt)
-        >>> checker.problems(3)
-        []
-        >>> checker.problems(-1)[0].text
-        'must be greater than 0; received -1'
-    """
+    """Checks values against one annotation: any type that pydantic understands, with its constraints."""
 
     def __init__(self, annotation: Any) -> None:
         self.annotation = annotation

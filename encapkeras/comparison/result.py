@@ -157,7 +157,9 @@ class Comparison:
     def rows(self) -> list[Row]:
         """Return a row for each network, in their order; after a sweep the best on validation first."""
         rows = [self._row(network) for network in self.networks]
-        return sorted(rows, key=_validation_error) if self.swept() else rows
+        if not self.swept():
+            return rows
+        return sorted(rows, key=lambda row: 1 - row.validation_accuracy.mean if row.validation_accuracy else math.inf)
 
     def _row(self, network: Network) -> Row:
         results = self._results(network)
@@ -352,7 +354,3 @@ def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
 def _csv_cell(value: Any) -> Any:
     """Return a swept value for a cell: text and numbers as they are, all else as JSON."""
     return value if value is None or type(value) in (str, int, float) else json.dumps(value)
-
-
-def _validation_error(row: Row) -> float:
-    return 1 - row.validation_accuracy.mean if row.validation_accuracy else math.inf

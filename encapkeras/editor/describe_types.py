@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Any
 
 from encapkeras.editor.declarations import OBJECT, TENSOR, Schema
 
@@ -69,12 +68,9 @@ def _range(schema: Schema) -> str:
         upper = f"to {schema['maximum']}"
     if "exclusiveMaximum" in schema:
         between = "to " if lower.startswith("from") else "and " if lower else ""
-        upper = f"{between}below {_power(schema['exclusiveMaximum'])}"
+        most = schema["exclusiveMaximum"]
+        upper = f"{between}below {'2^32' if most == 2**32 else most}"
     return "".join(f" {limit}" for limit in (lower, upper) if limit)
-
-
-def _power(number: Any) -> str:
-    return "2^32" if number == 2**32 else str(number)
 
 
 def listed(words: Sequence[str]) -> str:

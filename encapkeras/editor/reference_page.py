@@ -82,13 +82,10 @@ def _things(registry: Registry) -> Iterator[str]:
     for name in sorted(registry):
         schema = declarations.registered(registry[name])
         ports = getattr(registry[name].target, "ports", ("out",))
+        named = f" Ports: {', '.join(f'`{port}`' for port in ports)}." if len(ports) > 1 else ""
         yield f"### `{name}`\n"
-        yield f"{schema['description']}{_ports(ports) if len(ports) > 1 else ''}\n"
+        yield f"{schema['description']}{named}\n"
         yield _table(schema) if schema["properties"] else "No arguments.\n"
-
-
-def _ports(ports: tuple[str, ...]) -> str:
-    return f" Ports: {', '.join(f'`{port}`' for port in ports)}."
 
 
 def _table(schema: Schema) -> str:

@@ -46,7 +46,8 @@ def load_original_state_dict(model: keras.Model, state_dict: Mapping[str, torch.
             f"model '{model.name}' is on the device \"meta\", where weights have no values. Make it on another device."
         )
     given = _without_prefix(state_dict)
-    wrong, unknown = _wrong_entries(tensors, given), _unknown_entries(tensors, given)
+    wrong = [f"{tensor.name}: {problem}" for tensor in tensors if (problem := _problem(tensor, given))]
+    unknown = _unknown_entries(tensors, given)
     if wrong or unknown:
         listed = "\n".join(f"  {problem}" for problem in [*wrong, *unknown])
         found = len(wrong) + len(unknown)
@@ -109,11 +110,6 @@ def _counter(name: str) -> str:
     """Return the counter beside the running variance of a batch norm; empty for other names."""
     norm = name.removesuffix("running_var")
     return f"{norm}num_batches_tracked" if norm != name else ""
-
-
-def _wrong_entries(tensors: Sequence[OriginalTensor], given: Mapping[Any, Any]) -> list[str]:
-    problems = [(tensor.name, _problem(tensor, given)) for tensor in tensors]
-    return [f"{name}: {problem}" for name, problem in problems if problem]
 
 
 def _unknown_entries(tensors: Sequence[OriginalTensor], given: Mapping[Any, Any]) -> list[str]:

@@ -142,7 +142,8 @@ class _Builder:
         try:
             twin = self._twin(node)
             layer = self.graph.layers[twin] if twin else self._made(node)
-            outputs = self._like(node, twin) if twin else self._outputs(node, layer)
+            given = [self.graph.tensors[reference] for reference in node.inputs]
+            outputs = self._like(node, twin) if twin else call_layer(node, layer, given)
         except Exception as error:  # whatever a layer's own code or Keras raises is about this node
             trace = "" if layer is None else self.graph.trace(node.inputs)
             self._report.add(node.tree, _plain_message(error, node.layer, node.layer_name), trace=trace)
@@ -183,9 +184,6 @@ class _Builder:
     def _like(self, node: Node, twin: str) -> dict[str, Any]:
         made = {port: self.graph.tensors[Reference(twin, port)] for port in node.kind.ports}
         return {port: keras.KerasTensor(tensor.shape, dtype=tensor.dtype) for port, tensor in made.items()}
-
-    def _outputs(self, node: Node, layer: keras.layers.Layer) -> dict[str, Any]:
-        return call_layer(node, layer, [self.graph.tensors[reference] for reference in node.inputs])
 
     def _made(self, node: Node) -> keras.layers.Layer:
         policy = self._policies.get(node.name, node.settings.dtype)

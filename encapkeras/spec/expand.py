@@ -33,7 +33,7 @@ class _Place:
     inputs: Mapping[str, Tree]  # the references at the top that the names of inputs stand for
     prefix: str = ""  # what the names of the nodes begin with at the top
     blocks: tuple[str, ...] = ()  # those around, the outermost first
-    handed_down: Mapping[str, Tree] = field(default_factory=dict)  # of the node that uses the block
+    handed_down: Mapping[str, Tree] = field(default_factory=dict)  # `trainable` and `dtype` of the use
 
     def reference(self, tree: Tree) -> Tree:
         """Return a reference that is written here as it reads at the top; that to an input has the place of the use."""

@@ -100,7 +100,8 @@ def node_costs(network: Examined, batch_size: int | None = None, device: Device 
         >>> node_costs(examine_spec("quickstart"), batch_size=64)["stem"].multiply_adds == 16 * 16 * 16 * 9
         True
     """
-    walk = _Walk(network, batch_size or batch_size_of(network.spec), device or _training_device())
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    walk = _Walk(network, batch_size or batch_size_of(network.spec), device)
     costs = {node.name: walk.node(node) for node in reached_nodes(network)}
     return costs | {SIDE_LOSS + loss.name: walk.side_loss(loss) for loss in network.spec.side_losses}
 
@@ -164,10 +165,6 @@ def _bytes_of_one(image: keras.KerasTensor) -> int:
 def _type(name: str) -> torch.dtype:
     dtype: torch.dtype = getattr(torch, name)
     return dtype
-
-
-def _training_device() -> Device:
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 class _Ledger:

@@ -27,17 +27,14 @@ class Origin(enum.IntEnum):
 
 
 def cause_of(model: SpecModel, step: TrainingLoss) -> tuple[Origin, str]:
-    """Find the first thing that is not finite: the data, a weight, the output of a node, or the loss itself.
-
-    The batch is run again as in training, but for the random numbers of layers such as dropout, with the weights that
-    gave the loss. Nodes are checked in their order. Moving statistics, which the step itself has changed and training
-    does not use, are named last, beside the loss. Of several processes each checks its own part of the batch.
-    """
+    """Find the first thing that is not finite: the data, a weight, the output of a node, or the loss itself."""
     found = in_data(model, step)
     if found:
         return Origin.DATA, f"{found}. Look for such values in the data, and in what your own code makes of them."
+    # The batch is run again as in training, but for the random numbers of layers such as dropout. Moving statistics,
+    # which the step itself has changed and training does not use, are named last, beside the loss.
     try:
-        with sharing(None):
+        with sharing(None):  # each process checks its own part of the batch
             found = _in_network(model, step.x)
     except torch.OutOfMemoryError:
         found = "there is not enough memory to run the batch again and to name the layer"

@@ -27,7 +27,7 @@ def graph_definition(network: Examined) -> GraphDef:
 
 
 def _nodes(network: Examined) -> Iterator[NodeDef]:
-    ports = {node.name: _out_first(node.kind.ports) for node in network.spec.nodes}
+    ports = {node.name: ("out", *(p for p in node.kind.ports if p != "out")) for node in network.spec.nodes}
     for name, shape in network.spec.inputs.items():
         yield _node(name, "input", [], [[None, *shape]])
     for labels in sorted({loss.labels for loss in network.spec.side_losses if loss.labels}):
@@ -64,10 +64,6 @@ def _input(text: str, ports: dict[str, tuple[str, ...]]) -> str:
         return text
     number = ports[name].index(port or "out")
     return f"{_path(name)}:{number}" if number else _path(name)
-
-
-def _out_first(ports: Sequence[str]) -> tuple[str, ...]:
-    return ("out", *(port for port in ports if port != "out"))
 
 
 def _path(name: str) -> str:
