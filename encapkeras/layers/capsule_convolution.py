@@ -48,7 +48,6 @@ class CapsuleConvolution(CapsuleLayer):
         Capsules `(B, H', W', N, D)` with `H' = ceil(H / strides)`.
 
     Raises:
-        ArgumentError: An argument has an invalid value.
         ShapeError: The input has another number of types, or is not a map.
 
     Example:

@@ -39,7 +39,6 @@ class CapsuleDense(CapsuleLayer):
         Capsules `(B, J, dim)`.
 
     Raises:
-        ArgumentError: An argument has an invalid value.
         ShapeError: The input is not capsules, or `per_dim` would change their dimension.
 
     Example:

@@ -50,7 +50,6 @@ class CapsuleStage(CapsuleLayer):
         Capsules `(B, H', W', N, D)` with `H' = ceil(H / strides)`, or a map of the ports' tensors.
 
     Raises:
-        ArgumentError: An argument has an invalid value.
         ShapeError: The input has another number of types, or is not a map.
 
     Example:

@@ -38,7 +38,6 @@ class ConvBnRelu(CapsuleLayer):
         Tensor `(B, H', W', filters)` with `H' = (H + 2 * padding - kernel_size) // strides + 1`.
 
     Raises:
-        ArgumentError: An argument has an invalid value.
         ShapeError: The input is not an image, or smaller than the kernel.
 
     Example:

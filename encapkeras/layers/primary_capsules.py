@@ -41,7 +41,6 @@ class PrimaryCapsules(CapsuleLayer):
         Capsules `(B, H', W', N, D)` with `H' = (H + 2 * padding - kernel_size) // strides + 1`.
 
     Raises:
-        ArgumentError: An argument has an invalid value.
         ShapeError: The input is not an image, or smaller than the kernel.
 
     Example:

@@ -94,8 +94,8 @@ def _problem(cls: object) -> str:
 class CapsuleLayer(keras.layers.Layer):  # type: ignore[misc]
     """Base class of our layers.
 
-    The arguments of a registered layer are checked when it is made and are its configuration. A layer with `ports`
-    returns a map of all of them when called with `return_ports=True`.
+    The arguments of a registered layer are checked when it is made (`ArgumentError`) and are its configuration. A layer
+    with `ports` returns a map of all of them when called with `return_ports=True`.
 
     Class attributes declare what other parts of the package must know of a layer:
 

@@ -46,7 +46,6 @@ class CrossEntropyLoss(CapsuleLoss):
         y_pred: Scores `(B, K)`.
 
     Raises:
-        ArgumentError: An argument has an invalid value.
         ShapeError: Labels and scores do not match.
 
     Example:

@@ -53,7 +53,6 @@ class MarginLoss(CapsuleLoss):
         y_pred: Lengths `(B, K)`.
 
     Raises:
-        ArgumentError: An argument has an invalid value.
         ShapeError: Labels and lengths do not match.
 
     Example:

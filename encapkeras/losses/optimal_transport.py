@@ -80,7 +80,6 @@ class OptimalTransport(SideLoss):
         The loss of the whole batch, `()`; 0 for a batch of one.
 
     Raises:
-        ArgumentError: An argument has an invalid value.
         ShapeError: The tensors have shapes that they cannot have.
 
     Example:
@@ -189,10 +188,6 @@ class OptimalTransport(SideLoss):
     @torch.no_grad()
     def plan(self, latent: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """Return the plan between two tensors as in training, without gradients; moving statistics stay as they are.
-
-        Args:
-            latent: As in a call.
-            target: As in a call.
 
         Returns:
             How much of each latent sample (row) goes to each target sample (column), `(B, B)`; the sum is 1.

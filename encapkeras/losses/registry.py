@@ -51,7 +51,7 @@ def register_loss(name: str, *, formerly: Collection[str] = ()) -> Callable[[Los
 
 
 class CapsuleLoss(keras.losses.Loss):  # type: ignore[misc]
-    """Base class of our losses: the arguments of a registered loss are checked when it is made and are its config.
+    """Base class of our losses: arguments of a registered one are checked (`ArgumentError`), and are its config.
 
     Args:
         **kwargs: `name`, `reduction`, `dtype`, as for every Keras loss.
@@ -67,9 +67,5 @@ class CapsuleLoss(keras.losses.Loss):  # type: ignore[misc]
         return {**super().get_config(), **copy.deepcopy(self._arguments)}
 
     def probabilities(self, scores: torch.Tensor) -> torch.Tensor | None:
-        """Return the classes' probabilities where the loss takes scores for their logits, otherwise None.
-
-        Args:
-            scores: What the loss takes as `y_pred`, `(B, K)`.
-        """
+        """Return the classes' probabilities `(B, K)` where the loss takes scores for their logits, otherwise None."""
         return None

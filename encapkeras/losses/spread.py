@@ -47,7 +47,6 @@ class SpreadLoss(CapsuleLoss):
         y_pred: Scores `(B, K)`: lengths, or activations.
 
     Raises:
-        ArgumentError: An argument has an invalid value.
         ShapeError: Labels and scores do not match.
 
     Example:
@@ -74,12 +73,7 @@ class SpreadLoss(CapsuleLoss):
         self.margin = end
 
     def set_epoch(self, epoch: int, epochs: int) -> None:
-        """Set the margin of an epoch.
-
-        Args:
-            epoch: The epoch that begins, from 0.
-            epochs: Number of epochs of the whole training.
-        """
+        """Set the margin of the epoch that begins, from 0, of a training of so many epochs."""
         first, last = self.start_epoch, epochs - self.final_epochs
         if first >= last:
             first, last = 0, max(epochs - 1, 1)
