@@ -109,6 +109,7 @@ def _floor(routing: str, sizes: Sizes, device: str) -> Way:
     out_gathered, out_weight, out_vote = torch.empty_like(gathered), torch.empty_like(weight), torch.empty_like(vote)
 
     def multiply() -> None:
+        # A routed iteration: logits and gathering, four more products backward, one exponential. Then the weights'.
         for _ in range(iterations - 1):
             for _ in range(-(-batch * types // groups)):
                 for _ in range(2):

@@ -70,7 +70,7 @@ def medians(ways: Mapping[str, Way], rounds: int, *, warm_up_each_round: bool = 
             run()
     for _ in range(rounds):
         for name, run in ways.items():
-            if warm_up_each_round:
+            if warm_up_each_round:  # so that none finds the caches as another left them; too slow where a run is long
                 run()
             measured[name].append(run())
     return {name: tuple(map(statistics.median, zip(*runs, strict=True))) for name, runs in measured.items()}
