@@ -60,8 +60,8 @@ class Registry(Mapping[str, Entry]):
         self, noun: str, *, skip: frozenset[str] = frozenset(), reserved: frozenset[str] = frozenset()
     ) -> None:
         self.noun = noun
-        self._skip = skip
-        self._reserved = reserved
+        self._skip = skip  # parameters that are not for specs
+        self._reserved = reserved  # that need another name: theirs means something else in a spec
         self._entries: dict[str, Entry] = {}
         self._renamed: dict[str, str] = {}
 

@@ -41,7 +41,7 @@ def in_workers(make: Callable[[Key], Made], keys: Sequence[Key], workers: int) -
     try:
         for left in range(len(keys) - 2, -1, -1):
             result = _next(results)
-            if left == 0:
+            if left == 0:  # before the last is yielded: no more may be asked for
                 _end(results)
             yield result
     finally:

@@ -193,6 +193,8 @@ def run_on_first(action: Callable[[], _Value]) -> _Value:
 @contextlib.contextmanager
 def propagate_errors() -> Iterator[None]:
     """End all processes where one fails inside, so that none waits for it; all must enter this block."""
+    # The first that failed raises its error, the others SystemExit with its exit code. Inside, processes may communicate
+    # only where all enter another `propagate_errors`, or within `report_lost_processes`.
     failure = None
     try:
         yield
@@ -222,7 +224,7 @@ def report_lost_processes() -> Iterator[None]:
     try:
         yield
     except EncapkerasError as error:
-        _final.add(error)
+        _final.add(error)  # passes through a `propagate_errors` around this: the others notice that this one has ended
         raise
     except (RuntimeError, distributed.DistError) as error:
         reason = re.sub(r"^\[\S+\] ", "", next(iter(str(error).strip().splitlines()), "")).partition(". ")[0]

@@ -208,7 +208,7 @@ def _gather_explained(
     outputs, (batch, types, features, _) = len(query_JBY), feature_BNKP.shape
     query_JGK = query_JBY.view(outputs, batch * types, features)
     key_GKP, value_GKP = feature_BNKP.flatten(0, 1), value_BNKP.flatten(0, 1)
-    if ranged_prior_JB1 is not None:
+    if ranged_prior_JB1 is not None:  # distances are scaled to [-5, 5] through the features: only differences count
         spread_G1P = spread_over_outputs(query_JGK, key_GKP).unsqueeze(1)
         differ_G1P = spread_G1P > _EQUAL_DISTANCES
         slope_G1P = torch.where(differ_G1P, 10 * LOG2_E / torch.where(differ_G1P, spread_G1P, 1), 0)

@@ -35,7 +35,7 @@ class Start(NamedTuple):
 class LaunchedRun:
     """The run of a call of `train`, known by its number to the same call in processes that are started again."""
 
-    _calls = itertools.count()
+    _calls = itertools.count()  # a script makes the same calls each time
 
     def __init__(self) -> None:
         self._name = f"run {next(self._calls)}"
