@@ -35,7 +35,8 @@ def chunk_sizes(capsules_BPND: Tensor, weight_NJED: Tensor, elements: int) -> Ch
     batch, positions, types, dim = capsules_BPND.shape
     outputs, output_dim = weight_NJED.shape[1:3]
     capsules = max(1, elements // (outputs * output_dim))
-    at_once = min(positions, capsules)
+    at_once = min(positions, capsules)  # before images: they share a matrix, for one large product
+    # The couplings and queries of all pairs of these images are bounded too: the routing itself may make them.
     pairs = outputs * types * max(positions, dim + 1)
     images = max(1, min(batch, capsules // at_once, elements // pairs))
     return ChunkSizes(images, at_once, max(1, min(types, capsules // (at_once * images))))

@@ -193,8 +193,8 @@ def run_on_first(action: Callable[[], _Value]) -> _Value:
 @contextlib.contextmanager
 def propagate_errors() -> Iterator[None]:
     """End all processes where one fails inside, so that none waits for it; all must enter this block."""
-    # The first that failed raises its error, the others SystemExit with its exit code. Inside, processes may communicate
-    # only where all enter another `propagate_errors`, or within `report_lost_processes`.
+    # The first that failed raises its error, the others SystemExit with its exit code. Inside, processes may only
+    # communicate where all enter another `propagate_errors`, or within `report_lost_processes`.
     failure = None
     try:
         yield

@@ -159,7 +159,12 @@ def first_difference(there: Any, here: Any, path: str = "") -> str:
 
 
 def numeric_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Return lines that say why a resumed run may not have, to the last bit, the numbers of an uninterrupted one."""
+    """Return lines that say why a resumed run may not have, to the last bit, the numbers of an uninterrupted one.
+
+    Example:
+        >>> numeric_differences({"threads": 2}, {"threads": 1})
+        ['threads was 2, now 1: the last digits may differ from those of an uninterrupted training']
+    """
     return [
         f"{name} was {before[name]}, now {now[name]}: the last digits may differ from those of an uninterrupted "
         "training"
