@@ -1,4 +1,10 @@
-"""The Keras layers."""
+"""The Keras layers, one per file: they hold weights, check shapes, and call `encapkeras.functional`.
+
+Read `registry` first (`register_layer`, and `CapsuleLayer`, the base of all), with `squash` as the shortest example.
+`conv_bn_relu` and `primary_capsules` come before the capsules; `capsule_convolution` and `capsule_stage` make their
+weights with `block_weights`; `dynamic_capsules` and `em_capsules` are based on `voting_layer`; `capsule_dense` and
+`capsule_length` end a network. `initializers` and `kernel_sizes` are types of arguments.
+"""
 
 import warnings
 from typing import Any

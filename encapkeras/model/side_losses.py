@@ -49,7 +49,8 @@ class SideLosses:
         self._trackers = {loss.name: keras.metrics.Mean(name=f"{loss.name}_loss") for loss in side_losses}
         self._figures = {
             loss.name: {
-                figure: keras.metrics.Mean(name=f"{loss.name}_{figure}") for figure in self._layers[loss.name].figures
+                figure: keras.metrics.Mean(name=f"{loss.name}_{figure}")
+                for figure in self._layers[loss.name].metric_names
             }
             for loss in side_losses
         }
@@ -129,7 +130,7 @@ class SideLosses:
         return values
 
     def _keep_figures(self, loss: NamedSideLoss, samples: int) -> None:
-        figures = self._layers[loss.name].take_figures()
+        figures = self._layers[loss.name].take_metrics()
         if set(figures) != set(self._figures[loss.name]):
             raise TrainingError(f"loss '{loss.name}' has figures {sorted(self._figures[loss.name])} and reports none")
         for name, figure in figures.items():

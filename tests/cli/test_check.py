@@ -122,9 +122,9 @@ def test_a_spec_too_broken_to_be_read_is_not_skipped(text, tmp_path, monkeypatch
     assert out == "one.yaml: 1 error found\n1 spec: 0 ok, 1 with errors\n"
 
 
-def test_a_folder_without_specs_is_a_mistake(folder, capsys):
+def test_a_folder_without_specs_is_an_error(folder, capsys):
     message = refused(capsys, "check", "specs/base")
-    assert message.startswith("'specs/base' holds no spec: no YAML or JSON file in it, or below, has the key 'spec'")
+    assert message.startswith("'specs/base' has no spec: no YAML or JSON file in it, or below, has the key 'spec'")
 
 
 def test_a_folder_of_the_name_of_a_bundled_spec_needs_its_slash(folder, tmp_path, capsys):

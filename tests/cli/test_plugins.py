@@ -138,7 +138,7 @@ REFUSED = {
     "wrong default": (changed(("= 3", "= 2.5")), "the default of 'factor' must be an integer; received 2.5"),
     "reserved": (changed(("factor", "inputs")), "parameter 'inputs' needs another name"),
     "no kwargs": (changed((", **kwargs: Any", "")), "__init__ of class Scale must take **kwargs"),
-    "no layer": (changed(("(CapsuleLayer)", "")), "class Scale is no Keras layer"),
+    "no layer": (changed(("(CapsuleLayer)", "")), "class Scale is not a Keras layer"),
     "ports": (SCALE + "    ports = ('inner',)\n", "must hold 'out'"),
     "no ports": (SCALE + "    ports = 'out'\n", "'ports' of class Scale must be a tuple of names; received 'out'"),
     "nothing": ("x = 1", "my_layers.py registers nothing. Put @encapkeras.register_layer"),
@@ -153,7 +153,7 @@ REFUSED = {
     ),
     "no loss": (
         "@__import__('encapkeras.losses').losses.register_loss('mine')\nclass Mine(CapsuleLayer): pass",
-        "loss 'mine': Mine is no loss",
+        "loss 'mine': Mine is not a loss",
     ),
 }
 

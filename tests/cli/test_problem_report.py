@@ -1,4 +1,4 @@
-"""How mistakes and warnings are shown: the place, the source line with a caret, the message; colours on terminals."""
+"""How errors and warnings are shown: the place, the source line with a caret, the message; colours on terminals."""
 
 import contextlib
 import io
@@ -9,7 +9,7 @@ import pytest
 
 from encapkeras.cli.main import main
 from encapkeras.cli.terminal.source_excerpt import SourceFiles
-from encapkeras.cli.terminal.spec_errors import print_mistakes, print_warnings
+from encapkeras.cli.terminal.spec_errors import print_problems
 from encapkeras.errors import Problem
 
 ESCAPE = re.compile(r"\x1b\[[0-9;]*m")
@@ -152,7 +152,7 @@ def printed(file, monkeypatch):
             monkeypatch.setenv(name, value)
         file("[bold]a[/bold]: 1\nb: {c: 1}\n")
         with contextlib.redirect_stderr(stream):
-            print_mistakes(PROBLEMS, "3 errors found")
+            print_problems(PROBLEMS, "3 errors found")
         return stream.getvalue()
 
     return run
@@ -181,9 +181,9 @@ def test_who_wants_no_colours_gets_no_escape_codes(environment, printed):
 
 
 def test_warnings_say_that_they_are_some(file, capsys):
-    print_warnings([])
+    print_problems([])
     assert capsys.readouterr().err == ""
-    print_warnings([Problem(file("a: 1\n"), 1, 1, "a", "hardly meant", severity="warning")])
+    print_problems([Problem(file("a: 1\n"), 1, 1, "a", "hardly meant", severity="warning")])
     assert capsys.readouterr().err == "a.yaml:1:1  a\n    1 | a: 1\n      | ^\n    warning: hardly meant\n"
 
 

@@ -161,7 +161,7 @@ def test_runs_of_different_machines_are_told_apart(copy, trainings):
     environment.write_text(json.dumps({**content, "device": "cuda:7", "threads": 64}))
     compare([ONE, TWO], [0, 1], run_dir=copy, resume=True)
     text = (copy / "comparison.md").read_text()
-    assert f"over the seeds, on cuda:7, 64 threads, on {own}: different ones, so that they do not compare." in text
+    assert f"over the seeds, on cuda:7, 64 threads, on {own}: different ones, which are not comparable." in text
 
 
 def test_resuming_can_add_specs_and_seeds(copy, trainings):

@@ -25,6 +25,7 @@ def error_of(path, channels=3, box=None):
     return str(caught.value)
 
 
+@pytest.mark.smoke
 def test_colours_and_their_grey(tmp_path):
     path = saved(tmp_path, Image.fromarray(COLOUR))
     assert np.array_equal(read_image(path, 3), COLOUR)

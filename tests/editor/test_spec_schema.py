@@ -172,6 +172,7 @@ RIGHT = {
     "a second name of a layer": "{model: {nodes: {a: {layer: keras.Convolution2D, inputs: i, filters: 3}}}}",
     "defaults in place of arguments": "{spec: encapkeras/1, model: {defaults: {keras.Dense: {units: 3}}, nodes: "
     "{a: {layer: keras.Dense, inputs: i}}, outputs: {o: a}}}",
+    "another data set than that of the base": "{extends: a.yaml, data: {dataset: digits, path: null, extra: false}}",
     "keys of the user": "{x-a: 1, data: {x-b: 1}, train: {optimizer: {kind: sgd, x-c: 1}}, model: {x-d: 1, nodes: "
     "{x-e: 1, a: {layer: squash, inputs: i, x-f: 1}}}}",
 }
@@ -187,7 +188,7 @@ WRONG = {
     "an unknown key at the top": ("nmae", "x", ""),
     "another version": ("spec", "encapkeras/2", "spec"),
     "a base that is no text": ("extends", 3, "extends"),
-    "an unknown key of data": ("data.bach_size", 3, "data.bach_size"),
+    "an unknown key of data": ("data.bach_size", 3, "data"),
     "an unknown data set": ("data.dataset", "digit", "data.dataset"),
     "a file for a data set that reads none": ("data.path", "a.npz", "data.path"),
     "an argument of another data set": ("data.extra", True, "data.extra"),

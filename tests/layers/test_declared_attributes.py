@@ -5,10 +5,10 @@ import pytest
 import torch
 
 import encapkeras
+from encapkeras.analysis.analyse_routing import analyse_routing
 from encapkeras.analysis.classify import Classifier
-from encapkeras.analysis.record import analyse_routing
 from encapkeras.errors import RegistrationError
-from encapkeras.layers import LAYERS, CapsuleLayer, DynamicCapsules, EmCapsules
+from encapkeras.layers import LAYERS, CapsuleLayer, DynamicCapsules
 from encapkeras.summary.cost import node_costs
 from encapkeras.summary.diagram import diagram_of
 
@@ -81,12 +81,11 @@ def test_a_layer_that_routes_is_analysed_by_its_declaration():
     inputs = keras.Input((2, 2, 3, 4))
     model = keras.Model(inputs, encapkeras.layers.CapsuleLength()(Own(capsules=3, dim=4, name="own")(inputs)))
     assert {m.layer for m in analyse_routing(model, torch.rand(2, 2, 2, 3, 4)).measurements} == {"own"}
-    assert (DynamicCapsules.routes_by, EmCapsules.routes_by) == ("dynamic", "em")
 
 
 @pytest.mark.parametrize(
     ("name", "value", "allowed"),
-    [("squashes", "yes", "False, True"), ("drawn_as", "red", "'capsules'"), ("routes_by", None, "'dynamic', 'em'")],
+    [("squashes", "yes", "False, True"), ("drawn_as", "red", "'capsules'")],
 )
 def test_an_attribute_of_another_value_is_refused(name, value, allowed, registered):
     wrong = type("Wrong", (Doubled,), {name: value, "__doc__": "Wrong."})
