@@ -8,6 +8,7 @@ import signal
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
+from support.warm import WITHOUT_DRAWINGS
 
 import encapkeras  # noqa: F401  # chooses the torch backend before a test imports keras
 
@@ -32,6 +33,7 @@ def no_drawings(request):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(SummaryWriter, "add_figure", lambda *arguments, **options: None)
+        patch.setenv(WITHOUT_DRAWINGS, "1")  # for other processes
         yield
 
 

@@ -19,6 +19,8 @@ from encapkeras.analysis.measurements import bin_centre
 from encapkeras.analysis.plots import COLOURS
 from encapkeras.errors import ArgumentError
 
+DRAWS = True  # see conftest.py
+
 
 def analysed(checkpoint, shift=0.0, classes=True, routing="em", iterations=3):
     """Figures that say where they come from."""

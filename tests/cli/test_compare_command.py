@@ -1,11 +1,11 @@
 import json
 import os
 import subprocess
-import sys
 
 import pytest
 from support.commands import interrupted, refused
 from support.tiny_spec import tiny_spec, write_spec
+from support.warm import warm_python
 
 from encapkeras.cli.main import main
 from encapkeras.validation import shown
@@ -105,7 +105,7 @@ def test_a_failed_run_gives_exit_code_2_at_the_end(specs, tmp_path, capsys):
 def test_a_terminal_without_the_characters(specs, tmp_path):
     words = [specs[0], "--seeds", "2", "--run-dir", str(tmp_path / "new"), "--set", "train.optimizer={kind: sgd}"]
     done = subprocess.run(
-        [sys.executable, "-m", "encapkeras", "compare", *words],
+        [*warm_python(), "-m", "encapkeras", "compare", *words],
         capture_output=True,
         env={**os.environ, "PYTHONIOENCODING": "ascii"},
     )
@@ -126,7 +126,7 @@ def test_mistakes_are_told_before_anything_is_done(specs, tmp_path, capsys):
 def test_ctrl_c_gives_exit_code_130_and_the_table(specs, tmp_path):
     path = tmp_path / "new"
     words = ["compare", *specs, "--seeds", "50", "--run-dir", str(path)]
-    command = [sys.executable, "-u", "-m", "encapkeras", *words]
+    command = [*warm_python(), "-u", "-m", "encapkeras", *words]
     returncode, printed, message = interrupted(command, "run 3 of")
     assert returncode == 130
     assert "Traceback" not in message

@@ -18,9 +18,9 @@ NEEDS_GPU = pytest.mark.skipif(not HAS_GPU, reason="torch finds no CUDA GPU on t
 NEEDS_TWO = pytest.mark.skipif(torch.cuda.device_count() < 2, reason="this machine has not two CUDA GPUs")
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    return trained(tmp_path_factory.mktemp("device"), tiny_spec(epochs=1))
+@pytest.fixture
+def run(tiny_run):
+    return tiny_run
 
 
 def without_gpus(monkeypatch):

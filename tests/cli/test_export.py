@@ -3,16 +3,14 @@
 import pytest
 import torch
 from support.commands import refused
-from support.tiny_spec import tiny_spec
-from support.trained import trained
 
 from encapkeras import load_model
 from encapkeras.cli.main import main
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    return trained(tmp_path_factory.mktemp("export"), tiny_spec())
+@pytest.fixture
+def run(tiny_run):
+    return tiny_run
 
 
 def test_the_network_that_training_chose_is_written(run, tmp_path, monkeypatch, capsys):

@@ -11,6 +11,7 @@ from PIL import Image
 from support.commands import interrupted, refused
 from support.dataset_files import cycling_labels, random_images, write_npz
 from support.tiny_spec import tiny_spec, write_spec
+from support.warm import warm_python
 
 from encapkeras import __version__
 from encapkeras.cli.main import COMMANDS, main
@@ -187,7 +188,7 @@ def test_exit_code_of_the_process():
 
 def test_ctrl_c_keeps_the_last_checkpoint(tmp_path, capsys):
     spec = write_spec(tmp_path, tiny_spec(epochs=100_000))
-    command = [sys.executable, "-c", PROGRAM, "train", str(spec), "--run-dir", str(tmp_path / "run")]
+    command = [*warm_python(), "-c", PROGRAM, "train", str(spec), "--run-dir", str(tmp_path / "run")]
     returncode, _, message = interrupted(command, "epoch")
     assert returncode == 130
     first, told = message.split("\n", 2)[1:]
@@ -213,7 +214,7 @@ def test_a_disk_error_is_a_message_and_loses_nothing(tmp_path):
     wide = tiny_spec()
     wide["model"]["nodes"]["hidden"]["units"] = 2000
     spec, run = write_spec(tmp_path, wide), tmp_path / "run"
-    command = [sys.executable, "-c", limited, "train", str(spec), "--run-dir", str(run)]
+    command = [*warm_python(), "-c", limited, "train", str(spec), "--run-dir", str(run)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2
     assert "epoch_1_step_0.pt could not be written: File too large." in done.stderr

@@ -16,9 +16,9 @@ from encapkeras.cli.main import main
 from encapkeras.data import DataSettings, load, splits
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    return trained(tmp_path_factory.mktemp("predict"), tiny_spec())
+@pytest.fixture
+def run(tiny_run):
+    return tiny_run
 
 
 @pytest.fixture

@@ -2,12 +2,12 @@ import importlib
 import json
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import keras
 import pytest
 from support.tiny_spec import tiny_spec, write_spec
+from support.warm import warm_python
 
 from encapkeras.comparison.compare import compare
 from encapkeras.errors import ArgumentError, EncapkerasError, RunFolderError, SpecError, TrainingError
@@ -96,7 +96,7 @@ def test_a_run_is_the_same_as_if_it_were_trained_alone(two_by_two, tmp_path):
     """The last of the comparison, against a process of its own."""
     _, path = two_by_two
     words = ["train", str(write_spec(tmp_path, TWO)), "--set", "train.seed=1", "--run-dir", str(tmp_path / "alone")]
-    subprocess.run([sys.executable, "-m", "encapkeras", *words], check=True, capture_output=True)
+    subprocess.run([*warm_python(), "-m", "encapkeras", *words], check=True, capture_output=True)
     alone, compared = tmp_path / "alone", path / "seed_1" / "two"
     assert (compared / "metrics.csv").read_bytes() == (alone / "metrics.csv").read_bytes()
     assert (compared / "spec.yaml").read_bytes() == (alone / "spec.yaml").read_bytes()

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 from support.commands import interrupted
 from support.tiny_spec import tiny_spec, write_spec
+from support.warm import warm_python
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import metadata
 
@@ -244,7 +245,7 @@ def figures(path):
 @pytest.mark.slow
 def test_killed_and_resumed_the_table_is_that_of_an_undisturbed_sweep(tmp_path):
     spec = write_spec(tmp_path, swept(grid={UNITS: [8, 16]}))
-    command = [sys.executable, "-u", "-m", "encapkeras", "compare", str(spec)]
+    command = [*warm_python(), "-u", "-m", "encapkeras", "compare", str(spec)]
     stopped = interrupted([*command, "--run-dir", str(tmp_path / "stopped")], "run 3 of")
     assert stopped.returncode == 130
     assert f"go on with --resume {tmp_path / 'stopped'}" in stopped.message

@@ -19,11 +19,16 @@ from pathlib import Path
 
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from support.warm import warm_python
+
 SCRIPT = Path(__file__).with_name("trained_together.py")
 ENVIRONMENT = {**os.environ, "KERAS_BACKEND": "torch", "OMP_NUM_THREADS": "1", "KERAS_TORCH_DEVICE": "cpu"}
 PROCESSES = 2
 STEPS_AN_EPOCH = 3
 MOST_STEPS = 12  # from a start to the kill
+STARTING = 2  # seconds until processes train, about
 KINDS = ("weight", "statistic", "optimizer", "seen", "evaluated", "predicted")
 
 
@@ -31,6 +36,7 @@ def started(folder, epochs, restarts=0):
     """A torchrun whose processes write into the folder."""
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={PROCESSES}"]
     options = [f"--max-restarts={restarts}", "--monitor-interval=0.1"]
+    options += ["--no-python", *warm_python()]
     script = [str(SCRIPT), str(folder), "--epochs", str(epochs), "--every-step", "--resume", str(folder / "state")]
     with (folder.parent / f"{folder.name}.log").open("w") as log:
         return subprocess.Popen([sys.executable, *launcher, *options, *script], env=ENVIRONMENT, stdout=log, stderr=log)
@@ -69,7 +75,7 @@ def killed(folder, epochs, kills, moments):
             time.sleep(0.02)
             continue
         known, before, more = new, steps_saved(folder), moments.choice([0, 0, *range(1, MOST_STEPS + 1)])
-        time.sleep(moments.uniform(0, 8 if more == 0 else 0.2))
+        time.sleep(moments.uniform(0, STARTING if more == 0 else 0.2))
         while steps_saved(folder) < before + more and torchrun.poll() is None:
             time.sleep(0.02)
         with contextlib.suppress(ProcessLookupError):

@@ -26,10 +26,11 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 
 from kill_workers import ENVIRONMENT, SCRIPT, STEPS_AN_EPOCH, count_of, differences, steps_saved
+from support.warm import warm_python
 
 MOST_STEPS = 6  # from one event to the next
 TIMEOUT = 10  # seconds that a process waits for another one
-STARTING = 20  # seconds until processes train, about
+STARTING = 5  # seconds until processes train, about
 LINK_DOWN = {"pause": 3, "cut": 20, "reboot": 5}  # seconds
 NO_END = 240  # seconds after an event
 # What torchrun has to be told on machines that fail, see docs/scaling.md
@@ -50,9 +51,10 @@ class Machine:
         """Has the machine train, or join those that do."""
         # By itself torchrun goes by the name of the machine, which namespaces share.
         is_host = self.address == self.rendezvous
-        launcher = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--monitor-interval=0.1"]
+        launcher = [*warm_python(), "-m", "torch.distributed.run", "--nnodes=2", "--monitor-interval=0.1"]
         launcher += ["--rdzv-backend=c10d", f"--rdzv-endpoint={self.rendezvous}:29400", "--rdzv-id=lose_machine"]
         launcher += [f"--local-addr={self.address}", *(each.format(is_host=is_host) for each in LAUNCHER_OPTIONS)]
+        launcher += ["--no-python", *warm_python()]
         script = [str(SCRIPT), str(folder), "--epochs", str(epochs), f"--timeout={TIMEOUT}"]
         script += ["--every-step", "--resume", str(folder / "state")]
         command = ["ip", "netns", "exec", self.name, *launcher, *script]

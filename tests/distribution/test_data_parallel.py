@@ -2,7 +2,6 @@
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import keras
@@ -10,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from support.pages import blocks
+from support.warm import warm_python, warm_torchrun
 
 from encapkeras.distribution import DataParallel, Processes, finish, initialize
 from encapkeras.errors import ArgumentError
@@ -21,9 +21,7 @@ FLOAT64 = ("--dtype", "float64")
 
 def trained(out, *options, script=SCRIPT, processes=1, code=0):
     """What each process found."""
-    launcher = [sys.executable]
-    if processes > 1:
-        launcher += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    launcher = warm_torchrun(processes) if processes > 1 else warm_python()
     done = subprocess.run(
         [*launcher, str(script), str(out), *options], env=ENVIRONMENT, capture_output=True, text=True, timeout=300
     )
@@ -174,8 +172,7 @@ def test_the_script_of_the_page_trains(tmp_path, processes):
     page = Path(__file__).parents[2] / "docs" / "scaling.md"
     [script] = [block.text for block in blocks(page, "python")]
     (tmp_path / "many.py").write_text(script)
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    command = [sys.executable, *launcher, "many.py"]
+    command = [*warm_torchrun(processes), "many.py"]
     done = subprocess.run(command, env=ENVIRONMENT, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-4000:]
     assert done.stdout.count("test accuracy") == 1

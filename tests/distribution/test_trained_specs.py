@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from support.dataset_files import write_image_folder
 from support.tiny_spec import tiny_spec, write_spec
+from support.warm import warm_python, warm_torchrun
 
 from encapkeras import load_model
 
@@ -26,11 +27,15 @@ def command(processes, *words, script=ROOT / "train.py", restarts=0):
     return [sys.executable, *([*launcher, *options] if processes else []), str(script), *map(str, words)]
 
 
+def warm_command(processes, *words, script=ROOT / "train.py"):
+    launcher = warm_torchrun(processes, "--max-restarts=0", "--monitor-interval=0.1") if processes else warm_python()
+    return [*launcher, str(script), *map(str, words)]
+
+
 def ran(processes, *words, code=0, environment=ENVIRONMENT, **options):
     """What the processes said."""
-    done = subprocess.run(
-        command(processes, *words, **options), env=environment, capture_output=True, text=True, timeout=300
-    )
+    started = (command if "KERAS_HOME" in environment else warm_command)(processes, *words, **options)
+    done = subprocess.run(started, env=environment, capture_output=True, text=True, timeout=300)
     assert bool(done.returncode) == bool(code), done.stdout + done.stderr[-4000:]
     return done
 

@@ -1,7 +1,7 @@
 """Changes the bundled specs in all ways, and sees to it that each is then a network or a `SpecError`.
 
-    python tests/graph/mutate_specs.py --count 20000 --build 300
-    python tests/graph/mutate_specs.py --only 4711
+    python tests/spec/mutate_specs.py --count 20000 --build 300
+    python tests/spec/mutate_specs.py --only 4711
 
 prints what became of them, by kind of change. A failure is printed with its spec and its number; `--only` repeats it.
 """

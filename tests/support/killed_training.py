@@ -5,20 +5,21 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from collections import Counter
 from pathlib import Path
 
+from support.warm import warm_python
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
 from encapkeras import load_model
 
 SPEC = Path(__file__).parent / "resumable.yaml"
-TRAIN = [sys.executable, "-m", "encapkeras", "train"]
+TRAIN = ["-m", "encapkeras", "train"]
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
 MEASURED = {"images_per_second", "seconds", "peak_memory_mib"}
 EPOCHS_A_KILL = 2
+STARTING = 1  # seconds until the training begins, about
 
 
 def trained_in_one_go(run, kills):
@@ -41,7 +42,7 @@ def killed_and_resumed(run, kills, seconds, seed, say=print):
             assert process.returncode == 0, message
             return
         if done % 4 == 3:
-            time.sleep(random_moments.uniform(0, 8))
+            time.sleep(random_moments.uniform(0, STARTING))
         else:
             for line in process.stdout:
                 if line.startswith("run folder"):
@@ -57,7 +58,7 @@ def killed_and_resumed(run, kills, seconds, seed, say=print):
 
 
 def _command(kills):
-    return [*TRAIN, str(SPEC), "--set", f"train.epochs={EPOCHS_A_KILL * kills}"]
+    return [*warm_python(), *TRAIN, str(SPEC), "--set", f"train.epochs={EPOCHS_A_KILL * kills}"]
 
 
 def _started(run, kills):

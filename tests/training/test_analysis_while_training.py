@@ -17,6 +17,8 @@ from encapkeras.training import train
 from encapkeras.training.analysis_images import first_images
 from encapkeras.training.run.run_folder import RunFolder
 
+DRAWS = True  # see conftest.py
+
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):

@@ -16,6 +16,7 @@ from encapkeras.functional.torch_support.optional_compile import compiling
 from encapkeras.training import train
 
 SMALL = ["data.subset=200", "data.batch_size=64", "train.epochs=1", "train.optimizer={kind: sgd, learning_rate: 0.01}"]
+SMALL += ["vars.types=4", "vars.filters=16", "model.nodes.digits.iterations=2"]
 
 
 @pytest.mark.slow

@@ -2,13 +2,13 @@
 
 import copy
 import subprocess
-import sys
 
 import keras
 import numpy as np
 import pytest
 import torch
 from support.tiny_spec import tiny_spec, write_spec
+from support.warm import warm_python
 
 from encapkeras import build_model
 from encapkeras.errors import TrainingError
@@ -206,7 +206,7 @@ def test_a_finite_training_is_not_stopped_and_nothing_stays_behind():
 def test_the_command_ends_with_one_message_and_exit_code_2(tmp_path):
     spec = tiny_spec()
     spec["model"]["nodes"]["pool"] = {"layer": "keras.Rescaling", "inputs": "image", "scale": 1e300}
-    command = [sys.executable, "-m", "encapkeras", "train", str(write_spec(tmp_path, spec)), "--run-dir", "run"]
+    command = [*warm_python(), "-m", "encapkeras", "train", str(write_spec(tmp_path, spec)), "--run-dir", "run"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 2, done.stderr
     assert "the output of node 'pool' is the first that is not finite" in done.stderr

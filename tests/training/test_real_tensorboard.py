@@ -9,6 +9,7 @@ from support.tensorboard_server import tensorboard
 from encapkeras.spec.load import load_spec
 from encapkeras.training import train
 
+DRAWS = True  # see conftest.py
 pytestmark = pytest.mark.slow
 
 SPEC = {

@@ -23,6 +23,7 @@ from encapkeras.training.callbacks import tensorboard
 from encapkeras.training.tensorboard.figures import draw_confusion
 from encapkeras.training.tensorboard.predictions import Predictor
 
+DRAWS = True  # see conftest.py
 RANDOM = np.random.default_rng(0)
 IMAGES = RANDOM.random((40, 4, 4, 1), dtype=np.float32)
 LABELS = (IMAGES.mean((1, 2, 3)) > 0.5).astype("int64")

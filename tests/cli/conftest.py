@@ -1,0 +1,9 @@
+import pytest
+from support.tiny_spec import tiny_spec
+from support.trained import trained
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory):
+    """The finished run of `tiny_spec()`, for tests that only look at one."""
+    return trained(tmp_path_factory.mktemp("tiny"), tiny_spec())
