@@ -1,4 +1,4 @@
-"""The errors that tell a user what to mend. Everything else that escapes is a bug of ours.
+"""The errors that a user can fix. Every other exception that escapes is a bug of ours.
 
 The command line prints an `EncapkerasError` as its message alone and exits with its `exit_code`; in Python they are
 ordinary exceptions (those about values are also `ValueError`).
@@ -28,7 +28,7 @@ class ArgumentError(EncapkerasError, ValueError):
 
 
 class NotFiniteError(ArgumentError):
-    """A tensor holds infinity, or what is no number."""
+    """A tensor holds infinity or NaN."""
 
 
 class ShapeError(EncapkerasError, ValueError):
@@ -44,7 +44,7 @@ class RunFolderError(EncapkerasError):
 
 
 class TrainingError(EncapkerasError):
-    """A training cannot go on, for example after a loss that is not a finite number."""
+    """A training cannot continue, for example after a loss that is not a finite number."""
 
 
 class DistributionError(EncapkerasError):
@@ -68,32 +68,27 @@ class PluginError(EncapkerasError):
 
 
 class NotConvergedWarning(UserWarning):
-    """An iteration ended at its largest number of rounds before it was as exact as was asked for."""
+    """An iteration ended at its largest number of rounds before it reached the requested precision."""
 
 
 def printable(text: str) -> str:
-    r"""The text with everything that a terminal would not show as it is written out, line ends included.
-
-    Example:
-        >>> printable("red \x1b[31m\n")
-        'red \\x1b[31m\\n'
-    """
+    """The text with escapes for all that a terminal would not show as it is written, line ends included."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One mistake in a spec, or something suspicious. Whatever it quotes is made printable.
+    """One error or warning about a spec. Whatever it quotes is made printable.
 
     Args:
         file: The file as the user named it, or `<dict>` / `--set` for a spec that comes from elsewhere.
-        line: Line, from 1; 0 where the spec is no text.
-        column: Column, from 1; 0 where the spec is no text.
+        line: Line, from 1; 0 where the spec is not a text.
+        column: Column, from 1; 0 where the spec is not a text.
         path: Dotted path of the value, for example `model.nodes.stage1.dim`.
         message: What is wrong, what was received, what is allowed.
         note: The row of a `repeat`, for example `(row 3, 'stage3')`.
         trace: How a shape came about, for example `shapes: image (32, 32, 1) -> stem (16, 16, 16)`; else empty.
-        severity: `error` for a mistake; `warning` for what can be built and is hardly meant.
+        severity: `error`; `warning` for what can be built but is surely a slip.
     """
 
     file: str
@@ -122,32 +117,27 @@ class Problem:
 
 
 class SpecError(EncapkerasError, ValueError):
-    """A spec has mistakes: all of them, sorted by place.
+    """A spec has errors: all of them, sorted by place.
 
     Args:
-        problems: The mistakes, at least one.
+        problems: The errors, at least one.
         complete: Whether these are all; if not, reading ended because there were too many.
 
     Attributes:
-        problems: The mistakes.
+        problems: The errors.
         summary: How many there are, in words.
     """
 
     def __init__(self, problems: Sequence[Problem], complete: bool = True) -> None:
         self.problems = sorted(problems, key=lambda problem: (problem.file, problem.line, problem.column))
         count = len(self.problems)
-        noun = "1 mistake" if count == 1 else f"{count} mistakes"
+        noun = "1 error" if count == 1 else f"{count} errors"
         self.summary = f"{noun} found" if complete else f"{noun} found, and there may be more: reading ended here"
         super().__init__("\n".join([*map(str, self.problems), self.summary]))
 
 
 def nearest(received: str, allowed: Iterable[str]) -> str | None:
-    """The allowed name that an unknown one is probably meant to be; None if none is near.
-
-    Example:
-        >>> nearest("fliters", ["filters", "strides"])
-        'filters'
-    """
+    """The allowed name that an unknown one is probably meant to be; None if none is near."""
     names = set(allowed)
     if len(received) > LONGEST_NAME or len(names) > MOST_NAMES:  # the search takes time for each letter of each name
         return None
@@ -156,14 +146,7 @@ def nearest(received: str, allowed: Iterable[str]) -> str | None:
 
 
 def suggest(received: str, allowed: Iterable[str]) -> str:
-    """The sentence that helps after an unknown name: the nearest allowed name, or all of them.
-
-    Example:
-        >>> suggest("sub_layer", ["types", "dim", "sub_layers"])
-        "Did you mean 'sub_layers'?"
-        >>> suggest("zzz", ["types", "dim"])
-        'Allowed: dim, types.'
-    """
+    """The sentence that helps after an unknown name: the nearest allowed name, or all of them."""
     names = frozenset(allowed)  # no copy of what is one
     near = nearest(received, names)
     if near:
@@ -175,11 +158,6 @@ def suggest(received: str, allowed: Iterable[str]) -> str:
 
 
 def suggest_argument(received: str, own: Iterable[str], common: Iterable[str]) -> str:
-    """As `suggest`, for a key beside others that many things have: those are suggested, and not listed.
-
-    Example:
-        >>> suggest_argument("input", ["types", "dim"], ["inputs"])
-        "Did you mean 'inputs'?"
-    """
+    """As `suggest`, for a key beside others that many maps have: those are suggested, and not listed."""
     own = list(own)
     return suggest(received, [*own, *common] if nearest(received, [*own, *common]) else own)

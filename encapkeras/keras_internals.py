@@ -107,7 +107,7 @@ def set_training_function(model: keras.Model, function: Any) -> None:
 
 
 def is_fitting(model: keras.Model, frame: FrameType | None) -> bool:
-    """Tell whether a frame is inside of `fit` of this model, by the names `fit` and `self` (Keras 3.15)."""
+    """Return whether a frame is inside of `fit` of this model, by the names `fit` and `self` (Keras 3.15)."""
     while frame is not None:
         if frame.f_code.co_name == "fit" and frame.f_locals.get("self") is model:
             return True

@@ -1,13 +1,12 @@
 """The user's own layers, losses and data sets: Python files that register them.
 
-A person loads a plugin, by `--plugin` or `load_plugin`; a spec, a saved model or a run never does, for it is code.
+Only the user loads a plugin, by `--plugin` or `load_plugin`; a spec, a saved model or a run never does, for it is code.
 """
 
 from __future__ import annotations
 
 import ast
 import contextlib
-import difflib
 import hashlib
 import importlib.util
 import os
@@ -22,7 +21,7 @@ from typing import Any
 
 import encapkeras.backend  # noqa: F401  # chooses Keras' backend before a plugin imports Keras
 from encapkeras.data import DATASETS
-from encapkeras.errors import ArgumentError, EncapkerasError, PluginError
+from encapkeras.errors import ArgumentError, EncapkerasError, PluginError, nearest
 from encapkeras.layers import LAYERS
 from encapkeras.losses import LOSSES
 from encapkeras.validation import shown as shown_value
@@ -34,42 +33,34 @@ _PREFIX = "encapkeras_plugin_"  # of the names of modules
 
 @dataclass(frozen=True)
 class Plugin:
-    """A file that was loaded.
+    """A file that was loaded."""
 
-    Args:
-        file: Its name as the user gave it.
-        path: Where it lies.
-        source: What it held when it was loaded.
-        module: The module that it became.
-        registers: What it registered: names, by what they are names of (`layer`, `loss`, `data set`).
-    """
-
-    file: str
+    file: str  # as the user gave it
     path: Path
-    source: bytes
+    source: bytes  # when it was loaded
     module: ModuleType
-    registers: Mapping[str, Sequence[str]]
+    registers: Mapping[str, Sequence[str]]  # names, by what they are names of: `layer`, `loss`, `data set`
 
 
 _LOADED: dict[Path, Plugin] = {}
 
 
 def load_plugin(file: str | os.PathLike[str]) -> ModuleType:
-    """Runs a Python file that registers layers, losses or data sets, so that specs can name them.
+    """Run a Python file that registers layers, losses or data sets, so that specs can name them.
 
-    While it runs, it can import the files beside it. A file is run once: to load it again gives the same module. If it
-    fails, nothing of what it registered stays.
+    While it runs, it can import the files beside it. A file is run once: to load it again returns the same module. If
+    it fails, nothing of what it registered stays.
 
     Args:
         file: The file, whose name ends in `.py`.
 
     Returns:
-        The module, in which the classes of the file are found: `load_plugin("my_layers.py").Mixer`.
+        The module, which holds the classes of the file: `load_plugin("my_layers.py").Mixer`.
 
     Raises:
-        ArgumentError: `file` is no name.
-        PluginError: There is no such file, it does not run, it registers nothing, or what it registers is not complete
-            or has a name that is taken.
+        ArgumentError: `file` is not the name of a file.
+        PluginError: There is no such file, it fails, it registers nothing, or what it registers is not complete or has
+            a name that is taken.
 
     Example:
         >>> load_plugin("my_layers.py").Mixer  # doctest: +SKIP
@@ -78,9 +69,9 @@ def load_plugin(file: str | os.PathLike[str]) -> ModuleType:
         Traceback (most recent call last):
         encapkeras.errors.PluginError: there is no plugin 'no_layers.py'.
     """
-    if not isinstance(file, str | os.PathLike) or not isinstance(os.fspath(file), str):
+    shown = os.fspath(file) if isinstance(file, str | os.PathLike) else None
+    if not isinstance(shown, str):
         raise ArgumentError(f"a plugin is the name of a Python file; received {shown_value(file)}")
-    shown = os.fspath(file)
     path, source = _read(shown)
     known = _LOADED.get(path)
     if known is None:
@@ -91,16 +82,12 @@ def load_plugin(file: str | os.PathLike[str]) -> ModuleType:
 
 
 def loaded_plugins() -> list[Plugin]:
-    """The plugins of this process, in the order in which they were loaded."""
+    """Return the plugins of this process, in the order in which they were loaded."""
     return list(_LOADED.values())
 
 
 def used_plugins(spec: Mapping[str, Any]) -> list[Plugin]:
-    """The loaded plugins that a resolved spec needs.
-
-    Args:
-        spec: A resolved spec as plain data.
-    """
+    """Return the loaded plugins that a resolved spec, as plain data, needs."""
     used = {
         LAYERS.noun: {node["layer"] for node in spec["model"]["nodes"].values()},
         LOSSES.noun: {loss["loss"] for loss in spec.get("losses", {}).values()},
@@ -110,33 +97,24 @@ def used_plugins(spec: Mapping[str, Any]) -> list[Plugin]:
 
 
 def check_loaded(needed: Mapping[str, Sequence[str]], owner: str, file: str) -> None:
-    """Checks that all is registered that a plugin of an earlier time had registered.
-
-    Args:
-        needed: Names, by what they are names of.
-        owner: What needs it, for the message.
-        file: The plugin to give.
-
-    Raises:
-        PluginError: Something is not; it is not loaded by itself, since it is code.
-    """
+    """Refuse what was saved with a plugin, if its names are not registered: a plugin is code, so the user loads it."""
     known = {registry.noun: registry for registry in _REGISTRIES}
     missing = [f"{noun} '{name}'" for noun, names in needed.items() for name in names if name not in known[noun]]
     if missing:
         raise PluginError(
             f"{owner} needs {', '.join(missing)} of the plugin {os.path.basename(file)}. Load it: add --plugin {file} "
-            f"to the command, or call encapkeras.load_plugin({file!r}) in Python before."
+            f"to the command, or call encapkeras.load_plugin({file!r}) in Python first."
         )
 
 
 def line_in_plugin(error: BaseException) -> str:
-    """`file:line` of the innermost call in a plugin, or in a file beside one; empty if there is none."""
+    """Return `file:line` of the innermost call in a plugin, or in a file beside one; empty if there is none."""
     return _line(error, {plugin.path: plugin.file for plugin in _LOADED.values()})
 
 
 def _read(shown: str) -> tuple[Path, bytes]:
     if not shown.endswith(".py") and not os.path.isdir(shown):
-        raise PluginError(f"'{shown}' is no plugin: a plugin is a Python file, whose name ends in .py")
+        raise PluginError(f"'{shown}' is not a plugin: a plugin is a Python file, whose name ends in .py")
     try:
         path = Path(shown).resolve()
         return path, path.read_bytes()
@@ -153,12 +131,12 @@ def _near(shown: str) -> str:
     path = Path(shown)
     if not path.parent.is_dir():
         return f"The folder '{path.parent}' does not exist either."
-    near = difflib.get_close_matches(path.name, [file.name for file in path.parent.glob("*.py")], n=1)
-    return f"Did you mean '{path.parent / near[0]}'?" if near else ""
+    near = nearest(path.name, [file.name for file in path.parent.glob("*.py")])
+    return f"Did you mean '{path.parent / near}'?" if near else ""
 
 
 def _run(shown: str, path: Path, source: bytes) -> Plugin:
-    """Runs the file as a module of its own; whatever goes wrong, nothing of it stays."""
+    """Run the file as a module of its own; whatever goes wrong, nothing of it stays."""
     name = _module_name(path)
     module = importlib.util.module_from_spec(importlib.util.spec_from_file_location(name, path))  # type: ignore[arg-type]
     before = {registry.noun: set(registry) for registry in _REGISTRIES}
@@ -169,20 +147,17 @@ def _run(shown: str, path: Path, source: bytes) -> Plugin:
         tree = _parsed(source, shown)
         _check_imports(tree, shown, path)
         exec(compile(tree, str(path), "exec", dont_inherit=True), vars(module))  # noqa: S102  # what a plugin is for
-        registers = {registry.noun: sorted(set(registry) - before[registry.noun]) for registry in _REGISTRIES}
-        if not any(registers.values()):
+        new = {registry.noun: sorted(set(registry) - before[registry.noun]) for registry in _REGISTRIES}
+        registers = {noun: names for noun, names in new.items() if names}
+        if not registers:
             raise PluginError(
                 f'{shown} registers nothing. Put @encapkeras.register_layer("name") before a layer\'s class, '
                 "register_loss of encapkeras.losses before a loss's, or register_dataset of encapkeras.data before a "
                 "data set's."
             )
         complete = True
-        return Plugin(shown, path, source, module, {noun: names for noun, names in registers.items() if names})
-    except PluginError:
-        raise
-    except SyntaxError as error:
-        raise PluginError(_syntax(error, shown)) from error
-    except KeyboardInterrupt:
+        return Plugin(shown, path, source, module, registers)
+    except (PluginError, KeyboardInterrupt):
         raise
     except BaseException as error:  # a plugin may do anything, sys.exit included
         raise PluginError(_explained(error, shown, path)) from error
@@ -195,25 +170,27 @@ def _run(shown: str, path: Path, source: bytes) -> Plugin:
                 registry.forget(set(registry) - before[registry.noun])
 
 
+def _parsed(source: bytes, shown: str) -> ast.Module:
+    try:
+        return ast.parse(source, shown)
+    except ValueError as error:  # null bytes, before Python 3.11.4
+        raise PluginError(f"{shown}: invalid Python: {error}") from error
+
+
 def _module_name(path: Path) -> str:
-    """The same for a file in every process, and another for each file, of whatever folder."""
+    """Return a name that is the same for a file in every process, and another for each file, of whatever folder."""
     digest = hashlib.sha256(str(path).encode()).hexdigest()[:8]
     return f"{_PREFIX}{re.sub(r'[^A-Za-z0-9_]', '_', path.stem)}_{digest}"
 
 
 def plugin_of_module(text: str) -> str:
-    """The plugin whose module a text names; empty if it names none.
-
-    Example:
-        >>> plugin_of_module("No module named 'encapkeras_plugin_my_layers_0ed92f2c'")
-        'my_layers.py'
-    """
+    """Return the plugin whose module a text names, such as that of an import error; empty if it names none."""
     found = re.search(rf"\b{_PREFIX}(\w+)_[0-9a-f]{{8}}\b", text)
     return f"{found[1]}.py" if found else ""
 
 
 def _check_imports(tree: ast.Module, shown: str, path: Path) -> None:
-    """Refuses an import that is meant for a file beside the plugin, and would give another module of that name."""
+    """Refuse an import that is meant for a file beside the plugin, and would give another module of that name."""
     for node in ast.walk(tree):
         names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
         if isinstance(node, ast.ImportFrom) and node.module and not node.level:
@@ -221,29 +198,12 @@ def _check_imports(tree: ast.Module, shown: str, path: Path) -> None:
         for top in {name.partition(".")[0] for name in names}:
             beside = path.parent / f"{top}.py"
             loaded = sys.modules.get(top)
-            if beside.is_file() and loaded and not _is_of(loaded, beside):
+            origin = getattr(loaded, "__file__", None)
+            if beside.is_file() and loaded and not (origin and Path(origin).resolve() == beside.resolve()):
                 raise PluginError(
                     f"{shown}:{node.lineno}: 'import {top}' would not give the file {top}.py beside it, since another "  # type: ignore[attr-defined]
                     f"module '{top}' is loaded already. Give that file another name."
                 )
-
-
-def _is_of(module: ModuleType, file: Path) -> bool:
-    origin: str | None = getattr(module, "__file__", None)
-    return origin is not None and Path(origin).resolve() == file.resolve()
-
-
-def _parsed(source: bytes, shown: str) -> ast.Module:
-    try:
-        return ast.parse(source, shown)
-    except ValueError as error:  # null bytes, before Python 3.11.4
-        raise PluginError(f"{shown}: this is no Python: {error}") from error
-
-
-def _syntax(error: SyntaxError, shown: str) -> str:
-    place = ":".join(str(part) for part in (error.filename or shown, error.lineno, error.offset) if part)
-    line = f"\n    {error.text.strip()[:100]}" if error.text else ""
-    return f"{place}: this is no Python: {error.msg}{line}"
 
 
 def _explained(error: BaseException, shown: str, path: Path) -> str:
@@ -252,11 +212,15 @@ def _explained(error: BaseException, shown: str, path: Path) -> str:
         return f"{place}: {error}"
     if isinstance(error, SystemExit):
         return f"{place}: the plugin ended the program; it must only define and register"
+    if isinstance(error, SyntaxError):
+        place = ":".join(str(part) for part in (error.filename or shown, error.lineno, error.offset) if part)
+        line = f"\n    {error.text.strip()[:100]}" if error.text else ""
+        return f"{place}: invalid Python: {error.msg}{line}"
     return f"{place}: {type(error).__name__}: {error}"
 
 
 def _line(error: BaseException, files: Mapping[Path, str]) -> str:
-    """`file:line` of the innermost call in one of the files, given with their shown names, or in one beside them."""
+    """Return `file:line` of the innermost call in one of the files (with their shown names), or in one beside them."""
     folders = {path.parent: os.path.dirname(shown) for path, shown in files.items()}
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         path = Path(frame.filename)

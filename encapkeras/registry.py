@@ -1,4 +1,4 @@
-"""Registries of the things a spec can name: layers, losses, data sets.
+"""Registries of what a spec can name: layers, losses, data sets.
 
 A thing is declared once, by its typed signature and the `Args:` part of its docstring. From these come the checks of
 Python calls and of specs, the error messages, the editors' schema and the reference pages.
@@ -12,76 +12,33 @@ import re
 import sys
 import typing
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from pydantic.warnings import ArbitraryTypeWarning
 
 from encapkeras.errors import ArgumentError, RegistrationError, suggest
-from encapkeras.validation import Checker, ValueProblem, shown
+from encapkeras.validation import REQUIRED, Argument, Arguments, ValueProblem, shown
 
 Target = TypeVar("Target", bound=Callable[..., Any])
-
-REQUIRED = inspect.Parameter.empty
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*", re.ASCII)
 
 
-@dataclass(frozen=True)
-class Argument:
-    """One argument of a registered thing.
-
-    Args:
-        name: Its name in Python and in specs.
-        annotation: Its type with constraints.
-        default: Its default, or `REQUIRED`.
-        doc: What the docstring's `Args:` part says of it.
-    """
-
-    name: str
-    annotation: Any
-    default: Any
-    doc: str
-    checker: Checker = field(repr=False)
-
-    @property
-    def required(self) -> bool:
-        """Whether it has no default."""
-        return self.default is REQUIRED
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Entry:
-    """A registered thing: its name, what makes it, and its arguments.
-
-    Args:
-        name: The name that specs use.
-        target: The class or function.
-        summary: The first line of its docstring.
-        arguments: Its arguments by name, in the order of the signature.
-    """
+    """A registered thing: its name in specs, what makes it, the first line of its docstring, its arguments."""
 
     name: str
     target: Callable[..., Any]
     summary: str
     arguments: Mapping[str, Argument]
+    checker: Arguments = field(repr=False)
 
     def problems(self, values: Mapping[str, Any]) -> list[ValueProblem]:
         """All that is wrong with a map of arguments: unknown, missing and ill-typed ones."""
-        found = []
-        for name, value in values.items():
-            if name not in self.arguments:
-                text = f"'{name}' is not an argument of '{self.name}'. {suggest(name, self.arguments)}"
-                found.append(ValueProblem((name,), text, "unknown"))
-                continue
-            for problem in self.arguments[name].checker.problems(value):
-                found.append(ValueProblem((name, *problem.path), problem.text, problem.kind))
-        for argument in self.arguments.values():
-            if argument.required and argument.name not in values:
-                text = f"'{self.name}' needs '{argument.name}': {argument.doc}"
-                found.append(ValueProblem((argument.name,), text, "missing"))
-        return found
+        return self.checker.problems(values)
 
     def converted(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """The given arguments as their declared types; raises `ArgumentError` naming all that is wrong."""
@@ -89,7 +46,7 @@ class Entry:
         if problems:
             lines = [f"{self.name}: {_dotted(p.path)}: {p.text}" if p.kind == "value" else p.text for p in problems]
             raise ArgumentError("\n".join(lines))
-        return {name: self.arguments[name].checker.convert(value) for name, value in values.items()}
+        return self.checker.convert(values)  # type: ignore[no-any-return]
 
 
 def _dotted(path: tuple[str | int, ...]) -> str:
@@ -97,12 +54,10 @@ def _dotted(path: tuple[str | int, ...]) -> str:
 
 
 class Registry(Mapping[str, Entry]):
-    """Names mapped to entries.
+    """Names mapped to entries; a former name gives the entry of the new one.
 
-    Args:
-        noun: What is registered, for messages: "layer", "loss", "data set".
-        skip: Parameters that are not for specs.
-        reserved: Parameters that cannot be, since their names mean something else in a spec.
+    `noun` says in messages what is registered. Parameters in `skip` are not for specs; those in `reserved` need another
+    name, for theirs means something else in a spec.
     """
 
     def __init__(
@@ -112,40 +67,43 @@ class Registry(Mapping[str, Entry]):
         self._skip = skip
         self._reserved = reserved
         self._entries: dict[str, Entry] = {}
+        self._renamed: dict[str, str] = {}
 
-    def register(self, name: str) -> Callable[[Target], Target]:
-        """A decorator that registers a class or function under a name.
+    def register(self, name: str, *, formerly: Collection[str] = ()) -> Callable[[Target], Target]:
+        """Return a decorator that registers a class or function under the name that specs use, and its former names.
 
         A class checks its arguments from then on whenever it is made, and keeps them, as declared, in `_arguments`.
-
-        Args:
-            name: The name that specs use.
-
-        Raises:
-            RegistrationError: A parameter has no annotation, no line in the docstring's `Args:`, or a default that does
-                not fit; or the name is taken, or is no name.
+        Raises `RegistrationError` if the name is taken or not valid, or a parameter lacks its annotation or its line in
+        the docstring.
         """
         if not isinstance(name, str):
             raise RegistrationError(
                 f"a {self.noun} is registered under the name that specs use: write it in parentheses behind the "
                 f"decorator, in quotes; received {getattr(name, '__name__', None) or shown(name)}"
             )
-        if not _NAME.fullmatch(name):
-            raise RegistrationError(
-                f"{name!r} is no name for a {self.noun}; it consists of letters, digits, '_' and '-', and begins with "
-                "a letter"
-            )
+        for each in (name, *formerly):
+            if not _NAME.fullmatch(each):
+                raise RegistrationError(
+                    f"{each!r} is not a valid name for a {self.noun}; it consists of letters, digits, '_' and '-', and "
+                    "begins with a letter"
+                )
 
         def decorate(target: Target) -> Target:
-            if name in self._entries:
-                text = f"{self.noun} '{name}' is registered already, by {_origin(self._entries[name].target)}"
-                raise RegistrationError(f"{text}. Choose another name.")
+            for each in (name, *formerly):
+                if each in self:
+                    text = f"{self.noun} '{each}' is registered already, by {_origin(self[each].target)}"
+                    raise RegistrationError(f"{text}. Choose another name.")
             self._entries[name] = entry = self._entry(name, target)
+            self._renamed.update(dict.fromkeys(formerly, name))
             if inspect.isclass(target):
                 _check_when_made(target, entry)
             return target
 
         return decorate
+
+    def new_name(self, name: str) -> str:
+        """The name that a deprecated one has been replaced by; any other name as it is."""
+        return self._renamed.get(name, name)
 
     def _entry(self, name: str, target: Callable[..., Any]) -> Entry:
         signature_of = target.__init__ if inspect.isclass(target) else target
@@ -155,31 +113,33 @@ class Registry(Mapping[str, Entry]):
         except Exception as error:  # annotations are the user's own code
             raise RegistrationError(f"{what}: its annotations cannot be read: {error}") from error
         docs = _documented(target)
-        arguments: dict[str, Argument] = {}
-        problems = []
-        for parameter in inspect.signature(signature_of).parameters.values():
-            if parameter.name in {"self", *self._skip} or parameter.kind is parameter.VAR_KEYWORD:
-                continue
-            wrong = self._wrong(parameter, hints, docs)
-            if wrong:
-                problems.append(wrong)
-                continue
-            annotation, doc = hints[parameter.name], (docs or {}).get(parameter.name, "")
-            try:
-                with warnings.catch_warnings(action="error", category=ArbitraryTypeWarning):
-                    checker = Checker(annotation)
-            except Exception:  # of pydantic, which has many kinds
-                problems.append(f"the annotation of '{parameter.name}' is no type")
-                continue
-            argument = Argument(parameter.name, annotation, parameter.default, doc, checker)
-            if not argument.required:
-                found = argument.checker.problems(parameter.default)
-                problems += [f"the default of '{parameter.name}' {problem.text}" for problem in found]
-            arguments[parameter.name] = argument
+        parameters = [
+            parameter
+            for parameter in inspect.signature(signature_of).parameters.values()
+            if parameter.name not in {"self", *self._skip} and parameter.kind is not parameter.VAR_KEYWORD
+        ]
+        wrong = {parameter.name: self._wrong(parameter, hints, docs) for parameter in parameters}
+        arguments = {
+            p.name: Argument(p.name, hints[p.name], p.default, (docs or {}).get(p.name, ""))
+            for p in parameters
+            if not wrong[p.name]
+        }
+        problems = [problem for problem in wrong.values() if problem]
+        owner = f"{self.noun} '{name}'"
+        try:
+            checker = _checker(owner, arguments.values())
+        except Exception:  # of pydantic, which has many kinds
+            types = [argument for argument in arguments.values() if _is_type(argument)]
+            problems += [f"the annotation of '{key}' is not a type" for key in arguments if arguments[key] not in types]
+            checker = _checker(owner, types)
+        defaults = {argument.name: argument.default for argument in checker.by_name.values() if not argument.required}
+        for found in checker.problems(defaults):
+            if found.kind != "missing" or len(found.path) > 1:
+                problems.append(f"the default of '{found.path[0]}' {found.text}")
         if problems:
             raise RegistrationError(f"{what}: {'; '.join(problems)}")
         summary = inspect.cleandoc(target.__doc__ or "").partition("\n")[0]
-        return Entry(name, target, summary, arguments)
+        return Entry(name, target, summary, arguments, checker)
 
     def _wrong(self, parameter: inspect.Parameter, hints: Mapping[str, Any], docs: Mapping[str, str] | None) -> str:
         """What keeps a parameter from being an argument in specs; empty if nothing does."""
@@ -195,24 +155,38 @@ class Registry(Mapping[str, Entry]):
         return ""
 
     def forget(self, names: Iterable[str]) -> None:
-        """Takes names away again, after the file that registered them has failed."""
+        """Remove names, after the file that registered them has failed."""
         for name in names:
             del self._entries[name]
+            self._renamed = {old: new for old, new in self._renamed.items() if new != name}
 
     def __getitem__(self, name: str) -> Entry:
         try:
-            return self._entries[name]
+            return self._entries[self.new_name(name)]
         except KeyError:
             raise KeyError(f"no {self.noun} is called '{name}'. {suggest(name, self._entries)}") from None
 
     def __contains__(self, name: object) -> bool:
-        return isinstance(name, str) and name in self._entries
+        return isinstance(name, str) and self.new_name(name) in self._entries
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._entries)
 
     def __len__(self) -> int:
         return len(self._entries)
+
+
+def _checker(owner: str, arguments: Collection[Argument]) -> Arguments:
+    with warnings.catch_warnings(action="error", category=ArbitraryTypeWarning):
+        return Arguments(owner, arguments)
+
+
+def _is_type(argument: Argument) -> bool:
+    try:
+        _checker("", [argument])
+    except Exception:  # of pydantic, which has many kinds
+        return False
+    return True
 
 
 def _documented(target: Callable[..., Any]) -> dict[str, str] | None:
@@ -253,12 +227,7 @@ def _check_when_made(cls: type, entry: Entry) -> None:
 
 
 def argument_docs(docstring: str, part: str = "Args") -> dict[str, str]:
-    r"""What the `Args:` part of a Google-style docstring, or another of its parts, says of each name.
-
-    Example:
-        >>> argument_docs("Squash.\n\nArgs:\n    axis: The capsule axis,\n        from -1.\n    name: A name.")
-        {'axis': 'The capsule axis, from -1.', 'name': 'A name.'}
-    """
+    """What the `Args:` part of a Google-style docstring, or another of its parts, says of each name."""
     found = re.search(rf"^{part}:\n((?:[ \t]+.*\n?|\n)+)", docstring, re.MULTILINE)
     docs: dict[str, str] = {}
     current = ""

@@ -1,4 +1,4 @@
-"""Large numbers, as people read them."""
+"""Numbers, counts and shapes as people read them."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ _THOUSANDS = ("", " k", " M", " G", " T", " P")
 _BYTES = ("bytes", "KiB", "MiB", "GiB", "TiB")
 
 
-def shape_text(shape: Sequence[int | None]) -> str:
-    """A shape in words; `?` for a size that is not known.
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun: "1 error", "2,000 errors"."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
-    Example:
-        >>> shape_text((8, 8, None, 4))
-        '8 x 8 x ? x 4'
-    """
+
+def shape_text(shape: Sequence[int | None]) -> str:
+    """Return a shape such as "8 x 8 x ? x 4"; `?` is an unknown size."""
     return " x ".join("?" if size is None else str(size) for size in shape)
 
 
 def count_text(number: float | None) -> str:
-    """A number with three digits; `?` for one that is not known.
+    """Return a number with three digits, such as "19.1 M"; `?` for an unknown one.
 
     Example:
         >>> count_text(19136512), count_text(640), count_text(0), count_text(None)
@@ -30,11 +30,13 @@ def count_text(number: float | None) -> str:
     power = 0
     while number >= 999.5 and power < len(_THOUSANDS) - 1:
         number, power = number / 1000, power + 1
-    return f"{_three_digits(number) if power else round(number)}{_THOUSANDS[power]}"
+    if not power:
+        return str(round(number))
+    return f"{number:.{max(0, 3 - len(str(int(number))))}f}{_THOUSANDS[power]}"
 
 
 def memory_text(size: int | None) -> str:
-    """Bytes, in units of 1024; `?` for a size that is not known.
+    """Return bytes in units of 1024, such as "208.2 MiB"; `?` for an unknown size.
 
     Example:
         >>> memory_text(218316544), memory_text(100), memory_text(None)
@@ -46,7 +48,3 @@ def memory_text(size: int | None) -> str:
     while number >= 1023.95 and power < len(_BYTES) - 1:
         number, power = number / 1024, power + 1
     return f"{number:.1f} {_BYTES[power]}" if power else f"{size} {_BYTES[0]}"
-
-
-def _three_digits(number: float) -> str:
-    return f"{number:.{max(0, 3 - len(str(int(number))))}f}"

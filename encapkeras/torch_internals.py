@@ -19,7 +19,7 @@ CDIST_FORWARD = torch.ops.aten._cdist_forward
 
 
 def is_fake(tensor: torch.Tensor) -> bool:
-    """Tell whether a tensor has a shape and a device but no values (`FakeTensor`; torch 2.9 to 2.14)."""
+    """Return whether a tensor has a shape and a device but no values (`FakeTensor`; torch 2.9 to 2.14)."""
     return isinstance(tensor, FakeTensor)
 
 
@@ -60,7 +60,7 @@ def storage_key(tensor: torch.Tensor) -> int:
 
 
 def launcher_keeps_store() -> bool:
-    """Tell whether the store of `env://` is torchrun's own, which outlives this process (torch 2.9 to 2.14)."""
+    """Return whether the store of `env://` is torchrun's own, which outlives this process (torch 2.9 to 2.14)."""
     return os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
 
 

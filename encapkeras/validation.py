@@ -1,47 +1,51 @@
-"""Checks plain values against type annotations and says in plain words what is wrong with each.
+"""Check plain values against type annotations, and say in plain words what is wrong with each.
 
-The annotations are the only declaration: of a layer's arguments (its typed `__init__`), and of a spec's sections
-(pydantic models). Checking is strict: `True` is no integer and `"3"` is no number.
+The one engine that decides what a map may hold. The annotations are the only declaration: a pydantic model for a
+section of a spec, `Arguments` for what a registered layer, loss or data set takes, a layer of Keras, or a block.
+Checking is strict: `True` is not an integer and `"3"` is not a number.
 """
 
 from __future__ import annotations
 
+import inspect
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import pydantic
-from pydantic_core import ErrorDetails
+from pydantic_core import CoreSchema, ErrorDetails, InitErrorDetails, PydanticCustomError, core_schema
 
-from encapkeras.errors import suggest
+from encapkeras.errors import suggest, suggest_argument
 
 STRICT = pydantic.ConfigDict(strict=True, arbitrary_types_allowed=True, allow_inf_nan=False)
 
-_KINDS = {"extra_forbidden": "unknown", "missing": "missing", "union_tag_not_found": "missing"}  # by pydantic's type
+REQUIRED = inspect.Parameter.empty
+
+Path = tuple[str | int, ...]
+
+# By pydantic's type of error; the last two are those of `error_of`.
+_KINDS = {
+    "extra_forbidden": "unknown",
+    "missing": "missing",
+    "union_tag_not_found": "missing",
+    "problem_unknown": "unknown",
+    "problem_missing": "missing",
+}
 
 
 @dataclass(frozen=True)
 class ValueProblem:
-    """What is wrong with one value.
+    """What is wrong at `path` in a value; `kind` is `unknown` for a key, `missing` for a required one, or `value`."""
 
-    Args:
-        path: Keys and indices that lead from the checked value to the wrong one; empty for the value itself.
-        text: What it must be and what was received.
-        kind: `unknown` for a key that is not allowed, `missing` for one that is due, `value` for all else.
-    """
-
-    path: tuple[str | int, ...]
+    path: Path
     text: str
     kind: str = "value"
 
 
 class Checker:
-    """Checks values against one annotation.
-
-    Args:
-        annotation: Any type that pydantic understands, with its constraints.
+    """Checks values against one annotation: any type that pydantic understands, with its constraints.
 
     Example:
         >>> checker = Checker(pydantic.PositiveInt)
@@ -66,33 +70,108 @@ class Checker:
         try:
             self._adapter.validate_python(value)
         except pydantic.ValidationError as error:
-            return _in_plain_words(error.errors(include_url=False), self.annotation, value)
+            return self._described(error.errors(include_url=False), value)
         return []
 
+    def _described(self, errors: Sequence[ErrorDetails], value: Any) -> list[ValueProblem]:
+        """One problem per wrong place: alternatives of a union are joined by "or"."""
+        texts: dict[tuple[Path, str], list[str]] = {}
+        received: dict[Path, Any] = {}
+        for error in errors:
+            path = _path_in(value, error["loc"], error["type"])
+            if error["type"] == "union_tag_not_found":
+                path = (*path, _discriminator(error))
+            received[path] = error["input"]
+            text = self._text(error, path, value)
+            alternatives = texts.setdefault((path, _KINDS.get(error["type"], "value")), [])
+            if text not in alternatives:
+                alternatives.append(text)
+        result = []
+        for (path, kind), alternatives in texts.items():
+            text = " or ".join([alternatives[0], *(a.removeprefix("must be ") for a in alternatives[1:])])
+            # What is wrong with a map as a whole, its own check has said.
+            whole_map = not path and isinstance(received[path], dict)
+            if kind == "value" and not whole_map and not text.endswith((".", "?")) and "received" not in text:
+                text = f"{text}; received {shown(received[path])}"
+            result.append(ValueProblem(path, text, kind))
+        return result
 
-def _in_plain_words(errors: Sequence[ErrorDetails], annotation: Any, value: Any) -> list[ValueProblem]:
-    """One problem per wrong place: alternatives of a union are joined by "or"."""
-    texts: dict[tuple[tuple[str | int, ...], str], list[str]] = {}
-    received: dict[tuple[str | int, ...], Any] = {}
-    for error in errors:
-        path = _path_in(value, error["loc"], error["type"])
-        if error["type"] == "union_tag_not_found":
-            path = (*path, _discriminator(error))
-        received[path] = error["input"]
-        kind = _KINDS.get(error["type"], "value")
-        text = _phrase(error, path, _models_at(annotation, value, path[:-1]))
-        alternatives = texts.setdefault((path, kind), [])
-        if text not in alternatives:
-            alternatives.append(text)
-    result = []
-    for (path, kind), alternatives in texts.items():
-        text = " or ".join([alternatives[0], *(a.removeprefix("must be ") for a in alternatives[1:])])
-        # What is wrong with a map as a whole, its own check has said.
-        whole_map = not path and isinstance(received[path], dict)
-        if kind == "value" and not whole_map and not text.endswith((".", "?")) and "received" not in text:
-            text = f"{text}; received {shown(received[path])}"
-        result.append(ValueProblem(path, text, kind))
-    return result
+    def _text(self, error: ErrorDetails, path: Path, value: Any) -> str:
+        return _phrase(error, path, _models_at(self.annotation, value, path[:-1]))
+
+
+def error_of(
+    title: str,
+    problems: Sequence[ValueProblem],
+    value: Mapping[str, Any],
+    others: pydantic.ValidationError | None = None,
+) -> pydantic.ValidationError:
+    """Return the error by which the validator of a model reports problems of keys, beside what pydantic found."""
+    found = others.errors(include_url=False) if others else []
+    details = [InitErrorDetails(type=e["type"], loc=e["loc"], input=e["input"], ctx=e.get("ctx", {})) for e in found]
+    for problem in problems:
+        if problem.path[0] not in {error["loc"][0] for error in found if error["loc"]}:
+            error = PydanticCustomError(f"problem_{problem.kind}", "{text}", {"text": problem.text})
+            details.append(InitErrorDetails(type=error, loc=problem.path, input=value.get(str(problem.path[0]))))
+    return pydantic.ValidationError.from_exception_data(title, details)
+
+
+@dataclass(frozen=True)
+class Argument:
+    """One argument: its type with constraints, its default or `REQUIRED`, and what the docstring says of it."""
+
+    name: str
+    annotation: Any
+    default: Any = REQUIRED
+    doc: str = ""
+
+    @property
+    def required(self) -> bool:
+        """Whether it has no default."""
+        return self.default is REQUIRED
+
+
+@dataclass(frozen=True)
+class _Fields:
+    """Makes pydantic check a dict as a map of arguments; those with a default need not be given."""
+
+    arguments: Mapping[str, Argument]
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: pydantic.GetCoreSchemaHandler) -> CoreSchema:
+        fields = {
+            name: core_schema.typed_dict_field(handler.generate_schema(argument.annotation), required=argument.required)
+            for name, argument in self.arguments.items()
+        }
+        strict = core_schema.CoreConfig(strict=True, allow_inf_nan=False)  # those around a map do not reach into it
+        return core_schema.typed_dict_schema(fields, extra_behavior="forbid", config=strict)
+
+
+class Arguments(Checker):
+    """Checks maps of arguments; in messages `owner`, such as `layer 'squash'`, takes them, and one is `noun`."""
+
+    def __init__(self, owner: str, arguments: Collection[Argument], noun: str = "an argument") -> None:
+        self.owner = owner
+        self.by_name = {argument.name: argument for argument in arguments}
+        self._noun = noun
+        super().__init__(Annotated[dict[str, Any], _Fields(self.by_name)])
+
+    def unknown(self, key: str, others: Collection[str] = ()) -> str:
+        """The message about a key that is neither an argument nor one of the others that the map may hold."""
+        return f"'{key}' is not {self._noun} of {self.owner}. {suggest_argument(key, self.by_name, others)}"
+
+    def missing(self, key: str) -> str:
+        """The message about an argument that is required and missing."""
+        doc = self.by_name[key].doc
+        return f"{self.owner} needs '{key}'{': ' if doc else ''}{doc}"
+
+    def _text(self, error: ErrorDetails, path: Path, value: Any) -> str:
+        if len(path) == 1 and error["type"] == "extra_forbidden":
+            return self.unknown(str(path[0]))
+        if len(path) == 1 and error["type"] == "missing":
+            return self.missing(str(path[0]))
+        declared = self.by_name.get(str(path[0])) if len(path) > 1 else None
+        models = _models_at(declared.annotation, value[path[0]], path[1:-1]) if declared else []
+        return _phrase(error, path, models)
 
 
 def shown(value: Any) -> str:
@@ -102,12 +181,12 @@ def shown(value: Any) -> str:
 
 
 def _discriminator(error: ErrorDetails) -> str:
-    """The key that tells the members of a union apart; pydantic quotes it."""
+    """The key that distinguishes the members of a union; pydantic quotes it."""
     name: str = error["ctx"]["discriminator"]
     return name.strip("'")
 
 
-def _phrase(error: ErrorDetails, path: tuple[str | int, ...], models: Sequence[type[pydantic.BaseModel]]) -> str:
+def _phrase(error: ErrorDetails, path: Path, models: Sequence[type[pydantic.BaseModel]]) -> str:
     """The problem in words; `models` are those that the map around the wrong value may follow."""
     if error["type"] == "extra_forbidden":
         allowed = {name for model in models for name in model.model_fields}
@@ -134,12 +213,12 @@ def _phrase(error: ErrorDetails, path: tuple[str | int, ...], models: Sequence[t
     return message.replace("must be a integer", "must be an integer").replace("dictionary", "map")
 
 
-def _path_in(value: Any, location: Sequence[str | int], kind: str) -> tuple[str | int, ...]:
-    """Pydantic's location without the names of union members, which are no part of the user's value."""
+def _path_in(value: Any, location: Sequence[str | int], kind: str) -> Path:
+    """Pydantic's location without the names of union members, which are not part of the user's value."""
     path: list[str | int] = []
     for position, step in enumerate(location):
         last = position == len(location) - 1
-        if isinstance(value, dict) and (step in value or (last and kind == "missing")):
+        if isinstance(value, dict) and (step in value or (last and kind in ("missing", "problem_missing"))):
             value = value.get(step)
             path.append(step)
         elif isinstance(value, list | tuple) and isinstance(step, int) and step < len(value):

@@ -1,4 +1,4 @@
-"""How well a trained network tells images that are turned, moved or made larger and smaller."""
+"""The accuracy of a trained network on images that are turned, moved and scaled."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ DIRECTIONS = ((1, 0), (-1, 0), (0, 1), (0, -1))
 class AffineAccuracy:
     """The accuracy on images that are changed in one way.
 
-    Args:
+    Attributes:
         change: `rotation`, `shift` or `scale`.
-        amount: By how much: degrees, to the left; pixels; or the factor of the size.
-        accuracy: 0 to 1. That of a shift is the mean of those to the right, left, bottom and top.
-        images: How many images there were.
+        amount: By how much: degrees, counter-clockwise; pixels; or the factor of the size.
+        accuracy: 0 to 1; of a shift, the mean of those to the right, left, bottom and top.
+        images: The number of images.
     """
 
     change: Change
@@ -45,9 +45,9 @@ class AffineAccuracy:
 def transformed(
     images: Tensor, *, degrees: float = 0.0, right: float = 0.0, down: float = 0.0, factor: float = 1.0
 ) -> Tensor:
-    """Images made larger, then turned, about their middle, then moved; bilinear, with 0 where nothing comes from.
+    """Scale images, then rotate them about their centre, then shift them; bilinear, with 0 outside.
 
-    The pixel at p, from the middle of the image, has the value of the given image at `R^-1 (p - t) / factor`, R the
+    The pixel at p, from the centre of the image, has the value of the given image at `R^-1 (p - t) / factor`, R the
     rotation. Without a change these are the given images, to the bit.
 
     Args:
@@ -91,7 +91,7 @@ def transformed(
 
 
 def affine_accuracy(classifier: Classifier, batches: Batches, count: int | None = None) -> list[AffineAccuracy]:
-    """The accuracy on images turned by `DEGREES`, moved by `SHIFTS`, and scaled by `FACTORS`, one change at a time.
+    """Measure the accuracy on images turned by `DEGREES`, moved by `SHIFTS`, and scaled by `FACTORS`, one at a time.
 
     Args:
         classifier: A network.
@@ -101,7 +101,7 @@ def affine_accuracy(classifier: Classifier, batches: Batches, count: int | None 
     grid = changes(classifier.image_shape[1])
     right = dict.fromkeys(grid, 0)
     seen = 0
-    for images, labels in first(batches, count):
+    for images, labels in first_images(batches, count):
         seen += len(labels)
         for place, ways in grid.items():
             for way in ways:
@@ -114,18 +114,7 @@ def affine_accuracy(classifier: Classifier, batches: Batches, count: int | None 
 
 
 def changes(width: int) -> dict[tuple[Change, float], list[dict[str, float]]]:
-    """Every change and its amount, with the ways in which images are changed so, as arguments of `transformed`.
-
-    Args:
-        width: Side of the images in pixels.
-
-    Example:
-        >>> grid = changes(28)
-        >>> [amount for change, amount in grid if change == "shift"]
-        [0, 1, 2, 3, 4, 5, 7]
-        >>> grid["rotation", 45]
-        [{'degrees': 45}]
-    """
+    """Return the ways to change images, as arguments of `transformed`, for every change and amount."""
     shifts = sorted({round(pixels * width / 32) for pixels in SHIFTS})
     grid: dict[tuple[Change, float], list[dict[str, float]]] = {
         ("rotation", each): [{"degrees": each}] for each in DEGREES
@@ -136,13 +125,8 @@ def changes(width: int) -> dict[tuple[Change, float], list[dict[str, float]]]:
     return {**grid, **{("scale", each): [{"factor": each}] for each in FACTORS}}
 
 
-def first(batches: Batches, count: int | None) -> Iterator[tuple[Tensor, Tensor]]:
-    """The first images of an epoch and their labels, in batches.
-
-    Args:
-        batches: Images and labels.
-        count: How many images; None for all.
-    """
+def first_images(batches: Batches, count: int | None) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield the first `count` images of an epoch and their labels, in batches; None for all."""
     left = batches.num_images if count is None else min(count, batches.num_images)
     for index in range(len(batches)):
         if not left:

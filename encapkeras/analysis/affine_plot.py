@@ -1,4 +1,4 @@
-"""The picture of the accuracy on images that are turned, moved and scaled."""
+"""The figure of the accuracy on images that are turned, moved and scaled."""
 
 from __future__ import annotations
 
@@ -23,13 +23,10 @@ TICKS = {"rotation": (-90, -60, -30, 0, 30, 60, 90), "scale": (0.5, 0.7, 1.0, 1.
 
 
 def plot_affine(networks: Mapping[str, Sequence[AffineAccuracy]]) -> Figure:
-    """Draws the accuracy against rotation, shift and scale, a line for each network.
+    """Draw the accuracy against rotation, shift and scale, a line for each network, with matplotlib.
 
     Args:
-        networks: What `affine_accuracy` measured, by the name of the network; ten networks at most.
-
-    Returns:
-        A matplotlib figure.
+        networks: Results of `affine_accuracy` by the name of the network; ten networks at most.
 
     Raises:
         ArgumentError: There are no networks, or more than ten.

@@ -1,4 +1,4 @@
-"""Which classes a trained network gets wrong, and which are the hardest."""
+"""The classes that a trained network gets wrong, and the hardest of them."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from encapkeras.errors import ArgumentError
 class ClassErrors:
     """How often the images of one class are taken for others.
 
-    Args:
+    Attributes:
         label: The class, from 0.
         class_name: Its name.
-        images: How many images of it there are.
+        images: The number of its images.
         errors: How many of them are errors.
     """
 
@@ -40,13 +40,13 @@ class ClassErrors:
 
 
 def class_errors(classifier: Classifier, batches: Batches, top: int = 1) -> list[ClassErrors]:
-    """The errors of each class, in the order of the labels.
+    """Count the errors of each class, in the order of the labels.
 
     Args:
         classifier: A network.
         batches: Images and labels.
         top: An image is an error if its class is not among that many classes with the highest scores; of equal scores
-            the lower label counts as the higher.
+            the lower label ranks first.
 
     Raises:
         ArgumentError: `top` is below 1, or not below the number of classes, so that there could be no error.
@@ -65,10 +65,10 @@ def class_errors(classifier: Classifier, batches: Batches, top: int = 1) -> list
 
 
 def hardest(classes: Sequence[ClassErrors], count: int | None = None) -> list[ClassErrors]:
-    """The classes with the greatest part of errors, the hardest first; of equal ones the lower label first.
+    """Return the classes with the greatest part of errors, the hardest first; of equal ones the lower label first.
 
     Args:
-        classes: The errors of each class. Those without images are left out: nothing is known of them.
+        classes: The errors of each class. Those without images are left out.
         count: How many; None for all.
 
     Raises:

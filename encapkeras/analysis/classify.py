@@ -1,4 +1,4 @@
-"""Which classes a trained network sees in images, with scores that say what they are."""
+"""The classes that a trained network sees in images, with scores and their kind."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from encapkeras.errors import ArgumentError
-from encapkeras.layers import CapsuleLength, EmCapsules
 from encapkeras.losses import CapsuleLoss
 from encapkeras.model.spec_model import SpecModel
 
@@ -21,10 +20,10 @@ ScoreKind = Literal["length", "activation", "probability", "score"]
 class Classified:
     """The scores of all classes for some images.
 
-    Args:
+    Attributes:
         kind: What the scores are: the `length` of class capsules, the `activation` of class capsules of EM routing, a
-            `probability`, or a `score`, for outputs of another kind, as they are.
-        class_names: The name of each class, in the order of the labels; the labels themselves if the model knows none.
+            `probability`, or a `score`: outputs of another kind, as they are.
+        class_names: The name of each class, in the order of the labels; the labels themselves if the model has none.
         scores: `(B, K)`, float32.
     """
 
@@ -33,7 +32,7 @@ class Classified:
     scores: Tensor
 
     def best(self, count: int = 1) -> list[list[tuple[str, float]]]:
-        """For each image the classes with the highest scores, the highest first; of equal ones the lower label.
+        """Return for each image the classes with the highest scores, the highest first; of equal ones the lower label.
 
         Args:
             count: How many, at least 1; all classes if there are fewer.
@@ -52,16 +51,16 @@ class Classified:
 
 
 class Classifier:
-    """A network made from a spec as what tells classes: what its scores are, and how they follow from its output.
+    """A network made from a spec as a classifier: what its scores are, and how they follow from its output.
 
-    Capsule lengths and activations are shown as they are, whatever the loss. Other outputs become probabilities where
-    their loss takes them for logits (`CapsuleLoss.probabilities`), such as `cross_entropy` does.
+    Capsule lengths and activations stay as they are, whatever the loss. Other outputs become probabilities where their
+    loss takes them for logits (`CapsuleLoss.probabilities`), as `cross_entropy` does.
 
     Args:
         model: A network with one input and one output, one score for each class.
 
     Raises:
-        ArgumentError: It is another one.
+        ArgumentError: The network is of another kind.
 
     Example:
         >>> import encapkeras
@@ -73,14 +72,14 @@ class Classifier:
     def __init__(self, model: keras.Model) -> None:
         if not isinstance(model, SpecModel):
             raise ArgumentError(
-                f"'{getattr(model, 'name', type(model).__name__)}' was not made from a spec, so that nothing tells "
-                "what its outputs are; networks of build_model and encapkeras train can be asked for classes"
+                f"'{getattr(model, 'name', type(model).__name__)}' was not made from a spec, so that the "
+                "meaning of its outputs is unknown; use a network of build_model or encapkeras train"
             )
         shapes = [tuple(tensor.shape[1:]) for tensor in (*model.inputs, *model.outputs)]
         if len(model.inputs) != 1 or len(model.outputs) != 1 or len(shapes[0]) != 3 or len(shapes[1]) != 1:
             raise ArgumentError(
-                "only a network with one input (height, width, channels) and one output (classes,) can be asked for "
-                f"classes; '{model.name}' has inputs and outputs of the shapes {', '.join(map(str, shapes))}"
+                "only a network with one input (height, width, channels) and one output (classes,) can classify "
+                f"images; '{model.name}' has inputs and outputs of the shapes {', '.join(map(str, shapes))}"
             )
         self.model = model
         self.image_shape: tuple[int, int, int] = shapes[0]
@@ -91,10 +90,9 @@ class Classifier:
     def _kind(self) -> ScoreKind:
         (reference,) = self.model.examined.spec.outputs.values()
         layer = self.model.examined.graph.layers[reference.node]
-        if isinstance(layer, CapsuleLength):
-            return "length"
-        if isinstance(layer, EmCapsules):
-            return "activation"
+        declared: ScoreKind | Literal[""] = getattr(layer, "scores_are", "")
+        if declared:
+            return declared
         return "score" if self._probabilities(torch.zeros(1, len(self.class_names))) is None else "probability"
 
     def _probabilities(self, outputs: Tensor) -> Tensor | None:
@@ -102,7 +100,7 @@ class Classifier:
 
     @torch.no_grad()
     def scores(self, images: Any) -> Tensor:
-        """The scores of a batch.
+        """Return the scores of a batch.
 
         Args:
             images: `(B, H, W, C)` in [0, 1].
@@ -116,7 +114,7 @@ class Classifier:
 
 
 def classify(model: keras.Model, images: Any, *, batch_size: int = 64) -> Classified:
-    """The scores that a trained network gives the classes.
+    """Return the scores that a trained network gives the classes.
 
     Args:
         model: A network with one input and one output, made by `build_model` or `load_model`.
@@ -125,7 +123,7 @@ def classify(model: keras.Model, images: Any, *, batch_size: int = 64) -> Classi
         batch_size: How many images go through the network at once.
 
     Raises:
-        ArgumentError: The network is of another kind, or the images do not suit it.
+        ArgumentError: The network is of another kind, or does not take such images.
 
     Example:
         >>> import encapkeras
@@ -141,11 +139,7 @@ def classify(model: keras.Model, images: Any, *, batch_size: int = 64) -> Classi
 
 
 def _as_images(images: Any, shape: tuple[int, int, int]) -> Tensor:
-    """Float images in [0, 1].
-
-    Raises:
-        ArgumentError: They have another shape or type, or values outside.
-    """
+    """Convert to float images in [0, 1]."""
     batch = torch.as_tensor(images)
     fits = batch.dim() == 4 and all(size in (None, has) for size, has in zip(shape, batch.shape[1:], strict=True))
     if not fits or not len(batch):

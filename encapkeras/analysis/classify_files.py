@@ -21,12 +21,12 @@ from encapkeras.errors import ArgumentError, DataError
 
 @dataclass(frozen=True)
 class ClassifiedFiles:
-    """The scores of image files, and what is wrong with those that have none.
+    """The scores of image files, and the errors of those that have none.
 
-    Args:
+    Attributes:
         files: The files that could be read, in the order of the scores.
         classified: Their scores.
-        problems: The others, with what is wrong with each.
+        problems: The others, each with its error.
     """
 
     files: Sequence[Path]
@@ -37,11 +37,11 @@ class ClassifiedFiles:
 def classify_files(
     model: keras.Model, paths: Iterable[str | os.PathLike[str]], *, batch_size: int = 64
 ) -> ClassifiedFiles:
-    """The scores that a trained network gives image files; it needs nothing but what the model has saved.
+    """Return the scores that a trained network gives image files; it needs only what the model has saved.
 
     Args:
         model: A network with one input and one output, made by `build_model` or `load_model`.
-        paths: Files of any format that PIL reads, and folders. Of a folder, and of those in it, all files count whose
+        paths: Files of any format that PIL reads, and folders. Of a folder and its subfolders, all files count whose
             names end as those of images do, in the order of their names; hidden ones do not.
         batch_size: How many images are read and go through the network at once.
 
@@ -66,7 +66,7 @@ def classify_files(
 
 
 def prepared_image(model: keras.Model, path: str | os.PathLike[str]) -> Tensor:
-    """An image file as a network takes it: resized, cut and in grey or colour as the test images of its training were.
+    """Read an image file as a network takes it: resized, cropped, grey or colour as the test images of its training.
 
     Args:
         model: A network with one input and one output, made by `build_model` or `load_model`.
@@ -77,7 +77,7 @@ def prepared_image(model: keras.Model, path: str | os.PathLike[str]) -> Tensor:
 
     Raises:
         ArgumentError: The network is of another kind.
-        DataError: There is no such file, it is damaged, or no image.
+        DataError: The file does not exist, is damaged, or is not an image.
     """
     classifier = Classifier(model)
     height, width, channels = classifier.image_shape
@@ -93,7 +93,7 @@ def prepared_image(model: keras.Model, path: str | os.PathLike[str]) -> Tensor:
 
 
 def _files_of(paths: Iterable[str | os.PathLike[str]]) -> tuple[list[Path], dict[Path, str]]:
-    """The files, each once, and the folders without any."""
+    """Return the files, each once, and the folders without any."""
     files: list[Path] = []
     problems = {}
     for path in map(Path, paths):

@@ -1,4 +1,4 @@
-"""The figures of a routing analysis, as plain data and as a table."""
+"""The measurements of a routing analysis, as plain data and as a table."""
 
 from __future__ import annotations
 
@@ -16,12 +16,7 @@ BIN_WIDTH = 2 / COSINE_BINS
 
 
 def bin_centre(index: int) -> float:
-    """The middle of a cosine bin; the bins divide [-1, 1] evenly.
-
-    Example:
-        >>> round(bin_centre(0), 3), bin_centre(10), round(bin_centre(20), 3)
-        (-0.952, 0.0, 0.952)
-    """
+    """Return the middle of a cosine bin; the bins divide [-1, 1] evenly."""
     return round((index - COSINE_BINS // 2) * BIN_WIDTH, 6)
 
 
@@ -29,7 +24,7 @@ def bin_centre(index: int) -> float:
 class Measurement:
     """One mean.
 
-    Args:
+    Attributes:
         layer: Name of the layer.
         routing: `dynamic` or `em`.
         iteration: From 1.
@@ -39,7 +34,7 @@ class Measurement:
             otherwise `all`.
         cosine: The middle of the cosine bin; None for all statistics but `vote_length`.
         value: The mean; None where there is nothing to take the mean of.
-        count: Of how many distributions (entropy), votes or capsules it is the mean.
+        count: The number of distributions (entropy), votes or capsules in the mean.
     """
 
     layer: str
@@ -56,11 +51,11 @@ class Measurement:
 class RoutingAnalysis:
     """What the routing layers of one trained network did with a set of images.
 
-    Args:
+    Attributes:
         checkpoint: Which weights: `best`, `last`, `epoch 5`.
         split: Which images: `test`, `validation`, `train`.
         images: How many images.
-        measurements: The figures: by layer, iteration, statistic.
+        measurements: By layer, iteration, statistic.
     """
 
     checkpoint: str
@@ -74,12 +69,12 @@ class RoutingAnalysis:
         return tuple(dict.fromkeys(m.layer for m in self.measurements))
 
     def select(self, layer: str, statistic: str, capsules: str | None = None) -> list[Measurement]:
-        """The measurements of a layer's statistic, in the order of the iterations and bins.
+        """Return the measurements of a layer's statistic, in the order of the iterations and bins.
 
         Args:
             layer: Name of the layer.
             statistic: Name of the statistic.
-            capsules: `target`, `other` or `all`; None for whichever there are.
+            capsules: `target`, `other` or `all`; None for any.
         """
         return [
             m
@@ -88,11 +83,7 @@ class RoutingAnalysis:
         ]
 
     def to_csv(self, path: str | os.PathLike[str]) -> None:
-        """Writes the figures as a table of one row each.
-
-        Args:
-            path: The file; an older one is replaced.
-        """
+        """Write the measurements as a table of one row each; see `write_csv`."""
         write_csv(path, [self])
 
 
@@ -101,7 +92,7 @@ COLUMNS = ("checkpoint", "split", "images", *_FIELDS)
 
 
 def write_csv(path: str | os.PathLike[str], analyses: Iterable[RoutingAnalysis]) -> None:
-    """Writes several analyses as one table; an empty field stands for None.
+    """Write several analyses as one table; an empty field means None.
 
     Args:
         path: The file; an older one is replaced.
@@ -112,10 +103,10 @@ def write_csv(path: str | os.PathLike[str], analyses: Iterable[RoutingAnalysis])
 
 
 def append_csv(path: str | os.PathLike[str], analyses: Iterable[RoutingAnalysis]) -> None:
-    """Writes several analyses below those that a table has; the rows are in the file when this returns.
+    """Append several analyses to a table; the rows are in the file when this returns.
 
     Args:
-        path: The file; made if there is none.
+        path: The file; created if it does not exist.
         analyses: The analyses, in the order of the rows.
     """
     with open(path, "a", newline="", encoding="utf-8") as file:
@@ -128,18 +119,18 @@ def _write_rows(file: TextIO, analyses: Iterable[RoutingAnalysis]) -> None:
         writer.writerow(COLUMNS)
     for analysis in analyses:
         for m in analysis.measurements:
-            figures = ["" if value is None else value for value in dataclasses.astuple(m)]
-            writer.writerow([analysis.checkpoint, analysis.split, analysis.images, *figures])
+            fields = ["" if value is None else value for value in dataclasses.astuple(m)]
+            writer.writerow([analysis.checkpoint, analysis.split, analysis.images, *fields])
 
 
 def read_csv(path: str | os.PathLike[str]) -> list[RoutingAnalysis]:
-    """Reads what `write_csv` wrote.
+    """Read what `write_csv` wrote.
 
     Args:
         path: The file.
 
     Raises:
-        DataError: It is no such table.
+        DataError: It is not such a table.
 
     Example:
         >>> path = getfixture("tmp_path") / "routing.csv"
@@ -152,9 +143,9 @@ def read_csv(path: str | os.PathLike[str]) -> list[RoutingAnalysis]:
         with open(path, newline="", encoding="utf-8") as file:
             header, *rows = list(csv.reader(file)) or [[]]
     except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{os.fspath(path)} is no table of a routing analysis: {error}") from error
+        raise DataError(f"{os.fspath(path)} is not a table of a routing analysis: {error}") from error
     if tuple(header) != COLUMNS:
-        raise DataError(f"{os.fspath(path)} is no table of a routing analysis: its columns are {', '.join(header)}")
+        raise DataError(f"{os.fspath(path)} is not a table of a routing analysis: its columns are {', '.join(header)}")
     grouped: dict[tuple[str, str, int], list[Measurement]] = {}
     for line, row in enumerate(rows, start=2):
         try:
@@ -164,7 +155,7 @@ def read_csv(path: str | os.PathLike[str]) -> list[RoutingAnalysis]:
             )
             grouped.setdefault((checkpoint, split, int(images)), []).append(measurement)
         except ValueError as error:
-            raise DataError(f"{os.fspath(path)}, line {line}, is no row of a routing analysis: {error}") from error
+            raise DataError(f"{os.fspath(path)}, line {line}, is not a row of a routing analysis: {error}") from error
     return [RoutingAnalysis(*key, tuple(measurements)) for key, measurements in grouped.items()]
 
 
@@ -173,5 +164,5 @@ def _number(text: str) -> float | None:
 
 
 def layers_of(analyses: Sequence[RoutingAnalysis]) -> tuple[str, ...]:
-    """The layers of several analyses, each once."""
+    """Return the layers of several analyses, each once."""
     return tuple(dict.fromkeys(layer for analysis in analyses for layer in analysis.layers))

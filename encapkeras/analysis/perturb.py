@@ -1,4 +1,4 @@
-"""What the dimensions of class capsules mean to a decoder: pictures of capsules with one dimension changed."""
+"""What the dimensions of class capsules mean to a decoder: images of capsules with one dimension changed."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ TILE, SINGLE = 0.46, 1.5  # width in inches of a picture in the table, and of on
 class Perturbed:
     """The reconstructions of one image's class capsule; all images are `(H, W, C)`, 0 to 1, on the CPU.
 
-    Args:
-        image: What the decoder should make again.
-        decoded: What it makes of the capsule as it is.
-        changed: What it makes of the capsule with `VALUES[v]` added to dimension e, `(E, V, H, W, C)`.
+    Attributes:
+        image: What the decoder should reconstruct.
+        decoded: The reconstruction from the capsule as it is.
+        changed: Those from the capsule with `VALUES[v]` added to dimension e, `(E, V, H, W, C)`.
     """
 
     image: Tensor
@@ -40,14 +40,14 @@ class Perturbed:
 
 
 class Decoder:
-    """The decoder of a reconstruction loss, with what it takes from the network.
+    """The decoder of a reconstruction loss, with the tensors that it takes from the network.
 
     Args:
         model: A network made from a spec.
         name: Name of its `reconstruction` loss.
 
     Raises:
-        ArgumentError: It has no such loss, or that decodes no pictures.
+        ArgumentError: It has no such loss, or that does not decode images.
     """
 
     def __init__(self, model: keras.Model, name: str) -> None:
@@ -57,12 +57,12 @@ class Decoder:
         (named,) = (loss for loss in model.examined.spec.side_losses if loss.name == name)
         ports = {key: model.port(str(reference)) for key, reference in named.tensors.items()}
         if len(ports["image"].shape) != 4 or ports["image"].shape[3] not in (1, 3):
-            raise ArgumentError(f"loss '{name}' makes tensors of shape {ports['image'].shape}, which are no pictures")
+            raise ArgumentError(f"loss '{name}' makes tensors of shape {ports['image'].shape}, which are not images")
         self._tensors = keras.Model(model.inputs, ports)
 
     @torch.no_grad()
     def perturb(self, image: Tensor, label: int) -> Perturbed:
-        """Decodes the capsule of an image's class with each of `VALUES` added to each of its dimensions.
+        """Decode the capsule of an image's class with each of `VALUES` added to each of its dimensions.
 
         Args:
             image: `(H, W, C)`, 0 to 1, as the network takes it.
@@ -84,7 +84,7 @@ class Decoder:
 
 
 def decoders(model: keras.Model) -> list[str]:
-    """The names of a network's losses that have a decoder.
+    """Return the names of a network's losses that have a decoder.
 
     Args:
         model: A Keras model.
@@ -99,7 +99,7 @@ def decoders(model: keras.Model) -> list[str]:
 
 
 def one_of_each_class(classifier: Classifier, batches: Batches) -> dict[int, Tensor]:
-    """For each class the first image that is told rightly, or the first of all if none is.
+    """Return for each class the first image that is classified correctly, or the first of all if none is.
 
     Args:
         classifier: A network.
@@ -122,14 +122,11 @@ def one_of_each_class(classifier: Classifier, batches: Batches) -> dict[int, Ten
 
 
 def plot_perturbed(perturbed: Perturbed, class_name: str) -> Figure:
-    """Draws the reconstructions: a row for each dimension, a column for each value added to it.
+    """Draw the reconstructions with matplotlib: a row for each dimension, a column for each value added to it.
 
     Args:
         perturbed: The reconstructions of one image.
         class_name: The class whose capsule is decoded.
-
-    Returns:
-        A matplotlib figure.
     """
     dim, steps, height, width = perturbed.changed.shape[:4]
     tall = TILE * dim * height / width

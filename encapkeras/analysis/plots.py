@@ -1,8 +1,9 @@
-"""Pictures of routing analyses: several checkpoints side by side."""
+"""Figures of routing analyses: several checkpoints side by side."""
 
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,10 +16,18 @@ from matplotlib.figure import Figure
 from encapkeras.analysis.measurements import BIN_WIDTH, Measurement, RoutingAnalysis
 from encapkeras.errors import ArgumentError
 
-COLOURS = {"dynamic": "#1f6fb4", "em": "#d9600a"}
-"""One colour for each kind of routing, in every picture."""
+COLOURS = defaultdict(lambda: "#4d4d4d", {"dynamic": "#1f6fb4", "em": "#d9600a"})
+"""One colour for each kind of routing, in every picture; grey for others."""
 
-KINDS = {"dynamic": "dynamic routing", "em": "EM routing"}
+
+class _Names(dict[str, str]):
+    """Names of kinds of routing; those of your own routings end in `routing` too."""
+
+    def __missing__(self, kind: str) -> str:
+        return f"{kind} routing"
+
+
+KINDS = _Names(em="EM routing")
 LINES: dict[str, dict[str, Any]] = {
     "all": {"linestyle": "-", "marker": "s"},
     "target": {"linestyle": "-", "marker": "o"},
@@ -42,7 +51,7 @@ ROLES = {"all": "all output capsules", "target": "the image's class", "other": "
 
 
 def plot_iterations(analyses: Sequence[RoutingAnalysis], layer: str) -> Figure:
-    """How a layer's couplings, agreement and activations change with the iterations.
+    """Draw how a layer's couplings, agreement and activations change with the iterations.
 
     Args:
         analyses: Analyses of one network with different weights; each is a column.
@@ -58,7 +67,7 @@ def plot_iterations(analyses: Sequence[RoutingAnalysis], layer: str) -> Figure:
         ("coupling_entropy_relative", "coupling entropy\n(1 = uniform)"),
         ("agreement", "agreement\n(mean cosine)"),
         ("agreement_by_coupling", "agreement weighted\nby coupling"),
-        ("activation", "activation\n" + ("$a_j$" if _kind(analyses, layer) == "em" else "$|v_j|$")),
+        ("activation", "activation\n" + ("$|v_j|$" if _kind(analyses, layer) == "dynamic" else "$a_j$")),
     )
     with rc_context(STYLE):
         figure, grid = _grid(analyses, layer, [label for _, label in rows])
@@ -76,7 +85,7 @@ def plot_iterations(analyses: Sequence[RoutingAnalysis], layer: str) -> Figure:
 
 
 def plot_votes(analyses: Sequence[RoutingAnalysis], layer: str) -> Figure:
-    """How a layer's votes are directed, and how long those of each direction are.
+    """Draw the directions of a layer's votes, and the lengths of those of each direction.
 
     Args:
         analyses: Analyses of one network with different weights; each is a column.
@@ -125,7 +134,8 @@ def _grid(analyses: Sequence[RoutingAnalysis], layer: str, labels: Sequence[str]
     figure = Figure(figsize=(max(5.0, 1.6 + 2.9 * columns), 0.9 + 1.75 * len(labels)), layout="constrained")
     grid = figure.subplots(len(labels), columns, squeeze=False, sharex=True, sharey="row")
     first = analyses[0]
-    figure.suptitle(f"{layer}: {KINDS[_kind(analyses, layer)]}, {first.images:,} {first.split} images", fontsize=11)
+    routing = KINDS[_kind(analyses, layer)]
+    figure.suptitle(f"{layer}: {routing}, {first.images:,} {first.split} images", fontsize=11)
     for axes, analysis in zip(grid[0], analyses, strict=True):
         axes.set_title(analysis.checkpoint)
     for axes, label in zip(grid[:, 0], labels, strict=True):
@@ -135,13 +145,13 @@ def _grid(analyses: Sequence[RoutingAnalysis], layer: str, labels: Sequence[str]
 
 
 def _draw_iterations(axes: Axes, found: Sequence[Measurement]) -> None:
-    """One line for each role."""
+    """Draw one line for each role."""
     for role in dict.fromkeys(m.capsules for m in found):
         points = [m for m in found if m.capsules == role]
         axes.plot(
             [m.iteration for m in points],
             _heights(points),
-            color=COLOURS[points[0].routing] if role != "other" else _lighter(COLOURS[points[0].routing], 0.45),
+            color=COLOURS[points[0].routing] if role != "other" else _lighten(COLOURS[points[0].routing], 0.45),
             markersize=4,
             label=ROLES[role],
             **LINES[role],
@@ -150,13 +160,13 @@ def _draw_iterations(axes: Axes, found: Sequence[Measurement]) -> None:
 
 
 def _draw_bins(axes: Axes, bins: Sequence[Measurement], kind: str, shares: bool) -> None:
-    """One line for each iteration, the darker the later."""
+    """Draw one line for each iteration, later ones darker."""
     last = max(m.iteration for m in bins)
     for iteration in range(1, last + 1):
         points = [m for m in bins if m.iteration == iteration and m.cosine is not None]
         total = sum(m.count for m in points)
         style: dict[str, Any] = {
-            "color": _lighter(COLOURS[kind], 0.7 * (last - iteration) / max(1, last - 1)),
+            "color": _lighten(COLOURS[kind], 0.7 * (last - iteration) / max(1, last - 1)),
             "label": f"iteration {iteration}",
         }
         if shares:
@@ -167,25 +177,25 @@ def _draw_bins(axes: Axes, bins: Sequence[Measurement], kind: str, shares: bool)
 
 
 def _heights(points: Sequence[Measurement]) -> list[float]:
-    """The values; a gap where there is none."""
+    """Return the values; NaN, a gap, where there is none."""
     return [math.nan if m.value is None else m.value for m in points]
 
 
-def _lighter(colour: str, amount: float) -> tuple[float, float, float]:
-    """The colour, moved towards white by `amount`, 0 to 1."""
+def _lighten(colour: str, amount: float) -> tuple[float, float, float]:
+    """Move a colour towards white by `amount`, 0 to 1."""
     red, green, blue = (part + (1 - part) * amount for part in to_rgb(colour))
     return red, green, blue
 
 
 def _widen(axes: Axes) -> None:
-    """Gives an axis of cosines its least span."""
+    """Give an axis of cosines its least span."""
     low, high = axes.get_ylim()
     wider = max(0.0, LEAST_SPAN - (high - low)) / 2
     axes.set_ylim(low - wider, high + wider)
 
 
 def _legend(figure: Figure, panels: Sequence[Axes]) -> None:
-    """One legend for all panels, below them."""
+    """Draw one legend for all panels, below them."""
     handles: dict[str, Artist] = {}
     for axes in panels:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):

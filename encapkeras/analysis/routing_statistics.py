@@ -1,4 +1,4 @@
-"""What the iterations of a routing do with its votes, without ever holding all of them.
+"""Statistics of what the iterations of a routing do with its votes, which never exist all at once.
 
 Shape suffixes: B batch, P positions, N capsule types, D capsule dimension, J output capsules, E their dimension,
 R roles (target or other).
@@ -12,38 +12,25 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from encapkeras.analysis.couplings import Couplings, Routing, dot
 from encapkeras.analysis.measurements import COSINE_BINS, Measurement, bin_centre
-from encapkeras.analysis.votes import CHUNK_ELEMENTS, Chunk, chunk_sizes, vote_chunks
+from encapkeras.analysis.vote_chunks import CHUNK_ELEMENTS, Chunk, chunk_sizes, vote_chunks
 from encapkeras.errors import ArgumentError
+from encapkeras.functional.routing.couplings import Couplings, RoutingRecord, dot
 
 CLASSES = ("target", "other")
 
 
 class RoutingStatistics:
-    """Gathers the statistics of one routing over batches of images.
+    """Sums up the statistics of one routing over batches of images.
 
     With I input capsules i, J output capsules j, votes `vote_ij` and couplings `c_ij` (`R_ij` of EM), for each
     iteration: the entropy of the couplings along the axis over which they sum to 1; the cosine between each vote and
     `v_j` (`mu_j` of EM) as they are after the iteration, plain and weighted with the vote's weight in the mean (`c_ij`,
     or `R_ij a_i`); the mean length of the votes whose cosine is in each of 21 bins; the activation `|v_j|` (`a_j` of
-    EM). A vector of length 0 has the cosine 0 with everything.
-
-    Args:
-        routing: Weights and options.
-        chunk_elements: How many numbers of votes may exist at once.
-
-    Example:
-        >>> from encapkeras.analysis.couplings import DynamicRouting
-        >>> routing = DynamicRouting(torch.rand(4, 10, 8, 6), None, iterations=3, softmax_over="inputs")
-        >>> statistics = RoutingStatistics(routing)
-        >>> statistics.add(torch.rand(2, 9, 4, 6), labels=torch.tensor([3, 7]))
-        >>> first = statistics.measurements("digits")[0]
-        >>> first.statistic, round(first.value, 4) == round(math.log(9 * 4), 4)
-        ('coupling_entropy', True)
+    EM). A vector of length 0 has cosine 0 with everything.
     """
 
-    def __init__(self, routing: Routing, chunk_elements: int = CHUNK_ELEMENTS) -> None:
+    def __init__(self, routing: RoutingRecord, chunk_elements: int = CHUNK_ELEMENTS) -> None:
         self._routing = routing
         self._chunk_elements = chunk_elements
         self._roles: tuple[str, ...] = ()
@@ -51,17 +38,7 @@ class RoutingStatistics:
         self._inputs = 0
 
     def add(self, capsules_BPND: Tensor, activations_BPN: Tensor | None = None, labels: Tensor | None = None) -> None:
-        """Adds a batch.
-
-        Args:
-            capsules_BPND: Input capsules.
-            activations_BPN: Activations of the input capsules, for EM; None for none.
-            labels: The output capsule of each image's class, `(B,)`; None if the output capsules are no classes.
-
-        Raises:
-            ArgumentError: Capsules, activations or weights are not finite, a label is no output capsule, or a batch
-                has labels and another has none.
-        """
+        """Add a batch."""
         self._check_finite(capsules_BPND, activations_BPN)
         outputs = self._routing.weight_NJED.shape[1]
         roles = ("all",) if labels is None else CLASSES
@@ -86,7 +63,7 @@ class RoutingStatistics:
             )
 
     def _check_finite(self, capsules_BPND: Tensor, activations_BPN: Tensor | None) -> None:
-        """Refuses what would be counted in the wrong bins."""
+        """Raise for numbers that would be counted in the wrong bins."""
         weights = [value for value in vars(self._routing).values() if isinstance(value, Tensor)]
         activations = [] if activations_BPN is None else [activations_BPN]
         named = {"input capsules": [capsules_BPND], "input activations": activations, "weights": weights}
@@ -98,7 +75,7 @@ class RoutingStatistics:
                 )
 
     def _add_part(self, capsules_BPND: Tensor, activations_BPN: Tensor | None, role_BJ: Tensor) -> None:
-        """Adds images whose votes of at least one input capsule fit into a chunk together."""
+        """Add images whose votes of at least one input capsule fit into a chunk together."""
         routing = self._routing
         sizes = chunk_sizes(capsules_BPND, routing.weight_NJED, self._chunk_elements)
         couplings = routing.couplings(capsules_BPND, activations_BPN)
@@ -108,20 +85,16 @@ class RoutingStatistics:
             passing = _Pass(couplings, routing.softmax_over, role_BJ)
             weights = (routing.weight_NJED, routing.bias_NJE, activations_BPN)
             for chunk in vote_chunks(capsules_BPND, *weights, sizes):
-                shares_NBPJ = passing.look_at(chunk, sums)
+                shares_NBPJ = passing.add(chunk, sums)
                 if iteration < len(self._sums) - 1:
-                    couplings.gather(chunk, shares_NBPJ)
+                    couplings.gather(chunk.votes_NBPJE, shares_NBPJ)
             passing.finish(sums)
 
     def measurements(self, layer: str) -> list[Measurement]:
-        """The figures so far.
+        """Return the measurements so far."""
+        return [m for iteration, sums in enumerate(self._sums, start=1) for m in self._metrics(layer, iteration, sums)]
 
-        Args:
-            layer: The name that they are to have.
-        """
-        return [m for iteration, sums in enumerate(self._sums, start=1) for m in self._figures(layer, iteration, sums)]
-
-    def _figures(self, layer: str, iteration: int, sums: _Sums) -> Iterator[Measurement]:
+    def _metrics(self, layer: str, iteration: int, sums: _Sums) -> Iterator[Measurement]:
         over_inputs = self._routing.softmax_over == "inputs"
         number = self._inputs if over_inputs else self._routing.weight_NJED.shape[1]
 
@@ -135,7 +108,7 @@ class RoutingStatistics:
         for index, role in enumerate(self._roles if over_inputs else ("all",)):
             count = sums.distributions[index]
             largest = count * math.log(number)
-            entropy = sums.entropy[index].clamp(max=largest)  # the couplings' rounding leads a little past it
+            entropy = sums.entropy[index].clamp(max=largest)  # rounded couplings can exceed it a little
             yield mean("coupling_entropy", role, entropy, count, count)
             yield mean("coupling_entropy_relative", role, entropy, largest, count)
         for index, role in enumerate(self._roles):
@@ -162,7 +135,7 @@ class _Sums:
 
 
 class _Pass:
-    """One iteration of some images: the chunks of their votes pass by."""
+    """One iteration of some images, over the chunks of their votes."""
 
     def __init__(self, couplings: Couplings, softmax_over: str, role_BJ: Tensor) -> None:
         self._couplings = couplings
@@ -172,9 +145,9 @@ class _Pass:
         zeros = torch.zeros_like(self._output_length_BJ, dtype=torch.float64)  # many small numbers are summed
         self._entropy_BJ, self._cosine_BJ, self._shared_cosine_BJ, self._share_BJ = (zeros.clone() for _ in range(4))
 
-    def look_at(self, chunk: Chunk, sums: _Sums) -> Tensor:
-        """Adds what a chunk has; returns the weights of its votes in their mean, `(n, b, p, J)`."""
-        coupling_NBPJ = self._couplings.of(chunk)
+    def add(self, chunk: Chunk, sums: _Sums) -> Tensor:
+        """Add a chunk; return the weights of its votes in their mean, `(n, b, p, J)`."""
+        coupling_NBPJ = self._couplings.of(chunk.votes_NBPJE)
         shares_NBPJ = coupling_NBPJ
         if chunk.activations_NBP is not None:
             shares_NBPJ = coupling_NBPJ * chunk.activations_NBP[..., None]
@@ -206,7 +179,7 @@ class _Pass:
         sums.length += lengths.view_as(sums.length).cpu()
 
     def finish(self, sums: _Sums) -> None:
-        """Adds what is known after the last chunk."""
+        """Add what is known after the last chunk."""
         role = self._role_BJ.flatten().cpu()
 
         def by_role(values_BJ: Tensor) -> Tensor:
@@ -224,7 +197,7 @@ class _Pass:
 
 
 def _roles_of(labels: Tensor | None, batch: int, outputs: int, device: torch.device) -> Tensor:
-    """The role of each output capsule of each image, `(B, J)`: 0 for the target, 1 for another; 0 without labels."""
+    """Return the roles of the output capsules `(B, J)`: 0 for the target, 1 for others; 0 without labels."""
     if labels is None:
         return torch.zeros(batch, outputs, dtype=torch.long, device=device)
     return (torch.arange(outputs, device=device) != labels.to(device)[:, None]).long()

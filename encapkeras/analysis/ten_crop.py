@@ -1,4 +1,4 @@
-"""The accuracy of a trained network that sees every image ten times."""
+"""The accuracy of a trained network that sees ten crops of every image."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from encapkeras.data import Batches
 
 
 def ten_crop_accuracy(classifier: Classifier, batches: Batches) -> float:
-    """The accuracy, 0 to 1, of the mean score over ten parts of each image.
+    """Return the accuracy, 0 to 1, of the mean score over ten crops of each image.
 
-    These are its four corners, its centre, and the mirror images of these five, in the size that the network takes, cut
+    They are its four corners, its centre, and the mirror images of these five, in the size that the network takes, cut
     from the image as `data.augment.resize` makes it.
 
     Args:
@@ -19,7 +19,7 @@ def ten_crop_accuracy(classifier: Classifier, batches: Batches) -> float:
         batches: Images and labels.
 
     Raises:
-        ArgumentError: The images are no larger than what is cut from them.
+        ArgumentError: The images are no larger than the crops.
     """
     right = 0
     for crops, labels in batches.corner_crops():

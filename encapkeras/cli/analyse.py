@@ -1,4 +1,4 @@
-"""`encapkeras analyse`: what the routing layers of a run do with images, or what its class capsules mean."""
+"""`encapkeras analyse`: shows what the routing layers of a run do with images, or what its class capsules mean."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from encapkeras.cli import analyse_perturb
 from encapkeras.cli.arguments.device import add_device, print_device
 from encapkeras.cli.arguments.spec_arguments import add_plugins
+from encapkeras.cli.terminal.table import print_table
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -18,36 +19,41 @@ if TYPE_CHECKING:
 
 IMAGES = 256
 SPLITS = ("test", "validation", "train")
-STATISTICS = ("coupling_entropy_relative", "agreement", "agreement_by_coupling", "activation")
+STATISTICS = {
+    "entropy": "coupling_entropy_relative",
+    "agreement": "agreement",
+    "weighted": "agreement_by_coupling",
+    "activation": "activation",
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the options of `encapkeras analyse`."""
+    """Declare the options."""
     parser.add_argument("run_dir", metavar="RUN", help="run folder of a training")
     add_plugins(parser)
     parser.add_argument(
         "--perturb",
         action="store_true",
-        help="instead of the routing: what the decoder makes of class capsules with one dimension changed",
+        help="instead of the routing: show what the decoder draws when one dimension of a class capsule changes",
     )
     parser.add_argument(
         "--checkpoint",
         metavar="NAME",
         nargs="+",
-        help="what to show side by side: best, last, or the number of an epoch that train.analysis has analysed "
-        "(best and last; last alone without validation)",
+        help="the weights to show side by side: best, last, or the number of an epoch that train.analysis has analysed "
+        "(best and last; only last without validation)",
     )
     parser.add_argument("--split", choices=SPLITS, default="test", help="images to use (%(default)s)")
-    parser.add_argument("--images", type=int, metavar="N", help=f"how many, from the first ({IMAGES})")
+    parser.add_argument("--images", type=int, metavar="N", help=f"how many images, from the first ({IMAGES})")
     parser.add_argument(
         "--output", metavar="DIR", help="folder for the results (RUN/analysis/SPLIT; RUN/analysis/perturbed)"
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace the analysis that is in the folder already")
+    parser.add_argument("--overwrite", action="store_true", help="replace an analysis that is already in the folder")
     add_device(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Analyses, writes the results, and prints the figures after each iteration."""
+    """Analyse, write the results, and print the metrics after each iteration."""
     if arguments.perturb:
         analyse_perturb.run(arguments)
         print_device()
@@ -55,7 +61,7 @@ def run(arguments: argparse.Namespace) -> int:
     from encapkeras.analysis import analyse_routing
     from encapkeras.data import load
     from encapkeras.errors import ArgumentError
-    from encapkeras.model.spec_model import load_model
+    from encapkeras.model.load_model import load_model
     from encapkeras.spec.load import load_spec
     from encapkeras.training.analysis_images import first_images
     from encapkeras.training.measure import check_fits, data_of
@@ -81,7 +87,7 @@ def run(arguments: argparse.Namespace) -> int:
         images, labels = first_images(splits, arguments.split, count)
         for name, file in files.items():
             if file is None:
-                analyses.append(_analysed_before(folder, int(name), arguments.split, len(images)))
+                analyses.append(_read_epoch(folder, int(name), arguments.split, len(images)))
                 continue
             model = load_model(file)
             check_fits(model, splits.info)
@@ -94,12 +100,12 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _checkpoints(folder: RunFolder, names: Sequence[str]) -> dict[str, Path | None]:
-    """The file of each checkpoint; None for an epoch that was analysed while training."""
+    """Return the file of each checkpoint; None for an epoch that was analysed during training."""
     from encapkeras.errors import RunFolderError
 
     files: dict[str, Path | None] = {}
     known = {"best": folder.best, "last": folder.last}
-    epochs = [analysis.checkpoint.removeprefix("epoch ") for analysis in _while_training(folder)]
+    epochs = [analysis.checkpoint.removeprefix("epoch ") for analysis in _read_epochs(folder)]
     for name in names:
         there = known[name].is_file() if name in known else name in epochs
         if not there:
@@ -112,50 +118,46 @@ def _checkpoints(folder: RunFolder, names: Sequence[str]) -> dict[str, Path | No
     return files
 
 
-def _while_training(folder: RunFolder) -> list[RoutingAnalysis]:
+def _read_epochs(folder: RunFolder) -> list[RoutingAnalysis]:
     from encapkeras.analysis import read_csv
 
     table = folder.analysis / "epochs.csv"
     return read_csv(table) if table.is_file() else []
 
 
-def _analysed_before(folder: RunFolder, epoch: int, split: str, images: int) -> RoutingAnalysis:
-    """The analysis of an epoch while training, if it is of the same images."""
+def _read_epoch(folder: RunFolder, epoch: int, split: str, images: int) -> RoutingAnalysis:
+    """Return the analysis of an epoch during training, if it is of the same images."""
     from encapkeras.errors import RunFolderError
 
-    found = next(analysis for analysis in _while_training(folder) if analysis.checkpoint == f"epoch {epoch}")
+    found = next(analysis for analysis in _read_epochs(folder) if analysis.checkpoint == f"epoch {epoch}")
     if (found.split, found.images) != (split, images):
         raise RunFolderError(
-            f"epoch {epoch} was analysed with {found.images} {found.split} images, and its weights are not kept; what "
-            f"stands beside it must be of the same: add --split {found.split} --images {found.images}"
+            f"epoch {epoch} was analysed with {found.images} {found.split} images, and its weights are not kept: "
+            f"analyse the other weights with the same images. Add --split {found.split} --images {found.images}"
         )
     return found
 
 
 def _print_table(analyses: Sequence[RoutingAnalysis]) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
     from encapkeras.analysis import layers_of
     from encapkeras.analysis.plots import KINDS
 
-    console = Console()
     for layer in layers_of(analyses):
         activations = analyses[0].select(layer, "activation")
         of_classes = "; the image's class / other classes" if len({m.capsules for m in activations}) > 1 else ""
         title = (
             f"{layer}: {KINDS[activations[0].routing]}, {analyses[0].images:,} {analyses[0].split} images{of_classes}"
         )
-        table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-        table.add_column("checkpoint")
-        for heading in ("iter.", "entropy", "agreement", "weighted", "activation"):
-            table.add_column(heading, justify="right")
-        for analysis in analyses:
-            for iteration in sorted({m.iteration for m in activations}):
-                cells = [_cell(analysis, layer, statistic, iteration) for statistic in STATISTICS]
-                table.add_row(analysis.checkpoint, str(iteration), *cells)
-        console.print(table)
+        iterations = sorted({m.iteration for m in activations})
+        rows = [(analysis, iteration) for analysis in analyses for iteration in iterations]
+        columns = {
+            "checkpoint": [analysis.checkpoint for analysis, _ in rows],
+            "iter.": [str(iteration) for _, iteration in rows],
+        }
+        for heading, statistic in STATISTICS.items():
+            columns[heading] = [_cell(analysis, layer, statistic, iteration) for analysis, iteration in rows]
+        print_table(columns, title=f"{title}\n", right=list(columns)[1:])
+        print()
 
 
 def _cell(analysis: RoutingAnalysis, layer: str, statistic: str, iteration: int) -> str:

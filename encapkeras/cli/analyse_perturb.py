@@ -1,4 +1,4 @@
-"""`encapkeras analyse RUN --perturb`: pictures of what each dimension of the class capsules means to the decoder."""
+"""`encapkeras analyse RUN --perturb`: draws what each dimension of the class capsules means to the decoder."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from encapkeras.errors import ArgumentError, printable
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Writes a picture for each class, of the weights that training chose."""
+    """Write a picture for each class, of the weights that training chose."""
     from encapkeras.analysis import Decoder, decoders, one_of_each_class, plot_perturbed
     from encapkeras.files import replacing, writing
     from encapkeras.training.memory.out_of_memory import saying_how_to_save_memory
@@ -19,7 +19,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     if arguments.images is not None or arguments.checkpoint:
         raise ArgumentError(
-            "--perturb takes one image of each class and the weights that training chose; --images and --checkpoint "
+            "--perturb uses one image of each class and the weights that training chose; --images and --checkpoint "
             "belong to the analysis of the routing"
         )
     with saying_how_to_save_memory():

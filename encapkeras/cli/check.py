@@ -1,4 +1,4 @@
-"""`encapkeras check PATH ...`: finds all mistakes of specs, wrong shapes included, without making weights."""
+"""`encapkeras check PATH ...`: finds all errors of specs, wrong shapes included, without making weights."""
 
 from __future__ import annotations
 
@@ -13,45 +13,37 @@ from typing import Any
 
 from encapkeras.cli.arguments.spec_arguments import add_overrides, add_plugins
 from encapkeras.cli.arguments.spec_search import search
-from encapkeras.cli.terminal.spec_errors import counted, print_mistakes, print_warnings
+from encapkeras.cli.terminal.spec_errors import print_problems
 from encapkeras.errors import Problem, SpecError, printable
+from encapkeras.text import counted
 
-MOST_NAMED = 5  # specs that one problem is in, and that are named
+MOST_NAMED = 5  # specs with the same error that are named
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What was found in one spec.
+    """What was found in one spec."""
 
-    Args:
-        file: The spec, as the user named it.
-        problems: Its mistakes or, if there are none, its warnings.
-        nodes: How many nodes the network has; None after mistakes.
-        parameters: How many numbers training changes; None after mistakes.
-        variants: How many networks its sweep makes.
-        summary: How many mistakes there are, in words.
-    """
-
-    file: str
-    problems: Sequence[Problem]
-    nodes: int | None = None
-    parameters: int | None = None
-    variants: int = 0
-    summary: str = ""
+    file: str  # as the user named it
+    problems: Sequence[Problem]  # its errors or, if there are none, its warnings
+    nodes: int | None = None  # None after errors
+    parameters: int | None = None  # how many numbers training changes; None after errors
+    variants: int = 0  # networks of its sweep
+    summary: str = ""  # how many errors, in words
 
     @property
     def ok(self) -> bool:
-        """Whether there are no mistakes."""
+        """Whether there are no errors."""
         return self.nodes is not None
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares what the command takes."""
+    """Declare the options."""
     parser.add_argument(
         "paths",
         metavar="PATH",
         nargs="+",
-        help="YAML or JSON files, names of bundled specs, or folders, in which every file with the key 'spec' is one",
+        help="YAML or JSON files, names of bundled specs, or folders, where every file with the key 'spec' is checked",
     )
     add_overrides(parser)
     parser.add_argument("--format", choices=("text", "json"), default="text", help="what to print (%(default)s)")
@@ -59,25 +51,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Checks the specs and says how large their networks are.
-
-    Returns:
-        0; 2 if there are mistakes.
-    """
+    """Check the specs and print how large their networks are; return 2 if there are errors."""
     found = search(arguments.paths)
-    outcomes = (_examined(file, arguments.overrides) for file in found.specs)
+    outcomes = (_examine(file, arguments.overrides) for file in found.specs)
     if arguments.format == "json":
         done = list(outcomes)
         print(json.dumps(_as_data(done), indent=2))
     else:
         several = arguments.paths != found.specs or len(found.specs) > 1
-        done = _told(outcomes, several)
+        done = _report(outcomes, several)
         if several:
             print(_summary(done, found.skipped))
     return 0 if all(outcome.ok for outcome in done) else 2
 
 
-def _examined(file: str, overrides: Sequence[str]) -> Outcome:
+def _examine(file: str, overrides: Sequence[str]) -> Outcome:
     from encapkeras.model.examine import examine_spec
     from encapkeras.spec.reachable import reached
 
@@ -93,8 +81,8 @@ def _examined(file: str, overrides: Sequence[str]) -> Outcome:
     return Outcome(file, list(dict.fromkeys(warnings)), len(nodes), parameters, len(examined.variants))
 
 
-def _told(outcomes: Iterable[Outcome], several: bool) -> list[Outcome]:
-    """Prints each outcome when it is known, and all mistakes at the end, each once whatever number of specs has it."""
+def _report(outcomes: Iterable[Outcome], several: bool) -> list[Outcome]:
+    """Print each outcome as soon as it is known, and all errors at the end, each once however many specs have it."""
     done = []
     warned: set[Problem] = set()
     for outcome in outcomes:
@@ -105,21 +93,20 @@ def _told(outcomes: Iterable[Outcome], several: bool) -> list[Outcome]:
             print(f"{printable(outcome.file)}: ok, {size}{sweep}")
         elif several:
             print(f"{printable(outcome.file)}: {outcome.summary}")
-        sys.stdout.flush()  # before the words on stderr, wherever both go
+        sys.stdout.flush()  # before what goes to stderr, wherever both end up
         if outcome.ok:
             new = {_essence(problem): problem for problem in outcome.problems}
-            print_warnings([problem for essence, problem in new.items() if essence not in warned])
+            print_problems([problem for essence, problem in new.items() if essence not in warned])
             warned |= set(new)
-    mistakes = _distinct(done, "error")
-    if mistakes:
-        named = {problem: _broken(problem, specs) for problem, specs in mistakes.items()} if several else {}
-        summary = f"{counted(len(mistakes), 'mistake')} found" if several else done[0].summary
-        print_mistakes(list(mistakes), summary, named)
+    errors = _distinct(done, "error")
+    if errors:
+        named = {problem: _broken(problem, specs) for problem, specs in errors.items()} if several else {}
+        print_problems(list(errors), f"{counted(len(errors), 'error')} found" if several else done[0].summary, named)
     return done
 
 
 def _distinct(outcomes: Sequence[Outcome], severity: str) -> dict[Problem, list[str]]:
-    """The problems of one severity, sorted by place, with the specs that each is in: a base may be that of many."""
+    """Return the problems of one severity, sorted by place, with the specs that each is in: specs may share a base."""
     first: dict[Problem, Problem] = {}
     specs: dict[Problem, list[str]] = {}
     for outcome in outcomes:
@@ -132,12 +119,12 @@ def _distinct(outcomes: Sequence[Outcome], severity: str) -> dict[Problem, list[
 
 
 def _essence(problem: Problem) -> Problem:
-    """What makes a problem the same in two specs: the shapes that lead to it may differ, and rows be others."""
+    """Return what makes a problem the same in two specs: the shapes that lead to it, and its row, may differ."""
     return dataclasses.replace(problem, note="", trace="")
 
 
 def _broken(problem: Problem, specs: Sequence[str]) -> str:
-    """Which specs a mistake is in, unless that is plain."""
+    """Return which specs an error is in, unless its file says it."""
     names = [printable(spec) for spec in specs]
     if names == [problem.file]:
         return ""
@@ -148,7 +135,7 @@ def _broken(problem: Problem, specs: Sequence[str]) -> str:
 def _summary(outcomes: Sequence[Outcome], skipped: int) -> str:
     broken = sum(not outcome.ok for outcome in outcomes)
     warnings = len(_distinct(outcomes, "warning"))
-    parts = [f"{len(outcomes) - broken} ok", *([f"{broken} with mistakes"] if broken else [])]
+    parts = [f"{len(outcomes) - broken} ok", *([f"{broken} with errors"] if broken else [])]
     parts += [counted(warnings, "warning")] if warnings else []
     parts += [f"{counted(skipped, 'file')} without the key 'spec' skipped"] if skipped else []
     return f"{counted(len(outcomes), 'spec')}: {', '.join(parts)}"

@@ -1,4 +1,4 @@
-"""`encapkeras compare`: several networks, several seeds each, side by side."""
+"""`encapkeras compare`: trains several networks with several seeds each, and compares them."""
 
 from __future__ import annotations
 
@@ -8,41 +8,37 @@ from collections.abc import Sequence
 
 from encapkeras.cli.arguments.device import add_device
 from encapkeras.cli.arguments.spec_arguments import add_overrides, add_plugins
-from encapkeras.cli.terminal.spec_errors import print_warnings
+from encapkeras.cli.terminal.spec_errors import print_problems
 from encapkeras.errors import Problem, SpecError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the options of `encapkeras compare`."""
+    """Declare the options."""
     parser.add_argument(
         "specs",
         metavar="SPEC",
         nargs="+",
-        help="YAML or JSON files, or names of bundled specs; one with a sweep stands for the networks of its sweep; "
-        "all others are compared with the first",
+        help="YAML or JSON files, or names of bundled specs; a sweep stands for all of its networks; all are "
+        "compared with the first",
     )
     add_overrides(parser)
     add_plugins(parser)
     parser.add_argument(
         "--seeds",
         metavar="N",
-        help="train each spec with the seeds 0 to N - 1, or with those of a list such as 0,5,7; '5,' is a list of one "
-        "(what sweeps say, or 3)",
+        help="train each spec with the seeds 0 to N - 1, or with a list of seeds such as 0,5,7; '5,' is a list of one "
+        "(the seeds of the sweep, or 3)",
     )
     add_device(parser)
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--run-dir", metavar="DIR", help="folder for the table and all runs (runs/compare/DATE_TIME)")
     where.add_argument(
-        "--resume", metavar="DIR", help="go on with the comparison in this folder: its finished runs are reused"
+        "--resume", metavar="DIR", help="continue the comparison in this folder; its finished runs are reused"
     )
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Trains all, prints and writes the table.
-
-    Returns:
-        0; 2 if a run failed.
-    """
+    """Train all, print and write the table; return 2 if a run failed."""
     seeds = None if arguments.seeds is None else _seeds(arguments.seeds)
     from encapkeras.comparison.compare import compare
 
@@ -58,18 +54,18 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _warn(specs: Sequence[str], overrides: Sequence[str]) -> None:
-    """Prints what is suspicious in the specs; their mistakes are reported by the comparison, those of all at once."""
+    """Print the warnings of the specs; the comparison reports their errors, those of all at once."""
     from encapkeras.spec.load import load_spec
 
     found: dict[Problem, None] = {}
     for spec in specs:
         with contextlib.suppress(SpecError):
             found.update(dict.fromkeys(load_spec(spec, overrides).warnings))
-    print_warnings(list(found))
+    print_problems(list(found))
 
 
 def _seeds(text: str) -> list[int]:
-    """The seeds that `--seeds` means."""
+    """Return the seeds that `--seeds` means."""
     from encapkeras.errors import ArgumentError
     from encapkeras.spec.sections import MOST_SEEDS
     from encapkeras.validation import shown

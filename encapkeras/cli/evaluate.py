@@ -1,4 +1,4 @@
-"""`encapkeras evaluate`: a run measured again, as training did it or more closely."""
+"""`encapkeras evaluate`: measures a run again, as training did or in more detail."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from encapkeras.errors import ArgumentError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the options of `encapkeras evaluate`."""
-    parser.add_argument("runs", metavar="RUN", nargs="+", help="run folder of a training; several with --affine")
+    """Declare the options."""
+    parser.add_argument("runs", metavar="RUN", nargs="+", help="run folder of a training; --affine takes several")
     add_plugins(parser)
     parser.add_argument("--split", choices=("test", "validation"), default="test", help="images to use (%(default)s)")
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -24,20 +24,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     closer.add_argument(
         "--ten-crop",
         action="store_true",
-        help="also cut every image at its corners and its centre, and mirror these; the mean of the ten scores decides",
-    )
-    closer.add_argument("--per-class", action="store_true", help="the errors of each class; with -o as a .csv file too")
-    closer.add_argument(
-        "--hardest", type=int, metavar="N", help="write the N classes with most errors into the file -o, one a line"
+        help="also crop every image at its corners and its centre, and mirror these; the mean of the ten scores counts",
     )
     closer.add_argument(
-        "--affine", action="store_true", help="the accuracy on turned, moved and scaled images, as plot and table"
+        "--per-class", action="store_true", help="print the errors of each class; -o writes them to a .csv file too"
+    )
+    closer.add_argument(
+        "--hardest",
+        type=int,
+        metavar="N",
+        help="write the names of the N classes with the most errors to the file -o, one per line",
+    )
+    closer.add_argument(
+        "--affine",
+        action="store_true",
+        help="measure the accuracy on rotated, shifted and scaled images, as a plot and a table",
     )
     parser.add_argument(
         "--top",
         type=int,
         metavar="K",
-        help="with --per-class and --hardest: an error is a class that is not among the K best (1)",
+        help="with --per-class and --hardest: an image counts as an error if its class is not among the K best (1)",
     )
     parser.add_argument("--images", type=int, metavar="N", help="with --affine: how many images, from the first (1000)")
     parser.add_argument(
@@ -48,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Measures with the weights that training chose."""
+    """Measure with the weights that training chose."""
     _check(arguments)
     from encapkeras.training.memory.out_of_memory import saying_how_to_save_memory
 
@@ -64,24 +71,24 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _check(arguments: argparse.Namespace) -> None:
-    """Refuses options without the ones that they belong to."""
+    """Refuse options without the ones that they belong to."""
     by_class = arguments.per_class or arguments.hardest is not None
     if len(arguments.runs) > 1 and not arguments.affine:
         raise ArgumentError(
-            f"several runs stand side by side with --affine alone; received {len(arguments.runs)}. 'encapkeras "
-            "compare' trains and compares several networks."
+            f"only --affine takes several runs; received {len(arguments.runs)}. 'encapkeras compare' trains and "
+            "compares several networks."
         )
     if arguments.top is not None and not by_class:
         raise ArgumentError("--top belongs to --per-class and --hardest")
     if arguments.images is not None and not arguments.affine:
         raise ArgumentError("--images belongs to --affine")
     if arguments.output is not None and not (by_class or arguments.affine):
-        raise ArgumentError("-o belongs to --per-class, --hardest and --affine; --json prints what a program can read")
+        raise ArgumentError("-o belongs to --per-class, --hardest and --affine; --json prints the results for programs")
     if arguments.hardest is not None and arguments.output is None:
         raise ArgumentError("--hardest needs the file to write: -o hardest.txt")
     if arguments.hardest is not None and arguments.json:
         raise ArgumentError(
-            "--hardest writes names, one a line; --per-class prints the errors of all classes as --json"
+            "--hardest writes names, one per line; --per-class prints the errors of all classes with --json"
         )
 
 
@@ -93,16 +100,16 @@ def _measured(arguments: argparse.Namespace) -> dict[str, Any]:
     splits = trained.splits()
     batches = trained.chosen(splits, arguments.split)
     ten_crop = {}
-    if arguments.ten_crop:  # first: that it cannot be done is known at once
+    if arguments.ten_crop:  # first, since it fails early
         ten_crop["ten_crop_accuracy"] = ten_crop_accuracy(trained.classifier(splits), batches)
-    figures = measure(trained.checkpoint, batches, splits.info)
-    return {"split": arguments.split, **figures, **ten_crop, "images": batches.num_images}
+    metrics = measure(trained.checkpoint, batches, splits.info)
+    return {"split": arguments.split, **metrics, **ten_crop, "images": batches.num_images}
 
 
-def _print(figures: dict[str, Any], as_json: bool) -> None:
+def _print(metrics: dict[str, Any], as_json: bool) -> None:
     if as_json:
-        print(json.dumps(figures, indent=2))
+        print(json.dumps(metrics, indent=2))
         return
-    print("{split} accuracy {accuracy:.4f}, loss {loss:.4f}, {images:,} images".format(**figures))
-    if "ten_crop_accuracy" in figures:
-        print("{split} accuracy {ten_crop_accuracy:.4f} with ten crops of each image".format(**figures))
+    print("{split} accuracy {accuracy:.4f}, loss {loss:.4f}, {images:,} images".format(**metrics))
+    if "ten_crop_accuracy" in metrics:
+        print("{split} accuracy {ten_crop_accuracy:.4f} with ten crops of each image".format(**metrics))

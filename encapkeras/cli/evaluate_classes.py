@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from encapkeras.cli.arguments.output_file import check_free, write_text
+from encapkeras.cli.arguments.output_file import check_free, csv_text, write_text
 from encapkeras.cli.arguments.trained_run import TrainedRun
+from encapkeras.cli.terminal.table import print_table
 from encapkeras.errors import printable
 
 if TYPE_CHECKING:
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Counts the errors; prints them, or writes the names of the classes that have most."""
+    """Count the errors; print them, or write the names of the classes that have the most."""
     output = Path(arguments.output) if arguments.output else None
     if output:
         check_free(output, arguments.overwrite, option=" with -o")
@@ -32,7 +31,7 @@ def run(arguments: argparse.Namespace) -> None:
     ranked = hardest(found, arguments.hardest)
     if arguments.hardest is None:
         if output:
-            write_text(output, _as_csv(found))
+            write_text(output, csv_text(_rows(found), ["label", "class", "images", "errors", "error"]))
         _print(ranked, found, arguments)
     elif output:
         write_text(output, "".join(f"{each.class_name}\n" for each in ranked))
@@ -40,32 +39,25 @@ def run(arguments: argparse.Namespace) -> None:
         print(f"{len(ranked)} of {len(found)} classes, {span}, written to {printable(str(output))}")
 
 
+def _rows(found: Sequence[ClassErrors]) -> list[dict[str, Any]]:
+    return [
+        {"label": one.label, "class": one.class_name, "images": one.images, "errors": one.errors, "error": one.error}
+        for one in found
+    ]
+
+
 def _print(ranked: Sequence[ClassErrors], found: Sequence[ClassErrors], arguments: argparse.Namespace) -> None:
     if arguments.json:
-        rows = [
-            {
-                "label": each.label,
-                "class": each.class_name,
-                "images": each.images,
-                "errors": each.errors,
-                "error": each.error,
-            }
-            for each in found
-        ]
-        print(json.dumps({"split": arguments.split, "top": arguments.top or 1, "classes": rows}, indent=2))
+        data = {"split": arguments.split, "top": arguments.top or 1, "classes": _rows(found)}
+        print(json.dumps(data, indent=2))
         return
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    print(_what(arguments))
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("class")
-    for heading in ("images", "errors", "error"):
-        table.add_column(heading, justify="right")
-    for each in ranked:
-        table.add_row(printable(each.class_name), f"{each.images:,}", f"{each.errors:,}", _percent(each))
-    Console().print(table)
+    numbers = {
+        "images": [f"{each.images:,}" for each in ranked],
+        "errors": [f"{each.errors:,}" for each in ranked],
+        "error": [_percent(each) for each in ranked],
+    }
+    columns = {"class": [printable(each.class_name) for each in ranked], **numbers}
+    print_table(columns, title=f"{_what(arguments)}\n", right=numbers)
     without = [printable(each.class_name) for each in found if not each.images]
     if without:
         print(f"without images: {', '.join(without)}")
@@ -77,11 +69,3 @@ def _what(arguments: argparse.Namespace) -> str:
 
 def _percent(each: ClassErrors) -> str:
     return "-" if each.error is None else f"{100 * each.error:.1f} %"
-
-
-def _as_csv(found: Sequence[ClassErrors]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["label", "class", "images", "errors", "error"])
-    writer.writerows([each.label, each.class_name, each.images, each.errors, each.error] for each in found)
-    return text.getvalue()

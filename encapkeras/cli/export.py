@@ -1,4 +1,4 @@
-"""`encapkeras export`: a trained network as a file for other programs."""
+"""`encapkeras export`: writes a trained network as a file for other programs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ENDINGS = {"keras": ".keras", "torch": ".pt2", "onnx": ".onnx"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the options of `encapkeras export`."""
+    """Declare the options."""
     parser.add_argument("model", metavar="RUN_OR_MODEL", help="run folder of a training, or a .keras file")
     parser.add_argument("--format", required=True, choices=ENDINGS, help="what to write")
     add_plugins(parser)
@@ -24,12 +24,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Writes the network that training chose."""
+    """Write the network that training chose."""
     ending = ENDINGS[arguments.format]
     if arguments.output is not None:
         check_output(arguments, arguments.model, ending)
     from encapkeras.interop import export_model
-    from encapkeras.model.spec_model import load_model
+    from encapkeras.model.load_model import load_model
     from encapkeras.summary.node_table import parameters
 
     checkpoint = chosen_checkpoint(Path(arguments.model))

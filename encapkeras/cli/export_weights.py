@@ -9,16 +9,16 @@ from encapkeras.cli.arguments.spec_arguments import add_plugins
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the options of `encapkeras export-weights`."""
-    parser.add_argument("model", metavar="MODEL.keras", help="a saved model that was made from a spec")
+    """Declare the options."""
+    parser.add_argument("model", metavar="MODEL.keras", help="a saved model that was built from a spec")
     add_plugins(parser)
     add_output_arguments(parser, "CHECKPOINT.pth")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Writes the model's weights in the original's names and layouts."""
+    """Write the model's weights in the original's names and layouts."""
     from encapkeras.interop import original_state_dict, write_checkpoint
-    from encapkeras.model.spec_model import load_model
+    from encapkeras.model.load_model import load_model
     from encapkeras.summary.node_table import parameters
 
     output = check_output(arguments, arguments.model, ".pth", ".pt")

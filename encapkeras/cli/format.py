@@ -6,23 +6,22 @@ import argparse
 import sys
 
 from encapkeras.cli.arguments.output_file import add_overwrite, check_output, write_text
+from encapkeras.cli.arguments.spec_arguments import add_plugins
+from encapkeras.text import counted
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares what the command takes."""
+    """Declare the options."""
     parser.add_argument("spec", metavar="SPEC", help="a YAML or JSON file, or the name of a bundled spec")
     where = parser.add_mutually_exclusive_group()
     where.add_argument("-o", "--output", metavar="FILE", help="write a .json, .yaml or .yml file instead of printing")
-    where.add_argument("--to", choices=("json", "yaml"), help="what to print (the other one than SPEC is)")
+    where.add_argument("--to", choices=("json", "yaml"), help="what to print (the format that SPEC is not in)")
     add_overwrite(parser)
+    add_plugins(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Writes or prints the spec, and says how many comments are lost.
-
-    Returns:
-        0.
-    """
+    """Write or print the spec, and say how many comments are lost."""
     from encapkeras.spec.formatting import formatted
     from encapkeras.spec.parse import ENDINGS, is_json
     from encapkeras.spec.spec_files import find_spec
@@ -37,6 +36,6 @@ def run(arguments: argparse.Namespace) -> int:
         result = formatted(source, to_json=is_json(output), folder=output.parent)
         write_text(output, result.text)
     if result.lost_comments:
-        comments = "1 comment" if result.lost_comments == 1 else f"{result.lost_comments} comments"
+        comments = counted(result.lost_comments, "comment")
         print(f"{arguments.spec}: {comments} left out; only values are kept", file=sys.stderr)
     return 0

@@ -10,14 +10,14 @@ from encapkeras.errors import ArgumentError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the options of `encapkeras import-weights`."""
+    """Declare the options."""
     add_spec_arguments(parser)
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a file that torch.save wrote")
     add_output_arguments(parser, "MODEL.keras")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Writes the network of the spec with the checkpoint's weights."""
+    """Write the network of the spec with the checkpoint's weights."""
     from encapkeras.files import replacing
     from encapkeras.interop import load_original_state_dict, read_checkpoint
     from encapkeras.model.spec_model import build_model

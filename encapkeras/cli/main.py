@@ -28,24 +28,24 @@ from encapkeras.cli import (
 )
 from encapkeras.cli import format as format_spec
 from encapkeras.cli.arguments.device import calculating_on
-from encapkeras.cli.terminal.spec_errors import print_mistakes
+from encapkeras.cli.terminal.spec_errors import print_problems
 from encapkeras.errors import DistributionError, EncapkerasError, SpecError, suggest
 
 COMMANDS: dict[str, tuple[ModuleType, str]] = {
     "train": (train, "train the network of a spec"),
-    "compare": (compare, "train several networks with several seeds each, side by side"),
+    "compare": (compare, "train several networks with several seeds each, and compare them"),
     "evaluate": (evaluate, "measure a trained network again"),
-    "predict": (predict, "show which classes a trained network sees in images"),
+    "predict": (predict, "classify images with a trained network"),
     "analyse": (analyse, "show what the routing layers of a trained network do"),
-    "check": (check, "find the mistakes in a spec"),
-    "show": (show, "show a network: its nodes, what they cost, pictures, what changes from another"),
-    "new": (new, "write a spec with comments to begin with"),
+    "check": (check, "find the errors in a spec"),
+    "show": (show, "show a network: its nodes, their costs, pictures, the difference from another"),
+    "new": (new, "write a commented spec to start from"),
     "specs": (specs, "list the specs that come with encapkeras, or print one"),
-    "format": (format_spec, "write a spec as JSON or as YAML"),
-    "schema": (schema, "write the JSON Schema by which editors help to write specs"),
+    "format": (format_spec, "convert a spec to JSON or YAML"),
+    "schema": (schema, "write the JSON Schema with which editors help to write specs"),
     "export": (export, "write a trained network as a file for other programs"),
-    "import-weights": (import_weights, "make a network of a checkpoint of the original code"),
-    "export-weights": (export_weights, "make a checkpoint for the original code of a network"),
+    "import-weights": (import_weights, "convert a checkpoint of the original code to a network"),
+    "export-weights": (export_weights, "convert a network to a checkpoint for the original code"),
     "bench": (bench, "time a part of encapkeras on this machine"),
 }
 
@@ -53,13 +53,13 @@ INTERRUPTED = 130  # what shells expect after Ctrl-C: 128 + SIGINT
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command.
+    """Run one command.
 
     Args:
         argv: The words after the program's name; those of the process by default.
 
     Returns:
-        The exit code: 0 for success, 2 for a mistake in what was given, 130 after Ctrl-C.
+        The exit code: 0 for success, 2 for an error in the input, 130 after Ctrl-C.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     # torch's threads wait for each other by spinning, which costs several times the work itself once anything else
@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if words[:1] != ["bench"]:
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if isinstance(sys.stdout, io.TextIOWrapper):
-        # A terminal that lacks a character, such as ±, shows another. On stderr Python sees to that itself.
+        # A terminal that lacks a character, such as ±, shows another. On stderr Python does that itself.
         sys.stdout.reconfigure(errors="replace")
     try:
         code = _run(words)
@@ -85,8 +85,8 @@ def _run(words: list[str]) -> int:
         arguments = _parse(words)
         if arguments.run is not train.run and int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise DistributionError(
-                f"torchrun has started {os.environ['WORLD_SIZE']} processes of this; of all commands only train works "
-                "in several. Start it without torchrun."
+                f"torchrun has started {os.environ['WORLD_SIZE']} processes; only the command train works in several. "
+                "Start this one without torchrun."
             )
         import encapkeras.backend  # noqa: F401  # refuses another Keras backend
 
@@ -98,7 +98,7 @@ def _run(words: list[str]) -> int:
             code: int = arguments.run(arguments)
         return code
     except SpecError as error:
-        print_mistakes(error.problems, error.summary)
+        print_problems(error.problems, error.summary)
         return error.exit_code
     except EncapkerasError as error:
         print(error, file=sys.stderr)
@@ -110,17 +110,17 @@ def _run(words: list[str]) -> int:
     except Exception as error:
         place = _line_in_plugin(error)
         if not place:
-            raise  # a bug of ours, which its traceback tells best
+            raise  # a bug of ours, which its traceback explains best
         from encapkeras.model.build import plain_text
 
         print(f"{place}: {type(error).__name__}: {plain_text(error)}", file=sys.stderr)
         return EncapkerasError.exit_code
-    except SystemExit as stop:  # how argparse ends: after --help, or after it printed what is wrong
+    except SystemExit as stop:  # argparse ends so after --help, or after it printed what is wrong
         return stop.code if isinstance(stop.code, int) else 2
 
 
 def _line_in_plugin(error: Exception) -> str:
-    """Where in a plugin an error came about; empty if it has nothing to do with one."""
+    """Return where in a plugin an error arose; empty if it has nothing to do with one."""
     if "encapkeras.plugins" not in sys.modules:
         return ""
     from encapkeras.plugins import line_in_plugin
@@ -139,7 +139,7 @@ def _parse(words: list[str]) -> argparse.Namespace:
         command.set_defaults(run=module.run)
         module.add_arguments(command)
     if words and not words[0].startswith("-") and words[0] not in COMMANDS:
-        parser.error(f"'{words[0]}' is no command. {suggest(words[0], COMMANDS)}")
+        parser.error(f"'{words[0]}' is not a command. {suggest(words[0], COMMANDS)}")
     arguments, unknown = parser.parse_known_args(words)
     if unknown:
         hint = ""

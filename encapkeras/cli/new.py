@@ -16,19 +16,17 @@ STANDARD_OUTPUT = "-"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares what the command takes."""
+    """Declare the options."""
     parser.add_argument("file", metavar="FILE", help="the .yaml file to write, or - to print")
     parser.add_argument(
         "--dataset",
         required=True,
         metavar="NAME",
-        help="the images: digits, fashion_mnist, cifar10, npz with --path ...",
+        help="the data set: digits, fashion_mnist, cifar10, npz with --path ...",
     )
     parser.add_argument("--path", metavar="FILE.npz", help="your own images, for --dataset npz")
-    parser.add_argument("--root", metavar="FOLDER", help="the files of the data set, such as those of image_folder")
-    parser.add_argument(
-        "--image-size", type=int, metavar="N", help="height and width of the images that the network takes"
-    )
+    parser.add_argument("--root", metavar="FOLDER", help="folder with the files of the data set, such as image_folder")
+    parser.add_argument("--image-size", type=int, metavar="N", help="height and width to which images are resized")
     parser.add_argument(
         "--routing",
         choices=("master", "approximate", "dynamic", "em"),
@@ -40,28 +38,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--size",
         choices=("small", "medium", "large"),
         default="small",
-        help="small trains in about a minute on a laptop, large wants a GPU (%(default)s)",
+        help="small trains in about a minute on a laptop, large needs a GPU (%(default)s)",
     )
     add_overwrite(parser)
     add_plugins(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Writes or prints the spec.
-
-    Returns:
-        0.
-
-    Raises:
-        ArgumentError: The file cannot be written, or the data set is not told rightly.
-    """
+    """Write or print the spec."""
     prints = arguments.file == STANDARD_OUTPUT
     file, shown = Path(arguments.file), printable(arguments.file)
     if not prints:
         if file.suffix not in ENDINGS:
             raise ArgumentError(
-                f"a starter spec is a {' or '.join(ENDINGS)} file, for its comments; received '{shown}'. "
-                "'encapkeras format' makes a .json file of it."
+                f"a starter spec must be a {' or '.join(ENDINGS)} file, since it has comments; received '{shown}'. "
+                "'encapkeras format' converts it to .json."
             )
         check_free(file, arguments.overwrite)
     text = _text(arguments, None if prints else file)
@@ -69,7 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
         sys.stdout.write(text)
         return 0
     write_text(file, text)
-    print(f"wrote {shown}: its comments say what to change; this trains it: encapkeras train {shlex.quote(shown)}")
+    print(f"wrote {shown}: its comments say what to change; to train it: encapkeras train {shlex.quote(shown)}")
     return 0
 
 

@@ -1,19 +1,18 @@
-"""`encapkeras predict`: which classes a trained network sees in image files."""
+"""`encapkeras predict`: classifies image files with a trained network."""
 
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from encapkeras.cli.arguments.device import add_device, print_device
-from encapkeras.cli.arguments.output_file import add_overwrite, check_free, write_text
+from encapkeras.cli.arguments.output_file import add_overwrite, check_free, csv_text, write_text
 from encapkeras.cli.arguments.spec_arguments import add_plugins
 from encapkeras.cli.arguments.trained_run import chosen_checkpoint
 from encapkeras.errors import ArgumentError, DataError, printable
+from encapkeras.text import counted
 
 if TYPE_CHECKING:
     from encapkeras.analysis import ClassifiedFiles
@@ -27,19 +26,21 @@ SCORES = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the options of `encapkeras predict`."""
+    """Declare the options."""
     parser.add_argument("model", metavar="RUN_OR_MODEL", help="run folder of a training, or a .keras file")
     parser.add_argument("images", metavar="IMAGE", nargs="+", help="image files, or folders of them")
     add_plugins(parser)
-    parser.add_argument("--top", type=int, default=3, metavar="N", help="how many classes of an image (%(default)s)")
+    parser.add_argument(
+        "--top", type=int, default=3, metavar="N", help="how many classes to show for each image (%(default)s)"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.add_argument("--csv", metavar="FILE", help="write them into a .csv file too")
+    parser.add_argument("--csv", metavar="FILE", help="also write them to a .csv file")
     add_overwrite(parser)
     add_device(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Prints the best classes of each image; files that cannot be read are named at the end."""
+    """Print the best classes of each image; name files that cannot be read at the end."""
     if arguments.top < 1:
         raise ArgumentError(f"--top must be at least 1; received {arguments.top}")
     table = Path(arguments.csv) if arguments.csv else None
@@ -48,7 +49,7 @@ def run(arguments: argparse.Namespace) -> int:
     if table:
         check_free(table, arguments.overwrite, option=" with --csv")
     from encapkeras.analysis import classify_files
-    from encapkeras.model.spec_model import load_model
+    from encapkeras.model.load_model import load_model
     from encapkeras.training.memory.out_of_memory import saying_how_to_save_memory
 
     checkpoint = chosen_checkpoint(Path(arguments.model))
@@ -62,7 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
         _print(found, checkpoint, arguments.top)
     print_device()
     if found.problems:
-        raise DataError(_told(found))
+        raise DataError(_unreadable(found))
     return 0
 
 
@@ -84,16 +85,16 @@ def _as_json(found: ClassifiedFiles, checkpoint: Path, top: int) -> dict[str, An
 
 
 def _as_csv(found: ClassifiedFiles, top: int) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["file", "rank", "class", found.classified.kind])
-    for file, classes in zip(found.files, found.classified.best(top), strict=True):
-        writer.writerows([file, rank, name, score] for rank, (name, score) in enumerate(classes, 1))
-    return text.getvalue()
+    ranked = zip(found.files, found.classified.best(top), strict=True)
+    rows = [
+        {"file": file, "rank": rank, "class": name, found.classified.kind: score}
+        for file, classes in ranked
+        for rank, (name, score) in enumerate(classes, 1)
+    ]
+    return csv_text(rows, ["file", "rank", "class", found.classified.kind])
 
 
-def _told(found: ClassifiedFiles) -> str:
-    count = len(found.problems)
+def _unreadable(found: ClassifiedFiles) -> str:
     lines = [printable(problem) for problem in found.problems.values()]
-    total = count + len(found.files)
-    return "\n".join([*lines, f"{count} of {total} {'image' if total == 1 else 'images'} could not be read"])
+    total = len(lines) + len(found.files)
+    return "\n".join([*lines, f"{len(lines)} of {counted(total, 'image')} could not be read"])

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from encapkeras.cli.arguments.output_file import check_free, write_text
 from encapkeras.cli.arguments.spec_arguments import add_plugins
 from encapkeras.errors import ArgumentError
 
@@ -15,7 +16,7 @@ STANDARD_OUTPUT = "-"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the options of `encapkeras schema`."""
+    """Declare the options."""
     parser.add_argument(
         "-o",
         "--output",
@@ -26,20 +27,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--format",
         choices=("json", "markdown"),
         default="json",
-        help="json: the schema; markdown: the same as a page to read (%(default)s)",
+        help="json: the schema; markdown: the same as a page for people (%(default)s)",
     )
     add_plugins(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Writes the schema, and says where.
-
-    Returns:
-        0.
-
-    Raises:
-        ArgumentError: The file exists and is not an earlier one of ours, or cannot be written.
-    """
+    """Write the schema or the page, and print where it is."""
     if arguments.format == "markdown" and arguments.output is None:
         raise ArgumentError("--format markdown needs the file to write: -o FILE, or -o - to print")
     if arguments.output == STANDARD_OUTPUT:
@@ -47,10 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     path = Path(arguments.output or (Path("specs") / FILE if Path("specs").is_dir() else FILE))
     _check(path, _is_schema if arguments.format == "json" else _is_page)
-    try:
-        path.write_text(_text(arguments.format), encoding="utf-8")
-    except OSError as error:
-        raise ArgumentError(f"'{path}' cannot be written: {error.strerror}") from None
+    write_text(path, _text(arguments.format))
     print(f"wrote {path}")
     if arguments.format == "json":
         print(f"In the first line of a spec beside it: # yaml-language-server: $schema=./{path.name}")
@@ -68,11 +59,8 @@ def _text(form: str) -> str:
 
 
 def _check(path: Path, is_ours: Callable[[str], bool]) -> None:
-    """Refuses to write over what we did not write."""
-    if path.is_dir():
-        raise ArgumentError(f"'{path}' is a folder. Name a file in it with -o.")
-    if not path.parent.is_dir():
-        raise ArgumentError(f"'{path}' cannot be written: '{path.parent}' is no folder. Make it first.")
+    """Refuse to overwrite a file that this command did not write."""
+    check_free(path, overwrite=True, option=" with -o")
     if not path.exists():
         return
     try:

@@ -1,4 +1,4 @@
-"""`encapkeras show SPEC`: what stands where in a network, how large it is and what it costs; a table or a picture."""
+"""`encapkeras show SPEC`: the nodes of a network, their sizes and costs, as a table or a picture."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 from encapkeras.cli.arguments.output_file import add_overwrite, check_free, write_text
 from encapkeras.cli.arguments.spec_arguments import add_spec_arguments
 from encapkeras.cli.terminal.difference_table import difference_data, print_difference
-from encapkeras.cli.terminal.node_table import print_table
+from encapkeras.cli.terminal.node_table import print_nodes
 from encapkeras.errors import ArgumentError, printable
+from encapkeras.text import count_text, memory_text
 
 if TYPE_CHECKING:
     from encapkeras.model.examine import Examined
@@ -25,18 +26,16 @@ MOST_BOXES = 1000  # in a picture
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares what the command takes."""
+    """Declare the options."""
     add_spec_arguments(parser)
-    parser.add_argument(
-        "--batch", type=int, metavar="N", help="images in a batch, for the memory; data.batch_size if not given"
-    )
+    parser.add_argument("--batch", type=int, metavar="N", help="batch size for the memory estimate (data.batch_size)")
     parser.add_argument(
         "--device",
         choices=("cpu", "cuda"),
-        help="where the network is to be trained, for the memory; where it would be on this machine if not given",
+        help="where the network is to be trained, for the memory estimate (where this machine would train it)",
     )
     parser.add_argument(
-        "--diff", metavar="OTHER", help="show what changes from this spec to SPEC; --set is for SPEC alone"
+        "--diff", metavar="OTHER", help="show what changes from this spec to SPEC; --set changes only SPEC"
     )
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     picture = parser.add_mutually_exclusive_group()
@@ -46,11 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Shows the network; makes no weights.
-
-    Returns:
-        0; mistakes are raised as `SpecError`.
-    """
+    """Show the network, without creating weights."""
     _check(arguments)
     from encapkeras.model.examine import examine_spec
 
@@ -62,7 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise ArgumentError(f"a picture shows up to {MOST_BOXES} nodes; the spec has {len(network.spec.nodes)}")
     shown = _shown(network, arguments)
     if arguments.svg is not None:
-        from encapkeras.summary.svg import as_svg
+        from encapkeras.summary.drawing.svg import as_svg
 
         write_text(Path(arguments.svg), as_svg(_diagram(shown)))
         print(f"{printable(arguments.svg)}: written")
@@ -79,11 +74,11 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _check(arguments: argparse.Namespace) -> None:
     if arguments.batch is not None and arguments.batch < 1:
-        raise ArgumentError(f"--batch must be a number of images, from 1; received {arguments.batch}")
+        raise ArgumentError(f"--batch must be a number of images, at least 1; received {arguments.batch}")
     if arguments.diff is not None and (arguments.svg is not None or arguments.mermaid):
-        raise ArgumentError("--diff is a table or, with --json, data; leave out --svg and --mermaid")
+        raise ArgumentError("--diff prints a table or, with --json, data; leave out --svg and --mermaid")
     if arguments.json and (arguments.svg is not None or arguments.mermaid):
-        raise ArgumentError("--json, --svg and --mermaid are different forms of the same; choose one")
+        raise ArgumentError("--json, --svg and --mermaid are different formats; choose one")
     if arguments.svg is not None:
         if not arguments.svg.endswith(".svg"):
             raise ArgumentError(f"--svg must name a .svg file; received '{printable(arguments.svg)}'")
@@ -92,7 +87,7 @@ def _check(arguments: argparse.Namespace) -> None:
 
 @dataclass(frozen=True)
 class _Shown:
-    """What is told of a network."""
+    """What is known of a network."""
 
     network: Examined
     rows: list[NodeRow]
@@ -104,17 +99,17 @@ class _Shown:
 
     @property
     def notes(self) -> dict[str, str]:
-        """Why something is not known, by the name of the node."""
+        """Why something is unknown, by the name of the node."""
         return {name: cost.note for name, cost in self.costs.items() if cost.note}
 
     @property
     def multiply_adds(self) -> int:
-        """All that is known of them."""
+        """The sum of those that are known."""
         return sum(cost.multiply_adds or 0 for cost in self.costs.values())
 
     @property
     def votes_bytes(self) -> int:
-        """What all votes together would take."""
+        """The memory that all votes together would take."""
         return sum(cost.votes_bytes or 0 for cost in self.costs.values())
 
 
@@ -151,6 +146,8 @@ def _as_data(shown: _Shown) -> dict[str, Any]:
 
 
 def _row_data(row: NodeRow, cost: Cost) -> dict[str, Any]:
+    from encapkeras.summary.difference import measures
+
     return {
         "name": row.name,
         "block": row.block,
@@ -158,28 +155,21 @@ def _row_data(row: NodeRow, cost: Cost) -> dict[str, Any]:
         "inputs": list(row.inputs),
         "roles": list(row.roles),
         "arguments": dict(row.arguments),
-        "output_shape": list(row.output_shape),
-        "weights": row.weights,
-        "fixed_weights": row.fixed_weights,
-        "multiply_adds": cost.multiply_adds,
-        "memory_bytes": cost.kept_bytes,
-        "votes_bytes": cost.votes_bytes,
+        **measures(row, cost),
         "note": cost.note,
     }
 
 
 def _print(shown: _Shown) -> None:
-    from encapkeras.text import count_text, memory_text
-
     spec, memory = shown.network.spec, shown.memory
     at_least = "at least " if shown.notes else ""
-    print_table(spec.name, [(row, shown.costs[row.name]) for row in shown.rows])
+    print_nodes(spec.name, [(row, shown.costs[row.name]) for row in shown.rows])
     print(f"batch: {shown.batch_size} images ({shown.batch_from})")
     print(f"parameters: {sum(row.weights for row in shown.rows):,}")
     print(f"fixed (moving statistics, frozen nodes): {sum(row.fixed_weights for row in shown.rows):,}")
     print(f"multiply-adds of an image: {at_least}{count_text(shown.multiply_adds)}")
     if shown.votes_bytes:
-        print(f"votes, which are never made: {memory_text(shown.votes_bytes)}")
+        print(f"votes, which are never created: {memory_text(shown.votes_bytes)}")
     parts = {
         "weights": memory.parameters,
         "gradients": memory.gradients,

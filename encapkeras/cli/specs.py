@@ -7,21 +7,22 @@ import json
 import re
 from pathlib import Path
 
+from encapkeras.cli.terminal.table import print_table
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares what the command takes."""
+    """Declare the options."""
     parser.add_argument(
-        "name", metavar="NAME", nargs="?", help="print this spec, such as quickstart, or base, such as base/encapnet"
+        "name",
+        metavar="NAME",
+        nargs="?",
+        help="print this spec, such as quickstart, or this base, such as base/encapnet",
     )
     parser.add_argument("--json", action="store_true", help="print the list as JSON instead of a table")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Prints the list, or a spec.
-
-    Returns:
-        0.
-    """
+    """Print the list, or a spec."""
     if arguments.name is not None:
         print(_text(arguments.name), end="")
         return 0
@@ -29,12 +30,12 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(rows, indent=2))
     else:
-        _print_table(rows)
+        _print(rows)
     return 0
 
 
 def _text(name: str) -> str:
-    """A bundled file as it is, but for the line that tells editors where its schema lies."""
+    """Return a bundled file as it is, but for the line that tells editors where its schema is."""
     from encapkeras.errors import ArgumentError, printable, suggest
     from encapkeras.spec.formatting import MODELINE
     from encapkeras.spec.inherit import bundled_specs
@@ -58,7 +59,7 @@ def _rows() -> list[dict[str, str | None]]:
 
 
 def _dataset(file: Path) -> str | None:
-    """The data set of a spec or of what it extends; None if there is none."""
+    """Return the data set of a spec or of what it extends; None if there is none."""
     from encapkeras.spec.inherit import Inheritance
     from encapkeras.spec.parse import load_file
     from encapkeras.spec.report import Report
@@ -71,7 +72,7 @@ def _dataset(file: Path) -> str | None:
 
 
 def _summary(file: Path) -> str:
-    """The first sentence of the remark at the head of a spec."""
+    """Return the first sentence of the comment at the head of a spec."""
     from encapkeras.spec.formatting import MODELINE
 
     text = MODELINE.sub("", file.read_text("utf-8")).lstrip()
@@ -80,18 +81,7 @@ def _summary(file: Path) -> str:
     return re.split(r"(?<=\.) ", words, maxsplit=1)[0].removesuffix(".")
 
 
-def _print_table(rows: list[dict[str, str | None]]) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for heading in ("name", "data set"):
-        table.add_column(heading, no_wrap=True)
-    table.add_column("network")
-    for row in rows:
-        table.add_row(row["name"], row["dataset"], escape(row["summary"] or ""))
-    console = Console(highlight=False)
-    console.print(table)
-    console.print("encapkeras specs NAME prints one, or a base such as base/encapnet; encapkeras train NAME trains it")
+def _print(rows: list[dict[str, str | None]]) -> None:
+    headings = {"name": "name", "data set": "dataset", "network": "summary"}
+    print_table({heading: [row[key] or "" for row in rows] for heading, key in headings.items()}, wraps="network")
+    print("encapkeras specs NAME prints one, or a base such as base/encapnet; encapkeras train NAME trains it")

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 
 from encapkeras.cli.arguments.device import add_device
 from encapkeras.cli.arguments.spec_arguments import add_spec_arguments
-from encapkeras.cli.terminal.spec_errors import print_warnings
+from encapkeras.cli.terminal.spec_errors import print_problems
 
 if TYPE_CHECKING:
     from encapkeras.spec.spec import Spec
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the options of `encapkeras train`."""
+    """Add the options of `encapkeras train`."""
     add_spec_arguments(parser, optional=True)
     parser.add_argument(
         "--run-dir", metavar="DIR", help="folder for everything that the run writes (runs/NAME/DATE_TIME)"
@@ -26,22 +26,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     choice.add_argument(
         "--resume",
         metavar="DIR",
-        help="go on with the run in this folder, with its own spec if none is given; begin it if nothing is there",
+        help="resume the run in this folder, with its own spec if none is given; start it there if the folder is empty",
     )
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Trains."""
+    """Train the network of a spec, or resume its run."""
     from encapkeras.distribution import finish, initialize
-    from encapkeras.distribution.processes import failing_together
+    from encapkeras.distribution.processes import propagate_errors
     from encapkeras.training import train
     from encapkeras.training.train import LONGEST_WAIT
 
     processes = initialize(LONGEST_WAIT)
-    with failing_together():
+    with propagate_errors():
         spec = _spec_of(arguments)
     if processes.is_first:
-        print_warnings(spec.warnings)
+        print_problems(spec.warnings)
     if arguments.resume is not None:
         train(spec, run_dir=arguments.resume, resume=True)
     else:

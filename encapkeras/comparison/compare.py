@@ -1,12 +1,12 @@
-"""Trains several networks with several seeds each, and writes what that shows.
+"""Train several networks with several seeds each, and write what that shows.
 
 The folder of a comparison:
 
-comparison.md      the table and what it shows, for reading
-comparison.csv     one row for each network, figures in full
+comparison.md      the table and what it shows
+comparison.csv     one row for each network, numbers in full
 comparison.png     accuracy against time and parameters
-comparison.json    the same and every run; the mark that the folder is a comparison's
-seed_0/NAME/       the run folder of network NAME with seed 0; its event files have what TensorBoard's HParams shows
+comparison.json    the same and every run; it marks the folder as that of a comparison
+seed_0/NAME/       the run folder of network NAME with seed 0; its event files hold what TensorBoard's HParams shows
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from rich.text import Text
 
 from encapkeras.comparison.folder import check_folder, check_none_is_lost, reusable, table_file
 from encapkeras.comparison.hparams import write_hparams
-from encapkeras.comparison.plan import Planned, check_arguments, make_plan
+from encapkeras.comparison.plan import Plan, Planned, check_arguments, make_plan
 from encapkeras.comparison.plot import plot_comparison
 from encapkeras.comparison.result import Comparison, Run
 from encapkeras.data import load
@@ -35,7 +35,7 @@ from encapkeras.training.held_interrupt import holding_back_ctrl_c
 from encapkeras.training.memory.out_of_memory import saying_how_to_save_memory
 from encapkeras.training.run.resume_state import StateFiles
 from encapkeras.training.run.run_folder import RunFolder, trained_on
-from encapkeras.training.run.spec_of_run import spec_of_run
+from encapkeras.training.run.start import spec_of_run
 from encapkeras.training.train import train
 
 _FIGURES = ("test\naccuracy", "test\nerror %", "validation\naccuracy", "parameters", "images/s", "seconds", "peak\nMiB")
@@ -50,68 +50,73 @@ def compare(
     run_dir: str | Path | None = None,
     resume: bool = False,
 ) -> Comparison:
-    """Trains every network with every seed, in turn, each as `train` does, and writes table and differences.
+    """Train every network with every seed, each as `train` does, and write a table and the differences.
 
-    A spec with a sweep stands for the networks of its sweep. Then the table is sorted by validation accuracy.
-    All networks are trained with the first seed before any is with the second, so that a comparison that is cut short
-    is fair. All that can be known to be wrong is found before the first training. A training that fails is noted, and
-    the others go on. The table is written after each, so that it is there however the comparison ends.
+    A spec with a sweep is trained as all networks of its sweep; the table is then sorted by validation accuracy. All
+    networks are trained with one seed before the next, so that a comparison that is cut short is fair. Everything that
+    can be checked is checked before the first training. A training that fails is noted, and the others continue.
 
     Args:
         sources: The specs, as `load_spec` takes them; all other networks are compared with the first.
-        seeds: The seeds, from 0; they take the place of `train.seed`. If not given, those of the sweeps, or 0, 1, 2.
+        seeds: The seeds, from 0, which replace `train.seed`; by default those of the sweeps, or 0, 1, 2.
         overrides: Texts `path.to.key=value` for all specs, as `--set` takes them.
         run_dir: The folder for everything; by default `runs/compare/<date and time>`.
-        resume: Whether `run_dir` is that of an earlier comparison, whose finished runs of equal specs are taken over.
+        resume: Whether `run_dir` is that of an earlier comparison, whose finished runs of equal specs are reused.
 
     Returns:
         The runs, and what they show.
 
     Raises:
-        ArgumentError: There are no specs, or the same one twice, or the seeds are not distinct whole numbers from 0, or
-            not given and different in the sweeps.
-        SpecError: Specs have mistakes: all of them.
-        EncapkerasError: The specs cannot be trained: all reasons.
-        DataError: A data set cannot be had.
-        RunFolderError: The folder holds something already, or cannot be written; or, to be resumed, it holds no
-            comparison, a finished run of another spec, or runs of specs or seeds that are not among the given ones.
-        KeyboardInterrupt: Somebody pressed Ctrl-C; its text says what is kept.
+        ArgumentError: No specs, equal ones, or seeds that are not distinct whole numbers from 0 or differ in sweeps.
+        EncapkerasError: Specs are invalid (`SpecError`) or cannot be trained: all reasons; `DataError`: missing data.
+        RunFolderError: The folder is not free, cannot be written, or does not hold what `resume` needs.
+        KeyboardInterrupt: Ctrl-C; its text says what is kept.
     """
     check_arguments(sources, seeds, overrides)
     path = Path(run_dir) if run_dir is not None else RunFolder.default("compare").path
     check_folder(path, resume)
     plan = make_plan(sources, seeds, overrides, path)
+    comparison = _begin(plan, path, resume)
+    console = Console(soft_wrap=True, width=_WIDEST)
+    _print(console, f"{len(plan.trainings)} runs in {path}")
+    try:
+        _run(plan, comparison, path, resume, console)
+    except KeyboardInterrupt as stop:
+        text = f"{str(stop) or 'interrupted.'} {comparison.progress}; go on with --resume {path}"
+        raise KeyboardInterrupt(text) from None
+    finally:
+        _draw(comparison, path)
+        _print_table(console, comparison, path)
+    return comparison
+
+
+def _begin(plan: Plan, path: Path, resume: bool) -> Comparison:
+    """Find the runs to reuse, check the data, and write the first table."""
     if resume:
         check_none_is_lost(plan.trainings, path)
     reused = [_ended(planned, results, reused=True) for planned, results in reusable(plan.trainings)] if resume else []
     _check_data(plan.trainings)
     comparison = Comparison(plan.networks, plan.seeds, reused)
     _write(comparison, path)
-
-    console = Console(soft_wrap=True, width=_WIDEST)
-    _say(console, f"{len(plan.trainings)} runs in {path}")
-    for run in reused:
-        _say(console, f"reused: {run.network}, seed {run.seed}, from {run.folder}")
-        write_hparams(run, comparison)
-    done = {run.folder for run in reused}
-    try:
-        for number, planned in enumerate(plan.trainings, 1):
-            if str(planned.folder.path) not in done:
-                _say(console, f"\nrun {number} of {len(plan.trainings)}: {planned.network.label}, seed {planned.seed}")
-                comparison.runs.append(_trained(planned, resume, console))
-                _write(comparison, path)
-                write_hparams(comparison.runs[-1], comparison)
-    except KeyboardInterrupt as stop:
-        text = f"{str(stop) or 'interrupted.'} {comparison.progress}; go on with --resume {path}"
-        raise KeyboardInterrupt(text) from None
-    finally:
-        _draw(comparison, path)
-        _show(console, comparison, path)
     return comparison
 
 
+def _run(plan: Plan, comparison: Comparison, path: Path, resume: bool, console: Console) -> None:
+    """Train what is not reused, and write the table after each training."""
+    for run in comparison.runs:
+        _print(console, f"reused: {run.network}, seed {run.seed}, from {run.folder}")
+        write_hparams(run, comparison)
+    done = {run.folder for run in comparison.runs}
+    for number, planned in enumerate(plan.trainings, 1):
+        if str(planned.folder.path) not in done:
+            _print(console, f"\nrun {number} of {len(plan.trainings)}: {planned.network.label}, seed {planned.seed}")
+            comparison.runs.append(_trained(planned, resume, console))
+            _write(comparison, path)
+            write_hparams(comparison.runs[-1], comparison)
+
+
 def _check_data(trainings: Sequence[Planned]) -> None:
-    """Reads each data set once: downloads what is missing, finds what is damaged."""
+    """Read each data set once: download what is missing, find what is damaged."""
     for spec in {repr(planned.spec.data): planned.spec for planned in trainings}.values():
         if spec.data:
             with saying_how_to_save_memory():
@@ -119,19 +124,18 @@ def _check_data(trainings: Sequence[Planned]) -> None:
 
 
 def _trained(planned: Planned, replace: bool, console: Console) -> Run:
-    """The training, done; a failed one tells why."""
-    _forget_what_was_before()
+    _clear_session()
     try:
-        goes_on = replace and _was_cut_short(planned)
-        results = train(planned.spec, planned.folder.path, overwrite=replace and not goes_on, resume=goes_on)
+        continues = replace and _was_cut_short(planned)
+        results = train(planned.spec, planned.folder.path, overwrite=replace and not continues, resume=continues)
         return _ended(planned, results)
     except EncapkerasError as error:
-        _say(console, f"FAILED: {error}")
+        _print(console, f"FAILED: {error}")
         return _ended(planned, None, str(error))
 
 
 def _was_cut_short(planned: Planned) -> bool:
-    """Whether the folder has this very run, begun and not finished."""
+    """Return whether the folder holds this run, begun and not finished."""
     folder = planned.folder
     if not folder.was_begun() or folder.results.exists() or StateFiles(folder.resume).position() is None:
         return False
@@ -142,13 +146,12 @@ def _was_cut_short(planned: Planned) -> bool:
 
 
 def _ended(planned: Planned, results: Mapping[str, Any] | None, error: str = "", reused: bool = False) -> Run:
-    """A training with its end."""
     folder = planned.folder
     return Run(planned.network.label, planned.seed, str(folder.path), results, error, trained_on(folder), reused)
 
 
-def _forget_what_was_before() -> None:
-    """Keras' random state, names and caches, and memory that nobody uses any longer; not the user's dtype policy."""
+def _clear_session() -> None:
+    """Clear Keras' random state, names and caches, and unused memory; keep the user's dtype policy."""
     policy = keras.config.dtype_policy()
     with holding_back_ctrl_c():
         keras.utils.clear_session()
@@ -173,8 +176,8 @@ def _draw(comparison: Comparison, path: Path) -> None:
             figure.savefig(file)
 
 
-def _show(console: Console, comparison: Comparison, path: Path) -> None:
-    """Prints the table, the ranges below the means, and what it shows."""
+def _print_table(console: Console, comparison: Comparison, path: Path) -> None:
+    """Print the table, with the ranges below the means, and its notes."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     swept = list(comparison.swept().values())
     for heading in ("spec", *swept, "runs"):
@@ -188,13 +191,13 @@ def _show(console: Console, comparison: Comparison, path: Path) -> None:
         table.add_row(*before, _below(test, test_range), error, _below(validation, validation_range), *rest)
     console.print(table)
     for note in comparison.notes():
-        _say(console, note)
-    _say(console, f"written to {path}")
+        _print(console, note)
+    _print(console, f"written to {path}")
 
 
 def _below(mean: Text, lowest_and_highest: Text) -> Text:
     return Text("\n").join([mean, lowest_and_highest])
 
 
-def _say(console: Console, text: str) -> None:
+def _print(console: Console, text: str) -> None:
     console.print(text, markup=False, highlight=False, soft_wrap=True)

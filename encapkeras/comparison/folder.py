@@ -1,4 +1,4 @@
-"""What is in the folder of a comparison already, and whether it may be gone on with."""
+"""What the folder of a comparison holds already, and whether the comparison can continue there."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from encapkeras.comparison.plan import Planned
 from encapkeras.errors import RunFolderError
 from encapkeras.training.run.run_folder import RunFolder
-from encapkeras.training.run.spec_of_run import first_difference, spec_of_run
+from encapkeras.training.run.start import first_difference, spec_of_run
 
 _FIGURES = (
     "test_accuracy",
@@ -23,20 +23,12 @@ _FIGURES = (
 
 
 def table_file(path: Path) -> Path:
-    """The file that marks a folder as that of a comparison."""
+    """Return the file that marks a folder as that of a comparison."""
     return path / "comparison.json"
 
 
 def check_folder(path: Path, resume: bool) -> None:
-    """Checks, without changing anything, that a comparison may be written here.
-
-    Args:
-        path: The folder.
-        resume: Whether it is to be gone on with.
-
-    Raises:
-        RunFolderError: It may not, or the plugins of a run in it are not loaded.
-    """
+    """Check, without changing anything, that a comparison may be written or, with `resume`, continued here."""
     if resume:
         if not table_file(path).is_file():
             raise RunFolderError(
@@ -57,21 +49,13 @@ def check_folder(path: Path, resume: bool) -> None:
 
 
 def check_none_is_lost(plan: Sequence[Planned], path: Path) -> None:
-    """Checks that the new table will have all runs that the one in the folder has.
-
-    Args:
-        plan: What will be trained or reused.
-        path: The folder.
-
-    Raises:
-        RunFolderError: It would lose some, or the old table is damaged.
-    """
+    """Check that the new table will have all runs that the one in the folder has."""
     try:
         content = json.loads(table_file(path).read_text(encoding="utf-8"))
         runs = [(str(run["network"]), int(run["seed"])) for run in content["runs"]]
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise RunFolderError(
-            f"{table_file(path)} is damaged, so that nothing tells which runs it had. Put it back, or begin a new "
+            f"{table_file(path)} is damaged, and only it lists the runs of the comparison. Put it back, or begin a new "
             "comparison with --run-dir."
         ) from error
     labels, seeds = {planned.network.label for planned in plan}, {planned.seed for planned in plan}
@@ -85,14 +69,7 @@ def check_none_is_lost(plan: Sequence[Planned], path: Path) -> None:
 
 
 def reusable(plan: Sequence[Planned]) -> list[tuple[Planned, Mapping[str, Any]]]:
-    """The finished runs of equal specs, with their results.
-
-    Args:
-        plan: What is to be trained.
-
-    Raises:
-        RunFolderError: Others cannot be written, or a finished run would be lost.
-    """
+    """Return the finished runs of equal specs with their results; refuse finished runs of other specs."""
     runs: list[tuple[Planned, Mapping[str, Any]]] = []
     foreign = []
     for planned in plan:
@@ -115,7 +92,7 @@ def reusable(plan: Sequence[Planned]) -> list[tuple[Planned, Mapping[str, Any]]]
 
 
 def _complete_results(folder: RunFolder) -> dict[str, Any] | None:
-    """What a finished run has reached; None of an unfinished one, or where that is damaged."""
+    """Return the results of a finished run; None if it is unfinished or its results are damaged."""
     try:
         folder.check_run()
         results = json.loads(folder.results.read_text(encoding="utf-8"))

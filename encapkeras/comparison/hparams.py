@@ -20,17 +20,9 @@ _METRICS = {
 
 
 def write_hparams(run: Run, comparison: Comparison) -> None:
-    """Writes the hyperparameters of a run, and its metrics if it is finished, beside the event file of its training.
+    """Write the hyperparameters of a run, and its metrics if it is finished, beside the event file of its training.
 
-    Spec, seed, and what sweeps set are hyperparameters. What an earlier comparison wrote is replaced, since another
-    spec or path may have come since.
-
-    Args:
-        run: The run.
-        comparison: Its comparison.
-
-    Raises:
-        RunFolderError: The file cannot be written.
+    Hyperparameters are the spec, the seed, and what sweeps set. They replace those of an earlier comparison.
     """
     folder = RunFolder(run.folder)
     if not folder.spec.is_file():
@@ -51,7 +43,7 @@ def _metrics(run: Run, folder: RunFolder) -> dict[str, float]:
 
 
 def _final_loss(folder: RunFolder) -> float | None:
-    """The training loss of the last epoch; None if somebody removed or damaged the file that has it."""
+    """Return the training loss of the last epoch; None if its file is missing or damaged."""
     try:
         with folder.metrics.open(encoding="utf-8", newline="") as file:
             *_, last = csv.DictReader(file)
@@ -61,28 +53,22 @@ def _final_loss(folder: RunFolder) -> float | None:
 
 
 def _values(run: Run, comparison: Comparison) -> dict[str, Any]:
-    """The hyperparameters of a run: numbers where all networks have a number there, otherwise text."""
+    """Return the hyperparameters of a run: numbers where all networks have a number there, otherwise text."""
     network = next(network for network in comparison.networks if network.label == run.network)
-    swept = comparison.swept()
-    texts = {path for path in swept if not all(map(_is_number, _of_path(path, comparison)))}
     own = {
-        heading: value_text(network.swept[path]) if path in texts else network.swept[path]
-        for path, heading in swept.items()
+        heading: network.swept[path] if _is_number(path, comparison) else value_text(network.swept[path])
+        for path, heading in comparison.swept().items()
         if path in network.swept
     }
     return {"spec": network.title, "seed": run.seed, **own}
 
 
 def _columns(comparison: Comparison) -> dict[str, Any]:
-    """All hyperparameters that runs have, each with a value that tells its type."""
-    swept = comparison.swept().items()
-    numbers = {heading: all(map(_is_number, _of_path(path, comparison))) for path, heading in swept}
-    return {"spec": "", "seed": 0, **{heading: 0 if number else "" for heading, number in numbers.items()}}
+    """Return all hyperparameters that runs have, each with a value of its type."""
+    swept = {heading: 0 if _is_number(path, comparison) else "" for path, heading in comparison.swept().items()}
+    return {"spec": "", "seed": 0, **swept}
 
 
-def _of_path(path: str, comparison: Comparison) -> list[Any]:
-    return [network.swept[path] for network in comparison.networks if path in network.swept]
-
-
-def _is_number(value: Any) -> bool:
-    return type(value) in (int, float)
+def _is_number(path: str, comparison: Comparison) -> bool:
+    values = [network.swept[path] for network in comparison.networks if path in network.swept]
+    return all(type(value) in (int, float) for value in values)

@@ -1,4 +1,4 @@
-"""What a comparison trains: from specs, with or without sweeps, to trainings that are known to be possible."""
+"""What a comparison trains: from specs, with or without sweeps, to checked trainings."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from encapkeras.spec.load import Source, load_spec
 from encapkeras.spec.parse import load_value
 from encapkeras.spec.spec import Spec
 from encapkeras.spec.sweep import Variant
+from encapkeras.training.check import check_settings
 from encapkeras.training.measure import check_fits, data_of
 from encapkeras.training.run.run_folder import RunFolder, folder_name
-from encapkeras.training.train import check_settings
 from encapkeras.validation import shown
 
-SEEDS = (0, 1, 2)  # where nothing says otherwise
+SEEDS = (0, 1, 2)  # by default
 
 
 class Planned(NamedTuple):
@@ -38,13 +38,7 @@ class Planned(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """The trainings of a comparison, in their order: all networks with the first seed, then with the second, ...
-
-    Args:
-        networks: The networks.
-        seeds: The seeds.
-        trainings: The trainings.
-    """
+    """The trainings of a comparison, in their order: all networks with the first seed, then with the second, ..."""
 
     networks: Sequence[Network]
     seeds: Sequence[int]
@@ -52,18 +46,7 @@ class Plan(NamedTuple):
 
 
 def make_plan(sources: Sequence[Source], seeds: Sequence[int] | None, overrides: Sequence[str], path: Path) -> Plan:
-    """Reads and checks the specs.
-
-    Args:
-        sources: The specs.
-        seeds: The seeds; None for those of the sweeps, or 0, 1, 2.
-        overrides: Texts `path.to.key=value` for all specs.
-        path: The folder of the comparison.
-
-    Raises:
-        ArgumentError: The seeds of the sweeps differ, or two networks are the same.
-        EncapkerasError: The specs have mistakes, or cannot be trained: all reasons.
-    """
+    """Read and check the specs; seeds are by default those of the sweeps, or 0, 1, 2."""
     candidates = _checked(sources, overrides)
     if seeds is None:
         seeds = _seeds_of_sweeps(candidates)
@@ -84,16 +67,7 @@ def make_plan(sources: Sequence[Source], seeds: Sequence[int] | None, overrides:
 
 
 def check_arguments(sources: Sequence[Source], seeds: Sequence[int] | None, overrides: Sequence[str]) -> None:
-    """Checks what `compare` was given, before anything is read.
-
-    Args:
-        sources: The specs.
-        seeds: The seeds, or None.
-        overrides: Texts `path.to.key=value` for all specs.
-
-    Raises:
-        ArgumentError: There are no specs, the seeds are not distinct whole numbers, or an override sets a seed.
-    """
+    """Check the arguments of `compare`, before anything is read."""
     if not _is_list(sources) or not sources:
         raise ArgumentError(f"a comparison needs a list of specs; received {shown(sources)}")
     if seeds is not None and (
@@ -131,8 +105,8 @@ class _Candidate(NamedTuple):
 
 
 @dataclass
-class _Mistakes:
-    """All that is wrong with the specs, each once: several have that of a `--set`, or of a base that they extend."""
+class _Errors:
+    """All errors of the specs, each once: several specs share those of a `--set`, or of a base that they extend."""
 
     specs: int
     _in_specs: dict[Problem, list[str]] = field(default_factory=dict)
@@ -140,7 +114,7 @@ class _Mistakes:
     _errors: list[EncapkerasError] = field(default_factory=list)
 
     def add(self, error: EncapkerasError, name: str) -> None:
-        """Takes an error of the spec, or of the network of a sweep, of this name."""
+        """Add an error of the spec, or of the network of a sweep, of this name."""
         if isinstance(error, SpecError):
             for problem in error.problems:
                 self._in_specs.setdefault(problem, []).append(name)
@@ -150,41 +124,40 @@ class _Mistakes:
         self._others.setdefault(str(error), []).append(name)
 
     def raise_if_any(self) -> None:
-        """Raises all of them as one."""
-        problems = [self._saying_where(problem, names) for problem, names in self._in_specs.items()]
+        """Raise all of them as one."""
+        problems = [self._with_specs(problem, names) for problem, names in self._in_specs.items()]
         joined = [*self._errors, *([SpecError(problems)] if problems else [])]
         if joined:
             raise joined[0] if len(joined) == 1 else EncapkerasError("\n".join(map(str, joined)))
 
-    def _saying_where(self, problem: Problem, names: Sequence[str]) -> Problem:
-        """A mistake in a `--set`, which is for all specs, with those in which it is one."""
+    def _with_specs(self, problem: Problem, names: Sequence[str]) -> Problem:
+        """Add to an error in a `--set`, which is for all specs, the specs in which it is one."""
         if problem.file != "--set" or len(names) == self.specs:
             return problem
         return replace(problem, note=f"{problem.note} (for {', '.join(names)})".strip())
 
 
 def _checked(sources: Sequence[Source], overrides: Sequence[str]) -> list[_Candidate]:
-    """The specs; raises all that is wrong with any of them at once."""
+    """Read the specs; raise all errors of all of them at once."""
     candidates = []
-    mistakes = _Mistakes(len(sources))
+    errors = _Errors(len(sources))
     for source in sources:
         try:
             spec, _, variants = examine_spec(source, overrides)
         except EncapkerasError as error:
-            mistakes.add(error, _name_of(source))
+            errors.add(error, _name_of(source))
             continue
         candidates.append(_Candidate(spec, variants or [Variant("", {}, spec)]))
         for variant in candidates[-1].variants:
             try:
                 _check_trainable(variant.spec)
             except EncapkerasError as error:
-                mistakes.add(error, variant.label)
-    mistakes.raise_if_any()
+                errors.add(error, variant.label)
+    errors.raise_if_any()
     return candidates
 
 
 def _name_of(source: Source) -> str:
-    """How messages name a spec that could not be read."""
     if isinstance(source, Spec):
         return source.source
     return str(source.get("name", "<dict>")) if isinstance(source, Mapping) else str(source)
@@ -201,7 +174,7 @@ def _check_trainable(spec: Spec) -> None:
 
 
 def _seeds_of_sweeps(candidates: Sequence[_Candidate]) -> Sequence[int]:
-    """The seeds that the sweeps name, which must be the same in all of them that do."""
+    """Return the seeds of the sweeps, which must be the same in all that name some."""
     named = [(c.spec, c.spec.sweep.seeds) for c in candidates if c.spec.sweep and c.spec.sweep.seeds is not None]
     seeds = [(spec, list(range(given)) if isinstance(given, int) else given) for spec, given in named]
     for spec, other in seeds[1:]:
@@ -219,7 +192,7 @@ def _listed(seeds: Sequence[int]) -> str:
 
 
 def _networks(candidates: Sequence[_Candidate]) -> list[Network]:
-    """The networks with labels that make distinct folders, also where capitals do not count."""
+    """Return the networks, with labels that make distinct folders also on disks that ignore case."""
     networks: list[Network] = []
     titles: set[str] = set()
     labels: set[str] = set()
@@ -243,7 +216,7 @@ def _folder(label: str) -> str:
 
 
 def _check_distinct(trainings: Sequence[Planned]) -> None:
-    """Checks that no spec is given twice, as far as a training with the same seed can tell."""
+    """Check that no two trainings are equal."""
     first: dict[str, Planned] = {}
     for planned in trainings:
         other = first.setdefault(json.dumps(planned.spec.resolved, sort_keys=True), planned)

@@ -21,31 +21,24 @@ _WIDE = 2.5  # times as much on an axis: from there on it is logarithmic
 
 
 def plot_comparison(comparison: Comparison) -> Figure | None:
-    """Draws what the networks reached, when, and with how many parameters.
+    """Draw what the networks reached, when, and with how many parameters; return None while no run is finished.
 
-    Left: validation accuracy after each epoch against the seconds of training until then, one line a run (all epochs of
-    a run are taken to last alike). Right: test accuracy against trainable parameters, a point for the mean over the
-    seeds and a bar from the lowest to the highest.
-
-    Args:
-        comparison: A comparison with its run folders.
-
-    Returns:
-        A matplotlib figure; None while no run is finished.
+    Left: validation accuracy after each epoch against seconds of training, one line a run, with epochs of equal length.
+    Right: test accuracy against trainable parameters, the mean over seeds and a bar from the lowest to the highest.
     """
     rows = [row for row in comparison.rows() if row.test_accuracy]
     if not rows:
         return None
-    colours = _colours(len(rows))
+    colors = _colors(len(rows))
     with rc_context(STYLE):
         legend_rows = -(-min(len(rows), MOST_NAMED) // 3)
         figure = Figure(figsize=(10, 4.2 + 0.2 * legend_rows), layout="constrained")
         over_time, over_size = figure.subplots(1, 2)
-        for row, colour in zip(rows, colours, strict=True):
+        for row, color in zip(rows, colors, strict=True):
             runs = [run for run in comparison.runs if run.network == row.network.label and run.results]
             for run in runs:
-                over_time.plot(*_course(run), color=colour, marker="o", markersize=3, linewidth=1.2)
-            _draw_point(over_size, row, colour)
+                over_time.plot(*_course(run), color=color, marker="o", markersize=3, linewidth=1.2)
+            _draw_point(over_size, row, color)
         _label(over_time, "seconds of training", "validation accuracy after each epoch")
         _label(over_size, "parameters", "test accuracy, mean and range over seeds")
         points, names = over_size.get_legend_handles_labels()
@@ -53,14 +46,14 @@ def plot_comparison(comparison: Comparison) -> Figure | None:
         return figure
 
 
-def _colours(count: int) -> list[str]:
-    """Ten that are easily told apart; for more networks, those of a rainbow."""
-    colours = colormaps["tab10"] if count <= 10 else colormaps["turbo"].resampled(count)
-    return [to_hex(colours(number)) for number in range(count)]
+def _colors(count: int) -> list[str]:
+    """Return up to ten distinct colors; for more networks, those of a rainbow."""
+    colors = colormaps["tab10"] if count <= 10 else colormaps["turbo"].resampled(count)
+    return [to_hex(colors(number)) for number in range(count)]
 
 
 def _course(run: Run) -> tuple[list[float], list[float]]:
-    """Seconds and validation accuracy of each epoch; nothing without validation, or where the file is damaged."""
+    """Return seconds and validation accuracy of each epoch; nothing without validation or with a damaged file."""
     figures: Mapping[str, Any] = run.results or {}
     try:
         with RunFolder(run.folder).metrics.open(encoding="utf-8", newline="") as file:
@@ -70,12 +63,12 @@ def _course(run: Run) -> tuple[list[float], list[float]]:
     return [figures["seconds"] * (n + 1) / len(accuracies) for n in range(len(accuracies))], accuracies
 
 
-def _draw_point(axes: Axes, row: Row, colour: str) -> None:
+def _draw_point(axes: Axes, row: Row, color: str) -> None:
     spread = row.test_accuracy
     if spread is None or row.parameters is None:
         return
     bar = [[spread.mean - spread.lowest], [spread.highest - spread.mean]]
-    axes.errorbar(row.parameters, spread.mean, bar, color=colour, marker="o", capsize=3, label=row.network.label)
+    axes.errorbar(row.parameters, spread.mean, bar, color=color, marker="o", capsize=3, label=row.network.label)
 
 
 def _label(axes: Axes, across: str, title: str) -> None:

@@ -1,4 +1,4 @@
-"""What runs of several networks with several seeds show: means, spreads, differences, and how sure these are."""
+"""The results of several networks with several seeds: tables, means and differences, as text, JSON and CSV."""
 
 from __future__ import annotations
 
@@ -13,21 +13,15 @@ from typing import Any
 
 from encapkeras.comparison.statistics import CONFIDENCE, Difference, Spread, counted
 from encapkeras.data import DataSettings
-from encapkeras.data.registry import SOURCE_ARGUMENTS
 from encapkeras.spec.sweep import short_paths, value_text
 
-_DATA_SET = ("dataset", *SOURCE_ARGUMENTS)
-
 _EFFECTS = {
-    "validation": "they are not trained on the same images, and validation accuracies do not compare",
+    "validation": "they are not trained on the same images, and validation accuracies are not comparable",
     "subset": "they are not trained on the same images",
-    "image_size": "they do not see the images alike",
+    "image_size": "their images have different sizes",
 }
-
-_HEADINGS = ("spec", "seed", "runs", "parameters", "seconds")  # that the end of a path must not be
-
-MOST_SILENT = 5  # differences that show nothing are told one by one
-
+_HEADINGS = ("spec", "seed", "runs", "parameters", "seconds")  # of tables; no short name of a path may be one of them
+MOST_SILENT = 5  # so many differences that show nothing are listed one by one
 WEIGHTS = {True: "best on validation", False: "last epoch"}
 
 
@@ -36,12 +30,12 @@ class Run:
     """One training of a comparison.
 
     Args:
-        network: Its network, as the comparison calls it.
+        network: The label of its network.
         seed: Its seed.
         folder: Its run folder.
-        results: What its `results.json` holds; None if it failed.
+        results: The content of its `results.json`; None if it failed.
         error: Why it failed; empty if it did not.
-        device: Where it ran, and with how many threads; empty if it failed before that was known.
+        device: Device and number of threads; empty if it failed before that was known.
         reused: Whether an earlier comparison trained it.
     """
 
@@ -59,13 +53,12 @@ class Network:
     """A network of a comparison.
 
     Args:
-        label: What the comparison calls it: its name and what a sweep sets in it, with a number behind it if another
-            has that.
+        label: Its name and the values that a sweep sets, with a number if another network has the same.
         name: The name of its spec.
         source: The file of its spec.
         data: The `data:` section of its spec.
-        swept: By path, its value of all that the sweep of its spec sets; empty without a sweep.
-        number: The number behind the label; 1 if there is none.
+        swept: The values that the sweep of its spec sets, by path.
+        number: The number in the label; 1 if there is none.
     """
 
     label: str
@@ -77,53 +70,53 @@ class Network:
 
     @property
     def title(self) -> str:
-        """What stands beside its swept values in a table."""
+        """Its name in a table, beside its swept values."""
         return numbered(self.name, self.number) if self.swept else self.label
 
     @property
     def validated(self) -> bool:
-        """Whether it has a validation part, which then decides which weights are tested."""
+        """Whether it has a validation part, which decides which weights are tested."""
         return self.data.has_validation
 
     def shares_data_set(self, other: Network) -> bool:
-        """Whether it has the same data set as another, in whatever parts and sizes."""
-        return not any(self.differences(other, _DATA_SET))
+        """Return whether it has the same data set as another, in any parts and sizes."""
+        return not any(self.other_images(other))
+
+    def other_images(self, other: Network) -> Iterator[str]:
+        """Yield the arguments of the data set in which it differs from another, as texts."""
+        names = dict.fromkeys(["dataset", *self.data.arguments, *other.data.arguments])
+        return (text for _, text in self.differences(other, names))
 
     def differences(self, other: Network, names: Iterable[str]) -> Iterator[tuple[str, str]]:
-        """The values of the `data:` section in which it differs from another, each with the text that says so.
-
-        Args:
-            other: The other.
-            names: The keys that are looked at.
-        """
+        """Yield the keys, among `names`, of the `data:` section whose values differ, each with a text that says so."""
+        mine, theirs = self.data.model_dump(), other.data.model_dump()
         for name in names:
-            own, others = getattr(self.data, name), getattr(other.data, name)
-            if own != others:
-                yield name, f"data.{name} is {json.dumps(own)}, not {json.dumps(others)}"
+            if mine.get(name) != theirs.get(name):
+                yield name, f"data.{name} is {json.dumps(mine.get(name))}, not {json.dumps(theirs.get(name))}"
 
 
 def numbered(name: str, number: int) -> str:
-    """The name of the second, third, ... of that name."""
+    """Add to a name the number of the second, third, ... network of that name."""
     return name if number == 1 else f"{name}-{number}"
 
 
 @dataclass(frozen=True)
 class Row:
-    """What the runs of one network show.
+    """The results of one network; a value is None if no finished run has it.
 
     Args:
         network: The network.
-        finished: How many of its runs are finished.
-        failed: How many failed.
-        test_accuracy: Over seeds; None without a finished run.
-        validation_accuracy: Over seeds; None without a finished run or a validation part.
-        parameters: Trainable weights; None without a finished run.
-        images_per_second: Of training, the median over runs; None without a finished run.
-        seconds: Of a whole training, the median over runs; None without a finished run.
-        peak_memory_mib: Of a training beyond the program itself, the median over runs; None without a finished run, or
-            where the system does not tell.
-        difference: Of the test accuracy, from the first network's; None of the first itself, with another data set than
-            the first, and without common seeds.
+        finished: Its finished runs.
+        failed: Its failed runs.
+        test_accuracy: Over seeds.
+        validation_accuracy: Over seeds; None also without a validation part.
+        parameters: Trainable weights.
+        images_per_second: In training, the median over runs.
+        seconds: Of a whole training, the median over runs.
+        peak_memory_mib: Of a training beyond the program itself, the median over runs; None also where the system does
+            not report it.
+        difference: Of the test accuracy from the first network's; None also for the first itself, with another data
+            set than the first's, and without common seeds.
     """
 
     network: Network
@@ -163,12 +156,12 @@ class Comparison:
         return f"{len(self.runs) - len(self.failed)} of {len(self.networks) * len(self.seeds)} runs finished"
 
     def swept(self) -> dict[str, str]:
-        """The paths that sweeps set in any network, each with its heading in tables."""
+        """Return the paths that sweeps set in any network, each with its heading in tables."""
         short = short_paths(list(dict.fromkeys(path for network in self.networks for path in network.swept)))
         return {path: path if heading in _HEADINGS else heading for path, heading in short.items()}
 
     def rows(self) -> list[Row]:
-        """One for each network, in their order; after a sweep the best on validation comes first, the others last."""
+        """Return a row for each network, in their order; after a sweep the best on validation first."""
         rows = [self._row(network) for network in self.networks]
         return sorted(rows, key=_validation_error) if self.swept() else rows
 
@@ -193,11 +186,10 @@ class Comparison:
         )
 
     def _results(self, network: Network) -> dict[int, Mapping[str, Any]]:
-        """The results of a network by seed."""
         return {run.seed: run.results for run in self.runs if run.network == network.label and run.results}
 
     def notes(self) -> list[str]:
-        """What has to be known to read the table, and what it shows."""
+        """Return what one has to know to read the table, and what it shows."""
         seeds = ", ".join(map(str, self.seeds))
         return [
             f"Accuracies: mean ± standard deviation over the seeds {seeds}, and lowest-highest.",
@@ -212,13 +204,11 @@ class Comparison:
         ]
 
     def _devices(self) -> str:
-        """What speeds are of."""
         devices = list(dict.fromkeys(run.device for run in self.runs if run.device))
         on = "".join(f", on {device}" for device in devices)
-        return f"{on}: different ones, so that they do not compare" if len(devices) > 1 else on
+        return f"{on}: different ones, which are not comparable" if len(devices) > 1 else on
 
     def _rules(self) -> Iterator[str]:
-        """By what the tested weights were chosen."""
         for validated, text in WEIGHTS.items():
             of_it = [network.label for network in self.networks if network.validated is validated]
             if of_it:
@@ -226,44 +216,44 @@ class Comparison:
                 yield f"Weights tested{whose}: {text}. The test images were used once a run."
 
     def _order(self) -> Iterator[str]:
-        """By what the rows are sorted."""
         if self.swept() and any(row.validation_accuracy for row in self.rows()):
-            yield "Sorted by mean validation accuracy, best first; test accuracies have no say in it."
+            yield "Sorted by mean validation accuracy, best first; test accuracies are not used."
 
     def _differences(self) -> Iterator[str]:
-        """The differences from the first network; of many, those that show something."""
+        """Yield the differences from the first network; of many, those that show something."""
         first = self.networks[0].label
-        told = [(row.network.label, row.difference) for row in self.rows() if row.difference]
-        silent = [label for label, difference in told if difference.shows_nothing]
+        differences = [(row.network.label, row.difference) for row in self.rows() if row.difference]
+        silent = [label for label, difference in differences if difference.shows_nothing]
         silent = silent if len(silent) > MOST_SILENT else []
-        for label, difference in told:
+        for label, difference in differences:
             if label not in silent:
                 yield f"{label} - {first}, test accuracy: {difference}"
         if silent:
             yield (
-                f"{len(silent)} of {len(told)} others - {first}, test accuracy: no difference that "
+                f"{len(silent)} of {len(differences)} others - {first}, test accuracy: no difference that "
                 f"{counted(len(self.seeds), 'seed')} can show."
             )
-        if len(told) > MOST_SILENT:
+        count = len(differences)
+        if count > MOST_SILENT:
             yield (
-                f"{1 - CONFIDENCE:.0%} of the {len(told)} intervals, {len(told) * (1 - CONFIDENCE):.1f} or so, miss "
-                "their true difference: where many networks are compared, some are called better or worse by chance."
+                f"About {1 - CONFIDENCE:.0%} of the {count} intervals, {count * (1 - CONFIDENCE):.1f}, miss their true "
+                "difference: where many networks are compared, some are called better or worse by chance."
             )
 
     def _data_notes(self) -> Iterator[str]:
-        """What does not compare with the first network because the data differ."""
+        """Yield what is not comparable with the first network because the data differ."""
         first = self.networks[0]
         for network in self.networks[1:]:
-            other = [text for _, text in network.differences(first, _DATA_SET)]
+            other = list(network.other_images(first))
             if other:
                 whose = f"{network.label} is trained on other data than {first.label} ({', '.join(other)})"
-                yield f"{whose}: accuracies do not compare."
+                yield f"{whose}: accuracies are not comparable."
             else:
                 for name, text in network.differences(first, _EFFECTS):
                     yield f"{network.label} differs from {first.label} in that {text}: {_EFFECTS[name]}."
 
     def cells(self, row: Row) -> dict[str, str]:
-        """A row for reading: heading and text; `-` where there is nothing to say."""
+        """Return a row as text by heading; `-` where there is no value."""
         swept = {
             heading: value_text(row.network.swept[path]) if path in row.network.swept else "-"
             for path, heading in self.swept().items()
@@ -284,7 +274,7 @@ class Comparison:
         }
 
     def as_markdown(self) -> str:
-        """The table and its notes."""
+        """Return the table and its notes."""
         rows = [self.cells(row) for row in self.rows()]
         lines = ["| " + " | ".join(rows[0]) + " |", "|" + "---|" * len(rows[0])]
         lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row.values()) + " |" for row in rows]
@@ -292,7 +282,7 @@ class Comparison:
         return "\n".join([*lines, "", *(f"- {note}" for note in notes)]) + "\n"
 
     def as_json(self) -> str:
-        """All figures in full, and every run."""
+        """Return all numbers in full, and every run."""
         content = {
             "seeds": list(self.seeds),
             "specs": [self._plain(row) for row in self.rows()],
@@ -301,18 +291,17 @@ class Comparison:
         return json.dumps(content, indent=2) + "\n"
 
     def _plain(self, row: Row) -> dict[str, Any]:
-        """A row as plain data."""
         figures = asdict(row)
         network = figures.pop("network")
         if row.difference:
             figures["difference"]["verdict"] = row.difference.verdict
         swept = {path: network["swept"].get(path) for path in self.swept()}
         figures["test_error_percent"] = 100 * (1 - row.test_accuracy.mean) if row.test_accuracy else None
-        told = {"spec": network["label"], "source": network["source"], "swept": swept}
-        return {**told, "weights": WEIGHTS[row.network.validated], **figures}
+        named = {"spec": network["label"], "source": network["source"], "swept": swept}
+        return {**named, "weights": WEIGHTS[row.network.validated], **figures}
 
     def as_csv(self) -> str:
-        """One row for each network, figures in full, empty where there is none."""
+        """Return one row for each network, numbers in full, empty where there is none."""
         rows = [_flat(self._plain(row)) for row in self.rows()]
         headings = list(dict.fromkeys(heading for row in rows for heading in row))
         text = io.StringIO()
@@ -323,7 +312,7 @@ class Comparison:
 
 
 def _figures(results: Mapping[int, Mapping[str, Any]], name: str) -> dict[int, float]:
-    """A figure of finished runs by seed, of those that have it."""
+    """Return a number of finished runs by seed, of those that have it."""
     return {seed: result[name] for seed, result in results.items() if result[name] is not None}
 
 
@@ -336,7 +325,6 @@ def _cell(value: Any, form: str) -> str:
 
 
 def _error(spread: Spread | None) -> str:
-    """The share of wrong answers in percent, from that of right ones."""
     if spread is None:
         return "-"
     deviation = spread.standard_deviation
@@ -356,7 +344,7 @@ _PARTS = {
 
 
 def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A plain row without maps in it; the same headings whether there is a figure or not."""
+    """Return a plain row without maps in it; the headings do not depend on which numbers there are."""
     flat: dict[str, Any] = {}
     for name, value in row.items():
         if name == "swept":
@@ -369,10 +357,9 @@ def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _csv_cell(value: Any) -> Any:
-    """A swept value as it stands in a cell: text and numbers as they are, all else as JSON."""
+    """Return a swept value for a cell: text and numbers as they are, all else as JSON."""
     return value if value is None or type(value) in (str, int, float) else json.dumps(value)
 
 
 def _validation_error(row: Row) -> float:
-    """What rows are sorted by; infinite without a validation accuracy."""
     return 1 - row.validation_accuracy.mean if row.validation_accuracy else math.inf

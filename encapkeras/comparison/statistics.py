@@ -1,4 +1,4 @@
-"""Figures over several seeds, and differences of such figures: means, and how sure these are."""
+"""Numbers over several seeds, and differences of such numbers: means, and how certain these are."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ _EQUAL = 1e-6  # accuracies are counts of images divided by their number, in flo
 
 @dataclass(frozen=True)
 class Spread:
-    """A figure over several seeds.
+    """A number over several seeds.
 
     Args:
         mean: The mean.
-        standard_deviation: That of the seeds, `sqrt(sum (x - mean)^2 / (n - 1))`; None of a single one.
-        lowest: The least.
-        highest: The greatest.
+        standard_deviation: Over seeds, `sqrt(sum (x - mean)^2 / (n - 1))`; None for a single seed.
+        lowest: The smallest value.
+        highest: The largest value.
     """
 
     mean: float
@@ -30,10 +30,7 @@ class Spread:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Spread:
-        """The spread of at least one value.
-
-        Args:
-            values: One for each seed.
+        """Return the spread of at least one value, one for each seed.
 
         Example:
             >>> Spread.of([1.0, 2.0, 3.0])
@@ -43,17 +40,17 @@ class Spread:
         return cls(statistics.fmean(values), deviation, min(values), max(values))
 
     def __str__(self) -> str:
-        """The mean and the standard deviation, for reading."""
+        """Return mean and standard deviation as text."""
         return f"{self.mean:.4f}" + ("" if self.standard_deviation is None else f" ± {self.standard_deviation:.4f}")
 
 
 @dataclass(frozen=True)
 class Difference:
-    """How far two means lie apart, from runs with the same seeds.
+    """The difference of two means, from runs with the same seeds.
 
     Args:
         mean: The mean of the differences d of each seed, which is the difference of the means.
-        standard_error: Its standard error, `stdev(d) / sqrt(n)`; None of a single seed.
+        standard_error: Its standard error, `stdev(d) / sqrt(n)`; None for a single seed.
         low: Lower end of its 95 % interval, `mean - t * standard_error` with Student's t of n - 1 degrees of freedom;
             None where the seeds show no spread.
         high: The upper end.
@@ -68,11 +65,7 @@ class Difference:
 
     @classmethod
     def of(cls, values: Mapping[int, float], reference: Mapping[int, float]) -> Difference | None:
-        """The difference of values from a reference, over the seeds that both have; None if there are none.
-
-        Args:
-            values: By seed.
-            reference: By seed.
+        """Return the difference of values, by seed, over the seeds that both have; None if there are none.
 
         Example:
             >>> Difference.of({0: 0.98, 1: 0.96}, {0: 0.97, 1: 0.94}).verdict
@@ -92,22 +85,22 @@ class Difference:
 
     @property
     def verdict(self) -> str:
-        """Better or worse only where 0 lies outside of the interval, and so beyond the standard error too."""
+        """Better or worse only where the interval does not contain 0."""
         if self.low is not None and self.low > 0:
             return "better"
         if self.high is not None and self.high < 0:
             return "worse"
         if self.standard_error == 0 and abs(self.mean) > _EQUAL:
-            return f"the same difference with all {self.seeds} seeds, which so cannot show how sure it is"
+            return f"the same difference with all {self.seeds} seeds, which therefore cannot show how certain it is"
         return f"no difference that {counted(self.seeds, 'seed')} can show"
 
     @property
     def shows_nothing(self) -> bool:
-        """Whether the verdict is that there is no difference to be seen."""
+        """Whether the seeds show no difference."""
         return self.verdict.startswith("no ")
 
     def __str__(self) -> str:
-        """All of it in a line."""
+        """Return all of it in a line."""
         if self.standard_error is None:
             return f"{self.mean:+.4f}: {self.verdict}"
         interval = "" if self.low is None else f", {CONFIDENCE:.0%} interval {self.low:+.4f} to {self.high:+.4f}"
@@ -115,10 +108,5 @@ class Difference:
 
 
 def counted(number: int, noun: str) -> str:
-    """A number of things.
-
-    Example:
-        >>> counted(1, "seed"), counted(2, "seed")
-        ('1 seed', '2 seeds')
-    """
+    """Return a number with its noun, in the plural where needed."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"

@@ -1,22 +1,22 @@
-"""Data sets as batches of tensors: registry, readers, augmentation, splits.
+"""Data sets as batches of tensors.
 
 Needs no Keras: the batches are `torch.utils.data.DataLoader`s of float32 images `(B, H, W, C)` and int64 labels.
+Read `registry` (what a data set is), `settings` (the `data:` section), `splits` (from one to batches) and `batches`;
+`readers/` has one data set per file. `windows`, `worker_processes` and `augment` make what a batch holds.
 """
 
+import encapkeras.data.readers  # noqa: F401  # registers the data sets
 from encapkeras.data.batches import Batches
 from encapkeras.data.image_files import ImageFiles, read_image
 from encapkeras.data.preprocess import prepare
-from encapkeras.data.readers import (
-    cifar,
-    digits,
-    h_imagenet,
-    image_folder,
-    mnist,
-    npz,
-    small_norb,
-    svhn,
-)  # each registers its data sets
-from encapkeras.data.registry import DATASETS, DatasetInfo, DatasetReader, ImageArrays, register_dataset
+from encapkeras.data.registry import (
+    DATASETS,
+    DataPath,
+    DatasetInfo,
+    DatasetReader,
+    ImageArrays,
+    register_dataset,
+)
 from encapkeras.data.settings import AugmentSettings, DataSettings
 from encapkeras.data.splits import DataSplits, describe, load
 
@@ -24,23 +24,16 @@ __all__ = [
     "DATASETS",
     "AugmentSettings",
     "Batches",
+    "DataPath",
     "DataSettings",
     "DataSplits",
     "DatasetInfo",
     "DatasetReader",
     "ImageArrays",
     "ImageFiles",
-    "cifar",
     "describe",
-    "digits",
-    "h_imagenet",
-    "image_folder",
     "load",
-    "mnist",
-    "npz",
     "prepare",
     "read_image",
     "register_dataset",
-    "small_norb",
-    "svhn",
 ]

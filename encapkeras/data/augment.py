@@ -1,6 +1,6 @@
 """Changes of whole batches of images, as tensors `(B, H, W, C)`.
 
-B images, H height, W width, C channels. Functions on floats take and give values in [0, 1]; each image has its own
+B images, H height, W width, C channels. Functions on floats take and return values in [0, 1]; each image has its own
 strength, given as a tensor `(B,)`.
 """
 
@@ -17,20 +17,7 @@ GREY_WEIGHTS = (0.299, 0.587, 0.114)
 
 
 def resize(images: Tensor, height: int, width: int) -> Tensor:
-    """Images in another size, bilinear with antialiasing.
-
-    Args:
-        images: `(B, H, W, C)`, uint8 or float.
-        height: New height in pixels.
-        width: New width in pixels.
-
-    Returns:
-        `(B, height, width, C)` of the same type; the same tensor if it has that size already.
-
-    Example:
-        >>> resize(torch.zeros(2, 8, 8, 1, dtype=torch.uint8), 32, 32).shape
-        torch.Size([2, 32, 32, 1])
-    """
+    """Return uint8 or float images in another size, bilinear with antialiasing; the same tensor if none is needed."""
     if tuple(images.shape[1:3]) == (height, width):
         return images
     planes = torch.nn.functional.interpolate(
@@ -40,20 +27,7 @@ def resize(images: Tensor, height: int, width: int) -> Tensor:
 
 
 def fit(images: Tensor, height: int, width: int) -> Tensor:
-    """Images in another size, undistorted: the largest part of the new proportions is cut from the centre, and resized.
-
-    Args:
-        images: `(B, H, W, C)`, uint8 or float.
-        height: New height in pixels.
-        width: New width in pixels.
-
-    Returns:
-        `(B, height, width, C)` of the same type.
-
-    Example:
-        >>> fit(torch.arange(6.0).reshape(1, 2, 3, 1), 2, 2).flatten()
-        tensor([0., 1., 3., 4.])
-    """
+    """Return images in another size, undistorted: the largest part of the new proportions, from the centre, resized."""
     rows, columns = images.shape[1:3]
     kept_rows = min(rows, max(1, round(columns * height / width)))
     kept_columns = min(columns, max(1, round(rows * width / height)))
@@ -62,27 +36,14 @@ def fit(images: Tensor, height: int, width: int) -> Tensor:
 
 
 def pad(images: Tensor, pixels: int) -> Tensor:
-    """Images with so many black pixels more on each side.
-
-    Args:
-        images: `(B, H, W, C)`.
-        pixels: At least 0.
-    """
+    """Return images with so many black pixels more on each side."""
     return torch.nn.functional.pad(images, (0, 0, pixels, pixels, pixels, pixels)) if pixels else images
 
 
 def windows(images: Tensor, height: int, width: int) -> Array:
-    """A view of every place where a window can be cut: `windows(images, h, w)[i, top, left]` is one image's part.
+    """Return a view of every place where a window can be cut, `(N, H - height + 1, W - width + 1, height, width * C)`.
 
     NumPy copies such windows row by row, several times faster than gathering single pixels.
-
-    Args:
-        images: `(N, H, W, C)`, contiguous.
-        height: Height of a window in pixels.
-        width: Its width in pixels.
-
-    Returns:
-        `(N, H - height + 1, W - width + 1, height, width * C)`, sharing memory with the images.
     """
     channels = images.shape[3]
     rows = images.numpy().reshape(len(images), images.shape[1], -1)
@@ -90,60 +51,35 @@ def windows(images: Tensor, height: int, width: int) -> Array:
 
 
 def mirror(images: Tensor, chosen: Tensor) -> Tensor:
-    """The images, the chosen ones mirrored left to right.
-
-    Args:
-        images: `(B, H, W, C)`, any type.
-        chosen: `(B,)`, bool.
-    """
+    """Return the images, the chosen ones (`(B,)`, bool) mirrored left to right."""
     return torch.where(chosen[:, None, None, None], images.flip(2), images)
 
 
 def to_unit_range(images: Tensor) -> Tensor:
-    """Float32 images in [0, 1] from uint8 ones; float images as they are."""
+    """Return float32 images in [0, 1] from uint8 ones; float images as they are."""
     return images.to(torch.float32).div_(255) if images.dtype == torch.uint8 else images
 
 
 def brightness(images: Tensor, factor: Tensor) -> Tensor:
-    """Pixels times the factor, clipped to [0, 1].
-
-    Args:
-        images: `(B, H, W, C)`.
-        factor: `(B,)`, at least 0; 1 changes nothing.
-    """
+    """Return pixels times the factor, clipped to [0, 1]."""
     return (images * _each(factor)).clamp_(0, 1)
 
 
 def contrast(images: Tensor, factor: Tensor) -> Tensor:
-    """`mean + factor (x - mean)` with the mean grey of each image, clipped to [0, 1].
-
-    Args:
-        images: `(B, H, W, C)`.
-        factor: `(B,)`, at least 0; 1 changes nothing.
-    """
+    """Return `mean + factor (x - mean)` with the mean grey of each image, clipped to [0, 1]."""
     mean = grey(images).mean(dim=(1, 2, 3), keepdim=True)
     return torch.lerp(mean, images, _each(factor)).clamp_(0, 1)
 
 
 def saturation(images: Tensor, factor: Tensor) -> Tensor:
-    """`grey + factor (x - grey)` with the grey of each pixel, clipped to [0, 1].
-
-    Args:
-        images: `(B, H, W, 3)`.
-        factor: `(B,)`, at least 0; 0 makes grey images, 1 changes nothing.
-    """
+    """Return `grey + factor (x - grey)` with the grey of each pixel, clipped to [0, 1]."""
     return torch.lerp(grey(images), images, _each(factor)).clamp_(0, 1)
 
 
 def hue(images: Tensor, turn: Tensor) -> Tensor:
-    """Every colour turned on the colour circle; its greatest and smallest part, so value and chroma, stay.
+    """Return every colour turned on the colour circle by full turns; value v and chroma c stay.
 
-    With value v, chroma c and hue h in sixths of a turn, channel n of (5, 3, 1) is
-    `v - c clip(min(k, 4 - k), 0, 1)`, `k = (n + h) mod 6`.
-
-    Args:
-        images: `(B, H, W, 3)`.
-        turn: `(B,)`, in full turns; 0 changes nothing.
+    With hue h in sixths of a turn, channel n of (5, 3, 1) is `v - c clip(min(k, 4 - k), 0, 1)`, `k = (n + h) mod 6`.
     """
     red, green, blue = images.permute(3, 0, 1, 2).contiguous()  # whole planes: faster than pixels of three
     value = torch.maximum(torch.maximum(red, green), blue)
@@ -162,13 +98,9 @@ def hue(images: Tensor, turn: Tensor) -> Tensor:
 
 
 def cutout(images: Tensor, rows: Tensor, columns: Tensor, side: int) -> Tensor:
-    """Images with a square each in the image's own mean colour; what of it lies outside is cut off.
+    """Return images with a square each in the image's own mean colour; what of it is outside is cut off.
 
-    Args:
-        images: `(B, H, W, C)`, float.
-        rows: `(B,)`, row of the square's centre (of the lower of the two in the middle, where the side is even).
-        columns: `(B,)`, its column, likewise.
-        side: Side of the square in pixels.
+    `rows` and `columns` `(B,)` are the square's centre: the lower of the two in the middle, where the side is even.
     """
 
     def covered(length: int, centres: Tensor) -> Tensor:
@@ -180,7 +112,7 @@ def cutout(images: Tensor, rows: Tensor, columns: Tensor, side: int) -> Tensor:
 
 
 def grey(images: Tensor) -> Tensor:
-    """The grey of each pixel, `(B, H, W, 1)`: weighted for three channels, else the mean of all channels."""
+    """Return the grey of each pixel, `(B, H, W, 1)`: weighted for three channels, else the mean of all channels."""
     if images.shape[-1] == 3:
         return (images @ images.new_tensor(GREY_WEIGHTS))[..., None]
     return images.mean(dim=-1, keepdim=True)

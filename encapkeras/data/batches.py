@@ -6,7 +6,7 @@ import contextlib
 import copy
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -30,82 +30,51 @@ JITTERS = {
 }
 
 
-@dataclass(frozen=True)
-class Draws:
-    """All random choices for some images, so that any batch can be made without those before it, in any process.
+# All random choices for some images, so that any batch can be made without those before it, in any process. Entry k of
+# each array belongs to the k-th image: `order` is its index, `tops` and `lefts` the first row and column of its window.
+# What is not wanted is not there: `mirrored`, bool; a strength by the name of each jitter; `cutout`, `(N, 2)`, row and
+# column of the square's centre.
+Draws = dict[str, Array]
 
-    Entry k of each array belongs to the k-th image.
 
-    Args:
-        order: `(N,)`, indices of the images.
-        tops: `(N,)`, first row of the window.
-        lefts: `(N,)`, first column of the window.
-        mirrored: `(N,)`, bool; None if no image is mirrored.
-        jitters: For each jitter in use, the strength of each image, `(N,)`, float32.
-        cutout: For each image the row and column of the square's centre, `(N, 2)`; None if there are no squares.
-    """
-
-    order: Array
-    tops: Array
-    lefts: Array
-    mirrored: Array | None = None
-    jitters: dict[str, Array] = field(default_factory=dict)
-    cutout: Array | None = None
-
-    def part(self, start: int, end: int) -> Draws:
-        """The choices for the images from `start` to `end`."""
-        kept = slice(start, end)
-        return Draws(
-            self.order[kept],
-            self.tops[kept],
-            self.lefts[kept],
-            None if self.mirrored is None else self.mirrored[kept],
-            {name: strengths[kept] for name, strengths in self.jitters.items()},
-            None if self.cutout is None else self.cutout[kept],
-        )
+def _part(draws: Draws, start: int, end: int | None) -> Draws:
+    return {name: choices[start:end] for name, choices in draws.items()}
 
 
 @dataclass(frozen=True)
 class BatchMaker:
-    """Makes a batch from what was drawn for its images, and from nothing else.
-
-    Args:
-        windows: The pixels.
-        labels: `(N,)`, int64, of all images.
-        cutout: Side in pixels of the squares that are taken out.
-    """
+    """Makes a batch from the draws for its images, and from nothing else; squares have the side `cutout` in pixels."""
 
     windows: Windows
     labels: Tensor
     cutout: int
 
     def __call__(self, draws: Draws) -> tuple[Tensor, Tensor]:
-        """Images float32 `(B, H, W, C)` in [0, 1] and labels int64 `(B,)`."""
-        images = self.windows.cut(draws.order, draws.tops, draws.lefts)
-        if draws.mirrored is not None:
-            images = augment.mirror(images, torch.from_numpy(draws.mirrored))
+        """Return images float32 `(B, H, W, C)` in [0, 1] and labels int64 `(B,)`."""
+        images = self.windows.cut(draws["order"], draws["tops"], draws["lefts"])
+        if "mirrored" in draws:
+            images = augment.mirror(images, torch.from_numpy(draws["mirrored"]))
         images = augment.to_unit_range(images)
-        for name, strengths in draws.jitters.items():
-            images = JITTERS[name][0](images, torch.from_numpy(strengths))
-        if draws.cutout is not None:
-            rows, columns = torch.from_numpy(draws.cutout).T
+        for name, (change, _) in JITTERS.items():
+            if name in draws:
+                images = change(images, torch.from_numpy(draws[name]))
+        if "cutout" in draws:
+            rows, columns = torch.from_numpy(draws["cutout"]).T
             images = augment.cutout(images, rows, columns, self.cutout)
-        return images, self.labels[torch.from_numpy(draws.order)]
+        return images, self.labels[torch.from_numpy(draws["order"])]
 
 
 class Batches(DataLoader[tuple[Tensor, ...]]):
-    """Yields `(images, labels)`: float32 `(B, H, W, C)` in [0, 1], and int64 `(B,)`; the last batch may be smaller.
+    """Batches `(images, labels)`: float32 `(B, H, W, C)` in [0, 1], and int64 `(B,)`; the last may be smaller.
 
-    A `DataLoader`, because `keras.Model.fit` takes one as it is; but batches are cut from one tensor of all images
-    instead of being put together image by image, or made from image files in processes of their own. With a seed, order
-    and augmentation depend on the seed and the epoch alone; without, images come in their own order, cut at the centre
-    and otherwise unchanged. An epoch that was handed out to its last batch is followed by the next one; `set_epoch`
-    chooses another. Keras' `fit` may look at one batch before it begins: where that is a whole epoch, it begins with
-    epoch 1, unless a callback calls `set_epoch`.
+    A `DataLoader`, because `keras.Model.fit` takes one as it is; but batches are cut from one tensor of all images, or
+    made from image files in processes of their own. With a seed, order and augmentation depend on the seed and the
+    epoch alone; without, images come in their own order, cut at the centre and otherwise unchanged. After the last
+    batch of an epoch follows the next epoch; `set_epoch` chooses another. Keras' `fit` may look at one batch before it
+    begins: where that is a whole epoch, it begins with epoch 1, unless a callback calls `set_epoch`.
 
     Args:
-        images: `(N, H, W, C)`, uint8 or float32 in [0, 1]; or what else windows can be cut from, as large as they are
-            to be.
+        images: `(N, H, W, C)`, uint8 or float32 in [0, 1]; or a source of windows of the size to be cut.
         labels: `(N,)`, int64.
         height: Height of the yielded images in pixels, at most H.
         width: Their width in pixels, at most W.
@@ -133,7 +102,7 @@ class Batches(DataLoader[tuple[Tensor, ...]]):
         settings: AugmentSettings | None = None,
         workers: int = 0,
     ) -> None:
-        super().__init__(TensorDataset(labels), batch_size=batch_size)  # tells Keras how many images there are
+        super().__init__(TensorDataset(labels), batch_size=batch_size)  # says to Keras how many images there are
         self.labels = labels
         self.seed = seed
         self.settings = settings or AugmentSettings()
@@ -151,25 +120,30 @@ class Batches(DataLoader[tuple[Tensor, ...]]):
         """Number of images in an epoch."""
         return len(self.labels)
 
+    @property
+    def _step(self) -> int:
+        """Images in all batches but the last."""
+        return self.batch_size or self.num_images
+
     def set_epoch(self, epoch: int, skipped: int = 0) -> None:
-        """Chooses what the next iteration yields.
+        """Choose what the next iteration yields.
 
         Args:
             epoch: From 0.
-            skipped: How many batches at its start will not be looked at, since an earlier process trained on them: the
-                first of the others stands in their places, so that nothing is made in vain.
+            skipped: How many batches at its start nobody will look at, since an earlier process trained on them: the
+                first of the others is yielded in their places, so that none is made for nothing.
         """
         self.epoch, self.skipped = epoch, skipped
 
     def only_part(self, process: int, processes: int) -> Batches:
-        """The same batches for one of several processes that share each of them, of which it makes its own part alone.
+        """Return the same batches for one of several processes, which makes only its own part of each.
 
-        Batches keep their size and their labels; the images of the other processes' parts are black, so that none is
-        decoded or augmented in vain. Batches of fewer images than processes are whole.
+        Batches keep their size and their labels; the images of the other parts are black, so that none is decoded or
+        augmented for nothing. Batches of fewer images than processes are whole.
 
         Args:
             process: Its number, from 0.
-            processes: How many there are. `part_of_batch` says which part is whose.
+            processes: How many there are.
 
         Example:
             >>> images = torch.ones(6, 1, 1, 1)
@@ -182,17 +156,18 @@ class Batches(DataLoader[tuple[Tensor, ...]]):
         return part
 
     def unchanged(self) -> Batches:
-        """The same images in their own order, cut at the centre, not augmented."""
+        """Return the same images in their own order, cut at the centre, not augmented."""
         height, width = self._size
-        size = self.batch_size or self.num_images
-        return Batches(self._windows, self.labels, height=height, width=width, batch_size=size, workers=self.workers)
+        return Batches(
+            self._windows, self.labels, height=height, width=width, batch_size=self._step, workers=self.workers
+        )
 
     def corner_crops(self) -> Iterator[tuple[list[Tensor], Tensor]]:
-        """The images in their own order, each cut at its four corners and its centre, otherwise unchanged.
+        """Yield the images in their own order, each cut at its four corners and its centre, otherwise unchanged.
 
         Yields:
-            For each batch five tensors as `batch` gives them, in the order top left, top right, bottom left, bottom
-            right, centre; and the labels.
+            For each batch its images cut top left, top right, bottom left, bottom right and at the centre, each as
+            `batch` returns them; and the labels.
 
         Raises:
             ArgumentError: The images are no larger than what is cut from them.
@@ -206,10 +181,9 @@ class Batches(DataLoader[tuple[Tensor, ...]]):
                 f"resize them to more: data.augment.resize, for example {self._size[0] + 2}"
             )
         places = [(0, 0), (0, right), (bottom, 0), (bottom, right), (bottom // 2, right // 2)]
-        size = self.batch_size or self.num_images
-        orders = [np.arange(self.num_images)[start : start + size] for start in range(0, self.num_images, size)]
+        orders = np.split(np.arange(self.num_images), range(self._step, self.num_images, self._step))
         draws = [
-            Draws(order, np.full(len(order), top), np.full(len(order), left))
+            {"order": order, "tops": np.full(len(order), top), "lefts": np.full(len(order), left)}
             for order in orders
             for top, left in places
         ]
@@ -218,13 +192,13 @@ class Batches(DataLoader[tuple[Tensor, ...]]):
                 yield [images for images, _ in crops], crops[0][1]
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:  # type: ignore[override]
-        """The batches of the epoch that is current when the first of them is asked for."""
+        """Yield the batches of the epoch that is current when the first of them is asked for."""
         epoch, count = self.epoch, len(self)
         first = min(self.skipped, count - 1)
         self.skipped = 0
         draws = [self._draws_for(index, epoch) for index in range(first, count)]
-        own = [part_of_batch(len(each.order), self._process, self._processes) for each in draws]
-        parts = [each.part(part.start, part.stop) for each, part in zip(draws, own, strict=True)]
+        own = [part_of_batch(len(each["order"]), self._process, self._processes) for each in draws]
+        parts = [_part(each, part.start, part.stop) for each, part in zip(draws, own, strict=True)]
         with contextlib.closing(in_workers(self._make, parts, self.workers)) as made:
             for index, (whole, part, batch) in enumerate(zip(draws, own, made, strict=True), first):
                 batch = self._completed(batch, whole, part)
@@ -236,26 +210,19 @@ class Batches(DataLoader[tuple[Tensor, ...]]):
                 yield batch
 
     def _completed(self, made: tuple[Tensor, Tensor], whole: Draws, part: slice) -> tuple[Tensor, Tensor]:
-        """A batch of which only a part was made, in its whole size."""
+        """Return a batch in its whole size, of which only a part was made."""
         images, labels = made
-        if len(labels) == len(whole.order):
+        if len(labels) == len(whole["order"]):
             return made
-        padded = images.new_zeros(len(whole.order), *images.shape[1:])
+        padded = images.new_zeros(len(whole["order"]), *images.shape[1:])
         padded[part] = images
-        return padded, self.labels[torch.from_numpy(whole.order)]
+        return padded, self.labels[torch.from_numpy(whole["order"])]
 
     def batch(self, index: int, epoch: int | None = None) -> tuple[Tensor, Tensor]:
-        """One batch of an epoch, made without the others.
-
-        Args:
-            index: From 0 to `len(self) - 1`.
-            epoch: From 0; None: the current one.
-
-        Returns:
-            Images float32 `(B, H, W, C)` in [0, 1] and labels int64 `(B,)`.
+        """Return one batch, images and labels, of an epoch (None: the current one), made without the others.
 
         Raises:
-            IndexError: There is no such batch.
+            IndexError: There is no such batch; they are numbered from 0.
             DataError: An image file is missing or damaged.
         """
         if not 0 <= index < len(self):
@@ -263,10 +230,7 @@ class Batches(DataLoader[tuple[Tensor, ...]]):
         return self._make(self._draws_for(index, self.epoch if epoch is None else epoch))
 
     def images_as_uint8(self, count: int | None = None) -> Tensor:
-        """The first images in their own order, cut at the centre, not augmented, for pictures.
-
-        Args:
-            count: How many; None for all.
+        """Return the first images (None: all) in their own order, cut at the centre, not augmented, for pictures.
 
         Returns:
             `(count, H, W, C)`, uint8.
@@ -274,43 +238,40 @@ class Batches(DataLoader[tuple[Tensor, ...]]):
         Raises:
             DataError: An image file is missing or damaged.
         """
-        order = np.arange(self.num_images)[:count]
-        images = self._windows.cut(order, *self._centre(len(order)))
+        images = self._windows.cut(**_part(self._centre(self.num_images), 0, count))
         return images if images.dtype == torch.uint8 else (images * 255).round_().to(torch.uint8)
 
-    def _centre(self, count: int) -> tuple[Array, Array]:
-        return np.full(count, (self._windows.rows - 1) // 2), np.full(count, (self._windows.columns - 1) // 2)
+    def _centre(self, count: int) -> Draws:
+        """Return the choices for the first images, cut at the centre."""
+        top, left = (self._windows.rows - 1) // 2, (self._windows.columns - 1) // 2
+        return {"order": np.arange(count), "tops": np.full(count, top), "lefts": np.full(count, left)}
 
     def _draws_for(self, index: int, epoch: int) -> Draws:
-        """The draws for a batch; those of the latest epoch are kept."""
+        """Return the draws for a batch; those of the latest epoch are kept."""
         if self._draws is None or (self.seed is not None and self._draws[0] != epoch):
             self._draws = (epoch, self._draw(epoch))
-        size = self.batch_size or self.num_images
-        return self._draws[1].part(index * size, (index + 1) * size)
+        return _part(self._draws[1], index * self._step, (index + 1) * self._step)
 
     def _draw(self, epoch: int) -> Draws:
-        """Everything is drawn, wanted or not, so that switching one change on leaves the draws of the others alone."""
+        """Draw everything, wanted or not, so that switching one change on leaves the draws of the others alone."""
         count = self.num_images
+        draws = self._centre(count)
         if self.seed is None:
-            return Draws(np.arange(count), *self._centre(count))
+            return draws
         random = np.random.default_rng([self.seed, 1 + epoch])
-        order = random.permutation(count)
+        draws["order"] = random.permutation(count)
         tops, lefts = (random.integers(places, size=count) for places in (self._windows.rows, self._windows.columns))
+        if self.settings.crop:
+            draws |= {"tops": tops, "lefts": lefts}
         mirrored = random.random(count) < 0.5
-        jitters = {}
+        if self.settings.mirror:
+            draws["mirrored"] = mirrored
         for name, (_, centre) in JITTERS.items():
             strength = getattr(self.settings, name)
             factors = centre + strength * (2 * random.random(count, dtype=np.float32) - 1)
             if strength > 0:
-                jitters[name] = factors.astype(np.float32)
+                draws[name] = factors.astype(np.float32)
         squares = random.integers(self._size, size=(count, 2))
-        if not self.settings.crop:
-            tops, lefts = self._centre(count)
-        return Draws(
-            order,
-            tops,
-            lefts,
-            mirrored if self.settings.mirror else None,
-            jitters,
-            squares if self.settings.cutout else None,
-        )
+        if self.settings.cutout:
+            draws["cutout"] = squares
+        return draws

@@ -9,28 +9,18 @@ from encapkeras.errors import DataError
 
 
 def label_problems(name: str, labels: Array, classes: int) -> list[str]:
-    """What is wrong with integer labels.
-
-    Args:
-        name: What messages call them.
-        labels: `(N,)`, integers.
-        classes: Number of classes.
-    """
+    """Return what is wrong with integer labels `(N,)`."""
     outside = np.flatnonzero((labels < 0) | (labels >= classes))
     if not len(outside):
         return []
-    first = outside[0]
-    what = counted(len(outside), "label")
-    return [f"{name}: {what} outside 0..{classes - 1}, the first is {labels[first]} at index {first}"]
+    first, count = outside[0], counted(len(outside), "label")
+    return [f"{name}: {count} outside 0..{classes - 1}, the first is {labels[first]} at index {first}"]
 
 
 def missing_classes(name: str, labels: Array, classes: int) -> list[str]:
-    """Which classes have no image: a network could not learn them.
+    """Return which classes have no image, so that no network could learn them.
 
-    Args:
-        name: What messages call the labels.
-        labels: `(N,)`, integers from 0 to `classes - 1`.
-        classes: Number of classes; may be absurdly large if it was inferred from a wrong label.
+    The number of classes may be absurdly large if it was inferred from a wrong label.
     """
     present = np.unique(labels)
     if len(present) == classes:
@@ -43,21 +33,12 @@ def missing_classes(name: str, labels: Array, classes: int) -> list[str]:
 
 
 def counted(count: int, noun: str) -> str:
-    """The number with its noun, for example `1 label`, `3 labels`."""
+    """Return the number with its noun: `1 label`, `3 labels`."""
     return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
-def check_arrays(dataset: str, arrays: ImageArrays, classes: int) -> ImageArrays:
-    """The arrays of a built-in data set, if every label is possible and every class has training images.
-
-    Args:
-        dataset: Name of the data set.
-        arrays: What was read.
-        classes: Number of classes.
-
-    Raises:
-        DataError: Naming all that is wrong.
-    """
+def checked_arrays(dataset: str, arrays: ImageArrays, classes: int) -> ImageArrays:
+    """Return the arrays of a built-in data set; raise `DataError` for impossible labels and classes without images."""
     problems = []
     for name, labels in (("training labels", arrays.train_labels), ("test labels", arrays.test_labels)):
         problems += [f"{name}: there are none"] if not len(labels) else label_problems(name, labels, classes)

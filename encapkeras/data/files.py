@@ -1,62 +1,57 @@
-"""Where the files of a data set are looked for, and how missing ones are downloaded."""
+"""Where the files of a data set are looked for, how missing ones are downloaded, and how they are read."""
 
 from __future__ import annotations
 
+import contextlib
+import gzip
 import http.client
 import os
 import tempfile
-from collections.abc import Callable, Sequence
+import zlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
+
+from encapkeras.data.registry import Array
 from encapkeras.errors import DataError
 
 
 def data_roots(root: str | None) -> list[Path]:
-    """The folders that may hold data sets, in the order in which they are looked in.
-
-    Args:
-        root: `data.root` of the spec.
-
-    Returns:
-        `root`, `$ENCAPKERAS_DATA` and `$XDG_CACHE_HOME/encapkeras` (or `~/.cache/encapkeras`), without those not set.
-    """
+    """Return the folders that may hold data sets, in order: `data.root`, `$ENCAPKERAS_DATA` and the cache folder."""
     cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     given = [root, os.environ.get("ENCAPKERAS_DATA"), os.path.join(cache, "encapkeras")]
     return [Path(folder).expanduser() for folder in given if folder]
 
 
+def torchvision_download(name: str, *splits: str) -> Callable[[str], None]:
+    """Return a function that downloads a data set of torchvision into a folder."""
+
+    def download(root: str) -> None:
+        from torchvision import datasets
+
+        for options in [{"split": split} for split in splits] or [{}]:
+            getattr(datasets, name)(root, download=True, **options)
+
+    return download
+
+
 @dataclass(frozen=True)
 class DatasetFiles:
-    """The files of one data set.
-
-    Args:
-        dataset: Name of the data set.
-        names: File names, all of which are needed; each may also be there with `.gz` added if `gzipped`.
-        subfolder: Folder under a root in which torchvision puts them; they may also lie in the root itself.
-        homepage: Where a person finds them.
-        download: Downloads them into the given root; None if they can only be got by hand.
-        system_folders: Folders of system packages that hold the files.
-        gzipped: Whether the files may be compressed.
-    """
+    """The files of one data set."""
 
     dataset: str
-    names: tuple[str, ...]
-    subfolder: str
-    homepage: str
-    download: Callable[[str], object] | None = None
-    system_folders: tuple[str, ...] = ()
-    gzipped: bool = False
+    names: tuple[str, ...]  # all of which are needed
+    subfolder: str  # of a root, where torchvision puts them; they may also be in the root itself
+    homepage: str  # where a person finds them
+    download: Callable[[str], object] | None = None  # into the given root; None if they can only be got by hand
+    system_folders: tuple[str, ...] = ()  # of packages of the system
+    gzipped: bool = False  # whether each may also be there with `.gz` added
 
     def locate(self, root: str | None) -> list[Path]:
-        """The paths of the files, in the order of `names`, downloaded if they are nowhere.
-
-        Args:
-            root: `data.root` of the spec.
-
-        Raises:
-            DataError: They are in none of the folders and cannot be downloaded.
-        """
+        """Return the paths of the files, in the order of `names`; download them if they are not found."""
         roots = data_roots(root)
         folders = [*self._folders(roots), *map(Path, self.system_folders)]
         for folder in folders:
@@ -75,18 +70,14 @@ class DatasetFiles:
         return [folder for root in roots for folder in dict.fromkeys((root / self.subfolder, root))]
 
     def _all_in(self, folder: Path) -> list[Path]:
-        """The files, or nothing if any of them is not in the folder."""
+        """Return the files, or nothing if any of them is not in the folder."""
         endings = ("", ".gz") if self.gzipped else ("",)
-        found = []
-        for name in self.names:
-            here = [path for ending in endings if (path := folder / f"{name}{ending}").is_file()]
-            if not here:
-                return []
-            found.append(here[0])
-        return found
+        spellings = [[folder / f"{name}{ending}" for ending in endings] for name in self.names]
+        found = [next(filter(Path.is_file, paths), None) for paths in spellings]
+        return [path for path in found if path] if all(found) else []
 
     def _download_into(self, root: Path, download: Callable[[str], object]) -> list[Path]:
-        """Downloads beside the final place and moves whole files, so that an interrupted download leaves none."""
+        """Download beside the final place and move whole files, so that an interrupted download leaves none."""
         root.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=root, prefix=".download-") as unfinished:
             download(unfinished)
@@ -98,32 +89,39 @@ class DatasetFiles:
             return [path.rename(target / path.name) for path in fetched]
 
     def _not_found(self, folders: Sequence[Path], reason: str) -> str:
-        also = " (or with .gz)" if self.gzipped else ""
-        incomplete = [str(folder) for folder in folders if any((folder / name).exists() for name in self._spellings())]
-        lines = [
-            f"The files of data set '{self.dataset}' are not on this machine, and {reason}",
-            f"Files looked for{also}: {', '.join(self.names)}",
-            "Folders looked in:",
-            *(
-                f"  {folder}{'  (some of the files are missing)' if str(folder) in incomplete else ''}"
-                for folder in folders
-            ),
-            f"Get the files from {self.homepage} and put all of them into one of these folders, or name the folder "
-            "that holds them as data.root in the spec or in the environment variable ENCAPKERAS_DATA.",
-        ]
-        return "\n".join(lines)
+        spellings = [f"{name}{ending}" for name in self.names for ending in ("", ".gz")]
+        incomplete = {folder for folder in folders if any((folder / name).exists() for name in spellings)}
+        return "\n".join(
+            [
+                f"The files of data set '{self.dataset}' are not on this machine, and {reason}",
+                f"Files looked for{' (or with .gz)' if self.gzipped else ''}: {', '.join(self.names)}",
+                "Folders looked in:",
+                *(f"  {f}{'  (some of the files are missing)' if f in incomplete else ''}" for f in folders),
+                f"Get the files from {self.homepage} and put all of them into one of these folders, or name the folder "
+                "that holds them as data.root in the spec or in the environment variable ENCAPKERAS_DATA.",
+            ]
+        )
 
-    def _spellings(self) -> list[str]:
-        return [f"{name}{ending}" for name in self.names for ending in ("", ".gz")]
+    @contextlib.contextmanager
+    def reading(self, path: Path, *errors: type[Exception]) -> Iterator[None]:
+        """Turn the errors of reading a damaged file into one that names it and says what to do."""
+        damages: tuple[type[Exception], ...] = (OSError, EOFError, ValueError, zlib.error, *errors)
+        try:
+            yield
+        except damages as error:
+            again = ", or delete it to have it downloaded again" if self.download else ""
+            raise DataError(f"{path} is damaged: {error}. Replace it by a good copy{again}.") from error
 
 
-def damaged(path: Path, reason: object, *, downloaded: bool = True) -> DataError:
-    """The error for a file that is there but cannot be what it should be.
+def unpacked(path: Path) -> bytes:
+    """Return the content of a file; gzipped if its name ends in `.gz`."""
+    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+        return file.read()
 
-    Args:
-        path: The file.
-        reason: What is wrong with it.
-        downloaded: Whether it would be downloaded if it were not there.
-    """
-    again = ", or delete it to have it downloaded again" if downloaded else ""
-    return DataError(f"{path} is damaged: {reason}. Replace it by a good copy{again}.")
+
+def array_behind_header(data: bytes, header: int, shape: Sequence[int], dtype: npt.DTypeLike) -> Array:
+    """Return the array that fills the rest of a file; raise `ValueError` if it does not."""
+    expected = header + int(np.prod(shape, dtype=object)) * np.dtype(dtype).itemsize
+    if len(data) != expected:
+        raise ValueError(f"it has {len(data)} bytes, its header of shape {tuple(shape)} asks for {expected}")
+    return np.frombuffer(data, dtype=dtype, offset=header).reshape(shape)

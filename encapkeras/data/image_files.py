@@ -1,4 +1,4 @@
-"""Image files of every common format as arrays of bytes."""
+"""Image files of every common format, as arrays of bytes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from encapkeras.data.readers.object_boxes import Box, read_box
+from encapkeras.data.object_boxes import Box, read_box
 from encapkeras.errors import DataError
 
 if TYPE_CHECKING:
@@ -27,8 +27,7 @@ class ImageFiles:
     Args:
         paths: The files.
         channels: 1 for grey, 3 for colour; all images are turned into that.
-        boxes: For each file the .xml file with the box around its object, to which it is cut, or None to use all of it;
-            None if all images are used whole.
+        boxes: For each file the .xml file with the box around its object, to which it is cut; None: it is used whole.
     """
 
     paths: tuple[str, ...]
@@ -39,26 +38,21 @@ class ImageFiles:
         return len(self.paths)
 
     def take(self, indices: Sequence[int] | npt.NDArray[Any]) -> ImageFiles:
-        """The files at these indices."""
+        """Return the files at these indices."""
         boxes = None if self.boxes is None else tuple(self.boxes[index] for index in indices)
         return ImageFiles(tuple(self.paths[index] for index in indices), self.channels, boxes)
 
     def read(self, index: int) -> npt.NDArray[np.uint8]:
-        """One image, `(H, W, channels)`.
-
-        Raises:
-            DataError: The file, or that of its box, is missing or damaged.
-        """
+        """Return one image, `(H, W, channels)`; raise `DataError` if its file is missing or damaged."""
         boxes = self.boxes and self.boxes[index]
         return read_image(self.paths[index], self.channels, read_box(boxes) if boxes else None)
 
 
 def read_image(path: str | os.PathLike[str], channels: int, box: Box | None = None) -> npt.NDArray[np.uint8]:
-    """The image in a file.
+    """Return the image in a file, upright as its EXIF data say.
 
-    It is turned upright as its EXIF data say; transparent parts are laid on white; of a moving image the first is
-    taken. Grey images get three equal channels where colour is asked for, colours their grey (ITU-R BT.601) where grey
-    is. Of 16 bits the upper 8 count.
+    Transparent parts are laid on white; of a moving image the first frame is taken. Grey is repeated where colour is
+    asked for, and colour becomes grey (ITU-R BT.601) where grey is. Of 16 bits the upper 8 count.
 
     Args:
         path: The file, of any format that Pillow reads.
@@ -69,7 +63,7 @@ def read_image(path: str | os.PathLike[str], channels: int, box: Box | None = No
         `(H, W, channels)`.
 
     Raises:
-        DataError: The file is missing or damaged, is no image, or the box lies outside.
+        DataError: The file is missing, damaged or not an image, or the box is outside of it.
 
     Example:
         >>> import tempfile
@@ -94,9 +88,8 @@ def read_image(path: str | os.PathLike[str], channels: int, box: Box | None = No
     except MemoryError:  # says nothing about the file
         raise
     except Exception as error:  # Pillow names no end to what reading damaged files can raise
-        raise DataError(
-            f"{path} cannot be read as an image: {_reason(error, path)}. Replace or remove the file"
-        ) from error
+        text = f"{path} cannot be read as an image: {_reason(error, path)}. Replace or remove the file"
+        raise DataError(text) from error
     return pixels.reshape(*pixels.shape[:2], channels)
 
 
@@ -109,7 +102,7 @@ def _inside(box: Box, size: tuple[int, int]) -> Box:
 
 
 def _of_bytes(image: Image) -> Image:
-    """The image in one of Pillow's modes of 8 bits."""
+    """Return the image in one of Pillow's modes of 8 bits."""
     from PIL import Image
 
     if image.mode.startswith("I;16") or image.mode == "I":
@@ -138,5 +131,5 @@ def _reason(error: Exception, path: str) -> str:
     from PIL import UnidentifiedImageError
 
     if isinstance(error, UnidentifiedImageError):
-        return "it is empty" if os.path.getsize(path) == 0 else "it is of no image format that Pillow knows"
+        return "it is empty" if os.path.getsize(path) == 0 else "it is not in an image format that Pillow knows"
     return getattr(error, "strerror", None) or str(error) or type(error).__name__

@@ -13,19 +13,18 @@ from encapkeras.validation import shown
 
 
 def prepare(image: Array, info: DatasetInfo, resize: int | None = None) -> Tensor:
-    """One image as `load` makes it for the test: resized, cut at the centre, in the unit range, not augmented.
+    """Return an image as `load` makes those of the test: resized, cut at the centre, in [0, 1], not augmented.
 
     Args:
         image: `(H, W, C)` or `(H, W)`, uint8, or floats in [0, 1].
-        info: What the network takes. Grey is repeated where it asks for three channels, and colours become grey (ITU-R
-            BT.601) where it asks for one.
+        info: What the network takes. Grey is repeated for three channels, colours become grey (ITU-R BT.601) for one.
         resize: `augment.resize` of the settings it was trained with; None if that is not set.
 
     Returns:
         `(1, H, W, C)`, float32 in [0, 1].
 
     Raises:
-        DataError: The array is no image, or cannot have so many channels.
+        DataError: The array is not an image, or cannot have so many channels.
 
     Example:
         >>> info = DatasetInfo(height=28, width=28, channels=1, classes=10, class_names=tuple("0123456789"))

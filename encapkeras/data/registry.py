@@ -1,12 +1,14 @@
-"""The registry of data sets, and what a data set has to tell: its description and its arrays."""
+"""The registry of data sets, and what a data set provides: its description and its arrays."""
 
 from __future__ import annotations
 
 import abc
 import inspect
+import typing
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeVar
+from pathlib import PurePath
+from typing import Annotated, Any, ClassVar, TypeVar
 
 import numpy.typing as npt
 
@@ -17,11 +19,18 @@ from encapkeras.registry import Registry
 Array = npt.NDArray[Any]
 ReaderClass = TypeVar("ReaderClass", bound="type[DatasetReader]")
 
-DATASETS = Registry("data set")
+# What every data set has in the `data:` section, whatever its own arguments are; `DataSettings` declares it.
+COMMON_SETTINGS = ("dataset", "workers", "batch_size", "subset", "validation", "image_size", "augment")
+DATASETS = Registry("data set", reserved=frozenset(COMMON_SETTINGS))
 
-# The keys of the `data:` section that are handed to a reader, where its signature asks for them.
-SOURCE_PATHS = ("root", "path", "class_list", "boxes")  # of files and folders: in a spec, seen from its own folder
-SOURCE_ARGUMENTS = (*SOURCE_PATHS, "channels", "extra")
+_IS_PATH = object()
+
+DataPath = Annotated[str, _IS_PATH]
+"""The type of a reader's argument that names a file or folder.
+
+In a spec a relative one starts at the folder of the file that gives it, so that the reader receives an absolute path;
+in Python it starts at the current folder.
+"""
 
 
 @dataclass(frozen=True)
@@ -34,9 +43,8 @@ class DatasetInfo:
         channels: 1 for grey, 3 for colour; any number in the user's own arrays.
         classes: Number of classes; labels run from 0 to `classes - 1`.
         class_names: The name of each class, in the order of the labels.
-        train_images: How many images there are to train and validate with; None if that is not known before reading.
-        validation_images: How many images the validation part has that the data set itself brings; None if it brings
-            none.
+        train_images: Number of images for training and validation; None if not known before reading.
+        validation_images: Number of images in the data set's own validation part; None if it has none.
     """
 
     height: int
@@ -70,25 +78,25 @@ class ImageArrays:
 
 
 class DatasetReader(abc.ABC):
-    """Base class of data sets. Those that need no argument have an empty signature."""
+    """Base class of data sets; the typed signature of a subclass declares its arguments in the `data:` section."""
 
     image_size: ClassVar[int | None] = None
-    """Height and width in pixels to which images are brought unless the user says otherwise; None: as they are."""
+    """Height and width in pixels to which images are resized unless the user says otherwise; None: as they are."""
 
     def __init__(self) -> None:
         super().__init__()  # declares that there are no arguments: the signature of object says nothing
 
     @abc.abstractmethod
     def describe(self) -> DatasetInfo:
-        """The data set as it is stored; cheap: nothing is downloaded and no pixel is read.
+        """Return the data set's description as stored. Cheap: downloads nothing and reads no pixel.
 
         Raises:
-            DataError: The description cannot be had, for example because the user's file is missing.
+            DataError: There is no description, for example because the user's file is missing.
         """
 
     @abc.abstractmethod
     def read(self) -> ImageArrays:
-        """All images and labels, checked.
+        """Return all images and labels, checked.
 
         Raises:
             DataError: Files are missing or damaged, or hold impossible values.
@@ -96,15 +104,18 @@ class DatasetReader(abc.ABC):
 
 
 def register_dataset(name: str) -> Callable[[ReaderClass], ReaderClass]:
-    """Makes a data set known to specs, as `data.dataset`.
+    """Return a decorator that makes a data set known to specs, as `data.dataset`.
+
+    The arguments of the class, each with its type and its line in the docstring's `Args:`, become keys of the `data:`
+    section. Annotate files and folders with `DataPath`.
 
     Args:
         name: The name that specs use.
 
     Raises:
-        RegistrationError: The class is no `DatasetReader`; it takes other arguments than `root`, `path`, `class_list`,
-            `boxes`, `channels` and `extra`, or one of them lacks its annotation or its line in the docstring's
-            `Args:`; or the name is taken, or is no name.
+        RegistrationError: The class is not a `DatasetReader`; an argument has the name of a common setting such as
+            `batch_size`, a type that specs cannot hold, no annotation or no line in the docstring's `Args:`; or the
+            name is taken, or is not valid.
 
     Example:
         >>> from encapkeras.data import DATASETS
@@ -117,10 +128,27 @@ def register_dataset(name: str) -> Callable[[ReaderClass], ReaderClass]:
         if not inspect.isclass(cls) or not issubclass(cls, DatasetReader):
             text = f"data set '{name}': {getattr(cls, '__name__', cls)} must be a DatasetReader"
             raise RegistrationError(f"{text}: derive it from encapkeras.data.DatasetReader")
-        strangers = [p for p in inspect.signature(cls).parameters if p not in SOURCE_ARGUMENTS]
-        if strangers:
-            allowed = f"{', '.join(map(repr, SOURCE_ARGUMENTS[:-1]))} and {SOURCE_ARGUMENTS[-1]!r}"
-            raise RegistrationError(f"data set '{name}' takes {strangers}; only {allowed} can be given in a spec")
-        return register(cls)
+        register(cls)
+        for argument in DATASETS[name].arguments.values():
+            if _holds(argument.annotation, lambda part: inspect.isclass(part) and issubclass(part, PurePath)):
+                DATASETS.forget([name])
+                raise RegistrationError(
+                    f"data set '{name}' (class {cls.__name__}): '{argument.name}' is a path of pathlib, and specs hold "
+                    "strings: annotate it with encapkeras.data.DataPath"
+                )
+        return cls
 
     return decorate
+
+
+def path_arguments(dataset: object) -> list[str]:
+    """Return the arguments of a data set that are paths; those of all data sets for an unknown name."""
+    entries = [DATASETS[dataset]] if isinstance(dataset, str) and dataset in DATASETS else DATASETS.values()
+    arguments = [argument for entry in entries for argument in entry.arguments.values()]
+    paths = [a.name for a in arguments if _holds(a.annotation, lambda part: part is _IS_PATH)]
+    return list(dict.fromkeys(["root", *paths]))
+
+
+def _holds(annotation: Any, matches: Callable[[Any], bool]) -> bool:
+    """Return whether a type, or a part of it, matches."""
+    return matches(annotation) or any(_holds(part, matches) for part in typing.get_args(annotation))

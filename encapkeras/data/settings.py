@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    NonNegativeInt,
+    PositiveInt,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
-from encapkeras.data.registry import DATASETS, SOURCE_ARGUMENTS, DatasetReader
-from encapkeras.errors import ArgumentError
-
-# What a data set does not do whose reader does not ask for the key.
-_PURPOSES = {
-    "path": "reads no single file",
-    "class_list": "has the classes that it has",
-    "boxes": "has no boxes around its objects",
-    "channels": "has the channels that it has",
-    "extra": "has no extra images",
-}
+from encapkeras.data.registry import DATASETS, DataPath, DatasetReader
+from encapkeras.errors import ArgumentError, suggest
+from encapkeras.registry import Entry
+from encapkeras.validation import ValueProblem, error_of
 
 STRICT = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class AugmentSettings(BaseModel):
@@ -46,43 +54,32 @@ class AugmentSettings(BaseModel):
         "and no larger 'resize', images are shifted by up to so many pixels.",
     )
     mirror: bool = Field(default=False, description="Mirror every second image, at random, left to right.")
-    brightness: float = Field(
-        default=0.0, ge=0, le=1, description="Multiply pixels by a random factor from 1 - value to 1 + value (0 to 1)."
+    brightness: Share = Field(
+        default=0.0, description="Multiply pixels by a random factor from 1 - value to 1 + value (0 to 1)."
     )
-    contrast: float = Field(
+    contrast: Share = Field(
         default=0.0,
-        ge=0,
-        le=1,
         description="Multiply the distance from the image's mean grey by a random factor from 1 - value to 1 + value "
         "(0 to 1).",
     )
-    saturation: float = Field(
+    saturation: Share = Field(
         default=0.0,
-        ge=0,
-        le=1,
         description="Multiply the distance from each pixel's grey by a random factor from 1 - value to 1 + value "
         "(0 to 1); colour images only.",
     )
-    hue: float = Field(
+    hue: Annotated[float, Field(ge=0, le=0.5)] = Field(
         default=0.0,
-        ge=0,
-        le=0.5,
         description="Turn the colour circle by a random part of a full turn, from -value to value (0 to 0.5); colour "
         "images only.",
     )
     cutout: NonNegativeInt = Field(
         default=0,
         description="Side in pixels of a square at a random place of each training image that is filled with the "
-        "image's mean colour, the last of all changes; its centre lies anywhere in the image.",
+        "image's mean colour, the last of all changes; its centre is anywhere in the image.",
     )
 
     def check(self, height: int, width: int, channels: int | None = None) -> None:
-        """Checks that images of this size can be changed so.
-
-        Args:
-            height: Height in pixels of the images that the network takes.
-            width: Their width in pixels.
-            channels: Their channels; None if not known yet.
+        """Check that images of this size (in pixels) and so many channels (None: not known yet) can be changed so.
 
         Raises:
             ArgumentError: The images are not square, there is nothing to crop, or no colour to change.
@@ -116,39 +113,26 @@ class AugmentSettings(BaseModel):
 
 
 class DataSettings(BaseModel):
-    """The `data:` section: which images, in which size, how they are cut into batches and changed at random.
+    """The `data:` section: which images, how they become batches, and the arguments of the data set.
+
+    The data set's own arguments, such as `path` of `npz`, are given beside the settings that all data sets share.
+
+    Raises:
+        pydantic.ValidationError: Naming all keys that are unknown, missing or wrong.
 
     Example:
         >>> DataSettings(dataset="digits", batch_size=32).batch_size
         32
     """
 
-    model_config = STRICT
+    model_config = ConfigDict(extra="allow", strict=True, frozen=True)  # extra: the data set's own arguments
 
     dataset: str = Field(
         description="Name of the data set, for example digits, fashion_mnist, cifar10, npz, image_folder."
     )
-    root: str | None = Field(
+    root: DataPath | None = Field(
         default=None,
         description="Folder with the data set's files. Looked in first; then $ENCAPKERAS_DATA and the cache folder.",
-    )
-    path: str | None = Field(default=None, description="The .npz file; for the data set 'npz' only.")
-    class_list: str | None = Field(
-        default=None,
-        description="Text file of the classes to use, one WordNet id (such as n02119789) a line; h_imagenet only.",
-    )
-    boxes: str | None = Field(
-        default=None,
-        description="Folder with ImageNet's annotations (PASCAL VOC .xml files); images are cut to the object's box. "
-        "For h_imagenet only.",
-    )
-    channels: Literal[1, 2, 3] | None = Field(
-        default=None,
-        description="1 turns the images in image_folder and h_imagenet grey, 3 gives them three colours (the default "
-        "there); 1 takes the left image of small_norb (the default there), 2 the left and the right one.",
-    )
-    extra: bool | None = Field(
-        default=None, description="true: train with the 531,131 easier 'extra' images too; svhn only."
     )
     workers: NonNegativeInt | None = Field(
         default=None,
@@ -178,37 +162,91 @@ class DataSettings(BaseModel):
     @field_validator("dataset")
     @classmethod
     def _known(cls, name: str) -> str:
-        try:
-            DATASETS[name]
-        except KeyError as error:
-            raise ValueError(error.args[0]) from None
+        if name not in DATASETS:
+            raise ValueError(f"no data set is called '{name}'. {suggest(name, DATASETS)}")
         return name
 
-    @model_validator(mode="after")
-    def _consistent(self) -> DataSettings:
-        entry = DATASETS[self.dataset]
-        for problem in entry.problems(self._source()):
-            where = "" if problem.kind == "missing" else f"data.{'.'.join(map(str, problem.path))} "
-            raise ArgumentError(f"{where}{problem.text}")
-        for name, purpose in _PURPOSES.items():
-            if getattr(self, name) not in (None, False) and name not in entry.arguments:
-                raise ArgumentError(f"data set '{self.dataset}' {purpose}: remove '{name}'")
-        size = self.image_size or entry.target.image_size  # type: ignore[attr-defined]
-        if self.augment is not None and size is not None:
-            self.augment.check(size, size)
-        return self
+    @model_validator(mode="wrap")
+    @classmethod
+    def _checked(cls, values: Any, check: ModelWrapValidatorHandler[DataSettings]) -> DataSettings:
+        """Check the data set's own arguments too, and report all problems at once."""
+        if not isinstance(values, dict):
+            return check(values)
+        given = _without_unset(values)
+        problems = _argument_problems(given)
+        try:
+            settings = check(given)
+        except ValidationError as error:
+            raise error_of(cls.__name__, problems, given, error) from None
+        if problems:
+            raise error_of(cls.__name__, problems, given)
+        size = settings.image_size or DATASETS[settings.dataset].target.image_size  # type: ignore[attr-defined]
+        if settings.augment is not None and size is not None:
+            settings.augment.check(size, size)
+        return settings
+
+    @model_serializer(mode="wrap")
+    def _in_order(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Put the data set's arguments directly behind its name."""
+        values = serialize(self)
+        names = ("dataset", "root", *DATASETS[self.dataset].arguments)
+        return {**{name: values[name] for name in names if name in values}, **values}
 
     @property
     def has_validation(self) -> bool:
         """Whether there is a validation part."""
         return self.validation == "own" or self.validation > 0
 
-    def _source(self) -> dict[str, Any]:
-        """The reader's arguments: those of its signature that are set."""
-        wanted = [name for name in SOURCE_ARGUMENTS if name in DATASETS[self.dataset].arguments]
-        return {name: getattr(self, name) for name in wanted if getattr(self, name) is not None}
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The given arguments of the data set, `root` included."""
+        root = {} if self.root is None else {"root": self.root}
+        return {**root, **(self.model_extra or {})}
 
     def reader(self) -> DatasetReader:
-        """The reader of the chosen data set."""
-        reader: DatasetReader = DATASETS[self.dataset].target(**self._source())
+        """Return the reader of the chosen data set."""
+        entry = DATASETS[self.dataset]
+        given = {name: value for name, value in self.arguments.items() if name in entry.arguments}
+        reader: DatasetReader = entry.target(**given)
         return reader
+
+
+def _owners() -> dict[str, list[str]]:
+    """Return the arguments that are not common to all data sets, each with the data sets that take it."""
+    owners: dict[str, list[str]] = {}
+    for dataset, entry in DATASETS.items():
+        for name in entry.arguments.keys() - DataSettings.model_fields.keys():
+            owners.setdefault(name, []).append(dataset)
+    return owners
+
+
+def _entry(values: Mapping[str, Any]) -> Entry | None:
+    """Return the data set that is named; None if there is none of that name."""
+    name = values.get("dataset")
+    return DATASETS[name] if isinstance(name, str) and name in DATASETS else None
+
+
+def _without_unset(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Drop arguments that are null, and those of other data sets that are false."""
+    entry = _entry(values)
+    own = entry.arguments if entry else {}
+    unset = {name for name in _owners() if values.get(name) is None or (values[name] is False and name not in own)}
+    return {name: value for name, value in values.items() if name not in unset}
+
+
+def _argument_problems(values: Mapping[str, Any]) -> list[ValueProblem]:
+    """Return all problems of the keys that are not common to all data sets."""
+    entry, owners = _entry(values), _owners()
+    allowed = {*DataSettings.model_fields, *(entry.arguments if entry else owners)}
+    problems = []
+    for name in [name for name in values if name not in allowed]:
+        whose = f"data set '{entry.name}'" if entry else "any data set"
+        text = f"'{name}' is not an argument of {whose}. {suggest(name, allowed)}"
+        if entry and name in owners:
+            takers = " or ".join(map(repr, owners[name]))
+            text = f"'{name}' is an argument of data set {takers}, not of '{entry.name}': remove it"
+        problems.append(ValueProblem((name,), text, "unknown"))
+    if entry:
+        given = {name: values[name] for name in entry.arguments if values.get(name) is not None}
+        problems += entry.problems(given)
+    return problems

@@ -1,8 +1,9 @@
-"""From the `data:` section to training, validation and test batches."""
+"""From the `data:` section to training, validation and test batches, in `load`."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -30,7 +31,7 @@ class DataSplits:
     Args:
         info: Size of the images as the network takes them, and the classes.
         train: Shuffled and augmented.
-        validation: The held-out part of the training images, or the data set's own validation part, in their own order,
+        validation: The held-out part of the training images, or the data set's own validation part, in its own order,
             not augmented; None if there is none.
         test: In its own order, not augmented.
     """
@@ -41,14 +42,14 @@ class DataSplits:
     test: Batches
 
     def only_part(self, process: int, processes: int) -> DataSplits:
-        """The same splits, of whose batches one of several processes makes its part alone: `Batches.only_part`."""
+        """Return the same splits for one of several processes, which makes only its part of each batch."""
         train, test = (batches.only_part(process, processes) for batches in (self.train, self.test))
         validation = self.validation.only_part(process, processes) if self.validation else None
         return DataSplits(self.info, train, validation, test)
 
 
 def describe(settings: DataSettings) -> DatasetInfo:
-    """What a network has to know about the images it will be given; nothing is downloaded and no pixel is read.
+    """Return what a network has to know about the images it will be given; download nothing and read no pixel.
 
     Args:
         settings: The `data:` section.
@@ -56,7 +57,7 @@ def describe(settings: DataSettings) -> DatasetInfo:
     Raises:
         ArgumentError: The augmentation does not suit the images, there are fewer of them than `subset` asks for, or
             there is no validation part of the data set's own.
-        DataError: The description cannot be had: the user's file is missing or wrong.
+        DataError: There is no description: the user's file is missing or wrong.
 
     Example:
         >>> info = describe(DataSettings(dataset="digits"))
@@ -67,7 +68,7 @@ def describe(settings: DataSettings) -> DatasetInfo:
 
 
 def load(settings: DataSettings, *, seed: int) -> DataSplits:
-    """Reads (and if need be downloads) a data set, holds out the validation part, and makes batches.
+    """Read (and if need be download) a data set, hold out the validation part, and make batches.
 
     Args:
         settings: The `data:` section.
@@ -94,57 +95,57 @@ def load(settings: DataSettings, *, seed: int) -> DataSplits:
     arrays = reader.read()  # before the description: it finds all that is wrong, the description only a part
     info = _as_given_to_the_network(settings, reader)
     train, validation, test = _parts(arrays, settings, seed)
-    whole = _size_before_cutting(info, settings)
-    files = [images for images, _ in (train, validation, test) if isinstance(images, ImageFiles)]
-    stay_files = sum(len(part) * math.prod(whole) * part.channels for part in files) > IN_MEMORY
-    workers = default_workers() if settings.workers is None else settings.workers
-
-    def batches(part: Part, augmented: AugmentSettings | None = None, seed: int | None = None) -> Batches:
-        images, labels = part
-        pad = augmented.pad if augmented else 0
-        source: Tensor | Windows
-        if isinstance(images, ImageFiles) and stay_files:
-            source = FileWindows(images, info.height, info.width, whole=whole, pad=pad)
-        else:
-            source = augment.pad(_in_memory(images, whole, workers), pad)
-        return Batches(
-            source,
-            torch.from_numpy(labels),
-            height=info.height,
-            width=info.width,
-            batch_size=settings.batch_size,
-            seed=seed,
-            settings=augmented,
-            workers=workers if stay_files else 0,
-        )
-
+    make = _BatchesMaker(settings, info, [images for images, _ in (train, validation, test)])
     return DataSplits(
         info=info,
-        train=batches(train, settings.augment, seed),
-        validation=batches(validation) if len(validation[1]) else None,
-        test=batches(test),
+        train=make(train, settings.augment, seed),
+        validation=make(validation) if len(validation[1]) else None,
+        test=make(test),
     )
 
 
+class _BatchesMaker:
+    """Makes the batches of each part; files are decoded at once if those of all parts fit into memory."""
+
+    def __init__(self, settings: DataSettings, info: DatasetInfo, images: Sequence[Array | ImageFiles]) -> None:
+        self._settings, self._info = settings, info
+        larger = settings.augment and settings.augment.resize
+        self._whole = (larger, larger) if larger else (info.height, info.width)  # before batches are cut from it
+        files = [part for part in images if isinstance(part, ImageFiles)]
+        self._stay_files = sum(len(part) * math.prod(self._whole) * part.channels for part in files) > IN_MEMORY
+        self._workers = default_workers() if settings.workers is None else settings.workers
+
+    def __call__(self, part: Part, augmented: AugmentSettings | None = None, seed: int | None = None) -> Batches:
+        images, labels = part
+        height, width = self._info.height, self._info.width
+        pad = augmented.pad if augmented else 0
+        source: Tensor | Windows
+        if isinstance(images, ImageFiles) and self._stay_files:
+            source = FileWindows(images, height, width, whole=self._whole, pad=pad)
+        else:
+            source = augment.pad(self._in_memory(images), pad)
+        return Batches(
+            source,
+            torch.from_numpy(labels),
+            height=height,
+            width=width,
+            batch_size=self._settings.batch_size,
+            seed=seed,
+            settings=augmented,
+            workers=self._workers if self._stay_files else 0,
+        )
+
+    def _in_memory(self, images: Array | ImageFiles) -> Tensor:
+        if isinstance(images, ImageFiles):
+            return decoded(images, self._whole, self._workers)
+        writable = np.require(images, requirements=["C_CONTIGUOUS", "WRITEABLE"])
+        return augment.fit(torch.from_numpy(writable), *self._whole)
+
+
 def subset_indices(labels: Array, count: int | None, seed: int) -> Array:
-    """Which training images are used: a random choice with the same share of each class, to less than one image.
+    """Return which training images are used, ascending: a random choice with the same share of each class.
 
-    With the same seed a smaller choice is part of a larger one.
-
-    Args:
-        labels: `(N,)`, of all training images.
-        count: How many to choose, one for each class at least; None for all.
-        seed: At least 0; nothing else decides the choice.
-
-    Returns:
-        Their indices, ascending.
-
-    Raises:
-        ArgumentError: There are not so many images.
-
-    Example:
-        >>> subset_indices(np.array([0] * 60 + [1] * 30), 6, seed=0) >= 60
-        array([False, False, False, False,  True,  True])
+    Shares are right to less than one image. With the same seed a smaller choice is part of a larger one.
     """
     total = len(labels)
     if count is None:
@@ -160,23 +161,7 @@ def subset_indices(labels: Array, count: int | None, seed: int) -> Array:
 
 
 def held_out_indices(count: int, fraction: float, seed: int) -> Array:
-    """Which training images are held out for validation: a random choice that ignores the classes.
-
-    Args:
-        count: Number of training images.
-        fraction: Part to hold out, from 0 to below 1; rounded to whole images.
-        seed: At least 0; nothing else decides the choice.
-
-    Returns:
-        Their indices, ascending.
-
-    Raises:
-        ArgumentError: The fraction is not 0 and would hold out no image, or all of them.
-
-    Example:
-        >>> len(held_out_indices(50, 0.1, seed=0))
-        5
-    """
+    """Return which training images are held out for validation, ascending: a random choice that ignores classes."""
     held_out = round(fraction * count)
     if fraction > 0 and held_out in (0, count):
         what = "no image" if held_out == 0 else "all images"
@@ -210,11 +195,11 @@ def _subset_size(count: int, info: DatasetInfo) -> int:
 
 
 def _too_few(count: int, total: int) -> ArgumentError:
-    return ArgumentError(f"data.subset is {count:,}, but there are {total:,} training images; choose at most so many")
+    return ArgumentError(f"data.subset is {count:,}, but there are {total:,} training images; choose at most that many")
 
 
 def _parts(arrays: ImageArrays, settings: DataSettings, seed: int) -> tuple[Part, Part, Part]:
-    """Images and labels for training, validation (none, if there is no such part) and test."""
+    """Return images and labels for training, validation (none, if there is no such part) and test."""
     used = subset_indices(arrays.train_labels, settings.subset, seed)
     if settings.validation == "own" and arrays.validation_images is not None and arrays.validation_labels is not None:
         kept, validation = used, (arrays.validation_images, arrays.validation_labels)
@@ -229,15 +214,3 @@ def _taken(arrays: ImageArrays, indices: Array) -> Part:
     images = arrays.train_images
     chosen = images.take(indices) if isinstance(images, ImageFiles) else images[indices]
     return chosen, arrays.train_labels[indices]
-
-
-def _size_before_cutting(info: DatasetInfo, settings: DataSettings) -> tuple[int, int]:
-    """Height and width to which images are brought, from which batches are then cut."""
-    larger = settings.augment and settings.augment.resize
-    return (larger, larger) if larger else (info.height, info.width)
-
-
-def _in_memory(images: Array | ImageFiles, size: tuple[int, int], workers: int) -> Tensor:
-    if isinstance(images, ImageFiles):
-        return decoded(images, size, workers)
-    return augment.fit(torch.from_numpy(np.require(images, requirements=["C_CONTIGUOUS", "WRITEABLE"])), *size)

@@ -28,21 +28,14 @@ class Windows(Protocol):
     columns: int
     """How many places there are for a window's first column."""
 
-    def __len__(self) -> int:
-        """Number of images."""
+    def __len__(self) -> int: ...
 
     def cut(self, order: Array, tops: Array, lefts: Array) -> Tensor:
-        """Windows `(B, H, W, C)`, uint8 or float32 in [0, 1], of the images `order`; all arguments are `(B,)`."""
+        """Return windows `(B, H, W, C)`, uint8 or float32 in [0, 1], of the images `order`; arguments are `(B,)`."""
 
 
 class TensorWindows:
-    """Windows of images that lie in memory.
-
-    Args:
-        images: `(N, H, W, C)`, uint8 or float32 in [0, 1].
-        height: Height of a window in pixels, at most H.
-        width: Its width in pixels, at most W.
-    """
+    """Windows of images `(N, H, W, C)` in memory, uint8 or float32 in [0, 1]."""
 
     def __init__(self, images: Tensor, height: int, width: int) -> None:
         self._windows = augment.windows(images, height, width)
@@ -53,32 +46,25 @@ class TensorWindows:
         return len(self._windows)
 
     def cut(self, order: Array, tops: Array, lefts: Array) -> Tensor:
-        """See `Windows`."""
+        """Return windows, as `Windows` says."""
         return torch.from_numpy(self._windows[order, tops, lefts]).view(-1, *self._shape)
 
 
 class FileWindows:
     """Windows of images that are decoded from their files whenever one is cut.
 
-    Args:
-        files: The files.
-        height: Height of a window in pixels.
-        width: Its width in pixels.
-        whole: Height and width to which an image is brought before the window is cut.
-        pad: Black pixels that are then put on each of its sides.
+    An image is brought to the height and width `whole`, and gets `pad` black pixels on each side, before it is cut.
     """
 
     def __init__(self, files: ImageFiles, height: int, width: int, *, whole: tuple[int, int], pad: int = 0) -> None:
         self._files, self._height, self._width, self._whole, self._pad = files, height, width, whole, pad
-        self.rows, self.columns = (
-            side + 2 * pad + 1 - window for side, window in zip(whole, (height, width), strict=True)
-        )
+        self.rows, self.columns = whole[0] + 2 * pad + 1 - height, whole[1] + 2 * pad + 1 - width
 
     def __len__(self) -> int:
         return len(self._files)
 
     def cut(self, order: Array, tops: Array, lefts: Array) -> Tensor:
-        """See `Windows`."""
+        """Return windows, as `Windows` says."""
         shape = (len(order), self._height, self._width, self._files.channels)
         cut = torch.empty(shape, dtype=torch.uint8)
         for place, (index, top, left) in enumerate(zip(order.tolist(), tops.tolist(), lefts.tolist(), strict=True)):
@@ -87,24 +73,12 @@ class FileWindows:
         return cut
 
     def whole_images(self, order: Array) -> Tensor:
-        """The images `order` where windows are as large as they."""
+        """Return the images `order` where windows are as large as they."""
         return self.cut(order, np.zeros_like(order), np.zeros_like(order))
 
 
 def decoded(files: ImageFiles, size: tuple[int, int], workers: int) -> Tensor:
-    """The images of all files, in memory.
-
-    Args:
-        files: The files.
-        size: Height and width to which they are brought.
-        workers: How many processes decode; 0 for none.
-
-    Returns:
-        `(N, H, W, C)`, uint8.
-
-    Raises:
-        DataError: A file is missing or damaged, or is no image.
-    """
+    """Return the images of all files in this height and width, `(N, H, W, C)`, uint8, decoded by so many processes."""
     windows = FileWindows(files, *size, whole=size)
     images = torch.empty((len(files), *size, files.channels), dtype=torch.uint8)
     parts = np.split(np.arange(len(files)), range(AT_ONCE, len(files), AT_ONCE))

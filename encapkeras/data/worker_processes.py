@@ -1,4 +1,4 @@
-"""Work shared out to processes, whose results come back in order."""
+"""Work shared out to processes; the results come back in order."""
 
 from __future__ import annotations
 
@@ -21,33 +21,22 @@ Made = TypeVar("Made")
 
 MOST_BY_DEFAULT = 8
 
-_RUNNING: set[Any] = set()  # whoever is forgotten with what it works for can still be ended in an orderly way
+_RUNNING: set[Any] = set()  # keeps those that nothing else refers to, so that they can be ended in an orderly way
 
 
 def default_workers() -> int:
-    """The processor cores that this process may use, at most 8; processes that torchrun started here share them."""
+    """Return how many processor cores this process may use, at most 8; processes of torchrun share them."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     sharing = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     return min(max(1, allowed // sharing), MOST_BY_DEFAULT)
 
 
 def in_workers(make: Callable[[Key], Made], keys: Sequence[Key], workers: int) -> Generator[Made, None, None]:
-    """What `make` gives for each key, in the order of the keys, made ahead in other processes.
+    """Yield what `make` returns for each key, in the order of the keys, made ahead in other processes; 0: in this one.
 
-    The first is made here, and processes start when the second is asked for: whoever only looks at the first starts
-    none. They have ended before the last is handed out, and when the iterator is closed or forgotten.
-
-    Args:
-        make: Gives tensors; may raise a `DataError`, which then comes out here.
-        keys: What it is called with.
-        workers: How many processes; 0: none, all is made here.
-
-    Raises:
-        DataError: `make` raised it, or a process was killed.
-
-    Example:
-        >>> list(in_workers(torch.zeros, [1, 2], workers=0))
-        [tensor([0.]), tensor([0., 0.])]
+    The first is made here, and processes start with the second: who looks at the first alone starts none. They have
+    ended before the last is yielded, and when the iterator is closed or forgotten. A `DataError` of `make` comes out
+    here; another says that a process was killed.
     """
     if workers == 0 or len(keys) < 2:
         yield from map(make, keys)
@@ -66,8 +55,7 @@ def in_workers(make: Callable[[Key], Made], keys: Sequence[Key], workers: int) -
 
 def _started(make: Callable[[Key], Made], keys: Sequence[Key], workers: int) -> Any:
     with warnings.catch_warnings():
-        # Of more processes than cores, which are the user's wish; and of threads that forked processes lack, and these
-        # have no use for.
+        # More processes than cores are the user's wish; and forked processes do not need the threads that they lack.
         warnings.filterwarnings("ignore", "This DataLoader will create|This process .* is multi-threaded")
         results = iter(
             DataLoader(
@@ -83,12 +71,12 @@ def _started(make: Callable[[Key], Made], keys: Sequence[Key], workers: int) -> 
         )
     _RUNNING.add(results)
     atexit.unregister(_end_all)
-    atexit.register(_end_all)  # last, so that it comes first: before others wait for processes that nobody ends
+    atexit.register(_end_all)  # last, so that it runs first: before others wait for processes that nobody ends
     return results
 
 
 def _end(results: Any) -> None:
-    """Ends the processes, if that has not been done: left to the garbage collector, it could take many seconds."""
+    """End the processes, unless that is done: left to the garbage collector, it could take many seconds."""
     if results in _RUNNING:
         _RUNNING.remove(results)
         end_workers(results)
@@ -103,8 +91,8 @@ def _next(results: Iterator[Any]) -> Any:
     try:
         result = next(results)
     except (RuntimeError, EOFError, ConnectionError) as error:
-        # One of the latter two where the process is killed while it hands a batch over. What it raises itself comes as
-        # the same type, with a text of torch's before it.
+        # The latter two if the process is killed while it hands a batch over. What `make` raises has the same type as
+        # in its process, and a text of torch's before its own.
         if isinstance(error, RuntimeError) and not str(error).startswith("DataLoader worker"):
             raise
         if str(error).startswith("Caught "):
@@ -120,13 +108,13 @@ def _next(results: Iterator[Any]) -> Any:
 
 
 def _leave_signals_to_the_main_process(worker: int) -> None:
-    """Ignores Ctrl-C and what a queue sends to all processes alike: a training ends its step first."""
+    """Ignore Ctrl-C, and what a queue sends to all processes alike: a training ends its step first."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
 
 
 class _Making(Dataset[Any], Generic[Key, Made]):
-    """A data set whose keys are no numbers, but all that a result depends on."""
+    """A data set whose keys are not numbers, but all that a result depends on."""
 
     def __init__(self, make: Callable[[Key], Made]) -> None:
         self._make = make

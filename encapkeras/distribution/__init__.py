@@ -1,4 +1,8 @@
-"""One training in many processes, on many GPUs and machines: torchrun starts them, torch.distributed connects them."""
+"""One training in several processes, on many GPUs and machines: torchrun starts them, torch.distributed connects them.
+
+Read `processes` (connect, exchange values, fail together), `attempt` (a name for each start by torchrun),
+`data_parallel` (the strategy), `parallel_steps` (a step on a part of the batch), `gradients`, `batch_norm`.
+"""
 
 import encapkeras.backend  # noqa: F401  # checks the Keras backend
 from encapkeras.distribution.data_parallel import DataParallel

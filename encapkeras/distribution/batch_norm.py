@@ -1,4 +1,4 @@
-"""Keras' own batch norms, with the statistics of a batch that processes share."""
+"""Keras' own batch norms, with the statistics of a batch that several processes share."""
 
 from __future__ import annotations
 
@@ -17,14 +17,9 @@ from encapkeras.keras_internals import layers_within, own_moments, reduction_axe
 
 @contextlib.contextmanager
 def synchronized(model: keras.Model, shared: SharedBatch | None) -> Iterator[None]:
-    """Has the `keras.layers.BatchNormalization` of a model take their statistics over the whole batch.
+    """Have the `keras.layers.BatchNormalization` of a model take their statistics over the whole batch.
 
-    Args:
-        model: Also layers within layers.
-        shared: Who has how much of the batch; nothing changes if None, or if its batch norms are not shared.
-
-    Raises:
-        DistributionError: A layer masks its input: the masks of the other processes are not known.
+    Nothing changes if `shared` is None, or if its batch norms are not shared.
     """
     if shared is None or not shared.batch_norm:
         yield
@@ -36,10 +31,10 @@ def synchronized(model: keras.Model, shared: SharedBatch | None) -> Iterator[Non
 
 def _moments_of(layer: keras.layers.BatchNormalization, shared: SharedBatch) -> Any:
     def moments(inputs: torch.Tensor, mask: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
-        if shared_batch() is None:  # somebody looks at a process' own samples
+        if shared_batch() is None:  # a call on the samples of this process alone
             return own_moments(layer, inputs, mask)
         if mask is not None:
-            raise DistributionError(f"sync_batch_norm cannot be had of '{layer.name}', whose input is masked")
+            raise DistributionError(f"sync_batch_norm does not support '{layer.name}', whose input is masked")
         return joined_moments(inputs, reduction_axes(layer), shared)
 
     return moments

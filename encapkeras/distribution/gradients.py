@@ -1,4 +1,4 @@
-"""Gradients are summed over processes while the backward pass still computes earlier ones."""
+"""Sums of gradients over processes, sent while the backward pass still computes those of earlier layers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ BUCKET_BYTES = 25 << 20  # as torch's own DistributedDataParallel
 
 
 class _Bucket:
-    """Neighbouring parameters, whose gradients travel as one message."""
+    """Neighboring parameters, whose gradients travel in one message."""
 
     def __init__(self) -> None:
         self.parameters: list[torch.Tensor] = []
@@ -22,14 +22,14 @@ class _Bucket:
         self.work: distributed.Work | None = None
 
     def send(self) -> None:
-        """Begins to sum the gradients that there are; every process has those of the same parameters."""
+        """Start the sum of all gradients present; every process has those of the same parameters."""
         gradients = [parameter.grad.flatten() for parameter in self.parameters if parameter.grad is not None]
         if gradients:
             self.message = torch.cat(gradients)
             self.work = distributed.all_reduce(self.message, async_op=True)
 
     def receive(self) -> None:
-        """Waits for the sums and puts them in the gradients' place."""
+        """Wait for the sums and store them as the gradients."""
         if self.work is None or self.message is None:
             return
         self.work.wait()
@@ -40,13 +40,9 @@ class _Bucket:
 
 
 class GradientSum:
-    """Sums the gradients of parameters over processes in each backward pass, and has done so when that returns.
+    """Sum the gradients of parameters, given in the order of the network, by the end of each backward pass.
 
-    A bucket is sent when the gradients of all its parameters are there, the last layers' first, always in one order.
-
-    Args:
-        parameters: In the order of the network.
-        bucket_bytes: Size of a message, about.
+    A bucket, of about `bucket_bytes`, is sent when all its gradients are there: always in one order, last layers first.
     """
 
     def __init__(self, parameters: Sequence[torch.Tensor], bucket_bytes: int = BUCKET_BYTES) -> None:
@@ -66,7 +62,7 @@ class GradientSum:
         self._hooks = [each.register_post_accumulate_grad_hook(self._arrived) for each in self.parameters]
 
     def close(self) -> None:
-        """Leaves the parameters alone."""
+        """Stop summing."""
         for hook in self._hooks:
             hook.remove()
 

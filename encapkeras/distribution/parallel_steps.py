@@ -13,7 +13,7 @@ from keras import tree
 
 from encapkeras.distribution.batch_norm import synchronized
 from encapkeras.distribution.gradients import GradientSum
-from encapkeras.distribution.processes import Processes, gathered, sum_in_place
+from encapkeras.distribution.processes import Processes, all_gather, all_reduce_sum
 from encapkeras.errors import DistributionError
 from encapkeras.functional.torch_support.shared_batch import SharedBatch, part_of_batch, sharing
 from encapkeras.keras_internals import (
@@ -24,12 +24,12 @@ from encapkeras.keras_internals import (
     statistics_within,
 )
 
-FAR = 0x2545F491  # between the seeds of two processes
+SEED_DISTANCE = 0x2545F491  # between the seeds of two processes
 _STEPS = ("training", "test", "prediction")
 
 
 class _Part(NamedTuple):
-    """What a process does of a step; `shared` is None where each has the whole batch."""
+    """The part of a batch that a process works on; `shared` is None where each has the whole batch."""
 
     data: Any
     share: float
@@ -37,14 +37,7 @@ class _Part(NamedTuple):
 
 
 class ParallelSteps:
-    """Stands before a model's own steps, in the model's instance, and so works with every `fit`.
-
-    Args:
-        model: Compiled and built.
-        processes: At least two.
-        shard: Whether every process is given the whole batch, and takes its part.
-        sync_batch_norm: Whether batch norms take their statistics over the whole batch.
-    """
+    """Steps that take the place of a model's own, for every `fit`; for arguments see `DataParallel`."""
 
     def __init__(self, model: keras.Model, processes: Processes, shard: bool, sync_batch_norm: bool) -> None:
         self.model = model
@@ -54,35 +47,31 @@ class ParallelSteps:
         self._gradients: GradientSum | None = None
 
     def attach(self) -> None:
-        """Takes the place of an earlier one, if there is any."""
+        """Replace the model's steps, or those of an earlier strategy."""
         earlier = getattr(replaced_train_step(self.model), "__self__", None)
         if isinstance(earlier, ParallelSteps):
-            earlier._leave_gradients()
+            earlier._stop_summing()
         replace_steps(self.model, self.train_step, self.test_step, self.predict_step)
 
     def train_step(self, data: Any) -> dict[str, Any]:
-        """The model's own, on this process' part; gradients, moving statistics and metrics are the whole batch's."""
+        """Train on this process' part; gradients, moving statistics and metrics are those of the whole batch."""
         part = self._part("training", data)
         self._follow_trainable_weights()
-        with (
-            self._metrics_of_all(part),
-            self._own_draws(),
-            scaled_gradients(self.model.optimizer, part.share),
-            self._shared(part),
-        ):
-            logs = type(self.model).train_step(self.model, part.data)
+        with self._metrics_of_all(part), self._own_draws(), self._shared(part):
+            with scaled_gradients(self.model.optimizer, part.share):
+                logs = type(self.model).train_step(self.model, part.data)
         self._average_statistics(part.share)
         return self._logs_of_all(logs)
 
     def test_step(self, data: Any) -> dict[str, Any]:
-        """The model's own, on this process' part; metrics are the whole batch's."""
+        """Evaluate this process' part; metrics are those of the whole batch."""
         part = self._part("test", data)
         with self._metrics_of_all(part), self._shared(part):
             logs = type(self.model).test_step(self.model, part.data)
         return self._logs_of_all(logs)
 
     def predict_step(self, data: Any) -> Any:
-        """The model's own, on this process' part; the outputs are the whole batch's where all are given it."""
+        """Predict this process' part; return the whole batch's outputs where each process received all of it."""
         part = self._part("prediction", data)
         outputs = type(self.model).predict_step(self.model, part.data)
         if part.shared is None or not self.shard:
@@ -91,8 +80,8 @@ class ParallelSteps:
 
     def _part(self, step: str, data: Any) -> _Part:
         size = _samples(data)
-        told = gathered([_STEPS.index(step), size])
-        self._check_told(told)
+        every = all_gather([_STEPS.index(step), size])
+        self._check_same_step(every)
         rank, count = self.processes.rank, self.processes.count
         if self.shard:
             if size < count:
@@ -101,13 +90,13 @@ class ParallelSteps:
             sizes, own = tuple(part.stop - part.start for part in parts), parts[rank]
             data = tree.map_structure(lambda samples: None if samples is None else samples[own], data)
         else:
-            sizes = tuple(size for _, size in told)
+            sizes = tuple(size for _, size in every)
         return _Part(data, sizes[rank] / sum(sizes), SharedBatch(sizes, rank, self.sync_batch_norm))
 
-    def _check_told(self, told: list[list[int]]) -> None:
-        alike = told if self.shard else [[step] for step, _ in told]
-        if any(each != alike[0] for each in alike) or min(size for _, size in told) == 0:
-            each = "; ".join(f"process {rank}: {_STEPS[step]}, {size}" for rank, (step, size) in enumerate(told))
+    def _check_same_step(self, every: list[list[int]]) -> None:
+        alike = every if self.shard else [[step] for step, _ in every]
+        if any(each != alike[0] for each in alike) or min(size for _, size in every) == 0:
+            each = "; ".join(f"process {rank}: {_STEPS[step]}, {size}" for rank, (step, size) in enumerate(every))
             needs = (
                 "Each needs the same batches in the same order (auto_shard_dataset=True)"
                 if self.shard
@@ -119,10 +108,10 @@ class ParallelSteps:
         parameters = [weight.value for weight in self.model.trainable_weights]
         known = self._gradients.parameters if self._gradients else []
         if len(known) != len(parameters) or any(a is not b for a, b in zip(known, parameters, strict=True)):
-            self._leave_gradients()
+            self._stop_summing()
             self._gradients = GradientSum(parameters)
 
-    def _leave_gradients(self) -> None:
+    def _stop_summing(self) -> None:
         if self._gradients:
             self._gradients.close()
             self._gradients = None
@@ -134,14 +123,14 @@ class ParallelSteps:
 
     @contextlib.contextmanager
     def _own_draws(self) -> Iterator[None]:
-        """Dropout and the like draw other numbers in each process; what they draw from is alike in all afterwards."""
-        # NumPy's generator is alike in all, and `Resume` saves it; torch's decides the order in which Keras shuffles.
+        """Have dropout and the like draw other numbers in each process; generators are equal in all afterwards."""
+        # NumPy's generator is equal in all, and `Resume` saves it; torch's decides the order in which Keras shuffles.
         drawn = int(np.random.randint(1 << 62))
         states = seed_states(self.model)
         first = [state[0].clone() for state in states]
-        # Keras adds the number of the draw to this: neighbouring seeds would give one process what another had before.
+        # Keras adds the number of the draw to this: with adjacent seeds one process would repeat another's draws.
         for state in states:
-            state[0] = (state[0].long() + self.processes.rank * FAR) % (1 << 31)
+            state[0] = (state[0].long() + self.processes.rank * SEED_DISTANCE) % (1 << 31)
         with torch.random.fork_rng([torch.cuda.current_device()] if torch.cuda.is_initialized() else []):
             torch.manual_seed(drawn + self.processes.rank)
             try:
@@ -152,7 +141,7 @@ class ParallelSteps:
 
     @contextlib.contextmanager
     def _metrics_of_all(self, part: _Part) -> Iterator[None]:
-        """Adds up what the step adds to the metrics: sums and counts, as all of Keras' own metrics keep."""
+        """Sum over processes what the step adds to metrics: sums and counts, as all of Keras' own metrics keep."""
         before = {id(each): each.value.detach().clone() for each in self.model.metrics_variables}
         yield
         variables = self.model.metrics_variables
@@ -161,17 +150,16 @@ class ParallelSteps:
         added = [(value - old).double() for value, old in zip(values, was, strict=True)]
         if part.shared is None:  # each has counted the same samples
             added = [each / self.processes.count for each in added]
-        sum_in_place(added)
+        all_reduce_sum(added)
         for variable, old, new in zip(variables, was, added, strict=True):
             variable.assign((old.double() + new).to(old.dtype))
 
     @torch.no_grad()
     def _average_statistics(self, share: float) -> None:
-        """Of what layers keep beside weights (not of frozen weights, which nothing has changed)."""
         statistics = [variable.value for variable in statistics_within(self.model)]
         for value in statistics:
             value.mul_(share)
-        sum_in_place(statistics)
+        all_reduce_sum(statistics)
 
     def _logs_of_all(self, logs: dict[str, Any]) -> dict[str, Any]:
         results = self.model.get_metrics_result()

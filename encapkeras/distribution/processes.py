@@ -1,4 +1,4 @@
-"""The processes of a training, and what they tell each other."""
+"""The processes of a training: how they connect, exchange values, and end together."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import math
 import os
 import random
 import re
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -19,7 +20,7 @@ from torch import distributed
 from torch.distributed import PrefixStore, Store  # type: ignore[attr-defined]
 from torch.distributed.rendezvous import rendezvous
 
-from encapkeras.distribution.attempt import name_of_attempt
+from encapkeras.distribution.attempt import agree_on_attempt
 from encapkeras.errors import ArgumentError, DistributionError, EncapkerasError
 from encapkeras.torch_internals import launcher_keeps_store, launcher_restarts
 
@@ -28,7 +29,10 @@ _Value = TypeVar("_Value")
 _OF_GLOO = re.compile(r"gloo|[Cc]onnection (closed|reset|refused)|Broken pipe")
 
 
-_launcher: Store | None = None  # torchrun's own store, which outlives the processes that it starts
+# Errors with which processes end without a message to the others: these know already, or notice it themselves.
+_final: weakref.WeakSet[EncapkerasError] = weakref.WeakSet()
+
+_launcher: Store | None = None  # torchrun's own store, which outlives the processes that torchrun starts
 
 
 @dataclass(frozen=True)
@@ -45,18 +49,18 @@ class Processes:
 
     @property
     def is_first(self) -> bool:
-        """Whether this process is the one that writes files and talks to the user."""
+        """Whether this process is the one that writes files and prints."""
         return self.rank == 0
 
 
 def initialize(timeout: float = TIMEOUT) -> Processes:
-    """Connects this process with the others that torchrun started; one that was started alone remains alone.
+    """Connect this process with the others that torchrun started; a process that was started alone remains alone.
 
-    With GPUs each process takes the one of its `LOCAL_RANK`; they talk through NCCL, processors through gloo.
+    With GPUs each process takes the one of its `LOCAL_RANK`, and they communicate by NCCL; without GPUs by gloo.
 
     Args:
-        timeout: Seconds, above 0, that a process waits for another one before it ends with an error; more than any of
-            them takes alone, between two steps, for example to write a state or an extra evaluation of your own.
+        timeout: Seconds, above 0, that a process waits for another before it ends with an error. It must be longer
+            than any process works alone between two steps, for example to write a state.
 
     Returns:
         How many there are, and which this is. Calling it again changes nothing.
@@ -76,7 +80,7 @@ def initialize(timeout: float = TIMEOUT) -> Processes:
         return connected()
     if not distributed.is_torchelastic_launched() and "WORLD_SIZE" not in os.environ:
         return Processes(0, 1)
-    # As Keras chooses its device; to ask it for a tensor would take memory of the first GPU in every process.
+    # As Keras chooses its device; a tensor of Keras would take memory of the first GPU in every process.
     on_gpu = torch.cuda.is_available() and os.environ.get("KERAS_TORCH_DEVICE", "cuda").startswith("cuda")
     if on_gpu:
         _take_gpu(int(os.environ.get("LOCAL_RANK", "0")))
@@ -86,7 +90,7 @@ def initialize(timeout: float = TIMEOUT) -> Processes:
         _launcher = store if launcher_keeps_store() else None
         distributed.init_process_group(
             "cpu:gloo,cuda:nccl" if on_gpu else "gloo",
-            store=PrefixStore(name_of_attempt(store, rank, count, patience), store),
+            store=PrefixStore(agree_on_attempt(store, rank, count, patience), store),
             rank=rank,
             world_size=count,
             timeout=patience,
@@ -100,7 +104,7 @@ def initialize(timeout: float = TIMEOUT) -> Processes:
 
 
 def connected() -> Processes:
-    """The processes that `initialize` has connected so far."""
+    """Return the processes that `initialize` has connected so far."""
     if not distributed.is_initialized():
         return Processes(0, 1)
     return Processes(distributed.get_rank(), distributed.get_world_size())
@@ -110,8 +114,8 @@ def _take_gpu(local_rank: int) -> None:
     gpus, chosen = torch.cuda.device_count(), os.environ.get("KERAS_TORCH_DEVICE", "cuda")
     if ":" in chosen:
         raise DistributionError(
-            f"each process takes the GPU of its own number, and {chosen} is one for all. Choose cuda, and with the "
-            "environment variable CUDA_VISIBLE_DEVICES which GPUs there are."
+            f"each process takes the GPU of its own number, but KERAS_TORCH_DEVICE={chosen} is one GPU for all. Set it "
+            "to cuda, and choose the GPUs with the environment variable CUDA_VISIBLE_DEVICES."
         )
     if local_rank >= gpus:
         raise DistributionError(
@@ -122,30 +126,35 @@ def _take_gpu(local_rank: int) -> None:
 
 
 def finish() -> None:
-    """Waits for the other processes and leaves them; does nothing in a process that is alone.
+    """Wait for the other processes and disconnect; nothing happens in a process that is alone.
 
-    Call it last: a process that ends while others still talk to it ends them with an error.
+    Call it last: a process that ends while others still communicate with it ends them with an error.
     """
     if distributed.is_initialized():
         distributed.barrier()
         distributed.destroy_process_group()
 
 
-def gathered(numbers: list[int]) -> list[list[int]]:
-    """The numbers of each process; all must have equally many."""
+def all_gather(numbers: list[int]) -> list[list[int]]:
+    """Return the numbers of each process; all must call it, with equally many."""
     own = torch.tensor(numbers)
     every = [torch.empty_like(own) for _ in range(distributed.get_world_size())]
     distributed.all_gather(every, own)
     return [each.tolist() for each in every]
 
 
-def largest(number: int) -> int:
-    """The largest number that a process gives; all must ask."""
-    return max(each for [each] in gathered([number])) if connected().count > 1 else number
+def from_each(number: int) -> list[int]:
+    """Return the number of each process; all must call it."""
+    return [each for [each] in all_gather([number])] if connected().count > 1 else [number]
 
 
-def sum_in_place(tensors: list[torch.Tensor]) -> None:
-    """Replaces each tensor by the sum over processes, all in one message a dtype and device."""
+def all_reduce_max(number: int) -> int:
+    """Return the largest number of all processes; all must call it."""
+    return max(from_each(number))
+
+
+def all_reduce_sum(tensors: list[torch.Tensor]) -> None:
+    """Replace each tensor by its sum over processes, with one message for each dtype and device."""
     groups: dict[tuple[torch.dtype, torch.device], list[torch.Tensor]] = {}
     for tensor in tensors:
         groups.setdefault((tensor.dtype, tensor.device), []).append(tensor)
@@ -157,14 +166,14 @@ def sum_in_place(tensors: list[torch.Tensor]) -> None:
             member.copy_(part.view_as(member))
 
 
-def with_least(number: int) -> int:
-    """The rank of the process that gives the smallest number, the first of equals; all must ask."""
-    numbers = [each for [each] in gathered([number])] if connected().count > 1 else [number]
+def rank_of_least(number: int) -> int:
+    """Return the rank of the process with the smallest number, the first of equals; all must call it."""
+    numbers = from_each(number)
     return numbers.index(min(numbers))
 
 
-def from_process(value: _Value, rank: int = 0) -> _Value:
-    """The value of one process, the first by default, which can be pickled; all must ask."""
+def broadcast(value: _Value, rank: int = 0) -> _Value:
+    """Return the value of one process, which must be picklable; all must call it."""
     if connected().count == 1:
         return value
     values = [value]
@@ -172,34 +181,27 @@ def from_process(value: _Value, rank: int = 0) -> _Value:
     return values[0]
 
 
-def by_first(action: Callable[[], _Value]) -> _Value:
-    """What an action gives that the first process alone makes, as one that writes files; all must ask.
+def run_on_first(action: Callable[[], _Value]) -> _Value:
+    """Run an action, such as writing files, in the first process alone; return its result, picklable, in all.
 
-    Args:
-        action: Its result can be pickled.
-
-    Raises:
-        EncapkerasError: As `failing_together`.
+    All must call it. Errors are those of `propagate_errors`.
     """
     value: Any = None
-    with failing_together():
+    with propagate_errors():
         if connected().is_first:
             value = action()
-    return from_process(value)  # type: ignore[no-any-return]
+    return broadcast(value)  # type: ignore[no-any-return]
 
 
 @contextlib.contextmanager
-def failing_together() -> Iterator[None]:
-    """Where one process fails inside, all end, so that none waits for it in vain; one tells why. All must come here.
+def propagate_errors() -> Iterator[None]:
+    """End all processes where one fails inside, so that none waits for it; all must enter this block.
 
-    Inside the processes must not talk to each other.
-
-    Raises:
-        EncapkerasError: What this process raised, the first of those that failed.
-        SystemExit: Another process raised one; with its exit code.
+    The first process that failed raises its `EncapkerasError`, the others SystemExit with its exit code. Inside, the
+    processes may communicate only where all enter another `propagate_errors`, or within `report_lost_processes`.
 
     Example:
-        >>> with failing_together():
+        >>> with propagate_errors():
         ...     raise DistributionError("no such thing")
         Traceback (most recent call last):
         ...
@@ -209,76 +211,73 @@ def failing_together() -> Iterator[None]:
     try:
         yield
     except EncapkerasError as error:
+        if error in _final:
+            raise
         failure = error
-    if connected().count == 1:
-        codes = [failure.exit_code if failure else 0]
-    else:
-        codes = [code for [code] in gathered([failure.exit_code if failure else 0])]
-    first = next((rank for rank, code in enumerate(codes) if code), None)
+    codes = from_each(failure.exit_code if failure else 0)
+    first = next((rank for rank, each in enumerate(codes) if each), None)
     if failure and first == connected().rank:
+        _final.add(failure)
         raise failure
     if first is not None:
-        leave(codes[first])
+        exit_silently(codes[first])
 
 
-def leave(code: int) -> NoReturn:
-    """Ends this process when another one, which tells why, has done so: torchrun kills all once the first is gone.
-
-    Args:
-        code: The exit code.
-
-    Raises:
-        SystemExit: Always.
-    """
+def exit_silently(code: int) -> NoReturn:
+    """End this process after another, which prints the reason, has ended: torchrun kills all once the first is gone."""
     with contextlib.suppress(RuntimeError, distributed.DistError):
-        gathered([code])  # ends when a connection does
+        all_gather([code])  # ends when a connection does
     raise SystemExit(code)
 
 
 @contextlib.contextmanager
-def noticing_lost_processes() -> Iterator[None]:
-    """Says in one line that another process has ended, instead of what torch says about its connection.
+def report_lost_processes() -> Iterator[None]:
+    """Raise a `DistributionError` of one line, instead of torch's text, when another process has ended.
 
-    Raises:
-        DistributionError: It has.
+    Errors of this process pass through a `propagate_errors` around it: the others notice that it has ended.
     """
     try:
         yield
+    except EncapkerasError as error:
+        _final.add(error)
+        raise
     except (RuntimeError, distributed.DistError) as error:
-        told = re.sub(r"^\[\S+\] ", "", next(iter(str(error).strip().splitlines()), "")).partition(". ")[0]
+        reason = re.sub(r"^\[\S+\] ", "", next(iter(str(error).strip().splitlines()), "")).partition(". ")[0]
         if connected().count == 1 or not (isinstance(error, distributed.DistError) or _OF_GLOO.search(str(error))):
             raise
-        raise DistributionError(
-            f"process {connected().rank} of {connected().count} has lost the others ({told}). One of them has "
-            "ended, or its machine cannot be reached; what it said stands here too, or in its own log."
-        ) from error
+        lost = DistributionError(
+            f"process {connected().rank} of {connected().count} has lost the others ({reason}). One of them has "
+            "ended, or its machine cannot be reached; its own message is above, or in its own log."
+        )
+        _final.add(lost)
+        raise lost from error
 
 
-def forgets_when_restarted() -> bool:
-    """Whether torchrun may start processes again that cannot know then what these remember."""
+def restarts_lose_state() -> bool:
+    """Return whether torchrun may start processes again without a store that keeps `set_launcher_value`."""
     return _launcher is None and launcher_restarts() > 0
 
 
-def remember(name: str, value: str) -> None:
-    """Has torchrun keep a value, also for processes that it starts again; nothing happens where it has no store."""
+def set_launcher_value(name: str, value: str) -> None:
+    """Store a value with torchrun, also for processes that it starts again; nothing happens where it has no store."""
     if _launcher is not None:
         _launcher.set(f"encapkeras/{name}", value)
 
 
-def remembered(name: str) -> str | None:
-    """What `remember` was given since torchrun itself was started; None if nothing."""
+def launcher_value(name: str) -> str | None:
+    """Return the value that `set_launcher_value` has stored since torchrun was started; None if there is none."""
     key = f"encapkeras/{name}"
     if _launcher is None or not _launcher.check([key]):
         return None
     return str(_launcher.get(key).decode())
 
 
-def begin_alike(variables: list[keras.Variable]) -> None:
-    """Gives variables and the random generators on the processor the first process' values."""
+def broadcast_state(variables: list[keras.Variable]) -> None:
+    """Copy variables and the states of the random generators on the processor from the first process to all."""
     with torch.no_grad():
         for variable in variables:
             distributed.broadcast(variable.value.data, src=0)
-    state: tuple[Any, ...] = from_process((torch.get_rng_state(), np.random.get_state(), random.getstate()))
+    state: tuple[Any, ...] = broadcast((torch.get_rng_state(), np.random.get_state(), random.getstate()))
     torch.set_rng_state(state[0])
     np.random.set_state(state[1])
     random.setstate(state[2])

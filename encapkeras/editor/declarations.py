@@ -1,8 +1,8 @@
-"""What the spec language consists of, as plain data: every key with its type, default and description.
+"""The spec language as plain data: every key with its type, default and description.
 
-Nothing is declared here. Sections are pydantic models, layers, losses and data sets are registered with typed
-signatures, Keras documents its own layers; this reads all of them into one form, JSON Schema, of which `json_schema`
-makes the editors' schema and `reference_page` a page.
+Nothing is declared here. Sections are pydantic models; layers, losses and data sets are registered with typed
+signatures; Keras documents its own layers. All become one form, JSON Schema, of which `json_schema` makes the editors'
+schema and `reference_page` a page.
 """
 
 from __future__ import annotations
@@ -17,32 +17,33 @@ from typing import Any
 
 import pydantic
 
+from encapkeras.data import DataSettings
 from encapkeras.layers import LAYERS
 from encapkeras.losses import SideLoss
-from encapkeras.registry import REQUIRED, Argument, Entry, argument_docs
+from encapkeras.registry import Entry, argument_docs
 from encapkeras.spec.keras_layers import PREFIX, keras_layer, object_kind, parameters
 from encapkeras.spec.sections import NodeKeys, TopLevel
-from encapkeras.validation import STRICT
+from encapkeras.validation import REQUIRED, STRICT, Argument
 
 Schema = dict[str, Any]
 
-OBJECT = "x-keras-object"  # in place of a type: a named object of Keras, such as an initialiser
-TENSOR = "x-tensor"  # marks a text that refers to a node
+OBJECT = "x-keras-object"  # in place of a type: a named Keras object, such as an initializer
+TENSOR = "x-tensor"  # marks a string that refers to a node
 
-# Keys that are used up before a section is checked, so that its model lacks them.
+# Keys that the reader consumes before it checks a section, so that the section's model lacks them.
 _EXTENDS: Schema = {
     "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}],
-    "description": "A file that this one builds on, or a list of them: beside or below it, or among the specs that "
-    "come with encapkeras. Maps merge deeply, lists are replaced, `null` deletes; later files go before earlier ones.",
+    "description": "A file that this one builds on, or a list of them: beside or below it, or one of the specs that "
+    "come with encapkeras. Maps merge deeply, lists are replaced, `null` deletes; later files override earlier ones.",
 }
-_SCHEMA: Schema = {"type": "string", "description": "The place of a JSON Schema, for editors."}
+_SCHEMA: Schema = {"type": "string", "description": "Where editors find the JSON Schema of this file."}
 _REPEAT: Schema = {
     "type": "array",
     "items": {"type": "object"},
     "minItems": 1,
-    "description": "Makes a node of each row. A row is a map of names, such as `{i: 1}`, that mean something in this "
-    "node alone, as `$i`; one of them must be part of the node's own name: `stage$i`. In `inputs`, `$previous` is the "
-    "row before, and before the first row the node above.",
+    "description": "Makes a node of each row. A row is a map of names, such as `{i: 1}`, that this node alone sees, as "
+    "`$i`; one of them must be part of the node's own name: `stage$i`. In `inputs`, `$previous` is the row before, and "
+    "in the first row the node above.",
 }
 
 _NOT_ARGUMENTS = ("name", *NodeKeys.model_fields)
@@ -50,24 +51,12 @@ _ARGS = re.compile(r"^( *)Arg(?:ument)?s:\n((?:\1 .*\n?|[ \t]*\n)+)", re.MULTILI
 
 
 def section(model: type[pydantic.BaseModel]) -> Schema:
-    """The keys of a section, with those of the sections inside it.
-
-    Example:
-        >>> from encapkeras.spec.train_settings import TrainSettings
-        >>> section(TrainSettings)["properties"]["epochs"]["default"]
-        10
-    """
-    schema = model.model_json_schema()
-    return _inlined(schema, schema.get("$defs", {}))  # type: ignore[no-any-return]
+    """Return the keys of a section, with those of the sections inside it."""
+    return _inlined(model.model_json_schema())
 
 
 def top_level() -> Schema:
-    """The keys of a file.
-
-    Example:
-        >>> list(top_level()["properties"])[:3]
-        ['$schema', 'spec', 'name']
-    """
+    """Return the keys of a file."""
     schema = section(TopLevel)
     own = schema["properties"]
     first = {name: own.pop(name) for name in ("spec", "name", "source")}
@@ -75,23 +64,18 @@ def top_level() -> Schema:
 
 
 def node() -> Schema:
-    """The keys that every node may have.
-
-    Example:
-        >>> node()["required"]
-        ['layer', 'inputs']
-    """
+    """Return the keys that every node may have."""
     schema = section(NodeKeys)
     return {**schema, "properties": {**schema["properties"], "repeat": _REPEAT}}
 
 
-def registered(entry: Entry) -> Schema:
-    """The arguments of a registered layer, loss or data set; of a side loss, also the tensors that it takes.
+def data() -> Schema:
+    """Return the keys of `data` that all data sets share, `root` among them; each adds its own, as a layer does."""
+    return section(DataSettings)
 
-    Example:
-        >>> registered(LAYERS["capsule_stage"])["required"]
-        ['types', 'dim']
-    """
+
+def registered(entry: Entry) -> Schema:
+    """Return the arguments of a registered layer, loss or data set; of a side loss, also the tensors that it takes."""
     target = entry.target
     tensors = target.tensors() if isinstance(target, type) and issubclass(target, SideLoss) else {}
     own = [argument for argument in entry.arguments.values() if argument.name not in _NOT_ARGUMENTS]
@@ -106,13 +90,9 @@ def registered(entry: Entry) -> Schema:
 
 
 def of_keras(name: str) -> Schema:
-    """The arguments of the layer `keras.NAME`, with Keras' own words about them.
+    """Return the arguments of the layer `keras.NAME`, in Keras' own words.
 
-    Keras declares no types: those of its named objects are known by their names, switches by their defaults.
-
-    Example:
-        >>> of_keras("keras.Dense")["properties"]["units"]["description"]
-        'Positive integer, dimensionality of the output space.'
+    Keras declares no types: named objects are known by the argument's name, switches by their defaults.
     """
     layer = keras_layer(name)
     docstring = (inspect.getdoc(layer) or "").replace("`", "")
@@ -126,12 +106,7 @@ def of_keras(name: str) -> Schema:
 
 
 def layer(name: str) -> Schema:
-    """The arguments of a layer, registered or of Keras.
-
-    Example:
-        >>> layer("keras.Flatten")["required"], layer("squash")["required"]
-        ([], [])
-    """
+    """Return the arguments of a registered layer or of one of Keras."""
     return of_keras(name) if name.startswith(PREFIX) else registered(LAYERS[name])
 
 
@@ -143,10 +118,9 @@ def _argument(argument: Argument) -> Schema:
 
 def _json_type(annotation: Any) -> Schema:
     try:
-        schema = pydantic.TypeAdapter(annotation, config=STRICT).json_schema()
+        return _inlined(pydantic.TypeAdapter(annotation, config=STRICT).json_schema())
     except pydantic.errors.PydanticInvalidForJsonSchema:  # a type of the user's own, which only its code can check
         return {}
-    return _inlined(schema, schema.get("$defs", {}))  # type: ignore[no-any-return]
 
 
 def _keras_argument(parameter: inspect.Parameter, doc: str) -> Schema:
@@ -158,7 +132,7 @@ def _keras_argument(parameter: inspect.Parameter, doc: str) -> Schema:
 
 
 def _explained(schema: Schema, doc: str, default: Any) -> Schema:
-    """A type with its description, and with its default if there is one that a file can hold."""
+    """Add the description, and the default if a file can hold it."""
     schema["description"] = doc
     if default is not REQUIRED:
         with contextlib.suppress(TypeError, ValueError):
@@ -167,24 +141,30 @@ def _explained(schema: Schema, doc: str, default: Any) -> Schema:
 
 
 def _keras_docs(docstring: str) -> dict[str, str]:
-    """What a docstring of Keras says of each argument, however deep it is indented."""
+    """Return what a docstring of Keras says of each argument, whatever its indentation."""
     found = _ARGS.search(docstring)
     return argument_docs(f"Args:\n{textwrap.indent(textwrap.dedent(found[2]), '    ')}") if found else {}
 
 
-def _inlined(schema: Any, definitions: Mapping[str, Schema]) -> Any:
-    """The schema without references, without the titles that pydantic makes of names, with short descriptions."""
-    if isinstance(schema, list):
-        return [_inlined(element, definitions) for element in schema]
-    if not isinstance(schema, dict):
-        return schema
-    if "$ref" in schema:
-        schema = {**definitions[schema["$ref"].rpartition("/")[2]], **schema}
-    found = {
-        key: _inlined(value, definitions)
-        for key, value in schema.items()
-        if key not in ("$ref", "$defs") and not (key == "title" and isinstance(value, str))
-    }
-    if isinstance(found.get("description"), str):  # of a model, its docstring, of which the first paragraph is enough
-        found["description"] = found["description"].partition("\n\n")[0].replace("\n", " ")
-    return found
+def _inlined(schema: Schema) -> Schema:
+    """Return pydantic's schema without references and without the titles that pydantic makes of names."""
+    definitions: Mapping[str, Schema] = schema.get("$defs", {})
+
+    def inline(part: Any) -> Any:
+        if isinstance(part, list):
+            return [inline(element) for element in part]
+        if not isinstance(part, dict):
+            return part
+        if "$ref" in part:
+            part = {**definitions[part["$ref"].rpartition("/")[2]], **part}
+        found = {
+            key: inline(value)
+            for key, value in part.items()
+            if key not in ("$ref", "$defs") and not (key == "title" and isinstance(value, str))
+        }
+        if isinstance(found.get("description"), str):  # of a model, its docstring: the first paragraph is enough
+            found["description"] = found["description"].partition("\n\n")[0].replace("\n", " ")
+        return found
+
+    inlined: Schema = inline(schema)
+    return inlined

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import keras
 
-from encapkeras.data import DATASETS, DataSettings
+from encapkeras.data import DATASETS
 from encapkeras.editor import declarations
 from encapkeras.editor.declarations import Schema
 from encapkeras.editor.describe_types import default_in_words, in_words
@@ -22,7 +22,7 @@ KERAS_PART = "## Layers of Keras"
 
 _OBJECTS = {
     "activation": "activations",
-    "initializer": "initialisers",
+    "initializer": "initializers",
     "regularizer": "regularizers",
     "constraint": "constraints",
 }
@@ -30,21 +30,16 @@ _OBJECTS = {
 _HEAD = f"""{GENERATED_BY}
 # The spec language
 
-Every key of a spec, and every layer, loss and data set that it can name. How to write one, step by step, is told in
-[Write a spec](../write_a_spec.md); [Editor](../editor.md) brings all of this into your editor.
+Every key of a spec, and every layer, loss and data set that it can name. [Write a spec](../write_a_spec.md) explains
+them step by step; [Editor](../editor.md) brings all of this into your editor.
 
-Any value may be a variable, `$name` or `$(2 * name)`; `null` deletes what an extended file says; keys that begin with
+Any value may be a variable, `$name` or `$(2 * name)`. `null` deletes what an extended file says. Keys that begin with
 `x-` are yours.
 """
 
 
 def reference_page() -> str:
-    """The page, with all layers, losses and data sets that are registered.
-
-    Example:
-        >>> "| `dim` | a whole number above 0 | required | Dimension D of the output capsules. |" in reference_page()
-        True
-    """
+    """Return the page, with all layers, losses and data sets that are registered."""
     parts = [_HEAD, "## The file\n", _table(declarations.top_level())]
     for path, schema in _sections().items():
         parts += [f"## `{path}`\n", *_section(path, schema)]
@@ -55,7 +50,7 @@ def reference_page() -> str:
 
 def _sections() -> dict[str, Schema]:
     return {
-        "data": declarations.section(DataSettings),
+        "data": declarations.data(),
         "blocks.NAME": declarations.section(BlockSection),
         "model": declarations.section(ModelSection),
         "model.nodes.NAME": declarations.node(),
@@ -66,7 +61,7 @@ def _sections() -> dict[str, Schema]:
 
 
 def _section(path: str, schema: Schema) -> Iterator[str]:
-    """A section, and the sections inside it."""
+    """Yield a section, and the sections inside it."""
     yield f"{schema['description']}\n"
     yield _table(schema)
     for name, entry in schema["properties"].items():
@@ -77,7 +72,7 @@ def _section(path: str, schema: Schema) -> Iterator[str]:
 
 
 def _inner(entry: Schema) -> Iterator[tuple[str, Schema]]:
-    """The maps of known keys that may stand behind a key, each with what tells it apart."""
+    """Yield the maps of known keys that may follow a key, each with the value that selects it."""
     tag = entry.get("discriminator", {}).get("propertyName", "")
     for one in entry.get("oneOf") or entry.get("anyOf") or [entry]:
         if "properties" in one:
@@ -90,7 +85,7 @@ def _things(registry: Registry) -> Iterator[str]:
         ports = getattr(registry[name].target, "ports", ("out",))
         yield f"### `{name}`\n"
         yield f"{schema['description']}{_ports(ports) if len(ports) > 1 else ''}\n"
-        yield _table(schema) if schema["properties"] else "It takes no arguments.\n"
+        yield _table(schema) if schema["properties"] else "No arguments.\n"
 
 
 def _ports(ports: tuple[str, ...]) -> str:
@@ -101,7 +96,7 @@ def _table(schema: Schema) -> str:
     required = schema.get("required", ())
     rows = ["| key | may be | default | meaning |", "|---|---|---|---|"]
     for name, entry in schema["properties"].items():
-        if "const" in entry and "description" not in entry:  # the heading says it
+        if entry.get("deprecated") or ("const" in entry and "description" not in entry):  # the heading has that one
             continue
         default = default_in_words(entry)
         shown = "required" if name in required else f"`{default}`" if default else ""
@@ -114,8 +109,8 @@ def _of_keras() -> Iterator[str]:
     aliases = keras_layer_aliases()
     yield f"{KERAS_PART}\n"
     yield (
-        f"Those of Keras {keras.__version__} whose arguments are plain data, with the arguments that Keras documents; "
-        "editors explain these too.\n"
+        f"The layers of Keras {keras.__version__} whose arguments are plain data, with the arguments that Keras "
+        "documents; editors explain these too.\n"
     )
     for name in sorted(set(keras_layer_names()) - set(aliases)):
         others = [f"`{other}`" for other, first in sorted(aliases.items()) if first == name]

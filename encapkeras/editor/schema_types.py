@@ -1,7 +1,7 @@
 """JSON Schema (draft-07) of values as specs may write them: also as a `$name` or `$(...)`, or as null, which deletes.
 
-Types come in as `declarations` gives them and go out in the forms that yaml-language-server completes, explains and
-reports best. `errorMessage` is what it then says in place of its own words; other readers of the schema ignore it.
+`value` is the one transform from a type, as `declarations` gives it, to the form that yaml-language-server completes,
+explains and reports best. Its `errorMessage` replaces the server's own words; other readers of the schema ignore it.
 """
 
 from __future__ import annotations
@@ -20,16 +20,31 @@ OWN = {f"^{OWN_KEYS}": True}  # keys that are the user's
 _VARIABLE = r"\$"
 _OR_VARIABLE = "or a variable such as $name"
 _MANY = 12  # names that a message does not list
+_TEXTS = ("description", "markdownDescription")
 _LIMITS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
+_LENGTHS = ("minItems", "maxItems")
+
+
+def value(declared: Schema) -> Schema:
+    """Return what a spec may write for a value of a type."""
+    words, kind = in_words(declared), declared.get("type")
+    if OBJECT in declared:
+        return {"allOf": [{"$ref": f"#/definitions/{declared[OBJECT]}"}]}
+    if "oneOf" in declared:
+        return _tagged(declared)
+    if "enum" in declared or "const" in declared:
+        return {"anyOf": [{"enum": _allowed(declared)}, _variable()]}
+    if "anyOf" in declared:
+        return _either([one for one in declared["anyOf"] if one != {"type": "null"}], words)
+    if kind == "object":
+        return _map(declared)
+    if kind == "array":
+        return {**_scalar("array", words), **_elements(declared)}
+    return {**_scalar(kind, words), **_picked(declared, _LIMITS)} if kind else {}
 
 
 def key(declared: Schema, *, required: bool = False) -> Schema:
-    r"""What may stand behind a key, with its explanation.
-
-    Example:
-        >>> key({"type": "integer", "default": 3, "description": "Steps."})["description"]
-        'Steps.\n\nA whole number. Default: 3.'
-    """
+    """Return what may follow a key, with its explanation; a deprecated one also warns where it is used."""
     words, default = in_words(declared), default_in_words(declared)
     remarks = [
         f"{words[0].upper()}{words[1:]}." if words else "",
@@ -38,66 +53,39 @@ def key(declared: Schema, *, required: bool = False) -> Schema:
     ]
     paragraphs = [declared.get("description", ""), " ".join(remark for remark in remarks if remark)]
     schema = {**described("\n\n".join(text for text in paragraphs if text)), **value(declared)}
-    if default and declared["default"] is not None and _may_be_written(declared):
+    # Keras gives some objects default names that it has no object for.
+    usable = OBJECT not in declared or declared.get("default") in object_names(declared[OBJECT])
+    if default and declared["default"] is not None and usable:
         schema["default"] = declared["default"]
+    if declared.get("deprecated"):
+        schema |= {"deprecated": True, "deprecationMessage": declared["description"].replace("`", "'")}
     return schema
 
 
-def _may_be_written(declared: Schema) -> bool:
-    """Whether the default is a value for specs: Keras has some by names that it gives to nothing."""
-    return OBJECT not in declared or declared["default"] in object_names(declared[OBJECT])
-
-
-def described(text: str) -> Schema:
-    """A description, in both of the forms that editors know if it is more than plain text."""
-    schema = {"description": text} if text else {}
-    return {**schema, "markdownDescription": text} if "`" in text else schema
-
-
 def keys(declared: Schema) -> Schema:
-    """Everything that may stand behind the keys of a map."""
+    """Return what may follow each key of a map."""
     required = declared.get("required", ())
     return {name: key(entry, required=name in required) for name, entry in declared["properties"].items()}
 
 
-def value(declared: Schema) -> Schema:
-    """What a spec may write for a value."""
-    if OBJECT in declared:
-        return {"allOf": [{"$ref": f"#/definitions/{declared[OBJECT]}"}]}
-    if "oneOf" in declared:
-        return _tagged(declared)
-    if "enum" in declared or "const" in declared:
-        return {"anyOf": [{"enum": declared.get("enum", [declared.get("const")])}, _variable()]}
-    if "anyOf" in declared:
-        return _either([one for one in declared["anyOf"] if one != {"type": "null"}], in_words(declared))
-    kind = declared.get("type")
-    if kind == "object":
-        return _map(declared)
-    if kind == "array":
-        return {**_scalar("array", in_words(declared)), **_elements(declared)}
-    if kind:
-        return {**_scalar(kind, in_words(declared)), **{name: declared[name] for name in _LIMITS if name in declared}}
-    return {}
+def described(text: str) -> Schema:
+    """Return a description, in both of the forms that editors know if it is more than plain text."""
+    schema = {"description": text} if text else {}
+    return {**schema, "markdownDescription": text} if "`" in text else schema
+
+
+def texts_of(entry: Schema) -> Schema:
+    """Return the description alone."""
+    return _picked(entry, _TEXTS)
 
 
 def section(properties: Schema, *, variable: bool = True) -> Schema:
-    """A map of known keys.
-
-    Args:
-        properties: What may stand behind each.
-        variable: Whether a variable may stand in place of the map.
-    """
+    """Return a map of known keys; `variable` is whether a variable may replace the whole map."""
     return {**_map_type(variable), "properties": properties, "patternProperties": OWN, "additionalProperties": False}
 
 
 def names_of(noun: str, names: Mapping[str, str], others: str = "") -> Schema:
-    """One of some names, or a variable.
-
-    Args:
-        noun: What they are names of.
-        names: The names, with what each stands for.
-        others: A pattern of other names, after a `|`.
-    """
+    """Return one of some names, each explained, or a variable; `others` is a pattern of more, after a `|`."""
     which = f"known: {', '.join(names)}" if len(names) <= _MANY else "completion lists them all"
     # The first alternative's message is the one for an unknown name. With a description of its own it is not taken for
     # the conditions of `where`, which would muddle what editors explain.
@@ -106,30 +94,55 @@ def names_of(noun: str, names: Mapping[str, str], others: str = "") -> Schema:
     return {"anyOf": [variable, *({"const": name, **described(text)} for name, text in names.items())]}
 
 
-def alternative(declared: Schema, common: Iterable[str]) -> Schema:
-    """The keys that a name brings with it, beside those that all names have in common."""
-    ours = {rf"^({'|'.join(common)})$|^{OWN_KEYS}": True}
+def alternative(declared: Schema, common: Iterable[str], others: Schema | None = None) -> Schema:
+    """Return the keys that a name adds to those that all names share; `others` are patterns of more."""
     return {
         **described(declared.get("description", "")),
         "properties": keys(declared),
-        "patternProperties": ours,
+        "patternProperties": {rf"^({'|'.join(common)})$|^{OWN_KEYS}": True, **(others or {})},
         "additionalProperties": False,
     }
 
 
-def where(tag: str, names: Sequence[str], then: Schema) -> Schema:
-    """A schema for maps whose tag has one of these names.
+def choice(tag: str, names: Schema, alternatives: Mapping[str, Schema], common: Schema | None = None) -> Schema:
+    """Return a map some of whose keys depend on a name in it; without the name, those of every alternative may appear.
 
-    The pattern does what `enum` would, but in an editor it is not met by what begins like one of the names.
+    Args:
+        tag: The key with the name.
+        names: What may follow it.
+        alternatives: By name, the keys that it adds, as `alternative` makes them.
+        common: Keys that do not depend on it.
+    """
+    common = {tag: names, **(common or {})}
+    every: dict[str, list[Schema]] = {}
+    for one in alternatives.values():
+        for name, entry in one["properties"].items():
+            every.setdefault(name, []).append(entry)
+    return {
+        "properties": common,
+        "allOf": cases(tag, {(name,): then for name, then in alternatives.items()}),
+        "if": {"required": [tag]},
+        "else": {
+            "properties": {name: _any_of(entries) for name, entries in every.items()},
+            "patternProperties": {rf"^({'|'.join(common)})$|^{OWN_KEYS}": True},
+            "additionalProperties": False,
+        },
+    }
+
+
+def where(tag: str, names: Sequence[str], then: Schema) -> Schema:
+    """Return a schema for maps whose tag has one of these names.
+
+    The pattern does what `enum` would, but an editor does not take a name's beginning for a match.
     """
     pattern = f"^({'|'.join(map(re.escape, names))})$"
     return {"if": {"required": [tag], "properties": {tag: {"type": "string", "pattern": pattern}}}, "then": then}
 
 
 def cases(tag: str, alternatives: Mapping[tuple[str, ...], Schema]) -> list[Schema]:
-    """Schemas for maps by their tag: what holds for each of some names.
+    """Return schemas for maps by their tag.
 
-    Many are divided into groups, so that each map is compared with few of them; editors else fail on large files.
+    Many are divided into groups, so that each map is compared with few of them: editors fail on large files otherwise.
     """
     every = [(names, where(tag, names, then)) for names, then in alternatives.items()]
     size = math.isqrt(len(every))
@@ -143,7 +156,7 @@ def cases(tag: str, alternatives: Mapping[tuple[str, ...], Schema]) -> list[Sche
 
 
 def needs(declared: Schema) -> Schema:
-    """The keys that must be there, and those that must be in the maps behind them; empty if there are none."""
+    """Return the keys that must be present, here and in the maps below; empty if there are none."""
     if "oneOf" in declared:
         tag, alternatives = _alternatives(declared)
         inner = cases(tag, {(name,): needs(one) for name, one in alternatives.items() if needs(one)})
@@ -157,7 +170,7 @@ def needs(declared: Schema) -> Schema:
 
 
 def keras_object(kind: str) -> Schema:
-    """An initialiser, regularizer, constraint or activation of Keras: its name, or its name and its numbers."""
+    """Return a Keras initializer, regularizer, constraint or activation: its name, or its name and its numbers."""
     named = {"enum": object_names(kind)}
     config: Schema = {
         "type": "object",
@@ -166,39 +179,59 @@ def keras_object(kind: str) -> Schema:
         "patternProperties": OWN,
         "additionalProperties": False,
     }
-    unknown = _variable(f"Keras has no such {kind}; a variable such as $name may also stand here")
+    unknown = _variable(f"Keras has no such {kind}; a variable such as $name is allowed too")
     return {"anyOf": [unknown, named, *([config] if kind != "activation" else [])]}
 
 
+def _picked(schema: Schema, names: Iterable[str]) -> Schema:
+    return {name: schema[name] for name in names if name in schema}
+
+
+def _allowed(declared: Schema) -> list[object]:
+    return list(declared.get("enum", [declared["const"]] if "const" in declared else []))
+
+
 def _variable(message: str = "", others: str = "") -> Schema:
-    """A variable, or null; the message is for all else if this is the first of several alternatives."""
+    """Return a variable, or null; as the first of several alternatives, its message is for everything else."""
     schema = {"type": ["string", "null"], "pattern": f"{_VARIABLE}{others}"}
     return {**schema, "errorMessage": message} if message else schema
 
 
 def _scalar(kind: str, words: str) -> Schema:
-    message = f"must be {words}, {_OR_VARIABLE}"
     if kind == "string":
         return {"type": ["string", "null"], "errorMessage": f"must be {words}"}
-    return {"type": [kind, "string", "null"], "pattern": _VARIABLE, "errorMessage": message}
+    return {
+        "type": [kind, "string", "null"],
+        "pattern": _VARIABLE,
+        "errorMessage": f"must be {words}, {_OR_VARIABLE}",
+    }
 
 
 def _elements(declared: Schema) -> Schema:
-    schema: Schema = {name: declared[name] for name in ("minItems", "maxItems") if name in declared}
+    schema = _picked(declared, _LENGTHS)
     return {**schema, "items": value(declared["items"])} if declared.get("items") else schema
 
 
+def _any_of(entries: Sequence[Schema]) -> Schema:
+    """Return what at least one alternative accepts behind a key, in the words of the first."""
+    values = [{name: part for name, part in entry.items() if name not in _TEXTS} for entry in entries]
+    distinct = [one for position, one in enumerate(values) if one not in values[:position]]
+    if len(distinct) == 1:
+        return entries[0]
+    return {**texts_of(entries[0]), **({"anyOf": distinct} if all(distinct) else {})}
+
+
 def _either(alternatives: Sequence[Schema], words: str) -> Schema:
-    """One of several types: as one schema if no keyword of one concerns another, which makes for clear messages."""
+    """Return one of several types: as one schema, for clear messages, if no keyword of one concerns another."""
     kinds = [one.get("type") for one in alternatives]
     if len(alternatives) == 1:
         return value(alternatives[0])
     if len(set(kinds)) < len(kinds) or not set(kinds) <= {"array", "string", "boolean", "integer", "number"}:
         return {"anyOf": [value(one) for one in alternatives]}
     schema: Schema = {}
-    names = [name for one in alternatives for name in one.get("enum", [one["const"]] if "const" in one else [])]
-    for one in (one for one in alternatives if not {"enum", "const"} & set(one)):
-        # Elements in a condition: where `items` stands openly, completion takes the whole for a list.
+    names = [str(name) for one in alternatives for name in _allowed(one)]
+    for one in (one for one in alternatives if not _allowed(one)):
+        # Elements in a condition: with a plain `items`, completion takes the whole for a list.
         schema |= {"if": {"type": "array"}, "then": _elements(one)} if one["type"] == "array" else value(one)
     schema |= _scalar(str(kinds[0]), words)
     schema["type"] = list(dict.fromkeys([*kinds, "string", "null"]))
@@ -212,7 +245,7 @@ def _either(alternatives: Sequence[Schema], words: str) -> Schema:
 def _map_type(variable: bool = True) -> Schema:
     if not variable:
         return {"type": ["object", "null"]}
-    # `errorMessage` would be said of unknown keys too.
+    # An `errorMessage` would appear for unknown keys too.
     return {
         "type": ["object", "string", "null"],
         "pattern": _VARIABLE,
@@ -229,7 +262,7 @@ def _map(declared: Schema) -> Schema:
 
 
 def _alternatives(declared: Schema) -> tuple[str, dict[str, Schema]]:
-    """The tag that tells the members of a union apart, and the members."""
+    """Return the key that distinguishes the members of a union, and the members."""
     tag: str = declared["discriminator"]["propertyName"]
     return tag, {one["properties"][tag]["const"]: one for one in declared["oneOf"]}
 
@@ -238,37 +271,11 @@ def _tagged(declared: Schema) -> Schema:
     tag, alternatives = _alternatives(declared)
     names = {name: one.get("description", "") for name, one in alternatives.items()}
     tags = {**described(f"One of {listed([f'`{name}`' for name in names])}."), **names_of(tag, names)}
-    return {**_map_type(), **choice(tag, tags, {name: _member(tag, one) for name, one in alternatives.items()})}
-
-
-def _member(tag: str, declared: Schema) -> Schema:
-    own = {name: entry for name, entry in declared["properties"].items() if name != tag}
-    return alternative({"properties": own, "required": declared.get("required", ())}, [tag])
-
-
-def choice(tag: str, names: Schema, alternatives: Mapping[str, Schema], common: Schema | None = None) -> Schema:
-    """Keys of a map that depend on a name in it. Where the name is not given, any of their keys may stand.
-
-    Args:
-        tag: The key with the name.
-        names: What may stand there.
-        alternatives: By name, the keys that it brings with it, as `alternative` makes them.
-        common: Keys that do not depend on it.
-    """
-    every = {name: texts_of(entry) for one in alternatives.values() for name, entry in one["properties"].items()}
-    common = {tag: names, **(common or {})}
-    return {
-        "properties": common,
-        "allOf": cases(tag, {(name,): then for name, then in alternatives.items()}),
-        "if": {"required": [tag]},
-        "else": {
-            "properties": every,
-            "patternProperties": {rf"^({'|'.join(common)})$|^{OWN_KEYS}": True},
-            "additionalProperties": False,
-        },
+    members = {
+        name: {
+            "properties": {k: v for k, v in one["properties"].items() if k != tag},
+            "required": one.get("required", ()),
+        }
+        for name, one in alternatives.items()
     }
-
-
-def texts_of(entry: Schema) -> Schema:
-    """The description alone."""
-    return {name: entry[name] for name in ("description", "markdownDescription") if name in entry}
+    return {**_map_type(), **choice(tag, tags, {name: alternative(one, [tag]) for name, one in members.items()})}

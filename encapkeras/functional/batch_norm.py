@@ -39,26 +39,21 @@ def batch_norm(
     momentum: float = 0.1,
     epsilon: float = 1e-5,
 ) -> torch.Tensor:
-    """Normalises `map + bias` over all axes but the second: `scale * (x - mean) / sqrt(variance + epsilon) + offset`.
+    """Normalise `map + bias` over all axes but the second: `scale * (x - mean) / sqrt(variance + epsilon) + offset`.
 
-    The statistics are the batch's while training (Ioffe and Szegedy 2015, algorithm 1), the moving ones otherwise.
-    A batch with one value per channel gives the offset and leaves the moving variance as it is. Where several processes
-    share a batch, and its statistics (`encapkeras.distribution`), those are the whole batch's.
-
-    A map in half precision is normalised in float32, and rounded once. If it is not finite, as one that has overflowed,
-    it leaves the moving statistics as they are: who scales losses leaves such steps out and goes on.
+    The statistics are the batch's while training (Ioffe and Szegedy 2015, algorithm 1), the moving ones otherwise;
+    those of the whole batch where several processes share one (`encapkeras.distribution`). A batch with one value per
+    channel gives the offset and leaves the moving variance. A map in half precision is normalised in float32 and
+    rounded once; if it is not finite, the moving statistics stay, since scaled losses skip such steps.
 
     Args:
         map_BCP: Tensor `(B, C, ...)`.
         weights: Scale, offset and moving statistics, each `(C,)`.
         training: Whether to use and record the batch's statistics.
-        bias: The bias `(C,)` of the convolution before. A constant per channel does not change a normalised batch, so
-            that while training it only moves the recorded mean: one pass over the map less.
+        bias: The bias `(C,)` of the convolution before. While training it only moves the recorded mean, since a
+            normalised batch does not depend on it: one pass over the map less.
         momentum: Share of the new statistics in the moving ones.
         epsilon: Added to the variance.
-
-    Returns:
-        Tensor of the map's shape.
 
     Example:
         >>> weights = NormWeights(torch.ones(3), torch.zeros(3), torch.zeros(3), torch.ones(3))
@@ -98,7 +93,7 @@ def _batch_norm(
     shared = shared_batch()
     if shared is not None and shared.batch_norm:
         map_BCP = map_BCP.to(mean.dtype) if is_half(map_BCP) else map_BCP
-        return _over_processes(map_BCP, weights._replace(offset=offset), shared, bias, momentum, epsilon)
+        return _batch_norm_over_processes(map_BCP, weights._replace(offset=offset), shared, bias, momentum, epsilon)
     if map_BCP.numel() == map_BCP.shape[1]:
         with torch.no_grad():
             constant = map_BCP.flatten() if bias is None else map_BCP.flatten() + bias
@@ -116,15 +111,10 @@ def _batch_norm(
 
 
 def joined_moments(map_BCP: torch.Tensor, axes: list[int], shared: SharedBatch) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and biased variance over some axes of the maps of all processes, each `(C,)`; differentiable.
+    """Return mean and biased variance `(C,)` over some axes of the maps of all processes; differentiable.
 
     From those of each process, `m_p` and `v_p`, and its share `a_p` of the batch: `m = sum_p a_p m_p` and
     `v = sum_p a_p (v_p + (m_p - m)^2)` (Chan, Golub and LeVeque 1983): no difference of large numbers.
-
-    Args:
-        map_BCP: What this process holds.
-        axes: Those that are averaged over, the batch among them.
-        shared: Who has how much of the batch.
     """
     own_variance, own_mean = torch.var_mean(map_BCP, axes, correction=0)
     mean_PC, variance_PC = shared.stacked(torch.stack([own_mean, own_variance])).unbind(1)
@@ -133,7 +123,7 @@ def joined_moments(map_BCP: torch.Tensor, axes: list[int], shared: SharedBatch) 
     return mean, (share_P1 * (variance_PC + (mean_PC - mean).square())).sum(0)
 
 
-def _over_processes(
+def _batch_norm_over_processes(
     map_BCP: torch.Tensor,
     weights: NormWeights,
     shared: SharedBatch,
@@ -158,22 +148,7 @@ def record_statistics(
     bias: torch.Tensor | None,
     momentum: float = 0.1,
 ) -> None:
-    """Moves the moving statistics towards a batch's, in place.
-
-    Args:
-        weights: Their `mean` and `variance` are changed.
-        mean: The batch's mean before the bias, `(C,)`.
-        biased_variance: The batch's variance, `(C,)`.
-        count: Values a channel, at least 2: the moving variance is the unbiased one.
-        bias: Added to the mean, or None.
-        momentum: Share of the new statistics.
-
-    Example:
-        >>> weights = NormWeights(torch.ones(1), torch.zeros(1), torch.zeros(1), torch.ones(1))
-        >>> record_statistics(weights, torch.tensor([1.0]), torch.tensor([1.5]), count=4, bias=None)
-        >>> weights.mean, weights.variance
-        (tensor([0.1000]), tensor([1.1000]))
-    """
+    """Move the moving statistics towards a batch's of `count` (at least 2) values a channel, in place."""
     with torch.no_grad():
         weights.mean.lerp_(mean if bias is None else mean + bias, momentum)
         weights.variance.lerp_(biased_variance * (count / (count - 1)), momentum)
@@ -195,9 +170,6 @@ def capsule_batch_norm(
         training: Whether to use and record the batch's statistics.
         momentum: Share of the new statistics in the moving ones.
         epsilon: Added to the variance.
-
-    Returns:
-        Tensor of the input's shape.
 
     Example:
         >>> weights = NormWeights(torch.ones(4), torch.zeros(4), torch.zeros(4), torch.ones(4))

@@ -9,6 +9,7 @@ Shape suffixes: B batch, C = N * D channels, N capsule types, D capsule dimensio
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,6 +19,7 @@ from torch.nn import functional as F
 from encapkeras.functional.squash import squash
 from encapkeras.functional.torch_support.fake_tensors import has_values
 from encapkeras.functional.torch_support.optional_compile import compilable
+from encapkeras.functional.torch_support.plain_gradients import plain_gradients
 from encapkeras.functional.torch_support.shared_batch import shared_batch
 
 PIECE = 1 << 18
@@ -25,7 +27,7 @@ PIECE = 1 << 18
 
 
 def is_worthwhile(map_BCHW: torch.Tensor) -> bool:
-    """Whether this is a way, and the faster one.
+    """Return whether this is possible and faster.
 
     On CPUs, in full precision, outside torch.compile (which fuses by itself), with statistics of this process alone.
     """
@@ -45,9 +47,9 @@ def batch_norm_relu_squash(
     epsilon: float = 1e-5,
     memory_format: torch.memory_format = torch.contiguous_format,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """`squash(relu(batch_norm(map)))` with the batch's statistics.
+    """Return `squash(relu(batch_norm(map)))` with the batch's statistics.
 
-    Differentiable as often as wanted; from the second time on, by the plain operations. Not for `torch.func`.
+    Differentiable any number of times; from the second on, by the plain operations. Not for `torch.func`.
 
     Args:
         map_BCHW: Map `(B, C, H, W)` with at least two values a channel; fastest if contiguous or channels_last.
@@ -74,7 +76,7 @@ def batch_norm_relu_squash(
 
 
 def _pieces(*maps_BCP: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:
-    """The maps in equal pieces of the batch."""
+    """Yield the maps in equal pieces of the batch."""
     size = max(1, PIECE // maps_BCP[0][0].numel()) if has_values(maps_BCP[0]) else len(maps_BCP[0])
     return zip(*(map_BCP.split(size) for map_BCP in maps_BCP), strict=True)
 
@@ -109,7 +111,7 @@ class _BatchNormReluSquash(torch.autograd.Function):
         out_BCHW = torch.empty_like(map_BCHW, memory_format=memory_format)
         by_type = (-1, types, map_BCP.shape[1] // types, map_BCP.shape[2])
         for piece, out in _pieces(map_BCP, out_BCHW.flatten(2)):
-            capsules = _rectified(piece, slope, shift, by_type)
+            capsules = _normalize_and_rectify(piece, slope, shift, by_type)
             length = (capsules * capsules).sum(2, keepdim=True).sqrt_()
             factor = length.add_(length.reciprocal()).reciprocal_()  # |s| / (1 + |s|^2); 0 for the zero vector
             if out.is_contiguous():
@@ -125,19 +127,19 @@ class _BatchNormReluSquash(torch.autograd.Function):
     @staticmethod
     def backward(context: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         map_BCHW, scale, offset, mean, inverse, slope, shift = context.saved_tensors
-        if torch.is_grad_enabled():  # somebody asked for create_graph
-            inputs = (map_BCHW, scale, offset)
-            return (*_plain_gradients(inputs, context.by_type[1], context.epsilon, gradients[0]), None, None, None)
+        if torch.is_grad_enabled():  # with create_graph=True
+            plain = functools.partial(_plain, types=context.by_type[1], epsilon=context.epsilon)
+            return (*plain_gradients(plain, (map_BCHW, scale, offset), gradients[0]), None, None, None)
         map_BCP, gradient_BCP = map_BCHW.flatten(2), gradients[0].flatten(2)
         result_BCHW = torch.empty_like(map_BCHW)
         offset_gradient = torch.zeros_like(mean)
         moment = torch.zeros_like(mean)
         for piece, gradient, result in _pieces(map_BCP, gradient_BCP, result_BCHW.flatten(2)):
             turned = piece.contiguous()
-            capsules = _rectified(turned, slope, shift, context.by_type)
+            capsules = _normalize_and_rectify(turned, slope, shift, context.by_type)
             through = result if result.is_contiguous() else torch.empty_like(turned)
             gradient = gradient.contiguous().view(context.by_type)
-            _through_relu_squash(capsules, gradient, out=through.view(context.by_type))
+            _backward_relu_squash(capsules, gradient, out=through.view(context.by_type))
             offset_gradient += through.sum((0, 2))
             centred = torch.sub(turned, _by_channel(mean), out=capsules.view(turned.shape))
             moment += centred.mul_(through).sum((0, 2))
@@ -154,19 +156,14 @@ class _BatchNormReluSquash(torch.autograd.Function):
         return result_BCHW, scale_gradient, offset_gradient, None, None, None
 
 
-def _plain_gradients(
-    inputs: tuple[torch.Tensor, torch.Tensor, torch.Tensor], types: int, epsilon: float, gradient: torch.Tensor
-) -> Iterator[torch.Tensor | None]:
-    """The gradients by the plain operations, so that they can be differentiated again; None for constants."""
-    map_BCHW, scale, offset = inputs
+def _plain(
+    map_BCHW: torch.Tensor, scale: torch.Tensor, offset: torch.Tensor, types: int, epsilon: float
+) -> torch.Tensor:
     rectified = F.relu(F.batch_norm(map_BCHW, None, None, scale, offset, True, 0.0, epsilon))
-    out = squash(rectified.unflatten(1, (types, -1)), dim=2).flatten(1, 2)
-    wanted = [tensor for tensor in inputs if tensor.requires_grad]
-    found = iter(torch.autograd.grad(out, wanted, gradient, create_graph=True))
-    return (next(found) if tensor.requires_grad else None for tensor in inputs)
+    return squash(rectified.unflatten(1, (types, -1)), dim=2).flatten(1, 2)
 
 
-def _rectified(
+def _normalize_and_rectify(
     piece_bCP: torch.Tensor, slope: torch.Tensor, shift: torch.Tensor, by_type: tuple[int, ...]
 ) -> torch.Tensor:
     """The normalised and rectified capsules `(b, N, D, P)`, contiguous."""
@@ -175,7 +172,7 @@ def _rectified(
     return out.relu_().view(by_type)
 
 
-def _through_relu_squash(capsules: torch.Tensor, gradient: torch.Tensor, out: torch.Tensor) -> None:
+def _backward_relu_squash(capsules: torch.Tensor, gradient: torch.Tensor, out: torch.Tensor) -> None:
     """Gradient before ReLU and squash, of rectified capsules `(b, N, D, P)`: `f g + (f' / |s|) (s . g) s`, masked."""
     square = (capsules * capsules).sum(2, keepdim=True)
     along = (capsules * gradient).sum(2, keepdim=True)

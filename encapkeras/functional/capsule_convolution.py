@@ -79,7 +79,7 @@ class BlockWeights(NamedTuple):
 
 
 class BlockOptions(NamedTuple):
-    """What a block computes besides its weights.
+    """Options of a block.
 
     Attributes:
         types: Number N of capsule types.
@@ -99,7 +99,7 @@ class BlockOptions(NamedTuple):
 
 
 class StageOutputs(NamedTuple):
-    """What a stage makes, each `(B, H, W, N, D)`: its main block's output, the sub block's middle, and its output."""
+    """Outputs of a stage, each `(B, H, W, N, D)`: of the main block, the sub block's middle, and the sub block."""
 
     main: torch.Tensor
     half: torch.Tensor | None
@@ -109,7 +109,7 @@ class StageOutputs(NamedTuple):
 def capsule_block(
     capsules_BHWND: torch.Tensor, weights: BlockWeights, options: BlockOptions, *, training: bool
 ) -> torch.Tensor:
-    """A block of capsule convolution steps: each convolves, adds the skip, then batch norm, ReLU and squash.
+    """Apply a block of capsule convolution steps: each convolves, adds the skip, then batch norm, ReLU and squash.
 
     A master step convolves every capsule type by itself. An approximate step weights a master and an ungrouped aide
     branch by coefficients made from the branches: `master * c(aide) + aide * c(master)` for `cross`,
@@ -145,7 +145,7 @@ def capsule_stage(
     training: bool,
     half: bool = True,
 ) -> StageOutputs:
-    """Two blocks: `main`, one step that changes the capsules' dimension, and `sub`, steps that keep it.
+    """Apply two blocks: `main`, one step that changes the capsules' dimension, and `sub`, steps that keep it.
 
     Args:
         capsules_BHWND: Capsules `(B, H, W, N, D)`.
@@ -154,7 +154,7 @@ def capsule_stage(
         main_options: Options of the main block.
         sub_options: Options of the sub block.
         training: Whether batch norms use and record the batch's statistics.
-        half: Whether the middle of the sub block is wanted; without it an odd number of steps is a little faster.
+        half: Whether to return the middle of the sub block; without it an odd number of steps is a little faster.
 
     Returns:
         The outputs of the main block, of the first half of the sub block's steps (for an odd number: the middle step
@@ -188,7 +188,7 @@ def _block(
     want_half: bool = False,
     layout: torch.memory_format = torch.channels_last,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """The block's output, preferably in a layout, and the value in its middle if wanted."""
+    """Return the block's output, preferably in a layout, and the value in its middle if wanted."""
     block_input = map_BCHW
     count = len(weights.steps)
     half = None
@@ -220,15 +220,15 @@ def _convolve(
     projection: ConvolutionWeights | None,
     training: bool,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Convolution and skip of one step, without the bias, and the bias."""
+    """Return convolution and skip of one step, without the bias, and the bias."""
     bias: torch.Tensor | None
     if isinstance(step.routing, ApproximateWeights):
-        out_BCHW = _approximate(map_BCHW, step.routing, options, strides, training)
+        out_BCHW = _convolve_approximate(map_BCHW, step.routing, options, strides, training)
         bias = None
     elif projection is not None and skipped is map_BCHW:
-        return _master_with_projection(map_BCHW, step.routing, projection, options.types, strides)
+        return _convolve_master_with_projection(map_BCHW, step.routing, projection, options.types, strides)
     else:
-        out_BCHW, bias = _master(map_BCHW, step.routing, options.types, strides)
+        out_BCHW, bias = _convolve_master(map_BCHW, step.routing, options.types, strides)
     if skipped is not None and projection is not None:
         skipped = F.conv2d(_channels_last(skipped), *projection, stride=options.strides, padding=1)
     return (out_BCHW if skipped is None else out_BCHW.add_(skipped)), bias
@@ -276,26 +276,26 @@ def _channels_last(map_BCHW: torch.Tensor) -> torch.Tensor:
     return map_BCHW.contiguous(memory_format=torch.channels_last)
 
 
-def _padded(kernel: torch.Tensor, size: int) -> torch.Tensor:
-    """The kernel with zeros around it: the same convolution at padding size // 2."""
+def _pad(kernel: torch.Tensor, size: int) -> torch.Tensor:
+    """Pad the kernel with zeros: the same convolution at padding size // 2."""
     border = (size - kernel.shape[-1]) // 2
     return F.pad(kernel, (border,) * 4) if border else kernel
 
 
-def _summed(convolutions: Sequence[ConvolutionWeights]) -> ConvolutionWeights:
-    """Parallel convolutions as one: their sum is linear."""
+def _sum(convolutions: Sequence[ConvolutionWeights]) -> ConvolutionWeights:
+    """Sum parallel convolutions into one: they are linear."""
     size = max(convolution.kernel.shape[-1] for convolution in convolutions)
-    kernel, bias = _padded(convolutions[0].kernel, size), convolutions[0].bias
+    kernel, bias = _pad(convolutions[0].kernel, size), convolutions[0].bias
     for convolution in convolutions[1:]:
-        kernel, bias = kernel + _padded(convolution.kernel, size), bias + convolution.bias
+        kernel, bias = kernel + _pad(convolution.kernel, size), bias + convolution.bias
     return ConvolutionWeights(kernel, bias)
 
 
-def _master(
+def _convolve_master(
     map_BCHW: torch.Tensor, convolutions: Sequence[ConvolutionWeights], types: int, strides: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The master convolution without its bias, and the bias."""
-    kernel, bias = _summed(convolutions)
+    """Return the master convolution without its bias, and the bias."""
+    kernel, bias = _sum(convolutions)
     size = kernel.shape[-1]
     if size == 1 and strides == 1:  # a small matrix per type: several times faster than a grouped 1x1 convolution
         capsules_BNDP = map_BCHW.contiguous().unflatten(1, (types, -1)).flatten(3)
@@ -305,7 +305,7 @@ def _master(
     return out_BCHW, bias
 
 
-def _master_with_projection(
+def _convolve_master_with_projection(
     map_BCHW: torch.Tensor,
     convolutions: Sequence[ConvolutionWeights],
     projection: ConvolutionWeights,
@@ -321,33 +321,33 @@ def _master_with_projection(
     large = [convolution for convolution in convolutions if convolution.kernel.shape[-1] > 3]
     kernel, bias = projection
     if small:
-        grouped, grouped_bias = _summed(small)
-        grouped = _padded(grouped, 3)
+        grouped, grouped_bias = _sum(small)
+        grouped = _pad(grouped, 3)
         blocks = kernel.view(types, -1, types, *grouped.shape[1:])
         one_hot = torch.eye(types, dtype=kernel.dtype, device=kernel.device).view(types, 1, types, 1, 1, 1)
         kernel = torch.addcmul(blocks, grouped.view(types, -1, 1, *grouped.shape[1:]), one_hot).view(kernel.shape)
         bias = bias + grouped_bias
     out_BCHW = F.conv2d(_channels_last(map_BCHW), kernel, None, strides, 1)
     if large:
-        grouped_BCHW, grouped_bias = _master(map_BCHW, large, types, strides)
+        grouped_BCHW, grouped_bias = _convolve_master(map_BCHW, large, types, strides)
         out_BCHW, bias = out_BCHW + grouped_BCHW, bias + grouped_bias
     return out_BCHW, bias
 
 
-def _approximate(
+def _convolve_approximate(
     map_BCHW: torch.Tensor, weights: ApproximateWeights, options: BlockOptions, strides: int, training: bool
 ) -> torch.Tensor:
-    """The two branches, each weighted by a coefficient per capsule."""
+    """Return the two branches, each weighted by a coefficient per capsule, and summed."""
     plain = BlockOptions(types=options.types)  # the block's capsule norm and missing ReLU do not act inside branches
-    master_BCHW, master_bias = _master(map_BCHW, weights.master, options.types, strides)
+    master_BCHW, master_bias = _convolve_master(map_BCHW, weights.master, options.types, strides)
     master_BCHW = _normalize_and_squash(master_BCHW, master_bias, weights.master_norm, plain, training)
     padding = weights.aide.kernel.shape[-1] // 2
     aide_BCHW = F.conv2d(_channels_last(map_BCHW), weights.aide.kernel, None, strides, padding)
     aide_BCHW = _normalize_and_squash(aide_BCHW, weights.aide.bias, weights.aide_norm, plain, training)
     by_type = (options.types, -1)
     with full_precision(master_BCHW, aide_BCHW) as wide:
-        of_master = _coefficients(wide(master_BCHW), _wide(weights.master_coefficient, wide), options.types)
-        of_aide = _coefficients(wide(aide_BCHW), _wide(weights.aide_coefficient, wide), options.types)
+        of_master = _convolve_coefficients(wide(master_BCHW), _widen(weights.master_coefficient, wide), options.types)
+        of_aide = _convolve_coefficients(wide(aide_BCHW), _widen(weights.aide_coefficient, wide), options.types)
         if options.coefficients == "cross":
             of_master, of_aide = of_aide, of_master
         master_BNEHW, aide_BNEHW = wide(master_BCHW).unflatten(1, by_type), wide(aide_BCHW).unflatten(1, by_type)
@@ -355,10 +355,10 @@ def _approximate(
     return routed_BCHW.to(master_BCHW.dtype)
 
 
-def _wide(convolution: ConvolutionWeights, wide: Callable[[torch.Tensor], torch.Tensor]) -> ConvolutionWeights:
+def _widen(convolution: ConvolutionWeights, wide: Callable[[torch.Tensor], torch.Tensor]) -> ConvolutionWeights:
     return ConvolutionWeights(wide(convolution.kernel), wide(convolution.bias))
 
 
-def _coefficients(map_BCHW: torch.Tensor, convolution: ConvolutionWeights, types: int) -> torch.Tensor:
+def _convolve_coefficients(map_BCHW: torch.Tensor, convolution: ConvolutionWeights, types: int) -> torch.Tensor:
     """One number per capsule, `(B, N, 1, H, W)`."""
     return F.conv2d(map_BCHW, *convolution, padding=1, groups=types).unsqueeze(2)

@@ -10,16 +10,14 @@ import torch
 from torch.nn import functional as F
 
 from encapkeras.functional.squash import squash
+from encapkeras.functional.torch_support.precision import widen
 
 
 def list_capsules(capsules_BHWND: torch.Tensor) -> torch.Tensor:
-    """The capsules of a map as a list, type by type, then row by row: `i = (n, h, w)`.
+    """Return the capsules of a map as a list `(B, I, D)`, type by type, then row by row: `i = (n, h, w)`.
 
     Args:
         capsules_BHWND: Capsules `(B, H, W, N, D)`.
-
-    Returns:
-        Capsules `(B, I, D)`.
 
     Example:
         >>> list_capsules(torch.zeros(2, 4, 4, 8, 16)).shape
@@ -29,14 +27,11 @@ def list_capsules(capsules_BHWND: torch.Tensor) -> torch.Tensor:
 
 
 def capsule_dense_per_dim(capsules_BID: torch.Tensor, weight_DIJ: torch.Tensor) -> torch.Tensor:
-    """`out[j, d] = sum_i x[i, d] * W[d, i, j]`, then squash: one dense layer for each component.
+    """Return `out[j, d] = sum_i x[i, d] * W[d, i, j]`, squashed, `(B, J, D)`: one dense layer for each component.
 
     Args:
         capsules_BID: Capsules `(B, I, D)`.
         weight_DIJ: Weights `(D, I, J)`.
-
-    Returns:
-        Capsules `(B, J, D)`.
 
     Example:
         >>> capsule_dense_per_dim(torch.rand(2, 128, 16), torch.rand(16, 128, 10)).shape
@@ -49,16 +44,13 @@ def capsule_dense_per_dim(capsules_BID: torch.Tensor, weight_DIJ: torch.Tensor) 
 def capsule_dense_full(
     capsules_BHWND: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, outputs: int
 ) -> torch.Tensor:
-    """A dense layer from all numbers of a map to all numbers of the output capsules, then squash.
+    """Apply a dense layer from all input numbers to all numbers of capsules `(B, J, E)`, then squash.
 
     Args:
         capsules_BHWND: Capsules `(B, H, W, N, D)`, or a list `(B, I, D)`.
         weight: `(J * E, I * D)`; inputs are ordered type, component, row, column (of a list: capsule, component).
         bias: `(J * E,)`.
         outputs: Number J of output capsules.
-
-    Returns:
-        Capsules `(B, J, E)`.
 
     Example:
         >>> capsule_dense_full(torch.rand(2, 3, 3, 4, 5), torch.rand(20, 180), torch.zeros(20), 10).shape
@@ -72,7 +64,7 @@ def capsule_dense_full(
 def capsule_dense_factored(
     capsules_BID: torch.Tensor, component_weight_DEJ: torch.Tensor, capsule_weight_JI: torch.Tensor
 ) -> torch.Tensor:
-    """`out[j, e] = sum_i W2[j, i] * sum_d x[i, d] * W1[d, e, j]`, then squash.
+    """Return `out[j, e] = sum_i W2[j, i] * sum_d x[i, d] * W1[d, e, j]`, squashed, `(B, J, E)`.
 
     Capsules are gathered before they are mapped, so that the `I * J` mapped capsules never exist.
 
@@ -80,9 +72,6 @@ def capsule_dense_factored(
         capsules_BID: Capsules `(B, I, D)`.
         component_weight_DEJ: W1, `(D, E, J)`.
         capsule_weight_JI: W2, `(J, I)`.
-
-    Returns:
-        Capsules `(B, J, E)`.
 
     Example:
         >>> capsule_dense_factored(torch.rand(2, 128, 8), torch.rand(8, 16, 10), torch.rand(10, 128)).shape
@@ -93,19 +82,15 @@ def capsule_dense_factored(
 
 
 def capsule_length(capsules: torch.Tensor, *, dim: int = -1) -> torch.Tensor:
-    """Euclidean length of each capsule; its gradient at the zero vector is 0.
+    """Return the Euclidean length of each capsule, without axis `dim`; its gradient at the zero vector is 0.
 
     Args:
         capsules: Tensor of any shape; half precision is computed in float32.
         dim: The axis of the capsule's components.
 
-    Returns:
-        Lengths: the input's shape without `dim`.
-
     Example:
         >>> capsule_length(torch.tensor([[3.0, 4.0], [0.0, 0.0]]))
         tensor([5., 0.])
     """
-    half = capsules.dtype in (torch.float16, torch.bfloat16)
-    lengths: torch.Tensor = torch.linalg.vector_norm(capsules.float() if half else capsules, dim=dim)
+    lengths: torch.Tensor = torch.linalg.vector_norm(widen(capsules), dim=dim)
     return lengths.to(capsules.dtype)

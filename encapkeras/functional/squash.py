@@ -10,25 +10,23 @@ from typing import Any, Literal
 import torch
 
 from encapkeras.functional.torch_support.optional_compile import compilable
+from encapkeras.functional.torch_support.precision import widen
 
 SquashVariant = Literal["paper", "sigmoid"]
 
 
 @compilable
 def squash(capsules: torch.Tensor, *, variant: SquashVariant = "paper", dim: int = -1) -> torch.Tensor:
-    """Shortens capsules to lengths below 1; value and gradient at the zero vector are 0.
+    """Shorten capsules to lengths below 1, in their shape and type; value and gradient at the zero vector are 0.
 
     `paper`: `|s|^2 / (1 + |s|^2) * s / |s|` (Sabour et al. 2017, equation 1). `sigmoid`: `sigmoid(|s| - m) * s / |s|`
     with `m = (max |s| - min |s|) / 2` over the whole tensor, gradients flowing through m.
 
     Args:
-        capsules: Tensor of any shape and floating type; half precision is computed in float32. The squares of the
-            lengths must be numbers of the type: lengths up to 1e19 in float32.
+        capsules: Tensor of any shape and floating type; half precision is computed in float32. Squares of lengths must
+            not overflow: lengths up to 1e19 in float32.
         variant: `paper` or `sigmoid`.
         dim: The axis of the capsule's components.
-
-    Returns:
-        Tensor of the input's shape and type.
 
     Raises:
         ValueError: An unknown variant.
@@ -43,11 +41,6 @@ def squash(capsules: torch.Tensor, *, variant: SquashVariant = "paper", dim: int
     if variant == "sigmoid":
         return _squash_sigmoid(capsules, dim)
     raise ValueError(f"variant must be 'paper' or 'sigmoid'; received {variant!r}")
-
-
-def _widened(tensor: torch.Tensor) -> torch.Tensor:
-    """Half precision as float32: squares and lengths lose too much otherwise."""
-    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 
 def _dot(left: torch.Tensor, right: torch.Tensor, dim: int) -> torch.Tensor:
@@ -67,7 +60,7 @@ class _Squash(torch.autograd.Function):
 
     @staticmethod
     def forward(capsules: torch.Tensor, dim: int) -> torch.Tensor:
-        wide = _widened(capsules)
+        wide = widen(capsules)
         return (wide * _paper_factor(_dot(wide, wide, dim))).to(capsules.dtype)
 
     @staticmethod
@@ -80,7 +73,7 @@ class _Squash(torch.autograd.Function):
         """`f g + (f' / |s|) (s . g) s`, with `f = |s| / (1 + |s|^2)`; differentiable itself."""
         (capsules,) = context.saved_tensors
         dim = context.dim
-        wide, gradient = _widened(capsules), _widened(gradients[0])
+        wide, gradient = widen(capsules), widen(gradients[0])
         if wide.is_contiguous():
             gradient = gradient.contiguous()  # mixed layouts would make every pass below a strided one
         square = _dot(wide, wide, dim)
@@ -92,7 +85,7 @@ class _Squash(torch.autograd.Function):
 
 
 def _squash_sigmoid(capsules: torch.Tensor, dim: int) -> torch.Tensor:
-    wide = _widened(capsules)
+    wide = widen(capsules)
     square = _dot(wide, wide, dim)
     is_zero = square == 0
     # The zero vector has no direction: replacing its length before the root keeps 0 / 0 out of value and gradient.

@@ -20,19 +20,19 @@ from encapkeras.training.memory.out_of_memory import saying_how_to_save_memory
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> Mapping[str, Any]:
-    """The state dict in a file that `torch.save` wrote, on the CPU; no code in the file is run.
+    """Read the state dict in a file of `torch.save`, to the CPU; no code in the file is run.
 
     Checkpoints often keep the state dict beside other things, such as the epoch and the optimizer's state. It is found
-    under any name, if it is the only map of weights: of arrays of floating-point numbers. Where such arrays stand at
-    the top, the whole content is the state dict.
+    under any name, if it is the only map with arrays of floating-point numbers. If the top level has such arrays, it is
+    the state dict itself.
 
     Args:
         path: The file.
 
     Raises:
-        CheckpointError: The file cannot be read, is damaged or no checkpoint, needs code to load, or holds no state
+        CheckpointError: The file cannot be read, is damaged or not a checkpoint, needs code to load, or has no state
             dict or several.
-        TrainingError: The memory is not enough.
+        TrainingError: Out of memory.
 
     Example:
         >>> path = getfixture("tmp_path") / "checkpoint.pth"
@@ -59,11 +59,11 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Mapping[str, Any]:
 
 
 def write_checkpoint(state_dict: Mapping[str, torch.Tensor], path: str | os.PathLike[str]) -> None:
-    """Writes a state dict, whole or not at all, from any device, so that it loads on the CPU.
+    """Write a state dict, whole or not at all, from any device, so that it loads on the CPU.
 
     Args:
         state_dict: Tensors by name.
-        path: The file; what it held before is replaced.
+        path: The file, which is replaced.
 
     Raises:
         RunFolderError: The file cannot be written.
@@ -77,7 +77,7 @@ def write_checkpoint(state_dict: Mapping[str, torch.Tensor], path: str | os.Path
     content = io.BytesIO()  # torch itself raises all sorts of errors where a disk is full
     torch.save({name: tensor.cpu() for name, tensor in state_dict.items()}, content)
     with replacing(Path(path)) as file:
-        file.write_bytes(content.getbuffer())
+        file.write_bytes(content.getvalue())
 
 
 def _loaded(path: Path) -> Any:
@@ -107,7 +107,7 @@ def _loaded(path: Path) -> Any:
 
 
 def _damaged_part(path: Path) -> str | None:
-    """What in a zip file has changed since it was written, which torch does not look for."""
+    """Return a part of a zip file that does not match its checksum; torch does not check."""
     if not zipfile.is_zipfile(path):  # as before torch 1.6
         return None
     with zipfile.ZipFile(path) as file:
@@ -115,11 +115,11 @@ def _damaged_part(path: Path) -> str | None:
 
 
 def _no_checkpoint(path: Path) -> CheckpointError:
-    return CheckpointError(f"'{path}' is no file that torch.save wrote, or a damaged one")
+    return CheckpointError(f"'{path}' is not a file of torch.save, or is damaged")
 
 
 def _has_weights(value: Any) -> bool:
-    """Whether it is a map with arrays; one number or a random state, which checkpoints also hold, is no weight."""
+    """Return whether it is a map with arrays; single numbers and random states in checkpoints are not weights."""
     entries = value.values() if isinstance(value, Mapping) else ()
     return any(isinstance(entry, torch.Tensor) and entry.is_floating_point() and entry.dim() > 0 for entry in entries)
 

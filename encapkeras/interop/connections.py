@@ -1,4 +1,4 @@
-"""How the nodes of a model with weights follow one another: the original's modules have no other connections."""
+"""The connections of nodes with weights, compared with those of the original's modules."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _ONE_PORT = "the original's modules have one output, that without a port"
 
 
 def no_counterpart(model: SpecModel, problems: list[str]) -> CheckpointError:
-    """The error for parts of a network that the original does not have."""
+    """Make the error for parts of a network that the original does not have."""
     listed = "\n".join(f"  {problem}" for problem in problems)
     return CheckpointError(
         f"network '{model.name}' cannot be given the names of the original code:\n{listed}\n{HAVE_COUNTERPARTS}"
@@ -32,19 +32,14 @@ def no_counterpart(model: SpecModel, problems: list[str]) -> CheckpointError:
 
 @dataclass(frozen=True)
 class Place:
-    """A node of a model, and its layer.
-
-    Args:
-        node: The node.
-        layer: Its layer.
-    """
+    """A node of a model, and its layer."""
 
     node: Node
     layer: keras.layers.Layer
 
     @property
     def name(self) -> str:
-        """The node's name."""
+        """Return the node's name."""
         return self.node.name
 
     def __str__(self) -> str:
@@ -52,22 +47,14 @@ class Place:
 
 
 class Connections:
-    """The places of a model, and the way back from each tensor.
-
-    Args:
-        model: A model made from a spec.
-    """
+    """The places of a model, and the way back from each tensor."""
 
     def __init__(self, model: SpecModel) -> None:
         self.model = model
         self.places = {node.name: Place(node, layer) for node, layer in model.nodes()}
 
     def output(self) -> Place:
-        """What makes the only output.
-
-        Raises:
-            CheckpointError: There are several outputs, or no node with weights is behind it.
-        """
+        """Return the place of the only output; raise CheckpointError if there are several, or it has no weights."""
         outputs = self.model.spec["model"]["outputs"]
         if len(outputs) != 1:
             raise no_counterpart(self.model, [f"it has the outputs {', '.join(outputs)}; the original has one"])
@@ -77,17 +64,16 @@ class Connections:
         return place
 
     def behind(self, reference: Reference) -> Place | None:
-        """The nearest place that made a tensor and has weights or joins several tensors; None for an input."""
+        """Return the nearest place before a tensor that has weights or joins tensors; None for an input."""
         place = self.places.get(reference.node)
         while place is not None and not place.layer.weights and len(place.node.inputs) == 1:
             place = self.places.get(place.node.inputs[0].node)
         return place
 
     def obstacles(self) -> list[str]:
-        """Where tensors go otherwise than in the original, which the weights alone would not show.
+        """List connections that the original does not have, which the weights alone would not show.
 
-        There a module is called on the output of the one before, and a map lies in memory as (C, H, W), not (H, W, C):
-        flattened, its numbers have another order.
+        There a module takes the output of the one before, and a flattened map has the order (C, H, W), not (H, W, C).
         """
         (output,) = self.model.spec["model"]["outputs"].values()
         problems = [f"the output is '{output}'; {_ONE_PORT}"] if self.reference(output).port != "out" else []
@@ -104,15 +90,15 @@ class Connections:
         return problems
 
     def with_weights(self) -> dict[str, Place]:
-        """The places that have weights, by name."""
+        """Return the places that have weights, by name."""
         return {name: place for name, place in self.places.items() if place.layer.weights}
 
     @staticmethod
     def reference(text: str) -> Reference:
-        """The reference that a spec writes as `node` or `node/port`."""
+        """Parse a reference `node` or `node/port`."""
         return Reference(*text.split("/"))
 
 
 def _is_map(shape: tuple[int | None, ...]) -> bool:
-    """Whether a tensor is an image or a map of capsules of more than one position."""
+    """Return whether a tensor is an image or a map of capsules of more than one position."""
     return len(shape) in (4, 5) and tuple(shape[1:3]) != (1, 1)

@@ -1,4 +1,4 @@
-"""A trained network as a file for other programs, which need neither encapkeras nor Keras to predict with it."""
+"""A trained network as a file for programs that predict without encapkeras and Keras."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ CLASS_NAMES = "class_names"
 
 
 def export_model(model: keras.Model, output: str | Path, form: str) -> None:
-    """Writes a network as it predicts; the file takes any number of images.
+    """Write a network for prediction; the file takes any number of images.
 
-    - `keras`: for `encapkeras.load_model`, to go on with it in Keras.
-    - `torch`: a `torch.export` program, for `torch.export.load`, without Keras and encapkeras. Class names are the JSON
-      in the extra file `class_names`. Its tensors are on the device of the model.
-    - `onnx`: for onnxruntime and others, with the input `images`, the output `scores` (or those that the model names)
-      and the class names as JSON in the metadata property `class_names`.
+    - `keras`: for `encapkeras.load_model`, to continue with it in Keras.
+    - `torch`: a `torch.export` program for `torch.export.load`, without Keras and encapkeras, on the model's device.
+      The extra file `class_names` has the class names as JSON.
+    - `onnx`: for onnxruntime and others, with the input `images` and the output `scores` (or several, named as in the
+      model). The metadata property `class_names` has the class names as JSON.
 
-    Programs for torch and ONNX compute in float32 also where `train.precision` is another.
+    Programs for torch and ONNX compute in float32 whatever `train.precision` is.
 
     Args:
         model: A built model of one input.
-        output: The file, replaced if it exists; whole or not at all.
+        output: The file, which is replaced; whole or not at all.
         form: `keras`, `torch` or `onnx`.
 
     Raises:
-        ArgumentError: There is no such form, or the model has several inputs.
+        ArgumentError: The form is unknown, or the model has several inputs.
         ExportError: torch cannot trace the model, or a package is missing.
         RunFolderError: The file cannot be written.
 
@@ -57,26 +57,31 @@ def export_model(model: keras.Model, output: str | Path, form: str) -> None:
         raise ArgumentError(
             f"model '{model.name}' has {len(model.inputs)} inputs; only models of one can be exported as {form}"
         )
-    names = json.dumps(list(getattr(model, "class_names", ())), ensure_ascii=False)
     with replacing(Path(output)) as file, warnings.catch_warnings():
-        # Of torch and onnx about their own ways; what matters to a user is an error.
+        # Of torch and onnx about their own code; only errors concern the user.
         warnings.simplefilter("ignore")
         if form == "keras":
             model.save(file)
-        elif form == "torch":
-            content = io.BytesIO()  # torch itself raises all sorts of errors where a disk is full
-            torch.export.save(_program(model), content, extra_files={CLASS_NAMES: names})
-            file.write_bytes(content.getbuffer())
         else:
-            network: Any = torch.onnx.export(
-                _program(model), dynamo=True, verbose=False, input_names=["images"], output_names=_outputs(model)
-            )
-            network.model.metadata_props[CLASS_NAMES] = names
-            network.save(file)
+            _write_program(model, file, form)
+
+
+def _write_program(model: keras.Model, file: Path, form: str) -> None:
+    names = json.dumps(list(getattr(model, "class_names", ())), ensure_ascii=False)
+    if form == "torch":
+        content = io.BytesIO()  # torch itself raises all sorts of errors where a disk is full
+        torch.export.save(_program(model), content, extra_files={CLASS_NAMES: names})
+        file.write_bytes(content.getvalue())
+        return
+    network: Any = torch.onnx.export(
+        _program(model), dynamo=True, verbose=False, input_names=["images"], output_names=_outputs(model)
+    )
+    network.model.metadata_props[CLASS_NAMES] = names
+    network.save(file)
 
 
 def _program(model: keras.Model) -> torch.export.ExportedProgram:
-    images = keras.ops.zeros((3, *model.input_shape[1:]))  # 0 and 1 are sizes that torch takes for fixed
+    images = keras.ops.zeros((3, *model.input_shape[1:]))  # not 0 or 1, which torch would make fixed sizes
     try:
         with torch.no_grad():
             return torch.export.export(
@@ -86,12 +91,12 @@ def _program(model: keras.Model) -> torch.export.ExportedProgram:
         reason = str(error).strip().partition("\n")[0]
         raise ExportError(
             f"model '{model.name}' cannot be traced: {reason}. Layers must not look at values, or at the size of the "
-            "batch, with Python's own if. As .keras it can be exported all the same."
+            "batch, with Python's own if. It can still be exported as .keras."
         ) from error
 
 
 class _Predicting(torch.nn.Module):
-    """The model in prediction; its layers are told so with each call."""
+    """The model in prediction: each call passes `training=False`."""
 
     def __init__(self, model: keras.Model) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What the original calls the weights within one layer, and how it lays them out.
+"""The original's names and layouts of the weights in one layer.
 
 A convolution with batch norm and ReLU is a sequence of the three, 0 to 2. A step of a capsule block is four entries of
 the list `block`: the convolution, the batch norm, ReLU and squash, the last two without weights; without ReLU it is
@@ -27,13 +27,13 @@ TRANSPORT_UNIT = {
     "critic_2": "critic.3",
     "critic_2_norm": "critic.4",
 }
+_KERAS = {
+    **{"kernel": "weight", "bias": "bias"},
+    **{"gamma": "weight", "beta": "bias", "moving_mean": "running_mean", "moving_variance": "running_var"},
+}
 _LEAVES = {
-    "kernel": "weight",
-    "bias": "bias",
-    "scale": "weight",
-    "offset": "bias",
-    "mean": "running_mean",
-    "variance": "running_var",
+    **{"kernel": "weight", "bias": "bias"},
+    **{"scale": "weight", "offset": "bias", "mean": "running_mean", "variance": "running_var"},
 }
 _BRANCHES = {
     "master_norm": "main_cap.1",
@@ -42,36 +42,21 @@ _BRANCHES = {
     "master_coefficient": "main_cap_coeff",
     "aide_coefficient": "res_cap_coeff",
 }
-_KERAS = {
-    "kernel": "weight",
-    "bias": "bias",
-    "gamma": "weight",
-    "beta": "bias",
-    "moving_mean": "running_mean",
-    "moving_variance": "running_var",
-}
-
 Parts = Callable[[str], str]
 
 
 def convolution_tensors(layer: keras.layers.Layer, prefix: str, parts: Mapping[str, str]) -> list[OriginalTensor]:
-    """The weights of convolutions and batch norms.
-
-    Args:
-        layer: A layer whose weights are called `<part>_kernel`, `<part>_scale` and so on.
-        prefix: What stands before the names of its parts, with its dot.
-        parts: The original's names of its parts.
-    """
+    """Return the weights `<part>_kernel`, `<part>_scale`, ... of a layer; `parts` has the original's names of parts."""
     return _renamed(layer, prefix, parts.__getitem__)
 
 
 def block_tensors(layer: CapsuleStage | CapsuleConvolution, prefix: str) -> list[OriginalTensor]:
-    """The weights of the one block of a capsule convolution, or of both of a stage."""
+    """Return the weights of the one block of a capsule convolution, or of both of a stage."""
     return _renamed(layer, prefix, lambda part: _part_of_block(layer, part))
 
 
 def dense_capsule_tensors(layer: CapsuleDense, prefix: str) -> list[OriginalTensor]:
-    """The weights of fully connected capsules."""
+    """Return the weights of fully connected capsules."""
     if layer.kind == "per_dim":
         return [OriginalTensor.of(f"{prefix}weight", layer.kernel)]
     if layer.kind == "dense":
@@ -85,7 +70,7 @@ def dense_capsule_tensors(layer: CapsuleDense, prefix: str) -> list[OriginalTens
 
 
 def routing_tensors(layer: VotingLayer, prefix: str) -> list[OriginalTensor]:
-    """The weights of a routing layer: its votes are a 1x1 convolution with a group for each type."""
+    """Return the weights of a routing layer: its votes are a 1x1 convolution with a group for each type."""
     tensors = []
     for variable in layer.weights:
         if variable.name == "kernel":
@@ -100,7 +85,7 @@ def routing_tensors(layer: VotingLayer, prefix: str) -> list[OriginalTensor]:
 
 
 def keras_tensors(layer: keras.layers.Layer, prefix: str) -> list[OriginalTensor]:
-    """The weights of Keras' own Conv2D, Dense and BatchNormalization, with their kernels' axes in torch's order."""
+    """Return the weights of Keras' own Conv2D, Dense and BatchNormalization, with kernels' axes in torch's order."""
     tensors = []
     for variable in layer.weights:
         axes = {4: (3, 2, 0, 1), 2: (1, 0)}.get(len(variable.shape))
@@ -109,7 +94,7 @@ def keras_tensors(layer: keras.layers.Layer, prefix: str) -> list[OriginalTensor
 
 
 def other_weights(layer: keras.layers.Layer) -> str:
-    """What is said of weights of a Keras layer that torch's has not, such as LoRA's; nothing if there are none."""
+    """Name weights of a Keras layer that torch does not have, such as LoRA's; empty if there are none."""
     others = [variable.name for variable in layer.weights if variable.name not in _KERAS]
     return f"has weights without a counterpart: {', '.join(others)}" if others else ""
 
@@ -123,7 +108,7 @@ def _renamed(layer: keras.layers.Layer, prefix: str, original_part: Parts) -> li
 
 
 def _part_of_block(layer: CapsuleStage | CapsuleConvolution, part: str) -> str:
-    """The original's name of a part: `main_1_aide_norm` is `main_conv.block.0.res_cap.1`."""
+    """Return the original's name of a part: `main_1_aide_norm` is `main_conv.block.0.res_cap.1`."""
     block, part = part.split("_", 1)
     prefix = "" if block == "step" else f"{block}_conv."
     if part == "projection":

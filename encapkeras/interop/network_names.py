@@ -1,12 +1,9 @@
-"""The names of the original for the weights of a whole network, from its structure alone: nodes may have any name.
+"""The original's names for the weights of a network, from its structure alone: nodes may have any names.
 
 The released code has `module0`, the stem; `module1` and on, one for each stage, convolution or routing layer; and
 `final_cls`, the classifier. `generate_activate` makes EM routing's activations, and `moduleK_ot_loss` is the
-optimal-transport unit whose latent tensor is of module K.
-
-The CapsNet with two strided convolutions and the ResNet of residual blocks come from earlier versions of that code,
-the last that could train them, and have those versions' names: `tranfer_conv` (so written) and `cap_layer` for the
-one, `layer1` to `layer3` for the other.
+optimal-transport unit whose latent tensor is from module K. The CapsNet with two strided convolutions and the ResNet
+have the names of earlier versions, the last that could train them: `tranfer_conv` (sic), `layer1`.
 """
 
 from __future__ import annotations
@@ -39,11 +36,7 @@ _PRIMARY_CAPSULES = {"convolution": "tranfer_conv1", "norm": "tranfer_bn1"}
 
 
 def original_tensors(model: SpecModel) -> list[OriginalTensor]:
-    """All tensors of the original's state dict for a model, without the counters of its batch norms.
-
-    Raises:
-        CheckpointError: The original has no counterpart for a part of the network; the message names all such parts.
-    """
+    """Return all tensors of the original's state dict for a model, without counters; an error names all other parts."""
     connections = Connections(model)
     if is_residual(connections):
         return residual_tensors(connections)
@@ -67,13 +60,13 @@ class _Names:
         named = {place.name for place in [*self._chain, *self._activations]}
         for name, place in self._connections.with_weights().items():
             if name not in named:
-                self._lacks(place, "stands beside the chain of layers that leads to the output")
+                self._lacks(place, "is outside the chain of layers that leads to the output")
         if self._problems:
             raise no_counterpart(self._connections.model, self._problems)
         return tensors
 
     def _find_chain(self) -> list[Place]:
-        """The places from the first to the one that makes the output, each called on what the one before made."""
+        """List the places from the first to the output, each called on the output of the one before."""
         place: Place | None = self._connections.output()
         chain: list[Place] = []
         while place is not None:
@@ -82,7 +75,7 @@ class _Names:
         return chain
 
     def _find_activations(self) -> list[Place]:
-        """The convolution, if any, whose output EM routing takes as activations of what it routes."""
+        """Return the convolution, if any, whose output EM routing takes as activations of what it routes."""
         found: list[Place] = []
         for before, place in zip(self._chain, self._chain[1:], strict=False):
             for reference in place.node.inputs[1:] if isinstance(place.layer, EmCapsules) else ():
@@ -93,7 +86,7 @@ class _Names:
                 if isinstance(made_by.layer, ConvBnRelu) and source and source.name == before.name and not found:
                     found.append(made_by)
                 else:
-                    text = "is no convolution of the capsules' own module" if not found else "is a second one"
+                    text = "is not a convolution of the capsules' own module" if not found else "is a second one"
                     self._problems.append(f"{made_by} gives {place} its activations, and {text}")
                     found.append(made_by)
         return found
@@ -115,11 +108,11 @@ class _Names:
         elif isinstance(classifier.layer, VotingLayer):
             tensors += self._of_layer(classifier, "final_cls.")
         else:
-            self._lacks(classifier, "stands where the original has its classifier")
+            self._lacks(classifier, "is in the place of the original's classifier")
         return tensors
 
     def _of_capsnet(self) -> list[OriginalTensor]:
-        """The CapsNet: a convolution, primary capsules, routing to the classes."""
+        """Return the tensors of the CapsNet: a convolution, primary capsules, routing to the classes."""
         layers = [place.layer for place in self._chain]
         kinds = (ConvBnRelu, PrimaryCapsules, VotingLayer)
         fits = len(layers) == 3 and all(isinstance(layer, kind) for layer, kind in zip(layers, kinds, strict=True))
@@ -152,7 +145,7 @@ class _Names:
         return []
 
     def _of_side_losses(self, body: Sequence[Place]) -> list[OriginalTensor]:
-        """The optimal-transport units, each by the module that its latent tensor is of."""
+        """Return the tensors of optimal-transport units, each named by the module of its latent tensor."""
         model = self._connections.model
         modules = {place.name: number for number, place in enumerate(body)}
         taken: dict[int, str] = {}
@@ -167,9 +160,9 @@ class _Names:
             latent = self._connections.behind(self._connections.reference(written["latent"]))
             number = modules.get(latent.name) if latent else None
             if number is None:
-                self._problems.append(f"loss '{name}': its latent tensor '{written['latent']}' is of no module")
+                self._problems.append(f"loss '{name}': its latent tensor '{written['latent']}' is not from a module")
             elif number in taken:
-                self._problems.append(f"losses '{taken[number]}' and '{name}' both have a latent tensor of one module")
+                self._problems.append(f"losses '{taken[number]}' and '{name}' have latent tensors from one module")
             else:
                 taken[number] = name
                 tensors += convolution_tensors(layer, f"module{number}_ot_loss.", TRANSPORT_UNIT)

@@ -20,7 +20,7 @@ _FIRST = {"convolution": "conv1", "norm": "bn1"}
 
 
 class _Block(NamedTuple):
-    """A residual block: the places of its parts, and that which made what it is called on."""
+    """A residual block: the places of its parts, and the place before it."""
 
     first: Place
     second: tuple[Place, Place]
@@ -29,17 +29,17 @@ class _Block(NamedTuple):
 
     @property
     def parts(self) -> list[Place]:
-        """All places with weights."""
+        """Return all places with weights."""
         return [self.first, *self.keras_parts]
 
     @property
     def keras_parts(self) -> list[Place]:
-        """Those that are layers of Keras itself."""
+        """Return those that are layers of Keras itself."""
         return [*self.second, *(self.projection or ())]
 
 
 def is_residual(connections: Connections) -> bool:
-    """Whether a network has sums, convolutions of Keras and a dense layer at its end, as a ResNet of blocks has."""
+    """Return whether a network has sums, convolutions of Keras and a dense layer at its end, as a ResNet has."""
     layers = [place.layer for place in connections.places.values()]
     made = (keras.layers.Add, keras.layers.Conv2D)
     ends_dense = isinstance(connections.output().layer, keras.layers.Dense)
@@ -47,19 +47,15 @@ def is_residual(connections: Connections) -> bool:
 
 
 def residual_tensors(connections: Connections) -> list[OriginalTensor]:
-    """All tensors of the original's state dict for a ResNet of blocks.
-
-    Raises:
-        CheckpointError: A part of the network is no such block.
-    """
+    """Return all tensors of the original's state dict for a ResNet; an error names parts that are not such blocks."""
     scores = connections.output()
     blocks, stem = _blocks(connections, scores)
     problems = connections.obstacles()
     if stem is None or not isinstance(stem.layer, ConvBnRelu) or connections.behind(stem.node.inputs[0]):
-        problems.append(f"{stem or 'the input'} stands where a ResNet has a residual block or its first convolution")
+        problems.append(f"{stem or 'the input'} is in the place of a residual block or the first convolution")
     named = {scores.name, *(part.name for block in blocks for part in block.parts), *([stem.name] if stem else [])}
     beside = [place for name, place in connections.with_weights().items() if name not in named]
-    problems += [f"{place} is no part of a residual block" for place in beside]
+    problems += [f"{place} is not part of a residual block" for place in beside]
     keras_places = [scores, *(part for block in blocks for part in block.keras_parts)]
     problems += [f"{place} {others}" for place in keras_places if (others := other_weights(place.layer))]
     side_losses = connections.model.side_losses.items()
@@ -71,7 +67,7 @@ def residual_tensors(connections: Connections) -> list[OriginalTensor]:
 
 
 def _blocks(connections: Connections, scores: Place) -> tuple[list[_Block], Place | None]:
-    """The residual blocks from the first to the last, and what the first is called on."""
+    """Return the residual blocks from the first to the last, and the place before the first."""
     blocks: list[_Block] = []
     place = connections.behind(scores.node.inputs[0])
     while place is not None:
@@ -84,7 +80,7 @@ def _blocks(connections: Connections, scores: Place) -> tuple[list[_Block], Plac
 
 
 def _block(connections: Connections, place: Place) -> _Block | None:
-    """The block that ends in a sum; None if it is none."""
+    """Return the block that ends in a sum; None if it is not one."""
     if not isinstance(place.layer, keras.layers.Add) or len(place.node.inputs) != 2:
         return None
     for residual, skip in (place.node.inputs, place.node.inputs[::-1]):
@@ -101,7 +97,7 @@ def _block(connections: Connections, place: Place) -> _Block | None:
 
 
 def _convolution(connections: Connections, reference: Reference) -> tuple[Place, Place] | None:
-    """The convolution and the batch norm that made a tensor; None if others did."""
+    """Return the convolution and the batch norm that made a tensor; None if others did."""
     norm = connections.behind(reference)
     if norm is None or not isinstance(norm.layer, keras.layers.BatchNormalization):
         return None

@@ -17,20 +17,20 @@ _PARALLEL = "module."  # what torch's DataParallel puts before every name
 
 
 def load_original_state_dict(model: keras.Model, state_dict: Mapping[str, torch.Tensor]) -> None:
-    """Puts the weights of the method's released PyTorch code into a model.
+    """Load weights of the method's released PyTorch code into a model.
 
-    Names follow from the structure of the network: its nodes may have any. Numbers are converted to the dtype of the
-    model's weights, so that float64 into float32 rounds. The counters `num_batches_tracked` may be there or not; a
-    prefix `module.` on all names, as `torch.nn.DataParallel` makes it, is taken off.
+    Names follow from the structure of the network; its nodes may have any names. Numbers are converted to the dtype of
+    the model's weights. Counters `num_batches_tracked` are optional. A prefix `module.` on all names, as
+    `torch.nn.DataParallel` adds it, is removed.
 
     Args:
         model: A model made by `encapkeras.build_model`, or loaded by `encapkeras.load_model`.
         state_dict: Tensors by their names in the original, on any device.
 
     Raises:
-        ArgumentError: `model` was not made from a spec, or is on the device "meta"; or `state_dict` is no map.
+        ArgumentError: `model` was not made from a spec, or is on the device "meta"; or `state_dict` is not a map.
         CheckpointError: The original has no counterpart for a part of the network, or entries of the state dict are
-            missing, unknown, of another shape, no finite floating-point numbers, or variances below 0. The message
+            missing, unknown, of another shape, not finite floating-point numbers, or variances below 0. The message
             lists all of them, and the model is unchanged.
 
     Example:
@@ -43,8 +43,7 @@ def load_original_state_dict(model: keras.Model, state_dict: Mapping[str, torch.
     tensors = original_tensors(_of_a_spec(model))
     if any(tensor.variable.value.is_meta for tensor in tensors):
         raise ArgumentError(
-            f"model '{model.name}' was made on the device \"meta\", where weights hold no numbers, so that none can be "
-            "loaded. Make it on another device."
+            f"model '{model.name}' is on the device \"meta\", where weights have no values. Make it on another device."
         )
     given = _without_prefix(state_dict)
     wrong, unknown = _wrong_entries(tensors, given), _unknown_entries(tensors, given)
@@ -52,8 +51,8 @@ def load_original_state_dict(model: keras.Model, state_dict: Mapping[str, torch.
         listed = "\n".join(f"  {problem}" for problem in [*wrong, *unknown])
         found = len(wrong) + len(unknown)
         raise CheckpointError(
-            f"the state dict does not fit network '{model.name}':\n{listed}\n{found} mistake{'s' if found > 1 else ''} "
-            f"found; {len(tensors) - len(wrong)} of the {len(tensors)} tensors of the network can be had. "
+            f"the state dict does not fit network '{model.name}':\n{listed}\n{found} error{'s' if found > 1 else ''} "
+            f"found; {len(tensors) - len(wrong)} of the {len(tensors)} tensors of the network are valid. "
             f"{_units_without_loss(unknown)}Nothing was loaded."
         )
     for tensor in tensors:
@@ -61,9 +60,9 @@ def load_original_state_dict(model: keras.Model, state_dict: Mapping[str, torch.
 
 
 def original_state_dict(model: keras.Model) -> dict[str, torch.Tensor]:
-    """The weights of a model under the names, and in the shapes, of the method's released PyTorch code.
+    """Return the weights of a model with the names and shapes of the method's released PyTorch code.
 
-    Names follow from the structure of the network. The counters `num_batches_tracked`, which Keras has not, are 0.
+    Names follow from the structure of the network. Counters `num_batches_tracked`, which Keras does not have, are 0.
 
     Args:
         model: A model made by `encapkeras.build_model`, or loaded by `encapkeras.load_model`.
@@ -93,7 +92,7 @@ def _of_a_spec(model: Any) -> SpecModel:
     if not isinstance(model, SpecModel):
         raise ArgumentError(
             "the original's names follow from a spec: make the model with encapkeras.build_model, or load one that was "
-            f"made so. Received {type(model).__name__}."
+            f"made with it. Received {type(model).__name__}."
         )
     return model
 
@@ -107,19 +106,18 @@ def _without_prefix(state_dict: Any) -> dict[Any, Any]:
 
 
 def _counter(name: str) -> str:
-    """The counter beside the running variance of a batch norm; nothing for other names."""
+    """Return the counter beside the running variance of a batch norm; empty for other names."""
     norm = name.removesuffix("running_var")
     return f"{norm}num_batches_tracked" if norm != name else ""
 
 
 def _wrong_entries(tensors: Sequence[OriginalTensor], given: Mapping[Any, Any]) -> list[str]:
-    """What is wrong with the entry for each tensor of the network, if anything is."""
     problems = [(tensor.name, _problem(tensor, given)) for tensor in tensors]
     return [f"{name}: {problem}" for name, problem in problems if problem]
 
 
 def _unknown_entries(tensors: Sequence[OriginalTensor], given: Mapping[Any, Any]) -> list[str]:
-    """The entries that are for no tensor of the network, and the counters of batch norms that are none."""
+    """List entries for no tensor of the network, and counters of batch norms that are not tensors."""
     names = {tensor.name for tensor in tensors}
     counters = {counter for name in names if (counter := _counter(name))}
     problems = []
@@ -132,7 +130,7 @@ def _unknown_entries(tensors: Sequence[OriginalTensor], given: Mapping[Any, Any]
 
 
 def _units_without_loss(unknown: Sequence[str]) -> str:
-    """A hint where only optimal-transport units are too many, which prediction would not miss."""
+    """Return a hint where all unknown entries are optimal-transport units, which prediction does not need."""
     units = list(dict.fromkeys(entry.partition(".")[0] for entry in unknown))
     if not units or not all(unit.endswith("_ot_loss") for unit in units):
         return ""
@@ -143,28 +141,28 @@ def _units_without_loss(unknown: Sequence[str]) -> str:
 
 
 def _problem(tensor: OriginalTensor, given: Mapping[Any, Any]) -> str:
-    """What is wrong with the entry for a tensor; nothing if it is sound."""
+    """Say what is wrong with the entry for a tensor; empty if it is valid."""
     if tensor.name not in given:
         return f"missing; the network needs shape {tensor.shape}"
     value = given[tensor.name]
     if not isinstance(value, torch.Tensor):
         return _no_tensor(value)
     if torch.nn.parameter.is_lazy(value):
-        return f"holds no numbers yet; received {type(value).__name__}"
+        return f"has no values yet; received {type(value).__name__}"
     if value.layout != torch.strided or value.is_nested or value.is_meta:
-        return f"holds no plain array of numbers (layout {value.layout}, device {value.device})"
+        return f"is not a plain array of numbers (layout {value.layout}, device {value.device})"
     if tuple(value.shape) != tensor.shape:
         return f"has shape {tuple(value.shape)}; the network needs {tensor.shape}"
     if not value.is_floating_point():
         return f"has dtype {value.dtype}; the network needs floating-point numbers"
     dtype = keras.backend.standardize_dtype(tensor.variable.dtype)
-    numbers = value.detach().to(getattr(torch, dtype))  # torch compares no numbers of 8 bits
+    numbers = value.detach().to(getattr(torch, dtype))  # torch does not compare numbers of 8 bits
     if not torch.isfinite(numbers).all():
-        return f"holds numbers that are not finite in {dtype}"
+        return f"has numbers that are not finite in {dtype}"
     if _counter(tensor.name) and (numbers < 0).any():
-        return "holds variances below 0"
+        return "has variances below 0"
     return ""
 
 
 def _no_tensor(value: Any) -> str:
-    return f"is no tensor; received {type(value).__name__}"
+    return f"is not a tensor; received {type(value).__name__}"

@@ -1,4 +1,13 @@
-"""The Keras layers."""
+"""The Keras layers, one per file: they hold weights, check shapes, and call `encapkeras.functional`.
+
+Read `registry` first (`register_layer`, and `CapsuleLayer`, the base of all), with `squash` as the shortest example.
+`conv_bn_relu` and `primary_capsules` come before the capsules; `capsule_convolution` and `capsule_stage` make their
+weights with `block_weights`; `dynamic_capsules` and `em_capsules` are based on `voting_layer`; `capsule_dense` and
+`capsule_length` end a network. `initializers` and `kernel_sizes` are types of arguments.
+"""
+
+import warnings
+from typing import Any
 
 import encapkeras.backend  # noqa: F401  # refuses another Keras backend
 from encapkeras.layers.capsule_convolution import CapsuleConvolution
@@ -10,7 +19,7 @@ from encapkeras.layers.conv_bn_relu import ConvBnRelu
 from encapkeras.layers.dynamic_capsules import DynamicCapsules
 from encapkeras.layers.em_capsules import EmCapsules
 from encapkeras.layers.image_to_capsules import ImageToCapsules
-from encapkeras.layers.normalise import Normalise
+from encapkeras.layers.normalize import Normalize
 from encapkeras.layers.primary_capsules import PrimaryCapsules
 from encapkeras.layers.registry import LAYERS, CapsuleLayer, register_layer
 from encapkeras.layers.saved_spec_model import SavedSpecModel  # noqa: F401  # registers itself
@@ -28,8 +37,15 @@ __all__ = [
     "DynamicCapsules",
     "EmCapsules",
     "ImageToCapsules",
-    "Normalise",
+    "Normalize",
     "PrimaryCapsules",
     "Squash",
     "register_layer",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name != "Normalise":
+        raise AttributeError(f"module 'encapkeras.layers' has no attribute '{name}'")
+    warnings.warn("encapkeras.layers.Normalise is now called Normalize", DeprecationWarning, stacklevel=2)
+    return Normalize

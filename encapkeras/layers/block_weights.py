@@ -1,4 +1,4 @@
-"""Makes the Keras weights of capsule convolution blocks, in torch's layouts."""
+"""Keras weights of capsule convolution blocks, in torch's layouts."""
 
 from __future__ import annotations
 
@@ -15,35 +15,25 @@ from encapkeras.functional import (
     NormWeights,
     StepWeights,
 )
-from encapkeras.layers.initializers import InitializerConfig, in_torch_layout, initializer_of
+from encapkeras.layers.initializers import InitializerConfig, get_initializer, in_torch_layout
 
 Steps = Annotated[int, pydantic.Field(ge=1, le=100)]
-"""Steps of a block, each with weights of its own: a slip such as a billion must end before it makes them."""
+"""Steps of a block, each with its own weights; bounded, so that a typing error such as a billion is refused."""
 
 
 class Weights:
-    """A tree of Keras variables that Keras neither tracks twice nor takes apart.
-
-    Args:
-        tree: Named tuples of variables.
-    """
+    """A tree of Keras variables that Keras neither tracks twice nor takes apart."""
 
     def __init__(self, tree: Any) -> None:
         self._tree = tree
 
     def tensors(self) -> Any:
-        """The same tree with torch tensors, cast by the layer's dtype policy where it is being called."""
+        """Return the same tree with torch tensors, cast by the layer's dtype policy where it is being called."""
         return keras.tree.map_structure(lambda leaf: leaf if leaf is None else leaf.value, self._tree)
 
 
 class BlockBuilder:
-    """Adds the weights of convolutions, norms and blocks to a layer.
-
-    Args:
-        layer: The layer that owns the weights.
-        kernel_initializer: Initialiser of all kernels.
-        bias_initializer: Initialiser of all biases.
-    """
+    """Adds the weights of convolutions, norms and blocks to a layer."""
 
     def __init__(
         self,
@@ -56,31 +46,26 @@ class BlockBuilder:
         self._bias_initializer = bias_initializer
 
     def convolution(self, name: str, inputs: int, filters: int, size: int, groups: int = 1) -> ConvolutionWeights:
-        """Kernel `(filters, inputs / groups, size, size)` and bias `(filters,)`."""
+        """Add a kernel `(filters, inputs / groups, size, size)` and a bias `(filters,)`."""
         kernel = self.kernel(name, (filters, inputs // groups, size, size))
         return ConvolutionWeights(kernel, self.bias(name, filters))
 
     def kernel(self, name: str, shape: tuple[int, ...]) -> Any:
-        """A kernel in torch's layout `(filters, inputs / groups, height, width)`."""
+        """Add a kernel in torch's layout `(filters, inputs / groups, height, width)`."""
         initializer = in_torch_layout(self._kernel_initializer, name)
         return self._layer.add_weight(shape=shape, initializer=initializer, name=f"{name}_kernel")
 
     def bias(self, name: str, filters: int) -> Any:
-        """A bias `(filters,)`."""
-        initializer = initializer_of(self._bias_initializer, name)
+        """Add a bias `(filters,)`."""
+        initializer = get_initializer(self._bias_initializer, name)
         return self._layer.add_weight(shape=(filters,), initializer=initializer, name=f"{name}_bias")
 
     def norm(self, name: str, channels: int) -> NormWeights:
-        """Scale, offset and moving statistics `(channels,)`; kept in float32 or better under mixed precision."""
+        """Add scale, offset and moving statistics `(channels,)`; float32 or better under mixed precision."""
 
         def add(part: str, initializer: str, trainable: bool) -> Any:
-            return self._layer.add_weight(
-                shape=(channels,),
-                initializer=initializer,
-                name=f"{name}_{part}",
-                trainable=trainable,
-                autocast=False,
-            )
+            options = {"name": f"{name}_{part}", "trainable": trainable, "autocast": False}
+            return self._layer.add_weight(shape=(channels,), initializer=initializer, **options)
 
         return NormWeights(
             add("scale", "ones", True),
@@ -100,7 +85,7 @@ class BlockBuilder:
         approximate: bool,
         options: BlockOptions,
     ) -> BlockWeights:
-        """The weights of a block of steps from `inputs` to `channels` channels."""
+        """Add the weights of a block of steps from `inputs` to `channels` channels."""
         made = []
         for number in range(1, steps + 1):
             step = f"{name}_{number}"

@@ -12,7 +12,7 @@ from encapkeras.functional.capsule_convolution import Coefficients, Normalizatio
 from encapkeras.layers.block_weights import BlockBuilder, Steps, Weights
 from encapkeras.layers.initializers import InitializerConfig
 from encapkeras.layers.kernel_sizes import KernelSizes, as_tuple
-from encapkeras.layers.registry import CapsuleLayer, Shape, input_capsule_shape, register_layer, strided_size
+from encapkeras.layers.registry import CapsuleLayer, Shape, input_capsule_shape, register_layer, strided_capsule_shape
 
 
 @register_layer("capsule_convolution")
@@ -48,8 +48,8 @@ class CapsuleConvolution(CapsuleLayer):
         Capsules `(B, H', W', N, D)` with `H' = ceil(H / strides)`.
 
     Raises:
-        ArgumentError: An argument has a value that it cannot have.
-        ShapeError: The input has another number of types, or is no map.
+        ArgumentError: An argument has an invalid value.
+        ShapeError: The input has another number of types, or is not a map.
 
     Example:
         >>> import torch
@@ -57,6 +57,8 @@ class CapsuleConvolution(CapsuleLayer):
         >>> layer(torch.rand(1, 9, 9, 8, 2)).shape
         torch.Size([1, 5, 5, 8, 4])
     """
+
+    squashes = True
 
     def __init__(
         self,
@@ -88,7 +90,7 @@ class CapsuleConvolution(CapsuleLayer):
         self._options = BlockOptions(types, strides, skip, coefficients, normalization, relu)
 
     def build(self, input_shape: Shape) -> None:
-        """Makes the weights."""
+        """Make the weights."""
         self.compute_output_shape(input_shape)  # refuses what does not fit
         _, _, _, input_dim = input_capsule_shape(self, input_shape, self.types)
         builder = BlockBuilder(self, self.kernel_initializer, self.bias_initializer)
@@ -105,14 +107,7 @@ class CapsuleConvolution(CapsuleLayer):
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         """`(B, H, W, N, D_in)` gives `(B, H', W', N, D)`."""
-        height, width, _, _ = input_capsule_shape(self, input_shape, self.types)
-        return (
-            input_shape[0],
-            strided_size(self, height, self.strides),
-            strided_size(self, width, self.strides),
-            self.types,
-            self.dim,
-        )
+        return strided_capsule_shape(self, input_shape)
 
     def call(self, inputs: torch.Tensor, training: bool | None = None) -> torch.Tensor:
         """See the class."""

@@ -16,7 +16,7 @@ from encapkeras.functional import (
     capsule_dense_per_dim,
     list_capsules,
 )
-from encapkeras.layers.initializers import InitializerConfig, as_matrices, initializer_of
+from encapkeras.layers.initializers import InitializerConfig, as_matrices, get_initializer
 from encapkeras.layers.registry import CapsuleLayer, Shape, register_layer
 
 
@@ -44,14 +44,16 @@ class CapsuleDense(CapsuleLayer):
         Capsules `(B, J, dim)`.
 
     Raises:
-        ArgumentError: An argument has a value that it cannot have.
-        ShapeError: The input is no capsules, or `per_dim` would change their dimension.
+        ArgumentError: An argument has an invalid value.
+        ShapeError: The input is not capsules, or `per_dim` would change their dimension.
 
     Example:
         >>> import torch
         >>> CapsuleDense(capsules=10, dim=16)(torch.rand(2, 4, 4, 32, 16)).shape
         torch.Size([2, 10, 16])
     """
+
+    squashes = True
 
     def __init__(
         self,
@@ -71,7 +73,7 @@ class CapsuleDense(CapsuleLayer):
         self.bias_initializer = bias_initializer
 
     def build(self, input_shape: Shape) -> None:
-        """Makes the weights."""
+        """Make the weights."""
         inputs, input_dim = self._input_capsules(input_shape)
         if self.kind == "per_dim":
             self.kernel = self._kernel("kernel", (input_dim, inputs, self.capsules), fan=inputs, stacked=0)
@@ -90,17 +92,17 @@ class CapsuleDense(CapsuleLayer):
             self.capsule_kernel = self._kernel("capsule_kernel", (self.capsules, inputs), fan=inputs)
 
     def _kernel(self, name: str, shape: tuple[int, ...], fan: int, stacked: int | None = None) -> Any:
-        """A weight; of a stack of matrices, `stacked` is the axis that counts them."""
+        """Add a weight; of a stack of matrices, `stacked` is the axis that counts them."""
         bound = 1 / math.sqrt(fan)
         initializer: Any = keras.initializers.RandomUniform(-bound, bound)
         if self.kernel_initializer is not None and stacked is not None:
             initializer = as_matrices(self.kernel_initializer, name, stacked)
         elif self.kernel_initializer is not None:
-            initializer = initializer_of(self.kernel_initializer, name)
+            initializer = get_initializer(self.kernel_initializer, name)
         return self.add_weight(shape=shape, initializer=initializer, name=name)
 
     def _input_capsules(self, input_shape: Shape) -> tuple[int, int]:
-        """Number and dimension of the input capsules."""
+        """Return number and dimension of the input capsules."""
         sizes = [size for size in input_shape[1:] if size is not None]
         if len(input_shape) not in (3, 5) or len(sizes) < len(input_shape) - 1:
             raise ShapeError(

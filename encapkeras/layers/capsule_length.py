@@ -29,6 +29,8 @@ class CapsuleLength(CapsuleLayer):
         tensor([[5., 0.]])
     """
 
+    scores_are = "length"
+
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
 

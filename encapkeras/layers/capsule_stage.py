@@ -13,7 +13,7 @@ from encapkeras.functional.capsule_convolution import Coefficients, Normalizatio
 from encapkeras.layers.block_weights import BlockBuilder, Steps, Weights
 from encapkeras.layers.initializers import InitializerConfig
 from encapkeras.layers.kernel_sizes import KernelSizes, as_tuple
-from encapkeras.layers.registry import CapsuleLayer, Shape, input_capsule_shape, register_layer, strided_size
+from encapkeras.layers.registry import CapsuleLayer, Shape, input_capsule_shape, register_layer, strided_capsule_shape
 
 
 @register_layer("capsule_stage")
@@ -28,7 +28,7 @@ class CapsuleStage(CapsuleLayer):
         dim: Dimension D of the output capsules.
         strides: Stride of the main block; at stride 2 the map's sides halve, rounded up. A stride above 2 must
             divide them.
-        kind: `master`: each type is convolved by itself; `approximate`: an ungrouped aide branch joins in (the
+        kind: `master`: each type is convolved by itself; `approximate`: an ungrouped aide branch is added (the
             paper's approximate routing).
         coefficients: Of approximate routing: `cross` weights each branch by the other's coefficients, `own` by its own.
         sub_layers: Number of steps in the sub block, at most 100.
@@ -50,8 +50,8 @@ class CapsuleStage(CapsuleLayer):
         Capsules `(B, H', W', N, D)` with `H' = ceil(H / strides)`, or a map of the ports' tensors.
 
     Raises:
-        ArgumentError: An argument has a value that it cannot have.
-        ShapeError: The input has another number of types, or is no map.
+        ArgumentError: An argument has an invalid value.
+        ShapeError: The input has another number of types, or is not a map.
 
     Example:
         >>> import torch
@@ -60,6 +60,7 @@ class CapsuleStage(CapsuleLayer):
         torch.Size([2, 8, 8, 8, 4])
     """
 
+    squashes = True
     ports: ClassVar[tuple[str, ...]] = ("input", "main", "half", "out")
 
     def __init__(
@@ -93,7 +94,7 @@ class CapsuleStage(CapsuleLayer):
         self._sub_options = self._main_options._replace(strides=1)
 
     def build(self, input_shape: Shape) -> None:
-        """Makes the weights."""
+        """Make the weights."""
         self.compute_output_shape(input_shape)  # refuses what does not fit
         _, _, _, input_dim = input_capsule_shape(self, input_shape, self.types)
         channels = self.types * self.dim
@@ -121,19 +122,12 @@ class CapsuleStage(CapsuleLayer):
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         """`(B, H, W, N, D_in)` gives `(B, H', W', N, D)`."""
-        height, width, _, _ = input_capsule_shape(self, input_shape, self.types)
-        return (
-            input_shape[0],
-            strided_size(self, height, self.strides),
-            strided_size(self, width, self.strides),
-            self.types,
-            self.dim,
-        )
+        return strided_capsule_shape(self, input_shape)
 
     def compute_output_spec(
         self, inputs: keras.KerasTensor, training: bool | None = None, return_ports: bool = False
     ) -> Any:
-        """Symbolic outputs: one, or a map of all ports."""
+        """Return symbolic outputs: one, or a map of all ports."""
         out = keras.KerasTensor(self.compute_output_shape(inputs.shape), dtype=self.compute_dtype)
         if not return_ports:
             return out

@@ -12,7 +12,7 @@ from encapkeras.layers.registry import CapsuleLayer, Shape, register_layer
 
 @register_layer("capsules_to_image")
 class CapsulesToImage(CapsuleLayer):
-    """Views a map of capsules as an image, type by type: component d of type n is channel `n * D + d`.
+    """View a map of capsules as an image, type by type: component d of type n is channel `n * D + d`.
 
     Between our layers and Keras' own, which take images.
 
@@ -26,7 +26,7 @@ class CapsulesToImage(CapsuleLayer):
         Tensor `(B, H, W, N * D)`.
 
     Raises:
-        ShapeError: The input is no map of capsules.
+        ShapeError: The input is not a map of capsules.
 
     Example:
         >>> import torch
@@ -38,7 +38,7 @@ class CapsulesToImage(CapsuleLayer):
         super().__init__(**kwargs)
 
     def build(self, capsules_shape: Shape) -> None:
-        """Checks the shape; there are no weights."""
+        """Check the shape; there are no weights."""
         self.compute_output_shape(capsules_shape)
 
     def compute_output_shape(self, capsules_shape: Shape) -> Shape:

@@ -38,14 +38,16 @@ class ConvBnRelu(CapsuleLayer):
         Tensor `(B, H', W', filters)` with `H' = (H + 2 * padding - kernel_size) // strides + 1`.
 
     Raises:
-        ArgumentError: An argument has a value that it cannot have.
-        ShapeError: The input is no image, or smaller than the kernel.
+        ArgumentError: An argument has an invalid value.
+        ShapeError: The input is not an image, or smaller than the kernel.
 
     Example:
         >>> import torch
         >>> ConvBnRelu(filters=16, kernel_size=3, strides=2)(torch.rand(2, 28, 28, 1)).shape
         torch.Size([2, 14, 14, 16])
     """
+
+    drawn_as = "convolution"
 
     def __init__(
         self,
@@ -69,7 +71,7 @@ class ConvBnRelu(CapsuleLayer):
         self.bias_initializer = bias_initializer
 
     def build(self, image_shape: Shape) -> None:
-        """Makes the weights."""
+        """Make the weights."""
         self.compute_output_shape(image_shape)
         builder = BlockBuilder(self, self.kernel_initializer, self.bias_initializer)
         kernel = builder.kernel("convolution", (self.filters, int(image_shape[3] or 0), *[self.kernel_size] * 2))

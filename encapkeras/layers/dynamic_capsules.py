@@ -8,6 +8,7 @@ import pydantic
 import torch
 
 from encapkeras.functional import dynamic_routing
+from encapkeras.functional.routing.couplings import DynamicRouting
 from encapkeras.layers.initializers import InitializerConfig
 from encapkeras.layers.registry import Shape, register_layer
 from encapkeras.layers.voting_layer import VotingLayer
@@ -45,8 +46,8 @@ class DynamicCapsules(VotingLayer):
         column)`.
 
     Raises:
-        ArgumentError: An argument has a value that it cannot have, or J capsules are no square map.
-        ShapeError: The input is no map of capsules.
+        ArgumentError: An argument has an invalid value, or J capsules are not a square map.
+        ShapeError: The input is not a map of capsules.
 
     Example:
         >>> import torch
@@ -56,6 +57,8 @@ class DynamicCapsules(VotingLayer):
         >>> DynamicCapsules(capsules=128, dim=16, map_types=32)(capsules).shape
         torch.Size([2, 2, 2, 32, 16])
     """
+
+    squashes = True
 
     def __init__(
         self,
@@ -85,21 +88,26 @@ class DynamicCapsules(VotingLayer):
         self.softmax_over = softmax_over
 
     def build(self, capsules_shape: Shape) -> None:
-        """Makes the weights."""
+        """Make the weights."""
         self.add_vote_weights(capsules_shape)
 
     def compute_output_shape(self, capsules_shape: Shape) -> Shape:
         """`(B, H, W, N, D)` gives `(B, J, E)`, or a map."""
-        self.checked_capsules(capsules_shape)
+        self.check_capsules(capsules_shape)
         return self.output_shape(capsules_shape[0])
 
     def call(self, capsules: torch.Tensor) -> torch.Tensor:
         """See the class."""
         outputs = dynamic_routing(
-            self.by_position(capsules),
+            self.by_position(capsules)[0],
             self.kernel.value,
             None if self.bias is None else self.bias.value,
             iterations=self.iterations,
             softmax_over=self.softmax_over,
         )
-        return self.laid_out(outputs)
+        return self.lay_out(outputs)
+
+    def routing_record(self) -> DynamicRouting:
+        """Return the routing's weights and options."""
+        bias = None if self.bias is None else self.bias.value.detach()
+        return DynamicRouting(self.kernel.value.detach(), bias, self.iterations, self.softmax_over)

@@ -10,6 +10,7 @@ import torch
 
 from encapkeras.errors import ShapeError
 from encapkeras.functional import em_routing
+from encapkeras.functional.routing.couplings import EMRouting
 from encapkeras.layers.initializers import InitializerConfig
 from encapkeras.layers.registry import Shape, register_layer
 from encapkeras.layers.voting_layer import VotingLayer
@@ -50,8 +51,8 @@ class EmCapsules(VotingLayer):
         0 and 1.
 
     Raises:
-        ArgumentError: An argument has a value that it cannot have, or J capsules are no square map.
-        ShapeError: The input is no map of capsules, or the activations do not belong to it.
+        ArgumentError: An argument has an invalid value, or J capsules are not a square map.
+        ShapeError: The input is not a map of capsules, or the activations do not belong to it.
 
     Example:
         >>> import torch
@@ -63,6 +64,7 @@ class EmCapsules(VotingLayer):
         torch.Size([2, 10, 16])
     """
 
+    scores_are = "activation"
     ports: ClassVar[tuple[str, ...]] = ("out", "activations")
 
     def __init__(
@@ -95,41 +97,41 @@ class EmCapsules(VotingLayer):
         self.density_floor = density_floor
 
     def build(self, input_shape: Any) -> None:
-        """Makes the weights."""
-        self.add_vote_weights(self._checked(input_shape))
+        """Make the weights."""
+        self.add_vote_weights(self._check_shapes(input_shape))
         uniform = keras.initializers.RandomUniform(0.0, 1.0)
         self.beta_v = self.add_weight(shape=(self.capsules,), initializer=uniform, name="beta_v")
         self.beta_a = self.add_weight(shape=(self.capsules,), initializer=uniform, name="beta_a")
 
-    def _checked(self, input_shape: Any) -> Shape:
-        """The shape of the capsules among the inputs' shapes."""
+    def _check_shapes(self, input_shape: Any) -> Shape:
+        """Return the shape of the capsules among the inputs' shapes."""
         if isinstance(input_shape, dict) or not input_shape:
             raise ShapeError(
                 f"{self.name} takes capsules, or a list of capsules and activations; received {input_shape}"
             )
         shapes = [tuple(shape) for shape in input_shape] if isinstance(input_shape[0], list | tuple) else [input_shape]
         capsules = shapes[0]
-        self.checked_capsules(capsules)
+        self.check_capsules(capsules)
         if len(shapes) > 2:
             raise ShapeError(f"{self.name} takes capsules, or a list of capsules and activations; received {shapes}")
         if len(shapes) == 2:
-            due = capsules[:-1]
-            fits = len(shapes[1]) == len(due) and all(
-                None in sizes or sizes[0] == sizes[1] for sizes in zip(shapes[1], due, strict=True)
+            expected = capsules[:-1]
+            fits = len(shapes[1]) == len(expected) and all(
+                None in sizes or sizes[0] == sizes[1] for sizes in zip(shapes[1], expected, strict=True)
             )
             if not fits:
                 raise ShapeError(
                     f"{self.name} takes one activation for each capsule: capsules of shape {tuple(capsules)} need "
-                    f"activations of shape {tuple(due)}; received {shapes[1]}"
+                    f"activations of shape {tuple(expected)}; received {shapes[1]}"
                 )
         return capsules
 
     def compute_output_shape(self, input_shape: Any) -> Shape:
         """`(B, H, W, N, D)` gives `(B, J, E)`, or a map."""
-        return self.output_shape(self._checked(input_shape)[0])
+        return self.output_shape(self._check_shapes(input_shape)[0])
 
     def compute_output_spec(self, inputs: Any, return_ports: bool = False) -> Any:
-        """Symbolic outputs: one, or a map of both ports."""
+        """Return symbolic outputs: one, or a map of both ports."""
         shape = self.compute_output_shape(keras.tree.map_structure(lambda tensor: tensor.shape, inputs))
         out = keras.KerasTensor(shape, dtype=self.compute_dtype)
         if not return_ports:
@@ -140,13 +142,12 @@ class EmCapsules(VotingLayer):
         self, inputs: torch.Tensor | list[torch.Tensor], return_ports: bool = False
     ) -> torch.Tensor | dict[str, torch.Tensor]:
         """See the class."""
-        capsules, *activations = inputs if isinstance(inputs, list | tuple) else [inputs]
-        by_position = [self.by_position(tensor.unsqueeze(-1)).squeeze(-1) for tensor in activations]
+        capsules, activations = self.by_position(*(inputs if isinstance(inputs, list | tuple) else [inputs]))
         means, out_activations = em_routing(
-            self.by_position(capsules),
+            capsules,
             self.kernel.value,
             None if self.bias is None else self.bias.value,
-            by_position[0] if by_position else None,
+            activations,
             self.beta_v.value,
             self.beta_a.value,
             iterations=self.iterations,
@@ -154,5 +155,18 @@ class EmCapsules(VotingLayer):
             density_floor=self.density_floor,
         )
         if not return_ports:
-            return self.laid_out(means)
-        return {"out": self.laid_out(means), "activations": self.laid_out(out_activations)}
+            return self.lay_out(means)
+        return {"out": self.lay_out(means), "activations": self.lay_out(out_activations)}
+
+    def routing_record(self) -> EMRouting:
+        """Return the routing's weights and options."""
+        return EMRouting(
+            self.kernel.value.detach(),
+            None if self.bias is None else self.bias.value.detach(),
+            self.iterations,
+            "outputs",
+            self.beta_v.value.detach(),
+            self.beta_a.value.detach(),
+            self.normalize_distances,
+            self.density_floor,
+        )

@@ -13,7 +13,7 @@ from encapkeras.layers.registry import CapsuleLayer, Shape, register_layer
 
 @register_layer("image_to_capsules")
 class ImageToCapsules(CapsuleLayer):
-    """Views the channels of an image as capsules, type by type: channel `n * D + d` is component d of type n.
+    """View the channels of an image as capsules, type by type: channel `n * D + d` is component d of type n.
 
     Args:
         types: Number of capsule types N; must divide the channels.
@@ -26,7 +26,7 @@ class ImageToCapsules(CapsuleLayer):
         Capsules `(B, H, W, N, C / N)`: a view, nothing is copied.
 
     Raises:
-        ShapeError: The input is no image, or its channels do not divide by `types`.
+        ShapeError: The input is not an image, or its channels do not divide by `types`.
 
     Example:
         >>> import torch
@@ -49,7 +49,7 @@ class ImageToCapsules(CapsuleLayer):
         return (*image_shape[:-1], self.types, channels // self.types)
 
     def build(self, image_shape: Shape) -> None:
-        """Checks the shape; there are no weights."""
+        """Check the shape; there are no weights."""
         self.compute_output_shape(image_shape)
 
     def call(self, image: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Initialisers as plain data, and in torch's kernel layout."""
+"""Keras initialisers as plain data, and in torch's kernel layout."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from encapkeras.errors import suggest
 
 
 def _as_config(value: Any) -> str | dict[str, Any]:
-    """A Keras initialiser, however it was given, as plain data; raises ValueError if it is none."""
+    """Convert a Keras initialiser, in any form, to plain data; raise ValueError if it is not one."""
     if isinstance(value, keras.initializers.Initializer):
         return keras.initializers.serialize(value)  # type: ignore[no-any-return]
     if isinstance(value, dict) and isinstance(value.get("class_name"), str):
-        _known(value["class_name"])
+        _check_known(value["class_name"])
         try:
             keras.initializers.get(value)
         except (TypeError, ValueError) as error:
@@ -26,14 +26,14 @@ def _as_config(value: Any) -> str | dict[str, Any]:
             raise ValueError(f"initialiser '{value['class_name']}' does not take this config: {reason}") from None
         return value
     if isinstance(value, str):
-        _known(value)
+        _check_known(value)
         return value
     raise ValueError(
         f"must be the name of a Keras initialiser or a map {{class_name: ..., config: {{...}}}}; received {value!r}"
     )
 
 
-def _known(name: str) -> None:
+def _check_known(name: str) -> None:
     if not hasattr(keras.initializers, name) or name in ("get", "serialize", "deserialize", "Initializer"):
         names = [name for name in dir(keras.initializers) if name[:1].islower()]
         known = set(names) - {"get", "serialize", "deserialize"}
@@ -44,8 +44,8 @@ InitializerConfig = Annotated[str | dict[str, Any], pydantic.BeforeValidator(_as
 """The name of a Keras initialiser (`glorot_normal`), or `{class_name: random_normal, config: {stddev: 1.0}}`."""
 
 
-def initializer_of(config: InitializerConfig, name: str) -> keras.initializers.Initializer:
-    """The initialiser for one of a layer's weights: a seed in its config gives each weight other numbers."""
+def get_initializer(config: InitializerConfig, name: str) -> keras.initializers.Initializer:
+    """Return the initialiser of one of a layer's weights: a seed in its config gives each weight other numbers."""
     initializer = keras.initializers.get(config)
     own = initializer.get_config()
     if isinstance(own.get("seed"), int):
@@ -54,8 +54,8 @@ def initializer_of(config: InitializerConfig, name: str) -> keras.initializers.I
 
 
 def in_torch_layout(config: InitializerConfig, name: str) -> Callable[..., Any]:
-    """The initialiser for a kernel `(out, in, height, width)`: fans counted right, axes in torch's order."""
-    initializer = initializer_of(config, name)
+    """Return the initialiser of a kernel `(out, in, height, width)`, with the fans of Keras' layout."""
+    initializer = get_initializer(config, name)
 
     def make(shape: tuple[int, ...], dtype: Any = None) -> Any:
         if _on_meta():
@@ -67,18 +67,18 @@ def in_torch_layout(config: InitializerConfig, name: str) -> Callable[..., Any]:
 
 
 def as_matrices(config: InitializerConfig, name: str, axis: int) -> Callable[..., Any]:
-    """The initialiser for a stack of matrices along an axis: each is drawn by itself, with a matrix's fans."""
+    """Return the initialiser of a stack of matrices along an axis, each drawn by itself, with a matrix's fans."""
 
     def make(shape: tuple[int, ...], dtype: Any = None) -> Any:
         if _on_meta():
             return keras.ops.zeros(shape, dtype)
         matrix = shape[:axis] + shape[axis + 1 :]
-        drawn = [initializer_of(config, f"{name}_{number}")(matrix, dtype=dtype) for number in range(shape[axis])]
+        drawn = [get_initializer(config, f"{name}_{number}")(matrix, dtype=dtype) for number in range(shape[axis])]
         return torch.stack(drawn, dim=axis)
 
     return make
 
 
 def _on_meta() -> bool:
-    """Whether weights have shapes and no numbers, as when a spec is checked: drawing none takes most of that time."""
+    """Return whether weights have shapes alone, as when a spec is checked: drawing numbers takes most of that time."""
     return keras.ops.zeros(()).device.type == "meta"  # type: ignore[no-any-return]

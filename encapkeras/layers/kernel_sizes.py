@@ -1,4 +1,4 @@
-"""Kernel sizes of master convolutions, as arguments give them."""
+"""Kernel sizes of master convolutions, as arguments."""
 
 from __future__ import annotations
 
@@ -24,5 +24,5 @@ KernelSizes = Annotated[int | list[int], pydantic.BeforeValidator(_odd)]
 
 
 def as_tuple(sizes: KernelSizes) -> tuple[int, ...]:
-    """The sizes as a tuple."""
+    """Return the sizes as a tuple."""
     return tuple(sizes) if isinstance(sizes, list) else (sizes,)

@@ -41,14 +41,16 @@ class PrimaryCapsules(CapsuleLayer):
         Capsules `(B, H', W', N, D)` with `H' = (H + 2 * padding - kernel_size) // strides + 1`.
 
     Raises:
-        ArgumentError: An argument has a value that it cannot have.
-        ShapeError: The input is no image, or smaller than the kernel.
+        ArgumentError: An argument has an invalid value.
+        ShapeError: The input is not an image, or smaller than the kernel.
 
     Example:
         >>> import torch
         >>> PrimaryCapsules(types=32, dim=8)(torch.rand(2, 20, 20, 64)).shape
         torch.Size([2, 6, 6, 32, 8])
     """
+
+    squashes = True
 
     def __init__(
         self,
@@ -78,7 +80,7 @@ class PrimaryCapsules(CapsuleLayer):
         self.bias_initializer = bias_initializer
 
     def build(self, image_shape: Shape) -> None:
-        """Makes the weights."""
+        """Make the weights."""
         self.compute_output_shape(image_shape)
         builder = BlockBuilder(self, self.kernel_initializer, self.bias_initializer)
         channels = self.types * self.dim

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, TypeVar
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, ClassVar, Literal, TypeVar
 
 import keras
 
@@ -14,25 +14,33 @@ from encapkeras.registry import Registry
 from encapkeras.validation import shown
 
 LayerClass = TypeVar("LayerClass", bound=type[keras.layers.Layer])
+Registered = TypeVar("Registered", bound=type)
 
 # Keras' own, which a spec gives to every node or to none; and the keys of every node.
 _SKIP = frozenset({"name", "dtype", "trainable", "autocast", "activity_regularizer"})
 _KEYS = frozenset({"layer", "inputs", "repeat", "expect", "doc"})
+
+_DECLARED = {
+    "squashes": (False, True),
+    "drawn_as": ("", "convolution", "capsules", "routing"),
+    "scores_are": ("", "length", "activation"),
+}
 
 LAYERS = Registry("layer", skip=_SKIP, reserved=_KEYS)
 
 Shape = tuple[int | None, ...]
 
 
-def register_layer(name: str) -> Callable[[LayerClass], LayerClass]:
-    """Makes a layer class known to specs, and to Keras' loading under the same name.
+def register_layer(name: str, *, formerly: Collection[str] = ()) -> Callable[[LayerClass], LayerClass]:
+    """Make a layer class known to specs, and to Keras' loading under the same name.
 
     Args:
         name: The name that specs use.
+        formerly: Deprecated names, which specs and saved models may still have.
 
     Raises:
-        RegistrationError: The class is no Keras layer, or takes no `**kwargs`; a parameter lacks its annotation or its
-            line in the docstring's `Args:`; `ports` are no names; or the name is taken, or is no name.
+        RegistrationError: The class is not a Keras layer, or takes no `**kwargs`; a parameter has no annotation or no
+            line in the docstring's `Args:`; `ports` are not names; or the name is taken or not valid.
 
     Example:
         >>> @register_layer("capsule_length")
@@ -41,22 +49,28 @@ def register_layer(name: str) -> Callable[[LayerClass], LayerClass]:
         Traceback (most recent call last):
         encapkeras.errors.RegistrationError: layer 'capsule_length' is registered already, by encapkeras itself. ...
     """
-    register = LAYERS.register(name)
+    register = LAYERS.register(name, formerly=formerly)
 
     def decorate(cls: LayerClass) -> LayerClass:
         problem = _problem(cls)
         if problem:
             raise RegistrationError(f"layer '{name}': {problem}")
-        return keras.saving.register_keras_serializable("encapkeras.layers", name)(register(cls))  # type: ignore[no-any-return]
+        return register_for_loading(register(cls), "encapkeras.layers", name, formerly)
 
     return decorate
 
 
+def register_for_loading(cls: Registered, package: str, name: str, formerly: Collection[str]) -> Registered:
+    """Let Keras save models with a class under its name, and load those that have it under a former one."""
+    keras.saving.get_custom_objects().update({f"{package}>{old}": cls for old in formerly})
+    return keras.saving.register_keras_serializable(package, name)(cls)  # type: ignore[no-any-return]
+
+
 def _problem(cls: object) -> str:
-    """What keeps a class from being a layer of specs; empty if nothing does."""
+    """Return what keeps a class from being a layer of specs; empty if nothing does."""
     if not inspect.isclass(cls) or not issubclass(cls, keras.layers.Layer):
         what = f"class {cls.__name__}" if inspect.isclass(cls) else shown(cls)
-        return f"{what} is no Keras layer; derive it from encapkeras.layers.CapsuleLayer, or keras.layers.Layer"
+        return f"{what} is not a Keras layer; derive it from encapkeras.layers.CapsuleLayer, or keras.layers.Layer"
     parameters = inspect.signature(cls.__init__).parameters
     if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()) and not {"name", "dtype"} <= set(parameters):
         return (
@@ -68,6 +82,12 @@ def _problem(cls: object) -> str:
         return f"'ports' of class {cls.__name__} must be a tuple of names; received {shown(ports)}"
     if "out" not in ports:
         return f"'ports' of class {cls.__name__} must hold 'out', which a reference without a port means"
+    for name, allowed in _DECLARED.items() if issubclass(cls, CapsuleLayer) else ():
+        if getattr(cls, name) not in allowed:
+            known = ", ".join(map(repr, allowed))
+            return (
+                f"'{name}' of class {cls.__name__} must be one of these: {known}; received {shown(getattr(cls, name))}"
+            )
     return ""
 
 
@@ -77,33 +97,41 @@ class CapsuleLayer(keras.layers.Layer):  # type: ignore[misc]
     The arguments of a registered layer are checked when it is made and are its configuration. A layer with `ports`
     returns a map of all of them when called with `return_ports=True`.
 
+    Class attributes declare what other parts of the package must know of a layer:
+
+    - `ports`: the names of its outputs; a reference without a port means `out`.
+    - `squashes`: whether the lengths of its output capsules are below 1; if so, `dim` 1 gets a warning.
+    - `drawn_as`: its color in pictures: `convolution`, `capsules` or `routing`; empty for that of your own layers.
+    - `scores_are`: what its output is if that is the network's: the `length` or the `activation` of class capsules.
+
+    A layer that routes derives from `VotingLayer`; its `routing_record` tells the analysis how it routes.
+
     Args:
         **kwargs: `name`, `dtype`, `trainable`, as for every Keras layer.
     """
 
     ports: ClassVar[tuple[str, ...]] = ("out",)
+    squashes: ClassVar[bool] = False
+    drawn_as: ClassVar[Literal["", "convolution", "capsules", "routing"]] = ""
+    scores_are: ClassVar[Literal["", "length", "activation"]] = ""
     _arguments: dict[str, Any]
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
 
     def get_config(self) -> dict[str, Any]:
-        """The arguments that make this layer again."""
+        """Return the arguments that make this layer again."""
         return {**super().get_config(), **copy.deepcopy(self._arguments)}
 
     def compute_output_spec(self, *args: Any, **kwargs: Any) -> Any:
-        """Symbolic outputs: by `compute_output_shape`; all ports by trying `call` without numbers."""
+        """Return symbolic outputs: by `compute_output_shape`; of all ports by tracing `call`."""
         if kwargs.get("return_ports"):
             return keras.Operation.compute_output_spec(self, *args, **kwargs)
         return super().compute_output_spec(*args, **kwargs)
 
 
 def input_capsule_shape(layer: keras.layers.Layer, shape: Sequence[int | None], types: int) -> tuple[int, ...]:
-    """Height, width, types and dimension of a layer's input: capsules, or an image whose channels divide by `types`.
-
-    Raises:
-        ShapeError: The input is neither, has another number of types, or its size is not known.
-    """
+    """Return height, width, types and dimension of capsules, or of an image whose channels divide by `types`."""
     known = all(size is not None for size in shape[1:])
     if known and len(shape) == 5 and shape[3] == types:
         return tuple(int(size) for size in shape[1:] if size is not None)
@@ -117,26 +145,24 @@ def input_capsule_shape(layer: keras.layers.Layer, shape: Sequence[int | None], 
 
 
 def strided_size(layer: keras.layers.Layer, size: int, strides: int) -> int:
-    """Side of a map after a convolution that pads half its kernel: `ceil(size / strides)`.
-
-    Raises:
-        ShapeError: The stride is larger than the side, or above 2 and does not divide it: positions would be left out
-            unevenly.
-    """
+    """Return a map's side after a convolution that pads half its kernel: `ceil(size / strides)`."""
     if strides > size or (strides > 2 and size % strides):
         fitting = ", ".join(str(s) for s in range(1, size + 1) if s == 2 or size % s == 0)
         raise ShapeError(f"{layer.name}: strides={strides} does not fit a map with sides of {size}; allowed: {fitting}")
     return -(-size // strides)
 
 
+def strided_capsule_shape(layer: Any, input_shape: Shape) -> Shape:
+    """Return the output shape `(B, H', W', N, D)` of a layer with `types`, `dim` and `strides`."""
+    height, width, _, _ = input_capsule_shape(layer, input_shape, layer.types)
+    sides = (strided_size(layer, size, layer.strides) for size in (height, width))
+    return (input_shape[0], *sides, layer.types, layer.dim)
+
+
 def convolved_size(
     layer: keras.layers.Layer, image_shape: Shape, *, kernel_size: int, strides: int, padding: int
 ) -> tuple[int | None, int | None]:
-    """Height and width after a convolution: `(size + 2 * padding - kernel_size) // strides + 1`; None if not known.
-
-    Raises:
-        ShapeError: The input is no image of known channels, or smaller than the kernel.
-    """
+    """Return height and width after a convolution: `(size + 2 * padding - kernel_size) // strides + 1`, or None."""
     if len(image_shape) != 4 or image_shape[3] is None:
         raise ShapeError(
             f"{layer.name} takes an image (batch, height, width, channels); received shape {tuple(image_shape)}"

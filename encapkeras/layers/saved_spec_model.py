@@ -11,16 +11,16 @@ import encapkeras
 
 @keras.saving.register_keras_serializable(package="encapkeras", name="SpecModel")
 class SavedSpecModel:
-    """Stands for `encapkeras.SpecModel` until that is imported, and imports it when a file needs it.
+    """Replaces `encapkeras.SpecModel` until that is imported, and imports it when a file needs it.
 
-    The layers lie below the graph and do not import it; but a saved model names its class, which Keras must know.
+    A saved model names its class, which Keras must know, but the layers lie below `encapkeras.model`.
     """
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Any:
-        """The model that a configuration describes."""
+        """Return the model that a configuration describes."""
         return encapkeras.SpecModel.from_config(config)
 
     def get_config(self) -> dict[str, Any]:
-        """Only asked for by Keras' registration: there are no objects of this class."""
+        """Raise: Keras' registration asks for this method, but there are no objects of this class."""
         raise TypeError("SavedSpecModel only loads models")

@@ -1,4 +1,4 @@
-"""What the routing layers share: vote matrices, the order of the input capsules, and the layout of the outputs."""
+"""The common part of routing layers: vote matrices, order of the input capsules, layout of the outputs."""
 
 from __future__ import annotations
 
@@ -11,24 +11,15 @@ import torch
 
 from encapkeras.errors import ArgumentError, ShapeError
 from encapkeras.functional import list_capsules
-from encapkeras.layers.initializers import InitializerConfig, in_torch_layout, initializer_of
+from encapkeras.functional.routing.couplings import RoutingRecord
+from encapkeras.layers.initializers import InitializerConfig, get_initializer, in_torch_layout
 from encapkeras.layers.registry import CapsuleLayer, Shape
 
 
 class VotingLayer(CapsuleLayer):
-    """Base class of layers in which input capsules vote for output capsules: `vote_ij = W[n, j] u_i + bias[n, j]`.
+    """Base class of layers in which input capsules vote for output capsules: `vote_ij = W[n, j] u_i + bias[n, j]`."""
 
-    Args:
-        capsules: Number J of output capsules.
-        dim: Dimension E of the output capsules.
-        iterations: Number of routing iterations.
-        share_positions: Whether all positions of a type share their matrices.
-        use_bias: Whether votes have a bias.
-        map_types: Number of types of the output map; None for a list.
-        kernel_initializer: Initialiser of the matrices; None for Xavier-normal in each of them.
-        bias_initializer: Initialiser of the votes' biases.
-        **kwargs: `name`, `dtype`, `trainable`, as for every Keras layer.
-    """
+    drawn_as = "routing"
 
     def __init__(
         self,
@@ -52,17 +43,17 @@ class VotingLayer(CapsuleLayer):
         self.map_types = map_types
         self.kernel_initializer = kernel_initializer
         self.bias_initializer = bias_initializer
-        self.map_shape = None if map_types is None else (*[_map_side(self.name, capsules, map_types)] * 2, map_types)
+        self.map_shape = None if map_types is None else (*[_side_of_map(self.name, capsules, map_types)] * 2, map_types)
 
     def add_vote_weights(self, capsules_shape: Shape) -> None:
-        """Makes `kernel` `(N, J, E, D)` and `bias` `(N, J, E)`; N counts the input capsules if none share."""
-        height, width, types, dim = self.checked_capsules(capsules_shape)
+        """Make `kernel` `(N, J, E, D)` and `bias` `(N, J, E)`; N counts the input capsules if none share."""
+        height, width, types, dim = self.check_capsules(capsules_shape)
         matrices = types if self.share_positions else (height or 0) * (width or 0) * types
         shape = (matrices, self.capsules, self.dim, dim)
         self.kernel = self.add_weight(shape=shape, initializer=self._kernel_initializer(), name="kernel")
         self.bias = None
         if self.use_bias:
-            initializer = initializer_of(self.bias_initializer, "bias")
+            initializer = get_initializer(self.bias_initializer, "bias")
             self.bias = self.add_weight(shape=shape[:3], initializer=initializer, name="bias")
 
     def _kernel_initializer(self) -> Callable[..., Any]:
@@ -80,14 +71,10 @@ class VotingLayer(CapsuleLayer):
 
         return make
 
-    def checked_capsules(self, shape: Shape) -> tuple[int | None, int | None, int, int]:
-        """Height, width, types and dimension of the input capsules.
-
-        Raises:
-            ShapeError: The input is no map of capsules, or one of a size that has to be known is not.
-        """
-        due = 3 if self.share_positions else 1  # shared matrices fit maps of any height and width
-        if len(shape) != 5 or None in shape[due:]:
+    def check_capsules(self, shape: Shape) -> tuple[int | None, int | None, int, int]:
+        """Return height, width, types and dimension of the input capsules."""
+        first_known = 3 if self.share_positions else 1  # shared matrices fit maps of any height and width
+        if len(shape) != 5 or None in shape[first_known:]:
             known = "" if self.share_positions else " of known size"
             raise ShapeError(
                 f"{self.name} takes capsules (batch, height, width, types, dim){known}; received shape {tuple(shape)}"
@@ -96,24 +83,35 @@ class VotingLayer(CapsuleLayer):
         return height, width, int(types or 0), int(dim or 0)
 
     def votes_shape(self, capsules_shape: Shape) -> Shape:
-        """Shape `(B, J, E, I)` of the votes of all I input capsules, which are never made."""
-        height, width, types, _ = self.checked_capsules(capsules_shape)
+        """Return the shape `(B, J, E, I)` of the votes of all I input capsules, which are never made."""
+        height, width, types, _ = self.check_capsules(capsules_shape)
         inputs = None if height is None or width is None else height * width * types
         return (capsules_shape[0], self.capsules, self.dim, inputs)
 
-    def by_position(self, capsules: torch.Tensor) -> torch.Tensor:
-        """Capsules `(B, H, W, N, D)` as the routing takes them: `(B, H W, N, D)`; `(B, 1, I, D)` if none share."""
+    def by_position(
+        self, capsules: torch.Tensor, activations: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Return capsules `(B, P, N, D)` and activations `(B, P, N)` of a map; P = 1, N = I if no positions share."""
+        if activations is not None:
+            activations = self._list(activations.unsqueeze(-1)).squeeze(-1)
+        return self._list(capsules), activations
+
+    def _list(self, capsules: torch.Tensor) -> torch.Tensor:
         if self.share_positions:
             positions: torch.Tensor = capsules.flatten(1, 2)
             return positions
         return list_capsules(capsules).unsqueeze(1)
 
+    def routing_record(self) -> RoutingRecord:
+        """Return the routing's weights and options, by which analyses make its couplings again."""
+        raise NotImplementedError(f"class {type(self).__name__} has no routing_record, so that it cannot be analysed")
+
     def output_shape(self, batch: int | None) -> Shape:
-        """`(B, J, E)`, or `(B, side, side, types, E)` as a map."""
+        """Return `(B, J, E)`, or `(B, side, side, types, E)` as a map."""
         return (batch, *(self.map_shape or (self.capsules,)), self.dim)
 
-    def laid_out(self, outputs: torch.Tensor) -> torch.Tensor:
-        """Outputs `(B, J, ...)` as the map `(B, side, side, types, ...)`, with `j = (type, row, column)`."""
+    def lay_out(self, outputs: torch.Tensor) -> torch.Tensor:
+        """View outputs `(B, J, ...)` as the map `(B, side, side, types, ...)`, with `j = (type, row, column)`."""
         if self.map_shape is None:
             return outputs
         side, _, types = self.map_shape
@@ -121,18 +119,14 @@ class VotingLayer(CapsuleLayer):
         return by_type.movedim(1, 3)
 
 
-def _map_side(name: str, capsules: int, types: int) -> int:
-    """Side of the square map of J capsules.
-
-    Raises:
-        ArgumentError: They fill no square map; the message names the nearest numbers that do.
-    """
+def _side_of_map(name: str, capsules: int, types: int) -> int:
+    """Return the side of the square map of J capsules."""
     side = math.isqrt(capsules // types)
     if types * side**2 == capsules:
         return side
     sides = [nearest for nearest in (side, side + 1) if nearest]
     allowed = " or ".join(f"{types * nearest**2} ({nearest} x {nearest})" for nearest in sides)
     raise ArgumentError(
-        f"{name}: capsules={capsules} is no square map of map_types={types}, that is map_types * side * side; nearest: "
+        f"{name}: capsules={capsules} do not fill a square map of map_types={types}: map_types * side * side; nearest: "
         f"capsules={allowed}"
     )

@@ -1,4 +1,9 @@
-"""Losses on the scores of class capsules, and on what lies inside a network."""
+"""The losses, one per file.
+
+Read `registry` first (`register_loss`, and `CapsuleLoss`, the base of losses on outputs), with `margin` as the
+shortest example; then `side_loss`, the base of losses on tensors inside a network, with `reconstruction` and
+`optimal_transport`. `targets` turns labels into one-hot targets.
+"""
 
 import encapkeras.layers  # noqa: F401  # checks the Keras backend
 from encapkeras.losses.cross_entropy import CrossEntropyLoss, cross_entropy

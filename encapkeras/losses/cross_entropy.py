@@ -8,19 +8,16 @@ import pydantic
 import torch
 
 from encapkeras.losses.registry import CapsuleLoss, register_loss
-from encapkeras.losses.targets import one_hot_targets, smoothed
+from encapkeras.losses.targets import one_hot_targets, smooth
 
 
 def cross_entropy(scores: torch.Tensor, targets: torch.Tensor, *, scale: float = 1.0) -> torch.Tensor:
-    """`-sum_k T_k log softmax(scale * a)_k` of each sample.
+    """Return `-sum_k T_k log softmax(scale * a)_k` of each sample, `(B,)`.
 
     Args:
         scores: Logits, or lengths, a `(B, K)`.
         targets: One-hot T `(B, K)`.
-        scale: Factor of the scores; lengths below 1 make flat probabilities without one.
-
-    Returns:
-        Losses `(B,)`.
+        scale: Factor of the scores; without one, lengths below 1 make flat probabilities.
 
     Example:
         >>> cross_entropy(torch.zeros(1, 2), torch.tensor([[1.0, 0.0]]))
@@ -49,8 +46,8 @@ class CrossEntropyLoss(CapsuleLoss):
         y_pred: Scores `(B, K)`.
 
     Raises:
-        ArgumentError: An argument has a value that it cannot have.
-        ShapeError: Labels and scores do not fit each other.
+        ArgumentError: An argument has an invalid value.
+        ShapeError: Labels and scores do not match.
 
     Example:
         >>> import torch
@@ -70,14 +67,10 @@ class CrossEntropyLoss(CapsuleLoss):
         self.label_smoothing = label_smoothing
 
     def call(self, y_true: torch.Tensor, y_pred: torch.Tensor) -> torch.Tensor:
-        """Losses `(B,)`; see the class."""
-        targets = smoothed(one_hot_targets(y_true, y_pred), self.label_smoothing)
+        """Return losses `(B,)`; see the class."""
+        targets = smooth(one_hot_targets(y_true, y_pred), self.label_smoothing)
         return cross_entropy(y_pred, targets, scale=self.scale)
 
     def probabilities(self, scores: torch.Tensor) -> torch.Tensor:
-        """`softmax(scale * a)`.
-
-        Args:
-            scores: `(B, K)`.
-        """
+        """Return `softmax(scale * a)` of scores a `(B, K)`."""
         return torch.softmax(self.scale * scores, -1)

@@ -8,7 +8,7 @@ import pydantic
 import torch
 
 from encapkeras.losses.registry import CapsuleLoss, register_loss
-from encapkeras.losses.targets import one_hot_targets, smoothed
+from encapkeras.losses.targets import one_hot_targets, smooth
 
 
 def margin_loss(
@@ -19,7 +19,7 @@ def margin_loss(
     lower: float = 0.1,
     absent_weight: float = 0.5,
 ) -> torch.Tensor:
-    """`sum_k T_k max(0, upper - a_k)^2 + absent_weight (1 - T_k) max(0, a_k - lower)^2` of each sample.
+    """Return `sum_k T_k max(0, upper - a_k)^2 + absent_weight (1 - T_k) max(0, a_k - lower)^2` of each sample, `(B,)`.
 
     Sabour et al. 2017, equation 4.
 
@@ -29,9 +29,6 @@ def margin_loss(
         upper: The length that a present class should reach.
         lower: The length that an absent class should not exceed.
         absent_weight: Weight of the absent classes.
-
-    Returns:
-        Losses `(B,)`.
 
     Example:
         >>> margin_loss(torch.tensor([[0.5, 0.3]]), torch.tensor([[1.0, 0.0]]))
@@ -61,8 +58,8 @@ class MarginLoss(CapsuleLoss):
         y_pred: Lengths `(B, K)`.
 
     Raises:
-        ArgumentError: An argument has a value that it cannot have.
-        ShapeError: Labels and lengths do not fit each other.
+        ArgumentError: An argument has an invalid value.
+        ShapeError: Labels and lengths do not match.
 
     Example:
         >>> import torch
@@ -86,6 +83,6 @@ class MarginLoss(CapsuleLoss):
         self.label_smoothing = label_smoothing
 
     def call(self, y_true: torch.Tensor, y_pred: torch.Tensor) -> torch.Tensor:
-        """Losses `(B,)`; see the class."""
-        targets = smoothed(one_hot_targets(y_true, y_pred), self.label_smoothing)
+        """Return losses `(B,)`; see the class."""
+        targets = smooth(one_hot_targets(y_true, y_pred), self.label_smoothing)
         return margin_loss(y_pred, targets, upper=self.upper, lower=self.lower, absent_weight=self.absent_weight)

@@ -1,4 +1,4 @@
-"""The feedback-agreement unit: two tensors of a network are brought into agreement by optimal transport."""
+"""The feedback-agreement unit: optimal transport brings two tensors of a network into agreement."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ class _Map(NamedTuple):
 
 @register_loss("optimal_transport")
 class OptimalTransport(SideLoss):
-    """Two tensors of the same images, high and low in a network, should tell the same.
+    """Optimal transport between two tensors of the same images, high and low in a network, which should agree.
 
     A generator maps the latent tensor z to the target's shape, `x = relu(batch_norm(transposed convolution(z)))`; a
     critic f makes features of x and of the target y; the loss is the Sinkhorn divergence between the batch of f(x) and
     that of f(y): `2 V(x, y) - V(x, x) - V(y, y)`, where `V = sum_ij P_ij C_ij` is what it costs to carry one batch to
     the other by the plan P, and `C_ij` the distance between two samples.
 
-    In training it reports the figures `mean_cost`, the mean of `C_ij` over all pairs (a critic that is minimised can
+    In training it reports the metrics `mean_cost`, the mean of `C_ij` over all pairs (a critic that is minimised can
     lower the loss by making all features alike: this shows it), `marginal_error`, `sum_i |sum_j P_ij - 1/B|` (how far
     the iterations are from their end), and `plan_entropy`, `-sum_ij P_ij log P_ij`, from `log B` where each sample goes
     to one other, to `2 log B` where it goes to all alike.
@@ -80,7 +80,7 @@ class OptimalTransport(SideLoss):
         The loss of the whole batch, `()`; 0 for a batch of one.
 
     Raises:
-        ArgumentError: An argument has a value that it cannot have.
+        ArgumentError: An argument has an invalid value.
         ShapeError: The tensors have shapes that they cannot have.
 
     Example:
@@ -89,11 +89,11 @@ class OptimalTransport(SideLoss):
         >>> high, low = torch.rand(4, 4, 4, 8, 16), torch.rand(4, 8, 8, 8, 8)
         >>> unit(latent=high, target=low, training=True).shape
         torch.Size([])
-        >>> sorted(unit.take_figures())
+        >>> sorted(unit.take_metrics())
         ['marginal_error', 'mean_cost', 'plan_entropy']
     """
 
-    figures: ClassVar[tuple[str, ...]] = ("mean_cost", "marginal_error", "plan_entropy")
+    metric_names: ClassVar[tuple[str, ...]] = ("mean_cost", "marginal_error", "plan_entropy")
     # In evaluation the critic's moving statistics, a mixture of those of x and of y, would move both apart.
     training_only: ClassVar[bool] = True
 
@@ -123,8 +123,8 @@ class OptimalTransport(SideLoss):
         )
 
     def build(self, latent_shape: Shape, target_shape: Shape) -> None:
-        """Makes the weights."""
-        latent, target = _map("latent", latent_shape), _map("target", target_shape)
+        """Make the weights."""
+        latent, target = _parse_shape("latent", latent_shape), _parse_shape("target", target_shape)
         self._built_for = tuple(latent_shape[1:]), tuple(target_shape[1:])
         generator_strides(latent[:2], target[:2])
         self._types = self._encapsulated_types(latent, target)
@@ -132,10 +132,10 @@ class OptimalTransport(SideLoss):
         kernel = builder.kernel("generator", (latent.channels, target.channels // (self._types or 1), 3, 3))
         bias = builder.bias("generator", target.channels)
         generator = NormedConvolution(kernel, bias, builder.norm("generator_norm", target.channels))
-        self._weights = Weights((generator, self._built_critic(builder, target.channels)))
+        self._weights = Weights((generator, self._build_critic(builder, target.channels)))
 
     def _encapsulated_types(self, latent: _Map, target: _Map) -> int | None:
-        """The number of capsule types of an encapsulated generator."""
+        """Return the number of capsule types of an encapsulated generator."""
         if self.generator == "plain":
             return None
         if latent.types is None or latent.types != target.types:
@@ -146,7 +146,7 @@ class OptimalTransport(SideLoss):
             )
         return latent.types
 
-    def _built_critic(self, builder: BlockBuilder, channels: int) -> CriticWeights | None:
+    def _build_critic(self, builder: BlockBuilder, channels: int) -> CriticWeights | None:
         if self.critic == "none":
             return None
         if channels % 4:
@@ -165,7 +165,7 @@ class OptimalTransport(SideLoss):
         )
 
     def compute_output_spec(self, latent: Any, target: Any, training: bool | None = None) -> keras.KerasTensor:
-        """One number."""
+        """Return the spec of one number."""
         return keras.KerasTensor((), dtype=self.compute_dtype)
 
     def call(self, latent: torch.Tensor, target: torch.Tensor, training: bool | None = None) -> torch.Tensor:
@@ -180,7 +180,7 @@ class OptimalTransport(SideLoss):
         except NotFiniteError:
             # The network has diverged. A loss that is not finite has the training name the layer it began in; the
             # transport would only say that its own input is wrong.
-            self.report(**dict.fromkeys(self.figures, x.new_tensor(math.nan)))
+            self.report(**dict.fromkeys(self.metric_names, x.new_tensor(math.nan)))
             return math.nan * (x.sum() + y.sum())
         self.report(
             mean_cost=cost.mean(), marginal_error=marginal_error(plan), plan_entropy=torch.special.entr(plan).sum()
@@ -189,17 +189,17 @@ class OptimalTransport(SideLoss):
 
     @torch.no_grad()
     def plan(self, latent: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        """The plan between two tensors as in training, to be looked at: neither gradients nor moving statistics.
+        """Return the plan between two tensors as in training, without gradients; moving statistics stay as they are.
 
         Args:
             latent: As in a call.
             target: As in a call.
 
         Returns:
-            How much of each latent sample (row) goes to each target sample (column), `(B, B)`; all together 1.
+            How much of each latent sample (row) goes to each target sample (column), `(B, B)`; the sum is 1.
 
         Raises:
-            NotFiniteError: A feature, or a distance, is not finite (only looked at on the CPU).
+            NotFiniteError: A feature, or a distance, is not finite (only checked on the CPU).
             ShapeError: The tensors have other shapes than those that the unit was built for.
         """
         self._check_shapes(latent, target)
@@ -221,18 +221,18 @@ class OptimalTransport(SideLoss):
     def _features(
         self, latent: torch.Tensor, target: torch.Tensor, training: bool
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """What the samples are compared by, `(B, F)` each."""
+        """Return the features by which samples are compared, `(B, F)` each."""
         generator, critic = self._weights.tensors()
         z, y = latent.flatten(3), target.flatten(3)
         x = transport_generator(z, generator, (y.shape[1], y.shape[2]), types=self._types, training=training)
         if critic is None:
             return x.flatten(1), y.flatten(1)
         if self.critic == "adversarial":
-            critic = CriticWeights(*(_against(convolution) for convolution in critic))
+            critic = CriticWeights(*(_reverse_gradients(convolution) for convolution in critic))
         return transport_critic(x, critic, training=training), transport_critic(y, critic, training=training)
 
 
-def _map(name: str, shape: Shape) -> _Map:
+def _parse_shape(name: str, shape: Shape) -> _Map:
     if len(shape) not in (4, 5) or None in shape[1:]:
         raise ShapeError(
             f"{name} must be capsules (batch, height, width, types, dim) or an image (batch, height, width, channels) "
@@ -242,8 +242,8 @@ def _map(name: str, shape: Shape) -> _Map:
     return _Map(height, width, math.prod(inner), inner[0] if len(inner) == 2 else None)
 
 
-def _against(weights: NormedConvolution) -> NormedConvolution:
-    """The weights with reversed gradients; moving statistics have none."""
+def _reverse_gradients(weights: NormedConvolution) -> NormedConvolution:
+    """Reverse the weights' gradients; moving statistics have none."""
     scale, offset, mean, variance = weights.norm
     norm = NormWeights(reverse_gradient(scale), reverse_gradient(offset), mean, variance)
     return NormedConvolution(reverse_gradient(weights.kernel), reverse_gradient(weights.bias), norm)

@@ -40,7 +40,7 @@ class ReconstructionLoss(SideLoss):
         Losses `(B,)`.
 
     Raises:
-        ArgumentError: An argument has a value that it cannot have, or a label is none of the J classes.
+        ArgumentError: An argument has an invalid value, or a label is none of the J classes.
         ShapeError: The capsules or the image have a shape that they cannot have, or labels do not fit the capsules.
 
     Example:
@@ -59,7 +59,7 @@ class ReconstructionLoss(SideLoss):
         self.hidden = tuple(hidden)
 
     def build(self, capsules_shape: Shape, image_shape: Shape) -> None:
-        """Makes the decoder's weights."""
+        """Make the decoder's weights."""
         if len(capsules_shape) != 3 or None in capsules_shape[1:]:
             raise ShapeError(
                 f"capsules must be one per class, (batch, capsules, dim) of known size; received shape {capsules_shape}"
@@ -78,13 +78,13 @@ class ReconstructionLoss(SideLoss):
         ]
 
     def call(self, capsules: torch.Tensor, image: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Losses `(B,)`; see the class."""
-        made = self._decoded(capsules, one_hot_targets(labels, capsules[..., 0]))
+        """Return losses `(B,)`; see the class."""
+        made = self._decode(capsules, one_hot_targets(labels, capsules[..., 0]))
         return (made - image.flatten(1)).square().sum(1)
 
     @torch.no_grad()
     def reconstruct(self, capsules: Any, labels: Any = None) -> torch.Tensor:
-        """The images that the decoder makes, to be looked at: without gradients.
+        """Decode images, without gradients.
 
         Args:
             capsules: Class capsules `(B, J, E)`.
@@ -95,10 +95,10 @@ class ReconstructionLoss(SideLoss):
             Images with values from 0 to 1, of the shape that the loss was built for.
 
         Raises:
-            ArgumentError: Capsules or labels are no numbers, or a label is none of the J classes.
+            ArgumentError: Capsules or labels are not numbers, or a label is none of the J classes.
             ShapeError: Capsules or labels do not fit the decoder.
         """
-        capsules = keras.ops.cast(_tensor("capsules", capsules), self.variable_dtype)
+        capsules = keras.ops.cast(_as_tensor("capsules", capsules), self.variable_dtype)
         if not self.built:
             raise ShapeError(f"{self.name} knows no shapes yet: it must have been part of a model, or called once")
         if tuple(capsules.shape[1:]) != self._capsules_shape:
@@ -106,11 +106,11 @@ class ReconstructionLoss(SideLoss):
             raise ShapeError(f"{self.name} decodes capsules of shape {needed}; received {tuple(capsules.shape)}")
         if labels is None:
             labels = torch.linalg.vector_norm(capsules, dim=-1).argmax(-1)
-        targets = one_hot_targets(_tensor("labels", labels), capsules[..., 0])
-        images: torch.Tensor = self._decoded(capsules, targets).unflatten(1, self._image_shape)
+        targets = one_hot_targets(_as_tensor("labels", labels), capsules[..., 0])
+        images: torch.Tensor = self._decode(capsules, targets).unflatten(1, self._image_shape)
         return images
 
-    def _decoded(self, capsules: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    def _decode(self, capsules: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         weights = [(bias.value, kernel.value) for kernel, bias in self._dense]
         features = (capsules * targets[..., None]).flatten(1)
         for bias, kernel in weights[:-1]:
@@ -120,7 +120,7 @@ class ReconstructionLoss(SideLoss):
         return image
 
 
-def _tensor(name: str, value: Any) -> torch.Tensor:
+def _as_tensor(name: str, value: Any) -> torch.Tensor:
     try:
         tensor: torch.Tensor = keras.ops.convert_to_tensor(value)
     except (ValueError, TypeError) as error:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, TypeVar
 
 import keras
 import torch
 
 from encapkeras.errors import RegistrationError
+from encapkeras.layers.registry import register_for_loading
 from encapkeras.losses.side_loss import SideLoss
 from encapkeras.registry import Registry
 
@@ -19,30 +20,32 @@ LossClass = TypeVar("LossClass", bound=type[keras.losses.Loss] | type[keras.laye
 LOSSES = Registry("loss", skip=frozenset({"name", "reduction", "dtype"}), reserved=frozenset({"loss", "weight"}))
 
 
-def register_loss(name: str) -> Callable[[LossClass], LossClass]:
-    """Makes a loss class known to specs, one on an output or a `SideLoss`, and to Keras' loading under the same name.
+def register_loss(name: str, *, formerly: Collection[str] = ()) -> Callable[[LossClass], LossClass]:
+    """Make a loss class known to specs, one on an output or a `SideLoss`, and to Keras' loading under the same name.
 
     Args:
         name: The name that specs use.
+        formerly: Deprecated names, which specs and saved models may still have.
 
     Raises:
-        RegistrationError: The class is neither a Keras loss nor a `SideLoss`; a parameter lacks its annotation or its
-            line in the docstring's `Args:`; or the name is taken, or is no name.
+        RegistrationError: The class is neither a Keras loss nor a `SideLoss`; a parameter has no annotation or no line
+            in the docstring's `Args:`; or the name is taken or not valid.
     """
-    register = LOSSES.register(name)
+    register = LOSSES.register(name, formerly=formerly)
 
     def decorate(cls: LossClass) -> LossClass:
         if not inspect.isclass(cls) or not issubclass(cls, keras.losses.Loss | SideLoss):
             raise RegistrationError(
-                f"loss '{name}': {getattr(cls, '__name__', cls)} is no loss; derive it from CapsuleLoss or SideLoss of "
-                "encapkeras.losses, or from keras.losses.Loss"
+                f"loss '{name}': {getattr(cls, '__name__', cls)} is not a loss; derive it from CapsuleLoss or SideLoss "
+                "of encapkeras.losses, or from keras.losses.Loss"
             )
         both = set(cls.tensors()) & set(inspect.signature(cls).parameters) if issubclass(cls, SideLoss) else set()
         if both:
             raise RegistrationError(
-                f"loss '{name}': a spec could not tell its tensors from its arguments {sorted(both)}"
+                f"loss '{name}': its tensors and its arguments share the names {sorted(both)}, which a spec could not "
+                "distinguish"
             )
-        return keras.saving.register_keras_serializable("encapkeras.losses", name)(register(cls))  # type: ignore[no-any-return]
+        return register_for_loading(register(cls), "encapkeras.losses", name, formerly)
 
     return decorate
 
@@ -60,11 +63,11 @@ class CapsuleLoss(keras.losses.Loss):  # type: ignore[misc]
         super().__init__(**kwargs)
 
     def get_config(self) -> dict[str, Any]:
-        """The arguments that make this loss again."""
+        """Return the arguments that make this loss again."""
         return {**super().get_config(), **copy.deepcopy(self._arguments)}
 
     def probabilities(self, scores: torch.Tensor) -> torch.Tensor | None:
-        """The classes' probabilities, where the loss takes scores for logits of these; None where it does not.
+        """Return the classes' probabilities where the loss takes scores for their logits, otherwise None.
 
         Args:
             scores: What the loss takes as `y_pred`, `(B, K)`.

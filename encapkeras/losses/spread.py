@@ -12,15 +12,12 @@ from encapkeras.losses.targets import one_hot_targets
 
 
 def spread_loss(scores: torch.Tensor, targets: torch.Tensor, *, margin: float) -> torch.Tensor:
-    """`sum_{k != t} max(0, margin - (a_t - a_k))^2` of each sample (Hinton et al. 2018, equation 3).
+    """Return `sum_{k != t} max(0, margin - (a_t - a_k))^2` of each sample, `(B,)` (Hinton et al. 2018, equation 3).
 
     Args:
         scores: Scores a `(B, K)`.
         targets: One-hot `(B, K)`; t is the present class.
         margin: The lead m that the present class should have.
-
-    Returns:
-        Losses `(B,)`.
 
     Example:
         >>> spread_loss(torch.tensor([[0.5, 0.3, 0.0]]), torch.tensor([[1.0, 0.0, 0.0]]), margin=0.4)
@@ -36,8 +33,7 @@ class SpreadLoss(CapsuleLoss):
 
     `sum_{k != t} max(0, m - (a_t - a_k))^2`, mean over the batch. m is `start` until epoch `start_epoch`, then grows
     linearly, and is `end` from `final_epochs` epochs before the training's end. A training too short for both grows it
-    linearly from the first epoch to the last. Outside a training that tells the loss its epoch (`set_epoch`), m is
-    `end`.
+    linearly from the first epoch to the last. Without calls of `set_epoch`, m is `end`.
 
     Args:
         start: Margin in the beginning.
@@ -51,8 +47,8 @@ class SpreadLoss(CapsuleLoss):
         y_pred: Scores `(B, K)`: lengths, or activations.
 
     Raises:
-        ArgumentError: An argument has a value that it cannot have.
-        ShapeError: Labels and scores do not fit each other.
+        ArgumentError: An argument has an invalid value.
+        ShapeError: Labels and scores do not match.
 
     Example:
         >>> loss = SpreadLoss()
@@ -78,7 +74,7 @@ class SpreadLoss(CapsuleLoss):
         self.margin = end
 
     def set_epoch(self, epoch: int, epochs: int) -> None:
-        """Sets the margin of an epoch.
+        """Set the margin of an epoch.
 
         Args:
             epoch: The epoch that begins, from 0.
@@ -91,5 +87,5 @@ class SpreadLoss(CapsuleLoss):
         self.margin = self.start + share * (self.end - self.start)
 
     def call(self, y_true: torch.Tensor, y_pred: torch.Tensor) -> torch.Tensor:
-        """Losses `(B,)`; see the class."""
+        """Return losses `(B,)`; see the class."""
         return spread_loss(y_pred, one_hot_targets(y_true, y_pred), margin=self.margin)

@@ -1,4 +1,4 @@
-"""Labels as one-hot targets, however they come."""
+"""Labels as one-hot targets."""
 
 from __future__ import annotations
 
@@ -10,22 +10,7 @@ from encapkeras.functional.torch_support.fake_tensors import has_values
 
 
 def one_hot_targets(labels: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-    """One-hot targets `(B, K)` of the scores' type.
-
-    Args:
-        labels: Whole numbers `(B,)` or `(B, 1)` of any type, or one-hot (or soft) targets `(B, K)`.
-        scores: `(B, K)`.
-
-    Raises:
-        ShapeError: The shapes do not fit each other.
-        ArgumentError: Labels are no whole numbers from 0 to K - 1, or targets lie outside 0 to 1. Only looked at on
-            the CPU: elsewhere it would wait for the device at every step.
-
-    Example:
-        >>> one_hot_targets(torch.tensor([2, 0]), torch.zeros(2, 3))
-        tensor([[0., 0., 1.],
-                [1., 0., 0.]])
-    """
+    """Return one-hot targets `(B, K)` from labels `(B,)` or `(B, 1)`, or from (soft) targets `(B, K)`."""
     if scores.dim() == 2 and labels.shape == scores.shape and scores.shape[1] > 1:
         _check_range(labels, 1, "one-hot targets must lie between 0 and 1")
         return labels.to(scores.dtype)
@@ -39,17 +24,8 @@ def one_hot_targets(labels: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
     )
 
 
-def smoothed(targets: torch.Tensor, smoothing: float) -> torch.Tensor:
-    """`(1 - smoothing) T_k + smoothing / K`: targets that leave a part to all K classes alike.
-
-    Args:
-        targets: One-hot T `(B, K)`.
-        smoothing: That part, from 0 to below 1.
-
-    Example:
-        >>> smoothed(torch.tensor([[1.0, 0.0]]), 0.2)
-        tensor([[0.9000, 0.1000]])
-    """
+def smooth(targets: torch.Tensor, smoothing: float) -> torch.Tensor:
+    """Return `(1 - smoothing) T_k + smoothing / K`."""
     return targets * (1 - smoothing) + smoothing / targets.shape[1] if smoothing else targets
 
 

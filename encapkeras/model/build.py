@@ -32,15 +32,7 @@ CAPSULE_AXES = 5  # batch, height, width, types, dim
 
 @dataclass(frozen=True)
 class BuiltGraph:
-    """Layers and symbolic tensors of a spec's nodes.
-
-    Args:
-        inputs: The model's inputs by name.
-        layers: The layers by node.
-        tensors: Every tensor.
-        called_on: What each node is called on.
-        side_losses: The side losses by name.
-    """
+    """Layers, symbolic tensors and side losses of a spec; `called_on` has the tensors that each node takes."""
 
     inputs: dict[str, keras.KerasTensor]
     layers: dict[str, keras.layers.Layer]
@@ -49,16 +41,7 @@ class BuiltGraph:
     side_losses: dict[str, SideLoss] = field(default_factory=dict)
 
     def trace(self, references: Iterable[Reference]) -> str:
-        """How the shapes of tensors came about: each with what is before it, the nearest last.
-
-        Args:
-            references: The tensors.
-
-        Example:
-            >>> from encapkeras.model.examine import examine_spec
-            >>> examine_spec("quickstart").graph.trace([Reference("stage1")])
-            'shapes: image (32, 32, 1) -> stem (16, 16, 16) -> stage1 (8, 8, 8, 4)'
-        """
+        """How the shapes of tensors came about: each with what is before it, the nearest last."""
         chains = [" -> ".join(self._chain(reference)) for reference in dict.fromkeys(references)]
         return f"shapes: {'; '.join(chains)}"
 
@@ -80,15 +63,11 @@ def build_nodes(
     *,
     share: bool = False,
 ) -> BuiltGraph:
-    """Makes and calls the layer of each node; those without a dtype policy of their own follow Keras' global one.
+    """Make and call the layer of each node; errors go to the report, and what depends on such a node is left out.
 
-    Args:
-        nodes: The nodes, each after those that it needs.
-        inputs: The shapes of the model's inputs, without the batch.
-        report: Where mistakes go; what depends on a node with a mistake is left out.
-        policies: Dtype policies by node, which overrule the spec.
-        share: Whether nodes that differ in nothing but the tensors they are called on have one layer: enough to know
-            all shapes and sizes, and far quicker in deep networks, but no network to compute with.
+    `policies` overrule the spec's dtype policies, by node. With `share`, nodes that differ only in the tensors they are
+    called on have one layer: enough to know all shapes and sizes, and much quicker in deep networks, but no network to
+    compute with.
     """
     builder = _Builder(inputs, report, policies, share)
     for node in nodes:
@@ -103,15 +82,7 @@ def build_side_losses(
     report: Report,
     policies: Mapping[str, Any],
 ) -> None:
-    """Makes each side loss and tries it on the tensors that it names, so that its weights are made and shapes checked.
-
-    Args:
-        graph: The nodes; what is made joins it.
-        side_losses: The side losses.
-        outputs: The tensor of each of the model's outputs.
-        report: Where mistakes go; a loss on a node with a mistake is left out.
-        policies: Dtype policies by name, which overrule the spec.
-    """
+    """Make each side loss, add it to the graph, and call it on the tensors that it names, to check their shapes."""
     for loss in side_losses:
         if not all(reference in graph.tensors for reference in loss.tensors.values()):
             continue
@@ -138,11 +109,11 @@ def build_side_losses(
 
 
 def _classes_problem(loss: NamedSideLoss, per_class: str, graph: BuiltGraph, outputs: Mapping[str, Reference]) -> str:
-    """What is wrong with the number of class capsules: only in training would labels be found not to fit them."""
+    """What is wrong with the number of class capsules: labels would fail to fit them only in training."""
     if not per_class or loss.labels_of not in outputs or outputs[loss.labels_of] not in graph.tensors:
         return ""
     scores = graph.tensors[outputs[loss.labels_of]]
-    if len(scores.shape) != 2 or scores.shape[1] in (None, 1):  # one number may tell two classes apart
+    if len(scores.shape) != 2 or scores.shape[1] in (None, 1):  # one number may separate two classes
         return ""
     made = graph.tensors[loss.tensors[per_class]].shape[1]
     if made == scores.shape[1]:
@@ -163,7 +134,7 @@ class _Builder:
         dtype = keras.config.dtype_policy().variable_dtype
         tensors = {name: keras.Input(tuple(shape), name=name, dtype=dtype) for name, shape in inputs.items()}
         self.graph = BuiltGraph(tensors, {}, {Reference(name): tensor for name, tensor in tensors.items()})
-        self._capsules: set[Reference] = set()  # five axes alone do not tell capsules from a volume
+        self._capsules: set[Reference] = set()  # five axes may also be a volume
 
     def add(self, node: Node) -> None:
         if not all(reference in self.graph.tensors for reference in node.inputs):
@@ -188,7 +159,7 @@ class _Builder:
         expected = node.settings.expect
         made = tuple(outputs["out"].shape[1:])
         if expected is not None and made != tuple(expected):
-            text = f"makes {made}, the spec expects {tuple(expected)}"
+            text = f"outputs {made}, the spec expects {tuple(expected)}"
             trace = f"{self.graph.trace(node.inputs)} -> {node.name} {made}"
             self._report.add(node.tree.value["expect"], text, trace=trace)
             return
@@ -197,11 +168,11 @@ class _Builder:
         for port, tensor in outputs.items():
             reference = Reference(node.name, port)
             self.graph.tensors[reference] = tensor
-            if len(tensor.shape) == CAPSULE_AXES and (node.kind.entry or on_capsules):
+            if len(tensor.shape) == CAPSULE_AXES and (not node.kind.is_keras or on_capsules):
                 self._capsules.add(reference)
 
     def _twin(self, node: Node) -> str | None:
-        """The name of a node before that makes the same of the same; None if there is none, or nodes share nothing."""
+        """An earlier node that makes the same of equal tensors; None if there is none, or nodes share nothing."""
         if self._twins is None:
             return None
         tensors = [self.graph.tensors[reference] for reference in node.inputs]
@@ -209,7 +180,7 @@ class _Builder:
         settings = node.settings.model_dump(include={"dtype", "trainable"})
         key = repr((node.layer, node.arguments, settings, node.listed, shapes))
         twin = self._twins.get(key)
-        if twin not in self.graph.layers:  # the first one, or only ones with a mistake before
+        if twin not in self.graph.layers:  # the first one, or only ones with an error before
             self._twins[key] = node.name
             return None
         return twin
@@ -229,17 +200,7 @@ class _Builder:
 
 
 def call_layer(node: Node, layer: keras.layers.Layer, tensors: Sequence[Any], **options: Any) -> dict[str, Any]:
-    """Calls the layer of a node on tensors one by one, or on a list of them, whichever it takes.
-
-    Args:
-        node: The node.
-        layer: Its layer.
-        tensors: What it is called on.
-        **options: What else `call` is given.
-
-    Returns:
-        What it makes, by port.
-    """
+    """Call the layer of a node on tensors one by one or on a list, whichever it takes; return its outputs by port."""
     one_by_one = not node.listed or _positional_tensors(layer) > 1 or (len(tensors) == 1 and _takes_one(layer))
     arguments = tensors if one_by_one else [list(tensors)]
     if len(node.kind.ports) > 1:
@@ -254,7 +215,7 @@ def _positional_tensors(layer: keras.layers.Layer) -> int:
 
 
 def _takes_one(layer: keras.layers.Layer) -> bool:
-    """Whether the layer is called on a tensor and not on a list, as far as its class tells."""
+    """Whether the layer is called on a tensor and not on a list, as far as its class shows."""
     if type(layer).__module__.startswith("keras."):
         return not isinstance(layer, keras.layers.Add.__base__)  # what merges tensors has one base class
     first = next(iter(signature(layer.call).parameters.values()))
@@ -262,23 +223,23 @@ def _takes_one(layer: keras.layers.Layer) -> bool:
 
 
 def _outputs_problem(node: Node, outputs: Any) -> str:
-    """Why what a layer gives cannot stand for its ports; empty if it can."""
+    """Why a layer's outputs do not fit its ports; empty if they do."""
     ports = node.kind.ports
     if len(ports) > 1 and not (isinstance(outputs, dict) and set(outputs) == set(ports)):
         gives = f"a map of {', '.join(map(str, outputs))}" if isinstance(outputs, dict) else f"{type(outputs).__name__}"
         return (
-            f"layer '{node.layer}', called with return_ports=True, must give a map of its ports {', '.join(ports)}; it "
-            f"gives {gives}. Its compute_output_spec, if it has one, must do the same."
+            f"layer '{node.layer}', called with return_ports=True, must return a map of its ports {', '.join(ports)}; "
+            f"it returns {gives}. Its compute_output_spec, if it has one, must do the same."
         )
     if not all(hasattr(tensor, "shape") for tensor in outputs.values()):
-        return f"layer '{node.layer}' gives several tensors; a node gives one"
+        return f"layer '{node.layer}' returns several tensors; a node has one"
     return ""
 
 
 def _not_for_capsules(node: Node, graph: BuiltGraph) -> str:
     shape = next(tuple(tensor.shape) for r in node.inputs if len((tensor := graph.tensors[r]).shape) == CAPSULE_AXES)
     return (
-        f"'{node.layer}' would take capsules (batch, height, width, types, dim) for something else; received {shape}. "
+        f"'{node.layer}' would not treat capsules (batch, height, width, types, dim) as such; received {shape}. "
         "Put a capsules_to_image before it, or use a capsule layer. Of Keras' layers these fit: "
         f"{', '.join(sorted(FIT_FOR_CAPSULES))}."
     )

@@ -10,7 +10,7 @@ import keras
 
 from encapkeras.model.build import BuiltGraph, build_nodes, build_side_losses
 from encapkeras.model.shape_warnings import warn_about_shapes
-from encapkeras.spec.load import Reading, Source, merged
+from encapkeras.spec.load import Reading, Source, merge, read
 from encapkeras.spec.report import Report
 from encapkeras.spec.spec import Spec
 from encapkeras.spec.sweep import Variant
@@ -18,7 +18,7 @@ from encapkeras.spec.tree import Tree
 
 
 def check_spec(source: Source, overrides: Sequence[str] = ()) -> Spec:
-    """Reads a spec and checks everything, shapes included; no weights are made.
+    """Read a spec and check everything, shapes included, without making weights.
 
     Args:
         source: As for `load_spec`.
@@ -28,8 +28,8 @@ def check_spec(source: Source, overrides: Sequence[str] = ()) -> Spec:
         The spec.
 
     Raises:
-        ArgumentError: `source` or `overrides` is of another type.
-        SpecError: It has mistakes: all of them, with their places.
+        ArgumentError: `source` or `overrides` has another type.
+        SpecError: The spec has errors: all of them, with their places.
 
     Example:
         >>> check_spec("quickstart").name
@@ -39,7 +39,7 @@ def check_spec(source: Source, overrides: Sequence[str] = ()) -> Spec:
 
 
 class Examined(NamedTuple):
-    """A spec without mistakes, and its layers and tensors without numbers.
+    """A spec without errors, and its layers and tensors without numbers.
 
     Args:
         spec: The spec, with its warnings.
@@ -53,15 +53,15 @@ class Examined(NamedTuple):
 
 
 def examine_spec(source: Source, overrides: Sequence[str] = ()) -> Examined:
-    """As `check_spec`, and gives the layers and tensors too that the shapes were checked with, and a sweep's networks.
+    """As `check_spec`; also return the layers and tensors that the shapes were checked with, and a sweep's networks.
 
     Args:
         source: As for `load_spec`.
         overrides: As for `load_spec`.
 
     Raises:
-        ArgumentError: `source` or `overrides` is of another type.
-        SpecError: It has mistakes: all of them, with their places.
+        ArgumentError: `source` or `overrides` has another type.
+        SpecError: The spec has errors: all of them, with their places.
 
     Example:
         >>> examine_spec("quickstart").graph.inputs["image"].shape
@@ -72,7 +72,7 @@ def examine_spec(source: Source, overrides: Sequence[str] = ()) -> Examined:
         graph = _without_numbers(source, report)
         report.raise_if_any()
         return Examined(source, graph, [])
-    reading = Reading(*merged(source, overrides))
+    reading = read(*merge(source, overrides))
     graph = _without_numbers(reading, reading.report)
     variants = reading.variants(_checked)
     reading.report.raise_if_any()
@@ -80,7 +80,7 @@ def examine_spec(source: Source, overrides: Sequence[str] = ()) -> Examined:
 
 
 def _without_numbers(source: Spec | Reading, report: Report) -> BuiltGraph:
-    """The layers, whose weights have no numbers, and tensors; notes the shapes that do not fit."""
+    """The layers, whose weights have no numbers, and tensors; reports shapes that do not fit."""
     with keras.device("meta"):
         graph = build_nodes(source.nodes, source.inputs, report, {}, share=True)
         build_side_losses(graph, source.side_losses, source.outputs, report, {})
@@ -88,7 +88,7 @@ def _without_numbers(source: Spec | Reading, report: Report) -> BuiltGraph:
 
 
 def _checked(merged: Tree, report: Report) -> Spec | None:
-    """A network of a sweep, shapes included; None after mistakes."""
-    reading = Reading(merged, report)
+    """A network of a sweep, shapes included; None after errors."""
+    reading = read(merged, report)
     graph = _without_numbers(reading, report)
     return None if report.problems() else reading.spec(partial(warn_about_shapes, graph))

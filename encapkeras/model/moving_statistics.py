@@ -14,19 +14,7 @@ from encapkeras.torch_internals import copy_all
 
 
 class MovingStatistics:
-    """What the layers of a model keep of batches beside their weights, Keras' own batch norms and plugins included.
-
-    Args:
-        model: Built.
-
-    Example:
-        >>> norm = keras.layers.BatchNormalization()
-        >>> model = keras.Sequential([keras.Input((1,)), norm])
-        >>> with MovingStatistics(model).kept_if_not_finite():
-        ...     _ = model(torch.tensor([[1.0], [torch.inf]]), training=True)
-        >>> norm.moving_variance.value.tolist()
-        [1.0]
-    """
+    """What the layers of a built model keep of batches, such as the means of batch norms; those of plugins too."""
 
     def __init__(self, model: keras.Model) -> None:
         self._model = model
@@ -38,9 +26,9 @@ class MovingStatistics:
 
     @contextlib.contextmanager
     def kept_if_not_finite(self) -> Iterator[None]:
-        """Puts all back to where they were if one is not finite after the block, as after a batch that overflowed.
+        """Restore all if one is not finite after the block, as after a batch that overflowed.
 
-        A few operations on numbers by channel for the whole network; a GPU is not waited for.
+        A few operations on numbers by channel for the whole network, without waiting for a GPU.
         """
         values = [variable.value.detach() for variable in self._variables]
         if not values:

@@ -14,25 +14,11 @@ _HALF = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 @contextlib.contextmanager
 def computing_in(precision: str, inputs: Any) -> Iterator[Callable[[Any], Any]]:
-    """Has a network's products of matrices and convolutions made in a precision.
+    """Compute a network's products of matrices and convolutions in half precision, by torch's autocast.
 
-    torch's autocast gives them half precision; what needs more, as routing does, keeps it away. A CPU computes float16
-    networks in float32, and so do programs that `torch.export` makes: not all that run them know half precision.
-
-    Args:
-        precision: `float32`, `bfloat16` or `float16`.
-        inputs: What goes in, for the device; of symbolic tensors, and those without numbers, nothing is computed.
-
-    Yields:
-        What widens the network's outputs, a tensor or a tree of them, to float32; nothing changes where float32 is
-        computed.
-
-    Example:
-        >>> ones = torch.ones(2, 2)
-        >>> with computing_in("bfloat16", ones) as widened:
-        ...     third = widened(ones @ ones / 3)
-        >>> third.dtype, bool(third[0, 0] == torch.tensor(2 / 3).bfloat16())
-        (torch.float32, True)
+    What needs more precision, as routing does, keeps autocast away. A CPU computes float16 networks in float32, and so
+    do programs that `torch.export` makes, for not all that run them support half precision. The device is that of
+    `inputs`. Yields a function that widens the network's outputs to float32.
     """
     first = keras.tree.flatten(inputs)[0]
     kind = first.device.type if isinstance(first, torch.Tensor) else "meta"
@@ -58,16 +44,7 @@ def _widened(outputs: Any) -> Any:
 
 @contextlib.contextmanager
 def tf32(allowed: bool | None) -> Iterator[None]:
-    """Whether GPUs may round the factors of float32 products and convolutions to 10 bits; a CPU is not concerned.
-
-    Args:
-        allowed: None for what torch is set to.
-
-    Example:
-        >>> with tf32(True):
-        ...     torch.backends.cuda.matmul.allow_tf32
-        True
-    """
+    """Set whether GPUs may round the factors of float32 products and convolutions to 10 bits; None changes nothing."""
     if allowed is None or torch.compiler.is_exporting():
         yield
         return

@@ -9,14 +9,13 @@ from encapkeras.spec.report import Report
 from encapkeras.spec.spec import Spec
 from encapkeras.spec.tree import Tree
 
-_SQUASHING = {"squash", "capsule_convolution", "capsule_stage", "capsule_dense", "dynamic_capsules", "primary_capsules"}
-
 
 def warn_about_shapes(graph: BuiltGraph, spec: Spec, written: Tree, report: Report) -> None:
-    """Notes capsules of one dimension, and outputs that do not have the size of the data set's classes."""
+    """Warn about capsules of one dimension, and outputs that do not have the size of the data set's classes."""
     for node in spec.nodes:
         shape = graph.tensors[Reference(node.name)].shape
-        if node.layer in _SQUASHING and node.arguments.get("squash", True) and len(shape) > 2 and shape[-1] == 1:
+        squashes = getattr(node.kind.target, "squashes", False)
+        if squashes and node.arguments.get("squash", True) and len(shape) > 2 and shape[-1] == 1:
             place = node.tree.entries().get("dim", node.tree)
             text = "these capsules have dimension 1: squash leaves one number of each, and no direction to agree on"
             report.warn(place, f"{text}. Give 'dim' 2 or more.")
@@ -24,5 +23,5 @@ def warn_about_shapes(graph: BuiltGraph, spec: Spec, written: Tree, report: Repo
     for name in (name for name, loss in spec.losses.items() if info and isinstance(loss, OutputLoss)):
         made = tuple(graph.tensors[outputs[name]].shape[1:])
         if info and len(outputs) == 1 and made != (info.classes,):
-            text = f"makes {made}, and the data set has {info.classes} classes: 'encapkeras train' refuses that"
+            text = f"outputs {made}, and the data set has {info.classes} classes: 'encapkeras train' refuses that"
             report.warn(written.deepest("model", "outputs", name), f"{text}. Make one score for each class.")

@@ -24,7 +24,7 @@ _wanted = contextvars.ContextVar("wanted", default=False)
 
 @contextlib.contextmanager
 def taps_wanted() -> Iterator[None]:
-    """Has models keep tensors for their side losses although they are not training."""
+    """Let models keep tensors for their side losses although they are not training."""
     token = _wanted.set(True)
     try:
         yield
@@ -33,15 +33,7 @@ def taps_wanted() -> Iterator[None]:
 
 
 class SideLosses:
-    """The side losses of one model, with the part of the graph that they need.
-
-    Args:
-        inputs: The model's inputs, as Keras takes them.
-        outputs: The model's outputs, as Keras takes them.
-        output_names: The names of the outputs, in the order in which Keras takes lists of labels.
-        graph: The layers and tensors of the model's nodes.
-        side_losses: The losses, as the spec has them.
-    """
+    """The side losses of one model, with the part of the graph that they need; outputs in Keras' order."""
 
     def __init__(
         self,
@@ -57,7 +49,8 @@ class SideLosses:
         self._trackers = {loss.name: keras.metrics.Mean(name=f"{loss.name}_loss") for loss in side_losses}
         self._figures = {
             loss.name: {
-                figure: keras.metrics.Mean(name=f"{loss.name}_{figure}") for figure in self._layers[loss.name].figures
+                figure: keras.metrics.Mean(name=f"{loss.name}_{figure}")
+                for figure in self._layers[loss.name].metric_names
             }
             for loss in side_losses
         }
@@ -68,15 +61,15 @@ class SideLosses:
 
     @property
     def layers(self) -> list[keras.layers.Layer]:
-        """All layers that the model needs because of its side losses, those it has anyway among them."""
+        """All layers that the side losses need, shared ones included."""
         return [*(self._graph.layers if self._graph else []), *self._layers.values()]
 
     @property
     def metrics(self) -> list[keras.metrics.Metric]:
-        """The mean of each loss, without its weight, and of each figure that the losses report.
+        """The mean of each loss, without its weight, and of each metric that the losses report.
 
-        While the model is evaluated, only of those that count there; these are the first ones, so that the numbers that
-        `evaluate` gives have the first names of `metrics_names`.
+        In evaluation only of those that count there. These come first, so that the numbers of `evaluate` have the first
+        names of `metrics_names`.
         """
         counted = sorted(self._counted(training=not _wanted.get()), key=self._is_training_only)
         return [
@@ -85,11 +78,11 @@ class SideLosses:
 
     @property
     def figures(self) -> list[str]:
-        """The names of the metrics that are figures."""
+        """The names of the metrics that losses report."""
         return [metric.name for figures in self._figures.values() for metric in figures.values()]
 
     def wanted(self, training: bool | None) -> bool:
-        """Whether the losses count in what the model does now: there are some, and it trains or is evaluated."""
+        """Whether side losses count in what the model does now: training, or evaluation."""
         return bool(self._counted(training=True)) if training else _wanted.get() and bool(self._counted(training=False))
 
     def _counted(self, training: bool) -> list[NamedSideLoss]:
@@ -105,36 +98,20 @@ class SideLosses:
         return outputs, taps
 
     def keep(self, taps: list[torch.Tensor], outputs: Any) -> None:
-        """Puts the tensors for the losses on the outputs."""
+        """Attach the tensors for the losses to the outputs."""
         setattr(keras.tree.flatten(outputs)[0], _TAPS, taps)
 
     def check_labels(self, y: Any) -> None:
-        """Makes sure that there are labels at all, which Keras' own losses would miss in unclear words.
-
-        Args:
-            y: The labels of the batch, as `fit` got them.
-
-        Raises:
-            TrainingError: There are none, and a side loss takes some.
-        """
+        """Raise `TrainingError` if a side loss needs labels and there are none; Keras' own message is unclear."""
         for loss in self._counted(training=not _wanted.get()):
             if y is None and loss.labels:
                 raise _lacks_labels(loss)
 
     def values(self, y: Any, y_pred: Any, sample_weight: Any, training: bool) -> dict[str, torch.Tensor]:
-        """Each loss, multiplied by its weight; its mean is kept, and those of its figures.
+        """Each loss times its weight, in training and evaluation; its mean and those of its metrics are updated.
 
-        None outside of training and evaluation.
-
-        Args:
-            y: The labels of the batch, as `fit` got them.
-            y_pred: The model's prediction.
-            sample_weight: The weights of samples, as `fit` got them; they count in losses of single samples.
-            training: Whether the model trains.
-
-        Raises:
-            TrainingError: The prediction was not made in this training or evaluation, there are no labels, or a loss
-                does not report its figures.
+        Labels and weights of samples are as `fit` got them; the weights count in losses of single samples. Raises
+        `TrainingError` if the prediction was not made in this step, labels are missing, or a loss reports no metrics.
         """
         if not self.wanted(training):  # Keras also asks for the loss to learn its shape
             return {}
@@ -153,7 +130,7 @@ class SideLosses:
         return values
 
     def _keep_figures(self, loss: NamedSideLoss, samples: int) -> None:
-        figures = self._layers[loss.name].take_figures()
+        figures = self._layers[loss.name].take_metrics()
         if set(figures) != set(self._figures[loss.name]):
             raise TrainingError(f"loss '{loss.name}' has figures {sorted(self._figures[loss.name])} and reports none")
         for name, figure in figures.items():
@@ -164,7 +141,7 @@ class SideLosses:
         if taps is None:
             names = ", ".join(loss.name for loss in self._losses)
             raise TrainingError(
-                f"the side losses of the model ({names}) need what lies inside the network: give compute_loss the "
+                f"the side losses of the model ({names}) need tensors inside the network: give compute_loss the "
                 "prediction that model(x, training=True) just made, once"
             )
         return taps
@@ -182,7 +159,7 @@ def _lacks_labels(loss: NamedSideLoss) -> TrainingError:
 
 
 def _of_output(values: Any, output: str, output_names: Sequence[str]) -> Any:
-    """What labels, or weights of samples, hold for an output, in any form that Keras takes; None for nothing."""
+    """The labels, or weights of samples, of an output, in any form that Keras takes; None if there are none."""
     if isinstance(values, Mapping):
         return values.get(output)
     if isinstance(values, list | tuple):
@@ -191,7 +168,7 @@ def _of_output(values: Any, output: str, output_names: Sequence[str]) -> Any:
 
 
 def _mean(value: torch.Tensor, sample_weight: Any) -> torch.Tensor:
-    """The mean over the batch, each sample times its weight, as Keras' losses have it."""
+    """The mean over the batch, each sample times its weight, as in Keras' losses."""
     if value.dim() and sample_weight is not None:
         weight: torch.Tensor = keras.ops.convert_to_tensor(sample_weight, dtype=value.dtype)
         value = value * weight.reshape(-1)

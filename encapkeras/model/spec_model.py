@@ -1,11 +1,8 @@
-"""Step 8: the layers become a `SpecModel`, a Keras model that knows the spec it was made from."""
+"""Step 8: the layers become a `SpecModel`, a Keras model that knows its spec."""
 
 from __future__ import annotations
 
 import contextlib
-import os
-import zipfile
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +10,7 @@ from typing import Any
 import keras
 import torch
 
-from encapkeras.errors import EncapkerasError, PluginError, suggest
+from encapkeras.errors import EncapkerasError, suggest
 from encapkeras.keras_internals import name_outputs
 from encapkeras.losses import SideLoss
 from encapkeras.model.build import BuiltGraph, build_nodes, build_side_losses
@@ -21,7 +18,7 @@ from encapkeras.model.examine import Examined, check_spec
 from encapkeras.model.moving_statistics import MovingStatistics
 from encapkeras.model.precision import computing_in, tf32
 from encapkeras.model.side_losses import SideLosses, taps_wanted
-from encapkeras.plugins import check_loaded, plugin_of_module, used_plugins
+from encapkeras.plugins import check_loaded, used_plugins
 from encapkeras.spec.load import Source, load_spec
 from encapkeras.spec.nodes import Node
 from encapkeras.spec.report import Report
@@ -32,14 +29,7 @@ IMAGE_RANGE = (0.0, 1.0)
 
 @dataclass(frozen=True)
 class ModelOrigin:
-    """What a model is made from; one object, which Keras does not look into.
-
-    Args:
-        spec: The spec, as far as the network goes.
-        resolved: The whole spec as plain data.
-        graph: The layers and tensors of its nodes.
-        class_names: The name of each class, in the order of the labels; empty if not known.
-    """
+    """What a model is made from; one object, which Keras does not track. `resolved` is the whole spec as plain data."""
 
     spec: Spec
     resolved: dict[str, Any]
@@ -54,15 +44,7 @@ class ModelOrigin:
 
 @dataclass(frozen=True)
 class TrainingLoss:
-    """What a model shows of a training step before its weights change.
-
-    Args:
-        x: The inputs of the batch, as `fit` got them.
-        y: Its labels, as `fit` got them.
-        sample_weight: The weights of its samples, as `fit` got them; None for none.
-        total: The loss.
-        parts: What it is the sum of: the compiled losses, and each side loss.
-    """
+    """The loss of a training step before the weights change, with its parts and the batch as `fit` got it."""
 
     x: Any
     y: Any
@@ -135,17 +117,17 @@ class SpecModel(keras.Model):  # type: ignore[misc]
 
     @property
     def metrics(self) -> list[keras.metrics.Metric]:
-        """Keras' metrics, the mean of each side loss, and the means of the figures that side losses report."""
+        """Keras' metrics, the mean of each side loss, and the means of the metrics that side losses report."""
         return [*super().metrics, *self._side.metrics]
 
     @property
     def side_figures(self) -> list[str]:
-        """The names, `<loss>_<figure>`, of the metrics that are figures of side losses: no losses, no scores."""
+        """The names, `<loss>_<name>`, of the metrics that side losses report: neither losses nor scores."""
         names: list[str] = self._side.figures
         return names
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None, **kwargs: Any) -> Any:
-        """The outputs; in training they bring along what the side losses need."""
+        """Return the outputs; in training, also keep what the side losses need."""
         outputs: Any
         with (
             tf32(self._tf32),
@@ -170,7 +152,7 @@ class SpecModel(keras.Model):  # type: ignore[misc]
         return allowed
 
     def train_step(self, data: Any) -> dict[str, Any]:
-        """Keras' own, whose backward pass may use TF32 as the forward pass may."""
+        """Train on a batch as Keras does; the backward pass may use TF32 as the forward pass may."""
         with tf32(self._tf32):
             return super().train_step(data)  # type: ignore[no-any-return]
 
@@ -187,7 +169,7 @@ class SpecModel(keras.Model):  # type: ignore[misc]
         """
         self._side.check_labels(y)
         parts = {}
-        if self.loss or not self.side_losses:  # Keras takes a loss on an output for necessary
+        if self.loss or not self.side_losses:  # Keras requires a loss on an output
             parts["that on the outputs"] = super().compute_loss(x, y, y_pred, sample_weight, training)
         watched = training and self.side_losses  # these may have batch norms of their own
         with self._statistics.kept_if_not_finite() if watched else contextlib.nullcontext():
@@ -199,27 +181,23 @@ class SpecModel(keras.Model):  # type: ignore[misc]
         return total
 
     def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> dict[str, Any]:
-        """The figures of a batch; Keras asks for them before the first loss.
-
-        Raises:
-            TrainingError: There are no labels, and a side loss takes some.
-        """
+        """The metrics of a batch; raises `TrainingError` if a side loss needs labels and there are none."""
         self._side.check_labels(y)
         return super().compute_metrics(x, y, y_pred, sample_weight)  # type: ignore[no-any-return]
 
     def test_step(self, data: Any) -> dict[str, Any]:
-        """Evaluates a batch, with the side losses that are not for training only."""
+        """Evaluate a batch, with the side losses that are not for training only."""
         with taps_wanted():
             return super().test_step(data)  # type: ignore[no-any-return]
 
     def port(self, name: str) -> keras.KerasTensor:
-        """A symbolic tensor of the graph, to make other models of.
+        """Return a symbolic tensor of the graph, from which other models can be made.
 
         Args:
             name: `node`, `node/port`, or an input.
 
         Raises:
-            EncapkerasError: There is none of that name.
+            EncapkerasError: The graph has no such tensor.
 
         Example:
             >>> import encapkeras
@@ -234,7 +212,7 @@ class SpecModel(keras.Model):  # type: ignore[misc]
         return tensor
 
     def copy_weights(self, source: keras.Model, leave: Sequence[str] = ()) -> None:
-        """Takes the weights of another model, node by node, as of one that was trained on other classes.
+        """Copy the weights of another model, node by node, for example of one that was trained on other classes.
 
         Args:
             source: A model with a layer for each node and side loss here that has weights, of the same name and with
@@ -260,7 +238,7 @@ class SpecModel(keras.Model):  # type: ignore[misc]
         for name in leave:
             if name not in own:
                 raise EncapkerasError(
-                    f"'leave' names '{name}', no node with weights of '{self.name}'. {suggest(name, own)}"
+                    f"'leave' has '{name}', which is not a node with weights of '{self.name}'. {suggest(name, own)}"
                 )
         theirs = {layer.name: layer for layer in source.layers}
         taking = [layer for name, layer in own.items() if name not in leave]
@@ -286,7 +264,7 @@ class SpecModel(keras.Model):  # type: ignore[misc]
         return [(n, layers[n.name]) for n in self._origin.spec.nodes if id(layers[n.name]) in reached]
 
     def get_config(self) -> dict[str, Any]:
-        """The resolved spec, its plugins, and what may have changed since: frozen layers and dtype policies."""
+        """Return the resolved spec, its plugins, and what may have changed since: frozen layers and dtype policies."""
         layers = self._origin.layers
         return {
             "spec": self.spec,
@@ -301,10 +279,10 @@ class SpecModel(keras.Model):  # type: ignore[misc]
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> SpecModel:
-        """The model that a configuration describes, with new weights.
+        """Return the model that a configuration describes, with new weights.
 
         Raises:
-            PluginError: A plugin is not loaded that it needs.
+            PluginError: It needs a plugin that is not loaded.
         """
         for file, registers in config.get("plugins", {}).items():
             check_loaded(registers, f"model '{config['spec']['name']}'", file)
@@ -324,7 +302,7 @@ class SpecModel(keras.Model):  # type: ignore[misc]
 
 
 def build_model(source: Source, overrides: Sequence[str] = ()) -> SpecModel:
-    """Makes the Keras model that a spec describes, with new weights.
+    """Make the Keras model that a spec describes, with new weights.
 
     Args:
         source: A YAML or JSON file, the name of a bundled spec (`quickstart`), plain data, or a spec.
@@ -334,8 +312,8 @@ def build_model(source: Source, overrides: Sequence[str] = ()) -> SpecModel:
         A Functional model for `compile` and `fit`. Layers without a `dtype` of their own follow Keras' global policy.
 
     Raises:
-        ArgumentError: `source` or `overrides` is of another type.
-        SpecError: The spec has mistakes: all of them, with their places.
+        ArgumentError: `source` or `overrides` has another type.
+        SpecError: The spec has errors: all of them, with their places.
 
     Example:
         >>> import encapkeras
@@ -344,39 +322,9 @@ def build_model(source: Source, overrides: Sequence[str] = ()) -> SpecModel:
         >>> model.output_shape
         (None, 10)
     """
-    spec = check_spec(source, overrides)  # first without weights, so that no mistake costs memory
+    spec = check_spec(source, overrides)  # first without weights, so that no error costs memory
     class_names = spec.info.class_names if spec.info else ()
     return _made(spec, spec.resolved, class_names, {})
-
-
-def load_model(path: str | os.PathLike[str]) -> keras.Model:
-    """Loads a saved `.keras` file, of a spec's model or any other that has encapkeras' layers.
-
-    Args:
-        path: The file.
-
-    Raises:
-        EncapkerasError: There is no such file, or it is no Keras model.
-    """
-    shown = os.fspath(path)
-    if os.path.isdir(path):
-        raise EncapkerasError(
-            f"'{shown}' cannot be loaded: it is a folder. Of a run, give checkpoints/best.keras or last.keras in it"
-        )
-    if not os.path.isfile(path):
-        raise EncapkerasError(f"'{shown}' cannot be loaded: there is no such file")
-    if not zipfile.is_zipfile(path):  # Keras would say that it is not there
-        raise EncapkerasError(f"'{shown}' cannot be loaded: it is no .keras file, or a damaged one")
-    try:
-        return keras.saving.load_model(path)
-    except (OSError, ValueError, TypeError, KeyError, zipfile.BadZipFile, zlib.error) as error:
-        plugin = plugin_of_module(str(error))
-        if plugin:
-            raise PluginError(
-                f"'{shown}' cannot be loaded: it has a class of the plugin {plugin}. Load that first: "
-                f"encapkeras.load_plugin('{plugin}')."
-            ) from error
-        raise EncapkerasError(f"'{shown}' cannot be loaded: {error}") from error
 
 
 def _made(spec: Spec, resolved: dict[str, Any], class_names: Sequence[str], policies: dict[str, Any]) -> SpecModel:
@@ -392,7 +340,7 @@ def _plain_if_single(tensors: Mapping[str, keras.KerasTensor]) -> Any:
 
 
 def _unlike(layer: keras.layers.Layer, other: keras.layers.Layer | None) -> str:
-    """Why a layer cannot have the weights of another; empty if it can."""
+    """Why a layer cannot take the weights of another; empty if it can."""
     if other is None:
         return f"it has no '{layer.name}'"
     here, there = ([tuple(weight.shape) for weight in each.weights] for each in (layer, other))

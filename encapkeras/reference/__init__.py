@@ -1,1 +1,5 @@
-"""The textbook formulas, slow and literal: the oracle of the tests and the baseline of the benchmarks."""
+"""The textbook formulas, slow and literal: the oracle of tests and the baseline of benchmarks.
+
+`routing_loops` has a loop per capsule and is what tests compare with; `routing_votes` makes all votes, as a careful
+engineer would; `transport` is plain Sinkhorn with autograd; `encapnet` is the default network in plain torch.
+"""

@@ -16,11 +16,7 @@ def squash(capsules: torch.Tensor) -> torch.Tensor:
 
 
 class Squash(nn.Module):
-    """Squash of an image's channels `(B, N * D, H, W)`: permuted so that the components come last, and back.
-
-    Args:
-        types: Number N of capsule types.
-    """
+    """Squash of an image's channels `(B, N * D, H, W)`: permuted so that the components come last, and back."""
 
     def __init__(self, types: int) -> None:
         super().__init__()
@@ -35,15 +31,7 @@ class Squash(nn.Module):
 
 
 class Stage(nn.Module):
-    """A stage of master kind with skip `last`: a 3x3 step with projected skip, then 1x1 steps.
-
-    Args:
-        inputs: Input channels.
-        channels: Output channels.
-        types: Number N of capsule types.
-        strides: Stride of the first step.
-        sub_layers: Number of 1x1 steps.
-    """
+    """A stage of master kind with skip `last`: a 3x3 step with projected skip, then 1x1 steps."""
 
     def __init__(self, inputs: int, channels: int, types: int, strides: int, sub_layers: int) -> None:
         super().__init__()
@@ -68,13 +56,7 @@ class Stage(nn.Module):
 
 
 class CapsuleDense(nn.Module):
-    """`out[j, d] = sum_i x[i, d] * W[d, i, j]`, then squash.
-
-    Args:
-        capsules: Number I of input capsules.
-        outputs: Number J of output capsules.
-        dim: Dimension D of both.
-    """
+    """`out[j, d] = sum_i x[i, d] * W[d, i, j]`, then squash."""
 
     def __init__(self, capsules: int, outputs: int, dim: int) -> None:
         super().__init__()
@@ -89,15 +71,7 @@ class CapsuleDense(nn.Module):
 
 
 class EncapNet(nn.Module):
-    """Stem, four stages with D = 2, 4, 8, 16 and strides 1, 2, 2, 2, class capsules: lengths `(B, classes)`.
-
-    Args:
-        image_channels: Channels of the images.
-        image_size: Height and width of the images.
-        classes: Number of classes.
-        types: Number N of capsule types.
-        sub_layers: Number of 1x1 steps of each stage.
-    """
+    """Stem, four stages with D = 2, 4, 8, 16 and strides 1, 2, 2, 2, class capsules: lengths `(B, classes)`."""
 
     def __init__(
         self, image_channels: int = 3, image_size: int = 32, classes: int = 10, types: int = 32, sub_layers: int = 2

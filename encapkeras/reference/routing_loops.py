@@ -1,7 +1,7 @@
-"""Routing exactly as its formulas read: a loop over output capsules j and input capsules i. The oracle of the tests.
+"""Routing literally as in the formulas: a loop over output capsules j and input capsules i. The oracle of the tests.
 
-Everything is computed as written, without logarithms of densities or floors, so that it is defined only where the
-formulas are. Input capsules are ordered type by type, `i = (n, p)`.
+Without logarithms of densities or floors, so that it is defined only where the formulas are. Input capsules are
+ordered type by type, `i = (n, p)`; shapes are those of `encapkeras.functional`.
 """
 
 from __future__ import annotations
@@ -14,16 +14,7 @@ EPSILON = 2.220446049250313e-16
 
 
 def votes(capsules: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> list[list[torch.Tensor]]:
-    """`vote[j][i] = W[n, j] @ u[n, p] + bias[n, j]`, of one sample.
-
-    Args:
-        capsules: `(P, N, D)`.
-        weight: `(N, J, E, D)`.
-        bias: `(N, J, E)` or None.
-
-    Returns:
-        Votes of E numbers, by output and input capsule.
-    """
+    """Return `vote[j][i] = W[n, j] @ u[n, p] + bias[n, j]` of one sample."""
     positions, types, _ = capsules.shape
     zero = torch.zeros(weight.shape[2], dtype=weight.dtype)
     return [
@@ -37,7 +28,7 @@ def votes(capsules: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | Non
 
 
 def total(terms: list[torch.Tensor]) -> torch.Tensor:
-    """Their sum, one after the other."""
+    """Sum one after the other."""
     result = torch.zeros_like(terms[0])
     for term in terms:
         result = result + term
@@ -45,7 +36,7 @@ def total(terms: list[torch.Tensor]) -> torch.Tensor:
 
 
 def squash(capsule: torch.Tensor) -> torch.Tensor:
-    """`|s|^2 / (1 + |s|^2) * s / |s|`, of one capsule that is not zero."""
+    """Return `|s|^2 / (1 + |s|^2) * s / |s|` of one capsule that is not zero."""
     length: torch.Tensor = torch.linalg.vector_norm(capsule)
     return length**2 / (1 + length**2) * capsule / length
 
@@ -57,18 +48,7 @@ def dynamic_routing(
     iterations: int,
     softmax_over: str,
 ) -> torch.Tensor:
-    """Dynamic routing (Sabour et al. 2017, procedure 1), sample by sample.
-
-    Args:
-        capsules: `(B, P, N, D)`.
-        weight: `(N, J, E, D)`.
-        bias: `(N, J, E)` or None.
-        iterations: Number T of iterations.
-        softmax_over: The axis of the softmax: `inputs` i or `outputs` j.
-
-    Returns:
-        Capsules `(B, J, E)`.
-    """
+    """Run dynamic routing (Sabour et al. 2017, procedure 1), sample by sample; return capsules `(B, J, E)`."""
     results = []
     for sample in capsules:
         vote = votes(sample, weight, bias)
@@ -87,7 +67,7 @@ def dynamic_routing(
 
 
 def value_range(values: list[torch.Tensor]) -> list[torch.Tensor]:
-    """`10 (x - min) / (max - min) - 5`."""
+    """Return `10 (x - min) / (max - min) - 5`."""
     low, high = min(values), max(values)
     return [10 * (value - low) / (high - low) - 5 if high > low else value * 0 for value in values]
 
@@ -102,21 +82,7 @@ def em_routing(
     iterations: int,
     normalize_distances: bool,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """EM routing (Hinton et al. 2018, procedure 1, with the normalisations of the encapsulation paper's code).
-
-    Args:
-        capsules: `(B, P, N, D)`.
-        weight: `(N, J, E, D)`.
-        bias: `(N, J, E)` or None.
-        activations: `(B, P, N)` or None.
-        beta_v: `(J,)`.
-        beta_a: `(J,)`.
-        iterations: Number T of iterations.
-        normalize_distances: Whether the distances of an input capsule are brought to [-5, 5].
-
-    Returns:
-        Means `(B, J, E)` and activations `(B, J)`.
-    """
+    """EM routing (Hinton et al. 2018, procedure 1, with the normalisations of the encapsulation paper's code)."""
     means, chances = [], []
     for b, sample in enumerate(capsules):
         vote = votes(sample, weight, bias)

@@ -1,10 +1,10 @@
 """Routing the usual way, with the tensor of all votes: one einsum, then matrix products along it.
 
 The baseline of `encapkeras bench routing`, written as a careful engineer would: votes lie so that both products of an
-iteration run along memory, densities are logarithms, nothing is copied that need not be.
+iteration run along memory, densities are logarithms, nothing is copied without need.
 
-Shape suffixes: B batch, P positions, N capsule types, D capsule dimension, I = N * P input capsules, J output capsules,
-E their dimension.
+Shape suffixes: B batch, P positions, N capsule types, D capsule dimension, I = N * P input capsules, J output
+capsules, E their dimension.
 """
 
 from __future__ import annotations
@@ -18,16 +18,7 @@ VARIANCE_FLOOR = 1e-12
 
 
 def votes(capsules_BPND: torch.Tensor, weight_NJED: torch.Tensor, bias_NJE: torch.Tensor | None) -> torch.Tensor:
-    """`vote[b, j, i] = W[n, j] @ u[b, p, n] + bias[n, j]`, with i = (n, p).
-
-    Args:
-        capsules_BPND: Input capsules.
-        weight_NJED: Matrices of the votes.
-        bias_NJE: What is added to the votes.
-
-    Returns:
-        Votes `(B, J, I, E)`.
-    """
+    """Return `vote[b, j, i] = W[n, j] @ u[b, p, n] + bias[n, j]`, `(B, J, I, E)`, with i = (n, p)."""
     vote_BJNPE = torch.einsum("bpnd,njed->bjnpe", capsules_BPND, weight_NJED)
     if bias_NJE is not None:
         vote_BJNPE = vote_BJNPE + bias_NJE.transpose(0, 1).unsqueeze(2)
@@ -36,7 +27,7 @@ def votes(capsules_BPND: torch.Tensor, weight_NJED: torch.Tensor, bias_NJE: torc
 
 
 def squash(capsules: torch.Tensor) -> torch.Tensor:
-    """`|s|^2 / (1 + |s|^2) * s / |s|` along the last axis."""
+    """Return `|s|^2 / (1 + |s|^2) * s / |s|` along the last axis."""
     length: torch.Tensor = torch.linalg.vector_norm(capsules, dim=-1, keepdim=True)
     return capsules * (length / (1 + length**2))
 
@@ -49,18 +40,7 @@ def dynamic_routing(
     iterations: int = 3,
     softmax_over: str = "inputs",
 ) -> torch.Tensor:
-    """Dynamic routing (Sabour et al. 2017, procedure 1).
-
-    Args:
-        capsules_BPND: Input capsules.
-        weight_NJED: Matrices of the votes.
-        bias_NJE: What is added to the votes.
-        iterations: Number T of iterations.
-        softmax_over: `inputs` or `outputs`.
-
-    Returns:
-        Capsules `(B, J, E)`.
-    """
+    """Run dynamic routing (Sabour et al. 2017, procedure 1); return capsules `(B, J, E)`."""
     vote_BJIE = votes(capsules_BPND, weight_NJED, bias_NJE)
     axis = 2 if softmax_over == "inputs" else 1
     logit_BJI = torch.zeros(vote_BJIE.shape[:3], dtype=vote_BJIE.dtype, device=vote_BJIE.device)
@@ -73,7 +53,7 @@ def dynamic_routing(
 
 
 def value_range(values: torch.Tensor) -> torch.Tensor:
-    """`10 (x - min) / (max - min) - 5` over the output capsules, axis 1; 0 where all are equal."""
+    """Return `10 (x - min) / (max - min) - 5` over the output capsules, axis 1; 0 where all are equal."""
     low, high = values.amin(1, keepdim=True), values.amax(1, keepdim=True)
     return torch.where(high > low, 10 * (values - low) / torch.where(high > low, high - low, 1) - 5, 0)
 
@@ -89,21 +69,7 @@ def em_routing(
     iterations: int = 3,
     normalize_distances: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """EM routing (Hinton et al. 2018, procedure 1, with the normalisations of the encapsulation paper's code).
-
-    Args:
-        capsules_BPND: Input capsules.
-        weight_NJED: Matrices of the votes.
-        bias_NJE: What is added to the votes.
-        activations_BPN: Weights of the input capsules.
-        beta_v_J: Cost of explaining a vote.
-        beta_a_J: Threshold of the activation.
-        iterations: Number T of iterations.
-        normalize_distances: Whether the distances of an input capsule are brought to [-5, 5].
-
-    Returns:
-        Means `(B, J, E)` and activations `(B, J)`.
-    """
+    """EM routing (Hinton et al. 2018, procedure 1, with the normalisations of the encapsulation paper's code)."""
     vote_BJIE = votes(capsules_BPND, weight_NJED, bias_NJE)
     share_BJI = torch.full(
         vote_BJIE.shape[:3], 1 / weight_NJED.shape[1], dtype=vote_BJIE.dtype, device=vote_BJIE.device

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from encapkeras.errors import suggest
 from encapkeras.spec.report import Report
-from encapkeras.spec.sections import BLOCK, REQUIRED, BlockSection, NodeKeys
+from encapkeras.spec.sections import BLOCK, BlockSection, NodeKeys
+from encapkeras.spec.sections import REQUIRED as REQUIRED_PARAMETER
 from encapkeras.spec.tree import FAILED, Tree
 from encapkeras.spec.variables import NODE_NAME, RESERVED, check_variable_name
+from encapkeras.validation import REQUIRED, Argument, Arguments
 
 PREFIX = "block."
 
@@ -35,17 +39,22 @@ class Block:
     nodes: Tree
     output: Tree
 
+    @functools.cached_property
+    def arguments(self) -> Arguments:
+        """What a use may give; nodes check the values."""
+        own = [Argument(name, Any, REQUIRED if default is None else None) for name, default in self.parameters.items()]
+        return Arguments(f"block '{self.name}'", own, "a parameter")
+
     def known(self, node: Tree, report: Report) -> Tree:
         """A node that uses the block, without keys that are neither parameters nor every node's, which are noted."""
-        what = f"a parameter of block '{self.name}'"
-        return node.with_value(report.as_meant(node.entries(), what, list(self.parameters), _COMMON))
+        return node.with_value(report.as_meant(node.entries(), self.arguments, _COMMON))
 
     def given(self, node: Tree, report: Report) -> dict[str, Tree]:
         """Return the parameters that a node which uses the block gives; missing ones are reported, and fail."""
         values = {name: entry for name, entry in node.entries().items() if name in self.parameters}
         for name, default in self.parameters.items():
             if default is None and name not in values:
-                report.add_missing(node, f"block '{self.name}' needs '{name}'")
+                report.add_missing(node, self.arguments.missing(name))
                 values[name] = node.with_value(FAILED)
         return values
 
@@ -97,7 +106,7 @@ def _parameters(tree: Tree, report: Report) -> dict[str, Tree | None] | None:
         if name in _COMMON:
             report.add(entry, f"'{name}' is not a valid parameter name: every node has a key '{name}'")
             return None
-    return {name: None if entry.value == REQUIRED else entry for name, entry in entries.items()}
+    return {name: None if entry.value == REQUIRED_PARAMETER else entry for name, entry in entries.items()}
 
 
 def unknown_block(name: str, blocks: Mapping[str, Block | None]) -> str:

@@ -7,11 +7,12 @@ comment that names the schema for editors is kept: it is the key `$schema` in JS
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from encapkeras.errors import ArgumentError
+from encapkeras.errors import ArgumentError, suggest
 from encapkeras.spec.inherit import bundled_specs
 from encapkeras.spec.parse import comments, is_json, load_text, read_text
 from encapkeras.spec.report import Report
@@ -84,11 +85,22 @@ def _moved(data: dict[str, Any], old: Path, new: Path) -> dict[str, Any]:
     _check_bases(data.get("extends"), old, new)
     section = data.get("data")
     if isinstance(section, dict):
-        from encapkeras.data.registry import SOURCE_PATHS  # here: it takes a second, as it brings torch
+        from encapkeras.data.registry import DATASETS, path_arguments  # here: it takes a second, as it brings torch
 
-        paths = {key: _moved_path(f"data.{key}", section[key], old, new) for key in SOURCE_PATHS if key in section}
+        names = path_arguments(section.get("dataset"))
+        _check_data_set(section.get("dataset"), DATASETS, new)
+        paths = {key: _moved_path(f"data.{key}", section[key], old, new) for key in names if key in section}
         data = {**data, "data": {**section, **paths}}
     return data
+
+
+def _check_data_set(name: Any, known: Collection[str], new: Path) -> None:
+    """Refuse a data set whose arguments are unknown: which of them are paths?"""
+    if isinstance(name, str) and "$" not in name and name not in known:
+        raise ArgumentError(
+            f"no data set is called '{name}'. {suggest(name, known)} Its paths cannot be written for '{new}'. If it is "
+            "a plugin's, add --plugin"
+        )
 
 
 def _check_bases(extends: Any, old: Path, new: Path) -> None:
@@ -108,6 +120,8 @@ def _base(name: str, folder: Path) -> Path | None:
 
 
 def _moved_path(key: str, path: Any, old: Path, new: Path) -> Any:
+    if isinstance(path, list):
+        return [_moved_path(key, element, old, new) for element in path]
     if not isinstance(path, str):
         return path
     if "$" in path:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from encapkeras.errors import SpecError, suggest
 from encapkeras.spec.parse import DEEPEST, ENDINGS, load_file, load_value
+from encapkeras.spec.renamed import with_new_names
 from encapkeras.spec.report import Report
 from encapkeras.spec.tree import FAILED, Tree, child_path
 
@@ -64,7 +65,7 @@ class Inheritance:
             else:
                 self._report.whole = False
         own = {key: entry for key, entry in tree.entries().items() if key != "extends"}
-        return merge(result, tree.with_value(own))
+        return merge(result, with_new_names(tree.with_value(own), self._report, merge))
 
     def _names(self, tree: Tree) -> list[Tree]:
         extends = tree.entries().get("extends")
@@ -164,7 +165,7 @@ def override(tree: Tree, changes: Iterable[str | Change], report: Report) -> Tre
     for change in changes:
         parsed = _parsed(change, report) if isinstance(change, str) else change
         if parsed:
-            tree = _replaced(tree, parsed.path, parsed.value, report)
+            tree = with_new_names(_replaced(tree, parsed.path, parsed.value, report), report, merge)
     return tree
 
 

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import math
-from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import keras
+import pydantic
 
 from encapkeras.errors import suggest
-from encapkeras.validation import ValueProblem, shown
+from encapkeras.validation import Argument, shown
 
 PREFIX = "keras."
 
 _CODE = "it holds code, and a spec is plain data; write a layer and register it with encapkeras.register_layer"
-_INNER = "it wraps other layers, which are no plain data; write a layer and register it with encapkeras.register_layer"
+_INNER = "it wraps other layers, which are not plain data; write a layer and register it with encapkeras.register_layer"
 _FITTED = "its state comes from data, not from training; prepare the images before they reach the model"
 _REFUSED = {
     **dict.fromkeys(("Lambda", "TorchModuleWrapper", "JaxLayer", "FlaxLayer", "TFSMLayer", "Layer"), _CODE),
@@ -41,14 +42,10 @@ _OBJECTS = {
 
 
 def keras_layer(name: str) -> type[keras.layers.Layer]:
-    """The Keras layer that a spec calls `keras.NAME`.
-
-    Raises:
-        LookupError: There is none, or it is not for specs; the message says which.
-    """
+    """The Keras layer that a spec calls `keras.NAME`; raises `LookupError` if there is none, or it is not for specs."""
     short = name.removeprefix(PREFIX)
     if short in _REFUSED:
-        raise LookupError(f"'{name}' cannot stand in a spec: {_REFUSED[short]}")
+        raise LookupError(f"'{name}' cannot be used in a spec: {_REFUSED[short]}")
     found = getattr(keras.layers, short, None)
     if not (inspect.isclass(found) and issubclass(found, keras.layers.Layer)):
         raise LookupError(f"Keras has no layer '{short}'. {suggest(name, keras_layer_names())}")
@@ -56,7 +53,7 @@ def keras_layer(name: str) -> type[keras.layers.Layer]:
 
 
 def keras_layer_names() -> list[str]:
-    """All that may stand behind `layer` from Keras, with the prefix."""
+    """The names of Keras' layers that specs may use, with the prefix."""
     return [
         PREFIX + name
         for name, found in vars(keras.layers).items()
@@ -65,12 +62,7 @@ def keras_layer_names() -> list[str]:
 
 
 def keras_layer_aliases() -> dict[str, str]:
-    """Second names of layers of Keras, with the first.
-
-    Example:
-        >>> keras_layer_aliases()["keras.Convolution2D"]
-        'keras.Conv2D'
-    """
+    """Second names of Keras' layers with the first, such as `keras.Convolution2D` with `keras.Conv2D`."""
     names = {name: PREFIX + keras_layer(name).__name__ for name in keras_layer_names()}
     return {name: first for name, first in names.items() if name != first and first in names}
 
@@ -84,51 +76,33 @@ def parameters(layer: type[keras.layers.Layer]) -> dict[str, inspect.Parameter]:
     }
 
 
-def with_image_format(layer: type[keras.layers.Layer], arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments with `data_format` set if the layer has one: `~/.keras/keras.json` must not change a network.
-
-    Example:
-        >>> with_image_format(keras.layers.Conv2D, {"filters": 3})
-        {'data_format': 'channels_last', 'filters': 3}
-    """
-    if "data_format" in parameters(layer):
-        return {"data_format": "channels_last", **arguments}
-    return dict(arguments)
+def keras_arguments(layer: type[keras.layers.Layer]) -> list[Argument]:
+    """The arguments of a Keras layer, which checks most of their values itself."""
+    finite = Annotated[Any, pydantic.BeforeValidator(_finite)]
+    return [Argument(name, finite, parameter.default) for name, parameter in parameters(layer).items()]
 
 
-def argument_problems(name: str, arguments: Mapping[str, Any]) -> list[ValueProblem]:
-    """What is missing or not finite in a map of arguments for the layer `keras.NAME`; Keras checks the rest itself."""
-    infinite = [
-        ValueProblem((argument,), f"must be a finite number; received {shown(value)}")
-        for argument, value in arguments.items()
-        if not _is_finite(value)
-    ]
-    return infinite + [
-        ValueProblem((argument,), f"layer '{name}' needs '{argument}'", "missing")
-        for argument, parameter in parameters(keras_layer(name)).items()
-        if parameter.default is parameter.empty and argument not in arguments
-    ]
+def plain_argument(argument: Argument) -> Argument:
+    """An argument as a spec may give it: as plain data, or as a named object of Keras where it takes one."""
+
+    def check(value: Any) -> Any:
+        problem = object_problem(argument.name, value)
+        if problem:
+            raise ValueError(problem)
+        return value
+
+    return dataclasses.replace(argument, annotation=Annotated[argument.annotation, pydantic.BeforeValidator(check)])
 
 
 def object_problem(argument: str, value: Any) -> str:
-    """What is wrong with an initialiser, regularizer, constraint or activation; empty if nothing is.
+    """What is wrong with an initializer, regularizer, constraint or activation; empty if nothing is.
 
     Keras would import any module that a map names, so that a map may only hold a built-in class and plain numbers.
-
-    Args:
-        argument: Its name, whose last part tells the kind: `kernel_initializer`.
-        value: A name, or `{class_name: ..., config: {...}}`.
-
-    Example:
-        >>> object_problem("activation", "rellu")
-        "no activation of Keras is called 'rellu'. Did you mean 'relu'?"
-        >>> object_problem("kernel_initializer", {"class_name": "RandomNormal", "config": {"stddev": 1.0}})
-        ''
     """
     kind = object_kind(argument)
     if not kind:
         if isinstance(value, dict) and ("class_name" in value or "module" in value):
-            return "must be plain data; only initialisers, regularizers, constraints and activations are named objects"
+            return "must be plain data; only initializers, regularizers, constraints and activations are named objects"
         return ""
     if isinstance(value, str):
         return _unknown_object(kind, value)
@@ -146,23 +120,13 @@ def object_problem(argument: str, value: Any) -> str:
 
 
 def object_kind(argument: str) -> str:
-    """The kind of named object that an argument takes, told by the last part of its name; empty if it takes none.
-
-    Example:
-        >>> object_kind("kernel_initializer"), object_kind("filters")
-        ('initializer', '')
-    """
+    """The kind of named object that an argument takes, such as `initializer`: the last part of its name; else empty."""
     kind = argument.rpartition("_")[2]
     return kind if kind in _OBJECTS else ""
 
 
 def object_names(kind: str) -> list[str]:
-    """The names of Keras' own initialisers, regularizers, constraints or activations.
-
-    Example:
-        >>> "relu" in object_names("activation")
-        True
-    """
+    """The names of Keras' own initializers, regularizers, constraints or activations."""
     others = {"get", "serialize", "deserialize", "register", kind.capitalize()}
     names = [name for name in dir(_OBJECTS[kind]) if name not in others and not name.startswith("_")]
     return sorted(names, key=lambda name: (name[0].isupper(), name))  # classes, which mean the same, last
@@ -171,6 +135,12 @@ def object_names(kind: str) -> list[str]:
 def _unknown_object(kind: str, name: str) -> str:
     names = object_names(kind)
     return "" if name in names else f"no {kind} of Keras is called '{name}'. {suggest(name, names)}"
+
+
+def _finite(value: Any) -> Any:
+    if not _is_finite(value):
+        raise ValueError(f"must be a finite number; received {shown(value)}")
+    return value
 
 
 def _is_finite(value: Any) -> bool:
@@ -186,8 +156,3 @@ def _wrong_config(module: Any, name: str, config: dict[str, Any]) -> str:
     except (TypeError, ValueError) as error:
         return f"'{name}' does not take this config: {error}"
     return ""
-
-
-def plain_object(value: Any) -> Any:
-    """A named object as Keras wants it: a map always with its `config`."""
-    return {"config": {}, **value} if isinstance(value, dict) and "class_name" in value else value

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +14,19 @@ from encapkeras.errors import ArgumentError
 from encapkeras.spec.blocks import read_blocks
 from encapkeras.spec.expand import Expansion
 from encapkeras.spec.inherit import OWN_KEYS, Inheritance, cleaned, override
-from encapkeras.spec.losses import LossChecks, NamedSideLoss
-from encapkeras.spec.nodes import Graph, is_name
+from encapkeras.spec.losses import NamedSideLoss, OutputLoss, read_losses
+from encapkeras.spec.nodes import Graph, Node, Reference, is_name
 from encapkeras.spec.parse import load_data, load_file
 from encapkeras.spec.report import Report
 from encapkeras.spec.sections import MODEL, NOT_IN_NAMES, TOP_LEVEL, Shape, Size, TopLevel
 from encapkeras.spec.settings import read_data, read_settings
 from encapkeras.spec.spec import Spec
 from encapkeras.spec.spec_files import find_spec
-from encapkeras.spec.sweep import Variant, read_sweep, read_variants
+from encapkeras.spec.sweep import Sweep, Variant, read_sweep, read_variants
 from encapkeras.spec.train_settings import TrainSettings
 from encapkeras.spec.tree import FAILED, Tree
 from encapkeras.spec.variables import FACTS, Scope, UnknownName, Variables, check_variable_name, substitute
-from encapkeras.spec.warnings import Suspicions
+from encapkeras.spec.warnings import warn_about_settings, warn_about_unread_names, warn_about_unused_nodes
 from encapkeras.validation import Checker, shown
 
 _TRAIN = Checker(TrainSettings)
@@ -36,7 +37,7 @@ Source = str | os.PathLike[str] | Mapping[str, Any] | Spec
 
 
 def load_spec(source: Source, overrides: Sequence[str] = ()) -> Spec:
-    """Reads a spec and checks all but the shapes.
+    """Read a spec and check all of it but the shapes.
 
     Args:
         source: A YAML or JSON file, the name of a bundled spec (`quickstart`), plain data, or a spec.
@@ -46,8 +47,8 @@ def load_spec(source: Source, overrides: Sequence[str] = ()) -> Spec:
         The spec.
 
     Raises:
-        ArgumentError: `source` or `overrides` is of another type.
-        SpecError: It has mistakes: all of them, with their places.
+        ArgumentError: `source` or `overrides` has another type.
+        SpecError: The spec has errors: all of them, with their places.
 
     Example:
         >>> load_spec("quickstart", ["train.epochs=3"]).train.epochs
@@ -55,181 +56,246 @@ def load_spec(source: Source, overrides: Sequence[str] = ()) -> Spec:
     """
     if isinstance(source, Spec) and not overrides:
         return source
-    reading = Reading(*merged(source, overrides))
+    reading = read(*merge(source, overrides))
     reading.report.raise_if_any()
     return reading.spec()
 
 
+@dataclass(frozen=True)
+class _Sections:
+    """The sections as written, and what computes the variables in them."""
+
+    tree: Tree
+    scope: Variables
+    report: Report
+
+    def written(self, key: str) -> Tree:
+        """A section as written; an empty map if it is missing."""
+        absent = Tree({}, self.tree.file, self.tree.line, self.tree.column, key)
+        return self.tree.entries().get(key, absent)
+
+    def computed(self, key: str) -> Tree:
+        """A section with values for variables."""
+        return substitute(self.written(key), self.scope, self.report)
+
+
+@dataclass(frozen=True)
+class _Data:
+    settings: DataSettings | None
+    info: DatasetInfo | None
+
+
+@dataclass(frozen=True)
+class _Model:
+    """What the section `model` holds; `order` has the nodes' names in the order of writing."""
+
+    inputs: Mapping[str, Sequence[int | None]]
+    graph: Graph
+    order: Sequence[str]
+    written_outputs: Mapping[str, Tree]
+    outputs: Mapping[str, Reference]
+    unused_blocks: frozenset[str]
+
+
+@dataclass(frozen=True)
 class Reading:
-    """One reading of a spec: what could be read, and the mistakes.
+    """A spec as far as it could be read; `report` has its errors."""
 
-    Args:
-        merged: The spec after `extends` and `--set`.
-        report: Where mistakes go.
-    """
+    merged: Tree
+    report: Report
+    sections: _Sections
+    data: _Data
+    sweep: Sweep | None
+    model: _Model
+    losses: Mapping[str, OutputLoss | NamedSideLoss]
+    train: TrainSettings
+    name: str
 
-    def __init__(self, merged: Tree, report: Report) -> None:
-        self.report = report
-        self._merged = merged
-        self._own = {key: entry.plain() for key, entry in merged.entries().items() if key.startswith(OWN_KEYS)}
-        self._tree = self._without_editors_key(cleaned(merged))
-        self.report.add_values(TOP_LEVEL, self._tree)
-        self._facts = Scope({})
-        self._scope = Variables(self._entry("vars").entries(), self._facts, self.report)
-        self._read_data()
-        self._sweep = read_sweep(merged, self._scope, report)
-        self._read_model()
-        self._train = read_settings(_TRAIN, self._section("train"), self.report)
-        self._name = self._read_name()
+    @property
+    def inputs(self) -> Mapping[str, Sequence[int | None]]:
+        """The shapes of the model's inputs, without the batch."""
+        return self.model.inputs
 
-    def spec(self, note_more: Callable[[Spec, Tree, Report], None] | None = None) -> Spec:
-        """The spec, once there are no mistakes; `note_more` may note what is suspicious beyond what the text tells."""
+    @property
+    def outputs(self) -> Mapping[str, Reference]:
+        """The tensor behind each output."""
+        return self.model.outputs
+
+    @property
+    def nodes(self) -> Sequence[Node]:
+        """The nodes, each after those that it needs."""
+        return self.model.graph.nodes
+
+    @property
+    def side_losses(self) -> list[NamedSideLoss]:
+        """The losses on tensors inside the network."""
+        return [loss for loss in self.losses.values() if isinstance(loss, NamedSideLoss)]
+
+    def spec(self, warn_more: Callable[[Spec, Tree, Report], None] | None = None) -> Spec:
+        """The spec, if there are no errors; `warn_more` adds the warnings that need more than the text."""
         spec = Spec(
-            name=self._name,
-            source=self._tree.file,
-            data=self._data,
-            train=self._train,
-            info=self._info,
+            name=self.name,
+            source=self.sections.tree.file,
+            data=self.data.settings,
+            train=self.train,
+            info=self.data.info,
             inputs=self.inputs,
             outputs=self.outputs,
             nodes=self.nodes,
-            losses=self._losses,
+            losses=self.losses,
             resolved=self._resolved(),
-            sweep=self._sweep.section if self._sweep else None,
-            written=self._merged if self._sweep else None,
+            sweep=self.sweep.section if self.sweep else None,
+            written=self.merged if self.sweep else None,
         )
-        suspicions = Suspicions(spec, self._tree, self.report)
-        suspicions.note()
-        suspicions.note_unread(self._scope.unread(), self._unused_blocks)
-        if note_more:
-            note_more(spec, self._tree, self.report)
+        tree = self.sections.tree
+        warn_about_unused_nodes(spec, self.report)
+        warn_about_settings(spec, tree, self.report)
+        warn_about_unread_names(tree, self.sections.scope.unread(), self.model.unused_blocks, self.report)
+        if warn_more:
+            warn_more(spec, tree, self.report)
         return dataclasses.replace(spec, warnings=self.report.warnings())
 
-    def variants(self, read: Callable[[Tree, Report], Spec | None]) -> list[Variant]:
-        """The networks of the sweep; notes what is wrong with them."""
-        return read_variants(self._sweep, self._merged, self.report, read) if self._sweep else []
-
-    def _without_editors_key(self, tree: Tree) -> Tree:
-        """The spec without `$schema`, by which editors find the schema of a file; YAML may say that in a comment."""
-        schema = tree.entries().get("$schema")
-        if schema is None:
-            return tree
-        if not isinstance(schema.value, str) and schema.value is not FAILED:
-            self.report.add(schema, f"must be the place of a JSON schema; received {shown(schema.plain())}")
-        return tree.with_value({key: entry for key, entry in tree.entries().items() if key != "$schema"})
-
-    def _entry(self, key: str) -> Tree:
-        """A section as written; an empty map if it is not there."""
-        absent = Tree({}, self._tree.file, self._tree.line, self._tree.column, key)
-        return self._tree.entries().get(key, absent)
-
-    def _section(self, key: str) -> Tree:
-        """A section with values for variables."""
-        return substitute(self._entry(key), self._scope, self.report)
-
-    def _read_data(self) -> None:
-        """The data set, and what it tells; variables may use that, so that it comes first."""
-        self._data: DataSettings | None = None
-        self._info: DatasetInfo | None = None
-        for name, value in self._entry("vars").entries().items():
-            check_variable_name(name, value, self.report)
-            if name in FACTS and "data" in self._tree.entries():
-                self.report.add(value, f"'{name}' comes from the data set; choose another name")
-        if "data" in self._tree.entries():
-            self._data, self._info = read_data(self._section("data"), self.report)
-            facts = {name: getattr(self._info, name) if self._info else FAILED for name in FACTS}
-            section = self._entry("data")
-            places = dict.fromkeys(("height", "width"), section.entries().get("image_size", section))
-            self._facts.define({name: places.get(name, section).with_value(fact) for name, fact in facts.items()})
-        self._scope.compute_all()
-
-    def _read_model(self) -> None:
-        written = self._entry("model").entries()
-        model = {
-            key: entry if key == "nodes" else substitute(entry, self._scope, self.report)
-            for key, entry in written.items()
-        }
-        tree = self._entry("model").with_value(model)
-        if "model" in self._tree.entries() and isinstance(self._entry("model").value, dict):
-            self.report.add_values(MODEL, tree)
-        inputs = model["inputs"].entries() if "inputs" in model else {"image": self._image(tree)}
-        self._check_names(inputs, "an input")
-        self.inputs = {
-            name: shape.plain()
-            for name, shape in inputs.items()
-            if is_name(name) and not shape.failed and not _SHAPE.problems(shape.plain())
-        }
-        blocks = read_blocks(self._entry("blocks"), self.report)
-        expansion = Expansion(self._scope, blocks, self.report)
-        expansion.expand(model.get("nodes", tree.with_value({})), list(inputs))
-        self._unused_blocks = set(blocks) - set(expansion.uses.values())
-        graph = Graph(expansion, inputs, model.get("defaults", tree.with_value({})), self.report)
-        self.nodes = graph.nodes
-        self._written_order = list(expansion.nodes)
-        self._outputs = model["outputs"].entries() if "outputs" in model else {}
-        self._check_names(self._outputs, "an output")
-        references = {
-            name: graph.reference(node) for name, node in self._outputs.items() if isinstance(node.value, str)
-        }
-        self.outputs = {name: reference for name, reference in references.items() if reference}
-        losses = self._section("losses")
-        self._losses = LossChecks(self._outputs, graph, self.report).checked(losses)
-        self.side_losses = [loss for loss in self._losses.values() if isinstance(loss, NamedSideLoss)]
-        if len(self._losses) == len(losses.entries()):  # else one with a mistake may be meant to use them
-            graph.note_unused_inputs()
-
-    def _image(self, model: Tree) -> Tree:
-        """The shape of the default input, from the data set or from `vars`."""
-        place = Tree(FAILED, model.file, model.line, model.column, "model")
-        try:
-            sizes = {name: self._scope.lookup(name) for name in ("height", "width", "channels")}
-        except UnknownName:
-            if isinstance(self._entry("model").value, dict) and "model" in self._tree.entries():
-                text = "without 'data' the model needs 'inputs', for example {image: [32, 32, 3]}"
-                self.report.add_missing(place, text)
-            return place
-        if any(any(size.failures()) for size in sizes.values()):
-            return place
-        for name, size in sizes.items():
-            for problem in _SIZE.problems(size.plain()):
-                self.report.add(size, f"the {name} of the images {problem.text}")
-                return place
-        return place.with_value(list(sizes.values()))
-
-    def _check_names(self, entries: Mapping[str, Tree], what: str) -> None:
-        for name, entry in entries.items():
-            if not is_name(name):
-                self.report.add(entry, f"'{name}' is no name for {what}")
-
-    def _read_name(self) -> str:
-        name = self._section("name").value
-        if name is not FAILED and NOT_IN_NAMES.search(str(name)):
-            self.report.add(self._entry("name"), f"'{name}' may consist of letters, digits, spaces, '_', '-' and '.'")
-        return str(name)
+    def variants(self, read_variant: Callable[[Tree, Report], Spec | None]) -> list[Variant]:
+        """The networks of the sweep; their errors go to the report."""
+        return read_variants(self.sweep, self.merged, self.report, read_variant) if self.sweep else []
 
     def _resolved(self) -> dict[str, Any]:
-        order = {name: position for position, name in enumerate(self._written_order)}
+        order = {name: position for position, name in enumerate(self.model.order)}
         nodes = sorted(self.nodes, key=lambda node: order[node.name])
         model = {
             "inputs": {name: list(shape) for name, shape in self.inputs.items()},
             "nodes": {node.name: node.resolved() for node in nodes},
             "outputs": {name: str(reference) for name, reference in self.outputs.items()},
         }
+        data = self.data.settings
         sections = {
             "spec": TopLevel.model_fields["spec"].default,
-            "name": self._name,
-            "source": self._entry("source").value or None,
-            "data": self._data.model_dump(mode="json", exclude_none=True) if self._data else None,
+            "name": self.name,
+            "source": self.sections.written("source").value or None,
+            "data": data.model_dump(mode="json", exclude_none=True) if data else None,
             "model": model,
-            "losses": {name: loss.resolved() for name, loss in self._losses.items()} or None,
-            "train": self._train.model_dump(mode="json", exclude_none=True),
-            **self._own,
+            "losses": {name: loss.resolved() for name, loss in self.losses.items()} or None,
+            "train": self.train.model_dump(mode="json", exclude_none=True),
+            **{key: entry.plain() for key, entry in self.merged.entries().items() if key.startswith(OWN_KEYS)},
         }
         return {key: section for key, section in sections.items() if section is not None}
 
 
-def merged(source: Source, overrides: Sequence[str]) -> tuple[Tree, Report]:
-    """A source with what it extends and with `--set`, and the mistakes in that."""
+def read(merged: Tree, report: Report) -> Reading:
+    """Read the sections of a merged spec, each with what those before it gave; errors go to the report."""
+    tree = _without_schema_key(cleaned(merged), report)
+    report.add_values(TOP_LEVEL, tree)
+    facts = Scope({})
+    variables = tree.entries().get("vars")
+    sections = _Sections(tree, Variables(variables.entries() if variables else {}, facts, report), report)
+    data = _read_data(sections, facts)
+    sweep = read_sweep(merged, sections.scope, report)
+    model = _read_model(sections)
+    losses = _read_losses(sections, model)
+    train = read_settings(_TRAIN, sections.computed("train"), report)
+    return Reading(merged, report, sections, data, sweep, model, losses, train, _read_name(sections))
+
+
+def _without_schema_key(tree: Tree, report: Report) -> Tree:
+    """The spec without `$schema`, where editors look for the schema of a JSON file."""
+    schema = tree.entries().get("$schema")
+    if schema is None:
+        return tree
+    if not isinstance(schema.value, str) and schema.value is not FAILED:
+        report.add(schema, f"must be the path or URL of a JSON schema; received {shown(schema.plain())}")
+    return tree.with_value({key: entry for key, entry in tree.entries().items() if key != "$schema"})
+
+
+def _read_data(sections: _Sections, facts: Scope) -> _Data:
+    """Read the data set first, for variables may use its facts; then compute the variables."""
+    given = "data" in sections.tree.entries()
+    for name, value in sections.written("vars").entries().items():
+        check_variable_name(name, value, sections.report)
+        if name in FACTS and given:
+            sections.report.add(value, f"'{name}' comes from the data set; choose another name")
+    settings, info = read_data(sections.computed("data"), sections.report) if given else (None, None)
+    if given:
+        values = {name: getattr(info, name) if info else FAILED for name in FACTS}
+        section = sections.written("data")
+        places = dict.fromkeys(("height", "width"), section.entries().get("image_size", section))
+        facts.define({name: places.get(name, section).with_value(value) for name, value in values.items()})
+    sections.scope.compute_all()
+    return _Data(settings, info)
+
+
+def _read_model(sections: _Sections) -> _Model:
+    scope, report, written = sections.scope, sections.report, sections.written("model")
+    model = {key: e if key == "nodes" else substitute(e, scope, report) for key, e in written.entries().items()}
+    tree = written.with_value(model)
+    if "model" in sections.tree.entries() and isinstance(written.value, dict):
+        report.add_values(MODEL, tree)
+    inputs = model["inputs"].entries() if "inputs" in model else {"image": _image(sections, tree)}
+    _check_names(inputs, "an input", report)
+    shapes = {
+        name: shape.plain()
+        for name, shape in inputs.items()
+        if is_name(name) and not shape.failed and not _SHAPE.problems(shape.plain())
+    }
+    blocks = read_blocks(sections.written("blocks"), report)
+    expansion = Expansion(scope, blocks, report)
+    expansion.expand(model.get("nodes", tree.with_value({})), list(inputs))
+    graph = Graph(expansion, inputs, model.get("defaults", tree.with_value({})), report)
+    outputs = model["outputs"].entries() if "outputs" in model else {}
+    _check_names(outputs, "an output", report)
+    references = {name: graph.reference(node) for name, node in outputs.items() if isinstance(node.value, str)}
+    return _Model(
+        inputs=shapes,
+        graph=graph,
+        order=list(expansion.nodes),
+        written_outputs=outputs,
+        outputs={name: reference for name, reference in references.items() if reference},
+        unused_blocks=frozenset(blocks) - set(expansion.uses.values()),
+    )
+
+
+def _read_losses(sections: _Sections, model: _Model) -> Mapping[str, OutputLoss | NamedSideLoss]:
+    written = sections.computed("losses")
+    losses = read_losses(written, model.written_outputs, model.graph, sections.report)
+    if len(losses) == len(written.entries()):  # a loss with an error may be meant to use an input
+        model.graph.add_unused_inputs()
+    return losses
+
+
+def _image(sections: _Sections, model: Tree) -> Tree:
+    """The shape of the default input, from the data set or from `vars`."""
+    place = Tree(FAILED, model.file, model.line, model.column, "model")
+    try:
+        sizes = {name: sections.scope.lookup(name) for name in ("height", "width", "channels")}
+    except UnknownName:
+        if isinstance(sections.written("model").value, dict) and "model" in sections.tree.entries():
+            text = "without 'data' the model needs 'inputs', for example {image: [32, 32, 3]}"
+            sections.report.add_missing(place, text)
+        return place
+    if any(any(size.failures()) for size in sizes.values()):
+        return place
+    for name, size in sizes.items():
+        for problem in _SIZE.problems(size.plain()):
+            sections.report.add(size, f"the {name} of the images {problem.text}")
+            return place
+    return place.with_value(list(sizes.values()))
+
+
+def _check_names(entries: Mapping[str, Tree], what: str, report: Report) -> None:
+    for name, entry in entries.items():
+        if not is_name(name):
+            report.add(entry, f"'{name}' is not a valid name for {what}")
+
+
+def _read_name(sections: _Sections) -> str:
+    name = sections.computed("name").value
+    if name is not FAILED and NOT_IN_NAMES.search(str(name)):
+        text = f"'{name}' may consist of letters, digits, spaces, '_', '-' and '.'"
+        sections.report.add(sections.written("name"), text)
+    return str(name)
+
+
+def merge(source: Source, overrides: Sequence[str]) -> tuple[Tree, Report]:
+    """A source with what it extends and with `--set`, and the errors in these."""
     if isinstance(overrides, str):
         raise ArgumentError(f"overrides must be a list of texts; write ['{overrides}']")
     report = Report()

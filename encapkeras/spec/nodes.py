@@ -1,10 +1,10 @@
-"""Step 6: nodes, references and outputs are checked against each other, and put in order."""
+"""Step 6: check nodes, references and outputs against each other, and put the nodes in order."""
 
 from __future__ import annotations
 
 import copy
 import graphlib
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +16,6 @@ from encapkeras.spec.report import Report
 from encapkeras.spec.sections import NODE, NodeKeys
 from encapkeras.spec.tree import FAILED, Tree
 from encapkeras.spec.variables import NODE_NAME, RESERVED
-from encapkeras.validation import ValueProblem
 
 # Keras follows a model's layers from the outputs to the inputs with one call a layer, and Python allows 1,000 calls
 # inside one another; the rest is for the calls that lead there.
@@ -36,17 +35,7 @@ class Reference:
 
 @dataclass(frozen=True)
 class Node:
-    """One layer of the network.
-
-    Args:
-        name: Its name.
-        kind: Its layer.
-        inputs: What the layer is called on.
-        listed: Whether `inputs` is a list in the spec.
-        arguments: The layer's own arguments, defaults of the spec included.
-        settings: What every node may have: `expect`, `trainable`, `dtype`, `doc`.
-        tree: Where it is written.
-    """
+    """One layer of the network; `listed` if its inputs are a list in the spec, `arguments` with its defaults."""
 
     name: str
     kind: LayerKind
@@ -58,7 +47,7 @@ class Node:
 
     @property
     def layer(self) -> str:
-        """What stands behind `layer`."""
+        """The name of its layer in specs."""
         return self.kind.name
 
     @property
@@ -75,7 +64,7 @@ class Node:
 
 
 def is_name(name: str) -> bool:
-    """Whether an input, an output or a loss may be called so."""
+    """Whether an input, an output or a loss may have this name."""
     return name not in RESERVED and bool(NODE_NAME.fullmatch(name))
 
 
@@ -87,14 +76,8 @@ def layer_name(name: str) -> str:
 class Graph:
     """The nodes of a spec, checked one by one and against each other.
 
-    Args:
-        expansion: The nodes as written, expanded.
-        inputs: The names of the model's inputs, with their places.
-        defaults: The map `model.defaults`.
-        report: Where mistakes go.
-
     Attributes:
-        nodes: The sound nodes, each after those that it needs.
+        nodes: The valid nodes, each after those that it needs.
         failed: The names of the others, and of what is not there.
     """
 
@@ -112,12 +95,12 @@ class Graph:
         self.failed |= wrong | set(expansion.nodes) - {node.name for node in self.nodes}
 
     def reference(self, tree: Tree) -> Reference | None:
-        """The tensor that a text names; None, and a mistake noted, if there is none."""
+        """The tensor that a text names; None, and an error in the report, if there is none."""
         if tree.value is FAILED:
             return None
         name, slash, port = tree.value.partition("/")
         if name in RESERVED:
-            self._report.add(tree, f"'{name}' stands for the labels; only the argument '{name}' of a loss can name it")
+            self._report.add(tree, f"'{name}' means the labels; only the argument '{name}' of a loss can name it")
             return None
         self._used.add(name)
         if name in self._expansion.uses and name not in self._expansion.nodes:
@@ -155,10 +138,10 @@ class Graph:
         """Why a side loss, which becomes a layer beside the nodes, cannot have this name; empty if it can."""
         if name in self._inputs or name in self._expansion.nodes or name in self._expansion.uses:
             return f"the name '{name}' is taken by {'an input' if name in self._inputs else 'a node'}"
-        return "" if is_name(name) else f"'{name}' is no name for a loss"
+        return "" if is_name(name) else f"'{name}' is not a valid name for a loss"
 
-    def note_unused_inputs(self) -> None:
-        """Notes inputs that nothing names; call this after all references are resolved."""
+    def add_unused_inputs(self) -> None:
+        """Add an error for each input that nothing names; call this after all references are resolved."""
         if self.nodes and not self.failed and self._expansion.complete and self._report.whole:
             for name, tree in self._inputs.items():
                 if name not in self._used:
@@ -168,48 +151,52 @@ class Graph:
         layer = tree.entries().get("layer")
         if layer is None or not isinstance(layer.value, str):
             return None
+        return self._kind_called(layer.value, layer)
+
+    def _kind_called(self, name: str, at: Tree) -> LayerKind | None:
         try:
-            return layer_kind(layer.value)
+            kind = layer_kind(name)
         except LookupError as error:
-            self._report.add(layer, error.args[0])
+            self._report.add(at, error.args[0])
             return None
+        self._report.warn_if_renamed(at, name, kind.name)
+        return kind
 
     def _checked_defaults(self, defaults: Tree) -> dict[str, dict[str, Tree]]:
-        """The sound defaults by layer; mistakes in them are noted where they stand, once for all nodes."""
-        sound: dict[str, dict[str, Tree]] = {}
+        """The valid defaults by layer; an error in one is reported in its place, once for all nodes."""
+        valid: dict[str, dict[str, Tree]] = {}
         for name, arguments in defaults.entries().items():
             if name.startswith(BLOCK_PREFIX):
                 text = "the parameters of a block have their defaults in the block: 'blocks.NAME.parameters'"
                 self._report.add(arguments, text)
                 continue
-            try:
-                kind = layer_kind(name)
-            except LookupError as error:
-                self._report.add(arguments, error.args[0])
-                continue
-            known = self._known(arguments.entries(), kind)
-            wrong = self._note_arguments(arguments, known, kind, partly=True)
-            sound[name] = {key: value.with_value(FAILED) if key in wrong else value for key, value in known.items()}
-        return sound
+            kind = self._kind_called(name, arguments)
+            if kind:
+                known = self._report.as_meant(arguments.entries(), kind.arguments)
+                problems = self._report.add_values(kind.arguments, arguments.with_value(known), partly=True)
+                wrong = {problem.path[0] for problem in problems}
+                defaults_of_kind = valid.setdefault(kind.name, {})
+                defaults_of_kind.update({k: e.with_value(FAILED) if k in wrong else e for k, e in known.items()})
+        return valid
 
     def _checked(self, name: str, tree: Tree) -> Node | None:
         if tree.value is FAILED:
             return None
         kind = self._kinds[name]
-        entries = self._known(tree.entries(), kind, NodeKeys.model_fields) if kind else tree.entries()
-        common = {key: entry for key, entry in entries.items() if key in NodeKeys.model_fields}
+        common_keys = NodeKeys.model_fields
+        entries = self._report.as_meant(tree.entries(), kind.arguments, common_keys) if kind else tree.entries()
+        common = {key: entry for key, entry in entries.items() if key in common_keys}
         head = tree.with_value(common)
         wrong = bool(self._report.add_values(NODE, head)) or any(head.failures())
         inputs = self._references(common["inputs"]) if "inputs" in common else None
         if kind is None:
             return None
-        own = {key: entry for key, entry in entries.items() if key not in common}
-        own = {**self._defaults.get(kind.name, {}), **own}
-        if self._note_arguments(tree, own, kind) or wrong or inputs is None:
+        own = {**self._defaults.get(kind.name, {}), **{k: e for k, e in entries.items() if k not in common}}
+        written = tree.with_value(own)
+        if self._report.add_values(kind.arguments, written) or any(written.failures()) or wrong or inputs is None:
             return None
-        settings = NodeKeys.model_validate(head.plain())
-        arguments = {key: value.plain() for key, value in own.items()}
-        return Node(name, kind, inputs, isinstance(common["inputs"].value, list), arguments, settings, tree)
+        settings = NodeKeys.model_validate({**head.plain(), "layer": kind.name})
+        return Node(name, kind, inputs, isinstance(common["inputs"].value, list), written.plain(), settings, tree)
 
     def _references(self, tree: Tree) -> tuple[Reference, ...] | None:
         elements = tree.value if isinstance(tree.value, list) else [tree]
@@ -218,23 +205,8 @@ class Graph:
             return None
         return tuple(reference for reference in found if reference)
 
-    def _known(self, entries: Mapping[str, Tree], kind: LayerKind, common: Collection[str] = ()) -> dict[str, Tree]:
-        """The entries that are arguments of the layer, or common to all; the others are noted."""
-        return self._report.as_meant(entries, f"an argument of layer '{kind.name}'", kind.arguments, common)
-
-    def _note_arguments(self, at: Tree, own: Mapping[str, Tree], kind: LayerKind, *, partly: bool = False) -> set[str]:
-        """Notes ill-typed and missing arguments; gives the names of all that cannot be used."""
-        failed = {key for key, entry in own.items() if any(entry.failures())}
-        wrong = set(failed)
-        for problem in kind.problems({key: entry.plain() for key, entry in own.items() if key not in failed}):
-            name = str(problem.path[0])
-            if name not in failed and not (partly and problem.kind == "missing"):
-                note_value(own.get(name, at), problem, self._report)
-                wrong.add(name)
-        return wrong
-
     def _in_order(self, nodes: dict[str, Node]) -> list[Node]:
-        """The nodes, each after those that it needs; none of those that need themselves or lie too deep."""
+        """The nodes, each after those that it needs, without those that need themselves or are too deep."""
         # Lists, for sets of names come in another order in each process, and with them the first weights.
         needs = {name: [r.node for r in node.inputs if r.node in nodes] for name, node in nodes.items()}
         while True:
@@ -243,21 +215,21 @@ class Graph:
                 break
             except graphlib.CycleError as error:
                 circle = list(error.args[1][1:])
-                self._note_circle(circle, nodes)
+                self._add_circle(circle, nodes)
                 for name in circle:
                     needs[name] = []
                     self.failed.add(name)
-        self._note_depth(order, needs, nodes)
+        self._add_too_deep(order, needs, nodes)
         return [nodes[name] for name in order if name not in self.failed]
 
-    def _note_circle(self, circle: list[str], nodes: dict[str, Node]) -> None:
+    def _add_circle(self, circle: list[str], nodes: dict[str, Node]) -> None:
         position = {name: index for index, name in enumerate(nodes)}
         first = circle.index(min(circle, key=lambda name: position[name]))
         names = [*circle[first:], *circle[:first]]
         at = nodes[names[0]].tree.value["inputs"]
         self._report.add(at, f"the nodes need each other in a circle: {' -> '.join([*names, names[0]])}")
 
-    def _note_depth(self, order: list[str], needs: dict[str, list[str]], nodes: dict[str, Node]) -> None:
+    def _add_too_deep(self, order: list[str], needs: dict[str, list[str]], nodes: dict[str, Node]) -> None:
         depth: dict[str, int] = {}
         for name in order:
             depth[name] = 1 + max((depth[need] for need in needs[name]), default=0)
@@ -265,14 +237,7 @@ class Graph:
         if too_deep:
             self._report.add(
                 nodes[too_deep[0]].tree,
-                f"'{too_deep[0]}' lies more than {DEEPEST_CHAIN} layers behind the input; Keras builds no deeper model "
+                f"'{too_deep[0]}' comes more than {DEEPEST_CHAIN} layers after the input; Keras builds no deeper model "
                 f"(the whole chain has {max(depth.values())})",
             )
             self.failed |= set(too_deep)
-
-
-def note_value(at: Tree, problem: ValueProblem, report: Report) -> None:
-    """Notes a problem of an argument; of a missing one, at the node."""
-    path = ".".join([at.path, *map(str, problem.path[1:])])
-    note = report.add_missing if problem.kind == "missing" else report.add
-    note(at, problem.text, path=path)

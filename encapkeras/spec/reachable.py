@@ -9,16 +9,7 @@ if TYPE_CHECKING:
 
 
 def reached(spec: Spec) -> set[str]:
-    """The names of the nodes that lead to an output or a side loss; the others are checked, and never built.
-
-    Args:
-        spec: A spec without mistakes.
-
-    Example:
-        >>> from encapkeras import load_spec
-        >>> sorted(reached(load_spec("quickstart", ["model.outputs.classes=stage1"])))
-        ['stage1', 'stem']
-    """
+    """The names of the nodes that lead to an output or a side loss; the others are checked, and never built."""
     needed = {reference.node for reference in spec.outputs.values()}
     needed.update(reference.node for loss in spec.side_losses for reference in loss.tensors.values())
     for node in reversed(spec.nodes):  # each before those that it needs

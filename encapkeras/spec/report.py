@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
-from encapkeras.errors import Problem, SpecError, nearest, suggest_argument
+from encapkeras.errors import Problem, SpecError, nearest
 from encapkeras.spec.tree import Tree, child_path
-from encapkeras.validation import Checker, ValueProblem
+from encapkeras.validation import Arguments, Checker, ValueProblem
 
 MOST_VALUES = 200_000  # a spec of 10,000 nodes has half as many
 MOST_PROBLEMS = 100  # nobody reads more, and each may take a search for the nearest name
@@ -66,6 +66,11 @@ class Report:
         """
         self._note(Problem(at.file, at.line, at.column, at.path, message, severity="warning"), at.note)
 
+    def warn_if_renamed(self, at: Tree, name: str, new_name: str) -> None:
+        """Warn about a former name of a layer, loss, data set or setting."""
+        if name != new_name:
+            self.warn(at, f"'{name}' is now called '{new_name}'. Write '{new_name}'.")
+
     def _note(self, problem: Problem, note: str) -> None:
         notes = self._notes.setdefault(problem, [])
         if note not in notes:
@@ -78,8 +83,8 @@ class Report:
         if self.whole:
             self.add(at, message, path=path)
 
-    def add_values(self, checker: Checker, tree: Tree) -> list[ValueProblem]:
-        """Notes, and gives, all that the checker finds wrong in a value."""
+    def add_values(self, checker: Checker, tree: Tree, *, partly: bool = False) -> list[ValueProblem]:
+        """Add, and return, all that the checker finds wrong in a value; `partly` if keys may be missing."""
         failed = {failure.path for failure in tree.failures()}
         problems = checker.problems(tree.plain())
         unknown = [problem.path for problem in problems if problem.kind == "unknown"]
@@ -90,7 +95,8 @@ class Report:
             for step in rest:
                 path = child_path(path, step)
             depends_on_failed = not rest and problem.kind == "value" and any(at.failures())
-            if depends_on_failed or (problem.kind == "missing" and path in failed):
+            missing = problem.kind == "missing"
+            if depends_on_failed or (missing and (path in failed or (partly and len(problem.path) == 1))):
                 continue
             if problem.kind != "missing":
                 self.add(at, problem.text, path=path)
@@ -100,24 +106,18 @@ class Report:
         return found
 
     def as_meant(
-        self, entries: Mapping[str, Tree], what: str, own: Collection[str], common: Collection[str]
+        self, entries: Mapping[str, Tree], arguments: Arguments, others: Collection[str] = ()
     ) -> dict[str, Tree]:
-        """The entries of a map that are known; unknown ones are noted.
+        """The entries of a map that are arguments, or one of the others that it may hold; an error for each other key.
 
-        One that is misspelt is taken for what it may mean, so that nothing else seems wrong because of it.
-
-        Args:
-            entries: The map.
-            what: What a key should be, for the message: `an argument of layer 'squash'`.
-            own: The keys that are special to this map.
-            common: Other keys that may stand in it.
+        A misspelt key is taken for what it may mean, so that nothing else seems wrong because of it.
         """
-        names = {*own, *common}
-        meant = {key: entry for key, entry in entries.items() if key in names}
+        allowed = {*arguments.by_name, *others}
+        meant = {key: entry for key, entry in entries.items() if key in allowed}
         for key, entry in entries.items():
-            if key not in names:
-                self.add(entry, f"'{key}' is not {what}. {suggest_argument(key, own, common)}")
-                near = nearest(key, names)
+            if key not in allowed:
+                self.add(entry, arguments.unknown(key, others))
+                near = nearest(key, allowed)
                 if near:
                     meant.setdefault(near, entry.as_guess())
         return meant

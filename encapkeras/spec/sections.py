@@ -50,7 +50,7 @@ class BlockSection(Section):
         description="Its nodes by name, as in 'model.nodes'; they see each other, the block's inputs and parameters, "
         "and 'vars'."
     )
-    output: str = Field(description="Its node that stands for the block outside.")
+    output: str = Field(description="Its node whose output is that of the block.")
 
 
 Grid = Annotated[dict[str, Annotated[list[Any], Field(min_length=1)]], Field(min_length=1)]

@@ -1,4 +1,4 @@
-"""Step 6, for `data` and `train`: a section becomes its settings, and the data set tells about itself."""
+"""Step 6, for `data` and `train`: a section becomes its settings, and the data set describes its images."""
 
 from __future__ import annotations
 
@@ -9,72 +9,51 @@ from pathlib import Path
 from typing import Any
 
 from encapkeras.data import DatasetInfo, DataSettings, describe
-from encapkeras.data.registry import SOURCE_ARGUMENTS, SOURCE_PATHS
+from encapkeras.data.registry import COMMON_SETTINGS, path_arguments
 from encapkeras.errors import ArgumentError, DataError
 from encapkeras.spec.report import Report
 from encapkeras.spec.tree import Tree
 from encapkeras.validation import Checker
 
 _DATA = Checker(DataSettings)
-_SOURCE_KEYS = ("dataset", *SOURCE_ARGUMENTS, "image_size")
+_NOT_OF_IMAGES = set(COMMON_SETTINGS) - {"dataset", "image_size"}  # what decides nothing about the images themselves
 
 
 def read_settings(checker: Checker, tree: Tree, report: Report) -> Any:
-    """A section as its settings; None after a mistake other than an unknown key that the rest does not miss.
-
-    Args:
-        checker: What the section may hold.
-        tree: The section.
-        report: Where mistakes go.
-    """
+    """Return a section as its settings; None after an error other than an unknown key that the rest can do without."""
     if not isinstance(tree.value, dict):
         return None
     problems = report.add_values(checker, tree)
     if any(problem.kind != "unknown" for problem in problems) or any(tree.failures()):
         return None
-    values = tree.plain()
-    for problem in problems:
-        _remove(values, problem.path)
-    # What the rest now lacks is what the unknown key was meant to be: no mistake of its own.
-    return None if checker.problems(values) else checker.convert(values)
+    return _converted(checker, tree)
 
 
 def read_data(section: Tree, report: Report) -> tuple[DataSettings | None, DatasetInfo | None]:
-    """The settings of `data`, and what the data set tells about itself; None for what a mistake leaves unknown.
-
-    Args:
-        section: The section.
-        report: Where mistakes go.
-    """
+    """Return the settings of `data` and the description of the data set; None for what an error leaves unknown."""
     absolute = _with_absolute_paths(section)
     settings: DataSettings | None = read_settings(_DATA, absolute, report)
-    source = settings or _source_of(absolute)
+    images = settings or _settings_of_images(absolute)
     try:
-        return settings, describe(source) if source else None
+        return settings, describe(images) if images else None
     except (ArgumentError, DataError) as error:
         report.add(_cause(absolute, str(error)), _in_one_line(str(error)))
         return settings, None
 
 
-def _cause(section: Tree, text: str) -> Tree:
-    """The value that a message about the data is about: a setting or a file that it names; else the section."""
-    entries = section.entries()
-    named = [name for name in re.findall(r"\bdata\.(\w+)", text) if name in entries]
-    values = {key: entries[key].value for key in SOURCE_PATHS if key in entries}
-    files = [key for key, value in values.items() if isinstance(value, str) and value and value in text]
-    return entries[[*named, *files][0]] if named or files else section
+def _settings_of_images(data: Tree) -> DataSettings | None:
+    """Return the settings that decide about the images, where others are wrong: the network can still be checked."""
+    kept = data.with_value({key: entry for key, entry in data.entries().items() if key not in _NOT_OF_IMAGES})
+    return None if any(kept.failures()) else _converted(_DATA, kept)
 
 
-def _in_one_line(text: str) -> str:
-    """Several parts of a data set may be damaged, each told on a line; a mistake in a spec is one line."""
-    return "; ".join(line.strip() for line in text.splitlines()).replace(":; ", ": ").replace(".; ", ". ")
-
-
-def _source_of(data: Tree) -> DataSettings | None:
-    """The settings that say which images these are, where others are wrong: the network can be checked all the same."""
-    values = data.with_value({key: e for key, e in data.entries().items() if key in _SOURCE_KEYS})
-    plain = values.plain()
-    return None if any(values.failures()) or _DATA.problems(plain) else _DATA.convert(plain)
+def _converted(checker: Checker, tree: Tree) -> Any:
+    """Return the section without its unknown keys; None if it then lacks what an unknown key was meant to be."""
+    values = tree.plain()
+    for problem in checker.problems(values):
+        if problem.kind == "unknown":
+            _remove(values, problem.path)
+    return None if checker.problems(values) else checker.convert(values)
 
 
 def _remove(values: Any, path: Sequence[str | int]) -> None:
@@ -83,16 +62,38 @@ def _remove(values: Any, path: Sequence[str | int]) -> None:
     del values[path[-1]]
 
 
+def _cause(section: Tree, text: str) -> Tree:
+    """Return the value that a message about the data names, a setting or a file; else the section."""
+    entries = section.entries()
+    named = [name for name in re.findall(r"\bdata\.(\w+)", text) if name in entries]
+    paths = _paths(section)
+    files = [key for key, path in paths.items() if isinstance(path.value, str) and path.value and path.value in text]
+    return entries[[*named, *files][0]] if named or files else section
+
+
+def _in_one_line(text: str) -> str:
+    """Join the lines of a message about several parts of a data set: an error in a spec is one line."""
+    return "; ".join(line.strip() for line in text.splitlines()).replace(":; ", ": ").replace(".; ", ". ")
+
+
 def _with_absolute_paths(data: Tree) -> Tree:
-    """The `data` section with its paths from the file that wrote them, so that it means the same in every folder.
+    """Make the paths of `data` absolute, from the file that wrote them, so that they mean the same in every folder.
 
     Values of `--set` and of plain data start at the current folder, as the names of their sources have no folder.
     """
+    absolute = {key: _absolute(path) for key, path in _paths(data).items()}
+    return data.with_value({**data.entries(), **absolute}) if absolute else data
+
+
+def _paths(data: Tree) -> dict[str, Tree]:
     entries = data.entries()
-    paths = {key: entries[key] for key in SOURCE_PATHS if key in entries and isinstance(entries[key].value, str)}
-    absolute = {key: _absolute(path) for key, path in paths.items()}
-    return data.with_value({**entries, **absolute}) if absolute else data
+    dataset = entries["dataset"].value if "dataset" in entries else None
+    return {key: entries[key] for key in path_arguments(dataset) if key in entries}
 
 
 def _absolute(path: Tree) -> Tree:
+    if isinstance(path.value, list):
+        return path.with_value([_absolute(element) for element in path.value])
+    if not isinstance(path.value, str):
+        return path
     return path.with_value(os.path.abspath(Path(path.file).parent / os.path.expanduser(path.value)))

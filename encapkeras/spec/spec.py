@@ -26,15 +26,15 @@ class Spec:
         source: The file; `<dict>` for plain data.
         data: The data set and its batches; None if the spec names none.
         train: How the network is trained.
-        info: What the data set tells about itself; None without one.
+        info: The description of the data set; None without one.
         inputs: The shapes of the model's inputs, without the batch.
         outputs: The tensor behind each output.
         nodes: The nodes, each after those that it needs.
         losses: The losses by name: those on outputs, which have the output's, and side losses.
         resolved: The same as plain data: a spec with numbers for variables, `extends` merged, `repeat` and blocks
             expanded.
-        warnings: What can be built and is hardly meant, sorted by place; `load_spec` finds less of it than
-            `check_spec`, which knows the shapes.
+        warnings: What can be built but is surely a slip, sorted by place; `check_spec`, which knows the shapes, finds
+            more of it than `load_spec`.
         sweep: What `compare` trains instead of the spec as it is; None for nothing else.
         written: The spec before any of its steps, of which the sweep's networks are made; None without a sweep.
     """

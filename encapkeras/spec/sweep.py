@@ -1,7 +1,7 @@
 """The section `sweep`: what it changes in the spec, network by network.
 
 A network of a sweep is a row of `list` with a combination of `grid`. Its values take the place of others as those of
-`--set` do, and keep their places in the file, so that a mistake in one is found there.
+`--set` do, and keep their places in the file, so that an error in one is reported there.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import itertools
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from encapkeras.errors import Problem, printable
@@ -38,13 +38,7 @@ _NOT_SWEPT = {
 
 
 class Variant(NamedTuple):
-    """A network of a sweep.
-
-    Args:
-        label: What the sweep sets, for example `types=8 learning_rate=0.001`; empty where it is the spec as it is.
-        values: By path, its value of all that the sweep sets in any of its networks; None for what it does not have.
-        spec: Its spec, which has no sweep, and no warnings: the spec with the sweep has them all.
-    """
+    """A network of a sweep: its label, the swept values by path (None for what it lacks), and its spec."""
 
     label: str
     values: Mapping[str, Any]
@@ -53,14 +47,7 @@ class Variant(NamedTuple):
 
 @dataclass(frozen=True)
 class Sweep:
-    """A sweep as it is written.
-
-    Args:
-        tree: The section.
-        section: The same as plain values; None after a mistake.
-        rows: The changes of each row of `list`; one row without changes where there is no list.
-        axes: The changes of each path of `grid`.
-    """
+    """A sweep as written; `section` is None after an error; `rows` are changes of `list`, `axes` those of `grid`."""
 
     tree: Tree
     section: SweepSection | None
@@ -74,22 +61,16 @@ class Sweep:
 
     @property
     def paths(self) -> list[str]:
-        """All that it sets, but for names, which are part of the labels anyway."""
+        """All that it sets, except for names, which are part of the labels anyway."""
         paths = dict.fromkeys(change.path for changes in (*self.rows, *self.axes) for change in changes)
         return [path for path in paths if path != "name"]
 
 
 def read_sweep(written: Tree, scope: Scope, report: Report) -> Sweep | None:
-    """The sweep of a merged spec; None if it has none.
-
-    Args:
-        written: The merged spec, with its nulls.
-        scope: The variables, for seeds and for lists of values; the values have those of their own network.
-        report: Where mistakes go.
-    """
+    """The sweep of a merged spec, which keeps its nulls; None if it has none."""
     tree = written.entries().get("sweep")
     if tree is None or not isinstance(tree.value, dict):
-        return None  # what is neither a map nor null is a mistake of the top level
+        return None  # what is neither a map nor null is an error of the top level
     entries = _without_remarks(tree)
     if "seeds" in entries:
         entries["seeds"] = substitute(entries["seeds"], scope, report)
@@ -98,7 +79,7 @@ def read_sweep(written: Tree, scope: Scope, report: Report) -> Sweep | None:
         known = {path: axis if isinstance(axis.value, list) else substitute(axis, scope, report) for path, axis in axes}
         entries["grid"] = entries["grid"].with_value(known)
     tree = tree.with_value(entries)
-    substitute(tree, scope, Report())  # what is wrong there, its networks tell; but variables that it reads are read
+    substitute(tree, scope, Report())  # only to mark variables as read; its networks report what is wrong
     problems = report.add_values(SWEEP, tree)
     if not problems and not {"grid", "list"} & set(entries):
         report.add_missing(tree, "a sweep needs a 'grid' or a 'list' of what it changes")
@@ -113,7 +94,7 @@ def read_sweep(written: Tree, scope: Scope, report: Report) -> Sweep | None:
 
 
 def _without_remarks(tree: Tree) -> Any:
-    """A map without the entries that `null` deletes and the user's own; what is no map as it is."""
+    """A map without the entries that `null` deletes and the user's own; anything else as it is."""
     if not isinstance(tree.value, dict):
         return tree.value
     return {k: e for k, e in tree.value.items() if e.value is not None and not k.startswith(OWN_KEYS)}
@@ -127,7 +108,7 @@ def _axes(grid: Tree | None, rows: Sequence[Sequence[Change]], report: Report) -
         if path in in_rows:
             report.add(axis, f"'{path}' is in the 'list' too; give it in one of them")
             continue
-        # The values of a path have its place: what is wrong with the path is wrong with all of them, and told once.
+        # The values of a path have its place: what is wrong with the path is wrong with all of them, and reported once.
         values = [Change(path, replace(axis, value=value.value)) for value in _elements(axis)]
         axes.append([change for change in values if _may_be_swept(change, report)])
     return [axis for axis in axes if axis]
@@ -153,17 +134,10 @@ def _may_be_swept(change: Change, report: Report) -> bool:
 def read_variants(
     sweep: Sweep, written: Tree, report: Report, read: Callable[[Tree, Report], Spec | None]
 ) -> list[Variant]:
-    """The networks of a sweep, checked.
-
-    Args:
-        sweep: The sweep.
-        written: The merged spec that it changes.
-        report: Where mistakes go: each once, and none where the spec itself has one.
-        read: Reads and checks a merged spec; gives None after mistakes.
-    """
+    """The networks of a sweep, checked by `read`; each error once, and none where the spec itself has one."""
     without_sweep = written.with_value({key: entry for key, entry in written.entries().items() if key != "sweep"})
     short = short_paths(sweep.paths)
-    mistakes = _Mistakes(report)
+    problems = _VariantProblems(report)
     variants: list[Variant] = []
     first: dict[str, str] = {}
     twice: list[str] = []
@@ -174,7 +148,7 @@ def read_variants(
         own.whole = report.whole
         tree = override(without_sweep, changes, own)
         spec = read(tree, own)
-        mistakes.add(what, own)
+        problems.add(what, own)
         if spec is None:
             continue
         meaning = json.dumps(spec.resolved, sort_keys=True)
@@ -183,7 +157,7 @@ def read_variants(
             continue
         first[meaning] = what
         variants.append(Variant(what, _values(sweep.paths, changes, spec, tree), replace(spec, warnings=())))
-    mistakes.tell()
+    problems.report()
     if twice:
         more = f" (and {len(twice) - 1} more)" if len(twice) > 1 else ""
         report.add(sweep.tree, f"makes the same network twice, {twice[0]}{more}: equal networks show nothing")
@@ -191,7 +165,7 @@ def read_variants(
 
 
 def _values(paths: Iterable[str], changes: Sequence[Change], spec: Spec, tree: Tree) -> dict[str, Any]:
-    """A network's values: what its row does not set is what it has anyway."""
+    """The values of a network: what its row does not set is as in its spec."""
     own = {change.path: change.value.plain() for change in changes}
     others = [path for path in paths if path not in own]
     written = tree.plain() if others else {}
@@ -200,7 +174,7 @@ def _values(paths: Iterable[str], changes: Sequence[Change], spec: Spec, tree: T
 
 
 def _found(value: Any, path: str) -> Any:
-    """What stands at a path of plain data; None if nothing does."""
+    """The value at a path of plain data; None if there is none."""
     if not path:
         return value
     if isinstance(value, dict):
@@ -211,15 +185,7 @@ def _found(value: Any, path: str) -> Any:
 
 
 def short_paths(paths: Sequence[str]) -> dict[str, str]:
-    """The shortest end of each path that tells it from the others and is more than a number.
-
-    Args:
-        paths: Distinct paths.
-
-    Example:
-        >>> list(short_paths(["vars.types", "model.nodes.a.units", "model.nodes.b.units"]).values())
-        ['types', 'a.units', 'b.units']
-    """
+    """The shortest end of each path that differs from all others and is more than a number."""
     return {path: _shortest_end(path, [other for other in paths if other != path]) for path in paths}
 
 
@@ -230,15 +196,7 @@ def _shortest_end(path: str, others: Sequence[str]) -> str:
 
 
 def value_text(value: Any) -> str:
-    """A value as labels and tables show it, on one line and cut to a readable length.
-
-    Args:
-        value: Plain data.
-
-    Example:
-        >>> value_text({"kind": "sgd", "nesterov": True})
-        '{kind: sgd, nesterov: true}'
-    """
+    """A value as labels and tables show it, on one line and cut to a readable length."""
     return _cut(printable(_flow(value)), LONGEST_VALUE)
 
 
@@ -254,23 +212,21 @@ def _flow(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-@dataclass
-class _Mistakes:
-    """What is wrong in the networks of a sweep, each once: most of it is wrong in several.
+class _VariantProblems:
+    """What is wrong in the networks of a sweep, each problem once, for most occur in several networks.
 
-    Where the spec itself has a mistake, those of its networks are not told: they are the same, or come of it.
+    Where the spec itself has an error, those of its networks in that place are left out: they follow from it.
     """
 
-    report: Report
-    _first: dict[tuple[Any, ...], str] = field(default_factory=dict)
-    _found: dict[Problem, None] = field(default_factory=dict)
-    _others: dict[tuple[Any, ...], int] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self._known = {_place(problem) for problem in _all(self.report)}
+    def __init__(self, report: Report) -> None:
+        self._report = report
+        self._known = {_place(problem) for problem in _all(report)}
+        self._first: dict[tuple[Any, ...], str] = {}
+        self._found: dict[Problem, None] = {}
+        self._others: dict[tuple[Any, ...], int] = {}
 
     def add(self, network: str, own: Report) -> None:
-        """Takes what is wrong with a network."""
+        """Add what is wrong with a network."""
         places = set()
         for problem in _all(own):
             place = _place(problem)
@@ -287,15 +243,15 @@ class _Mistakes:
         for place in places:
             self._others[place] = self._others.get(place, 0) + 1
 
-    def tell(self) -> None:
-        """Notes all, with the network where it is not the sweep itself that is wrong."""
+    def report(self) -> None:
+        """Report all, with the network unless the sweep itself is wrong."""
         for problem in self._found:
             place = _place(problem)
             if place in self._first:
                 others = self._others.get(place, 0)
                 more = f" and {others} other{'s' if others > 1 else ''}" if others else ""
                 problem = replace(problem, note=f"{problem.note} (with {self._first[place]}{more})".strip())
-            self.report.take([problem])
+            self._report.take([problem])
 
 
 def _all(report: Report) -> list[Problem]:

@@ -125,14 +125,14 @@ class Analysis(Section):
     images: pydantic.PositiveInt = Field(256, description="How many validation images are looked at: the first ones.")
 
 
-class Checkpoints(Section):
-    """When all is saved that is needed to go on, at the very step, with a training that was cut short."""
+class ResumeState(Section):
+    """When the resume state is saved: all that is needed to continue an interrupted training at the very step."""
 
     epochs: pydantic.PositiveInt = Field(1, description="Epochs from one save to the next.")
     minutes: Rate | None = Field(
         10.0, description="Minutes from one save to the next within an epoch; null for between epochs alone."
     )
-    keep: pydantic.PositiveInt = Field(2, description="How many of these are kept: the newest ones.")
+    keep: pydantic.PositiveInt = Field(2, description="How many resume states stay: the newest ones.")
 
 
 class TrainSettings(Section):
@@ -186,7 +186,9 @@ class TrainSettings(Section):
         None, description="Whether a moving average of the weights is what counts; null for the weights themselves."
     )
     early_stopping: EarlyStopping | None = Field(None, description="When to end before the last epoch; null for never.")
-    checkpoints: Checkpoints = Field(Checkpoints(), description="When all is saved that is needed to go on.")
+    resume_state: ResumeState = Field(
+        ResumeState(), description="When the state is saved that is needed to resume an interrupted training."
+    )
     max_bad_batches: Annotated[int, Field(ge=0)] = Field(
         0,
         description="How many batches whose loss or gradients are not finite are left out, in the whole training, "

@@ -1,15 +1,15 @@
-"""What can be said about a network without training it.
+"""What is known of a network without training it.
 
 Read `node_table` (shapes and parameters of each node), `cost` (multiply-adds and memory), `difference` (between two
-specs), then the pictures: `diagram` (what they show), `mermaid`, and `svg` with `picture` and `layout`.
+specs), then the pictures: `diagram` (what they show), `mermaid` (flowcharts) and `drawing/` (SVG).
 """
 
 import encapkeras.backend  # noqa: F401  # refuses another Keras backend
 from encapkeras.summary.cost import Cost, MemoryEstimate, memory_estimate, node_costs
 from encapkeras.summary.diagram import Diagram, diagram_of
+from encapkeras.summary.drawing.svg import as_svg
 from encapkeras.summary.mermaid import as_mermaid
 from encapkeras.summary.node_table import NodeRow, node_table, parameters, unused_nodes
-from encapkeras.summary.svg import as_svg
 
 __all__ = [
     "Cost",

@@ -1,8 +1,7 @@
 """What a network costs: multiply-adds, and memory in training. Found by running each layer on tensors without numbers.
 
-torch's fake tensors have a shape, a type, a device and a place in memory, and no memory there: a layer does on them all
-that it does in training, and every product of matrices and every tensor kept for the backward pass can be counted,
-whoever wrote the layer.
+torch's fake tensors have a shape, a type, a device and a storage without memory. A layer does on them all that it does
+in training, so that every matrix product and every tensor kept for the backward pass can be counted.
 """
 
 from __future__ import annotations
@@ -35,17 +34,16 @@ Device = Literal["cpu", "cuda"]
 
 @dataclass(frozen=True)
 class Cost:
-    """What one node, or side loss, costs.
+    """What one node, or side loss, costs; None stands for what is unknown.
 
     Args:
-        multiply_adds: Of one image in a forward pass, in products of matrices and in convolutions; what is done element
-            by element is not counted. None where it cannot be known.
-        kept_bytes: Memory of the batch in training that is still held when the forward pass ends: what the node makes,
-            and what it keeps for the backward pass. Memory is counted once, at the node that fills it. None where it
-            cannot be known.
-        votes_bytes: What the tensor of votes of the batch would have taken, in the layer's own type. None for a layer
-            that is no routing, or where it cannot be known.
-        note: Why something is not known; empty otherwise.
+        multiply_adds: Of one image in a forward pass, in matrix products and convolutions; element-wise operations are
+            not counted.
+        kept_bytes: Memory of the batch in training that is still in use after the forward pass: the node's outputs, and
+            what it keeps for the backward pass. Memory is counted once, at the node that fills it.
+        votes_bytes: What the tensor of votes of the batch would take, in the layer's own type; None also for a layer
+            without votes.
+        note: Why something is unknown; empty otherwise.
     """
 
     multiply_adds: int | None
@@ -55,18 +53,18 @@ class Cost:
 
 
 class MemoryEstimate(NamedTuple):
-    """What a training step holds at the end of its forward pass, in bytes.
+    """Memory in use at the end of the forward pass of a training step, in bytes.
 
-    Training needs more for moments: what exists only within a layer's computation, gradients on their way through the
-    network, and the work space of convolutions.
+    For short times, training needs more: temporary tensors of a layer, gradients on their way through the network, and
+    the work space of convolutions.
 
     Args:
-        parameters: All weights, fixed ones included.
-        gradients: One number for each that is trained.
-        optimizer: Its moments: as many numbers again for each that is trained, two of them for Adam.
-        activations: What all nodes and side losses make and keep: the sum of their `kept_bytes`.
+        parameters: All weights, non-trainable ones included.
+        gradients: One number for each trainable parameter.
+        optimizer: Its moments; Adam has two for each trainable parameter.
+        activations: The sum of the `kept_bytes` of all nodes and side losses.
         images: The batch itself.
-        unknown: The nodes and side losses whose part in `activations` is not known, and missing.
+        unknown: The nodes and side losses that are missing in `activations`.
     """
 
     parameters: int
@@ -78,21 +76,21 @@ class MemoryEstimate(NamedTuple):
 
     @property
     def total(self) -> int:
-        """The sum: what training takes at least."""
+        """The sum, which training needs at least."""
         return self.parameters + self.gradients + self.optimizer + self.activations + self.images
 
 
 def batch_size_of(spec: Spec) -> int:
-    """The batch size that a spec trains with; without a data set, that of a data set that says nothing of it."""
+    """Return the batch size that a spec trains with; without a data set, the default."""
     settings: int = spec.data.batch_size if spec.data else DataSettings.model_fields["batch_size"].default
     return settings
 
 
 def node_costs(network: Examined, batch_size: int | None = None, device: Device | None = None) -> dict[str, Cost]:
-    """What each node and side loss of a network costs, by its name in `node_table`.
+    """Return what each node and side loss of a network costs, by its name in `node_table`.
 
     Args:
-        network: What `examine_spec` gives, or `SpecModel.examined`.
+        network: The result of `examine_spec`, or `SpecModel.examined`.
         batch_size: Images in a batch; that of the spec if not given.
         device: Where the network is to be trained, since some layers keep less on a CPU; where Keras would train it
             here, if not given.
@@ -114,13 +112,13 @@ def memory_estimate(
     *,
     costs: Mapping[str, Cost] | None = None,
 ) -> MemoryEstimate:
-    """The memory that a training step takes at least.
+    """Return the memory that a training step needs at least.
 
     Args:
-        network: What `examine_spec` gives, or `SpecModel.examined`.
+        network: The result of `examine_spec`, or `SpecModel.examined`.
         batch_size: As for `node_costs`.
         device: As for `node_costs`.
-        costs: What `node_costs` gave for the same, if it is at hand.
+        costs: The result of `node_costs` for the same arguments, if known.
 
     Example:
         >>> from encapkeras.model.examine import examine_spec
@@ -145,7 +143,7 @@ def memory_estimate(
 
 
 def _moments(optimizer: Adam | SGD | RMSprop) -> int:
-    """Numbers that an optimizer keeps for each that it trains."""
+    """Return how many numbers an optimizer keeps for each parameter."""
     if isinstance(optimizer, Adam):
         return 2
     if isinstance(optimizer, RMSprop):
@@ -158,7 +156,7 @@ def _bytes(variables: Iterable[keras.Variable]) -> int:
 
 
 def _bytes_of_one(image: keras.KerasTensor) -> int:
-    """The bytes of one sample; a size that is not known counts as 1."""
+    """Return the bytes of one sample; an unknown size counts as 1."""
     numbers: int = math.prod(size or 1 for size in image.shape[1:])
     return numbers * _type(image.dtype).itemsize
 
@@ -173,13 +171,13 @@ def _training_device() -> Device:
 
 
 class _Ledger:
-    """The memory that has been counted."""
+    """The storages that have been counted."""
 
     def __init__(self) -> None:
-        self._held: dict[int, torch.Tensor] = {}  # tensors stay, so that no place in memory is given out twice
+        self._held: dict[int, torch.Tensor] = {}  # keeps tensors alive, so that no address is used twice
 
     def count(self, tensor: torch.Tensor) -> int:
-        """Bytes behind a tensor; 0 the second time."""
+        """Return the bytes of a tensor's storage; 0 the second time."""
         key = storage_key(tensor)
         if key in self._held:
             return 0
@@ -188,13 +186,7 @@ class _Ledger:
 
 
 class _Walk:
-    """The nodes of a network one after the other, each on what those before it made.
-
-    Args:
-        network: The network.
-        batch_size: Images in a batch.
-        device: Where it would be trained.
-    """
+    """Runs the nodes of a network one after the other, each on the outputs of those before it."""
 
     def __init__(self, network: Examined, batch_size: int, device: Device) -> None:
         self._graph = network.graph
@@ -207,7 +199,7 @@ class _Walk:
             self._make(Reference(name), trained=False)
 
     def node(self, node: Node) -> Cost:
-        """The cost of a node."""
+        """Return the cost of a node."""
         layer = self._graph.layers[node.name]
         options = _training_option(layer)
         cost, outputs = self._cost(
@@ -222,7 +214,7 @@ class _Walk:
         return cost
 
     def side_loss(self, loss: NamedSideLoss) -> Cost:
-        """The cost of a side loss."""
+        """Return the cost of a side loss."""
         layer = self._graph.side_losses[loss.name]
         options = _training_option(layer)
 
@@ -232,13 +224,13 @@ class _Walk:
                 some = next(iter(named.values()))
                 named[LABELS] = torch.empty(self._batch_size, dtype=torch.int64, device=some.device)
             value = {"out": layer(**named, **options)}
-            layer.take_figures()
+            layer.take_metrics()
             return value
 
         return self._cost(layer, loss.tensors.values(), call)[0]
 
     def _make(self, reference: Reference, trained: bool) -> None:
-        """A tensor of a shape that Keras knows; none where it does not."""
+        """Create a tensor of the shape that Keras knows, if it knows one."""
         symbol = self._graph.tensors[reference]
         if None not in symbol.shape[1:]:
             dtype = _type(symbol.dtype)
@@ -258,16 +250,16 @@ class _Walk:
         inputs: Iterable[Reference],
         call: Callable[[Iterable[torch.Tensor]], dict[str, torch.Tensor]],
     ) -> tuple[Cost, dict[str, torch.Tensor] | None]:
-        """The cost of a call, and what it made, if that could be found."""
+        """Return the cost of a call, and its outputs, if they could be found."""
         unknown = [str(reference) for reference in inputs if reference not in self._tensors]
         if unknown:
-            note = f"the size of {', '.join(unknown)} is not known before there are images"
+            note = f"the size of {', '.join(unknown)} is unknown before there are images"
             return Cost(None, None, None, note), None
         tensors = [self._tensors[reference] for reference in inputs]
         votes = self._votes(layer, tensors)
         try:
             operations, kept, outputs = _measured(layer, self._device, self._fake, self._ledger, tensors, call)
-        except Exception:  # a layer's own code, which may want numbers
+        except Exception:  # a layer's own code, which may need numbers
             return self._cost_without_device(layer, tensors, votes, call), None
         return Cost(round(operations / 2 / self._batch_size), kept, votes), outputs
 
@@ -278,7 +270,7 @@ class _Walk:
         votes: int | None,
         call: Callable[[Iterable[torch.Tensor]], dict[str, torch.Tensor]],
     ) -> Cost:
-        """The same as Keras learns shapes, where layers know that there are no numbers (random ones make none)."""
+        """Do the same on the meta device, as Keras infers shapes: layers know that there are no numbers."""
         ledger = _Ledger()
         twins = [
             torch.empty(tensor.shape, dtype=tensor.dtype, device="meta", requires_grad=tensor.requires_grad)
@@ -288,8 +280,8 @@ class _Walk:
             ledger.count(twin)
         try:
             operations, kept, _ = _measured(layer, "meta", contextlib.nullcontext(), ledger, twins, call)
-        except Exception as error:  # the same; what it is called with is right, or the spec would not have passed
-            return Cost(None, None, votes, f"cannot be found without images: its code needs values ({_kind(error)})")
+        except Exception as error:  # the same: its inputs are right, or the spec would be refused
+            return Cost(None, None, votes, f"unknown without images: its code needs values ({type(error).__name__})")
         return Cost(round(operations / 2 / self._batch_size), kept, votes)
 
     def _votes(self, layer: keras.layers.Layer, tensors: list[torch.Tensor]) -> int | None:
@@ -307,7 +299,7 @@ def _measured(
     tensors: list[torch.Tensor],
     call: Callable[[Iterable[torch.Tensor]], dict[str, torch.Tensor]],
 ) -> tuple[int, int, dict[str, torch.Tensor]]:
-    """Floating-point operations of a call, bytes that it leaves behind, and what it makes."""
+    """Return the floating-point operations of a call, the bytes that it keeps, and its outputs."""
     kept = 0
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
@@ -328,7 +320,7 @@ def _measured(
 
 @contextlib.contextmanager
 def _without_numbers(layer: keras.layers.Layer, device: str, ledger: _Ledger) -> Iterator[None]:
-    """Gives a layer weights of the right shapes for the time of a call; they are no activations."""
+    """Give a layer weights of the right shapes for the time of a call; they do not count as activations."""
     trained = {id(variable) for variable in layer.trainable_variables}
     weights = []
     for variable in layer.variables:
@@ -348,30 +340,10 @@ def _training_option(layer: keras.layers.Layer) -> dict[str, bool]:
     return {"training": True} if "training" in inspect.signature(layer.call).parameters else {}
 
 
-def _kind(error: BaseException) -> str:
-    return type(error).__name__
-
-
-def _of_matrix_and_vector(matrix: torch.Size, vector: torch.Size, **_: Any) -> int:
-    return 2 * math.prod(matrix)
-
-
-def _of_sum_and_product(_: torch.Size, matrix: torch.Size, vector: torch.Size, **__: Any) -> int:
-    return 2 * math.prod(matrix)
-
-
-def _of_dot(left: torch.Size, right: torch.Size, **_: Any) -> int:
-    return 2 * math.prod(left)
-
-
-def _of_distances(left: torch.Size, right: torch.Size, *_: Any, **__: Any) -> int:
-    return 2 * math.prod(left) * right[-2]
-
-
-# What torch's counter leaves out.
+# Operations that torch's counter leaves out, by the shapes of their arguments.
 _OPERATIONS = {
-    torch.ops.aten.mv: _of_matrix_and_vector,
-    torch.ops.aten.addmv: _of_sum_and_product,
-    torch.ops.aten.dot: _of_dot,
-    CDIST_FORWARD: _of_distances,
+    torch.ops.aten.mv: lambda matrix, vector, **_: 2 * math.prod(matrix),
+    torch.ops.aten.addmv: lambda bias, matrix, vector, **_: 2 * math.prod(matrix),
+    torch.ops.aten.dot: lambda left, right, **_: 2 * math.prod(left),
+    CDIST_FORWARD: lambda left, right, *_, **__: 2 * math.prod(left) * right[-2],
 }

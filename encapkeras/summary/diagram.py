@@ -1,4 +1,4 @@
-"""What a picture of a network shows: boxes, arrows and blocks, without places. `mermaid` and `svg` draw it."""
+"""What a picture of a network shows: boxes, arrows and blocks, without places. `mermaid` and `drawing` draw it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import keras
 
 from encapkeras.errors import printable
 from encapkeras.layers import LAYERS
-from encapkeras.layers.voting_layer import VotingLayer
 from encapkeras.losses.side_loss import LABELS
 from encapkeras.model.examine import Examined
 from encapkeras.summary.cost import Cost
@@ -33,46 +32,27 @@ KINDS: dict[Kind, str] = {
 
 @dataclass(frozen=True)
 class Box:
-    """A node, an input, an output or a side loss.
+    """A node, an input, an output or a side loss."""
 
-    Args:
-        key: What no other box is called.
-        title: Its name, within its block.
-        kind: What its colour says.
-        layer: What stands behind `layer` or `loss`; empty for an input.
-        arguments: The layer's own arguments, without initialisers.
-        shape: The shape that it makes; of a loss, what it is.
-        size: Its weights, and multiply-adds of an image; empty if it has none.
-        block: The instance of a block that it is in; empty for none.
-        remark: All there is to say about it.
-    """
-
-    key: str
-    title: str
-    kind: Kind
-    layer: str = ""
-    arguments: str = ""
-    shape: str = ""
-    size: str = ""
-    block: str = ""
-    remark: str = ""
+    key: str  # unique
+    title: str  # its name, within its block
+    kind: Kind  # its colour
+    layer: str = ""  # its `layer` or `loss`; empty for an input
+    arguments: str = ""  # the layer's own, without initializers
+    shape: str = ""  # of its output
+    size: str = ""  # its weights, and multiply-adds of an image; empty if it has none
+    block: str = ""  # the instance of a block that it is in; empty for none
+    remark: str = ""  # everything about it
 
 
 @dataclass(frozen=True)
 class Arrow:
-    """A tensor on its way.
-
-    Args:
-        source: The key of the box that makes it.
-        target: The key of the box that takes it.
-        port: The port of the source, if it is not `out`.
-        role: What it is to a side loss.
-    """
+    """A tensor from one box to another."""
 
     source: str
     target: str
-    port: str = ""
-    role: str = ""
+    port: str = ""  # of the source, if it is not `out`
+    role: str = ""  # what it is to a side loss
 
     @property
     def label(self) -> str:
@@ -99,15 +79,10 @@ class Diagram:
 
 @dataclass(frozen=True)
 class Block:
-    """The instance of a block, or the whole network.
+    """The instance of a block, or the whole network."""
 
-    Args:
-        path: Its name with those around it, such as `block3.convolutions`; empty for the network.
-        members: The boxes and blocks in it, each after those that its arrows come from.
-    """
-
-    path: str
-    members: list[Box | Block]
+    path: str  # its name with those around it, such as `block3.convolutions`; empty for the network
+    members: list[Box | Block]  # each after those that its arrows come from
 
     @property
     def title(self) -> str:
@@ -116,7 +91,7 @@ class Block:
 
 
 def blocks_of(diagram: Diagram) -> Block:
-    """The boxes of a diagram, within their blocks."""
+    """Return the boxes of a diagram, within their blocks."""
     blocks = {"": Block("", [])}
 
     def block(path: str) -> Block:
@@ -131,12 +106,12 @@ def blocks_of(diagram: Diagram) -> Block:
 
 
 def diagram_of(network: Examined, costs: Mapping[str, Cost], batch_size: int) -> Diagram:
-    """The picture of a network: its nodes that reach an output, and its side losses.
+    """Return the picture of a network: its nodes that reach an output, and its side losses.
 
     Args:
-        network: What `examine_spec` gives.
-        costs: What `node_costs` gave for it.
-        batch_size: The batch size that they are for.
+        network: The result of `examine_spec`.
+        costs: The result of `node_costs` for it.
+        batch_size: The batch size of the costs.
 
     Example:
         >>> from encapkeras.model.examine import examine_spec
@@ -167,12 +142,7 @@ def diagram_of(network: Examined, costs: Mapping[str, Cost], batch_size: int) ->
 
 
 def arguments_text(arguments: Mapping[str, Any]) -> str:
-    """Arguments on one line, much as a spec has them.
-
-    Example:
-        >>> arguments_text({"filters": 16, "expect": [8, None], "use_bias": False, "kind": "own"})
-        'filters: 16, expect: [8, null], use_bias: false, kind: own'
-    """
+    """Return arguments on one line, much as a spec has them."""
     return ", ".join(f"{printable(name)}: {_plain(value)}" for name, value in arguments.items())
 
 
@@ -187,7 +157,7 @@ def _plain(value: Any) -> str:
 
 
 def _box(row: NodeRow, kind: Kind, cost: Cost) -> Box:
-    telling = {name: row.arguments[name] for name in _in_order(row) if not name.endswith("_initializer")}
+    shown = {name: row.arguments[name] for name in _in_order(row) if not name.endswith("_initializer")}
     name = row.name.removeprefix(SIDE_LOSS) if row.is_loss else row.name.removeprefix(f"{row.block}.")
     size = f"{count_text(row.weights)} · {count_text(cost.multiply_adds)}"
     remark = [
@@ -204,7 +174,7 @@ def _box(row: NodeRow, kind: Kind, cost: Cost) -> Box:
         title=name,
         kind=kind,
         layer=row.layer,
-        arguments=arguments_text(telling),
+        arguments=arguments_text(shown),
         shape="one number" if row.is_loss else shape_text(row.output_shape),
         size=size if row.weights or cost.multiply_adds != 0 else "",
         block=row.block,
@@ -213,7 +183,7 @@ def _box(row: NodeRow, kind: Kind, cost: Cost) -> Box:
 
 
 def _in_order(row: NodeRow) -> list[str]:
-    """The names of the arguments, in the order of the layer's own signature where it has one."""
+    """Return the names of the arguments, in the order of the layer's own signature if it is registered."""
     known = list(LAYERS[row.layer].arguments) if row.layer in LAYERS else []
     return sorted(row.arguments, key=lambda name: known.index(name) if name in known else len(known))
 
@@ -221,13 +191,10 @@ def _in_order(row: NodeRow) -> list[str]:
 def _kind(row: NodeRow, layer: keras.layers.Layer | None) -> Kind:
     if layer is None:
         return "loss"
-    if "Conv" in row.layer or row.layer == "conv_bn_relu":
-        return "convolution"
     if row.layer.startswith("keras."):
-        return "keras"
-    if isinstance(layer, VotingLayer):
-        return "routing"
-    return "capsules" if LAYERS[row.layer].target.__module__.startswith("encapkeras.") else "own"
+        return "convolution" if "Conv" in row.layer else "keras"
+    declared: Kind | Literal[""] = getattr(layer, "drawn_as", "")
+    return declared or ("capsules" if type(layer).__module__.startswith("encapkeras.") else "own")
 
 
 def _arrow(reference: str, target: str, role: str = "") -> Arrow:

@@ -13,20 +13,13 @@ from encapkeras.summary.node_table import NodeRow, node_table
 Change = tuple[Any, Any]
 """A value before and after; None where there is none."""
 
-_SKIPPED = ("spec", "name", "source", "model.nodes")  # what is no setting, or stands at the nodes
-_REMARKS = ("doc", "expect")  # which change nothing
+_SKIPPED = ("spec", "name", "source", "model.nodes")  # not settings, or shown at the nodes
+_REMARKS = ("doc", "expect")  # change nothing
 
 
 @dataclass(frozen=True)
 class Side:
-    """One of the two networks.
-
-    Args:
-        network: The network.
-        rows: Its nodes and side losses by name.
-        costs: What they cost.
-        batch_size: The batch size of the costs.
-    """
+    """One of the two networks, with its nodes and side losses by name and what they cost at a batch size."""
 
     network: Examined
     rows: Mapping[str, NodeRow]
@@ -36,21 +29,12 @@ class Side:
 
 @dataclass(frozen=True)
 class Difference:
-    """What changes from one network to another.
+    """What changes from one network to another."""
 
-    Args:
-        added: Names of the nodes and side losses that only the second has.
-        removed: Names of those that only the first has.
-        changed: Of those that both have, what is different, by the name of an argument or `output_shape`, `weights`,
-            `fixed_weights`, `multiply_adds`, `memory_bytes`, `votes_bytes`.
-        settings: What is different in the rest of the resolved specs, by path, such as `train.epochs`.
-        totals: `parameters`, `multiply_adds` and `memory_bytes`, before and after.
-    """
-
-    added: Sequence[str]
-    removed: Sequence[str]
-    changed: Mapping[str, Mapping[str, Change]]
-    settings: Mapping[str, Change]
+    added: Sequence[str]  # names of the nodes and side losses that only the second has
+    removed: Sequence[str]  # names of those that only the first has
+    changed: Mapping[str, Mapping[str, Change]]  # of those that both have, by the name of an argument or a measure
+    settings: Mapping[str, Change]  # in the rest of the resolved specs, by path, such as `train.epochs`
     totals: Mapping[str, Change]
 
     @property
@@ -60,31 +44,13 @@ class Difference:
 
 
 def side_of(network: Examined, batch_size: int, device: Any = None) -> Side:
-    """A network with what its nodes cost.
-
-    Args:
-        network: What `examine_spec` gives.
-        batch_size: As for `node_costs`.
-        device: As for `node_costs`.
-    """
+    """Return a network with what its nodes cost; arguments as of `node_costs`."""
     rows = {row.name: row for row in node_table(network)}
     return Side(network, rows, node_costs(network, batch_size, device), batch_size)
 
 
 def difference(before: Side, after: Side) -> Difference:
-    """What changes from one network to another; nodes are the same if they have the same name.
-
-    Args:
-        before: The first network.
-        after: The second network.
-
-    Example:
-        >>> from encapkeras.model.examine import examine_spec
-        >>> before = side_of(examine_spec("quickstart"), 64)
-        >>> after = side_of(examine_spec("quickstart", ["model.nodes.stem.filters=8"]), 64)
-        >>> difference(before, after).changed["stem"]["filters"]
-        (16, 8)
-    """
+    """Return what changes from one network to another; nodes are the same if they have the same name."""
     changed = {
         name: changes
         for name, row in before.rows.items()
@@ -100,19 +66,20 @@ def difference(before: Side, after: Side) -> Difference:
 
 
 def _changes(name: str, before: Side, after: Side) -> Iterator[tuple[str, Change]]:
-    """What is different at a node that both have."""
+    """Yield what is different at a node that both have."""
     yield from _different(_written(name, before.network), _written(name, after.network))
-    yield from _different(_measured(name, before), _measured(name, after))
+    measured = [measures(side.rows[name], side.costs[name]) for side in (before, after)]
+    yield from _different(*measured)
 
 
 def _written(name: str, network: Examined) -> dict[str, Any]:
-    """What the spec says of a node; nothing for a side loss, which stands among the settings."""
+    """Return what the spec says of a node; nothing for a side loss, which is among the settings."""
     node = network.spec.resolved["model"]["nodes"].get(name, {})
     return {key: value for key, value in _flat(node) if key not in _REMARKS}
 
 
-def _measured(name: str, side: Side) -> dict[str, Any]:
-    row, cost = side.rows[name], side.costs[name]
+def measures(row: NodeRow, cost: Cost) -> dict[str, Any]:
+    """Return the size and the cost of a node."""
     return {
         "output_shape": list(row.output_shape),
         "weights": row.weights,
@@ -124,7 +91,7 @@ def _measured(name: str, side: Side) -> dict[str, Any]:
 
 
 def _settings(network: Examined) -> dict[str, Any]:
-    """The spec without its nodes."""
+    """Return the spec without its nodes."""
     return {path: value for path, value in _flat(network.spec.resolved) if not _is_skipped(path)}
 
 
@@ -143,7 +110,7 @@ def _totals(side: Side) -> dict[str, Any]:
 
 
 def _flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """The values in maps, by their paths."""
+    """Yield the values in maps, by their paths."""
     if not isinstance(value, Mapping) or not value:
         yield path, value
         return

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from encapkeras.summary.diagram import Arrow, Block, Box, Diagram, Kind, blocks_of
 
-# Fill, border and text of each kind: readable on a light and on a dark page, since boxes bring their own ground.
+# Fill and border of each kind: readable on light and dark pages, since boxes have their own background.
 _COLOURS: Mapping[Kind, tuple[str, str]] = {
     "input": ("#eef0f3", "#8b949e"),
     "convolution": ("#dbeafe", "#3b82f6"),
@@ -24,10 +24,7 @@ _ESCAPES = {"#": "#35;", "&": "#amp;", '"': "#quot;", "<": "#lt;", ">": "#gt;", 
 
 
 def as_mermaid(diagram: Diagram) -> str:
-    """The text of a flowchart.
-
-    Args:
-        diagram: What it shows.
+    """Return the text of a flowchart.
 
     Example:
         >>> from encapkeras.summary.diagram import Arrow, Box, Diagram
@@ -72,7 +69,7 @@ def _box(box: Box, name: str) -> str:
 
 
 def _around(path: str) -> Iterator[str]:
-    """A block and those around it."""
+    """Yield a block and those around it."""
     while path:
         yield path
         path = path.rpartition(".")[0]
@@ -85,5 +82,5 @@ def _arrow(arrow: Arrow, ids: Mapping[str, str]) -> str:
 
 
 def escaped(text: str) -> str:
-    """A text that Mermaid takes for nothing else."""
+    """Return a text that Mermaid reads as text alone."""
     return "".join(_ESCAPES.get(character, character) for character in text)

@@ -1,9 +1,9 @@
-"""The table of a network's nodes: what stands where, and how large it is."""
+"""The table of a network's nodes and their sizes."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +16,7 @@ from encapkeras.spec.nodes import Node, Reference
 from encapkeras.spec.reachable import reached
 
 SIDE_LOSS = "losses."
-"""What the names of side losses begin with where they stand beside nodes."""
+"""The prefix of side losses' names among nodes."""
 
 
 @dataclass(frozen=True)
@@ -25,14 +25,14 @@ class NodeRow:
 
     Args:
         name: Its name; `losses.NAME` for a side loss.
-        layer: What stands behind `layer`, or `loss`, in the spec.
+        layer: Its `layer`, or `loss`, in the spec.
         inputs: What it is called on.
-        output_shape: The shape that it makes, without the batch; empty for a side loss, which makes one number.
-        weights: How many numbers in it training changes.
-        fixed_weights: How many it keeps besides: moving statistics, or all weights of a frozen node.
+        output_shape: Its output shape without the batch; empty for a side loss, whose output is one number.
+        weights: How many trainable parameters it has.
+        fixed_weights: How many non-trainable ones: moving statistics, or all weights of a frozen node.
         roles: What each of `inputs` is to a side loss, such as `latent`; empty for a node.
-        arguments: The layer's, or loss's, own arguments as the spec gives them.
-        doc: What the spec says of it.
+        arguments: The arguments of the layer, or loss, as in the spec.
+        doc: Its `doc` in the spec.
     """
 
     name: str
@@ -57,12 +57,10 @@ class NodeRow:
 
 
 def node_table(network: SpecModel | Examined) -> list[NodeRow]:
-    """The nodes of a network, each after those that it needs, then its side losses.
-
-    The weights of all rows sum to its parameters.
+    """Return the nodes of a network, each after those that it depends on, then its side losses.
 
     Args:
-        network: A model made from a spec, or what `examine_spec` gives, which has no weights.
+        network: A model built from a spec, or the result of `examine_spec`, which has no weights.
 
     Example:
         >>> import encapkeras
@@ -82,10 +80,10 @@ def node_table(network: SpecModel | Examined) -> list[NodeRow]:
 
 
 def unused_nodes(network: SpecModel | Examined) -> list[str]:
-    """The names of a spec's nodes that reach no output and no side loss: checked, and no part of the model.
+    """Return the names of a spec's nodes that reach no output and no side loss: checked, but not part of the model.
 
     Args:
-        network: A model made from a spec, or what `examine_spec` gives.
+        network: A model built from a spec, or the result of `examine_spec`.
 
     Example:
         >>> import encapkeras
@@ -98,17 +96,17 @@ def unused_nodes(network: SpecModel | Examined) -> list[str]:
 
 
 def parameters(network: SpecModel | Examined) -> int:
-    """How many numbers training changes, without moving statistics and frozen nodes."""
+    """Return the number of trainable parameters, without moving statistics and frozen nodes."""
     return sum(row.weights for row in node_table(network))
 
 
 def examined(network: SpecModel | Examined) -> Examined:
-    """The spec of a network with its layers and tensors."""
+    """Return the spec of a network with its layers and tensors."""
     return network.examined if isinstance(network, SpecModel) else network
 
 
 def reached_nodes(network: Examined) -> list[Node]:
-    """The nodes that reach an output or a side loss, each after those that it needs."""
+    """Return the nodes that reach an output or a side loss, each after those that it depends on."""
     names = reached(network.spec)
     return [node for node in network.spec.nodes if node.name in names]
 
@@ -119,9 +117,9 @@ def _loss_row(loss: NamedSideLoss, layer: keras.layers.Layer) -> NodeRow:
 
 
 def _counts(layer: keras.layers.Layer) -> tuple[int, int]:
-    """How many numbers of a layer training changes, and how many it keeps."""
-    return _numbers(layer.trainable_weights), _numbers(layer.non_trainable_weights)
-
-
-def _numbers(variables: Iterable[keras.Variable]) -> int:
-    return sum(math.prod(variable.shape) for variable in variables)
+    """Return the numbers of trainable and of non-trainable parameters of a layer."""
+    trained, fixed = (
+        sum(math.prod(variable.shape) for variable in variables)
+        for variables in (layer.trainable_weights, layer.non_trainable_weights)
+    )
+    return trained, fixed

@@ -1,8 +1,8 @@
 """From a spec to a trained network in a run folder.
 
-Read `train` (the four phases of a training), `run/` (the folder, and whether a run begins or goes on), `callbacks/`
-(what happens at each step and epoch), `optimizer/`, `memory/` and `tensorboard/`, each with its own reading order;
-`measure` tests a trained network, `non_finite` finds where a NaN comes from.
+Read `train` (check, open the run, train its epochs, test), with `check` and `measure`; `run/` (the folder, and whether
+a run starts or resumes); `callbacks/` (what happens at each step and epoch); `optimizer/`, `memory/`, `tensorboard/`,
+each with its own reading order. `non_finite` finds where a NaN comes from.
 """
 
 from __future__ import annotations

@@ -14,25 +14,7 @@ Split = Literal["test", "validation", "train"]
 
 
 def first_images(splits: DataSplits, split: Split, count: int) -> tuple[Tensor, Tensor]:
-    """The first images of a split, in its own order and not augmented, and their labels.
-
-    Args:
-        splits: A data set.
-        split: `test`, `validation` or `train`.
-        count: How many at most.
-
-    Returns:
-        Images `(B, H, W, C)`, 0 to 1, and labels `(B,)`.
-
-    Raises:
-        DataError: There is no validation part.
-
-    Example:
-        >>> from encapkeras.data import DataSettings, load
-        >>> images, labels = first_images(load(DataSettings(dataset="digits"), seed=0), "test", 100)
-        >>> images.shape, len(labels)
-        (torch.Size([100, 32, 32, 1]), 100)
-    """
+    """Return the first images of a split `(B, H, W, C)`, 0 to 1, not augmented, and their labels `(B,)`."""
     parts = {"train": splits.train.unchanged(), "validation": splits.validation, "test": splits.test}
     batches = parts[split]
     if batches is None:

@@ -10,20 +10,10 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def holding_back_ctrl_c() -> Iterator[None]:
-    """Lets Ctrl-C wait until the block has ended.
+    """Let Ctrl-C wait until the block has ended.
 
     While much memory is freed, Python is likely to be in a finalizer, where an exception such as `KeyboardInterrupt` is
     printed and forgotten.
-
-    Example:
-        >>> try:
-        ...     with holding_back_ctrl_c():
-        ...         signal.raise_signal(signal.SIGINT)
-        ...         print("goes on")
-        ... except KeyboardInterrupt:
-        ...     print("ends")
-        goes on
-        ends
     """
     if threading.current_thread() is not threading.main_thread():  # Python hands signals to the main thread alone
         yield

@@ -9,7 +9,8 @@ import keras
 
 from encapkeras.data import Batches, DatasetInfo, DataSettings
 from encapkeras.errors import TrainingError
-from encapkeras.model.spec_model import SpecModel, load_model
+from encapkeras.model.load_model import load_model
+from encapkeras.model.spec_model import SpecModel
 from encapkeras.training.memory.advice import advice_for_measuring
 from encapkeras.training.memory.out_of_memory import saying_how_to_save_memory
 
@@ -18,11 +19,7 @@ if TYPE_CHECKING:
 
 
 def data_of(spec: Spec) -> DataSettings:
-    """The `data:` section of a spec that is to be trained or measured.
-
-    Raises:
-        TrainingError: It has none.
-    """
+    """Return the `data:` section of a spec that is to be trained or measured; a TrainingError if it has none."""
     if spec.data is None:
         raise TrainingError(
             f"spec '{spec.name}' names no data, so that there are no images to train on or to measure with. Add for "
@@ -32,14 +29,10 @@ def data_of(spec: Spec) -> DataSettings:
 
 
 def check_fits(model: keras.Model, info: DatasetInfo) -> None:
-    """Checks that a network takes the images of a data set and gives one score per class, with one loss on it.
-
-    Args:
-        model: A model built from a spec.
-        info: What the data set tells about itself.
+    """Check that a network takes the images of a data set and gives one score per class, with one loss on it.
 
     Raises:
-        TrainingError: The network and the data set do not go together.
+        TrainingError: The network and the data set do not fit each other.
     """
     if not isinstance(model, SpecModel):
         raise TrainingError(f"'{model.name}' was not built from a spec, so that it has no losses to measure")
@@ -65,33 +58,24 @@ def check_fits(model: keras.Model, info: DatasetInfo) -> None:
 
 
 def compile_with_losses(model: SpecModel, optimizer: keras.optimizers.Optimizer | None = None) -> None:
-    """Compiles a model with the losses of its spec and with `accuracy`.
-
-    Args:
-        model: A model built from a spec that fits a data set.
-        optimizer: What trains it; None for a model that is only measured.
-    """
+    """Compile a model with the losses of its spec and with `accuracy`; without optimizer it is only measured."""
     accuracy = keras.metrics.SparseCategoricalAccuracy(name="accuracy")
     model.compile(
-        optimizer,
-        loss=model.make_losses(),
-        loss_weights=model.loss_weights,
-        metrics=[accuracy],
-        jit_compile=False,
+        optimizer, loss=model.make_losses(), loss_weights=model.loss_weights, metrics=[accuracy], jit_compile=False
     )
 
 
 def measure(checkpoint: Path, batches: Batches, info: DatasetInfo) -> dict[str, float]:
-    """The `accuracy` (0 to 1) and mean `loss` of a saved model.
+    """Measure the `accuracy` (0 to 1) and mean `loss` of a saved model.
 
     Args:
         checkpoint: A `.keras` file of a model built from a spec.
         batches: Images and labels.
-        info: What their data set tells about itself.
+        info: The description of their data set, as `encapkeras.data.describe` returns it.
 
     Raises:
-        EncapkerasError: The file is no model.
-        TrainingError: The model and the data set do not go together, or the memory is not enough.
+        EncapkerasError: The file is not a model.
+        TrainingError: The model and the data set do not fit each other, or out of memory.
     """
     model = load_model(checkpoint)
     check_fits(model, info)
@@ -101,11 +85,6 @@ def measure(checkpoint: Path, batches: Batches, info: DatasetInfo) -> dict[str, 
 
 
 def figures(model: keras.Model, batches: Batches) -> dict[str, float]:
-    """The `accuracy` (0 to 1) and mean `loss` of a model.
-
-    Args:
-        model: Compiled by `compile_with_losses`.
-        batches: Images and labels.
-    """
+    """Return the `accuracy` (0 to 1) and mean `loss` of a model that `compile_with_losses` has compiled."""
     found = model.evaluate(batches, verbose=0, return_dict=True)
     return {"accuracy": found["accuracy"], "loss": found["loss"]}

@@ -27,18 +27,11 @@ class Origin(enum.IntEnum):
 
 
 def cause_of(model: SpecModel, step: TrainingLoss) -> tuple[Origin, str]:
-    """Names the first thing that is not finite: the data, a weight, the output of a node, or the loss itself.
+    """Find the first thing that is not finite: the data, a weight, the output of a node, or the loss itself.
 
-    The batch is run again, as in training, but for the random numbers of layers such as dropout; moving statistics are
-    put back. Nodes are looked at each after those that it needs. Moving statistics, which the step itself has changed
-    and training does not use, are named last, beside the loss. Of several processes each looks at what it has itself.
-
-    Args:
-        model: The model, with the weights that gave the loss.
-        step: The batch and its loss.
-
-    Returns:
-        Where, and a sentence with what to do.
+    The batch is run again as in training, but for the random numbers of layers such as dropout, with the weights that
+    gave the loss. Nodes are checked in their order. Moving statistics, which the step itself has changed and training
+    does not use, are named last, beside the loss. Of several processes each checks its own part of the batch.
     """
     found = in_data(model, step)
     if found:
@@ -47,21 +40,14 @@ def cause_of(model: SpecModel, step: TrainingLoss) -> tuple[Origin, str]:
         with sharing(None):
             found = _in_network(model, step.x)
     except torch.OutOfMemoryError:
-        found = "the memory is not enough to run the batch again and to name the layer"
+        found = "there is not enough memory to run the batch again and to name the layer"
     if found:
         return Origin.NETWORK, f"{found}. {ADVICE}"
     return Origin.LOSS, f"{_in_losses(model, step)}. {ADVICE}"
 
 
 def cause_in_gradients(grads: Sequence[Any], weights: Sequence[keras.Variable]) -> str:
-    """Names the weight whose gradient is the first that is not finite, on the way back from the loss.
-
-    Args:
-        grads: The gradients, None for weights that have none.
-        weights: The weights, in the order in which the network was built.
-
-    Returns:
-        A sentence, and what to do.
+    """Name the weight whose gradient is the first that is not finite in the backward pass; one of them is not.
 
     Example:
         >>> weights = [keras.Variable([1.0], name="first"), keras.Variable([1.0, 2.0], name="second")]
@@ -73,7 +59,7 @@ def cause_in_gradients(grads: Sequence[Any], weights: Sequence[keras.Variable]) 
         for gradient, weight in zip(grads, weights, strict=True)
         if gradient is not None and not torch.isfinite(gradient).all()
     ]
-    weight, gradient = bad[-1]
+    weight, gradient = bad[-1]  # weights are in the order in which the network was built
     count = int((~torch.isfinite(gradient)).sum())
     others = f", with {len(bad) - 1} other{'s' if len(bad) > 2 else ''}" if len(bad) > 1 else ""
     return (
@@ -83,7 +69,7 @@ def cause_in_gradients(grads: Sequence[Any], weights: Sequence[keras.Variable]) 
 
 
 def in_data(model: SpecModel, step: TrainingLoss) -> str:
-    """Says which of inputs, labels and weights of samples is not finite; empty if all are."""
+    """Say which of inputs, labels and weights of samples is not finite; empty if all are."""
     for name, values in _data(model, step):
         wrong = ~torch.isfinite(values.flatten(1) if values.dim() > 1 else values[:, None]).all(1)
         if wrong.any():
@@ -104,7 +90,7 @@ def _data(model: SpecModel, step: TrainingLoss) -> Iterator[tuple[str, torch.Ten
 def _in_network(model: SpecModel, x: Any) -> str:
     nodes = [(node.name, layer, node.kind.ports) for node, layer in model.nodes()]
     ports = {(name, port): model.port(f"{name}/{port}") for name, _, kinds in nodes for port in kinds}
-    with torch.no_grad(), _kept(model):
+    with torch.no_grad(), _restoring_state(model):
         network = keras.Model(model.input, list(ports.values()))
         images = keras.tree.map_structure(keras.ops.convert_to_tensor, x)  # which are on the device then
         with computing_in(model.precision, images) as widened:
@@ -125,8 +111,8 @@ def _in_network(model: SpecModel, x: Any) -> str:
 
 
 @contextlib.contextmanager
-def _kept(model: SpecModel) -> Iterator[None]:
-    """Puts moving statistics and seeds back to where they were."""
+def _restoring_state(model: SpecModel) -> Iterator[None]:
+    """Restore moving statistics and seeds at the end."""
     before = [(variable, variable.value.clone()) for variable in model.non_trainable_variables]
     try:
         yield
@@ -136,26 +122,26 @@ def _kept(model: SpecModel) -> Iterator[None]:
 
 
 def _in_weights(model: SpecModel, layer: keras.layers.Layer) -> str:
-    bad = _spoilt(_untouched_by_the_step(layer))
+    bad = _not_finite(_unchanged_by_the_step(layer))
     if not bad:
         return ""
-    others = sum(len(_spoilt(_untouched_by_the_step(each))) for each in model.layers) - 1
+    others = sum(len(_not_finite(_unchanged_by_the_step(each))) for each in model.layers) - 1
     which = f"weight '{bad[0]}'{f', with {others} others,' if others else ''}"
     return f"{which} was not finite before this step already; gradients can be so while the loss is still finite"
 
 
-def _untouched_by_the_step(layer: keras.layers.Layer) -> list[keras.Variable]:
+def _unchanged_by_the_step(layer: keras.layers.Layer) -> list[keras.Variable]:
     """The weights that a step has not changed when its loss is known: all but moving statistics."""
     return list(layer.trainable_weights if layer.trainable else layer.weights)
 
 
-def _spoilt(weights: list[keras.Variable]) -> list[str]:
+def _not_finite(weights: list[keras.Variable]) -> list[str]:
     return [weight.path for weight in weights if not torch.isfinite(weight.value).all()]
 
 
 def _in_losses(model: SpecModel, step: TrainingLoss) -> str:
     bad = [name for name, value in step.parts.items() if not torch.isfinite(value)]
     which = " and ".join(bad) or "their sum"
-    statistics = _spoilt(model.non_trainable_weights)
+    statistics = _not_finite(model.non_trainable_weights)
     beside = f" (neither are moving statistics: {', '.join(statistics)})" if statistics else ""
     return f"the outputs of all nodes are finite; what is not is the loss itself: {which}{beside}"

@@ -14,7 +14,7 @@ RandomState = dict[str, Any]
 
 
 def random_state() -> RandomState:
-    """The state of the generators of Python, NumPy, torch and Keras, as tensors and plain values."""
+    """Return the state of the generators of Python, NumPy, torch and Keras, as tensors and plain values."""
     version, words, gauss = random.getstate()
     name, keys, position, has_gauss, cached = cast(tuple[Any, ...], np.random.get_state(legacy=True))
     state: RandomState = {
@@ -31,7 +31,7 @@ def random_state() -> RandomState:
 
 
 def set_random_state(state: RandomState) -> None:
-    """Puts the generators back to an earlier state.
+    """Set the generators to an earlier state.
 
     Example:
         >>> before = random_state()

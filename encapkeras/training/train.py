@@ -1,10 +1,11 @@
-"""From a spec to a finished run: build, fit, choose the weights, test them once."""
+"""From a spec to a finished run, in four phases: check, open the run, train its epochs, test its best weights once."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,340 +14,299 @@ import torch
 from rich.console import Console
 
 from encapkeras.analysis import routing_layers
-from encapkeras.data import DataSettings, DataSplits, load
-from encapkeras.distribution import DataParallel, Processes, initialize
+from encapkeras.data import DataSplits, load
+from encapkeras.distribution import DataParallel, initialize
 from encapkeras.distribution.processes import (
-    by_first,
+    broadcast,
     connected,
-    failing_together,
-    forgets_when_restarted,
-    from_process,
-    noticing_lost_processes,
+    propagate_errors,
+    report_lost_processes,
+    run_on_first,
 )
-from encapkeras.errors import ArgumentError, TrainingError
+from encapkeras.errors import TrainingError
 from encapkeras.files import write_json
-from encapkeras.functional.torch_support.optional_compile import check_compiler, compiling
-from encapkeras.model.spec_model import build_model, load_model
+from encapkeras.functional.torch_support.optional_compile import compiling
+from encapkeras.model.load_model import load_model
+from encapkeras.model.spec_model import build_model
 from encapkeras.plugins import used_plugins
-from encapkeras.spec.train_settings import TrainSettings
 from encapkeras.summary.node_table import parameters
 from encapkeras.training import callbacks
 from encapkeras.training.analysis_images import first_images
-from encapkeras.training.measure import check_fits, compile_with_losses, data_of, figures
+from encapkeras.training.check import check_device, check_options, check_settings
+from encapkeras.training.measure import check_fits, compile_with_losses, figures
 from encapkeras.training.memory.advice import advice_for_training
 from encapkeras.training.memory.out_of_memory import saying_how_to_save_memory
 from encapkeras.training.memory.peak_memory import PeakMemory
 from encapkeras.training.optimizer.make_optimizer import ConstantRate, has_schedule, make_optimizer
-from encapkeras.training.precision import check_precision
-from encapkeras.training.run.continued_run import differences_in_numbers
 from encapkeras.training.run.resume_state import StateFiles, check_model_state
 from encapkeras.training.run.run_folder import RunFolder, describe_environment, on_device
-from encapkeras.training.run.start import LaunchedRun, Start, begin
+from encapkeras.training.run.start import LaunchedRun, Start, decide_start, numeric_differences
 from encapkeras.training.tensorboard.hparams import main_settings
 
 if TYPE_CHECKING:
     from encapkeras.model.spec_model import SpecModel
     from encapkeras.spec.spec import Spec
 
-LONGEST_WAIT = 3600.0  # seconds, of processes for one that reads its data, which may have to be fetched first
-SMALL_FILES = 10_000_000  # bytes: more than all files of a run that are no checkpoints
+LONGEST_WAIT = 3600.0  # seconds that processes wait for one that reads its data, which may have to be fetched first
+SMALL_FILES = 10_000_000  # bytes: more than all files of a run that hold no weights
 
 
 def train(
     spec: Spec, run_dir: str | Path | None = None, overwrite: bool = False, resume: bool = False
 ) -> dict[str, Any]:
-    """Trains the network of a spec and tests it once, with the weights that were best on validation.
+    """Train the network of a spec, and test it once with the weights that were best on validation.
 
-    All that can be known to be wrong is found before the run folder is made. The seed decides the first weights, the
-    order and augmentation of images and dropout: on the same machine the same seed gives the same numbers, also if the
-    training is cut short at any moment and then resumed.
+    Everything that can be known to be wrong is found before the run folder is made. On the same machine the same seed
+    gives the same numbers, also if the training is interrupted at any moment and resumed.
 
     Args:
         spec: A loaded spec.
         run_dir: The run folder; by default `runs/<name of the spec>/<date and time>`.
         overwrite: Whether a run that is in that folder already may be replaced.
-        resume: Whether a run that is in that folder goes on where it ended; without one it begins. What `train` says
-            may have changed since, but for the seed; the network and the data may not.
+        resume: Whether a run in that folder is resumed; without one, it starts there. Settings of `train` may have
+            changed, but for the seed; the network and the data may not.
 
     Returns:
-        What `results.json` holds: `test_accuracy`, `test_loss`, `validation_accuracy` and `best_epoch` (both None
-        without a validation part, where the last weights are tested), `parameters`, `images_per_second` and `seconds`
-        of training, and `peak_memory_mib`, what it needed at most beyond the program itself (None where the system does
-        not tell). Of a run that is finished already, its figures.
+        The content of `results.json`: `test_accuracy`, `test_loss`, `validation_accuracy` and `best_epoch` (both None
+        without a validation part, where the last weights are tested), `parameters`, `images_per_second`, `seconds`,
+        and `peak_memory_mib`, beyond the program itself (None where the system does not report it).
 
     Raises:
-        SpecError: The spec has mistakes.
-        DataError: The data set cannot be had.
+        DataError: The data set cannot be read.
         RunFolderError: The run folder holds something already, or cannot be written.
-        ArgumentError: The routing is to be analysed, and the network has none; or both `overwrite` and `resume`.
-        TrainingError: The batches cannot be divided among the processes, the spec has a sweep, the network does not fit
-            the data, the memory is not enough, the loss or a gradient is no longer finite, or the run that should go on
-            is one of another spec.
+        ArgumentError: The routing of a network without any is to be analysed; or both `overwrite` and `resume`.
+        TrainingError: The spec does not fit the data, the processes or the run to resume; out of memory; or the loss
+            or a gradient is not finite.
         DistributionError: The processes cannot be connected, or one of the others has ended.
-        KeyboardInterrupt: Somebody pressed Ctrl-C; its text says what is kept.
-        SystemExit: The process was told to end (SIGTERM); what is needed to go on is saved. Or another process, which
-            says why, has ended the training for all.
+        KeyboardInterrupt: Ctrl-C; its text names the weights that are saved.
+        SystemExit: SIGTERM, after the resume state was saved; or another process has ended the training for all.
     """
-    processes = initialize(LONGEST_WAIT)
-    console = Console(quiet=not processes.is_first)
-    settings = spec.train
-    with failing_together():
-        data = _checked(spec, run_dir, overwrite, resume, processes)
+    initialize(LONGEST_WAIT)
     launched = LaunchedRun()
-    start = by_first(lambda: begin(spec, launched, run_dir, overwrite, resume))
-    folder = RunFolder(start.path)
-    if start.results is not None:
-        console.print(f"run {folder.path} is finished already", markup=False, highlight=False, soft_wrap=True)
-        return start.results
-    keras.utils.set_random_seed(settings.seed)
-    memory = PeakMemory()
-    with failing_together(), saying_how_to_save_memory():
+    with propagate_errors():
+        start = _check(spec, launched, run_dir, overwrite, resume)
+        if start.results is not None:
+            _say(f"run {start.path} is finished already")
+            return start.results
+        memory = PeakMemory()
+        run = _open_run(spec, start, launched)
+        with report_lost_processes(), run.explaining_errors(), compiling(spec.train.compile):
+            trained = _train_epochs(run)
+            tested = _test(run)
+        peak = {"peak_memory_mib": memory.mebibytes(_device_of(run.model))}
+        return _close(run, {**tested, **trained, **peak})
+
+
+@dataclass
+class _Run:
+    """A run with all that its epochs and its test need.
+
+    Args:
+        spec: What is trained.
+        model: Its network, compiled.
+        splits: The data.
+        folder: The run folder.
+    """
+
+    spec: Spec
+    model: SpecModel
+    splits: DataSplits
+    folder: RunFolder
+
+    def __post_init__(self) -> None:
+        self.own_splits = self.splits.only_part(connected().rank, connected().count)
+        self.strategy = DataParallel(sync_batch_norm=self.spec.train.sync_batch_norm)
+        self.stopwatch = callbacks.Stopwatch(self.splits.train.num_images)
+        self.checkpoints = callbacks.Checkpoints(self.folder.best, self.folder.last)
+
+    @contextlib.contextmanager
+    def explaining_errors(self) -> Iterator[None]:
+        """Add to an error or Ctrl-C how to save memory, and which checkpoints are on the disk."""
+        try:
+            with saying_how_to_save_memory(advice_for_training(self.model, self.folder.path)):
+                yield
+        except (KeyboardInterrupt, TrainingError) as stop:
+            text = (str(stop) or "interrupted").removesuffix(".")
+            raise type(stop)(f"{text}. {self._saved_weights()}") from None
+
+    def _saved_weights(self) -> str:
+        last, best = self.checkpoints.last_epoch, self.checkpoints.best_epoch
+        if last is None:
+            return "No epoch was complete, so no weights are saved."
+        saved = f"The weights after epoch {last} are saved in {self.folder.last}"
+        return f"{saved}, those of the best epoch, {best}, in {self.folder.best}." if best else f"{saved}."
+
+
+def _check(spec: Spec, launched: LaunchedRun, run_dir: str | Path | None, overwrite: bool, resume: bool) -> Start:
+    """Check all that needs neither network nor data, and decide whether a run starts or resumes."""
+    check_options(spec, run_dir, overwrite, resume)
+    return run_on_first(lambda: decide_start(spec, launched, run_dir, overwrite, resume))
+
+
+def _open_run(spec: Spec, start: Start, launched: LaunchedRun) -> _Run:
+    """Build the network, load the data and check that they go together; only then make or change the run folder."""
+    keras.utils.set_random_seed(spec.train.seed)
+    with saying_how_to_save_memory():
         model = build_model(spec)
-        if settings.analysis:
+        if spec.train.analysis:
             routing_layers(model)
-    splits = _loaded(data, settings.seed)
-    with failing_together(), saying_how_to_save_memory():
+    splits = _load_data(spec)
+    with saying_how_to_save_memory():
         check_fits(model, splits.info)
-        check_precision(settings, model.weights[0].value.device)
-        if settings.compile:
-            check_compiler(model.weights[0].value.device)
-        compile_with_losses(model, make_optimizer(settings, len(splits.train)))
-
-    environment = describe_environment(_device(model), settings.seed, processes.count)
-    by_first(lambda: _open(folder, start, launched, spec, model, environment, console))
-    _introduce(console, spec.name, model, splits, environment, folder)
-    results = _fit_and_test(model, splits, spec, folder, console)
-    results["peak_memory_mib"] = memory.mebibytes(model.weights[0].value.device)
-    results = from_process(results)
-    by_first(lambda: _close(folder, results))
-    console.print(f"test accuracy {results['test_accuracy']:.4f}, loss {results['test_loss']:.4f}", highlight=False)
-    return results
+        check_device(spec.train, _device_of(model))
+        compile_with_losses(model, make_optimizer(spec.train, len(splits.train)))
+    run = _Run(spec, model, splits, RunFolder(start.path))
+    device = _device_of(model)
+    gpu = f" ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else ""
+    environment = describe_environment(f"{device}{gpu}", spec.train.seed, connected().count)
+    run_on_first(lambda: _write_start(run, start, launched, environment))
+    _introduce(run, environment)
+    return run
 
 
-def _checked(
-    spec: Spec, run_dir: str | Path | None, overwrite: bool, resume: bool, processes: Processes
-) -> DataSettings:
-    """Checks all that can be checked without files."""
-    if spec.sweep:
-        raise TrainingError(
-            f"'{spec.name}' has a sweep, and so stands for several networks. Train them with encapkeras compare, or "
-            "the spec as it is with --set sweep=null."
-        )
-    if resume and (overwrite or run_dir is None):
-        raise ArgumentError("resume needs the run's folder, and overwrite would remove what it goes on from")
-    if forgets_when_restarted() and not resume:
-        raise TrainingError(
-            "torchrun may start this training again (--max-restarts), and, with TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1, "
-            "nothing tells it then which run to go on with. Name the folder with --resume DIR, which begins the run "
-            "there if there is none."
-        )
-    data = check_settings(spec)
-    batch, count = data.batch_size, processes.count
-    if batch % count:
-        below = batch // count * count
-        sizes = " or ".join(str(size) for size in (below, below + count) if size)
-        dividing = ", ".join(str(number) for number in range(1, batch + 1) if batch % number == 0)
-        raise TrainingError(
-            f"data.batch_size is that of all processes together, and {batch} images cannot be divided equally among "
-            f"{count}. Set it to {sizes}, or start one of {dividing} processes."
-        )
-    return data
-
-
-def _loaded(data: DataSettings, seed: int) -> DataSplits:
-    """The data; one process of each machine reads first, so that the others find its files in the cache."""
+def _load_data(spec: Spec) -> DataSplits:
+    """Load the data; one process of each machine reads first, so that the others find its files in the cache."""
     is_first_here = os.environ.get("LOCAL_RANK", "0") == "0"
     for turn in (True, False):
-        with failing_together(), saying_how_to_save_memory():
+        with propagate_errors(), saying_how_to_save_memory():
             if is_first_here == turn:
-                splits = load(data, seed=seed)
+                splits = load(check_settings(spec), seed=spec.train.seed)
     return splits
 
 
-def check_settings(spec: Spec) -> DataSettings:
-    """Checks that the sections of a spec go together for a training.
-
-    Args:
-        spec: A loaded spec.
-
-    Returns:
-        Its `data:` section.
-
-    Raises:
-        TrainingError: It names no data, or there is no validation part for what needs one.
-    """
-    data = data_of(spec)
-    if spec.train.early_stopping and not data.has_validation:
-        raise TrainingError(
-            "train.early_stopping watches the validation accuracy, but data.validation is 0. Set data.validation "
-            "above 0, or remove train.early_stopping."
-        )
-    if spec.train.analysis and not data.has_validation:
-        raise TrainingError(
-            "train.analysis looks at validation images, but data.validation is 0. Set data.validation above 0, or "
-            "remove train.analysis; encapkeras analyse works without."
-        )
-    return data
-
-
-def _bytes_of_checkpoints(model: SpecModel, settings: TrainSettings) -> int:
-    """What `best.keras`, `last.keras` and the states to go on from take, while one more of each is written."""
-    model.optimizer.build(model.trainable_variables)
-    weights: int = sum(weight.value.nbytes for weight in model.weights)
-    state: int = weights + sum(variable.value.nbytes for variable in model.optimizer.variables)
-    return 3 * weights + (settings.checkpoints.keep + 1) * state
-
-
-def _open(
-    folder: RunFolder,
-    start: Start,
-    launched: LaunchedRun,
-    spec: Spec,
-    model: SpecModel,
-    environment: dict[str, Any],
-    console: Console,
-) -> None:
-    """Makes the run folder, or notes there that the run goes on."""
-    if not start.goes_on:
-        needed_bytes = _bytes_of_checkpoints(model, spec.train) + SMALL_FILES
+def _write_start(run: _Run, start: Start, launched: LaunchedRun, environment: dict[str, Any]) -> None:
+    """Make the run folder, or note in it that the run is resumed."""
+    folder, resolved = run.folder, run.spec.resolved
+    if not start.resumes:
         launched.makes(folder)
-        folder.create(spec.resolved, environment, start.overwrite, needed_bytes, used_plugins(spec.resolved))
-        launched.made(folder)
-        return
-    newest = StateFiles(folder.resume).newest()
-    if newest:  # before anything in the folder changes
-        check_model_state(model, newest[1]["model"])
-    _say_how_it_goes_on(folder, start.changes, environment, console)
-    folder.go_on(spec.resolved, environment, start.changes)
+        needed_bytes = _bytes_of_weights(run) + SMALL_FILES
+        folder.create(resolved, environment, start.overwrite, needed_bytes, used_plugins(resolved))
+    else:
+        newest = StateFiles(folder.resume).newest()
+        if newest:  # before anything in the folder changes
+            check_model_state(run.model, newest[1]["model"])
+        changes = [f"changed since the run was started: {change}" for change in start.changes]
+        _say(*changes, *numeric_differences(folder.read_environment(), environment))
+        _say(f"resumes at {StateFiles(folder.resume).position()}")
+        folder.note_resumption(resolved, environment, start.changes)
     launched.made(folder)
 
 
-def _close(folder: RunFolder, results: dict[str, Any]) -> None:
-    write_json(folder.results, results)
-    StateFiles(folder.resume).remove()
+def _bytes_of_weights(run: _Run) -> int:
+    """Return what checkpoints and resume states take on the disk while one more of each is written."""
+    run.model.optimizer.build(run.model.trainable_variables)
+    weights: int = sum(weight.value.nbytes for weight in run.model.weights)
+    state: int = weights + sum(variable.value.nbytes for variable in run.model.optimizer.variables)
+    return 3 * weights + (run.spec.train.resume_state.keep + 1) * state
 
 
-def _say_how_it_goes_on(
-    folder: RunFolder, changes: Sequence[str], environment: dict[str, Any], console: Console
-) -> None:
-    lines = [f"changed since the run was begun: {change}" for change in changes]
-    lines += differences_in_numbers(folder.began(), environment)
-    lines.append(f"goes on at {StateFiles(folder.resume).position()}")
-    for line in lines:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
-
-
-def _fit_and_test(
-    model: SpecModel, splits: DataSplits, spec: Spec, folder: RunFolder, console: Console
-) -> dict[str, Any]:
-    settings, processes = spec.train, connected()
-    advice = advice_for_training(model, folder.path)
-    with failing_together(), saying_how_to_save_memory(advice):
-        images = splits.train.batch(0)[0] if processes.is_first else None
-    strategy = DataParallel(sync_batch_norm=settings.sync_batch_norm)
-    own = splits.only_part(processes.rank, processes.count)
-    watch = callbacks.Stopwatch(splits.train.num_images)
-    checkpoints = callbacks.Checkpoints(folder.best, folder.last)
-    board = callbacks.TensorBoard(
-        folder.tensorboard, splits.validation, settings=main_settings(model, settings), training_images=images
+def _introduce(run: _Run, environment: dict[str, Any]) -> None:
+    splits, count = run.splits, connected().count
+    validation = f"{splits.validation.num_images:,} for validation" if splits.validation else "none for validation"
+    _say(
+        f"{run.spec.name}: {parameters(run.model):,} parameters on {on_device(environment)}",
+        f"{splits.train.num_images:,} images for training, {validation}, {splits.test.num_images:,} for the test",
+        f"run folder {run.folder.path}",
     )
-    progress = callbacks.Progress(splits.train.num_images, console)
-    stop = callbacks.NonFiniteStop(settings.max_bad_batches, folder.bad_batches)
-    in_order = [
-        *([] if has_schedule(settings) else [ConstantRate(settings.optimizer.learning_rate)]),
-        watch,
-        callbacks.LossSchedule(),
-        stop,
-        callbacks.ValidateAverage(),
-        checkpoints,
-        callbacks.MetricsFile(folder.metrics),
-        board,
-        progress,
-    ]
-    if settings.early_stopping:
-        stopping = settings.early_stopping
-        in_order.append(
-            keras.callbacks.EarlyStopping("val_accuracy", stopping.min_delta, stopping.patience, mode="max")
-        )
+    if count > 1:
+        _say(f"{count} processes, each with {(splits.train.batch_size or 0) // count} images of a batch")
+    if splits.validation is None:
+        _say("no validation part (data.validation is 0): the last epoch's weights will be tested")
+
+
+def _train_epochs(run: _Run) -> dict[str, Any]:
+    """Train all epochs; return the figures of `results.json` that the training gives."""
+    with propagate_errors():
+        in_order = callbacks_of(run)
+    run.strategy.attach(run.model)
+    cudnn = torch.backends.cudnn
     with (
-        contextlib.closing(board),
-        contextlib.closing(progress),
-        contextlib.closing(stop),
-        contextlib.ExitStack() as opened,
-        _saying_what_is_kept(checkpoints),
-        saying_how_to_save_memory(advice),
-        noticing_lost_processes(),
-        compiling(settings.compile),
+        _closing(in_order),
+        cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=cudnn.allow_tf32),
     ):
-        strategy.attach(model)
-        if settings.analysis:
-            shown = first_images(splits, "validation", settings.analysis.images)
-            analysing = callbacks.RoutingAnalysis(folder.analysis, *shown, every=settings.analysis.every)
-            in_order.append(opened.enter_context(contextlib.closing(analysing)))
-        saved = settings.checkpoints
-        resume = callbacks.Resume(folder.resume, own.train, in_order, saved.minutes, saved.epochs, saved.keep)
-        opened.callback(resume.close)
-        cudnn = torch.backends.cudnn
-        with cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=cudnn.allow_tf32):
-            model.fit(
-                own.train,
-                validation_data=own.validation,
-                epochs=settings.epochs,
-                callbacks=[resume, *in_order],
-                shuffle=False,  # the batches are shuffled already
-                verbose=0,
-            )
-        seconds = watch.seconds
-        with failing_together():
-            validated = splits.validation is not None
-            best = load_model(folder.chosen(validated)) if processes.is_first else build_model(spec)
-            compile_with_losses(best)
-        test = figures(strategy.attach(best), own.test)
+        run.model.fit(
+            run.own_splits.train,
+            validation_data=run.own_splits.validation,
+            epochs=run.spec.train.epochs,
+            callbacks=in_order,
+            shuffle=False,  # the batches are shuffled already
+            verbose=0,
+        )
     return {
-        "test_accuracy": test["accuracy"],
-        "test_loss": test["loss"],
-        "validation_accuracy": checkpoints.best_accuracy,
-        "best_epoch": checkpoints.best_epoch,
-        "parameters": parameters(model),
-        "images_per_second": round(watch.images_per_second, 1),
-        "seconds": round(seconds, 2),
+        "validation_accuracy": run.checkpoints.best_accuracy,
+        "best_epoch": run.checkpoints.best_epoch,
+        "parameters": parameters(run.model),
+        "images_per_second": round(run.stopwatch.images_per_second, 1),
+        "seconds": round(run.stopwatch.seconds, 2),
     }
 
 
-@contextlib.contextmanager
-def _saying_what_is_kept(checkpoints: callbacks.Checkpoints) -> Iterator[None]:
-    """Adds to an error or Ctrl-C which weights are on the disk."""
-    try:
-        yield
-    except (KeyboardInterrupt, TrainingError) as stop:
-        if checkpoints.last_epoch is None:
-            kept = "No epoch was complete, so no weights are kept."
-        else:
-            kept = f"The weights after epoch {checkpoints.last_epoch} are kept in {checkpoints.last}"
-            best = checkpoints.best_epoch
-            kept += f", those of the best epoch, {best}, in {checkpoints.best}." if best else "."
-        text = str(stop) or "interrupted"
-        raise type(stop)(f"{text.removesuffix('.')}. {kept}") from None
-
-
-def _introduce(
-    console: Console, name: str, model: SpecModel, splits: DataSplits, environment: dict[str, Any], folder: RunFolder
-) -> None:
-    validation = f"{splits.validation.num_images:,} for validation" if splits.validation else "none for validation"
-    lines = [
-        f"{name}: {parameters(model):,} parameters on {on_device(environment)}",
-        f"{splits.train.num_images:,} images for training, {validation}, {splits.test.num_images:,} for the test",
-        f"run folder {folder.path}",
+def callbacks_of(run: _Run) -> list[keras.callbacks.Callback]:
+    """Make the callbacks of a run in their order; `Resume` is the first, and saves what the others remember."""
+    settings, splits, folder = run.spec.train, run.splits, run.folder
+    images = splits.train.batch(0)[0] if connected().is_first else None
+    shown = main_settings(run.model, settings)
+    others = [
+        *([] if has_schedule(settings) else [ConstantRate(settings.optimizer.learning_rate)]),
+        run.stopwatch,
+        callbacks.LossSchedule(),
+        callbacks.NonFiniteStop(settings.max_bad_batches, folder.bad_batches),
+        callbacks.ValidateAverage(),
+        run.checkpoints,
+        callbacks.MetricsFile(folder.metrics),
+        callbacks.TensorBoard(folder.tensorboard, splits.validation, settings=shown, training_images=images),
+        callbacks.Progress(splits.train.num_images, _console()),
     ]
-    count = connected().count
-    if count > 1:
-        each = (splits.train.batch_size or 0) // count
-        lines.append(f"{count} processes, each with {each} images of a batch")
-    if splits.validation is None:
-        lines.append("no validation part (data.validation is 0): the last epoch's weights will be tested")
-    console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
+    if settings.early_stopping:
+        patience, least = settings.early_stopping.patience, settings.early_stopping.min_delta
+        others.append(keras.callbacks.EarlyStopping("val_accuracy", least, patience, mode="max"))
+    if settings.analysis:
+        validation = first_images(splits, "validation", settings.analysis.images)
+        others.append(callbacks.RoutingAnalysis(folder.analysis, *validation, every=settings.analysis.every))
+    saving = settings.resume_state
+    resume = callbacks.Resume(folder.resume, run.own_splits.train, others, saving.minutes, saving.epochs, saving.keep)
+    return [resume, *others]
 
 
-def _device(model: SpecModel) -> str:
-    device = model.weights[0].value.device
-    return f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else str(device)
+@contextlib.contextmanager
+def _closing(in_order: Sequence[keras.callbacks.Callback]) -> Iterator[None]:
+    """Close callbacks in the end: Keras does not call them when `fit` ends with an error."""
+    with contextlib.ExitStack() as stack:
+        for callback in in_order:
+            if hasattr(callback, "close"):
+                stack.callback(callback.close)
+        yield
+
+
+def _test(run: _Run) -> dict[str, float]:
+    """Measure the checkpoint that counts on the test images."""
+    with propagate_errors():
+        validated = run.splits.validation is not None
+        best = load_model(run.folder.chosen(validated)) if connected().is_first else build_model(run.spec)
+        compile_with_losses(best)
+    found = figures(run.strategy.attach(best), run.own_splits.test)
+    return {"test_accuracy": found["accuracy"], "test_loss": found["loss"]}
+
+
+def _close(run: _Run, results: dict[str, Any]) -> dict[str, Any]:
+    """Write the first process' results, and remove the resume states, which nothing needs any more."""
+    results = broadcast(results)
+    run_on_first(lambda: write_json(run.folder.results, results))
+    run_on_first(StateFiles(run.folder.resume).remove)
+    _say(f"test accuracy {results['test_accuracy']:.4f}, loss {results['test_loss']:.4f}")
+    return results
+
+
+def _console() -> Console:
+    """Where the first of the processes prints; the others are quiet."""
+    return Console(quiet=not connected().is_first)
+
+
+def _say(*lines: str) -> None:
+    if lines:
+        _console().print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
+
+
+def _device_of(model: SpecModel) -> torch.device:
+    device: torch.device = model.weights[0].value.device
+    return device

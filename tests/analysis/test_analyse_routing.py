@@ -224,11 +224,11 @@ def test_several_analyses_in_one_table(analysis, tmp_path):
 @pytest.mark.parametrize(
     ("change", "text"),
     [
-        (lambda text: "", "is no table of a routing analysis"),
-        (lambda text: text.replace("digits", "\udcff"), "is no table of a routing analysis: 'utf-8' codec"),
+        (lambda text: "", "is not a table of a routing analysis"),
+        (lambda text: text.replace("digits", "\udcff"), "is not a table of a routing analysis: 'utf-8' codec"),
         (lambda text: text.replace("checkpoint,", "weights,"), "its columns are weights, split"),
-        (lambda text: text[:-20], "line 3, is no row of a routing analysis"),
-        (lambda text: text.replace("0.5", "a half", 1), "line 2, is no row"),
+        (lambda text: text[:-20], "line 3, is not a row of a routing analysis"),
+        (lambda text: text.replace("0.5", "a half", 1), "line 2, is not a row"),
     ],
 )
 def test_a_damaged_table_is_named(tmp_path, change, text):

@@ -63,7 +63,7 @@ def test_a_decoder_of_something_else_than_pictures():
     flat = {"layer": "keras.Flatten", "inputs": "image"}
     again = {"loss": "reconstruction", "capsules": "digits", "image": "flat", "hidden": [4]}
     with pytest.raises(
-        EncapkerasError, match=r"loss 'again' makes tensors of shape \(None, 64\), which are no pictures"
+        EncapkerasError, match=r"loss 'again' makes tensors of shape \(None, 64\), which are not images"
     ):
         Decoder(build_model(spec_with(losses={"again": again}, nodes={"flat": flat})), "again")
 

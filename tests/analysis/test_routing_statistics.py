@@ -8,9 +8,9 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
-from encapkeras.analysis.couplings import DynamicRouting, EMRouting
 from encapkeras.analysis.routing_statistics import RoutingStatistics
 from encapkeras.errors import ArgumentError
+from encapkeras.functional.routing.couplings import DynamicRouting, EMRouting
 
 EPSILON = 2.220446049250313e-16
 BINS = 21
@@ -28,7 +28,7 @@ def dynamic(types=3, outputs=4, dim=5, input_dim=2, bias=True, iterations=3, sof
 def em(types=3, outputs=4, dim=5, input_dim=2, bias=True, iterations=3, normalize=False, floor=EPSILON):
     weight, betas = random(types, outputs, dim, input_dim, seed=1), torch.linspace(0.1, 0.9, outputs).double()
     bias = random(types, outputs, dim, seed=2) if bias else None
-    return EMRouting(weight, bias, betas, 1 - betas, iterations, normalize, floor)
+    return EMRouting(weight, bias, iterations, "outputs", betas, 1 - betas, normalize, floor)
 
 
 # The loop: one image, lists over output capsules j and input capsules i.

@@ -1,16 +1,13 @@
-import argparse
 import json
 
 import pytest
 
-from encapkeras.benchmarks import data as bench_data
-from encapkeras.errors import ArgumentError
+from encapkeras.benchmarks.data import augment_settings
+from encapkeras.cli.main import main
 
 
 def run(*words):
-    parser = argparse.ArgumentParser()
-    bench_data.add_arguments(parser)
-    return bench_data.run(parser.parse_args([*words, "--dataset", "digits", "--repeats", "1"]))
+    return main(["bench", "data", "--dataset", "digits", "--repeats", "1", *words])
 
 
 def test_json(capsys):
@@ -29,8 +26,8 @@ def test_table(capsys):
 
 
 def test_colour_images_are_jittered_in_all_ways():
-    assert bench_data._augment_settings("jitter", 3).hue == 0.2
-    assert bench_data._augment_settings("jitter", 1).hue == 0
+    assert augment_settings("jitter", 3).hue == 0.2
+    assert augment_settings("jitter", 1).hue == 0
 
 
 @pytest.mark.parametrize(
@@ -42,9 +39,6 @@ def test_colour_images_are_jittered_in_all_ways():
         (["--repeats", "0"], "--repeats must be at least 1; received 0"),
     ],
 )
-def test_impossible_options(words, text):
-    parser = argparse.ArgumentParser()
-    bench_data.add_arguments(parser)
-    with pytest.raises(ArgumentError) as caught:
-        bench_data.run(parser.parse_args(words))
-    assert text in str(caught.value)
+def test_impossible_options(words, text, capsys):
+    assert run(*words) == 2
+    assert text in capsys.readouterr().err

@@ -16,6 +16,7 @@ def small_unit(monkeypatch):
     monkeypatch.setattr(bench_transport, "UNIT", (4, 4, 4, 2, 2))
 
 
+@pytest.mark.smoke
 @pytest.mark.usefixtures("small_unit")
 def test_as_json(capsys):
     assert main("bench transport --batch-sizes 5 8 --rounds 2 --json".split()) == 0

@@ -63,7 +63,7 @@ def test_epochs_that_were_analysed_while_training(run):
 def test_epochs_that_were_analysed_with_other_images(run, capsys):
     message = refused(capsys, "analyse", run, "--checkpoint", 1, "last")
     assert message.startswith("epoch 1 was analysed with 20 validation images")
-    assert message.endswith("add --split validation --images 20\n")
+    assert message.endswith("Add --split validation --images 20\n")
 
 
 def test_training_images_in_a_folder_of_ones_own(run, tmp_path):
@@ -143,7 +143,7 @@ def test_checkpoints_that_are_not_there(run, capsys):
 
 
 def test_runs_that_cannot_be_analysed(run, tmp_path, capsys):
-    assert "is no folder" in refused(capsys, "analyse", tmp_path / "none")
+    assert "is not a folder" in refused(capsys, "analyse", tmp_path / "none")
     assert "is not the folder of a run" in refused(capsys, "analyse", tmp_path)
     assert "--images must be at least 1; received 0" in refused(capsys, "analyse", run, "--images", 0)
     assert "invalid choice: 'valid'" in refused(capsys, "analyse", run, "--split", "valid")
@@ -166,7 +166,7 @@ def test_a_run_without_validation_has_its_last_weights(tmp_path, capsys):
 
 def test_damaged_files_of_a_run(run, capsys):
     (run / "analysis" / "epochs.csv").write_text("a,b\n")
-    assert "epochs.csv is no table of a routing analysis" in refused(capsys, "analyse", run)
+    assert "epochs.csv is not a table of a routing analysis" in refused(capsys, "analyse", run)
     (run / "analysis" / "epochs.csv").unlink()
     (run / "checkpoints" / "last.keras").write_text("")
     assert "last.keras' cannot be loaded" in refused(capsys, "analyse", run, "--checkpoint", "last")

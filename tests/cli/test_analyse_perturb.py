@@ -31,7 +31,7 @@ def test_a_picture_for_each_class(run, capsys):
 
 
 def test_what_does_not_go_together(run, tmp_path, capsys):
-    assert "--perturb takes one image of each class" in refused(capsys, "analyse", run, "--perturb", "--images", 3)
+    assert "--perturb uses one image of each class" in refused(capsys, "analyse", run, "--perturb", "--images", 3)
     plain = trained(tmp_path, tiny_spec(epochs=1))
     capsys.readouterr()
     assert refused(capsys, "analyse", plain, "--perturb").startswith("network 'tiny' has no decoder")

@@ -56,10 +56,10 @@ def test_a_folder_is_every_spec_in_it(folder, capsys):
     assert code == 2
     assert out.splitlines() == [
         "specs/a.yaml: ok, 2 nodes, 51 parameters",
-        "specs/b.yml: 1 mistake found",
-        "specs/d.yaml: 1 mistake found",
+        "specs/b.yml: 1 error found",
+        "specs/d.yaml: 1 error found",
         "specs/deep/c.json: ok, 1 node, 0 parameters",
-        "4 specs: 2 ok, 2 with mistakes, 2 files without the key 'spec' skipped",
+        "4 specs: 2 ok, 2 with errors, 2 files without the key 'spec' skipped",
     ]
     # The mistake stands in their base: once in the report, with both specs.
     assert err.splitlines() == [
@@ -68,7 +68,7 @@ def test_a_folder_is_every_spec_in_it(folder, capsys):
         "      |                  ^^^^^",
         "    Keras has no layer 'Flaten'. Did you mean 'keras.Flatten'?",
         "    breaks specs/b.yml, specs/d.yaml",
-        "1 mistake found",
+        "1 error found",
     ]
 
 
@@ -119,12 +119,12 @@ def test_a_spec_too_broken_to_be_read_is_not_skipped(text, tmp_path, monkeypatch
     (tmp_path / "one.yaml").write_bytes(text.encode("latin1"))
     code, out, _ = checked(capsys, ".")
     assert code == 2
-    assert out == "one.yaml: 1 mistake found\n1 spec: 0 ok, 1 with mistakes\n"
+    assert out == "one.yaml: 1 error found\n1 spec: 0 ok, 1 with errors\n"
 
 
-def test_a_folder_without_specs_is_a_mistake(folder, capsys):
+def test_a_folder_without_specs_is_an_error(folder, capsys):
     message = refused(capsys, "check", "specs/base")
-    assert message.startswith("'specs/base' holds no spec: no YAML or JSON file in it, or below, has the key 'spec'")
+    assert message.startswith("'specs/base' has no spec: no YAML or JSON file in it, or below, has the key 'spec'")
 
 
 def test_a_folder_of_the_name_of_a_bundled_spec_needs_its_slash(folder, tmp_path, capsys):
@@ -141,7 +141,7 @@ def test_overrides_hold_for_all_specs(folder, capsys):
         "--set  train.epoch",
         "    'epoch' is not allowed here. Did you mean 'epochs'?",
         "    breaks specs/a.yaml, specs/deep/c.json",
-        "1 mistake found",
+        "1 error found",
     ]
 
 

@@ -33,7 +33,7 @@ def test_mistakes_are_reported_without_a_traceback(command, wrong, capsys):
         "    2 | model: {nodes: {stem: {fliters: 3}}}\n"
         "      |                        ^^^^^^^\n"
         "    'fliters' is not an argument of layer 'conv_bn_relu'. Did you mean 'filters'?\n"
-        "2 mistakes found\n"
+        "2 errors found\n"
     )
 
 

@@ -116,7 +116,7 @@ def test_a_terminal_without_the_characters(specs, tmp_path):
 
 def test_mistakes_are_told_before_anything_is_done(specs, tmp_path, capsys):
     words = [*specs, "--seeds", 1, "--run-dir", tmp_path / "new"]
-    assert "1 mistake found" in refused(capsys, "compare", *words, "--set", "train.epoch=3")
+    assert "1 error found" in refused(capsys, "compare", *words, "--set", "train.epoch=3")
     assert "quickstrat" in refused(capsys, "compare", "quickstrat", *words)
     assert "--run-dir: not allowed with argument --resume" in refused(capsys, "compare", "--resume", "old", *words)
     assert "the following arguments are required: SPEC" in refused(capsys, "compare")

@@ -74,7 +74,7 @@ def test_a_number_beyond_the_last_gpu(monkeypatch):
 
 def test_mps_that_is_not_there(monkeypatch):
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
-    with pytest.raises(ArgumentError, match=r"no GPU of Apple"):
+    with pytest.raises(ArgumentError, match=r"no Apple GPU"):
         check_device("mps")
 
 

@@ -110,9 +110,7 @@ def test_changed_images_of_two_networks_side_by_side(run, plain_run, capsys):
     assert {row["network"] for row in table} == {"tiny", "other"}
     assert {row["images"] for row in table} == {"40"}
     assert [row["amount"] for row in table if row["network"] == "tiny" and row["change"] == "shift"] == list("0123468")
-    assert "holds affine.csv and affine.png already. Name another folder" in refused(
-        capsys, "evaluate", run, "--affine"
-    )
+    assert "has affine.csv and affine.png already. Name another folder" in refused(capsys, "evaluate", run, "--affine")
     again = printed(capsys, run, "--affine", "--images", 40, "--overwrite")["measured"]
     before = [float(row["accuracy"]) for row in table if row["network"] == "tiny"]
     assert [row["accuracy"] for row in again] == before
@@ -132,8 +130,8 @@ def test_runs_with_other_images_do_not_stand_side_by_side(run, plain_run, tmp_pa
     spec.write_text(spec.read_text().replace("dataset: digits", "dataset: fashion_mnist"))
     told = refused(capsys, "evaluate", run, other, "--affine")
     assert told == (
-        "other was trained for other images (fashion_mnist) than tiny (digits), so that their accuracies do not "
-        "compare. Measure each by itself.\n"
+        "other was trained on other images (fashion_mnist) than tiny (digits), so their accuracies cannot be "
+        "compared. Measure each by itself.\n"
     )
 
 
@@ -150,22 +148,22 @@ def test_validation_images_of_another_split_do_not_stand_side_by_side(run, plain
 
 
 def test_changed_images_go_into_a_folder(run, capsys):
-    assert "is no folder. Name a folder with -o" in refused(
+    assert "is not a folder. Name a folder with -o" in refused(
         capsys, "evaluate", run, "--affine", "-o", run / "spec.yaml"
     )
 
 
 def test_options_without_those_that_they_belong_to(run, plain_run, tmp_path, capsys):
     for words, message in {
-        (run, plain_run): "several runs stand side by side with --affine alone; received 2",
+        (run, plain_run): "only --affine takes several runs; received 2",
         (run, "--top", 2): "--top belongs to --per-class and --hardest",
         (run, "--images", 2): "--images belongs to --affine",
         (run, "-o", tmp_path / "x.csv"): "-o belongs to --per-class, --hardest and --affine",
         (run, "--hardest", 2): "--hardest needs the file to write",
-        (run, "--hardest", 2, "-o", tmp_path / "x.txt", "--json"): "--hardest writes names, one a line",
+        (run, "--hardest", 2, "-o", tmp_path / "x.txt", "--json"): "--hardest writes names, one per line",
         (*[run] * 11, "--affine"): "at most 10 runs can stand side by side; received 11",
         (run, "--affine", "--images", 0): "--images must be at least 1; received 0",
-        (run, run, "--affine"): "a run is given twice",
+        (run, run, "--affine"): "a run was given twice",
         (run, "--per-class", "--top", 10): "top must be from 1 to 9",
     }.items():
         assert message in refused(capsys, "evaluate", *words)

@@ -153,7 +153,7 @@ def test_a_path_of_variables_is_not_guessed(mine, tmp_path, capsys):
         (["-o", "mine.yaml", "--overwrite"], "'mine.yaml' is the file to read. Name another file with -o."),
         (["-o", "there.json"], "'there.json' exists already. Name another file with -o, or replace it"),
         (["-o", "mine.toml"], "-o must name a .yaml or .yml or .json file; received 'mine.toml'"),
-        (["-o", "none/mine.json"], "'none/mine.json' cannot be written: 'none' is no folder. Make it first."),
+        (["-o", "none/mine.json"], "'none/mine.json' cannot be written: 'none' is not a folder. Create it first."),
         (["-o", "folder.json"], "'folder.json' is a folder."),
         (["-o", "a.json", "--to", "json"], "not allowed with"),
     ],

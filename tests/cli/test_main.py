@@ -82,7 +82,7 @@ def test_a_mistake_is_its_message_alone(run_folder, tmp_path, capsys):
 
 
 def test_folders_that_are_no_runs(tmp_path, capsys):
-    assert "is no folder" in refused(capsys, "evaluate", tmp_path / "none")
+    assert "is not a folder" in refused(capsys, "evaluate", tmp_path / "none")
     assert "is not the folder of a run" in refused(capsys, "evaluate", tmp_path)
 
 
@@ -98,7 +98,7 @@ def test_a_run_without_validation_says_so(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("words", "text"),
     [
-        (["trian"], "'trian' is no command. Did you mean 'train'?"),
+        (["trian"], "'trian' is not a command. Did you mean 'train'?"),
         (["xyz"], f"Allowed: {', '.join(sorted(COMMANDS))}."),
         ([], "the following arguments are required: COMMAND"),
         (["train"], "train needs a spec: a file, or the name of one"),
@@ -183,7 +183,7 @@ def test_a_reader_that_goes_away_is_no_error(unbuffered):
 def test_exit_code_of_the_process():
     done = in_a_process("trian")
     assert done.returncode == 2
-    assert done.stderr.endswith("'trian' is no command. Did you mean 'train'?\n")
+    assert done.stderr.endswith("'trian' is not a command. Did you mean 'train'?\n")
 
 
 def test_ctrl_c_keeps_the_last_checkpoint(tmp_path, capsys):
@@ -194,7 +194,7 @@ def test_ctrl_c_keeps_the_last_checkpoint(tmp_path, capsys):
     first, told = message.split("\n", 2)[1:]
     assert first == "ending after this step or validation; Ctrl-C once more ends at once"
     assert re.fullmatch(
-        r"ended by SIGINT at .*epoch \d+.*; .* has all that is needed to go on\. The weights after epoch .*\n", told
+        r"ended by SIGINT at .*epoch \d+.*; .* has all that is needed to resume\. The weights after epoch .*\n", told
     )
     assert main(["evaluate", str(tmp_path / "run")]) == 0
     note, device = capsys.readouterr().err.splitlines()
@@ -229,7 +229,7 @@ def test_a_damaged_checkpoint_is_a_message(run_folder, tmp_path, capsys):
     best = damaged / "checkpoints" / "best.keras"
     best.write_bytes(best.read_bytes()[:1000])
     message = refused(capsys, "evaluate", damaged)
-    assert "best.keras' cannot be loaded: it is no .keras file, or a damaged one" in message
+    assert "best.keras' cannot be loaded: it is not a .keras file, or is damaged" in message
     assert "not found" not in message
 
 
@@ -283,4 +283,4 @@ def test_evaluate_without_enough_memory(run_folder, capsys, monkeypatch):
 def test_commands_but_train_are_refused_where_torchrun_has_started_several(monkeypatch, capsys):
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert main(["specs"]) == 2
-    assert "torchrun has started 2 processes of this; of all commands only train works" in capsys.readouterr().err
+    assert "torchrun has started 2 processes; only the command train works in several" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""`encapkeras new`: starter specs have no mistakes, whatever the images."""
+"""`encapkeras new`: starter specs have no errors, whatever the images."""
 
 import itertools
 import json
@@ -12,7 +12,7 @@ from support.dataset_files import write_image_folder
 from encapkeras import check_spec, load_spec
 from encapkeras.cli.main import main
 from encapkeras.data import DataSettings
-from encapkeras.editor.starter import starter_spec
+from encapkeras.editor.starter import TEMPLATES, starter_spec
 from encapkeras.spec.spec_files import installed_schema
 
 ROUTINGS = ("master", "approximate", "dynamic", "em")
@@ -63,7 +63,7 @@ def check(tmp_path, data, routing, size, ot):
 
 
 @pytest.mark.parametrize("options", OPTIONS[1::3], ids=str)
-def test_some_starters_have_no_mistakes_and_no_warnings(options, tmp_path):
+def test_some_starters_have_no_errors_and_no_warnings(options, tmp_path):
     check(tmp_path, {"dataset": "digits"}, *options)
 
 
@@ -77,7 +77,7 @@ def test_starters_fit_images_of_any_size(size, options, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("options", PAIRWISE, ids=str)
 @pytest.mark.parametrize("dataset", ["digits", "mnist", "fashion_mnist", "cifar10", "cifar100", "svhn", "npz"])
-def test_all_starters_have_no_mistakes_and_no_warnings(dataset, options, tmp_path):
+def test_all_starters_have_no_errors_and_no_warnings(dataset, options, tmp_path):
     data = {"dataset": dataset}
     if dataset == "npz":
         write_images("own.npz", 45, 60, 3, 300, 7)
@@ -141,6 +141,23 @@ def test_the_name_of_a_file_becomes_one_of_a_network(capsys):
     assert "#   encapkeras train 'größer & 1e3  # x.yaml' " in Path("größer & 1e3  # x.yaml").read_text()
 
 
+def test_names_that_occur_in_templates_stay_as_they_are(tmp_path, capsys):
+    write_images("stage3.npz", 8, 8, 1, 40, 2)
+    new(capsys, "conv3.yaml", "--dataset", "npz", "--path", "stage3.npz", "--routing", "dynamic")
+    new(capsys, "stage4.yaml", "--dataset", "npz", "--path", "stage3.npz")
+    for name in ("conv3", "stage4"):
+        spec = check_spec(f"{name}.yaml")
+        assert (spec.name, spec.data.path) == (name, str(tmp_path / "stage3.npz"))
+        assert f"#   encapkeras train {name}.yaml " in Path(f"{name}.yaml").read_text()
+
+
+@pytest.mark.parametrize("file", sorted(TEMPLATES.iterdir()), ids=lambda file: file.stem)
+def test_templates_are_valid_specs_themselves(file):
+    spec = check_spec(file)
+    assert spec.warnings == ()
+    assert spec.side_losses
+
+
 def test_names_are_never_echoed_raw(capsys):
     printed = new(capsys, "a\x1b[31m.yaml", "--dataset", "digits")
     assert "\x1b" not in printed + Path("a\x1b[31m.yaml").read_text()
@@ -152,13 +169,13 @@ def test_names_are_never_echoed_raw(capsys):
     ("words", "message"),
     [
         (["there.yaml", "--dataset", "digits"], "'there.yaml' exists already. Name another file, or replace it with"),
-        (["none/a.yaml", "--dataset", "digits"], "'none' is no folder. Make it first."),
+        (["none/a.yaml", "--dataset", "digits"], "'none' is not a folder. Create it first."),
         (["folder.yaml", "--dataset", "digits"], "'folder.yaml' is a folder."),
-        (["a.json", "--dataset", "digits"], "'encapkeras format' makes a .json file of it"),
+        (["a.json", "--dataset", "digits"], "'encapkeras format' converts it to .json"),
         (["a.yaml", "--dataset", "digit"], "--dataset: no data set is called 'digit'. Did you mean 'digits'?"),
         (["a.yaml", "--dataset", "npz"], "'npz' needs 'path'"),
         (["a.yaml", "--dataset", "npz", "--path", "none.npz"], "none.npz: there is no such file"),
-        (["a.yaml", "--dataset", "digits", "--path", "a.npz"], "reads no single file"),
+        (["a.yaml", "--dataset", "digits", "--path", "a.npz"], "--path: 'path' is an argument of data set 'npz'"),
         (["a.yaml", "--dataset", "digits", "--image-size", "0"], "--image-size: must be greater than 0; received 0"),
         (["a.yaml", "--dataset", "digits", "--routing", "eb"], "invalid choice: 'eb'"),
         (["a.yaml"], "--dataset"),

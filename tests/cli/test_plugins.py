@@ -127,33 +127,33 @@ def test_a_file_beside_it_takes_no_modules_place(spec, capsys):
 
 REFUSED = {
     "bare decorator": (changed(('("scale")', "")), "my_layers.py:5: a layer is registered under the name"),
-    "no name": (changed(('"scale"', '"my scale"')), "'my scale' is no name for a layer"),
+    "no name": (changed(('"scale"', '"my scale"')), "'my scale' is not a valid name for a layer"),
     "name taken": (changed(('"scale"', '"squash"')), "layer 'squash' is registered already, by encapkeras itself"),
     "name taken twice": (SCALE + SCALE, "layer 'scale' is registered already, by "),
     "no annotation": (changed((": int", "")), "(class Scale): parameter 'factor' has no annotation: write its type"),
     "no doc": (changed(("factor: By", "By")), "parameter 'factor' has no line in the docstring's 'Args:'"),
     "two mistakes": (changed((": int", ""), ("self, ", "self, *more, ")), "which '*more' does not take; parameter 'f"),
     "unknown annotation": (changed((": int", ": 'Nothing'")), "its annotations cannot be read: name 'Nothing'"),
-    "no type": (changed((": int", ": 3")), "the annotation of 'factor' is no type"),
+    "no type": (changed((": int", ": 3")), "the annotation of 'factor' is not a type"),
     "wrong default": (changed(("= 3", "= 2.5")), "the default of 'factor' must be an integer; received 2.5"),
     "reserved": (changed(("factor", "inputs")), "parameter 'inputs' needs another name"),
     "no kwargs": (changed((", **kwargs: Any", "")), "__init__ of class Scale must take **kwargs"),
-    "no layer": (changed(("(CapsuleLayer)", "")), "class Scale is no Keras layer"),
+    "no layer": (changed(("(CapsuleLayer)", "")), "class Scale is not a Keras layer"),
     "ports": (SCALE + "    ports = ('inner',)\n", "must hold 'out'"),
     "no ports": (SCALE + "    ports = 'out'\n", "'ports' of class Scale must be a tuple of names; received 'out'"),
     "nothing": ("x = 1", "my_layers.py registers nothing. Put @encapkeras.register_layer"),
-    "syntax": ("def x(:\n", "my_layers.py:4:7: this is no Python: invalid syntax\n    def x(:"),
+    "syntax": ("def x(:\n", "my_layers.py:4:7: invalid Python: invalid syntax\n    def x(:"),
     "exception": ("def f():\n    return {}['k']\nf()", "my_layers.py:5: KeyError: 'k'"),
     "exit": ("import sys\nsys.exit(3)", "my_layers.py:5: the plugin ended the program"),
     "import": ("import no_such_module", "my_layers.py:4: ModuleNotFoundError: No module named 'no_such_module'"),
-    "no bytes": ("x = '\0'", "my_layers.py: this is no Python: source code string cannot contain null bytes"),
+    "no bytes": ("x = '\0'", "my_layers.py: invalid Python: source code string cannot contain null bytes"),
     "no data set": (
         "@__import__('encapkeras.data').data.register_dataset('mine')\nclass Mine: pass",
         "data set 'mine': Mine must be a DatasetReader",
     ),
     "no loss": (
         "@__import__('encapkeras.losses').losses.register_loss('mine')\nclass Mine(CapsuleLayer): pass",
-        "loss 'mine': Mine is no loss",
+        "loss 'mine': Mine is not a loss",
     ),
 }
 
@@ -171,7 +171,7 @@ def test_what_cannot_be_loaded_is_one_message(case, spec, capsys):
         ("my_layer.py", "there is no plugin 'my_layer.py'. Did you mean 'my_layers.py'?"),
         ("none/my_layers.py", "The folder 'none' does not exist either."),
         (".", "'.' is a folder; a plugin is the Python file"),
-        ("tiny.yaml", "'tiny.yaml' is no plugin: a plugin is a Python file"),
+        ("tiny.yaml", "'tiny.yaml' is not a plugin: a plugin is a Python file"),
     ],
 )
 def test_what_is_no_file_is_one_message(file, text, spec, capsys):
@@ -203,7 +203,7 @@ AT_THE_NODE = {
     "other ports": (
         changed(("inputs):", "inputs, return_ports=False):"), ("return inputs", "return {'out': inputs} or inputs"))
         + "    ports = ('out', 'half')\n",
-        "must give a map of its ports out, half; it gives a map of out.",
+        "must return a map of its ports out, half; it returns a map of out.",
     ),
 }
 
@@ -214,7 +214,7 @@ def test_mistakes_in_a_layer_are_placed_at_the_node(case, spec, capsys):
     message = refused(capsys, "check", spec, "--plugin", plugin(text))
     assert part in message
     assert "tiny.yaml:9:5  model.nodes.pool" in message
-    assert message.endswith("1 mistake found\n")
+    assert message.endswith("1 error found\n")
 
 
 def test_ports_of_a_layer_can_be_named(spec, capsys):

@@ -35,4 +35,4 @@ def test_a_commit_with_a_broken_base_is_refused(tmp_path):
     done = subprocess.run(command, cwd=tmp_path / "mine", env=environment, capture_output=True, text=True)
     assert done.returncode == 1, done.stdout + done.stderr
     assert "specs/base/recipe.yaml:1:9  train.epohcs" in done.stdout
-    assert "1 spec: 0 ok, 1 with mistakes, 1 file without the key 'spec' skipped" in done.stdout
+    assert "1 spec: 0 ok, 1 with errors, 1 file without the key 'spec' skipped" in done.stdout

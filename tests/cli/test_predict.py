@@ -103,7 +103,7 @@ def test_files_that_cannot_be_read_are_named_and_the_others_predicted(run, image
     assert last == "5 of 17 images could not be read"
     expected = {
         "gone.png": ": there is no such file",
-        "notes.png": " cannot be read as an image: it is of no image format",
+        "notes.png": " cannot be read as an image: it is not in an image format",
         "cut.png": " cannot be read as an image: ",
         "empty": ": there is no image in this folder",
         "floats.tif": " cannot be read as an image: its pixels are floating-point",

@@ -1,4 +1,4 @@
-"""How mistakes and warnings are shown: the place, the source line with a caret, the message; colours on terminals."""
+"""How errors and warnings are shown: the place, the source line with a caret, the message; colours on terminals."""
 
 import contextlib
 import io
@@ -9,7 +9,7 @@ import pytest
 
 from encapkeras.cli.main import main
 from encapkeras.cli.terminal.source_excerpt import SourceFiles
-from encapkeras.cli.terminal.spec_errors import print_mistakes, print_warnings
+from encapkeras.cli.terminal.spec_errors import print_problems
 from encapkeras.errors import Problem
 
 ESCAPE = re.compile(r"\x1b\[[0-9;]*m")
@@ -132,7 +132,7 @@ a.yaml:2:4  b
       |    ^
     does not fit
     image (4, 4, 1) -> b (1, 2)
-3 mistakes found
+3 errors found
 """.replace(": \n", ":\n")
 
 
@@ -152,7 +152,7 @@ def printed(file, monkeypatch):
             monkeypatch.setenv(name, value)
         file("[bold]a[/bold]: 1\nb: {c: 1}\n")
         with contextlib.redirect_stderr(stream):
-            print_mistakes(PROBLEMS, "3 mistakes found")
+            print_problems(PROBLEMS, "3 errors found")
         return stream.getvalue()
 
     return run
@@ -181,9 +181,9 @@ def test_who_wants_no_colours_gets_no_escape_codes(environment, printed):
 
 
 def test_warnings_say_that_they_are_some(file, capsys):
-    print_warnings([])
+    print_problems([])
     assert capsys.readouterr().err == ""
-    print_warnings([Problem(file("a: 1\n"), 1, 1, "a", "hardly meant", severity="warning")])
+    print_problems([Problem(file("a: 1\n"), 1, 1, "a", "hardly meant", severity="warning")])
     assert capsys.readouterr().err == "a.yaml:1:1  a\n    1 | a: 1\n      | ^\n    warning: hardly meant\n"
 
 
@@ -193,7 +193,7 @@ def test_every_command_reports_so(tmp_path, monkeypatch, capsys):
     assert main(["train", "wrong.yaml"]) == 2
     assert capsys.readouterr().err == (
         "wrong.yaml:2:9  train.epohcs\n    2 | train: {epohcs: 3}\n      |         ^^^^^^\n"
-        "    'epohcs' is not allowed here. Did you mean 'epochs'?\n1 mistake found\n"
+        "    'epohcs' is not allowed here. Did you mean 'epochs'?\n1 error found\n"
     )
 
 

@@ -67,7 +67,7 @@ def test_nothing_else_is_replaced(tmp_path, capsys, text, words):
     ("words", "message"),
     [
         (["-o", "."], "'.' is a folder. Name a file in it with -o."),
-        (["-o", "a/b.json"], "'a/b.json' cannot be written: 'a' is no folder. Make it first."),
+        (["-o", "a/b.json"], "'a/b.json' cannot be written: 'a' is not a folder. Create it first."),
         (["--format", "markdown"], "--format markdown needs the file to write: -o FILE, or -o - to print"),
     ],
 )

@@ -55,7 +55,7 @@ def test_routing_tells_what_votes_would_take_and_side_losses_what_they_look_at(c
     assert " reconstruction    capsules digits, image, labels " in lines["losses.reconstruction"]
     assert "one number" in lines["losses.reconstruction"]
     assert "1,411,344" in lines["losses.reconstruction"]
-    assert "votes, which are never made: 1.4 MiB" in printed
+    assert "votes, which are never created: 1.4 MiB" in printed
     assert "batch: 2 images (--batch)" in printed
 
 
@@ -123,8 +123,8 @@ def test_what_is_not_known_is_a_question_mark_with_a_reason(capsys, wide, tmp_pa
     assert lines[3].split()[-2:] == ["?", "?"]
     assert "? x ? x 4" in lines[3]
     assert lines[-2:] == [
-        "? stem: the size of image is not known before there are images",
-        "? pooled: the size of stem is not known before there are images",
+        "? stem: the size of image is unknown before there are images",
+        "? pooled: the size of stem is unknown before there are images",
     ]
     assert "batch: 64 images (no data set says otherwise)" in lines
 
@@ -158,10 +158,16 @@ def test_a_picture_is_written_and_never_over_another_file(capsys, tmp_path):
     ("words", "message"),
     [
         (["--svg", "net.png"], "--svg must name a .svg file; received 'net.png'"),
-        (["--svg", "nowhere/net.svg"], "'nowhere/net.svg' cannot be written: 'nowhere' is no folder. Make it first."),
-        (["--batch", "0"], "--batch must be a number of images, from 1; received 0"),
-        (["--mermaid", "--json"], "--json, --svg and --mermaid are different forms of the same; choose one"),
-        (["--mermaid", "--diff", "resnet14"], "--diff is a table or, with --json, data; leave out --svg and --mermaid"),
+        (
+            ["--svg", "nowhere/net.svg"],
+            "'nowhere/net.svg' cannot be written: 'nowhere' is not a folder. Create it first.",
+        ),
+        (["--batch", "0"], "--batch must be a number of images, at least 1; received 0"),
+        (["--mermaid", "--json"], "--json, --svg and --mermaid are different formats; choose one"),
+        (
+            ["--mermaid", "--diff", "resnet14"],
+            "--diff prints a table or, with --json, data; leave out --svg and --mermaid",
+        ),
     ],
 )
 def test_what_cannot_be_is_refused(words, message, capsys, tmp_path, monkeypatch):

@@ -25,6 +25,18 @@ def test_the_table_has_every_spec_with_its_data_and_a_line(capsys, monkeypatch):
     ]
 
 
+def test_a_narrow_terminal_breaks_descriptions_between_words(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "70")
+    assert main(["specs"]) == 0
+    *table, hint = capsys.readouterr().out.splitlines()
+    assert max(map(len, table)) <= 70
+    start = table[0].index("network")
+    first = next(number for number, line in enumerate(table) if line.startswith("encapnet_svhn "))
+    assert table[first + 1][:start].strip() == ""
+    assert table[first + 1][start:].strip()
+    assert hint.startswith("encapkeras specs NAME")
+
+
 def test_the_list_is_json_for_tools(capsys):
     assert main(["specs", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)

@@ -104,7 +104,7 @@ def test_a_spec_comes_first(checkpoint, tmp_path, capsys):
     [
         ("made.h5", "-o must name a .keras file; received"),
         ("made", "-o must name a .keras file; received"),
-        ("none/made.keras", "is no folder. Make it first."),
+        ("none/made.keras", "is not a folder. Create it first."),
         ("folder.keras", "is a folder. Name a file in it with -o."),
     ],
 )
@@ -139,7 +139,7 @@ def test_checkpoints_that_cannot_be(tmp_path, capsys):
     torch.save(torch.nn.Linear(2, 2), tmp_path / "module.pth")
     for file, text in {
         "none.pth": "cannot be read",
-        "text.pth": "is no file that torch.save wrote",
+        "text.pth": "is not a file of torch.save",
         "module.pth": "could run code from the file, so it is refused",
     }.items():
         assert text in refused(capsys, "import-weights", SPEC, tmp_path / file, "-o", tmp_path / "made.keras")
@@ -159,7 +159,7 @@ def test_models_that_cannot_be_exported(tmp_path, capsys):
     (tmp_path / "text.keras").write_text("text")
     for file, text in {
         "none.keras": "there is no such file",
-        "text.keras": "it is no .keras file, or a damaged one",
+        "text.keras": "it is not a .keras file, or is damaged",
         "plain.keras": "make the model with encapkeras.build_model",
     }.items():
         assert text in refused(capsys, "export-weights", tmp_path / file, "-o", tmp_path / "out.pth")

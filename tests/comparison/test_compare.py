@@ -161,7 +161,7 @@ def test_runs_of_different_machines_are_told_apart(copy, trainings):
     environment.write_text(json.dumps({**content, "device": "cuda:7", "threads": 64}))
     compare([ONE, TWO], [0, 1], run_dir=copy, resume=True)
     text = (copy / "comparison.md").read_text()
-    assert f"over the seeds, on cuda:7, 64 threads, on {own}: different ones, so that they do not compare." in text
+    assert f"over the seeds, on cuda:7, 64 threads, on {own}: different ones, which are not comparable." in text
 
 
 def test_resuming_can_add_specs_and_seeds(copy, trainings):
@@ -287,7 +287,7 @@ def test_all_mistakes_of_all_specs_are_told_at_once(trainings, tmp_path):
 
 
 def test_a_mistake_in_set_is_told_once(tmp_path):
-    with pytest.raises(SpecError, match="1 mistake found"):
+    with pytest.raises(SpecError, match="1 error found"):
         compare([ONE, TWO], [0], overrides=["train.epoch=3"], run_dir=tmp_path / "new")
 
 

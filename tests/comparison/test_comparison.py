@@ -53,6 +53,7 @@ def test_one_value_has_no_deviation():
     assert str(Spread.of([0.5])) == "0.5000"
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("count", [2, 3, 5])
 def test_a_difference_is_that_of_a_paired_t_test(count):
     first, second = FIRST[:count], SECOND[:count]
@@ -80,7 +81,7 @@ def test_seeds_that_only_one_has_do_not_count():
         ([0.02, 0.00, 0.01], "no difference that 3 seeds can show"),  # beyond its standard error, within its interval
         ([0.02, -0.03, 0.01], "no difference that 3 seeds can show"),
         ([0.00, 0.00, 0.00], "no difference that 3 seeds can show"),
-        ([0.02, 0.02, 0.02], "the same difference with all 3 seeds, which so cannot show how sure it is"),
+        ([0.02, 0.02, 0.02], "the same difference with all 3 seeds, which therefore cannot show how certain it is"),
         ([0.50], "no difference that 1 seed can show"),
     ],
 )
@@ -195,7 +196,7 @@ def test_accuracies_of_other_data_sets_do_not_compare(data, key, values):
     assert [row.difference for row in comparison.rows()] == [None, None]
     (note,) = [note for note in comparison.notes() if note.startswith("two is trained on other data than one (")]
     assert f"data.{key} is {values}" in note
-    assert note.endswith("): accuracies do not compare.")
+    assert note.endswith("): accuracies are not comparable.")
     assert "two - one" not in comparison.as_markdown()
 
 
@@ -204,8 +205,8 @@ def test_other_data_settings_that_change_the_comparison_are_told():
     assert comparison.rows()[1].difference is not None
     assert [note for note in comparison.notes() if "differs" in note] == [
         "two differs from one in that data.validation is 0.2, not 0.1: they are not trained on the same images, and "
-        "validation accuracies do not compare.",
-        "two differs from one in that data.image_size is 28, not null: they do not see the images alike.",
+        "validation accuracies are not comparable.",
+        "two differs from one in that data.image_size is 28, not null: their images have different sizes.",
     ]
 
 
@@ -226,4 +227,4 @@ def test_of_many_differences_those_that_show_something_are_told():
         "n9 - n0",
         "8 of 9 others - n0",
     ]
-    assert any(note.startswith("5% of the 9 intervals, 0.5 or so, miss their true difference") for note in notes)
+    assert any(note.startswith("About 5% of the 9 intervals, 0.5, miss their true difference") for note in notes)

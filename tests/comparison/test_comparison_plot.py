@@ -29,6 +29,7 @@ def compared(folder, *labels, seeds=2, metrics=COURSE):
     return Comparison(networks, list(range(seeds)), runs)
 
 
+@pytest.mark.smoke
 def test_accuracy_against_time_and_size(tmp_path):
     over_time, over_size = plot_comparison(compared(tmp_path, "one", "two")).axes
     courses = [line.get_xydata().tolist() for line in over_time.lines]

@@ -180,7 +180,7 @@ def test_the_table_is_sorted_by_validation_and_has_what_was_swept(trained):
     assert json.loads(table[2]["train.optimizer"])["kind"] == "sgd"
     text = (path / "comparison.md").read_text()
     assert text.startswith("| spec | units | optimizer | epochs | clip_norm | runs |")
-    assert "Sorted by mean validation accuracy, best first; test accuracies have no say in it." in text
+    assert "Sorted by mean validation accuracy, best first; test accuracies are not used." in text
     assert "tiny units=4 clip_norm=1 - tiny units=8, test accuracy: " in text
 
 

@@ -1,7 +1,19 @@
+import inspect
+from pathlib import Path
+
 import pydantic
 import pytest
 
-from encapkeras.data import DATASETS, AugmentSettings, DatasetInfo, DatasetReader, DataSettings, register_dataset
+from encapkeras.data import (
+    DATASETS,
+    AugmentSettings,
+    DataPath,
+    DatasetInfo,
+    DatasetReader,
+    DataSettings,
+    register_dataset,
+)
+from encapkeras.data.registry import COMMON_SETTINGS, path_arguments
 from encapkeras.errors import ArgumentError
 from encapkeras.validation import Checker
 
@@ -66,26 +78,91 @@ def test_each_wrong_setting_is_named(values, path, text):
 @pytest.mark.parametrize(
     ("values", "text"),
     [
-        ({"dataset": "npz"}, "'npz' needs 'path'"),
-        ({"dataset": "digits", "path": "a.npz"}, "data set 'digits' reads no single file: remove 'path'"),
-        ({"dataset": "digits", "augment": {"crop": True}}, "nothing to cut off: set augment.resize to more than"),
-        ({"dataset": "digits", "augment": {"crop": True, "resize": 32}}, "nothing to cut off"),
-        ({"dataset": "digits", "augment": {"resize": 30}}, "augment.resize is 30, smaller than the images (32x32)"),
-        ({"dataset": "digits", "augment": {"pad": 2}}, "set augment.crop: true"),
-        ({"dataset": "digits", "augment": {"cutout": 33}}, "augment.cutout is 33, larger than the images (32x32)"),
-        ({"dataset": "digits", "channels": 1}, "data set 'digits' has the channels that it has: remove 'channels'"),
-        ({"dataset": "cifar10", "extra": True}, "data set 'cifar10' has no extra images: remove 'extra'"),
-        ({"dataset": "digits", "class_list": "a"}, "has the classes that it has: remove 'class_list'"),
-        ({"dataset": "digits", "boxes": "a"}, "has no boxes around its objects: remove 'boxes'"),
-        ({"dataset": "small_norb", "channels": 3}, "data.channels must be 1 or 2; received 3"),
-        ({"dataset": "image_folder", "root": "a", "channels": 2}, "data.channels must be 1 or 3; received 2"),
+        ({"augment": {"crop": True}}, "nothing to cut off: set augment.resize to more than"),
+        ({"augment": {"crop": True, "resize": 32}}, "nothing to cut off"),
+        ({"augment": {"resize": 30}}, "augment.resize is 30, smaller than the images (32x32)"),
+        ({"augment": {"pad": 2}}, "set augment.crop: true"),
+        ({"augment": {"cutout": 33}}, "augment.cutout is 33, larger than the images (32x32)"),
         ({"dataset": "npz", "path": "a.npz", "image_size": 20, "augment": {"resize": 8}}, "at least 20"),
     ],
 )
 def test_settings_that_do_not_go_together(values, text):
-    [(path, _, found)] = problems(**values)
+    [(path, _, found)] = problems(**{"dataset": "digits", **values})
     assert path == ()
     assert text in found
+
+
+@pytest.mark.parametrize(
+    ("values", "key", "kind", "text"),
+    [
+        ({"dataset": "npz"}, "path", "missing", "data set 'npz' needs 'path': The file."),
+        (
+            {"dataset": "digits", "path": "a.npz"},
+            "path",
+            "unknown",
+            "'path' is an argument of data set 'npz', not of 'digits': remove it",
+        ),
+        (
+            {"dataset": "cifar10", "channels": 1},
+            "channels",
+            "unknown",
+            "'channels' is an argument of data set 'h_imagenet' or 'image_folder' or 'small_norb', not of 'cifar10': "
+            "remove it",
+        ),
+        (
+            {"dataset": "svhn", "extar": True},
+            "extar",
+            "unknown",
+            "'extar' is not an argument of data set 'svhn'. Did you mean 'extra'?",
+        ),
+        (
+            {"dataset": "svhn", "zzz": 3},
+            "zzz",
+            "unknown",
+            "'zzz' is not an argument of data set 'svhn'. Allowed: augment, batch_size, dataset, extra, image_size, "
+            "root, subset, validation, workers.",
+        ),
+        ({"dataset": "svhn", "extra": 1}, "extra", "value", "must be a boolean; received 1"),
+        ({"dataset": "small_norb", "channels": 3}, "channels", "value", "must be 1 or 2; received 3"),
+        ({"dataset": "image_folder", "root": "a", "channels": 2}, "channels", "value", "must be 1 or 3; received 2"),
+        ({"dataset": "image_folder", "root": 3}, "root", "value", "must be a string; received 3"),
+    ],
+)
+def test_the_arguments_of_a_data_set_are_checked_like_those_of_a_layer(values, key, kind, text):
+    assert problems(**values) == [((key,), kind, text)]
+
+
+def test_all_that_is_wrong_with_arguments_and_settings_is_found_at_once():
+    found = problems(dataset="h_imagenet", batch_size=0, boxes=3, channels=2, extra=True, augment={"hue": 1})
+    assert {path for path, _, _ in found} == {
+        ("batch_size",),
+        ("boxes",),
+        ("channels",),
+        ("extra",),
+        ("augment", "hue"),
+    }
+
+
+def test_an_unknown_key_beside_an_unknown_data_set_is_found_too():
+    found = problems(dataset="digit", extra=True, bach_size=3)
+    assert {path for path, _, _ in found} == {("dataset",), ("bach_size",)}
+
+
+def test_arguments_are_kept_in_the_order_of_the_reader_behind_the_data_set():
+    settings = DataSettings(batch_size=8, channels=1, class_list="a.txt", root="b", dataset="h_imagenet")
+    assert settings.arguments == {"root": "b", "channels": 1, "class_list": "a.txt"}
+    dumped = settings.model_dump(mode="json", exclude_none=True)
+    assert list(dumped) == ["dataset", "root", "class_list", "channels", "batch_size", "validation"]
+    assert DataSettings(**dumped) == settings != DataSettings(**{**dumped, "channels": 3})
+    reader = settings.reader()
+    assert (reader.root, reader.class_list, reader.boxes, reader.channels) == ("b", "a.txt", None, 1)
+
+
+def test_an_argument_that_is_not_set_is_as_if_it_were_not_given():
+    """A spec may name the argument of a data set that another file, or the command line, replaces."""
+    assert DataSettings(dataset="digits", path=None, extra=False) == DataSettings(dataset="digits")
+    assert DataSettings(dataset="svhn", extra=False).arguments == {"extra": False}
+    assert DataSettings(dataset="digits", root="a").arguments == {"root": "a"}
 
 
 def test_settings_cannot_be_changed():
@@ -118,22 +195,58 @@ def test_a_data_set_of_ones_own_can_be_registered(monkeypatch):
         register_dataset("noise")(Noise)
 
 
-def test_what_is_no_reader_or_takes_other_arguments_cannot_be_registered(monkeypatch):
+@pytest.fixture
+def own_registry(monkeypatch):
     monkeypatch.setattr(DATASETS, "_entries", dict(DATASETS._entries))
-    with pytest.raises(TypeError, match="must be a DatasetReader"):
-        register_dataset("wrong")(dict)
 
-    class Folder(DatasetReader):
-        """Reads a folder.
 
-        Args:
-            folder: The folder.
-        """
+class Folder(DatasetReader):
+    """Reads files.
 
-        def __init__(self, folder: str) -> None:
-            self.folder = folder
+    Args:
+        files: The files.
+        batch_size: Of something else.
+    """
 
-    with pytest.raises(
-        TypeError, match="only 'root', 'path', 'class_list', 'boxes', 'channels' and 'extra' can be given"
-    ):
-        register_dataset("wrong")(Folder)
+    def describe(self):
+        return DatasetInfo(8, 8, 1, 2, ("one", "other"))
+
+    def read(self):
+        raise AssertionError("not read here")
+
+
+def taking(annotation, name="files"):
+    def __init__(self, **values):
+        self.values = values
+
+    parameter = inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation)
+    __init__.__signature__ = inspect.Signature([inspect.Parameter("self", parameter.POSITIONAL_ONLY), parameter])
+    __init__.__annotations__ = {name: annotation}
+    return type("Own", (Folder,), {"__doc__": Folder.__doc__, "__init__": __init__})
+
+
+@pytest.mark.parametrize(
+    ("cls", "text"),
+    [
+        (dict, "must be a DatasetReader"),
+        (lambda: None, "must be a DatasetReader"),
+        (taking(int, "batch_size"), "'batch_size' needs another name"),
+        (taking(int, "other"), "'other' has no line in the docstring"),
+        (taking(list[Path]), "'files' is a path of pathlib, and specs hold strings: annotate it with"),
+    ],
+)
+def test_what_is_no_data_set_cannot_be_registered(cls, text, own_registry):
+    with pytest.raises(TypeError, match=text):
+        register_dataset("own")(cls)
+    assert "own" not in DATASETS
+
+
+def test_the_names_of_common_settings_are_reserved():
+    assert set(COMMON_SETTINGS) == set(DataSettings.model_fields) - {"root"}
+
+
+def test_a_path_may_be_optional_or_in_a_list(own_registry):
+    register_dataset("own")(taking(list[DataPath] | None))
+    assert path_arguments("own") == ["root", "files"]
+    assert path_arguments("h_imagenet") == ["root", "class_list", "boxes"]
+    assert {"root", "path", "class_list", "boxes", "files"} == set(path_arguments("unknown"))

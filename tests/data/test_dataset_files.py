@@ -189,13 +189,13 @@ def test_a_truncated_cifar_file(tmp_path, kept):
 @pytest.mark.parametrize(
     ("content", "text"),
     [
-        ({"data": np.zeros((3, 3072), np.uint8)}, "no pickled map with the keys 'data' and 'labels'"),
-        ([1, 2], "no pickled map"),
+        ({"data": np.zeros((3, 3072), np.uint8)}, "not a pickled map with the keys 'data' and 'labels'"),
+        ([1, 2], "not a pickled map"),
         ({"data": np.zeros((3, 3071), np.uint8), "labels": [0, 1, 2]}, "(N, 3072)"),
-        ({"data": np.zeros((3, 3072)), "labels": [0, 1, 2]}, "no array of unsigned bytes"),
-        ({"data": "no array", "labels": [0, 1, 2]}, "no array of unsigned bytes"),
-        ({"data": np.zeros((3, 3072), np.uint8), "labels": [0, 1]}, "'labels' is no list of 3 whole numbers"),
-        ({"data": np.zeros((3, 3072), np.uint8), "labels": [0, 1, 2.0]}, "'labels' is no list of 3 whole numbers"),
+        ({"data": np.zeros((3, 3072)), "labels": [0, 1, 2]}, "not an array of unsigned bytes"),
+        ({"data": "no array", "labels": [0, 1, 2]}, "not an array of unsigned bytes"),
+        ({"data": np.zeros((3, 3072), np.uint8), "labels": [0, 1]}, "'labels' is not a list of 3 integers"),
+        ({"data": np.zeros((3, 3072), np.uint8), "labels": [0, 1, 2.0]}, "'labels' is not a list of 3 integers"),
     ],
 )
 def test_a_cifar_file_with_something_else_in_it(tmp_path, content, text):
@@ -237,7 +237,7 @@ def test_a_truncated_svhn_file(tmp_path, kept):
         ({"X": np.zeros((32, 32, 3, 2), np.uint8)}, "it does not hold both arrays X and y"),
         ({"X": np.zeros((32, 32, 2), np.uint8), "y": [[1], [2]]}, "X is uint8 (32, 32, 2); it must be uint8"),
         ({"X": np.zeros((32, 32, 3, 2)), "y": [[1], [2]]}, "X is float64"),
-        ({"X": np.zeros((32, 32, 3, 2), np.uint8), "y": [[1]]}, "y is int64 (1, 1); it must be whole numbers (2, 1)"),
+        ({"X": np.zeros((32, 32, 3, 2), np.uint8), "y": [[1]]}, "y is int64 (1, 1); it must be integers (2, 1)"),
         ({"X": np.zeros((32, 32, 3, 2), np.uint8), "y": [[1.5], [2.0]]}, "y is float64"),
     ],
 )

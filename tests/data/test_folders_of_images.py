@@ -96,7 +96,7 @@ def test_all_that_is_wrong_with_the_folders_is_told_at_once(tmp_path):
     message = error_of(folder_settings(tmp_path))
     for text in (
         f"{tmp_path} cannot be used as a data set:",
-        f"files that lie in no folder of a class: {tmp_path}/train/lost.png",
+        f"files that are in no folder of a class: {tmp_path}/train/lost.png",
         f"{tmp_path}/test has a folder 'ant', which train/ has not",
         f"{tmp_path}/test has no folder 'empty', which train/ has",
         f"1 file whose names do not end as those of images do: {tmp_path}/test/owl/notes.txt",
@@ -232,7 +232,7 @@ def test_folders_that_are_not_imagenets(tmp_path):
     )
     for text in (
         f"{tmp_path}/train: classes without any image: {WNIDS[2]}",
-        f"{tmp_path}/val has no folders of these classes (its images lie in no folders: sort them by class): n03888257",
+        f"{tmp_path}/val has no folders of these classes (its images are in no folders: sort them by class): n03888257",
         "train/n01440764/readme.txt",
     ):
         assert text in message
@@ -243,9 +243,9 @@ def test_mistakes_in_a_class_list_are_told_with_their_lines(tmp_path):
     with pytest.raises(DataError) as caught:
         read_class_list(tmp_path / "a.txt")
     assert str(caught.value).splitlines() == [
-        f"{path}:2: 'dog' is no WordNet id: n and eight digits, for example n02119789",
-        f"{path}:5: '{WNIDS[0]}' stands in line 1 already",
-        f"{path}:6: 'n123' is no WordNet id: n and eight digits, for example n02119789",
+        f"{path}:2: 'dog' is not a WordNet id: n and eight digits, for example n02119789",
+        f"{path}:5: '{WNIDS[0]}' is in line 1 already",
+        f"{path}:6: 'n123' is not a WordNet id: n and eight digits, for example n02119789",
     ]
 
 

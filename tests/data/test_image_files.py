@@ -8,7 +8,7 @@ from PIL import Image
 from support.dataset_files import random_images, write_image, write_voc_boxes
 
 from encapkeras.data import read_image
-from encapkeras.data.readers.object_boxes import read_box
+from encapkeras.data.object_boxes import read_box
 from encapkeras.errors import DataError
 
 COLOUR = random_images(1, 6, 9, 3)[0]
@@ -25,6 +25,7 @@ def error_of(path, channels=3, box=None):
     return str(caught.value)
 
 
+@pytest.mark.smoke
 def test_colours_and_their_grey(tmp_path):
     path = saved(tmp_path, Image.fromarray(COLOUR))
     assert np.array_equal(read_image(path, 3), COLOUR)
@@ -107,7 +108,7 @@ def test_the_first_image_of_a_moving_one(tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "text"),
-    [(b"", "it is empty"), (b"hello", "of no image format that Pillow knows"), (None, "there is no such file")],
+    [(b"", "it is empty"), (b"hello", "not in an image format that Pillow knows"), (None, "there is no such file")],
 )
 def test_what_is_no_image(tmp_path, content, text):
     path = tmp_path / "a.jpg"

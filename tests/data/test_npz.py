@@ -99,7 +99,7 @@ def test_wrong_pixels(tmp_path, arrays, expected):
         ({"trian_images": np.zeros(3)}, "trian_images: not an array of this format. Did you mean 'train_images'?"),
         (
             {"train_labels": cycling_labels(12, 3).astype(float)},
-            "train_labels: labels are float64; they must be whole numbers, for example int64",
+            "train_labels: labels are float64; they must be integers, for example int64",
         ),
         (
             {"train_labels": np.eye(3, dtype=int)[cycling_labels(12, 3)]},
@@ -129,7 +129,7 @@ def test_wrong_pixels(tmp_path, arrays, expected):
         ),
         (
             {"train_labels": np.zeros(12, int), "test_labels": np.zeros(6, int)},
-            "train_labels: all labels are 0; a network needs two classes at least",
+            "train_labels: all labels are 0; a network needs at least two classes",
         ),
         (
             {
@@ -137,7 +137,7 @@ def test_wrong_pixels(tmp_path, arrays, expected):
                 "train_labels": np.zeros(12, int),
                 "test_labels": np.zeros(6, int),
             },
-            "class_names: there is one name; a network needs two classes at least",
+            "class_names: there is one name; a network needs at least two classes",
         ),
         (
             {"class_names": np.array(["cat", "dog", "cat"])},
@@ -195,7 +195,7 @@ def test_an_archive_of_nothing(tmp_path):
 def test_a_file_that_is_no_archive(tmp_path, content):
     path = tmp_path / "a.npz"
     path.write_bytes(content)
-    with pytest.raises(DataError, match=r"a\.npz is no \.npz file"):
+    with pytest.raises(DataError, match=r"a\.npz is not a \.npz file"):
         describe(settings_for(path))
 
 

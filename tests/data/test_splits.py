@@ -181,7 +181,7 @@ def test_the_validation_part_is_held_out_of_the_subset(tmp_path):
 @pytest.mark.parametrize(
     ("subset", "text"),
     [
-        (51, r"data\.subset is 51, but there are 50 training images; choose at most so many"),
+        (51, r"data\.subset is 51, but there are 50 training images; choose at most that many"),
         (2, r"data\.subset is 2, less than one image for each of 3 classes"),
     ],
 )

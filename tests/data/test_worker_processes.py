@@ -132,7 +132,8 @@ def test_a_damaged_file_is_named_by_one_plain_error(tmp_path, monkeypatch):
     with pytest.raises(DataError) as caught:
         epochs(train, 1)
     assert str(caught.value) == (
-        f"{wrong} cannot be read as an image: it is of no image format that Pillow knows. Replace or remove the file"
+        f"{wrong} cannot be read as an image: it is not in an image format that Pillow knows. "
+        "Replace or remove the file"
     )
 
 

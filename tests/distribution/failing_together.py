@@ -20,7 +20,7 @@ from support.tiny_spec import tiny_spec
 import encapkeras
 from encapkeras import distribution
 from encapkeras.callbacks import NonFiniteStop
-from encapkeras.distribution.processes import failing_together, noticing_lost_processes
+from encapkeras.distribution.processes import propagate_errors, report_lost_processes
 from encapkeras.errors import DataError, EncapkerasError
 
 BATCH = 10
@@ -47,10 +47,11 @@ def main() -> int:
     strategy = distribution.DataParallel()
     rank = strategy.processes.rank
     try:
-        with failing_together():
-            if arguments.refuses and rank == 1:
-                raise DataError("this machine has no data")
-        model = fitted(strategy, arguments)
+        with propagate_errors():  # around all of it, as train has it
+            with propagate_errors():
+                if arguments.refuses and rank == 1:
+                    raise DataError("this machine has no data")
+            model = fitted(strategy, arguments)
     except EncapkerasError as error:
         print(f"process {rank} says: {error}", file=sys.stderr)
         return error.exit_code
@@ -71,7 +72,7 @@ def fitted(strategy: distribution.DataParallel, arguments: argparse.Namespace) -
         images[23 + 4 * arguments.nan_in] = np.nan
     stop = NonFiniteStop(max_bad_batches=int(arguments.left_out), folder=arguments.out / "bad")
     callbacks = [stop, *([EndsAt()] if arguments.killed else [])]
-    with noticing_lost_processes():
+    with report_lost_processes():
         model.fit(images, np.arange(IMAGES) % 10, BATCH, callbacks=callbacks, shuffle=False, verbose=0)
     model.left_out = stop.bad_batches
     return model

@@ -6,7 +6,7 @@ from datetime import timedelta
 import pytest
 from torch.distributed import DistStoreError, HashStore
 
-from encapkeras.distribution.attempt import name_of_attempt
+from encapkeras.distribution.attempt import agree_on_attempt
 
 PATIENCE, NONE = timedelta(seconds=30), timedelta(seconds=0.2)
 
@@ -14,7 +14,7 @@ PATIENCE, NONE = timedelta(seconds=30), timedelta(seconds=0.2)
 def names(store, order):
     """What three processes agree on, started in this order."""
     with ThreadPoolExecutor(3) as threads:
-        told = [threads.submit(name_of_attempt, store, rank, 3, PATIENCE) for rank in order]
+        told = [threads.submit(agree_on_attempt, store, rank, 3, PATIENCE) for rank in order]
         return {each.result() for each in told}
 
 
@@ -29,11 +29,11 @@ def test_all_agree_on_one_name_which_is_new_each_time(order):
 def test_processes_that_were_lost_in_the_middle_do_not_mislead_the_next():
     store = HashStore()
     with pytest.raises(DistStoreError):
-        name_of_attempt(store, 1, 3, NONE)  # asks, and is gone
+        agree_on_attempt(store, 1, 3, NONE)  # asks, and is gone
     with pytest.raises(TimeoutError, match=r"of 3 processes these did not come within 0:00:00.2.*: \[1, 2\]"):
-        name_of_attempt(store, 0, 3, NONE)  # answers the one that is gone
+        agree_on_attempt(store, 0, 3, NONE)  # answers the one that is gone
     assert len(names(store, (0, 1, 2))) == 1
 
 
 def test_a_process_alone_waits_for_nobody():
-    assert name_of_attempt(HashStore(), 0, 1, NONE)
+    assert agree_on_attempt(HashStore(), 0, 1, NONE)

@@ -121,7 +121,7 @@ def test_image_files_are_decoded_by_parts(tmp_path):
 
 @pytest.mark.slow
 def test_a_run_whose_process_is_killed_goes_on_by_itself(tmp_path):
-    path = write_spec(tmp_path, tiny_spec(epochs=6, checkpoints={"minutes": 1e-9}))
+    path = write_spec(tmp_path, tiny_spec(epochs=6, resume_state={"minutes": 1e-9}))
     ran(2, path, "--run-dir", tmp_path / "whole")
     torchrun = subprocess.Popen(
         command(2, path, restarts=1), env=ENVIRONMENT, cwd=tmp_path, stdout=subprocess.PIPE, text=True
@@ -130,7 +130,7 @@ def test_a_run_whose_process_is_killed_goes_on_by_itself(tmp_path):
     os.kill(children(torchrun)[-1], signal.SIGKILL)
     said, _ = torchrun.communicate(timeout=300)
     assert torchrun.returncode == 0
-    assert "goes on at " in said
+    assert "resumes at " in said
     assert largest_difference(tmp_path / "whole", parts) == 0
     assert (tmp_path / "whole" / "metrics.csv").read_bytes() == (parts / "metrics.csv").read_bytes()
     assert len(list(tmp_path.glob("**/metrics.csv"))) == 2  # no run was begun a second time
@@ -148,7 +148,7 @@ def test_ctrl_c_ends_all_after_the_step_and_the_run_goes_on(tmp_path):
     _, said = torchrun.communicate(timeout=60)
     assert said.count("ended by SIGINT at ") == 1
     done = len(rows(parts))
-    assert "goes on at" in ran(2, "--resume", parts, "--set", f"train.epochs={done + 3}").stdout
+    assert "resumes at" in ran(2, "--resume", parts, "--set", f"train.epochs={done + 3}").stdout
     assert len(rows(parts)) == done + 3
 
 
@@ -187,7 +187,7 @@ def test_a_mistake_is_told_once(tmp_path):
     path = write_spec(tmp_path, tiny_spec(epochz=3))
     said = ran(2, path, code=2).stderr
     assert said.count("Did you mean 'epochs'?") == 1
-    assert said.count("1 mistake found") == 1
+    assert said.count("1 error found") == 1
     occupied = tmp_path / "occupied"
     occupied.mkdir()
     (occupied / "thesis.txt").touch()

@@ -119,6 +119,23 @@ def test_a_file_may_name_the_schema_by_a_key(server, tmp_path, name):
     assert [(line, message) for line, _, message in problems] == [(5, "Property tain is not allowed.")]
 
 
+def test_arguments_of_another_data_set_are_underlined(server):
+    data = "{dataset: digits, path: a.npz, root: images, extra: false, channels: null, pth: 3}"
+    text = f"{HEAD}spec: encapkeras/1\nextends: quickstart.yaml\ndata: {data}\n"
+    found = server.open(SPECS / "other_data.yaml", text).problems()
+    assert [(part, message.rstrip(".")) for _, part, message in found] == [
+        ("a.npz", "is not an argument of data set 'digits'"),
+        ("pth", "Property pth is not allowed"),
+    ]
+
+
+def test_the_arguments_of_a_data_set_are_completed(server):
+    opened = server.open(SPECS / "svhn.yaml", f"{HEAD}spec: encapkeras/1\ndata:\n  dataset: svhn\n  \n")
+    keys = opened.completions("dataset: svhn\n  ")
+    assert {"extra", "root", "batch_size"} <= set(keys)
+    assert not {"path", "boxes"} & set(keys)
+
+
 @pytest.mark.slow
 def test_a_large_spec_is_no_trouble(server):
     nodes = "".join(f"    n{i + 1}: {{layer: keras.Dense, inputs: n{i}, units: 8}}\n" for i in range(2000))

@@ -160,6 +160,9 @@ RIGHT = {
     "null for a node": "{extends: a.yaml, model: {nodes: {digits: null}}}",
     "a part of an optimizer": "{extends: a.yaml, train: {optimizer: {learning_rate: 0.1}}}",
     "a part of a loss": "{extends: a.yaml, losses: {classes: {upper: 0.8, weight: 2}}}",
+    "an argument of a data set that is named elsewhere": "{extends: a.yaml, data: {extra: true, path: a.npz}}",
+    "null for an argument of another data set": "{extends: a.yaml, data: {dataset: digits, extra: null}}",
+    "a folder that the data set does not need": "{data: {dataset: digits, root: a}}",
     "a name in place of a number": "{extends: a.yaml, data: {validation: own}}",
     "a variable for a map": "{vars: {o: {kind: sgd}}, train: {optimizer: $o}}",
     "a variable for a layer": "{model: {nodes: {a: {layer: $kind, inputs: image, whatever: 3}}}}",
@@ -169,6 +172,7 @@ RIGHT = {
     "a second name of a layer": "{model: {nodes: {a: {layer: keras.Convolution2D, inputs: i, filters: 3}}}}",
     "defaults in place of arguments": "{spec: encapkeras/1, model: {defaults: {keras.Dense: {units: 3}}, nodes: "
     "{a: {layer: keras.Dense, inputs: i}}, outputs: {o: a}}}",
+    "another data set than that of the base": "{extends: a.yaml, data: {dataset: digits, path: null, extra: false}}",
     "keys of the user": "{x-a: 1, data: {x-b: 1}, train: {optimizer: {kind: sgd, x-c: 1}}, model: {x-d: 1, nodes: "
     "{x-e: 1, a: {layer: squash, inputs: i, x-f: 1}}}}",
 }
@@ -187,6 +191,9 @@ WRONG = {
     "an unknown key of data": ("data.bach_size", 3, "data"),
     "an unknown data set": ("data.dataset", "digit", "data.dataset"),
     "a file for a data set that reads none": ("data.path", "a.npz", "data.path"),
+    "an argument of another data set": ("data.extra", True, "data.extra"),
+    "an ill-typed argument of a data set": ("data", {"dataset": "svhn", "extra": 1}, "data.extra"),
+    "a missing argument of a data set": ("data", {"dataset": "npz"}, "data"),
     "a batch of none": ("data.batch_size", 0, "data.batch_size"),
     "a text for a number": ("data.batch_size", "64", "data.batch_size"),
     "a number for a switch": ("data.augment.crop", 1, "data.augment.crop"),

@@ -1,6 +1,8 @@
 """Files of `torch.save`, and files that are none."""
 
+import gc
 import pickle
+import shutil
 import zipfile
 
 import numpy as np
@@ -18,6 +20,7 @@ def assert_weights(received):
     assert all(torch.equal(received[name], tensor) for name, tensor in WEIGHTS.items())
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "as before torch 1.6"])
 def test_a_plain_state_dict(tmp_path, zipped):
     torch.save(WEIGHTS, tmp_path / "a.pth", _use_new_zipfile_serialization=zipped)
@@ -57,6 +60,7 @@ def test_a_written_checkpoint_is_read_again(tmp_path):
 def test_a_checkpoint_that_cannot_be_written(tmp_path):
     with pytest.raises(RunFolderError, match="could not be written"):
         write_checkpoint(WEIGHTS, tmp_path / "none" / "a.pth")
+    gc.collect()  # a buffer that outlives its BytesIO is an error of its own since Python 3.13, and fails the test here
 
 
 def refused(path):
@@ -97,15 +101,16 @@ class Runs:
     def __init__(self, path):
         self.path = path
 
-    def __reduce__(self):
-        return open, (str(self.path), "w")
+    def __reduce__(self):  # a function of Python's own code: modules of built-in ones depend on the version
+        return shutil.copyfile, (__file__, str(self.path))
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("zipped", [True, False])
 def test_code_is_refused_and_not_run(tmp_path, zipped):
     torch.save({**WEIGHTS, "x": Runs(tmp_path / "ran")}, tmp_path / "a.pth", _use_new_zipfile_serialization=zipped)
     message = refused(tmp_path / "a.pth")
-    assert "holds more than numbers: it needs io.open" in message
+    assert "holds more than numbers: it needs shutil.copyfile" in message
     assert "torch.save(model.state_dict(), file)" in message
     assert not (tmp_path / "ran").exists()
 
@@ -145,7 +150,7 @@ def plain_pickle(path):
 @pytest.mark.parametrize("make", [text, nothing, half, other_zip, array, plain_pickle])
 def test_other_files(tmp_path, make):
     make(tmp_path / "a.pth")
-    assert refused(tmp_path / "a.pth") == f"'{tmp_path / 'a.pth'}' is no file that torch.save wrote, or a damaged one"
+    assert refused(tmp_path / "a.pth") == f"'{tmp_path / 'a.pth'}' is not a file of torch.save, or is damaged"
 
 
 def test_a_changed_byte_is_found(tmp_path):

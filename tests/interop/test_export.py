@@ -71,6 +71,7 @@ def network(name):
     return model, images[:7], expected
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("name", ["capsnet_em_digits", *SLOW])
 def test_torch_gives_the_same_outputs_for_any_number_of_images(name, tmp_path):
     model, images, expected = network(name)

@@ -121,20 +121,20 @@ def test_all_mistakes_are_said_at_once_and_nothing_is_loaded(network):
     assert refused(model, wrong).splitlines() == [
         "the state dict does not fit network 'capsnet_dynamic_digits':",
         "  tranfer_conv.bias: has shape (3,); the network needs (64,)",
-        "  tranfer_bn.weight: is no tensor; received list",
+        "  tranfer_bn.weight: is not a tensor; received list",
         "  tranfer_bn.bias: has dtype torch.int64; the network needs floating-point numbers",
-        "  tranfer_bn.running_var: holds numbers that are not finite in float32",
+        "  tranfer_bn.running_var: has numbers that are not finite in float32",
         "  tranfer_conv1.bias: has dtype torch.complex64; the network needs floating-point numbers",
-        "  tranfer_bn1.weight: holds numbers that are not finite in float32",
-        "  tranfer_bn1.bias: holds no plain array of numbers (layout torch.sparse_coo, device cpu)",
-        "  tranfer_bn1.running_mean: holds no plain array of numbers (layout torch.strided, device meta)",
-        "  tranfer_bn1.running_var: holds variances below 0",
+        "  tranfer_bn1.weight: has numbers that are not finite in float32",
+        "  tranfer_bn1.bias: is not a plain array of numbers (layout torch.sparse_coo, device cpu)",
+        "  tranfer_bn1.running_mean: is not a plain array of numbers (layout torch.strided, device meta)",
+        "  tranfer_bn1.running_var: has variances below 0",
         "  cap_layer.W.bias: missing; the network needs shape (2560,)",
-        "  tranfer_bn.num_batches_tracked: is no tensor; received NoneType",
+        "  tranfer_bn.num_batches_tracked: is not a tensor; received NoneType",
         "  fc.weight: the network has no such tensor",
         "  : the network has no such tensor",
         "  3: the network has no such tensor",
-        "14 mistakes found; 4 of the 14 tensors of the network can be had. Nothing was loaded.",
+        "14 errors found; 4 of the 14 tensors of the network are valid. Nothing was loaded.",
     ]
 
 
@@ -147,28 +147,28 @@ def test_numbers_of_8_bits_go_in(network):
     assert all(torch.equal(received[n], t.float()) for n, t in small.items() if t.is_floating_point())
     wrong = {**small, "tranfer_bn.running_var": -small["tranfer_bn.running_var"].float()}
     wrong = {n: t.to(torch.float8_e5m2) if t.is_floating_point() else t for n, t in wrong.items()}
-    assert "tranfer_bn.running_var: holds variances below 0" in refused(other, wrong)
+    assert "tranfer_bn.running_var: has variances below 0" in refused(other, wrong)
 
 
 def test_parameters_without_numbers_are_listed(network):
     model, state_dict = network
     wrong = {**state_dict, "tranfer_conv.bias": torch.nn.UninitializedParameter(), "more": torch.zeros(1)}
     message = refused(model, wrong)
-    assert "  tranfer_conv.bias: holds no numbers yet; received UninitializedParameter\n" in message
+    assert "  tranfer_conv.bias: has no values yet; received UninitializedParameter\n" in message
     assert "  more: the network has no such tensor\n" in message
 
 
 def test_a_model_that_holds_no_numbers_takes_none(network):
     with keras.device("meta"):
         model = build_model(SPEC)
-    with pytest.raises(ArgumentError, match='was made on the device "meta", where weights hold no numbers'):
+    with pytest.raises(ArgumentError, match='is on the device "meta", where weights have no values'):
         load_original_state_dict(model, network[1])
 
 
 def test_one_mistake_is_one(network):
     model, state_dict = network
     message = refused(model, {**state_dict, "more": torch.zeros(1)})
-    assert message.endswith("1 mistake found; 14 of the 14 tensors of the network can be had. Nothing was loaded.")
+    assert message.endswith("1 error found; 14 of the 14 tensors of the network are valid. Nothing was loaded.")
 
 
 def test_units_that_the_spec_has_not_are_explained():
@@ -184,7 +184,7 @@ def test_a_checkpoint_of_another_network_names_what_is_missing(network):
     model, _ = network
     message = refused(model, original_state_dict(build_model("resnet14")))
     assert "layer1.0.conv1.weight: the network has no such tensor" in message
-    assert message.endswith("0 of the 14 tensors of the network can be had. Nothing was loaded.")
+    assert message.endswith("0 of the 14 tensors of the network are valid. Nothing was loaded.")
 
 
 @pytest.mark.parametrize("state_dict", [None, [1], "path.pth"])

@@ -56,12 +56,12 @@ TRANSPORT = {"loss": "optimal_transport", "critic": "none"}
         ),
         (
             changed(lengths={"layer": "conv_bn_relu", "inputs": "flat", "filters": 3}),
-            "node 'lengths' (conv_bn_relu) stands where the original has its classifier",
+            "node 'lengths' (conv_bn_relu) is in the place of the original's classifier",
         ),
         (
             changed(seen={"layer": "conv_bn_relu", "inputs": "stem", "filters": 4, "strides": 4}),
-            "node 'seen' (conv_bn_relu) gives node 'first' (em_capsules) its activations, and is no convolution of the "
-            "capsules' own module",
+            "node 'seen' (conv_bn_relu) gives node 'first' (em_capsules) its activations, and is not a convolution of "
+            "the capsules' own module",
         ),
         (
             changed(
@@ -73,11 +73,11 @@ TRANSPORT = {"loss": "optimal_transport", "critic": "none"}
         ),
         (
             with_losses(more={**TRANSPORT, "latent": "stage2", "target": "stage2/main"}),
-            "losses 'agree' and 'more' both have a latent tensor of one module",
+            "losses 'agree' and 'more' have latent tensors from one module",
         ),
         (
             with_losses(more={**TRANSPORT, "latent": "image", "target": "stem"}),
-            "loss 'more': its latent tensor 'image' is of no module",
+            "loss 'more': its latent tensor 'image' is not from a module",
         ),
     ],
 )
@@ -88,7 +88,7 @@ def test_what_has_no_counterpart_is_named(spec, message):
 def test_what_stands_beside_the_network_is_named():
     spec = with_losses(more={**TRANSPORT, "latent": "beside", "target": "stem"})
     spec["model"]["nodes"]["beside"] = {"layer": "conv_bn_relu", "inputs": "image", "filters": 8}
-    assert "node 'beside' (conv_bn_relu) stands beside the chain of layers that leads to the output" in refused(spec)
+    assert "node 'beside' (conv_bn_relu) is outside the chain of layers that leads to the output" in refused(spec)
 
 
 def test_several_outputs_have_no_counterpart():
@@ -118,8 +118,8 @@ def test_sums_that_are_no_residual_blocks_are_named():
     two = {"layer": "keras.Conv2D", "inputs": "one", "filters": 8, "kernel_size": 3, "padding": "same"}
     spec["model"]["nodes"]["two"] = two
     text = refused(spec)
-    assert "node 'sum' (keras.Add) stands where a ResNet has a residual block or its first convolution" in text
-    assert "node 'one' (conv_bn_relu) is no part of a residual block" in text
+    assert "node 'sum' (keras.Add) is in the place of a residual block or the first convolution" in text
+    assert "node 'one' (conv_bn_relu) is not part of a residual block" in text
 
 
 @pytest.mark.parametrize("layer", ["keras.Add", "keras.Multiply", "keras.Concatenate"])

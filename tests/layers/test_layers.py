@@ -18,7 +18,7 @@ from encapkeras.layers import (
     DynamicCapsules,
     EmCapsules,
     ImageToCapsules,
-    Normalise,
+    Normalize,
     PrimaryCapsules,
     Squash,
 )
@@ -32,9 +32,9 @@ CASES = {
     "capsules_to_image": (CapsulesToImage, {}, MAP, 0, 0),
     "squash": (Squash, {}, MAP, 0, 0),
     "squash sigmoid": (Squash, {"variant": "sigmoid"}, (7, 4), 0, 0),
-    "normalise": (Normalise, {"mean": 0.5, "deviation": 2}, (5, 6, 3), 0, 0),
-    "normalise by channel": (
-        Normalise,
+    "normalize": (Normalize, {"mean": 0.5, "deviation": 2}, (5, 6, 3), 0, 0),
+    "normalize by channel": (
+        Normalize,
         {"mean": [0.4, 0, -1.0], "deviation": [0.2, 1, 3.5]},
         (5, 6, 3),
         0,
@@ -152,14 +152,14 @@ def test_ports_have_symbolic_and_eager_shapes_and_out_is_the_plain_output(sub_la
     assert torch.equal(eager["input"], x)
 
 
-def test_normalise_equals_its_formula():
+def test_normalize_equals_its_formula():
     image = torch.rand(2, 4, 5, 3)
     mean, deviation = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
-    made = Normalise(mean=mean, deviation=deviation)(image)
+    made = Normalize(mean=mean, deviation=deviation)(image)
     for channel in range(3):
         expected = (image[..., channel] - mean[channel]) / deviation[channel]
         assert torch.allclose(made[..., channel], expected, atol=1e-6)
-    assert torch.equal(Normalise(mean=0.5, deviation=0.25)(image), (image - 0.5) / 0.25)
+    assert torch.equal(Normalize(mean=0.5, deviation=0.25)(image), (image - 0.5) / 0.25)
 
 
 def test_frozen_layer_keeps_its_moving_statistics():
@@ -238,9 +238,9 @@ REFUSED_ARGUMENTS = [
         "initialiser 'RandomNormal' does not take this config",
     ),
     (lambda: ConvBnRelu(filters=True), "filters: must be an integer; received True"),
-    (lambda: Normalise(mean=0.5), "'normalise' needs 'deviation'"),
-    (lambda: Normalise(mean=0.5, deviation=[0.2, 0]), "deviation: must be above 0; received [0.2, 0]"),
-    (lambda: Normalise(mean=[], deviation=1), "mean: must be a number, or a list of one for each channel; received []"),
+    (lambda: Normalize(mean=0.5), "'normalize' needs 'deviation'"),
+    (lambda: Normalize(mean=0.5, deviation=[0.2, 0]), "deviation: must be above 0; received [0.2, 0]"),
+    (lambda: Normalize(mean=[], deviation=1), "mean: must be a number, or a list of one for each channel; received []"),
     (lambda: Squash(variant="logistic"), "variant: must be 'paper' or 'sigmoid'; received 'logistic'"),
 ]
 
@@ -275,9 +275,9 @@ REFUSED_SHAPES = [
     (ConvBnRelu(filters=3), MAP, "takes an image"),
     (PrimaryCapsules(types=3, dim=2), (8, 9, 3), "a kernel of 9 does not fit an image of shape (None, 8, 9, 3)"),
     (PrimaryCapsules(types=3, dim=2), MAP, "takes an image"),
-    (Normalise(mean=[0.5, 0.5], deviation=1), (8, 8, 3), "mean must be one number, or one for each of 3 channels"),
-    (Normalise(mean=0, deviation=[0.5]), (8, 8, 3), "deviation must be one number"),
-    (Normalise(mean=0, deviation=1), MAP, "takes an image"),
+    (Normalize(mean=[0.5, 0.5], deviation=1), (8, 8, 3), "mean must be one number, or one for each of 3 channels"),
+    (Normalize(mean=0, deviation=[0.5]), (8, 8, 3), "deviation must be one number"),
+    (Normalize(mean=0, deviation=1), MAP, "takes an image"),
 ]
 
 

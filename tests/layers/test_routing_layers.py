@@ -101,7 +101,7 @@ REFUSED_ARGUMENTS = [
     (lambda cls: cls(capsules=0, dim=16), "capsules: must be greater than 0; received 0"),
     (
         lambda cls: cls(capsules=500, dim=16, map_types=32, name="routed"),
-        "routed: capsules=500 is no square map of map_types=32, that is map_types * side * side; nearest: "
+        "routed: capsules=500 do not fill a square map of map_types=32: map_types * side * side; nearest: "
         "capsules=288 (3 x 3) or 512 (4 x 4)",
     ),
     (lambda cls: cls(capsules=5, dim=16, map_types=32), "nearest: capsules=32 (1 x 1)"),

@@ -6,7 +6,7 @@ import torch
 from support import golden
 
 from encapkeras.errors import ArgumentError, ShapeError
-from encapkeras.losses import CrossEntropyLoss, MarginLoss, SpreadLoss
+from encapkeras.losses import CrossEntropyLoss, MarginLoss, SideLoss, SpreadLoss
 
 LOSSES = [MarginLoss, SpreadLoss, CrossEntropyLoss]
 
@@ -136,3 +136,26 @@ def test_impossible_labels_are_refused_with_their_place(labels, message):
     with pytest.raises(ArgumentError) as error:
         MarginLoss().call(labels, torch.rand(2, 3))
     assert message in str(error.value)
+
+
+def test_the_old_names_of_metrics_are_read():
+    with pytest.warns(DeprecationWarning, match="Old: 'figures' is deprecated; call it 'metric_names'"):
+
+        class Old(SideLoss):
+            """Mean of a tensor.
+
+            Call arguments:
+                features: Any tensor.
+            """
+
+            figures = ("largest",)
+
+            def call(self, features):
+                self.report(largest=features.max())
+                return features.mean()
+
+    loss = Old()
+    loss(features=torch.ones(2, 3))
+    assert loss.metric_names == ("largest",)
+    with pytest.warns(DeprecationWarning, match="call take_metrics"):
+        assert loss.take_figures() == {"largest": 1}

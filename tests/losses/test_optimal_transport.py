@@ -190,15 +190,15 @@ def test_moving_statistics_are_those_of_both_tensors_and_stay_when_frozen():
     assert all((weight.numpy() != before[weight.name]).any() for weight in unit.non_trainable_weights)
 
 
-def test_figures_are_those_of_the_plan():
+def test_metrics_are_those_of_the_plan():
     latent, target = random_tensors()
     unit = make(latent, target, epsilon=0.5, iterations=2)
-    assert unit.take_figures() == {}
+    assert unit.take_metrics() == {}
     unit(latent=latent.requires_grad_(), target=target, training=True)
-    figures = unit.take_figures()
-    assert tuple(figures) == unit.figures
-    assert not any(figure.requires_grad for figure in figures.values())
-    assert unit.take_figures() == {}
+    metrics = unit.take_metrics()
+    assert tuple(metrics) == unit.metric_names
+    assert not any(metric.requires_grad for metric in metrics.values())
+    assert unit.take_metrics() == {}
     x, y = (features.detach().double().numpy() for features in unit._features(latent, target, training=True))
     cost = np.linalg.norm(x[:, None] - y[None], axis=2)
     kernel, right = np.exp(-cost / 0.5), np.full(6, 1 / 6)
@@ -206,9 +206,9 @@ def test_figures_are_those_of_the_plan():
         left = 1 / 6 / (kernel @ right)
         right = 1 / 6 / (kernel.T @ left)
     plan = left[:, None] * kernel * right
-    assert figures["mean_cost"].item() == pytest.approx(cost.mean(), rel=1e-5)
-    assert figures["marginal_error"].item() == pytest.approx(np.abs(plan.sum(1) - 1 / 6).sum(), rel=1e-3)
-    assert figures["plan_entropy"].item() == pytest.approx(-(plan * np.log(plan)).sum(), rel=1e-5)
+    assert metrics["mean_cost"].item() == pytest.approx(cost.mean(), rel=1e-5)
+    assert metrics["marginal_error"].item() == pytest.approx(np.abs(plan.sum(1) - 1 / 6).sum(), rel=1e-3)
+    assert metrics["plan_entropy"].item() == pytest.approx(-(plan * np.log(plan)).sum(), rel=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -219,7 +219,7 @@ def test_a_network_that_has_diverged_gives_a_loss_that_says_so(critic, wrong):
     target[0, 0, 0, 0, 0] = wrong
     unit = make(latent, target, critic=critic)
     assert not torch.isfinite(unit(latent=latent, target=target, training=True))
-    assert not any(map(torch.isfinite, unit.take_figures().values()))
+    assert not any(map(torch.isfinite, unit.take_metrics().values()))
 
 
 def test_half_precision_is_computed_in_float32():

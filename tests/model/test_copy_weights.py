@@ -74,5 +74,5 @@ def test_a_node_that_the_source_lacks_is_told(trained):
 
 
 def test_leaving_what_is_not_there_is_a_mistake(trained, fresh):
-    with pytest.raises(EncapkerasError, match=r"no node with weights of 'decoded'\. Did you mean 'digits'"):
+    with pytest.raises(EncapkerasError, match=r"not a node with weights of 'decoded'\. Did you mean 'digits'"):
         fresh.copy_weights(trained, leave=["digit"])

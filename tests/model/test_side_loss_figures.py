@@ -27,7 +27,7 @@ def activity(registered):
             features: Any tensor.
         """
 
-        figures = ("largest", "smallest")
+        metric_names = ("largest", "smallest")
 
         def call(self, features):
             self.report(smallest=features.min(), largest=features.max())
@@ -61,9 +61,9 @@ def test_however_the_model_is_compiled(how, activity):
 
 def test_names_that_were_not_announced_are_refused(activity):
     class Other(activity):
-        figures = ("largest",)
+        metric_names = ("largest",)
 
-    message = r"other must report the figures \['largest'\]; it reported \['largest', 'smallest'\]"
+    message = r"other must report the metrics \['largest'\]; it reported \['largest', 'smallest'\]"
     with pytest.raises(ArgumentError, match=message):
         Other(name="other")(features=torch.ones(2, 3))
 
@@ -87,10 +87,10 @@ def test_an_announced_figure_must_be_reported(activity, registered):
 
 
 def test_a_figure_is_not_the_loss(activity):
-    with pytest.raises(TypeError, match="a figure cannot be called 'loss'"):
+    with pytest.raises(TypeError, match="a metric cannot be called 'loss'"):
 
         class Other(activity):
-            figures = ("loss",)
+            metric_names = ("loss",)
 
 
 def test_a_run_writes_them_and_the_console_does_not_show_them(tmp_path, capsys):

@@ -9,6 +9,8 @@ import torch
 
 from encapkeras import keras_internals as internals
 
+pytestmark = pytest.mark.smoke
+
 X, Y = np.ones((4, 1), "float32"), np.zeros((4, 1), "float32")
 
 

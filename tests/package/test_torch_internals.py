@@ -5,6 +5,7 @@ import multiprocessing
 import subprocess
 import sys
 
+import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.compat.proto.event_pb2 import Event
@@ -14,6 +15,8 @@ from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import scalar
 
 from encapkeras import torch_internals as internals
+
+pytestmark = pytest.mark.smoke
 
 
 def test_tensors_without_values_have_shapes_on_any_device():

@@ -203,7 +203,7 @@ def test_an_error_in_a_block_is_reported_there_and_names_its_only_use(tmp_path):
         ("strides: 1,", "strides: 1, 2x: 1,", "parameters.2x", "is not a valid variable name"),
         ("strides: 1,", "strides: $nothing,", "parameters.strides", "no variable is called 'nothing'"),
         ("$(2 * filters)", "$inner", "parameters.inner", "in a circle"),
-        ("expect: [8, 8, 4]", "expect: [8, 8, 5]", "b.expect", "makes (8, 8, 4), the spec expects (8, 8, 5)"),
+        ("expect: [8, 8, 4]", "expect: [8, 8, 5]", "b.expect", "outputs (8, 8, 4), the spec expects (8, 8, 5)"),
         ("expect: [8, 8, 4]", "expect: 8", "b.expect", "must be a list"),
         ("filters: 4}", "filters: 4, trainable: 3}", "a.trainable", "must be"),
         ("filters: 4}", "filters: 4, repeat: 3}", "a.repeat", "must be a list of rows"),

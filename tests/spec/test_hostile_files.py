@@ -98,9 +98,9 @@ HOSTILE = {
     "many keys": (f"a: {{{','.join(f'{i:x}: ' for i in range(230_000))}}}", "more than 200,000 values"),
     "many mistakes": (
         f"vars: {{{','.join(f'a{i}: $nothing' for i in range(50_000))}}}",
-        "100 mistakes found, and there may be more",
+        "100 errors found, and there may be more",
     ),
-    "many near names": (f"vars: {{{MANY_NAMES},{','.join(f'b{i}: $name_{i}' for i in range(90))}}}", "90 mistakes"),
+    "many near names": (f"vars: {{{MANY_NAMES},{','.join(f'b{i}: $name_{i}' for i in range(90))}}}", "90 errors"),
     "rows by arithmetic": (node("repeat: $(10**9)"), "must be a list of rows"),
     "towers": (node("axis: $(9**9**9)"), "exponent"),
     "a long expression": (node(f"axis: $({'1+' * 4_000}1)"), "longer than 200"),

@@ -240,7 +240,7 @@ def test_a_layer_that_needs_values_is_not_counted_and_says_so(own_layers):
     network = examine_spec(spec)
     costs = node_costs(network, 4, **CPU)
     assert (costs["own"].multiply_adds, costs["own"].kept_bytes) == (None, None)
-    assert costs["own"].note == "cannot be found without images: its code needs values (RuntimeError)"
+    assert costs["own"].note == "unknown without images: its code needs values (RuntimeError)"
     assert costs["last"].multiply_adds == 64 * 4 * 4
     memory = memory_estimate(network, 4, **CPU)
     assert memory.unknown == ("own",)
@@ -282,7 +282,7 @@ def test_seeded_random_layers_are_counted():
 def test_sizes_that_only_images_tell_are_not_guessed():
     costs = costs_of({"node": {"layer": "conv_bn_relu", "filters": 4}}, shape=(None, None, 3))
     assert costs["node"].kept_bytes is None
-    assert costs["node"].note == "the size of image is not known before there are images"
+    assert costs["node"].note == "the size of image is unknown before there are images"
 
 
 # --- the rest of the memory

@@ -16,10 +16,10 @@ from support.side_loss_spec import spec_with
 from encapkeras.model.examine import examine_spec
 from encapkeras.summary.cost import node_costs
 from encapkeras.summary.diagram import Arrow, Box, Diagram, blocks_of, diagram_of
-from encapkeras.summary.layout import Item, Link, lay_out
+from encapkeras.summary.drawing.layout import Item, Link, lay_out
+from encapkeras.summary.drawing.picture import arrange, box_height, box_width
+from encapkeras.summary.drawing.svg import as_svg
 from encapkeras.summary.mermaid import as_mermaid
-from encapkeras.summary.picture import arrange, box_height, box_width
-from encapkeras.summary.svg import as_svg
 
 SVG = "{http://www.w3.org/2000/svg}"
 PROJECT = Path(__file__).parents[2]

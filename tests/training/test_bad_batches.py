@@ -9,6 +9,7 @@ from support.tiny_spec import tiny_spec
 from encapkeras import build_model
 from encapkeras.callbacks import MetricsFile, NonFiniteStop
 from encapkeras.errors import TrainingError
+from encapkeras.training.callbacks.non_finite_stop import write_batch
 
 RANDOM = np.random.default_rng(0)
 IMAGES = RANDOM.random((40, 32, 32, 1), dtype=np.float32)
@@ -137,3 +138,11 @@ def test_metrics_hold_no_bad_batch(tmp_path):
         model, with_bad(IMAGES, np.nan, 35), NonFiniteStop(max_bad_batches=2), MetricsFile(tmp_path / "m.csv"), epochs=2
     )
     assert "nan" not in (tmp_path / "m.csv").read_text()
+
+
+def test_each_of_several_inputs_is_an_array_of_its_own(tmp_path):
+    path = tmp_path / "bad" / "batch.npz"
+    write_batch(path, {"image": np.zeros((2, 4, 4, 1)), "mask": np.ones(2)}, np.array([3, 1]))
+    with np.load(path) as written:
+        shapes = {name: array.shape for name, array in written.items()}
+    assert shapes == {"x_image": (2, 4, 4, 1), "x_mask": (2,), "y": (2,)}

@@ -1,3 +1,4 @@
+import importlib
 import json
 import re
 
@@ -6,7 +7,6 @@ import torch
 import yaml
 from support.tiny_spec import tiny_spec, write_spec
 
-import encapkeras.training.train
 from encapkeras.data import Batches
 from encapkeras.errors import DataError, RunFolderError, SpecError, TrainingError
 from encapkeras.model.spec_model import load_model
@@ -14,6 +14,8 @@ from encapkeras.spec.load import load_spec
 from encapkeras.training import callbacks, train
 from encapkeras.training.measure import figures
 from encapkeras.training.run.run_folder import RunFolder
+
+MODULE = importlib.import_module("encapkeras.training.train")  # the package has the function under this name
 
 
 def trained(folder, run="run", data=None, **settings):
@@ -92,8 +94,8 @@ def test_the_test_part_is_measured_once_with_the_best_weights(tmp_path, monkeypa
         measured.append(batches.num_images)
         return figures(model, batches)
 
-    monkeypatch.setattr(encapkeras.training.train, "load_model", loading)
-    monkeypatch.setattr(encapkeras.training.train, "figures", recording)
+    monkeypatch.setattr(MODULE, "load_model", loading)
+    monkeypatch.setattr(MODULE, "figures", recording)
     trained(tmp_path)
     assert measured == ["best.keras", 360]
 
@@ -206,7 +208,7 @@ def test_data_that_cannot_be_had_leaves_no_run_folder(tmp_path, monkeypatch):
     def missing(settings, seed):
         raise DataError("the files are not there")
 
-    monkeypatch.setattr(encapkeras.training.train, "load", missing)
+    monkeypatch.setattr(MODULE, "load", missing)
     with pytest.raises(DataError):
         trained(tmp_path)
     assert not (tmp_path / "run").exists()
@@ -229,7 +231,7 @@ def test_a_loss_that_is_no_number_keeps_the_last_good_weights(tmp_path, monkeypa
         self.model.weights[0].assign(self.model.weights[0] * float("nan"))
 
     monkeypatch.setattr(callbacks.MetricsFile, "on_epoch_end", poison)  # comes after the checkpoints
-    with pytest.raises(TrainingError, match=r"not finite at the start of epoch 2\. .*after epoch 1 are kept"):
+    with pytest.raises(TrainingError, match=r"not finite at the start of epoch 2\. .*after epoch 1 are saved"):
         trained(tmp_path)
     folder = RunFolder(tmp_path / "run")
     assert all(weight.value.isfinite().all() for weight in load_model(folder.last).weights)
@@ -241,7 +243,7 @@ def test_an_interrupted_run_says_what_is_kept(tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(callbacks.MetricsFile, "on_epoch_end", interrupt)
-    with pytest.raises(KeyboardInterrupt, match=r"interrupted\. The weights after epoch 1 are kept in .*last\.keras"):
+    with pytest.raises(KeyboardInterrupt, match=r"interrupted\. The weights after epoch 1 are saved in .*last\.keras"):
         trained(tmp_path)
     RunFolder(tmp_path / "run").check_run()
 
@@ -266,7 +268,7 @@ def test_out_of_memory_in_an_epoch_says_what_to_do_and_what_is_kept(tmp_path, mo
 
     monkeypatch.setattr(callbacks.MetricsFile, "on_epoch_end", fail)
     with pytest.raises(
-        TrainingError, match=r"out of memory.*data\.batch_size.*after epoch 1 are kept in .*last\.keras"
+        TrainingError, match=r"out of memory.*data\.batch_size.*after epoch 1 are saved in .*last\.keras"
     ):
         trained(tmp_path)
 
@@ -275,7 +277,7 @@ def test_of_a_long_error_only_the_line_about_memory_is_shown(tmp_path, monkeypat
     def fail(settings, seed):  # so Keras wraps errors of its layers
         raise RuntimeError("Exception encountered.\n\n\x1b[1mDefaultCPUAllocator: can't allocate memory\x1b[0m\n\nMore")
 
-    monkeypatch.setattr(encapkeras.training.train, "load", fail)
+    monkeypatch.setattr(MODULE, "load", fail)
     with pytest.raises(
         TrainingError, match=r"^out of memory \(DefaultCPUAllocator: can't allocate memory\)\. Set data"
     ):
@@ -283,7 +285,7 @@ def test_of_a_long_error_only_the_line_about_memory_is_shown(tmp_path, monkeypat
 
 
 def test_out_of_memory_before_the_first_epoch_leaves_no_run_folder(tmp_path, monkeypatch):
-    monkeypatch.setattr(encapkeras.training.train, "load", lambda settings, seed: torch.empty(2**50))
+    monkeypatch.setattr(MODULE, "load", lambda settings, seed: torch.empty(2**50))
     with pytest.raises(TrainingError, match=r"out of memory.*data\.image_size"):
         trained(tmp_path)
     assert not (tmp_path / "run").exists()
@@ -299,7 +301,7 @@ def test_other_errors_of_torch_are_not_taken_for_a_lack_of_memory(tmp_path, monk
     def fail(settings, seed):
         raise RuntimeError("sizes do not match")
 
-    monkeypatch.setattr(encapkeras.training.train, "load", fail)
+    monkeypatch.setattr(MODULE, "load", fail)
     with pytest.raises(RuntimeError, match="sizes do not match"):
         trained(tmp_path)
 

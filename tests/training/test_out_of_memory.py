@@ -12,7 +12,8 @@ from encapkeras.cli.main import main
 from encapkeras.model.spec_model import SpecModel
 from encapkeras.summary.cost import memory_estimate
 from encapkeras.text import memory_text
-from encapkeras.training import memory_advice, train
+from encapkeras.training import train
+from encapkeras.training.memory import advice as memory_advice
 from encapkeras.training.memory.advice import largest_batch
 from encapkeras.training.run.run_folder import RunFolder
 
@@ -49,7 +50,7 @@ def test_a_step_without_memory_tells_the_estimate_and_the_run_goes_on(tmp_path, 
     assert re.search(r"cpu has [\d.]+ [MGT]iB for it, where batches of at most [\d,]+ would fit", message)
     assert "--set data.batch_size=64" in message
     assert f"--resume {tmp_path / 'run'}" in message
-    assert "after epoch 1 are kept" in message
+    assert "after epoch 1 are saved" in message
     assert main(["train", "--resume", str(tmp_path / "run")]) == 0
     resumed = train(encapkeras.load_spec(spec), tmp_path / "run", resume=True)
     assert resumed["test_loss"] == whole["test_loss"]

@@ -1,5 +1,6 @@
 """Half precision: near float32, with finite gradients and statistics, the same in every command and when resumed."""
 
+import importlib
 import json
 import signal
 
@@ -196,7 +197,7 @@ def test_tf32_holds_in_training_measuring_and_prediction_alone(tf32):
 
 def test_a_run_in_float16_goes_on_with_its_loss_scale(tmp_path, monkeypatch):
     """On the CPU, where float16 networks are computed in float32, but with their loss scaled."""
-    monkeypatch.setattr("encapkeras.training.train.check_precision", lambda *arguments: None)
+    monkeypatch.setattr(importlib.import_module("encapkeras.training.train"), "check_device", lambda *arguments: None)
     decay = {"kind": "coupled", "rate": 1e-4}
     spec = encapkeras.load_spec(tiny_spec(precision="float16", ema={}, weight_decay=decay, clip_norm=1.0))
     apply, scales, interrupted_at = keras.optimizers.LossScaleOptimizer.apply, [], [None]

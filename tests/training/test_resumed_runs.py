@@ -19,7 +19,7 @@ class Killed(Exception):
 
 
 def test_train_goes_on_with_the_run_in_a_folder(tmp_path, monkeypatch, capsys):
-    spec = write_spec(tmp_path, tiny_spec(epochs=3, checkpoints={"minutes": 1e-9}))
+    spec = write_spec(tmp_path, tiny_spec(epochs=3, resume_state={"minutes": 1e-9}))
     assert main(["train", str(spec), "--run-dir", str(tmp_path / "whole")]) == 0
     with monkeypatch.context() as patch:
         patch.setattr(MetricsFile, "on_epoch_end", _killed)
@@ -27,7 +27,7 @@ def test_train_goes_on_with_the_run_in_a_folder(tmp_path, monkeypatch, capsys):
             main(["train", str(spec), "--resume", str(tmp_path / "parts")])
     capsys.readouterr()
     assert main(["train", "--resume", str(tmp_path / "parts")]) == 0
-    assert "goes on at epoch 1, step 11" in capsys.readouterr().out
+    assert "resumes at epoch 1, step 11" in capsys.readouterr().out
     assert differences_of_tiny(tmp_path / "whole", tmp_path / "parts") == []
     assert not (tmp_path / "parts/checkpoints/resume").exists()
     [resumed] = json.loads((tmp_path / "parts/environment.json").read_text())["resumed"]
@@ -67,7 +67,7 @@ def test_settings_of_the_training_may_change(tmp_path, monkeypatch, capsys):
     capsys.readouterr()
     assert main(["train", "--resume", str(run), "--set", "train.clip_norm=1.5"]) == 0
     change = "train.clip_norm is null there and 1.5 here"
-    assert f"changed since the run was begun: {change}" in capsys.readouterr().out
+    assert f"changed since the run was started: {change}" in capsys.readouterr().out
     assert json.loads((run / "environment.json").read_text())["resumed"][0]["changes"] == [change]
     assert load_spec(run / "spec.yaml").train.clip_norm == 1.5
 
@@ -95,7 +95,7 @@ def test_the_network_and_the_data_may_not_change(tmp_path, monkeypatch, capsys, 
 def test_what_resume_cannot_be_told(tmp_path, capsys):
     assert "train needs a spec" in refused(capsys, "train")
     assert "leave out --run-dir" in refused(capsys, "train", "--resume", tmp_path / "a", "--run-dir", tmp_path / "b")
-    assert "is no folder" in refused(capsys, "train", "--resume", tmp_path / "none")
+    assert "is not a folder" in refused(capsys, "train", "--resume", tmp_path / "none")
     with pytest.raises(ArgumentError, match="needs the run's folder"):
         train(load_spec(tiny_spec()), resume=True)
 
@@ -111,7 +111,7 @@ def test_a_run_that_has_lost_its_states_is_neither_continued_nor_replaced(tmp_pa
     run = cut_short(tmp_path, monkeypatch)
     shutil.rmtree(run / "checkpoints/resume")
     capsys.readouterr()
-    assert "has no state, though there are weights" in refused(capsys, "train", "--resume", run)
+    assert "has no resume state, though there are weights" in refused(capsys, "train", "--resume", run)
     assert (run / "checkpoints/last.keras").is_file()
 
 
@@ -127,9 +127,9 @@ def test_a_run_that_was_killed_before_it_saved_anything_begins_anew(tmp_path, le
 
 
 def test_fewer_epochs_than_there_were_are_refused(tmp_path, monkeypatch, capsys):
-    run = cut_short(tmp_path, monkeypatch, checkpoints={"minutes": 1e-9})
+    run = cut_short(tmp_path, monkeypatch, resume_state={"minutes": 1e-9})
     assert main(["train", "--resume", str(run), "--set", "train.epochs=1"]) == 0  # it is in the first
-    run = cut_short(tmp_path / "again", monkeypatch, epochs=1, checkpoints={"minutes": 1e-9})
+    run = cut_short(tmp_path / "again", monkeypatch, epochs=1, resume_state={"minutes": 1e-9})
     (run / "checkpoints/resume/epoch_1_step_11.pt").rename(run / "checkpoints/resume/epoch_3_step_1.pt")
     capsys.readouterr()
     assert "has come to epoch 3, step 1, beyond the 1 epochs" in refused(capsys, "train", "--resume", run)

@@ -72,6 +72,15 @@ def test_overwrite_replaces_the_run_and_keeps_what_is_not_of_it(tmp_path):
     assert set(contents(tmp_path)) == kept | {"spec.yaml", "environment.json"}
 
 
+def test_overwrite_removes_unfinished_files(tmp_path):
+    made(tmp_path)
+    for name in ("tensorboard/projector/.labels.partial.tsv", "analysis/perturbed/.a_b_c.partial.png"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_text("half")
+    made(tmp_path, overwrite=True)
+    assert set(contents(tmp_path)) == {"spec.yaml", "environment.json"}
+
+
 def test_a_file_in_the_way_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(RunFolderError, match="is a file"):
@@ -128,7 +137,7 @@ def test_replacing_keeps_the_old_file_when_writing_fails(tmp_path):
 
 
 def test_check_run_says_what_is_missing(tmp_path):
-    with pytest.raises(RunFolderError, match="is no folder"):
+    with pytest.raises(RunFolderError, match="is not a folder"):
         RunFolder(tmp_path / "none").check_run()
     with pytest.raises(RunFolderError, match=r"spec\.yaml and environment\.json missing"):
         RunFolder(tmp_path).check_run()

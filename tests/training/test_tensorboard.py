@@ -21,7 +21,7 @@ from encapkeras.layers import CapsuleDense, CapsuleLength, ImageToCapsules
 from encapkeras.losses import MarginLoss
 from encapkeras.training.callbacks import tensorboard
 from encapkeras.training.tensorboard.figures import draw_confusion
-from encapkeras.training.tensorboard.probe import Probe
+from encapkeras.training.tensorboard.predictions import Predictor
 
 DRAWS = True  # see conftest.py
 RANDOM = np.random.default_rng(0)
@@ -288,12 +288,12 @@ class Numbers(keras.utils.PyDataset):
 
 
 def test_validation_data_come_in_all_forms_that_fit_takes():
-    probe = Probe(capsule_model())
+    predictor = Predictor(capsule_model())
     tensors = tuple(map(torch.as_tensor, VALIDATION))
     loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(*tensors), batch_size=8)
-    wanted = probe.look(VALIDATION)
+    wanted = predictor.predict(VALIDATION)
     for data in ((VALIDATION[0], np.eye(2)[VALIDATION[1]]), tensors, loader, Numbers()):
-        seen = probe.look(data)
+        seen = predictor.predict(data)
         assert torch.equal(seen.labels, wanted.labels)
         assert torch.allclose(seen.scores, wanted.scores)
         assert torch.equal(seen.images, wanted.images)
@@ -359,12 +359,12 @@ def test_two_hundred_classes_fit_into_one_picture():
     [
         ({"data": (VALIDATION[0], VALIDATION[1][:5])}, "does not hold as many labels as images"),
         ({"data": VALIDATION[0]}, "data must be arrays (images, labels)"),
-        ({"data": iter([VALIDATION])}, "each time that it is gone through"),
+        ({"data": iter([VALIDATION])}, "each time that it is iterated over"),
         ({"data": [VALIDATION[0]]}, "such pairs"),
         ({"data": []}, "data holds no images"),
         ({"data": (VALIDATION[0], VALIDATION[1] + 1)}, "from 0 to 1 for each image, or one-hot; received"),
         ({"data": (VALIDATION[0].reshape(30, 16), VALIDATION[1])}, "must hold images (batch, height, width, channels)"),
-        ({"data": VALIDATION, "class_names": ["one"]}, "class_names holds 1 names; the model tells 2 classes apart"),
+        ({"data": VALIDATION, "class_names": ["one"]}, "class_names holds 1 names; the model has 2 classes"),
     ],
 )
 def test_data_that_cannot_be_shown_are_refused(tmp_path, arguments, text):

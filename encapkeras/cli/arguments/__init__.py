@@ -1,1 +1,10 @@
-"""Arguments that several commands share: device, spec, output file, run."""
+"""Arguments that several commands share, and what they mean.
+
+| file | arguments | commands |
+|---|---|---|
+| `spec_arguments` | `SPEC`, `--set`, `--plugin` | all that read a spec; `--plugin`: all that build a network |
+| `spec_search` | `PATH ...` | check |
+| `output_file` | `-o`, `--overwrite` | all that write a file |
+| `device` | `--device` | train, compare, evaluate, predict, analyse, export, bench |
+| `trained_run` | `RUN`, `RUN_OR_MODEL` | evaluate, analyse; predict, export |
+"""

@@ -1,4 +1,4 @@
-"""`--device`: where a command calculates. Keras decides that when it is imported, so this comes before."""
+"""`--device`: where a command computes. Keras decides that when it is imported, so this comes before."""
 
 from __future__ import annotations
 
@@ -15,30 +15,21 @@ KERAS_READS = "KERAS_TORCH_DEVICE"  # when it is imported
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:
-    """Declares `--device DEVICE`, which arrives as `run_on`; None for what Keras finds."""
+    """Declare `--device DEVICE`, which arrives as `run_on`; None for what Keras finds."""
     parser.add_argument(
         "--device",
         dest="run_on",
         metavar="DEVICE",
-        help="where to calculate: cpu, cuda, cuda:1 (the second GPU) or mps (found by itself)",
+        help="where to compute: cpu, cuda, cuda:1 (the second GPU) or mps (a GPU if there is one)",
     )
 
 
 @contextlib.contextmanager
 def calculating_on(device: str | None) -> Iterator[None]:
-    """Has Keras, and torch where it is told `cuda`, calculate on a device; None leaves it to Keras.
-
-    Args:
-        device: `cpu`, `cuda`, `cuda:N` or `mps`.
+    """Make Keras, and torch for `cuda`, compute on a device; None leaves it to Keras.
 
     Raises:
-        ArgumentError: There is no such device here; the message tells which there are.
-
-    Example:
-        >>> import keras
-        >>> with calculating_on("cpu"):
-        ...     keras.ops.ones(2).device
-        device(type='cpu')
+        ArgumentError: There is no such device here; the message names those that there are.
     """
     if device is None:
         yield
@@ -65,16 +56,10 @@ def calculating_on(device: str | None) -> Iterator[None]:
 
 
 def check_device(device: str) -> None:
-    """Checks that this machine has a device.
+    """Check that this machine has a device.
 
     Raises:
-        ArgumentError: It has not, or there is no device of that name anywhere.
-
-    Example:
-        >>> check_device("gpu")
-        Traceback (most recent call last):
-        ...
-        encapkeras.errors.ArgumentError: --device must be cpu, cuda, cuda:N or mps; received 'gpu'...
+        ArgumentError: It does not, or there is no device of that name anywhere.
     """
     found = re.fullmatch(r"cpu|mps|cuda(?::(\d{1,9}))?", device)
     if not found:
@@ -87,33 +72,28 @@ def check_device(device: str) -> None:
 
     if device == "mps" and not torch.backends.mps.is_available():
         raise ArgumentError(
-            f"--device mps: torch finds no GPU of Apple here. This machine has {_shown(devices())}; choose of these, "
-            "or leave out --device"
+            f"--device mps: torch finds no Apple GPU. This machine has {_shown(devices())}; choose one of these, or "
+            "leave out --device"
         )
     if device.startswith("cuda") and not torch.cuda.is_available():
         why = (
-            f"this torch, {torch.__version__}, is built without CUDA: install one with it (pytorch.org/get-started)"
+            f"this torch, {torch.__version__}, is built without CUDA: install one with CUDA (pytorch.org/get-started)"
             if torch.version.cuda is None and torch.version.hip is None
-            else "look at the driver with nvidia-smi, and at the environment variable CUDA_VISIBLE_DEVICES"
+            else "check the driver with nvidia-smi, and the environment variable CUDA_VISIBLE_DEVICES"
         )
         raise ArgumentError(
-            f"--device {device}: torch finds no CUDA GPU. This machine has {_shown(devices())}; choose of these, or "
-            f"leave out --device. If it should have a GPU, {why}"
+            f"--device {device}: torch finds no CUDA GPU. This machine has {_shown(devices())}; choose one of these, "
+            f"or leave out --device. If it should have a GPU, {why}"
         )
     if found[1] and int(found[1]) >= torch.cuda.device_count():
         raise ArgumentError(
-            f"--device {device}: there is no GPU of that number, they count from 0. This machine has "
-            f"{_shown(devices())}; choose of these, or leave out --device"
+            f"--device {device}: there is no GPU with that number; they count from 0. This machine has "
+            f"{_shown(devices())}; choose one of these, or leave out --device"
         )
 
 
 def devices() -> dict[str, str]:
-    """The devices of this machine as `--device` takes them, with the names of GPUs.
-
-    Example:
-        >>> "cpu" in devices()
-        True
-    """
+    """Return the devices of this machine as `--device` takes them, with the names of GPUs."""
     import torch
 
     found = {"cpu": ""}
@@ -125,13 +105,7 @@ def devices() -> dict[str, str]:
 
 
 def torch_device() -> str:
-    """The kind of device for code that needs no Keras: what `--device` gave, or a GPU if there is one.
-
-    Example:
-        >>> with calculating_on("cpu"):
-        ...     torch_device()
-        'cpu'
-    """
+    """Return the kind of device for code that needs no Keras: that of `--device`, or a GPU if there is one."""
     import torch
 
     chosen = os.environ.get(KERAS_READS)
@@ -141,16 +115,16 @@ def torch_device() -> str:
 
 
 def print_device() -> None:
-    """Says on stderr where it was calculated; stdout stays what programs read."""
+    """Say on stderr where it was calculated; stdout is for results."""
     import keras
 
     device = keras.ops.ones(()).device
+    name = ""
     if device.type == "cuda":
         import torch
 
-        print(f"calculated on {device} ({torch.cuda.get_device_name(device)})", file=sys.stderr)
-    else:
-        print(f"calculated on {device}", file=sys.stderr)
+        name = torch.cuda.get_device_name(device)
+    print(f"calculated on {_shown({str(device): name})}", file=sys.stderr)
 
 
 def _shown(found: dict[str, str]) -> str:

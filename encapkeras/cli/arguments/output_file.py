@@ -3,35 +3,30 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from encapkeras.errors import ArgumentError, printable
 
 
 def add_output_arguments(parser: argparse.ArgumentParser, metavar: str) -> None:
-    """Declares `-o` and `--overwrite`, which arrive as `output` and `overwrite`."""
+    """Declare `-o` and `--overwrite`, which arrive as `output` and `overwrite`."""
     parser.add_argument("-o", "--output", required=True, metavar=metavar, help="the file to write")
     add_overwrite(parser)
 
 
 def add_overwrite(parser: argparse.ArgumentParser) -> None:
-    """Declares `--overwrite`, which arrives as `overwrite`."""
+    """Declare `--overwrite`, which arrives as `overwrite`."""
     parser.add_argument("--overwrite", action="store_true", help="replace that file if it exists already")
 
 
 def check_output(arguments: argparse.Namespace, source: str | Path, *endings: str) -> Path:
-    """The file to write that `-o` names, checked before any work is done for it.
-
-    Args:
-        arguments: What the command was given.
-        source: The file that the command reads.
-        endings: The endings that its name may have.
+    """Return the file that `-o` names, checked before any work is done for it: not `source`, and with such an ending.
 
     Raises:
-        ArgumentError: The name has another ending, it exists and may not be replaced, is the file to read, or there is
-            no folder for it.
+        ArgumentError: It cannot be written.
     """
     output = Path(arguments.output)
     shown = printable(str(output))
@@ -44,12 +39,7 @@ def check_output(arguments: argparse.Namespace, source: str | Path, *endings: st
 
 
 def check_free(output: Path, overwrite: bool, option: str = "") -> None:
-    """Checks that a file can be written.
-
-    Args:
-        output: The file.
-        overwrite: Whether it may be replaced.
-        option: How the command is told another file, for messages.
+    """Check that a file can be written; `option` is how a command names another one, for messages.
 
     Raises:
         ArgumentError: It exists and may not be replaced, or there is no folder for it.
@@ -61,21 +51,35 @@ def check_free(output: Path, overwrite: bool, option: str = "") -> None:
         raise ArgumentError(f"'{shown}' exists already. Name another file{option}, or replace it with --overwrite.")
     if not output.parent.is_dir():
         raise ArgumentError(
-            f"'{shown}' cannot be written: '{printable(str(output.parent))}' is no folder. Make it first."
+            f"'{shown}' cannot be written: '{printable(str(output.parent))}' is not a folder. Create it first."
         )
 
 
 def write_text(output: Path, text: str) -> None:
-    """Writes a text file whole or not at all.
+    """Write a text file whole or not at all.
 
     Raises:
         ArgumentError: It cannot be written, for example because the disk is full.
     """
-    partial = output.with_name(f".{output.name}.partial")
+    from encapkeras.errors import RunFolderError
+    from encapkeras.files import replacing
+
     try:
-        partial.write_text(text, encoding="utf-8", newline="\n")
-        os.replace(partial, output)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
-        raise ArgumentError(f"'{printable(str(output))}' could not be written: {error.strerror or error}") from error
+        with replacing(output) as file:
+            file.write_text(text, encoding="utf-8", newline="\n")
+    except RunFolderError as error:
+        cause = error.__cause__
+        reason = getattr(cause, "strerror", None) or cause
+        raise ArgumentError(f"'{printable(str(output))}' could not be written: {reason}") from error
+
+
+def csv_text(rows: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> str:
+    """Return rows as CSV, below their keys."""
+    import csv
+    import io
+
+    text = io.StringIO()
+    writer = csv.DictWriter(text, keys, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()

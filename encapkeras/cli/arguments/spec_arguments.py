@@ -1,4 +1,4 @@
-"""What every command that reads a spec takes: the spec, changes to it, and plugins."""
+"""The arguments of every command that reads a spec: the spec, changes to it, and plugins."""
 
 from __future__ import annotations
 
@@ -6,12 +6,7 @@ import argparse
 
 
 def add_spec_arguments(parser: argparse.ArgumentParser, optional: bool = False) -> None:
-    """Declares `SPEC`, `--set PATH=VALUE` and `--plugin FILE`: `spec`, `overrides` and `plugins`.
-
-    Args:
-        parser: That of a command.
-        optional: Whether the spec may be left out, and is None then.
-    """
+    """Declare `SPEC`, `--set PATH=VALUE` and `--plugin FILE`, which arrive as `spec`, `overrides` and `plugins`."""
     parser.add_argument(
         "spec",
         metavar="SPEC",
@@ -23,19 +18,19 @@ def add_spec_arguments(parser: argparse.ArgumentParser, optional: bool = False) 
 
 
 def add_plugins(parser: argparse.ArgumentParser) -> None:
-    """Declares `--plugin FILE`, which arrives as `plugins`; they are loaded before the command runs."""
+    """Declare `--plugin FILE`, which arrives as `plugins`; they are loaded before the command runs."""
     parser.add_argument(
         "--plugin",
         action="append",
         default=[],
         metavar="FILE",
         dest="plugins",
-        help="a Python file that registers layers, losses or data sets of your own; may be given several times",
+        help="a Python file that registers your own layers, losses or data sets; may be given several times",
     )
 
 
 def add_overrides(parser: argparse.ArgumentParser) -> None:
-    """Declares `--set PATH=VALUE`, which arrives as `overrides`."""
+    """Declare `--set PATH=VALUE`, which arrives as `overrides`."""
     parser.add_argument(
         "--set",
         action="append",

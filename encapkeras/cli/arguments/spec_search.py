@@ -1,4 +1,4 @@
-"""Which spec files a command means that takes files, names of bundled specs, and folders."""
+"""The spec files behind paths: files, names of bundled specs, and folders."""
 
 from __future__ import annotations
 
@@ -10,31 +10,23 @@ from typing import NamedTuple
 
 from encapkeras.errors import ArgumentError, SpecError, printable
 
-# How a spec says that it is one, for files that are too broken to be read.
+# How a file that is too broken to be read says that it is a spec.
 _SAYS_SPEC = re.compile(r"""^[ \t{]*["']?spec["']?[ \t]*:""", re.MULTILINE)
 MOST_READ = 2**20  # bytes of such a file
 
 
 class Searched(NamedTuple):
-    """What was found.
+    """What was found."""
 
-    Args:
-        specs: The specs, each once, named as the user would.
-        skipped: How many files in folders are no specs: bases, and what belongs to something else.
-    """
-
-    specs: list[str]
-    skipped: int
+    specs: list[str]  # each once, named as the user would
+    skipped: int  # files in folders that are not specs: bases, and those of other programs
 
 
 def search(paths: Sequence[str]) -> Searched:
-    """Finds the specs.
-
-    Args:
-        paths: Files, names of bundled specs, folders.
+    """Find the specs.
 
     Raises:
-        ArgumentError: A folder cannot be read, or holds no spec.
+        ArgumentError: A folder cannot be read, or has no spec.
     """
     specs: dict[str, str] = {}  # by the file, so that one that is named twice is checked once
     skipped: set[Path] = set()
@@ -48,14 +40,14 @@ def search(paths: Sequence[str]) -> Searched:
         skipped.update(file.absolute() for file, wanted in files.items() if not wanted)
         if not any(files.values()):
             raise ArgumentError(
-                f"'{printable(path)}' holds no spec: no YAML or JSON file in it, or below, has the key 'spec' at its "
-                "top. Files without that key are checked when they are named."
+                f"'{printable(path)}' has no spec: no YAML or JSON file in it, or below, has the key 'spec' at its top "
+                "level. Files without that key are checked when they are named."
             )
     return Searched(list(specs.values()), len(skipped))
 
 
 def is_spec(file: Path) -> bool:
-    """Whether a file has `spec` among its keys at the top; bases, and the files of other programs, have not."""
+    """Return whether a file has the key `spec` at its top level; bases, and the files of other programs, lack it."""
     from encapkeras.spec.parse import load_file
     from encapkeras.spec.report import Report
 
@@ -67,7 +59,7 @@ def is_spec(file: Path) -> bool:
 
 
 def _is_folder(path: str) -> bool:
-    """Whether a path means a folder; `quickstart` means the bundled spec, and `quickstart/` a folder of that name."""
+    """Return whether a path is a folder; `quickstart` is the bundled spec, and `quickstart/` a folder of that name."""
     from encapkeras.spec.spec_files import bundled_names
 
     return os.path.isdir(path) and path not in bundled_names()

@@ -1,4 +1,4 @@
-"""The trained run that a command looks at: its folder, checked, and the images of its data set."""
+"""The trained run that a command reads: its folder, checked, and the images of its data set."""
 
 from __future__ import annotations
 
@@ -16,13 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """A run folder that holds what is needed.
-
-    Args:
-        folder: The folder.
-        spec: The spec of its network.
-        checkpoint: The weights that training chose.
-    """
+    """A run folder, the spec of its network, and the weights that training chose."""
 
     folder: RunFolder
     spec: Spec
@@ -30,11 +24,11 @@ class TrainedRun:
 
     @classmethod
     def open(cls, path: str | Path) -> TrainedRun:
-        """Opens a run folder; says on stderr if the run is unfinished.
+        """Open a run folder; say on stderr if the run is unfinished.
 
         Raises:
-            RunFolderError: It is not the folder of a run, or has not the weights that count.
-            PluginError: A plugin is not loaded that the network needs.
+            RunFolderError: It is not the folder of a run, or lacks the weights that training chose.
+            PluginError: A plugin that the network needs is not loaded.
         """
         from encapkeras.spec.load import load_spec
         from encapkeras.training.measure import data_of
@@ -49,14 +43,14 @@ class TrainedRun:
         return cls(folder, spec, checkpoint)
 
     def splits(self) -> DataSplits:
-        """The images that it was trained and tested with."""
+        """Return the images that it was trained and tested with."""
         from encapkeras.data import load
         from encapkeras.training.measure import data_of
 
         return load(data_of(self.spec), seed=self.spec.train.seed)
 
     def chosen(self, splits: DataSplits, split: str) -> Batches:
-        """The images of a split, in their own order and not augmented.
+        """Return the images of a split, in their own order and not augmented.
 
         Raises:
             DataError: There is no validation part.
@@ -71,13 +65,13 @@ class TrainedRun:
         return batches
 
     def classifier(self, splits: DataSplits) -> Classifier:
-        """Its network as what tells classes.
+        """Return its network as a classifier.
 
         Raises:
-            TrainingError: The network and the data set do not go together.
+            TrainingError: The network does not fit the data set.
         """
         from encapkeras.analysis import Classifier
-        from encapkeras.model.spec_model import load_model
+        from encapkeras.model.load_model import load_model
         from encapkeras.training.measure import check_fits
 
         model = load_model(self.checkpoint)
@@ -86,7 +80,7 @@ class TrainedRun:
 
 
 def chosen_checkpoint(path: Path) -> Path:
-    """The `.keras` file itself, or that of a run which training chose; its data need not be on this machine."""
+    """Return a `.keras` file, or the one that a run chose; its data need not be on this machine."""
     if not path.is_dir():
         return path
     from encapkeras.data import DataSettings
@@ -106,6 +100,6 @@ def chosen_checkpoint(path: Path) -> Path:
 
 
 def note_unfinished(folder: RunFolder, checkpoint: Path) -> None:
-    """Says on stderr that a run has not ended, if so."""
+    """Say on stderr if a run has not ended."""
     if not folder.results.is_file():
         print(f"run {folder.path} is unfinished: it has no results.json. This is {checkpoint}.", file=sys.stderr)

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from encapkeras.errors import printable
+from encapkeras.text import count_text, memory_text, shape_text
 
 if TYPE_CHECKING:
     from encapkeras.summary.difference import Change, Difference, Side
@@ -21,14 +22,7 @@ _COLOURS = {"+": "green", "-": "red", "~": "yellow"}
 
 
 def print_difference(names: Sequence[str], before: Side, after: Side, found: Difference) -> None:
-    """Prints what changes, one line each: `+` is new, `-` is gone, `~` has changed.
-
-    Args:
-        names: How the user named the two specs.
-        before: The first network.
-        after: The second network.
-        found: What changes from the first to the second.
-    """
+    """Print what changes, one line each: `+` is new, `-` is gone, `~` has changed; `names` are those of the specs."""
     from rich.console import Console
     from rich.text import Text
 
@@ -42,13 +36,7 @@ def print_difference(names: Sequence[str], before: Side, after: Side, found: Dif
 
 
 def difference_data(before: Side, after: Side, found: Difference) -> dict[str, Any]:
-    """The same as plain data; a change is a list of the value before and the value after.
-
-    Args:
-        before: The first network.
-        after: The second network.
-        found: What changes from the first to the second.
-    """
+    """Return the same as plain data; a change is a list of the value before and the value after."""
 
     def lists(changes: Mapping[str, Change]) -> dict[str, list[Any]]:
         return {name: list(change) for name, change in changes.items()}
@@ -88,8 +76,6 @@ def _lines(before: Side, after: Side, found: Difference) -> Iterator[str]:
 
 
 def _node(side: Side, name: str) -> str:
-    from encapkeras.text import count_text, memory_text, shape_text
-
     row, cost = side.rows[name], side.costs[name]
     shape = "one number" if row.is_loss else shape_text(row.output_shape)
     work, memory = count_text(cost.multiply_adds), memory_text(cost.kept_bytes)
@@ -108,7 +94,6 @@ def _change(what: str, change: Change) -> str:
 
 def _value(what: str, value: Any) -> str:
     from encapkeras.summary.diagram import arguments_text
-    from encapkeras.text import count_text, memory_text, shape_text
 
     if what in ("memory_bytes", "votes_bytes"):
         return memory_text(value)

@@ -1,4 +1,4 @@
-"""The line of a file that a problem is about, as a terminal shows it, and which part of it is meant."""
+"""The source line of a problem, as a terminal shows it, and the part of it that a caret marks."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-LARGEST_FILE = 16 * 2**20  # bytes; a larger one is no spec
-NARROWEST = 20  # cells; less of a line tells nothing
+LARGEST_FILE = 16 * 2**20  # bytes; a larger file is not a spec
+NARROWEST = 20  # cells; less of a line is of no use
 CUT = "..."
 
 _LINE_END = re.compile("\r\n|[\n\r\x85\u2028\u2029]")  # those of YAML
@@ -15,39 +15,22 @@ _MARKED = re.compile(r"""'(?:[^']|'')*'|"(?:[^"\\]|\\.)*"|\$\((?:[^()]|\([^()]*\
 
 
 class Excerpt(NamedTuple):
-    """A part of a line without control characters, tabs and what the terminal cannot write.
-
-    Args:
-        text: The part.
-        start: How many cells of the terminal are before what is meant.
-        length: How many cells that takes, at least 1.
-    """
+    """A part of a line, with control characters, tabs and what the terminal cannot write replaced."""
 
     text: str
-    start: int
-    length: int
+    start: int  # cells before the marked part
+    length: int  # cells of the marked part, at least 1
 
 
 class SourceFiles:
-    """Lines of spec files, read again for a report.
-
-    Args:
-        encoding: That of the terminal.
-    """
+    """Lines of spec files, read again for a report, in the encoding of the terminal."""
 
     def __init__(self, encoding: str = "utf-8") -> None:
         self._encoding = encoding
         self._lines: dict[str, list[str]] = {}
 
     def excerpt(self, file: str, line: int, column: int, width: int) -> Excerpt | None:
-        """What stands at a place; None if that is nothing, cannot be read, or is no longer there.
-
-        Args:
-            file: The file.
-            line: Line, from 1.
-            column: Column in characters, from 1.
-            width: Cells that the excerpt may take; less of a long line is shown, around the column.
-        """
+        """Return a line from 1, or as much around a column as fits; None if it is empty, unreadable or gone."""
         if file not in self._lines:
             self._lines[file] = _lines(file)
         lines = self._lines[file]
@@ -58,7 +41,7 @@ class SourceFiles:
     def _cut(self, line: str, column: int, width: int) -> Excerpt:
         from rich.cells import cell_len
 
-        # Hardly more characters than fit are looked at, for a line may have millions of them.
+        # Look at few more characters than fit: a line may have millions.
         first, last = max(0, column - width), min(len(line), column + width)
         marked = _MARKED.match(line, column, last)
         end = marked.end() if marked else min(column + 1, len(line))
@@ -86,7 +69,7 @@ class SourceFiles:
 
 
 def _fitting(cells: list[int], width: int) -> int:
-    """How many of the first fit into a width."""
+    """Return how many of the first fit into a width."""
     total = 0
     for count, size in enumerate(cells):
         total += size
@@ -96,7 +79,7 @@ def _fitting(cells: list[int], width: int) -> int:
 
 
 def _lines(file: str) -> list[str]:
-    """The lines of a text; none of what is none, such as a pipe, which can be read but once."""
+    """Return the lines of a text file; none of a pipe, for example, which can be read only once."""
     path = Path(file)
     try:
         if not path.is_file() or path.stat().st_size > LARGEST_FILE:

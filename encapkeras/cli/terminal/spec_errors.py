@@ -1,6 +1,6 @@
-"""Mistakes and warnings of specs for people: the place, the source line with a caret, the message.
+"""Errors and warnings of specs for people: the place, the source line with a caret, the message.
 
-The same is printed everywhere; colours, and lines that are broken between words, are for terminals alone.
+The same text is printed everywhere; colours, and lines broken between words, are for terminals alone.
 """
 
 from __future__ import annotations
@@ -16,39 +16,20 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 INDENT = 4
-WIDTH = 120  # cells of an excerpt where no terminal says how wide it is
+WIDTH = 120  # cells of an excerpt where no terminal limits it
 
 
-def print_mistakes(problems: Sequence[Problem], summary: str, remarks: Mapping[Problem, str] | None = None) -> None:
-    """Prints mistakes on stderr.
-
-    Args:
-        problems: The mistakes, in the order of printing.
-        summary: How many they are, in words; the last line.
-        remarks: Lines to print below some of them.
-    """
+def print_problems(
+    problems: Sequence[Problem], summary: str = "", remarks: Mapping[Problem, str] | None = None
+) -> None:
+    """Print errors or warnings on stderr, some with a remark below, and a last line that counts them."""
+    if not problems:
+        return
     printer = _Printer(sys.stderr)
     for problem in problems:
         printer.show(problem, (remarks or {}).get(problem, ""))
-    printer.line((summary, "bold red"))
-
-
-def print_warnings(problems: Sequence[Problem], remarks: Mapping[Problem, str] | None = None) -> None:
-    """Prints warnings on stderr, as `print_mistakes` prints mistakes, without a summary."""
-    if problems:
-        printer = _Printer(sys.stderr)
-        for problem in problems:
-            printer.show(problem, (remarks or {}).get(problem, ""))
-
-
-def counted(number: int, noun: str) -> str:
-    """A number with its noun.
-
-    Example:
-        >>> counted(2, "mistake")
-        '2 mistakes'
-    """
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+    if summary:
+        printer.line((summary, "bold red"))
 
 
 class _Printer:
@@ -56,7 +37,7 @@ class _Printer:
         from rich.console import Console
 
         console = Console(file=stream)
-        # Rich takes NO_COLOR literally, and would go on to print in bold.
+        # Rich takes NO_COLOR literally, and would still print in bold.
         self._console = Console(file=stream, color_system=None) if console.no_color else console
         self._wraps = stream.isatty()
         self._files = SourceFiles(self._console.encoding)
@@ -82,7 +63,7 @@ class _Printer:
             self.line((" " * (INDENT + len(number)) + " | ", "dim"), (caret, style))
 
     def _paragraph(self, *parts: tuple[str, str]) -> None:
-        """An indented text, whose lines a terminal breaks between words."""
+        """Print an indented text, whose lines a terminal breaks between words."""
         from rich.text import Text
 
         text = Text.assemble(*parts)
@@ -91,7 +72,7 @@ class _Printer:
             self._print(Text(" " * INDENT).append_text(line))
 
     def line(self, *parts: tuple[str, str]) -> None:
-        """A line of texts with their styles."""
+        """Print a line of texts with their styles."""
         from rich.text import Text
 
         self._print(Text.assemble(*parts))

@@ -1,1 +1,18 @@
-"""One data set per file; each registers itself. `class_folders` and `object_boxes` serve several of them."""
+"""One data set per file, which registers itself.
+
+Begin with `digits`, the shortest. `idx` and `cifar` are formats that two data sets share; `class_folders` lists the
+images of `image_folder` and `h_imagenet`.
+"""
+
+from encapkeras.data.readers import (  # noqa: F401  # each registers its data set
+    cifar10,
+    cifar100,
+    digits,
+    fashion_mnist,
+    h_imagenet,
+    image_folder,
+    mnist,
+    npz,
+    small_norb,
+    svhn,
+)

@@ -1,4 +1,4 @@
-"""Images in folders, one for each class, as torchvision's `ImageFolder` has them."""
+"""Images in folders, one for each class, as torchvision's `ImageFolder` has them. Hidden files do not count."""
 
 from __future__ import annotations
 
@@ -18,60 +18,58 @@ MOST_NAMED = 5
 
 @dataclass(frozen=True)
 class LabelledFiles:
-    """Image files and the classes of the folders that they lie in.
-
-    Args:
-        paths: The files, class by class, each in the order of names.
-        labels: `(N,)`, int64.
-    """
+    """Image files, class by class, each in the order of names, and their labels `(N,)`, int64."""
 
     paths: tuple[str, ...]
     labels: Array
 
+    def chosen(self, which: Array) -> LabelledFiles:
+        """Return the files for which `(N,)`, bool, is true."""
+        return LabelledFiles(tuple(self.paths[index] for index in np.flatnonzero(which)), self.labels[which])
+
+    def empty(self, classes: Sequence[str]) -> list[str]:
+        """Return the classes that have no image."""
+        present = set(self.labels.tolist())
+        return [name for label, name in enumerate(classes) if label not in present]
+
 
 def classes_in(folder: Path) -> list[str]:
-    """The names of the folders in a folder, sorted; hidden ones do not count."""
+    """Return the names of the folders in a folder, sorted."""
     return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
 
 
 def labelled_files(folder: Path, classes: Sequence[str], problems: list[str]) -> LabelledFiles:
-    """All images below the folders of these classes, in whatever folders inside; hidden files do not count.
-
-    Args:
-        folder: What holds the folders of the classes.
-        classes: Their names, in the order of the labels.
-        problems: What is wrong is added here: files that are no images by their names.
-    """
+    """Return all images below the folders of these classes; add a problem for files that are not images by name."""
     paths: list[str] = []
     labels: list[int] = []
-    strangers: list[str] = []
+    others: list[str] = []
     for label, name in enumerate(classes):
-        found, others = _files_below(folder / name)
+        found, more = _files_below(folder / name)
         paths += found
-        strangers += others
+        others += more
         labels += [label] * len(found)
-    if strangers:
+    if others:
         problems.append(
-            f"{counted(len(strangers), 'file')} whose names do not end as those of images do: {named(strangers)}. "
+            f"{counted(len(others), 'file')} whose names do not end as those of images do: {named(others)}. "
             f"Remove them; endings of images: {', '.join(ENDINGS)}"
         )
     return LabelledFiles(tuple(paths), np.array(labels, dtype=np.int64))
 
 
 def stray_files(folder: Path) -> list[str]:
-    """Files that lie in the folder itself instead of a class; hidden ones do not count."""
+    """Return the files that are in the folder itself instead of a class."""
     entries = sorted(entry.path for entry in os.scandir(folder) if entry.is_file())
     return [path for path in entries if not os.path.basename(path).startswith(".")]
 
 
 def named(names: Sequence[str]) -> str:
-    """The first of some names, and how many more there are."""
+    """Return the first of some names, and how many more there are."""
     more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
     return ", ".join(names[:MOST_NAMED]) + more
 
 
 def _files_below(folder: Path) -> tuple[list[str], list[str]]:
-    """Images and other files, each in the order of their names."""
+    """Return images and other files, each in the order of their names."""
     images: list[str] = []
     others: list[str] = []
     for inner, folders, names in os.walk(folder, followlinks=True):

@@ -11,7 +11,7 @@ from typing import Literal
 from encapkeras.data.files import data_roots
 from encapkeras.data.image_files import ImageFiles
 from encapkeras.data.readers.class_folders import LabelledFiles, classes_in, labelled_files, named, stray_files
-from encapkeras.data.registry import DatasetInfo, DatasetReader, ImageArrays, register_dataset
+from encapkeras.data.registry import DataPath, DatasetInfo, DatasetReader, ImageArrays, register_dataset
 from encapkeras.errors import DataError
 
 HOMEPAGE = "https://image-net.org/download.php (ILSVRC 2012)"
@@ -38,15 +38,12 @@ class HImageNet(DatasetReader):
 
     def __init__(
         self,
-        root: str | None = None,
-        class_list: str | None = None,
-        boxes: str | None = None,
+        root: DataPath | None = None,
+        class_list: DataPath | None = None,
+        boxes: DataPath | None = None,
         channels: Literal[1, 3] = 3,
     ) -> None:
-        self.root = root
-        self.class_list = class_list
-        self.boxes = boxes
-        self.channels = channels
+        self.root, self.class_list, self.boxes, self.channels = root, class_list, boxes, channels
 
     def describe(self) -> DatasetInfo:
         """The classes of the list; without one, those whose folders there are."""
@@ -74,16 +71,12 @@ class HImageNet(DatasetReader):
         for folder in folders:
             if (folder / "train").is_dir() and (folder / "val").is_dir():
                 return folder
+        listed = "\n".join(f"  {folder}" for folder in folders)
         raise DataError(
-            "\n".join(
-                [
-                    "The files of ImageNet are not on this machine, and cannot be downloaded without an account.",
-                    "Folders 'train' and 'val', with a folder for each class, were looked for in:",
-                    *(f"  {folder}" for folder in folders),
-                    f"Get them from {HOMEPAGE}, let torchvision.datasets.ImageNet sort them, and name the folder that "
-                    "holds them as data.root in the spec.",
-                ]
-            )
+            "The files of ImageNet are not on this machine, and cannot be downloaded without an account.\n"
+            f"Folders 'train' and 'val', with a folder for each class, were looked for in:\n{listed}\n"
+            f"Get them from {HOMEPAGE}, let torchvision.datasets.ImageNet sort them, and name the folder that holds "
+            "them as data.root in the spec."
         )
 
     def _classes(self) -> list[str]:
@@ -100,17 +93,16 @@ class HImageNet(DatasetReader):
     def _part(self, folder: Path, classes: Sequence[str], problems: list[str]) -> LabelledFiles:
         lacking = sorted(set(classes) - set(classes_in(folder)))
         if lacking:
-            flat = " (its images lie in no folders: sort them by class)" if stray_files(folder) else ""
+            flat = " (its images are in no folders: sort them by class)" if stray_files(folder) else ""
             problems.append(f"{folder} has no folders of these classes{flat}: {named(lacking)}")
         files = labelled_files(folder, classes, problems)
-        present = set(files.labels.tolist())
-        empty = [name for label, name in enumerate(classes) if label not in present and name not in lacking]
+        empty = [name for name in files.empty(classes) if name not in lacking]
         if empty:
             problems.append(f"{folder}: classes without any image: {named(empty)}")
         return files
 
     def _boxes(self, part: str) -> dict[str, str]:
-        """The .xml files of a part by the names of their images."""
+        """Return the .xml files of a part by the names of their images."""
         root = Path(self.boxes or "").expanduser()
         if not root.is_dir():
             raise DataError(f"{root}: there is no such folder (data.boxes)")
@@ -128,14 +120,7 @@ class HImageNet(DatasetReader):
 
 
 def read_class_list(path: Path) -> list[str]:
-    """The WordNet ids in a text file, one a line, sorted; what follows a `#` does not count.
-
-    Args:
-        path: The file.
-
-    Raises:
-        DataError: It is missing or no text; a line holds something else, or an id again; or there are less than two.
-    """
+    """Return the WordNet ids in a text file, one a line, sorted; what follows a `#` does not count."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
@@ -149,9 +134,9 @@ def read_class_list(path: Path) -> list[str]:
         if not name:
             continue
         if not WORDNET_ID.fullmatch(name):
-            problems.append(f"{path}:{number}: '{name}' is no WordNet id: n and eight digits, for example n02119789")
+            problems.append(f"{path}:{number}: '{name}' is not a WordNet id: n and eight digits, for example n02119789")
         elif name in places:
-            problems.append(f"{path}:{number}: '{name}' stands in line {places[name]} already")
+            problems.append(f"{path}:{number}: '{name}' is in line {places[name]} already")
         else:
             places[name] = number
     if problems:

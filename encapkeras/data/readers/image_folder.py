@@ -9,7 +9,7 @@ import numpy as np
 
 from encapkeras.data.image_files import ImageFiles
 from encapkeras.data.readers.class_folders import LabelledFiles, classes_in, labelled_files, named, stray_files
-from encapkeras.data.registry import DatasetInfo, DatasetReader, ImageArrays, register_dataset
+from encapkeras.data.registry import DataPath, DatasetInfo, DatasetReader, ImageArrays, register_dataset
 from encapkeras.errors import DataError
 
 PARTS = ("train", "val", "test")
@@ -30,7 +30,7 @@ class ImageFolder(DatasetReader):
 
     image_size = 64
 
-    def __init__(self, root: str, channels: Literal[1, 3] = 3) -> None:
+    def __init__(self, root: DataPath, channels: Literal[1, 3] = 3) -> None:
         self.root = Path(root).expanduser()
         self.channels = channels
 
@@ -50,11 +50,7 @@ class ImageFolder(DatasetReader):
         return ImageArrays(images["train"], labels["train"], images["test"], labels["test"], *own)
 
     def _listed(self) -> tuple[tuple[str, ...], dict[str, LabelledFiles]]:
-        """The classes, and the files of each part.
-
-        Raises:
-            DataError: Naming all that is wrong.
-        """
+        """Return the classes, and the files of each part; raise `DataError` naming all that is wrong."""
         if not self.root.is_dir():
             raise DataError(f"{self.root}: there is no such folder (data.root, seen from {Path.cwd()})")
         folders = {name: self.root / name for name in PARTS if (self.root / name).is_dir()}
@@ -68,13 +64,13 @@ class ImageFolder(DatasetReader):
             )
             if given in folders and lacking not in folders
         ]
+        if not problems and len(classes) < 2:
+            where = folders.get("train", self.root)
+            problems = [f"{where} holds {len(classes)} folders of classes; there must be two at least"]
         if problems:
             raise self._error(problems)
-        if len(classes) < 2:
-            where = folders.get("train", self.root)
-            raise self._error([f"{where} holds {len(classes)} folders of classes; there must be two at least"])
         parts = {name: self._part(folder, classes, problems) for name, folder in folders.items()}
-        parts = parts or _set_aside(self._part(self.root, classes, problems))
+        parts = parts or _with_test_part(self._part(self.root, classes, problems))
         problems += _missing(parts, classes)
         if problems:
             raise self._error(problems)
@@ -83,15 +79,15 @@ class ImageFolder(DatasetReader):
     def _part(self, folder: Path, classes: tuple[str, ...], problems: list[str]) -> LabelledFiles:
         strays = stray_files(folder)
         if strays:
-            problems.append(f"files that lie in no folder of a class: {named(strays)}")
-        there = classes_in(folder)
+            problems.append(f"files that are in no folder of a class: {named(strays)}")
+        found = classes_in(folder)
         problems += [
             f"{folder} has a folder '{name}', which train/ has not: no network could learn that class"
-            for name in sorted(set(there) - set(classes))
+            for name in sorted(set(found) - set(classes))
         ]
         problems += [
             f"{folder} has no folder '{name}', which train/ has; make an empty one if there are no images of that class"
-            for name in sorted(set(classes) - set(there))
+            for name in sorted(set(classes) - set(found))
         ]
         return labelled_files(folder, classes, problems)
 
@@ -99,22 +95,17 @@ class ImageFolder(DatasetReader):
         return DataError("\n  ".join([f"{self.root} cannot be used as a data set:", *problems]))
 
 
-def _set_aside(files: LabelledFiles) -> dict[str, LabelledFiles]:
-    """All files as those to train with and those to test with: a choice that nothing but their number changes."""
+def _with_test_part(files: LabelledFiles) -> dict[str, LabelledFiles]:
+    """Set images of each class aside for the test: a choice that depends on nothing but their number."""
     random = np.random.default_rng(0)
     tested = np.zeros(len(files.labels), dtype=bool)
     for label in np.unique(files.labels):
         own = random.permutation(np.flatnonzero(files.labels == label))
         tested[own[: max(round(TEST_SHARE * len(own)), int(len(own) > 1))]] = True
-
-    def chosen(which: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> LabelledFiles:
-        return LabelledFiles(tuple(files.paths[index] for index in np.flatnonzero(which)), files.labels[which])
-
-    return {"train": chosen(~tested), "test": chosen(tested)}
+    return {"train": files.chosen(~tested), "test": files.chosen(tested)}
 
 
 def _missing(parts: dict[str, LabelledFiles], classes: tuple[str, ...]) -> list[str]:
-    present = set(parts["train"].labels.tolist())
-    empty = [name for label, name in enumerate(classes) if label not in present]
+    empty = parts["train"].empty(classes)
     problems = [f"classes without any training image: {named(empty)}"] if empty else []
     return problems + [f"{name}/ holds no image" for name, part in parts.items() if not part.paths and name != "train"]

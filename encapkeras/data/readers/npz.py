@@ -14,7 +14,7 @@ from typing import IO, Any
 import numpy as np
 
 from encapkeras.data.checks import counted, label_problems, missing_classes
-from encapkeras.data.registry import Array, DatasetInfo, DatasetReader, ImageArrays, register_dataset
+from encapkeras.data.registry import Array, DataPath, DatasetInfo, DatasetReader, ImageArrays, register_dataset
 from encapkeras.errors import DataError, suggest
 
 PARTS = ("train", "test")
@@ -36,13 +36,13 @@ class Npz(DatasetReader):
         path: The file.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: DataPath) -> None:
         self.path = Path(path).expanduser()
 
     def describe(self) -> DatasetInfo:
         """Size and classes from the headers of the images and from the labels."""
         with _Archive(self.path) as archive:
-            info, problems = self._described(archive)
+            info, problems = _described(archive)
         if info is None or problems:
             raise self._error(problems)
         return info
@@ -50,7 +50,7 @@ class Npz(DatasetReader):
     def read(self) -> ImageArrays:
         """All arrays, every pixel checked."""
         with _Archive(self.path) as archive:
-            info, problems = self._described(archive)
+            info, problems = _described(archive)
             images = {}
             for part in archive.parts:
                 name = f"{part}_images"
@@ -64,35 +64,6 @@ class Npz(DatasetReader):
         own = shaped.get(OWN_VALIDATION), labels.get(OWN_VALIDATION)
         return ImageArrays(shaped["train"], labels["train"], shaped["test"], labels["test"], *own)
 
-    def _described(self, archive: _Archive) -> tuple[DatasetInfo | None, list[str]]:
-        """The description, and all that is wrong apart from pixels; no description if it cannot be told."""
-        problems = [
-            f"{name}: missing; the file holds {', '.join(sorted(archive.names)) or 'nothing'}"
-            for name in _needed(archive.parts)
-            if name not in archive.names
-        ]
-        known = {*_needed((*PARTS, OWN_VALIDATION)), NAMES}
-        problems += [
-            f"{name}: not an array of this format. {suggest(name, known)}" for name in sorted(archive.names - known)
-        ]
-        headers = {name: archive.header(name) for name in _needed(archive.parts) if name in archive.names}
-        for name, header in headers.items():
-            problems += (
-                _image_header_problems(name, header) if "images" in name else _label_header_problems(name, header)
-            )
-        for part in archive.parts:
-            problems += _length_problems(part, headers)
-        problems += _size_problems(headers)
-        class_names, name_problems = _class_names(archive)
-        label_issues, classes = _labels_and_classes(archive, headers, class_names)
-        problems += name_problems + label_issues
-        if problems or not classes:
-            return None, problems
-        count, height, width, *rest = headers["train_images"][0]
-        names = class_names or tuple(map(str, range(classes)))
-        validation = headers[f"{OWN_VALIDATION}_images"][0][0] if OWN_VALIDATION in archive.parts else None
-        return DatasetInfo(height, width, rest[0] if rest else 1, classes, names, count, validation), []
-
     def _error(self, problems: list[str]) -> DataError:
         return DataError("\n  ".join([f"{self.path} cannot be used as a data set:", *problems]))
 
@@ -101,26 +72,25 @@ class _Archive:
     """An open .npz file; headers are read without the values behind them."""
 
     def __init__(self, path: Path) -> None:
+        if not os.path.isfile(path):  # also false for names that are too long
+            raise DataError(f"{path}: there is no such file (data.path, seen from {Path.cwd()})")
         self.path = path
-
-    def __enter__(self) -> _Archive:
-        if not os.path.isfile(self.path):  # also false for names that are too long
-            raise DataError(f"{self.path}: there is no such file (data.path, seen from {Path.cwd()})")
         try:
-            self._zip = zipfile.ZipFile(self.path)
+            self._zip = zipfile.ZipFile(path)
         except (zipfile.BadZipFile, OSError, NotImplementedError) as error:
-            raise DataError(f"{self.path} is no .npz file: {error}. numpy.savez_compressed writes one.") from error
-        names = self._zip.namelist()
-        self.names = {name.removesuffix(".npy") for name in names if name.endswith(".npy")}
+            raise DataError(f"{path} is not a .npz file: {error}. numpy.savez_compressed writes one.") from error
+        self.names = {name.removesuffix(".npy") for name in self._zip.namelist() if name.endswith(".npy")}
         own = any(name.startswith(f"{OWN_VALIDATION}_") for name in self.names)
         self.parts = (*PARTS, OWN_VALIDATION) if own else PARTS
+
+    def __enter__(self) -> _Archive:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._zip.close()
 
     def header(self, name: str) -> Header:
-        """Shape and type of an array."""
+        """Return the shape and type of an array."""
         with self._opened(name) as file:
             version = np.lib.format.read_magic(file)
             read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
@@ -128,7 +98,6 @@ class _Archive:
         return shape, dtype
 
     def read(self, name: str) -> Array:
-        """The array."""
         with self._opened(name) as file:
             array: Array = np.lib.format.read_array(file, allow_pickle=False)
         return array
@@ -142,7 +111,30 @@ class _Archive:
             raise DataError(f"{self.path}, array {name}: cannot be read: {error}") from error
 
 
-def _needed(parts: Iterable[str]) -> tuple[str, ...]:
+def _described(archive: _Archive) -> tuple[DatasetInfo | None, list[str]]:
+    """Return the description, None if it cannot be known, and all that is wrong apart from pixels."""
+    needed, known = _arrays(archive.parts), {*_arrays((*PARTS, OWN_VALIDATION)), NAMES}
+    there = ", ".join(sorted(archive.names)) or "nothing"
+    problems = [f"{name}: missing; the file holds {there}" for name in needed if name not in archive.names]
+    problems += [
+        f"{name}: not an array of this format. {suggest(name, known)}" for name in sorted(archive.names - known)
+    ]
+    headers = {name: archive.header(name) for name in needed if name in archive.names}
+    for name, header in headers.items():
+        problems += _image_problems(name, *header) if name.endswith("images") else _label_problems(name, *header)
+    problems += [*_length_problems(archive.parts, headers), *_size_problems(headers)]
+    class_names, name_problems = _class_names(archive)
+    value_problems, classes = _labels_and_classes(archive, headers, class_names)
+    problems += name_problems + value_problems
+    if problems or not classes:
+        return None, problems
+    count, height, width, *rest = headers["train_images"][0]
+    names = class_names or tuple(map(str, range(classes)))
+    validation = headers[f"{OWN_VALIDATION}_images"][0][0] if OWN_VALIDATION in archive.parts else None
+    return DatasetInfo(height, width, rest[0] if rest else 1, classes, names, count, validation), []
+
+
+def _arrays(parts: Iterable[str]) -> tuple[str, ...]:
     return tuple(f"{part}_{what}" for part in parts for what in ("images", "labels"))
 
 
@@ -150,12 +142,7 @@ def _is_image_type(dtype: np.dtype[Any]) -> bool:
     return dtype == np.uint8 or dtype.kind == "f"
 
 
-def _is_image_shape(shape: tuple[int, ...]) -> bool:
-    return len(shape) in (3, 4) and 0 not in shape
-
-
-def _image_header_problems(name: str, header: Header) -> list[str]:
-    shape, dtype = header
+def _image_problems(name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> list[str]:
     problems = []
     if not _is_image_type(dtype):
         problems.append(f"{name}: pixels are {dtype}; allowed are uint8, or floats in [0, 1]")
@@ -166,11 +153,10 @@ def _image_header_problems(name: str, header: Header) -> list[str]:
     return problems
 
 
-def _label_header_problems(name: str, header: Header) -> list[str]:
-    shape, dtype = header
+def _label_problems(name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> list[str]:
     problems = []
     if dtype.kind not in "iu":
-        problems.append(f"{name}: labels are {dtype}; they must be whole numbers, for example int64")
+        problems.append(f"{name}: labels are {dtype}; they must be integers, for example int64")
     if len(shape) != 1:
         problems.append(f"{name}: has shape {shape}; it must be (N,), one class index for each image")
     elif shape[0] == 0:
@@ -178,25 +164,28 @@ def _label_header_problems(name: str, header: Header) -> list[str]:
     return problems
 
 
-def _length_problems(part: str, headers: dict[str, Header]) -> list[str]:
-    images, labels = (headers.get(f"{part}_{what}", ((), None))[0] for what in ("images", "labels"))
-    if images and labels and images[0] != labels[0]:
-        return [f"{part}_labels: has {labels[0]} entries, {part}_images has {images[0]}"]
-    return []
+def _length_problems(parts: Iterable[str], headers: dict[str, Header]) -> list[str]:
+    problems = []
+    for part in parts:
+        images, labels = (headers.get(f"{part}_{what}", ((), None))[0] for what in ("images", "labels"))
+        if images and labels and images[0] != labels[0]:
+            problems.append(f"{part}_labels: has {labels[0]} entries, {part}_images has {images[0]}")
+    return problems
 
 
 def _size_problems(headers: dict[str, Header]) -> list[str]:
-    shapes = {name: shape for name, (shape, _) in headers.items() if name.endswith("images") and _is_image_shape(shape)}
-    train = shapes.pop("train_images", None)
+    """Return which images have another height, width or channels than those of the training part."""
+    sizes = {
+        name: shape[1:] if len(shape) == 4 else (*shape[1:], 1)
+        for name, (shape, _) in headers.items()
+        if name.endswith("images") and len(shape) in (3, 4) and 0 not in shape
+    }
+    train = sizes.get("train_images")
     return [
-        f"{name}: images are {_image_shape(shape)} (H, W, C), those of train_images {_image_shape(train)}"
-        for name, shape in shapes.items()
-        if train and _image_shape(shape) != _image_shape(train)
+        f"{name}: images are {size} (H, W, C), those of train_images {train}"
+        for name, size in sizes.items()
+        if train and size != train
     ]
-
-
-def _image_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
-    return shape[1:] if len(shape) == 4 else (*shape[1:], 1)
 
 
 def _class_names(archive: _Archive) -> tuple[tuple[str, ...] | None, list[str]]:
@@ -217,36 +206,29 @@ def _class_names(archive: _Archive) -> tuple[tuple[str, ...] | None, list[str]]:
 def _labels_and_classes(
     archive: _Archive, headers: dict[str, Header], class_names: tuple[str, ...] | None
 ) -> tuple[list[str], int]:
-    """What is wrong with the label values, and the number of classes (0 if it cannot be told)."""
-    usable = [name for name in headers if name.endswith("labels") and not _label_header_problems(name, headers[name])]
+    """Return what is wrong with the label values, and the number of classes (0 if it cannot be known)."""
+    usable = [name for name in headers if name.endswith("labels") and not _label_problems(name, *headers[name])]
     labels = {name: archive.read(name) for name in usable}
     classes = len(class_names or ())
     if not classes and "train_labels" in labels:
-        classes = max(int(labels["train_labels"].max()) + 1, 1)
-        absurd = _absurd_label(labels["train_labels"])
-        if absurd:
-            return absurd, 0
+        train = labels["train_labels"]
+        index = int(train.argmax())
+        classes = max(int(train[index]) + 1, 1)
+        if classes > len(train):  # a slip, not a class
+            text = (
+                f"train_labels: the largest label is {train[index]}, at index {index}; there would be more classes "
+                f"than images ({len(train)}), and every class from 0 needs a training image"
+            )
+            return [text], 0
     if not classes:
         return [], 0
     problems = [text for name, values in labels.items() for text in label_problems(name, values, classes)]
     if not problems and "train_labels" in labels:
         problems = missing_classes("train_labels", labels["train_labels"], classes)
     if not problems and classes == 1:
-        told = f"{NAMES}: there is one name" if class_names else "train_labels: all labels are 0"
-        problems = [f"{told}; a network needs two classes at least to tell apart"]
+        found = f"{NAMES}: there is one name" if class_names else "train_labels: all labels are 0"
+        problems = [f"{found}; a network needs at least two classes"]
     return problems, classes
-
-
-def _absurd_label(labels: Array) -> list[str]:
-    """A label that makes more classes than there are images is a slip, not a class."""
-    index = int(labels.argmax())
-    largest = int(labels[index])
-    if largest < len(labels):
-        return []
-    return [
-        f"train_labels: the largest label is {largest}, at index {index}; there would be more classes than images "
-        f"({len(labels)}), and every class from 0 needs a training image"
-    ]
 
 
 def _pixel_problems(name: str, images: Array) -> list[str]:
@@ -255,9 +237,8 @@ def _pixel_problems(name: str, images: Array) -> list[str]:
     wrong = ~np.isfinite(images)
     if wrong.any():
         first = tuple(int(index) for index in np.argwhere(wrong)[0])
-        return [
-            f"{name}: {counted(int(wrong.sum()), 'pixel')} not finite (NaN or infinite), the first at index {first}"
-        ]
+        count = counted(int(wrong.sum()), "pixel")
+        return [f"{name}: {count} not finite (NaN or infinite), the first at index {first}"]
     low, high = float(images.min()), float(images.max())
     if low < 0 or high > 1:
         hint = "; divide by 255, or save the images as uint8" if 1 < high <= 255 and low >= 0 else ""

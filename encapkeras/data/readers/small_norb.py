@@ -7,50 +7,18 @@ all of it lowest byte first.
 
 from __future__ import annotations
 
-import gzip
-import zlib
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
-from encapkeras.data.checks import check_arrays
-from encapkeras.data.files import DatasetFiles, damaged
-from encapkeras.data.registry import Array, DatasetInfo, DatasetReader, ImageArrays, register_dataset
+from encapkeras.data.checks import checked_arrays
+from encapkeras.data.files import DatasetFiles, array_behind_header, unpacked
+from encapkeras.data.registry import Array, DataPath, DatasetInfo, DatasetReader, ImageArrays, register_dataset
 
 CLASSES = ("animal", "human", "airplane", "truck", "car")
 TYPES = {0x1E3D4C55: "u1", 0x1E3D4C54: "<i4"}
 STEMS = ("smallnorb-5x46789x9x18x6x2x96x96-training", "smallnorb-5x01235x9x18x6x2x96x96-testing")
-
-
-def read_matrix(path: Path) -> Array:
-    """The array in a file of the NORB format.
-
-    Args:
-        path: The file; gzipped if its name ends in `.gz`.
-
-    Raises:
-        DataError: The file is no complete file of this format.
-    """
-    try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            data = file.read()
-    except (OSError, EOFError, zlib.error) as error:
-        raise damaged(path, error, downloaded=False) from error
-    magic, axes = np.frombuffer(data[:8].ljust(8, b"\0"), dtype="<u4").tolist()
-    if magic not in TYPES or not 1 <= axes <= 8:
-        raise damaged(
-            path, "it does not begin as a file of bytes or 32-bit integers in the format of NORB", downloaded=False
-        )
-    header = 8 + 4 * max(axes, 3)
-    shape = tuple(np.frombuffer(data[8 : 8 + 4 * axes].ljust(4 * axes, b"\0"), dtype="<u4").tolist())
-    dtype = np.dtype(TYPES[magic])
-    expected = header + int(np.prod(shape, dtype=object)) * dtype.itemsize
-    if len(data) != expected:
-        raise damaged(
-            path, f"it has {len(data)} bytes, its header of shape {shape} asks for {expected}", downloaded=False
-        )
-    return np.frombuffer(data, dtype=dtype, offset=header).reshape(shape)
 
 
 @register_dataset("small_norb")
@@ -71,7 +39,7 @@ class SmallNorb(DatasetReader):
         gzipped=True,
     )
 
-    def __init__(self, root: str | None = None, channels: Literal[1, 2] = 1) -> None:
+    def __init__(self, root: DataPath | None = None, channels: Literal[1, 2] = 1) -> None:
         self.root = root
         self.channels = channels
 
@@ -81,21 +49,28 @@ class SmallNorb(DatasetReader):
 
     def read(self) -> ImageArrays:
         """24,300 training and 24,300 test images, or pairs of them, in the published files."""
-        train_images, train_labels, test_images, test_labels = self.files.locate(self.root)
-        arrays = ImageArrays(*self._part(train_images, train_labels), *self._part(test_images, test_labels))
-        return check_arrays("small_norb", arrays, len(CLASSES))
+        paths = self.files.locate(self.root)
+        arrays = ImageArrays(*self._part(*paths[:2]), *self._part(*paths[2:]))
+        return checked_arrays("small_norb", arrays, len(CLASSES))
 
     def _part(self, images_path: Path, labels_path: Path) -> tuple[Array, Array]:
-        pairs, labels = read_matrix(images_path), read_matrix(labels_path)
-        if pairs.dtype != np.uint8 or pairs.ndim != 4 or pairs.shape[1:] != (2, 96, 96):
-            raise damaged(
-                images_path, f"it holds {pairs.dtype} {pairs.shape} instead of uint8 (N, 2, 96, 96)", downloaded=False
-            )
-        if labels.dtype != np.int32 or labels.shape != (len(pairs),):
-            raise damaged(
-                labels_path,
-                f"it holds {labels.dtype} {labels.shape} instead of int32 ({len(pairs)},)",
-                downloaded=False,
-            )
+        with self.files.reading(images_path):
+            pairs = read_matrix(images_path)
+            if pairs.dtype != np.uint8 or pairs.ndim != 4 or pairs.shape[1:] != (2, 96, 96):
+                raise ValueError(f"it holds {pairs.dtype} {pairs.shape} instead of uint8 (N, 2, 96, 96)")
+        with self.files.reading(labels_path):
+            labels = read_matrix(labels_path)
+            if labels.dtype != np.int32 or labels.shape != (len(pairs),):
+                raise ValueError(f"it holds {labels.dtype} {labels.shape} instead of int32 ({len(pairs)},)")
         images = pairs[:, : self.channels].transpose(0, 2, 3, 1)
         return np.ascontiguousarray(images), labels.astype(np.int64)
+
+
+def read_matrix(path: Path) -> Array:
+    """Return the array in a file of the NORB format; raise `ValueError` if it is not one."""
+    data = unpacked(path)
+    magic, axes = np.frombuffer(data[:8].ljust(8, b"\0"), dtype="<u4").tolist()
+    if magic not in TYPES or not 1 <= axes <= 8:
+        raise ValueError("it does not begin as a file of bytes or 32-bit integers in the format of NORB")
+    shape = np.frombuffer(data[8 : 8 + 4 * axes].ljust(4 * axes, b"\0"), dtype="<u4").tolist()
+    return array_behind_header(data, 8 + 4 * max(axes, 3), shape, TYPES[magic])

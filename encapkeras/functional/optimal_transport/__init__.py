@@ -1,5 +1,5 @@
-"""Entropic optimal transport.
+"""Optimal transport: how far two batches are apart, and the plan that carries one to the other.
 
-Read `sinkhorn` (plans), `transport_cost`, `transport_divergence`, then the paper's unit, `transport_unit` (generator
-and critic).
+Read `transport_divergence`; it uses `transport_cost` (distances between samples) and `sinkhorn` (the plan).
+`transport_unit` holds generator and critic, which make the features that are compared.
 """

@@ -15,7 +15,7 @@ import torch
 from encapkeras.errors import ArgumentError, NotConvergedWarning, NotFiniteError, ShapeError
 from encapkeras.functional.optimal_transport.transport_cost import check_floating
 from encapkeras.functional.torch_support.fake_tensors import has_values
-from encapkeras.functional.torch_support.once_differentiable import refuse_twice
+from encapkeras.functional.torch_support.once_differentiable import refuse_second_derivative
 from encapkeras.functional.torch_support.precision import full_precision
 
 # Factors between 1 / limit and limit cost no digits: the largest product of two of them and a kernel below limit^-3 is
@@ -35,63 +35,67 @@ def sinkhorn(
     target: torch.Tensor | None = None,
     tolerance: float | None = None,
 ) -> torch.Tensor:
-    """The plan that moves the source's weight to the target at little cost, and spreads it (Cuturi 2013).
+    """Return the plan that carries the source's weight to the target at little cost, and spreads it (Cuturi 2013).
 
-    It tends to the plan with the least `<P, C> + epsilon * sum P (log P - 1)` among those whose rows sum to `source`
-    and whose columns sum to `target`. With `K = exp(-C / epsilon)` and first `b = 1 / M`, the iterations are
-    `a = source / (K b)`, then `b = target / (K^T a)`; the plan is `diag(a) K diag(b)`. So the columns' sums are exact
-    and the rows' converge. Nothing overflows: where the factors a and b would, their logarithms are used, in float64,
-    for epsilons down to the costs' range divided by 1e12.
-
-    Gradients flow through all iterations, to the cost and to the weights; memory for them is that of the plan and of
-    the factors, O(N M + T (N + M)). Differentiable once.
+    It tends to the minimum of `<P, C> + epsilon * sum P (log P - 1)` over plans with rows of sum `source` and columns
+    of sum `target`. With `K = exp(-C / epsilon)` and first `b = 1 / M`, the iterations are `a = source / (K b)`, then
+    `b = target / (K^T a)`; the plan is `diag(a) K diag(b)`: the columns' sums are exact, the rows' converge. Where the
+    factors would overflow, their logarithms are used, in float64. Gradients flow through all iterations, to the cost
+    and the weights, with memory O(N M + T (N + M)). Differentiable once.
 
     Args:
         cost: Costs `(N, M)`, or several problems `(..., N, M)` at once. Half precision is computed in float32.
-        epsilon: Strength of the entropy, in units of the cost; above 0.
+        epsilon: Strength of the entropy, in units of the cost, above 0; down to the costs' range divided by 1e12.
         iterations: Number of iterations, from 1; with `tolerance` the largest number.
         source: Weights `(N,)` above 0; 1 / N each if not given.
         target: Weights `(M,)` above 0 of the same sum; 1 / M each if not given.
-        tolerance: Stop as soon as the rows' sums differ from `source` by less than this, summed over the rows; with
-            several problems, in all of them. None: make all iterations.
+        tolerance: Stop when the sum of `|P 1 - source|` is below this, in all problems; None: make all iterations.
 
     Returns:
         Plans of the cost's shape, in float32 or float64.
 
     Raises:
-        ArgumentError: An argument has a value that it cannot have; epsilon is so small for the costs that float64
-            cannot tell plans apart; in the backward pass: a second derivative is asked for.
-        NotFiniteError: A cost is not finite. Tensors are only looked at on the CPU: elsewhere it would wait for the
-            device.
-        ShapeError: The sizes do not fit each other.
+        ArgumentError: An argument has an invalid value, or a second derivative is asked for.
+        NotFiniteError: A cost is not finite. Only checked on the CPU: elsewhere it would wait for the device.
+        ShapeError: The sizes do not match.
 
     Warns:
-        NotConvergedWarning: `tolerance` was not reached; the text has the error that was.
+        NotConvergedWarning: `tolerance` was not reached; the text has the error.
 
     Example:
-        >>> cost = torch.tensor([[0.0, 2.0], [2.0, 0.0]])
-        >>> sinkhorn(cost, epsilon=0.1)
+        >>> sinkhorn(torch.tensor([[0.0, 2.0], [2.0, 0.0]]), epsilon=0.1)
         tensor([[5.0000e-01, 1.0306e-09],
                 [1.0306e-09, 5.0000e-01]])
     """
     check_transport(epsilon, iterations, tolerance)
     check_cost(cost)
+    return _plans(cost, source, target, epsilon, iterations, tolerance)
+
+
+def _plans(
+    cost: torch.Tensor,
+    source: torch.Tensor | None,
+    target: torch.Tensor | None,
+    epsilon: float,
+    iterations: int,
+    tolerance: float | None,
+) -> torch.Tensor:
     sources, targets = cost.shape[-2:]
     with full_precision(*(tensor for tensor in (cost, source, target) if isinstance(tensor, torch.Tensor))) as wide:
         cost_KNM = wide(cost).reshape(-1, sources, targets)
-        source_N = _weights("source", source, sources, cost_KNM)
-        target_M = _weights("target", target, targets, cost_KNM)
+        source_N = _check_weights("source", source, sources, cost_KNM)
+        target_M = _check_weights("target", target, targets, cost_KNM)
         _check_sums(source_N, target_M)
         plan_KNM: torch.Tensor = _Sinkhorn.apply(cost_KNM, source_N, target_M, epsilon, iterations, tolerance)
         if tolerance is not None:
-            _warn_above(tolerance, _error(plan_KNM.detach().sum(2), source_N), iterations)
+            _warn_above(tolerance, _row_error(plan_KNM.detach().sum(2), source_N), iterations)
         return plan_KNM.view(cost.shape)
 
 
 def marginal_error(
     plan: torch.Tensor, *, source: torch.Tensor | None = None, target: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """How far a plan is from its marginals: the sums of `|P 1 - source|` and `|P^T 1 - target|`.
+    """Return a plan's distance from its marginals: the sums of `|P 1 - source|` and `|P^T 1 - target|`.
 
     Args:
         plan: Plans `(..., N, M)`.
@@ -102,8 +106,8 @@ def marginal_error(
         Errors `(...)`.
 
     Raises:
-        ArgumentError: The plan is no tensor of a floating type.
-        ShapeError: The plan is no matrix.
+        ArgumentError: The plan is not a tensor of a floating type.
+        ShapeError: The plan is not a matrix.
 
     Example:
         >>> marginal_error(torch.tensor([[0.5, 0.0], [0.0, 0.4]]))
@@ -116,16 +120,7 @@ def marginal_error(
 
 
 def check_transport(epsilon: float, iterations: int, tolerance: float | None) -> None:
-    """Checks the settings of a transport problem.
-
-    Args:
-        epsilon: Strength of the entropy.
-        iterations: Number of iterations.
-        tolerance: Error at which to stop, or None.
-
-    Raises:
-        ArgumentError: One of them has a value that it cannot have.
-    """
+    """Check the settings of a transport problem."""
     if not _is_positive(epsilon):
         raise ArgumentError(f"epsilon must be a finite number above 0; received {epsilon!r}")
     if not isinstance(iterations, numbers.Integral) or not _is_positive(iterations):
@@ -139,18 +134,9 @@ def _is_positive(value: object) -> bool:
 
 
 def check_cost(cost: torch.Tensor) -> None:
-    """Checks costs.
-
-    Args:
-        cost: Costs.
-
-    Raises:
-        ArgumentError: They are no tensor of a floating type.
-        NotFiniteError: One is not finite.
-        ShapeError: They are no matrices.
-    """
+    """Check that costs are finite matrices of a floating type."""
     _check_matrices("cost", cost)
-    if _readable(cost) and not all_finite(cost):
+    if _is_readable(cost) and not all_finite(cost):
         index = tuple((~torch.isfinite(cost)).nonzero()[0].tolist())
         raise NotFiniteError(f"costs must be finite; received {cost[index].item()} at index {index}")
 
@@ -162,22 +148,22 @@ def _check_matrices(name: str, tensor: torch.Tensor) -> None:
 
 
 def all_finite(tensor: torch.Tensor) -> bool:
-    """Whether all numbers are finite: one pass over them, as long as their sum is finite too."""
+    """Return whether all numbers are finite: one pass over them, as long as their sum is finite too."""
     return math.isfinite(tensor.detach().sum().item()) or bool(torch.isfinite(tensor).all())
 
 
-def _readable(tensor: torch.Tensor) -> bool:
-    """Whether its values can be looked at without waiting for a device."""
+def _is_readable(tensor: torch.Tensor) -> bool:
+    """Return whether the values can be looked at without waiting for a device."""
     return tensor.device.type == "cpu" and has_values(tensor)
 
 
-def _weights(name: str, given: torch.Tensor | None, size: int, like: torch.Tensor) -> torch.Tensor:
+def _check_weights(name: str, given: torch.Tensor | None, size: int, like: torch.Tensor) -> torch.Tensor:
     if given is None:
         return like.new_full((size,), 1 / size)
     if not isinstance(given, torch.Tensor) or tuple(given.shape) != (size,):
         received = tuple(given.shape) if isinstance(given, torch.Tensor) else given
         raise ShapeError(f"{name} must be a tensor ({size},), as the cost has it; received {received}")
-    if _readable(given) and len(wrong := given[~((given > 0) & (given < math.inf))]):
+    if _is_readable(given) and len(wrong := given[~((given > 0) & (given < math.inf))]):
         raise ArgumentError(
             f"{name} must be finite and above 0; received {wrong[0].item()} (leave out what has no weight)"
         )
@@ -185,7 +171,7 @@ def _weights(name: str, given: torch.Tensor | None, size: int, like: torch.Tenso
 
 
 def _check_sums(source_N: torch.Tensor, target_M: torch.Tensor) -> None:
-    if not _readable(source_N):
+    if not _is_readable(source_N):
         return
     of_source, of_target = source_N.sum().item(), target_M.sum().item()
     if not math.isclose(of_source, of_target, rel_tol=1e-4):
@@ -198,11 +184,11 @@ def _warn_above(tolerance: float, error: float, iterations: int) -> None:
             f"the rows' sums are still {error:.3g} from their weights after {iterations} iterations, above the "
             f"tolerance of {tolerance}: allow more iterations, or a larger epsilon"
         )
-        warnings.warn(text, NotConvergedWarning, stacklevel=3)
+        warnings.warn(text, NotConvergedWarning, stacklevel=4)
 
 
 class _Problem(NamedTuple):
-    """What `sinkhorn` was asked for, checked."""
+    """The checked arguments of `sinkhorn`."""
 
     cost_KNM: torch.Tensor
     source_N: torch.Tensor
@@ -215,10 +201,8 @@ class _Problem(NamedTuple):
 class _Run(NamedTuple):
     """What the iterations leave; the plan is `a_t kernel b_t` for the last t.
 
-    Args:
-        kernel_KNM: `exp(-C / epsilon)`, each row times a number that its factor a makes up for: its largest is 1.
-        a_TKN: The rows' factors after each iteration.
-        b_TKM: The columns' factors: the first ones, then those after each iteration.
+    `kernel_KNM` is `exp(-C / epsilon)`, each row scaled so that its largest number is 1: its factor a makes up for it.
+    `a_TKN` are the rows' factors after each iteration; `b_TKM` the columns': the first ones, then those after each.
     """
 
     kernel_KNM: torch.Tensor
@@ -240,11 +224,11 @@ class _Sinkhorn(torch.autograd.Function):
         tolerance: float | None,
     ) -> torch.Tensor:
         problem = _Problem(cost_KNM, source_N, target_M, epsilon, iterations, tolerance)
-        run = None if torch.compiler.is_compiling() else _scaled(problem)  # a compiler cannot decide by values
+        run = None if torch.compiler.is_compiling() else _iterate(problem)  # a compiler cannot decide by values
         context.in_logarithms = run is None
         if run is None:
-            run = _logarithmic(problem)
-            plan_KNM = _exponential(run.kernel_KNM, run.a_TKN[-1], run.b_TKM[-1]).to(cost_KNM.dtype)
+            run = _iterate_logarithms(problem)
+            plan_KNM = _plan_of_logarithms(run.kernel_KNM, run.a_TKN[-1], run.b_TKM[-1]).to(cost_KNM.dtype)
         else:
             plan_KNM = (run.a_TKN[-1, ..., None] * run.kernel_KNM).mul_(run.b_TKM[-1, :, None])
         context.epsilon = epsilon
@@ -253,16 +237,16 @@ class _Sinkhorn(torch.autograd.Function):
 
     @staticmethod
     def backward(context: Any, gradient_KNM: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        refuse_twice()
+        refuse_second_derivative()
         source_N, target_M, plan_KNM, *parts = context.saved_tensors
-        through = _through_logarithmic if context.in_logarithms else _through_scaled
+        through = _backward_logarithms if context.in_logarithms else _backward
         with full_precision(plan_KNM):  # autocast may be on here
             exponent_KNM, source, target = through(_Run(*parts), plan_KNM * gradient_KNM, source_N, target_M)
         cost = exponent_KNM.div_(-context.epsilon).to(plan_KNM.dtype)
         return cost, source.to(plan_KNM.dtype), target.to(plan_KNM.dtype), None, None, None
 
 
-def _scaled(problem: _Problem) -> _Run | None:
+def _iterate(problem: _Problem) -> _Run | None:
     """The iterations as matrix-vector products; None where a factor leaves the range that keeps all digits."""
     cost_KNM, source_N, target_M, epsilon, iterations, tolerance = problem
     limit = _RANGE[cost_KNM.dtype]
@@ -275,26 +259,26 @@ def _scaled(problem: _Problem) -> _Run | None:
     for _ in range(iterations):
         sum_KN = rows.times(b[-1])
         if a and tolerance is not None:
-            error = _error(a[-1] * sum_KN, source_N)
+            error = _row_error(a[-1] * sum_KN, source_N)
             if error <= tolerance or not math.isfinite(error):
                 break
         a.append(source_N / sum_KN)
         b.append(target_M / columns.times(a[-1]))
     run = _Run(kernel_KNM, torch.stack(a), torch.stack(b))
     if not has_values(kernel_KNM):
-        return run  # as it mostly goes
+        return run  # as is usual
     smallest, largest = zip(*(factor.aminmax() for factor in run[1:]), strict=True)
     in_range = min(smallest) > 1 / limit and max(largest) < limit  # false where one is not a number
     return run if in_range else None
 
 
-def _logarithmic(problem: _Problem) -> _Run:
+def _iterate_logarithms(problem: _Problem) -> _Run:
     """The same iterations on logarithms, in float64: their differences decide, and they may be large."""
     cost_KNM, source_N, target_M, epsilon, iterations, tolerance = problem
     wide = cost_KNM.dtype if cost_KNM.device.type == "mps" else torch.float64  # which has no float64
     cost_KNM = cost_KNM.to(wide)
     kernel_KNM = (cost_KNM.amin(2, keepdim=True) - cost_KNM).div_(epsilon)
-    if _readable(kernel_KNM) and (smallest := kernel_KNM.min().item()) < -_LARGEST_EXPONENT:
+    if _is_readable(kernel_KNM) and (smallest := kernel_KNM.min().item()) < -_LARGEST_EXPONENT:
         least = -smallest * epsilon / _LARGEST_EXPONENT
         raise ArgumentError(f"epsilon must be at least {least:.3g} for costs so far apart; received {epsilon!r}")
     source_N, target_M = source_N.to(wide), target_M.to(wide)
@@ -302,26 +286,20 @@ def _logarithmic(problem: _Problem) -> _Run:
     b = [torch.full_like(kernel_KNM[:, 0], -math.log(len(target_M)))]
     for _ in range(iterations):
         sum_KN = torch.logsumexp(kernel_KNM + b[-1][:, None], 2)
-        if a and tolerance is not None and _error((a[-1] + sum_KN).exp(), source_N) <= tolerance:
+        if a and tolerance is not None and _row_error((a[-1] + sum_KN).exp(), source_N) <= tolerance:
             break
         a.append(source_N.log() - sum_KN)
         b.append(target_M.log() - torch.logsumexp(kernel_KNM + a[-1][..., None], 1))
     return _Run(kernel_KNM, torch.stack(a), torch.stack(b))
 
 
-def _through_scaled(
+def _backward(
     run: _Run, pulled_KNM: torch.Tensor, source_N: torch.Tensor, target_M: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Gradients of the exponent `-C / epsilon` and of the weights.
 
     A half of an iteration adds a matrix of rank one times the kernel: `a` times `y`, or `x` times the `b` before, where
     `y = b / target * gradient of log b` and `x = a / source * gradient of log a`. All of them are one product.
-
-    Args:
-        run: The iterations.
-        pulled_KNM: The plan times its gradient: the gradient of its logarithm.
-        source_N: Weights.
-        target_M: Weights.
     """
     kernel_KNM, a_TKN, b_TKM = run
     rows, columns = _Products(kernel_KNM), _Products(kernel_KNM.mT)
@@ -342,10 +320,10 @@ def _through_scaled(
     return pulled_KNM.sub_(rank_KNM.mul_(kernel_KNM)), of_source, of_target
 
 
-def _through_logarithmic(
+def _backward_logarithms(
     run: _Run, pulled_KNM: torch.Tensor, source_N: torch.Tensor, target_M: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The same with logarithms of the factors: the plans of all halves of iterations are made again."""
+    """The same with logarithms of the factors: the plans of all half iterations are made again."""
     kernel_KNM, a_TKN, b_TKM = run
     source_N, target_M = source_N.to(kernel_KNM.dtype), target_M.to(kernel_KNM.dtype)
     exponent_KNM = pulled_KNM.to(kernel_KNM.dtype)
@@ -354,22 +332,18 @@ def _through_logarithmic(
     for t in range(len(a_TKN) - 1, -1, -1):
         share_KM = of_b / target_M
         of_target += share_KM.sum(0)
-        pushed_KNM = _exponential(kernel_KNM, a_TKN[t], b_TKM[t + 1]).mul_(share_KM[:, None])
+        pushed_KNM = _plan_of_logarithms(kernel_KNM, a_TKN[t], b_TKM[t + 1]).mul_(share_KM[:, None])
         exponent_KNM = exponent_KNM - pushed_KNM
         share_KN = (of_a - pushed_KNM.sum(2)) / source_N
         of_source += share_KN.sum(0)
-        pushed_KNM = _exponential(kernel_KNM, a_TKN[t], b_TKM[t]).mul_(share_KN[..., None])
+        pushed_KNM = _plan_of_logarithms(kernel_KNM, a_TKN[t], b_TKM[t]).mul_(share_KN[..., None])
         exponent_KNM -= pushed_KNM
         of_a, of_b = torch.zeros_like(of_a), -pushed_KNM.sum(1)
     return exponent_KNM, of_source, of_target
 
 
 class _Products:
-    """Products of matrices with one vector each.
-
-    Args:
-        matrix_KNM: The matrices.
-    """
+    """Products of matrices with one vector each."""
 
     def __init__(self, matrix_KNM: torch.Tensor) -> None:
         self._matrix_KNM = matrix_KNM
@@ -377,17 +351,16 @@ class _Products:
         self._one_by_one = matrix_KNM.unbind() if matrix_KNM.device.type == "cpu" else ()
 
     def times(self, vector_KM: torch.Tensor) -> torch.Tensor:
-        """`(K, N)`."""
         if not self._one_by_one:
             return (self._matrix_KNM @ vector_KM[..., None])[..., 0]
         products = map(torch.mv, self._one_by_one, vector_KM.unbind())
         return torch.stack(list(products))
 
 
-def _exponential(kernel_KNM: torch.Tensor, a_KN: torch.Tensor, b_KM: torch.Tensor) -> torch.Tensor:
+def _plan_of_logarithms(kernel_KNM: torch.Tensor, a_KN: torch.Tensor, b_KM: torch.Tensor) -> torch.Tensor:
     return (kernel_KNM + a_KN[..., None]).add_(b_KM[:, None]).exp_()
 
 
-def _error(sum_KN: torch.Tensor, source_N: torch.Tensor) -> float:
-    """Of the plans' rows, in the problem where it is largest."""
+def _row_error(sum_KN: torch.Tensor, source_N: torch.Tensor) -> float:
+    """Return the error of the rows, in the problem where it is largest."""
     return (sum_KN - source_N).abs().sum(1).max().item()

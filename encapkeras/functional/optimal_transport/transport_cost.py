@@ -1,4 +1,4 @@
-"""What it costs to move one sample to another: all distances between two sets.
+"""Costs between the samples of two sets.
 
 Shape suffixes: B samples of x, A samples of y, F features, Q pairs.
 """
@@ -13,7 +13,7 @@ import torch
 from encapkeras.errors import ArgumentError, ShapeError
 from encapkeras.functional.capsule_dense import capsule_length
 from encapkeras.functional.torch_support.fake_tensors import has_values
-from encapkeras.functional.torch_support.once_differentiable import differentiated_once, refuse_twice
+from encapkeras.functional.torch_support.once_differentiable import differentiable_once, refuse_second_derivative
 from encapkeras.functional.torch_support.precision import full_precision
 
 Cost = Literal["l2", "cosine", "sqeuclidean"]
@@ -32,12 +32,11 @@ _PIECE = 1 << 18  # numbers of the differences that exist at a time
 
 
 def transport_cost(x: torch.Tensor, y: torch.Tensor, *, cost: Cost = "l2") -> torch.Tensor:
-    """Costs between the samples of two sets: `C_ij = c(x_i, y_j)`.
+    """Return the costs between the samples of two sets: `C_ij = c(x_i, y_j)`.
 
-    Distances come from one matrix product where that is accurate; those of pairs that lie close together, compared with
-    their distance from the centre, from the differences. Equal samples have distance 0 exactly, and gradient 0. No
-    tensor is larger than the inputs and the result, except under `torch.compile` on a GPU, whose backward pass makes
-    B * A * F numbers. Differentiable once.
+    Distances come from one matrix product where that is accurate; those of close pairs from the differences. Equal
+    samples have distance 0 exactly, and gradient 0. No tensor is larger than the inputs and the result, except under
+    `torch.compile` on a GPU, whose backward pass makes B * A * F numbers. Differentiable once.
 
     Args:
         x: Samples `(B, F)`. Half precision is computed in float32.
@@ -49,9 +48,9 @@ def transport_cost(x: torch.Tensor, y: torch.Tensor, *, cost: Cost = "l2") -> to
         Costs `(B, A)`, in float32 or float64.
 
     Raises:
-        ArgumentError: `cost` is none of these, or x or y is no tensor of a floating type; in the backward pass: a
-            second derivative is asked for.
-        ShapeError: The sizes do not fit each other.
+        ArgumentError: `cost` is none of these, x or y is not a tensor of a floating type, or a second derivative is
+            asked for.
+        ShapeError: The sizes do not match.
 
     Example:
         >>> x = torch.tensor([[0.0, 0.0], [3.0, 4.0]])
@@ -70,16 +69,7 @@ def transport_cost(x: torch.Tensor, y: torch.Tensor, *, cost: Cost = "l2") -> to
 
 
 def check_samples(x: torch.Tensor, y: torch.Tensor) -> None:
-    """Checks that two sets of samples can be compared.
-
-    Args:
-        x: Samples.
-        y: Samples.
-
-    Raises:
-        ArgumentError: One is no tensor of a floating type.
-        ShapeError: The sizes do not fit each other.
-    """
+    """Check that two sets of samples can be compared."""
     for name, samples in (("x", x), ("y", y)):
         check_floating(name, samples)
         if samples.dim() != 2 or 0 in samples.shape:
@@ -89,15 +79,7 @@ def check_samples(x: torch.Tensor, y: torch.Tensor) -> None:
 
 
 def check_floating(name: str, tensor: torch.Tensor) -> None:
-    """Checks that something is a plain tensor of floating-point numbers.
-
-    Args:
-        name: What messages call it.
-        tensor: What may be one.
-
-    Raises:
-        ArgumentError: It is not.
-    """
+    """Check that a value is a dense tensor of floating-point numbers."""
     if not isinstance(tensor, torch.Tensor):
         raise ArgumentError(f"{name} must be a torch tensor; received {type(tensor).__name__}")
     if not tensor.is_floating_point() or tensor.layout != torch.strided:
@@ -109,13 +91,13 @@ def _distances(x_BF: torch.Tensor, y_AF: torch.Tensor, *, root: bool) -> torch.T
     few = x_BF.shape[1] <= _FEW_FEATURES and x_BF.device.type == "cpu"
     if few or torch.compiler.is_compiling():  # a compiler wants sizes that no values decide
         distance_BA = torch.cdist(x_BF, y_AF, compute_mode="donot_use_mm_for_euclid_dist")
-        return differentiated_once(distance_BA if root else distance_BA.square())
+        return differentiable_once(distance_BA if root else distance_BA.square())
     result_BA: torch.Tensor = _Distances.apply(x_BF, y_AF, root)
     return result_BA
 
 
 def _cosine_cost(x_BF: torch.Tensor, y_AF: torch.Tensor) -> torch.Tensor:
-    """Half the square distance of the directions, which keeps its digits where `1 - cosine` would lose them."""
+    """Half the square distance of the directions, which keeps the digits that `1 - cosine` would lose."""
     (x_BF, no_x_B), (y_AF, no_y_A) = _directions(x_BF), _directions(y_AF)
     distance_BA = _distances(x_BF, y_AF, root=False)
     # A vector without direction is 0 here and counts half; its cosine is 0, so that the pair costs 1.
@@ -137,7 +119,7 @@ class _Distances(torch.autograd.Function):
 
     @staticmethod
     def forward(context: Any, x_BF: torch.Tensor, y_AF: torch.Tensor, root: bool) -> torch.Tensor:
-        from_centre_BF, from_centre_AF = _centred(x_BF, y_AF)
+        from_centre_BF, from_centre_AF = _center(x_BF, y_AF)
         sum_BA = from_centre_BF.square().sum(1)[:, None] + from_centre_AF.square().sum(1)
         square_BA = torch.addmm(sum_BA, from_centre_BF, from_centre_AF.T, alpha=-2)
         row_Q, column_Q = _close_pairs(square_BA, sum_BA)
@@ -150,20 +132,20 @@ class _Distances(torch.autograd.Function):
 
     @staticmethod
     def backward(context: Any, gradient_BA: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None]:
-        refuse_twice()
+        refuse_second_derivative()
         with full_precision(gradient_BA):  # autocast may be on here
-            return (*_pulls(gradient_BA, *context.saved_tensors, root=context.root), None)
+            return (*_gradients_of_samples(gradient_BA, *context.saved_tensors, root=context.root), None)
 
 
 def _close_pairs(square_BA: torch.Tensor, sum_BA: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """Rows and columns of pairs whose square distance has lost digits; none, as mostly, where there are no values."""
+    """Rows and columns of pairs whose square distance has lost digits; usually none, as where there are no values."""
     if not has_values(square_BA):
         none_Q = square_BA.new_empty(0, dtype=torch.int64)
         return none_Q, none_Q
     return (square_BA < _CLOSE * sum_BA).nonzero(as_tuple=True)
 
 
-def _pulls(
+def _gradients_of_samples(
     gradient_BA: torch.Tensor,
     x_BF: torch.Tensor,
     y_AF: torch.Tensor,
@@ -173,14 +155,14 @@ def _pulls(
     *,
     root: bool,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Gradients of the samples: each pair pulls along `x - y`, by so much."""
+    """Gradients of the samples: each pair pulls along `x - y`."""
     if root:
         pull_BA = torch.where(result_BA > 0, gradient_BA / result_BA, 0.0)
     else:
         pull_BA = 2 * gradient_BA
     close_Q = pull_BA[row_Q, column_Q]
     pull_BA[row_Q, column_Q] = 0
-    from_centre_BF, from_centre_AF = _centred(x_BF, y_AF)
+    from_centre_BF, from_centre_AF = _center(x_BF, y_AF)
     x_gradient = (pull_BA.sum(1)[:, None] * from_centre_BF).addmm_(pull_BA, from_centre_AF, alpha=-1)
     y_gradient = (pull_BA.sum(0)[:, None] * from_centre_AF).addmm_(pull_BA.T, from_centre_BF, alpha=-1)
     for row, column, pull in _pieces(row_Q, column_Q, x_BF.shape[1], close_Q):
@@ -190,8 +172,8 @@ def _pulls(
     return x_gradient, y_gradient
 
 
-def _centred(x_BF: torch.Tensor, y_AF: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Both sets less the mean of all: distances stay, and the sums that they are the differences of are smaller."""
+def _center(x_BF: torch.Tensor, y_AF: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Subtract the mean of all: distances stay, and the sums that they are differences of become smaller."""
     centre_F = (x_BF.sum(0) + y_AF.sum(0)) / (len(x_BF) + len(y_AF))
     return x_BF - centre_F, y_AF - centre_F
 
@@ -199,6 +181,6 @@ def _centred(x_BF: torch.Tensor, y_AF: torch.Tensor) -> tuple[torch.Tensor, torc
 def _pieces(
     row_Q: torch.Tensor, column_Q: torch.Tensor, features: int, *more: torch.Tensor
 ) -> Iterator[tuple[torch.Tensor, ...]]:
-    """The pairs, so many at a time that their differences are few."""
+    """Yield the pairs, so many at a time that their differences are few."""
     size = max(1, _PIECE // features)
     return zip(*(tensor.split(size) for tensor in (row_Q, column_Q, *more)), strict=True)

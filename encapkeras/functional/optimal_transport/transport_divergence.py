@@ -1,4 +1,4 @@
-"""How far two sets of samples are apart, by entropic optimal transport.
+"""The distance between two sets of samples, by entropic optimal transport.
 
 Shape suffixes: B samples, F features, K problems (x against y, x against itself, y against itself).
 """
@@ -23,8 +23,8 @@ class Transport(NamedTuple):
 
     Attributes:
         divergence: The divergence `()`; differentiable.
-        plan: The plan `(B, B)` of x against y, to be looked at: without gradients.
-        cost: The costs `(B, B)` of x against y, to be looked at: without gradients.
+        plan: The plan `(B, B)` of x against y, without gradients.
+        cost: The costs `(B, B)` of x against y, without gradients.
     """
 
     divergence: torch.Tensor
@@ -43,13 +43,11 @@ def transport_divergence(
     gradient: Gradient = "unrolled",
     tolerance: float | None = None,
 ) -> torch.Tensor:
-    """Sinkhorn divergence of two batches of features: `2 V(x, y) - V(x, x) - V(y, y)`.
+    """Return the Sinkhorn divergence of two batches of features: `2 V(x, y) - V(x, x) - V(y, y)`.
 
-    `V(x, y) = <P, C>` with the costs C between the samples of x and y, and Sinkhorn's plan P for uniform weights
-    (Li et al. 2018; Genevay et al. 2018). All three plans are computed together. It is 0 at `x = y`, to rounding; with
-    converged plans it is symmetric, and never negative in what the tests try (a proof exists where V includes the
-    entropy: Feydy et al. 2019). One sample says nothing about a distribution: the divergence of batches of one is 0.
-    Differentiable once.
+    `V(x, y) = <P, C>` with the costs C between the samples and Sinkhorn's plan P for uniform weights (Li et al. 2018;
+    Genevay et al. 2018). It is 0 at `x = y`, to rounding, and for batches of one sample; symmetric with converged
+    plans. Differentiable once.
 
     Args:
         x: Features `(B, F)`. Half precision is computed in float32.
@@ -57,41 +55,33 @@ def transport_divergence(
         cost: `l2`, `cosine` or `sqeuclidean`, as for `transport_cost`.
         epsilon: Strength of the entropy, in units of the cost; above 0.
         iterations: Number of Sinkhorn's iterations, from 1; with `tolerance` the largest number.
-        debiased: Whether the two terms of each batch against itself are taken off; `V(x, y)` alone if not.
-        gradient: `unrolled`: through all iterations, exact for what is computed. `envelope`: the plans are held fixed,
-            so that `dV = <P, dC>`; cheaper, and another direction. `implicit`: that of converged plans, however many
-            iterations it takes to converge; it solves a linear system (B, B).
-        tolerance: Stop as soon as all plans are this close to their marginals, as for `sinkhorn`.
+        debiased: Whether the terms of each batch against itself are subtracted; otherwise the result is `V(x, y)`.
+        gradient: `unrolled`: through all iterations, exact for what is computed. `envelope`: plans are held fixed,
+            `dV = <P, dC>`; cheaper, another direction. `implicit`: of converged plans; solves a linear system (B, B).
+        tolerance: Stop when all plans are this close to their marginals, as for `sinkhorn`.
 
     Returns:
         The divergence `()`, in float32 or float64.
 
     Raises:
-        ArgumentError: An argument has a value that it cannot have; in the backward pass: a second derivative is asked
-            for.
-        NotFiniteError: A feature, or a distance, is not finite (only looked at on the CPU).
-        ShapeError: The sizes do not fit each other.
+        ArgumentError: An argument has an invalid value, or a second derivative is asked for.
+        NotFiniteError: A feature, or a distance, is not finite (only checked on the CPU).
+        ShapeError: The sizes do not match.
 
     Warns:
         NotConvergedWarning: `tolerance` was not reached.
 
     Example:
         >>> x = torch.tensor([[0.0, 1.0], [2.0, 0.0]])
-        >>> transport_divergence(x, x)
-        tensor(0.)
-        >>> transport_divergence(x, x + 3) > 0
-        tensor(True)
+        >>> transport_divergence(x, x), transport_divergence(x, x + 3) > 0
+        (tensor(0.), tensor(True))
     """
+    # fmt: off
     return transport(
-        x,
-        y,
-        cost=cost,
-        epsilon=epsilon,
-        iterations=iterations,
-        debiased=debiased,
-        gradient=gradient,
+        x, y, cost=cost, epsilon=epsilon, iterations=iterations, debiased=debiased, gradient=gradient,
         tolerance=tolerance,
     ).divergence
+    # fmt: on
 
 
 def transport(
@@ -105,28 +95,7 @@ def transport(
     gradient: Gradient = "unrolled",
     tolerance: float | None = None,
 ) -> Transport:
-    """`transport_divergence`, with the plan and the costs that it is made of.
-
-    Args:
-        x: Features `(B, F)`; all arguments are those of `transport_divergence`.
-        y: Features `(B, F)`.
-        cost: `l2`, `cosine` or `sqeuclidean`.
-        epsilon: Strength of the entropy, in units of the cost; above 0.
-        iterations: Number of Sinkhorn's iterations, from 1.
-        debiased: Whether the terms of each batch against itself are taken off.
-        gradient: `unrolled`, `envelope` or `implicit`.
-        tolerance: Error at which to stop, or None.
-
-    Returns:
-        The divergence `()`, and the plan and the costs `(B, B)` of x against y.
-
-    Raises:
-        ArgumentError: As for `transport_divergence`.
-        NotFiniteError: As for `transport_divergence`.
-        ShapeError: As for `transport_divergence`.
-
-    Warns:
-        NotConvergedWarning: `tolerance` was not reached.
+    """Return `transport_divergence` with its plan and costs; arguments and errors are the same.
 
     Example:
         >>> x = torch.tensor([[0.0, 1.0], [9.0, 0.0]])
@@ -166,7 +135,7 @@ def _check(x: torch.Tensor, y: torch.Tensor, debiased: bool, gradient: str) -> N
 
 
 def _check_finite(x: torch.Tensor, y: torch.Tensor, cost: torch.Tensor) -> None:
-    """Names the feature that a cost that is not finite comes from; looks through the features only then."""
+    """Raise with the feature that makes a cost not finite; look through the features only then."""
     if cost.device.type != "cpu" or not has_values(cost) or all_finite(cost):
         return
     for name, samples in (("x", x), ("y", y)):
@@ -178,7 +147,7 @@ def _check_finite(x: torch.Tensor, y: torch.Tensor, cost: torch.Tensor) -> None:
 
 
 def _response(plan_KBB: torch.Tensor, cost_KBB: torch.Tensor, epsilon: float) -> torch.Tensor:
-    """How the value of a converged plan changes with the costs, beside the plan itself.
+    """Return how the value of a converged plan changes with the costs, beside the plan itself.
 
     The plan is `exp((f_i + g_j - C_ij) / epsilon)` with potentials that keep its marginals (Luise et al. 2018). So
     `dP = P (df_i + dg_j - dC_ij) / epsilon`, of which rows and columns sum to 0, and the response is

@@ -1,4 +1,4 @@
-"""What stands before the optimal transport between two tensors of a network: the generator and the critic.
+"""What comes before the optimal transport between two tensors of a network: the generator and the critic.
 
 Shape suffixes: B batch, H height, W width, C channels, F features.
 """
@@ -51,17 +51,16 @@ def transport_generator(
     types: int | None = None,
     training: bool,
 ) -> torch.Tensor:
-    """Maps the latent tensor to the target's shape: `relu(batch_norm(transposed convolution))`.
+    """Map the latent tensor to the target's shape: `relu(batch_norm(transposed convolution))`.
 
-    The transposed convolution has 3x3 kernels and padding 1; along each axis its stride is 1 where the sides are equal
-    and 2 where the target's is twice as large, or twice less 1.
+    Kernels are 3x3, padding is 1; along each axis the stride is 1 where the sides are equal, and 2 where the target's
+    is twice as large, or twice less 1.
 
     Args:
         latent_BHWC: Latent map z, `(B, H, W, C)`; capsules with their types and components flattened.
         weights: Kernel `(C, C' / groups, 3, 3)`, bias and batch norm of C' channels.
         size: Height and width of the target.
-        types: For an encapsulated generator the number N of capsule types: N groups, and squash of every capsule of
-            C' / N numbers at the end.
+        types: Of an encapsulated generator: N groups, and squash of every capsule of C' / N numbers at the end.
         training: Whether the batch norm uses and records the batch's statistics.
 
     Returns:
@@ -91,19 +90,7 @@ def transport_generator(
 
 
 def generator_strides(latent: Sequence[int], target: Sequence[int]) -> list[int]:
-    """The generator's stride along each axis.
-
-    Args:
-        latent: Height and width of the latent map.
-        target: Height and width of the target.
-
-    Raises:
-        ShapeError: No stride leads from one to the other.
-
-    Example:
-        >>> generator_strides((4, 8), (7, 8))
-        [2, 1]
-    """
+    """Return the generator's stride along each axis; raise a ShapeError if there is none."""
     pairs = list(zip(latent, target, strict=True))
     if not all(wanted in (side, 2 * side - 1, 2 * side) for side, wanted in pairs):
         raise ShapeError(
@@ -114,10 +101,10 @@ def generator_strides(latent: Sequence[int], target: Sequence[int]) -> list[int]
 
 
 def transport_critic(image_BHWC: torch.Tensor, weights: CriticWeights, *, training: bool) -> torch.Tensor:
-    """Features for the cost of transport: two 3x3 convolutions of stride 2, each with batch norm and ReLU.
+    """Return features for the cost of transport: two 3x3 convolutions of stride 2, each with batch norm and ReLU.
 
-    The first has a quarter of the channels, the second one channel; both have padding 1. It is called once for each of
-    the two tensors, so that each is normalised with its own statistics.
+    The first has a quarter of the channels, the second one channel; both have padding 1. Call it once for each of the
+    two tensors, so that each is normalised with its own statistics.
 
     Args:
         image_BHWC: Map `(B, H, W, C)`.
@@ -141,12 +128,10 @@ def transport_critic(image_BHWC: torch.Tensor, weights: CriticWeights, *, traini
 
 
 def reverse_gradient(tensor: torch.Tensor) -> torch.Tensor:
-    """The tensor itself; its gradient is multiplied by -1 (Ganin and Lempitsky 2015, gradient reversal).
-
-    Of weights of a critic: a step that lowers the loss then moves these against it, and all else along it.
+    """Return the tensor itself; its gradient is multiplied by -1 (Ganin and Lempitsky 2015, gradient reversal).
 
     Args:
-        tensor: Any tensor.
+        tensor: Any tensor, for example a weight of a critic that a step is to move against the loss.
 
     Example:
         >>> weight = torch.ones(2, requires_grad=True)

@@ -12,16 +12,17 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch.nn import functional as F
 
 from encapkeras.functional.torch_support.fake_tensors import has_values
+from encapkeras.functional.torch_support.plain_gradients import plain_gradients
 
 LOG2_E = math.log2(math.e)
-"""What turns a natural logarithm into one of base 2."""
+"""Factor from a natural logarithm to one of base 2."""
 
 _PIECE = {"cpu": 1 << 20}
 """Coefficients in a piece: on CPUs 4 MB in float32, for the cache; elsewhere as many as keep the device busy."""
@@ -29,23 +30,11 @@ _PIECE_ELSEWHERE = 1 << 24
 
 
 def attend_over_inputs(query_JGK: torch.Tensor, capsule_GKP: torch.Tensor, types: int) -> torch.Tensor:
-    """`sum_p 2^(q_jg . u_gp - m) u_gp`: the numerators of a softmax over all positions of all types of a sample.
+    """Return numerators `(J, G, K)` of a softmax over all positions of all types: `sum_p 2^(q_jg . u_gp - m) u_gp`.
 
-    `m`, the largest logit of an output capsule in a sample, is a constant without gradient: it cancels as soon as the
-    result is divided by the denominator, which is the result's first component.
-
-    Args:
-        query_JGK: Queries `(J, G, K)`; base-2 logits are `query . capsule`.
-        capsule_GKP: Keys, which are the values too, `(G, K, P)`; their first component must be 1, and gets no gradient.
-        types: Number N of groups of a sample.
-
-    Returns:
-        Numerators `(J, G, K)`.
-
-    Example:
-        >>> query, capsules = torch.zeros(10, 2 * 4, 9), torch.ones(2 * 4, 9, 36)
-        >>> attend_over_inputs(query, capsules, types=4)[0, 0, :3]
-        tensor([36., 36., 36.])
+    `m`, the largest logit of an output capsule in a sample, is a constant without gradient: it cancels when the result
+    is divided by the denominator, which is the result's first component. Capsules are keys and values; their first
+    component must be 1, and gets no gradient.
     """
     if torch.compiler.is_compiling():  # fuses by itself, and could only unroll the pieces
         return _plain_over_inputs(query_JGK, capsule_GKP, types)
@@ -53,41 +42,14 @@ def attend_over_inputs(query_JGK: torch.Tensor, capsule_GKP: torch.Tensor, types
 
 
 def attend_over_outputs(query_JGK: torch.Tensor, key_GKP: torch.Tensor, value_GLP: torch.Tensor) -> torch.Tensor:
-    """`sum_p c_jgp value_gp`, with coefficients `c` that are a softmax over the output capsules j.
-
-    Args:
-        query_JGK: Queries `(J, G, K)`; base-2 logits are `query . key`.
-        key_GKP: Keys `(G, K, P)`.
-        value_GLP: Values `(G, L, P)`.
-
-    Returns:
-        Gathered values `(J, G, L)`.
-
-    Example:
-        >>> query, key = torch.zeros(10, 8, 9), torch.rand(8, 9, 36)
-        >>> gathered = attend_over_outputs(query, key, key)
-        >>> torch.allclose(gathered[0], key.mean(2) * 36 / 10)
-        True
-    """
+    """Return `sum_p c_jgp value_gp`, `(J, G, L)`, with `c` a softmax over the output capsules j."""
     if torch.compiler.is_compiling():
         return _plain_over_outputs(query_JGK, key_GKP, value_GLP)
     return _OverOutputs.apply(query_JGK, key_GKP, value_GLP)  # type: ignore[no-any-return]
 
 
 def spread_over_outputs(query_JGK: torch.Tensor, key_GKP: torch.Tensor) -> torch.Tensor:
-    """`max_j q_jg . k_gp - min_j q_jg . k_gp`: how far the output capsules differ for each input capsule.
-
-    Args:
-        query_JGK: Queries `(J, G, K)`.
-        key_GKP: Keys `(G, K, P)`.
-
-    Returns:
-        Spreads `(G, P)`.
-
-    Example:
-        >>> spread_over_outputs(torch.tensor([[[1.0]], [[4.0]]]), torch.tensor([[[2.0]]]))
-        tensor([[6.]])
-    """
+    """Return `max_j q_jg . k_gp - min_j q_jg . k_gp`, `(G, P)`: how far the output capsules differ."""
     if torch.compiler.is_compiling():
         return _plain_spread(query_JGK, key_GKP)
     return _Spread.apply(query_JGK, key_GKP)  # type: ignore[no-any-return]
@@ -119,9 +81,9 @@ class _OverInputs(torch.autograd.Function):
     @staticmethod
     def backward(context: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         query_JGK, capsule_GKP, query_GJK = context.saved_tensors
-        if torch.is_grad_enabled():  # somebody asked for create_graph
+        if torch.is_grad_enabled():  # with create_graph=True
             plain = functools.partial(_plain_over_inputs, types=context.types)
-            return (*_plain_gradients(plain, (query_JGK, capsule_GKP), gradients[0]), None)
+            return (*plain_gradients(plain, (query_JGK, capsule_GKP), gradients[0]), None)
         gradient_GJK = gradients[0].transpose(0, 1).contiguous()
         query_gradient_JGK, capsule_gradient_GKP = torch.empty_like(query_JGK), torch.empty_like(capsule_GKP)
         padded_GLP = _padded(capsule_GKP) * math.log(2)
@@ -158,7 +120,7 @@ class _OverOutputs(torch.autograd.Function):
     def backward(context: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         query_JGK, key_GKP, value_GLP, logsumexp_G1P = context.saved_tensors
         if torch.is_grad_enabled():
-            return tuple(_plain_gradients(_plain_over_outputs, (query_JGK, key_GKP, value_GLP), gradients[0]))
+            return tuple(plain_gradients(_plain_over_outputs, (query_JGK, key_GKP, value_GLP), gradients[0]))
         gradient_JGL = gradients[0].contiguous()
         result = tuple(torch.empty_like(tensor) for tensor in (query_JGK, key_GKP, value_GLP))
         padded_GKP, scaled_GLP = _padded(key_GKP), value_GLP * math.log(2)
@@ -196,7 +158,7 @@ class _Spread(torch.autograd.Function):
     def backward(context: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         query_JGK, key_GKP, extreme_2GP = context.saved_tensors
         if torch.is_grad_enabled():
-            return tuple(_plain_gradients(_plain_spread, (query_JGK, key_GKP), gradients[0]))
+            return tuple(plain_gradients(_plain_spread, (query_JGK, key_GKP), gradients[0]))
         gradient_GP1 = gradients[0].unsqueeze(2)
         query_GJK = query_JGK.transpose(0, 1)
         index_2GPK = extreme_2GP.unsqueeze(3).expand(-1, -1, -1, query_JGK.shape[2])
@@ -211,7 +173,7 @@ class _Spread(torch.autograd.Function):
 def _pieces(
     query_JGK: torch.Tensor, key_GKP: torch.Tensor, buffers: int = 1
 ) -> Iterator[tuple[slice, tuple[torch.Tensor, ...]]]:
-    """Slices of the groups, each with buffers `(g, J, P)` that are the same memory for every slice."""
+    """Yield slices of the groups, each with buffers `(g, J, P)` that are the same memory for every slice."""
     outputs, (groups, _, positions) = query_JGK.shape[0], key_GKP.shape
     piece = _PIECE.get(key_GKP.device.type, _PIECE_ELSEWHERE)
     size = max(1, min(groups, piece // (outputs * positions * buffers))) if has_values(key_GKP) else groups
@@ -250,15 +212,3 @@ def _plain_over_outputs(query_JGK: torch.Tensor, key_GKP: torch.Tensor, value_GL
 def _plain_spread(query_JGK: torch.Tensor, key_GKP: torch.Tensor) -> torch.Tensor:
     logit_JGP = torch.einsum("jgk,gkp->jgp", query_JGK, key_GKP)
     return logit_JGP.max(0).values - logit_JGP.min(0).values
-
-
-def _plain_gradients(
-    plain: Callable[..., torch.Tensor], inputs: tuple[torch.Tensor, ...], gradient: torch.Tensor
-) -> Iterator[torch.Tensor | None]:
-    """The gradients by plain operations, so that they can be differentiated again; None for constants."""
-    # Aliases, for queries depend on keys, and keys may be values too.
-    aliases = [tensor.view_as(tensor) for tensor in inputs]
-    wanted = [alias for alias in aliases if alias.requires_grad]
-    with torch.autocast(gradient.device.type, enabled=False):
-        found = iter(torch.autograd.grad(plain(*aliases), wanted, gradient, create_graph=True))
-    return (next(found) if alias.requires_grad else None for alias in aliases)

@@ -9,10 +9,12 @@ as the matrices for each use.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
+
+from encapkeras.functional.torch_support.plain_gradients import gradients_of
 
 Tensors = tuple[torch.Tensor, ...]
 Uses = list[tuple[torch.Tensor, Tensors]]
@@ -23,19 +25,19 @@ class Moments(Protocol):
     """The two maps, made of matrices. With `requires_grad` matrices all but the backward methods are differentiable."""
 
     def contract(self, gathered: torch.Tensor) -> Tensors:
-        """Sums of votes from sums of features: a linear map."""
+        """Return sums of votes from sums of features: a linear map."""
 
     def contract_backward(self, *gradients: torch.Tensor) -> torch.Tensor:
-        """The gradient of `gathered`."""
+        """Return the gradient of `gathered`."""
 
     def expand(self, *coefficients: torch.Tensor) -> torch.Tensor:
-        """The queries whose product with the features is a function of the votes, with these coefficients."""
+        """Return queries whose product with the features is a function of the votes, with these coefficients."""
 
     def expand_backward(self, gradient: torch.Tensor, coefficients: Tensors) -> Tensors:
-        """The gradients of the coefficients."""
+        """Return the gradients of the coefficients."""
 
     def weight_gradient(self, contracted: Uses, expanded: Uses) -> torch.Tensor:
-        """The gradient of the matrices, from `(gathered, gradients)` and `(gradient, coefficients)` of all uses."""
+        """Return the matrices' gradient from `(gathered, gradients)` and `(gradient, coefficients)` of all uses."""
 
 
 def route(
@@ -44,17 +46,7 @@ def route(
     weight: torch.Tensor,
     *tensors: torch.Tensor | None,
 ) -> Tensors:
-    """Calls `routing(make_moments(weight), *tensors)`.
-
-    Args:
-        make_moments: Makes the linear map.
-        routing: A function of the linear map and tensors; it may not use other tensors that need a gradient.
-        weight: The matrices.
-        *tensors: What else it takes.
-
-    Returns:
-        What `routing` returns.
-    """
+    """Call `routing(make_moments(weight), *tensors)`; it may use no other tensors that need a gradient."""
     leaves = [tensor for tensor in (weight, *tensors) if tensor is not None and tensor.requires_grad]
     if torch.compiler.is_compiling() or not (leaves and torch.is_grad_enabled()):
         return routing(make_moments(weight), *tensors)
@@ -62,7 +54,7 @@ def route(
 
 
 class _Collecting:
-    """Moments whose backward passes note each use."""
+    """Moments whose backward passes record each use."""
 
     def __init__(self, moments: Moments) -> None:
         self.moments = moments
@@ -108,7 +100,7 @@ class _Expand(torch.autograd.Function):
 
 
 class _Routed(torch.autograd.Function):
-    """A routing with a graph of its own, in which the matrices are no leaf."""
+    """A routing with a graph of its own, in which the matrices are not a leaf."""
 
     @staticmethod
     def forward(
@@ -133,27 +125,16 @@ class _Routed(torch.autograd.Function):
         saved, count = context.saved_tensors, context.tensors
         inputs, leaves, results = saved[: 1 + count], saved[1 + count : 1 + 2 * count], saved[1 + 2 * count :]
         with torch.autocast(inputs[0].device.type, enabled=False):  # which may be on around a backward pass
-            if torch.is_grad_enabled():  # somebody asked for create_graph
+            if torch.is_grad_enabled():  # with create_graph=True
                 # Aliases, for an input may depend on another.
                 inputs = tuple(None if tensor is None else tensor.view_as(tensor) for tensor in inputs)
                 results = context.routing(context.make_moments(inputs[0]), *inputs[1:])
-                return None, None, *_gradients(results, inputs, gradients, create_graph=True)
+                return None, None, *gradients_of(results, inputs, gradients, create_graph=True)
             collecting = context.collecting()
             collecting.forget()  # what a backward pass that failed has left
-            found = tuple(_gradients(results, leaves, gradients, retain_graph=True))
+            found = tuple(gradients_of(results, leaves, gradients, retain_graph=True))
             weight_gradient = None
             if context.needs_input_grad[2]:
                 weight_gradient = collecting.moments.weight_gradient(collecting.contracted, collecting.expanded)
             collecting.forget()
         return None, None, weight_gradient, *found
-
-
-def _gradients(
-    results: Tensors, tensors: Sequence[torch.Tensor | None], gradients: Tensors, **options: bool
-) -> Iterator[torch.Tensor | None]:
-    """The gradients of the tensors; None for constants."""
-    wanted = [tensor for tensor in tensors if tensor is not None and tensor.requires_grad]
-    pairs = [pair for pair in zip(results, gradients, strict=True) if pair[0].requires_grad]
-    outputs, upstream = [result for result, _ in pairs], [gradient for _, gradient in pairs]
-    found = iter(torch.autograd.grad(outputs, wanted, upstream, materialize_grads=True, **options))
-    return (next(found) if tensor is not None and tensor.requires_grad else None for tensor in tensors)

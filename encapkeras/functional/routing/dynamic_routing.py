@@ -38,28 +38,27 @@ def dynamic_routing(
     iterations: int = 3,
     softmax_over: SoftmaxAxis = "inputs",
 ) -> torch.Tensor:
-    """Routes capsules by agreement: outputs are squashed means of the votes that agree with them.
+    """Route capsules by agreement: outputs are squashed means of the votes that agree with them.
 
     `vote_ij = W[n, j] u_i + bias[n, j]` for the input capsules `i = (n, p)`. Logits start at 0; T times:
     `c = softmax(logits)`, `s_j = sum_i c_ij vote_ij`, `v_j = squash(s_j)`, and between the iterations
-    `logits_ij += vote_ij . v_j` (Sabour et al. 2017, procedure 1). Gradients flow through all iterations. Neither the
-    votes nor the coefficients of all pairs ever exist.
+    `logits_ij += vote_ij . v_j` (Sabour et al. 2017, procedure 1). Neither the votes nor the coefficients of all pairs
+    ever exist.
 
     Args:
-        capsules: Input capsules `(B, P, N, D)`: P positions of N types. Half precision is computed in float32.
-        weight: Matrices of the votes `(N, J, E, D)`, shared by the positions of a type. Matrices of its own for each of
-            I capsules: capsules `(B, 1, I, D)` and weight `(I, J, E, D)`.
+        capsules: `(B, P, N, D)`: P positions of N types. Half precision is computed in float32.
+        weight: Matrices of the votes `(N, J, E, D)`, or one for each of I capsules: `(I, J, E, D)` with P = 1, N = I.
         bias: Added to the votes, `(N, J, E)`.
         iterations: Number T of iterations, from 1.
-        softmax_over: `inputs`: the coefficients of an output capsule sum to 1 (the encapsulation paper's code, which
-            found this to converge); `outputs`: those of an input capsule do (the 2017 paper).
+        softmax_over: `inputs`: the coefficients of an output capsule sum to 1 (Li et al. 2018, code); `outputs`: those
+            of an input capsule do (Sabour et al. 2017).
 
     Returns:
         Capsules `(B, J, E)` of lengths below 1, in the type of `capsules`.
 
     Raises:
-        ArgumentError: `iterations` or `softmax_over` has a value that it cannot have.
-        ShapeError: The sizes do not fit each other.
+        ArgumentError: `iterations` or `softmax_over` has an invalid value.
+        ShapeError: The sizes do not match.
 
     Example:
         >>> capsules, weight = torch.rand(2, 36, 32, 8), torch.randn(32, 10, 16, 8)
@@ -72,15 +71,15 @@ def dynamic_routing(
     with full_precision(capsules) as wide:
         vote_JNCE = with_bias(wide(weight), None if bias is None else wide(bias))
         component_BNCP = F.pad(wide(capsules), (1, 0), value=1.0).permute(0, 2, 3, 1).contiguous()
-        routing = functools.partial(_routed, outputs=weight.shape[1], iterations=iterations, axis=softmax_over)
+        routing = functools.partial(_iterate, outputs=weight.shape[1], iterations=iterations, axis=softmax_over)
         (out_JBE,) = route(VoteMoments, routing, vote_JNCE, component_BNCP)
         return out_JBE.transpose(0, 1).to(capsules.dtype)
 
 
-def _routed(
+def _iterate(
     moments: Moments, component_BNCP: torch.Tensor, *, outputs: int, iterations: int, axis: SoftmaxAxis
 ) -> tuple[torch.Tensor]:
-    """The iterations; in the first, all coefficients are equal."""
+    """Run the iterations; in the first, all coefficients are equal."""
     batch, types, components, _ = component_BNCP.shape
     key_GCP = component_BNCP.flatten(0, 1)
     gathered_BX = component_BNCP.sum(3).flatten(1)

@@ -22,7 +22,6 @@ from typing import NamedTuple
 import torch
 from torch.nn import functional as F
 
-from encapkeras.errors import ArgumentError
 from encapkeras.functional.routing.attention import LOG2_E, attend_over_outputs, spread_over_outputs
 from encapkeras.functional.routing.deferred_weight_gradient import Moments, route
 from encapkeras.functional.routing.routing_inputs import check_em, check_routing
@@ -53,7 +52,7 @@ def em_routing(
     normalize_distances: bool = False,
     density_floor: float = EPSILON,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Routes capsules by expectation maximisation: each output capsule is a Gaussian that explains some of the votes.
+    """Route capsules by expectation maximisation: each output capsule is a Gaussian that explains some of the votes.
 
     `vote_ij = W[n, j] u_i + bias[n, j]` for the input capsules `i = (n, p)`; R starts at 1 / J. T times the M-step:
     `R_ij <- R_ij a_i`, `R_j = sum_i R_ij`, `mu_jd = sum_i R_ij vote_ijd / R_j`,
@@ -61,58 +60,36 @@ def em_routing(
     `a_j = sigmoid((1 + t) (beta_a_j - range(cost_j)))`, t = 0 ... T - 1, with
     `range(x) = 10 (x - min) / (max - min) - 5` over j (0 where all are equal). Between them the E-step:
     `p_ij = exp(-sum_d (vote_ijd - mu_jd)^2 / (2 sigma_jd^2)) / sqrt(prod_d 2 pi sigma_jd^2)` and
-    `R_ij = p_ij a_j / sum_j p_ij a_j` (Hinton et al. 2018, procedure 1; `range` and the epsilons are the encapsulation
-    paper's code). Densities are logarithms, so that none underflows; variances are at
-    least 1e-12, so that equal votes stay finite; gradients flow through all iterations. R of all
-    pairs never exists, and votes only for the mean capsule of each type, in place of all its P positions. Distances are
-    made of squares: where an output capsule comes to explain a single one of many capsules, float32 keeps fewer digits
-    than votes would; float64 capsules keep all.
+    `R_ij = p_ij a_j / sum_j p_ij a_j` (Hinton et al. 2018, procedure 1; `range`, epsilons: Li et al. 2018, code).
+    Variances are at least 1e-12. Where an output explains one of many capsules, float32 loses digits; float64 does not.
 
     Args:
-        capsules: Input capsules `(B, P, N, D)`: P positions of N types. Half precision is computed in float32.
-        weight: Matrices of the votes `(N, J, E, D)`, shared by the positions of a type. Matrices of its own for each of
-            I capsules: capsules `(B, 1, I, D)` and weight `(I, J, E, D)`.
+        capsules: `(B, P, N, D)`: P positions of N types. Half precision is computed in float32.
+        weight: Matrices of the votes `(N, J, E, D)`, or one for each of I capsules: `(I, J, E, D)` with P = 1, N = I.
         bias: Added to the votes, `(N, J, E)`, or None.
-        activations: Weights of the input capsules `(B, P, N)`, from 0; None for 1 everywhere. An output capsule that
-            nothing activates has mean 0.
+        activations: Weights of the input capsules `(B, P, N)`, from 0; None for 1. Where all are 0, means are 0.
         beta_v: Cost of explaining a vote, `(J,)`.
         beta_a: Threshold of the activation, `(J,)`.
         iterations: Number T of iterations, from 1.
         normalize_distances: Whether `range` over j is also applied to the exponents of the E-step.
-        density_floor: Added to the density's divisor `sqrt(prod_d 2 pi sigma_jd^2)`, from 0. In high dimensions the
-            default is larger than the divisor, and then decides the result, as in the original; 0 is the formula.
+        density_floor: Added to the root in `p_ij`, from 0; in high dimensions the default, the original's, exceeds it.
 
     Returns:
         Means `(B, J, E)` and activations `(B, J)` between 0 and 1, in the type of `capsules`.
 
     Raises:
-        ArgumentError: `iterations` or `density_floor` has a value that it cannot have.
-        ShapeError: The sizes do not fit each other.
+        ArgumentError: `iterations` or `density_floor` has an invalid value.
+        ShapeError: The sizes do not match.
 
     Example:
-        >>> capsules, weight = torch.rand(2, 36, 32, 8), torch.randn(32, 10, 16, 8)
-        >>> mean, activation = em_routing(capsules, weight, None, torch.rand(2, 36, 32), torch.rand(10), torch.rand(10))
-        >>> mean.shape, activation.shape
-        (torch.Size([2, 10, 16]), torch.Size([2, 10]))
+        >>> capsules, weight, beta = torch.rand(2, 36, 32, 8), torch.randn(32, 10, 16, 8), torch.rand(10)
+        >>> [part.shape for part in em_routing(capsules, weight, None, None, beta, beta)]
+        [torch.Size([2, 10, 16]), torch.Size([2, 10])]
     """
     check_routing(capsules, weight, bias, iterations)
-    check_em(capsules, weight, activations, {"beta_v": beta_v, "beta_a": beta_a})
-    if not 0 <= density_floor < math.inf:
-        raise ArgumentError(f"density_floor must be a finite number of at least 0; received {density_floor!r}")
-    with full_precision(capsules) as wide:
-        active_BNP = None if activations is None else wide(activations).transpose(1, 2)
-        capsules_BNDP = wide(capsules).permute(0, 2, 3, 1)
-        origin_BND1, share_BN = _origin(capsules_BNDP.detach(), None if active_BNP is None else active_BNP.detach())
-        weight_JNCE = with_bias(wide(weight), None if bias is None else wide(bias))
-        origin_BNC = F.pad(origin_BND1.squeeze(3), (1, 0), value=1.0)
-        # The mean vote of the origins. Nothing depends on it, nor on the origins: they are constants.
-        shift_JBE = (origin_BNC * share_BN.unsqueeze(2)).flatten(1) @ weight_JNCE.detach().flatten(1, 2)
-        make_moments = functools.partial(SquareMoments, origin_BNC=origin_BNC, shift_JBE=shift_JBE)
-        routing = functools.partial(_routed, options=_Options(iterations, normalize_distances, density_floor))
-        tensors = (products(capsules_BNDP - origin_BND1), active_BNP, wide(beta_v), wide(beta_a))
-        mean_JBE, explained_JB1, activation_JB = route(make_moments, routing, weight_JNCE, *tensors)
-        mean_JBE = mean_JBE + shift_JBE * explained_JB1
-        return mean_JBE.transpose(0, 1).to(capsules.dtype), activation_JB.T.to(capsules.dtype)
+    check_em(capsules, weight, activations, {"beta_v": beta_v, "beta_a": beta_a}, density_floor)
+    options = _Options(iterations, normalize_distances, density_floor)
+    return _route_relative_to_origin(capsules, weight, bias, activations, beta_v, beta_a, options)
 
 
 class _Options(NamedTuple):
@@ -130,7 +107,35 @@ class _Gaussian(NamedTuple):
     explained_JB1: torch.Tensor
 
 
-def _origin(capsules_BNDP: torch.Tensor, active_BNP: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+def _route_relative_to_origin(
+    capsules: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    activations: torch.Tensor | None,
+    beta_v: torch.Tensor,
+    beta_a: torch.Tensor,
+    options: _Options,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Move capsules and votes to their origins, route, and move the means back."""
+    with full_precision(capsules) as wide:
+        active_BNP = None if activations is None else wide(activations).transpose(1, 2)
+        capsules_BNDP = wide(capsules).permute(0, 2, 3, 1)
+        origin_BND1, share_BN = _find_origin(
+            capsules_BNDP.detach(), None if active_BNP is None else active_BNP.detach()
+        )
+        weight_JNCE = with_bias(wide(weight), None if bias is None else wide(bias))
+        origin_BNC = F.pad(origin_BND1.squeeze(3), (1, 0), value=1.0)
+        # The mean vote of the origins. Nothing depends on it, nor on the origins: they are constants.
+        shift_JBE = (origin_BNC * share_BN.unsqueeze(2)).flatten(1) @ weight_JNCE.detach().flatten(1, 2)
+        make_moments = functools.partial(SquareMoments, origin_BNC=origin_BNC, shift_JBE=shift_JBE)
+        routing = functools.partial(_iterate, options=options)
+        tensors = (products(capsules_BNDP - origin_BND1), active_BNP, wide(beta_v), wide(beta_a))
+        mean_JBE, explained_JB1, activation_JB = route(make_moments, routing, weight_JNCE, *tensors)
+        mean_JBE = mean_JBE + shift_JBE * explained_JB1
+        return mean_JBE.transpose(0, 1).to(capsules.dtype), activation_JB.T.to(capsules.dtype)
+
+
+def _find_origin(capsules_BNDP: torch.Tensor, active_BNP: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
     """The mean capsule of each type by activation, `(B, N, D, 1)`, and its share of all activation, `(B, N)`."""
     batch, types, _, positions = capsules_BNDP.shape
     if active_BNP is None:
@@ -142,7 +147,7 @@ def _origin(capsules_BNDP: torch.Tensor, active_BNP: torch.Tensor | None) -> tup
     return weighted_BNDP.sum(3, keepdim=True), torch.where(total_B1 > 0, amount_BN / total_B1, 1 / types)
 
 
-def _routed(
+def _iterate(
     moments: Moments,
     feature_BNKP: torch.Tensor,
     active_BNP: torch.Tensor | None,
@@ -151,27 +156,27 @@ def _routed(
     *,
     options: _Options,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The iterations; in the first, all output capsules explain the same."""
+    """Run the iterations; in the first, all output capsules explain the same."""
     outputs = len(beta_v_J)
     value_BNKP = feature_BNKP if active_BNP is None else feature_BNKP * active_BNP.unsqueeze(2)
     gathered_JBY = (value_BNKP.sum(3).flatten(1) / outputs).expand(outputs, -1, -1)
     for iteration in range(options.iterations):
-        gaussian = _gaussian(*moments.contract(gathered_JBY))
+        gaussian = _fit_gaussian(*moments.contract(gathered_JBY))
         cost_JBE = gaussian.variance_JBE.log() / 2 + beta_v_J[:, None, None]
         cost_JB = (cost_JBE.sum(2, keepdim=True) * gaussian.amount_JB1).squeeze(2)
-        chance_JB = (1 + iteration) * (beta_a_J[:, None] - _ranged(cost_JB))
+        chance_JB = (1 + iteration) * (beta_a_J[:, None] - _scale_range(cost_JB))
         if iteration < options.iterations - 1:
             prior_JB1 = F.logsigmoid(chance_JB).unsqueeze(2) - _log_divisor(gaussian, options.density_floor)
             square_JBE = -LOG2_E / (2 * gaussian.variance_JBE + EPSILON)
             constant_JB1 = torch.zeros_like(prior_JB1) if options.normalize_distances else LOG2_E * prior_JB1
             query_JBY = moments.expand(square_JBE, gaussian.mean_JBE, constant_JB1)
-            gathered_JBY = _explained(
+            gathered_JBY = _gather_explained(
                 query_JBY, prior_JB1 if options.normalize_distances else None, feature_BNKP, value_BNKP
             )
     return gaussian.mean_JBE, gaussian.explained_JB1, chance_JB.sigmoid()
 
 
-def _gaussian(first_JBE: torch.Tensor, second_JBE: torch.Tensor, amount_JB1: torch.Tensor) -> _Gaussian:
+def _fit_gaussian(first_JBE: torch.Tensor, second_JBE: torch.Tensor, amount_JB1: torch.Tensor) -> _Gaussian:
     """The M-step, from the sums of reduced votes."""
     # An output capsule that explains nothing has no gradient; 1 / EPSILON would be one of 1e15.
     inverse_JB1 = torch.where(amount_JB1 > EPSILON, 1 / (amount_JB1 + EPSILON), 0)
@@ -181,7 +186,7 @@ def _gaussian(first_JBE: torch.Tensor, second_JBE: torch.Tensor, amount_JB1: tor
     return _Gaussian(mean_JBE, variance_JBE.clamp_min(VARIANCE_FLOOR), amount_JB1, explained_JB1)
 
 
-def _ranged(cost_JB: torch.Tensor) -> torch.Tensor:
+def _scale_range(cost_JB: torch.Tensor) -> torch.Tensor:
     """`10 (x - min) / (max - min) - 5` over the output capsules; 0 where all are equal."""
     low_B, high_B = cost_JB.amin(0), cost_JB.amax(0)
     spread_B = high_B - low_B
@@ -196,13 +201,12 @@ def _log_divisor(gaussian: _Gaussian, density_floor: float) -> torch.Tensor:
     return torch.logaddexp(divisor_JB1, torch.full_like(divisor_JB1, floor))
 
 
-def _explained(
+def _gather_explained(
     query_JBY: torch.Tensor, ranged_prior_JB1: torch.Tensor | None, feature_BNKP: torch.Tensor, value_BNKP: torch.Tensor
 ) -> torch.Tensor:
-    """The E-step and the gathering of the next M-step: what each output capsule explains of the features, `(J, B, Y)`.
+    """Run the E-step and gather for the next M-step: what each output capsule explains of the features, `(J, B, Y)`.
 
-    If a prior is given, the distances are brought to [-5, 5] first, by the scale of the features: only their
-    differences count.
+    If a prior is given, the distances are scaled to [-5, 5] first, through the features: only differences count.
     """
     outputs, (batch, types, features, _) = len(query_JBY), feature_BNKP.shape
     query_JGK = query_JBY.view(outputs, batch * types, features)

@@ -1,9 +1,11 @@
-"""What a routing takes, checked: sizes that do not fit are named with the tensors that have them.
+"""Checks of what a routing takes: sizes that do not match are named with the tensors that have them.
 
 Shape suffixes: B batch, P positions, N capsule types, D capsule dimension, J output capsules, E their dimension.
 """
 
 from __future__ import annotations
+
+import math
 
 import torch
 
@@ -16,18 +18,7 @@ def check_routing(
     bias_NJE: torch.Tensor | None,
     iterations: int,
 ) -> None:
-    """Checks what both routings take.
-
-    Args:
-        capsules_BPND: Input capsules.
-        weight_NJED: The matrices of the votes.
-        bias_NJE: What is added to the votes.
-        iterations: Number of iterations.
-
-    Raises:
-        ShapeError: The sizes do not fit each other.
-        ArgumentError: `iterations` is no whole number of at least 1, or a tensor has whole numbers.
-    """
+    """Check what all routings take."""
     if isinstance(iterations, bool) or not isinstance(iterations, int) or iterations < 1:
         raise ArgumentError(f"iterations must be a whole number of at least 1; received {iterations!r}")
     for name, tensor in (("capsules", capsules_BPND), ("weight", weight_NJED)):
@@ -52,18 +43,9 @@ def check_em(
     weight_NJED: torch.Tensor,
     activations_BPN: torch.Tensor | None,
     betas: dict[str, torch.Tensor],
+    density_floor: float,
 ) -> None:
-    """Checks what EM routing takes besides.
-
-    Args:
-        capsules_BPND: Input capsules.
-        weight_NJED: The matrices of the votes.
-        activations_BPN: Activations of the input capsules, or None.
-        betas: `beta_v` and `beta_a`.
-
-    Raises:
-        ShapeError: The sizes do not fit each other.
-    """
+    """Check what EM routing takes besides."""
     expected = tuple(capsules_BPND.shape[:3])
     if activations_BPN is not None and tuple(activations_BPN.shape) != expected:
         raise ShapeError(
@@ -76,3 +58,5 @@ def check_em(
                 f"{name} must be ({weight_NJED.shape[1]},), one number for each output capsule of weight "
                 f"{tuple(weight_NJED.shape)}; received {tuple(beta.shape)}"
             )
+    if not 0 <= density_floor < math.inf:
+        raise ArgumentError(f"density_floor must be a finite number of at least 0; received {density_floor!r}")

@@ -22,52 +22,34 @@ _PIECE = 1 << 20
 
 
 class VoteMoments:
-    """Sums of votes from sums of `u~ = [1, u]`, with `W~ = [bias, W]`.
-
-    Args:
-        weight_JNCE: The matrices `W~`.
-    """
+    """Sums of votes from sums of `u~ = [1, u]`, with `W~ = [bias, W]`."""
 
     def __init__(self, weight_JNCE: torch.Tensor) -> None:
         self._weight_JNCE = weight_JNCE
         self._weight_JXE = weight_JNCE.flatten(1, 2)
 
     def contract(self, gathered_JBX: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Sums of votes.
-
-        Args:
-            gathered_JBX: For each output capsule the weighted sums of `u~` of each type.
-
-        Returns:
-            Sums of votes `(J, B, E)`, and of their weights `(J, B, 1)`.
-        """
+        """Return sums of votes `(J, B, E)`, and of their weights `(J, B, 1)`."""
         one_JBN = gathered_JBX.unflatten(2, self._weight_JNCE.shape[1:3])[..., 0]
         return gathered_JBX @ self._weight_JXE, one_JBN.sum(2, keepdim=True)
 
     def expand(self, *coefficients: torch.Tensor) -> torch.Tensor:
-        """The query whose product with `u~` is `coefficient . vote + constant`.
-
-        Args:
-            *coefficients: Of the votes `(J, B, E)`, and the constant `(J, B, 1)`.
-
-        Returns:
-            `(J, B, X)`.
-        """
+        """Return the query `(J, B, X)` whose product with `u~` is `vote coefficient . vote + constant`."""
         vote_JBE, constant_JB1 = coefficients
         out_JBX = vote_JBE @ self._weight_JXE.mT
         out_JBX.unflatten(2, self._weight_JNCE.shape[1:3])[..., 0] += constant_JB1
         return out_JBX
 
     def contract_backward(self, *gradients: torch.Tensor) -> torch.Tensor:
-        """See `Moments`: the maps are each other's adjoints."""
+        """Return the gradient of `gathered`."""
         return self.expand(*gradients)
 
     def expand_backward(self, gradient: torch.Tensor, coefficients: Tensors) -> Tensors:
-        """See `Moments`."""
+        """Return the gradients of the coefficients."""
         return self.contract(gradient)
 
     def weight_gradient(self, contracted: Uses, expanded: Uses) -> torch.Tensor:
-        """See `Moments`."""
+        """Return the gradient of the matrices."""
         gradient_JXE = torch.empty_like(self._weight_JXE)
         for piece in _pieces(len(gradient_JXE), gradient_JXE[0].numel()):
             uses = [(feature_JBX[piece].mT, vote_JBE[piece]) for feature_JBX, (vote_JBE, _) in contracted + expanded]
@@ -80,11 +62,6 @@ class SquareMoments:
 
     With o the origin of a type in a sample, u a capsule relative to it and `V = W~ [1, o] - shift` its vote, a vote is
     `W u + V`, reduced by a constant. What belongs to the votes of each type exists in pieces of the output capsules.
-
-    Args:
-        weight_JNCE: The matrices `W~ = [bias, W]`.
-        origin_BNC: The origins, `[1, o]`.
-        shift_JBE: What votes are reduced by.
     """
 
     def __init__(self, weight_JNCE: torch.Tensor, origin_BNC: torch.Tensor, shift_JBE: torch.Tensor) -> None:
@@ -95,14 +72,7 @@ class SquareMoments:
         self._vote_JNBE = self._origin_NBC @ weight_JNCE - shift_JBE.unsqueeze(1)
 
     def contract(self, gathered_JBY: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Sums of reduced votes.
-
-        Args:
-            gathered_JBY: For each output capsule the weighted sums of the products of each type.
-
-        Returns:
-            Sums of votes `(J, B, E)`, of their squares `(J, B, E)`, and of their weights `(J, B, 1)`.
-        """
+        """Return sums of reduced votes `(J, B, E)`, of their squares, and of their weights `(J, B, 1)`."""
         parts = []
         for piece in self._pieces(gathered_JBY.shape[1]):
             one_jNB1, linear_jNBE = self._linear(gathered_JBY, piece)
@@ -115,7 +85,7 @@ class SquareMoments:
         return first_JBE, second_JBE, amount_JB1
 
     def contract_backward(self, *gradients: torch.Tensor) -> torch.Tensor:
-        """See `Moments`."""
+        """Return the gradient of `gathered`."""
         first_JBE, square_JBE, amount_JB1 = gradients
 
         def of_votes(piece: slice) -> tuple[torch.Tensor, torch.Tensor]:
@@ -124,17 +94,10 @@ class SquareMoments:
             constant_jNB1 = ((pull_jNBE + first_jNBE) * vote_jNBE).sum(3, keepdim=True)
             return first_jNBE + 2 * pull_jNBE, constant_jNB1 + amount_JB1[piece].unsqueeze(1)
 
-        return self._of_features(square_JBE, of_votes)
+        return self._expand_features(square_JBE, of_votes)
 
     def expand(self, *coefficients: torch.Tensor) -> torch.Tensor:
-        """The query whose product with `products` is `square . (vote - center)^2 + constant`.
-
-        Args:
-            *coefficients: `square` and `center`, `(J, B, E)`, and `constant`, `(J, B, 1)`.
-
-        Returns:
-            `(J, B, Y)`.
-        """
+        """Return the query `(J, B, Y)` whose product with `products` is `square . (vote - center)^2 + constant`."""
         square_JBE, center_JBE, constant_JB1 = coefficients
 
         def of_votes(piece: slice) -> tuple[torch.Tensor, torch.Tensor]:
@@ -143,10 +106,10 @@ class SquareMoments:
             constant_jNB1 = (pull_jNBE * away_jNBE).sum(3, keepdim=True)
             return 2 * pull_jNBE, constant_jNB1 + constant_JB1[piece].unsqueeze(1)
 
-        return self._of_features(square_JBE, of_votes)
+        return self._expand_features(square_JBE, of_votes)
 
     def expand_backward(self, gradient: torch.Tensor, coefficients: Tensors) -> Tensors:
-        """See `Moments`."""
+        """Return the gradients of the coefficients."""
         square_JBE, center_JBE, _ = coefficients
         parts = []
         for piece in self._pieces(gradient.shape[1]):
@@ -160,7 +123,7 @@ class SquareMoments:
         return tuple(torch.cat(part) for part in zip(*parts, strict=True))
 
     def weight_gradient(self, contracted: Uses, expanded: Uses) -> torch.Tensor:
-        """See `Moments`."""
+        """Return the gradient of the matrices."""
         uses = [(feature, first, square) for feature, (first, square, _) in contracted]
         uses += [(feature, -2 * square * center, square) for feature, (square, center, _) in expanded]
         gradient_JNCE = torch.empty_like(self._component_JNCE)
@@ -179,9 +142,9 @@ class SquareMoments:
             _sum_of_products(products, out=square_jYE)
             gradient_jNCE = torch.matmul(self._origin_NBC.mT, of_vote_jNBE)
             gradient_jNCE[:, :, 1:].add_(of_half_jNDE, alpha=0.5)
-            components = gradient_jNCE.shape[2]  # the products with 1 are no squares
+            components = gradient_jNCE.shape[2]  # the products with 1 are not squares
             product_jNKE = square_jYE.unflatten(1, (gradient_jNCE.shape[1], -1))[:, :, components:]
-            _through_pairs(self._component_JNCE[piece][:, :, 1:], product_jNKE, gradient_jNCE[:, :, 1:])
+            _backward_pairs(self._component_JNCE[piece][:, :, 1:], product_jNKE, gradient_jNCE[:, :, 1:])
             gradient_JNCE[piece] = gradient_jNCE
         return gradient_JNCE
 
@@ -200,7 +163,7 @@ class SquareMoments:
         one_jNBC = self._components(features_JBY[piece])
         return one_jNBC[..., :1], one_jNBC[..., 1:] @ self._half_JNDE[piece]
 
-    def _of_features(
+    def _expand_features(
         self, square_JBE: torch.Tensor, of_votes: Callable[[slice], tuple[torch.Tensor, torch.Tensor]]
     ) -> torch.Tensor:
         """Coefficients of the features from those of `(W u)^2`, and of `W u` and 1 of each type, `of_votes`."""
@@ -216,15 +179,7 @@ class SquareMoments:
 
 
 def with_bias(weight_NJED: torch.Tensor, bias_NJE: torch.Tensor | None) -> torch.Tensor:
-    """`W~ = [bias, W]`, in the order in which sums of votes use it.
-
-    Args:
-        weight_NJED: Matrices of the votes.
-        bias_NJE: What is added to the votes.
-
-    Returns:
-        `(J, N, C, E)`.
-    """
+    """Return `W~ = [bias, W]`, `(J, N, C, E)`, in the order in which sums of votes use it."""
     weight_JNDE = weight_NJED.permute(1, 0, 3, 2)
     if bias_NJE is None:
         return F.pad(weight_JNDE, (0, 0, 1, 0))
@@ -232,19 +187,9 @@ def with_bias(weight_NJED: torch.Tensor, bias_NJE: torch.Tensor | None) -> torch
 
 
 def products(capsules_BNDP: torch.Tensor) -> torch.Tensor:
-    """`x_a x_b` for all a <= b and `x = [1, u]`: 1, then the components, then their products.
+    """Return `x_a x_b`, `(B, N, K, P)`, for all a <= b and `x = [1, u]`: 1, the components, then their products.
 
-    Those of two different components, 1 included, are there twice: `a < b` stands for `b < a` too.
-
-    Args:
-        capsules_BNDP: Capsules `(B, N, D, P)`.
-
-    Returns:
-        `(B, N, K, P)`.
-
-    Example:
-        >>> products(torch.tensor([3.0, 5.0]).view(1, 1, 2, 1)).flatten()
-        tensor([ 1.,  6., 10.,  9., 30., 25.])
+    Those of two different components, 1 included, are doubled: `a < b` stands for `b < a` too.
     """
     component_BNCP = F.pad(capsules_BNDP, (0, 0, 1, 0), value=1.0)
     size = component_BNCP.shape[2]
@@ -268,8 +213,8 @@ def _pairs(component: torch.Tensor, dim: int) -> torch.Tensor:
     return out
 
 
-def _through_pairs(component_jNCE: torch.Tensor, gradient_jNKE: torch.Tensor, out_jNCE: torch.Tensor) -> None:
-    """Adds the backward of `_pairs` to `out`."""
+def _backward_pairs(component_jNCE: torch.Tensor, gradient_jNKE: torch.Tensor, out_jNCE: torch.Tensor) -> None:
+    """Add the backward of `_pairs` to `out`."""
     start, size = 0, component_jNCE.shape[2]
     for a in range(size):
         row_jNCE = gradient_jNKE[:, :, start : start + size - a]
@@ -285,6 +230,6 @@ def _sum_of_products(pairs: list[tuple[torch.Tensor, torch.Tensor]], out: torch.
 
 
 def _pieces(outputs: int, numbers: int) -> Iterator[slice]:
-    """Slices of the output capsules, each of which takes so many numbers."""
+    """Yield slices of the output capsules, each of which takes so many numbers."""
     size = max(1, _PIECE // numbers)
     return (slice(start, start + size) for start in range(0, outputs, size))

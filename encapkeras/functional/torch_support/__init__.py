@@ -1,5 +1,6 @@
-"""What the mathematics needs of torch, and Keras has no part in.
+"""What the mathematics needs of torch.
 
-`precision`, `optional_compile`, `fake_tensors` (tensors without values), `shared_batch` (a batch divided among
-processes), `once_differentiable`.
+`precision` (half precision computed in float32), `plain_gradients` (second derivatives), `once_differentiable`
+(second derivatives refused), `fake_tensors` (tensors without values), `optional_compile`, and `shared_batch` (a
+batch divided among processes).
 """

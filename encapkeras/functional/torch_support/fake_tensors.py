@@ -1,4 +1,4 @@
-"""Where tensors have shapes alone: what depends on numbers cannot be decided there, and no piece is too large."""
+"""Tensors that have shapes alone: no decision can depend on their values, and no piece is too large."""
 
 from __future__ import annotations
 
@@ -8,13 +8,5 @@ from encapkeras.torch_internals import is_fake
 
 
 def has_values(tensor: torch.Tensor) -> bool:
-    """Whether there are numbers to look at: not under a compiler, and not in tensors that only follow shapes.
-
-    Args:
-        tensor: Any tensor.
-
-    Example:
-        >>> has_values(torch.zeros(2)), has_values(torch.zeros(2, device="meta"))
-        (True, False)
-    """
+    """Return whether there are numbers to look at: not under a compiler, nor in fake and meta tensors."""
     return not (torch.compiler.is_compiling() or tensor.is_meta or is_fake(tensor))

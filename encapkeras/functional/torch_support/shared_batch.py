@@ -1,7 +1,7 @@
 """What functions of a whole batch need where several processes share one: batch norm, and transport between samples.
 
-Outside of `sharing` nothing here does anything. The collectives can be differentiated: each process goes back from its
-own share of the loss, and the gradients of all are summed.
+Outside of `sharing` nothing here does anything. The collectives can be differentiated: each process differentiates
+its own share of the loss, and the gradients of all are summed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch.distributed
 class SharedBatch:
     """A batch of which each process holds some samples.
 
-    Args:
+    Attributes:
         sizes: Samples of each process, in the order of their ranks; each at least 1.
         rank: Of this process.
         batch_norm: Whether batch norms take their statistics over the whole batch, else over the process's own samples.
@@ -35,16 +35,12 @@ class SharedBatch:
         return tuple(size / sum(self.sizes) for size in self.sizes)
 
     def stacked(self, tensor: torch.Tensor) -> torch.Tensor:
-        """The tensors `(...)` of all processes, `(processes, ...)`; all must have one shape. Differentiable once."""
+        """Stack the tensors `(...)` of all processes, `(processes, ...)`; of one shape. Differentiable once."""
         gathered: torch.Tensor = _Stack.apply(tensor, self.rank, len(self.sizes))
         return gathered
 
     def joined(self, samples: torch.Tensor) -> torch.Tensor:
-        """The samples `(own size, ...)` of all processes in order, `(sum of sizes, ...)`. Differentiable once.
-
-        Args:
-            samples: What this process holds; only the first axis may differ between processes.
-        """
+        """Concatenate the samples `(own size, ...)` of all processes, `(sum of sizes, ...)`. Differentiable once."""
         missing = max(self.sizes) - len(samples)
         if missing:
             samples = torch.cat([samples, samples.new_zeros(missing, *samples.shape[1:])])
@@ -53,17 +49,7 @@ class SharedBatch:
 
 
 def part_of_batch(samples: int, process: int, processes: int) -> slice:
-    """Which samples of a batch a process works on: parts as equal as can be; all, if there are fewer than processes.
-
-    Args:
-        samples: How many the batch has.
-        process: The number of the process, from 0.
-        processes: How many there are.
-
-    Example:
-        >>> [part_of_batch(5, process, 2) for process in range(2)], part_of_batch(1, 0, 2)
-        ([slice(0, 2, None), slice(2, 5, None)], slice(0, 1, None))
-    """
+    """Return a process's slice of a batch: parts as equal as can be; everything, if there are fewer samples."""
     if samples < processes:
         return slice(0, samples)
     return slice(samples * process // processes, samples * (process + 1) // processes)
@@ -85,28 +71,20 @@ class _Stack(torch.autograd.Function):
         return gradient[context.rank], None, None
 
 
-_shared: SharedBatch | None = None  # one training step at a time is made in a process
+# A global, not a context variable: autograd recomputes checkpointed layers in its own threads, where a context variable
+# has its default, so that statistics would silently be those of one process; and older versions of torch.compile cannot
+# trace one. One training step at a time is made in a process.
+_shared: SharedBatch | None = None
 
 
 def shared_batch() -> SharedBatch | None:
-    """The batch that processes share at this moment; None where a process has its batch to itself."""
+    """Return the batch that processes share at this moment; None where a process has its batch to itself."""
     return _shared
 
 
 @contextlib.contextmanager
 def sharing(batch: SharedBatch | None) -> Iterator[None]:
-    """Says what batch the calls inside work on.
-
-    Args:
-        batch: None for one of this process alone.
-
-    Example:
-        >>> with sharing(SharedBatch(sizes=(2, 1), rank=0)):
-        ...     shared_batch().shares
-        (0.6666666666666666, 0.3333333333333333)
-        >>> shared_batch() is None
-        True
-    """
+    """Set the batch that the calls inside work on; None for one of this process alone."""
     global _shared
     before, _shared = _shared, batch
     try:

@@ -1,4 +1,4 @@
-"""The best and the last weights, on disk."""
+"""The best and the last weights of a training, on the disk."""
 
 from __future__ import annotations
 
@@ -20,13 +20,12 @@ class Checkpoints(keras.callbacks.Callback):  # type: ignore[misc]
     """Saves the model after every epoch, and the best epoch's model a second time.
 
     Best is the highest `val_accuracy`; of equal ones, that with the lower `val_loss`. Without validation there is no
-    best. The files hold the network and its weights, not the optimizer, so that `encapkeras.load_model` reads them
-    anywhere; where the optimizer keeps a moving average of the weights, that is what they hold. A file is replaced only
-    when the new one is complete.
+    best. The files hold the network and its weights, or their moving average where the optimizer has one, but no
+    optimizer, so that `encapkeras.load_model` reads them anywhere. A file is replaced when the new one is complete.
 
     Args:
-        best: Where the best model goes.
-        last: Where the last model goes.
+        best: File of the best model.
+        last: File of the last model.
 
     Attributes:
         best_epoch: The best epoch, from 1; None without validation.
@@ -50,20 +49,17 @@ class Checkpoints(keras.callbacks.Callback):  # type: ignore[misc]
         self._compared = False
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """Notes that the best file has not been looked at."""
+        """Note that the best file has not been compared."""
         self._compared = False
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Forgets a best epoch whose file is gone, in a training that goes on.
-
-        A later epoch has replaced it, which was lost with the process, and which comes again.
-        """
+        """Forget a best epoch, in a resumed training, whose file a later epoch has replaced: that epoch comes again."""
         if not self._compared and self.best_digest not in (None, _digest(self.best)):
             self.best_epoch = self.best_accuracy = self.best_loss = self.best_digest = None
         self._compared = True
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Saves."""
+        """Save."""
         logs = logs or {}
         # What `compile` added would triple the file and tie its loading to our training code.
         with replacing(self.last) as file, averaged(self.model), not_compiled(self.model):

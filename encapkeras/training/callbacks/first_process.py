@@ -14,12 +14,9 @@ _Class = TypeVar("_Class", bound=type[keras.callbacks.Callback])
 
 
 def in_first_process(callback: _Class) -> _Class:
-    """Class decorator: what Keras calls of the callback does nothing but in the first process.
+    """Decorate a class so that its methods `on_...` do nothing but in the first process.
 
     So every process has the same list of callbacks, and files are written once.
-
-    Args:
-        callback: A class; its own methods `on_...` are what changes.
     """
     for name, method in list(vars(callback).items()):
         if name.startswith("on_"):

@@ -8,9 +8,9 @@ import keras
 
 
 class LossSchedule(keras.callbacks.Callback):  # type: ignore[misc]
-    """Tells each compiled loss that has `set_epoch(epoch, epochs)` which epoch begins (from 0) and of how many.
+    """Calls `set_epoch(epoch, epochs)`, from 0, of each compiled loss that has it, at the start of each epoch.
 
-    The spread loss raises its margin so.
+    The spread loss raises its margin this way.
 
     Example:
         >>> class Rising(keras.losses.MeanSquaredError):
@@ -27,7 +27,7 @@ class LossSchedule(keras.callbacks.Callback):  # type: ignore[misc]
     KEPT = ()
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Tells the losses."""
+        """Call the losses."""
         for loss in keras.tree.flatten(self.model.loss):
             if hasattr(loss, "set_epoch"):
                 loss.set_epoch(epoch, self.params["epochs"])

@@ -1,22 +1,24 @@
-"""Stops a training that has gone wrong, or leaves the batch out."""
+"""Stops a training whose loss or gradients are not finite, or leaves the batch out."""
 
 from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch.nn.utils import get_total_norm
 
-from encapkeras.distribution.processes import connected, from_process, largest, leave, with_least
+from encapkeras.distribution.processes import all_reduce_max, broadcast, connected, exit_silently, rank_of_least
 from encapkeras.errors import TrainingError
+from encapkeras.files import replacing, writing
 from encapkeras.keras_internals import ask_before_steps, ask_no_longer
 from encapkeras.model.spec_model import SpecModel, TrainingLoss
-from encapkeras.training.bad_batch import write_batch
 from encapkeras.training.non_finite import ADVICE, Origin, cause_in_gradients, cause_of, in_data
 
 
@@ -27,11 +29,11 @@ class NonFiniteStop(keras.callbacks.Callback):  # type: ignore[misc]
     that comes first on the way back from the loss. Of a model that was not made from a spec it sees the gradients, and
     the loss after the step. Validation losses and all weights are looked at after each epoch.
 
-    A few bad batches can be left out instead: then neither weights nor optimizer (the learning rate's step included),
-    moving statistics or means of metrics take anything from them.
+    A few bad batches can be left out instead: they change neither weights nor optimizer (the learning rate's step
+    included), moving statistics or means of metrics.
 
-    Of several processes (`encapkeras.distribution`) all leave out the same batches and end together; the first tells,
-    and writes what the process has of the batch whose loss was bad. Gradients are those of the whole batch.
+    Of several processes (`encapkeras.distribution`) all leave out the same batches and end together, with one message;
+    the process whose loss was bad writes its part of the batch. Gradients are those of the whole batch.
 
     With `mixed_float16`, or `train.precision: float16`, infinite gradients are part of Keras' search for a loss
     scale, and are left to it.
@@ -40,8 +42,8 @@ class NonFiniteStop(keras.callbacks.Callback):  # type: ignore[misc]
 
     Args:
         max_bad_batches: How many batches may be left out, in the whole training; one more ends it.
-        folder: Where the batch goes, for a bug report: `epoch_3_step_41.npz` with the arrays `x`, `y` and, if given,
-            `sample_weight`; None for nowhere. Only models made from a spec show their batches.
+        folder: Where the batch is written, for a bug report: `epoch_3_step_41.npz` with the arrays `x`, `y` and, if
+            given, `sample_weight`; None for nowhere. Only models made from a spec show their batches.
 
     Attributes:
         bad_batches: Those left out so far, as (epoch, step), from 1.
@@ -64,20 +66,20 @@ class NonFiniteStop(keras.callbacks.Callback):  # type: ignore[misc]
         self.folder = None if folder is None else Path(folder)
         self.bad_batches: list[tuple[int, int]] = []
         self._left_out = False
-        self._shown: TrainingLoss | None = None
+        self._current: TrainingLoss | None = None
         self._before: list[tuple[keras.Variable, torch.Tensor]] = []
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """Begins anew with a model that an earlier training may have left with an error."""
+        """Reset a model that an earlier training may have left with an error."""
         self.close()
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
-        """Leaves model and optimizer as they were."""
+        """Leave model and optimizer as they were."""
         self.close()
 
     def close(self) -> None:
-        """Leaves model and optimizer as they were; Keras itself does not tell when `fit` ends with an error."""
-        self._shown = None
+        """Leave model and optimizer as they were; Keras calls no callback when `fit` ends with an error."""
+        self._current = None
         if self.model is None:
             return
         ask_no_longer(self.model.optimizer)
@@ -85,19 +87,19 @@ class NonFiniteStop(keras.callbacks.Callback):  # type: ignore[misc]
             self.model.loss_watcher = None
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Notes the epoch for the message."""
+        """Note the epoch for the message."""
         self._epoch = epoch + 1
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Puts itself before the optimizer, for this one step, and notes what a batch left out must not change."""
+        """Check this one step before the optimizer makes it, and copy what a batch left out must not change."""
         self._step = batch + 1
-        self._stand_before_the_optimizer()
+        self._check_before_the_step()
         if self.max_bad_batches:
             variables = [*self.model.non_trainable_variables, *self.model.metrics_variables]
             self._before = [(variable, variable.value.detach().clone()) for variable in variables]
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Puts back what a bad batch has changed; looks at the loss that Keras shows, the mean since the first step."""
+        """Undo what a bad batch has changed; check the loss that Keras shows, the mean since the first step."""
         self.close()
         logs = logs if logs is not None else {}
         if self._left_out:
@@ -109,7 +111,7 @@ class NonFiniteStop(keras.callbacks.Callback):  # type: ignore[misc]
             self._end(f"the loss became {logs['loss']}", ADVICE)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Looks at the validation loss and at every weight, which the last step may have broken."""
+        """Check the validation loss and every weight, which the last step may have broken."""
         loss = (logs or {}).get("val_loss", 0.0)
         if not math.isfinite(loss):
             self._leave(f"the validation loss became {loss} in epoch {epoch + 1}. {ADVICE}")
@@ -117,27 +119,27 @@ class NonFiniteStop(keras.callbacks.Callback):  # type: ignore[misc]
             if not torch.isfinite(weight.value).all():
                 self._leave(f"weight '{weight.path}' is not finite after epoch {epoch + 1}. {ADVICE}")
 
-    def _stand_before_the_optimizer(self) -> None:
+    def _check_before_the_step(self) -> None:
         if isinstance(self.model, SpecModel):
-            self.model.loss_watcher = self._look
+            self.model.loss_watcher = self._check_loss
         ask_before_steps(self.model.optimizer, self._may_step)
 
-    def _look(self, step: TrainingLoss) -> None:
-        """Looks at the loss of a batch. A GPU has to be waited for here; the backward pass keeps it busy after."""
-        self._shown = step
+    def _check_loss(self, step: TrainingLoss) -> None:
+        """Check the loss of a batch. This waits for a GPU; the backward pass keeps it busy afterwards."""
+        self._current = step
         bad = not torch.isfinite(step.total).item()
-        if not largest(bad):
+        if not all_reduce_max(bad):
             return
         what = f"the loss became {step.total.item()}"
         if self._may_leave_out():
             in_own_data = bool(bad and in_data(self.model, step))
-            self._leave_out(what, teller=with_least(-bad - in_own_data))
+            self._leave_out(what, reporter=rank_of_least(-bad - in_own_data))
         else:
             origin, cause = cause_of(self.model, step) if bad else (Origin.ELSEWHERE, "")
-            self._end(what, cause, teller=with_least(origin))
+            self._end(what, cause, reporter=rank_of_least(origin))
 
     def _may_step(self, grads: Sequence[Any], weights: Sequence[keras.Variable]) -> bool:
-        """Looks at the gradients, unless the loss was bad already."""
+        """Check the gradients, unless the loss was bad already."""
         if self._left_out:
             return False
         if isinstance(self.model.optimizer, keras.optimizers.LossScaleOptimizer):
@@ -154,28 +156,52 @@ class NonFiniteStop(keras.callbacks.Callback):  # type: ignore[misc]
     def _may_leave_out(self) -> bool:
         return len(self.bad_batches) < self.max_bad_batches
 
-    def _leave_out(self, what: str, teller: int = 0) -> None:
+    def _leave_out(self, what: str, reporter: int = 0) -> None:
         self._left_out = True
         self.bad_batches.append((self._epoch, self._step))
         count = f"{len(self.bad_batches)} of at most {self.max_bad_batches}"
         place = f"in epoch {self._epoch}, step {self._step}"
-        text = self._told_by(teller, f"left out: {what} {place} ({count}).")
+        text = self._report_of(reporter, f"left out: {what} {place} ({count}).")
         if connected().is_first:
             print(text, file=sys.stderr)
 
-    def _end(self, what: str, cause: str, teller: int = 0) -> None:
-        self._leave(self._told_by(teller, f"{what} in epoch {self._epoch}, step {self._step}: {cause}"))
+    def _end(self, what: str, cause: str, reporter: int = 0) -> None:
+        self._leave(self._report_of(reporter, f"{what} in epoch {self._epoch}, step {self._step}: {cause}"))
 
     def _leave(self, text: str) -> None:
         self.close()
         if connected().is_first:
             raise TrainingError(text)
-        leave(TrainingError.exit_code)
+        exit_silently(TrainingError.exit_code)
 
-    def _told_by(self, process: int, text: str) -> str:
-        """The text of one of the processes, which also writes what it has of the batch."""
-        if process == connected().rank and self.folder is not None and self._shown is not None:
+    def _report_of(self, process: int, text: str) -> str:
+        """Return the text of one of the processes, which also writes its part of the batch."""
+        if process == connected().rank and self.folder is not None and self._current is not None:
             path = self.folder / f"epoch_{self._epoch}_step_{self._step}.npz"
-            write_batch(path, self._shown.x, self._shown.y, self._shown.sample_weight)
+            write_batch(path, self._current.x, self._current.y, self._current.sample_weight)
             text += f" The batch is in {path}."
-        return from_process(text, process)
+        return broadcast(text, process)
+
+
+def write_batch(path: Path, x: Any, y: Any = None, sample_weight: Any = None) -> None:
+    """Write a batch as `.npz`: `x`, `y` and `sample_weight`; of several inputs `x_image`, `x_mask` and so on."""
+    named = {"x": x, "y": y, "sample_weight": sample_weight}
+    arrays = dict(pair for name, value in named.items() for pair in _arrays(name, value))
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as file:
+        np.savez_compressed(file, allow_pickle=False, **arrays)
+
+
+def _arrays(name: str, value: Any) -> Iterator[tuple[str, npt.NDArray[Any]]]:
+    if value is None:
+        return
+    if isinstance(value, Mapping):
+        parts = list(value.items())
+    elif isinstance(value, list | tuple):
+        parts = list(enumerate(value))
+    else:
+        yield name, keras.ops.convert_to_numpy(value)
+        return
+    for key, part in parts:
+        yield from _arrays(f"{name}_{key}", part)

@@ -1,4 +1,4 @@
-"""What a person sees of a training."""
+"""The progress of a training, on the terminal."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from encapkeras.training.callbacks.first_process import in_first_process
 
 @in_first_process
 class Progress(keras.callbacks.Callback):  # type: ignore[misc]
-    """A bar with images/s and the time that is left for all epochs; one line for each finished epoch.
+    """Shows a bar with images/s and the time left for all epochs, and a line for each finished epoch.
 
-    Where the output is no terminal, only the lines are printed. It shows `images_per_second` where a `Stopwatch` comes
-    before it, and leaves out the figures that side losses report beside their values.
+    Where the output is not a terminal, only the lines are printed. It shows `images_per_second` where a `Stopwatch`
+    comes before it, and leaves out the figures that side losses report beside their values.
 
     Args:
         images: How many images an epoch trains on.
@@ -36,7 +36,7 @@ class Progress(keras.callbacks.Callback):  # type: ignore[misc]
         self._bar: rich.progress.Progress | None = None
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """Shows the bar."""
+        """Show the bar."""
         self._counted_from = -1.0  # the place in the training, in epochs, from which on the time is taken
         self._epochs, self._steps = self.params["epochs"], self.params["steps"]
         if self.console.is_terminal:
@@ -51,7 +51,7 @@ class Progress(keras.callbacks.Callback):  # type: ignore[misc]
             self._bar.start()
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Empties the bar."""
+        """Empty the bar."""
         self._epoch, self._epoch_start, self._part_before = epoch, time.perf_counter(), 0.0
         if self._counted_from < 0:
             self._counted_from, self._start = epoch, self._epoch_start
@@ -59,7 +59,7 @@ class Progress(keras.callbacks.Callback):  # type: ignore[misc]
             self._bar.update(self._task, description=f"epoch {epoch + 1}/{self._epochs}", completed=0)
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Moves the bar. A step without logs was made by an earlier process, and says nothing of the time it takes."""
+        """Move the bar. A step without logs was made by an earlier process, and shows nothing of the time it takes."""
         part = (batch + 1) / self._steps
         if not logs:
             self._part_before, self._counted_from = part, self._epoch + part
@@ -73,12 +73,12 @@ class Progress(keras.callbacks.Callback):  # type: ignore[misc]
         self._bar.update(self._task, completed=batch + 1, text=text)
 
     def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """Says that it is validation that takes time now."""
+        """Show that validation is running."""
         if self._bar:
             self._bar.update(self._task, text="validation")
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Prints the epoch's line."""
+        """Print the epoch's line."""
         logs = logs or {}
         width = len(str(self._epochs))
         parts = [f"epoch {epoch + 1:{width}}/{self._epochs}", self._figures(logs)]
@@ -88,16 +88,16 @@ class Progress(keras.callbacks.Callback):  # type: ignore[misc]
         self.console.print("  ".join(parts), markup=False, highlight=False, soft_wrap=True)
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
-        """Takes the bar away."""
+        """Remove the bar."""
         self.close()
 
     def close(self) -> None:
-        """Takes the bar away, also after an error."""
+        """Remove the bar, also after an error."""
         if self._bar:
             self._bar.stop()
 
     def _left(self, epochs_done: float) -> str:
-        """The time that is left, from what this process has trained since it began."""
+        """Estimate the time left from what this process has trained since it started."""
         trained = epochs_done - self._counted_from
         if not trained:  # an earlier process made the last step of the epoch
             return "?"

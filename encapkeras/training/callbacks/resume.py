@@ -1,4 +1,4 @@
-"""A training that goes on where it ended."""
+"""A training that is resumed where it was interrupted."""
 
 from __future__ import annotations
 
@@ -15,31 +15,38 @@ from typing import Any, Protocol
 import keras
 import torch
 
-from encapkeras.distribution.processes import connected, from_process, largest, leave
+from encapkeras.distribution.processes import all_reduce_max, broadcast, connected, exit_silently
 from encapkeras.errors import ArgumentError, TrainingError
 from encapkeras.keras_internals import begin_fit_at, is_fitting, set_training_function, training_function
-from encapkeras.training.callbacks.kept_attributes import kept_attributes, set_kept_attributes
+from encapkeras.training.callbacks.callback_state import callback_state, set_callback_state
 from encapkeras.training.non_finite import ADVICE
 from encapkeras.training.optimizer.averaged_weights import keeps_average, replaced
 from encapkeras.training.random_state import random_state, set_random_state
-from encapkeras.training.run.appended_files import cut_back, lengths_of
-from encapkeras.training.run.resume_state import Position, State, StateFiles, model_state, set_model_state
+from encapkeras.training.run.resume_state import (
+    Position,
+    State,
+    StateFiles,
+    cut_back,
+    file_lengths,
+    model_state,
+    set_model_state,
+)
 
 
 class SkippingData(Protocol):
-    """Data that need not make what a resumed training has seen already, as `encapkeras.data.Batches`."""
+    """Data that need not make the batches that a resumed training skips, as `encapkeras.data.Batches`."""
 
     def set_epoch(self, epoch: int, skipped: int = 0) -> None:
-        """Chooses the epoch, from 0, and how many of its first batches will be thrown away."""
+        """Choose the epoch, from 0, and how many of its first batches will be thrown away."""
 
 
 class Resume(keras.callbacks.Callback):  # type: ignore[misc]
-    """Saves all that decides how a training goes on, and goes on from it, at the very step.
+    """Saves the complete state of a training, its resume state, and resumes from it at the very step.
 
-    A training that was cut short at any moment, then run again with the same script, ends with the same numbers to the
-    last bit as one that was not, on the same machine. Saved are weights, moving statistics, optimizer, averages of
-    weights, running means of metrics, the random generators of Python, NumPy, torch and Keras, the position in the
-    epoch, and what the callbacks in `also` remember. Files that these append to are cut back to where they were.
+    A training that is interrupted at any moment, and run again with the same script, ends with the same numbers, to
+    the last bit on the same machine, as an uninterrupted one. The state holds weights, moving statistics, optimizer,
+    averages of weights, running means of metrics, the random generators of Python, NumPy, torch and Keras, the position
+    in the epoch, and the attributes of the callbacks in `also`. Files that these append to are cut back.
 
     Put it FIRST in the list of callbacks. It saves at the start of an epoch, when all callbacks are done with the one
     before, and every so many minutes between steps; at the very start, too, so that a folder that cannot be written is
@@ -47,31 +54,31 @@ class Resume(keras.callbacks.Callback):  # type: ignore[misc]
     with exit code 130 or 143; a second Ctrl-C does not wait.
 
     The data must come in the same order in both processes: an order that depends on NumPy's, Python's or torch's
-    global generator, as that of arrays and of a `torch.utils.data.DataLoader`, does. The batches of an epoch that are
-    behind are drawn again and thrown away, without training on them. `steps_per_epoch` of `fit` is not supported.
+    global generator, as that of arrays and of a `torch.utils.data.DataLoader`, does. The earlier batches of the epoch
+    are drawn again and thrown away, without training on them. `steps_per_epoch` of `fit` is not supported.
 
-    Of several processes (`encapkeras.distribution`) the first writes, and hands what it reads to the others, which need
+    Of several processes (`encapkeras.distribution`) the first writes, and sends what it reads to the others, which need
     the same callbacks in `also`; a signal to one of them ends all at the same step. Under torchrun a second Ctrl-C
     waits too.
 
     Args:
-        folder: Where the states go, `epoch_3_step_120.pt`: in epoch 3, after 120 steps. Nothing else should be there.
-        data: The training data, if it has `set_epoch(epoch, skipped)`: it is told each epoch, and spared the work of
-            making the batches that are behind.
-        also: Callbacks to put back as well. Of one with `KEPT`, a tuple of names, these attributes; of another all that
+        folder: Folder of the states, `epoch_3_step_120.pt`: in epoch 3, after 120 steps. Nothing else should be there.
+        data: The training data, if it has `set_epoch(epoch, skipped)`, which is called in each epoch and saves the work
+            of making the batches that are thrown away.
+        also: Callbacks to restore as well. Of one with `KEPT`, a tuple of names, these attributes; of another all that
             are numbers, texts, None, arrays, or lists of these (so Keras' `EarlyStopping` and `ReduceLROnPlateau`). If
             it has `appends_to`, paths, these files, or the event files in these folders, are cut back.
         minutes: Minutes from one save to the next within an epoch; 0 for every step; None for between epochs alone.
         epochs: Epochs from one save to the next.
-        keep: How many states are kept.
+        keep: How many states stay.
 
     Attributes:
-        resumed_at: Where the training went on; None if it began anew.
+        resumed_at: Where the training was resumed; None if it started anew.
 
     Raises:
-        TrainingError: What was saved is damaged, or belongs to another model; raised by `fit`.
-        RunFolderError: A state cannot be written, for example because the disk is full; raised by `fit`. The states
-            before are unchanged.
+        TrainingError: The state is damaged, or belongs to another model; raised by `fit`.
+        RunFolderError: A state cannot be written, for example because the disk is full; raised by `fit`. Earlier states
+            are unchanged.
 
     Example:
         >>> folder = getfixture("tmp_path")
@@ -113,18 +120,18 @@ class Resume(keras.callbacks.Callback):  # type: ignore[misc]
         self._to_restore: State | None = None
         self._real_step: Any = None  # of the model, while a stand-in throws a batch away
         self._skipped = 0
-        self._raw: list[torch.Tensor] = []
+        self._raw: list[torch.Tensor] = []  # weights, while Keras puts their average in place
         self._signal = 0
         self._handlers: dict[int, Any] = {}
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """Loads the newest state, if there is one."""
+        """Load the newest state, if there is one."""
         self._saved_at, self._epoch = time.monotonic(), -1
         self._writes = connected().is_first
         if self._writes:
             self.files.lock()
         self._watch_signals()
-        newest = from_process(self.files.newest() if self._writes else None)
+        newest = broadcast(self.files.newest() if self._writes else None)
         if newest is None:
             return
         self.resumed_at, state = newest
@@ -132,45 +139,45 @@ class Resume(keras.callbacks.Callback):  # type: ignore[misc]
         if self.resumed_at.step and state["steps"] != self.params["steps"]:
             raise TrainingError(
                 f"the saved training in {self.files.folder} has epochs of {state['steps']} steps; now they have "
-                f"{self.params['steps']}, so that its place in the epoch is lost. Go on with the data and the batch "
-                "size that it began with, or train anew."
+                f"{self.params['steps']}, so that its place in the epoch is lost. Resume with the data and the batch "
+                "size that it started with, or train anew."
             )
         set_model_state(self.model, state["model"])
-        for callback, remembered in self._remembered(state) if self._writes else ():
-            for path, lengths in zip(_appended(callback), remembered["lengths"], strict=True):
+        for callback, saved in self._saved_callbacks(state) if self._writes else ():
+            for path, lengths in zip(_appended(callback), saved["lengths"], strict=True):
                 cut_back(path, lengths)
-        self._restore_callbacks(state)  # for what they tell if this ends soon
+        self._restore_callbacks(state)  # for what they show if this ends soon
         self._to_restore = state
         # What ended early has no further epoch.
         begin_fit_at(self.model, self.params["epochs"] if state["ended_early"] else self.resumed_at.epoch)
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Puts the rest of the state in place, or saves."""
+        """Restore the rest of the state, or save."""
         begin_fit_at(self.model, None)
-        self._epoch, self._steps, self._due, self._skipped = epoch, 0, False, 0
+        self._epoch, self._steps, self._save_next, self._skipped = epoch, 0, False, 0
         if self._to_restore is not None:
-            self._go_on(self._to_restore)
+            self._restore(self._to_restore)
         else:
             self._at_epoch = self._at_step = random_state()
             if self._signal or epoch % self.epochs == 0:
                 self._save(Position(epoch, 0))
-            self._end_if_asked(Position(epoch, 0))
+            self._end_after_signal(Position(epoch, 0))
         if self.data is not None:
             self.data.set_epoch(epoch, self._skipped)
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Saves between two steps, if it is time; sees to it that a batch which is behind is thrown away."""
+        """Save between two steps, if it is time; have a batch of before the state thrown away."""
         self._between_steps()
         if batch < self._skipped:  # for one step at a time, so that an error elsewhere leaves the model as it was
             self._real_step = training_function(self.model)
             set_training_function(self.model, self._throw_away)
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Looks whether it is time, and notes the random generators before the next batch is drawn."""
+        """Check whether it is time to save, and record the random generators before the next batch is drawn."""
         self._steps = batch + 1
         if batch >= self._skipped:
-            self._due = bool(largest(bool(self._signal) or self._is_time()))
-            if self._due:
+            self._save_next = bool(all_reduce_max(bool(self._signal) or self._is_time()))
+            if self._save_next:
                 self._at_step = random_state()
             return
         set_training_function(self.model, self._real_step)
@@ -180,16 +187,16 @@ class Resume(keras.callbacks.Callback):  # type: ignore[misc]
             self._logs_of_last.update(self.model.get_metrics_result())
 
     def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """Saves between the last step of an epoch and the validation, if it is time."""
+        """Save between the last step of an epoch and the validation, if it is time."""
         self._between_steps()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Keeps the weights, which Keras replaces by their average before it tells that the training ends."""
+        """Copy the weights, which Keras replaces by their average before it calls `on_train_end`."""
         if keeps_average(self.model.optimizer):
             self._raw = [weight.value.detach().clone() for weight in self.model.trainable_weights]
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
-        """Saves the end: the same script, run again, gives the trained model at once."""
+        """Save the end: the same script, run again, gives the trained model at once."""
         if self._to_restore is not None:  # nothing was left to train
             self._restore_callbacks(self._to_restore)
             self._to_restore = None
@@ -200,23 +207,23 @@ class Resume(keras.callbacks.Callback):  # type: ignore[misc]
             with replaced(self.model.trainable_weights, self._raw):
                 self._save(Position(self._epoch + 1, 0), ended_early=self.model.stop_training)
         self._raw = []
-        self._end_if_asked(Position(self._epoch + 1, 0))
+        self._end_after_signal(Position(self._epoch + 1, 0))
         self.close()
 
     def close(self) -> None:
-        """Leaves model, signals and folder as they were; Keras itself does not tell when `fit` ends with an error."""
+        """Leave model, signals and folder as they were; Keras calls no callback when `fit` ends with an error."""
         if self.model is not None:
             begin_fit_at(self.model, None)
             if self._real_step is not None and training_function(self.model) == self._throw_away:
                 set_training_function(self.model, self._real_step)
-        self._leave_signals()
+        self._restore_handlers()
         self.files.unlock()
 
     def _between_steps(self) -> None:
-        if self._due:
-            position, self._due = Position(self._epoch, self._steps), False
+        if self._save_next:
+            position, self._save_next = Position(self._epoch, self._steps), False
             self._save(position)
-            self._end_if_asked(position)
+            self._end_after_signal(position)
 
     def _is_time(self) -> bool:
         return self.minutes is not None and time.monotonic() - self._saved_at >= 60 * self.minutes
@@ -231,35 +238,35 @@ class Resume(keras.callbacks.Callback):  # type: ignore[misc]
             "model": model_state(self.model),
             "random": {"epoch": self._at_epoch, "step": self._at_step},
             "steps": self.params["steps"],
-            "callbacks": [self._memory_of(callback) for callback in self.also],
+            "callbacks": [
+                {
+                    "class": type(callback).__name__,
+                    "kept": callback_state(callback),
+                    "lengths": [file_lengths(path) for path in _appended(callback)],
+                }
+                for callback in self.also
+            ],
             "ended_early": ended_early,
         }
         self.files.save(position, state)
         self._saved_at = time.monotonic()
 
-    def _memory_of(self, callback: keras.callbacks.Callback) -> State:
-        return {
-            "class": type(callback).__name__,
-            "kept": kept_attributes(callback),
-            "lengths": [lengths_of(path) for path in _appended(callback)],
-        }
-
-    def _remembered(self, state: State) -> list[tuple[keras.callbacks.Callback, State]]:
-        """Each callback with what it remembers."""
+    def _saved_callbacks(self, state: State) -> list[tuple[keras.callbacks.Callback, State]]:
+        """Each callback with its saved state."""
         now, then = [type(each).__name__ for each in self.also], [each["class"] for each in state["callbacks"]]
         if now != then:
             raise TrainingError(
-                f"the saved training in {self.files.folder} remembers the callbacks {', '.join(then) or 'none'}; "
-                f"'also' has {', '.join(now) or 'none'}. Go on with the same, or train anew."
+                f"the saved training in {self.files.folder} has the callbacks {', '.join(then) or 'none'}; 'also' has "
+                f"{', '.join(now) or 'none'}. Resume with the same, or train anew."
             )
         return list(zip(self.also, state["callbacks"], strict=True))
 
     def _restore_callbacks(self, state: State) -> None:
-        for callback, remembered in self._remembered(state):
-            set_kept_attributes(callback, remembered["kept"])
+        for callback, saved in self._saved_callbacks(state):
+            set_callback_state(callback, saved["kept"])
 
-    def _go_on(self, state: State) -> None:
-        """Begins the epoch in which the training was saved."""
+    def _restore(self, state: State) -> None:
+        """Start the epoch in which the state was saved."""
         self._to_restore = None
         self._restore_callbacks(state)  # now: many forget everything in on_train_begin
         set_model_state(self.model, state["model"])  # again: fit has emptied the metrics
@@ -268,7 +275,7 @@ class Resume(keras.callbacks.Callback):  # type: ignore[misc]
         self._skipped = self.resumed_at.step if self.resumed_at else 0
 
     def _throw_away(self, data: Any) -> dict[str, Any]:
-        """Stands in for the model's training step on a batch that was trained on before."""
+        """Stand in for the model's training step on a batch that was trained on before."""
         self._logs_of_last: dict[str, Any] = {}
         return self._logs_of_last
 
@@ -284,28 +291,28 @@ class Resume(keras.callbacks.Callback):  # type: ignore[misc]
         again = self._signal == number == signal.SIGINT and not torch.distributed.is_torchelastic_launched()
         # `fit` may have ended with an error that no callback hears of.
         if again or not is_fitting(self.model, frame):
-            self._leave_signals()
+            self._restore_handlers()
             signal.raise_signal(number)
         elif not self._signal:  # a queue may send SIGTERM twice
             self._signal = number
             if self._writes:  # no print inside one
                 os.write(2, b"\nending after this step or validation; Ctrl-C once more ends at once\n")
 
-    def _leave_signals(self) -> None:
+    def _restore_handlers(self) -> None:
         for number, handler in self._handlers.items():
             if handler is not None:  # else it was not set from Python
                 signal.signal(number, handler)
         self._handlers.clear()
 
-    def _end_if_asked(self, position: Position) -> None:
-        number, self._signal = largest(self._signal), 0
+    def _end_after_signal(self, position: Position) -> None:
+        number, self._signal = all_reduce_max(self._signal), 0
         if not number:
             return
         received = signal.Signals(number)
         self.close()
         if not self._writes:
-            leave(128 + received)
-        text = f"ended by {received.name} at {position}; {self.files.folder} has all that is needed to go on"
+            exit_silently(128 + received)
+        text = f"ended by {received.name} at {position}; {self.files.folder} has all that is needed to resume"
         if received == signal.SIGINT:
             raise KeyboardInterrupt(text)
         print(text, file=sys.stderr)

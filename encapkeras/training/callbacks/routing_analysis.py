@@ -1,4 +1,4 @@
-"""What the routing layers do in the course of a training."""
+"""Analyses of the routing layers during a training."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class RoutingAnalysis(keras.callbacks.Callback):  # type: ignore[misc]
     """Analyses the routing layers after every so many epochs, as `encapkeras.analyse_routing` does.
 
     Appends to `epochs.csv`, and to event files for TensorBoard below `epochs/`, with epochs as steps; all of it is
-    on the disk when the epoch ends. The training itself goes on as without it.
+    on the disk when the epoch ends. The training itself is the same as without it.
 
     Args:
-        folder: Where to write; made when the first analysis is.
+        folder: Where to write; made at the first analysis.
         images: Validation images `(B, H, W, C)`, tensor or array, as the model takes them.
         labels: Their classes `(B,)`; None if not known.
         every: Epochs from one analysis to the next.
@@ -58,7 +58,7 @@ class RoutingAnalysis(keras.callbacks.Callback):  # type: ignore[misc]
         self._writer: SummaryWriter | None = None
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Analyses and writes, if it is time."""
+        """Analyse and write, if it is time."""
         number = epoch + 1
         if number % self.every:
             return
@@ -73,11 +73,11 @@ class RoutingAnalysis(keras.callbacks.Callback):  # type: ignore[misc]
             append_csv(self.folder / "epochs.csv", [analysis])
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
-        """Closes the event file."""
+        """Close the event file."""
         self.close()
 
     def close(self) -> None:
-        """Closes the event file, also after an error."""
+        """Close the event file, also after an error."""
         if self._writer:
             with writing(self.folder):
                 self._writer.close()

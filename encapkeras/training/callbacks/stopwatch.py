@@ -12,8 +12,8 @@ import torch
 class Stopwatch(keras.callbacks.Callback):  # type: ignore[misc]
     """Adds `learning_rate` (of the epoch's first step) and `images_per_second` to each epoch's logs.
 
-    For the speed only training counts: not validation, and not what other callbacks do after the epoch. Put it before
-    callbacks that are to see what it adds.
+    The speed is that of training alone, without validation and what other callbacks do after the epoch. Put it before
+    callbacks that use what it adds.
 
     Args:
         images: How many images an epoch trains on.
@@ -26,13 +26,13 @@ class Stopwatch(keras.callbacks.Callback):  # type: ignore[misc]
         self.images = images
         self._images = 0.0
         self._seconds = 0.0
-        self._learning_rate: float | None = None  # of the epoch that is under way
+        self._learning_rate: float | None = None  # of the current epoch
         self._before = 0.0
         self._began = time.perf_counter()
 
     @property
     def seconds(self) -> float:
-        """How long the whole training has lasted, validation and saving included."""
+        """Duration of the whole training in seconds, validation and saving included."""
         return self._before + time.perf_counter() - self._began
 
     @seconds.setter
@@ -41,25 +41,25 @@ class Stopwatch(keras.callbacks.Callback):  # type: ignore[misc]
 
     @property
     def images_per_second(self) -> float:
-        """The mean over all epochs so far; 0 before the first."""
+        """Mean over all epochs so far; 0 before the first."""
         return self._images / self._seconds if self._seconds else 0.0
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """Starts the watch of the whole training."""
+        """Start the watch of the whole training."""
         self._began = time.perf_counter()
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Starts the watch of the epoch."""
+        """Start the watch of the epoch."""
         self._skipped = 0
         self._start = self._stop = time.perf_counter()
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Notes the learning rate."""
+        """Note the learning rate."""
         if self._learning_rate is None:
             self._learning_rate = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Takes the time; the last batch's is the epoch's. A step without logs was made by an earlier process."""
+        """Take the time; the last batch's is the epoch's. A step without logs was made by an earlier process."""
         if not logs:
             self._skipped = batch + 1
             self._start = self._stop = time.perf_counter()
@@ -71,7 +71,7 @@ class Stopwatch(keras.callbacks.Callback):  # type: ignore[misc]
         self._stop = time.perf_counter()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Adds to the logs."""
+        """Add to the logs."""
         seconds = self._stop - self._start
         images = self.images * (1 - self._skipped / self._steps) if seconds else 0.0
         self._images, self._seconds = self._images + images, self._seconds + seconds

@@ -25,7 +25,7 @@ from encapkeras.training.tensorboard.gradient_norm import GradientNorm
 from encapkeras.training.tensorboard.graph_tab import graph_definition
 from encapkeras.training.tensorboard.hparams import write_settings
 from encapkeras.training.tensorboard.pictures import write_pictures
-from encapkeras.training.tensorboard.probe import Probe
+from encapkeras.training.tensorboard.predictions import Predictor
 
 
 @in_first_process
@@ -41,21 +41,21 @@ class TensorBoard(keras.callbacks.Callback):  # type: ignore[misc]
     matrix, lengths of the class capsules, class capsules in the projector, and what reconstruction and
     optimal-transport losses do. This takes about as long as a validation, and a second for drawing.
 
-    The spec and the graph of a model that was made from one are shown too. The training itself goes on as without it:
-    no random number is drawn and no statistic moved.
+    The spec and the graph of a model that was made from one are shown too. The training itself is the same as without
+    it: no random number is drawn and no statistic changed.
 
     Args:
-        folder: Where the event files go; made if it is not there.
+        folder: Folder of the event files; made if it does not exist.
         data: Validation data of a classifier of images: arrays `(images, labels)`, a `torch.utils.data.DataLoader`, a
-            `keras.utils.PyDataset`, or other batches that can be gone through again; None for no pictures.
+            `keras.utils.PyDataset`, or other batches that can be iterated over again; None for no pictures.
         every: Epochs from one set of pictures to the next; None: after the epochs 1, 2, 4, 8, ...; always after the
             last.
         class_names: Names of the classes; those of a model that was made from a spec if not given, else numbers.
-        settings: Numbers and texts, such as a learning rate, by which runs are told apart under HParams.
-        training_images: A batch of training images `(B, H, W, C)` as the network sees them, to be shown once.
+        settings: Numbers and texts, such as a learning rate, that distinguish runs under HParams.
+        training_images: A batch of training images `(B, H, W, C)` as the network sees them, shown once.
 
     Raises:
-        ArgumentError: `every` is below 1, or, when training begins, the model is no classifier of images, or there are
+        ArgumentError: `every` is below 1, or, when training begins, the model does not classify images, or there are
             not as many names as classes.
         RunFolderError: The files cannot be written.
 
@@ -94,12 +94,12 @@ class TensorBoard(keras.callbacks.Callback):  # type: ignore[misc]
         self.introduced = False  # whether there is what is written once
         self.pictured = 0  # the last epoch that has pictures
         self._norm = GradientNorm()
-        self._probe: Probe | None = None
+        self._predictor: Predictor | None = None
         self._writer: SummaryWriter | None = None
 
     @property
     def gradient_norms(self) -> tuple[float, float, float]:
-        """Sum, last, and number of the norms of the epoch so far."""
+        """Sum, last, and number of the gradient norms of the epoch so far."""
         return self._norm.state
 
     @gradient_norms.setter
@@ -107,8 +107,8 @@ class TensorBoard(keras.callbacks.Callback):  # type: ignore[misc]
         self._norm.state = state
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """Checks that there can be pictures, and writes the settings."""
-        self._probe = None if self.data is None else Probe(self.model)
+        """Check that pictures are possible, and write the settings."""
+        self._predictor = None if self.data is None else Predictor(self.model)
         self._weights = self.model.trainable_weights
         self._one = keras.ops.ones(())
         self._norm = GradientNorm()
@@ -116,7 +116,7 @@ class TensorBoard(keras.callbacks.Callback):  # type: ignore[misc]
             write_settings(self.folder, self.settings)
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Writes what does not change, once: spec, graph, training images."""
+        """Write what does not change, once: spec, graph, training images."""
         if self.introduced:
             return
         with self._writing() as writer:
@@ -131,7 +131,7 @@ class TensorBoard(keras.callbacks.Callback):  # type: ignore[misc]
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[SummaryWriter]:
-        """A writer whose events are on the disk in the end."""
+        """Open the event file; all events are on the disk in the end."""
         with writing(self.folder):
             if self._writer is None:
                 self._writer = SummaryWriter(str(self.folder))
@@ -139,16 +139,16 @@ class TensorBoard(keras.callbacks.Callback):  # type: ignore[misc]
             self._writer.flush()
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Notes the scale of the loss, which the step may change."""
+        """Note the scale of the loss, which the step may change."""
         self._scale = self.model.optimizer.scale_loss(self._one)
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Takes the norm of the gradients; a step without logs was made by an earlier process."""
+        """Take the norm of the gradients; a step without logs was made by an earlier process."""
         if logs:
             self._norm.add(self._weights, self._scale)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Writes the epoch's curves, and pictures if it is time."""
+        """Write the epoch's curves, and pictures if it is time."""
         self.epoch = epoch + 1
         with self._writing() as writer:
             for name, value in (logs or {}).items():
@@ -163,22 +163,22 @@ class TensorBoard(keras.callbacks.Callback):  # type: ignore[misc]
         return self.epoch % self.every == 0 if self.every else self.epoch & (self.epoch - 1) == 0
 
     def _write_pictures(self) -> None:
-        if self._probe is None:
+        if self._predictor is None:
             return
         with averaged(self.model):
-            seen = self._probe.look(self.data)
+            predictions = self._predictor.predict(self.data)
         with self._writing() as writer:
-            write_pictures(writer, self.folder, seen, self._names(seen.scores.shape[1]), self.epoch)
+            write_pictures(writer, self.folder, predictions, self._names(predictions.scores.shape[1]), self.epoch)
         self.pictured = self.epoch
 
     def _names(self, classes: int) -> Sequence[str]:
         names = self.class_names or (self.model.class_names if isinstance(self.model, SpecModel) else ())
         if names and len(names) != classes:
-            raise ArgumentError(f"class_names holds {len(names)} names; the model tells {classes} classes apart")
+            raise ArgumentError(f"class_names holds {len(names)} names; the model has {classes} classes")
         return names or [str(index) for index in range(classes)]
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
-        """Writes the pictures of a last epoch that was not foreseen, and closes the file."""
+        """Write the pictures if this was not known to be the last epoch, and close the file."""
         if self.pictured < self.epoch:
             self._write_pictures()
         if self.settings is not None:
@@ -186,7 +186,7 @@ class TensorBoard(keras.callbacks.Callback):  # type: ignore[misc]
         self.close()
 
     def close(self) -> None:
-        """Closes the file, also after an error."""
+        """Close the file, also after an error."""
         if self._writer:
             with writing(self.folder):
                 self._writer.close()
@@ -194,7 +194,7 @@ class TensorBoard(keras.callbacks.Callback):  # type: ignore[misc]
 
 
 def _grid(images: torch.Tensor) -> torch.Tensor:
-    """One picture of the first 64 images; of those that are neither grey nor in colour, their first channel."""
+    """Put the first 64 images into one; of more or fewer than 3 channels the first is shown."""
     shown = images[:64, ..., : 3 if images.shape[-1] == 3 else 1]
     grid: torch.Tensor = torchvision.utils.make_grid(shown.permute(0, 3, 1, 2).cpu(), nrow=8)
     return grid
@@ -208,7 +208,7 @@ def _tag(name: str) -> str:
 
 
 def _peak_memory() -> dict[str, float]:
-    """The most memory that the process, and torch on a GPU, had at once so far, in 10^9 bytes."""
+    """Return the peak memory of the process, and of torch on a GPU, so far, in 10^9 bytes."""
     peaks = {}
     if sys.platform != "win32":
         import resource

@@ -13,7 +13,7 @@ from encapkeras.training.optimizer.averaged_weights import averaged
 class ValidateAverage(keras.callbacks.Callback):  # type: ignore[misc]
     """Puts the optimizer's moving average in place of the weights while Keras validates, and these back afterwards.
 
-    So `val_accuracy` and `val_loss` are of what `Checkpoints` saves. The training goes on as it would without: see
+    So `val_accuracy` and `val_loss` are of what `Checkpoints` saves. The training itself is the same as without: see
     `encapkeras.training.averaged`. Without `use_ema` nothing changes.
 
     Example:
@@ -30,9 +30,9 @@ class ValidateAverage(keras.callbacks.Callback):  # type: ignore[misc]
     KEPT = ()
 
     def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """Puts the average in place."""
+        """Put the average in place."""
         self._in_place.enter_context(averaged(self.model))
 
     def on_test_end(self, logs: dict[str, Any] | None = None) -> None:
-        """Puts the weights back."""
+        """Put the weights back."""
         self._in_place.close()

@@ -2,70 +2,51 @@
 
 from __future__ import annotations
 
-import os
-import re
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import torch
 
 from encapkeras.model.spec_model import SpecModel
 from encapkeras.summary.cost import Device, batch_size_of, memory_estimate
 from encapkeras.text import memory_text
 
-_MEMORY, _LIMIT, _STATUS = Path("/proc/meminfo"), Path("/sys/fs/cgroup/memory.max"), Path("/proc/self/status")
+_CONTAINER_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
 
 def advice_for_training(model: SpecModel, run: Path) -> Callable[[], str]:
-    """What makes, once it is needed, the advice for a training that ran out of memory.
-
-    Args:
-        model: The network.
-        run: The run folder.
-    """
+    """Return a function that makes, once it is needed, the advice for a training that ran out of memory."""
 
     def advice() -> str:
         batch_size = batch_size_of(model.examined.spec)
-        known, largest = _by_estimate(model, batch_size)
+        estimate, largest = _by_estimate(model, batch_size)
         return (
-            f"{known} {_smaller(batch_size, largest)} A run keeps its batch size: begin another one with it, or, with "
-            f"more memory, go on with --resume {run}."
+            f"{estimate} {_smaller(batch_size, largest)} A run keeps its batch size: start another one with it, or, "
+            f"with more memory, continue with --resume {run}."
         )
 
     return advice
 
 
 def advice_for_measuring(model: SpecModel, batch_size: int) -> Callable[[], str]:
-    """The same for a network that is measured, which takes less.
-
-    Args:
-        model: The network.
-        batch_size: Images in a batch.
-    """
+    """Return the same for a network that is measured, which takes less."""
 
     def advice() -> str:
-        known, _ = _by_estimate(model, batch_size)
+        estimate, _ = _by_estimate(model, batch_size)
         return (
-            f"{known} Measuring takes less than that. Free memory, set data.batch_size in the run's spec.yaml to less, "
-            "or use other memory with --device."
+            f"{estimate} Measuring takes less than that. Free memory, set data.batch_size in the run's spec.yaml to "
+            "less, or use other memory with --device."
         )
 
     return advice
 
 
 def largest_batch(small: int, large: int, batch_size: int, available: int) -> int:
-    """The largest batch that fits, given what a batch of one image and one of `batch_size` take.
+    """Return the largest batch that fits into `available` bytes; 0 if not even one image fits.
 
-    Memory grows by the same for each image: what does not grow is weights, gradients and the optimizer's moments.
-
-    Args:
-        small: Bytes of a batch of one image.
-        large: Bytes of a batch of `batch_size` images.
-        batch_size: At least 2.
-        available: Bytes.
-
-    Returns:
-        Images; 0 if not even one fits.
+    A batch of one image takes `small` bytes, one of `batch_size` (at least 2) `large`. Memory grows by the same for
+    each image: weights, gradients and the optimizer's moments do not grow.
 
     Example:
         >>> largest_batch(small=110, large=200, batch_size=10, available=155)
@@ -76,26 +57,26 @@ def largest_batch(small: int, large: int, batch_size: int, available: int) -> in
 
 
 def _by_estimate(model: SpecModel, batch_size: int) -> tuple[str, int | None]:
-    """A sentence or two on what is needed and what is there, and the largest batch that would fit, if it is known."""
+    """Describe what is needed and what is available; return the largest batch that would fit too, if it is known."""
     device = model.weights[0].value.device
     kind: Device = "cuda" if device.type == "cuda" else "cpu"
     beside = max(2, batch_size)
-    small, need = (memory_estimate(model.examined, size, kind).total for size in (1, beside))
-    there = available_bytes(device)
+    small, large = (memory_estimate(model.examined, size, kind).total for size in (1, beside))
+    available = available_bytes(device)
     in_float32 = "" if model.precision == "float32" else ", were it in float32"
-    known = (
+    needed = (
         f"By the estimate of 'encapkeras show' a training step of '{model.name}' holds at least "
-        f"{memory_text(need if batch_size > 1 else small)} with data.batch_size {batch_size}{in_float32}"
+        f"{memory_text(large if batch_size > 1 else small)} with data.batch_size {batch_size}{in_float32}"
     )
-    if there is None:
-        return f"{known}.", None
-    largest = largest_batch(small, need, beside, there)
+    if available is None:
+        return f"{needed}.", None
+    largest = largest_batch(small, large, beside, available)
     fits = f"batches of at most {largest:,} would fit" if largest else "not even a batch of one image would fit"
-    return f"{known}; {device} has {memory_text(there)} for it, where {fits}.", largest
+    return f"{needed}; {device} has {memory_text(available)} for it, where {fits}.", largest
 
 
 def _smaller(batch_size: int, largest: int | None) -> str:
-    """What to set; the estimate is a lower bound, so that what it lets pass is at least halved."""
+    """Say what to set; the estimate is a lower bound, so that the batch is at least halved."""
     if batch_size == 1 or largest == 0:
         return "Set data.image_size to less, make the network smaller, or free memory."
     at_most = batch_size // 2 if largest is None else min(batch_size // 2, largest)
@@ -104,31 +85,13 @@ def _smaller(batch_size: int, largest: int | None) -> str:
 
 
 def available_bytes(device: torch.device) -> int | None:
-    """Memory that this process could have on a device, what it holds already included; None if that is not known.
-
-    Args:
-        device: Where the network is.
-
-    Example:
-        >>> there = available_bytes(torch.device("cpu"))
-        >>> there is None or there > 2**20
-        True
-    """
+    """Return the memory that this process could have on a device, its own included; None if that is not known."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return int(free) + torch.cuda.memory_reserved(device)
     if device.type != "cpu":
         return None
-    try:
-        free = _kibibytes(_MEMORY, "MemAvailable") + _kibibytes(_STATUS, "VmRSS")
-        limit = _LIMIT.read_text().strip() if _LIMIT.is_file() else "max"
-    except (OSError, TypeError):  # another system than Linux
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else None
-    return min(free, int(limit)) if limit.isdigit() else free
-
-
-def _kibibytes(file: Path, name: str) -> int:
-    found = re.search(rf"^{name}:\s+(\d+) kB", file.read_text(), re.MULTILINE)
-    if found is None:
-        raise OSError(f"{file} does not tell {name}")
-    return int(found[1]) * 1024
+    available: int = psutil.virtual_memory().available + psutil.Process().memory_info().rss
+    # psutil reports the machine's memory, also in a container that may use less (Docker's --memory, Kubernetes, Slurm).
+    limit = _CONTAINER_LIMIT.read_text().strip() if _CONTAINER_LIMIT.is_file() else "max"
+    return min(available, int(limit)) if limit.isdigit() else available

@@ -1,4 +1,4 @@
-"""What a person reads when the memory is not enough."""
+"""The error of a training or measuring that runs out of memory."""
 
 from __future__ import annotations
 
@@ -20,18 +20,7 @@ def saying_how_to_save_memory(
     advice: str
     | Callable[[], str] = "Set data.batch_size or data.image_size to less, make the network smaller, or free memory.",
 ) -> Iterator[None]:
-    """Turns any way of running out of memory into a `TrainingError` that says what to do.
-
-    Args:
-        advice: What to do, or what makes that text of what can then be measured.
-
-    Example:
-        >>> with saying_how_to_save_memory():
-        ...     torch.empty(2**50)
-        Traceback (most recent call last):
-        ...
-        encapkeras.errors.TrainingError: out of memory...
-    """
+    """Turn any way of running out of memory into a `TrainingError` with advice, or what `advice()` returns then."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
@@ -39,6 +28,6 @@ def saying_how_to_save_memory(
         if not signs and not isinstance(error, MemoryError | torch.OutOfMemoryError):
             raise
         # Keras puts lines of its own before it, and makes it bold.
-        told = f" ({re.sub(_BOLD, '', signs[0]).strip()})" if signs else ""
+        details = f" ({re.sub(_BOLD, '', signs[0]).strip()})" if signs else ""
         text = advice if isinstance(advice, str) else advice()
-        raise TrainingError(f"out of memory{told}. {text}") from error
+        raise TrainingError(f"out of memory{details}. {text}") from error

@@ -7,28 +7,22 @@ import gc
 import re
 from pathlib import Path
 
+import psutil
 import torch
 
 from encapkeras.training.held_interrupt import holding_back_ctrl_c
 
 MIB = 2**20
+# psutil neither reports the peak of a process on Linux nor resets it.
 _STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 class PeakMemory:
     """The most memory held at once from now on, beyond what is held now.
 
-    On a GPU that is what torch allocates there. Otherwise it is what of this process lies in the machine's memory
-    (resident set; Linux alone tells its peak), after memory that nobody uses any longer was given back to the system,
-    so that a training is not spared what one before it has left.
-
-    Example:
-        >>> memory = PeakMemory()
-        >>> ones = torch.ones(32, 2**20)
-        >>> del ones
-        >>> peak = memory.mebibytes(torch.device("cpu"))
-        >>> peak is None or 120 < peak < 200
-        True
+    On a GPU this is the memory that torch allocates there, otherwise the process' resident memory, whose peak Linux
+    alone reports. Freed memory is first returned to the system, so that a training is not spared what an earlier one
+    has left.
     """
 
     def __init__(self) -> None:
@@ -38,22 +32,19 @@ class PeakMemory:
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
             self._on_gpu = torch.cuda.memory_allocated()
-        self._resident = _resident() if _give_back() and _forget_the_peak() else None
+        counts = _return_freed_memory() and _reset_peak()
+        self._resident: int | None = psutil.Process().memory_info().rss if counts else None
 
     def mebibytes(self, device: torch.device) -> float | None:
-        """The peak in MiB; None where the system does not tell.
-
-        Args:
-            device: Where the training was.
-        """
+        """Return the peak of a training on this device in MiB; None where the system does not report it."""
         if device.type == "cuda":
             return (torch.cuda.max_memory_allocated() - self._on_gpu) / MIB
-        peak = _resident("VmHWM")
+        peak = _resident_peak()
         return None if self._resident is None or peak is None else (peak - self._resident) / MIB
 
 
-def _give_back() -> bool:
-    """Gives freed memory back to the system; whether that can be done."""
+def _return_freed_memory() -> bool:
+    """Return freed memory to the system; whether that is possible."""
     try:
         ctypes.CDLL(None).malloc_trim(0)
     except (AttributeError, OSError, TypeError):  # not glibc; no such call on Windows
@@ -61,8 +52,8 @@ def _give_back() -> bool:
     return True
 
 
-def _forget_the_peak() -> bool:
-    """Makes the kernel count the peak from now; whether it lets us."""
+def _reset_peak() -> bool:
+    """Have the kernel measure the peak from now on; whether it may be."""
     try:
         _RESET.write_text("5")
     except OSError:
@@ -70,10 +61,9 @@ def _forget_the_peak() -> bool:
     return True
 
 
-def _resident(which: str = "VmRSS") -> int | None:
-    """Resident memory in bytes, now or at its peak; None where the system does not tell."""
+def _resident_peak() -> int | None:
     try:
-        found = re.search(rf"^{which}:\s+(\d+) kB", _STATUS.read_text(), re.MULTILINE)
+        found = re.search(r"^VmHWM:\s+(\d+) kB", _STATUS.read_text(), re.MULTILINE)
     except OSError:
         return None
     return int(found[1]) * 1024 if found else None

@@ -1,4 +1,4 @@
-"""The moving average of the weights in their place, for as long as it is wanted there."""
+"""The moving average of the weights in place of the weights, for a while."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import torch
 
 @contextlib.contextmanager
 def averaged(model: keras.Model) -> Iterator[None]:
-    """Puts the optimizer's moving average in place of the trainable weights, and these back afterwards, bit for bit.
+    """Put the optimizer's moving average in place of the trainable weights, and these back afterwards, bit for bit.
 
-    Nothing happens where the optimizer keeps none (`use_ema` of Keras' optimizers, `train.ema` of a spec), or has made
-    no step yet. Moving statistics of batch norms are not averaged: they are a moving average already. Keras itself
+    Nothing happens where the optimizer has no average (`use_ema` of Keras' optimizers, `train.ema` of a spec), or has
+    made no step yet. Moving statistics of batch norms are not averaged: they are a moving average already. Keras itself
     leaves the average in place when `fit` ends.
 
     Args:
@@ -45,22 +45,17 @@ def averaged(model: keras.Model) -> Iterator[None]:
 
 @contextlib.contextmanager
 def replaced(weights: Sequence[keras.Variable], values: Sequence[torch.Tensor]) -> Iterator[None]:
-    """Puts values in place of weights, and these back afterwards, bit for bit.
-
-    Args:
-        weights: Of a model.
-        values: One for each; none: they stay as they are for now, and are put back all the same.
-    """
-    kept = [weight.value.detach().clone() for weight in weights]
+    """Put values in place of weights, and these back afterwards, bit for bit; without values they only are put back."""
+    before = [weight.value.detach().clone() for weight in weights]
     _put(weights, values)
     try:
         yield
     finally:
-        _put(weights, kept)
+        _put(weights, before)
 
 
 def keeps_average(optimizer: Any) -> bool:
-    """Whether an optimizer keeps a moving average of the weights; one around another leaves it to that one."""
+    """Whether an optimizer, or the one inside it, has a moving average of the weights."""
     inner = getattr(optimizer, "inner_optimizer", None)
     if inner is not None:
         return keeps_average(inner)

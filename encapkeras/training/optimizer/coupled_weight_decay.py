@@ -13,13 +13,13 @@ from encapkeras.torch_internals import add_all
 
 @keras.saving.register_keras_serializable(package="encapkeras")
 class CoupledWeightDecay(keras.optimizers.Optimizer):  # type: ignore[misc]
-    """Adds `rate * weight` to the gradient of every weight, then lets another optimizer make the step.
+    """Adds `rate * weight` to the gradient of every weight; another optimizer makes the step.
 
     This is the gradient of `rate / 2 * |weights|^2`, what `torch.optim` calls `weight_decay` in SGD and Adam; Keras'
     own `weight_decay` is decoupled instead. It comes before clipping. A weight without a gradient stays as it is.
 
-    The inner optimizer is kept whole because Keras updates all weights at once only for its exact classes: a subclass
-    of Adam is ten times slower.
+    The inner optimizer is an object of its own because Keras updates all weights at once only for its exact classes: a
+    subclass of Adam is ten times slower.
 
     Args:
         inner_optimizer: The optimizer that makes the step.
@@ -61,12 +61,12 @@ class CoupledWeightDecay(keras.optimizers.Optimizer):  # type: ignore[misc]
         self.inner_optimizer.learning_rate = learning_rate
 
     def build(self, variables: Sequence[keras.Variable]) -> None:
-        """Makes the inner optimizer's variables."""
+        """Make the inner optimizer's variables."""
         self.inner_optimizer.build(variables)
         self.built = True
 
     def apply(self, grads: Sequence[Any], trainable_variables: Sequence[keras.Variable]) -> None:
-        """Makes one step."""
+        """Make one step."""
         if not self.built:
             self.build(trainable_variables)
         pairs = [pair for pair in zip(grads, trainable_variables, strict=True) if pair[0] is not None]
@@ -76,20 +76,20 @@ class CoupledWeightDecay(keras.optimizers.Optimizer):  # type: ignore[misc]
         self.inner_optimizer.apply(grads, trainable_variables)
 
     def scale_loss(self, loss: Any) -> Any:
-        """The loss as it is: the inner optimizer's loss scale does not apply here."""
+        """Return the loss as it is: the inner optimizer's loss scale does not apply here."""
         return loss
 
     def finalize_variable_values(self, var_list: Sequence[keras.Variable]) -> None:
-        """Lets the inner optimizer end, for example put moving averages in place of weights."""
+        """Have the inner optimizer finish, for example put moving averages in place of weights."""
         self.inner_optimizer.finalize_variable_values(var_list)
 
     def get_config(self) -> dict[str, Any]:
-        """The arguments that make this optimizer again."""
+        """Return the arguments that make this optimizer again."""
         inner = keras.saving.serialize_keras_object(self.inner_optimizer)
         return {"name": self.name, "inner_optimizer": inner, "rate": self.rate}
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None) -> CoupledWeightDecay:
-        """Makes the optimizer of its configuration."""
+        """Make the optimizer of its configuration."""
         inner = keras.saving.deserialize_keras_object(config["inner_optimizer"], custom_objects=custom_objects)
         return cls(**{**config, "inner_optimizer": inner})

@@ -55,7 +55,7 @@ class Schedule(keras.optimizers.schedules.LearningRateSchedule):  # type: ignore
         self.steps_per_epoch = steps_per_epoch
 
     def __call__(self, step: Any) -> torch.Tensor:
-        """The learning rate of a step, counted from 0; a scalar where the step is, so that no device has to wait."""
+        """Return the learning rate of a step, from 0; a scalar on the step's device, so that no device has to wait."""
         step = keras.ops.cast(step, keras.config.floatx())
         if isinstance(self.settings, OneCycle):
             return self.learning_rate * self._one_cycle(step, self.settings)
@@ -81,7 +81,7 @@ class Schedule(keras.optimizers.schedules.LearningRateSchedule):  # type: ignore
         return torch.where(step < top, rising, falling)
 
     def get_config(self) -> dict[str, Any]:
-        """The arguments that make this schedule again."""
+        """Return the arguments that make this schedule again."""
         return {
             "settings": self.settings.model_dump(),
             "learning_rate": self.learning_rate,

@@ -6,13 +6,15 @@ from typing import Any
 
 import keras
 
-from encapkeras.spec.train_settings import Adam, Constant, RMSprop, TrainSettings
+from encapkeras.spec.train_settings import Constant, TrainSettings
 from encapkeras.training.optimizer.coupled_weight_decay import CoupledWeightDecay
 from encapkeras.training.optimizer.learning_rate import Schedule
 
+_KINDS = {"adam": keras.optimizers.Adam, "rmsprop": keras.optimizers.RMSprop, "sgd": keras.optimizers.SGD}
+
 
 def make_optimizer(settings: TrainSettings, steps_per_epoch: int) -> keras.optimizers.Optimizer:
-    """The optimizer with its schedule, accumulation, weight decay, clipping and moving average.
+    """Make the optimizer with its schedule, accumulation, weight decay, clipping and moving average.
 
     Args:
         settings: The `train:` section of a spec.
@@ -40,15 +42,9 @@ def make_optimizer(settings: TrainSettings, steps_per_epoch: int) -> keras.optim
         "gradient_accumulation_steps": settings.accumulate if settings.accumulate > 1 else None,
         "ema_momentum": settings.ema.momentum if settings.ema else 0.0,
     }
-    optimizer: keras.optimizers.Optimizer
-    if isinstance(chosen, Adam):
-        optimizer = keras.optimizers.Adam(beta_1=chosen.beta_1, beta_2=chosen.beta_2, epsilon=chosen.epsilon, **common)
-    elif isinstance(chosen, RMSprop):
-        optimizer = keras.optimizers.RMSprop(
-            rho=chosen.rho, momentum=chosen.momentum, epsilon=chosen.epsilon, centered=chosen.centered, **common
-        )
-    else:
-        optimizer = keras.optimizers.SGD(momentum=chosen.momentum, nesterov=chosen.nesterov, **common)
+    # The settings of an optimizer have the names of Keras' arguments.
+    own = chosen.model_dump(exclude={"kind", "learning_rate"})
+    optimizer = _KINDS[chosen.kind](**own, **common)
     if decay and decay.kind == "coupled":
         optimizer = CoupledWeightDecay(optimizer, decay.rate)
     if settings.precision == "float16":
@@ -57,17 +53,13 @@ def make_optimizer(settings: TrainSettings, steps_per_epoch: int) -> keras.optim
 
 
 def has_schedule(settings: TrainSettings) -> bool:
-    """Whether the learning rate changes in the course of a training."""
+    """Whether the learning rate changes during a training."""
     schedule = settings.schedule
     return not isinstance(schedule, Constant) or bool(schedule.warmup_epochs)
 
 
 class ConstantRate(keras.callbacks.Callback):  # type: ignore[misc]
-    """Sets a learning rate without a schedule: that of a saved training is another, if the recipe has changed since.
-
-    Args:
-        rate: The learning rate of every step.
-    """
+    """Sets a learning rate without a schedule: that of the resume state is another if the setting has changed."""
 
     KEPT = ()
 
@@ -76,5 +68,5 @@ class ConstantRate(keras.callbacks.Callback):  # type: ignore[misc]
         self.rate = rate
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Sets it."""
+        """Set it."""
         self.model.optimizer.learning_rate = self.rate

@@ -1,5 +1,5 @@
-"""A run: its folder, and whether a training begins there or goes on.
+"""A run: its folder, and whether a training starts or resumes it.
 
-Read `run_folder` (which file is what), `start` (begin or go on), `continued_run` and `spec_of_run` (what may have
-changed since), `resume_state` and `appended_files` (all that a training needs to go on), `analysis_folder`.
+Read `start` (which run this is, and what may have changed), `run_folder` (which file is what), `resume_state` (all that
+is needed to continue to the bit; the weights alone are checkpoints), `analysis_folder` (of `encapkeras analyse`).
 """

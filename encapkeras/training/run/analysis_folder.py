@@ -9,7 +9,6 @@ CHECKPOINT/                     curves and histograms, for TensorBoard, iteratio
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -27,27 +26,21 @@ from encapkeras.analysis import (
 )
 from encapkeras.errors import DataError, RunFolderError
 from encapkeras.files import replacing, writing
+from encapkeras.training.run.run_folder import check_writable
 
 _PLOTS = {"iterations": plot_iterations, "votes": plot_votes}
 _EVENTS = "events.out.tfevents.*"
 
 
 class AnalysisFolder:
-    """The paths of an analysis, and the rules for making its folder.
-
-    Args:
-        path: The folder.
-    """
+    """The paths of an analysis, and the rules for making its folder."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.table = self.path / "routing.csv"
 
     def check_free(self, overwrite: bool = False) -> None:
-        """Checks, without changing anything, that an analysis may be written here.
-
-        Args:
-            overwrite: Whether an older analysis here may be replaced.
+        """Check, without changing anything, that an analysis may be written here, or replace the one that is here.
 
         Raises:
             RunFolderError: Something else is here, or an older analysis that may not be replaced, or no right to write.
@@ -65,22 +58,17 @@ class AnalysisFolder:
                 f"{self.path} holds files that are not of an analysis, so nothing is written there. Choose an empty or "
                 "new folder with --output."
             )
-        parent = next(folder for folder in (self.path, *self.path.absolute().parents) if folder.exists())
-        if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
-            raise RunFolderError(
-                f"{self.path} cannot be written: {parent} is {'read-only' if parent.is_dir() else 'a file'}. Choose "
-                "another folder with --output."
-            )
+        check_writable(self.path, str(self.path), "Choose another folder with --output.")
 
     def _older(self) -> list[RoutingAnalysis] | None:
-        """The analyses that are here already; None if the table is not ours."""
+        """Return the analyses that are here already; None if the table is not ours."""
         try:
             return read_csv(self.table)
         except (DataError, OSError):
             return None
 
     def _remove(self, older: Sequence[RoutingAnalysis]) -> None:
-        """Removes the pictures and event files of an older analysis, and nothing else that may lie here."""
+        """Remove the pictures and event files of an older analysis, and nothing else that may be here."""
         pictures = {self._picture(layer, name) for layer in layers_of(older) for name in _PLOTS}
         checkpoints = {analysis.checkpoint for analysis in older}
         for entry in list(self.path.iterdir()):
@@ -96,11 +84,7 @@ class AnalysisFolder:
         return self.path / f"routing_{layer}_{name}.png"
 
     def write(self, analyses: Sequence[RoutingAnalysis], overwrite: bool = False) -> None:
-        """Writes the table, the pictures and the event files; an older analysis is removed first.
-
-        Args:
-            analyses: Analyses of one network with different weights.
-            overwrite: Whether an older analysis here may be replaced.
+        """Write table, pictures and event files of analyses of one network; an older analysis is removed first.
 
         Raises:
             RunFolderError: As `check_free`, or a file cannot be written.
@@ -111,14 +95,14 @@ class AnalysisFolder:
             self._remove(self._older() or [])
         with replacing(self.table) as file:  # first: it is the mark that the folder is ours
             write_csv(file, analyses)
-        with writing(self.path), SummaryWriter(str(self.path)) as board:
+        with writing(self.path), SummaryWriter(str(self.path)) as writer:
             for layer in layers_of(analyses):
                 for name, plot in _PLOTS.items():
                     picture = self._picture(layer, name)
                     with replacing(picture) as file:
                         plot(analyses, layer).savefig(file)
-                    board.add_image(f"{layer}/{name}", imread(picture), dataformats="HWC")
+                    writer.add_image(f"{layer}/{name}", imread(picture), dataformats="HWC")
         for analysis in analyses:
             folder = self.path / analysis.checkpoint
-            with writing(folder), SummaryWriter(str(folder)) as board:
-                write_iterations(board, analysis)
+            with writing(folder), SummaryWriter(str(folder)) as writer:
+                write_iterations(writer, analysis)

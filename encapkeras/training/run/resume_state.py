@@ -1,4 +1,7 @@
-"""All that decides how a training goes on, as one file."""
+"""The resume state: everything that is needed to continue a training to the bit, as one file.
+
+Files that only grow, such as metrics.csv, are not copied into it: their lengths are, and what came later is cut off.
+"""
 
 from __future__ import annotations
 
@@ -24,8 +27,9 @@ except ImportError:  # Windows
 FORMAT = 1
 _PARTS = {"model", "random", "steps", "callbacks", "ended_early"}
 _NAME = re.compile(r"epoch_(\d+)_step_(\d+)\.pt")
+_EVENT_FILES = "events.out.tfevents.*"
 
-_ADVICE = "Go on with the model, the optimizer and the metrics that the training began with, or train anew."
+_ADVICE = "Resume with the model, the optimizer and the metrics that the training started with, or train anew."
 
 State = dict[str, Any]
 
@@ -34,7 +38,7 @@ class Position(NamedTuple):
     """A moment of a training.
 
     Args:
-        epoch: The epoch that is under way or begins, from 0.
+        epoch: The current epoch, from 0.
         step: How many of its steps were made.
     """
 
@@ -46,12 +50,7 @@ class Position(NamedTuple):
 
 
 class StateFiles:
-    """The newest states of a training, in a folder of their own.
-
-    Args:
-        folder: The folder; made when the first state is saved.
-        keep: How many are kept.
-    """
+    """The newest resume states of a training, in a folder of their own, which is made for the first one."""
 
     def __init__(self, folder: Path, keep: int = 2) -> None:
         self.folder = folder
@@ -59,10 +58,10 @@ class StateFiles:
         self._locked: int | None = None
 
     def lock(self) -> None:
-        """Sees to it that no other process goes on with this training, until this one ends or `unlock` is called.
+        """Keep other processes from resuming this training, until this one ends or calls `unlock`.
 
         Raises:
-            TrainingError: Another process does.
+            TrainingError: Another process has the lock.
             RunFolderError: The folder cannot be written.
         """
         path = self.folder / ".lock"
@@ -80,16 +79,16 @@ class StateFiles:
             pass
 
     def unlock(self) -> None:
-        """Lets other processes go on."""
+        """Let other processes resume the training."""
         if self._locked is not None:
             os.close(self._locked)
             self._locked = None
 
     def save(self, position: Position, state: State) -> None:
-        """Saves a state, whole or not at all, before it removes the oldest.
+        """Save a state completely or not at all, before the oldest is removed.
 
         Raises:
-            RunFolderError: It cannot be written; those before are unchanged.
+            RunFolderError: It cannot be written; earlier states are unchanged.
         """
         content = io.BytesIO()  # torch itself raises all sorts of errors where a disk is full
         torch.save({"format": FORMAT, **state}, content)
@@ -99,27 +98,23 @@ class StateFiles:
             for unfinished in self.folder.glob(".*.partial.pt"):
                 unfinished.unlink()
         with replacing(path) as file:
-            file.write_bytes(content.getbuffer())
+            file.write_bytes(content.getvalue())
         with writing(path):
             for _, older in self._newest_first()[self.keep :]:
                 older.unlink()
 
     def newest(self) -> tuple[Position, State] | None:
-        """The newest state; None if there is none.
-
-        Raises:
-            TrainingError: The newest file is damaged.
-        """
+        """Read the newest state; None if there is none. A damaged file is a TrainingError."""
         found = self._newest_first()
         return (found[0][0], _read(found[0][1])) if found else None
 
     def position(self) -> Position | None:
-        """Where the newest state is; None if there is none."""
+        """Return where the newest state was saved; None if there is none."""
         found = self._newest_first()
         return found[0][0] if found else None
 
     def remove(self) -> None:
-        """Removes all states, and their folder if nothing else is in it."""
+        """Remove all states, and their folder if nothing else is in it."""
         with writing(self.folder):
             for _, path in self._newest_first():
                 path.unlink()
@@ -133,7 +128,7 @@ class StateFiles:
 
 
 def _read(path: Path) -> State:
-    advice = "Remove it to go on from the state before, if there is one, or train anew."
+    advice = "Remove it to resume from the state before, if there is one, or train anew."
     try:
         with zipfile.ZipFile(path) as file:
             damaged = file.testzip()  # torch does not look at checksums
@@ -141,39 +136,31 @@ def _read(path: Path) -> State:
     except MemoryError:  # says nothing about the file
         raise
     except OSError as error:
-        raise TrainingError(f"the training state {path} cannot be read: {error.strerror or error}.") from error
+        raise TrainingError(f"the resume state {path} cannot be read: {error.strerror or error}.") from error
     except Exception as error:  # torch raises whatever its reading of damaged bytes ends in
-        raise TrainingError(f"the training state {path} cannot be read: {error}. {advice}") from error
+        raise TrainingError(f"the resume state {path} cannot be read: {error}. {advice}") from error
     if damaged:
-        raise TrainingError(f"the training state {path} is damaged: '{damaged}' has another checksum. {advice}")
+        raise TrainingError(f"the resume state {path} is damaged: '{damaged}' has another checksum. {advice}")
     found = state.get("format") if isinstance(state, dict) else None
     if found != FORMAT or not _PARTS <= set(state):
         raise TrainingError(
-            f"the training state {path} is none that this version of encapkeras reads (format {FORMAT}; found "
-            f"{found}). Go on with the version that wrote it, or train anew."
+            f"the resume state {path} is not in a format that this version of encapkeras reads ({FORMAT}; found "
+            f"{found}). Resume with the version that wrote it, or train anew."
         )
     return state
 
 
 def model_state(model: keras.Model) -> State:
-    """Weights, moving statistics, seeds of layers, optimizer and running means of metrics, copied to the CPU.
-
-    Args:
-        model: A model that is compiled and built.
-    """
+    """Copy weights, moving statistics, seeds, optimizer and running metrics of a compiled, built model to the CPU."""
     groups = {
         group: [(variable.path, variable.value.detach().cpu().clone()) for variable in variables]
         for group, variables in _groups(model)
     }
-    return {**groups, "kind of optimizer": _kind_of(model.optimizer)}
+    return {**groups, "kind of optimizer": _optimizer_kind(model.optimizer)}
 
 
 def set_model_state(model: keras.Model, state: State) -> None:
-    """Puts a model and its optimizer into an earlier state.
-
-    Args:
-        model: A model that is compiled and built.
-        state: What `model_state` gave for an equal model.
+    """Set a compiled, built model and its optimizer to a state that `model_state` returned for an equal model.
 
     Raises:
         TrainingError: The model is another one.
@@ -187,16 +174,12 @@ def set_model_state(model: keras.Model, state: State) -> None:
 
 
 def check_model_state(model: keras.Model, state: State) -> None:
-    """Checks that weights and optimizer of a state are of this model's kind; the metrics are known only in `fit`.
-
-    Args:
-        model: A model that is compiled.
-        state: What `model_state` gave.
+    """Check that weights and optimizer of a state fit a compiled model; its metrics are known only in `fit`.
 
     Raises:
         TrainingError: The model is another one.
     """
-    kind = _kind_of(model.optimizer)
+    kind = _optimizer_kind(model.optimizer)
     if kind != state["kind of optimizer"]:
         raise TrainingError(
             f"the saved training has the optimizer {state['kind of optimizer']}; this one has {kind}. {_ADVICE}"
@@ -206,10 +189,10 @@ def check_model_state(model: keras.Model, state: State) -> None:
             _check_same(group, variables, state[group])
 
 
-def _kind_of(optimizer: keras.optimizers.Optimizer) -> str:
+def _optimizer_kind(optimizer: keras.optimizers.Optimizer) -> str:
     inner = getattr(optimizer, "inner_optimizer", None)
     name = type(optimizer).__name__
-    return f"{name}({_kind_of(inner)})" if inner is not None else name
+    return f"{name}({_optimizer_kind(inner)})" if inner is not None else name
 
 
 def _groups(model: keras.Model) -> Iterator[tuple[str, list[keras.Variable]]]:
@@ -235,6 +218,47 @@ def _check_same(group: str, variables: list[keras.Variable], saved: list[tuple[s
         now = variable.value
         if now.shape != value.shape or now.dtype != value.dtype:
             raise TrainingError(
-                f"of the {group} of the saved training, {shown(path, value)} stands where this one has "
+                f"the {group} of the saved training have {shown(path, value)} where this one has "
                 f"{shown(variable.path, now)}. {_ADVICE}"
             )
+
+
+def file_lengths(path: Path) -> dict[str, int]:
+    """Return the bytes of a file, or of each event file in a folder, by name, after writing all of it to the disk."""
+    lengths = {}
+    with writing(path):
+        for file in _growing_files(path):
+            with file.open("rb+") as opened:
+                os.fsync(opened.fileno())
+                lengths[file.relative_to(path).as_posix()] = opened.seek(0, os.SEEK_END)
+    return lengths
+
+
+def cut_back(path: Path, lengths: dict[str, int]) -> None:
+    """Cut off what was written after `file_lengths`; remove newer event files.
+
+    Raises:
+        TrainingError: A file has lost something since. Event files may be missing: a training can do without.
+        RunFolderError: A file cannot be changed.
+    """
+    with writing(path):
+        for file in _growing_files(path):
+            if file.relative_to(path).as_posix() not in lengths:
+                file.unlink()
+        for name, length in lengths.items():
+            file = path / name
+            if not file.exists() and name != ".":
+                continue
+            now = file.stat().st_size if file.exists() else 0
+            if now < length:
+                raise TrainingError(
+                    f"{file} has {now:,} bytes; when the training was saved it had {length:,}. Put the complete file "
+                    "back, or train anew."
+                )
+            os.truncate(file, length)
+
+
+def _growing_files(path: Path) -> list[Path]:
+    """Return the file itself, or the event files in a folder but not in its subfolders, which may be of other runs."""
+    found = path.glob(_EVENT_FILES) if path.is_dir() else [path]
+    return [file for file in found if file.is_file()]

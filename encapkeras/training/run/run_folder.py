@@ -4,7 +4,7 @@ spec.yaml           the resolved spec: trains the same network again
 environment.json    versions, device, threads, seed, command line
 metrics.csv         one row per epoch
 results.json        the figures of the finished run
-checkpoints/        best.keras (on validation), last.keras; in resume/, while it lasts, what the training needs to go on
+checkpoints/        best.keras (on validation) and last.keras; in resume/, until the run is finished, its resume states
 plugins/            copies of the plugins that the network needs, as they were when it was trained
 tensorboard/        event files, and the projector's
 bad_batches/        batches whose loss or gradients were not finite
@@ -31,38 +31,20 @@ from encapkeras.files import replacing, write_json, writing
 from encapkeras.plugins import Plugin, check_loaded
 from encapkeras.spec.write import as_yaml
 
-# All that a run leaves, but for environment.json: it is the mark that a folder is ours, so that it is never deleted,
+# All that a run writes, but for environment.json: it is the mark that a folder is ours, so that it is never deleted,
 # only replaced.
-_WRITTEN = (
-    "spec.yaml",
-    "metrics.csv",
-    "results.json",
-    "checkpoints/best.keras",
-    "checkpoints/last.keras",
-    "checkpoints/resume/epoch_*.pt",
-    "checkpoints/resume/.lock",
-    "checkpoints/resume/.*.partial.*",
-    "bad_batches/epoch_*.npz",
-    "bad_batches/.*.partial.*",
-    "plugins/*.py",
-    "tensorboard/events.out.tfevents.*",
-    "tensorboard/projector_config.pbtxt",
-    "tensorboard/projector/*",
-    "tensorboard/projector/.*.partial.*",
-    "tensorboard/.*.partial.*",
-    "analysis/epochs.csv",
-    "analysis/*/routing.csv",
-    "analysis/*/routing_*.png",
-    "analysis/*/events.out.tfevents.*",
-    "analysis/*/*/events.out.tfevents.*",
-    "analysis/affine/affine.csv",
-    "analysis/affine/affine.png",
-    "analysis/perturbed/*_*_*.png",
-    ".*.partial.*",
-    "checkpoints/.*.partial.*",
-    "analysis/.*.partial.*",
-    "analysis/*/.*.partial.*",
-)
+_WRITTEN = """
+spec.yaml  metrics.csv  results.json  .*.partial.*  plugins/*.py
+checkpoints/best.keras  checkpoints/last.keras  checkpoints/.*.partial.*
+checkpoints/resume/epoch_*.pt  checkpoints/resume/.lock  checkpoints/resume/.*.partial.*
+bad_batches/epoch_*.npz  bad_batches/.*.partial.*
+tensorboard/events.out.tfevents.*  tensorboard/projector_config.pbtxt  tensorboard/.*.partial.*
+tensorboard/projector/*  tensorboard/projector/.*.partial.*
+analysis/epochs.csv  analysis/.*.partial.*  analysis/*/.*.partial.*
+analysis/*/routing.csv  analysis/*/routing_*.png  analysis/perturbed/*_*_*.png
+analysis/*/events.out.tfevents.*  analysis/*/*/events.out.tfevents.*
+analysis/affine/affine.csv  analysis/affine/affine.png
+""".split()
 
 
 class RunFolder:
@@ -88,7 +70,7 @@ class RunFolder:
 
     @classmethod
     def default(cls, name: str) -> RunFolder:
-        """The folder `runs/<name>/<date and time>`, with a number after it if that exists.
+        """Return the folder `runs/<name>/<date and time>`, with a number after it if that exists.
 
         Args:
             name: The name of a spec.
@@ -102,13 +84,13 @@ class RunFolder:
         return cls(path)
 
     def chosen(self, validated: bool) -> Path:
-        """The checkpoint that counts: the best on validation, or the last where there is no validation part.
+        """Return the checkpoint that counts: the best on validation, or the last where nothing was validated.
 
         Args:
             validated: Whether the run has a validation part (`data.validation` is above 0).
 
         Raises:
-            RunFolderError: That checkpoint is not there; no other is taken in its place.
+            RunFolderError: That checkpoint is missing; the other one is not taken instead.
         """
         checkpoint = self.best if validated else self.last
         if checkpoint.is_file():
@@ -126,38 +108,30 @@ class RunFolder:
         )
 
     def check_free(self, overwrite: bool = False) -> None:
-        """Checks, without changing anything, that a run may be written here.
+        """Check, without changing anything, that a run may be written here.
 
         Args:
             overwrite: Whether an older run here may be replaced.
 
         Raises:
-            RunFolderError: Something else is here, or an older run that may not be replaced, or no right to write.
+            RunFolderError: The folder holds something else, or an older run that may not be replaced, or is read-only.
         """
         try:
             if self.path.exists() and not self.path.is_dir():
                 raise RunFolderError(f"{self.path} is a file; a run needs a folder. Choose another with --run-dir.")
             if self.path.exists() and not self._is_empty():
                 self._check_replaceable(overwrite)
-            parent = self._nearest_existing()
+            check_writable(self.path, f"run folder {self.path}", "Choose another with --run-dir.")
         except OSError as error:
             raise _unusable(self.path, error) from error
-        if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
-            raise RunFolderError(
-                f"run folder {self.path} cannot be written: {parent} is "
-                f"{'read-only' if parent.is_dir() else 'a file'}. Choose another with --run-dir."
-            )
 
     def _is_empty(self) -> bool:
-        """Whether nothing is here but what a run leaves that could not begin: empty subfolders, unfinished files."""
+        """Whether nothing is here but what a run leaves that could not start: empty subfolders, unfinished files."""
         return all(
             entry.match(".*.partial.*")
             or (entry in (self.best.parent, self.tensorboard) and entry.is_dir() and not any(entry.iterdir()))
             for entry in self.path.iterdir()
         )
-
-    def _nearest_existing(self) -> Path:
-        return next(folder for folder in (self.path, *self.path.absolute().parents) if folder.exists())
 
     def _check_replaceable(self, overwrite: bool) -> None:
         if not self._is_ours():
@@ -185,25 +159,18 @@ class RunFolder:
         needed_bytes: int,
         plugins: Sequence[Plugin] = (),
     ) -> None:
-        """Makes the folder with `spec.yaml`, `environment.json` and the plugins; removes the files of an older run.
+        """Make the folder with `spec.yaml`, `environment.json` and the plugins; remove the files of an older run.
 
-        Only files that a run writes are removed: others that somebody put into the folder stay. Nothing is made or
-        removed before it is known that the disk has the space, that of the removed files included.
-
-        Args:
-            spec: The resolved spec.
-            environment: What `environment.json` is to hold.
-            overwrite: Whether an older run here may be replaced.
-            needed_bytes: How much the run will write.
-            plugins: Those that the network needs; `environment.json` says where they were and what they registered.
+        Only files that a run writes are removed; the user's own files stay. Nothing is made or removed before the disk
+        is known to have the space, that of the removed files included.
 
         Raises:
             RunFolderError: As `check_free`, or the disk has not enough space.
         """
         self.check_free(overwrite)
         try:
-            older = [file for pattern in _WRITTEN for file in self.path.glob(pattern)]
-            free = shutil.disk_usage(self._nearest_existing()).free + sum(file.lstat().st_size for file in older)
+            older = {file for pattern in _WRITTEN for file in self.path.glob(pattern)}  # two patterns may match a file
+            free = shutil.disk_usage(_nearest_existing(self.path)).free + sum(file.lstat().st_size for file in older)
             if free < needed_bytes:
                 raise RunFolderError(
                     f"the disk of run folder {self.path} has {free / 1e6:,.0f} MB for this run, which needs about "
@@ -218,34 +185,23 @@ class RunFolder:
         environment = {**environment, "plugins": [], "resumed": []}
         write_json(self.environment, environment)  # first, as it marks the folder as ours
         if plugins:
-            write_json(self.environment, {**environment, "plugins": self._copied(plugins)})
+            write_json(self.environment, {**environment, "plugins": self._copy(plugins)})
+        self._write_spec(spec)
+
+    def note_resumption(self, spec: dict[str, Any], environment: dict[str, Any], changes: Sequence[str]) -> None:
+        """Note, in `environment.json`, where the run is resumed and what has changed; replace `spec.yaml` if it has."""
+        started = self.read_environment()
+        resumed = [*started.get("resumed", []), {**environment, "changes": list(changes)}]
+        write_json(self.environment, {**started, "resumed": resumed})
+        if changes:
+            self._write_spec(spec)
+
+    def _write_spec(self, spec: dict[str, Any]) -> None:
         with replacing(self.spec) as file:
             file.write_text(as_yaml(spec), encoding="utf-8")
 
-    def go_on(self, spec: dict[str, Any], environment: dict[str, Any], changes: Sequence[str]) -> None:
-        """Notes, in `environment.json`, that the run goes on, where and with what changes.
-
-        Args:
-            spec: The resolved spec with which it goes on.
-            environment: What `describe_environment` tells about now.
-            changes: What is different from the spec that it was begun with.
-
-        Raises:
-            RunFolderError: The folder cannot be written.
-        """
-        began = self.began()
-        resumed = [*began.get("resumed", []), {**environment, "changes": list(changes)}]
-        write_json(self.environment, {**began, "resumed": resumed})
-        if changes:
-            with replacing(self.spec) as file:
-                file.write_text(as_yaml(spec), encoding="utf-8")
-
-    def began(self) -> dict[str, Any]:
-        """What `environment.json` tells about the process that began the run.
-
-        Raises:
-            RunFolderError: The file is missing or damaged.
-        """
+    def read_environment(self) -> dict[str, Any]:
+        """Read `environment.json`: versions, device and so on of the process that started the run."""
         try:
             content: dict[str, Any] = dict(json.loads(self.environment.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError) as error:
@@ -260,8 +216,8 @@ class RunFolder:
         """Whether a run of ours is here that ended before its first epoch did, so that nothing of it can be lost."""
         return self._is_ours() and not any(file.exists() for file in (self.metrics, self.results, self.best, self.last))
 
-    def _copied(self, plugins: Sequence[Plugin]) -> list[dict[str, Any]]:
-        """Copies the plugins; says where each was, where its copy is, and what it registered."""
+    def _copy(self, plugins: Sequence[Plugin]) -> list[dict[str, Any]]:
+        """Copy the plugins; return where each was, where its copy is, and what it registered."""
         records = []
         for number, plugin in enumerate(plugins, 1):
             same = [other for other in plugins[: number - 1] if other.path.name == plugin.path.name]
@@ -275,20 +231,20 @@ class RunFolder:
         return records
 
     def check_run(self) -> None:
-        """Checks that the folder is that of a run, finished or not.
+        """Check that the folder is that of a run, finished or not.
 
         Raises:
-            RunFolderError: The folder is missing or foreign.
+            RunFolderError: The folder is missing, or is something else.
         """
         if not self.path.is_dir():
-            raise RunFolderError(f"{self.path} is no folder. Give the run folder that train printed.")
-        if not self._is_ours() or not self.spec.is_file():
+            raise RunFolderError(f"{self.path} is not a folder. Give the run folder that train printed.")
+        if not self.was_begun():
             missing = [file.name for file in (self.spec, self.environment) if not file.is_file()]
             detail = f"{' and '.join(missing)} missing" if missing else "environment.json is not of encapkeras"
             raise RunFolderError(f"{self.path} is not the folder of a run: {detail}.")
 
     def check_plugins(self) -> None:
-        """Checks that the plugins are loaded that the network of this run needs.
+        """Check that the plugins are loaded that the network of this run needs.
 
         Raises:
             PluginError: One is not. None is loaded from here by itself, since a plugin is code.
@@ -297,23 +253,31 @@ class RunFolder:
             records = json.loads(self.environment.read_text()).get("plugins", [])
             needed = [(dict(record["registers"]), Path(record["path"]), str(record["copy"])) for record in records]
         except (OSError, ValueError, TypeError, KeyError, AttributeError):
-            return  # a run of another kind, which has none to ask for
+            return  # a run of another kind, without plugins
         for registers, original, copy in needed:
             check_loaded(registers, f"run {self.path}", str(original if original.is_file() else self.path / copy))
 
 
 def folder_name(name: str) -> str:
-    """The name of a spec as that of a folder: what could lead elsewhere is replaced.
-
-    Example:
-        >>> folder_name("../my net")
-        '__my_net'
-    """
+    """Return the name of a spec as that of a folder: what could lead elsewhere is replaced."""
     return re.sub(r"[^\w.-]|^\.+", "_", name)
 
 
+def check_writable(path: Path, subject: str, advice: str) -> None:
+    """Check that a folder, or the nearest folder above it that exists, may be written."""
+    parent = _nearest_existing(path)
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        raise RunFolderError(
+            f"{subject} cannot be written: {parent} is {'read-only' if parent.is_dir() else 'a file'}. {advice}"
+        )
+
+
+def _nearest_existing(path: Path) -> Path:
+    return next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+
+
 def describe_environment(device: str, seed: int, processes: int = 1) -> dict[str, Any]:
-    """Versions, device, threads, seed, number of processes, and command line, for `environment.json`."""
+    """Return versions, device, threads, seed, number of processes, and command line, for `environment.json`."""
     import keras
     import numpy
     import torch
@@ -337,21 +301,16 @@ def describe_environment(device: str, seed: int, processes: int = 1) -> dict[str
 
 
 def on_device(environment: Mapping[str, Any]) -> str:
-    """Device and threads of an `environment.json`, for reading.
-
-    Example:
-        >>> on_device({"device": "cpu", "threads": 1})
-        'cpu, 1 thread'
-    """
+    """Return device and threads of an `environment.json` for reading, such as `cpu, 1 thread`."""
     threads = environment["threads"]
     return f"{environment['device']}, {threads} thread{'' if threads == 1 else 's'}"
 
 
 def trained_on(folder: RunFolder) -> str:
-    """Where a run was trained, as its folder has it; empty if that is not known."""
+    """Return where a run was trained, as its folder has it; empty if that is not known."""
     try:
-        return on_device(json.loads(folder.environment.read_text(encoding="utf-8")))
-    except (OSError, ValueError, LookupError, TypeError):
+        return on_device(folder.read_environment())
+    except (RunFolderError, LookupError, TypeError):
         return ""
 
 

@@ -1,45 +1,58 @@
-"""Where a run goes, and whether it begins or goes on."""
+"""Which run this is: where it goes, whether it starts or resumes, and what has changed since it was started."""
 
 from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
-from encapkeras.distribution.processes import remember, remembered
-from encapkeras.errors import RunFolderError, TrainingError
-from encapkeras.training.run.continued_run import changes_of
+from encapkeras.distribution.processes import launcher_value, set_launcher_value
+from encapkeras.errors import EncapkerasError, RunFolderError, TrainingError
+from encapkeras.spec.load import load_spec
+from encapkeras.spec.spec import Spec
 from encapkeras.training.run.resume_state import StateFiles
 from encapkeras.training.run.run_folder import RunFolder
+from encapkeras.validation import shown
 
-if TYPE_CHECKING:
-    from encapkeras.spec.spec import Spec
+# Settings of `train` that may change when a run is resumed; of the optimizer, not its kind.
+_MAY_CHANGE = (
+    "epochs",
+    "optimizer",
+    "schedule",
+    "weight_decay",
+    "clip_norm",
+    "ema",
+    "resume_state",
+    "max_bad_batches",
+)
+# What can change the last bits of floating-point numbers.
+_DECIDES_NUMBERS = ("torch", "keras", "numpy", "encapkeras", "device", "threads", "processes", "system")
 
 
 class Start(NamedTuple):
-    """What is decided before a run begins or goes on.
+    """What is decided before a run starts or resumes.
 
     Args:
         path: The run folder.
-        goes_on: Whether a run that is there goes on.
-        overwrite: Whether what is there is replaced.
-        changes: What is different from the spec that it was begun with.
-        results: Of a run that is finished already; else None.
+        resumes: Whether the run in it is resumed.
+        overwrite: Whether the run in it is replaced.
+        changes: The settings that differ from those that the run was started with.
+        results: Those of a run that is finished already; else None.
     """
 
     path: Path
-    goes_on: bool
+    resumes: bool
     overwrite: bool
     changes: Sequence[str] = ()
     results: dict[str, Any] | None = None
 
 
 class LaunchedRun:
-    """The run that a call of `train` began, for the same call in processes that torchrun has started again.
+    """The run that a call of `train` started, for the same call in processes that torchrun has started again.
 
-    Calls are told apart by their number: a script makes the same ones each time. Only the first process asks.
+    Calls are identified by their number: a script makes the same ones each time. Only the first process asks.
     """
 
     _calls = itertools.count()
@@ -48,32 +61,25 @@ class LaunchedRun:
         self._name = f"run {next(self._calls)}"
 
     def known(self) -> tuple[Path | None, bool]:
-        """Its folder, None if it has none yet; and whether that was made."""
-        stage, _, path = (remembered(self._name) or "").partition(" ")
+        """Return its folder, None if it has none yet; and whether that was made."""
+        stage, _, path = (launcher_value(self._name) or "").partition(" ")
         return (Path(path) if path else None), stage == "made"
 
     def makes(self, folder: RunFolder) -> None:
-        """Notes where it will be."""
-        remember(self._name, f"makes {folder.path.absolute()}")
+        """Note where it will be."""
+        set_launcher_value(self._name, f"makes {folder.path.absolute()}")
 
     def made(self, folder: RunFolder) -> None:
-        """Notes that it goes on from now on if processes are started again."""
-        remember(self._name, f"made {folder.path.absolute()}")
+        """Note that it is resumed from now on if processes are started again."""
+        set_launcher_value(self._name, f"made {folder.path.absolute()}")
 
 
-def begin(spec: Spec, launched: LaunchedRun, run_dir: str | Path | None, overwrite: bool, resume: bool) -> Start:
-    """Decides where a run goes, and whether one that is there goes on; changes nothing.
-
-    Args:
-        spec: A loaded spec.
-        launched: If it has begun already, it goes on.
-        run_dir: The run folder; None for a new one.
-        overwrite: Whether a run that is in that folder may be replaced.
-        resume: Whether a run that is in that folder goes on.
+def decide_start(spec: Spec, launched: LaunchedRun, run_dir: str | Path | None, overwrite: bool, resume: bool) -> Start:
+    """Decide where a run goes, and whether the one in that folder is resumed; change nothing.
 
     Raises:
         RunFolderError: The folder holds something already, or cannot be written.
-        TrainingError: The run there is one of another spec, is finished, or has come beyond the last epoch.
+        TrainingError: The run there is one of another spec, is finished, or is beyond the last epoch.
     """
     known, was_made = launched.known()
     run_dir = known or run_dir
@@ -82,30 +88,31 @@ def begin(spec: Spec, launched: LaunchedRun, run_dir: str | Path | None, overwri
         overwrite, resume = False, True
     elif known:  # it may have been made in part
         overwrite = overwrite or folder.has_remains()
-    goes_on = resume and folder.was_begun()
-    changes = changes_of(folder, spec) if goes_on else []
-    if goes_on and folder.results.is_file():
+    resumes = resume and folder.was_begun()
+    changes = changed_settings(folder, spec) if resumes else []
+    if resumes and folder.results.is_file():
         return Start(folder.path, True, False, changes, _results_of_finished(folder, changes))
-    goes_on = goes_on and _can_go_on(folder, spec.train.epochs)
-    # What ended before anything was saved begins anew, as often as it takes.
+    resumes = resumes and _has_resume_state(folder, spec.train.epochs)
+    # What ended before anything was saved starts anew, as often as it takes.
     overwrite = overwrite or (resume and folder.has_remains())
-    folder.check_free(overwrite or goes_on)
-    return Start(folder.path, goes_on, overwrite, changes)
+    folder.check_free(overwrite or resumes)
+    return Start(folder.path, resumes, overwrite, changes)
 
 
-def _can_go_on(folder: RunFolder, epochs: int) -> bool:
-    """Whether there is a state to go on from; without one a run begins anew if it has left nothing that could be lost.
+def _has_resume_state(folder: RunFolder, epochs: int) -> bool:
+    """Whether there is a state to resume from; without one a run starts anew if it left nothing that could be lost.
 
     Raises:
         RunFolderError: There is no state, but there are weights or metrics.
-        TrainingError: The run has come beyond the last epoch that is wanted.
+        TrainingError: The run is beyond the last epoch that is wanted.
     """
     position = StateFiles(folder.resume).position()
     if position is None:
         if not folder.has_remains():
             raise RunFolderError(
-                f"run {folder.path} cannot go on: {folder.resume} has no state, though there are weights or metrics of "
-                "earlier epochs. Put the states back, train in another folder, or replace the run with --overwrite."
+                f"run {folder.path} cannot be resumed: {folder.resume} has no resume state, though there are weights "
+                "or metrics of earlier epochs. Put the resume states back, train in another folder, or replace the run "
+                "with --overwrite."
             )
         return False
     if (position.epoch, position.step) > (epochs, 0):
@@ -128,3 +135,84 @@ def _results_of_finished(folder: RunFolder, changes: list[str]) -> dict[str, Any
         raise TrainingError(f"{folder.results} is damaged: {error}. Remove it to test the network again.") from error
     StateFiles(folder.resume).remove()  # it may have been killed before it did so
     return results
+
+
+def spec_of_run(folder: RunFolder) -> Spec:
+    """Load the resolved spec that a run was started with.
+
+    Raises:
+        RunFolderError: It is damaged.
+    """
+    try:
+        return load_spec(folder.spec)
+    except EncapkerasError as error:
+        raise RunFolderError(
+            f"run {folder.path} cannot be used, as its {folder.spec.name} is damaged. Put that back, or remove the "
+            f"folder to train the run again.\n{error}"
+        ) from error
+
+
+def changed_settings(folder: RunFolder, spec: Spec) -> list[str]:
+    """Return the settings that a resumed run changes, each as a text: `train.clip_norm is null there and 1.0 here`.
+
+    Raises:
+        RunFolderError: The spec in the folder is damaged.
+        TrainingError: Something differs that may not: the network, its losses, the data, the seed, what is recorded.
+    """
+    before, now = spec_of_run(folder).resolved, spec.resolved
+    fixed = first_difference(_fixed_part(before), _fixed_part(now))
+    if fixed:
+        raise TrainingError(
+            f"run {folder.path} was started with another spec: {fixed}. When a run is resumed, only these settings of "
+            f"'train' may change (of 'optimizer' not the kind): {', '.join(_MAY_CHANGE)}. Give the spec that it has, "
+            "or train in another folder."
+        )
+    return list(_differences(before.get("train", {}), now.get("train", {}), "train"))
+
+
+def _fixed_part(resolved: Mapping[str, Any]) -> dict[str, Any]:
+    """All of a resolved spec that must not change."""
+    train = resolved.get("train", {})
+    fixed = {key: value for key, value in train.items() if key not in _MAY_CHANGE}
+    kind = train.get("optimizer", {}).get("kind")
+    return {**resolved, "train": {**fixed, "optimizer": {"kind": kind}}}
+
+
+def _differences(before: Any, now: Any, path: str) -> Iterator[str]:
+    if isinstance(before, dict) and isinstance(now, dict) and before.get("kind") == now.get("kind"):
+        for key in dict.fromkeys([*before, *now]):
+            yield from _differences(before.get(key), now.get(key), f"{path}.{key}")
+    elif before != now:
+        yield first_difference(before, now, path)
+
+
+def first_difference(there: Any, here: Any, path: str = "") -> str:
+    """Return where two resolved specs first differ, and how; empty if they do not.
+
+    Example:
+        >>> first_difference({"train": {"epochs": 3, "seed": 0}}, {"train": {"epochs": 5, "seed": 0}})
+        'train.epochs is 3 there and 5 here'
+    """
+    if there == here:
+        return ""
+    if isinstance(there, dict) and isinstance(here, dict):
+        for key in dict.fromkeys([*there, *here]):
+            if there.get(key) != here.get(key):
+                return first_difference(there.get(key), here.get(key), f"{path}.{key}" if path else key)
+    written = ["null" if value is None else shown(value) for value in (there, here)]
+    return f"{path} is {written[0]} there and {written[1]} here"
+
+
+def numeric_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Return lines that say why a resumed run may not have, to the last bit, the numbers of an uninterrupted one.
+
+    Example:
+        >>> numeric_differences({"threads": 2}, {"threads": 1})
+        ['threads was 2, now 1: the last digits may differ from those of an uninterrupted training']
+    """
+    return [
+        f"{name} was {before[name]}, now {now[name]}: the last digits may differ from those of an uninterrupted "
+        "training"
+        for name in _DECIDES_NUMBERS
+        if name in before and name in now and before[name] != now[name]
+    ]

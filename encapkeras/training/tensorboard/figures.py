@@ -1,4 +1,4 @@
-"""Pictures of what a classifier makes of images, drawn by matplotlib."""
+"""Pictures of what a classifier makes of images, drawn by matplotlib; `names` are those of the classes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from matplotlib.colors import PowerNorm, to_rgb
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from encapkeras.training.tensorboard.probe import Seen
+from encapkeras.training.tensorboard.predictions import Predictions
 
 COLUMNS = 8  # images beside each other
 LEAST_WIDTH = 64  # pixels of an image
@@ -25,56 +25,37 @@ COUNTED = 20  # classes up to which a cell has room for its count
 NAMED = 250  # classes up to which each has its name at the axes
 
 
-def draw_predictions(seen: Seen, names: Sequence[str], count: int = 40) -> Figure:
-    """The first images, each with its class and, below, the predicted one with its score; wrong ones are red.
-
-    Args:
-        seen: What the network made of the images.
-        names: Names of the classes.
-        count: How many images.
-    """
-    predicted, scores = seen.predicted, seen.scores
+def draw_predictions(predictions: Predictions, names: Sequence[str], count: int = 40) -> Figure:
+    """Draw the first images, each with its class and, below, the predicted one with its score; wrong ones are red."""
+    predicted, scores = predictions.predicted, predictions.scores
     captions, colours = [], []
-    for index in range(min(count, len(seen.images))):
-        true, taken = int(seen.labels[index]), int(predicted[index])
+    for index in range(min(count, len(predictions.images))):
+        true, taken = int(predictions.labels[index]), int(predicted[index])
         captions.append(f"{_short(names[true])}\n{_short(names[taken])} {scores[index, taken]:.2f}")
         colours.append(RIGHT if true == taken else WRONG)
-    right = (predicted == seen.labels).float().mean().item()
-    title = (
-        f"true class, and below it the prediction with its score; {right:.1%} of {len(seen.labels):,} images are right"
-    )
-    return _draw_images(seen.images[:count], captions, colours, title)
+    right = (predicted == predictions.labels).float().mean().item()
+    shares = f"{right:.1%} of {len(predictions.labels):,} images are right"
+    title = f"true class, and below it the prediction with its score; {shares}"
+    return _draw_images(predictions.images[:count], captions, colours, title)
 
 
-def draw_reconstructions(seen: Seen, decoded: Tensor, names: Sequence[str], count: int = 16) -> Figure:
-    """The first images, and below each what the decoder makes of its longest class capsule.
-
-    Args:
-        seen: What the network made of the images.
-        decoded: What the decoder made of them, `(F, H, W, C)`.
-        names: Names of the classes.
-        count: How many images.
-    """
+def draw_reconstructions(predictions: Predictions, decoded: Tensor, names: Sequence[str], count: int = 16) -> Figure:
+    """Draw the first images, and below each what the decoder makes of its longest class capsule, `(F, H, W, C)`."""
     count = min(count, len(decoded))
     rows, captions = [], []
     for start in range(0, count, COLUMNS):
         part = slice(start, min(start + COLUMNS, count))
-        missing = COLUMNS - len(seen.images[part])
-        blank = seen.images.new_ones(missing, *seen.images.shape[1:])
-        rows += [seen.images[part], blank, decoded[part], blank]
-        captions += [_short(names[int(label)]) for label in seen.labels[part]] + [""] * missing
-        captions += [f"as {_short(names[int(label)])}" for label in seen.predicted[part]] + [""] * missing
+        missing = COLUMNS - len(predictions.images[part])
+        blank = predictions.images.new_ones(missing, *predictions.images.shape[1:])
+        rows += [predictions.images[part], blank, decoded[part], blank]
+        captions += [_short(names[int(label)]) for label in predictions.labels[part]] + [""] * missing
+        captions += [f"as {_short(names[int(label)])}" for label in predictions.predicted[part]] + [""] * missing
     images = np.concatenate([part.numpy() for part in rows])
     return _draw_images(images, captions, [RIGHT] * len(captions), "images, and below each its reconstruction")
 
 
 def draw_confusion(confusion: Tensor, names: Sequence[str]) -> Figure:
-    """How often each class (row) was taken for each (column): colours are shares of a row, numbers are images.
-
-    Args:
-        confusion: Counts `(K, K)`.
-        names: Names of the classes.
-    """
+    """Draw how often each class (row) was taken for each (column): colours are shares of a row, numbers are images."""
     counts = confusion.numpy()
     classes = len(counts)
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
@@ -99,15 +80,9 @@ def draw_confusion(confusion: Tensor, names: Sequence[str]) -> Figure:
 
 
 def draw_plan(plan: Tensor, labels: Tensor, names: Sequence[str]) -> Figure:
-    """A transport plan: how much of each latent sample goes to each target sample, in the order of the classes.
+    """Draw a transport plan `(F, F)`: how much of each latent sample goes to each target sample, sorted by class.
 
-    Samples of one class are beside each other, and lines part the classes: mass inside of the squares on the diagonal
-    stays within its class.
-
-    Args:
-        plan: `(F, F)`.
-        labels: The class of each sample, `(F,)` or more.
-        names: Names of the classes.
+    Lines separate the classes: mass inside the squares on the diagonal stays within its class.
     """
     order = labels[: len(plan)].argsort(stable=True)
     ordered = labels[order]
@@ -131,9 +106,9 @@ def draw_plan(plan: Tensor, labels: Tensor, names: Sequence[str]) -> Figure:
 
 
 def _draw_images(images: Any, captions: Sequence[str], colours: Sequence[str], title: str) -> Figure:
-    """Rows of images, each with a caption below in its colour; those without one are left blank.
+    """Draw rows of images, each with a caption below in its colour; those without one are left blank.
 
-    All are put together before they are drawn: matplotlib takes as long for each picture as for one large one.
+    They are joined before they are drawn: matplotlib takes as long for each picture as for one large one.
     """
     scale = -(-LEAST_WIDTH // images.shape[2])
     shown = np.asarray(images)[..., : 3 if images.shape[3] == 3 else 1].repeat(scale, 1).repeat(scale, 2)
@@ -162,9 +137,9 @@ def _draw_images(images: Any, captions: Sequence[str], colours: Sequence[str], t
 
 
 def _square(side: float, names: Sequence[str]) -> tuple[Figure, Axes, Axes]:
-    """A square with room for names at its left and bottom, and a place for a bar of colours.
+    """Make a square with room for names at its left and bottom, and beside it axes for a colour bar.
 
-    Places are given: matplotlib would draw everything twice to find them.
+    Positions are given: matplotlib would draw everything twice to find them.
     """
     names_take = 0.5 + _points(side, len(names)) / 72 * 0.65 * max(len(_short(name)) for name in names)
     width, height = names_take + side + 1.1, names_take + side + TITLE
@@ -182,7 +157,7 @@ def _name_ticks(axes: Axes, places: Sequence[float], names: Sequence[str], side:
 
 
 def _points(side: float, names: int) -> float:
-    """Size of letters at which names beside each other have room."""
+    """Return the font size at which names beside each other have room."""
     return min(9.0, max(4.0, 45 * side / names))
 
 

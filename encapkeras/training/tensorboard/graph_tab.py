@@ -22,13 +22,10 @@ Shape = Sequence[int | None]
 
 
 def graph_definition(network: Examined) -> GraphDef:
-    """The graph of a network: inputs, nodes, side losses and outputs.
+    """Return the graph of a network: inputs, nodes, side losses and outputs.
 
     A dot in a name becomes a slash, by which TensorBoard folds: nodes of a block, `losses` and `outputs`. The layer is
-    the operation; its arguments, its weights and the shapes that it makes are attributes.
-
-    Args:
-        network: What `examine_spec` gives, or `SpecModel.examined`.
+    the operation; its arguments, weights and output shapes are attributes.
 
     Example:
         >>> from encapkeras.model.examine import examine_spec
@@ -65,12 +62,12 @@ def _node(name: str, layer: str, inputs: Sequence[str], shapes: Sequence[Shape],
 
 
 def _dimensions(shape: Shape) -> TensorShapeProto:
-    """A shape in TensorBoard's own form, where -1 stands for the batch and for other sizes that are not known."""
+    """Return a shape in TensorBoard's form, where -1 stands for the batch and for other unknown sizes."""
     return TensorShapeProto(dim=[TensorShapeProto.Dim(size=-1 if size is None else size) for size in shape])
 
 
 def _input(text: str, ports: dict[str, tuple[str, ...]]) -> str:
-    """A reference as TensorBoard writes it: with the number of the port."""
+    """Return a reference as TensorBoard writes it: with the number of the port."""
     name, _, port = text.partition("/")
     if name not in ports:  # an input of the model, or labels
         return text

@@ -1,6 +1,6 @@
-"""Runs in TensorBoard's HParams: the settings of one.
+"""The settings of a run in TensorBoard's HParams.
 
-TensorBoard takes the first of several that a run has, so that each run has one, in a file of its own that is replaced.
+TensorBoard takes the first settings of a run, so that each run has them once, in a file of its own that is replaced.
 """
 
 from __future__ import annotations
@@ -23,35 +23,16 @@ _SUFFIX = ".hparams"  # of the event file, beside that of the training
 
 
 def write_settings(folder: Path, settings: Mapping[str, str | int | float | bool], finished: bool = False) -> None:
-    """Writes the settings of a single run; its metrics are all its curves.
+    """Write the settings of a run beside the event file of its training; its metrics are all its curves.
 
     No columns are named, so that runs of different kinds show theirs side by side, or those of a comparison among them.
-
-    Args:
-        folder: That of the event file of its training.
-        settings: The hyperparameters.
-        finished: Whether the training has ended.
-
-    Raises:
-        RunFolderError: The file cannot be written.
     """
     _, started, ended = hparams(dict(settings), {})
     replace_hparams(folder, [started, *([ended] if finished else [])], {})
 
 
 def main_settings(model: SpecModel, settings: TrainSettings) -> dict[str, str | int | float | bool]:
-    """What runs that are trained from specs are told apart by.
-
-    Args:
-        model: The model, made from a spec that names its data.
-        settings: The `train:` section of that spec.
-
-    Example:
-        >>> from encapkeras import build_model, load_spec
-        >>> settings = main_settings(build_model("quickstart"), load_spec("quickstart").train)
-        >>> settings["spec"], settings["optimizer"], settings["learning_rate"], settings["batch_size"]
-        ('quickstart', 'adam', 0.002, 64)
-    """
+    """Return the settings that distinguish runs which are trained from specs."""
     decay = settings.weight_decay
     return {
         "spec": model.name,
@@ -68,7 +49,7 @@ def main_settings(model: SpecModel, settings: TrainSettings) -> dict[str, str | 
 
 
 def replace_hparams(folder: Path, summaries: Sequence[Any], scalars: Mapping[str, float]) -> None:
-    """Writes the event file of a run's hyperparameters in place of an earlier one."""
+    """Write the event file of a run's hyperparameters in place of an earlier one."""
     with writing(folder):
         before = list(folder.glob(f"events.out.tfevents.*{_SUFFIX}"))
         with SummaryWriter(str(folder), filename_suffix=_SUFFIX) as writer:

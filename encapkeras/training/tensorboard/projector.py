@@ -2,7 +2,7 @@
 
 projector_config.pbtxt          names the others
 projector/vectors.tsv           a row for each image
-projector/labels.tsv            what is known of each image
+projector/labels.tsv            the classes and the score of each image
 projector/thumbnails.png        all images in one picture
 
 They are replaced each time, so that they show the latest epoch and do not grow.
@@ -21,35 +21,25 @@ from torchvision.transforms.functional import to_pil_image
 from torchvision.utils import make_grid
 
 from encapkeras.files import replacing, writing
-from encapkeras.training.tensorboard.probe import Seen
+from encapkeras.training.tensorboard.predictions import Predictions
 
 CONFIG = "projector_config.pbtxt"
 FOLDER = "projector"
 
 
-def write_projector(folder: Path, seen: Seen, names: Sequence[str], epoch: int) -> None:
-    """Writes the class capsules of images: a vector holds those of all classes, one after another.
-
-    Args:
-        folder: That of the event files.
-        seen: What the network made of the images.
-        names: Names of the classes.
-        epoch: From 1.
-
-    Raises:
-        RunFolderError: A file cannot be written.
-    """
-    if seen.capsules is None or seen.thumbnails is None:
+def write_projector(folder: Path, predictions: Predictions, names: Sequence[str], epoch: int) -> None:
+    """Write the class capsules of images beside the event files: a vector holds those of all classes in a row."""
+    if predictions.capsules is None or predictions.thumbnails is None:
         return
-    vectors = seen.capsules.flatten(1)
+    vectors = predictions.capsules.flatten(1)
     with writing(folder / FOLDER):
         (folder / FOLDER).mkdir(parents=True, exist_ok=True)
     with replacing(folder / FOLDER / "vectors.tsv") as file:
         file.write_text("".join("\t".join(f"{number:.5g}" for number in row) + "\n" for row in vectors.tolist()))
     with replacing(folder / FOLDER / "labels.tsv") as file:
-        file.write_text(_labels(seen, names, len(vectors)), encoding="utf-8")
+        file.write_text(_labels(predictions, names, len(vectors)), encoding="utf-8")
     with replacing(folder / FOLDER / "thumbnails.png") as file:
-        to_pil_image(_sprite(seen.thumbnails)).save(file)
+        to_pil_image(_sprite(predictions.thumbnails)).save(file)
     config = ProjectorConfig()
     embedding = config.embeddings.add()
     embedding.tensor_name = f"class capsules, epoch {epoch}"
@@ -57,26 +47,26 @@ def write_projector(folder: Path, seen: Seen, names: Sequence[str], epoch: int) 
     embedding.tensor_path = f"{FOLDER}/vectors.tsv"
     embedding.metadata_path = f"{FOLDER}/labels.tsv"
     embedding.sprite.image_path = f"{FOLDER}/thumbnails.png"
-    height, width = seen.thumbnails.shape[1:3]
+    height, width = predictions.thumbnails.shape[1:3]
     embedding.sprite.single_image_dim.extend((width, height))
     with replacing(folder / CONFIG) as file:
         file.write_text(str(config))
 
 
-def _labels(seen: Seen, names: Sequence[str], count: int) -> str:
+def _labels(predictions: Predictions, names: Sequence[str], count: int) -> str:
     def plain(name: str) -> str:
         name = " ".join(name.split())  # a tab or line end would be taken for another column or row
         return f"class {name}" if name.isdecimal() else name  # numbers would be coloured by size
 
     rows = ["class\tpredicted\tright\tscore"]
-    for true, taken, scores in zip(seen.labels[:count], seen.predicted, seen.scores, strict=False):
+    for true, taken, scores in zip(predictions.labels[:count], predictions.predicted, predictions.scores, strict=False):
         right = "right" if true == taken else "wrong"
         rows.append(f"{plain(names[int(true)])}\t{plain(names[int(taken)])}\t{right}\t{scores[taken]:.4f}")
     return "\n".join(rows) + "\n"
 
 
 def _sprite(thumbnails: Tensor) -> Tensor:
-    """One square picture of all, row by row."""
+    """Join all thumbnails into one square, row by row."""
     side = math.ceil(math.sqrt(len(thumbnails)))
     images = thumbnails[..., : 3 if thumbnails.shape[-1] == 3 else 1].permute(0, 3, 1, 2)
     missing = images.new_zeros(side * side - len(images), *images.shape[1:])

@@ -1,0 +1,178 @@
+"""Measure the routing layers of a trained network with images."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import keras
+import numpy as np
+import torch
+from torch import Tensor
+
+from encapkeras.analysis.measurements import Measurement, RoutingAnalysis
+from encapkeras.analysis.routing_statistics import RoutingStatistics
+from encapkeras.analysis.vote_chunks import CHUNK_ELEMENTS
+from encapkeras.errors import ArgumentError
+from encapkeras.functional.routing.couplings import RoutingRecord
+from encapkeras.keras_internals import inputs_of_calls
+from encapkeras.layers import LAYERS
+from encapkeras.layers.voting_layer import VotingLayer
+
+
+def routing_layers(model: keras.Model) -> list[VotingLayer]:
+    """Return the layers of a network that can be analysed, in its order.
+
+    Args:
+        model: A Functional model, such as `build_model` and `load_model` make.
+
+    Raises:
+        ArgumentError: It has none, has one that is called more than once, contains a model that has one, or is not a
+            Functional model of one input.
+    """
+    if not isinstance(model, keras.Model) or len(getattr(model, "inputs", None) or []) != 1:
+        raise ArgumentError(
+            "the routing of a Functional Keras model with one input can be analysed, as build_model and load_model "
+            f"make it; received {type(model).__name__}"
+        )
+    nested = [layer for layer in model.layers if isinstance(layer, keras.Model) and _has_routing(layer)]
+    if nested:
+        raise ArgumentError(
+            f"model '{nested[0].name}' inside '{model.name}' has routing layers, but models inside a model are not "
+            "looked into; analyse it alone"
+        )
+    layers = [layer for layer in model.layers if isinstance(layer, VotingLayer)]
+    if not layers:
+        targets = {name: LAYERS[name].target for name in LAYERS}
+        routing = [name for name, cls in targets.items() if isinstance(cls, type) and issubclass(cls, VotingLayer)]
+        known = ", ".join(sorted(routing))
+        raise ArgumentError(f"network '{model.name}' has no routing layer; layers that can be analysed: {known}")
+    for layer in layers:
+        calls = len(inputs_of_calls(model, layer))
+        if calls > 1:
+            raise ArgumentError(
+                f"layer '{layer.name}' is called {calls} times in network '{model.name}'; a routing layer can be "
+                "analysed if it is called once"
+            )
+    return layers
+
+
+def _has_routing(model: keras.Model) -> bool:
+    return any(
+        isinstance(layer, VotingLayer) or (isinstance(layer, keras.Model) and _has_routing(layer))
+        for layer in model.layers
+    )
+
+
+def analyse_routing(
+    model: keras.Model,
+    images: Any,
+    labels: Any = None,
+    *,
+    batch_size: int = 32,
+    chunk_elements: int = CHUNK_ELEMENTS,
+    checkpoint: str = "model",
+    split: str = "images",
+) -> RoutingAnalysis:
+    """Measure what the routing layers of a network do with images, iteration by iteration.
+
+    The couplings' entropy, the agreement between votes and output capsules, the votes' lengths and the outputs'
+    activations; `Measurement` lists them. Where a layer's output capsules are the classes (as many, and no map) and
+    labels are given, the image's class is measured apart from the others. The network runs as in prediction; half
+    precision is analysed in float32.
+
+    Args:
+        model: A network with routing layers, made by `build_model`, `load_model` or Keras' functional API.
+        images: Images `(B, H, W, C)` as the network takes them, tensor or array.
+        labels: Their classes `(B,)`, whole numbers from 0; None if not known.
+        batch_size: How many images go through the network at once.
+        chunk_elements: How many numbers of votes may exist at once; those of one input capsule always do.
+        checkpoint: Name of the weights in the result.
+        split: Name of the images in the result.
+
+    Returns:
+        The measurements, one for each layer, iteration and statistic.
+
+    Raises:
+        ArgumentError: The network has no routing layer or cannot be analysed, it does not take such images, labels and
+            images do not match, or the input of a layer is not finite.
+
+    Example:
+        >>> import keras, encapkeras
+        >>> inputs = keras.Input((4, 4, 8, 6))
+        >>> digits = encapkeras.layers.DynamicCapsules(capsules=10, dim=8, name="digits")(inputs)
+        >>> model = keras.Model(inputs, encapkeras.layers.CapsuleLength()(digits))
+        >>> analysis = analyse_routing(model, torch.rand(5, 4, 4, 8, 6), labels=[0, 1, 2, 3, 4])
+        >>> [round(m.value, 3) for m in analysis.select("digits", "coupling_entropy_relative", "target")][:1]
+        [1.0]
+    """
+    layers = routing_layers(model)
+    if batch_size < 1 or chunk_elements < 1:
+        raise ArgumentError(f"batch_size and chunk_elements are at least 1; received {batch_size}, {chunk_elements}")
+    _check_images(model, images)
+    targets = None if labels is None else _as_labels(labels, len(images))
+    measurements = _measure(model, layers, images, targets, batch_size, chunk_elements)
+    return RoutingAnalysis(checkpoint, split, len(images), tuple(measurements))
+
+
+def _measure(
+    model: keras.Model,
+    layers: list[VotingLayer],
+    images: Any,
+    targets: Tensor | None,
+    batch_size: int,
+    chunk_elements: int,
+) -> list[Measurement]:
+    """Run the network up to the routing layers, batch by batch, and measure each layer."""
+    inner = keras.Model(model.inputs, {layer.name: inputs_of_calls(model, layer)[0] for layer in layers})
+    classes = _possible_classes(model)
+    gathered = [RoutingStatistics(_record_of(layer), chunk_elements) for layer in layers]
+    with torch.no_grad():
+        for start in range(0, len(images), batch_size):
+            part = slice(start, start + batch_size)
+            inputs = inner(keras.ops.convert_to_tensor(images[part]), training=False)
+            for layer, statistics in zip(layers, gathered, strict=True):
+                are_classes = layer.map_types is None and layer.capsules in classes
+                labels = targets[part] if targets is not None and are_classes else None
+                try:
+                    statistics.add(*layer.by_position(*map(_widen, inputs[layer.name])), labels)
+                except ArgumentError as error:
+                    raise ArgumentError(f"layer '{layer.name}': {error}") from error
+    return [m for layer, each in zip(layers, gathered, strict=True) for m in each.measurements(layer.name)]
+
+
+def _check_images(model: keras.Model, images: Any) -> None:
+    wanted, shape = model.inputs[0].shape[1:], tuple(np.shape(images))
+    if len(shape) != len(wanted) + 1 or any(w not in (None, s) for w, s in zip(wanted, shape[1:], strict=True)):
+        expected = ", ".join(["B", *map(str, wanted)])
+        raise ArgumentError(
+            f"images must have the shape ({expected}) that network '{model.name}' takes; received {shape}"
+        )
+    if shape[0] == 0:
+        raise ArgumentError("there are no images to analyse the routing with; give at least one")
+
+
+def _as_labels(labels: Any, images: int) -> Tensor:
+    whole = torch.as_tensor(np.asarray(labels.cpu() if isinstance(labels, Tensor) else labels))
+    if whole.dim() != 1 or whole.is_floating_point() or whole.is_complex() or len(whole) != images:
+        raise ArgumentError(
+            f"labels must be one whole number for each of the {images} images; received {whole.dtype} of shape "
+            f"{tuple(whole.shape)}"
+        )
+    return whole.long()
+
+
+def _possible_classes(model: keras.Model) -> set[int]:
+    """Return the numbers of classes the network may have: the size of each output that is a list of scores."""
+    return {output.shape[1] for output in model.outputs if len(output.shape) == 2}
+
+
+def _record_of(layer: VotingLayer) -> RoutingRecord:
+    """Return the layer's record with weights in float32 or better."""
+    record = layer.routing_record()
+    tensors: dict[str, Any] = {name: _widen(value) for name, value in vars(record).items() if isinstance(value, Tensor)}
+    return dataclasses.replace(record, **tensors)
+
+
+def _widen(tensor: Tensor) -> Tensor:
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

@@ -1,0 +1,63 @@
+"""The attributes of a callback, as plain values and tensors that a resume state can hold."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import keras
+import numpy as np
+import torch
+
+from encapkeras.keras_internals import CALLBACK_ATTRIBUTES
+
+_PLAIN = (bool, int, float, str, type(None), torch.Tensor)
+
+
+class _NotPlain(Exception):
+    """A value cannot be saved."""
+
+
+def callback_state(callback: keras.callbacks.Callback) -> dict[str, Any]:
+    """Return the attributes that `KEPT` names; without it, all plain ones but the constructor's arguments."""
+    if hasattr(callback, "KEPT"):
+        return {name: _pack(getattr(callback, name)) for name in callback.KEPT}
+    state = {}
+    arguments = inspect.signature(type(callback)).parameters
+    for name, value in vars(callback).items():
+        if name not in CALLBACK_ATTRIBUTES and name not in arguments:
+            try:
+                state[name] = _pack(value)
+            except _NotPlain:
+                continue
+    return state
+
+
+def set_callback_state(callback: keras.callbacks.Callback, state: dict[str, Any]) -> None:
+    """Set attributes to what `callback_state` returned for a callback of the same class."""
+    for name, value in state.items():
+        setattr(callback, name, _unpack(value))
+
+
+def _pack(value: Any) -> Any:
+    if type(value) in _PLAIN:
+        return value.detach().cpu().clone() if isinstance(value, torch.Tensor) else value
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
+        return {"array": torch.from_numpy(value.copy())}
+    if type(value) in (list, tuple):
+        return type(value)(map(_pack, value))
+    if type(value) is dict:
+        return {"map": [(_pack(key), _pack(entry)) for key, entry in value.items()]}
+    raise _NotPlain
+
+
+def _unpack(value: Any) -> Any:
+    if isinstance(value, dict):
+        if "array" in value:
+            return value["array"].numpy()
+        return {_unpack(key): _unpack(entry) for key, entry in value["map"]}
+    if type(value) in (list, tuple):
+        return type(value)(map(_unpack, value))
+    return value

@@ -1,0 +1,71 @@
+"""What can be known to be wrong with a training before anything is read, built or written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from encapkeras.data import DataSettings
+from encapkeras.distribution.processes import connected, restarts_lose_state
+from encapkeras.errors import ArgumentError, TrainingError
+from encapkeras.functional.torch_support.optional_compile import check_compiler
+from encapkeras.spec.train_settings import TrainSettings
+from encapkeras.training.measure import data_of
+
+if TYPE_CHECKING:
+    from encapkeras.spec.spec import Spec
+
+
+def check_options(spec: Spec, run_dir: str | Path | None, overwrite: bool, resume: bool) -> None:
+    """Check what `train` was called with, alone and in several processes."""
+    if spec.sweep:
+        raise TrainingError(
+            f"'{spec.name}' has a sweep, and so describes several networks. Train them with encapkeras compare, or "
+            "the spec as it is with --set sweep=null."
+        )
+    if resume and (overwrite or run_dir is None):
+        raise ArgumentError("resume needs the run's folder, and overwrite would remove what it resumes from")
+    if restarts_lose_state() and not resume:
+        raise TrainingError(
+            "torchrun may start this training again (--max-restarts), and, with TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1, "
+            "it cannot know then which run to resume. Name the folder with --resume DIR, which starts the run there if "
+            "there is none."
+        )
+    batch, count = check_settings(spec).batch_size, connected().count
+    if batch % count:
+        below = batch // count * count
+        sizes = " or ".join(str(size) for size in (below, below + count) if size)
+        dividing = ", ".join(str(number) for number in range(1, batch + 1) if batch % number == 0)
+        raise TrainingError(
+            f"data.batch_size is that of all processes together, and {batch} images cannot be divided equally among "
+            f"{count}. Set it to {sizes}, or start one of {dividing} processes."
+        )
+
+
+def check_settings(spec: Spec) -> DataSettings:
+    """Return the `data:` section of a spec, after checking that it has the validation part that `train:` needs."""
+    data = data_of(spec)
+    if spec.train.early_stopping and not data.has_validation:
+        raise TrainingError(
+            "train.early_stopping watches the validation accuracy, but data.validation is 0. Set data.validation "
+            "above 0, or remove train.early_stopping."
+        )
+    if spec.train.analysis and not data.has_validation:
+        raise TrainingError(
+            "train.analysis looks at validation images, but data.validation is 0. Set data.validation above 0, or "
+            "remove train.analysis; encapkeras analyse works without."
+        )
+    return data
+
+
+def check_device(settings: TrainSettings, device: torch.device) -> None:
+    """Check that the device can train in the precision, and with the compiler, that the settings ask for."""
+    if settings.precision == "float16" and device.type == "cpu":
+        raise TrainingError(
+            "train.precision is float16, which needs a GPU; this training would be on the CPU. Set train.precision to "
+            "bfloat16 or float32, or choose a GPU with --device."
+        )
+    if settings.compile:
+        check_compiler(device)

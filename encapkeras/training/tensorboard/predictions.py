@@ -1,0 +1,246 @@
+"""What a classifier makes of its validation images, without any change to it or to a random generator."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from encapkeras.errors import ArgumentError, NotFiniteError
+from encapkeras.keras_internals import producer
+from encapkeras.losses import OptimalTransport, ReconstructionLoss
+from encapkeras.model.spec_model import SpecModel
+from encapkeras.training.random_state import random_state, set_random_state
+from encapkeras.validation import shown
+
+BATCH = 128  # images at once, of arrays
+SHOWN = 64  # images that side losses are computed for, and that pictures show at most
+EMBEDDED = 1000  # images in the projector, at most,
+EMBEDDED_NUMBERS = 2**20  # and numbers in their capsules
+THUMBNAIL = 32  # pixels, the longer side
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a classifier makes of N images; all tensors are on the CPU.
+
+    Args:
+        images: The first images, `(F, H, W, C)`, 0 to 1.
+        labels: The class of each of all images, `(N,)`.
+        scores: Their lengths of class capsules, or probabilities, `(N, K)`.
+        capsules: Class capsules of the first images, `(M, J, E)`; None if the model has none.
+        thumbnails: These images, small, `(M, h, w, C)`; None if the model has no class capsules.
+        reconstructions: What each reconstruction loss decodes of the first images, `(F, H, W, C)`, by name.
+        plans: The plan of each optimal-transport loss for the first images, `(F, F)`, by name.
+    """
+
+    images: Tensor
+    labels: Tensor
+    scores: Tensor
+    capsules: Tensor | None
+    thumbnails: Tensor | None
+    reconstructions: Mapping[str, Tensor]
+    plans: Mapping[str, Tensor]
+
+    @property
+    def predicted(self) -> Tensor:
+        """The class with the highest score, `(N,)`."""
+        return self.scores.argmax(1)
+
+    @property
+    def confusion(self) -> Tensor:
+        """How many images of each class (row) were predicted as each class (column), `(K, K)`."""
+        classes = self.scores.shape[1]
+        counts = torch.bincount(self.labels * classes + self.predicted, minlength=classes**2)
+        return counts.view(classes, classes)
+
+
+class Predictor:
+    """Predicts with a classifier of images by calling it, so that weights, metrics and generators stay as they are.
+
+    Args:
+        model: A model with one input, images `(B, H, W, C)`, and one output, scores `(B, K)`. Its class capsules are
+            those whose lengths the output is; of a model made from a spec, side losses are computed too.
+
+    Raises:
+        ArgumentError: It has other inputs or outputs.
+    """
+
+    def __init__(self, model: keras.Model) -> None:
+        self._model = model
+        self._outputs: keras.Model | None = None  # a subclassed model has no tensors inside that could be named
+        self._has_lengths = False
+        if getattr(model, "inputs", None):
+            _check_classifier(model)
+            capsules = _measured_by_length(model.outputs[0])
+            self._has_lengths = capsules is not None
+            inner = {} if capsules is None else {"capsules": capsules}
+            self._outputs = keras.Model(model.inputs, {"scores": model.outputs[0], **inner})
+
+    @torch.no_grad()
+    def predict(self, data: Any) -> Predictions:
+        """Predict all images of validation data in any form that `fit` takes.
+
+        Raises:
+            ArgumentError: The data are not images with labels of the network's classes.
+        """
+        images, labels, scores, capsules, thumbnails = ([] for _ in range(5))
+        count = 0
+        with _restoring_generators():
+            for given, classes in _batches_of(data):
+                batch = keras.ops.convert_to_tensor(given)
+                lengths, inner = self._call(batch)
+                scores.append(lengths)
+                labels.append(_classes(classes, lengths))
+                images.append(batch[: max(SHOWN - count, 0)].float().cpu())
+                if inner is not None:
+                    few = max(min(EMBEDDED, EMBEDDED_NUMBERS // inner[0].numel()) - count, 0)
+                    capsules.append(inner[:few].float().cpu())
+                    thumbnails.append(_small(batch[:few].float().cpu()))
+                count += len(lengths)
+        if not count:
+            raise ArgumentError("data holds no images, so that there is nothing to show in TensorBoard")
+        first = torch.cat(images)
+        return Predictions(
+            _unit_range(first),
+            torch.cat(labels),
+            self._as_scores(torch.cat(scores)),
+            torch.cat(capsules) if capsules else None,
+            _unit_range(torch.cat(thumbnails)) if thumbnails else None,
+            *self._side_losses(first),
+        )
+
+    def _call(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Compute outputs, on the CPU, and class capsules."""
+        if images.dim() != 4:
+            raise ArgumentError(
+                f"data must hold images (batch, height, width, channels); received {tuple(images.shape)}"
+            )
+        if self._outputs is None:
+            outputs = {"scores": self._model(images, training=False)}
+        else:
+            outputs = self._outputs(images, training=False)
+        scores = outputs["scores"]
+        if not isinstance(scores, Tensor) or scores.dim() != 2 or scores.shape[1] < 2:
+            raise _not_a_classifier(self._model)
+        return scores.float().cpu(), outputs.get("capsules")
+
+    def _as_scores(self, outputs: Tensor) -> Tensor:
+        """Return lengths and probabilities as they are; logits as probabilities."""
+        logits = not self._has_lengths and bool(((outputs < 0) | (outputs > 1)).any())
+        return outputs.softmax(1) if logits else outputs
+
+    def _side_losses(self, images: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Compute reconstructions and plans."""
+        decoded: dict[str, Tensor] = {}
+        plans: dict[str, Tensor] = {}
+        if not isinstance(self._model, SpecModel):
+            return decoded, plans
+        for named in self._model.examined.spec.side_losses:
+            loss = self._model.side_losses[named.name]
+            if not isinstance(loss, ReconstructionLoss | OptimalTransport):
+                continue
+            ports = {name: self._model.port(str(reference)) for name, reference in named.tensors.items()}
+            tensors = keras.Model(self._model.inputs, ports)(keras.ops.convert_to_tensor(images), training=False)
+            if isinstance(loss, OptimalTransport):
+                with contextlib.suppress(NotFiniteError):  # a network that has diverged has no plan
+                    plans[named.name] = loss.plan(**tensors).float().cpu()
+            elif tensors["image"].dim() == 4:
+                decoded[named.name] = loss.reconstruct(tensors["capsules"]).float().cpu()
+        return decoded, plans
+
+
+def _check_classifier(model: keras.Model) -> None:
+    shapes = [tuple(tensor.shape) for tensor in (*model.inputs, *model.outputs)]
+    if len(shapes) != 2 or len(shapes[0]) != 4 or len(shapes[1]) != 2 or shapes[1][1] in (None, 1):
+        raise _not_a_classifier(model)
+
+
+def _not_a_classifier(model: keras.Model) -> ArgumentError:
+    return ArgumentError(
+        "TensorBoard(data=...) shows predictions of a network with one input, images (batch, height, width, channels), "
+        f"and one output, scores (batch, classes) of at least two classes; '{model.name}' is of another kind. Leave "
+        "data out to see everything else"
+    )
+
+
+def _measured_by_length(output: keras.KerasTensor) -> keras.KerasTensor | None:
+    """Return the class capsules `(B, J, E)` whose lengths an output is; None if it is something else."""
+    layer, inputs = producer(output)
+    if getattr(layer, "scores_are", "") != "length":
+        return None
+    (capsules,) = inputs
+    return capsules if len(capsules.shape) == 3 else None
+
+
+def _classes(labels: Any, scores: Tensor) -> Tensor:
+    """Return labels in any form that a loss takes as classes `(B,)`."""
+    tensor = torch.as_tensor(np.asarray(labels.cpu() if isinstance(labels, Tensor) else labels))
+    classes = tensor.argmax(1) if tensor.shape == scores.shape else tensor.reshape(-1).long()
+    if len(classes) != len(scores) or not ((classes >= 0) & (classes < scores.shape[1])).all():
+        raise ArgumentError(
+            f"labels must be one whole number from 0 to {scores.shape[1] - 1} for each image, or one-hot; received "
+            f"shape {tuple(tensor.shape)}"
+            + (f" with values from {tensor.min()} to {tensor.max()}" if len(tensor) else "")
+        )
+    return classes
+
+
+def _small(images: Tensor) -> Tensor:
+    height, width = images.shape[1:3]
+    factor = THUMBNAIL / max(height, width)
+    if factor >= 1 or not len(images):
+        return images
+    size = (max(1, round(height * factor)), max(1, round(width * factor)))
+    return F.interpolate(images.permute(0, 3, 1, 2), size, mode="area").permute(0, 2, 3, 1)
+
+
+def _unit_range(images: Tensor) -> Tensor:
+    """Return images from 0 to 1 as they are; of others, lowest and highest become 0 and 1."""
+    low, high = images.amin().clamp(max=0), images.amax().clamp(min=1)
+    return (images - low) / (high - low)
+
+
+def _batches_of(data: Any) -> Iterator[tuple[Any, Any]]:
+    """Yield images and labels of arrays, a `keras.utils.PyDataset`, or other batches that can be read again."""
+    for batch in _batches(data):
+        if not isinstance(batch, tuple | list) or len(batch) < 2:
+            raise _not_data(f"it gives {shown(type(batch))}")
+        yield batch[0], batch[1]
+
+
+def _batches(data: Any) -> Iterable[Any]:
+    if isinstance(data, tuple):
+        if len(data) < 2 or not all(hasattr(part, "__len__") for part in data[:2]) or len(data[0]) != len(data[1]):
+            raise _not_data("the tuple does not hold as many labels as images")
+        starts = range(0, len(data[0]), BATCH)
+        return ((data[0][start : start + BATCH], data[1][start : start + BATCH]) for start in starts)
+    if isinstance(data, keras.utils.PyDataset):
+        return (data[index] for index in range(len(data)))
+    if isinstance(data, Iterator) or not isinstance(data, Iterable) or isinstance(data, np.ndarray):
+        raise _not_data(f"received {shown(type(data))}")
+    return data
+
+
+def _not_data(reason: str) -> ArgumentError:
+    return ArgumentError(
+        "data must be arrays (images, labels), a torch DataLoader, a keras.utils.PyDataset, or something else that "
+        f"gives such pairs each time that it is iterated over: {reason}"
+    )
+
+
+@contextlib.contextmanager
+def _restoring_generators() -> Iterator[None]:
+    """Restore the random generators: a DataLoader draws from them, even if it does not shuffle."""
+    before = random_state()
+    try:
+        yield
+    finally:
+        set_random_state(before)

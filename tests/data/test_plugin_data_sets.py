@@ -1,0 +1,150 @@
+"""A plugin's data set has arguments of its own: in specs, in messages, in the schema and on the reference page."""
+
+import json
+
+import numpy as np
+import pytest
+import yaml
+from support.commands import refused
+from support.plugins import plugins_forgotten
+from support.tiny_spec import tiny_spec
+
+from encapkeras import check_spec, load_plugin
+from encapkeras.cli.main import main
+from encapkeras.data import load
+
+PLUGIN = '''
+from typing import Literal
+
+import numpy as np
+import pydantic
+
+from encapkeras.data import DataPath, DatasetInfo, DatasetReader, ImageArrays, register_dataset
+
+
+@register_dataset("stripes")
+class Stripes(DatasetReader):
+    """Stripes of two kinds.
+
+    Args:
+        grey_levels: File of grey levels, one for each stripe.
+        more: More such files.
+        side: Height and width of the images.
+        direction: Of the stripes of class 0.
+    """
+
+    def __init__(
+        self,
+        grey_levels: DataPath,
+        more: list[DataPath] | None = None,
+        side: pydantic.PositiveInt = 16,
+        direction: Literal["across", "down"] = "across",
+    ) -> None:
+        self.levels = [np.loadtxt(file, ndmin=1) for file in [grey_levels, *(more or [])]]
+        self.side, self.across = side, direction == "across"
+
+    def describe(self):
+        return DatasetInfo(self.side, self.side, 1, 2, ("across", "down"), 20)
+
+    def read(self):
+        rows = np.resize(np.concatenate(self.levels), self.side).astype("float32")[:, None]
+        images = np.stack([np.repeat(rows, self.side, axis=1), np.repeat(rows.T, self.side, axis=0)] * 10)[..., None]
+        labels = np.tile([0, 1] if self.across else [1, 0], 10)
+        return ImageArrays(images, labels, images, labels)
+'''
+
+
+@pytest.fixture(autouse=True)
+def plugin(tmp_path, monkeypatch):
+    """A folder with the plugin `stripes.py`, loaded, and a folder `specs` with the files that a spec there names."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "stripes.py").write_text(PLUGIN)
+    (tmp_path / "specs").mkdir()
+    (tmp_path / "specs" / "levels.txt").write_text("0 0.5 1")
+    (tmp_path / "specs" / "two.txt").write_text("0.25")
+    with plugins_forgotten():
+        load_plugin("stripes.py")
+        yield
+
+
+def spec_with(**data):
+    """The file of a spec of this data set, with more keys in its section `data`."""
+    content = {**tiny_spec(epochs=1), "data": {"dataset": "stripes", "validation": 0.5, **data}}
+    with open("specs/mine.yaml", "w") as file:
+        yaml.safe_dump(content, file)
+    return "specs/mine.yaml"
+
+
+def test_its_arguments_are_keys_of_the_section_data(tmp_path):
+    spec = check_spec(spec_with(grey_levels="levels.txt", more=["two.txt"], side=20, direction="down"))
+    folder = tmp_path / "specs"
+    assert spec.data.arguments == {
+        "grey_levels": str(folder / "levels.txt"),
+        "more": [str(folder / "two.txt")],
+        "side": 20,
+        "direction": "down",
+    }
+    assert (spec.info.height, spec.resolved["data"]["side"]) == (20, 20)
+    assert check_spec(spec.resolved) == spec
+    images, labels = load(spec.data, seed=0).test.batch(0)
+    np.testing.assert_allclose(images[0, :5, 0, 0], [0, 0.5, 1, 0.25, 0])
+    assert labels[0] == 1
+
+
+def test_they_can_be_set_from_the_command_line(capsys):
+    file = spec_with(grey_levels="levels.txt")
+    assert main(["check", file, "--plugin", "stripes.py", "--set", "data.side=24"]) == 0
+    capsys.readouterr()
+    message = refused(capsys, "check", file, "--plugin", "stripes.py", "--set", "data.side=-1")
+    assert "data.side" in message
+    assert "must be greater than 0; received -1" in message
+
+
+@pytest.mark.parametrize(
+    ("data", "path", "text"),
+    [
+        ({}, "data", "'stripes' needs 'grey_levels': File of grey levels, one for each stripe."),
+        ({"grey_levels": 3}, "data.grey_levels", "must be a string; received 3"),
+        ({"more": ["two.txt", 3]}, "data.more.1", "must be a string; received 3"),
+        ({"direction": "up"}, "data.direction", "must be 'across' or 'down'; received 'up'"),
+        ({"directoin": "down"}, "data.directoin", "Did you mean 'direction'?"),
+        ({"zzz": 1}, "data.zzz", "'zzz' is not an argument of data set 'stripes'. Allowed: augment, batch_size, "),
+        ({"extra": True}, "data.extra", "'extra' is an argument of data set 'svhn', not of 'stripes': remove it"),
+    ],
+)
+def test_each_wrong_argument_is_one_error_at_its_place(data, path, text, capsys):
+    known = {"grey_levels": "levels.txt"} if data else {}
+    message = refused(capsys, "check", spec_with(**{**known, **data}), "--plugin", "stripes.py")
+    assert text in message
+    assert f"  {path}\n" in message
+    assert "1 error found" in message
+
+
+def test_its_paths_follow_a_spec_to_another_folder(tmp_path, capsys):
+    spec_with(grey_levels="levels.txt", more=["two.txt"], side=20)
+    assert main(["format", "specs/mine.yaml", "--plugin", "stripes.py", "-o", "moved.json"]) == 0
+    data = json.loads((tmp_path / "moved.json").read_text())["data"]
+    assert data == {
+        "dataset": "stripes",
+        "grey_levels": "specs/levels.txt",
+        "more": ["specs/two.txt"],
+        "side": 20,
+        "validation": 0.5,
+    }
+
+
+def test_paths_of_an_unknown_data_set_are_not_guessed(capsys):
+    spec_with(grey_levels="levels.txt", dataset="strips")
+    message = refused(capsys, "format", "specs/mine.yaml", "-o", "moved.json")
+    assert "no data set is called 'strips'. Did you mean 'stripes'?" in message
+    assert "--plugin" in message
+
+
+def test_the_schema_and_the_reference_page_explain_its_arguments(tmp_path):
+    assert main(["schema", "--plugin", "stripes.py", "-o", "mine.json"]) == 0
+    text = (tmp_path / "mine.json").read_text()
+    assert "Height and width of the images.\\n\\nA whole number above 0. Default: 16." in text
+    assert main(["schema", "--plugin", "stripes.py", "--format", "markdown", "-o", "page.md"]) == 0
+    page = (tmp_path / "page.md").read_text()
+    assert "| `direction` | `across` or `down` | `across` | Of the stripes of class 0. |" in page
+    assert "### `stripes`" in page

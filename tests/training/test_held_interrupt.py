@@ -1,0 +1,15 @@
+import signal
+
+import pytest
+
+from encapkeras.training.held_interrupt import holding_back_ctrl_c
+
+
+def test_ctrl_c_waits_until_the_block_has_ended():
+    done = []
+    with pytest.raises(KeyboardInterrupt), holding_back_ctrl_c():
+        signal.raise_signal(signal.SIGINT)
+        done.append(True)
+    assert done
+    with holding_back_ctrl_c():
+        pass
