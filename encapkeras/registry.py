@@ -101,6 +101,10 @@ class Registry(Mapping[str, Entry]):
 
         return decorate
 
+    def former_names(self) -> Mapping[str, str]:
+        """The deprecated names, each with the one that has replaced it."""
+        return self._renamed
+
     def new_name(self, name: str) -> str:
         """The name that a deprecated one has been replaced by; any other name as it is."""
         return self._renamed.get(name, name)

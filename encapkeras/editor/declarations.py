@@ -22,7 +22,9 @@ from encapkeras.layers import LAYERS
 from encapkeras.losses import SideLoss
 from encapkeras.registry import Entry, argument_docs
 from encapkeras.spec.keras_layers import PREFIX, keras_layer, object_kind, parameters
+from encapkeras.spec.renamed import RENAMED
 from encapkeras.spec.sections import NodeKeys, TopLevel
+from encapkeras.spec.train_settings import TrainSettings
 from encapkeras.validation import REQUIRED, STRICT, Argument
 
 Schema = dict[str, Any]
@@ -53,6 +55,20 @@ _ARGS = re.compile(r"^( *)Arg(?:ument)?s:\n((?:\1 .*\n?|[ \t]*\n)+)", re.MULTILI
 def section(model: type[pydantic.BaseModel]) -> Schema:
     """Return the keys of a section, with those of the sections inside it."""
     return _inlined(model.model_json_schema())
+
+
+def train() -> Schema:
+    """Return the keys of `train`, with former names marked as deprecated."""
+    schema = section(TrainSettings)
+    own = schema["properties"]
+    former = {old: new for (path, old), new in RENAMED.items() if path == "train"}
+    renamed = {old: {**own[new], "deprecated": True, "description": renamed_to(new)} for old, new in former.items()}
+    return {**schema, "properties": {**own, **renamed}}
+
+
+def renamed_to(name: str) -> str:
+    """Return the explanation of a deprecated name."""
+    return f"Deprecated: now called '{name}'."
 
 
 def top_level() -> Schema:

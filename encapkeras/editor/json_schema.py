@@ -26,6 +26,7 @@ from encapkeras.editor.schema_types import (
     alternative,
     cases,
     choice,
+    deprecated,
     keras_object,
     key,
     keys,
@@ -40,7 +41,6 @@ from encapkeras.registry import Registry
 from encapkeras.spec.inherit import OWN_KEYS
 from encapkeras.spec.keras_layers import keras_layer_aliases, keras_layer_names
 from encapkeras.spec.sections import BlockSection, LossKeys, ModelSection, SweepSection
-from encapkeras.spec.train_settings import TrainSettings
 from encapkeras.spec.variables import NAME, NODE_NAME, RESERVED
 from encapkeras.spec.write import as_json
 
@@ -82,11 +82,13 @@ def schema_text() -> str:
 
 
 class _Layers:
-    """The layers that nodes can have: `declared`, each with its arguments, and `aliases`, second names."""
+    """The layers that nodes can have: `declared`, each with its arguments; `aliases`, second names; `former` names."""
 
     def __init__(self) -> None:
-        self.aliases = dict(sorted(keras_layer_aliases().items()))
-        of_keras = sorted(set(keras_layer_names()) - set(self.aliases))
+        second = dict(sorted(keras_layer_aliases().items()))
+        self.former = dict(sorted(LAYERS.former_names().items()))
+        self.aliases = {**second, **self.former}
+        of_keras = sorted(set(keras_layer_names()) - set(second))
         self.declared = {name: declarations.layer(name) for name in [*sorted(LAYERS), *of_keras]}
 
     def by_names(self) -> dict[tuple[str, ...], Schema]:
@@ -109,7 +111,7 @@ def _top_level(layers: _Layers) -> Schema:
         "blocks": _blocks(),
         "model": _model(layers),
         "losses": _map_of("loss"),
-        "train": section(keys(declarations.section(TrainSettings)), variable=False),
+        "train": section(keys(declarations.train()), variable=False),
         "sweep": section(keys(declarations.section(SweepSection)), variable=False),
     }
     plain = {name: key(entry) for name, entry in declared.items()}
@@ -167,11 +169,12 @@ def _nodes() -> Schema:
 def _node(layers: _Layers) -> Schema:
     properties = keys(declarations.node())
     names = {name: layer["description"] for name, layer in layers.declared.items()}
-    others = {name: f"Another name for `{first}`." for name, first in layers.aliases.items()}
-    properties["layer"] = {
-        **texts_of(properties["layer"]),
-        **names_of("layer", {**names, **others}, others=r"|^block\."),
+    second = {
+        name: f"Another name for `{first}`." for name, first in layers.aliases.items() if name not in layers.former
     }
+    choices = names_of("layer", {**names, **second}, others=r"|^block\.")
+    choices["anyOf"] += [deprecated(name, declarations.renamed_to(new)) for name, new in layers.former.items()]
+    properties["layer"] = {**texts_of(properties["layer"]), **choices}
     properties["repeat"]["errorMessage"] = (
         "must be a list of rows, such as [{i: 1}, {i: 2}], or a variable such as $rows"
     )
@@ -193,7 +196,7 @@ def _complete() -> Schema:
             "blocks": _all_of_map(_with_nodes(needs(declarations.section(BlockSection)), "complete_nodes")),
             "model": _with_nodes(needs(declarations.section(ModelSection)), "complete_nodes"),
             "losses": _all_of_map({"required": ["loss"], **_needed("loss", _by_name(LOSSES))}),
-            "train": needs(declarations.section(TrainSettings)),
+            "train": needs(declarations.train()),
         },
         # `model.defaults` may supply arguments instead.
         "if": {"properties": {"model": {"required": ["defaults"]}}},

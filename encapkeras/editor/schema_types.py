@@ -58,7 +58,7 @@ def key(declared: Schema, *, required: bool = False) -> Schema:
     if default and declared["default"] is not None and usable:
         schema["default"] = declared["default"]
     if declared.get("deprecated"):
-        schema |= {"deprecated": True, "deprecationMessage": declared["description"].replace("`", "'")}
+        schema |= {"deprecated": True, "deprecationMessage": declared["description"]}
     return schema
 
 
@@ -92,6 +92,11 @@ def names_of(noun: str, names: Mapping[str, str], others: str = "") -> Schema:
     variable = _variable(f"there is no such {noun}; {which}", others)
     variable["description"] = f"A variable with the name of a {noun}."
     return {"anyOf": [variable, *({"const": name, **described(text)} for name, text in names.items())]}
+
+
+def deprecated(name: str, message: str) -> Schema:
+    """Return a name that is still accepted, with a warning where it is used."""
+    return {"const": name, "description": message, "deprecated": True, "deprecationMessage": message}
 
 
 def alternative(declared: Schema, common: Iterable[str], others: Schema | None = None) -> Schema:

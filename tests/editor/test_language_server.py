@@ -129,6 +129,18 @@ def test_arguments_of_another_data_set_are_underlined(server):
     ]
 
 
+def test_former_names_are_marked_as_deprecated(server):
+    node = "{layer: normalise, inputs: image, mean: 0, deviation: 1, axi: 3}"
+    text = f"{HEAD}extends: quickstart.yaml\nmodel: {{nodes: {{a: {node}}}}}\ntrain: {{checkpoints: {{kee: 2}}}}\n"
+    found = {(part, message) for _, part, message in server.open(SPECS / "former.yaml", text).problems()}
+    assert found == {
+        ("layer: normalise", "Deprecated: now called 'normalize'."),
+        ("axi", "Property axi is not allowed."),
+        ("checkpoints: {kee: 2}", "Deprecated: now called 'resume_state'."),
+        ("kee", "Property kee is not allowed."),
+    }
+
+
 def test_the_arguments_of_a_data_set_are_completed(server):
     opened = server.open(SPECS / "svhn.yaml", f"{HEAD}spec: encapkeras/1\ndata:\n  dataset: svhn\n  \n")
     keys = opened.completions("dataset: svhn\n  ")

@@ -173,6 +173,8 @@ RIGHT = {
     "defaults in place of arguments": "{spec: encapkeras/1, model: {defaults: {keras.Dense: {units: 3}}, nodes: "
     "{a: {layer: keras.Dense, inputs: i}}, outputs: {o: a}}}",
     "another data set than that of the base": "{extends: a.yaml, data: {dataset: digits, path: null, extra: false}}",
+    "former names": "{extends: a.yaml, model: {nodes: {a: {layer: normalise, inputs: i, mean: 0, deviation: 1}}}, "
+    "train: {checkpoints: {keep: 3}}}",
     "keys of the user": "{x-a: 1, data: {x-b: 1}, train: {optimizer: {kind: sgd, x-c: 1}}, model: {x-d: 1, nodes: "
     "{x-e: 1, a: {layer: squash, inputs: i, x-f: 1}}}}",
 }
@@ -268,7 +270,7 @@ def test_mistakes_are_found_at_their_place(path, value, place, mistakes):
 def test_whatever_is_registered_may_be_named(schema):
     definitions = schema["definitions"]
     layers = {one["const"] for one in definitions["node"]["properties"]["layer"]["anyOf"] if "const" in one}
-    assert layers == {*LAYERS, *keras_layer_names()}
+    assert layers == {*LAYERS, *LAYERS.former_names(), *keras_layer_names()}
     losses = {one["const"] for one in definitions["loss"]["properties"]["loss"]["anyOf"] if "const" in one}
     assert losses == set(LOSSES)
     datasets = {
