@@ -20,21 +20,7 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Gives a file beside `path` to write to, and puts it in place when it is complete and on the disk.
-
-    So `path` holds the old or the new content at every moment, also if the power fails. An error removes the
-    unfinished file.
-
-    Raises:
-        RunFolderError: The file cannot be written, for example because the disk is full.
-
-    Example:
-        >>> folder = getfixture("tmp_path")
-        >>> with replacing(folder / "notes.txt") as file:
-        ...     _ = file.write_text("done")
-        >>> (folder / "notes.txt").read_text()
-        'done'
-    """
+    """Give a file to write to, which replaces `path` when it is complete and on the disk, even if the power fails."""
     partial = path.with_name(f".{path.stem}.partial{path.suffix}")
     with writing(path):
         try:

@@ -54,11 +54,7 @@ def _dotted(path: tuple[str | int, ...]) -> str:
 
 
 class Registry(Mapping[str, Entry]):
-    """Names mapped to entries; a former name gives the entry of the new one.
-
-    `noun` says in messages what is registered. Parameters in `skip` are not for specs; those in `reserved` need another
-    name, for theirs means something else in a spec.
-    """
+    """Names mapped to entries; a former name gives the entry of the new one."""
 
     def __init__(
         self, noun: str, *, skip: frozenset[str] = frozenset(), reserved: frozenset[str] = frozenset()
@@ -70,12 +66,7 @@ class Registry(Mapping[str, Entry]):
         self._renamed: dict[str, str] = {}
 
     def register(self, name: str, *, formerly: Collection[str] = ()) -> Callable[[Target], Target]:
-        """Return a decorator that registers a class or function under the name that specs use, and its former names.
-
-        A class checks its arguments from then on whenever it is made, and keeps them, as declared, in `_arguments`.
-        Raises `RegistrationError` if the name is taken or not valid, or a parameter lacks its annotation or its line in
-        the docstring.
-        """
+        """Return a decorator that registers a class or function under the name that specs use, and its former names."""
         if not isinstance(name, str):
             raise RegistrationError(
                 f"a {self.noun} is registered under the name that specs use: write it in parentheses behind the "
@@ -205,7 +196,6 @@ def _documented(target: Callable[..., Any]) -> dict[str, str] | None:
 
 
 def _origin(target: Callable[..., Any]) -> str:
-    """Who registered it, for messages."""
     if target.__module__.startswith("encapkeras."):
         return "encapkeras itself"
     return getattr(sys.modules.get(target.__module__), "__file__", None) or f"the module '{target.__module__}'"

@@ -13,6 +13,11 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
+def cut(text: str, longest: int) -> str:
+    """Return a text with at most so many characters."""
+    return text if len(text) <= longest else f"{text[: longest - 1]}…"
+
+
 def shape_text(shape: Sequence[int | None]) -> str:
     """Return a shape such as "8 x 8 x ? x 4"; `?` is an unknown size."""
     return " x ".join("?" if size is None else str(size) for size in shape)
@@ -36,12 +41,7 @@ def count_text(number: float | None) -> str:
 
 
 def memory_text(size: int | None) -> str:
-    """Return bytes in units of 1024, such as "208.2 MiB"; `?` for an unknown size.
-
-    Example:
-        >>> memory_text(218316544), memory_text(100), memory_text(None)
-        ('208.2 MiB', '100 bytes', '?')
-    """
+    """Return bytes in units of 1024, such as "208.2 MiB"; `?` for an unknown size."""
     if size is None:
         return "?"
     number, power = float(size), 0

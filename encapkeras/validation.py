@@ -181,7 +181,6 @@ def shown(value: Any) -> str:
 
 
 def _discriminator(error: ErrorDetails) -> str:
-    """The key that distinguishes the members of a union; pydantic quotes it."""
     name: str = error["ctx"]["discriminator"]
     return name.strip("'")
 

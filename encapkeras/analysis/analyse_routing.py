@@ -123,7 +123,6 @@ def _measure(
     batch_size: int,
     chunk_elements: int,
 ) -> list[Measurement]:
-    """Run the network up to the routing layers, batch by batch, and measure each layer."""
     inner = keras.Model(model.inputs, {layer.name: inputs_of_calls(model, layer)[0] for layer in layers})
     classes = _possible_classes(model)
     gathered = [RoutingStatistics(_record_of(layer), chunk_elements) for layer in layers]

@@ -92,23 +92,13 @@ COLUMNS = ("checkpoint", "split", "images", *_FIELDS)
 
 
 def write_csv(path: str | os.PathLike[str], analyses: Iterable[RoutingAnalysis]) -> None:
-    """Write several analyses as one table; an empty field means None.
-
-    Args:
-        path: The file; an older one is replaced.
-        analyses: The analyses, in the order of the rows.
-    """
+    """Write several analyses, in the order of the rows, as one table in place of an older one; empty means None."""
     with open(path, "w", newline="", encoding="utf-8") as file:
         _write_rows(file, analyses)
 
 
 def append_csv(path: str | os.PathLike[str], analyses: Iterable[RoutingAnalysis]) -> None:
-    """Append several analyses to a table; the rows are in the file when this returns.
-
-    Args:
-        path: The file; created if it does not exist.
-        analyses: The analyses, in the order of the rows.
-    """
+    """Append analyses to a table, created if it does not exist; the rows are in the file when this returns."""
     with open(path, "a", newline="", encoding="utf-8") as file:
         _write_rows(file, analyses)
 
@@ -125,9 +115,6 @@ def _write_rows(file: TextIO, analyses: Iterable[RoutingAnalysis]) -> None:
 
 def read_csv(path: str | os.PathLike[str]) -> list[RoutingAnalysis]:
     """Read what `write_csv` wrote.
-
-    Args:
-        path: The file.
 
     Raises:
         DataError: It is not such a table.

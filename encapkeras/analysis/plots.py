@@ -145,7 +145,6 @@ def _grid(analyses: Sequence[RoutingAnalysis], layer: str, labels: Sequence[str]
 
 
 def _draw_iterations(axes: Axes, found: Sequence[Measurement]) -> None:
-    """Draw one line for each role."""
     for role in dict.fromkeys(m.capsules for m in found):
         points = [m for m in found if m.capsules == role]
         axes.plot(
@@ -195,7 +194,6 @@ def _widen(axes: Axes) -> None:
 
 
 def _legend(figure: Figure, panels: Sequence[Axes]) -> None:
-    """Draw one legend for all panels, below them."""
     handles: dict[str, Artist] = {}
     for axes in panels:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):

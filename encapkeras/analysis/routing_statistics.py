@@ -63,7 +63,6 @@ class RoutingStatistics:
             )
 
     def _check_finite(self, capsules_BPND: Tensor, activations_BPN: Tensor | None) -> None:
-        """Raise for numbers that would be counted in the wrong bins."""
         weights = [value for value in vars(self._routing).values() if isinstance(value, Tensor)]
         activations = [] if activations_BPN is None else [activations_BPN]
         named = {"input capsules": [capsules_BPND], "input activations": activations, "weights": weights}

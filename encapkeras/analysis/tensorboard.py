@@ -52,7 +52,6 @@ def write_epoch(writer: SummaryWriter, analysis: RoutingAnalysis, epoch: int) ->
 
 
 def _histograms(analysis: RoutingAnalysis) -> list[list[Measurement]]:
-    """Return the cosine bins of each layer, iteration and role."""
     found = [m for m in analysis.measurements if m.cosine is not None]
     key = lambda m: (m.layer, m.iteration, m.capsules)  # noqa: E731
     return [list(bins) for _, bins in itertools.groupby(found, key)]

@@ -31,11 +31,7 @@ class ChunkSizes:
 
 
 def chunk_sizes(capsules_BPND: Tensor, weight_NJED: Tensor, elements: int) -> ChunkSizes:
-    """Return the largest chunks whose votes are at most `elements` numbers, or those of one input capsule.
-
-    Positions come first and images second: they share a matrix, so that they make one large matrix product. The
-    couplings and queries of all pairs of these images are bounded too, since the routing itself may make them.
-    """
+    """Return the largest chunks whose votes are at most `elements` numbers, or those of one input capsule."""
     batch, positions, types, dim = capsules_BPND.shape
     outputs, output_dim = weight_NJED.shape[1:3]
     capsules = max(1, elements // (outputs * output_dim))

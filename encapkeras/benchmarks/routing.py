@@ -94,11 +94,7 @@ def _pass(routing: str, way: str, inputs: list[torch.Tensor], iterations: int) -
 
 
 def _floor(routing: str, sizes: Sizes, device: str) -> Way:
-    """The matrix products and exponentials that no way without votes can do without, each in the cache if it fits.
-
-    A routed iteration has products for logits and gathering, four more backward, and one exponential; an iteration has
-    products with the weights, and two more for each backward.
-    """
+    """The matrix products and exponentials that no way without votes can do without, each in the cache if it fits."""
     batch, types, positions, dim, outputs, out_dim, iterations = sizes
     width = dim + 1 if routing == "dynamic" else (dim + 1) * (dim + 2) // 2
     groups = max(1, min(batch * types, (1 << 18) // (outputs * positions)))
@@ -144,10 +140,7 @@ def _differences(routing: str, sizes: Sizes, device: str) -> dict[str, Any]:
         pairs = zip(results[way, torch.float32], exact, strict=True)
         return statistics.fmean(float((x - y).norm() / y.norm().clamp_min(1e-300)) for x, y in pairs)
 
-    return {
-        "largest_difference_float64": largest,
-        "relative_error_float32": {way: mean_error(way) for way in WAYS},
-    }
+    return {"largest_difference_float64": largest, "relative_error_float32": {way: mean_error(way) for way in WAYS}}
 
 
 def _outputs_and_gradients(routing: str, way: str, inputs: list[torch.Tensor], iterations: int) -> list[torch.Tensor]:
@@ -191,7 +184,6 @@ def _peak_of_process(routing: str, way: str, sizes: Sizes, threads: int) -> floa
 
 
 def _resident_peak() -> int:
-    """The most memory that this process has had, in bytes."""
     import resource  # not on Windows
 
     if sys.platform == "linux":  # whose getrusage also counts the parent's

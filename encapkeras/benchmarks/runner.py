@@ -63,11 +63,7 @@ def total_time(work: Callable[[], None], device: str, times: int = 1) -> Way:
 
 
 def medians(ways: Mapping[str, Way], rounds: int, *, warm_up_each_round: bool = True) -> dict[str, tuple[float, ...]]:
-    """Return the medians of what the ways measure when they take turns.
-
-    Each way runs once uncounted: in each round, so that no way finds the caches and the memory as another way left
-    them, or only before the first round, where a run is long.
-    """
+    """Return the medians of what the ways measure in turn, each run once uncounted: in each round, or in the first."""
     measured: dict[str, list[tuple[float, ...]]] = {name: [] for name in ways}
     if not warm_up_each_round:
         for run in ways.values():

@@ -83,8 +83,6 @@ def _largest_difference(model: keras.Model, modules: EncapNet, images: torch.Ten
 
 
 class _BatchEnds(keras.callbacks.Callback):  # type: ignore[misc]
-    """Records when each training batch ends."""
-
     def __init__(self, device: str) -> None:
         super().__init__()
         self.device = device

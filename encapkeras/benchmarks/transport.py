@@ -39,11 +39,7 @@ class Problem(NamedTuple):
 
 
 def check_pot() -> None:
-    """Check that POT is installed.
-
-    Raises:
-        ArgumentError: It is not; the message says how to install it.
-    """
+    """Raise an `ArgumentError` that says how to install POT if it is not there."""
     try:
         importlib.import_module("ot")
     except ModuleNotFoundError as error:
@@ -97,10 +93,7 @@ def measure_unit(settings: Settings) -> dict[str, Any]:
     total = report["forward_and_backward_milliseconds"]
     return {
         **report,
-        "speed_up": {
-            "textbook": total["textbook"] / total[OURS],
-            textbook_alone: total[textbook_alone] / total[alone],
-        },
+        "speed_up": {"textbook": total["textbook"] / total[OURS], textbook_alone: total[textbook_alone] / total[alone]},
         "multiple_of_floor": total[alone] / total[FLOOR],
     }
 

@@ -10,6 +10,7 @@ from encapkeras.cli import analyse_perturb
 from encapkeras.cli.arguments.device import add_device, print_device
 from encapkeras.cli.arguments.spec_arguments import add_plugins
 from encapkeras.cli.terminal.table import print_table
+from encapkeras.errors import ArgumentError, RunFolderError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -60,7 +61,6 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     from encapkeras.analysis import analyse_routing
     from encapkeras.data import load
-    from encapkeras.errors import ArgumentError
     from encapkeras.model.load_model import load_model
     from encapkeras.spec.load import load_spec
     from encapkeras.training.analysis_images import first_images
@@ -101,8 +101,6 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _checkpoints(folder: RunFolder, names: Sequence[str]) -> dict[str, Path | None]:
     """Return the file of each checkpoint; None for an epoch that was analysed during training."""
-    from encapkeras.errors import RunFolderError
-
     files: dict[str, Path | None] = {}
     known = {"best": folder.best, "last": folder.last}
     epochs = [analysis.checkpoint.removeprefix("epoch ") for analysis in _read_epochs(folder)]
@@ -127,8 +125,6 @@ def _read_epochs(folder: RunFolder) -> list[RoutingAnalysis]:
 
 def _read_epoch(folder: RunFolder, epoch: int, split: str, images: int) -> RoutingAnalysis:
     """Return the analysis of an epoch during training, if it is of the same images."""
-    from encapkeras.errors import RunFolderError
-
     found = next(analysis for analysis in _read_epochs(folder) if analysis.checkpoint == f"epoch {epoch}")
     if (found.split, found.images) != (split, images):
         raise RunFolderError(

@@ -36,13 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run the chosen benchmark.
-
-    Raises:
-        ArgumentError: An option has an impossible value, or a package is not installed.
-        DataError: The data set cannot be loaded.
-        TrainingError: Out of memory.
-    """
+    """Run the chosen benchmark."""
     arguments.run_benchmark(arguments)
     return 0
 

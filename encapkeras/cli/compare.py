@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from encapkeras.cli.arguments.device import add_device
 from encapkeras.cli.arguments.spec_arguments import add_overrides, add_plugins
 from encapkeras.cli.terminal.spec_errors import print_problems
-from encapkeras.errors import Problem, SpecError
+from encapkeras.errors import ArgumentError, Problem, SpecError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -65,8 +65,6 @@ def _warn(specs: Sequence[str], overrides: Sequence[str]) -> None:
 
 
 def _seeds(text: str) -> list[int]:
-    """Return the seeds that `--seeds` means."""
-    from encapkeras.errors import ArgumentError
     from encapkeras.spec.sections import MOST_SEEDS
     from encapkeras.validation import shown
 

@@ -53,14 +53,7 @@ INTERRUPTED = 130  # what shells expect after Ctrl-C: 128 + SIGINT
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command.
-
-    Args:
-        argv: The words after the program's name; those of the process by default.
-
-    Returns:
-        The exit code: 0 for success, 2 for an error in the input, 130 after Ctrl-C.
-    """
+    """Run one command; return 0 for success, 2 for an error in the input, 130 after Ctrl-C."""
     words = list(sys.argv[1:] if argv is None else argv)
     # torch's threads wait for each other by spinning, which costs several times the work itself once anything else
     # needs a core. OpenMP reads this when torch is first imported. Benchmarks have the machine to themselves, and

@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 from encapkeras.cli.terminal.table import print_table
+from encapkeras.errors import ArgumentError, printable, suggest
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,7 +37,6 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _text(name: str) -> str:
     """Return a bundled file as it is, but for the line that tells editors where its schema is."""
-    from encapkeras.errors import ArgumentError, printable, suggest
     from encapkeras.spec.formatting import MODELINE
     from encapkeras.spec.inherit import bundled_specs
     from encapkeras.spec.spec_files import installed_schema
@@ -72,7 +72,6 @@ def _dataset(file: Path) -> str | None:
 
 
 def _summary(file: Path) -> str:
-    """Return the first sentence of the comment at the head of a spec."""
     from encapkeras.spec.formatting import MODELINE
 
     text = MODELINE.sub("", file.read_text("utf-8")).lstrip()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from encapkeras.cli.arguments.device import add_device
 from encapkeras.cli.arguments.spec_arguments import add_spec_arguments
 from encapkeras.cli.terminal.spec_errors import print_problems
+from encapkeras.errors import ArgumentError
 
 if TYPE_CHECKING:
     from encapkeras.spec.spec import Spec
@@ -51,7 +52,6 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _spec_of(arguments: argparse.Namespace) -> Spec:
-    from encapkeras.errors import ArgumentError
     from encapkeras.spec.load import load_spec
     from encapkeras.training.run.run_folder import RunFolder
 

@@ -177,7 +177,6 @@ def _draw(comparison: Comparison, path: Path) -> None:
 
 
 def _print_table(console: Console, comparison: Comparison, path: Path) -> None:
-    """Print the table, with the ranges below the means, and its notes."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     swept = list(comparison.swept().values())
     for heading in ("spec", *swept, "runs"):

@@ -12,14 +12,7 @@ from encapkeras.errors import RunFolderError
 from encapkeras.training.run.run_folder import RunFolder
 from encapkeras.training.run.start import first_difference, spec_of_run
 
-_FIGURES = (
-    "test_accuracy",
-    "validation_accuracy",
-    "parameters",
-    "images_per_second",
-    "seconds",
-    "peak_memory_mib",
-)
+_FIGURES = ("test_accuracy", "validation_accuracy", "parameters", "images_per_second", "seconds", "peak_memory_mib")
 
 
 def table_file(path: Path) -> Path:

@@ -20,10 +20,7 @@ _METRICS = {
 
 
 def write_hparams(run: Run, comparison: Comparison) -> None:
-    """Write the hyperparameters of a run, and its metrics if it is finished, beside the event file of its training.
-
-    Hyperparameters are the spec, the seed, and what sweeps set. They replace those of an earlier comparison.
-    """
+    """Write the spec, seed and swept values of a run, and its metrics if it is finished, beside its event file."""
     folder = RunFolder(run.folder)
     if not folder.spec.is_file():
         return  # it failed before it began
@@ -43,7 +40,6 @@ def _metrics(run: Run, folder: RunFolder) -> dict[str, float]:
 
 
 def _final_loss(folder: RunFolder) -> float | None:
-    """Return the training loss of the last epoch; None if its file is missing or damaged."""
     try:
         with folder.metrics.open(encoding="utf-8", newline="") as file:
             *_, last = csv.DictReader(file)

@@ -124,7 +124,6 @@ class _Errors:
         self._others.setdefault(str(error), []).append(name)
 
     def raise_if_any(self) -> None:
-        """Raise all of them as one."""
         problems = [self._with_specs(problem, names) for problem, names in self._in_specs.items()]
         joined = [*self._errors, *([SpecError(problems)] if problems else [])]
         if joined:
@@ -138,7 +137,6 @@ class _Errors:
 
 
 def _checked(sources: Sequence[Source], overrides: Sequence[str]) -> list[_Candidate]:
-    """Read the specs; raise all errors of all of them at once."""
     candidates = []
     errors = _Errors(len(sources))
     for source in sources:
@@ -216,7 +214,6 @@ def _folder(label: str) -> str:
 
 
 def _check_distinct(trainings: Sequence[Planned]) -> None:
-    """Check that no two trainings are equal."""
     first: dict[str, Planned] = {}
     for planned in trainings:
         other = first.setdefault(json.dumps(planned.spec.resolved, sort_keys=True), planned)

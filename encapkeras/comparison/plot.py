@@ -21,11 +21,7 @@ _WIDE = 2.5  # times as much on an axis: from there on it is logarithmic
 
 
 def plot_comparison(comparison: Comparison) -> Figure | None:
-    """Draw what the networks reached, when, and with how many parameters; return None while no run is finished.
-
-    Left: validation accuracy after each epoch against seconds of training, one line a run, with epochs of equal length.
-    Right: test accuracy against trainable parameters, the mean over seeds and a bar from the lowest to the highest.
-    """
+    """Draw what the networks reached, when, and with how many parameters; None while no run is finished."""
     rows = [row for row in comparison.rows() if row.test_accuracy]
     if not rows:
         return None

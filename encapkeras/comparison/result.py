@@ -133,13 +133,7 @@ class Row:
 
 @dataclass
 class Comparison:
-    """Networks trained with the same seeds, finished or not.
-
-    Args:
-        networks: The networks; the others are compared with the first.
-        seeds: The seeds.
-        runs: The runs so far, in any order.
-    """
+    """Networks trained with the same seeds, so far `runs`, in any order; all are compared with the first network."""
 
     networks: Sequence[Network]
     seeds: Sequence[int]
@@ -220,7 +214,6 @@ class Comparison:
             yield "Sorted by mean validation accuracy, best first; test accuracies are not used."
 
     def _differences(self) -> Iterator[str]:
-        """Yield the differences from the first network; of many, those that show something."""
         first = self.networks[0].label
         differences = [(row.network.label, row.difference) for row in self.rows() if row.difference]
         silent = [label for label, difference in differences if difference.shows_nothing]

@@ -40,7 +40,6 @@ class Spread:
         return cls(statistics.fmean(values), deviation, min(values), max(values))
 
     def __str__(self) -> str:
-        """Return mean and standard deviation as text."""
         return f"{self.mean:.4f}" + ("" if self.standard_deviation is None else f" ± {self.standard_deviation:.4f}")
 
 
@@ -100,7 +99,6 @@ class Difference:
         return self.verdict.startswith("no ")
 
     def __str__(self) -> str:
-        """Return all of it in a line."""
         if self.standard_error is None:
             return f"{self.mean:+.4f}: {self.verdict}"
         interval = "" if self.low is None else f", {CONFIDENCE:.0%} interval {self.low:+.4f} to {self.high:+.4f}"

@@ -9,14 +9,7 @@ import encapkeras.data.readers  # noqa: F401  # registers the data sets
 from encapkeras.data.batches import Batches
 from encapkeras.data.image_files import ImageFiles, read_image
 from encapkeras.data.preprocess import prepare
-from encapkeras.data.registry import (
-    DATASETS,
-    DataPath,
-    DatasetInfo,
-    DatasetReader,
-    ImageArrays,
-    register_dataset,
-)
+from encapkeras.data.registry import DATASETS, DataPath, DatasetInfo, DatasetReader, ImageArrays, register_dataset
 from encapkeras.data.settings import AugmentSettings, DataSettings
 from encapkeras.data.splits import DataSplits, describe, load
 

@@ -41,10 +41,7 @@ def pad(images: Tensor, pixels: int) -> Tensor:
 
 
 def windows(images: Tensor, height: int, width: int) -> Array:
-    """Return a view of every place where a window can be cut, `(N, H - height + 1, W - width + 1, height, width * C)`.
-
-    NumPy copies such windows row by row, several times faster than gathering single pixels.
-    """
+    """View every window, `(N, H - height + 1, W - width + 1, height, width * C)`: NumPy copies rows fast."""
     channels = images.shape[3]
     rows = images.numpy().reshape(len(images), images.shape[1], -1)
     return np.lib.stride_tricks.sliding_window_view(rows, (height, width * channels), axis=(1, 2))[:, :, ::channels]
@@ -98,10 +95,7 @@ def hue(images: Tensor, turn: Tensor) -> Tensor:
 
 
 def cutout(images: Tensor, rows: Tensor, columns: Tensor, side: int) -> Tensor:
-    """Return images with a square each in the image's own mean colour; what of it is outside is cut off.
-
-    `rows` and `columns` `(B,)` are the square's centre: the lower of the two in the middle, where the side is even.
-    """
+    """Return images with a square each, centred at `rows`, `columns` `(B,)`, in the image's own mean colour."""
 
     def covered(length: int, centres: Tensor) -> Tensor:
         from_start = torch.arange(length) - (centres[:, None] - side // 2)

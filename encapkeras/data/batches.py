@@ -242,7 +242,6 @@ class Batches(DataLoader[tuple[Tensor, ...]]):
         return images if images.dtype == torch.uint8 else (images * 255).round_().to(torch.uint8)
 
     def _centre(self, count: int) -> Draws:
-        """Return the choices for the first images, cut at the centre."""
         top, left = (self._windows.rows - 1) // 2, (self._windows.columns - 1) // 2
         return {"order": np.arange(count), "tops": np.full(count, top), "lefts": np.full(count, left)}
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from encapkeras.data.registry import Array, ImageArrays
 from encapkeras.errors import DataError
+from encapkeras.text import counted
 
 
 def label_problems(name: str, labels: Array, classes: int) -> list[str]:
@@ -18,10 +21,7 @@ def label_problems(name: str, labels: Array, classes: int) -> list[str]:
 
 
 def missing_classes(name: str, labels: Array, classes: int) -> list[str]:
-    """Return which classes have no image, so that no network could learn them.
-
-    The number of classes may be absurdly large if it was inferred from a wrong label.
-    """
+    """Return which classes have no image; their number may be absurdly large, from a wrong label."""
     present = np.unique(labels)
     if len(present) == classes:
         return []
@@ -32,11 +32,6 @@ def missing_classes(name: str, labels: Array, classes: int) -> list[str]:
     return [f"{name}: {count} of {classes} classes without any image: {listed}{hint}"]
 
 
-def counted(count: int, noun: str) -> str:
-    """Return the number with its noun: `1 label`, `3 labels`."""
-    return f"{count} {noun}{'' if count == 1 else 's'}"
-
-
 def checked_arrays(dataset: str, arrays: ImageArrays, classes: int) -> ImageArrays:
     """Return the arrays of a built-in data set; raise `DataError` for impossible labels and classes without images."""
     problems = []
@@ -44,5 +39,10 @@ def checked_arrays(dataset: str, arrays: ImageArrays, classes: int) -> ImageArra
         problems += [f"{name}: there are none"] if not len(labels) else label_problems(name, labels, classes)
     problems = problems or missing_classes("training labels", arrays.train_labels, classes)
     if problems:
-        raise DataError("\n  ".join([f"the files of data set '{dataset}' hold impossible values:", *problems]))
+        raise listed_error(f"the files of data set '{dataset}' hold impossible values", problems)
     return arrays
+
+
+def listed_error(text: str, problems: Sequence[str]) -> DataError:
+    """Return an error that lists what is wrong, a line each."""
+    return DataError("\n  ".join([f"{text}:", *problems]))

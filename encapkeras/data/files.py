@@ -70,7 +70,6 @@ class DatasetFiles:
         return [folder for root in roots for folder in dict.fromkeys((root / self.subfolder, root))]
 
     def _all_in(self, folder: Path) -> list[Path]:
-        """Return the files, or nothing if any of them is not in the folder."""
         endings = ("", ".gz") if self.gzipped else ("",)
         spellings = [[folder / f"{name}{ending}" for ending in endings] for name in self.names]
         found = [next(filter(Path.is_file, paths), None) for paths in spellings]

@@ -102,7 +102,6 @@ def _inside(box: Box, size: tuple[int, int]) -> Box:
 
 
 def _of_bytes(image: Image) -> Image:
-    """Return the image in one of Pillow's modes of 8 bits."""
     from PIL import Image
 
     if image.mode.startswith("I;16") or image.mode == "I":

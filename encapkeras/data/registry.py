@@ -150,5 +150,4 @@ def path_arguments(dataset: object) -> list[str]:
 
 
 def _holds(annotation: Any, matches: Callable[[Any], bool]) -> bool:
-    """Return whether a type, or a part of it, matches."""
     return matches(annotation) or any(_holds(part, matches) for part in typing.get_args(annotation))

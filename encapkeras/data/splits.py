@@ -143,10 +143,7 @@ class _BatchesMaker:
 
 
 def subset_indices(labels: Array, count: int | None, seed: int) -> Array:
-    """Return which training images are used, ascending: a random choice with the same share of each class.
-
-    Shares are right to less than one image. With the same seed a smaller choice is part of a larger one.
-    """
+    """Return a random choice of training images, ascending; with the same seed, a smaller one is part of a larger."""
     total = len(labels)
     if count is None:
         return np.arange(total)

@@ -51,10 +51,7 @@ class TensorWindows:
 
 
 class FileWindows:
-    """Windows of images that are decoded from their files whenever one is cut.
-
-    An image is brought to the height and width `whole`, and gets `pad` black pixels on each side, before it is cut.
-    """
+    """Windows of images, resized to `whole` and padded, that are decoded from their files whenever one is cut."""
 
     def __init__(self, files: ImageFiles, height: int, width: int, *, whole: tuple[int, int], pad: int = 0) -> None:
         self._files, self._height, self._width, self._whole, self._pad = files, height, width, whole, pad

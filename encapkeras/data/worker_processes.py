@@ -32,16 +32,11 @@ def default_workers() -> int:
 
 
 def in_workers(make: Callable[[Key], Made], keys: Sequence[Key], workers: int) -> Generator[Made, None, None]:
-    """Yield what `make` returns for each key, in the order of the keys, made ahead in other processes; 0: in this one.
-
-    The first is made here, and processes start with the second: who looks at the first alone starts none. They have
-    ended before the last is yielded, and when the iterator is closed or forgotten. A `DataError` of `make` comes out
-    here; another says that a process was killed.
-    """
+    """Yield what `make` returns for each key, in their order, made ahead in other processes; 0: in this one."""
     if workers == 0 or len(keys) < 2:
         yield from map(make, keys)
         return
-    yield make(keys[0])
+    yield make(keys[0])  # in this process: a caller that wants only the first starts no others
     results = _started(make, keys[1:], min(workers, len(keys) - 1))
     try:
         for left in range(len(keys) - 2, -1, -1):

@@ -17,10 +17,7 @@ from encapkeras.keras_internals import layers_within, own_moments, reduction_axe
 
 @contextlib.contextmanager
 def synchronized(model: keras.Model, shared: SharedBatch | None) -> Iterator[None]:
-    """Have the `keras.layers.BatchNormalization` of a model take their statistics over the whole batch.
-
-    Nothing changes if `shared` is None, or if its batch norms are not shared.
-    """
+    """Have a model's batch norms take statistics over the whole batch, if `shared` is given and wants that."""
     if shared is None or not shared.batch_norm:
         yield
         return

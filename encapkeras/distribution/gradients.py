@@ -29,7 +29,6 @@ class _Bucket:
             self.work = distributed.all_reduce(self.message, async_op=True)
 
     def receive(self) -> None:
-        """Wait for the sums and store them as the gradients."""
         if self.work is None or self.message is None:
             return
         self.work.wait()
@@ -40,10 +39,7 @@ class _Bucket:
 
 
 class GradientSum:
-    """Sum the gradients of parameters, given in the order of the network, by the end of each backward pass.
-
-    A bucket, of about `bucket_bytes`, is sent when all its gradients are there: always in one order, last layers first.
-    """
+    """Sum the gradients of parameters, given in network order, in buckets sent in one order, last layers first."""
 
     def __init__(self, parameters: Sequence[torch.Tensor], bucket_bytes: int = BUCKET_BYTES) -> None:
         self.parameters = list(parameters)

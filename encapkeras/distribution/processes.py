@@ -182,10 +182,7 @@ def broadcast(value: _Value, rank: int = 0) -> _Value:
 
 
 def run_on_first(action: Callable[[], _Value]) -> _Value:
-    """Run an action, such as writing files, in the first process alone; return its result, picklable, in all.
-
-    All must call it. Errors are those of `propagate_errors`.
-    """
+    """Run an action in the first process alone, which all must call; return its result, picklable, in all."""
     value: Any = None
     with propagate_errors():
         if connected().is_first:
@@ -195,18 +192,7 @@ def run_on_first(action: Callable[[], _Value]) -> _Value:
 
 @contextlib.contextmanager
 def propagate_errors() -> Iterator[None]:
-    """End all processes where one fails inside, so that none waits for it; all must enter this block.
-
-    The first process that failed raises its `EncapkerasError`, the others SystemExit with its exit code. Inside, the
-    processes may communicate only where all enter another `propagate_errors`, or within `report_lost_processes`.
-
-    Example:
-        >>> with propagate_errors():
-        ...     raise DistributionError("no such thing")
-        Traceback (most recent call last):
-        ...
-        encapkeras.errors.DistributionError: no such thing
-    """
+    """End all processes where one fails inside, so that none waits for it; all must enter this block."""
     failure = None
     try:
         yield
@@ -232,10 +218,7 @@ def exit_silently(code: int) -> NoReturn:
 
 @contextlib.contextmanager
 def report_lost_processes() -> Iterator[None]:
-    """Raise a `DistributionError` of one line, instead of torch's text, when another process has ended.
-
-    Errors of this process pass through a `propagate_errors` around it: the others notice that it has ended.
-    """
+    """Raise a `DistributionError` of one line, instead of torch's text, when another process has ended."""
     try:
         yield
     except EncapkerasError as error:

@@ -106,10 +106,8 @@ def registered(entry: Entry) -> Schema:
 
 
 def of_keras(name: str) -> Schema:
-    """Return the arguments of the layer `keras.NAME`, in Keras' own words.
-
-    Keras declares no types: named objects are known by the argument's name, switches by their defaults.
-    """
+    """Return the arguments of the layer `keras.NAME`, in Keras' own words."""
+    # Keras declares no types: named objects are known by the argument's name, switches by their defaults.
     layer = keras_layer(name)
     docstring = (inspect.getdoc(layer) or "").replace("`", "")
     own = {key: value for key, value in parameters(layer).items() if key not in _NOT_ARGUMENTS}

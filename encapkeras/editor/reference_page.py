@@ -61,7 +61,6 @@ def _sections() -> dict[str, Schema]:
 
 
 def _section(path: str, schema: Schema) -> Iterator[str]:
-    """Yield a section, and the sections inside it."""
     yield f"{schema['description']}\n"
     yield _table(schema)
     for name, entry in schema["properties"].items():

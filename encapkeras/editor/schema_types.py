@@ -110,14 +110,7 @@ def alternative(declared: Schema, common: Iterable[str], others: Schema | None =
 
 
 def choice(tag: str, names: Schema, alternatives: Mapping[str, Schema], common: Schema | None = None) -> Schema:
-    """Return a map some of whose keys depend on a name in it; without the name, those of every alternative may appear.
-
-    Args:
-        tag: The key with the name.
-        names: What may follow it.
-        alternatives: By name, the keys that it adds, as `alternative` makes them.
-        common: Keys that do not depend on it.
-    """
+    """Return a map some of whose keys depend on the name at `tag`; without it, every alternative's keys may follow."""
     common = {tag: names, **(common or {})}
     every: dict[str, list[Schema]] = {}
     for one in alternatives.values():
@@ -136,23 +129,19 @@ def choice(tag: str, names: Schema, alternatives: Mapping[str, Schema], common: 
 
 
 def where(tag: str, names: Sequence[str], then: Schema) -> Schema:
-    """Return a schema for maps whose tag has one of these names.
-
-    The pattern does what `enum` would, but an editor does not take a name's beginning for a match.
-    """
+    """Return a schema for maps whose tag has one of these names."""
+    # Not `enum`, with which an editor takes a name's beginning for a match.
     pattern = f"^({'|'.join(map(re.escape, names))})$"
     return {"if": {"required": [tag], "properties": {tag: {"type": "string", "pattern": pattern}}}, "then": then}
 
 
 def cases(tag: str, alternatives: Mapping[tuple[str, ...], Schema]) -> list[Schema]:
-    """Return schemas for maps by their tag.
-
-    Many are divided into groups, so that each map is compared with few of them: editors fail on large files otherwise.
-    """
+    """Return schemas for maps by their tag."""
     every = [(names, where(tag, names, then)) for names, then in alternatives.items()]
     size = math.isqrt(len(every))
     if size <= 3:
         return [case for _, case in every]
+    # Groups, so that each map is compared with few: editors fail on large files otherwise.
     groups = [every[start : start + size] for start in range(0, len(every), size)]
     return [
         where(tag, [name for names, _ in group for name in names], {"allOf": [case for _, case in group]})
@@ -205,11 +194,7 @@ def _variable(message: str = "", others: str = "") -> Schema:
 def _scalar(kind: str, words: str) -> Schema:
     if kind == "string":
         return {"type": ["string", "null"], "errorMessage": f"must be {words}"}
-    return {
-        "type": [kind, "string", "null"],
-        "pattern": _VARIABLE,
-        "errorMessage": f"must be {words}, {_OR_VARIABLE}",
-    }
+    return {"type": [kind, "string", "null"], "pattern": _VARIABLE, "errorMessage": f"must be {words}, {_OR_VARIABLE}"}
 
 
 def _elements(declared: Schema) -> Schema:

@@ -79,20 +79,7 @@ def starter_spec(
     size: Size = "small",
     ot: bool = False,
 ) -> str:
-    """Return the text of a starter spec.
-
-    Args:
-        name: Name of the network.
-        data: The data set, its files and its image size; the rest of the section is chosen here.
-        file: How the comments name the spec's file.
-        folder: The folder of the spec, where relative paths of the data set begin; the current one if not given.
-        routing: How capsules are routed.
-        size: `small` learns in about a minute on a laptop; `medium` takes patience or a GPU, `large` a GPU.
-        ot: Whether to add losses of optimal transport.
-
-    Raises:
-        DataError: The data set cannot be described: the user's file is missing or wrong.
-    """
+    """Return the text of a starter spec; `data` holds the data set, its files and its image size."""
     info = describe(data)
     plan = (_VOTING if routing in ("dynamic", "em") else _STAGES)[size]
     text = (TEMPLATES / f"{_TEMPLATE_OF[routing]}.yaml").read_text(encoding="utf-8")
@@ -130,7 +117,6 @@ def _with(text: str, **values: Any) -> str:
 
 
 def _with_rows(text: str, node: str, columns: Mapping[str, Sequence[int]]) -> str:
-    """Replace the rows of a `repeat`, numbered from 1."""
     rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=False)]
     lines = "".join(f"        - {yaml_line({'i': i, **row})}\n" for i, row in enumerate(rows, 1))
     return re.sub(rf"( {re.escape(node)}:\n +repeat:\n)( +- .*\n)+", lambda old: old[1] + lines, text)

@@ -155,12 +155,7 @@ def record_statistics(
 
 
 def capsule_batch_norm(
-    capsules_BNDP: torch.Tensor,
-    weights: NormWeights,
-    *,
-    training: bool,
-    momentum: float = 0.1,
-    epsilon: float = 1e-5,
+    capsules_BNDP: torch.Tensor, weights: NormWeights, *, training: bool, momentum: float = 0.1, epsilon: float = 1e-5
 ) -> torch.Tensor:
     """Batch normalisation with one mean and variance per capsule type: over all axes but the second.
 

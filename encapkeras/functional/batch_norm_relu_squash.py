@@ -27,10 +27,7 @@ PIECE = 1 << 18
 
 
 def is_worthwhile(map_BCHW: torch.Tensor) -> bool:
-    """Return whether this is possible and faster.
-
-    On CPUs, in full precision, outside torch.compile (which fuses by itself), with statistics of this process alone.
-    """
+    """Return whether this is possible and faster: on CPUs, in full precision, with this process's own statistics."""
     full = map_BCHW.dtype in (torch.float32, torch.float64)
     shared = shared_batch()
     own = shared is None or not shared.batch_norm
@@ -76,7 +73,6 @@ def batch_norm_relu_squash(
 
 
 def _pieces(*maps_BCP: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:
-    """Yield the maps in equal pieces of the batch."""
     size = max(1, PIECE // maps_BCP[0][0].numel()) if has_values(maps_BCP[0]) else len(maps_BCP[0])
     return zip(*(map_BCP.split(size) for map_BCP in maps_BCP), strict=True)
 

@@ -255,7 +255,6 @@ def _normalize_and_squash(
 def _normalize(
     map_BCHW: torch.Tensor, bias: torch.Tensor | None, norm: NormWeights, options: BlockOptions, training: bool
 ) -> torch.Tensor:
-    """Batch norm and ReLU."""
     # Batch norm and squash run along H * W: with so few components a capsule, channels_last is several times slower.
     map_BCHW = map_BCHW.contiguous()
     if options.normalization == "capsule":
@@ -283,7 +282,6 @@ def _pad(kernel: torch.Tensor, size: int) -> torch.Tensor:
 
 
 def _sum(convolutions: Sequence[ConvolutionWeights]) -> ConvolutionWeights:
-    """Sum parallel convolutions into one: they are linear."""
     size = max(convolution.kernel.shape[-1] for convolution in convolutions)
     kernel, bias = _pad(convolutions[0].kernel, size), convolutions[0].bias
     for convolution in convolutions[1:]:
@@ -312,15 +310,11 @@ def _convolve_master_with_projection(
     types: int,
     strides: int,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Master convolution plus projected skip of the same input, without bias, and the bias.
-
-    Both are linear in the same input, so grouped kernels up to 3x3 are added into the projection's diagonal blocks:
-    the master convolution costs nothing.
-    """
+    """Master convolution plus projected skip of the same input, without bias, and the bias."""
     small = [convolution for convolution in convolutions if convolution.kernel.shape[-1] <= 3]
     large = [convolution for convolution in convolutions if convolution.kernel.shape[-1] > 3]
     kernel, bias = projection
-    if small:
+    if small:  # linear in the same input: added into the projection's diagonal blocks, they cost nothing
         grouped, grouped_bias = _sum(small)
         grouped = _pad(grouped, 3)
         blocks = kernel.view(types, -1, types, *grouped.shape[1:])

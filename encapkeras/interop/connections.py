@@ -71,10 +71,7 @@ class Connections:
         return place
 
     def obstacles(self) -> list[str]:
-        """List connections that the original does not have, which the weights alone would not show.
-
-        There a module takes the output of the one before, and a flattened map has the order (C, H, W), not (H, W, C).
-        """
+        """List connections that the original does not have, which the weights alone would not show."""
         (output,) = self.model.spec["model"]["outputs"].values()
         problems = [f"the output is '{output}'; {_ONE_PORT}"] if self.reference(output).port != "out" else []
         for place in self.places.values():

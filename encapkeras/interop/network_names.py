@@ -112,7 +112,6 @@ class _Names:
         return tensors
 
     def _of_capsnet(self) -> list[OriginalTensor]:
-        """Return the tensors of the CapsNet: a convolution, primary capsules, routing to the classes."""
         layers = [place.layer for place in self._chain]
         kinds = (ConvBnRelu, PrimaryCapsules, VotingLayer)
         fits = len(layers) == 3 and all(isinstance(layer, kind) for layer, kind in zip(layers, kinds, strict=True))

@@ -29,12 +29,10 @@ class _Block(NamedTuple):
 
     @property
     def parts(self) -> list[Place]:
-        """Return all places with weights."""
         return [self.first, *self.keras_parts]
 
     @property
     def keras_parts(self) -> list[Place]:
-        """Return those that are layers of Keras itself."""
         return [*self.second, *(self.projection or ())]
 
 

@@ -36,10 +36,7 @@ class BlockBuilder:
     """Adds the weights of convolutions, norms and blocks to a layer."""
 
     def __init__(
-        self,
-        layer: keras.layers.Layer,
-        kernel_initializer: InitializerConfig,
-        bias_initializer: InitializerConfig,
+        self, layer: keras.layers.Layer, kernel_initializer: InitializerConfig, bias_initializer: InitializerConfig
     ) -> None:
         self._layer = layer
         self._kernel_initializer = kernel_initializer

@@ -10,12 +10,7 @@ import pydantic
 import torch
 
 from encapkeras.errors import ShapeError
-from encapkeras.functional import (
-    capsule_dense_factored,
-    capsule_dense_full,
-    capsule_dense_per_dim,
-    list_capsules,
-)
+from encapkeras.functional import capsule_dense_factored, capsule_dense_full, capsule_dense_per_dim, list_capsules
 from encapkeras.layers.initializers import InitializerConfig, as_matrices, get_initializer
 from encapkeras.layers.registry import CapsuleLayer, Shape, register_layer
 
@@ -102,7 +97,6 @@ class CapsuleDense(CapsuleLayer):
         return self.add_weight(shape=shape, initializer=initializer, name=name)
 
     def _input_capsules(self, input_shape: Shape) -> tuple[int, int]:
-        """Return number and dimension of the input capsules."""
         sizes = [size for size in input_shape[1:] if size is not None]
         if len(input_shape) not in (3, 5) or len(sizes) < len(input_shape) - 1:
             raise ShapeError(

@@ -64,12 +64,7 @@ class Normalize(CapsuleLayer):
         tensor([-2.,  0.,  2.])
     """
 
-    def __init__(
-        self,
-        mean: OnePerChannel,
-        deviation: PositivePerChannel,
-        **kwargs: Any,
-    ) -> None:
+    def __init__(self, mean: OnePerChannel, deviation: PositivePerChannel, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.mean = mean
         self.deviation = deviation

@@ -11,10 +11,7 @@ import encapkeras
 
 @keras.saving.register_keras_serializable(package="encapkeras", name="SpecModel")
 class SavedSpecModel:
-    """Replaces `encapkeras.SpecModel` until that is imported, and imports it when a file needs it.
-
-    A saved model names its class, which Keras must know, but the layers lie below `encapkeras.model`.
-    """
+    """Stands in for `encapkeras.SpecModel` until a saved file needs it: layers lie below `encapkeras.model`."""
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Any:

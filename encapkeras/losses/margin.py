@@ -12,12 +12,7 @@ from encapkeras.losses.targets import one_hot_targets, smooth
 
 
 def margin_loss(
-    scores: torch.Tensor,
-    targets: torch.Tensor,
-    *,
-    upper: float = 0.9,
-    lower: float = 0.1,
-    absent_weight: float = 0.5,
+    scores: torch.Tensor, targets: torch.Tensor, *, upper: float = 0.9, lower: float = 0.1, absent_weight: float = 0.5
 ) -> torch.Tensor:
     """Return `sum_k T_k max(0, upper - a_k)^2 + absent_weight (1 - T_k) max(0, a_k - lower)^2` of each sample, `(B,)`.
 

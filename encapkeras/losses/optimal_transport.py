@@ -135,7 +135,6 @@ class OptimalTransport(SideLoss):
         self._weights = Weights((generator, self._build_critic(builder, target.channels)))
 
     def _encapsulated_types(self, latent: _Map, target: _Map) -> int | None:
-        """Return the number of capsule types of an encapsulated generator."""
         if self.generator == "plain":
             return None
         if latent.types is None or latent.types != target.types:

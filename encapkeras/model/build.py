@@ -59,16 +59,11 @@ def build_nodes(
     nodes: Sequence[Node],
     inputs: Mapping[str, Sequence[int | None]],
     report: Report,
-    policies: Mapping[str, Any],
+    policies: Mapping[str, Any],  # by node; they overrule those of the spec
     *,
-    share: bool = False,
+    share: bool = False,  # one layer for equal nodes: enough to know shapes and sizes, and much quicker
 ) -> BuiltGraph:
-    """Make and call the layer of each node; errors go to the report, and what depends on such a node is left out.
-
-    `policies` overrule the spec's dtype policies, by node. With `share`, nodes that differ only in the tensors they are
-    called on have one layer: enough to know all shapes and sizes, and much quicker in deep networks, but no network to
-    compute with.
-    """
+    """Make and call each node's layer; errors go to the report, and what depends on such a node is left out."""
     builder = _Builder(inputs, report, policies, share)
     for node in nodes:
         builder.add(node)

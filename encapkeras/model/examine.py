@@ -20,16 +20,7 @@ from encapkeras.spec.tree import Tree
 def check_spec(source: Source, overrides: Sequence[str] = ()) -> Spec:
     """Read a spec and check everything, shapes included, without making weights.
 
-    Args:
-        source: As for `load_spec`.
-        overrides: As for `load_spec`.
-
-    Returns:
-        The spec.
-
-    Raises:
-        ArgumentError: `source` or `overrides` has another type.
-        SpecError: The spec has errors: all of them, with their places.
+    Arguments and errors are those of `load_spec`.
 
     Example:
         >>> check_spec("quickstart").name
@@ -54,14 +45,6 @@ class Examined(NamedTuple):
 
 def examine_spec(source: Source, overrides: Sequence[str] = ()) -> Examined:
     """As `check_spec`; also return the layers and tensors that the shapes were checked with, and a sweep's networks.
-
-    Args:
-        source: As for `load_spec`.
-        overrides: As for `load_spec`.
-
-    Raises:
-        ArgumentError: `source` or `overrides` has another type.
-        SpecError: The spec has errors: all of them, with their places.
 
     Example:
         >>> examine_spec("quickstart").graph.inputs["image"].shape

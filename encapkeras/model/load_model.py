@@ -15,9 +15,6 @@ from encapkeras.plugins import plugin_of_module
 def load_model(path: str | os.PathLike[str]) -> keras.Model:
     """Load a saved `.keras` file, of a spec's model or any other that has encapkeras' layers.
 
-    Args:
-        path: The file.
-
     Raises:
         EncapkerasError: There is no such file, or it is not a Keras model.
     """

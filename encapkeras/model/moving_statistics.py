@@ -26,10 +26,7 @@ class MovingStatistics:
 
     @contextlib.contextmanager
     def kept_if_not_finite(self) -> Iterator[None]:
-        """Restore all if one is not finite after the block, as after a batch that overflowed.
-
-        A few operations on numbers by channel for the whole network, without waiting for a GPU.
-        """
+        """Restore all if one is not finite after the block, without waiting for a GPU."""
         values = [variable.value.detach() for variable in self._variables]
         if not values:
             yield

@@ -14,12 +14,9 @@ _HALF = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 @contextlib.contextmanager
 def computing_in(precision: str, inputs: Any) -> Iterator[Callable[[Any], Any]]:
-    """Compute a network's products of matrices and convolutions in half precision, by torch's autocast.
-
-    What needs more precision, as routing does, keeps autocast away. A CPU computes float16 networks in float32, and so
-    do programs that `torch.export` makes, for not all that run them support half precision. The device is that of
-    `inputs`. Yields a function that widens the network's outputs to float32.
-    """
+    """Compute in half precision by torch's autocast; yield a function that widens outputs to float32."""
+    # A CPU computes float16 networks in float32, and so do programs that `torch.export` makes: not all that run them
+    # support half precision.
     first = keras.tree.flatten(inputs)[0]
     kind = first.device.type if isinstance(first, torch.Tensor) else "meta"
     if precision == "float32" or kind == "meta" or torch.compiler.is_exporting():

@@ -66,11 +66,8 @@ class SideLosses:
 
     @property
     def metrics(self) -> list[keras.metrics.Metric]:
-        """The mean of each loss, without its weight, and of each metric that the losses report.
-
-        In evaluation only of those that count there. These come first, so that the numbers of `evaluate` have the first
-        names of `metrics_names`.
-        """
+        """The mean of each loss, without its weight, and of each metric that the losses report."""
+        # Those of evaluation first, so that the numbers of `evaluate` have the first names of `metrics_names`.
         counted = sorted(self._counted(training=not _wanted.get()), key=self._is_training_only)
         return [
             metric for loss in counted for metric in (self._trackers[loss.name], *self._figures[loss.name].values())
@@ -86,7 +83,6 @@ class SideLosses:
         return bool(self._counted(training=True)) if training else _wanted.get() and bool(self._counted(training=False))
 
     def _counted(self, training: bool) -> list[NamedSideLoss]:
-        """The losses that count in training, or in evaluation."""
         return [loss for loss in self._losses if training or not self._is_training_only(loss)]
 
     def _is_training_only(self, loss: NamedSideLoss) -> bool:
@@ -108,11 +104,7 @@ class SideLosses:
                 raise _lacks_labels(loss)
 
     def values(self, y: Any, y_pred: Any, sample_weight: Any, training: bool) -> dict[str, torch.Tensor]:
-        """Each loss times its weight, in training and evaluation; its mean and those of its metrics are updated.
-
-        Labels and weights of samples are as `fit` got them; the weights count in losses of single samples. Raises
-        `TrainingError` if the prediction was not made in this step, labels are missing, or a loss reports no metrics.
-        """
+        """Each loss times its weight; its mean and those of its metrics are updated."""
         if not self.wanted(training):  # Keras also asks for the loss to learn its shape
             return {}
         first = keras.tree.flatten(y_pred)[0]

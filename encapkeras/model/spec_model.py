@@ -340,7 +340,6 @@ def _plain_if_single(tensors: Mapping[str, keras.KerasTensor]) -> Any:
 
 
 def _unlike(layer: keras.layers.Layer, other: keras.layers.Layer | None) -> str:
-    """Why a layer cannot take the weights of another; empty if it can."""
     if other is None:
         return f"it has no '{layer.name}'"
     here, there = ([tuple(weight.shape) for weight in each.weights] for each in (layer, other))

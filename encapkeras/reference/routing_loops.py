@@ -42,11 +42,7 @@ def squash(capsule: torch.Tensor) -> torch.Tensor:
 
 
 def dynamic_routing(
-    capsules: torch.Tensor,
-    weight: torch.Tensor,
-    bias: torch.Tensor | None,
-    iterations: int,
-    softmax_over: str,
+    capsules: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, iterations: int, softmax_over: str
 ) -> torch.Tensor:
     """Run dynamic routing (Sabour et al. 2017, procedure 1), sample by sample; return capsules `(B, J, E)`."""
     results = []

@@ -33,14 +33,7 @@ class ExpressionError(Exception):
 
 
 def compute(expression: str, lookup: Callable[[str], Any]) -> Number:
-    """Return the value of an expression, by Python's rules of order and signs; a whole result of `/` is an integer.
-
-    Example:
-        >>> compute("(height + 1) // 2 * $types", {"height": 9, "types": 4}.__getitem__)
-        20
-        >>> compute("6 / 3", {}.__getitem__), compute("1 / 4", {}.__getitem__)
-        (2, 0.25)
-    """
+    """Return the value of an expression, by Python's rules of order and signs; a whole result of `/` is an integer."""
     if len(expression) > LONGEST:
         raise ExpressionError(f"longer than {LONGEST} characters")
     if expression.count("(") > DEEPEST:

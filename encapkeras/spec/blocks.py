@@ -23,21 +23,13 @@ _COMMON = frozenset({*NodeKeys.model_fields, "repeat"})
 
 @dataclass(frozen=True)
 class Block:
-    """A valid declaration.
-
-    Args:
-        name: Its name.
-        inputs: The names that its nodes have for the tensors that it is called on.
-        parameters: Each parameter's default; None where a use must give a value.
-        nodes: Its nodes as written.
-        output: The node whose output is the block's, as written.
-    """
+    """A valid declaration."""
 
     name: str
-    inputs: tuple[str, ...]
-    parameters: Mapping[str, Tree | None]
-    nodes: Tree
-    output: Tree
+    inputs: tuple[str, ...]  # the names that its nodes have for the tensors that it is called on
+    parameters: Mapping[str, Tree | None]  # each one's default; None where a use must give a value
+    nodes: Tree  # as written
+    output: Tree  # the node whose output is the block's, as written
 
     @functools.cached_property
     def arguments(self) -> Arguments:

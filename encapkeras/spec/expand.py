@@ -27,21 +27,13 @@ DEEPEST_BLOCKS = 16  # blocks inside one another; each is a few calls
 
 @dataclass(frozen=True)
 class _Place:
-    """Where nodes are: at the top of the network, or in a use of a block.
-
-    Args:
-        scope: The variables.
-        inputs: The references at the top that the names of inputs stand for.
-        prefix: What the names of the nodes begin with at the top.
-        blocks: The names of the blocks around, the outermost first.
-        handed_down: `trainable` and `dtype` of the node that uses the block.
-    """
+    """Where nodes are: at the top of the network, or in a use of a block."""
 
     scope: Scope
-    inputs: Mapping[str, Tree]
-    prefix: str = ""
-    blocks: tuple[str, ...] = ()
-    handed_down: Mapping[str, Tree] = field(default_factory=dict)
+    inputs: Mapping[str, Tree]  # the references at the top that the names of inputs stand for
+    prefix: str = ""  # what the names of the nodes begin with at the top
+    blocks: tuple[str, ...] = ()  # those around, the outermost first
+    handed_down: Mapping[str, Tree] = field(default_factory=dict)  # of the node that uses the block
 
     def reference(self, tree: Tree) -> Tree:
         """Return a reference that is written here as it reads at the top; that to an input has the place of the use."""
@@ -55,15 +47,7 @@ class _Place:
 
 
 class Expansion:
-    """The nodes of a spec after expansion.
-
-    Attributes:
-        nodes: Each node's map by its name, in the order of writing, without `repeat` and without uses of blocks.
-        uses: The name of the block behind each node that uses one; its nodes are called `<node>.<name in the block>`.
-        failed: Nodes that use a block wrongly; what they hold is not known.
-        called_on: What blocks are called on, used by a node in them or not.
-        complete: Whether the names of all nodes are known; if not, an unknown name is not reported.
-    """
+    """The nodes of a spec after expansion."""
 
     def __init__(self, scope: Scope, blocks: Mapping[str, Block | None], report: Report) -> None:
         self._scope = scope
@@ -73,10 +57,10 @@ class Expansion:
         self._is_full = False
         self.nodes: dict[str, Tree] = {}
         self._model_inputs: list[str] = []
-        self.uses: dict[str, str] = {}
-        self.failed: set[str] = set()
-        self.called_on: list[Tree] = []
-        self.complete = True
+        self.uses: dict[str, str] = {}  # the block behind each node that uses one
+        self.failed: set[str] = set()  # nodes that use a block wrongly; what they hold is not known
+        self.called_on: list[Tree] = []  # what blocks are called on, used by a node in them or not
+        self.complete = True  # whether the names of all nodes are known; if not, an unknown name is not reported
 
     def expand(self, nodes: Tree, inputs: list[str]) -> None:
         """Expand `model.nodes`; a single input of the model is above the first node."""
@@ -193,7 +177,6 @@ class Expansion:
         return ""
 
     def _use(self, name: str, node: Tree, place: _Place) -> None:
-        """Add the nodes of a block under the name of the node that uses it."""
         block = self._block(node.value["layer"], place)
         node = block.known(node, self._report) if block else node
         inputs = self._inputs(node, block) if block else None

@@ -35,13 +35,7 @@ class Formatted:
 
 
 def formatted(file: SpecFile, *, to_json: bool, folder: Path | None = None) -> Formatted:
-    """Return the text of a spec file as JSON or as YAML, read again and compared with the file.
-
-    Args:
-        file: A YAML or JSON file.
-        to_json: Whether to write JSON.
-        folder: The folder that the text is for: relative paths are changed to lead from there.
-    """
+    """Return a spec file as JSON or YAML, read again and compared; relative paths are changed to lead from `folder`."""
     text, from_json = read_text(file.path, file.shown), is_json(file.path)
     data = _plain(text, file.shown, from_json)
     modeline = None if from_json else MODELINE.search(text)

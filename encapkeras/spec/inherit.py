@@ -48,13 +48,7 @@ class Inheritance:
         self._merged: dict[Path, Tree] = {}
 
     def resolve(self, tree: Tree, file: Path | None, chain: tuple[Path, ...] = ()) -> Tree:
-        """Return the tree merged over all that it extends.
-
-        Args:
-            tree: A spec as written.
-            file: Its file; None for plain data.
-            chain: The files that extend this one, the spec first.
-        """
+        """Return the tree merged over all that it extends; `chain` has the files that extend it, the spec first."""
         chain = (*chain, file.resolve()) if file else chain
         result = tree.with_value({})
         for name in self._names(tree):
@@ -154,10 +148,12 @@ def merge(base: Tree, over: Tree) -> Tree:
 
 def cleaned(tree: Tree) -> Tree:
     """Return the tree without the entries that `null` deletes and without the user's own (`x-...`)."""
-    if isinstance(tree.value, dict):
-        kept = {k: e for k, e in tree.value.items() if e.value is not None and not k.startswith(OWN_KEYS)}
-        tree = tree.with_value(kept)
-    return tree.each(cleaned)
+    return tree.with_value(kept_entries(tree)).each(cleaned) if isinstance(tree.value, dict) else tree.each(cleaned)
+
+
+def kept_entries(tree: Tree) -> dict[str, Tree]:
+    """Return the entries of a map without those that `cleaned` leaves out, at its top alone."""
+    return {k: e for k, e in tree.entries().items() if e.value is not None and not k.startswith(OWN_KEYS)}
 
 
 def override(tree: Tree, changes: Iterable[str | Change], report: Report) -> Tree:

@@ -95,10 +95,8 @@ def plain_argument(argument: Argument) -> Argument:
 
 
 def object_problem(argument: str, value: Any) -> str:
-    """What is wrong with an initializer, regularizer, constraint or activation; empty if nothing is.
-
-    Keras would import any module that a map names, so that a map may only hold a built-in class and plain numbers.
-    """
+    """What is wrong with an initializer, regularizer, constraint or activation; empty if nothing is."""
+    # Keras would import any module that a map names: only built-in classes and plain numbers are allowed.
     kind = object_kind(argument)
     if not kind:
         if isinstance(value, dict) and ("class_name" in value or "module" in value):

@@ -43,9 +43,6 @@ def load_spec(source: Source, overrides: Sequence[str] = ()) -> Spec:
         source: A YAML or JSON file, the name of a bundled spec (`quickstart`), plain data, or a spec.
         overrides: Texts `path.to.key=value`, as `--set` takes them.
 
-    Returns:
-        The spec.
-
     Raises:
         ArgumentError: `source` or `overrides` has another type.
         SpecError: The spec has errors: all of them, with their places.
@@ -262,7 +259,6 @@ def _read_losses(sections: _Sections, model: _Model) -> Mapping[str, OutputLoss 
 
 
 def _image(sections: _Sections, model: Tree) -> Tree:
-    """The shape of the default input, from the data set or from `vars`."""
     place = Tree(FAILED, model.file, model.line, model.column, "model")
     try:
         sizes = {name: sections.scope.lookup(name) for name in ("height", "width", "channels")}

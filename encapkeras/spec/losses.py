@@ -149,14 +149,7 @@ class _LossCheck:
         return loss
 
     def _side_loss(
-        self,
-        name: str,
-        tree: Tree,
-        entry: Entry,
-        own: Tree,
-        arguments: Mapping[str, Any],
-        weight: float,
-        wrong: bool,
+        self, name: str, tree: Tree, entry: Entry, own: Tree, arguments: Mapping[str, Any], weight: float, wrong: bool
     ) -> NamedSideLoss | None:
         problem = self._name_problem(name)
         if problem:

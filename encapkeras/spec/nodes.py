@@ -74,12 +74,7 @@ def layer_name(name: str) -> str:
 
 
 class Graph:
-    """The nodes of a spec, checked one by one and against each other.
-
-    Attributes:
-        nodes: The valid nodes, each after those that it needs.
-        failed: The names of the others, and of what is not there.
-    """
+    """The nodes of a spec, checked one by one and against each other."""
 
     def __init__(self, expansion: Expansion, inputs: Mapping[str, Tree], defaults: Tree, report: Report) -> None:
         self._expansion = expansion
@@ -91,6 +86,7 @@ class Graph:
         self._defaults = self._checked_defaults(defaults)
         checked = {name: self._checked(name, tree) for name, tree in expansion.nodes.items()}
         wrong = {str(tree.value) for tree in expansion.called_on if self.reference(tree) is None}
+        # Each after those that it needs; `failed` are the others, and what is not there.
         self.nodes = self._in_order({name: node for name, node in checked.items() if node})
         self.failed |= wrong | set(expansion.nodes) - {node.name for node in self.nodes}
 
@@ -125,7 +121,6 @@ class Graph:
         return Reference(name, port if slash else "out")
 
     def _unknown(self, name: str) -> str:
-        """The message for a name that no node and no input has."""
         use, _, inner = name.rpartition(".")
         if use in self._expansion.uses:
             near = suggest(inner, self._expansion.names_in(use))

@@ -143,11 +143,9 @@ def _near_files(path: Path) -> str:
 
 
 def _as_yaml(text: str) -> str:
-    """Return JSON as YAML, with every value at its place.
-
-    YAML refuses tabs as indentation, colons apart from their keys and pairs of surrogates, and breaks lines, or stops,
-    at characters that JSON allows in a text.
-    """
+    """Return JSON as YAML, with every value at its place."""
+    # YAML refuses tabs as indentation, colons apart from their keys and pairs of surrogates, and breaks lines, or
+    # stops, at characters that JSON allows in a text.
 
     def escaped(match: re.Match[str]) -> str:
         if match["pair"]:

@@ -16,14 +16,10 @@ Path = tuple[str | int, ...]
 
 
 class Report:
-    """The errors and warnings found so far. The same in several rows of a `repeat`, or of one variable, counts once.
-
-    Attributes:
-        whole: Whether all that the spec extends could be read; if not, what seems to be missing may be there.
-    """
+    """The errors and warnings found so far. The same in several rows of a `repeat`, or of one variable, counts once."""
 
     def __init__(self) -> None:
-        self.whole = True
+        self.whole = True  # whether all bases could be read; if not, what seems to be missing may be there
         self._notes: dict[Problem, list[str]] = {}
         self._causes: dict[Problem, tuple[str, str]] = {}
         self._traces: dict[Problem, str] = {}
@@ -38,14 +34,7 @@ class Report:
             self.raise_if_any()
 
     def add(self, at: Tree, message: str, *, path: str | None = None, trace: str = "") -> None:
-        """Add an error; raise all of them once there are too many.
-
-        Args:
-            at: The value that is wrong, or the nearest that is written down.
-            message: What is wrong, what was received, what is allowed.
-            path: The path to show, if it is not that of `at`.
-            trace: How the shapes came about that do not fit.
-        """
+        """Add an error, which may show another `path` and the `trace` of shapes; raise all once there are too many."""
         if at.guessed:
             return
         place = (at.file, at.line, at.column, at.path if path is None else path)
@@ -58,12 +47,7 @@ class Report:
         self._note(problem, at.note)
 
     def warn(self, at: Tree, message: str) -> None:
-        """Add a warning about what can be built but is probably not meant.
-
-        Args:
-            at: The value to warn about.
-            message: Why it is, and what to do.
-        """
+        """Add a warning about what can be built but is probably not meant."""
         self._note(Problem(at.file, at.line, at.column, at.path, message, severity="warning"), at.note)
 
     def warn_if_renamed(self, at: Tree, name: str, new_name: str) -> None:
@@ -108,10 +92,7 @@ class Report:
     def as_meant(
         self, entries: Mapping[str, Tree], arguments: Arguments, others: Collection[str] = ()
     ) -> dict[str, Tree]:
-        """The entries of a map that are arguments, or one of the others that it may hold; an error for each other key.
-
-        A misspelt key is taken for what it may mean, so that nothing else seems wrong because of it.
-        """
+        """The entries of a map that are arguments or `others`, misspelt keys as meant; an error for each other key."""
         allowed = {*arguments.by_name, *others}
         meant = {key: entry for key, entry in entries.items() if key in allowed}
         for key, entry in entries.items():

@@ -77,10 +77,7 @@ def _in_one_line(text: str) -> str:
 
 
 def _with_absolute_paths(data: Tree) -> Tree:
-    """Make the paths of `data` absolute, from the file that wrote them, so that they mean the same in every folder.
-
-    Values of `--set` and of plain data start at the current folder, as the names of their sources have no folder.
-    """
+    """Make the paths of `data` absolute, from the file that wrote them, or the current folder."""
     absolute = {key: _absolute(path) for key, path in _paths(data).items()}
     return data.with_value({**data.entries(), **absolute}) if absolute else data
 

@@ -14,11 +14,12 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from encapkeras.errors import Problem, printable
-from encapkeras.spec.inherit import OWN_KEYS, Change, longest_key, override
+from encapkeras.spec.inherit import OWN_KEYS, Change, kept_entries, longest_key, override
 from encapkeras.spec.report import Report
 from encapkeras.spec.sections import SWEEP, SweepSection
 from encapkeras.spec.tree import Tree
 from encapkeras.spec.variables import Scope, substitute
+from encapkeras.text import cut
 
 if TYPE_CHECKING:
     from encapkeras.spec.spec import Spec
@@ -71,11 +72,11 @@ def read_sweep(written: Tree, scope: Scope, report: Report) -> Sweep | None:
     tree = written.entries().get("sweep")
     if tree is None or not isinstance(tree.value, dict):
         return None  # what is neither a map nor null is an error of the top level
-    entries = _without_remarks(tree)
+    entries = kept_entries(tree)
     if "seeds" in entries:
         entries["seeds"] = substitute(entries["seeds"], scope, report)
     if "grid" in entries and isinstance(entries["grid"].value, dict):
-        axes = _without_remarks(entries["grid"]).items()
+        axes = kept_entries(entries["grid"]).items()
         known = {path: axis if isinstance(axis.value, list) else substitute(axis, scope, report) for path, axis in axes}
         entries["grid"] = entries["grid"].with_value(known)
     tree = tree.with_value(entries)
@@ -91,13 +92,6 @@ def read_sweep(written: Tree, scope: Scope, report: Report) -> Sweep | None:
         report.add(tree, f"makes {count:,} networks; at most {LARGEST:,} are trained side by side")
         rows = []
     return Sweep(tree, section, rows, grid)
-
-
-def _without_remarks(tree: Tree) -> Any:
-    """A map without the entries that `null` deletes and the user's own; anything else as it is."""
-    if not isinstance(tree.value, dict):
-        return tree.value
-    return {k: e for k, e in tree.value.items() if e.value is not None and not k.startswith(OWN_KEYS)}
 
 
 def _axes(grid: Tree | None, rows: Sequence[Sequence[Change]], report: Report) -> list[list[Change]]:
@@ -143,7 +137,7 @@ def read_variants(
     twice: list[str] = []
     for changes in sweep.networks:
         values = {short[change.path]: change.value.plain() for change in changes if change.path != "name"}
-        what = _cut(" ".join(f"{name}={value_text(value)}" for name, value in values.items()), LONGEST_LABEL)
+        what = cut(" ".join(f"{name}={value_text(value)}" for name, value in values.items()), LONGEST_LABEL)
         own = Report()
         own.whole = report.whole
         tree = override(without_sweep, changes, own)
@@ -174,7 +168,6 @@ def _values(paths: Iterable[str], changes: Sequence[Change], spec: Spec, tree: T
 
 
 def _found(value: Any, path: str) -> Any:
-    """The value at a path of plain data; None if there is none."""
     if not path:
         return value
     if isinstance(value, dict):
@@ -197,11 +190,7 @@ def _shortest_end(path: str, others: Sequence[str]) -> str:
 
 def value_text(value: Any) -> str:
     """A value as labels and tables show it, on one line and cut to a readable length."""
-    return _cut(printable(_flow(value)), LONGEST_VALUE)
-
-
-def _cut(text: str, longest: int) -> str:
-    return text if len(text) <= longest else f"{text[: longest - 1]}…"
+    return cut(printable(_flow(value)), LONGEST_VALUE)
 
 
 def _flow(value: Any) -> str:
@@ -213,10 +202,7 @@ def _flow(value: Any) -> str:
 
 
 class _VariantProblems:
-    """What is wrong in the networks of a sweep, each problem once, for most occur in several networks.
-
-    Where the spec itself has an error, those of its networks in that place are left out: they follow from it.
-    """
+    """What is wrong in the networks of a sweep, each problem once, and none that follows from the spec itself."""
 
     def __init__(self, report: Report) -> None:
         self._report = report
@@ -226,7 +212,6 @@ class _VariantProblems:
         self._others: dict[tuple[Any, ...], int] = {}
 
     def add(self, network: str, own: Report) -> None:
-        """Add what is wrong with a network."""
         places = set()
         for problem in _all(own):
             place = _place(problem)
@@ -244,7 +229,6 @@ class _VariantProblems:
             self._others[place] = self._others.get(place, 0) + 1
 
     def report(self) -> None:
-        """Report all, with the network unless the sweep itself is wrong."""
         for problem in self._found:
             place = _place(problem)
             if place in self._first:

@@ -20,27 +20,16 @@ FAILED = Failed()
 
 @dataclass(slots=True)
 class Tree:
-    """A value of a spec: a scalar, a list or map of trees, or `FAILED`.
-
-    Args:
-        value: The value.
-        file: The file as the user named it, `<dict>` or `--set`.
-        line: Line from 1 of the value's key, or of the value itself in a list; 0 where there is no text.
-        column: Column from 1; 0 where there is no text.
-        path: Dotted path from the top of the spec, as written there.
-        note: The row of a `repeat`, or the use of a block, that it belongs to.
-        origin: Which variable gave the value, and where that is written; empty for a value as written.
-        guessed: Whether its key is misspelt and it is taken for what that may mean; errors in it are not reported.
-    """
+    """A value of a spec: a scalar, a list or map of trees, or `FAILED`."""
 
     value: Any
-    file: str
-    line: int
-    column: int
-    path: str
-    note: str = ""
-    origin: str = ""
-    guessed: bool = False
+    file: str  # as the user named it, `<dict>` or `--set`
+    line: int  # from 1, of the value's key, or of the value itself in a list; 0 where there is no text
+    column: int  # from 1; 0 where there is no text
+    path: str  # dotted, from the top of the spec, as written there
+    note: str = ""  # the row of a `repeat`, or the use of a block, that it belongs to
+    origin: str = ""  # which variable gave the value, and where that is written; empty for a value as written
+    guessed: bool = False  # whether its key is taken for what a misspelt one may mean; errors in it are not reported
 
     @property
     def place(self) -> str:

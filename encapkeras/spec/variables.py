@@ -148,10 +148,7 @@ def _origin(text: str, scope: Scope) -> str:
 
 
 def substituted_text(text: str, at: Tree, scope: Scope, report: Report) -> Any:
-    """Return a text with the values of variables in place of their names, or `FAILED` after an error.
-
-    A text that is one reference and nothing else becomes the value itself, with its type.
-    """
+    """Return a text with variables' values, or `FAILED` after an error; one reference alone keeps its value's type."""
     pieces: list[Any] = []
     position = 0
     while match := _REFERENCE.search(text, position):

@@ -34,10 +34,7 @@ def warn_about_settings(spec: Spec, written: Tree, report: Report) -> None:
 
 
 def warn_about_unread_names(written: Tree, variables: Collection[str], blocks: Collection[str], report: Report) -> None:
-    """Warn about variables and blocks that nothing reads, where the spec itself gives them.
-
-    Those of a base may serve other specs that share the base.
-    """
+    """Warn about variables and blocks of the spec's own that nothing reads; those of a base may serve other specs."""
     given = _own_entries(written, "vars")
     read = [name for name in written.deepest("vars").entries() if name not in variables]
     for name in (name for name in given if name in variables):

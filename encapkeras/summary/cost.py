@@ -171,13 +171,10 @@ def _training_device() -> Device:
 
 
 class _Ledger:
-    """The storages that have been counted."""
-
     def __init__(self) -> None:
         self._held: dict[int, torch.Tensor] = {}  # keeps tensors alive, so that no address is used twice
 
     def count(self, tensor: torch.Tensor) -> int:
-        """Return the bytes of a tensor's storage; 0 the second time."""
         key = storage_key(tensor)
         if key in self._held:
             return 0
@@ -199,7 +196,6 @@ class _Walk:
             self._make(Reference(name), trained=False)
 
     def node(self, node: Node) -> Cost:
-        """Return the cost of a node."""
         layer = self._graph.layers[node.name]
         options = _training_option(layer)
         cost, outputs = self._cost(
@@ -214,7 +210,6 @@ class _Walk:
         return cost
 
     def side_loss(self, loss: NamedSideLoss) -> Cost:
-        """Return the cost of a side loss."""
         layer = self._graph.side_losses[loss.name]
         options = _training_option(layer)
 
@@ -325,10 +320,7 @@ def _without_numbers(layer: keras.layers.Layer, device: str, ledger: _Ledger) ->
     weights = []
     for variable in layer.variables:
         weight = torch.empty(
-            tuple(variable.shape),
-            dtype=_type(variable.dtype),
-            device=device,
-            requires_grad=id(variable) in trained,
+            tuple(variable.shape), dtype=_type(variable.dtype), device=device, requires_grad=id(variable) in trained
         )
         ledger.count(weight)
         weights.append((variable, weight))

@@ -62,14 +62,7 @@ class Arrow:
 
 @dataclass(frozen=True)
 class Diagram:
-    """A network as boxes, each after those that its arrows come from, and arrows.
-
-    Args:
-        title: The network's name.
-        subtitle: How large it is.
-        boxes: The boxes.
-        arrows: The arrows.
-    """
+    """A network as boxes, each after those that its arrows come from, and arrows; `subtitle` says how large it is."""
 
     title: str
     subtitle: str

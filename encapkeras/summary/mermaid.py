@@ -69,7 +69,6 @@ def _box(box: Box, name: str) -> str:
 
 
 def _around(path: str) -> Iterator[str]:
-    """Yield a block and those around it."""
     while path:
         yield path
         path = path.rpartition(".")[0]

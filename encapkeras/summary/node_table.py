@@ -117,7 +117,6 @@ def _loss_row(loss: NamedSideLoss, layer: keras.layers.Layer) -> NodeRow:
 
 
 def _counts(layer: keras.layers.Layer) -> tuple[int, int]:
-    """Return the numbers of trainable and of non-trainable parameters of a layer."""
     trained, fixed = (
         sum(math.prod(variable.shape) for variable in variables)
         for variables in (layer.trainable_weights, layer.non_trainable_weights)

@@ -10,11 +10,7 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def holding_back_ctrl_c() -> Iterator[None]:
-    """Let Ctrl-C wait until the block has ended.
-
-    While much memory is freed, Python is likely to be in a finalizer, where an exception such as `KeyboardInterrupt` is
-    printed and forgotten.
-    """
+    """Let Ctrl-C wait until the block has ended: a finalizer would print and forget a `KeyboardInterrupt`."""
     if threading.current_thread() is not threading.main_thread():  # Python hands signals to the main thread alone
         yield
         return

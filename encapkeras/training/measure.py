@@ -29,11 +29,7 @@ def data_of(spec: Spec) -> DataSettings:
 
 
 def check_fits(model: keras.Model, info: DatasetInfo) -> None:
-    """Check that a network takes the images of a data set and gives one score per class, with one loss on it.
-
-    Raises:
-        TrainingError: The network and the data set do not fit each other.
-    """
+    """Check that a network takes the images of a data set and gives one score per class, with one loss on it."""
     if not isinstance(model, SpecModel):
         raise TrainingError(f"'{model.name}' was not built from a spec, so that it has no losses to measure")
     losses = model.make_losses()

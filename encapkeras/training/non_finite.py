@@ -47,13 +47,7 @@ def cause_of(model: SpecModel, step: TrainingLoss) -> tuple[Origin, str]:
 
 
 def cause_in_gradients(grads: Sequence[Any], weights: Sequence[keras.Variable]) -> str:
-    """Name the weight whose gradient is the first that is not finite in the backward pass; one of them is not.
-
-    Example:
-        >>> weights = [keras.Variable([1.0], name="first"), keras.Variable([1.0, 2.0], name="second")]
-        >>> cause_in_gradients([torch.tensor([torch.nan]), torch.tensor([torch.inf, 0.0])], weights).split(";")[0]
-        "that of weight 'second' is the first on the way back from the loss, in 1 of 2 numbers, with 1 other"
-    """
+    """Name the weight whose gradient is the first that is not finite in the backward pass; one of them is not."""
     bad = [
         (weight, gradient)
         for gradient, weight in zip(grads, weights, strict=True)
@@ -112,7 +106,6 @@ def _in_network(model: SpecModel, x: Any) -> str:
 
 @contextlib.contextmanager
 def _restoring_state(model: SpecModel) -> Iterator[None]:
-    """Restore moving statistics and seeds at the end."""
     before = [(variable, variable.value.clone()) for variable in model.non_trainable_variables]
     try:
         yield

@@ -99,14 +99,7 @@ def train(
 
 @dataclass
 class _Run:
-    """A run with all that its epochs and its test need.
-
-    Args:
-        spec: What is trained.
-        model: Its network, compiled.
-        splits: The data.
-        folder: The run folder.
-    """
+    """A run with all that its epochs and its test need."""
 
     spec: Spec
     model: SpecModel
@@ -279,7 +272,6 @@ def _closing(in_order: Sequence[keras.callbacks.Callback]) -> Iterator[None]:
 
 
 def _test(run: _Run) -> dict[str, float]:
-    """Measure the checkpoint that counts on the test images."""
     with propagate_errors():
         validated = run.splits.validation is not None
         best = load_model(run.folder.chosen(validated)) if connected().is_first else build_model(run.spec)

@@ -26,11 +26,7 @@ def add_device(parser: argparse.ArgumentParser) -> None:
 
 @contextlib.contextmanager
 def calculating_on(device: str | None) -> Iterator[None]:
-    """Make Keras, and torch for `cuda`, compute on a device; None leaves it to Keras.
-
-    Raises:
-        ArgumentError: There is no such device here; the message names those that there are.
-    """
+    """Make Keras, and torch for `cuda`, compute on a device; None leaves it to Keras."""
     if device is None:
         yield
         return
@@ -56,11 +52,7 @@ def calculating_on(device: str | None) -> Iterator[None]:
 
 
 def check_device(device: str) -> None:
-    """Check that this machine has a device.
-
-    Raises:
-        ArgumentError: It does not, or there is no device of that name anywhere.
-    """
+    """Raise an `ArgumentError` if this machine does not have a device, or there is none of that name anywhere."""
     found = re.fullmatch(r"cpu|mps|cuda(?::(\d{1,9}))?", device)
     if not found:
         hint = " A GPU of NVIDIA or AMD is cuda." if "gpu" in device.lower() else ""

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from encapkeras.errors import ArgumentError, printable
+from encapkeras.errors import ArgumentError, RunFolderError, printable
 
 
 def add_output_arguments(parser: argparse.ArgumentParser, metavar: str) -> None:
@@ -23,11 +23,7 @@ def add_overwrite(parser: argparse.ArgumentParser) -> None:
 
 
 def check_output(arguments: argparse.Namespace, source: str | Path, *endings: str) -> Path:
-    """Return the file that `-o` names, checked before any work is done for it: not `source`, and with such an ending.
-
-    Raises:
-        ArgumentError: It cannot be written.
-    """
+    """Return the file that `-o` names, checked before any work: not `source`, and with such an ending."""
     output = Path(arguments.output)
     shown = printable(str(output))
     if output.suffix not in endings:
@@ -39,11 +35,7 @@ def check_output(arguments: argparse.Namespace, source: str | Path, *endings: st
 
 
 def check_free(output: Path, overwrite: bool, option: str = "") -> None:
-    """Check that a file can be written; `option` is how a command names another one, for messages.
-
-    Raises:
-        ArgumentError: It exists and may not be replaced, or there is no folder for it.
-    """
+    """Check that a file can be written; `option` is how a command names another one, for messages."""
     shown = printable(str(output))
     if output.is_dir():
         raise ArgumentError(f"'{shown}' is a folder. Name a file in it{option}.")
@@ -56,12 +48,7 @@ def check_free(output: Path, overwrite: bool, option: str = "") -> None:
 
 
 def write_text(output: Path, text: str) -> None:
-    """Write a text file whole or not at all.
-
-    Raises:
-        ArgumentError: It cannot be written, for example because the disk is full.
-    """
-    from encapkeras.errors import RunFolderError
+    """Write a text file whole or not at all."""
     from encapkeras.files import replacing
 
     try:

@@ -23,11 +23,7 @@ class Searched(NamedTuple):
 
 
 def search(paths: Sequence[str]) -> Searched:
-    """Find the specs.
-
-    Raises:
-        ArgumentError: A folder cannot be read, or has no spec.
-    """
+    """Find the specs; raise an `ArgumentError` for a folder that cannot be read or has none."""
     specs: dict[str, str] = {}  # by the file, so that one that is named twice is checked once
     skipped: set[Path] = set()
     for path in paths:

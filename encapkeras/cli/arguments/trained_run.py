@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from encapkeras.errors import DataError
+
 if TYPE_CHECKING:
     from encapkeras.analysis import Classifier
     from encapkeras.data import Batches, DataSplits
@@ -24,12 +26,7 @@ class TrainedRun:
 
     @classmethod
     def open(cls, path: str | Path) -> TrainedRun:
-        """Open a run folder; say on stderr if the run is unfinished.
-
-        Raises:
-            RunFolderError: It is not the folder of a run, or lacks the weights that training chose.
-            PluginError: A plugin that the network needs is not loaded.
-        """
+        """Open a run folder; say on stderr if the run is unfinished."""
         from encapkeras.spec.load import load_spec
         from encapkeras.training.measure import data_of
         from encapkeras.training.run.run_folder import RunFolder
@@ -50,13 +47,7 @@ class TrainedRun:
         return load(data_of(self.spec), seed=self.spec.train.seed)
 
     def chosen(self, splits: DataSplits, split: str) -> Batches:
-        """Return the images of a split, in their own order and not augmented.
-
-        Raises:
-            DataError: There is no validation part.
-        """
-        from encapkeras.errors import DataError
-
+        """Return the images of a split, in their own order and not augmented."""
         batches = {"train": splits.train.unchanged(), "validation": splits.validation, "test": splits.test}[split]
         if batches is None:
             raise DataError(
@@ -65,11 +56,7 @@ class TrainedRun:
         return batches
 
     def classifier(self, splits: DataSplits) -> Classifier:
-        """Return its network as a classifier.
-
-        Raises:
-            TrainingError: The network does not fit the data set.
-        """
+        """Return its network as a classifier; raise a `TrainingError` if it does not fit the data set."""
         from encapkeras.analysis import Classifier
         from encapkeras.model.load_model import load_model
         from encapkeras.training.measure import check_fits

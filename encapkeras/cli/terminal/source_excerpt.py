@@ -69,7 +69,6 @@ class SourceFiles:
 
 
 def _fitting(cells: list[int], width: int) -> int:
-    """Return how many of the first fit into a width."""
     total = 0
     for count, size in enumerate(cells):
         total += size

@@ -72,7 +72,6 @@ class _Printer:
             self._print(Text(" " * INDENT).append_text(line))
 
     def line(self, *parts: tuple[str, str]) -> None:
-        """Print a line of texts with their styles."""
         from rich.text import Text
 
         self._print(Text.assemble(*parts))

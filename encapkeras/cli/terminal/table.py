@@ -19,17 +19,7 @@ def print_table(
     can_go: Sequence[str] = (),
     wraps: str = "",
 ) -> None:
-    """Print columns below their headings, one line for each row.
-
-    What is written to a file or another program is never cut; a terminal, or `COLUMNS`, may be too narrow for all.
-
-    Args:
-        columns: The cells by heading.
-        title: A line above the table.
-        right: Headings of the columns that are aligned on the right, such as numbers.
-        can_go: Headings of the columns to leave out of a narrow table, in this order; a last line names them.
-        wraps: Heading of the last column, if a narrow table may break its text between words.
-    """
+    """Print columns below their headings; `can_go` may be left out of a narrow table, `wraps` (the last) wrapped."""
     width = terminal_width()
     gone: list[str] = []
     shown = dict(columns)

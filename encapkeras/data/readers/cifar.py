@@ -47,10 +47,7 @@ class CifarReader(DatasetReader):
 
 
 def images_and_labels(content: Any, label_key: str) -> tuple[Array, Array]:
-    """Return images `(N, 32, 32, 3)` and labels `(N,)` of a file; raise `ValueError` if it holds something else.
-
-    A file is a map with `data` (N, 3072), uint8, colour planes one after the other, and a list of labels.
-    """
+    """Return images `(N, 32, 32, 3)` and labels `(N,)` of a file; raise `ValueError` if it holds something else."""
     if not isinstance(content, dict) or not {"data", label_key} <= set(content):
         raise ValueError(f"it is not a pickled map with the keys 'data' and '{label_key}'")
     data, labels = content["data"], content[label_key]

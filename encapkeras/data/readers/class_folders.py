@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from encapkeras.data.checks import counted
 from encapkeras.data.image_files import ENDINGS
 from encapkeras.data.registry import Array
+from encapkeras.text import counted
 
 MOST_NAMED = 5
 
@@ -69,7 +69,6 @@ def named(names: Sequence[str]) -> str:
 
 
 def _files_below(folder: Path) -> tuple[list[str], list[str]]:
-    """Return images and other files, each in the order of their names."""
     images: list[str] = []
     others: list[str] = []
     for inner, folders, names in os.walk(folder, followlinks=True):

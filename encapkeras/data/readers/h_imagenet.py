@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
+from encapkeras.data.checks import listed_error
 from encapkeras.data.files import data_roots
 from encapkeras.data.image_files import ImageFiles
 from encapkeras.data.readers.class_folders import LabelledFiles, classes_in, labelled_files, named, stray_files
@@ -56,7 +57,7 @@ class HImageNet(DatasetReader):
         problems: list[str] = []
         parts = [self._part(root / name, classes, problems) for name in ("train", "val")]
         if problems:
-            raise DataError("\n  ".join([f"{root} cannot be used as ImageNet:", *problems]))
+            raise listed_error(f"{root} cannot be used as ImageNet", problems)
         boxes = [self._boxes(part) for part in ("train", "val")] if self.boxes is not None else [{}, {}]
         if self.boxes is not None and not any(boxes):
             raise DataError(

@@ -7,6 +7,7 @@ from typing import Literal
 
 import numpy as np
 
+from encapkeras.data.checks import listed_error
 from encapkeras.data.image_files import ImageFiles
 from encapkeras.data.readers.class_folders import LabelledFiles, classes_in, labelled_files, named, stray_files
 from encapkeras.data.registry import DataPath, DatasetInfo, DatasetReader, ImageArrays, register_dataset
@@ -68,12 +69,12 @@ class ImageFolder(DatasetReader):
             where = folders.get("train", self.root)
             problems = [f"{where} holds {len(classes)} folders of classes; there must be two at least"]
         if problems:
-            raise self._error(problems)
+            raise listed_error(f"{self.root} cannot be used as a data set", problems)
         parts = {name: self._part(folder, classes, problems) for name, folder in folders.items()}
         parts = parts or _with_test_part(self._part(self.root, classes, problems))
         problems += _missing(parts, classes)
         if problems:
-            raise self._error(problems)
+            raise listed_error(f"{self.root} cannot be used as a data set", problems)
         return classes, parts
 
     def _part(self, folder: Path, classes: tuple[str, ...], problems: list[str]) -> LabelledFiles:
@@ -90,9 +91,6 @@ class ImageFolder(DatasetReader):
             for name in sorted(set(classes) - set(found))
         ]
         return labelled_files(folder, classes, problems)
-
-    def _error(self, problems: list[str]) -> DataError:
-        return DataError("\n  ".join([f"{self.root} cannot be used as a data set:", *problems]))
 
 
 def _with_test_part(files: LabelledFiles) -> dict[str, LabelledFiles]:

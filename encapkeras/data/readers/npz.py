@@ -13,9 +13,10 @@ from typing import IO, Any
 
 import numpy as np
 
-from encapkeras.data.checks import counted, label_problems, missing_classes
+from encapkeras.data.checks import label_problems, listed_error, missing_classes
 from encapkeras.data.registry import Array, DataPath, DatasetInfo, DatasetReader, ImageArrays, register_dataset
 from encapkeras.errors import DataError, suggest
+from encapkeras.text import counted
 
 PARTS = ("train", "test")
 OWN_VALIDATION = "validation"
@@ -44,7 +45,7 @@ class Npz(DatasetReader):
         with _Archive(self.path) as archive:
             info, problems = _described(archive)
         if info is None or problems:
-            raise self._error(problems)
+            raise listed_error(f"{self.path} cannot be used as a data set", problems)
         return info
 
     def read(self) -> ImageArrays:
@@ -58,14 +59,11 @@ class Npz(DatasetReader):
                     images[part] = archive.read(name)
                     problems += _pixel_problems(name, images[part])
             if info is None or problems:
-                raise self._error(problems)
+                raise listed_error(f"{self.path} cannot be used as a data set", problems)
             labels = {part: archive.read(f"{part}_labels").astype(np.int64) for part in archive.parts}
         shaped = {part: _with_channels(array) for part, array in images.items()}
         own = shaped.get(OWN_VALIDATION), labels.get(OWN_VALIDATION)
         return ImageArrays(shaped["train"], labels["train"], shaped["test"], labels["test"], *own)
-
-    def _error(self, problems: list[str]) -> DataError:
-        return DataError("\n  ".join([f"{self.path} cannot be used as a data set:", *problems]))
 
 
 class _Archive:
@@ -90,7 +88,6 @@ class _Archive:
         self._zip.close()
 
     def header(self, name: str) -> Header:
-        """Return the shape and type of an array."""
         with self._opened(name) as file:
             version = np.lib.format.read_magic(file)
             read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0

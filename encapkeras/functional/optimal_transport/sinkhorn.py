@@ -188,8 +188,6 @@ def _warn_above(tolerance: float, error: float, iterations: int) -> None:
 
 
 class _Problem(NamedTuple):
-    """The checked arguments of `sinkhorn`."""
-
     cost_KNM: torch.Tensor
     source_N: torch.Tensor
     target_M: torch.Tensor
@@ -362,5 +360,4 @@ def _plan_of_logarithms(kernel_KNM: torch.Tensor, a_KN: torch.Tensor, b_KM: torc
 
 
 def _row_error(sum_KN: torch.Tensor, source_N: torch.Tensor) -> float:
-    """Return the error of the rows, in the problem where it is largest."""
     return (sum_KN - source_N).abs().sum(1).max().item()

@@ -155,7 +155,6 @@ def _gradients_of_samples(
     *,
     root: bool,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Gradients of the samples: each pair pulls along `x - y`."""
     if root:
         pull_BA = torch.where(result_BA > 0, gradient_BA / result_BA, 0.0)
     else:

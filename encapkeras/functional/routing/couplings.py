@@ -66,17 +66,10 @@ class EMRouting(RoutingRecord):
 
 
 class Couplings(ABC):
-    """The couplings of a batch in the course of its iterations.
+    """A batch's couplings: in each iteration, call `of` and then `gather` for every chunk of votes, then `advance`."""
 
-    In each iteration, call `of` and then `gather` for every chunk of votes, then `advance`.
-
-    Attributes:
-        outputs_BJE: The output capsules after the current iteration: `v_j`, or `mu_j` of EM.
-        activations_BJ: Their activations: `|v_j|`, or `a_j` of EM.
-    """
-
-    outputs_BJE: Tensor
-    activations_BJ: Tensor
+    outputs_BJE: Tensor  # after the current iteration: `v_j`, or `mu_j` of EM
+    activations_BJ: Tensor  # `|v_j|`, or `a_j` of EM
 
     @abstractmethod
     def of(self, votes_NBPJE: Tensor) -> Tensor:

@@ -79,7 +79,6 @@ def dynamic_routing(
 def _iterate(
     moments: Moments, component_BNCP: torch.Tensor, *, outputs: int, iterations: int, axis: SoftmaxAxis
 ) -> tuple[torch.Tensor]:
-    """Run the iterations; in the first, all coefficients are equal."""
     batch, types, components, _ = component_BNCP.shape
     key_GCP = component_BNCP.flatten(0, 1)
     gathered_BX = component_BNCP.sum(3).flatten(1)

@@ -204,10 +204,7 @@ def _log_divisor(gaussian: _Gaussian, density_floor: float) -> torch.Tensor:
 def _gather_explained(
     query_JBY: torch.Tensor, ranged_prior_JB1: torch.Tensor | None, feature_BNKP: torch.Tensor, value_BNKP: torch.Tensor
 ) -> torch.Tensor:
-    """Run the E-step and gather for the next M-step: what each output capsule explains of the features, `(J, B, Y)`.
-
-    If a prior is given, the distances are scaled to [-5, 5] first, through the features: only differences count.
-    """
+    """Run the E-step and gather for the next M-step: what each output capsule explains of the features, `(J, B, Y)`."""
     outputs, (batch, types, features, _) = len(query_JBY), feature_BNKP.shape
     query_JGK = query_JBY.view(outputs, batch * types, features)
     key_GKP, value_GKP = feature_BNKP.flatten(0, 1), value_BNKP.flatten(0, 1)

@@ -13,10 +13,7 @@ from encapkeras.errors import ArgumentError, ShapeError
 
 
 def check_routing(
-    capsules_BPND: torch.Tensor,
-    weight_NJED: torch.Tensor,
-    bias_NJE: torch.Tensor | None,
-    iterations: int,
+    capsules_BPND: torch.Tensor, weight_NJED: torch.Tensor, bias_NJE: torch.Tensor | None, iterations: int
 ) -> None:
     """Check what all routings take."""
     if isinstance(iterations, bool) or not isinstance(iterations, int) or iterations < 1:

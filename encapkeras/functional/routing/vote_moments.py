@@ -187,10 +187,7 @@ def with_bias(weight_NJED: torch.Tensor, bias_NJE: torch.Tensor | None) -> torch
 
 
 def products(capsules_BNDP: torch.Tensor) -> torch.Tensor:
-    """Return `x_a x_b`, `(B, N, K, P)`, for all a <= b and `x = [1, u]`: 1, the components, then their products.
-
-    Those of two different components, 1 included, are doubled: `a < b` stands for `b < a` too.
-    """
+    """Return `x_a x_b`, `(B, N, K, P)`, for all a <= b and `x = [1, u]`; doubled for a < b, which stands for both."""
     component_BNCP = F.pad(capsules_BNDP, (0, 0, 1, 0), value=1.0)
     size = component_BNCP.shape[2]
     one, two = component_BNCP.new_ones(1), component_BNCP.new_full((size - 1,), 2.0)

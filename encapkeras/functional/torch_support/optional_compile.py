@@ -37,11 +37,7 @@ def compilable(function: _Function) -> _Function:
 
 @contextlib.contextmanager
 def compiling(wanted: bool = True) -> Iterator[None]:
-    """Have squash, batch norm with squash, dynamic and EM routing translated by torch.compile, at their first calls.
-
-    It takes seconds to minutes for each shape; torch keeps the translations on the disk. Results differ in the last
-    digits. With `wanted=False` nothing changes.
-    """
+    """Have squash, batch norm with squash, dynamic and EM routing translated by torch.compile, at their first calls."""
     if not wanted:
         yield
         return

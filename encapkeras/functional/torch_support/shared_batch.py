@@ -17,17 +17,11 @@ import torch.distributed
 
 @dataclass(frozen=True)
 class SharedBatch:
-    """A batch of which each process holds some samples.
+    """A batch of which each process holds some samples."""
 
-    Attributes:
-        sizes: Samples of each process, in the order of their ranks; each at least 1.
-        rank: Of this process.
-        batch_norm: Whether batch norms take their statistics over the whole batch, else over the process's own samples.
-    """
-
-    sizes: tuple[int, ...]
-    rank: int
-    batch_norm: bool = True
+    sizes: tuple[int, ...]  # samples of each process, in the order of their ranks; each at least 1
+    rank: int  # of this process
+    batch_norm: bool = True  # whether batch norms take statistics over the whole batch
 
     @property
     def shares(self) -> tuple[float, ...]:

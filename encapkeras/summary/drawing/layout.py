@@ -58,10 +58,7 @@ class Point(NamedTuple):
 
 @dataclass(frozen=True)
 class Layout:
-    """The size of a picture, the upper left corner of each item, and the points of each link.
-
-    From one point to the next, a link runs straight down or straight across.
-    """
+    """The picture's size, each item's upper left corner, and each link's points: straight down or across in between."""
 
     width: float
     height: float
@@ -97,7 +94,6 @@ def lay_out(items: Sequence[Item], links: Sequence[Link]) -> Layout:
 
 
 def _ranks(items: Sequence[Item], links: Sequence[Link]) -> dict[Key, int]:
-    """Return the layer of each item."""
     sources: dict[Key, list[Key]] = {item.key: [] for item in items}
     targets: dict[Key, list[Key]] = {item.key: [] for item in items}
     for link in links:
@@ -134,7 +130,6 @@ def _chain(
 
 
 def _order(layers: Sequence[list[_Place]]) -> None:
-    """Order the places of each layer for few crossings of lines."""
     _number(layers)
     best, fewest = [list(layer) for layer in layers], _crossings(layers)
     for sweep in range(ORDERINGS):
@@ -165,7 +160,6 @@ def _middle_of(neighbours: Sequence[tuple[_Place, float, float, float]], place: 
 
 
 def _crossings(layers: Sequence[list[_Place]]) -> int:
-    """Count the pairs of lines that cross between neighbouring layers."""
     count = 0
     for layer in layers:
         ends: list[tuple[float, float]] = sorted(
@@ -206,11 +200,7 @@ def _wish(place: _Place, neighbours: Sequence[tuple[_Place, float, float, float]
 
 
 def _settle(layer: Sequence[_Place], wishes: Sequence[tuple[float, float]]) -> None:
-    """Move places to the least sum of squared distances from the wishes that keeps their order and gaps.
-
-    Neighbours that would come too close become a group at the mean of their wishes, and so on with groups (pool
-    adjacent violators).
-    """
+    """Move places to the least squared distance from the wishes that keeps order and gaps (pool adjacent violators)."""
     shifts = [0.0]
     for left, right in itertools.pairwise(layer):
         shifts.append(shifts[-1] + (left.width + right.width) / 2 + GAP)
@@ -240,7 +230,6 @@ def _put_in_columns(layers: Sequence[list[_Place]]) -> None:
 
 
 def _straighten(layers: Sequence[list[_Place]]) -> None:
-    """Straighten lines that almost are straight: of several at a place, the one with the largest weight."""
     for layer in layers:
         for number, place in enumerate(layer):
             if place.above:

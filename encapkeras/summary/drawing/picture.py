@@ -193,7 +193,6 @@ def _comes_from(way: Sequence[Point]) -> float:
 
 
 def _add(picture: Picture, block: Block, part: Picture, corner: Point) -> None:
-    """Add the picture of a block to the one around it."""
     picture.frames.append((block, corner, part.width, part.height))
     picture.frames += [(frame, _moved(at, corner), w, h) for frame, at, w, h in part.frames]
     picture.boxes += [(box, _moved(at, corner)) for box, at in part.boxes]

@@ -102,7 +102,6 @@ def _drawn_line(line: Line) -> Iterator[str]:
 
 
 def _path(points: Sequence[Point]) -> str:
-    """Return straight lines with round corners."""
     parts = [f"M{_n(points[0].x)} {_n(points[0].y)}"]
     for before, corner, after in zip(points, points[1:], points[2:], strict=False):
         start, end = _towards(corner, before), _towards(corner, after)
@@ -111,7 +110,6 @@ def _path(points: Sequence[Point]) -> str:
 
 
 def _towards(corner: Point, other: Point) -> Point:
-    """Return a point near a corner, towards another."""
     distance = abs(other.x - corner.x) + abs(other.y - corner.y)
     share = min(ROUND, distance / 2) / distance
     return Point(corner.x + share * (other.x - corner.x), corner.y + share * (other.y - corner.y))
@@ -147,7 +145,6 @@ def _shape(box: Box) -> str:
 
 
 def _legend(diagram: Diagram) -> Iterator[tuple[str, str]]:
-    """Yield the kinds of boxes in a diagram, with their names."""
     used = {box.kind for box in diagram.boxes}
     yield from ((kind, name) for kind, name in KINDS.items() if kind in used)
 
@@ -174,5 +171,4 @@ def _text(text: str) -> str:
 
 
 def _n(number: float) -> str:
-    """Return a number without needless digits."""
     return f"{round(number, 1) + 0.0:.1f}".removesuffix(".0")  # and no -0

@@ -14,10 +14,7 @@ _Class = TypeVar("_Class", bound=type[keras.callbacks.Callback])
 
 
 def in_first_process(callback: _Class) -> _Class:
-    """Decorate a class so that its methods `on_...` do nothing but in the first process.
-
-    So every process has the same list of callbacks, and files are written once.
-    """
+    """Decorate a class: its methods `on_...` run in the first process alone, so that all have the same callbacks."""
     for name, method in list(vars(callback).items()):
         if name.startswith("on_"):
             setattr(callback, name, _in_first(method))

@@ -8,9 +8,7 @@ import keras
 
 
 class LossSchedule(keras.callbacks.Callback):  # type: ignore[misc]
-    """Calls `set_epoch(epoch, epochs)`, from 0, of each compiled loss that has it, at the start of each epoch.
-
-    The spread loss raises its margin this way.
+    """Calls `set_epoch(epoch, epochs)`, from 0, of each compiled loss that has it, as the spread loss, in each epoch.
 
     Example:
         >>> class Rising(keras.losses.MeanSquaredError):

@@ -25,18 +25,14 @@ from encapkeras.training.non_finite import ADVICE, Origin, cause_in_gradients, c
 class NonFiniteStop(keras.callbacks.Callback):  # type: ignore[misc]
     """Raises `TrainingError` at the first loss or gradient that is not finite, before the weights change.
 
-    The error names the first node whose output is not finite, or the weight, or the input; for gradients the weight
-    that comes first on the way back from the loss. Of a model that was not made from a spec it sees the gradients, and
-    the loss after the step. Validation losses and all weights are looked at after each epoch.
+    The error names the input, the weight or the first node whose output is not finite; for gradients the weight that
+    comes first on the way back from the loss. Of a model that was not made from a spec it sees the gradients, and the
+    loss after the step. Validation losses and all weights are checked after each epoch. Infinite gradients of
+    `mixed_float16`, or `train.precision: float16`, are left to Keras' search for a loss scale.
 
     A few bad batches can be left out instead: they change neither weights nor optimizer (the learning rate's step
-    included), moving statistics or means of metrics.
-
-    Of several processes (`encapkeras.distribution`) all leave out the same batches and end together, with one message;
-    the process whose loss was bad writes its part of the batch. Gradients are those of the whole batch.
-
-    With `mixed_float16`, or `train.precision: float16`, infinite gradients are part of Keras' search for a loss
-    scale, and are left to it.
+    included), moving statistics or means of metrics. Of several processes (`encapkeras.distribution`) all leave out the
+    same batches and end together, with one message; the process whose loss was bad writes its part of the batch.
 
     Put it before callbacks that save, so that they never save such weights.
 

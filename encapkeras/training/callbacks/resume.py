@@ -43,23 +43,21 @@ class SkippingData(Protocol):
 class Resume(keras.callbacks.Callback):  # type: ignore[misc]
     """Saves the complete state of a training, its resume state, and resumes from it at the very step.
 
-    A training that is interrupted at any moment, and run again with the same script, ends with the same numbers, to
-    the last bit on the same machine, as an uninterrupted one. The state holds weights, moving statistics, optimizer,
-    averages of weights, running means of metrics, the random generators of Python, NumPy, torch and Keras, the position
-    in the epoch, and the attributes of the callbacks in `also`. Files that these append to are cut back.
+    A training that is interrupted at any moment and run again with the same script ends with the same numbers as an
+    uninterrupted one, on the same machine to the last bit. The state holds weights, moving statistics, optimizer,
+    averages of weights, means of metrics, the random generators of Python, NumPy, torch and Keras, the position in the
+    epoch, and the attributes of the callbacks in `also`. Files that these append to are cut back.
 
-    Put it FIRST in the list of callbacks. It saves at the start of an epoch, when all callbacks are done with the one
-    before, and every so many minutes between steps; at the very start, too, so that a folder that cannot be written is
-    found before the training. Ctrl-C and SIGTERM let the step (or the validation) end, save, and then end the program
-    with exit code 130 or 143; a second Ctrl-C does not wait.
+    Put it FIRST in the list of callbacks. It saves at the start of each epoch, the first included, and every so many
+    minutes between steps. Ctrl-C and SIGTERM let the step (or the validation) end, save, and end the program with exit
+    code 130 or 143; a second Ctrl-C does not wait, except under torchrun.
 
-    The data must come in the same order in both processes: an order that depends on NumPy's, Python's or torch's
-    global generator, as that of arrays and of a `torch.utils.data.DataLoader`, does. The earlier batches of the epoch
-    are drawn again and thrown away, without training on them. `steps_per_epoch` of `fit` is not supported.
+    The data must come in the same order again, as arrays and a `torch.utils.data.DataLoader` do, whose order depends on
+    a global generator of Python, NumPy or torch. The earlier batches of the epoch are drawn again, without training on
+    them. `steps_per_epoch` of `fit` is not supported.
 
     Of several processes (`encapkeras.distribution`) the first writes, and sends what it reads to the others, which need
-    the same callbacks in `also`; a signal to one of them ends all at the same step. Under torchrun a second Ctrl-C
-    waits too.
+    the same callbacks in `also`; a signal to one of them ends all at the same step.
 
     Args:
         folder: Folder of the states, `epoch_3_step_120.pt`: in epoch 3, after 120 steps. Nothing else should be there.
@@ -252,7 +250,6 @@ class Resume(keras.callbacks.Callback):  # type: ignore[misc]
         self._saved_at = time.monotonic()
 
     def _saved_callbacks(self, state: State) -> list[tuple[keras.callbacks.Callback, State]]:
-        """Each callback with its saved state."""
         now, then = [type(each).__name__ for each in self.also], [each["class"] for each in state["callbacks"]]
         if now != then:
             raise TrainingError(
@@ -266,7 +263,6 @@ class Resume(keras.callbacks.Callback):  # type: ignore[misc]
             set_callback_state(callback, saved["kept"])
 
     def _restore(self, state: State) -> None:
-        """Start the epoch in which the state was saved."""
         self._to_restore = None
         self._restore_callbacks(state)  # now: many forget everything in on_train_begin
         set_model_state(self.model, state["model"])  # again: fit has emptied the metrics

@@ -37,12 +37,10 @@ class TensorBoard(keras.callbacks.Callback):  # type: ignore[misc]
     before it; `gradient_norm/mean` and `/last`, of all trainable weights together, before clipping;
     `memory/process_peak_GB` and `memory/gpu_peak_GB`, the most so far, in 10^9 bytes.
 
-    With `data`, after the epochs 1, 2, 4, 8, ... and the last, what the network makes of it: predictions, confusion
-    matrix, lengths of the class capsules, class capsules in the projector, and what reconstruction and
-    optimal-transport losses do. This takes about as long as a validation, and a second for drawing.
-
-    The spec and the graph of a model that was made from one are shown too. The training itself is the same as without
-    it: no random number is drawn and no statistic changed.
+    With `data`, what the network makes of it: predictions, confusion matrix, lengths of the class capsules, class
+    capsules in the projector, and what reconstruction and optimal-transport losses do. This takes about as long as a
+    validation, and a second for drawing. Of a model that was made from a spec, the spec and the graph. The training
+    itself is the same: no random number is drawn and no statistic changed.
 
     Args:
         folder: Folder of the event files; made if it does not exist.

@@ -43,15 +43,7 @@ def advice_for_measuring(model: SpecModel, batch_size: int) -> Callable[[], str]
 
 
 def largest_batch(small: int, large: int, batch_size: int, available: int) -> int:
-    """Return the largest batch that fits into `available` bytes; 0 if not even one image fits.
-
-    A batch of one image takes `small` bytes, one of `batch_size` (at least 2) `large`. Memory grows by the same for
-    each image: weights, gradients and the optimizer's moments do not grow.
-
-    Example:
-        >>> largest_batch(small=110, large=200, batch_size=10, available=155)
-        5
-    """
+    """Return the largest batch that fits: one image takes `small` bytes, `batch_size` (at least 2) take `large`."""
     for_each = max((large - small) / (batch_size - 1), 1)
     return max(0, int((available - small) // for_each) + 1)
 

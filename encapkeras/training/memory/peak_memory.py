@@ -18,12 +18,7 @@ _STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 class PeakMemory:
-    """The most memory held at once from now on, beyond what is held now.
-
-    On a GPU this is the memory that torch allocates there, otherwise the process' resident memory, whose peak Linux
-    alone reports. Freed memory is first returned to the system, so that a training is not spared what an earlier one
-    has left.
-    """
+    """The most memory held at once from now on, beyond what is held now: torch's on a GPU, else the process'."""
 
     def __init__(self) -> None:
         with holding_back_ctrl_c():
@@ -32,6 +27,7 @@ class PeakMemory:
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
             self._on_gpu = torch.cuda.memory_allocated()
+        # So that a training is not spared what an earlier one has left.
         counts = _return_freed_memory() and _reset_peak()
         self._resident: int | None = psutil.Process().memory_info().rss if counts else None
 

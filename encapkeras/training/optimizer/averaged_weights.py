@@ -14,12 +14,9 @@ import torch
 def averaged(model: keras.Model) -> Iterator[None]:
     """Put the optimizer's moving average in place of the trainable weights, and these back afterwards, bit for bit.
 
-    Nothing happens where the optimizer has no average (`use_ema` of Keras' optimizers, `train.ema` of a spec), or has
-    made no step yet. Moving statistics of batch norms are not averaged: they are a moving average already. Keras itself
-    leaves the average in place when `fit` ends.
-
-    Args:
-        model: A model; if it has no optimizer, nothing happens.
+    Nothing happens without an optimizer, where it has no average (`use_ema` of Keras' optimizers, `train.ema` of a
+    spec), or has made no step yet. Moving statistics of batch norms are a moving average already, and stay. Keras
+    itself leaves the average in place when `fit` ends.
 
     Example:
         >>> model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, use_bias=False)])

@@ -8,10 +8,10 @@ from typing import Any
 import keras
 import torch
 
-from encapkeras.spec.train_settings import Constant, Cosine, OneCycle, Step
+from encapkeras.spec.train_settings import Cosine, OneCycle, Step
+from encapkeras.spec.train_settings import Schedule as ScheduleSettings
 from encapkeras.validation import Checker
 
-ScheduleSettings = Constant | Step | Cosine | OneCycle
 _SETTINGS = Checker(ScheduleSettings)
 
 
@@ -42,11 +42,7 @@ class Schedule(keras.optimizers.schedules.LearningRateSchedule):  # type: ignore
     """
 
     def __init__(
-        self,
-        settings: ScheduleSettings | dict[str, Any],
-        learning_rate: float,
-        epochs: int,
-        steps_per_epoch: int,
+        self, settings: ScheduleSettings | dict[str, Any], learning_rate: float, epochs: int, steps_per_epoch: int
     ) -> None:
         # a saved schedule has its settings as a map
         self.settings: ScheduleSettings = _SETTINGS.convert(settings) if isinstance(settings, dict) else settings

@@ -40,11 +40,7 @@ class AnalysisFolder:
         self.table = self.path / "routing.csv"
 
     def check_free(self, overwrite: bool = False) -> None:
-        """Check, without changing anything, that an analysis may be written here, or replace the one that is here.
-
-        Raises:
-            RunFolderError: Something else is here, or an older analysis that may not be replaced, or no right to write.
-        """
+        """Check, without changing anything, that an analysis may be written here, or replace the one that is here."""
         if self.path.exists() and not self.path.is_dir():
             raise RunFolderError(f"{self.path} is a file; an analysis needs a folder. Choose another with --output.")
         older = self._older()
@@ -61,7 +57,6 @@ class AnalysisFolder:
         check_writable(self.path, str(self.path), "Choose another folder with --output.")
 
     def _older(self) -> list[RoutingAnalysis] | None:
-        """Return the analyses that are here already; None if the table is not ours."""
         try:
             return read_csv(self.table)
         except (DataError, OSError):
@@ -84,11 +79,7 @@ class AnalysisFolder:
         return self.path / f"routing_{layer}_{name}.png"
 
     def write(self, analyses: Sequence[RoutingAnalysis], overwrite: bool = False) -> None:
-        """Write table, pictures and event files of analyses of one network; an older analysis is removed first.
-
-        Raises:
-            RunFolderError: As `check_free`, or a file cannot be written.
-        """
+        """Write table, pictures and event files of analyses of one network; an older analysis is removed first."""
         self.check_free(overwrite)
         with writing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)

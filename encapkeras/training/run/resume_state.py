@@ -35,15 +35,10 @@ State = dict[str, Any]
 
 
 class Position(NamedTuple):
-    """A moment of a training.
+    """A moment of a training."""
 
-    Args:
-        epoch: The current epoch, from 0.
-        step: How many of its steps were made.
-    """
-
-    epoch: int
-    step: int
+    epoch: int  # the current one, from 0
+    step: int  # how many of its steps were made
 
     def __str__(self) -> str:
         return f"epoch {self.epoch + 1}, step {self.step}" if self.step else f"the start of epoch {self.epoch + 1}"
@@ -58,12 +53,7 @@ class StateFiles:
         self._locked: int | None = None
 
     def lock(self) -> None:
-        """Keep other processes from resuming this training, until this one ends or calls `unlock`.
-
-        Raises:
-            TrainingError: Another process has the lock.
-            RunFolderError: The folder cannot be written.
-        """
+        """Keep other processes from resuming this training, until this one ends or calls `unlock`."""
         path = self.folder / ".lock"
         with writing(path):
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -85,11 +75,7 @@ class StateFiles:
             self._locked = None
 
     def save(self, position: Position, state: State) -> None:
-        """Save a state completely or not at all, before the oldest is removed.
-
-        Raises:
-            RunFolderError: It cannot be written; earlier states are unchanged.
-        """
+        """Save a state completely or not at all, before the oldest is removed."""
         content = io.BytesIO()  # torch itself raises all sorts of errors where a disk is full
         torch.save({"format": FORMAT, **state}, content)
         path = self.folder / f"epoch_{position.epoch + 1}_step_{position.step}.pt"
@@ -160,11 +146,7 @@ def model_state(model: keras.Model) -> State:
 
 
 def set_model_state(model: keras.Model, state: State) -> None:
-    """Set a compiled, built model and its optimizer to a state that `model_state` returned for an equal model.
-
-    Raises:
-        TrainingError: The model is another one.
-    """
+    """Set a compiled, built model and its optimizer to a state that `model_state` returned for an equal model."""
     check_model_state(model, state)
     for group, variables in _groups(model):
         _check_same(group, variables, state[group])
@@ -174,11 +156,7 @@ def set_model_state(model: keras.Model, state: State) -> None:
 
 
 def check_model_state(model: keras.Model, state: State) -> None:
-    """Check that weights and optimizer of a state fit a compiled model; its metrics are known only in `fit`.
-
-    Raises:
-        TrainingError: The model is another one.
-    """
+    """Check that weights and optimizer of a state fit a compiled model; its metrics are known only in `fit`."""
     kind = _optimizer_kind(model.optimizer)
     if kind != state["kind of optimizer"]:
         raise TrainingError(
@@ -235,12 +213,7 @@ def file_lengths(path: Path) -> dict[str, int]:
 
 
 def cut_back(path: Path, lengths: dict[str, int]) -> None:
-    """Cut off what was written after `file_lengths`; remove newer event files.
-
-    Raises:
-        TrainingError: A file has lost something since. Event files may be missing: a training can do without.
-        RunFolderError: A file cannot be changed.
-    """
+    """Cut off what was written after `file_lengths`; remove newer event files. Event files may be missing."""
     with writing(path):
         for file in _growing_files(path):
             if file.relative_to(path).as_posix() not in lengths:

@@ -48,11 +48,7 @@ analysis/affine/affine.csv  analysis/affine/affine.png
 
 
 class RunFolder:
-    """The paths of a run, and the rules for making and opening its folder.
-
-    Args:
-        path: The folder.
-    """
+    """The paths of a run in the folder `path`, and the rules for making and opening it."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -70,11 +66,7 @@ class RunFolder:
 
     @classmethod
     def default(cls, name: str) -> RunFolder:
-        """Return the folder `runs/<name>/<date and time>`, with a number after it if that exists.
-
-        Args:
-            name: The name of a spec.
-        """
+        """Return the folder `runs/<name of the spec>/<date and time>`, with a number after it if that exists."""
         now = datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
         path = Path("runs") / folder_name(name) / now
         number = 2
@@ -84,10 +76,7 @@ class RunFolder:
         return cls(path)
 
     def chosen(self, validated: bool) -> Path:
-        """Return the checkpoint that counts: the best on validation, or the last where nothing was validated.
-
-        Args:
-            validated: Whether the run has a validation part (`data.validation` is above 0).
+        """Return the checkpoint that counts: the best if the run has `validated`, else the last.
 
         Raises:
             RunFolderError: That checkpoint is missing; the other one is not taken instead.
@@ -108,10 +97,7 @@ class RunFolder:
         )
 
     def check_free(self, overwrite: bool = False) -> None:
-        """Check, without changing anything, that a run may be written here.
-
-        Args:
-            overwrite: Whether an older run here may be replaced.
+        """Check, without changing anything, that a run may be written here, or with `overwrite` replace an older one.
 
         Raises:
             RunFolderError: The folder holds something else, or an older run that may not be replaced, or is read-only.

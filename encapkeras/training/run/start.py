@@ -17,43 +17,23 @@ from encapkeras.training.run.run_folder import RunFolder
 from encapkeras.validation import shown
 
 # Settings of `train` that may change when a run is resumed; of the optimizer, not its kind.
-_MAY_CHANGE = (
-    "epochs",
-    "optimizer",
-    "schedule",
-    "weight_decay",
-    "clip_norm",
-    "ema",
-    "resume_state",
-    "max_bad_batches",
-)
+_MAY_CHANGE = ("epochs", "optimizer", "schedule", "weight_decay", "clip_norm", "ema", "resume_state", "max_bad_batches")
 # What can change the last bits of floating-point numbers.
 _DECIDES_NUMBERS = ("torch", "keras", "numpy", "encapkeras", "device", "threads", "processes", "system")
 
 
 class Start(NamedTuple):
-    """What is decided before a run starts or resumes.
-
-    Args:
-        path: The run folder.
-        resumes: Whether the run in it is resumed.
-        overwrite: Whether the run in it is replaced.
-        changes: The settings that differ from those that the run was started with.
-        results: Those of a run that is finished already; else None.
-    """
+    """What is decided before a run starts or resumes."""
 
     path: Path
-    resumes: bool
-    overwrite: bool
-    changes: Sequence[str] = ()
-    results: dict[str, Any] | None = None
+    resumes: bool  # the run in it
+    overwrite: bool  # whether the run in it is replaced
+    changes: Sequence[str] = ()  # the settings that differ from those that the run was started with
+    results: dict[str, Any] | None = None  # those of a run that is finished already
 
 
 class LaunchedRun:
-    """The run that a call of `train` started, for the same call in processes that torchrun has started again.
-
-    Calls are identified by their number: a script makes the same ones each time. Only the first process asks.
-    """
+    """The run of a call of `train`, known by its number to the same call in processes that are started again."""
 
     _calls = itertools.count()
 
@@ -75,12 +55,7 @@ class LaunchedRun:
 
 
 def decide_start(spec: Spec, launched: LaunchedRun, run_dir: str | Path | None, overwrite: bool, resume: bool) -> Start:
-    """Decide where a run goes, and whether the one in that folder is resumed; change nothing.
-
-    Raises:
-        RunFolderError: The folder holds something already, or cannot be written.
-        TrainingError: The run there is one of another spec, is finished, or is beyond the last epoch.
-    """
+    """Decide where a run goes, and whether the one in that folder is resumed; change nothing."""
     known, was_made = launched.known()
     run_dir = known or run_dir
     folder = RunFolder(run_dir) if run_dir is not None else RunFolder.default(spec.name)
@@ -100,12 +75,7 @@ def decide_start(spec: Spec, launched: LaunchedRun, run_dir: str | Path | None, 
 
 
 def _has_resume_state(folder: RunFolder, epochs: int) -> bool:
-    """Whether there is a state to resume from; without one a run starts anew if it left nothing that could be lost.
-
-    Raises:
-        RunFolderError: There is no state, but there are weights or metrics.
-        TrainingError: The run is beyond the last epoch that is wanted.
-    """
+    """Whether there is a state to resume from; without one a run starts anew if it left nothing that could be lost."""
     position = StateFiles(folder.resume).position()
     if position is None:
         if not folder.has_remains():
@@ -138,11 +108,7 @@ def _results_of_finished(folder: RunFolder, changes: list[str]) -> dict[str, Any
 
 
 def spec_of_run(folder: RunFolder) -> Spec:
-    """Load the resolved spec that a run was started with.
-
-    Raises:
-        RunFolderError: It is damaged.
-    """
+    """Load the resolved spec that a run was started with."""
     try:
         return load_spec(folder.spec)
     except EncapkerasError as error:
@@ -153,12 +119,7 @@ def spec_of_run(folder: RunFolder) -> Spec:
 
 
 def changed_settings(folder: RunFolder, spec: Spec) -> list[str]:
-    """Return the settings that a resumed run changes, each as a text: `train.clip_norm is null there and 1.0 here`.
-
-    Raises:
-        RunFolderError: The spec in the folder is damaged.
-        TrainingError: Something differs that may not: the network, its losses, the data, the seed, what is recorded.
-    """
+    """Return the settings that a resumed run changes, such as `train.clip_norm is null there and 1.0 here`."""
     before, now = spec_of_run(folder).resolved, spec.resolved
     fixed = first_difference(_fixed_part(before), _fixed_part(now))
     if fixed:
@@ -171,7 +132,6 @@ def changed_settings(folder: RunFolder, spec: Spec) -> list[str]:
 
 
 def _fixed_part(resolved: Mapping[str, Any]) -> dict[str, Any]:
-    """All of a resolved spec that must not change."""
     train = resolved.get("train", {})
     fixed = {key: value for key, value in train.items() if key not in _MAY_CHANGE}
     kind = train.get("optimizer", {}).get("kind")
@@ -187,12 +147,7 @@ def _differences(before: Any, now: Any, path: str) -> Iterator[str]:
 
 
 def first_difference(there: Any, here: Any, path: str = "") -> str:
-    """Return where two resolved specs first differ, and how; empty if they do not.
-
-    Example:
-        >>> first_difference({"train": {"epochs": 3, "seed": 0}}, {"train": {"epochs": 5, "seed": 0}})
-        'train.epochs is 3 there and 5 here'
-    """
+    """Return where two resolved specs first differ, and how; empty if they do not."""
     if there == here:
         return ""
     if isinstance(there, dict) and isinstance(here, dict):
@@ -204,12 +159,7 @@ def first_difference(there: Any, here: Any, path: str = "") -> str:
 
 
 def numeric_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Return lines that say why a resumed run may not have, to the last bit, the numbers of an uninterrupted one.
-
-    Example:
-        >>> numeric_differences({"threads": 2}, {"threads": 1})
-        ['threads was 2, now 1: the last digits may differ from those of an uninterrupted training']
-    """
+    """Return lines that say why a resumed run may not have, to the last bit, the numbers of an uninterrupted one."""
     return [
         f"{name} was {before[name]}, now {now[name]}: the last digits may differ from those of an uninterrupted "
         "training"

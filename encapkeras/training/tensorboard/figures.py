@@ -13,6 +13,7 @@ from matplotlib.colors import PowerNorm, to_rgb
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from encapkeras.text import cut
 from encapkeras.training.tensorboard.predictions import Predictions
 
 COLUMNS = 8  # images beside each other
@@ -80,10 +81,7 @@ def draw_confusion(confusion: Tensor, names: Sequence[str]) -> Figure:
 
 
 def draw_plan(plan: Tensor, labels: Tensor, names: Sequence[str]) -> Figure:
-    """Draw a transport plan `(F, F)`: how much of each latent sample goes to each target sample, sorted by class.
-
-    Lines separate the classes: mass inside the squares on the diagonal stays within its class.
-    """
+    """Draw a plan `(F, F)`, sorted by class: mass inside the squares on the diagonal stays within its class."""
     order = labels[: len(plan)].argsort(stable=True)
     ordered = labels[order]
     masses = (plan[order][:, order] * len(plan)).numpy()
@@ -106,16 +104,14 @@ def draw_plan(plan: Tensor, labels: Tensor, names: Sequence[str]) -> Figure:
 
 
 def _draw_images(images: Any, captions: Sequence[str], colours: Sequence[str], title: str) -> Figure:
-    """Draw rows of images, each with a caption below in its colour; those without one are left blank.
-
-    They are joined before they are drawn: matplotlib takes as long for each picture as for one large one.
-    """
+    """Draw rows of images, each with a caption below in its colour; those without one are left blank."""
     scale = -(-LEAST_WIDTH // images.shape[2])
     shown = np.asarray(images)[..., : 3 if images.shape[3] == 3 else 1].repeat(scale, 1).repeat(scale, 2)
     height, width = shown.shape[1:3]
     gap = 2 * (width // 24)  # even, so that frames are as wide on all sides
     below = round(width * (0.15 * max(caption.count("\n") + 1 for caption in captions) + 0.04))
     across, rows = min(COLUMNS, len(shown)), -(-len(shown) // COLUMNS)
+    # Joined before they are drawn: matplotlib takes as long for each picture as for one large one.
     canvas = np.ones((rows * (height + gap + below), across * (width + gap), 3), np.float32)
     for index, (image, caption, colour) in enumerate(zip(shown, captions, colours, strict=True)):
         top, left = index // COLUMNS * (height + gap + below), index % COLUMNS * (width + gap)
@@ -137,13 +133,11 @@ def _draw_images(images: Any, captions: Sequence[str], colours: Sequence[str], t
 
 
 def _square(side: float, names: Sequence[str]) -> tuple[Figure, Axes, Axes]:
-    """Make a square with room for names at its left and bottom, and beside it axes for a colour bar.
-
-    Positions are given: matplotlib would draw everything twice to find them.
-    """
+    """Make a square with room for names at its left and bottom, and beside it axes for a colour bar."""
     names_take = 0.5 + _points(side, len(names)) / 72 * 0.65 * max(len(_short(name)) for name in names)
     width, height = names_take + side + 1.1, names_take + side + TITLE
     figure = Figure(figsize=(width, height))
+    # Positions are given: matplotlib would draw everything twice to find them.
     axes = figure.add_axes((names_take / width, names_take / height, side / width, side / height))
     bar = ((names_take + side + 0.2) / width, (names_take + 0.2 * side) / height, 0.18 / width, 0.6 * side / height)
     return figure, axes, figure.add_axes(bar)
@@ -162,4 +156,4 @@ def _points(side: float, names: int) -> float:
 
 
 def _short(name: str) -> str:
-    return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…"
+    return cut(name, LONGEST_NAME)

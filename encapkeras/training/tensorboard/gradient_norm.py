@@ -10,10 +10,7 @@ from torch.nn.utils import get_total_norm
 
 
 class GradientNorm:
-    """The mean and the last of the global norms of each step's gradients, before clipping, without waiting for a GPU.
-
-    Steps whose norm is not finite, as those that mixed precision skips, do not count in the mean.
-    """
+    """The mean and the last of each step's finite gradient norms, before clipping, without waiting for a GPU."""
 
     def __init__(self) -> None:
         self._sum = self._last = self._steps = torch.zeros((), dtype=torch.float64)

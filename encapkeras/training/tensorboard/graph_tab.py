@@ -22,16 +22,7 @@ Shape = Sequence[int | None]
 
 
 def graph_definition(network: Examined) -> GraphDef:
-    """Return the graph of a network: inputs, nodes, side losses and outputs.
-
-    A dot in a name becomes a slash, by which TensorBoard folds: nodes of a block, `losses` and `outputs`. The layer is
-    the operation; its arguments, weights and output shapes are attributes.
-
-    Example:
-        >>> from encapkeras.model.examine import examine_spec
-        >>> [node.name for node in graph_definition(examine_spec("quickstart")).node][:3]
-        ['image', 'stem', 'stage1']
-    """
+    """Return the graph of a network; dots in names become slashes, by which TensorBoard folds."""
     return GraphDef(node=_nodes(network), versions=VersionDef(producer=PRODUCER))
 
 

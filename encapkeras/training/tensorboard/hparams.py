@@ -23,10 +23,7 @@ _SUFFIX = ".hparams"  # of the event file, beside that of the training
 
 
 def write_settings(folder: Path, settings: Mapping[str, str | int | float | bool], finished: bool = False) -> None:
-    """Write the settings of a run beside the event file of its training; its metrics are all its curves.
-
-    No columns are named, so that runs of different kinds show theirs side by side, or those of a comparison among them.
-    """
+    """Write a run's settings beside the event file of its training, without columns: other runs have other ones."""
     _, started, ended = hparams(dict(settings), {})
     replace_hparams(folder, [started, *([ended] if finished else [])], {})
 

@@ -38,7 +38,6 @@ def write_pictures(
 
 
 def _add_lengths(writer: SummaryWriter, predictions: Predictions, names: Sequence[str], epoch: int) -> None:
-    """Add how long the capsule of each class is for images of this class, and for others."""
     bins = np.linspace(0, max(1.0, predictions.scores.max().item()), BINS + 1)
     for index, name in enumerate(names):
         own = predictions.labels == index

@@ -29,25 +29,15 @@ THUMBNAIL = 32  # pixels, the longer side
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a classifier makes of N images; all tensors are on the CPU.
+    """What a classifier makes of N images; all tensors are on the CPU."""
 
-    Args:
-        images: The first images, `(F, H, W, C)`, 0 to 1.
-        labels: The class of each of all images, `(N,)`.
-        scores: Their lengths of class capsules, or probabilities, `(N, K)`.
-        capsules: Class capsules of the first images, `(M, J, E)`; None if the model has none.
-        thumbnails: These images, small, `(M, h, w, C)`; None if the model has no class capsules.
-        reconstructions: What each reconstruction loss decodes of the first images, `(F, H, W, C)`, by name.
-        plans: The plan of each optimal-transport loss for the first images, `(F, F)`, by name.
-    """
-
-    images: Tensor
-    labels: Tensor
-    scores: Tensor
-    capsules: Tensor | None
-    thumbnails: Tensor | None
-    reconstructions: Mapping[str, Tensor]
-    plans: Mapping[str, Tensor]
+    images: Tensor  # the first, `(F, H, W, C)`, 0 to 1
+    labels: Tensor  # the class of each of all images, `(N,)`
+    scores: Tensor  # lengths of class capsules, or probabilities, `(N, K)`
+    capsules: Tensor | None  # class capsules of the first images, `(M, J, E)`; None if the model has none
+    thumbnails: Tensor | None  # these images, small, `(M, h, w, C)`
+    reconstructions: Mapping[str, Tensor]  # what each loss decodes of the first images, `(F, H, W, C)`
+    plans: Mapping[str, Tensor]  # the plan of each optimal-transport loss for the first images, `(F, F)`
 
     @property
     def predicted(self) -> Tensor:
@@ -63,15 +53,7 @@ class Predictions:
 
 
 class Predictor:
-    """Predicts with a classifier of images by calling it, so that weights, metrics and generators stay as they are.
-
-    Args:
-        model: A model with one input, images `(B, H, W, C)`, and one output, scores `(B, K)`. Its class capsules are
-            those whose lengths the output is; of a model made from a spec, side losses are computed too.
-
-    Raises:
-        ArgumentError: It has other inputs or outputs.
-    """
+    """Predicts with a classifier of images by calling it, so that weights, metrics and generators stay as they are."""
 
     def __init__(self, model: keras.Model) -> None:
         self._model = model
@@ -86,11 +68,7 @@ class Predictor:
 
     @torch.no_grad()
     def predict(self, data: Any) -> Predictions:
-        """Predict all images of validation data in any form that `fit` takes.
-
-        Raises:
-            ArgumentError: The data are not images with labels of the network's classes.
-        """
+        """Predict all images of validation data in any form that `fit` takes."""
         images, labels, scores, capsules, thumbnails = ([] for _ in range(5))
         count = 0
         with _restoring_generators():
@@ -138,7 +116,6 @@ class Predictor:
         return outputs.softmax(1) if logits else outputs
 
     def _side_losses(self, images: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Compute reconstructions and plans."""
         decoded: dict[str, Tensor] = {}
         plans: dict[str, Tensor] = {}
         if not isinstance(self._model, SpecModel):

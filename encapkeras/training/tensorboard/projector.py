@@ -66,7 +66,6 @@ def _labels(predictions: Predictions, names: Sequence[str], count: int) -> str:
 
 
 def _sprite(thumbnails: Tensor) -> Tensor:
-    """Join all thumbnails into one square, row by row."""
     side = math.ceil(math.sqrt(len(thumbnails)))
     images = thumbnails[..., : 3 if thumbnails.shape[-1] == 3 else 1].permute(0, 3, 1, 2)
     missing = images.new_zeros(side * side - len(images), *images.shape[1:])
