@@ -8,7 +8,7 @@ import signal
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
-from support.warm import WITHOUT_DRAWINGS
+from support.drawings import without_drawings
 
 import encapkeras  # noqa: F401  # chooses the torch backend before a test imports keras
 
@@ -25,15 +25,11 @@ def pytest_collection_finish():
 
 @pytest.fixture(autouse=True, scope="module")
 def no_drawings(request):
-    """Write TensorBoard files without drawings, most of the time of a small training; `DRAWS = True` keeps them."""
+    """Write TensorBoard files without drawings; `DRAWS = True` in a module keeps them."""
     if getattr(request.module, "DRAWS", False):
         yield
         return
-    from torch.utils.tensorboard import SummaryWriter
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(SummaryWriter, "add_figure", lambda *arguments, **options: None)
-        patch.setenv(WITHOUT_DRAWINGS, "1")  # for other processes
+    with without_drawings():
         yield
 
 

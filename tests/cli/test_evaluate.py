@@ -161,7 +161,7 @@ def test_options_without_those_that_they_belong_to(run, plain_run, tmp_path, cap
         (run, "-o", tmp_path / "x.csv"): "-o belongs to --per-class, --hardest and --affine",
         (run, "--hardest", 2): "--hardest needs the file to write",
         (run, "--hardest", 2, "-o", tmp_path / "x.txt", "--json"): "--hardest writes names, one per line",
-        (*[run] * 11, "--affine"): "at most 10 runs can stand side by side; received 11",
+        (*[run] * 11, "--affine"): "at most 10 runs can be compared; received 11",
         (run, "--affine", "--images", 0): "--images must be at least 1; received 0",
         (run, run, "--affine"): "a run was given twice",
         (run, "--per-class", "--top", 10): "top must be from 1 to 9",

@@ -42,7 +42,7 @@ IMPORTS = (
     "sklearn.datasets",
     "sklearn.model_selection",
     "tensorboard.plugins.hparams.metadata",
-    "torch.distributed.run",
+    "torch.distributed.launcher.api",
     "torch.utils.tensorboard",
     "torchvision",
 )

@@ -11,7 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from encapkeras.analysis import analyse_routing, read_csv
 from encapkeras.data import AugmentSettings, DataSettings, load
 from encapkeras.errors import ArgumentError, SpecError, TrainingError
-from encapkeras.model.spec_model import load_model
+from encapkeras.model.load_model import load_model
 from encapkeras.spec.load import load_spec
 from encapkeras.training import train
 from encapkeras.training.analysis_images import first_images

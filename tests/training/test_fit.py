@@ -9,7 +9,7 @@ from support.tiny_spec import tiny_spec, write_spec
 
 from encapkeras.data import Batches
 from encapkeras.errors import DataError, RunFolderError, SpecError, TrainingError
-from encapkeras.model.spec_model import load_model
+from encapkeras.model.load_model import load_model
 from encapkeras.spec.load import load_spec
 from encapkeras.training import callbacks, train
 from encapkeras.training.measure import figures
