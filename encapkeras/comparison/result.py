@@ -133,7 +133,7 @@ class Row:
 
 @dataclass
 class Comparison:
-    """Networks trained with the same seeds, so far `runs`, in any order; all are compared with the first network."""
+    """Networks trained with the same seeds, each compared with the first; `runs` are those so far, in any order."""
 
     networks: Sequence[Network]
     seeds: Sequence[int]

@@ -148,7 +148,9 @@ def merge(base: Tree, over: Tree) -> Tree:
 
 def cleaned(tree: Tree) -> Tree:
     """Return the tree without the entries that `null` deletes and without the user's own (`x-...`)."""
-    return tree.with_value(kept_entries(tree)).each(cleaned) if isinstance(tree.value, dict) else tree.each(cleaned)
+    if isinstance(tree.value, dict):
+        tree = tree.with_value(kept_entries(tree))
+    return tree.each(cleaned)
 
 
 def kept_entries(tree: Tree) -> dict[str, Tree]:

@@ -76,7 +76,7 @@ class RunFolder:
         return cls(path)
 
     def chosen(self, validated: bool) -> Path:
-        """Return the checkpoint that counts: the best if the run has `validated`, else the last.
+        """Return the checkpoint that counts: the best of a `validated` run, else the last.
 
         Raises:
             RunFolderError: That checkpoint is missing; the other one is not taken instead.
