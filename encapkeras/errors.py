@@ -40,7 +40,7 @@ class DataError(EncapkerasError):
 
 
 class RunFolderError(EncapkerasError):
-    """A run folder exists already, is missing, or does not hold a complete run."""
+    """A run folder already exists, is missing, or does not hold a complete run."""
 
 
 class TrainingError(EncapkerasError):

@@ -141,11 +141,11 @@ def _print_reports(
     runs: Sequence[tuple[Callable[[], Report], str]], as_table: Callable[[Report], str], as_json: bool
 ) -> None:
     """Run benchmarks, each with the advice for too little memory; print each table at once, JSON at the end."""
-    from encapkeras.training.memory.out_of_memory import saying_how_to_save_memory
+    from encapkeras.training.memory.out_of_memory import explain_out_of_memory
 
     reports = []
     for measure, advice in runs:
-        with saying_how_to_save_memory(advice):
+        with explain_out_of_memory(advice):
             reports.append(measure())
         if not as_json:
             print(as_table(reports[-1]))

@@ -166,7 +166,9 @@ def _print(shown: _Shown) -> None:
     print_nodes(spec.name, [(row, shown.costs[row.name]) for row in shown.rows])
     print(f"batch: {shown.batch_size} images ({shown.batch_from})")
     print(f"parameters: {sum(row.weights for row in shown.rows):,}")
-    print(f"fixed (moving statistics, frozen nodes): {sum(row.fixed_weights for row in shown.rows):,}")
+    print(
+        f"non-trainable parameters (moving statistics, frozen nodes): {sum(row.fixed_weights for row in shown.rows):,}"
+    )
     print(f"multiply-adds of an image: {at_least}{count_text(shown.multiply_adds)}")
     if shown.votes_bytes:
         print(f"votes, which are never created: {memory_text(shown.votes_bytes)}")

@@ -32,7 +32,7 @@ from encapkeras.errors import EncapkerasError, RunFolderError
 from encapkeras.files import replacing, writing
 from encapkeras.spec.load import Source
 from encapkeras.training.held_interrupt import holding_back_ctrl_c
-from encapkeras.training.memory.out_of_memory import saying_how_to_save_memory
+from encapkeras.training.memory.out_of_memory import explain_out_of_memory
 from encapkeras.training.run.resume_state import StateFiles
 from encapkeras.training.run.run_folder import RunFolder, trained_on
 from encapkeras.training.run.start import spec_of_run
@@ -82,7 +82,7 @@ def compare(
     try:
         _run(plan, comparison, path, resume, console)
     except KeyboardInterrupt as stop:
-        text = f"{str(stop) or 'interrupted.'} {comparison.progress}; go on with --resume {path}"
+        text = f"{str(stop) or 'interrupted.'} {comparison.progress}; resume with --resume {path}"
         raise KeyboardInterrupt(text) from None
     finally:
         _draw(comparison, path)
@@ -119,7 +119,7 @@ def _check_data(trainings: Sequence[Planned]) -> None:
     """Read each data set once: download what is missing, find what is damaged."""
     for spec in {repr(planned.spec.data): planned.spec for planned in trainings}.values():
         if spec.data:
-            with saying_how_to_save_memory():
+            with explain_out_of_memory():
                 load(spec.data, seed=spec.train.seed)
 
 

@@ -32,11 +32,11 @@ def check_folder(path: Path, resume: bool) -> None:
             RunFolder(environment.parent).check_plugins()
     elif table_file(path).is_file():
         raise RunFolderError(
-            f"{path} holds a comparison already. Go on with it by --resume {path}, or choose another folder with "
+            f"{path} already holds a comparison. Resume it with --resume {path}, or choose another folder with "
             "--run-dir."
         )
     elif RunFolder(path).environment.is_file():
-        raise RunFolderError(f"{path} is the folder of a run. Choose an empty or new folder with --run-dir.")
+        raise RunFolderError(f"{path} is a run folder. Choose an empty or new folder with --run-dir.")
     else:
         RunFolder(path).check_free()
 

@@ -207,7 +207,7 @@ class Comparison:
             of_it = [network.label for network in self.networks if network.validated is validated]
             if of_it:
                 whose = f" ({', '.join(of_it)})" if len(of_it) < len(self.networks) else ""
-                yield f"Weights tested{whose}: {text}. The test images were used once a run."
+                yield f"Weights tested{whose}: {text}. The test images were used once per run."
 
     def _order(self) -> Iterator[str]:
         if self.swept() and any(row.validation_accuracy for row in self.rows()):

@@ -177,8 +177,8 @@ class Batches(DataLoader[tuple[Tensor, ...]]):
         if not bottom and not right:
             given = "x".join(map(str, self._size))
             raise ArgumentError(
-                f"the images are {given}, as large as what the network takes, so that there are no corners to cut; "
-                f"resize them to more: data.augment.resize, for example {self._size[0] + 2}"
+                f"the images are {given}, the input size of the network, so there are no corners to crop; set "
+                f"data.augment.resize to a larger size, for example {self._size[0] + 2}"
             )
         places = [(0, 0), (0, right), (bottom, 0), (bottom, right), (bottom // 2, right // 2)]
         orders = np.split(np.arange(self.num_images), range(self._step, self.num_images, self._step))

@@ -124,7 +124,9 @@ class SideLosses:
     def _keep_figures(self, loss: NamedSideLoss, samples: int) -> None:
         figures = self._layers[loss.name].take_metrics()
         if set(figures) != set(self._figures[loss.name]):
-            raise TrainingError(f"loss '{loss.name}' has figures {sorted(self._figures[loss.name])} and reports none")
+            raise TrainingError(
+                f"loss '{loss.name}' has metrics {sorted(self._figures[loss.name])} but reports none of them"
+            )
         for name, figure in figures.items():
             self._figures[loss.name][name].update_state(figure, sample_weight=samples)
 

@@ -12,7 +12,7 @@ from encapkeras.errors import TrainingError
 from encapkeras.model.load_model import load_model
 from encapkeras.model.spec_model import SpecModel
 from encapkeras.training.memory.advice import advice_for_measuring
-from encapkeras.training.memory.out_of_memory import saying_how_to_save_memory
+from encapkeras.training.memory.out_of_memory import explain_out_of_memory
 
 if TYPE_CHECKING:
     from encapkeras.spec.spec import Spec
@@ -76,7 +76,7 @@ def measure(checkpoint: Path, batches: Batches, info: DatasetInfo) -> dict[str, 
     model = load_model(checkpoint)
     check_fits(model, info)
     compile_with_losses(model)
-    with saying_how_to_save_memory(advice_for_measuring(model, batches.batch_size or batches.num_images)):
+    with explain_out_of_memory(advice_for_measuring(model, batches.batch_size or batches.num_images)):
         return figures(model, batches)
 
 

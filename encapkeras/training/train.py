@@ -35,7 +35,7 @@ from encapkeras.training.analysis_images import first_images
 from encapkeras.training.check import check_device, check_options, check_settings
 from encapkeras.training.measure import check_fits, compile_with_losses, figures
 from encapkeras.training.memory.advice import advice_for_training
-from encapkeras.training.memory.out_of_memory import saying_how_to_save_memory
+from encapkeras.training.memory.out_of_memory import explain_out_of_memory
 from encapkeras.training.memory.peak_memory import PeakMemory
 from encapkeras.training.optimizer.make_optimizer import ConstantRate, has_schedule, make_optimizer
 from encapkeras.training.run.resume_state import StateFiles, check_model_state
@@ -116,7 +116,7 @@ class _Run:
     def explaining_errors(self) -> Iterator[None]:
         """Add to an error or Ctrl-C how to save memory, and which checkpoints are on the disk."""
         try:
-            with saying_how_to_save_memory(advice_for_training(self.model, self.folder.path)):
+            with explain_out_of_memory(advice_for_training(self.model, self.folder.path)):
                 yield
         except (KeyboardInterrupt, TrainingError) as stop:
             text = (str(stop) or "interrupted").removesuffix(".")
@@ -139,12 +139,12 @@ def _check(spec: Spec, launched: LaunchedRun, run_dir: str | Path | None, overwr
 def _open_run(spec: Spec, start: Start, launched: LaunchedRun) -> _Run:
     """Build the network, load the data and check that they go together; only then make or change the run folder."""
     keras.utils.set_random_seed(spec.train.seed)
-    with saying_how_to_save_memory():
+    with explain_out_of_memory():
         model = build_model(spec)
         if spec.train.analysis:
             routing_layers(model)
     splits = _load_data(spec)
-    with saying_how_to_save_memory():
+    with explain_out_of_memory():
         check_fits(model, splits.info)
         check_device(spec.train, _device_of(model))
         compile_with_losses(model, make_optimizer(spec.train, len(splits.train)))
@@ -161,7 +161,7 @@ def _load_data(spec: Spec) -> DataSplits:
     """Load the data; one process of each machine reads first, so that the others find its files in the cache."""
     is_first_here = os.environ.get("LOCAL_RANK", "0") == "0"
     for turn in (True, False):
-        with propagate_errors(), saying_how_to_save_memory():
+        with propagate_errors(), explain_out_of_memory():
             if is_first_here == turn:
                 splits = load(check_settings(spec), seed=spec.train.seed)
     return splits
@@ -198,7 +198,7 @@ def _introduce(run: _Run, environment: dict[str, Any]) -> None:
     validation = f"{splits.validation.num_images:,} for validation" if splits.validation else "none for validation"
     _say(
         f"{run.spec.name}: {parameters(run.model):,} parameters on {on_device(environment)}",
-        f"{splits.train.num_images:,} images for training, {validation}, {splits.test.num_images:,} for the test",
+        f"{splits.train.num_images:,} images for training, {validation}, {splits.test.num_images:,} for testing",
         f"run folder {run.folder.path}",
     )
     if count > 1:

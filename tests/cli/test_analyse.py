@@ -144,7 +144,7 @@ def test_checkpoints_that_are_not_there(run, capsys):
 
 def test_runs_that_cannot_be_analysed(run, tmp_path, capsys):
     assert "is not a folder" in refused(capsys, "analyse", tmp_path / "none")
-    assert "is not the folder of a run" in refused(capsys, "analyse", tmp_path)
+    assert "is not a run folder" in refused(capsys, "analyse", tmp_path)
     assert "--images must be at least 1; received 0" in refused(capsys, "analyse", run, "--images", 0)
     assert "invalid choice: 'valid'" in refused(capsys, "analyse", run, "--split", "valid")
     assert main(["train", str(write_spec(tmp_path, tiny_spec(epochs=1))), "--run-dir", str(tmp_path / "plain")]) == 0

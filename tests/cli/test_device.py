@@ -80,7 +80,7 @@ def test_mps_that_is_not_there(monkeypatch):
 
 def test_measuring_says_where_it_was(run, capsys):
     assert main(["evaluate", str(run), "--device", "cpu", "--json"]) == 0
-    assert capsys.readouterr().err == "calculated on cpu\n"
+    assert capsys.readouterr().err == "computed on cpu\n"
 
 
 def test_nothing_stays_set(run, monkeypatch):

@@ -41,7 +41,7 @@ def test_every_node_is_on_a_line_with_its_costs(capsys, wide):
         "lengths  capsule_length  digits  10                   0              0    2.5 KiB",
         "batch: 64 images (data.batch_size)",
         "parameters: 295,584",
-        "fixed (moving statistics, frozen nodes): 1,184",
+        "non-trainable parameters (moving statistics, frozen nodes): 1,184",
         "multiply-adds of an image: 7.33 M",
         "memory of a training step, at least: 19.8 MiB",
         "    weights 1.1 MiB, gradients 1.1 MiB, adam 2.3 MiB, nodes 15.1 MiB, images 256.0 KiB",
@@ -148,7 +148,7 @@ def test_a_picture_is_written_and_never_over_another_file(capsys, tmp_path):
     text = file.read_text()
     assert ElementTree.fromstring(text).tag == "{http://www.w3.org/2000/svg}svg"  # noqa: S314  # our own
     message = refused(capsys, "show", "encapnet_master", *CPU, "--svg", file)
-    assert message == f"'{file}' exists already. Name another file with --svg, or replace it with --overwrite.\n"
+    assert message == f"'{file}' already exists. Name another file with --svg, or replace it with --overwrite.\n"
     assert file.read_text() == text
     shown(capsys, "quickstart", "--set", "vars.types=4", *CPU, "--svg", str(file), "--overwrite")
     assert file.read_text() != text

@@ -262,7 +262,7 @@ def test_ctrl_c_leaves_the_table_of_what_is_finished(tmp_path, monkeypatch, caps
     with pytest.raises(KeyboardInterrupt) as stop:
         compare([ONE, TWO], [0, 1], run_dir=path)
     assert str(stop.value) == (
-        f"interrupted. No epoch was complete, so no weights are kept. 2 of 4 runs finished; go on with --resume {path}"
+        f"interrupted. No epoch was complete, so no weights are kept. 2 of 4 runs finished; resume with --resume {path}"
     )
     printed = capsys.readouterr().out
     assert "two - one, test accuracy:" in printed
@@ -337,8 +337,8 @@ def test_folders_that_cannot_be_taken(two_by_two, tmp_path, trainings):
     _, path = two_by_two
     (tmp_path / "file").write_text("mine")
     refusals = {
-        path: "holds a comparison already. Go on with it by --resume",
-        path / "seed_0" / "one": "is the folder of a run",
+        path: "already holds a comparison. Resume it with --resume",
+        path / "seed_0" / "one": "is a run folder",
         tmp_path: "holds files that are not of a run",
         tmp_path / "file": "is a file",
         tmp_path / "file" / "below": "cannot be",

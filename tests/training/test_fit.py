@@ -124,7 +124,7 @@ def test_the_introduction_names_parameters_device_and_folder(tmp_path, capsys):
     _, folder = trained(tmp_path, epochs=1)
     text = capsys.readouterr().out
     assert "tiny: 2,410 parameters on " in text
-    assert "1,293 images for training, 144 for validation, 360 for the test" in text
+    assert "1,293 images for training, 144 for validation, 360 for testing" in text
     assert str(folder.path) in text
 
 

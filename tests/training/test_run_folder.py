@@ -50,7 +50,7 @@ def test_a_run_is_refused_and_kept(tmp_path):
     folder = made(tmp_path)
     folder.best.write_text("weights")
     before = contents(tmp_path)
-    with pytest.raises(RunFolderError, match=r"exists already\..*--overwrite"):
+    with pytest.raises(RunFolderError, match=r"already exists\..*--overwrite"):
         made(tmp_path)
     assert contents(tmp_path) == before
 

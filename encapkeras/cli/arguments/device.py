@@ -116,7 +116,7 @@ def print_device() -> None:
         import torch
 
         name = torch.cuda.get_device_name(device)
-    print(f"calculated on {_shown({str(device): name})}", file=sys.stderr)
+    print(f"computed on {_shown({str(device): name})}", file=sys.stderr)
 
 
 def _shown(found: dict[str, str]) -> str:

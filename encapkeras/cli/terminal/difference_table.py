@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 _TITLES = {
     "output_shape": "output shape",
-    "fixed_weights": "fixed weights",
+    "fixed_weights": "non-trainable parameters",
     "multiply_adds": "multiply-adds",
     "memory_bytes": "memory",
     "votes_bytes": "votes",
@@ -70,7 +70,7 @@ def _lines(before: Side, after: Side, found: Difference) -> Iterator[str]:
         sign = "+" if old is None else "-" if new is None else "~"
         value = _value("", new if old is None else old) if sign != "~" else _change("", (old, new))
         yield f"  {sign} {printable(path)}: {value}"
-    yield "in all"
+    yield "total"
     for what, change in found.totals.items():
         yield f"    {_TITLES.get(what, what)}: {_change(what, change)}"
 

@@ -16,7 +16,7 @@ _BOLD = r"\x1b\[\d*m"
 
 
 @contextlib.contextmanager
-def saying_how_to_save_memory(
+def explain_out_of_memory(
     advice: str
     | Callable[[], str] = "Set data.batch_size or data.image_size to less, make the network smaller, or free memory.",
 ) -> Iterator[None]:

@@ -127,7 +127,7 @@ class RunFolder:
             )
         if not overwrite:
             raise RunFolderError(
-                f"run folder {self.path} exists already. Choose another with --run-dir, or replace the run in it with "
+                f"run folder {self.path} already exists. Choose another with --run-dir, or replace the run in it with "
                 "--overwrite."
             )
 
@@ -226,8 +226,12 @@ class RunFolder:
             raise RunFolderError(f"{self.path} is not a folder. Give the run folder that train printed.")
         if not self.was_begun():
             missing = [file.name for file in (self.spec, self.environment) if not file.is_file()]
-            detail = f"{' and '.join(missing)} missing" if missing else "environment.json is not of encapkeras"
-            raise RunFolderError(f"{self.path} is not the folder of a run: {detail}.")
+            detail = (
+                f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing"
+                if missing
+                else "environment.json was not written by encapkeras"
+            )
+            raise RunFolderError(f"{self.path} is not a run folder: {detail}.")
 
     def check_plugins(self) -> None:
         """Check that the plugins are loaded that the network of this run needs.
