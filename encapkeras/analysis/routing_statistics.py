@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from encapkeras.analysis.measurements import COSINE_BINS, Measurement, bin_centre
+from encapkeras.analysis.measurements import COSINE_BINS, Measurement, bin_center
 from encapkeras.analysis.vote_chunks import CHUNK_ELEMENTS, Chunk, chunk_sizes, vote_chunks
 from encapkeras.errors import ArgumentError
 from encapkeras.functional.routing.couplings import Couplings, RoutingRecord, dot
@@ -117,7 +117,7 @@ class RoutingStatistics:
             yield mean("activation", role, sums.activation[index], capsules, capsules)
             for position in range(COSINE_BINS):
                 count = sums.votes[index, position]
-                yield mean("vote_length", role, sums.length[index, position], count, count, bin_centre(position))
+                yield mean("vote_length", role, sums.length[index, position], count, count, bin_center(position))
 
 
 class _Sums:

@@ -60,14 +60,14 @@ def _histograms(analysis: RoutingAnalysis) -> list[list[Measurement]]:
 def _add_histogram(writer: SummaryWriter, tag: str, bins: Sequence[Measurement], step: int) -> None:
     """Add the bins as they are: the votes behind them do not exist any more."""
     counts = [m.count for m in bins]
-    centres = [m.cosine or 0.0 for m in bins]
+    centers = [m.cosine or 0.0 for m in bins]
     writer.add_histogram_raw(
         tag,
         min=-1.0,
         max=1.0,
         num=sum(counts),
-        sum=sum(c * centre for c, centre in zip(counts, centres, strict=True)),
-        sum_squares=sum(c * centre**2 for c, centre in zip(counts, centres, strict=True)),
+        sum=sum(c * center for c, center in zip(counts, centers, strict=True)),
+        sum_squares=sum(c * center**2 for c, center in zip(counts, centers, strict=True)),
         bucket_limits=[-1 + BIN_WIDTH * (index + 1) for index in range(COSINE_BINS)],
         bucket_counts=counts,
         global_step=step,

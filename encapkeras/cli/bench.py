@@ -50,7 +50,7 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=AUGMENTATIONS,
         help="none: 32x32 images as they are; light: resized to 34 once, random crop of 32, mirror; jitter: light and "
-        "brightness, contrast, saturation and hue by up to 0.2 (without the last two for grey images). Default: all",
+        "brightness, contrast, saturation and hue by up to 0.2 (grayscale: without the last two). Default: all",
     )
     parser.add_argument("--repeats", type=int, default=5, help="epochs to time; the median counts (%(default)s)")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")

@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     closer.add_argument(
         "--ten-crop",
         action="store_true",
-        help="also crop every image at its corners and its centre, and mirror these; the mean of the ten scores counts",
+        help="also crop every image at its corners and its center, and mirror these; the mean of the ten scores counts",
     )
     closer.add_argument(
         "--per-class", action="store_true", help="print the errors of each class; -o writes them to a .csv file too"

@@ -13,11 +13,11 @@ from encapkeras.validation import shown
 
 
 def prepare(image: Array, info: DatasetInfo, resize: int | None = None) -> Tensor:
-    """Return an image as `load` makes those of the test: resized, cut at the centre, in [0, 1], not augmented.
+    """Return an image as `load` makes those of the test: resized, cut at the center, in [0, 1], not augmented.
 
     Args:
         image: `(H, W, C)` or `(H, W)`, uint8, or floats in [0, 1].
-        info: What the network takes. Grey is repeated for three channels, colours become grey (ITU-R BT.601) for one.
+        info: What the network takes. Gray is repeated for three channels, colors become gray (ITU-R BT.601) for one.
         resize: `augment.resize` of the settings it was trained with; None if that is not set.
 
     Returns:
@@ -55,6 +55,6 @@ def _with_channels(images: Tensor, channels: int) -> Tensor:
     if received == 1:
         return images.expand(-1, -1, -1, channels)
     if received == 3 and channels == 1:
-        grey = augment.grey(images.float())
-        return grey.round().to(torch.uint8) if images.dtype == torch.uint8 else grey
+        gray = augment.gray(images.float())
+        return gray.round().to(torch.uint8) if images.dtype == torch.uint8 else gray
     raise DataError(f"the network takes images of {channels} channels; this one has {received}")

@@ -30,7 +30,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class AugmentSettings(BaseModel):
-    """Random changes of the training images; validation and test images are only resized and centre-cropped.
+    """Random changes of the training images; validation and test images are only resized and center-cropped.
 
     Example:
         >>> AugmentSettings(resize=34, crop=True, mirror=True).resize
@@ -46,7 +46,7 @@ class AugmentSettings(BaseModel):
     )
     crop: bool = Field(
         default=False,
-        description="Cut the image at a random place instead of the centre; needs a larger 'resize', or 'pad'.",
+        description="Cut the image at a random place instead of the center; needs a larger 'resize', or 'pad'.",
     )
     pad: NonNegativeInt = Field(
         default=0,
@@ -59,30 +59,30 @@ class AugmentSettings(BaseModel):
     )
     contrast: Share = Field(
         default=0.0,
-        description="Multiply the distance from the image's mean grey by a random factor from 1 - value to 1 + value "
+        description="Multiply the distance from the image's mean gray by a random factor from 1 - value to 1 + value "
         "(0 to 1).",
     )
     saturation: Share = Field(
         default=0.0,
-        description="Multiply the distance from each pixel's grey by a random factor from 1 - value to 1 + value "
-        "(0 to 1); colour images only.",
+        description="Multiply the distance from each pixel's gray by a random factor from 1 - value to 1 + value "
+        "(0 to 1); color images only.",
     )
     hue: Annotated[float, Field(ge=0, le=0.5)] = Field(
         default=0.0,
-        description="Turn the colour circle by a random part of a full turn, from -value to value (0 to 0.5); colour "
+        description="Turn the color circle by a random part of a full turn, from -value to value (0 to 0.5); color "
         "images only.",
     )
     cutout: NonNegativeInt = Field(
         default=0,
         description="Side in pixels of a square at a random place of each training image that is filled with the "
-        "image's mean colour, the last of all changes; its centre is anywhere in the image.",
+        "image's mean color, the last of all changes; its center is anywhere in the image.",
     )
 
     def check(self, height: int, width: int, channels: int | None = None) -> None:
         """Check that images of this size (in pixels) and so many channels (None: not known yet) can be changed so.
 
         Raises:
-            ArgumentError: The images are not square, there is nothing to crop, or no colour to change.
+            ArgumentError: The images are not square, there is nothing to crop, or no color to change.
         """
         size = f"{height}x{width}"
         if height != width and (self.resize is not None or (self.crop and not self.pad)):
@@ -101,13 +101,13 @@ class AugmentSettings(BaseModel):
                 f"example {height + 2}, or augment.pad, or remove augment.crop"
             )
         if self.pad and not self.crop:
-            raise ArgumentError("augment.pad puts pixels on that the centre is then cut out of: set augment.crop: true")
+            raise ArgumentError("augment.pad puts pixels on that the center is then cut out of: set augment.crop: true")
         if self.cutout > min(height, width):
             raise ArgumentError(f"augment.cutout is {self.cutout}, larger than the images ({size})")
-        colour = [name for name in ("saturation", "hue") if getattr(self, name) > 0]
-        if colour and channels not in (None, 3):
+        color = [name for name in ("saturation", "hue") if getattr(self, name) > 0]
+        if color and channels not in (None, 3):
             raise ArgumentError(
-                f"augment.{' and augment.'.join(colour)} can only change colour images (3 channels); these have "
+                f"augment.{' and augment.'.join(color)} can only change color images (3 channels); these have "
                 f"{channels}. Set to 0"
             )
 

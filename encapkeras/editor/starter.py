@@ -200,7 +200,7 @@ def _with_training(text: str, info: DatasetInfo, plan: _Plan) -> str:
 
 
 def _aligned(text: str) -> str:
-    """Return the text with the comments at the ends of neighbouring lines below each other."""
+    """Return the text with the comments at the ends of neighboring lines below each other."""
     parts = [line.partition("\t") for line in text.split("\n")]
     widths: list[int] = []
     for position, (code, _, remark) in enumerate(parts):

@@ -33,9 +33,9 @@ class DynamicCapsules(VotingLayer):
         use_bias: Whether votes have a bias.
         map_types: If given, the outputs are a square map of that many types, for capsule layers to follow; J must be
             map_types * side * side.
-        kernel_initializer: Keras initialiser of the matrices, by name or as {class_name, config}; fans are those of a
+        kernel_initializer: Keras initializer of the matrices, by name or as {class_name, config}; fans are those of a
             1x1 convolution with one group for each type. If not given, normal with variance 2 / (D + E).
-        bias_initializer: Keras initialiser of the votes' biases.
+        bias_initializer: Keras initializer of the votes' biases.
         **kwargs: `name`, `dtype`, `trainable`, as for every Keras layer.
 
     Call arguments:

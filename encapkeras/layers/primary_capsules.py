@@ -29,8 +29,8 @@ class PrimaryCapsules(CapsuleLayer):
         batch_norm: Whether a batch norm follows the convolution.
         relu: Whether ReLU follows.
         squash: Whether each capsule is squashed at the end.
-        kernel_initializer: Keras initialiser of the kernel, by name or as {class_name, config}.
-        bias_initializer: Keras initialiser of the bias.
+        kernel_initializer: Keras initializer of the kernel, by name or as {class_name, config}.
+        bias_initializer: Keras initializer of the bias.
         **kwargs: `name`, `dtype`, `trainable`, as for every Keras layer.
 
     Call arguments:

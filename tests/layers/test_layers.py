@@ -235,7 +235,7 @@ REFUSED_ARGUMENTS = [
     (lambda: CapsuleStage(4, 2, kernel_initializer="glorot_norm"), "Did you mean 'glorot_normal'?"),
     (
         lambda: CapsuleStage(4, 2, bias_initializer={"class_name": "RandomNormal", "config": {"std": 1}}),
-        "initialiser 'RandomNormal' does not take this config",
+        "initializer 'RandomNormal' does not take this config",
     ),
     (lambda: ConvBnRelu(filters=True), "filters: must be an integer; received True"),
     (lambda: Normalize(mean=0.5), "'normalize' needs 'deviation'"),

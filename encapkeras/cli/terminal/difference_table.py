@@ -18,7 +18,7 @@ _TITLES = {
     "memory_bytes": "memory",
     "votes_bytes": "votes",
 }
-_COLOURS = {"+": "green", "-": "red", "~": "yellow"}
+_COLORS = {"+": "green", "-": "red", "~": "yellow"}
 
 
 def print_difference(names: Sequence[str], before: Side, after: Side, found: Difference) -> None:
@@ -32,7 +32,7 @@ def print_difference(names: Sequence[str], before: Side, after: Side, found: Dif
         print("no difference")
         return
     for line in _lines(before, after, found):
-        console.print(Text(line, style=_COLOURS.get(line.strip()[:1], "")))
+        console.print(Text(line, style=_COLORS.get(line.strip()[:1], "")))
 
 
 def difference_data(before: Side, after: Side, found: Difference) -> dict[str, Any]:

@@ -30,7 +30,7 @@ class CifarReader(DatasetReader):
         self.root = root
 
     def describe(self) -> DatasetInfo:
-        """32x32 colour images."""
+        """32x32 color images."""
         return DatasetInfo(32, 32, 3, len(self.class_names), self.class_names, 50_000)
 
     def read(self) -> ImageArrays:

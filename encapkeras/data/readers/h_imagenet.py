@@ -11,7 +11,7 @@ from typing import Literal
 from encapkeras.data.checks import listed_error
 from encapkeras.data.files import data_roots
 from encapkeras.data.image_files import ImageFiles
-from encapkeras.data.readers.class_folders import LabelledFiles, classes_in, labelled_files, named, stray_files
+from encapkeras.data.readers.class_folders import LabeledFiles, classes_in, labeled_files, named, stray_files
 from encapkeras.data.registry import DataPath, DatasetInfo, DatasetReader, ImageArrays, register_dataset
 from encapkeras.errors import DataError
 
@@ -32,7 +32,7 @@ class HImageNet(DatasetReader):
             classes that there are.
         boxes: Folder of ImageNet's annotations; images are cut to the box around the largest object. Those without a
             box are used whole.
-        channels: 3 for colour, 1 for grey; all images are turned into that.
+        channels: 3 for color, 1 for grayscale; all images are turned into that.
     """
 
     image_size = 128
@@ -91,12 +91,12 @@ class HImageNet(DatasetReader):
             )
         return found
 
-    def _part(self, folder: Path, classes: Sequence[str], problems: list[str]) -> LabelledFiles:
+    def _part(self, folder: Path, classes: Sequence[str], problems: list[str]) -> LabeledFiles:
         lacking = sorted(set(classes) - set(classes_in(folder)))
         if lacking:
             flat = " (its images are in no folders: sort them by class)" if stray_files(folder) else ""
             problems.append(f"{folder} has no folders of these classes{flat}: {named(lacking)}")
-        files = labelled_files(folder, classes, problems)
+        files = labeled_files(folder, classes, problems)
         empty = [name for name in files.empty(classes) if name not in lacking]
         if empty:
             problems.append(f"{folder}: classes without any image: {named(empty)}")
@@ -115,7 +115,7 @@ class HImageNet(DatasetReader):
             if name.endswith(".xml")
         }
 
-    def _images(self, part: LabelledFiles, boxes: dict[str, str]) -> ImageFiles:
+    def _images(self, part: LabeledFiles, boxes: dict[str, str]) -> ImageFiles:
         own = tuple(boxes.get(Path(path).stem) for path in part.paths) if boxes else None
         return ImageFiles(part.paths, self.channels, own)
 

@@ -32,7 +32,7 @@ class IdxReader(DatasetReader):
         self.root = root
 
     def describe(self) -> DatasetInfo:
-        """28x28 grey images of ten classes."""
+        """28x28 grayscale images of ten classes."""
         return DatasetInfo(28, 28, 1, 10, self.class_names, 60_000)
 
     def read(self) -> ImageArrays:

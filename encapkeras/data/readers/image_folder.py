@@ -9,7 +9,7 @@ import numpy as np
 
 from encapkeras.data.checks import listed_error
 from encapkeras.data.image_files import ImageFiles
-from encapkeras.data.readers.class_folders import LabelledFiles, classes_in, labelled_files, named, stray_files
+from encapkeras.data.readers.class_folders import LabeledFiles, classes_in, labeled_files, named, stray_files
 from encapkeras.data.registry import DataPath, DatasetInfo, DatasetReader, ImageArrays, register_dataset
 from encapkeras.errors import DataError
 
@@ -26,7 +26,7 @@ class ImageFolder(DatasetReader):
 
     Args:
         root: The folder.
-        channels: 3 for colour, 1 for grey; all images are turned into that.
+        channels: 3 for color, 1 for grayscale; all images are turned into that.
     """
 
     image_size = 64
@@ -50,7 +50,7 @@ class ImageFolder(DatasetReader):
         own = (images["val"], labels["val"]) if "val" in parts else (None, None)
         return ImageArrays(images["train"], labels["train"], images["test"], labels["test"], *own)
 
-    def _listed(self) -> tuple[tuple[str, ...], dict[str, LabelledFiles]]:
+    def _listed(self) -> tuple[tuple[str, ...], dict[str, LabeledFiles]]:
         """Return the classes, and the files of each part; raise `DataError` naming all that is wrong."""
         if not self.root.is_dir():
             raise DataError(f"{self.root}: there is no such folder (data.root, seen from {Path.cwd()})")
@@ -77,7 +77,7 @@ class ImageFolder(DatasetReader):
             raise listed_error(f"{self.root} cannot be used as a data set", problems)
         return classes, parts
 
-    def _part(self, folder: Path, classes: tuple[str, ...], problems: list[str]) -> LabelledFiles:
+    def _part(self, folder: Path, classes: tuple[str, ...], problems: list[str]) -> LabeledFiles:
         strays = stray_files(folder)
         if strays:
             problems.append(f"files that are in no folder of a class: {named(strays)}")
@@ -90,10 +90,10 @@ class ImageFolder(DatasetReader):
             f"{folder} has no folder '{name}', which train/ has; make an empty one if there are no images of that class"
             for name in sorted(set(classes) - set(found))
         ]
-        return labelled_files(folder, classes, problems)
+        return labeled_files(folder, classes, problems)
 
 
-def _with_test_part(files: LabelledFiles) -> dict[str, LabelledFiles]:
+def _with_test_part(files: LabeledFiles) -> dict[str, LabeledFiles]:
     """Set images of each class aside for the test: a choice that depends on nothing but their number."""
     random = np.random.default_rng(0)
     tested = np.zeros(len(files.labels), dtype=bool)
@@ -103,7 +103,7 @@ def _with_test_part(files: LabelledFiles) -> dict[str, LabelledFiles]:
     return {"train": files.chosen(~tested), "test": files.chosen(tested)}
 
 
-def _missing(parts: dict[str, LabelledFiles], classes: tuple[str, ...]) -> list[str]:
+def _missing(parts: dict[str, LabeledFiles], classes: tuple[str, ...]) -> list[str]:
     empty = parts["train"].empty(classes)
     problems = [f"classes without any training image: {named(empty)}"] if empty else []
     return problems + [f"{name}/ holds no image" for name, part in parts.items() if not part.paths and name != "train"]

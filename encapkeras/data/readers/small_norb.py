@@ -23,7 +23,7 @@ STEMS = ("smallnorb-5x46789x9x18x6x2x96x96-training", "smallnorb-5x01235x9x18x6x
 
 @register_dataset("small_norb")
 class SmallNorb(DatasetReader):
-    """Toys from all sides: 24,300 training and 24,300 test pairs of 96x96 grey pixels, five classes.
+    """Toys from all sides: 24,300 training and 24,300 test pairs of 96x96 grayscale pixels, five classes.
 
     Args:
         root: Folder with the four files `smallnorb-*-dat.mat` and `smallnorb-*-cat.mat`.

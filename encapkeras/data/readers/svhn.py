@@ -13,7 +13,7 @@ from encapkeras.data.registry import Array, DataPath, DatasetInfo, DatasetReader
 
 @register_dataset("svhn")
 class Svhn(DatasetReader):
-    """House numbers: 73,257 training and 26,032 test images of 32x32 colour pixels, ten digits.
+    """House numbers: 73,257 training and 26,032 test images of 32x32 color pixels, ten digits.
 
     Args:
         root: Folder with `train_32x32.mat` and `test_32x32.mat`.
@@ -36,7 +36,7 @@ class Svhn(DatasetReader):
         )
 
     def describe(self) -> DatasetInfo:
-        """32x32 colour images of ten digits."""
+        """32x32 color images of ten digits."""
         return DatasetInfo(32, 32, 3, 10, self.class_names, 73_257 + (531_131 if self.extra else 0))
 
     def read(self) -> ImageArrays:

@@ -56,7 +56,7 @@ def write_projector(folder: Path, predictions: Predictions, names: Sequence[str]
 def _labels(predictions: Predictions, names: Sequence[str], count: int) -> str:
     def plain(name: str) -> str:
         name = " ".join(name.split())  # a tab or line end would be taken for another column or row
-        return f"class {name}" if name.isdecimal() else name  # numbers would be coloured by size
+        return f"class {name}" if name.isdecimal() else name  # numbers would be colored by size
 
     rows = ["class\tpredicted\tright\tscore"]
     for true, taken, scores in zip(predictions.labels[:count], predictions.predicted, predictions.scores, strict=False):
