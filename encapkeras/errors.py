@@ -36,7 +36,7 @@ class ShapeError(EncapkerasError, ValueError):
 
 
 class DataError(EncapkerasError):
-    """A data set is missing, incomplete, damaged, or holds impossible values."""
+    """A data set is missing, incomplete, damaged, or contains invalid values."""
 
 
 class RunFolderError(EncapkerasError):
@@ -132,7 +132,7 @@ class SpecError(EncapkerasError, ValueError):
         self.problems = sorted(problems, key=lambda problem: (problem.file, problem.line, problem.column))
         count = len(self.problems)
         noun = "1 error" if count == 1 else f"{count} errors"
-        self.summary = f"{noun} found" if complete else f"{noun} found, and there may be more: reading ended here"
+        self.summary = f"{noun} found" if complete else f"{noun} found, and there may be more: parsing stopped here"
         super().__init__("\n".join([*map(str, self.problems), self.summary]))
 
 

@@ -201,8 +201,8 @@ def _check_imports(tree: ast.Module, shown: str, path: Path) -> None:
             origin = getattr(loaded, "__file__", None)
             if beside.is_file() and loaded and not (origin and Path(origin).resolve() == beside.resolve()):
                 raise PluginError(
-                    f"{shown}:{node.lineno}: 'import {top}' would not give the file {top}.py beside it, since another "  # type: ignore[attr-defined]
-                    f"module '{top}' is loaded already. Give that file another name."
+                    f"{shown}:{node.lineno}: 'import {top}' would not give the file {top}.py next to it, since another "  # type: ignore[attr-defined]
+                    f"module '{top}' is already loaded. Give that file another name."
                 )
 
 

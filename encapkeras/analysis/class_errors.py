@@ -81,6 +81,6 @@ def hardest(classes: Sequence[ClassErrors], count: int | None = None) -> list[Cl
     """
     known = [(each.error, each) for each in classes if each.error is not None]
     if count is not None and not 1 <= count <= len(known):
-        raise ArgumentError(f"there are {len(known)} classes that have images; {count} of them cannot be chosen")
+        raise ArgumentError(f"cannot choose {count} classes: {len(known)} have images")
     ranked = sorted(known, key=lambda pair: (-pair[0], pair[1].label))
     return [each for _, each in ranked[:count]]

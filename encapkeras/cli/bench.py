@@ -73,7 +73,9 @@ def _add_routing(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--routing", choices=ROUTINGS, help="only this one (both)")
     for name, (default, meaning) in ROUTING_SIZES.items():
         parser.add_argument(_option(name), type=int, default=default, help=f"{meaning} (%(default)s)")
-    parser.add_argument("--rounds", type=int, default=5, help="rounds of each way, in turn; medians (%(default)s)")
+    parser.add_argument(
+        "--rounds", type=int, default=5, help="rounds of each variant, run in turn; the median counts (%(default)s)"
+    )
     add_device(parser)
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
 
@@ -92,7 +94,9 @@ def _run_routing(arguments: argparse.Namespace) -> None:
 def _add_step(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=int, default=64, help="images in a batch (%(default)s)")
     parser.add_argument("--steps", type=int, default=3, help="training steps in a round (%(default)s)")
-    parser.add_argument("--rounds", type=int, default=7, help="rounds of each way, in turn; medians (%(default)s)")
+    parser.add_argument(
+        "--rounds", type=int, default=7, help="rounds of each variant, run in turn; the median counts (%(default)s)"
+    )
     add_device(parser)
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
@@ -114,8 +118,12 @@ def _add_transport(parser: argparse.ArgumentParser) -> None:
         "--features", type=int, default=4, help="features of a sample, but for the unit, which has 4,096 (%(default)s)"
     )
     parser.add_argument("--iterations", type=int, default=10, help="Sinkhorn's iterations (%(default)s)")
-    parser.add_argument("--epsilon", type=float, default=1.0, help="strength of the entropy (%(default)s)")
-    parser.add_argument("--rounds", type=int, default=5, help="rounds of each way, in turn; medians (%(default)s)")
+    parser.add_argument(
+        "--epsilon", type=float, default=1.0, help="strength of the entropic regularization, epsilon (%(default)s)"
+    )
+    parser.add_argument(
+        "--rounds", type=int, default=5, help="rounds of each variant, run in turn; the median counts (%(default)s)"
+    )
     parser.add_argument("--no-unit", action="store_true", help="leave out the last table, of a whole unit")
     add_device(parser)
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")

@@ -118,7 +118,7 @@ def _shown(network: Examined, arguments: argparse.Namespace) -> _Shown:
     from encapkeras.summary.node_table import node_table, unused_nodes
 
     batch_size = arguments.batch or batch_size_of(network.spec)
-    given = "--batch" if arguments.batch else "data.batch_size" if network.spec.data else "no data set says otherwise"
+    given = "--batch" if arguments.batch else "data.batch_size" if network.spec.data else "the default"
     costs = node_costs(network, batch_size, arguments.device)
     memory = memory_estimate(network, batch_size, costs=costs)
     return _Shown(network, node_table(network), costs, memory, unused_nodes(network), batch_size, given)

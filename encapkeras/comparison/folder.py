@@ -25,8 +25,8 @@ def check_folder(path: Path, resume: bool) -> None:
     if resume:
         if not table_file(path).is_file():
             raise RunFolderError(
-                f"{path} is not the folder of a comparison: it has no {table_file(path).name}. Give the folder that "
-                "compare printed, or begin a new comparison without --resume."
+                f"{path} is not a comparison folder: it has no {table_file(path).name}. Give the folder that "
+                "compare printed, or start a new comparison without --resume."
             )
         for environment in sorted(path.glob("*/*/environment.json")):
             RunFolder(environment.parent).check_plugins()
@@ -57,7 +57,7 @@ def check_none_is_lost(plan: Sequence[Planned], path: Path) -> None:
     if lost:
         raise RunFolderError(
             f"the comparison in {path} has runs of {', '.join(dict.fromkeys(lost))}, which the given specs and seeds "
-            "leave out, so that its table would lose them. Give the same specs and seeds, or more."
+            "leave out, so its table would lose them. Give the same specs and seeds, or more."
         )
 
 

@@ -39,7 +39,7 @@ def checked_arrays(dataset: str, arrays: ImageArrays, classes: int) -> ImageArra
         problems += [f"{name}: there are none"] if not len(labels) else label_problems(name, labels, classes)
     problems = problems or missing_classes("training labels", arrays.train_labels, classes)
     if problems:
-        raise listed_error(f"the files of data set '{dataset}' hold impossible values", problems)
+        raise listed_error(f"the files of data set '{dataset}' contain invalid values", problems)
     return arrays
 
 

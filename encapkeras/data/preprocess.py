@@ -38,7 +38,7 @@ def prepare(image: Array, info: DatasetInfo, resize: int | None = None) -> Tenso
         )
     if image.dtype.kind == "f" and not (image.min() >= 0 and image.max() <= 1):
         raise DataError(
-            f"floats of an image must be in [0, 1]; these go from {shown(float(image.min()))} to "
+            f"floats of an image must be in [0, 1]; these range from {shown(float(image.min()))} to "
             f"{shown(float(image.max()))}"
         )
     pixels = image if image.dtype == np.uint8 else image.astype(np.float32)

@@ -99,7 +99,7 @@ class DatasetReader(abc.ABC):
         """Return all images and labels, checked.
 
         Raises:
-            DataError: Files are missing or damaged, or hold impossible values.
+            DataError: Files are missing or damaged, or contain invalid values.
         """
 
 

@@ -51,9 +51,9 @@ class AugmentSettings(BaseModel):
     pad: NonNegativeInt = Field(
         default=0,
         description="Black pixels put on each side of the training images before a random part is cut out: with crop "
-        "and no larger 'resize', images are shifted by up to so many pixels.",
+        "and no larger 'resize', images are shifted by up to that many pixels.",
     )
-    mirror: bool = Field(default=False, description="Mirror every second image, at random, left to right.")
+    mirror: bool = Field(default=False, description="Mirror each image left to right with probability 1/2.")
     brightness: Share = Field(
         default=0.0, description="Multiply pixels by a random factor from 1 - value to 1 + value (0 to 1)."
     )
@@ -69,8 +69,8 @@ class AugmentSettings(BaseModel):
     )
     hue: Annotated[float, Field(ge=0, le=0.5)] = Field(
         default=0.0,
-        description="Turn the color circle by a random part of a full turn, from -value to value (0 to 0.5); color "
-        "images only.",
+        description="Rotate the color circle by a random fraction of a full turn, from -value to value (0 to 0.5); "
+        "color images only.",
     )
     cutout: NonNegativeInt = Field(
         default=0,
@@ -88,8 +88,8 @@ class AugmentSettings(BaseModel):
         if height != width and (self.resize is not None or (self.crop and not self.pad)):
             raise ArgumentError(
                 f"augment.{'resize' if self.resize is not None else 'crop'} is for square images; these are {size}, "
-                "and resizing makes squares, of which only a part of the picture would be left. Set data.image_size, "
-                "which makes the images square, or remove augment.resize and augment.crop"
+                "and resizing would make them square and keep only a part of each. Set data.image_size, which "
+                "makes the images square, or remove augment.resize and augment.crop"
             )
         if self.resize is not None and self.resize < height:
             raise ArgumentError(
@@ -97,11 +97,11 @@ class AugmentSettings(BaseModel):
             )
         if self.crop and self.resize in (None, height) and not self.pad:
             raise ArgumentError(
-                f"augment.crop has nothing to cut off: set augment.resize to more than the images' size ({size}), for "
+                f"augment.crop has nothing to crop: set augment.resize to more than the images' size ({size}), for "
                 f"example {height + 2}, or augment.pad, or remove augment.crop"
             )
         if self.pad and not self.crop:
-            raise ArgumentError("augment.pad puts pixels on that the center is then cut out of: set augment.crop: true")
+            raise ArgumentError("augment.pad adds pixels that the center crop then removes: set augment.crop: true")
         if self.cutout > min(height, width):
             raise ArgumentError(f"augment.cutout is {self.cutout}, larger than the images ({size})")
         color = [name for name in ("saturation", "hue") if getattr(self, name) > 0]

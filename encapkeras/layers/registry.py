@@ -47,7 +47,7 @@ def register_layer(name: str, *, formerly: Collection[str] = ()) -> Callable[[La
         ... class Length(CapsuleLayer):
         ...     '''The length of capsules.'''
         Traceback (most recent call last):
-        encapkeras.errors.RegistrationError: layer 'capsule_length' is registered already, by encapkeras itself. ...
+        encapkeras.errors.RegistrationError: layer 'capsule_length' is already registered, by encapkeras itself. ...
     """
     register = LAYERS.register(name, formerly=formerly)
 

@@ -203,7 +203,7 @@ class Expansion:
             self._report.add_missing(layer, unknown_block(name, self._blocks))
         elif name in place.blocks:
             circle = " -> ".join([*place.blocks[place.blocks.index(name) :], name])
-            self._report.add(layer, f"the blocks need each other in a circle: {circle}")
+            self._report.add(layer, f"the blocks depend on each other in a cycle: {circle}")
         elif len(place.blocks) >= DEEPEST_BLOCKS:
             self._report.add(layer, f"blocks are nested more than {DEEPEST_BLOCKS} deep")
         else:

@@ -53,7 +53,7 @@ def formatted(file: SpecFile, *, to_json: bool, folder: Path | None = None) -> F
     if schema:
         again.pop(SCHEMA_KEY, None)
     if repr(again) != repr(data):  # as text, for 1 == 1.0 == True
-        raise ArgumentError(f"'{file.shown}' has a value that would be read as another one after it is written")
+        raise ArgumentError(f"'{file.shown}' has a value that would change when it is written and read again")
     return Formatted(written, len(comments(text, is_json=from_json)) - bool(modeline))
 
 
@@ -102,7 +102,7 @@ def _check_bases(extends: Any, old: Path, new: Path) -> None:
     for name in extends if isinstance(extends, list) else [extends]:
         if isinstance(name, str) and _base(name, old) != _base(name, new):
             raise ArgumentError(
-                f"'extends' names '{name}', a file beside the spec in '{old}'; from '{new}' it would not be found, or "
+                f"'extends' names '{name}', a file next to the spec in '{old}'; from '{new}' it would not be found, or "
                 "another file would. Write to the spec's folder, or copy the base and extend the copy"
             )
 

@@ -90,7 +90,7 @@ class Inheritance:
             return None
         if resolved in chain:
             files = [*chain[chain.index(resolved) :], resolved]
-            self._report.add(name, f"the specs extend each other in a circle: {' -> '.join(f.name for f in files)}")
+            self._report.add(name, f"the specs extend each other in a cycle: {' -> '.join(f.name for f in files)}")
             return None
         if resolved not in self._merged:
             before = len(self._report.problems())
@@ -169,7 +169,7 @@ def _parsed(text: str, report: Report) -> Change | None:
     path, equals, value = text.partition("=")
     path = path.strip()
     if not equals or not path or path.endswith(".") or path.count(".") > DEEPEST:
-        problem = f"'{text}' must read path.to.key=value, for example train.epochs=10"
+        problem = f"'{text}' must have the form path.to.key=value, for example train.epochs=10"
         report.add(Tree(None, "--set", 0, 0, path), problem)
         return None
     try:

@@ -222,7 +222,7 @@ class Graph:
         first = circle.index(min(circle, key=lambda name: position[name]))
         names = [*circle[first:], *circle[:first]]
         at = nodes[names[0]].tree.value["inputs"]
-        self._report.add(at, f"the nodes need each other in a circle: {' -> '.join([*names, names[0]])}")
+        self._report.add(at, f"the nodes depend on each other in a cycle: {' -> '.join([*names, names[0]])}")
 
     def _add_too_deep(self, order: list[str], needs: dict[str, list[str]], nodes: dict[str, Node]) -> None:
         depth: dict[str, int] = {}

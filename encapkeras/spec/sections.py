@@ -86,7 +86,9 @@ class SweepSection(Section):
         description="Maps of a value by path, each a network ({} is the spec as it is); with a grid, each with every "
         "combination of it.",
     )
-    seeds: Seeds | None = Field(None, description="How many seeds, from 0, or which; `--seeds` goes before it.")
+    seeds: Seeds | None = Field(
+        None, description="How many seeds, counting from 0, or which ones; `--seeds` overrides it."
+    )
 
 
 class TopLevel(Section):
@@ -123,14 +125,16 @@ class NodeKeys(Section):
     expect: Shape | None = Field(None, description="The shape that the node makes, without the batch.")
     doc: str = Field("", description="A remark.")
     trainable: bool = Field(True, description="Whether its weights are trained.")
-    dtype: Policy | None = Field(None, description="The number format of its weights and results.")
+    dtype: Policy | None = Field(None, description="The dtype of its weights and outputs.")
 
 
 class LossKeys(Section):
     """What every loss may have beside its own arguments."""
 
     loss: str = Field(description="A registered loss.")
-    weight: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(1.0, description="What it is multiplied by.")
+    weight: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
+        1.0, description="Factor by which it is multiplied."
+    )
 
 
 TOP_LEVEL = Checker(TopLevel)

@@ -101,7 +101,7 @@ class Variables(Scope):
     def _computed(self, name: str, tree: Tree) -> Tree:
         if name in self._open:
             circle = " -> ".join([*self._open[self._open.index(name) :], name])
-            self._report.add(tree, f"the variables need each other in a circle: {circle}")
+            self._report.add(tree, f"the variables depend on each other in a cycle: {circle}")
             return tree.with_value(FAILED)
         levels = 1 + tree.depth()
         if self._levels + levels > DEEPEST:

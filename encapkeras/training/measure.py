@@ -22,7 +22,7 @@ def data_of(spec: Spec) -> DataSettings:
     """Return the `data:` section of a spec that is to be trained or measured; a TrainingError if it has none."""
     if spec.data is None:
         raise TrainingError(
-            f"spec '{spec.name}' names no data, so that there are no images to train on or to measure with. Add for "
+            f"spec '{spec.name}' names no data, so there are no images to train or measure with. Add for "
             "example data: {dataset: digits}."
         )
     return spec.data

@@ -120,7 +120,7 @@ def _in_weights(model: SpecModel, layer: keras.layers.Layer) -> str:
         return ""
     others = sum(len(_not_finite(_unchanged_by_the_step(each))) for each in model.layers) - 1
     which = f"weight '{bad[0]}'{f', with {others} others,' if others else ''}"
-    return f"{which} was not finite before this step already; gradients can be so while the loss is still finite"
+    return f"{which} was already not finite before this step; gradients can be so while the loss is still finite"
 
 
 def _unchanged_by_the_step(layer: keras.layers.Layer) -> list[keras.Variable]:
@@ -136,5 +136,5 @@ def _in_losses(model: SpecModel, step: TrainingLoss) -> str:
     bad = [name for name, value in step.parts.items() if not torch.isfinite(value)]
     which = " and ".join(bad) or "their sum"
     statistics = _not_finite(model.non_trainable_weights)
-    beside = f" (neither are moving statistics: {', '.join(statistics)})" if statistics else ""
+    beside = f" (nor are moving statistics: {', '.join(statistics)})" if statistics else ""
     return f"the outputs of all nodes are finite; what is not is the loss itself: {which}{beside}"

@@ -88,7 +88,7 @@ def test_an_analysis_is_not_overwritten_unless_told_to(run, tmp_path, capsys):
         file.write_text("mine")
     before = (output / "routing.csv").read_bytes()
     capsys.readouterr()
-    assert "holds an analysis already. Choose another folder with --output" in refused(capsys, "analyse", *words)
+    assert "already holds an analysis. Choose another folder with --output" in refused(capsys, "analyse", *words)
     assert (output / "routing.csv").read_bytes() == before
     assert analyse(*words, "--overwrite") == 0
     assert not (output / "routing_gone_votes.png").exists()

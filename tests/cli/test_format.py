@@ -130,7 +130,7 @@ def test_a_base_that_would_be_lost_is_named(mine, tmp_path, capsys):
     (tmp_path / "own.yaml").write_text("vars: {types: 4}\n")
     mine.write_text("extends: [quickstart.yaml, own.yaml]\n")
     message = refused(capsys, "format", "mine.yaml", "-o", "below/mine.json")
-    assert "'extends' names 'own.yaml', a file beside the spec" in message
+    assert "'extends' names 'own.yaml', a file next to the spec" in message
     assert not (tmp_path / "below" / "mine.json").exists()
     formatted(capsys, "mine.yaml", "-o", "mine.json")
     (tmp_path / "own.yaml").unlink()

@@ -126,7 +126,7 @@ def test_what_is_not_known_is_a_question_mark_with_a_reason(capsys, wide, tmp_pa
         "? stem: the size of image is unknown before there are images",
         "? pooled: the size of stem is unknown before there are images",
     ]
-    assert "batch: 64 images (no data set says otherwise)" in lines
+    assert "batch: 64 images (the default)" in lines
 
 
 def test_a_sweep_is_named(capsys, wide, tmp_path):

@@ -339,7 +339,7 @@ def test_folders_that_cannot_be_taken(two_by_two, tmp_path, trainings):
     refusals = {
         path: "already holds a comparison. Resume it with --resume",
         path / "seed_0" / "one": "is a run folder",
-        tmp_path: "holds files that are not of a run",
+        tmp_path: "holds files that do not belong to a run",
         tmp_path / "file": "is a file",
         tmp_path / "file" / "below": "cannot be",
     }
@@ -347,7 +347,7 @@ def test_folders_that_cannot_be_taken(two_by_two, tmp_path, trainings):
         with pytest.raises(RunFolderError, match=text):
             compare([ONE], [0], run_dir=folder)
     for folder in (tmp_path, tmp_path / "none"):
-        with pytest.raises(RunFolderError, match=r"is not the folder of a comparison: it has no comparison\.json"):
+        with pytest.raises(RunFolderError, match=r"is not a comparison folder: it has no comparison\.json"):
             compare([ONE], [0], run_dir=folder, resume=True)
     assert trainings == []
 

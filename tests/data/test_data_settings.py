@@ -191,7 +191,7 @@ def test_a_data_set_of_ones_own_can_be_registered(monkeypatch):
             raise AssertionError("not read here")
 
     assert isinstance(DataSettings(dataset="noise").reader(), Noise)
-    with pytest.raises(TypeError, match="registered already"):
+    with pytest.raises(TypeError, match="already registered"):
         register_dataset("noise")(Noise)
 
 

@@ -234,9 +234,7 @@ def test_a_wrong_validation_part_of_an_npz_file(tmp_path, changes, text):
 
 def test_other_data_sets_have_no_validation_part():
     for call in (describe, lambda settings: load(settings, seed=0)):
-        with pytest.raises(
-            ArgumentError, match=r"data\.validation is 'own', but data set 'digits' brings no validation"
-        ):
+        with pytest.raises(ArgumentError, match=r"data\.validation is 'own', but data set 'digits' has no validation"):
             call(DataSettings(dataset="digits", validation="own"))
 
 

@@ -163,7 +163,7 @@ def test_no_other_checkpoint_is_taken_for_a_missing_one(tmp_path, validated):
     folder = made(tmp_path)
     present, missing = (folder.last, folder.best) if validated else (folder.best, folder.last)
     present.write_text("weights")
-    with pytest.raises(RunFolderError, match=rf"{missing.name} is missing: .* {present.name} is not taken for it"):
+    with pytest.raises(RunFolderError, match=rf"{missing.name} is missing: .* {present.name} is not used in its place"):
         folder.chosen(validated)
 
 
@@ -176,7 +176,7 @@ def test_overwrite_on_a_full_disk_keeps_the_run(tmp_path, monkeypatch):
     folder.best.write_bytes(b"w" * 1000)
     before = contents(tmp_path)
     disk_with(monkeypatch, free=0)
-    with pytest.raises(RunFolderError, match="Make room"):
+    with pytest.raises(RunFolderError, match="Free some space"):
         folder.create({}, OURS, overwrite=True, needed_bytes=10_000)
     assert contents(tmp_path) == before
 
@@ -191,7 +191,7 @@ def test_the_space_of_the_run_that_is_replaced_counts_as_free(tmp_path, monkeypa
 
 def test_a_full_disk_leaves_no_folder_behind(tmp_path, monkeypatch):
     disk_with(monkeypatch, free=0)
-    with pytest.raises(RunFolderError, match="Make room"):
+    with pytest.raises(RunFolderError, match="Free some space"):
         RunFolder(tmp_path / "deep" / "run").create({}, OURS, overwrite=False, needed_bytes=1)
     assert list(tmp_path.iterdir()) == []
 

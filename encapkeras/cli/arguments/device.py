@@ -69,7 +69,7 @@ def check_device(device: str) -> None:
         )
     if device.startswith("cuda") and not torch.cuda.is_available():
         why = (
-            f"this torch, {torch.__version__}, is built without CUDA: install one with CUDA (pytorch.org/get-started)"
+            f"this torch ({torch.__version__}) was built without CUDA: install one with CUDA (pytorch.org/get-started)"
             if torch.version.cuda is None and torch.version.hip is None
             else "check the driver with nvidia-smi, and the environment variable CUDA_VISIBLE_DEVICES"
         )

@@ -86,15 +86,15 @@ class HImageNet(DatasetReader):
         found = [name for name in classes_in(self._folder() / "train") if WORDNET_ID.fullmatch(name)]
         if len(found) < 2:
             raise DataError(
-                f"{self._folder() / 'train'} holds {len(found)} folders of classes (named n and eight digits); there "
-                "must be two at least"
+                f"{self._folder() / 'train'} holds {len(found)} folders of classes (named n and eight digits); at "
+                "least two are needed"
             )
         return found
 
     def _part(self, folder: Path, classes: Sequence[str], problems: list[str]) -> LabeledFiles:
         lacking = sorted(set(classes) - set(classes_in(folder)))
         if lacking:
-            flat = " (its images are in no folders: sort them by class)" if stray_files(folder) else ""
+            flat = " (its images are not in folders: sort them by class)" if stray_files(folder) else ""
             problems.append(f"{folder} has no folders of these classes{flat}: {named(lacking)}")
         files = labeled_files(folder, classes, problems)
         empty = [name for name in files.empty(classes) if name not in lacking]
@@ -143,5 +143,5 @@ def read_class_list(path: Path) -> list[str]:
     if problems:
         raise DataError("\n".join(problems))
     if len(places) < 2:
-        raise DataError(f"{path} (data.class_list) names {len(places)} classes; there must be two at least")
+        raise DataError(f"{path} (data.class_list) names {len(places)} classes; at least two are needed")
     return sorted(places)

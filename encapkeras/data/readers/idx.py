@@ -64,6 +64,6 @@ def read_idx(path: Path, axes: int) -> Array:
     """Return the unsigned bytes in an IDX file with so many axes; raise `ValueError` if it is not one."""
     data, header = unpacked(path), 4 + 4 * axes
     if data[:4] != bytes([0, 0, 8, axes]):
-        raise ValueError(f"it does not begin as an IDX file of unsigned bytes with {axes} axes")
+        raise ValueError(f"it does not start like an IDX file of unsigned bytes with {axes} axes")
     shape = np.frombuffer(data[4:header].ljust(4 * axes, b"\0"), dtype=">u4").tolist()
     return array_behind_header(data, header, shape, np.uint8).copy()

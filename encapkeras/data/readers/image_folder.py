@@ -59,7 +59,7 @@ class ImageFolder(DatasetReader):
         problems = [
             f"there is a folder '{given}', but none called '{lacking}'{hint}"
             for given, lacking, hint in (
-                ("train", "test", "; where 'val' is what you test with, call it 'test'"),
+                ("train", "test", "; if you test with 'val', rename it to 'test'"),
                 ("test", "train", ""),
                 ("val", "train", ""),
             )
@@ -67,7 +67,7 @@ class ImageFolder(DatasetReader):
         ]
         if not problems and len(classes) < 2:
             where = folders.get("train", self.root)
-            problems = [f"{where} holds {len(classes)} folders of classes; there must be two at least"]
+            problems = [f"{where} holds {len(classes)} folders of classes; at least two are needed"]
         if problems:
             raise listed_error(f"{self.root} cannot be used as a data set", problems)
         parts = {name: self._part(folder, classes, problems) for name, folder in folders.items()}
@@ -80,10 +80,10 @@ class ImageFolder(DatasetReader):
     def _part(self, folder: Path, classes: tuple[str, ...], problems: list[str]) -> LabeledFiles:
         strays = stray_files(folder)
         if strays:
-            problems.append(f"files that are in no folder of a class: {named(strays)}")
+            problems.append(f"files outside the class folders: {named(strays)}")
         found = classes_in(folder)
         problems += [
-            f"{folder} has a folder '{name}', which train/ has not: no network could learn that class"
+            f"{folder} has a folder '{name}', which train/ does not have: no network could learn that class"
             for name in sorted(set(found) - set(classes))
         ]
         problems += [

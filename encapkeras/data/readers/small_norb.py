@@ -71,6 +71,6 @@ def read_matrix(path: Path) -> Array:
     data = unpacked(path)
     magic, axes = np.frombuffer(data[:8].ljust(8, b"\0"), dtype="<u4").tolist()
     if magic not in TYPES or not 1 <= axes <= 8:
-        raise ValueError("it does not begin as a file of bytes or 32-bit integers in the format of NORB")
+        raise ValueError("it does not start like a file of bytes or 32-bit integers in the format of NORB")
     shape = np.frombuffer(data[8 : 8 + 4 * axes].ljust(4 * axes, b"\0"), dtype="<u4").tolist()
     return array_behind_header(data, 8 + 4 * max(axes, 3), shape, TYPES[magic])

@@ -87,13 +87,13 @@ class RunFolder:
         other = self.last if validated else self.best
         if not other.is_file():
             raise RunFolderError(
-                f"run {self.path} has no checkpoint: it ended before its first epoch did. Train it again with "
+                f"run {self.path} has no checkpoint: it stopped before the end of its first epoch. Train it again with "
                 "--overwrite."
             )
         raise RunFolderError(
             f"{checkpoint} is missing: of this run, with{'' if validated else 'out'} a validation part, it is the "
-            f"checkpoint that counts, and {other.name} is not taken for it. Put it back, or train the run again with "
-            "--overwrite."
+            f"checkpoint that counts, and {other.name} is not used in its place. Put it back, or train the run again "
+            "with --overwrite."
         )
 
     def check_free(self, overwrite: bool = False) -> None:
@@ -122,8 +122,8 @@ class RunFolder:
     def _check_replaceable(self, overwrite: bool) -> None:
         if not self._is_ours():
             raise RunFolderError(
-                f"{self.path} holds files that are not of a run, so nothing is written or deleted there. Choose an "
-                "empty or new folder with --run-dir."
+                f"{self.path} holds files that do not belong to a run, so nothing is written or deleted there. Choose "
+                "an empty or new folder with --run-dir."
             )
         if not overwrite:
             raise RunFolderError(
@@ -159,8 +159,8 @@ class RunFolder:
             free = shutil.disk_usage(_nearest_existing(self.path)).free + sum(file.lstat().st_size for file in older)
             if free < needed_bytes:
                 raise RunFolderError(
-                    f"the disk of run folder {self.path} has {free / 1e6:,.0f} MB for this run, which needs about "
-                    f"{needed_bytes / 1e6:,.0f} MB. Make room, or choose another folder with --run-dir."
+                    f"the disk of run folder {self.path} has {free / 1e6:,.0f} MB free for this run, which needs about "
+                    f"{needed_bytes / 1e6:,.0f} MB. Free some space, or choose another folder with --run-dir."
                 )
             for folder in (self.best.parent, self.tensorboard):
                 folder.mkdir(parents=True, exist_ok=True)

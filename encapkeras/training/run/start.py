@@ -87,7 +87,7 @@ def _has_resume_state(folder: RunFolder, epochs: int) -> bool:
         return False
     if (position.epoch, position.step) > (epochs, 0):
         raise TrainingError(
-            f"run {folder.path} has come to {position}, beyond the {epochs} epochs of train.epochs. Set "
+            f"run {folder.path} has reached {position}, beyond the {epochs} epochs of train.epochs. Set "
             "train.epochs to that or more."
         )
     return True
@@ -96,7 +96,7 @@ def _has_resume_state(folder: RunFolder, epochs: int) -> bool:
 def _results_of_finished(folder: RunFolder, changes: list[str]) -> dict[str, Any]:
     if changes:
         raise TrainingError(
-            f"run {folder.path} is finished; what it was trained with cannot change any more: {'; '.join(changes)}. "
+            f"run {folder.path} is finished; its settings can no longer change: {'; '.join(changes)}. "
             "Train in another folder, or with --overwrite."
         )
     try:

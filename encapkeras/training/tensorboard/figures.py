@@ -35,7 +35,7 @@ def draw_predictions(predictions: Predictions, names: Sequence[str], count: int 
         captions.append(f"{_short(names[true])}\n{_short(names[taken])} {scores[index, taken]:.2f}")
         colors.append(RIGHT if true == taken else WRONG)
     right = (predicted == predictions.labels).float().mean().item()
-    shares = f"{right:.1%} of {len(predictions.labels):,} images are right"
+    shares = f"{right:.1%} of {len(predictions.labels):,} images are correct"
     title = f"true class, and below it the prediction with its score; {shares}"
     return _draw_images(predictions.images[:count], captions, colors, title)
 
