@@ -20,7 +20,7 @@ class EncapkerasError(Exception):
     """Base class: what is wrong, where, what was received, what is allowed, what to do."""
 
     exit_code = 2
-    _keras_call_info_injected = True  # Keras then wraps no text of its own around an error from within a layer
+    _keras_call_info_injected = True  # Keras then wraps no text around an error from within a layer
 
 
 class ArgumentError(EncapkerasError, ValueError):
@@ -158,6 +158,6 @@ def suggest(received: str, allowed: Iterable[str]) -> str:
 
 
 def suggest_argument(received: str, own: Iterable[str], common: Iterable[str]) -> str:
-    """As `suggest`, for a key beside others that many maps have: those are suggested, and not listed."""
+    """As `suggest`, for a key among others that many maps have: those are suggested, and not listed."""
     own = list(own)
     return suggest(received, [*own, *common] if nearest(received, [*own, *common]) else own)

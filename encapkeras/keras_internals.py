@@ -1,4 +1,4 @@
-"""All that encapkeras uses of Keras beside its documented interface: one function for each, with the versions read.
+"""All that encapkeras uses of Keras beyond its documented interface: one function for each, with the versions read.
 
 A new version of Keras may change any of it without notice. `tests/package/test_keras_internals.py` tests each function
 against what it says, so that a change is found there, and not in the results of a training.

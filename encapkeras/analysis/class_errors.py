@@ -14,7 +14,7 @@ from encapkeras.errors import ArgumentError
 
 @dataclass(frozen=True)
 class ClassErrors:
-    """How often the images of one class are taken for others.
+    """How often the images of one class are misclassified.
 
     Attributes:
         label: The class, from 0.
@@ -72,7 +72,7 @@ def hardest(classes: Sequence[ClassErrors], count: int | None = None) -> list[Cl
         count: How many; None for all.
 
     Raises:
-        ArgumentError: `count` is below 1, or there are not so many.
+        ArgumentError: `count` is below 1, or fewer classes have images.
 
     Example:
         >>> found = [ClassErrors(0, "cat", 8, 2), ClassErrors(1, "dog", 4, 1), ClassErrors(2, "owl", 5, 4)]

@@ -12,7 +12,7 @@ from encapkeras.analysis.plots import plot_iterations, plot_votes
 
 
 def write_iterations(writer: SummaryWriter, analysis: RoutingAnalysis) -> None:
-    """Write one analysis with the iterations as TensorBoard's steps; give each checkpoint a writer of its own.
+    """Write one analysis with the iterations as TensorBoard's steps; give each checkpoint its own writer.
 
     Scalars `LAYER/STATISTIC/CAPSULES`, and histograms `LAYER/cosine/CAPSULES` of the cosines between votes and output
     capsules.

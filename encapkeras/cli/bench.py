@@ -27,7 +27,7 @@ ROUTING_SIZES = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the benchmarks, each a command of its own."""
+    """Add the benchmarks, each as a command."""
     benchmarks = parser.add_subparsers(title="benchmarks", metavar="BENCHMARK", required=True)
     for name, (summary, add, run_benchmark) in BENCHMARKS.items():
         benchmark = benchmarks.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.")

@@ -31,7 +31,7 @@ from encapkeras.data import load
 from encapkeras.errors import EncapkerasError, RunFolderError
 from encapkeras.files import replacing, writing
 from encapkeras.spec.load import Source
-from encapkeras.training.held_interrupt import holding_back_ctrl_c
+from encapkeras.training.held_interrupt import defer_ctrl_c
 from encapkeras.training.memory.out_of_memory import explain_out_of_memory
 from encapkeras.training.run.resume_state import StateFiles
 from encapkeras.training.run.run_folder import RunFolder, trained_on
@@ -153,7 +153,7 @@ def _ended(planned: Planned, results: Mapping[str, Any] | None, error: str = "",
 def _clear_session() -> None:
     """Clear Keras' random state, names and caches, and unused memory; keep the user's dtype policy."""
     policy = keras.config.dtype_policy()
-    with holding_back_ctrl_c():
+    with defer_ctrl_c():
         keras.utils.clear_session()
     keras.config.set_dtype_policy(policy)
     if torch.cuda.is_available():

@@ -20,7 +20,7 @@ _METRICS = {
 
 
 def write_hparams(run: Run, comparison: Comparison) -> None:
-    """Write the spec, seed and swept values of a run, and its metrics if it is finished, beside its event file."""
+    """Write the spec, seed and swept values of a run, and its metrics if it is finished, next to its event file."""
     folder = RunFolder(run.folder)
     if not folder.spec.is_file():
         return  # it failed before it began

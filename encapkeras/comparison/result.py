@@ -21,7 +21,7 @@ _EFFECTS = {
     "image_size": "their images have different sizes",
 }
 _HEADINGS = ("spec", "seed", "runs", "parameters", "seconds")  # of tables; no short name of a path may be one of them
-MOST_SILENT = 5  # so many differences that show nothing are listed one by one
+MOST_SILENT = 5  # up to this many differences that show nothing are listed one by one
 WEIGHTS = {True: "best on validation", False: "last epoch"}
 
 
@@ -70,7 +70,7 @@ class Network:
 
     @property
     def title(self) -> str:
-        """Its name in a table, beside its swept values."""
+        """Its name in a table, next to its swept values."""
         return numbered(self.name, self.number) if self.swept else self.label
 
     @property

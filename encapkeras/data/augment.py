@@ -36,7 +36,7 @@ def fit(images: Tensor, height: int, width: int) -> Tensor:
 
 
 def pad(images: Tensor, pixels: int) -> Tensor:
-    """Return images with so many black pixels more on each side."""
+    """Return images with this many black pixels added on each side."""
     return torch.nn.functional.pad(images, (0, 0, pixels, pixels, pixels, pixels)) if pixels else images
 
 

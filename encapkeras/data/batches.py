@@ -68,7 +68,7 @@ class Batches(DataLoader[tuple[Tensor, ...]]):
     """Batches `(images, labels)`: float32 `(B, H, W, C)` in [0, 1], and int64 `(B,)`; the last may be smaller.
 
     A `DataLoader`, because `keras.Model.fit` takes one as it is; but batches are cut from one tensor of all images, or
-    made from image files in processes of their own. With a seed, order and augmentation depend on the seed and the
+    made from image files in separate processes. With a seed, order and augmentation depend on the seed and the
     epoch alone; without, images come in their own order, cut at the center and otherwise unchanged. After the last
     batch of an epoch follows the next epoch; `set_epoch` chooses another. Keras' `fit` may look at one batch before it
     begins: where that is a whole epoch, it begins with epoch 1, unless a callback calls `set_epoch`.

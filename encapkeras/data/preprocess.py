@@ -24,7 +24,7 @@ def prepare(image: Array, info: DatasetInfo, resize: int | None = None) -> Tenso
         `(1, H, W, C)`, float32 in [0, 1].
 
     Raises:
-        DataError: The array is not an image, or cannot have so many channels.
+        DataError: The array is not an image, or cannot have that many channels.
 
     Example:
         >>> info = DatasetInfo(height=28, width=28, channels=1, classes=10, class_names=tuple("0123456789"))

@@ -79,7 +79,7 @@ class AugmentSettings(BaseModel):
     )
 
     def check(self, height: int, width: int, channels: int | None = None) -> None:
-        """Check that images of this size (in pixels) and so many channels (None: not known yet) can be changed so.
+        """Check that images of this size (in pixels) and number of channels (None: unknown) can be changed this way.
 
         Raises:
             ArgumentError: The images are not square, there is nothing to crop, or no color to change.
@@ -115,7 +115,7 @@ class AugmentSettings(BaseModel):
 class DataSettings(BaseModel):
     """The `data:` section: which images, how they become batches, and the arguments of the data set.
 
-    The data set's own arguments, such as `path` of `npz`, are given beside the settings that all data sets share.
+    The data set's own arguments, such as `path` of `npz`, are given next to the settings that all data sets share.
 
     Raises:
         pydantic.ValidationError: Naming all keys that are unknown, missing or wrong.

@@ -150,7 +150,7 @@ def _with_data(text: str, data: DataSettings, info: DatasetInfo, plan: _Plan, fo
 
 
 def _with_network(text: str, info: DatasetInfo, plan: _Plan) -> str:
-    strides = _fitting_strides(plan.strides, info)
+    strides = _choose_strides(plan.strides, info)
     filters = (*plan.filters[:1] * (len(strides) - len(plan.strides)), *plan.filters)
     shrinks = [math.prod(strides[:end]) for end in range(len(filters) + 1, len(strides) + 1)]
     text = _with_rows(text, "conv$i", {"filters": filters, "stride": strides})
@@ -173,7 +173,7 @@ def _with_network(text: str, info: DatasetInfo, plan: _Plan) -> str:
     return text
 
 
-def _fitting_strides(planned: Sequence[int], info: DatasetInfo) -> list[int]:
+def _choose_strides(planned: Sequence[int], info: DatasetInfo) -> list[int]:
     """Return strides for these images: small ones are halved later or not, large ones by more convolutions first."""
 
     def side(size: int, halvings: int) -> int:

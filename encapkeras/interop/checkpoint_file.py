@@ -22,7 +22,7 @@ from encapkeras.training.memory.out_of_memory import explain_out_of_memory
 def read_checkpoint(path: str | os.PathLike[str]) -> Mapping[str, Any]:
     """Read the state dict in a file of `torch.save`, to the CPU; no code in the file is run.
 
-    Checkpoints often keep the state dict beside other things, such as the epoch and the optimizer's state. It is found
+    Checkpoints often keep the state dict next to other things, such as the epoch and the optimizer's state. It is found
     under any name, if it is the only map with arrays of floating-point numbers. If the top level has such arrays, it is
     the state dict itself.
 

@@ -171,7 +171,7 @@ class SpecModel(keras.Model):  # type: ignore[misc]
         parts = {}
         if self.loss or not self.side_losses:  # Keras requires a loss on an output
             parts["that on the outputs"] = super().compute_loss(x, y, y_pred, sample_weight, training)
-        watched = training and self.side_losses  # these may have batch norms of their own
+        watched = training and self.side_losses  # these may have batch norms
         with self._statistics.kept_if_not_finite() if watched else contextlib.nullcontext():
             side = self._side.values(y, y_pred, sample_weight, training)
         parts.update({f"'{name}'": value for name, value in side.items()})
@@ -309,7 +309,7 @@ def build_model(source: Source, overrides: Sequence[str] = ()) -> SpecModel:
         overrides: Texts `path.to.key=value`, as `--set` takes them.
 
     Returns:
-        A Functional model for `compile` and `fit`. Layers without a `dtype` of their own follow Keras' global policy.
+        A Functional model for `compile` and `fit`. Layers without a `dtype` follow Keras' global policy.
 
     Raises:
         ArgumentError: `source` or `overrides` has another type.

@@ -40,7 +40,7 @@ def compute(expression: str, lookup: Callable[[str], Any]) -> Number:
         raise ExpressionError(f"more than {DEEPEST} parentheses")
     tokens = _tokens(expression)
     _check_order(tokens)
-    # Each operand gets a name of its own: to Python's parser `010`, `1_000` and `lambda` mean other things than here.
+    # Each operand gets its own name: to Python's parser `010`, `1_000` and `lambda` mean other things than here.
     operands: dict[str, Number] = {}
     for i, (kind, text) in enumerate(tokens):
         if kind != "sign":

@@ -1,4 +1,4 @@
-"""Step 4: rows of `repeat` and the nodes of blocks become nodes of their own, and variables in nodes become values."""
+"""Step 4: rows of `repeat` and the nodes of blocks become separate nodes, and variables in nodes become values."""
 
 from __future__ import annotations
 

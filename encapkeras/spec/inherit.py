@@ -33,7 +33,7 @@ class Change(NamedTuple):
 
 
 def bundled_specs() -> Path:
-    """Return the folder of the specs that come with encapkeras: inside the package, or beside it in a checkout."""
+    """Return the folder of the specs that come with encapkeras: inside the package, or next to it in a checkout."""
     package = Path(__file__).resolve().parent.parent
     inside = package / "specs"
     return inside if inside.is_dir() else package.parent / "specs"
@@ -128,7 +128,7 @@ class Inheritance:
 
 
 def _shown(path: Path, name: Tree) -> str:
-    """Return how messages name a base: beside the spec as the user named that, else by its bundled name."""
+    """Return how messages name a base: next to the spec as the user named that, else by its bundled name."""
     folder = Path(name.file).parent
     try:
         return str(folder / path.resolve().relative_to(folder.resolve()))

@@ -102,7 +102,7 @@ class TopLevel(Section):
     blocks: dict[str, dict[str, Any]] = Field({}, description="Parts of networks, as `layer: block.NAME` in nodes.")
     model: dict[str, Any] = Field(description="The network.")
     losses: dict[str, dict[str, Any]] = Field(
-        {}, description="The loss of each output, by the output's name; losses on other tensors, by names of their own."
+        {}, description="The loss of each output, by the output's name; losses on other tensors, under any other name."
     )
     train: dict[str, Any] = Field({}, description="How the network is trained.")
     sweep: dict[str, Any] = Field({}, description="Variants that the command `compare` trains side by side.")
@@ -116,7 +116,7 @@ def _references(value: Any) -> Any:
 
 
 class NodeKeys(Section):
-    """What every node may have beside its layer's own arguments."""
+    """What every node may have in addition to its layer's arguments."""
 
     layer: str = Field(description="A registered layer, keras.NAME, or block.NAME.")
     inputs: Annotated[str | list[str], pydantic.BeforeValidator(_references)] = Field(
@@ -129,7 +129,7 @@ class NodeKeys(Section):
 
 
 class LossKeys(Section):
-    """What every loss may have beside its own arguments."""
+    """What every loss may have in addition to its arguments."""
 
     loss: str = Field(description="A registered loss.")
     weight: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(

@@ -19,7 +19,7 @@ _COLORS: Mapping[Kind, tuple[str, str]] = {
 }
 _TEXT = "#1f2328"
 
-# Mermaid's own characters; "#" first, since what stands for the others begins with it.
+# Mermaid's own characters; "#" first, since the escapes of the others begin with it.
 _ESCAPES = {"#": "#35;", "&": "#amp;", '"': "#quot;", "<": "#lt;", ">": "#gt;", "`": "#96;", "\\": "#92;", ";": "#59;"}
 
 

@@ -31,7 +31,7 @@ def cause_of(model: SpecModel, step: TrainingLoss) -> tuple[Origin, str]:
 
     The batch is run again as in training, but for the random numbers of layers such as dropout, with the weights that
     gave the loss. Nodes are checked in their order. Moving statistics, which the step itself has changed and training
-    does not use, are named last, beside the loss. Of several processes each checks its own part of the batch.
+    does not use, are named last, with the loss. Of several processes each checks its own part of the batch.
     """
     found = in_data(model, step)
     if found:
@@ -84,7 +84,7 @@ def _data(model: SpecModel, step: TrainingLoss) -> Iterator[tuple[str, torch.Ten
 def _in_network(model: SpecModel, x: Any) -> str:
     nodes = [(node.name, layer, node.kind.ports) for node, layer in model.nodes()]
     ports = {(name, port): model.port(f"{name}/{port}") for name, _, kinds in nodes for port in kinds}
-    with torch.no_grad(), _restoring_state(model):
+    with torch.no_grad(), _restore_state_after(model):
         network = keras.Model(model.input, list(ports.values()))
         images = keras.tree.map_structure(keras.ops.convert_to_tensor, x)  # which are on the device then
         with computing_in(model.precision, images) as widened:
@@ -105,7 +105,7 @@ def _in_network(model: SpecModel, x: Any) -> str:
 
 
 @contextlib.contextmanager
-def _restoring_state(model: SpecModel) -> Iterator[None]:
+def _restore_state_after(model: SpecModel) -> Iterator[None]:
     before = [(variable, variable.value.clone()) for variable in model.non_trainable_variables]
     try:
         yield

@@ -90,7 +90,7 @@ def train(
             return start.results
         memory = PeakMemory()
         run = _open_run(spec, start, launched)
-        with report_lost_processes(), run.explaining_errors(), compiling(spec.train.compile):
+        with report_lost_processes(), run.explain_errors(), compiling(spec.train.compile):
             trained = _train_epochs(run)
             tested = _test(run)
         peak = {"peak_memory_mib": memory.mebibytes(_device_of(run.model))}
@@ -113,7 +113,7 @@ class _Run:
         self.checkpoints = callbacks.Checkpoints(self.folder.best, self.folder.last)
 
     @contextlib.contextmanager
-    def explaining_errors(self) -> Iterator[None]:
+    def explain_errors(self) -> Iterator[None]:
         """Add to an error or Ctrl-C how to save memory, and which checkpoints are on the disk."""
         try:
             with explain_out_of_memory(advice_for_training(self.model, self.folder.path)):

@@ -139,7 +139,7 @@ def test_replacing_keeps_the_old_file_when_writing_fails(tmp_path):
 def test_check_run_says_what_is_missing(tmp_path):
     with pytest.raises(RunFolderError, match="is not a folder"):
         RunFolder(tmp_path / "none").check_run()
-    with pytest.raises(RunFolderError, match=r"spec\.yaml and environment\.json missing"):
+    with pytest.raises(RunFolderError, match=r"spec\.yaml and environment\.json are missing"):
         RunFolder(tmp_path).check_run()
     (tmp_path / "spec.yaml").write_text("")
     (tmp_path / "environment.json").write_text("[]")

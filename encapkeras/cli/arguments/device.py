@@ -25,7 +25,7 @@ def add_device(parser: argparse.ArgumentParser) -> None:
 
 
 @contextlib.contextmanager
-def calculating_on(device: str | None) -> Iterator[None]:
+def use_device(device: str | None) -> Iterator[None]:
     """Make Keras, and torch for `cuda`, compute on a device; None leaves it to Keras."""
     if device is None:
         yield

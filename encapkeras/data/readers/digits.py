@@ -14,7 +14,7 @@ TEST_IMAGES = 360
 class Digits(DatasetReader):
     """1,797 handwritten digits of 8x8 grayscale pixels, part of scikit-learn: no download.
 
-    scikit-learn has no test part of its own, so 360 images are set aside for it: always the same ones, with the same
+    scikit-learn has no test part, so 360 images are set aside for it: always the same ones, with the same
     share of each digit. The 8x8 images (17 gray levels) are enlarged smoothly to 32x32.
     """
 

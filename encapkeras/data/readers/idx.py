@@ -61,7 +61,7 @@ class IdxReader(DatasetReader):
 
 
 def read_idx(path: Path, axes: int) -> Array:
-    """Return the unsigned bytes in an IDX file with so many axes; raise `ValueError` if it is not one."""
+    """Return the unsigned bytes in an IDX file with this many axes; raise `ValueError` if it is not one."""
     data, header = unpacked(path), 4 + 4 * axes
     if data[:4] != bytes([0, 0, 8, axes]):
         raise ValueError(f"it does not start like an IDX file of unsigned bytes with {axes} axes")

@@ -1,4 +1,4 @@
-"""Small NORB: stereo photographs of toys, in a binary format of its own.
+"""Small NORB: stereo photographs of toys, in its own binary format.
 
 The format: four bytes that say the type of the values (0x1E3D4C55: unsigned bytes; 0x1E3D4C54: 32-bit integers), four
 for the number of axes, four for the length of each axis (three at least, whatever the number of axes), then the values;

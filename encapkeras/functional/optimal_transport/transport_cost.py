@@ -180,6 +180,6 @@ def _center(x_BF: torch.Tensor, y_AF: torch.Tensor) -> tuple[torch.Tensor, torch
 def _pieces(
     row_Q: torch.Tensor, column_Q: torch.Tensor, features: int, *more: torch.Tensor
 ) -> Iterator[tuple[torch.Tensor, ...]]:
-    """Yield the pairs, so many at a time that their differences are few."""
+    """Yield the pairs in groups small enough that their differences are few."""
     size = max(1, _PIECE // features)
     return zip(*(tensor.split(size) for tensor in (row_Q, column_Q, *more)), strict=True)

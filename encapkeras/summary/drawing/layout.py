@@ -1,7 +1,7 @@
 """Places for boxes in layers from top to bottom, and routes for lines between them that cross no box.
 
 The usual steps (Sugiyama, Tagawa and Toda 1981): each box is one layer below those that it depends on; a line across
-several layers gets a narrow place of its own in each; places are ordered for few crossings; then each place moves
+several layers gets its own narrow place in each; places are ordered for few crossings; then each place moves
 towards its neighbors, as far as the order and the widths allow.
 """
 

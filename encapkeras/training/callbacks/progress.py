@@ -20,7 +20,7 @@ class Progress(keras.callbacks.Callback):  # type: ignore[misc]
     """Shows a bar with images/s and the time left for all epochs, and a line for each finished epoch.
 
     Where the output is not a terminal, only the lines are printed. It shows `images_per_second` where a `Stopwatch`
-    comes before it, and leaves out the figures that side losses report beside their values.
+    comes before it, and leaves out the metrics that side losses report in addition to their values.
 
     Args:
         images: How many images an epoch trains on.

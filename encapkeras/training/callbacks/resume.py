@@ -71,7 +71,7 @@ class Resume(keras.callbacks.Callback):  # type: ignore[misc]
         keep: How many states stay.
 
     Attributes:
-        resumed_at: Where the training was resumed; None if it started anew.
+        resumed_at: Where the training was resumed; None if it started from the beginning.
 
     Raises:
         TrainingError: The state is damaged, or belongs to another model; raised by `fit`.

@@ -10,7 +10,7 @@ import torch
 
 from encapkeras.errors import TrainingError
 
-# torch has an exception of its own for the GPU alone; on the CPU it raises a RuntimeError with one of these.
+# torch has its own exception only for the GPU; on the CPU it raises a RuntimeError with one of these.
 _SIGNS = ("can't allocate memory", "not enough memory", "DefaultCPUAllocator", "out of memory")
 _BOLD = r"\x1b\[\d*m"
 
@@ -27,7 +27,7 @@ def explain_out_of_memory(
         signs = [line for line in str(error).splitlines() if any(sign in line for sign in _SIGNS)]
         if not signs and not isinstance(error, MemoryError | torch.OutOfMemoryError):
             raise
-        # Keras puts lines of its own before it, and makes it bold.
+        # Keras puts lines before it, and makes it bold.
         details = f" ({re.sub(_BOLD, '', signs[0]).strip()})" if signs else ""
         text = advice if isinstance(advice, str) else advice()
         raise TrainingError(f"out of memory{details}. {text}") from error

@@ -45,7 +45,7 @@ class Position(NamedTuple):
 
 
 class StateFiles:
-    """The newest resume states of a training, in a folder of their own, which is made for the first one."""
+    """The newest resume states of a training, in a separate folder, which is made for the first one."""
 
     def __init__(self, folder: Path, keep: int = 2) -> None:
         self.folder = folder

@@ -16,7 +16,7 @@ from torch import Tensor
 from encapkeras.text import cut
 from encapkeras.training.tensorboard.predictions import Predictions
 
-COLUMNS = 8  # images beside each other
+COLUMNS = 8  # images next to each other
 LEAST_WIDTH = 64  # pixels of an image
 RIGHT, WRONG = "#2a2a2a", "#c8102e"
 STYLE: dict[Any, Any] = {"font.size": 9, "axes.titlesize": 11, "figure.dpi": 100}
@@ -56,7 +56,7 @@ def draw_reconstructions(predictions: Predictions, decoded: Tensor, names: Seque
 
 
 def draw_confusion(confusion: Tensor, names: Sequence[str]) -> Figure:
-    """Draw how often each class (row) was taken for each (column): colors are shares of a row, numbers are images."""
+    """Draw how often each class (row) was classified as each (column): colors show shares of a row, numbers images."""
     counts = confusion.numpy()
     classes = len(counts)
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
@@ -133,7 +133,7 @@ def _draw_images(images: Any, captions: Sequence[str], colors: Sequence[str], ti
 
 
 def _square(side: float, names: Sequence[str]) -> tuple[Figure, Axes, Axes]:
-    """Make a square with room for names at its left and bottom, and beside it axes for a color bar."""
+    """Make a square with room for names at its left and bottom, and next to it axes for a color bar."""
     names_take = 0.5 + _points(side, len(names)) / 72 * 0.65 * max(len(_short(name)) for name in names)
     width, height = names_take + side + 1.1, names_take + side + TITLE
     figure = Figure(figsize=(width, height))
@@ -151,7 +151,7 @@ def _name_ticks(axes: Axes, places: Sequence[float], names: Sequence[str], side:
 
 
 def _points(side: float, names: int) -> float:
-    """Return the font size at which names beside each other have room."""
+    """Return the font size at which names next to each other have room."""
     return min(9.0, max(4.0, 45 * side / names))
 
 
