@@ -15,7 +15,7 @@ from encapkeras.distribution.batch_norm import synchronized
 from encapkeras.distribution.gradients import GradientSum
 from encapkeras.distribution.processes import Processes, all_gather, all_reduce_sum
 from encapkeras.errors import DistributionError
-from encapkeras.functional.torch_support.shared_batch import SharedBatch, part_of_batch, sharing
+from encapkeras.functional.torch_support.shared_batch import SharedBatch, part_of_batch, share_batch
 from encapkeras.keras_internals import (
     replace_steps,
     replaced_train_step,
@@ -118,7 +118,7 @@ class ParallelSteps:
 
     @contextlib.contextmanager
     def _shared(self, part: _Part) -> Iterator[None]:
-        with sharing(part.shared), synchronized(self.model, part.shared):
+        with share_batch(part.shared), synchronized(self.model, part.shared):
             yield
 
     @contextlib.contextmanager

@@ -16,7 +16,7 @@ from encapkeras.losses import SideLoss
 from encapkeras.model.build import BuiltGraph, build_nodes, build_side_losses
 from encapkeras.model.examine import Examined, check_spec
 from encapkeras.model.moving_statistics import MovingStatistics
-from encapkeras.model.precision import computing_in, tf32
+from encapkeras.model.precision import tf32, use_precision
 from encapkeras.model.side_losses import SideLosses, taps_wanted
 from encapkeras.plugins import check_loaded, used_plugins
 from encapkeras.spec.load import Source, load_spec
@@ -131,7 +131,7 @@ class SpecModel(keras.Model):  # type: ignore[misc]
         outputs: Any
         with (
             tf32(self._tf32),
-            computing_in(self.precision, inputs) as widened,
+            use_precision(self.precision, inputs) as widened,
             self._statistics.kept_if_not_finite() if training else contextlib.nullcontext(),
         ):
             if not self._side.wanted(training):

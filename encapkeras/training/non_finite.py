@@ -10,8 +10,8 @@ from typing import Any
 import keras
 import torch
 
-from encapkeras.functional.torch_support.shared_batch import sharing
-from encapkeras.model.precision import computing_in
+from encapkeras.functional.torch_support.shared_batch import share_batch
+from encapkeras.model.precision import use_precision
 from encapkeras.model.spec_model import SpecModel, TrainingLoss
 
 ADVICE = "Try a smaller learning rate, a warm-up (train.schedule.warmup_epochs) or train.clip_norm."
@@ -37,7 +37,7 @@ def cause_of(model: SpecModel, step: TrainingLoss) -> tuple[Origin, str]:
     if found:
         return Origin.DATA, f"{found}. Look for such values in the data, and in what your own code makes of them."
     try:
-        with sharing(None):
+        with share_batch(None):
             found = _in_network(model, step.x)
     except torch.OutOfMemoryError:
         found = "there is not enough memory to run the batch again and to name the layer"
@@ -87,7 +87,7 @@ def _in_network(model: SpecModel, x: Any) -> str:
     with torch.no_grad(), _restore_state_after(model):
         network = keras.Model(model.input, list(ports.values()))
         images = keras.tree.map_structure(keras.ops.convert_to_tensor, x)  # which are on the device then
-        with computing_in(model.precision, images) as widened:
+        with use_precision(model.precision, images) as widened:
             outputs = widened(network(images, training=True))
     values = dict(zip(ports, keras.tree.flatten(outputs), strict=True))
     for name, layer, kinds in nodes:

@@ -25,7 +25,7 @@ from encapkeras.distribution.processes import (
 )
 from encapkeras.errors import TrainingError
 from encapkeras.files import write_json
-from encapkeras.functional.torch_support.optional_compile import compiling
+from encapkeras.functional.torch_support.optional_compile import enable_compile
 from encapkeras.model.load_model import load_model
 from encapkeras.model.spec_model import build_model
 from encapkeras.plugins import used_plugins
@@ -90,7 +90,7 @@ def train(
             return start.results
         memory = PeakMemory()
         run = _open_run(spec, start, launched)
-        with report_lost_processes(), run.explain_errors(), compiling(spec.train.compile):
+        with report_lost_processes(), run.explain_errors(), enable_compile(spec.train.compile):
             trained = _train_epochs(run)
             tested = _test(run)
         peak = {"peak_memory_mib": memory.mebibytes(_device_of(run.model))}

@@ -20,7 +20,7 @@ _compiling: ContextVar[bool] = ContextVar("compiling", default=False)
 
 
 def compilable(function: _Function) -> _Function:
-    """Decorate a function: inside of `compiling`, it is translated by torch.compile."""
+    """Decorate a function: inside of `enable_compile`, it is compiled by torch.compile."""
 
     @functools.cache
     def translated() -> Callable[..., Any]:
@@ -36,7 +36,7 @@ def compilable(function: _Function) -> _Function:
 
 
 @contextlib.contextmanager
-def compiling(wanted: bool = True) -> Iterator[None]:
+def enable_compile(wanted: bool = True) -> Iterator[None]:
     """Have squash, batch norm with squash, dynamic and EM routing translated by torch.compile, at their first calls."""
     if not wanted:
         yield
