@@ -26,7 +26,7 @@ class ImageFiles:
 
     Args:
         paths: The files.
-        channels: 1 for grayscale, 3 for color; all images are turned into that.
+        channels: 1 for grayscale, 3 for color; all images are converted to that.
         boxes: For each file the .xml file with the box around its object, to which it is cut; None: it is used whole.
     """
 

@@ -132,7 +132,7 @@ class DataSettings(BaseModel):
     )
     root: DataPath | None = Field(
         default=None,
-        description="Folder with the data set's files. Looked in first; then $ENCAPKERAS_DATA and the cache folder.",
+        description="Folder with the data set's files. Searched first; then $ENCAPKERAS_DATA and the cache folder.",
     )
     workers: NonNegativeInt | None = Field(
         default=None,
@@ -147,8 +147,8 @@ class DataSettings(BaseModel):
     )
     validation: Annotated[float, Field(ge=0, lt=1)] | Literal["own"] = Field(
         default=0.1,
-        description="Part of the training images held out for validation, from 0 (none) to below 1; or 'own' for the "
-        "validation part that the data set brings.",
+        description="Fraction of the training images held out for validation, from 0 (none) to below 1; or 'own' for "
+        "the validation part that comes with the data set.",
     )
     image_size: PositiveInt | None = Field(
         default=None,

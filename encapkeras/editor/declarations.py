@@ -43,7 +43,7 @@ _REPEAT: Schema = {
     "type": "array",
     "items": {"type": "object"},
     "minItems": 1,
-    "description": "Makes a node of each row. A row is a map of names, such as `{i: 1}`, that this node alone sees, as "
+    "description": "Makes a node for each row. A row is a map of names, such as `{i: 1}`, that only this node sees, as "
     "`$i`; one of them must be part of the node's own name: `stage$i`. In `inputs`, `$previous` is the row before, and "
     "in the first row the node above.",
 }

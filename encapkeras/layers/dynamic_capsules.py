@@ -16,7 +16,7 @@ from encapkeras.layers.voting_layer import VotingLayer
 
 @register_layer("dynamic_capsules")
 class DynamicCapsules(VotingLayer):
-    """Output capsules by dynamic routing (Sabour et al. 2017, procedure 1), computed without ever making the votes.
+    """Output capsules by dynamic routing (Sabour et al. 2017, procedure 1), computed without ever creating the votes.
 
     Input capsule i of type n votes `vote_ij = W[n, j] u_i + bias[n, j]`. Logits `b_ij` start at 0; each iteration takes
     `c = softmax(b)`, `s_j = sum_i c_ij vote_ij` and `v_j = squash(s_j)`, and adds `vote_ij . v_j` to the logits.

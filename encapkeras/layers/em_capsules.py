@@ -18,7 +18,7 @@ from encapkeras.layers.voting_layer import VotingLayer
 
 @register_layer("em_capsules")
 class EmCapsules(VotingLayer):
-    """Output capsules by EM routing (Hinton et al. 2018, as in Neural Network Encapsulation), without making the votes.
+    """Output capsules by EM routing (Hinton et al. 2018, as in Neural Network Encapsulation), without storing votes.
 
     Input capsule i of type n votes `vote_ij = W[n, j] u_i + bias[n, j]`. Each output capsule is a Gaussian: the M-step
     sets its mean, its variance and its activation `a_j` from the votes weighted by `R_ij` (and by the input

@@ -15,7 +15,7 @@ from encapkeras.layers.registry import CapsuleLayer, Shape, convolved_size, regi
 
 @register_layer("primary_capsules")
 class PrimaryCapsules(CapsuleLayer):
-    """The first capsules: a convolution with bias to N types of D channels, then batch norm, ReLU and squash at choice.
+    """The first capsules: a convolution with bias to N types of D channels, then batch norm, ReLU and squash if set.
 
     The defaults are the primary capsules of Sabour et al. 2017, section 4: a kernel of 9 at stride 2, no padding, and
     squash alone. Batch norm: epsilon 1e-5, momentum 0.9, unbiased moving variance.

@@ -55,8 +55,9 @@ class OptimalTransport(SideLoss):
     Args:
         generator: `plain`, or `encapsulated`: each capsule type is mapped by itself and squashed; both tensors must
             then be capsules with the same number of types.
-        critic: `minimized`: it learns with all the rest (the authors' way); `adversarial`: its weights follow the
-            reversed gradient, so that it looks for what still differs; `none`: the cost is of x and y themselves.
+        critic: `minimized`: it learns with the rest of the network (the authors' way); `adversarial`: its weights
+            follow the reversed gradient, so that it looks for what still differs; `none`: the cost is of x and y
+            themselves.
         cost: Between two samples: `l2`, their distance; `cosine`, 1 minus their cosine; `sqeuclidean`, the squared
             distance.
         epsilon: Blur of the plan, in the unit of the cost: `K = exp(-C / epsilon)`.

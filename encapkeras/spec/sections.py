@@ -97,7 +97,7 @@ class TopLevel(Section):
     spec: Literal["encapkeras/1"] = Field("encapkeras/1", description="Version of the format.")
     name: str = Field("", description="Name of the network.")
     source: str = Field("", description="Where the network was published.")
-    vars: dict[str, Any] = Field({}, description="Values to be written as $name elsewhere.")
+    vars: dict[str, Any] = Field({}, description="Values that are written as $name elsewhere.")
     data: dict[str, Any] = Field({}, description="The data set and how batches are made of it.")
     blocks: dict[str, dict[str, Any]] = Field({}, description="Parts of networks, as `layer: block.NAME` in nodes.")
     model: dict[str, Any] = Field(description="The network.")
@@ -122,7 +122,7 @@ class NodeKeys(Section):
     inputs: Annotated[str | list[str], pydantic.BeforeValidator(_references)] = Field(
         description="What the layer is called on: a node or input, `node/port`, or a list of them."
     )
-    expect: Shape | None = Field(None, description="The shape that the node makes, without the batch.")
+    expect: Shape | None = Field(None, description="The output shape that the node must have, without the batch.")
     doc: str = Field("", description="A remark.")
     trainable: bool = Field(True, description="Whether its weights are trained.")
     dtype: Policy | None = Field(None, description="The dtype of its weights and outputs.")

@@ -28,11 +28,11 @@ class HImageNet(DatasetReader):
 
     Args:
         root: Folder with `train` and `val`, or with a folder `imagenet` of these.
-        class_list: Text file of WordNet ids, one a line; empty lines, and what follows a `#`, do not count. None: all
+        class_list: Text file of WordNet ids, one per line; empty lines, and what follows a `#`, are ignored. None: all
             classes that there are.
         boxes: Folder of ImageNet's annotations; images are cut to the box around the largest object. Those without a
             box are used whole.
-        channels: 3 for color, 1 for grayscale; all images are turned into that.
+        channels: 3 for color, 1 for grayscale; all images are converted to that.
     """
 
     image_size = 128
@@ -121,7 +121,7 @@ class HImageNet(DatasetReader):
 
 
 def read_class_list(path: Path) -> list[str]:
-    """Return the WordNet ids in a text file, one a line, sorted; what follows a `#` does not count."""
+    """Return the WordNet ids in a text file, one per line, sorted; what follows a `#` is ignored."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
@@ -137,7 +137,7 @@ def read_class_list(path: Path) -> list[str]:
         if not WORDNET_ID.fullmatch(name):
             problems.append(f"{path}:{number}: '{name}' is not a WordNet id: n and eight digits, for example n02119789")
         elif name in places:
-            problems.append(f"{path}:{number}: '{name}' is in line {places[name]} already")
+            problems.append(f"{path}:{number}: '{name}' is already on line {places[name]}")
         else:
             places[name] = number
     if problems:

@@ -19,14 +19,14 @@ TEST_SHARE = 0.2  # of each class, where there are no parts
 
 @register_dataset("image_folder")
 class ImageFolder(DatasetReader):
-    """The user's own image files: `train/CLASS/IMAGE` and `test/CLASS/IMAGE`, and `val/CLASS/IMAGE` if there is such.
+    """The user's own image files: `train/CLASS/IMAGE` and `test/CLASS/IMAGE`, and `val/CLASS/IMAGE` if present.
 
     Without these folders, `CLASS/IMAGE`: then a fifth of each class is set aside for the test, always the same images.
     Classes are called as their folders are, in the order of names; folders may hold further ones.
 
     Args:
         root: The folder.
-        channels: 3 for color, 1 for grayscale; all images are turned into that.
+        channels: 3 for color, 1 for grayscale; all images are converted to that.
     """
 
     image_size = 64
