@@ -38,7 +38,7 @@ from encapkeras.training.run.run_folder import RunFolder, trained_on
 from encapkeras.training.run.start import spec_of_run
 from encapkeras.training.train import train
 
-_FIGURES = ("test\naccuracy", "test\nerror %", "validation\naccuracy", "parameters", "images/s", "seconds", "peak\nMiB")
+_METRICS = ("test\naccuracy", "test\nerror %", "validation\naccuracy", "parameters", "images/s", "seconds", "peak\nMiB")
 _WIDEST = 10_000  # of the table, which is as wide as its names: a line that runs over loses nothing
 
 
@@ -181,7 +181,7 @@ def _print_table(console: Console, comparison: Comparison, path: Path) -> None:
     swept = list(comparison.swept().values())
     for heading in ("spec", *swept, "runs"):
         table.add_column(Text(heading), justify="right" if heading in swept else "left")
-    for heading in _FIGURES:
+    for heading in _METRICS:
         table.add_column(heading, justify="right")
     for row in comparison.rows():
         cells = [Text(cell) for cell in comparison.cells(row).values()]

@@ -12,7 +12,7 @@ from encapkeras.errors import RunFolderError
 from encapkeras.training.run.run_folder import RunFolder
 from encapkeras.training.run.start import first_difference, spec_of_run
 
-_FIGURES = ("test_accuracy", "validation_accuracy", "parameters", "images_per_second", "seconds", "peak_memory_mib")
+_METRICS = ("test_accuracy", "validation_accuracy", "parameters", "images_per_second", "seconds", "peak_memory_mib")
 
 
 def table_file(path: Path) -> Path:
@@ -93,5 +93,5 @@ def _complete_results(folder: RunFolder) -> dict[str, Any] | None:
         return None
     if not isinstance(results, dict):
         return None
-    figures = [results.get(name, "missing") for name in _FIGURES]
-    return results if all(figure is None or type(figure) in (int, float) for figure in figures) else None
+    values = [results.get(name, "missing") for name in _METRICS]
+    return results if all(value is None or type(value) in (int, float) for value in values) else None

@@ -123,7 +123,7 @@ class SpecModel(keras.Model):  # type: ignore[misc]
     @property
     def side_figures(self) -> list[str]:
         """The names, `<loss>_<name>`, of the metrics that side losses report: neither losses nor scores."""
-        names: list[str] = self._side.figures
+        names: list[str] = self._side.reported_names
         return names
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None, **kwargs: Any) -> Any:

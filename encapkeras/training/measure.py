@@ -31,7 +31,7 @@ def data_of(spec: Spec) -> DataSettings:
 def check_fits(model: keras.Model, info: DatasetInfo) -> None:
     """Check that a network takes the images of a data set and gives one score per class, with one loss on it."""
     if not isinstance(model, SpecModel):
-        raise TrainingError(f"'{model.name}' was not built from a spec, so that it has no losses to measure")
+        raise TrainingError(f"'{model.name}' was not built from a spec, so it has no losses to measure")
     losses = model.make_losses()
     if len(model.inputs) != 1 or len(model.outputs) != 1 or len(losses) != 1:
         raise TrainingError(
@@ -77,10 +77,10 @@ def measure(checkpoint: Path, batches: Batches, info: DatasetInfo) -> dict[str, 
     check_fits(model, info)
     compile_with_losses(model)
     with explain_out_of_memory(advice_for_measuring(model, batches.batch_size or batches.num_images)):
-        return figures(model, batches)
+        return measure_metrics(model, batches)
 
 
-def figures(model: keras.Model, batches: Batches) -> dict[str, float]:
+def measure_metrics(model: keras.Model, batches: Batches) -> dict[str, float]:
     """Return the `accuracy` (0 to 1) and mean `loss` of a model that `compile_with_losses` has compiled."""
     found = model.evaluate(batches, verbose=0, return_dict=True)
     return {"accuracy": found["accuracy"], "loss": found["loss"]}

@@ -33,7 +33,7 @@ from encapkeras.summary.node_table import parameters
 from encapkeras.training import callbacks
 from encapkeras.training.analysis_images import first_images
 from encapkeras.training.check import check_device, check_options, check_settings
-from encapkeras.training.measure import check_fits, compile_with_losses, figures
+from encapkeras.training.measure import check_fits, compile_with_losses, measure_metrics
 from encapkeras.training.memory.advice import advice_for_training
 from encapkeras.training.memory.out_of_memory import explain_out_of_memory
 from encapkeras.training.memory.peak_memory import PeakMemory
@@ -208,7 +208,7 @@ def _introduce(run: _Run, environment: dict[str, Any]) -> None:
 
 
 def _train_epochs(run: _Run) -> dict[str, Any]:
-    """Train all epochs; return the figures of `results.json` that the training gives."""
+    """Train all epochs; return the metrics of `results.json` that the training gives."""
     with propagate_errors():
         in_order = callbacks_of(run)
     run.strategy.attach(run.model)
@@ -276,7 +276,7 @@ def _test(run: _Run) -> dict[str, float]:
         validated = run.splits.validation is not None
         best = load_model(run.folder.chosen(validated)) if connected().is_first else build_model(run.spec)
         compile_with_losses(best)
-    found = figures(run.strategy.attach(best), run.own_splits.test)
+    found = measure_metrics(run.strategy.attach(best), run.own_splits.test)
     return {"test_accuracy": found["accuracy"], "test_loss": found["loss"]}
 
 

@@ -68,7 +68,7 @@ def test_narrow_terminals_get_fewer_columns(columns, left_out, capsys, monkeypat
     table = lines[1 : lines.index("batch: 64 images (data.batch_size)")]
     if left_out is None:
         left_out = ["layer", "inputs", "output shape"]
-    note = f"left out, for the width of {columns}: {', '.join(left_out)} (COLUMNS=200 or --json shows all)"
+    note = f"hidden to fit a width of {columns}: {', '.join(left_out)} (COLUMNS=200 or --json shows all)"
     assert (table[-1] == note) == bool(left_out)
     rows = table[:-1] if left_out else table
     assert not any(heading in rows[0] for heading in left_out)

@@ -137,7 +137,7 @@ class Resume(keras.callbacks.Callback):  # type: ignore[misc]
         if self.resumed_at.step and state["steps"] != self.params["steps"]:
             raise TrainingError(
                 f"the saved training in {self.files.folder} has epochs of {state['steps']} steps; now they have "
-                f"{self.params['steps']}, so that its place in the epoch is lost. Resume with the data and the batch "
+                f"{self.params['steps']}, so its place in the epoch is lost. Resume with the data and the batch "
                 "size that it started with, or start over."
             )
         set_model_state(self.model, state["model"])

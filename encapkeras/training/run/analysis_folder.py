@@ -1,6 +1,6 @@
 """The folder of one routing analysis: a table, pictures, and event files for TensorBoard.
 
-routing.csv                     all figures of all checkpoints
+routing.csv                     all statistics of all checkpoints
 routing_LAYER_iterations.png    entropy, agreement, activation over the iterations
 routing_LAYER_votes.png         directions and lengths of the votes
 events.out.tfevents.*           the pictures, for TensorBoard

@@ -3,7 +3,7 @@
 spec.yaml           the resolved spec: trains the same network again
 environment.json    versions, device, threads, seed, command line
 metrics.csv         one row per epoch
-results.json        the figures of the finished run
+results.json        the metrics of the finished run
 checkpoints/        best.keras (on validation) and last.keras; in resume/, until the run is finished, its resume states
 plugins/            copies of the plugins that the network needs, as they were when it was trained
 tensorboard/        event files, and the projector's

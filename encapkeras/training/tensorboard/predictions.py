@@ -84,7 +84,7 @@ class Predictor:
                     thumbnails.append(_small(batch[:few].float().cpu()))
                 count += len(lengths)
         if not count:
-            raise ArgumentError("data holds no images, so that there is nothing to show in TensorBoard")
+            raise ArgumentError("data holds no images, so there is nothing to show in TensorBoard")
         first = torch.cat(images)
         return Predictions(
             _unit_range(first),
