@@ -28,7 +28,7 @@ def without_values() -> contextlib.AbstractContextManager[Any]:
     return FakeTensorMode()
 
 
-def limited_recompiles(shapes: int) -> contextlib.AbstractContextManager[Any]:
+def limit_recompiles(shapes: int) -> contextlib.AbstractContextManager[Any]:
     """Have `torch.compile` compile a function for at most this many shapes (`_dynamo.config`; torch 2.9 to 2.14)."""
     limit: contextlib.AbstractContextManager[Any] = torch._dynamo.config.patch(recompile_limit=shapes)
     return limit

@@ -32,7 +32,7 @@ def missing_classes(name: str, labels: Array, classes: int) -> list[str]:
     return [f"{name}: {count} of {classes} classes without any image: {listed}{hint}"]
 
 
-def checked_arrays(dataset: str, arrays: ImageArrays, classes: int) -> ImageArrays:
+def check_arrays(dataset: str, arrays: ImageArrays, classes: int) -> ImageArrays:
     """Return the arrays of a built-in data set; raise `DataError` for impossible labels and classes without images."""
     problems = []
     for name, labels in (("training labels", arrays.train_labels), ("test labels", arrays.test_labels)):

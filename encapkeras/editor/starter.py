@@ -19,7 +19,7 @@ from typing import Any, Literal
 from encapkeras.data import DatasetInfo, DataSettings, describe
 from encapkeras.data.registry import path_arguments
 from encapkeras.errors import printable
-from encapkeras.spec.spec_files import installed_schema, moved_path
+from encapkeras.spec.spec_files import installed_schema, move_path
 from encapkeras.spec.write import yaml_line
 
 Routing = Literal["master", "approximate", "dynamic", "em"]
@@ -143,7 +143,7 @@ def _with_data(text: str, data: DataSettings, info: DatasetInfo, plan: _Plan, fo
     if not in_use:
         text = text.replace("  augment:", "  # augment:", 1)
     files = {key: data.arguments.get(key) for key in path_arguments(data.dataset)}
-    given: dict[str, Any] = {key: moved_path(path, Path.cwd(), folder.resolve()) for key, path in files.items() if path}
+    given: dict[str, Any] = {key: move_path(path, Path.cwd(), folder.resolve()) for key, path in files.items() if path}
     given |= {"image_size": data.image_size} if data.image_size else {}
     lines = "".join(f"  {key}: {yaml_line(value)}\n" for key, value in given.items())
     return text.replace("  batch_size:", f"{lines}  batch_size:", 1)

@@ -110,7 +110,7 @@ def _batch_norm(
     return result
 
 
-def joined_moments(map_BCP: torch.Tensor, axes: list[int], shared: SharedBatch) -> tuple[torch.Tensor, torch.Tensor]:
+def join_moments(map_BCP: torch.Tensor, axes: list[int], shared: SharedBatch) -> tuple[torch.Tensor, torch.Tensor]:
     """Return mean and biased variance `(C,)` over some axes of the maps of all processes; differentiable.
 
     From those of each process, `m_p` and `v_p`, and its share `a_p` of the batch: `m = sum_p a_p m_p` and
@@ -131,7 +131,7 @@ def _batch_norm_over_processes(
     momentum: float,
     epsilon: float,
 ) -> torch.Tensor:
-    mean, variance = joined_moments(map_BCP, [0, *range(2, map_BCP.dim())], shared)
+    mean, variance = join_moments(map_BCP, [0, *range(2, map_BCP.dim())], shared)
     count = map_BCP.numel() // map_BCP.shape[1] // shared.sizes[shared.rank] * sum(shared.sizes)
     record_statistics(weights, mean.detach(), variance.detach(), count=count, bias=bias, momentum=momentum)
     slope = weights.scale * (variance + epsilon).rsqrt()

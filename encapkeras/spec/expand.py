@@ -18,7 +18,7 @@ from encapkeras.spec.variables import (
     Variables,
     check_variable_name,
     substitute,
-    substituted_text,
+    substitute_text,
 )
 
 MOST_NODES = 10_000
@@ -134,7 +134,7 @@ class Expansion:
         return rows.value if all(isinstance(row.value, dict) for row in rows.value) else []
 
     def _name(self, key: str, node: Tree, scope: Scope) -> str | None:
-        value = substituted_text(key, node, scope, self._report)
+        value = substitute_text(key, node, scope, self._report)
         if value is FAILED:
             self.complete = False
             return None

@@ -16,7 +16,7 @@ from encapkeras.errors import ArgumentError, suggest
 from encapkeras.spec.inherit import bundled_specs
 from encapkeras.spec.parse import comments, is_json, load_text, read_text
 from encapkeras.spec.report import Report
-from encapkeras.spec.spec_files import SpecFile, installed_schema, moved_path
+from encapkeras.spec.spec_files import SpecFile, installed_schema, move_path
 from encapkeras.spec.write import as_json, as_yaml
 
 # The line by which yaml-language-server finds the schema of a file.
@@ -71,7 +71,7 @@ def _moved_schema(schema: str, old: Path, new: Path | None) -> str:
         return schema
     if (old / schema).resolve().as_uri() == installed_schema():
         return installed_schema()
-    return moved_path(schema, old, new) if new else schema
+    return move_path(schema, old, new) if new else schema
 
 
 def _moved(data: dict[str, Any], old: Path, new: Path) -> dict[str, Any]:
@@ -123,4 +123,4 @@ def _moved_path(key: str, path: Any, old: Path, new: Path) -> Any:
             f"'{key}' is '{path}', which may be relative to the spec's folder, '{old}', depending on its variables. "
             "Write the path out, or write to the spec's folder"
         )
-    return moved_path(path, old, new)
+    return move_path(path, old, new)

@@ -293,5 +293,5 @@ def test_labels_that_are_no_output_capsules_are_refused():
     with pytest.raises(ArgumentError, match="from 0 to 3, one of the 4 output capsules; received 1 to 4"):
         statistics.add(random(2, 6, 3, 2), labels=torch.tensor([1, 4]))
     statistics.add(random(2, 6, 3, 2))
-    with pytest.raises(ArgumentError, match="all batches have labels, or none"):
+    with pytest.raises(ArgumentError, match="all batches must have labels, or none"):
         statistics.add(random(2, 6, 3, 2), labels=torch.tensor([1, 2]))

@@ -105,7 +105,7 @@ def test_a_table_of_the_same_name_is_no_analysis(content, run, tmp_path, capsys)
     (mine / "routing.csv").write_bytes(content)
     (mine / "events.out.tfevents.1").write_text("mine")
     for words in ([], ["--overwrite"]):
-        assert "not of an analysis, so nothing is written" in refused(capsys, "analyse", run, "--output", mine, *words)
+        assert "not belong to an analysis, so nothing is written" in refused(capsys, "analyse", run, "--output", mine, *words)
     assert (mine / "routing.csv").read_bytes() == content
     assert {file.name for file in mine.iterdir()} == {"routing.csv", "events.out.tfevents.1"}
 
@@ -127,7 +127,7 @@ def test_two_figures_of_a_cell_stay_in_one_line(tmp_path, capsys, monkeypatch):
 def test_folders_that_are_in_the_way(run, tmp_path, capsys):
     (tmp_path / "foreign").mkdir()
     (tmp_path / "foreign" / "notes.txt").write_text("mine")
-    assert "not of an analysis" in refused(capsys, "analyse", run, "--output", tmp_path / "foreign", "--overwrite")
+    assert "not belong to an analysis" in refused(capsys, "analyse", run, "--output", tmp_path / "foreign", "--overwrite")
     assert "is a file" in refused(capsys, "analyse", run, "--output", tmp_path / "foreign" / "notes.txt")
     assert "notes.txt is a file" in refused(
         capsys, "analyse", run, "--output", tmp_path / "foreign" / "notes.txt" / "out"

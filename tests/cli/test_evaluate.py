@@ -95,7 +95,7 @@ def test_the_hardest_classes_one_a_line(run, tmp_path, capsys):
     assert file.read_text() == "".join(f"{row['class']}\n" for row in ranked[:3])
     assert capsys.readouterr().out.startswith("3 of 10 classes, from ")
     assert "already exists" in refused(capsys, "evaluate", run, "--hardest", 3, "-o", file)
-    assert "there are 10 classes" in refused(capsys, "evaluate", run, "--hardest", 11, "-o", file, "--overwrite")
+    assert "cannot choose 11 classes" in refused(capsys, "evaluate", run, "--hardest", 11, "-o", file, "--overwrite")
     assert len(file.read_text().splitlines()) == 3
 
 

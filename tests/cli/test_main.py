@@ -77,7 +77,7 @@ def test_a_mistake_is_its_message_alone(run_folder, tmp_path, capsys):
     spec = write_spec(tmp_path, tiny_spec())
     message = refused(capsys, "train", spec, "--run-dir", run_folder)
     assert message.startswith(f"run folder {run_folder} already exists.")
-    assert "not of a run" in refused(capsys, "train", spec, "--run-dir", tmp_path)
+    assert "not belong to a run" in refused(capsys, "train", spec, "--run-dir", tmp_path)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["tiny.yaml"]
 
 

@@ -243,7 +243,7 @@ def test_the_printed_table_holds_all_in_full(columns, trainings, tmp_path, capsy
 def test_foreign_files_where_a_run_would_go(copy, trainings):
     (copy / "seed_2" / "one").mkdir(parents=True)
     (copy / "seed_2" / "one" / "notes.txt").write_text("mine")
-    with pytest.raises(RunFolderError, match="not of a run"):
+    with pytest.raises(RunFolderError, match="not belong to a run"):
         compare([ONE, TWO], [0, 1, 2], run_dir=copy, resume=True)
     assert trainings == []
 

@@ -122,7 +122,7 @@ def test_a_truncated_idx_file(tmp_path, gzipped, kept):
         (
             "t10k-labels-idx1-ubyte",
             idx_bytes(cycling_labels(10)) + b"x",
-            "has 19 bytes, its header of shape (10,) asks",
+            "has 19 bytes, but its header (shape (10,)) requires",
         ),
     ],
 )

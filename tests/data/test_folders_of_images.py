@@ -48,7 +48,7 @@ def test_there_may_be_no_validation_folder(tmp_path):
     write_image_folder(tmp_path, {"train": 3, "test": 1})
     assert describe(folder_settings(tmp_path)).validation_images is None
     for call in (describe, lambda settings: load(settings, seed=0)):
-        with pytest.raises(ArgumentError, match=r"data\.validation is 'own', but data set 'image_folder' brings no"):
+        with pytest.raises(ArgumentError, match=r"data\.validation is 'own', but data set 'image_folder' has no"):
             call(folder_settings(tmp_path, validation="own"))
 
 
@@ -109,7 +109,7 @@ def test_all_that_is_wrong_with_the_folders_is_told_at_once(tmp_path):
 @pytest.mark.parametrize(
     ("parts", "classes", "text"),
     [
-        ({"train": 1, "val": 1}, ("a", "b"), "there is a folder 'train', but none called 'test'; where 'val' is what"),
+        ({"train": 1, "val": 1}, ("a", "b"), "there is a folder 'train', but none called 'test'; if you test with 'val'"),
         ({"test": 1}, ("a", "b"), "there is a folder 'test', but none called 'train'"),
         ({"train": 1, "test": 1}, ("a",), "holds 1 folders of classes; at least two are needed"),
         ({"train": 1, "test": 0}, ("a", "b"), "test/ holds no image"),

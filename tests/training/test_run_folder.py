@@ -41,7 +41,7 @@ def test_a_folder_with_foreign_files_is_refused_and_kept(tmp_path, overwrite):
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "best.keras").write_text("mine")
     before = contents(tmp_path)
-    with pytest.raises(RunFolderError, match="not of a run"):
+    with pytest.raises(RunFolderError, match="not belong to a run"):
         made(tmp_path, overwrite)
     assert contents(tmp_path) == before
 
@@ -150,7 +150,7 @@ def test_check_run_says_what_is_missing(tmp_path):
 def test_the_chosen_checkpoint_is_the_best_where_there_is_validation(tmp_path):
     folder = made(tmp_path)
     for validated in (True, False):
-        with pytest.raises(RunFolderError, match="no checkpoint: it ended before"):
+        with pytest.raises(RunFolderError, match="no checkpoint: it stopped before"):
             folder.chosen(validated)
     folder.last.write_text("weights")
     assert folder.chosen(validated=False) == folder.last

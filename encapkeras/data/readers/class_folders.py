@@ -38,7 +38,7 @@ def classes_in(folder: Path) -> list[str]:
     return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
 
 
-def labeled_files(folder: Path, classes: Sequence[str], problems: list[str]) -> LabeledFiles:
+def find_labeled_files(folder: Path, classes: Sequence[str], problems: list[str]) -> LabeledFiles:
     """Return all images below the folders of these classes; add a problem for files that are not images by name."""
     paths: list[str] = []
     labels: list[int] = []

@@ -11,7 +11,7 @@ from typing import Literal
 from encapkeras.data.checks import listed_error
 from encapkeras.data.files import data_roots
 from encapkeras.data.image_files import ImageFiles
-from encapkeras.data.readers.class_folders import LabeledFiles, classes_in, labeled_files, named, stray_files
+from encapkeras.data.readers.class_folders import LabeledFiles, classes_in, find_labeled_files, named, stray_files
 from encapkeras.data.registry import DataPath, DatasetInfo, DatasetReader, ImageArrays, register_dataset
 from encapkeras.errors import DataError
 
@@ -96,7 +96,7 @@ class HImageNet(DatasetReader):
         if lacking:
             flat = " (its images are not in folders: sort them by class)" if stray_files(folder) else ""
             problems.append(f"{folder} has no folders of these classes{flat}: {named(lacking)}")
-        files = labeled_files(folder, classes, problems)
+        files = find_labeled_files(folder, classes, problems)
         empty = [name for name in files.empty(classes) if name not in lacking]
         if empty:
             problems.append(f"{folder}: classes without any image: {named(empty)}")

@@ -12,7 +12,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from encapkeras.data.checks import checked_arrays
+from encapkeras.data.checks import check_arrays
 from encapkeras.data.files import DatasetFiles, array_behind_header, unpacked
 from encapkeras.data.registry import Array, DataPath, DatasetInfo, DatasetReader, ImageArrays
 from encapkeras.errors import DataError
@@ -40,7 +40,7 @@ class IdxReader(DatasetReader):
         paths = self.files.locate(self.root)
         arrays = ImageArrays(*self._part(*paths[:2]), *self._part(*paths[2:]))
         self._refuse_the_sibling(arrays.train_labels, paths[1])
-        return checked_arrays(self.files.dataset, arrays, len(self.class_names))
+        return check_arrays(self.files.dataset, arrays, len(self.class_names))
 
     def _part(self, images_path: Path, labels_path: Path) -> tuple[Array, Array]:
         with self.files.reading(images_path):

@@ -9,7 +9,7 @@ import numpy as np
 
 from encapkeras.data.checks import listed_error
 from encapkeras.data.image_files import ImageFiles
-from encapkeras.data.readers.class_folders import LabeledFiles, classes_in, labeled_files, named, stray_files
+from encapkeras.data.readers.class_folders import LabeledFiles, classes_in, find_labeled_files, named, stray_files
 from encapkeras.data.registry import DataPath, DatasetInfo, DatasetReader, ImageArrays, register_dataset
 from encapkeras.errors import DataError
 
@@ -90,7 +90,7 @@ class ImageFolder(DatasetReader):
             f"{folder} has no folder '{name}', which train/ has; make an empty one if there are no images of that class"
             for name in sorted(set(classes) - set(found))
         ]
-        return labeled_files(folder, classes, problems)
+        return find_labeled_files(folder, classes, problems)
 
 
 def _with_test_part(files: LabeledFiles) -> dict[str, LabeledFiles]:

@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-from encapkeras.data.checks import checked_arrays
+from encapkeras.data.checks import check_arrays
 from encapkeras.data.files import DatasetFiles, array_behind_header, unpacked
 from encapkeras.data.registry import Array, DataPath, DatasetInfo, DatasetReader, ImageArrays, register_dataset
 
@@ -51,7 +51,7 @@ class SmallNorb(DatasetReader):
         """24,300 training and 24,300 test images, or pairs of them, in the published files."""
         paths = self.files.locate(self.root)
         arrays = ImageArrays(*self._part(*paths[:2]), *self._part(*paths[2:]))
-        return checked_arrays("small_norb", arrays, len(CLASSES))
+        return check_arrays("small_norb", arrays, len(CLASSES))
 
     def _part(self, images_path: Path, labels_path: Path) -> tuple[Array, Array]:
         with self.files.reading(images_path):

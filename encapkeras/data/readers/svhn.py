@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from encapkeras.data.checks import checked_arrays
+from encapkeras.data.checks import check_arrays
 from encapkeras.data.files import DatasetFiles, torchvision_download
 from encapkeras.data.registry import Array, DataPath, DatasetInfo, DatasetReader, ImageArrays, register_dataset
 
@@ -43,7 +43,7 @@ class Svhn(DatasetReader):
         """73,257 (with the extra ones 604,388) training and 26,032 test images in the published files."""
         train, test, *extra = map(self._part, self.files.locate(self.root))
         images, labels = zip(train, *extra, strict=True)
-        return checked_arrays("svhn", ImageArrays(np.concatenate(images), np.concatenate(labels), *test), 10)
+        return check_arrays("svhn", ImageArrays(np.concatenate(images), np.concatenate(labels), *test), 10)
 
     def _part(self, path: Path) -> tuple[Array, Array]:
         """Return images `(N, 32, 32, 3)` and labels `(N,)` of a file with `X` (32, 32, 3, N) and `y` (N, 1)."""

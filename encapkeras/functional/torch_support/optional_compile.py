@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import torch
 
 from encapkeras.errors import TrainingError
-from encapkeras.torch_internals import limited_recompiles
+from encapkeras.torch_internals import limit_recompiles
 
 _SHAPES = 64  # for which torch translates a function, before it leaves it as it is: layers of all sizes share it
 
@@ -43,7 +43,7 @@ def enable_compile(wanted: bool = True) -> Iterator[None]:
         return
     token = _compiling.set(True)
     try:
-        with limited_recompiles(_SHAPES):
+        with limit_recompiles(_SHAPES):
             yield
     finally:
         _compiling.reset(token)
