@@ -143,7 +143,7 @@ def test_check_run_says_what_is_missing(tmp_path):
         RunFolder(tmp_path).check_run()
     (tmp_path / "spec.yaml").write_text("")
     (tmp_path / "environment.json").write_text("[]")
-    with pytest.raises(RunFolderError, match="not of encapkeras"):
+    with pytest.raises(RunFolderError, match="not written by encapkeras"):
         RunFolder(tmp_path).check_run()
 
 
