@@ -20,7 +20,7 @@ class EncapkerasError(Exception):
     """Base class: what is wrong, where, what was received, what is allowed, what to do."""
 
     exit_code = 2
-    _keras_call_info_injected = True  # Keras then wraps no text of its own around an error from within a layer
+    _keras_call_info_injected = True  # Keras then wraps no text around an error from within a layer
 
 
 class ArgumentError(EncapkerasError, ValueError):
@@ -36,11 +36,11 @@ class ShapeError(EncapkerasError, ValueError):
 
 
 class DataError(EncapkerasError):
-    """A data set is missing, incomplete, damaged, or holds impossible values."""
+    """A data set is missing, incomplete, damaged, or contains invalid values."""
 
 
 class RunFolderError(EncapkerasError):
-    """A run folder exists already, is missing, or does not hold a complete run."""
+    """A run folder already exists, is missing, or does not hold a complete run."""
 
 
 class TrainingError(EncapkerasError):
@@ -132,7 +132,7 @@ class SpecError(EncapkerasError, ValueError):
         self.problems = sorted(problems, key=lambda problem: (problem.file, problem.line, problem.column))
         count = len(self.problems)
         noun = "1 error" if count == 1 else f"{count} errors"
-        self.summary = f"{noun} found" if complete else f"{noun} found, and there may be more: reading ended here"
+        self.summary = f"{noun} found" if complete else f"{noun} found, and there may be more: parsing stopped here"
         super().__init__("\n".join([*map(str, self.problems), self.summary]))
 
 
@@ -158,6 +158,6 @@ def suggest(received: str, allowed: Iterable[str]) -> str:
 
 
 def suggest_argument(received: str, own: Iterable[str], common: Iterable[str]) -> str:
-    """As `suggest`, for a key beside others that many maps have: those are suggested, and not listed."""
+    """As `suggest`, for a key among others that many maps have: those are suggested, and not listed."""
     own = list(own)
     return suggest(received, [*own, *common] if nearest(received, [*own, *common]) else own)

@@ -1,4 +1,4 @@
-"""All that encapkeras uses of Keras beside its documented interface: one function for each, with the versions read.
+"""All that encapkeras uses of Keras beyond its documented interface: one function for each, with the versions read.
 
 A new version of Keras may change any of it without notice. `tests/package/test_keras_internals.py` tests each function
 against what it says, so that a change is found there, and not in the results of a training.
@@ -54,7 +54,7 @@ def set_global_seed_state(state: torch.Tensor) -> None:
 
 
 @contextlib.contextmanager
-def replaced_moments(
+def replace_moments(
     layers: Sequence[keras.layers.BatchNormalization], moments_of: Callable[[keras.layers.BatchNormalization], Any]
 ) -> Iterator[None]:
     """Have batch norms take mean and variance from `moments_of(layer)(inputs, mask)` (`_moments`; Keras 3.15)."""
@@ -134,7 +134,7 @@ def ask_no_longer(optimizer: keras.optimizers.Optimizer) -> None:
 
 
 @contextlib.contextmanager
-def scaled_gradients(optimizer: keras.optimizers.Optimizer, factor: float) -> Iterator[None]:
+def scale_gradients(optimizer: keras.optimizers.Optimizer, factor: float) -> Iterator[None]:
     """Multiply losses before their backward pass, not where they are shown (`Optimizer.scale_loss`; Keras 3.15)."""
     scale_loss = optimizer.scale_loss
     optimizer.scale_loss = lambda loss: scale_loss(loss) * factor
@@ -149,7 +149,7 @@ def replace_steps(model: keras.Model, train_step: Any, test_step: Any, predict_s
     model.train_step, model.test_step, model.predict_step = train_step, test_step, predict_step
 
 
-def replaced_train_step(model: keras.Model) -> Any:
+def replace_train_step(model: keras.Model) -> Any:
     """Get the training step that `replace_steps` has set; None if there is none."""
     return vars(model).get("train_step")
 

@@ -48,7 +48,7 @@ _LOADED: dict[Path, Plugin] = {}
 def load_plugin(file: str | os.PathLike[str]) -> ModuleType:
     """Run a Python file that registers layers, losses or data sets, so that specs can name them.
 
-    While it runs, it can import the files beside it. A file is run once: to load it again returns the same module. If
+    While it runs, it can import the files in its folder. A file is run once: loading it again gives the same module. If
     it fails, nothing of what it registered stays.
 
     Args:
@@ -103,7 +103,7 @@ def check_loaded(needed: Mapping[str, Sequence[str]], owner: str, file: str) -> 
 
 
 def line_in_plugin(error: BaseException) -> str:
-    """Return `file:line` of the innermost call in a plugin, or in a file beside one; empty if there is none."""
+    """Return `file:line` of the innermost call in a plugin, or in a file next to one; empty if there is none."""
     return _line(error, {plugin.path: plugin.file for plugin in _LOADED.values()})
 
 
@@ -131,7 +131,7 @@ def _near(shown: str) -> str:
 
 
 def _run(shown: str, path: Path, source: bytes) -> Plugin:
-    """Run the file as a module of its own; whatever goes wrong, nothing of it stays."""
+    """Run the file as a separate module; if anything goes wrong, nothing of it remains."""
     name = _module_name(path)
     module = importlib.util.module_from_spec(importlib.util.spec_from_file_location(name, path))  # type: ignore[arg-type]
     before = {registry.noun: set(registry) for registry in _REGISTRIES}
@@ -185,7 +185,7 @@ def plugin_of_module(text: str) -> str:
 
 
 def _check_imports(tree: ast.Module, shown: str, path: Path) -> None:
-    """Refuse an import that is meant for a file beside the plugin, and would give another module of that name."""
+    """Refuse an import that is meant for a file next to the plugin, and would give another module of that name."""
     for node in ast.walk(tree):
         names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
         if isinstance(node, ast.ImportFrom) and node.module and not node.level:
@@ -196,8 +196,8 @@ def _check_imports(tree: ast.Module, shown: str, path: Path) -> None:
             origin = getattr(loaded, "__file__", None)
             if beside.is_file() and loaded and not (origin and Path(origin).resolve() == beside.resolve()):
                 raise PluginError(
-                    f"{shown}:{node.lineno}: 'import {top}' would not give the file {top}.py beside it, since another "  # type: ignore[attr-defined]
-                    f"module '{top}' is loaded already. Give that file another name."
+                    f"{shown}:{node.lineno}: 'import {top}' would not give the file {top}.py next to it, since another "  # type: ignore[attr-defined]
+                    f"module '{top}' is already loaded. Give that file another name."
                 )
 
 
@@ -215,7 +215,7 @@ def _explained(error: BaseException, shown: str, path: Path) -> str:
 
 
 def _line(error: BaseException, files: Mapping[Path, str]) -> str:
-    """Return `file:line` of the innermost call in one of the files (with their shown names), or in one beside them."""
+    """Return `file:line` of the innermost call in one of the files (with their shown names), or in one next to them."""
     folders = {path.parent: os.path.dirname(shown) for path, shown in files.items()}
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         path = Path(frame.filename)

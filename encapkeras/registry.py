@@ -69,7 +69,7 @@ class Registry(Mapping[str, Entry]):
         """Return a decorator that registers a class or function under the name that specs use, and its former names."""
         if not isinstance(name, str):
             raise RegistrationError(
-                f"a {self.noun} is registered under the name that specs use: write it in parentheses behind the "
+                f"a {self.noun} is registered under the name that specs use: write it in parentheses after the "
                 f"decorator, in quotes; received {getattr(name, '__name__', None) or shown(name)}"
             )
         for each in (name, *formerly):
@@ -82,7 +82,7 @@ class Registry(Mapping[str, Entry]):
         def decorate(target: Target) -> Target:
             for each in (name, *formerly):
                 if each in self:
-                    text = f"{self.noun} '{each}' is registered already, by {_origin(self[each].target)}"
+                    text = f"{self.noun} '{each}' is already registered, by {_origin(self[each].target)}"
                     raise RegistrationError(f"{text}. Choose another name.")
             self._entries[name] = entry = self._entry(name, target)
             self._renamed.update(dict.fromkeys(formerly, name))

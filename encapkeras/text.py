@@ -14,7 +14,7 @@ def counted(number: int, noun: str) -> str:
 
 
 def cut(text: str, longest: int) -> str:
-    """Return a text with at most so many characters."""
+    """Return a text shortened to at most this many characters."""
     return text if len(text) <= longest else f"{text[: longest - 1]}…"
 
 

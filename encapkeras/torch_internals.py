@@ -1,4 +1,4 @@
-"""All that encapkeras uses of torch beside its documented interface: one function for each, with the versions read.
+"""All that encapkeras uses of torch beyond its documented interface: one function for each, with the versions read.
 
 A new version of torch may change any of it without notice. `tests/package/test_torch_internals.py` tests each function
 against what it says, so that a change is found there, and not in the results of a training.
@@ -28,8 +28,8 @@ def without_values() -> contextlib.AbstractContextManager[Any]:
     return FakeTensorMode()
 
 
-def limited_recompiles(shapes: int) -> contextlib.AbstractContextManager[Any]:
-    """Have `torch.compile` translate a function for so many shapes at most (`_dynamo.config`; torch 2.9 to 2.14)."""
+def limit_recompiles(shapes: int) -> contextlib.AbstractContextManager[Any]:
+    """Have `torch.compile` compile a function for at most this many shapes (`_dynamo.config`; torch 2.9 to 2.14)."""
     limit: contextlib.AbstractContextManager[Any] = torch._dynamo.config.patch(recompile_limit=shapes)
     return limit
 

@@ -98,7 +98,7 @@ def error_of(
     value: Mapping[str, Any],
     others: pydantic.ValidationError | None = None,
 ) -> pydantic.ValidationError:
-    """Return the error by which the validator of a model reports problems of keys, beside what pydantic found."""
+    """Return the error by which a model's validator reports problems of keys, in addition to what pydantic found."""
     found = others.errors(include_url=False) if others else []
     details = [InitErrorDetails(type=e["type"], loc=e["loc"], input=e["input"], ctx=e.get("ctx", {})) for e in found]
     for problem in problems:

@@ -12,6 +12,9 @@ from support.drawings import without_drawings
 
 import encapkeras  # noqa: F401  # chooses the torch backend before a test imports keras
 
+hypothesis.settings.register_profile("the same examples in each run", derandomize=True)
+hypothesis.settings.load_profile("the same examples in each run")
+
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # So do shells start jobs in the background, also under nohup; here Ctrl-C is what is tested.
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -45,9 +45,9 @@ class AffineAccuracy:
 def transformed(
     images: Tensor, *, degrees: float = 0.0, right: float = 0.0, down: float = 0.0, factor: float = 1.0
 ) -> Tensor:
-    """Scale images, then rotate them about their centre, then shift them; bilinear, with 0 outside.
+    """Scale images, then rotate them about their center, then shift them; bilinear, with 0 outside.
 
-    The pixel at p, from the centre of the image, has the value of the given image at `R^-1 (p - t) / factor`, R the
+    The pixel at p, from the center of the image, has the value of the given image at `R^-1 (p - t) / factor`, R the
     rotation. Without a change these are the given images, to the bit.
 
     Args:

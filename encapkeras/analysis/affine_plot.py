@@ -40,8 +40,8 @@ def plot_affine(networks: Mapping[str, Sequence[AffineAccuracy]]) -> Figure:
             for number, (name, measured) in enumerate(networks.items()):
                 points = [each for each in measured if each.change == change]
                 heights = [each.accuracy for each in points]
-                colour = colormaps["tab10"](number)
-                axes.plot([p.amount for p in points], heights, marker="o", markersize=3, color=colour, label=name)
+                color = colormaps["tab10"](number)
+                axes.plot([p.amount for p in points], heights, marker="o", markersize=3, color=color, label=name)
             _label(axes, change)
         panels[0].set_ylim(0, 1)
         panels[0].set_ylabel("accuracy")

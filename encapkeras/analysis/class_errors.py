@@ -14,7 +14,7 @@ from encapkeras.errors import ArgumentError
 
 @dataclass(frozen=True)
 class ClassErrors:
-    """How often the images of one class are taken for others.
+    """How often the images of one class are misclassified.
 
     Attributes:
         label: The class, from 0.
@@ -72,7 +72,7 @@ def hardest(classes: Sequence[ClassErrors], count: int | None = None) -> list[Cl
         count: How many; None for all.
 
     Raises:
-        ArgumentError: `count` is below 1, or there are not so many.
+        ArgumentError: `count` is below 1, or fewer classes have images.
 
     Example:
         >>> found = [ClassErrors(0, "cat", 8, 2), ClassErrors(1, "dog", 4, 1), ClassErrors(2, "owl", 5, 4)]
@@ -81,6 +81,6 @@ def hardest(classes: Sequence[ClassErrors], count: int | None = None) -> list[Cl
     """
     known = [(each.error, each) for each in classes if each.error is not None]
     if count is not None and not 1 <= count <= len(known):
-        raise ArgumentError(f"there are {len(known)} classes that have images; {count} of them cannot be chosen")
+        raise ArgumentError(f"cannot choose {count} classes: {len(known)} have images")
     ranked = sorted(known, key=lambda pair: (-pair[0], pair[1].label))
     return [each for _, each in ranked[:count]]

@@ -72,8 +72,8 @@ class Classifier:
     def __init__(self, model: keras.Model) -> None:
         if not isinstance(model, SpecModel):
             raise ArgumentError(
-                f"'{getattr(model, 'name', type(model).__name__)}' was not made from a spec, so that the "
-                "meaning of its outputs is unknown; use a network of build_model or encapkeras train"
+                f"'{getattr(model, 'name', type(model).__name__)}' was not made from a spec, so the "
+                "meaning of its outputs is unknown; use a network from build_model or encapkeras train"
             )
         shapes = [tuple(tensor.shape[1:]) for tensor in (*model.inputs, *model.outputs)]
         if len(model.inputs) != 1 or len(model.outputs) != 1 or len(shapes[0]) != 3 or len(shapes[1]) != 1:

@@ -66,7 +66,7 @@ def classify_files(
 
 
 def prepared_image(model: keras.Model, path: str | os.PathLike[str]) -> Tensor:
-    """Read an image file as a network takes it: resized, cropped, grey or colour as the test images of its training.
+    """Read an image file as a network takes it: resized, cropped, gray or color as the test images of its training.
 
     Args:
         model: A network with one input and one output, made by `build_model` or `load_model`.

@@ -15,7 +15,7 @@ COSINE_BINS = 21
 BIN_WIDTH = 2 / COSINE_BINS
 
 
-def bin_centre(index: int) -> float:
+def bin_center(index: int) -> float:
     """Return the middle of a cosine bin; the bins divide [-1, 1] evenly."""
     return round((index - COSINE_BINS // 2) * BIN_WIDTH, 6)
 

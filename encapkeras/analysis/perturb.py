@@ -21,7 +21,7 @@ from encapkeras.model.spec_model import SpecModel
 VALUES = tuple(step / 20 for step in range(-5, 6))
 """What is added to a dimension: -0.25 to 0.25 in steps of 0.05 (Sabour et al. 2017, figure 4)."""
 
-TILE, SINGLE = 0.46, 1.5  # width in inches of a picture in the table, and of one beside it
+TILE, SINGLE = 0.46, 1.5  # width in inches of a picture in the table, and of one next to it
 
 
 @dataclass(frozen=True)

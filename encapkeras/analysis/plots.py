@@ -16,8 +16,8 @@ from matplotlib.figure import Figure
 from encapkeras.analysis.measurements import BIN_WIDTH, Measurement, RoutingAnalysis
 from encapkeras.errors import ArgumentError
 
-COLOURS = defaultdict(lambda: "#4d4d4d", {"dynamic": "#1f6fb4", "em": "#d9600a"})
-"""One colour for each kind of routing, in every picture; grey for others."""
+COLORS = defaultdict(lambda: "#4d4d4d", {"dynamic": "#1f6fb4", "em": "#d9600a"})
+"""One color for each kind of routing, in every picture; gray for others."""
 
 
 class _Names(dict[str, str]):
@@ -150,7 +150,7 @@ def _draw_iterations(axes: Axes, found: Sequence[Measurement]) -> None:
         axes.plot(
             [m.iteration for m in points],
             _heights(points),
-            color=COLOURS[points[0].routing] if role != "other" else _lighten(COLOURS[points[0].routing], 0.45),
+            color=COLORS[points[0].routing] if role != "other" else _lighten(COLORS[points[0].routing], 0.45),
             markersize=4,
             label=ROLES[role],
             **LINES[role],
@@ -165,7 +165,7 @@ def _draw_bins(axes: Axes, bins: Sequence[Measurement], kind: str, shares: bool)
         points = [m for m in bins if m.iteration == iteration and m.cosine is not None]
         total = sum(m.count for m in points)
         style: dict[str, Any] = {
-            "color": _lighten(COLOURS[kind], 0.7 * (last - iteration) / max(1, last - 1)),
+            "color": _lighten(COLORS[kind], 0.7 * (last - iteration) / max(1, last - 1)),
             "label": f"iteration {iteration}",
         }
         if shares:
@@ -180,9 +180,9 @@ def _heights(points: Sequence[Measurement]) -> list[float]:
     return [math.nan if m.value is None else m.value for m in points]
 
 
-def _lighten(colour: str, amount: float) -> tuple[float, float, float]:
-    """Move a colour towards white by `amount`, 0 to 1."""
-    red, green, blue = (part + (1 - part) * amount for part in to_rgb(colour))
+def _lighten(color: str, amount: float) -> tuple[float, float, float]:
+    """Move a color towards white by `amount`, 0 to 1."""
+    red, green, blue = (part + (1 - part) * amount for part in to_rgb(color))
     return red, green, blue
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from encapkeras.analysis.measurements import COSINE_BINS, Measurement, bin_centre
+from encapkeras.analysis.measurements import COSINE_BINS, Measurement, bin_center
 from encapkeras.analysis.vote_chunks import CHUNK_ELEMENTS, Chunk, chunk_sizes, vote_chunks
 from encapkeras.errors import ArgumentError
 from encapkeras.functional.routing.couplings import Couplings, RoutingRecord, dot
@@ -43,7 +43,7 @@ class RoutingStatistics:
         outputs = self._routing.weight_NJED.shape[1]
         roles = ("all",) if labels is None else CLASSES
         if self._sums and roles != self._roles:
-            raise ArgumentError("either all batches have labels, or none has")
+            raise ArgumentError("either all batches must have labels, or none")
         if labels is not None and not ((labels >= 0) & (labels < outputs)).all():
             raise ArgumentError(
                 f"labels must be from 0 to {outputs - 1}, one of the {outputs} output capsules; received "
@@ -69,8 +69,8 @@ class RoutingStatistics:
         for name, tensors in named.items():
             if not all(tensor.isfinite().all() for tensor in tensors):
                 raise ArgumentError(
-                    f"the {name} hold NaN or infinity, so that there is nothing to analyse; look at the images, and at "
-                    "the training that made the weights"
+                    f"the {name} contain NaN or infinity, so there is nothing to analyse; check the images, and "
+                    "the training that produced the weights"
                 )
 
     def _add_part(self, capsules_BPND: Tensor, activations_BPN: Tensor | None, role_BJ: Tensor) -> None:
@@ -117,7 +117,7 @@ class RoutingStatistics:
             yield mean("activation", role, sums.activation[index], capsules, capsules)
             for position in range(COSINE_BINS):
                 count = sums.votes[index, position]
-                yield mean("vote_length", role, sums.length[index, position], count, count, bin_centre(position))
+                yield mean("vote_length", role, sums.length[index, position], count, count, bin_center(position))
 
 
 class _Sums:

@@ -11,7 +11,7 @@ from encapkeras.data import Batches
 def ten_crop_accuracy(classifier: Classifier, batches: Batches) -> float:
     """Return the accuracy, 0 to 1, of the mean score over ten crops of each image.
 
-    They are its four corners, its centre, and the mirror images of these five, in the size that the network takes, cut
+    They are its four corners, its center, and the mirror images of these five, in the size that the network takes, cut
     from the image as `data.augment.resize` makes it.
 
     Args:

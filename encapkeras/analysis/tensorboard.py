@@ -12,7 +12,7 @@ from encapkeras.analysis.plots import plot_iterations, plot_votes
 
 
 def write_iterations(writer: SummaryWriter, analysis: RoutingAnalysis) -> None:
-    """Write one analysis with the iterations as TensorBoard's steps; give each checkpoint a writer of its own.
+    """Write one analysis with the iterations as TensorBoard's steps; give each checkpoint its own writer.
 
     Scalars `LAYER/STATISTIC/CAPSULES`, and histograms `LAYER/cosine/CAPSULES` of the cosines between votes and output
     capsules.
@@ -60,14 +60,14 @@ def _histograms(analysis: RoutingAnalysis) -> list[list[Measurement]]:
 def _add_histogram(writer: SummaryWriter, tag: str, bins: Sequence[Measurement], step: int) -> None:
     """Add the bins as they are: the votes behind them do not exist any more."""
     counts = [m.count for m in bins]
-    centres = [m.cosine or 0.0 for m in bins]
+    centers = [m.cosine or 0.0 for m in bins]
     writer.add_histogram_raw(
         tag,
         min=-1.0,
         max=1.0,
         num=sum(counts),
-        sum=sum(c * centre for c, centre in zip(counts, centres, strict=True)),
-        sum_squares=sum(c * centre**2 for c, centre in zip(counts, centres, strict=True)),
+        sum=sum(c * center for c, center in zip(counts, centers, strict=True)),
+        sum_squares=sum(c * center**2 for c, center in zip(counts, centers, strict=True)),
         bucket_limits=[-1 + BIN_WIDTH * (index + 1) for index in range(COSINE_BINS)],
         bucket_counts=counts,
         global_step=step,

@@ -43,13 +43,13 @@ def measure(dataset: str, batch_size: int, augmentations: list[str], repeats: in
 
 
 def augment_settings(name: str, channels: int) -> AugmentSettings | None:
-    """Return the settings of `none`, `light` or `jitter`; grey images have no saturation and hue."""
+    """Return the settings of `none`, `light` or `jitter`; grayscale images have no saturation and hue."""
     light: dict[str, Any] = {"resize": 34, "crop": True, "mirror": True}
-    colour = {"saturation": 0.2, "hue": 0.2} if channels == 3 else {}
+    color = {"saturation": 0.2, "hue": 0.2} if channels == 3 else {}
     return {
         "none": None,
         "light": AugmentSettings(**light),
-        "jitter": AugmentSettings(**light, brightness=0.2, contrast=0.2, **colour),
+        "jitter": AugmentSettings(**light, brightness=0.2, contrast=0.2, **color),
     }[name]
 
 

@@ -153,7 +153,7 @@ def _outputs_and_gradients(routing: str, way: str, inputs: list[torch.Tensor], i
 
 
 def peak_memory(routing: str, way: str, sizes: Sizes, device: str) -> float:
-    """Extra memory at the peak of a forward and backward pass, in MB; of the CPU, in a process of its own."""
+    """Extra memory at the peak of a forward and backward pass, in MB; of the CPU, in a separate process."""
     if device == "cuda":
         return _peak_of_gpu(routing, way, sizes)
     spawn = multiprocessing.get_context("spawn")

@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "(best and last; only last without validation)",
     )
     parser.add_argument("--split", choices=SPLITS, default="test", help="images to use (%(default)s)")
-    parser.add_argument("--images", type=int, metavar="N", help=f"how many images, from the first ({IMAGES})")
+    parser.add_argument("--images", type=int, metavar="N", help=f"use the first N images ({IMAGES})")
     parser.add_argument(
         "--output", metavar="DIR", help="folder for the results (RUN/analysis/SPLIT; RUN/analysis/perturbed)"
     )
@@ -65,7 +65,7 @@ def run(arguments: argparse.Namespace) -> int:
     from encapkeras.spec.load import load_spec
     from encapkeras.training.analysis_images import first_images
     from encapkeras.training.measure import check_fits, data_of
-    from encapkeras.training.memory.out_of_memory import saying_how_to_save_memory
+    from encapkeras.training.memory.out_of_memory import explain_out_of_memory
     from encapkeras.training.run.analysis_folder import AnalysisFolder
     from encapkeras.training.run.run_folder import RunFolder
 
@@ -82,7 +82,7 @@ def run(arguments: argparse.Namespace) -> int:
     output = AnalysisFolder(arguments.output or folder.analysis / arguments.split)
     output.check_free(arguments.overwrite)
     analyses = []
-    with saying_how_to_save_memory():
+    with explain_out_of_memory():
         splits = load(data, seed=spec.train.seed)
         images, labels = first_images(splits, arguments.split, count)
         for name, file in files.items():

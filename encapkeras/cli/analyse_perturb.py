@@ -11,26 +11,26 @@ from encapkeras.errors import ArgumentError, printable
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Write a picture for each class, of the weights that training chose."""
+    """Draw a picture for each class, with the best weights."""
     from encapkeras.analysis import Decoder, decoders, one_of_each_class, plot_perturbed
     from encapkeras.files import replacing, writing
-    from encapkeras.training.memory.out_of_memory import saying_how_to_save_memory
+    from encapkeras.training.memory.out_of_memory import explain_out_of_memory
     from encapkeras.training.run.run_folder import folder_name
 
     if arguments.images is not None or arguments.checkpoint:
         raise ArgumentError(
-            "--perturb uses one image of each class and the weights that training chose; --images and --checkpoint "
+            "--perturb uses one image of each class and the best weights; --images and --checkpoint "
             "belong to the analysis of the routing"
         )
-    with saying_how_to_save_memory():
+    with explain_out_of_memory():
         trained = TrainedRun.open(arguments.run_dir)
         splits = trained.splits()
         classifier = trained.classifier(splits)
         names = decoders(classifier.model)
         if not names:
             raise ArgumentError(
-                f"network '{classifier.model.name}' has no decoder; losses of the kind 'reconstruction' have one, "
-                "as in the spec capsnet_sabour"
+                f"network '{classifier.model.name}' has no decoder; add a 'reconstruction' loss, as in the "
+                "bundled spec capsnet_sabour"
             )
         output = Path(arguments.output) if arguments.output else trained.folder.analysis / "perturbed"
         images = one_of_each_class(classifier, trained.chosen(splits, arguments.split))

@@ -27,7 +27,7 @@ ROUTING_SIZES = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the benchmarks, each a command of its own."""
+    """Add the benchmarks, each as a command."""
     benchmarks = parser.add_subparsers(title="benchmarks", metavar="BENCHMARK", required=True)
     for name, (summary, add, run_benchmark) in BENCHMARKS.items():
         benchmark = benchmarks.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.")
@@ -50,7 +50,7 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=AUGMENTATIONS,
         help="none: 32x32 images as they are; light: resized to 34 once, random crop of 32, mirror; jitter: light and "
-        "brightness, contrast, saturation and hue by up to 0.2 (without the last two for grey images). Default: all",
+        "brightness, contrast, saturation and hue by up to 0.2 (grayscale: without the last two). Default: all",
     )
     parser.add_argument("--repeats", type=int, default=5, help="epochs to time; the median counts (%(default)s)")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
@@ -73,7 +73,9 @@ def _add_routing(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--routing", choices=ROUTINGS, help="only this one (both)")
     for name, (default, meaning) in ROUTING_SIZES.items():
         parser.add_argument(_option(name), type=int, default=default, help=f"{meaning} (%(default)s)")
-    parser.add_argument("--rounds", type=int, default=5, help="rounds of each way, in turn; medians (%(default)s)")
+    parser.add_argument(
+        "--rounds", type=int, default=5, help="rounds of each variant, run in turn; the median counts (%(default)s)"
+    )
     add_device(parser)
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
 
@@ -92,7 +94,9 @@ def _run_routing(arguments: argparse.Namespace) -> None:
 def _add_step(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=int, default=64, help="images in a batch (%(default)s)")
     parser.add_argument("--steps", type=int, default=3, help="training steps in a round (%(default)s)")
-    parser.add_argument("--rounds", type=int, default=7, help="rounds of each way, in turn; medians (%(default)s)")
+    parser.add_argument(
+        "--rounds", type=int, default=7, help="rounds of each variant, run in turn; the median counts (%(default)s)"
+    )
     add_device(parser)
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
@@ -114,8 +118,12 @@ def _add_transport(parser: argparse.ArgumentParser) -> None:
         "--features", type=int, default=4, help="features of a sample, but for the unit, which has 4,096 (%(default)s)"
     )
     parser.add_argument("--iterations", type=int, default=10, help="Sinkhorn's iterations (%(default)s)")
-    parser.add_argument("--epsilon", type=float, default=1.0, help="strength of the entropy (%(default)s)")
-    parser.add_argument("--rounds", type=int, default=5, help="rounds of each way, in turn; medians (%(default)s)")
+    parser.add_argument(
+        "--epsilon", type=float, default=1.0, help="strength of the entropic regularization, epsilon (%(default)s)"
+    )
+    parser.add_argument(
+        "--rounds", type=int, default=5, help="rounds of each variant, run in turn; the median counts (%(default)s)"
+    )
     parser.add_argument("--no-unit", action="store_true", help="leave out the last table, of a whole unit")
     add_device(parser)
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
@@ -141,11 +149,11 @@ def _print_reports(
     runs: Sequence[tuple[Callable[[], Report], str]], as_table: Callable[[Report], str], as_json: bool
 ) -> None:
     """Run benchmarks, each with the advice for too little memory; print each table at once, JSON at the end."""
-    from encapkeras.training.memory.out_of_memory import saying_how_to_save_memory
+    from encapkeras.training.memory.out_of_memory import explain_out_of_memory
 
     reports = []
     for measure, advice in runs:
-        with saying_how_to_save_memory(advice):
+        with explain_out_of_memory(advice):
             reports.append(measure())
         if not as_json:
             print(as_table(reports[-1]))

@@ -18,8 +18,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "specs",
         metavar="SPEC",
         nargs="+",
-        help="YAML or JSON files, or names of bundled specs; a sweep stands for all of its networks; all are "
-        "compared with the first",
+        help="YAML or JSON files, or names of bundled specs; a spec with a sweep counts as all of its networks; all "
+        "are compared with the first",
     )
     add_overrides(parser)
     add_plugins(parser)

@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     closer.add_argument(
         "--ten-crop",
         action="store_true",
-        help="also crop every image at its corners and its centre, and mirror these; the mean of the ten scores counts",
+        help="also crop every image at its corners and its center, and mirror these; the mean of the ten scores counts",
     )
     closer.add_argument(
         "--per-class", action="store_true", help="print the errors of each class; -o writes them to a .csv file too"
@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="K",
         help="with --per-class and --hardest: an image counts as an error if its class is not among the K best (1)",
     )
-    parser.add_argument("--images", type=int, metavar="N", help="with --affine: how many images, from the first (1000)")
+    parser.add_argument("--images", type=int, metavar="N", help="with --affine: use the first N images (1000)")
     parser.add_argument(
         "-o", "--output", metavar="PATH", help="the file to write; with --affine the folder (RUN/analysis/affine)"
     )
@@ -55,11 +55,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Measure with the weights that training chose."""
+    """Measure with the best weights."""
     _check(arguments)
-    from encapkeras.training.memory.out_of_memory import saying_how_to_save_memory
+    from encapkeras.training.memory.out_of_memory import explain_out_of_memory
 
-    with saying_how_to_save_memory():
+    with explain_out_of_memory():
         if arguments.affine:
             evaluate_affine.run(arguments)
         elif arguments.per_class or arguments.hardest is not None:

@@ -122,5 +122,5 @@ def _print(measured: Mapping[str, Sequence[AffineAccuracy]], split: str) -> None
         cells = [printable(name), *(f"{accuracy:.4f}" for accuracy in accuracies)]
         for column, cell in zip(columns.values(), cells, strict=True):
             column.append(cell)
-    title = f"accuracy on {images:,} {split} images, unchanged and on average over the changes\n"
+    title = f"accuracy on {images:,} {split} images: unchanged, and mean over each kind of change\n"
     print_table(columns, title=title, right=list(columns)[1:])

@@ -33,9 +33,11 @@ def run(arguments: argparse.Namespace) -> int:
         print(result.text, end="")
     else:
         output = check_output(arguments, source.path, *ENDINGS)
-        result = formatted(source, to_json=is_json(output), folder=output.parent)
+        to_json = is_json(output)
+        result = formatted(source, to_json=to_json, folder=output.parent)
         write_text(output, result.text)
     if result.lost_comments:
         comments = counted(result.lost_comments, "comment")
-        print(f"{arguments.spec}: {comments} left out; only values are kept", file=sys.stderr)
+        why = "JSON has no comments" if to_json else "only the values are converted"
+        print(f"{arguments.spec}: {comments} dropped: {why}", file=sys.stderr)
     return 0

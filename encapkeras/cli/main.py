@@ -1,4 +1,4 @@
-"""The console script `encapkeras`. Each command is a file beside this one; heavy imports happen when it runs."""
+"""The console script `encapkeras`. Each command is a file in this folder; heavy imports happen when it runs."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from encapkeras.cli import (
     train,
 )
 from encapkeras.cli import format as format_spec
-from encapkeras.cli.arguments.device import calculating_on
+from encapkeras.cli.arguments.device import use_device
 from encapkeras.cli.terminal.spec_errors import print_problems
 from encapkeras.errors import DistributionError, EncapkerasError, SpecError, suggest
 
@@ -83,7 +83,7 @@ def _run(words: list[str]) -> int:
             )
         import encapkeras.backend  # noqa: F401  # refuses another Keras backend
 
-        with calculating_on(getattr(arguments, "run_on", None)):  # before a plugin imports Keras
+        with use_device(getattr(arguments, "run_on", None)):  # before a plugin imports Keras
             for plugin in getattr(arguments, "plugins", []):
                 from encapkeras.plugins import load_plugin
 

@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="approximate",
         help="how capsules are routed (%(default)s)",
     )
-    parser.add_argument("--ot", action="store_true", help="add losses of optimal transport")
+    parser.add_argument("--ot", action="store_true", help="add optimal-transport losses")
     parser.add_argument(
         "--size",
         choices=("small", "medium", "large"),

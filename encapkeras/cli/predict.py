@@ -50,10 +50,10 @@ def run(arguments: argparse.Namespace) -> int:
         check_free(table, arguments.overwrite, option=" with --csv")
     from encapkeras.analysis import classify_files
     from encapkeras.model.load_model import load_model
-    from encapkeras.training.memory.out_of_memory import saying_how_to_save_memory
+    from encapkeras.training.memory.out_of_memory import explain_out_of_memory
 
     checkpoint = chosen_checkpoint(Path(arguments.model))
-    with saying_how_to_save_memory("Free memory, or use other memory with --device."):
+    with explain_out_of_memory("Free memory, or use other memory with --device."):
         found = classify_files(load_model(checkpoint), arguments.images)
     if table:
         write_text(table, _as_csv(found, arguments.top))

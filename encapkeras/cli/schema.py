@@ -44,7 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
     write_text(path, _text(arguments.format))
     print(f"wrote {path}")
     if arguments.format == "json":
-        print(f"In the first line of a spec beside it: # yaml-language-server: $schema=./{path.name}")
+        print(f"First line for specs in the same folder: # yaml-language-server: $schema=./{path.name}")
     return 0
 
 

@@ -118,7 +118,7 @@ def _shown(network: Examined, arguments: argparse.Namespace) -> _Shown:
     from encapkeras.summary.node_table import node_table, unused_nodes
 
     batch_size = arguments.batch or batch_size_of(network.spec)
-    given = "--batch" if arguments.batch else "data.batch_size" if network.spec.data else "no data set says otherwise"
+    given = "--batch" if arguments.batch else "data.batch_size" if network.spec.data else "the default"
     costs = node_costs(network, batch_size, arguments.device)
     memory = memory_estimate(network, batch_size, costs=costs)
     return _Shown(network, node_table(network), costs, memory, unused_nodes(network), batch_size, given)
@@ -166,7 +166,9 @@ def _print(shown: _Shown) -> None:
     print_nodes(spec.name, [(row, shown.costs[row.name]) for row in shown.rows])
     print(f"batch: {shown.batch_size} images ({shown.batch_from})")
     print(f"parameters: {sum(row.weights for row in shown.rows):,}")
-    print(f"fixed (moving statistics, frozen nodes): {sum(row.fixed_weights for row in shown.rows):,}")
+    print(
+        f"non-trainable parameters (moving statistics, frozen nodes): {sum(row.fixed_weights for row in shown.rows):,}"
+    )
     print(f"multiply-adds of an image: {at_least}{count_text(shown.multiply_adds)}")
     if shown.votes_bytes:
         print(f"votes, which are never created: {memory_text(shown.votes_bytes)}")

@@ -36,7 +36,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _text(name: str) -> str:
-    """Return a bundled file as it is, but for the line that tells editors where its schema is."""
+    """Return a bundled file unchanged except for the line that gives editors the path of its schema."""
     from encapkeras.spec.formatting import MODELINE
     from encapkeras.spec.inherit import bundled_specs
     from encapkeras.spec.spec_files import installed_schema

@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_device(parser)
     choice = parser.add_mutually_exclusive_group()
-    choice.add_argument("--overwrite", action="store_true", help="replace the run that is in the run folder already")
+    choice.add_argument("--overwrite", action="store_true", help="replace the run that is already in the run folder")
     choice.add_argument(
         "--resume",
         metavar="DIR",
@@ -58,7 +58,7 @@ def _spec_of(arguments: argparse.Namespace) -> Spec:
     if arguments.spec is None and arguments.resume is None:
         raise ArgumentError("train needs a spec: a file, or the name of one that `encapkeras specs` lists")
     if arguments.resume is not None and arguments.run_dir not in (None, arguments.resume):
-        raise ArgumentError("--resume names the run's folder already: leave out --run-dir")
+        raise ArgumentError("--resume already names the run folder: leave out --run-dir")
     source = arguments.spec
     if source is None:
         folder = RunFolder(arguments.resume)

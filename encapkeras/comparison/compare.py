@@ -31,14 +31,14 @@ from encapkeras.data import load
 from encapkeras.errors import EncapkerasError, RunFolderError
 from encapkeras.files import replacing, writing
 from encapkeras.spec.load import Source
-from encapkeras.training.held_interrupt import holding_back_ctrl_c
-from encapkeras.training.memory.out_of_memory import saying_how_to_save_memory
+from encapkeras.training.held_interrupt import defer_ctrl_c
+from encapkeras.training.memory.out_of_memory import explain_out_of_memory
 from encapkeras.training.run.resume_state import StateFiles
 from encapkeras.training.run.run_folder import RunFolder, trained_on
 from encapkeras.training.run.start import spec_of_run
 from encapkeras.training.train import train
 
-_FIGURES = ("test\naccuracy", "test\nerror %", "validation\naccuracy", "parameters", "images/s", "seconds", "peak\nMiB")
+_METRICS = ("test\naccuracy", "test\nerror %", "validation\naccuracy", "parameters", "images/s", "seconds", "peak\nMiB")
 _WIDEST = 10_000  # of the table, which is as wide as its names: a line that runs over loses nothing
 
 
@@ -82,7 +82,7 @@ def compare(
     try:
         _run(plan, comparison, path, resume, console)
     except KeyboardInterrupt as stop:
-        text = f"{str(stop) or 'interrupted.'} {comparison.progress}; go on with --resume {path}"
+        text = f"{str(stop) or 'interrupted.'} {comparison.progress}; resume with --resume {path}"
         raise KeyboardInterrupt(text) from None
     finally:
         _draw(comparison, path)
@@ -119,7 +119,7 @@ def _check_data(trainings: Sequence[Planned]) -> None:
     """Read each data set once: download what is missing, find what is damaged."""
     for spec in {repr(planned.spec.data): planned.spec for planned in trainings}.values():
         if spec.data:
-            with saying_how_to_save_memory():
+            with explain_out_of_memory():
                 load(spec.data, seed=spec.train.seed)
 
 
@@ -153,7 +153,7 @@ def _ended(planned: Planned, results: Mapping[str, Any] | None, error: str = "",
 def _clear_session() -> None:
     """Clear Keras' random state, names and caches, and unused memory; keep the user's dtype policy."""
     policy = keras.config.dtype_policy()
-    with holding_back_ctrl_c():
+    with defer_ctrl_c():
         keras.utils.clear_session()
     keras.config.set_dtype_policy(policy)
     if torch.cuda.is_available():
@@ -181,7 +181,7 @@ def _print_table(console: Console, comparison: Comparison, path: Path) -> None:
     swept = list(comparison.swept().values())
     for heading in ("spec", *swept, "runs"):
         table.add_column(Text(heading), justify="right" if heading in swept else "left")
-    for heading in _FIGURES:
+    for heading in _METRICS:
         table.add_column(heading, justify="right")
     for row in comparison.rows():
         cells = [Text(cell) for cell in comparison.cells(row).values()]

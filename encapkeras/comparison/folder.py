@@ -12,7 +12,7 @@ from encapkeras.errors import RunFolderError
 from encapkeras.training.run.run_folder import RunFolder
 from encapkeras.training.run.start import first_difference, spec_of_run
 
-_FIGURES = ("test_accuracy", "validation_accuracy", "parameters", "images_per_second", "seconds", "peak_memory_mib")
+_METRICS = ("test_accuracy", "validation_accuracy", "parameters", "images_per_second", "seconds", "peak_memory_mib")
 
 
 def table_file(path: Path) -> Path:
@@ -25,18 +25,18 @@ def check_folder(path: Path, resume: bool) -> None:
     if resume:
         if not table_file(path).is_file():
             raise RunFolderError(
-                f"{path} is not the folder of a comparison: it has no {table_file(path).name}. Give the folder that "
-                "compare printed, or begin a new comparison without --resume."
+                f"{path} is not a comparison folder: it has no {table_file(path).name}. Give the folder that "
+                "compare printed, or start a new comparison without --resume."
             )
         for environment in sorted(path.glob("*/*/environment.json")):
             RunFolder(environment.parent).check_plugins()
     elif table_file(path).is_file():
         raise RunFolderError(
-            f"{path} holds a comparison already. Go on with it by --resume {path}, or choose another folder with "
+            f"{path} already holds a comparison. Resume it with --resume {path}, or choose another folder with "
             "--run-dir."
         )
     elif RunFolder(path).environment.is_file():
-        raise RunFolderError(f"{path} is the folder of a run. Choose an empty or new folder with --run-dir.")
+        raise RunFolderError(f"{path} is a run folder. Choose an empty or new folder with --run-dir.")
     else:
         RunFolder(path).check_free()
 
@@ -57,7 +57,7 @@ def check_none_is_lost(plan: Sequence[Planned], path: Path) -> None:
     if lost:
         raise RunFolderError(
             f"the comparison in {path} has runs of {', '.join(dict.fromkeys(lost))}, which the given specs and seeds "
-            "leave out, so that its table would lose them. Give the same specs and seeds, or more."
+            "leave out, so its table would lose them. Give the same specs and seeds, or more."
         )
 
 
@@ -93,5 +93,5 @@ def _complete_results(folder: RunFolder) -> dict[str, Any] | None:
         return None
     if not isinstance(results, dict):
         return None
-    figures = [results.get(name, "missing") for name in _FIGURES]
-    return results if all(figure is None or type(figure) in (int, float) for figure in figures) else None
+    values = [results.get(name, "missing") for name in _METRICS]
+    return results if all(value is None or type(value) in (int, float) for value in values) else None

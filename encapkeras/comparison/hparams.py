@@ -20,7 +20,7 @@ _METRICS = {
 
 
 def write_hparams(run: Run, comparison: Comparison) -> None:
-    """Write the spec, seed and swept values of a run, and its metrics if it is finished, beside its event file."""
+    """Write the spec, seed and swept values of a run, and its metrics if it is finished, next to its event file."""
     folder = RunFolder(run.folder)
     if not folder.spec.is_file():
         return  # it failed before it began
@@ -35,8 +35,8 @@ def write_hparams(run: Run, comparison: Comparison) -> None:
 def _metrics(run: Run, folder: RunFolder) -> dict[str, float]:
     if run.results is None:
         return {}
-    figures = {**run.results, "final_loss": _final_loss(folder)}
-    return {tag: figures[name] for name, tag in _METRICS.items() if figures[name] is not None}
+    metrics = {**run.results, "final_loss": _final_loss(folder)}
+    return {tag: metrics[name] for name, tag in _METRICS.items() if metrics[name] is not None}
 
 
 def _final_loss(folder: RunFolder) -> float | None:

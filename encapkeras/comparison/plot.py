@@ -50,13 +50,13 @@ def _colors(count: int) -> list[str]:
 
 def _course(run: Run) -> tuple[list[float], list[float]]:
     """Return seconds and validation accuracy of each epoch; nothing without validation or with a damaged file."""
-    figures: Mapping[str, Any] = run.results or {}
+    results: Mapping[str, Any] = run.results or {}
     try:
         with RunFolder(run.folder).metrics.open(encoding="utf-8", newline="") as file:
             accuracies = [float(line["val_accuracy"]) for line in csv.DictReader(file)]
     except (OSError, ValueError, KeyError, TypeError):
         return [], []
-    return [figures["seconds"] * (n + 1) / len(accuracies) for n in range(len(accuracies))], accuracies
+    return [results["seconds"] * (n + 1) / len(accuracies) for n in range(len(accuracies))], accuracies
 
 
 def _draw_point(axes: Axes, row: Row, color: str) -> None:

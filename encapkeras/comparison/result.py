@@ -21,7 +21,7 @@ _EFFECTS = {
     "image_size": "their images have different sizes",
 }
 _HEADINGS = ("spec", "seed", "runs", "parameters", "seconds")  # of tables; no short name of a path may be one of them
-MOST_SILENT = 5  # so many differences that show nothing are listed one by one
+MOST_SILENT = 5  # up to this many differences that show nothing are listed one by one
 WEIGHTS = {True: "best on validation", False: "last epoch"}
 
 
@@ -70,7 +70,7 @@ class Network:
 
     @property
     def title(self) -> str:
-        """Its name in a table, beside its swept values."""
+        """Its name in a table, next to its swept values."""
         return numbered(self.name, self.number) if self.swept else self.label
 
     @property
@@ -164,8 +164,8 @@ class Comparison:
     def _row(self, network: Network) -> Row:
         results = self._results(network)
         first = self.networks[0]
-        accuracies = _figures(results, "test_accuracy")
-        validation = _figures(results, "validation_accuracy")
+        accuracies = _values(results, "test_accuracy")
+        validation = _values(results, "validation_accuracy")
         return Row(
             network=network,
             finished=len(results),
@@ -173,12 +173,12 @@ class Comparison:
             test_accuracy=Spread.of(list(accuracies.values())) if accuracies else None,
             validation_accuracy=Spread.of(list(validation.values())) if validation else None,
             parameters=next((result["parameters"] for result in results.values()), None),
-            images_per_second=_median(_figures(results, "images_per_second")),
-            seconds=_median(_figures(results, "seconds")),
-            peak_memory_mib=_median(_figures(results, "peak_memory_mib")),
+            images_per_second=_median(_values(results, "images_per_second")),
+            seconds=_median(_values(results, "seconds")),
+            peak_memory_mib=_median(_values(results, "peak_memory_mib")),
             difference=None
             if network is first or not network.shares_data_set(first)
-            else Difference.of(accuracies, _figures(self._results(first), "test_accuracy")),
+            else Difference.of(accuracies, _values(self._results(first), "test_accuracy")),
         )
 
     def _results(self, network: Network) -> dict[int, Mapping[str, Any]]:
@@ -209,7 +209,7 @@ class Comparison:
             of_it = [network.label for network in self.networks if network.validated is validated]
             if of_it:
                 whose = f" ({', '.join(of_it)})" if len(of_it) < len(self.networks) else ""
-                yield f"Weights tested{whose}: {text}. The test images were used once a run."
+                yield f"Weights tested{whose}: {text}. The test images were used once per run."
 
     def _order(self) -> Iterator[str]:
         if self.swept() and any(row.validation_accuracy for row in self.rows()):
@@ -286,14 +286,14 @@ class Comparison:
         return json.dumps(content, indent=2) + "\n"
 
     def _plain(self, row: Row) -> dict[str, Any]:
-        figures = asdict(row)
-        network = figures.pop("network")
+        cells = asdict(row)
+        network = cells.pop("network")
         if row.difference:
-            figures["difference"]["verdict"] = row.difference.verdict
+            cells["difference"]["verdict"] = row.difference.verdict
         swept = {path: network["swept"].get(path) for path in self.swept()}
-        figures["test_error_percent"] = 100 * (1 - row.test_accuracy.mean) if row.test_accuracy else None
+        cells["test_error_percent"] = 100 * (1 - row.test_accuracy.mean) if row.test_accuracy else None
         named = {"spec": network["label"], "source": network["source"], "swept": swept}
-        return {**named, "weights": WEIGHTS[row.network.validated], **figures}
+        return {**named, "weights": WEIGHTS[row.network.validated], **cells}
 
     def as_csv(self) -> str:
         """Return one row for each network, numbers in full, empty where there is none."""
@@ -306,13 +306,13 @@ class Comparison:
         return text.getvalue()
 
 
-def _figures(results: Mapping[int, Mapping[str, Any]], name: str) -> dict[int, float]:
+def _values(results: Mapping[int, Mapping[str, Any]], name: str) -> dict[int, float]:
     """Return a number of finished runs by seed, of those that have it."""
     return {seed: result[name] for seed, result in results.items() if result[name] is not None}
 
 
-def _median(figures: Mapping[int, float]) -> float | None:
-    return statistics.median(figures.values()) if figures else None
+def _median(values: Mapping[int, float]) -> float | None:
+    return statistics.median(values.values()) if values else None
 
 
 def _cell(value: Any, form: str) -> str:

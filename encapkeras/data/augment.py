@@ -12,8 +12,8 @@ from torch import Tensor
 
 from encapkeras.data.registry import Array
 
-# The share of red, green and blue in what the eye sees as grey (ITU-R BT.601).
-GREY_WEIGHTS = (0.299, 0.587, 0.114)
+# The share of red, green and blue in what the eye sees as gray (ITU-R BT.601).
+GRAY_WEIGHTS = (0.299, 0.587, 0.114)
 
 
 def resize(images: Tensor, height: int, width: int) -> Tensor:
@@ -27,7 +27,7 @@ def resize(images: Tensor, height: int, width: int) -> Tensor:
 
 
 def fit(images: Tensor, height: int, width: int) -> Tensor:
-    """Return images in another size, undistorted: the largest part of the new proportions, from the centre, resized."""
+    """Return images in another size, undistorted: the largest part of the new proportions, from the center, resized."""
     rows, columns = images.shape[1:3]
     kept_rows = min(rows, max(1, round(columns * height / width)))
     kept_columns = min(columns, max(1, round(rows * width / height)))
@@ -36,7 +36,7 @@ def fit(images: Tensor, height: int, width: int) -> Tensor:
 
 
 def pad(images: Tensor, pixels: int) -> Tensor:
-    """Return images with so many black pixels more on each side."""
+    """Return images with this many black pixels added on each side."""
     return torch.nn.functional.pad(images, (0, 0, pixels, pixels, pixels, pixels)) if pixels else images
 
 
@@ -63,25 +63,25 @@ def brightness(images: Tensor, factor: Tensor) -> Tensor:
 
 
 def contrast(images: Tensor, factor: Tensor) -> Tensor:
-    """Return `mean + factor (x - mean)` with the mean grey of each image, clipped to [0, 1]."""
-    mean = grey(images).mean(dim=(1, 2, 3), keepdim=True)
+    """Return `mean + factor (x - mean)` with the mean gray of each image, clipped to [0, 1]."""
+    mean = gray(images).mean(dim=(1, 2, 3), keepdim=True)
     return torch.lerp(mean, images, _each(factor)).clamp_(0, 1)
 
 
 def saturation(images: Tensor, factor: Tensor) -> Tensor:
-    """Return `grey + factor (x - grey)` with the grey of each pixel, clipped to [0, 1]."""
-    return torch.lerp(grey(images), images, _each(factor)).clamp_(0, 1)
+    """Return `gray + factor (x - gray)` with the gray of each pixel, clipped to [0, 1]."""
+    return torch.lerp(gray(images), images, _each(factor)).clamp_(0, 1)
 
 
 def hue(images: Tensor, turn: Tensor) -> Tensor:
-    """Return every colour turned on the colour circle by full turns; value v and chroma c stay.
+    """Return every color turned on the color circle by full turns; value v and chroma c stay.
 
     With hue h in sixths of a turn, channel n of (5, 3, 1) is `v - c clip(min(k, 4 - k), 0, 1)`, `k = (n + h) mod 6`.
     """
     red, green, blue = images.permute(3, 0, 1, 2).contiguous()  # whole planes: faster than pixels of three
     value = torch.maximum(torch.maximum(red, green), blue)
     chroma = value - torch.minimum(torch.minimum(red, green), blue)
-    # A grey pixel has no hue: any will do, since its chroma of 0 takes it out again.
+    # A gray pixel has no hue: any will do, since its chroma of 0 takes it out again.
     unit = torch.where(chroma > 0, chroma, 1)
     from_green, from_blue = 2 + (blue - red) / unit, 4 + (red - green) / unit
     sixths = torch.where(value == red, (green - blue) / unit, torch.where(value == green, from_green, from_blue))
@@ -95,20 +95,20 @@ def hue(images: Tensor, turn: Tensor) -> Tensor:
 
 
 def cutout(images: Tensor, rows: Tensor, columns: Tensor, side: int) -> Tensor:
-    """Return images with a square each, centred at `rows`, `columns` `(B,)`, in the image's own mean colour."""
+    """Return images with a square each, centered at `rows`, `columns` `(B,)`, in the image's own mean color."""
 
-    def covered(length: int, centres: Tensor) -> Tensor:
-        from_start = torch.arange(length) - (centres[:, None] - side // 2)
+    def covered(length: int, centers: Tensor) -> Tensor:
+        from_start = torch.arange(length) - (centers[:, None] - side // 2)
         return (from_start >= 0) & (from_start < side)
 
     inside = covered(images.shape[1], rows)[:, :, None, None] & covered(images.shape[2], columns)[:, None, :, None]
     return torch.where(inside, images.mean(dim=(1, 2), keepdim=True), images)
 
 
-def grey(images: Tensor) -> Tensor:
-    """Return the grey of each pixel, `(B, H, W, 1)`: weighted for three channels, else the mean of all channels."""
+def gray(images: Tensor) -> Tensor:
+    """Return the gray of each pixel, `(B, H, W, 1)`: weighted for three channels, else the mean of all channels."""
     if images.shape[-1] == 3:
-        return (images @ images.new_tensor(GREY_WEIGHTS))[..., None]
+        return (images @ images.new_tensor(GRAY_WEIGHTS))[..., None]
     return images.mean(dim=-1, keepdim=True)
 
 

@@ -21,7 +21,7 @@ from encapkeras.data.worker_processes import in_workers
 from encapkeras.errors import ArgumentError
 from encapkeras.functional.torch_support.shared_batch import part_of_batch
 
-# The jitters in the order in which they are applied; each draws around a centre that changes nothing.
+# The jitters in the order in which they are applied; each draws around a center that changes nothing.
 JITTERS = {
     "brightness": (augment.brightness, 1.0),
     "contrast": (augment.contrast, 1.0),
@@ -33,7 +33,7 @@ JITTERS = {
 # All random choices for some images, so that any batch can be made without those before it, in any process. Entry k of
 # each array belongs to the k-th image: `order` is its index, `tops` and `lefts` the first row and column of its window.
 # What is not wanted is not there: `mirrored`, bool; a strength by the name of each jitter; `cutout`, `(N, 2)`, row and
-# column of the square's centre.
+# column of the square's center.
 Draws = dict[str, Array]
 
 
@@ -68,8 +68,8 @@ class Batches(DataLoader[tuple[Tensor, ...]]):
     """Batches `(images, labels)`: float32 `(B, H, W, C)` in [0, 1], and int64 `(B,)`; the last may be smaller.
 
     A `DataLoader`, because `keras.Model.fit` takes one as it is; but batches are cut from one tensor of all images, or
-    made from image files in processes of their own. With a seed, order and augmentation depend on the seed and the
-    epoch alone; without, images come in their own order, cut at the centre and otherwise unchanged. After the last
+    made from image files in separate processes. With a seed, order and augmentation depend on the seed and the
+    epoch alone; without, images come in their own order, cut at the center and otherwise unchanged. After the last
     batch of an epoch follows the next epoch; `set_epoch` chooses another. Keras' `fit` may look at one batch before it
     begins: where that is a whole epoch, it begins with epoch 1, unless a callback calls `set_epoch`.
 
@@ -156,17 +156,17 @@ class Batches(DataLoader[tuple[Tensor, ...]]):
         return part
 
     def unchanged(self) -> Batches:
-        """Return the same images in their own order, cut at the centre, not augmented."""
+        """Return the same images in their own order, cut at the center, not augmented."""
         height, width = self._size
         return Batches(
             self._windows, self.labels, height=height, width=width, batch_size=self._step, workers=self.workers
         )
 
     def corner_crops(self) -> Iterator[tuple[list[Tensor], Tensor]]:
-        """Yield the images in their own order, each cut at its four corners and its centre, otherwise unchanged.
+        """Yield the images in their own order, each cut at its four corners and its center, otherwise unchanged.
 
         Yields:
-            For each batch its images cut top left, top right, bottom left, bottom right and at the centre, each as
+            For each batch its images cut top left, top right, bottom left, bottom right and at the center, each as
             `batch` returns them; and the labels.
 
         Raises:
@@ -177,8 +177,8 @@ class Batches(DataLoader[tuple[Tensor, ...]]):
         if not bottom and not right:
             given = "x".join(map(str, self._size))
             raise ArgumentError(
-                f"the images are {given}, as large as what the network takes, so that there are no corners to cut; "
-                f"resize them to more: data.augment.resize, for example {self._size[0] + 2}"
+                f"the images are {given}, the input size of the network, so there are no corners to crop; set "
+                f"data.augment.resize to a larger size, for example {self._size[0] + 2}"
             )
         places = [(0, 0), (0, right), (bottom, 0), (bottom, right), (bottom // 2, right // 2)]
         orders = np.split(np.arange(self.num_images), range(self._step, self.num_images, self._step))
@@ -230,7 +230,7 @@ class Batches(DataLoader[tuple[Tensor, ...]]):
         return self._make(self._draws_for(index, self.epoch if epoch is None else epoch))
 
     def images_as_uint8(self, count: int | None = None) -> Tensor:
-        """Return the first images (None: all) in their own order, cut at the centre, not augmented, for pictures.
+        """Return the first images (None: all) in their own order, cut at the center, not augmented, for pictures.
 
         Returns:
             `(count, H, W, C)`, uint8.
@@ -238,10 +238,10 @@ class Batches(DataLoader[tuple[Tensor, ...]]):
         Raises:
             DataError: An image file is missing or damaged.
         """
-        images = self._windows.cut(**_part(self._centre(self.num_images), 0, count))
+        images = self._windows.cut(**_part(self._center(self.num_images), 0, count))
         return images if images.dtype == torch.uint8 else (images * 255).round_().to(torch.uint8)
 
-    def _centre(self, count: int) -> Draws:
+    def _center(self, count: int) -> Draws:
         top, left = (self._windows.rows - 1) // 2, (self._windows.columns - 1) // 2
         return {"order": np.arange(count), "tops": np.full(count, top), "lefts": np.full(count, left)}
 
@@ -254,7 +254,7 @@ class Batches(DataLoader[tuple[Tensor, ...]]):
     def _draw(self, epoch: int) -> Draws:
         """Draw everything, wanted or not, so that switching one change on leaves the draws of the others alone."""
         count = self.num_images
-        draws = self._centre(count)
+        draws = self._center(count)
         if self.seed is None:
             return draws
         random = np.random.default_rng([self.seed, 1 + epoch])
@@ -265,9 +265,9 @@ class Batches(DataLoader[tuple[Tensor, ...]]):
         mirrored = random.random(count) < 0.5
         if self.settings.mirror:
             draws["mirrored"] = mirrored
-        for name, (_, centre) in JITTERS.items():
+        for name, (_, center) in JITTERS.items():
             strength = getattr(self.settings, name)
-            factors = centre + strength * (2 * random.random(count, dtype=np.float32) - 1)
+            factors = center + strength * (2 * random.random(count, dtype=np.float32) - 1)
             if strength > 0:
                 draws[name] = factors.astype(np.float32)
         squares = random.integers(self._size, size=(count, 2))

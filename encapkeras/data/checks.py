@@ -32,14 +32,14 @@ def missing_classes(name: str, labels: Array, classes: int) -> list[str]:
     return [f"{name}: {count} of {classes} classes without any image: {listed}{hint}"]
 
 
-def checked_arrays(dataset: str, arrays: ImageArrays, classes: int) -> ImageArrays:
+def check_arrays(dataset: str, arrays: ImageArrays, classes: int) -> ImageArrays:
     """Return the arrays of a built-in data set; raise `DataError` for impossible labels and classes without images."""
     problems = []
     for name, labels in (("training labels", arrays.train_labels), ("test labels", arrays.test_labels)):
         problems += [f"{name}: there are none"] if not len(labels) else label_problems(name, labels, classes)
     problems = problems or missing_classes("training labels", arrays.train_labels, classes)
     if problems:
-        raise listed_error(f"the files of data set '{dataset}' hold impossible values", problems)
+        raise listed_error(f"the files of data set '{dataset}' contain invalid values", problems)
     return arrays
 
 

@@ -82,7 +82,7 @@ class DatasetFiles:
             download(unfinished)
             fetched = next(filter(None, map(self._all_in, self._folders([Path(unfinished)]))), None)
             if not fetched:
-                raise RuntimeError("the download did not bring all files")
+                raise RuntimeError("the download did not include all files")
             target = root / self.subfolder
             target.mkdir(parents=True, exist_ok=True)
             return [path.rename(target / path.name) for path in fetched]
@@ -109,7 +109,7 @@ class DatasetFiles:
             yield
         except damages as error:
             again = ", or delete it to have it downloaded again" if self.download else ""
-            raise DataError(f"{path} is damaged: {error}. Replace it by a good copy{again}.") from error
+            raise DataError(f"{path} is damaged: {error}. Replace it with an intact copy{again}.") from error
 
 
 def unpacked(path: Path) -> bytes:
@@ -122,5 +122,5 @@ def array_behind_header(data: bytes, header: int, shape: Sequence[int], dtype: n
     """Return the array that fills the rest of a file; raise `ValueError` if it does not."""
     expected = header + int(np.prod(shape, dtype=object)) * np.dtype(dtype).itemsize
     if len(data) != expected:
-        raise ValueError(f"it has {len(data)} bytes, its header of shape {tuple(shape)} asks for {expected}")
+        raise ValueError(f"it has {len(data)} bytes, but its header (shape {tuple(shape)}) requires {expected}")
     return np.frombuffer(data, dtype=dtype, offset=header).reshape(shape)

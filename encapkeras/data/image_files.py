@@ -26,7 +26,7 @@ class ImageFiles:
 
     Args:
         paths: The files.
-        channels: 1 for grey, 3 for colour; all images are turned into that.
+        channels: 1 for grayscale, 3 for color; all images are converted to that.
         boxes: For each file the .xml file with the box around its object, to which it is cut; None: it is used whole.
     """
 
@@ -51,12 +51,12 @@ class ImageFiles:
 def read_image(path: str | os.PathLike[str], channels: int, box: Box | None = None) -> npt.NDArray[np.uint8]:
     """Return the image in a file, upright as its EXIF data say.
 
-    Transparent parts are laid on white; of a moving image the first frame is taken. Grey is repeated where colour is
-    asked for, and colour becomes grey (ITU-R BT.601) where grey is. Of 16 bits the upper 8 count.
+    Transparent parts are laid on white; of a moving image the first frame is taken. Gray is repeated where color is
+    asked for, and color becomes gray (ITU-R BT.601) where gray is. Of 16 bits the upper 8 count.
 
     Args:
         path: The file, of any format that Pillow reads.
-        channels: 1 for grey, 3 for colour.
+        channels: 1 for grayscale, 3 for color.
         box: The part to use, in the pixels that are stored, before turning: left, top, right, bottom; None for all.
 
     Returns:

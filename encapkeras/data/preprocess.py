@@ -13,18 +13,18 @@ from encapkeras.validation import shown
 
 
 def prepare(image: Array, info: DatasetInfo, resize: int | None = None) -> Tensor:
-    """Return an image as `load` makes those of the test: resized, cut at the centre, in [0, 1], not augmented.
+    """Return an image as `load` makes those of the test: resized, cut at the center, in [0, 1], not augmented.
 
     Args:
         image: `(H, W, C)` or `(H, W)`, uint8, or floats in [0, 1].
-        info: What the network takes. Grey is repeated for three channels, colours become grey (ITU-R BT.601) for one.
+        info: What the network takes. Gray is repeated for three channels, colors become gray (ITU-R BT.601) for one.
         resize: `augment.resize` of the settings it was trained with; None if that is not set.
 
     Returns:
         `(1, H, W, C)`, float32 in [0, 1].
 
     Raises:
-        DataError: The array is not an image, or cannot have so many channels.
+        DataError: The array is not an image, or cannot have that many channels.
 
     Example:
         >>> info = DatasetInfo(height=28, width=28, channels=1, classes=10, class_names=tuple("0123456789"))
@@ -38,7 +38,7 @@ def prepare(image: Array, info: DatasetInfo, resize: int | None = None) -> Tenso
         )
     if image.dtype.kind == "f" and not (image.min() >= 0 and image.max() <= 1):
         raise DataError(
-            f"floats of an image must be in [0, 1]; these go from {shown(float(image.min()))} to "
+            f"floats of an image must be in [0, 1]; these range from {shown(float(image.min()))} to "
             f"{shown(float(image.max()))}"
         )
     pixels = image if image.dtype == np.uint8 else image.astype(np.float32)
@@ -55,6 +55,6 @@ def _with_channels(images: Tensor, channels: int) -> Tensor:
     if received == 1:
         return images.expand(-1, -1, -1, channels)
     if received == 3 and channels == 1:
-        grey = augment.grey(images.float())
-        return grey.round().to(torch.uint8) if images.dtype == torch.uint8 else grey
+        gray = augment.gray(images.float())
+        return gray.round().to(torch.uint8) if images.dtype == torch.uint8 else gray
     raise DataError(f"the network takes images of {channels} channels; this one has {received}")

@@ -40,7 +40,7 @@ class DatasetInfo:
     Args:
         height: Height of the images in pixels.
         width: Width of the images in pixels.
-        channels: 1 for grey, 3 for colour; any number in the user's own arrays.
+        channels: 1 for grayscale, 3 for color; any number in the user's own arrays.
         classes: Number of classes; labels run from 0 to `classes - 1`.
         class_names: The name of each class, in the order of the labels.
         train_images: Number of images for training and validation; None if not known before reading.
@@ -99,7 +99,7 @@ class DatasetReader(abc.ABC):
         """Return all images and labels, checked.
 
         Raises:
-            DataError: Files are missing or damaged, or hold impossible values.
+            DataError: Files are missing or damaged, or contain invalid values.
         """
 
 

@@ -30,7 +30,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class AugmentSettings(BaseModel):
-    """Random changes of the training images; validation and test images are only resized and centre-cropped.
+    """Random changes of the training images; validation and test images are only resized and center-cropped.
 
     Example:
         >>> AugmentSettings(resize=34, crop=True, mirror=True).resize
@@ -46,50 +46,50 @@ class AugmentSettings(BaseModel):
     )
     crop: bool = Field(
         default=False,
-        description="Cut the image at a random place instead of the centre; needs a larger 'resize', or 'pad'.",
+        description="Cut the image at a random place instead of the center; needs a larger 'resize', or 'pad'.",
     )
     pad: NonNegativeInt = Field(
         default=0,
         description="Black pixels put on each side of the training images before a random part is cut out: with crop "
-        "and no larger 'resize', images are shifted by up to so many pixels.",
+        "and no larger 'resize', images are shifted by up to that many pixels.",
     )
-    mirror: bool = Field(default=False, description="Mirror every second image, at random, left to right.")
+    mirror: bool = Field(default=False, description="Mirror each image left to right with probability 1/2.")
     brightness: Share = Field(
         default=0.0, description="Multiply pixels by a random factor from 1 - value to 1 + value (0 to 1)."
     )
     contrast: Share = Field(
         default=0.0,
-        description="Multiply the distance from the image's mean grey by a random factor from 1 - value to 1 + value "
+        description="Multiply the distance from the image's mean gray by a random factor from 1 - value to 1 + value "
         "(0 to 1).",
     )
     saturation: Share = Field(
         default=0.0,
-        description="Multiply the distance from each pixel's grey by a random factor from 1 - value to 1 + value "
-        "(0 to 1); colour images only.",
+        description="Multiply the distance from each pixel's gray by a random factor from 1 - value to 1 + value "
+        "(0 to 1); color images only.",
     )
     hue: Annotated[float, Field(ge=0, le=0.5)] = Field(
         default=0.0,
-        description="Turn the colour circle by a random part of a full turn, from -value to value (0 to 0.5); colour "
-        "images only.",
+        description="Rotate the color circle by a random fraction of a full turn, from -value to value (0 to 0.5); "
+        "color images only.",
     )
     cutout: NonNegativeInt = Field(
         default=0,
         description="Side in pixels of a square at a random place of each training image that is filled with the "
-        "image's mean colour, the last of all changes; its centre is anywhere in the image.",
+        "image's mean color, the last of all changes; its center is anywhere in the image.",
     )
 
     def check(self, height: int, width: int, channels: int | None = None) -> None:
-        """Check that images of this size (in pixels) and so many channels (None: not known yet) can be changed so.
+        """Check that images of this size (in pixels) and number of channels (None: unknown) can be changed this way.
 
         Raises:
-            ArgumentError: The images are not square, there is nothing to crop, or no colour to change.
+            ArgumentError: The images are not square, there is nothing to crop, or no color to change.
         """
         size = f"{height}x{width}"
         if height != width and (self.resize is not None or (self.crop and not self.pad)):
             raise ArgumentError(
                 f"augment.{'resize' if self.resize is not None else 'crop'} is for square images; these are {size}, "
-                "and resizing makes squares, of which only a part of the picture would be left. Set data.image_size, "
-                "which makes the images square, or remove augment.resize and augment.crop"
+                "and resizing would make them square and keep only a part of each. Set data.image_size, which "
+                "makes the images square, or remove augment.resize and augment.crop"
             )
         if self.resize is not None and self.resize < height:
             raise ArgumentError(
@@ -97,17 +97,17 @@ class AugmentSettings(BaseModel):
             )
         if self.crop and self.resize in (None, height) and not self.pad:
             raise ArgumentError(
-                f"augment.crop has nothing to cut off: set augment.resize to more than the images' size ({size}), for "
+                f"augment.crop has nothing to crop: set augment.resize to more than the images' size ({size}), for "
                 f"example {height + 2}, or augment.pad, or remove augment.crop"
             )
         if self.pad and not self.crop:
-            raise ArgumentError("augment.pad puts pixels on that the centre is then cut out of: set augment.crop: true")
+            raise ArgumentError("augment.pad adds pixels that the center crop then removes: set augment.crop: true")
         if self.cutout > min(height, width):
             raise ArgumentError(f"augment.cutout is {self.cutout}, larger than the images ({size})")
-        colour = [name for name in ("saturation", "hue") if getattr(self, name) > 0]
-        if colour and channels not in (None, 3):
+        color = [name for name in ("saturation", "hue") if getattr(self, name) > 0]
+        if color and channels not in (None, 3):
             raise ArgumentError(
-                f"augment.{' and augment.'.join(colour)} can only change colour images (3 channels); these have "
+                f"augment.{' and augment.'.join(color)} can only change color images (3 channels); these have "
                 f"{channels}. Set to 0"
             )
 
@@ -115,7 +115,7 @@ class AugmentSettings(BaseModel):
 class DataSettings(BaseModel):
     """The `data:` section: which images, how they become batches, and the arguments of the data set.
 
-    The data set's own arguments, such as `path` of `npz`, are given beside the settings that all data sets share.
+    The data set's own arguments, such as `path` of `npz`, are given next to the settings that all data sets share.
 
     Raises:
         pydantic.ValidationError: Naming all keys that are unknown, missing or wrong.
@@ -132,7 +132,7 @@ class DataSettings(BaseModel):
     )
     root: DataPath | None = Field(
         default=None,
-        description="Folder with the data set's files. Looked in first; then $ENCAPKERAS_DATA and the cache folder.",
+        description="Folder with the data set's files. Searched first; then $ENCAPKERAS_DATA and the cache folder.",
     )
     workers: NonNegativeInt | None = Field(
         default=None,
@@ -147,8 +147,8 @@ class DataSettings(BaseModel):
     )
     validation: Annotated[float, Field(ge=0, lt=1)] | Literal["own"] = Field(
         default=0.1,
-        description="Part of the training images held out for validation, from 0 (none) to below 1; or 'own' for the "
-        "validation part that the data set brings.",
+        description="Fraction of the training images held out for validation, from 0 (none) to below 1; or 'own' for "
+        "the validation part that comes with the data set.",
     )
     image_size: PositiveInt | None = Field(
         default=None,

@@ -79,7 +79,7 @@ def load(settings: DataSettings, *, seed: int) -> DataSplits:
         ArgumentError: The seed is negative, the augmentation does not suit the images, there are fewer of them than
             `subset` asks for, there is no validation part of the data set's own, or the held-out part would be empty or
             leave nothing to train on.
-        DataError: Files are missing and cannot be downloaded, are damaged, or hold impossible values.
+        DataError: Files are missing and cannot be downloaded, are damaged, or contain invalid values.
 
     Example:
         >>> splits = load(DataSettings(dataset="digits", batch_size=32), seed=0)
@@ -177,7 +177,7 @@ def _as_given_to_the_network(settings: DataSettings, reader: DatasetReader) -> D
         settings.augment.check(info.height, info.width, info.channels)
     if settings.validation == "own" and info.validation_images is None:
         raise ArgumentError(
-            f"data.validation is 'own', but data set '{settings.dataset}' brings no validation part; choose the part "
+            f"data.validation is 'own', but data set '{settings.dataset}' has no validation part; choose the part "
             "of the training images to hold out, for example 0.1"
         )
     return info if settings.subset is None else replace(info, train_images=_subset_size(settings.subset, info))

@@ -75,7 +75,7 @@ class FileWindows:
 
 
 def decoded(files: ImageFiles, size: tuple[int, int], workers: int) -> Tensor:
-    """Return the images of all files in this height and width, `(N, H, W, C)`, uint8, decoded by so many processes."""
+    """Return all images in this height and width, `(N, H, W, C)`, uint8, decoded by `workers` processes."""
     windows = FileWindows(files, *size, whole=size)
     images = torch.empty((len(files), *size, files.channels), dtype=torch.uint8)
     parts = np.split(np.arange(len(files)), range(AT_ONCE, len(files), AT_ONCE))

@@ -94,8 +94,8 @@ def _next(results: Iterator[Any]) -> Any:
             raise
         reason = " ".join(str(error).split()) or "it closed its connection"
         raise DataError(
-            f"a process that decodes images ended: {reason.rstrip('.')}. Memory may be short: set data.workers to "
-            "fewer processes, or to 0 for none."
+            f"a process that decodes images ended: {reason.rstrip('.')}. There may be too little memory: set "
+            "data.workers to fewer processes, or to 0 for none."
         ) from error
     if isinstance(result, DataError):
         raise result

@@ -31,7 +31,7 @@ def agree_on_attempt(store: Store, rank: int, count: int, timeout: timedelta) ->
     until = time.monotonic() + timeout.total_seconds()
     while missing:
         if time.monotonic() > until:
-            raise TimeoutError(f"of {count} processes these did not come within {timeout}: {missing}")
+            raise TimeoutError(f"of {count} processes these did not arrive within {timeout}: {missing}")
         for each in missing:
             if store.check([f"request/{each}"]):
                 store.set(f"answer/{store.get(f'request/{each}').decode()}", own)

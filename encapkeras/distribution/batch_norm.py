@@ -10,9 +10,9 @@ import keras
 import torch
 
 from encapkeras.errors import DistributionError
-from encapkeras.functional.batch_norm import joined_moments
+from encapkeras.functional.batch_norm import join_moments
 from encapkeras.functional.torch_support.shared_batch import SharedBatch, shared_batch
-from encapkeras.keras_internals import layers_within, own_moments, reduction_axes, replaced_moments
+from encapkeras.keras_internals import layers_within, own_moments, reduction_axes, replace_moments
 
 
 @contextlib.contextmanager
@@ -22,7 +22,7 @@ def synchronized(model: keras.Model, shared: SharedBatch | None) -> Iterator[Non
         yield
         return
     layers = [layer for layer in layers_within(model) if isinstance(layer, keras.layers.BatchNormalization)]
-    with replaced_moments(layers, lambda layer: _moments_of(layer, shared)):
+    with replace_moments(layers, lambda layer: _moments_of(layer, shared)):
         yield
 
 
@@ -32,6 +32,6 @@ def _moments_of(layer: keras.layers.BatchNormalization, shared: SharedBatch) -> 
             return own_moments(layer, inputs, mask)
         if mask is not None:
             raise DistributionError(f"sync_batch_norm does not support '{layer.name}', whose input is masked")
-        return joined_moments(inputs, reduction_axes(layer), shared)
+        return join_moments(inputs, reduction_axes(layer), shared)
 
     return moments

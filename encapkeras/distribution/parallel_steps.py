@@ -15,11 +15,11 @@ from encapkeras.distribution.batch_norm import synchronized
 from encapkeras.distribution.gradients import GradientSum
 from encapkeras.distribution.processes import Processes, all_gather, all_reduce_sum
 from encapkeras.errors import DistributionError
-from encapkeras.functional.torch_support.shared_batch import SharedBatch, part_of_batch, sharing
+from encapkeras.functional.torch_support.shared_batch import SharedBatch, part_of_batch, share_batch
 from encapkeras.keras_internals import (
     replace_steps,
-    replaced_train_step,
-    scaled_gradients,
+    replace_train_step,
+    scale_gradients,
     seed_states,
     statistics_within,
 )
@@ -48,7 +48,7 @@ class ParallelSteps:
 
     def attach(self) -> None:
         """Replace the model's steps, or those of an earlier strategy."""
-        earlier = getattr(replaced_train_step(self.model), "__self__", None)
+        earlier = getattr(replace_train_step(self.model), "__self__", None)
         if isinstance(earlier, ParallelSteps):
             earlier._stop_summing()
         replace_steps(self.model, self.train_step, self.test_step, self.predict_step)
@@ -58,7 +58,7 @@ class ParallelSteps:
         part = self._part("training", data)
         self._follow_trainable_weights()
         with self._metrics_of_all(part), self._own_draws(), self._shared(part):
-            with scaled_gradients(self.model.optimizer, part.share):
+            with scale_gradients(self.model.optimizer, part.share):
                 logs = type(self.model).train_step(self.model, part.data)
         self._average_statistics(part.share)
         return self._logs_of_all(logs)
@@ -118,7 +118,7 @@ class ParallelSteps:
 
     @contextlib.contextmanager
     def _shared(self, part: _Part) -> Iterator[None]:
-        with sharing(part.shared), synchronized(self.model, part.shared):
+        with share_batch(part.shared), synchronized(self.model, part.shared):
             yield
 
     @contextlib.contextmanager

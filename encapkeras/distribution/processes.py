@@ -114,7 +114,7 @@ def _take_gpu(local_rank: int) -> None:
     gpus, chosen = torch.cuda.device_count(), os.environ.get("KERAS_TORCH_DEVICE", "cuda")
     if ":" in chosen:
         raise DistributionError(
-            f"each process takes the GPU of its own number, but KERAS_TORCH_DEVICE={chosen} is one GPU for all. Set it "
+            f"each process takes the GPU with its number, but KERAS_TORCH_DEVICE={chosen} is one GPU for all. Set it "
             "to cuda, and choose the GPUs with the environment variable CUDA_VISIBLE_DEVICES."
         )
     if local_rank >= gpus:

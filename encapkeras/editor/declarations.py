@@ -35,15 +35,15 @@ TENSOR = "x-tensor"  # marks a string that refers to a node
 # Keys that the reader consumes before it checks a section, so that the section's model lacks them.
 _EXTENDS: Schema = {
     "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}],
-    "description": "A file that this one builds on, or a list of them: beside or below it, or one of the specs that "
-    "come with encapkeras. Maps merge deeply, lists are replaced, `null` deletes; later files override earlier ones.",
+    "description": "A file that this one builds on, or a list of them: in its folder or below it, or one of the "
+    "bundled specs. Maps merge deeply, lists are replaced, `null` deletes; later files override earlier ones.",
 }
 _SCHEMA: Schema = {"type": "string", "description": "Where editors find the JSON Schema of this file."}
 _REPEAT: Schema = {
     "type": "array",
     "items": {"type": "object"},
     "minItems": 1,
-    "description": "Makes a node of each row. A row is a map of names, such as `{i: 1}`, that this node alone sees, as "
+    "description": "Makes a node for each row. A row is a map of names, such as `{i: 1}`, that only this node sees, as "
     "`$i`; one of them must be part of the node's own name: `stage$i`. In `inputs`, `$previous` is the row before, and "
     "in the first row the node above.",
 }

@@ -90,7 +90,7 @@ def _things(registry: Registry) -> Iterator[str]:
 
 def _table(schema: Schema) -> str:
     required = schema.get("required", ())
-    rows = ["| key | may be | default | meaning |", "|---|---|---|---|"]
+    rows = ["| key | value | default | meaning |", "|---|---|---|---|"]
     for name, entry in schema["properties"].items():
         if entry.get("deprecated") or ("const" in entry and "description" not in entry):  # the heading has that one
             continue

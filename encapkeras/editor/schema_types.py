@@ -87,7 +87,7 @@ def section(properties: Schema, *, variable: bool = True) -> Schema:
 def names_of(noun: str, names: Mapping[str, str], others: str = "") -> Schema:
     """Return one of some names, each explained, or a variable; `others` is a pattern of more, after a `|`."""
     which = f"known: {', '.join(names)}" if len(names) <= _MANY else "completion lists them all"
-    # The first alternative's message is the one for an unknown name. With a description of its own it is not taken for
+    # The first alternative's message is the one for an unknown name. With its own description it is not mistaken for
     # the conditions of `where`, which would muddle what editors explain.
     variable = _variable(f"there is no such {noun}; {which}", others)
     variable["description"] = f"A variable with the name of a {noun}."

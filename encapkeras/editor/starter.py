@@ -19,7 +19,7 @@ from typing import Any, Literal
 from encapkeras.data import DatasetInfo, DataSettings, describe
 from encapkeras.data.registry import path_arguments
 from encapkeras.errors import printable
-from encapkeras.spec.spec_files import installed_schema, moved_path
+from encapkeras.spec.spec_files import installed_schema, move_path
 from encapkeras.spec.write import yaml_line
 
 Routing = Literal["master", "approximate", "dynamic", "em"]
@@ -143,14 +143,14 @@ def _with_data(text: str, data: DataSettings, info: DatasetInfo, plan: _Plan, fo
     if not in_use:
         text = text.replace("  augment:", "  # augment:", 1)
     files = {key: data.arguments.get(key) for key in path_arguments(data.dataset)}
-    given: dict[str, Any] = {key: moved_path(path, Path.cwd(), folder.resolve()) for key, path in files.items() if path}
+    given: dict[str, Any] = {key: move_path(path, Path.cwd(), folder.resolve()) for key, path in files.items() if path}
     given |= {"image_size": data.image_size} if data.image_size else {}
     lines = "".join(f"  {key}: {yaml_line(value)}\n" for key, value in given.items())
     return text.replace("  batch_size:", f"{lines}  batch_size:", 1)
 
 
 def _with_network(text: str, info: DatasetInfo, plan: _Plan) -> str:
-    strides = _fitting_strides(plan.strides, info)
+    strides = _choose_strides(plan.strides, info)
     filters = (*plan.filters[:1] * (len(strides) - len(plan.strides)), *plan.filters)
     shrinks = [math.prod(strides[:end]) for end in range(len(filters) + 1, len(strides) + 1)]
     text = _with_rows(text, "conv$i", {"filters": filters, "stride": strides})
@@ -173,7 +173,7 @@ def _with_network(text: str, info: DatasetInfo, plan: _Plan) -> str:
     return text
 
 
-def _fitting_strides(planned: Sequence[int], info: DatasetInfo) -> list[int]:
+def _choose_strides(planned: Sequence[int], info: DatasetInfo) -> list[int]:
     """Return strides for these images: small ones are halved later or not, large ones by more convolutions first."""
 
     def side(size: int, halvings: int) -> int:
@@ -200,7 +200,7 @@ def _with_training(text: str, info: DatasetInfo, plan: _Plan) -> str:
 
 
 def _aligned(text: str) -> str:
-    """Return the text with the comments at the ends of neighbouring lines below each other."""
+    """Return the text with the comments at the ends of neighboring lines below each other."""
     parts = [line.partition("\t") for line in text.split("\n")]
     widths: list[int] = []
     for position, (code, _, remark) in enumerate(parts):

@@ -1,4 +1,4 @@
-"""Batch normalisation with one statistic per channel, or per capsule type.
+"""Batch normalization with one statistic per channel, or per capsule type.
 
 Shape suffixes: B batch, C channels, N capsule types, D capsule dimension, P positions (H * W).
 """
@@ -15,10 +15,10 @@ from encapkeras.functional.torch_support.shared_batch import SharedBatch, shared
 
 
 class NormWeights(NamedTuple):
-    """Weights of a batch normalisation, each `(C,)`, or `(N,)` for one statistic per capsule type.
+    """Weights of a batch normalization, each `(C,)`, or `(N,)` for one statistic per capsule type.
 
     Attributes:
-        scale: Factor after normalising.
+        scale: Factor after normalizing.
         offset: Added last.
         mean: Moving mean; training updates it in place.
         variance: Moving unbiased variance; training updates it in place.
@@ -39,11 +39,11 @@ def batch_norm(
     momentum: float = 0.1,
     epsilon: float = 1e-5,
 ) -> torch.Tensor:
-    """Normalise `map + bias` over all axes but the second: `scale * (x - mean) / sqrt(variance + epsilon) + offset`.
+    """Normalize `map + bias` over all axes but the second: `scale * (x - mean) / sqrt(variance + epsilon) + offset`.
 
     The statistics are the batch's while training (Ioffe and Szegedy 2015, algorithm 1), the moving ones otherwise;
     those of the whole batch where several processes share one (`encapkeras.distribution`). A batch with one value per
-    channel gives the offset and leaves the moving variance. A map in half precision is normalised in float32 and
+    channel gives the offset and leaves the moving variance. A map in half precision is normalized in float32 and
     rounded once; if it is not finite, the moving statistics stay, since scaled losses skip such steps.
 
     Args:
@@ -51,7 +51,7 @@ def batch_norm(
         weights: Scale, offset and moving statistics, each `(C,)`.
         training: Whether to use and record the batch's statistics.
         bias: The bias `(C,)` of the convolution before. While training it only moves the recorded mean, since a
-            normalised batch does not depend on it: one pass over the map less.
+            normalized batch does not depend on it: one pass over the map less.
         momentum: Share of the new statistics in the moving ones.
         epsilon: Added to the variance.
 
@@ -110,7 +110,7 @@ def _batch_norm(
     return result
 
 
-def joined_moments(map_BCP: torch.Tensor, axes: list[int], shared: SharedBatch) -> tuple[torch.Tensor, torch.Tensor]:
+def join_moments(map_BCP: torch.Tensor, axes: list[int], shared: SharedBatch) -> tuple[torch.Tensor, torch.Tensor]:
     """Return mean and biased variance `(C,)` over some axes of the maps of all processes; differentiable.
 
     From those of each process, `m_p` and `v_p`, and its share `a_p` of the batch: `m = sum_p a_p m_p` and
@@ -131,7 +131,7 @@ def _batch_norm_over_processes(
     momentum: float,
     epsilon: float,
 ) -> torch.Tensor:
-    mean, variance = joined_moments(map_BCP, [0, *range(2, map_BCP.dim())], shared)
+    mean, variance = join_moments(map_BCP, [0, *range(2, map_BCP.dim())], shared)
     count = map_BCP.numel() // map_BCP.shape[1] // shared.sizes[shared.rank] * sum(shared.sizes)
     record_statistics(weights, mean.detach(), variance.detach(), count=count, bias=bias, momentum=momentum)
     slope = weights.scale * (variance + epsilon).rsqrt()
@@ -157,7 +157,7 @@ def record_statistics(
 def capsule_batch_norm(
     capsules_BNDP: torch.Tensor, weights: NormWeights, *, training: bool, momentum: float = 0.1, epsilon: float = 1e-5
 ) -> torch.Tensor:
-    """Batch normalisation with one mean and variance per capsule type: over all axes but the second.
+    """Batch normalization with one mean and variance per capsule type: over all axes but the second.
 
     Args:
         capsules_BNDP: Tensor `(B, N, D, ...)`.

@@ -52,7 +52,7 @@ def batch_norm_relu_squash(
         map_BCHW: Map `(B, C, H, W)` with at least two values a channel; fastest if contiguous or channels_last.
         scale: `(C,)`.
         offset: `(C,)`.
-        types: Number N of capsule types; the components of a type are neighbours.
+        types: Number N of capsule types; the components of a type are neighbors.
         epsilon: Added to the variance.
         memory_format: Of the result: `torch.channels_last` where a convolution comes next.
 
@@ -137,8 +137,8 @@ class _BatchNormReluSquash(torch.autograd.Function):
             gradient = gradient.contiguous().view(context.by_type)
             _backward_relu_squash(capsules, gradient, out=through.view(context.by_type))
             offset_gradient += through.sum((0, 2))
-            centred = torch.sub(turned, _by_channel(mean), out=capsules.view(turned.shape))
-            moment += centred.mul_(through).sum((0, 2))
+            centered = torch.sub(turned, _by_channel(mean), out=capsules.view(turned.shape))
+            moment += centered.mul_(through).sum((0, 2))
             if through is not result:
                 result.copy_(through)
         scale_gradient = inverse * moment
@@ -162,7 +162,7 @@ def _plain(
 def _normalize_and_rectify(
     piece_bCP: torch.Tensor, slope: torch.Tensor, shift: torch.Tensor, by_type: tuple[int, ...]
 ) -> torch.Tensor:
-    """The normalised and rectified capsules `(b, N, D, P)`, contiguous."""
+    """The normalized and rectified capsules `(b, N, D, P)`, contiguous."""
     out = torch.empty(piece_bCP.shape, dtype=piece_bCP.dtype, device=piece_bCP.device)
     torch.addcmul(_by_channel(shift), piece_bCP, _by_channel(slope), out=out)
     return out.relu_().view(by_type)

@@ -16,13 +16,13 @@ import torch
 
 from encapkeras.errors import CheckpointError, TrainingError
 from encapkeras.files import replacing
-from encapkeras.training.memory.out_of_memory import saying_how_to_save_memory
+from encapkeras.training.memory.out_of_memory import explain_out_of_memory
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> Mapping[str, Any]:
     """Read the state dict in a file of `torch.save`, to the CPU; no code in the file is run.
 
-    Checkpoints often keep the state dict beside other things, such as the epoch and the optimizer's state. It is found
+    Checkpoints often keep the state dict next to other things, such as the epoch and the optimizer's state. It is found
     under any name, if it is the only map with arrays of floating-point numbers. If the top level has such arrays, it is
     the state dict itself.
 
@@ -82,7 +82,7 @@ def write_checkpoint(state_dict: Mapping[str, torch.Tensor], path: str | os.Path
 
 def _loaded(path: Path) -> Any:
     try:
-        with warnings.catch_warnings(), saying_how_to_save_memory("Free memory to read the checkpoint."):
+        with warnings.catch_warnings(), explain_out_of_memory("Free memory to read the checkpoint."):
             warnings.simplefilter("ignore")  # of torch, on what is said below
             content = torch.load(path, map_location="cpu", weights_only=True)
         damaged = _damaged_part(path)

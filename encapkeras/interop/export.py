@@ -90,8 +90,8 @@ def _program(model: keras.Model) -> torch.export.ExportedProgram:
     except Exception as error:  # whatever a layer's operations end in when they are traced
         reason = str(error).strip().partition("\n")[0]
         raise ExportError(
-            f"model '{model.name}' cannot be traced: {reason}. Layers must not look at values, or at the size of the "
-            "batch, with Python's own if. It can still be exported as .keras."
+            f"model '{model.name}' cannot be traced: {reason}. Layers must not branch on values, or on the size "
+            "of the batch, with a Python if. It can still be exported as .keras."
         ) from error
 
 

@@ -107,7 +107,7 @@ def _without_prefix(state_dict: Any) -> dict[Any, Any]:
 
 
 def _counter(name: str) -> str:
-    """Return the counter beside the running variance of a batch norm; empty for other names."""
+    """Return the counter next to the running variance of a batch norm; empty for other names."""
     norm = name.removesuffix("running_var")
     return f"{norm}num_batches_tracked" if norm != name else ""
 

@@ -36,8 +36,8 @@ class CapsuleConvolution(CapsuleLayer):
             Where the shape changes, the skip goes through a 3x3 convolution.
         normalization: Batch norm with one statistic per `channel` or per `capsule` type.
         relu: Whether each step applies ReLU before squash.
-        kernel_initializer: Keras initialiser of all convolution kernels, by name or as {class_name, config}.
-        bias_initializer: Keras initialiser of all convolution biases.
+        kernel_initializer: Keras initializer of all convolution kernels, by name or as {class_name, config}.
+        bias_initializer: Keras initializer of all convolution biases.
         **kwargs: `name`, `dtype`, `trainable`, as for every Keras layer.
 
     Call arguments:

@@ -25,11 +25,11 @@ class CapsuleDense(CapsuleLayer):
 
     Args:
         capsules: Number J of output capsules; for a classifier, the number of classes.
-        dim: Dimension of the output capsules; `per_dim` keeps the input's, so that it must be equal.
+        dim: Dimension of the output capsules; `per_dim` keeps the input's, so it must be equal.
         kind: `per_dim`, `dense` or `factored`.
-        kernel_initializer: Keras initialiser of the weights, by name or as {class_name, config}. If not given, uniform
+        kernel_initializer: Keras initializer of the weights, by name or as {class_name, config}. If not given, uniform
             within 1 / sqrt(fan) for `per_dim` and `factored` as in the paper's code, `glorot_normal` for `dense`.
-        bias_initializer: Keras initialiser of the bias of `dense`.
+        bias_initializer: Keras initializer of the bias of `dense`.
         **kwargs: `name`, `dtype`, `trainable`, as for every Keras layer.
 
     Call arguments:

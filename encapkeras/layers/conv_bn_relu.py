@@ -26,8 +26,8 @@ class ConvBnRelu(CapsuleLayer):
         strides: Stride.
         padding: Zeros on each side; half the kernel if not given.
         use_bias: Whether the convolution has a bias.
-        kernel_initializer: Keras initialiser of the kernel, by name or as {class_name, config}.
-        bias_initializer: Keras initialiser of the bias.
+        kernel_initializer: Keras initializer of the kernel, by name or as {class_name, config}.
+        bias_initializer: Keras initializer of the bias.
         **kwargs: `name`, `dtype`, `trainable`, as for every Keras layer.
 
     Call arguments:

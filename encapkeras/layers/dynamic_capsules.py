@@ -16,7 +16,7 @@ from encapkeras.layers.voting_layer import VotingLayer
 
 @register_layer("dynamic_capsules")
 class DynamicCapsules(VotingLayer):
-    """Output capsules by dynamic routing (Sabour et al. 2017, procedure 1), computed without ever making the votes.
+    """Output capsules by dynamic routing (Sabour et al. 2017, procedure 1), computed without ever creating the votes.
 
     Input capsule i of type n votes `vote_ij = W[n, j] u_i + bias[n, j]`. Logits `b_ij` start at 0; each iteration takes
     `c = softmax(b)`, `s_j = sum_i c_ij vote_ij` and `v_j = squash(s_j)`, and adds `vote_ij . v_j` to the logits.
@@ -33,9 +33,9 @@ class DynamicCapsules(VotingLayer):
         use_bias: Whether votes have a bias.
         map_types: If given, the outputs are a square map of that many types, for capsule layers to follow; J must be
             map_types * side * side.
-        kernel_initializer: Keras initialiser of the matrices, by name or as {class_name, config}; fans are those of a
+        kernel_initializer: Keras initializer of the matrices, by name or as {class_name, config}; fans are those of a
             1x1 convolution with one group for each type. If not given, normal with variance 2 / (D + E).
-        bias_initializer: Keras initialiser of the votes' biases.
+        bias_initializer: Keras initializer of the votes' biases.
         **kwargs: `name`, `dtype`, `trainable`, as for every Keras layer.
 
     Call arguments:

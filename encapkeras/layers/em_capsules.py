@@ -18,7 +18,7 @@ from encapkeras.layers.voting_layer import VotingLayer
 
 @register_layer("em_capsules")
 class EmCapsules(VotingLayer):
-    """Output capsules by EM routing (Hinton et al. 2018, as in Neural Network Encapsulation), without making the votes.
+    """Output capsules by EM routing (Hinton et al. 2018, as in Neural Network Encapsulation), without storing votes.
 
     Input capsule i of type n votes `vote_ij = W[n, j] u_i + bias[n, j]`. Each output capsule is a Gaussian: the M-step
     sets its mean, its variance and its activation `a_j` from the votes weighted by `R_ij` (and by the input
@@ -36,9 +36,9 @@ class EmCapsules(VotingLayer):
         use_bias: Whether votes have a bias.
         map_types: If given, the outputs are a square map of that many types, for capsule layers to follow; J must be
             map_types * side * side.
-        kernel_initializer: Keras initialiser of the matrices, by name or as {class_name, config}; fans are those of a
+        kernel_initializer: Keras initializer of the matrices, by name or as {class_name, config}; fans are those of a
             1x1 convolution with one group for each type. If not given, normal with variance 2 / (D + E).
-        bias_initializer: Keras initialiser of the votes' biases.
+        bias_initializer: Keras initializer of the votes' biases.
         **kwargs: `name`, `dtype`, `trainable`, as for every Keras layer.
 
     Call arguments:

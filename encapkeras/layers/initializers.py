@@ -1,4 +1,4 @@
-"""Keras initialisers as plain data, and in torch's kernel layout."""
+"""Keras initializers as plain data, and in torch's kernel layout."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from encapkeras.errors import suggest
 
 
 def _as_config(value: Any) -> str | dict[str, Any]:
-    """Convert a Keras initialiser, in any form, to plain data; raise ValueError if it is not one."""
+    """Convert a Keras initializer, in any form, to plain data; raise ValueError if it is not one."""
     if isinstance(value, keras.initializers.Initializer):
         return keras.initializers.serialize(value)  # type: ignore[no-any-return]
     if isinstance(value, dict) and isinstance(value.get("class_name"), str):
@@ -23,13 +23,13 @@ def _as_config(value: Any) -> str | dict[str, Any]:
             keras.initializers.get(value)
         except (TypeError, ValueError) as error:
             reason = str(error).partition("\n")[0]
-            raise ValueError(f"initialiser '{value['class_name']}' does not take this config: {reason}") from None
+            raise ValueError(f"initializer '{value['class_name']}' does not take this config: {reason}") from None
         return value
     if isinstance(value, str):
         _check_known(value)
         return value
     raise ValueError(
-        f"must be the name of a Keras initialiser or a map {{class_name: ..., config: {{...}}}}; received {value!r}"
+        f"must be the name of a Keras initializer or a map {{class_name: ..., config: {{...}}}}; received {value!r}"
     )
 
 
@@ -37,15 +37,15 @@ def _check_known(name: str) -> None:
     if not hasattr(keras.initializers, name) or name in ("get", "serialize", "deserialize", "Initializer"):
         names = [name for name in dir(keras.initializers) if name[:1].islower()]
         known = set(names) - {"get", "serialize", "deserialize"}
-        raise ValueError(f"no Keras initialiser is called '{name}'. {suggest(name, known)}")
+        raise ValueError(f"no Keras initializer is called '{name}'. {suggest(name, known)}")
 
 
 InitializerConfig = Annotated[str | dict[str, Any], pydantic.BeforeValidator(_as_config)]
-"""The name of a Keras initialiser (`glorot_normal`), or `{class_name: random_normal, config: {stddev: 1.0}}`."""
+"""The name of a Keras initializer (`glorot_normal`), or `{class_name: random_normal, config: {stddev: 1.0}}`."""
 
 
 def get_initializer(config: InitializerConfig, name: str) -> keras.initializers.Initializer:
-    """Return the initialiser of one of a layer's weights: a seed in its config gives each weight other numbers."""
+    """Return the initializer of one of a layer's weights: a seed in its config gives each weight other numbers."""
     initializer = keras.initializers.get(config)
     own = initializer.get_config()
     if isinstance(own.get("seed"), int):
@@ -54,7 +54,7 @@ def get_initializer(config: InitializerConfig, name: str) -> keras.initializers.
 
 
 def in_torch_layout(config: InitializerConfig, name: str) -> Callable[..., Any]:
-    """Return the initialiser of a kernel `(out, in, height, width)`, with the fans of Keras' layout."""
+    """Return the initializer of a kernel `(out, in, height, width)`, with the fans of Keras' layout."""
     initializer = get_initializer(config, name)
 
     def make(shape: tuple[int, ...], dtype: Any = None) -> Any:
@@ -67,7 +67,7 @@ def in_torch_layout(config: InitializerConfig, name: str) -> Callable[..., Any]:
 
 
 def as_matrices(config: InitializerConfig, name: str, axis: int) -> Callable[..., Any]:
-    """Return the initialiser of a stack of matrices along an axis, each drawn by itself, with a matrix's fans."""
+    """Return the initializer of a stack of matrices along an axis, each drawn by itself, with a matrix's fans."""
 
     def make(shape: tuple[int, ...], dtype: Any = None) -> Any:
         if _on_meta():

@@ -36,14 +36,14 @@ PositivePerChannel = Annotated[
 
 @register_layer("normalize", formerly=["normalise"])
 class Normalize(CapsuleLayer):
-    """`(image - mean) / deviation` with fixed numbers, which a saved model holds.
+    """`(image - mean) / deviation` with fixed numbers, which are stored in a saved model.
 
     Images keep their range from 0 to 1 up to this layer, so that pictures and the pixels to predict from stay as they
     are. It comes first in a network, and has no weights: networks with batch norm behind the first convolution hardly
     need it.
 
     Args:
-        mean: What is taken from each pixel: one number, or a list of one for each channel; in units of images in
+        mean: What is subtracted from each pixel: one number, or a list of one for each channel; in units of images in
             [0, 1], for example [0.485, 0.456, 0.406] for photographs.
         deviation: What it is divided by, above 0: one number, or a list of one for each channel; in the same units.
         **kwargs: `name`, `dtype`, `trainable`, as for every Keras layer.

@@ -15,7 +15,7 @@ from encapkeras.layers.registry import CapsuleLayer, Shape, convolved_size, regi
 
 @register_layer("primary_capsules")
 class PrimaryCapsules(CapsuleLayer):
-    """The first capsules: a convolution with bias to N types of D channels, then batch norm, ReLU and squash at choice.
+    """The first capsules: a convolution with bias to N types of D channels, then batch norm, ReLU and squash if set.
 
     The defaults are the primary capsules of Sabour et al. 2017, section 4: a kernel of 9 at stride 2, no padding, and
     squash alone. Batch norm: epsilon 1e-5, momentum 0.9, unbiased moving variance.
@@ -29,8 +29,8 @@ class PrimaryCapsules(CapsuleLayer):
         batch_norm: Whether a batch norm follows the convolution.
         relu: Whether ReLU follows.
         squash: Whether each capsule is squashed at the end.
-        kernel_initializer: Keras initialiser of the kernel, by name or as {class_name, config}.
-        bias_initializer: Keras initialiser of the bias.
+        kernel_initializer: Keras initializer of the kernel, by name or as {class_name, config}.
+        bias_initializer: Keras initializer of the bias.
         **kwargs: `name`, `dtype`, `trainable`, as for every Keras layer.
 
     Call arguments:

@@ -47,7 +47,7 @@ def register_layer(name: str, *, formerly: Collection[str] = ()) -> Callable[[La
         ... class Length(CapsuleLayer):
         ...     '''The length of capsules.'''
         Traceback (most recent call last):
-        encapkeras.errors.RegistrationError: layer 'capsule_length' is registered already, by encapkeras itself. ...
+        encapkeras.errors.RegistrationError: layer 'capsule_length' is already registered, by encapkeras itself. ...
     """
     register = LAYERS.register(name, formerly=formerly)
 
@@ -104,7 +104,7 @@ class CapsuleLayer(keras.layers.Layer):  # type: ignore[misc]
     - `drawn_as`: its color in pictures: `convolution`, `capsules` or `routing`; empty for that of your own layers.
     - `scores_are`: what its output is if that is the network's: the `length` or the `activation` of class capsules.
 
-    A layer that routes derives from `VotingLayer`; its `routing_record` tells the analysis how it routes.
+    A layer that routes derives from `VotingLayer`; its `routing_record` describes to the analysis how it routes.
 
     Args:
         **kwargs: `name`, `dtype`, `trainable`, as for every Keras layer.

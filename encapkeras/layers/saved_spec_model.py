@@ -11,7 +11,7 @@ import encapkeras
 
 @keras.saving.register_keras_serializable(package="encapkeras", name="SpecModel")
 class SavedSpecModel:
-    """Stands in for `encapkeras.SpecModel` until a saved file needs it: layers lie below `encapkeras.model`."""
+    """Replaces `encapkeras.SpecModel` until a saved file needs it: layers are below `encapkeras.model`."""
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Any:

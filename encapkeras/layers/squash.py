@@ -13,7 +13,7 @@ from encapkeras.layers.registry import CapsuleLayer, Shape, register_layer
 
 @register_layer("squash")
 class Squash(CapsuleLayer):
-    """Shorten capsules to lengths below 1, along the last axis; the zero vector stays and has gradient 0.
+    """Shorten capsules to lengths below 1, along the last axis; the zero vector is unchanged and has gradient 0.
 
     `paper`: `|s|^2 / (1 + |s|^2) * s / |s|` (Sabour et al. 2017, equation 1). `sigmoid`: `sigmoid(|s| - m) * s / |s|`
     with `m = (max |s| - min |s|) / 2` over the whole batch.

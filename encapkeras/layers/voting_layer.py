@@ -104,7 +104,7 @@ class VotingLayer(CapsuleLayer):
 
     def routing_record(self) -> RoutingRecord:
         """Return the routing's weights and options, by which analyses make its couplings again."""
-        raise NotImplementedError(f"class {type(self).__name__} has no routing_record, so that it cannot be analysed")
+        raise NotImplementedError(f"class {type(self).__name__} has no routing_record, so it cannot be analysed")
 
     def output_shape(self, batch: int | None) -> Shape:
         """Return `(B, J, E)`, or `(B, side, side, types, E)` as a map."""

@@ -35,9 +35,9 @@ class CrossEntropyLoss(CapsuleLoss):
     Encapsulation's code.
 
     Args:
-        scale: Factor of the scores, above 0; lengths lie below 1, so that without one no class gets a probability
-            near 1.
-        label_smoothing: Part of the target that all classes share alike, from 0 to below 1 (Szegedy et al.,
+        scale: Factor of the scores, above 0; lengths are below 1, so without a factor no class gets a
+            probability near 1.
+        label_smoothing: Fraction of the target that all classes share equally, from 0 to below 1 (Szegedy et al.,
             arXiv:1512.00567).
         **kwargs: `name`, `reduction`, `dtype`, as for every Keras loss.
 

@@ -45,7 +45,7 @@ class MarginLoss(CapsuleLoss):
         upper: The length that the present class should reach.
         lower: The length that absent classes should not exceed.
         absent_weight: Weight of the absent classes, at least 0.
-        label_smoothing: Part of the target that all classes share alike, from 0 to below 1.
+        label_smoothing: Fraction of the target that all classes share equally, from 0 to below 1.
         **kwargs: `name`, `reduction`, `dtype`, as for every Keras loss.
 
     Call arguments:

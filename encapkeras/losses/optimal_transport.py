@@ -47,7 +47,7 @@ class OptimalTransport(SideLoss):
     that of f(y): `2 V(x, y) - V(x, x) - V(y, y)`, where `V = sum_ij P_ij C_ij` is what it costs to carry one batch to
     the other by the plan P, and `C_ij` the distance between two samples.
 
-    In training it reports the metrics `mean_cost`, the mean of `C_ij` over all pairs (a critic that is minimised can
+    In training it reports the metrics `mean_cost`, the mean of `C_ij` over all pairs (a critic that is minimized can
     lower the loss by making all features alike: this shows it), `marginal_error`, `sum_i |sum_j P_ij - 1/B|` (how far
     the iterations are from their end), and `plan_entropy`, `-sum_ij P_ij log P_ij`, from `log B` where each sample goes
     to one other, to `2 log B` where it goes to all alike.
@@ -55,8 +55,9 @@ class OptimalTransport(SideLoss):
     Args:
         generator: `plain`, or `encapsulated`: each capsule type is mapped by itself and squashed; both tensors must
             then be capsules with the same number of types.
-        critic: `minimized`: it learns with all the rest (the authors' way); `adversarial`: its weights follow the
-            reversed gradient, so that it looks for what still differs; `none`: the cost is of x and y themselves.
+        critic: `minimized`: it learns with the rest of the network (the authors' way); `adversarial`: its weights
+            follow the reversed gradient, so that it looks for what still differs; `none`: the cost is of x and y
+            themselves.
         cost: Between two samples: `l2`, their distance; `cosine`, 1 minus their cosine; `sqeuclidean`, the squared
             distance.
         epsilon: Blur of the plan, in the unit of the cost: `K = exp(-C / epsilon)`.
@@ -66,8 +67,8 @@ class OptimalTransport(SideLoss):
             plan.
         gather: Whether processes that share a batch compare all of its samples, so that the loss does not depend on
             their number; otherwise each compares its own.
-        kernel_initializer: Keras initialiser of all convolution kernels, by name or as {class_name, config}.
-        bias_initializer: Keras initialiser of all convolution biases.
+        kernel_initializer: Keras initializer of all convolution kernels, by name or as {class_name, config}.
+        bias_initializer: Keras initializer of all convolution biases.
         **kwargs: `name`, `dtype`, `trainable`, as for every Keras layer.
 
     Call arguments:

@@ -21,7 +21,7 @@ from encapkeras.validation import shown
 
 @register_loss("reconstruction")
 class ReconstructionLoss(SideLoss):
-    """The capsule of the labelled class, decoded, should give the image again (Sabour et al. 2017, section 4.1).
+    """The capsule of the labeled class, decoded, should reproduce the image (Sabour et al. 2017, section 4.1).
 
     All other class capsules are set to 0; dense layers with ReLU, then a dense layer with sigmoid, make an image of all
     J * E numbers. The loss of an image is the SUM over its pixels and channels of `(made - given)^2`; mean over the
@@ -33,7 +33,7 @@ class ReconstructionLoss(SideLoss):
 
     Call arguments:
         capsules: Class capsules `(B, J, E)`.
-        image: What is to be made again, `(B, H, W, C)` with values from 0 to 1, or of another known shape.
+        image: What is reconstructed, `(B, H, W, C)` with values from 0 to 1, or of another known shape.
         labels: Labels `(B,)` as whole numbers, or one-hot `(B, J)`.
 
     Returns:

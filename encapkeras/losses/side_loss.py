@@ -17,7 +17,7 @@ LABELS = "labels"
 
 
 class SideLoss(CapsuleLayer):
-    """Base class of losses on tensors inside a network, which may have weights of their own.
+    """Base class of losses on tensors inside a network, which may have weights.
 
     A subclass is a Keras layer whose `call` takes tensors and returns the loss of each sample `(B,)`, whose mean
     counts, or one of the whole batch `()`. A spec connects the names of those tensors with nodes (`capsules: digits`);

@@ -36,8 +36,8 @@ class SpreadLoss(CapsuleLoss):
     linearly from the first epoch to the last. Without calls of `set_epoch`, m is `end`.
 
     Args:
-        start: Margin in the beginning.
-        end: Margin in the end.
+        start: Margin at the beginning.
+        end: Margin at the end.
         start_epoch: First epoch, counted from 0, from which the margin grows.
         final_epochs: Number of last epochs with the full margin.
         **kwargs: `name`, `reduction`, `dtype`, as for every Keras loss.

@@ -13,7 +13,7 @@ _HALF = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @contextlib.contextmanager
-def computing_in(precision: str, inputs: Any) -> Iterator[Callable[[Any], Any]]:
+def use_precision(precision: str, inputs: Any) -> Iterator[Callable[[Any], Any]]:
     """Compute in half precision by torch's autocast; yield a function that widens outputs to float32."""
     # A CPU computes float16 networks in float32, and so do programs that `torch.export` makes: not all that run them
     # support half precision.

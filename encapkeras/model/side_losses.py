@@ -47,10 +47,9 @@ class SideLosses:
         self._layers = graph.side_losses
         self._output_names = list(output_names)
         self._trackers = {loss.name: keras.metrics.Mean(name=f"{loss.name}_loss") for loss in side_losses}
-        self._figures = {
+        self._reported = {
             loss.name: {
-                figure: keras.metrics.Mean(name=f"{loss.name}_{figure}")
-                for figure in self._layers[loss.name].metric_names
+                name: keras.metrics.Mean(name=f"{loss.name}_{name}") for name in self._layers[loss.name].metric_names
             }
             for loss in side_losses
         }
@@ -70,13 +69,13 @@ class SideLosses:
         # Those of evaluation first, so that the numbers of `evaluate` have the first names of `metrics_names`.
         counted = sorted(self._counted(training=not _wanted.get()), key=self._is_training_only)
         return [
-            metric for loss in counted for metric in (self._trackers[loss.name], *self._figures[loss.name].values())
+            metric for loss in counted for metric in (self._trackers[loss.name], *self._reported[loss.name].values())
         ]
 
     @property
-    def figures(self) -> list[str]:
+    def reported_names(self) -> list[str]:
         """The names of the metrics that losses report."""
-        return [metric.name for figures in self._figures.values() for metric in figures.values()]
+        return [metric.name for metrics in self._reported.values() for metric in metrics.values()]
 
     def wanted(self, training: bool | None) -> bool:
         """Whether side losses count in what the model does now: training, or evaluation."""
@@ -117,16 +116,18 @@ class SideLosses:
             value = self._layers[loss.name](**tensors, training=training)
             value = _mean(value, _of_output(sample_weight, loss.labels_of, self._output_names))
             self._trackers[loss.name].update_state(value.detach(), sample_weight=len(first))
-            self._keep_figures(loss, len(first))
+            self._update_reported(loss, len(first))
             values[loss.name] = loss.weight * value
         return values
 
-    def _keep_figures(self, loss: NamedSideLoss, samples: int) -> None:
-        figures = self._layers[loss.name].take_metrics()
-        if set(figures) != set(self._figures[loss.name]):
-            raise TrainingError(f"loss '{loss.name}' has figures {sorted(self._figures[loss.name])} and reports none")
-        for name, figure in figures.items():
-            self._figures[loss.name][name].update_state(figure, sample_weight=samples)
+    def _update_reported(self, loss: NamedSideLoss, samples: int) -> None:
+        metrics = self._layers[loss.name].take_metrics()
+        if set(metrics) != set(self._reported[loss.name]):
+            raise TrainingError(
+                f"loss '{loss.name}' has metrics {sorted(self._reported[loss.name])} but reports none of them"
+            )
+        for name, value in metrics.items():
+            self._reported[loss.name][name].update_state(value, sample_weight=samples)
 
     def _taken_taps(self, prediction: torch.Tensor) -> list[torch.Tensor]:
         taps: list[torch.Tensor] | None = prediction.__dict__.pop(_TAPS, None)

@@ -16,7 +16,7 @@ from encapkeras.losses import SideLoss
 from encapkeras.model.build import BuiltGraph, build_nodes, build_side_losses
 from encapkeras.model.examine import Examined, check_spec
 from encapkeras.model.moving_statistics import MovingStatistics
-from encapkeras.model.precision import computing_in, tf32
+from encapkeras.model.precision import tf32, use_precision
 from encapkeras.model.side_losses import SideLosses, taps_wanted
 from encapkeras.plugins import check_loaded, used_plugins
 from encapkeras.spec.load import Source, load_spec
@@ -123,7 +123,7 @@ class SpecModel(keras.Model):  # type: ignore[misc]
     @property
     def side_figures(self) -> list[str]:
         """The names, `<loss>_<name>`, of the metrics that side losses report: neither losses nor scores."""
-        names: list[str] = self._side.figures
+        names: list[str] = self._side.reported_names
         return names
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None, **kwargs: Any) -> Any:
@@ -131,7 +131,7 @@ class SpecModel(keras.Model):  # type: ignore[misc]
         outputs: Any
         with (
             tf32(self._tf32),
-            computing_in(self.precision, inputs) as widened,
+            use_precision(self.precision, inputs) as widened,
             self._statistics.kept_if_not_finite() if training else contextlib.nullcontext(),
         ):
             if not self._side.wanted(training):
@@ -171,7 +171,7 @@ class SpecModel(keras.Model):  # type: ignore[misc]
         parts = {}
         if self.loss or not self.side_losses:  # Keras requires a loss on an output
             parts["that on the outputs"] = super().compute_loss(x, y, y_pred, sample_weight, training)
-        watched = training and self.side_losses  # these may have batch norms of their own
+        watched = training and self.side_losses  # these may have batch norms
         with self._statistics.kept_if_not_finite() if watched else contextlib.nullcontext():
             side = self._side.values(y, y_pred, sample_weight, training)
         parts.update({f"'{name}'": value for name, value in side.items()})
@@ -309,7 +309,7 @@ def build_model(source: Source, overrides: Sequence[str] = ()) -> SpecModel:
         overrides: Texts `path.to.key=value`, as `--set` takes them.
 
     Returns:
-        A Functional model for `compile` and `fit`. Layers without a `dtype` of their own follow Keras' global policy.
+        A Functional model for `compile` and `fit`. Layers without a `dtype` follow Keras' global policy.
 
     Raises:
         ArgumentError: `source` or `overrides` has another type.

@@ -78,7 +78,7 @@ def em_routing(
     iterations: int,
     normalize_distances: bool,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """EM routing (Hinton et al. 2018, procedure 1, with the normalisations of the encapsulation paper's code)."""
+    """EM routing (Hinton et al. 2018, procedure 1, with the normalizations of the encapsulation paper's code)."""
     means, chances = [], []
     for b, sample in enumerate(capsules):
         vote = votes(sample, weight, bias)

@@ -69,7 +69,7 @@ def em_routing(
     iterations: int = 3,
     normalize_distances: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """EM routing (Hinton et al. 2018, procedure 1, with the normalisations of the encapsulation paper's code)."""
+    """EM routing (Hinton et al. 2018, procedure 1, with the normalizations of the encapsulation paper's code)."""
     vote_BJIE = votes(capsules_BPND, weight_NJED, bias_NJE)
     share_BJI = torch.full(
         vote_BJIE.shape[:3], 1 / weight_NJED.shape[1], dtype=vote_BJIE.dtype, device=vote_BJIE.device

@@ -40,7 +40,7 @@ def compute(expression: str, lookup: Callable[[str], Any]) -> Number:
         raise ExpressionError(f"more than {DEEPEST} parentheses")
     tokens = _tokens(expression)
     _check_order(tokens)
-    # Each operand gets a name of its own: to Python's parser `010`, `1_000` and `lambda` mean other things than here.
+    # Each operand gets its own name: to Python's parser `010`, `1_000` and `lambda` mean other things than here.
     operands: dict[str, Number] = {}
     for i, (kind, text) in enumerate(tokens):
         if kind != "sign":
@@ -69,10 +69,10 @@ def _check_order(tokens: list[tuple[str, str]]) -> None:
         depth += {"(": 1, ")": -1}.get(text, 0)
         fits = kind == "sign" and text != "(" if after_value else kind != "sign" or text in ("(", "+", "-")
         if not fits or depth < 0:
-            raise ExpressionError(f"'{text}' is not expected here")
+            raise ExpressionError(f"unexpected '{text}'")
         after_value = kind != "sign" or text == ")"
     if not after_value:
-        raise ExpressionError("it ends too early")
+        raise ExpressionError("unexpected end")
     if depth:
         raise ExpressionError("a closing parenthesis is missing")
 
@@ -106,7 +106,7 @@ def _divided(left: Number, right: Number) -> Number:
 
 def _powered(base: Number, exponent: Number) -> Number:
     if abs(exponent) > LARGEST_EXPONENT:
-        raise ExpressionError(f"the exponent {exponent} is beyond {LARGEST_EXPONENT}")
+        raise ExpressionError(f"the exponent {exponent} exceeds {LARGEST_EXPONENT}")
     try:
         value: Number | complex = base**exponent
     except OverflowError:

@@ -1,4 +1,4 @@
-"""The `blocks` of a spec: parts of a network that nodes use by name, each use with parameters of its own."""
+"""The `blocks` of a spec: parts of a network that nodes use by name, each use with its own parameters."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from encapkeras.validation import REQUIRED, Argument, Arguments
 
 PREFIX = "block."
 
-# What a node passes to the block that it uses, or to the block's output, besides parameters.
+# What a node passes to the block that it uses, or to the block's output, in addition to parameters.
 _COMMON = frozenset({*NodeKeys.model_fields, "repeat"})
 
 

@@ -1,4 +1,4 @@
-"""Step 4: rows of `repeat` and the nodes of blocks become nodes of their own, and variables in nodes become values."""
+"""Step 4: rows of `repeat` and the nodes of blocks become separate nodes, and variables in nodes become values."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from encapkeras.spec.variables import (
     Variables,
     check_variable_name,
     substitute,
-    substituted_text,
+    substitute_text,
 )
 
 MOST_NODES = 10_000
@@ -134,7 +134,7 @@ class Expansion:
         return rows.value if all(isinstance(row.value, dict) for row in rows.value) else []
 
     def _name(self, key: str, node: Tree, scope: Scope) -> str | None:
-        value = substituted_text(key, node, scope, self._report)
+        value = substitute_text(key, node, scope, self._report)
         if value is FAILED:
             self.complete = False
             return None
@@ -203,7 +203,7 @@ class Expansion:
             self._report.add_missing(layer, unknown_block(name, self._blocks))
         elif name in place.blocks:
             circle = " -> ".join([*place.blocks[place.blocks.index(name) :], name])
-            self._report.add(layer, f"the blocks need each other in a circle: {circle}")
+            self._report.add(layer, f"the blocks depend on each other in a cycle: {circle}")
         elif len(place.blocks) >= DEEPEST_BLOCKS:
             self._report.add(layer, f"blocks are nested more than {DEEPEST_BLOCKS} deep")
         else:

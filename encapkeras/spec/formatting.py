@@ -16,7 +16,7 @@ from encapkeras.errors import ArgumentError, suggest
 from encapkeras.spec.inherit import bundled_specs
 from encapkeras.spec.parse import comments, is_json, load_text, read_text
 from encapkeras.spec.report import Report
-from encapkeras.spec.spec_files import SpecFile, installed_schema, moved_path
+from encapkeras.spec.spec_files import SpecFile, installed_schema, move_path
 from encapkeras.spec.write import as_json, as_yaml
 
 # The line by which yaml-language-server finds the schema of a file.
@@ -53,7 +53,7 @@ def formatted(file: SpecFile, *, to_json: bool, folder: Path | None = None) -> F
     if schema:
         again.pop(SCHEMA_KEY, None)
     if repr(again) != repr(data):  # as text, for 1 == 1.0 == True
-        raise ArgumentError(f"'{file.shown}' has a value that would be read as another one after it is written")
+        raise ArgumentError(f"'{file.shown}' has a value that would change when it is written and read again")
     return Formatted(written, len(comments(text, is_json=from_json)) - bool(modeline))
 
 
@@ -71,7 +71,7 @@ def _moved_schema(schema: str, old: Path, new: Path | None) -> str:
         return schema
     if (old / schema).resolve().as_uri() == installed_schema():
         return installed_schema()
-    return moved_path(schema, old, new) if new else schema
+    return move_path(schema, old, new) if new else schema
 
 
 def _moved(data: dict[str, Any], old: Path, new: Path) -> dict[str, Any]:
@@ -102,7 +102,7 @@ def _check_bases(extends: Any, old: Path, new: Path) -> None:
     for name in extends if isinstance(extends, list) else [extends]:
         if isinstance(name, str) and _base(name, old) != _base(name, new):
             raise ArgumentError(
-                f"'extends' names '{name}', a file beside the spec in '{old}'; from '{new}' it would not be found, or "
+                f"'extends' names '{name}', a file next to the spec in '{old}'; from '{new}' it would not be found, or "
                 "another file would. Write to the spec's folder, or copy the base and extend the copy"
             )
 
@@ -123,4 +123,4 @@ def _moved_path(key: str, path: Any, old: Path, new: Path) -> Any:
             f"'{key}' is '{path}', which may be relative to the spec's folder, '{old}', depending on its variables. "
             "Write the path out, or write to the spec's folder"
         )
-    return moved_path(path, old, new)
+    return move_path(path, old, new)

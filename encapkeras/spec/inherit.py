@@ -33,7 +33,7 @@ class Change(NamedTuple):
 
 
 def bundled_specs() -> Path:
-    """Return the folder of the specs that come with encapkeras: inside the package, or beside it in a checkout."""
+    """Return the folder of the specs that come with encapkeras: inside the package, or next to it in a checkout."""
     package = Path(__file__).resolve().parent.parent
     inside = package / "specs"
     return inside if inside.is_dir() else package.parent / "specs"
@@ -90,7 +90,7 @@ class Inheritance:
             return None
         if resolved in chain:
             files = [*chain[chain.index(resolved) :], resolved]
-            self._report.add(name, f"the specs extend each other in a circle: {' -> '.join(f.name for f in files)}")
+            self._report.add(name, f"the specs extend each other in a cycle: {' -> '.join(f.name for f in files)}")
             return None
         if resolved not in self._merged:
             before = len(self._report.problems())
@@ -128,7 +128,7 @@ class Inheritance:
 
 
 def _shown(path: Path, name: Tree) -> str:
-    """Return how messages name a base: beside the spec as the user named that, else by its bundled name."""
+    """Return how messages name a base: next to the spec as the user named that, else by its bundled name."""
     folder = Path(name.file).parent
     try:
         return str(folder / path.resolve().relative_to(folder.resolve()))
@@ -171,7 +171,7 @@ def _parsed(text: str, report: Report) -> Change | None:
     path, equals, value = text.partition("=")
     path = path.strip()
     if not equals or not path or path.endswith(".") or path.count(".") > DEEPEST:
-        problem = f"'{text}' must read path.to.key=value, for example train.epochs=10"
+        problem = f"'{text}' must have the form path.to.key=value, for example train.epochs=10"
         report.add(Tree(None, "--set", 0, 0, path), problem)
         return None
     try:

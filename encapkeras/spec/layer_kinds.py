@@ -52,7 +52,7 @@ def layer_kind(name: str) -> LayerKind:
         raise LookupError(f"no layer is called '{name}'. Did you mean '{PREFIX}{name}'?")
     near = suggest(name, LAYERS)
     own = "" if near.startswith("Did") else " Your own come from a plugin: --plugin FILE."
-    raise LookupError(f"no layer is called '{name}'. {near} Keras' own are called keras.NAME.{own}")
+    raise LookupError(f"no layer is called '{name}'. {near} Keras layers are called keras.NAME.{own}")
 
 
 @functools.cache

@@ -166,8 +166,8 @@ class _LossCheck:
     def _name_problem(self, name: str) -> str:
         if name in self.outputs:
             return (
-                f"'{name}' is an output, whose loss compares it with the labels; this loss looks at tensors that it "
-                "names: give it a name of its own"
+                f"'{name}' is an output, whose loss compares it with the labels; this loss uses tensors that it "
+                "names: give it another name"
             )
         if name == "val" or name.startswith("val_"):
             return f"'{name}' is not a valid name for a loss: '{name}_loss' would look like a metric of the validation"

@@ -130,7 +130,7 @@ class Graph:
         return f"no node or input is called '{name}'. {suggest(name, names)}"
 
     def name_problem(self, name: str) -> str:
-        """Why a side loss, which becomes a layer beside the nodes, cannot have this name; empty if it can."""
+        """Why a side loss, which becomes a layer next to the nodes, cannot have this name; empty if it can."""
         if name in self._inputs or name in self._expansion.nodes or name in self._expansion.uses:
             return f"the name '{name}' is taken by {'an input' if name in self._inputs else 'a node'}"
         return "" if is_name(name) else f"'{name}' is not a valid name for a loss"
@@ -158,7 +158,7 @@ class Graph:
         return kind
 
     def _checked_defaults(self, defaults: Tree) -> dict[str, dict[str, Tree]]:
-        """The valid defaults by layer; an error in one is reported in its place, once for all nodes."""
+        """The valid defaults by layer; an error in one is reported in its place, once rather than for each node."""
         valid: dict[str, dict[str, Tree]] = {}
         for name, arguments in defaults.entries().items():
             if name.startswith(BLOCK_PREFIX):
@@ -222,7 +222,7 @@ class Graph:
         first = circle.index(min(circle, key=lambda name: position[name]))
         names = [*circle[first:], *circle[:first]]
         at = nodes[names[0]].tree.value["inputs"]
-        self._report.add(at, f"the nodes need each other in a circle: {' -> '.join([*names, names[0]])}")
+        self._report.add(at, f"the nodes depend on each other in a cycle: {' -> '.join([*names, names[0]])}")
 
     def _add_too_deep(self, order: list[str], needs: dict[str, list[str]], nodes: dict[str, Node]) -> None:
         depth: dict[str, int] = {}

@@ -191,12 +191,12 @@ def _syntax_error(error: yaml.YAMLError, text: str, shown: str, language: str) -
     quoted = " ".join(filter(None, (error.problem, error.context)))
     begin = error.context_mark
     if begin and text[begin.index : begin.index + 1] in ('"', "'") and not _QUOTED.match(text, begin.index):
-        what = f"the quoted text that begins in line {begin.line + 1}, column {begin.column + 1} is not closed"
+        what = f"the quoted text that starts on line {begin.line + 1}, column {begin.column + 1} is not closed"
     elif open_collections and open_collections[-1].flow_style:
         kind = "map" if isinstance(open_collections[-1], yaml.MappingStartEvent) else "list"
-        what += f" in the {kind} that begins in line {open_collections[-1].start_mark.line + 1}"
+        what += f" in the {kind} that starts on line {open_collections[-1].start_mark.line + 1}"
     elif begin and begin.line != mark.line:
-        quoted += f" that begins in line {begin.line + 1}"
+        quoted += f" that starts on line {begin.line + 1}"
     return _error(shown, line, column, f"invalid {language}: {what} ({quoted})")
 
 
@@ -237,7 +237,7 @@ class _Reader:
         next(self._events)  # the end of the document
         after = next(self._events)
         if not isinstance(after, yaml.StreamEndEvent):
-            self._add(after, "", "a second document begins here; a file holds one spec")
+            self._add(after, "", "a second document starts here; a file holds one spec")
         return tree
 
     def _tree(self, event: Any, path: str, value: Any) -> Tree:
@@ -286,7 +286,7 @@ class _Reader:
             self._add(key, path, "merge keys ('<<') are not part of the spec language; use 'extends'")
         elif key.value in entries:
             first = entries[key.value]
-            self._add(key, path, f"'{key.value}' occurs twice; first in line {first.line}, column {first.column}")
+            self._add(key, path, f"'{key.value}' occurs twice; first on line {first.line}, column {first.column}")
         else:
             return True
         return False

@@ -86,7 +86,9 @@ class SweepSection(Section):
         description="Maps of a value by path, each a network ({} is the spec as it is); with a grid, each with every "
         "combination of it.",
     )
-    seeds: Seeds | None = Field(None, description="How many seeds, from 0, or which; `--seeds` goes before it.")
+    seeds: Seeds | None = Field(
+        None, description="How many seeds, counting from 0, or which ones; `--seeds` overrides it."
+    )
 
 
 class TopLevel(Section):
@@ -95,12 +97,12 @@ class TopLevel(Section):
     spec: Literal["encapkeras/1"] = Field("encapkeras/1", description="Version of the format.")
     name: str = Field("", description="Name of the network.")
     source: str = Field("", description="Where the network was published.")
-    vars: dict[str, Any] = Field({}, description="Values to be written as $name elsewhere.")
+    vars: dict[str, Any] = Field({}, description="Values that are written as $name elsewhere.")
     data: dict[str, Any] = Field({}, description="The data set and how batches are made of it.")
     blocks: dict[str, dict[str, Any]] = Field({}, description="Parts of networks, as `layer: block.NAME` in nodes.")
     model: dict[str, Any] = Field(description="The network.")
     losses: dict[str, dict[str, Any]] = Field(
-        {}, description="The loss of each output, by the output's name; losses on other tensors, by names of their own."
+        {}, description="The loss of each output, by the output's name; losses on other tensors, under any other name."
     )
     train: dict[str, Any] = Field({}, description="How the network is trained.")
     sweep: dict[str, Any] = Field({}, description="Variants that the command `compare` trains side by side.")
@@ -114,23 +116,25 @@ def _references(value: Any) -> Any:
 
 
 class NodeKeys(Section):
-    """What every node may have beside its layer's own arguments."""
+    """What every node may have in addition to its layer's arguments."""
 
     layer: str = Field(description="A registered layer, keras.NAME, or block.NAME.")
     inputs: Annotated[str | list[str], pydantic.BeforeValidator(_references)] = Field(
         description="What the layer is called on: a node or input, `node/port`, or a list of them."
     )
-    expect: Shape | None = Field(None, description="The shape that the node makes, without the batch.")
+    expect: Shape | None = Field(None, description="The output shape that the node must have, without the batch.")
     doc: str = Field("", description="A remark.")
     trainable: bool = Field(True, description="Whether its weights are trained.")
-    dtype: Policy | None = Field(None, description="The number format of its weights and results.")
+    dtype: Policy | None = Field(None, description="The dtype of its weights and outputs.")
 
 
 class LossKeys(Section):
-    """What every loss may have beside its own arguments."""
+    """What every loss may have in addition to its arguments."""
 
     loss: str = Field(description="A registered loss.")
-    weight: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(1.0, description="What it is multiplied by.")
+    weight: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
+        1.0, description="Factor by which it is multiplied."
+    )
 
 
 TOP_LEVEL = Checker(TopLevel)

@@ -49,7 +49,7 @@ def find_spec(source: str | os.PathLike[str]) -> SpecFile:
     return SpecFile(path, str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path))
 
 
-def moved_path(path: str, old: Path, new: Path) -> str:
+def move_path(path: str, old: Path, new: Path) -> str:
     """Return a path from the old folder as one from the new folder; one from the root, or from home, as it is."""
     if os.path.isabs(path) or path.startswith("~"):
         return path

@@ -27,9 +27,9 @@ class Adam(Section):
 
     kind: Literal["adam"] = "adam"
     learning_rate: Rate = Field(1e-3, description="Step size, before the schedule.")
-    beta_1: Decay = Field(0.9, description="Decay of the mean of gradients, a step.")
-    beta_2: Decay = Field(0.999, description="Decay of the mean of squared gradients, a step.")
-    epsilon: Rate = Field(1e-7, description="Added to the root of the mean of squared gradients.")
+    beta_1: Decay = Field(0.9, description="Decay of the mean gradient, per step.")
+    beta_2: Decay = Field(0.999, description="Decay of the mean squared gradient, per step.")
+    epsilon: Rate = Field(1e-7, description="Added to the root of the mean squared gradient.")
 
 
 class SGD(Section):
@@ -37,8 +37,10 @@ class SGD(Section):
 
     kind: Literal["sgd"] = "sgd"
     learning_rate: Rate = Field(1e-2, description="Step size, before the schedule.")
-    momentum: Decay = Field(0.9, description="Part of the last step that is taken again; 0 for none.")
-    nesterov: bool = Field(False, description="Whether the gradient counts as taken after the momentum's step.")
+    momentum: Decay = Field(0.9, description="Fraction of the previous step that is added to each step; 0 for none.")
+    nesterov: bool = Field(
+        False, description="Nesterov momentum: treat the gradient as if taken after the momentum's step."
+    )
 
 
 class RMSprop(Section):
@@ -46,17 +48,17 @@ class RMSprop(Section):
 
     kind: Literal["rmsprop"] = "rmsprop"
     learning_rate: Rate = Field(1e-3, description="Step size, before the schedule.")
-    rho: Decay = Field(0.9, description="Decay of the moving means, a step.")
-    momentum: Decay = Field(0.0, description="Part of the last step that is taken again; 0 for none.")
-    epsilon: Rate = Field(1e-7, description="Added to the mean square under the root.")
-    centered: bool = Field(False, description="Whether the squared mean gradient is taken off: the variance.")
+    rho: Decay = Field(0.9, description="Decay of the moving means, per step.")
+    momentum: Decay = Field(0.0, description="Fraction of the previous step that is added to each step; 0 for none.")
+    epsilon: Rate = Field(1e-7, description="Added to the mean square before the root is taken.")
+    centered: bool = Field(False, description="Subtract the squared mean gradient, which leaves the variance.")
 
 
 class Constant(Section):
     """The optimizer's learning rate in every step, after the warm-up."""
 
     kind: Literal["constant"] = "constant"
-    warmup_epochs: Epochs = Field(0.0, description="Epochs of a linear rise from 0 at the start.")
+    warmup_epochs: Epochs = Field(0.0, description="Epochs at the start in which the rate rises linearly from 0.")
 
 
 class Step(Section):
@@ -66,24 +68,26 @@ class Step(Section):
     milestones: list[pydantic.PositiveInt] = Field(
         min_length=1, description="Epochs after which the learning rate is multiplied by `factor`."
     )
-    factor: Annotated[float, Field(gt=0, lt=1)] = Field(0.1, description="What each milestone multiplies by.")
-    warmup_epochs: Epochs = Field(0.0, description="Epochs of a linear rise from 0 at the start.")
+    factor: Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.1, description="Factor by which each milestone multiplies the rate."
+    )
+    warmup_epochs: Epochs = Field(0.0, description="Epochs at the start in which the rate rises linearly from 0.")
 
 
 class Cosine(Section):
     """The learning rate falls along half a cosine from the end of the warm-up to the last step."""
 
     kind: Literal["cosine"] = "cosine"
-    final_factor: Share = Field(0.0, description="The last learning rate, as a part of the optimizer's.")
-    warmup_epochs: Epochs = Field(0.0, description="Epochs of a linear rise from 0 at the start.")
+    final_factor: Share = Field(0.0, description="The last learning rate, as a fraction of the optimizer's.")
+    warmup_epochs: Epochs = Field(0.0, description="Epochs at the start in which the rate rises linearly from 0.")
 
 
 class OneCycle(Section):
     """One rise to the optimizer's learning rate and one fall, each along half a cosine (Smith, arXiv:1708.07120)."""
 
     kind: Literal["one_cycle"] = "one_cycle"
-    start_factor: Share = Field(0.04, description="The first learning rate, as a part of the optimizer's.")
-    final_factor: Share = Field(4e-6, description="The last learning rate, as a part of the optimizer's.")
+    start_factor: Share = Field(0.04, description="The first learning rate, as a fraction of the optimizer's.")
+    final_factor: Share = Field(4e-6, description="The last learning rate, as a fraction of the optimizer's.")
     warmup_epochs: Epochs | None = Field(None, description="Epochs of the rise; 30 % of all epochs if not given.")
 
 
@@ -91,14 +95,14 @@ Schedule = Constant | Step | Cosine | OneCycle
 
 
 class WeightDecay(Section):
-    """What pulls the weights to 0."""
+    """Weight decay: what pulls the weights towards 0."""
 
     kind: Literal["coupled", "decoupled"] = Field(
         "decoupled",
         description="coupled: `rate * weight` joins the gradient of every trainable weight, before clipping (L2); "
         "decoupled: each step multiplies every trainable weight by `1 - learning_rate * rate` (AdamW).",
     )
-    rate: Rate = Field(description="Strength, a step.")
+    rate: Rate = Field(description="Strength, per step.")
 
 
 class Ema(Section):
@@ -106,7 +110,7 @@ class Ema(Section):
 
     momentum: Decay = Field(
         0.99,
-        description="Part of the average that each step keeps: `average = momentum * average + (1 - momentum) * "
+        description="Fraction of the average that each step keeps: `average = momentum * average + (1 - momentum) * "
         "weight`, from the weight of the first step on; it looks about 1 / (1 - momentum) steps back.",
     )
 
@@ -114,7 +118,9 @@ class Ema(Section):
 class EarlyStopping(Section):
     """Ends the training when the validation accuracy no longer rises."""
 
-    patience: pydantic.PositiveInt = Field(description="Epochs without a better validation accuracy before the end.")
+    patience: pydantic.PositiveInt = Field(
+        description="Epochs without a better validation accuracy after which training stops."
+    )
     min_delta: Share = Field(0.0, description="By how much an accuracy (0 to 1) must rise to count as better.")
 
 
@@ -122,7 +128,7 @@ class Analysis(Section):
     """Looks at what the routing layers do while the network is trained."""
 
     every: pydantic.PositiveInt = Field(description="Epochs from one analysis to the next, and to the first.")
-    images: pydantic.PositiveInt = Field(256, description="How many validation images are looked at: the first ones.")
+    images: pydantic.PositiveInt = Field(256, description="How many of the first validation images to analyse.")
 
 
 class ResumeState(Section):
@@ -132,7 +138,7 @@ class ResumeState(Section):
     minutes: Rate | None = Field(
         10.0, description="Minutes from one save to the next within an epoch; null for between epochs alone."
     )
-    keep: pydantic.PositiveInt = Field(2, description="How many resume states stay: the newest ones.")
+    keep: pydantic.PositiveInt = Field(2, description="How many of the newest resume states to keep.")
 
 
 class TrainSettings(Section):
@@ -143,56 +149,58 @@ class TrainSettings(Section):
         0.01
     """
 
-    epochs: pydantic.PositiveInt = Field(10, description="How often the training set is gone through.")
+    epochs: pydantic.PositiveInt = Field(10, description="Number of passes over the training set.")
     seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(
-        0, description="Decides the first weights, the order and the augmentation of images, and dropout."
+        0, description="Determines the initial weights, the order and augmentation of images, and dropout."
     )
     optimizer: Annotated[Adam | SGD | RMSprop, Field(discriminator="kind")] = Field(
-        Adam(), description="What makes steps of gradients."
+        Adam(), description="The optimizer and its settings."
     )
     schedule: Annotated[Schedule, Field(discriminator="kind")] = Field(
-        Constant(), description="How the learning rate changes in the course of the training."
+        Constant(), description="How the learning rate changes during training."
     )
-    weight_decay: WeightDecay | None = Field(None, description="What pulls the weights to 0; null for nothing.")
+    weight_decay: WeightDecay | None = Field(None, description="Weight decay; null for none.")
     precision: Literal["float32", "bfloat16", "float16"] = Field(
         "float32",
-        description="Type of products of matrices and of convolutions; weights, routing, batch norms and losses keep "
+        description="Number type of matrix products and convolutions; weights, routing, batch norms and losses keep "
         "float32. float16 scales the loss, and needs a GPU.",
     )
     tf32: bool | None = Field(
         None,
-        description="Whether GPUs may round the factors of float32 products to 10 bits; null for what torch does by "
-        "itself. Without effect on a CPU.",
+        description="Whether GPUs may round the factors of float32 products to 10 bits; null for "
+        "torch's default. No effect on a CPU.",
     )
     compile: bool = Field(
         False,
-        description="Whether squash, batch norm with squash, dynamic and EM routing are translated by torch.compile: "
-        "minutes at the start, to save time a step. Needs a C++ compiler; on GPUs Triton and a C compiler.",
+        description="Whether squash, batch norm with squash, dynamic and EM routing are compiled by torch.compile: "
+        "minutes at the start, to save time in each step. Needs a C++ compiler; on GPUs Triton and a C compiler.",
     )
     clip_norm: Rate | None = Field(
-        None, description="The largest norm that all gradients together may have; longer ones are scaled down to it."
+        None, description="The largest norm that all gradients together may have; larger ones are scaled down to it."
     )
     accumulate: pydantic.PositiveInt = Field(
         1,
         description="How many batches make one step of the optimizer, with the mean of their gradients, as one batch "
-        "so many times as large would; also over the end of an epoch. Schedule, warm-up and `ema` count batches.",
+        "that many times as large would; also across the end of an epoch. Schedule, warm-up and `ema` count batches.",
     )
     sync_batch_norm: bool = Field(
         False,
-        description="Where several processes train together: whether batch norms take their statistics over the whole "
+        description="When several processes train together: whether batch norms take their statistics over the whole "
         "batch, as one process would, instead of over the part of each.",
     )
     ema: Ema | None = Field(
-        None, description="Whether a moving average of the weights is what counts; null for the weights themselves."
+        None, description="Use a moving average of the weights in their place; null for the weights themselves."
     )
-    early_stopping: EarlyStopping | None = Field(None, description="When to end before the last epoch; null for never.")
+    early_stopping: EarlyStopping | None = Field(
+        None, description="When to stop before the last epoch; null for never."
+    )
     resume_state: ResumeState = Field(
-        ResumeState(), description="When the state is saved that is needed to resume an interrupted training."
+        ResumeState(), description="When to save the state from which an interrupted training resumes."
     )
     max_bad_batches: Annotated[int, Field(ge=0)] = Field(
         0,
-        description="How many batches whose loss or gradients are not finite are left out, in the whole training, "
-        "before it ends.",
+        description="How many batches with a non-finite loss or gradient to skip, in the whole training, "
+        "before it stops.",
     )
     analysis: Analysis | None = Field(None, description="When to analyse the routing layers; null for never.")
 

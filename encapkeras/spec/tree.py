@@ -29,7 +29,7 @@ class Tree:
     path: str  # dotted, from the top of the spec, as written there
     note: str = ""  # the row of a `repeat`, or the use of a block, that it belongs to
     origin: str = ""  # which variable gave the value, and where that is written; empty for a value as written
-    guessed: bool = False  # whether its key is taken for what a misspelt one may mean; errors in it are not reported
+    guessed: bool = False  # whether its key is a guess at what a misspelled one means; errors in it are not reported
 
     @property
     def place(self) -> str:

@@ -101,7 +101,7 @@ class Variables(Scope):
     def _computed(self, name: str, tree: Tree) -> Tree:
         if name in self._open:
             circle = " -> ".join([*self._open[self._open.index(name) :], name])
-            self._report.add(tree, f"the variables need each other in a circle: {circle}")
+            self._report.add(tree, f"the variables depend on each other in a cycle: {circle}")
             return tree.with_value(FAILED)
         levels = 1 + tree.depth()
         if self._levels + levels > DEEPEST:
@@ -130,7 +130,7 @@ def substitute(tree: Tree, scope: Scope, report: Report) -> Tree:
     """Return the tree with the values of variables in place of their names; a text with an error becomes `FAILED`."""
     if not isinstance(tree.value, str) or "$" not in tree.value:
         return tree.each(lambda child: substitute(child, scope, report))
-    value = tree.with_value(substituted_text(tree.value, tree, scope, report))
+    value = tree.with_value(substitute_text(tree.value, tree, scope, report))
     if value.value is not FAILED:
         value.origin = _origin(tree.value, scope)
     if isinstance(value.value, dict | list):
@@ -147,7 +147,7 @@ def _origin(text: str, scope: Scope) -> str:
     return f"{text} from {given.origin or given.place}"
 
 
-def substituted_text(text: str, at: Tree, scope: Scope, report: Report) -> Any:
+def substitute_text(text: str, at: Tree, scope: Scope, report: Report) -> Any:
     """Return a text with variables' values, or `FAILED` after an error; one reference alone keeps its value's type."""
     pieces: list[Any] = []
     position = 0

@@ -132,6 +132,6 @@ def _warn_about_few_epochs(train: TrainSettings, written: Tree, report: Report) 
         place = written.deepest("train", "early_stopping", "patience")
         report.warn(place, f"{text}. Choose less, or remove it.")
     if isinstance(train.schedule, Step) and min(train.schedule.milestones) >= train.epochs:
-        text = f"no milestone comes before the last of {train.epochs} epochs, so that the learning rate never falls"
+        text = f"no milestone comes before the last of {train.epochs} epochs, so the learning rate never falls"
         hint = "Choose earlier ones, or another schedule."
         report.warn(written.deepest("train", "schedule", "milestones"), f"{text}. {hint}")

@@ -34,7 +34,7 @@ Device = Literal["cpu", "cuda"]
 
 @dataclass(frozen=True)
 class Cost:
-    """What one node, or side loss, costs; None stands for what is unknown.
+    """What one node, or side loss, costs; None for what is unknown.
 
     Args:
         multiply_adds: Of one image in a forward pass, in matrix products and convolutions; element-wise operations are

@@ -27,7 +27,7 @@ KINDS: dict[Kind, str] = {
     "own": "your own layer",
     "loss": "side loss, in training",
 }
-"""What the colours mean; an output has that of an input."""
+"""What the colors mean; an output has that of an input."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Box:
 
     key: str  # unique
     title: str  # its name, within its block
-    kind: Kind  # its colour
+    kind: Kind  # its color
     layer: str = ""  # its `layer` or `loss`; empty for an input
     arguments: str = ""  # the layer's own, without initializers
     shape: str = ""  # of its output

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from encapkeras.summary.diagram import Arrow, Block, Box, Diagram, Kind, blocks_of
 
 # Fill and border of each kind: readable on light and dark pages, since boxes have their own background.
-_COLOURS: Mapping[Kind, tuple[str, str]] = {
+_COLORS: Mapping[Kind, tuple[str, str]] = {
     "input": ("#eef0f3", "#8b949e"),
     "convolution": ("#dbeafe", "#3b82f6"),
     "capsules": ("#d1fae5", "#10b981"),
@@ -19,7 +19,7 @@ _COLOURS: Mapping[Kind, tuple[str, str]] = {
 }
 _TEXT = "#1f2328"
 
-# Mermaid's own characters; "#" first, since what stands for the others begins with it.
+# Mermaid's own characters; "#" first, since the escapes of the others begin with it.
 _ESCAPES = {"#": "#35;", "&": "#amp;", '"': "#quot;", "<": "#lt;", ">": "#gt;", "`": "#96;", "\\": "#92;", ";": "#59;"}
 
 
@@ -42,7 +42,7 @@ def as_mermaid(diagram: Diagram) -> str:
     lines = ["flowchart TD", *_members(blocks_of(diagram), ids, frames)]
     lines += [f"    {_arrow(arrow, ids)}" for arrow in diagram.arrows]
     used = {box.kind for box in diagram.boxes}
-    for kind, (fill, stroke) in _COLOURS.items():
+    for kind, (fill, stroke) in _COLORS.items():
         if kind in used:
             dashes = ",stroke-dasharray:4" if kind == "loss" else ""
             lines.append(f"    classDef {kind} fill:{fill},stroke:{stroke},color:{_TEXT}{dashes}")

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 
 @contextlib.contextmanager
-def holding_back_ctrl_c() -> Iterator[None]:
+def defer_ctrl_c() -> Iterator[None]:
     """Let Ctrl-C wait until the block has ended: a finalizer would print and forget a `KeyboardInterrupt`."""
     if threading.current_thread() is not threading.main_thread():  # Python hands signals to the main thread alone
         yield

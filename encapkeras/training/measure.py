@@ -12,7 +12,7 @@ from encapkeras.errors import TrainingError
 from encapkeras.model.load_model import load_model
 from encapkeras.model.spec_model import SpecModel
 from encapkeras.training.memory.advice import advice_for_measuring
-from encapkeras.training.memory.out_of_memory import saying_how_to_save_memory
+from encapkeras.training.memory.out_of_memory import explain_out_of_memory
 
 if TYPE_CHECKING:
     from encapkeras.spec.spec import Spec
@@ -22,7 +22,7 @@ def data_of(spec: Spec) -> DataSettings:
     """Return the `data:` section of a spec that is to be trained or measured; a TrainingError if it has none."""
     if spec.data is None:
         raise TrainingError(
-            f"spec '{spec.name}' names no data, so that there are no images to train on or to measure with. Add for "
+            f"spec '{spec.name}' names no data, so there are no images to train or measure with. Add for "
             "example data: {dataset: digits}."
         )
     return spec.data
@@ -31,7 +31,7 @@ def data_of(spec: Spec) -> DataSettings:
 def check_fits(model: keras.Model, info: DatasetInfo) -> None:
     """Check that a network takes the images of a data set and gives one score per class, with one loss on it."""
     if not isinstance(model, SpecModel):
-        raise TrainingError(f"'{model.name}' was not built from a spec, so that it has no losses to measure")
+        raise TrainingError(f"'{model.name}' was not built from a spec, so it has no losses to measure")
     losses = model.make_losses()
     if len(model.inputs) != 1 or len(model.outputs) != 1 or len(losses) != 1:
         raise TrainingError(
@@ -76,11 +76,11 @@ def measure(checkpoint: Path, batches: Batches, info: DatasetInfo) -> dict[str, 
     model = load_model(checkpoint)
     check_fits(model, info)
     compile_with_losses(model)
-    with saying_how_to_save_memory(advice_for_measuring(model, batches.batch_size or batches.num_images)):
-        return figures(model, batches)
+    with explain_out_of_memory(advice_for_measuring(model, batches.batch_size or batches.num_images)):
+        return measure_metrics(model, batches)
 
 
-def figures(model: keras.Model, batches: Batches) -> dict[str, float]:
+def measure_metrics(model: keras.Model, batches: Batches) -> dict[str, float]:
     """Return the `accuracy` (0 to 1) and mean `loss` of a model that `compile_with_losses` has compiled."""
     found = model.evaluate(batches, verbose=0, return_dict=True)
     return {"accuracy": found["accuracy"], "loss": found["loss"]}

@@ -10,8 +10,8 @@ from typing import Any
 import keras
 import torch
 
-from encapkeras.functional.torch_support.shared_batch import sharing
-from encapkeras.model.precision import computing_in
+from encapkeras.functional.torch_support.shared_batch import share_batch
+from encapkeras.model.precision import use_precision
 from encapkeras.model.spec_model import SpecModel, TrainingLoss
 
 ADVICE = "Try a smaller learning rate, a warm-up (train.schedule.warmup_epochs) or train.clip_norm."
@@ -34,7 +34,7 @@ def cause_of(model: SpecModel, step: TrainingLoss) -> tuple[Origin, str]:
     # The batch is run again as in training, but for the random numbers of layers such as dropout. Moving statistics,
     # which the step itself has changed and training does not use, are named last, beside the loss.
     try:
-        with sharing(None):  # each process checks its own part of the batch
+        with share_batch(None):  # each process checks its own part of the batch
             found = _in_network(model, step.x)
     except torch.OutOfMemoryError:
         found = "there is not enough memory to run the batch again and to name the layer"
@@ -87,10 +87,10 @@ def _data(model: SpecModel, step: TrainingLoss) -> Iterator[tuple[str, torch.Ten
 def _in_network(model: SpecModel, x: Any) -> str:
     nodes = [(node.name, layer, node.kind.ports) for node, layer in model.nodes()]
     ports = {(name, port): model.port(f"{name}/{port}") for name, _, kinds in nodes for port in kinds}
-    with torch.no_grad(), _restoring_state(model):
+    with torch.no_grad(), _restore_state_after(model):
         network = keras.Model(model.input, list(ports.values()))
         images = keras.tree.map_structure(keras.ops.convert_to_tensor, x)  # which are on the device then
-        with computing_in(model.precision, images) as widened:
+        with use_precision(model.precision, images) as widened:
             outputs = widened(network(images, training=True))
     values = dict(zip(ports, keras.tree.flatten(outputs), strict=True))
     for name, layer, kinds in nodes:
@@ -108,7 +108,7 @@ def _in_network(model: SpecModel, x: Any) -> str:
 
 
 @contextlib.contextmanager
-def _restoring_state(model: SpecModel) -> Iterator[None]:
+def _restore_state_after(model: SpecModel) -> Iterator[None]:
     before = [(variable, variable.value.clone()) for variable in model.non_trainable_variables]
     try:
         yield
@@ -123,7 +123,7 @@ def _in_weights(model: SpecModel, layer: keras.layers.Layer) -> str:
         return ""
     others = sum(len(_not_finite(_unchanged_by_the_step(each))) for each in model.layers) - 1
     which = f"weight '{bad[0]}'{f', with {others} others,' if others else ''}"
-    return f"{which} was not finite before this step already; gradients can be so while the loss is still finite"
+    return f"{which} was already not finite before this step; gradients can be so while the loss is still finite"
 
 
 def _unchanged_by_the_step(layer: keras.layers.Layer) -> list[keras.Variable]:
@@ -139,5 +139,5 @@ def _in_losses(model: SpecModel, step: TrainingLoss) -> str:
     bad = [name for name, value in step.parts.items() if not torch.isfinite(value)]
     which = " and ".join(bad) or "their sum"
     statistics = _not_finite(model.non_trainable_weights)
-    beside = f" (neither are moving statistics: {', '.join(statistics)})" if statistics else ""
+    beside = f" (nor are moving statistics: {', '.join(statistics)})" if statistics else ""
     return f"the outputs of all nodes are finite; what is not is the loss itself: {which}{beside}"

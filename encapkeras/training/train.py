@@ -25,7 +25,7 @@ from encapkeras.distribution.processes import (
 )
 from encapkeras.errors import TrainingError
 from encapkeras.files import write_json
-from encapkeras.functional.torch_support.optional_compile import compiling
+from encapkeras.functional.torch_support.optional_compile import enable_compile
 from encapkeras.model.load_model import load_model
 from encapkeras.model.spec_model import build_model
 from encapkeras.plugins import used_plugins
@@ -33,9 +33,9 @@ from encapkeras.summary.node_table import parameters
 from encapkeras.training import callbacks
 from encapkeras.training.analysis_images import first_images
 from encapkeras.training.check import check_device, check_options, check_settings
-from encapkeras.training.measure import check_fits, compile_with_losses, figures
+from encapkeras.training.measure import check_fits, compile_with_losses, measure_metrics
 from encapkeras.training.memory.advice import advice_for_training
-from encapkeras.training.memory.out_of_memory import saying_how_to_save_memory
+from encapkeras.training.memory.out_of_memory import explain_out_of_memory
 from encapkeras.training.memory.peak_memory import PeakMemory
 from encapkeras.training.optimizer.make_optimizer import ConstantRate, has_schedule, make_optimizer
 from encapkeras.training.run.resume_state import StateFiles, check_model_state
@@ -90,7 +90,7 @@ def train(
             return start.results
         memory = PeakMemory()
         run = _open_run(spec, start, launched)
-        with report_lost_processes(), run.explaining_errors(), compiling(spec.train.compile):
+        with report_lost_processes(), run.explain_errors(), enable_compile(spec.train.compile):
             trained = _train_epochs(run)
             tested = _test(run)
         peak = {"peak_memory_mib": memory.mebibytes(_device_of(run.model))}
@@ -113,10 +113,10 @@ class _Run:
         self.checkpoints = callbacks.Checkpoints(self.folder.best, self.folder.last)
 
     @contextlib.contextmanager
-    def explaining_errors(self) -> Iterator[None]:
+    def explain_errors(self) -> Iterator[None]:
         """Add to an error or Ctrl-C how to save memory, and which checkpoints are on the disk."""
         try:
-            with saying_how_to_save_memory(advice_for_training(self.model, self.folder.path)):
+            with explain_out_of_memory(advice_for_training(self.model, self.folder.path)):
                 yield
         except (KeyboardInterrupt, TrainingError) as stop:
             text = (str(stop) or "interrupted").removesuffix(".")
@@ -139,12 +139,12 @@ def _check(spec: Spec, launched: LaunchedRun, run_dir: str | Path | None, overwr
 def _open_run(spec: Spec, start: Start, launched: LaunchedRun) -> _Run:
     """Build the network, load the data and check that they go together; only then make or change the run folder."""
     keras.utils.set_random_seed(spec.train.seed)
-    with saying_how_to_save_memory():
+    with explain_out_of_memory():
         model = build_model(spec)
         if spec.train.analysis:
             routing_layers(model)
     splits = _load_data(spec)
-    with saying_how_to_save_memory():
+    with explain_out_of_memory():
         check_fits(model, splits.info)
         check_device(spec.train, _device_of(model))
         compile_with_losses(model, make_optimizer(spec.train, len(splits.train)))
@@ -161,7 +161,7 @@ def _load_data(spec: Spec) -> DataSplits:
     """Load the data; one process of each machine reads first, so that the others find its files in the cache."""
     is_first_here = os.environ.get("LOCAL_RANK", "0") == "0"
     for turn in (True, False):
-        with propagate_errors(), saying_how_to_save_memory():
+        with propagate_errors(), explain_out_of_memory():
             if is_first_here == turn:
                 splits = load(check_settings(spec), seed=spec.train.seed)
     return splits
@@ -198,7 +198,7 @@ def _introduce(run: _Run, environment: dict[str, Any]) -> None:
     validation = f"{splits.validation.num_images:,} for validation" if splits.validation else "none for validation"
     _say(
         f"{run.spec.name}: {parameters(run.model):,} parameters on {on_device(environment)}",
-        f"{splits.train.num_images:,} images for training, {validation}, {splits.test.num_images:,} for the test",
+        f"{splits.train.num_images:,} images for training, {validation}, {splits.test.num_images:,} for testing",
         f"run folder {run.folder.path}",
     )
     if count > 1:
@@ -208,7 +208,7 @@ def _introduce(run: _Run, environment: dict[str, Any]) -> None:
 
 
 def _train_epochs(run: _Run) -> dict[str, Any]:
-    """Train all epochs; return the figures of `results.json` that the training gives."""
+    """Train all epochs; return the metrics of `results.json` that the training gives."""
     with propagate_errors():
         in_order = callbacks_of(run)
     run.strategy.attach(run.model)
@@ -276,7 +276,7 @@ def _test(run: _Run) -> dict[str, float]:
         validated = run.splits.validation is not None
         best = load_model(run.folder.chosen(validated)) if connected().is_first else build_model(run.spec)
         compile_with_losses(best)
-    found = figures(run.strategy.attach(best), run.own_splits.test)
+    found = measure_metrics(run.strategy.attach(best), run.own_splits.test)
     return {"test_accuracy": found["accuracy"], "test_loss": found["loss"]}
 
 

@@ -172,7 +172,7 @@ def test_images_of_any_size_where_the_network_takes_them():
 def test_capsules_that_are_not_finite_name_their_layer():
     capsules = maps()
     capsules[6, 2, 3, 1, 4] = torch.nan
-    with pytest.raises(ArgumentError, match="layer 'digits': the input capsules hold NaN or infinity"):
+    with pytest.raises(ArgumentError, match="layer 'digits': the input capsules contain NaN or infinity"):
         analyse_routing(small_model(DynamicCapsules(10, 6, name="digits")), capsules, batch_size=3)
 
 

@@ -56,5 +56,5 @@ def test_of_equal_classes_the_lower_label_is_the_harder():
         ClassErrors(3, "d", 0, 0),
     ]
     assert [each.class_name for each in hardest(classes)] == ["b", "c", "a"]
-    with pytest.raises(EncapkerasError, match="there are 3 classes that have images; 4 of them cannot be chosen"):
+    with pytest.raises(EncapkerasError, match="cannot choose 4 classes: 3 have images"):
         hardest(classes, 4)

@@ -15,8 +15,8 @@ from encapkeras.analysis import (
     write_epoch,
     write_iterations,
 )
-from encapkeras.analysis.measurements import bin_centre
-from encapkeras.analysis.plots import COLOURS
+from encapkeras.analysis.measurements import bin_center
+from encapkeras.analysis.plots import COLORS
 from encapkeras.errors import ArgumentError
 
 DRAWS = True  # see conftest.py
@@ -38,7 +38,7 @@ def analysed(checkpoint, shift=0.0, classes=True, routing="em", iterations=3):
             add("activation", role, 0.3 * t - 0.1 * number)
             for index in range(21):
                 count = max(0, index - 5 + t)
-                add("vote_length", role, 0.1 * index if count else None, count, bin_centre(index))
+                add("vote_length", role, 0.1 * index if count else None, count, bin_center(index))
     return RoutingAnalysis(checkpoint, "test", 1234, tuple(found))
 
 
@@ -76,11 +76,11 @@ def test_iterations_show_a_column_for_each_checkpoint():
 
 
 @pytest.mark.parametrize("routing", ["dynamic", "em"])
-def test_each_kind_has_one_colour(routing):
+def test_each_kind_has_one_color(routing):
     analysis = analysed("best", classes=False, routing=routing)
     for figure in (plot_iterations([analysis], "digits"), plot_votes([analysis], "digits")):
         latest = figure.axes[-1].get_lines()[-1]
-        assert to_rgb(latest.get_color()) == pytest.approx(to_rgb(COLOURS[routing]))
+        assert to_rgb(latest.get_color()) == pytest.approx(to_rgb(COLORS[routing]))
 
 
 def test_rounding_errors_do_not_fill_an_axis():

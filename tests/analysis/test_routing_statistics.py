@@ -252,7 +252,7 @@ def test_no_entropy_is_above_that_of_even_couplings(outputs, softmax_over):
 def test_what_is_not_finite_is_refused(what, bad):
     routing, capsules, activations = em(), random(2, 6, 3, 2), random(2, 6, 3).abs()
     {"input capsules": capsules, "input activations": activations, "weights": routing.beta_a}[what].view(-1)[-1] = bad
-    with pytest.raises(ArgumentError, match=f"the {what} hold NaN or infinity"):
+    with pytest.raises(ArgumentError, match=f"the {what} contain NaN or infinity"):
         RoutingStatistics(routing).add(capsules, activations)
 
 
@@ -293,5 +293,5 @@ def test_labels_that_are_no_output_capsules_are_refused():
     with pytest.raises(ArgumentError, match="from 0 to 3, one of the 4 output capsules; received 1 to 4"):
         statistics.add(random(2, 6, 3, 2), labels=torch.tensor([1, 4]))
     statistics.add(random(2, 6, 3, 2))
-    with pytest.raises(ArgumentError, match="all batches have labels, or none"):
+    with pytest.raises(ArgumentError, match="all batches must have labels, or none"):
         statistics.add(random(2, 6, 3, 2), labels=torch.tensor([1, 2]))

@@ -115,9 +115,9 @@ def test_mistakes_have_their_places_in_every_layout(layout):
 @pytest.mark.parametrize(
     ("text", "place", "words"),
     [
-        ('{"name": "a",\n "name": "b"}', (2, 2), "occurs twice; first in line 1, column 2"),
-        ('{"name": "a"\n "source": "b"}', (2, 2), "unexpected '\"' in the map that begins in line 1"),
-        ('{"name": "a', (1, 12), "the quoted text that begins in line 1, column 10 is not closed"),
+        ('{"name": "a",\n "name": "b"}', (2, 2), "occurs twice; first on line 1, column 2"),
+        ('{"name": "a"\n "source": "b"}', (2, 2), "unexpected '\"' in the map that starts on line 1"),
+        ('{"name": "a', (1, 12), "the quoted text that starts on line 1, column 10 is not closed"),
         ('{"name": "\\ud83d"}', (1, 13), "invalid JSON: unexpected"),
         ("[1]", (1, 1), "holds a list"),
         ("", (1, 1), "is empty"),

@@ -88,7 +88,7 @@ def test_an_analysis_is_not_overwritten_unless_told_to(run, tmp_path, capsys):
         file.write_text("mine")
     before = (output / "routing.csv").read_bytes()
     capsys.readouterr()
-    assert "holds an analysis already. Choose another folder with --output" in refused(capsys, "analyse", *words)
+    assert "already holds an analysis. Choose another folder with --output" in refused(capsys, "analyse", *words)
     assert (output / "routing.csv").read_bytes() == before
     assert analyse(*words, "--overwrite") == 0
     assert not (output / "routing_gone_votes.png").exists()
@@ -105,7 +105,9 @@ def test_a_table_of_the_same_name_is_no_analysis(content, run, tmp_path, capsys)
     (mine / "routing.csv").write_bytes(content)
     (mine / "events.out.tfevents.1").write_text("mine")
     for words in ([], ["--overwrite"]):
-        assert "not of an analysis, so nothing is written" in refused(capsys, "analyse", run, "--output", mine, *words)
+        assert "not belong to an analysis, so nothing is written" in refused(
+            capsys, "analyse", run, "--output", mine, *words
+        )
     assert (mine / "routing.csv").read_bytes() == content
     assert {file.name for file in mine.iterdir()} == {"routing.csv", "events.out.tfevents.1"}
 
@@ -127,7 +129,9 @@ def test_two_figures_of_a_cell_stay_in_one_line(tmp_path, capsys, monkeypatch):
 def test_folders_that_are_in_the_way(run, tmp_path, capsys):
     (tmp_path / "foreign").mkdir()
     (tmp_path / "foreign" / "notes.txt").write_text("mine")
-    assert "not of an analysis" in refused(capsys, "analyse", run, "--output", tmp_path / "foreign", "--overwrite")
+    assert "not belong to an analysis" in refused(
+        capsys, "analyse", run, "--output", tmp_path / "foreign", "--overwrite"
+    )
     assert "is a file" in refused(capsys, "analyse", run, "--output", tmp_path / "foreign" / "notes.txt")
     assert "notes.txt is a file" in refused(
         capsys, "analyse", run, "--output", tmp_path / "foreign" / "notes.txt" / "out"
@@ -144,7 +148,7 @@ def test_checkpoints_that_are_not_there(run, capsys):
 
 def test_runs_that_cannot_be_analysed(run, tmp_path, capsys):
     assert "is not a folder" in refused(capsys, "analyse", tmp_path / "none")
-    assert "is not the folder of a run" in refused(capsys, "analyse", tmp_path)
+    assert "is not a run folder" in refused(capsys, "analyse", tmp_path)
     assert "--images must be at least 1; received 0" in refused(capsys, "analyse", run, "--images", 0)
     assert "invalid choice: 'valid'" in refused(capsys, "analyse", run, "--split", "valid")
     assert main(["train", str(write_spec(tmp_path, tiny_spec(epochs=1))), "--run-dir", str(tmp_path / "plain")]) == 0

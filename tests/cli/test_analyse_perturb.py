@@ -27,7 +27,7 @@ def test_a_picture_for_each_class(run, capsys):
     assert capsys.readouterr().out.endswith(f"2 pictures written to {folder}\n")
     pictures = sorted(file.name for file in folder.iterdir())
     assert pictures == ["reconstruction_0_cat.png", "reconstruction_1_dog_wolf.png"]
-    assert "reconstruction_0_cat.png' exists already" in refused(capsys, "analyse", run, "--perturb")
+    assert "reconstruction_0_cat.png' already exists" in refused(capsys, "analyse", run, "--perturb")
 
 
 def test_what_does_not_go_together(run, tmp_path, capsys):

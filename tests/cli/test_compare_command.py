@@ -35,12 +35,12 @@ def test_a_comparison_and_its_resumption(specs, tmp_path, capsys, monkeypatch):
     assert "run 4 of 4: tiny-2, seed 1" in printed
     (one,) = [line for line in printed.splitlines() if line.startswith(" tiny   ")]
     assert "2/2" in one and "2,410" in one and one.count(" ± ") == 3
-    assert "Weights tested: best on validation. The test images were used once a run." in printed
+    assert "Weights tested: best on validation. The test images were used once per run." in printed
     assert "tiny-2 - tiny, test accuracy: " in printed
     assert printed.endswith(f"4 of 4 runs finished.\nwritten to {path}\n")
     assert json.loads((path / "comparison.json").read_text())["seeds"] == [0, 1]
 
-    assert "holds a comparison already" in refused(capsys, "compare", *specs, "--run-dir", path)
+    assert "already holds a comparison" in refused(capsys, "compare", *specs, "--run-dir", path)
     assert "finished runs of other specs" in refused(capsys, "compare", *specs, "--seeds", 2, "--resume", path)
     assert compare(*specs, "--seeds", 2, "--resume", path, "--set", "data.batch_size=256") == 0
     again = capsys.readouterr().out
@@ -131,6 +131,6 @@ def test_ctrl_c_gives_exit_code_130_and_the_table(specs, tmp_path):
     assert returncode == 130
     assert "Traceback" not in message
     assert message.startswith("interrupted")
-    assert message.endswith(f" of 100 runs finished; go on with --resume {path}\n")
+    assert message.endswith(f" of 100 runs finished; resume with --resume {path}\n")
     assert f"written to {path}\n" in printed
     assert "| tiny | 1/50 |" in (path / "comparison.md").read_text()

@@ -80,7 +80,7 @@ def test_mps_that_is_not_there(monkeypatch):
 
 def test_measuring_says_where_it_was(run, capsys):
     assert main(["evaluate", str(run), "--device", "cpu", "--json"]) == 0
-    assert capsys.readouterr().err == "calculated on cpu\n"
+    assert capsys.readouterr().err == "computed on cpu\n"
 
 
 def test_nothing_stays_set(run, monkeypatch):
@@ -94,8 +94,8 @@ def test_nothing_stays_set(run, monkeypatch):
 
 def test_it_is_set_before_keras_is_imported():
     code = (
-        "import sys; from encapkeras.cli.arguments.device import calculating_on\n"
-        "with calculating_on('cpu'):\n"
+        "import sys; from encapkeras.cli.arguments.device import use_device\n"
+        "with use_device('cpu'):\n"
         "    assert 'keras' not in sys.modules\n"
         "    import keras\n"
         "print(keras.src.backend.torch.core.DEFAULT_DEVICE)\n"

@@ -67,7 +67,7 @@ def test_ten_crops_are_the_mean_of_ten_scores(run, capsys):
 
 def test_ten_crops_of_images_that_are_not_larger(plain_run, capsys):
     message = refused(capsys, "evaluate", plain_run, "--ten-crop")
-    assert message.startswith("the images are 32x32, as large as what the network takes")
+    assert message.startswith("the images are 32x32, the input size of the network")
     assert "augment.resize" in message
 
 
@@ -94,8 +94,8 @@ def test_the_hardest_classes_one_a_line(run, tmp_path, capsys):
     ranked = sorted(found, key=lambda row: (-row["error"], row["label"]))
     assert file.read_text() == "".join(f"{row['class']}\n" for row in ranked[:3])
     assert capsys.readouterr().out.startswith("3 of 10 classes, from ")
-    assert "exists already" in refused(capsys, "evaluate", run, "--hardest", 3, "-o", file)
-    assert "there are 10 classes" in refused(capsys, "evaluate", run, "--hardest", 11, "-o", file, "--overwrite")
+    assert "already exists" in refused(capsys, "evaluate", run, "--hardest", 3, "-o", file)
+    assert "cannot choose 11 classes" in refused(capsys, "evaluate", run, "--hardest", 11, "-o", file, "--overwrite")
     assert len(file.read_text().splitlines()) == 3
 
 

@@ -32,7 +32,7 @@ def test_a_keras_file_is_enough(run, tmp_path):
 def test_mistakes_are_told(run, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tiny.onnx").touch()
-    assert "'tiny.onnx' exists already" in refused(capsys, "export", run, "--format", "onnx")
+    assert "'tiny.onnx' already exists" in refused(capsys, "export", run, "--format", "onnx")
     assert "-o must name a .pt2 file" in refused(capsys, "export", run, "--format", "torch", "-o", "tiny.onnx")
     assert "nowhere" in refused(capsys, "export", "nowhere", "--format", "torch")
     assert (tmp_path / "tiny.onnx").read_bytes() == b""

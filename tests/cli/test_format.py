@@ -43,7 +43,7 @@ def test_yaml_is_printed_as_json_and_json_as_yaml(mine, tmp_path, capsys):
     printed = formatted(capsys, "mine.yaml")
     assert json.loads(printed.out) == AS_JSON
     assert list(json.loads(printed.out)) == list(AS_JSON)
-    assert printed.err == "mine.yaml: 2 comments left out; only values are kept\n"
+    assert printed.err == "mine.yaml: 2 comments dropped: JSON has no comments\n"
     (tmp_path / "mine.json").write_text(printed.out)
     back = formatted(capsys, "mine.json")
     assert back.out == (
@@ -130,7 +130,7 @@ def test_a_base_that_would_be_lost_is_named(mine, tmp_path, capsys):
     (tmp_path / "own.yaml").write_text("vars: {types: 4}\n")
     mine.write_text("extends: [quickstart.yaml, own.yaml]\n")
     message = refused(capsys, "format", "mine.yaml", "-o", "below/mine.json")
-    assert "'extends' names 'own.yaml', a file beside the spec" in message
+    assert "'extends' names 'own.yaml', a file next to the spec" in message
     assert not (tmp_path / "below" / "mine.json").exists()
     formatted(capsys, "mine.yaml", "-o", "mine.json")
     (tmp_path / "own.yaml").unlink()
@@ -151,7 +151,7 @@ def test_a_path_of_variables_is_not_guessed(mine, tmp_path, capsys):
     [
         (["-o", "mine.yaml"], "'mine.yaml' is the file to read. Name another file with -o."),
         (["-o", "mine.yaml", "--overwrite"], "'mine.yaml' is the file to read. Name another file with -o."),
-        (["-o", "there.json"], "'there.json' exists already. Name another file with -o, or replace it"),
+        (["-o", "there.json"], "'there.json' already exists. Name another file with -o, or replace it"),
         (["-o", "mine.toml"], "-o must name a .yaml or .yml or .json file; received 'mine.toml'"),
         (["-o", "none/mine.json"], "'none/mine.json' cannot be written: 'none' is not a folder. Create it first."),
         (["-o", "folder.json"], "'folder.json' is a folder."),
@@ -198,5 +198,6 @@ def test_what_is_no_spec_yet_is_formatted_too(mine, capsys):
 def test_lost_comments_are_counted(text, mine, capsys):
     mine.write_text(text)
     assert (
-        formatted(capsys, "mine.yaml", "--to", "yaml").err == "mine.yaml: 2 comments left out; only values are kept\n"
+        formatted(capsys, "mine.yaml", "--to", "yaml").err
+        == "mine.yaml: 2 comments dropped: only the values are converted\n"
     )

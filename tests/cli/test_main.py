@@ -76,14 +76,14 @@ def test_evaluate_prints_a_line(run_folder, capsys):
 def test_a_mistake_is_its_message_alone(run_folder, tmp_path, capsys):
     spec = write_spec(tmp_path, tiny_spec())
     message = refused(capsys, "train", spec, "--run-dir", run_folder)
-    assert message.startswith(f"run folder {run_folder} exists already.")
-    assert "not of a run" in refused(capsys, "train", spec, "--run-dir", tmp_path)
+    assert message.startswith(f"run folder {run_folder} already exists.")
+    assert "not belong to a run" in refused(capsys, "train", spec, "--run-dir", tmp_path)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["tiny.yaml"]
 
 
 def test_folders_that_are_no_runs(tmp_path, capsys):
     assert "is not a folder" in refused(capsys, "evaluate", tmp_path / "none")
-    assert "is not the folder of a run" in refused(capsys, "evaluate", tmp_path)
+    assert "is not a run folder" in refused(capsys, "evaluate", tmp_path)
 
 
 def test_a_run_without_validation_says_so(tmp_path, capsys):
@@ -199,7 +199,7 @@ def test_ctrl_c_keeps_the_last_checkpoint(tmp_path, capsys):
     assert main(["evaluate", str(tmp_path / "run")]) == 0
     note, device = capsys.readouterr().err.splitlines()
     assert "is unfinished" in note
-    assert device.startswith("calculated on ")
+    assert device.startswith("computed on ")
 
 
 def test_a_best_checkpoint_that_is_gone_is_not_replaced_by_the_last(run_folder, tmp_path, capsys):

@@ -168,7 +168,7 @@ def test_names_are_never_echoed_raw(capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["there.yaml", "--dataset", "digits"], "'there.yaml' exists already. Name another file, or replace it with"),
+        (["there.yaml", "--dataset", "digits"], "'there.yaml' already exists. Name another file, or replace it with"),
         (["none/a.yaml", "--dataset", "digits"], "'none' is not a folder. Create it first."),
         (["folder.yaml", "--dataset", "digits"], "'folder.yaml' is a folder."),
         (["a.json", "--dataset", "digits"], "'encapkeras format' converts it to .json"),

@@ -122,14 +122,14 @@ def test_files_beside_it_can_be_imported(spec):
 def test_a_file_beside_it_takes_no_modules_place(spec, capsys):
     plugin("", "json.py")
     message = refused(capsys, "check", spec, "--plugin", plugin("import json\n" + SCALE))
-    assert message.startswith("my_layers.py:4: 'import json' would not give the file json.py beside it")
+    assert message.startswith("my_layers.py:4: 'import json' would not give the file json.py next to it")
 
 
 REFUSED = {
     "bare decorator": (changed(('("scale")', "")), "my_layers.py:5: a layer is registered under the name"),
     "no name": (changed(('"scale"', '"my scale"')), "'my scale' is not a valid name for a layer"),
-    "name taken": (changed(('"scale"', '"squash"')), "layer 'squash' is registered already, by encapkeras itself"),
-    "name taken twice": (SCALE + SCALE, "layer 'scale' is registered already, by "),
+    "name taken": (changed(('"scale"', '"squash"')), "layer 'squash' is already registered, by encapkeras itself"),
+    "name taken twice": (SCALE + SCALE, "layer 'scale' is already registered, by "),
     "no annotation": (changed((": int", "")), "(class Scale): parameter 'factor' has no annotation: write its type"),
     "no doc": (changed(("factor: By", "By")), "parameter 'factor' has no line in the docstring's 'Args:'"),
     "two mistakes": (changed((": int", ""), ("self, ", "self, *more, ")), "which '*more' does not take; parameter 'f"),

@@ -72,7 +72,7 @@ def test_a_table(run, images, tmp_path, capsys):
     assert [row["rank"] for row in rows] == ["1", "2", "3"]
     written = [{"class": row["class"], "score": float(row["score"])} for row in rows]
     assert written == found["images"][0]["classes"]
-    assert "exists already" in refused(capsys, "predict", run, images, "--csv", table)
+    assert "already exists" in refused(capsys, "predict", run, images, "--csv", table)
     assert "--csv must name a .csv file" in refused(capsys, "predict", run, images, "--csv", tmp_path / "classes.txt")
 
 
@@ -99,7 +99,7 @@ def test_files_that_cannot_be_read_are_named_and_the_others_predicted(run, image
     printed = capsys.readouterr()
     assert len(printed.out.splitlines()) == 1 + 12
     device, *problems, last = printed.err.splitlines()
-    assert device.startswith("calculated on ")
+    assert device.startswith("computed on ")
     assert last == "5 of 17 images could not be read"
     expected = {
         "gone.png": ": there is no such file",
@@ -124,7 +124,7 @@ def test_models_that_cannot_be_asked(run, images, tmp_path, capsys):
     import keras
 
     assert "there is no such file" in refused(capsys, "predict", tmp_path / "gone.keras", images)
-    assert "is not the folder of a run" in refused(capsys, "predict", tmp_path, images)
+    assert "is not a run folder" in refused(capsys, "predict", tmp_path, images)
     assert "--top must be at least 1; received 0" in refused(capsys, "predict", run, images, "--top", 0)
     keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)], name="plain").save(tmp_path / "plain.keras")
     assert "'plain' was not made from a spec" in refused(capsys, "predict", tmp_path / "plain.keras", images)

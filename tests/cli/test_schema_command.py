@@ -25,7 +25,7 @@ def test_it_goes_into_this_folder(tmp_path, capsys):
     assert is_schema(tmp_path / "spec.schema.json")
     assert capsys.readouterr().out == (
         "wrote spec.schema.json\n"
-        "In the first line of a spec beside it: # yaml-language-server: $schema=./spec.schema.json\n"
+        "First line for specs in the same folder: # yaml-language-server: $schema=./spec.schema.json\n"
     )
 
 

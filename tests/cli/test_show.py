@@ -41,7 +41,7 @@ def test_every_node_is_on_a_line_with_its_costs(capsys, wide):
         "lengths  capsule_length  digits  10                   0              0    2.5 KiB",
         "batch: 64 images (data.batch_size)",
         "parameters: 295,584",
-        "fixed (moving statistics, frozen nodes): 1,184",
+        "non-trainable parameters (moving statistics, frozen nodes): 1,184",
         "multiply-adds of an image: 7.33 M",
         "memory of a training step, at least: 19.8 MiB",
         "    weights 1.1 MiB, gradients 1.1 MiB, adam 2.3 MiB, nodes 15.1 MiB, images 256.0 KiB",
@@ -68,7 +68,7 @@ def test_narrow_terminals_get_fewer_columns(columns, left_out, capsys, monkeypat
     table = lines[1 : lines.index("batch: 64 images (data.batch_size)")]
     if left_out is None:
         left_out = ["layer", "inputs", "output shape"]
-    note = f"left out, for the width of {columns}: {', '.join(left_out)} (COLUMNS=200 or --json shows all)"
+    note = f"hidden to fit a width of {columns}: {', '.join(left_out)} (COLUMNS=200 or --json shows all)"
     assert (table[-1] == note) == bool(left_out)
     rows = table[:-1] if left_out else table
     assert not any(heading in rows[0] for heading in left_out)
@@ -126,7 +126,7 @@ def test_what_is_not_known_is_a_question_mark_with_a_reason(capsys, wide, tmp_pa
         "? stem: the size of image is unknown before there are images",
         "? pooled: the size of stem is unknown before there are images",
     ]
-    assert "batch: 64 images (no data set says otherwise)" in lines
+    assert "batch: 64 images (the default)" in lines
 
 
 def test_a_sweep_is_named(capsys, wide, tmp_path):
@@ -148,7 +148,7 @@ def test_a_picture_is_written_and_never_over_another_file(capsys, tmp_path):
     text = file.read_text()
     assert ElementTree.fromstring(text).tag == "{http://www.w3.org/2000/svg}svg"  # noqa: S314  # our own
     message = refused(capsys, "show", "encapnet_master", *CPU, "--svg", file)
-    assert message == f"'{file}' exists already. Name another file with --svg, or replace it with --overwrite.\n"
+    assert message == f"'{file}' already exists. Name another file with --svg, or replace it with --overwrite.\n"
     assert file.read_text() == text
     shown(capsys, "quickstart", "--set", "vars.types=4", *CPU, "--svg", str(file), "--overwrite")
     assert file.read_text() != text

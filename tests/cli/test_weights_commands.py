@@ -68,7 +68,7 @@ def test_an_output_that_exists_is_replaced_only_if_asked(network, checkpoint, tm
     made = tmp_path / "made.keras"
     made.write_text("mine")
     words = ["import-weights", SPEC, str(checkpoint), "-o", str(made)]
-    assert "exists already. Name another file with -o, or replace it with --overwrite." in refused(capsys, *words)
+    assert "already exists. Name another file with -o, or replace it with --overwrite." in refused(capsys, *words)
     assert made.read_text() == "mine"
     assert main([*words, "--overwrite"]) == 0
     assert_same(load_model(made), values(network))
@@ -77,7 +77,7 @@ def test_an_output_that_exists_is_replaced_only_if_asked(network, checkpoint, tm
 def test_a_link_that_leads_nowhere_exists(checkpoint, tmp_path, capsys):
     made = tmp_path / "made.keras"
     made.symlink_to(tmp_path / "gone.keras")
-    assert "exists already" in refused(capsys, "import-weights", SPEC, checkpoint, "-o", made)
+    assert "already exists" in refused(capsys, "import-weights", SPEC, checkpoint, "-o", made)
     assert made.is_symlink()
 
 

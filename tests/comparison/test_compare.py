@@ -243,7 +243,7 @@ def test_the_printed_table_holds_all_in_full(columns, trainings, tmp_path, capsy
 def test_foreign_files_where_a_run_would_go(copy, trainings):
     (copy / "seed_2" / "one").mkdir(parents=True)
     (copy / "seed_2" / "one" / "notes.txt").write_text("mine")
-    with pytest.raises(RunFolderError, match="not of a run"):
+    with pytest.raises(RunFolderError, match="not belong to a run"):
         compare([ONE, TWO], [0, 1, 2], run_dir=copy, resume=True)
     assert trainings == []
 
@@ -262,7 +262,7 @@ def test_ctrl_c_leaves_the_table_of_what_is_finished(tmp_path, monkeypatch, caps
     with pytest.raises(KeyboardInterrupt) as stop:
         compare([ONE, TWO], [0, 1], run_dir=path)
     assert str(stop.value) == (
-        f"interrupted. No epoch was complete, so no weights are kept. 2 of 4 runs finished; go on with --resume {path}"
+        f"interrupted. No epoch was complete, so no weights are kept. 2 of 4 runs finished; resume with --resume {path}"
     )
     printed = capsys.readouterr().out
     assert "two - one, test accuracy:" in printed
@@ -337,9 +337,9 @@ def test_folders_that_cannot_be_taken(two_by_two, tmp_path, trainings):
     _, path = two_by_two
     (tmp_path / "file").write_text("mine")
     refusals = {
-        path: "holds a comparison already. Go on with it by --resume",
-        path / "seed_0" / "one": "is the folder of a run",
-        tmp_path: "holds files that are not of a run",
+        path: "already holds a comparison. Resume it with --resume",
+        path / "seed_0" / "one": "is a run folder",
+        tmp_path: "holds files that do not belong to a run",
         tmp_path / "file": "is a file",
         tmp_path / "file" / "below": "cannot be",
     }
@@ -347,7 +347,7 @@ def test_folders_that_cannot_be_taken(two_by_two, tmp_path, trainings):
         with pytest.raises(RunFolderError, match=text):
             compare([ONE], [0], run_dir=folder)
     for folder in (tmp_path, tmp_path / "none"):
-        with pytest.raises(RunFolderError, match=r"is not the folder of a comparison: it has no comparison\.json"):
+        with pytest.raises(RunFolderError, match=r"is not a comparison folder: it has no comparison\.json"):
             compare([ONE], [0], run_dir=folder, resume=True)
     assert trainings == []
 

@@ -127,7 +127,7 @@ def test_the_markdown_says_what_the_figures_are():
     assert {line.count("|") for line in lines[:4]} == {12}
     notes = "\n".join(lines[4:])
     assert "mean ± standard deviation over the seeds 0, 1, 2" in notes
-    assert "Weights tested: best on validation. The test images were used once a run." in notes
+    assert "Weights tested: best on validation. The test images were used once per run." in notes
     assert "two - one, test accuracy: -0.0100 ± 0.0058 (standard error, 95% interval -0.0348 to +0.0148): no " in notes
     assert "6 of 6 runs finished." in notes
 

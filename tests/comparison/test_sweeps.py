@@ -248,7 +248,7 @@ def test_killed_and_resumed_the_table_is_that_of_an_undisturbed_sweep(tmp_path):
     command = [*warm_python(), "-u", "-m", "encapkeras", "compare", str(spec)]
     stopped = interrupted([*command, "--run-dir", str(tmp_path / "stopped")], "run 3 of")
     assert stopped.returncode == 130
-    assert f"go on with --resume {tmp_path / 'stopped'}" in stopped.message
+    assert f"resume with --resume {tmp_path / 'stopped'}" in stopped.message
     again = subprocess.run(
         [*command, "--resume", str(tmp_path / "stopped")], capture_output=True, text=True, check=True
     )

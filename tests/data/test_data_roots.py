@@ -112,7 +112,7 @@ def test_an_interrupted_download_leaves_nothing_behind(tmp_path, monkeypatch):
 
 def test_a_download_that_lacks_files(tmp_path, monkeypatch):
     fake_download(monkeypatch, "CIFAR100", lambda folder: None)
-    assert "the download did not bring all files" in error_of("cifar100", root=str(tmp_path))
+    assert "the download did not include all files" in error_of("cifar100", root=str(tmp_path))
 
 
 def test_a_root_that_is_a_file(tmp_path):

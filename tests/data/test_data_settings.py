@@ -78,8 +78,8 @@ def test_each_wrong_setting_is_named(values, path, text):
 @pytest.mark.parametrize(
     ("values", "text"),
     [
-        ({"augment": {"crop": True}}, "nothing to cut off: set augment.resize to more than"),
-        ({"augment": {"crop": True, "resize": 32}}, "nothing to cut off"),
+        ({"augment": {"crop": True}}, "nothing to crop: set augment.resize to more than"),
+        ({"augment": {"crop": True, "resize": 32}}, "nothing to crop"),
         ({"augment": {"resize": 30}}, "augment.resize is 30, smaller than the images (32x32)"),
         ({"augment": {"pad": 2}}, "set augment.crop: true"),
         ({"augment": {"cutout": 33}}, "augment.cutout is 33, larger than the images (32x32)"),
@@ -191,7 +191,7 @@ def test_a_data_set_of_ones_own_can_be_registered(monkeypatch):
             raise AssertionError("not read here")
 
     assert isinstance(DataSettings(dataset="noise").reader(), Noise)
-    with pytest.raises(TypeError, match="registered already"):
+    with pytest.raises(TypeError, match="already registered"):
         register_dataset("noise")(Noise)
 
 

@@ -115,14 +115,14 @@ def test_a_truncated_idx_file(tmp_path, gzipped, kept):
 @pytest.mark.parametrize(
     ("file", "content", "text"),
     [
-        ("train-images-idx3-ubyte", b"hello, world", "does not begin as an IDX file of unsigned bytes with 3 axes"),
+        ("train-images-idx3-ubyte", b"hello, world", "does not start like an IDX file of unsigned bytes with 3 axes"),
         ("train-labels-idx1-ubyte", idx_bytes(random_images(20, 2)), "with 1 axes"),
         ("train-images-idx3-ubyte", idx_bytes(random_images(20, 32, 32)), "32x32 pixels instead of 28x28"),
         ("train-labels-idx1-ubyte", idx_bytes(cycling_labels(19)), "19 labels for 20 images"),
         (
             "t10k-labels-idx1-ubyte",
             idx_bytes(cycling_labels(10)) + b"x",
-            "has 19 bytes, its header of shape (10,) asks",
+            "has 19 bytes, but its header (shape (10,)) requires",
         ),
     ],
 )
@@ -276,7 +276,7 @@ def test_a_truncated_norb_file(tmp_path, gzipped, kept):
     path.write_bytes(path.read_bytes()[:kept])
     message = error_of("small_norb", tmp_path)
     assert message.startswith(f"{path} is damaged: ")
-    assert message.endswith("Replace it by a good copy.")
+    assert message.endswith("Replace it with an intact copy.")
 
 
 @pytest.mark.parametrize(
@@ -286,7 +286,7 @@ def test_a_truncated_norb_file(tmp_path, gzipped, kept):
         ("dat", np.zeros((3, 2), np.int32), "holds int32 (3, 2)"),
         ("cat", np.zeros(9, np.int32), "holds int32 (9,) instead of int32 (10,)"),
         ("cat", np.zeros(10, np.uint8), "holds uint8 (10,)"),
-        ("cat", b"\0" * 40, "does not begin as a file of bytes or 32-bit integers in the format of NORB"),
+        ("cat", b"\0" * 40, "does not start like a file of bytes or 32-bit integers in the format of NORB"),
     ],
 )
 def test_a_norb_file_with_something_else_in_it(tmp_path, content, array, text):

@@ -48,7 +48,7 @@ def test_there_may_be_no_validation_folder(tmp_path):
     write_image_folder(tmp_path, {"train": 3, "test": 1})
     assert describe(folder_settings(tmp_path)).validation_images is None
     for call in (describe, lambda settings: load(settings, seed=0)):
-        with pytest.raises(ArgumentError, match=r"data\.validation is 'own', but data set 'image_folder' brings no"):
+        with pytest.raises(ArgumentError, match=r"data\.validation is 'own', but data set 'image_folder' has no"):
             call(folder_settings(tmp_path, validation="own"))
 
 
@@ -96,8 +96,8 @@ def test_all_that_is_wrong_with_the_folders_is_told_at_once(tmp_path):
     message = error_of(folder_settings(tmp_path))
     for text in (
         f"{tmp_path} cannot be used as a data set:",
-        f"files that are in no folder of a class: {tmp_path}/train/lost.png",
-        f"{tmp_path}/test has a folder 'ant', which train/ has not",
+        f"files outside the class folders: {tmp_path}/train/lost.png",
+        f"{tmp_path}/test has a folder 'ant', which train/ does not have",
         f"{tmp_path}/test has no folder 'empty', which train/ has",
         f"1 file whose names do not end as those of images do: {tmp_path}/test/owl/notes.txt",
         "classes without any training image: empty",
@@ -109,9 +109,13 @@ def test_all_that_is_wrong_with_the_folders_is_told_at_once(tmp_path):
 @pytest.mark.parametrize(
     ("parts", "classes", "text"),
     [
-        ({"train": 1, "val": 1}, ("a", "b"), "there is a folder 'train', but none called 'test'; where 'val' is what"),
+        (
+            {"train": 1, "val": 1},
+            ("a", "b"),
+            "there is a folder 'train', but none called 'test'; if you test with 'val'",
+        ),
         ({"test": 1}, ("a", "b"), "there is a folder 'test', but none called 'train'"),
-        ({"train": 1, "test": 1}, ("a",), "holds 1 folders of classes; there must be two at least"),
+        ({"train": 1, "test": 1}, ("a",), "holds 1 folders of classes; at least two are needed"),
         ({"train": 1, "test": 0}, ("a", "b"), "test/ holds no image"),
         ({"": 0}, ("a", "b"), "classes without any training image: a, b"),
     ],
@@ -195,7 +199,7 @@ def test_a_list_is_enough_to_describe_what_is_not_on_this_machine(tmp_path):
 
 def test_imagenets_val_is_the_test_part(tmp_path):
     write_imagenet(tmp_path)
-    with pytest.raises(ArgumentError, match="'h_imagenet' brings no validation part"):
+    with pytest.raises(ArgumentError, match="'h_imagenet' has no validation part"):
         describe(imagenet(tmp_path, validation="own"))
 
 
@@ -232,7 +236,7 @@ def test_folders_that_are_not_imagenets(tmp_path):
     )
     for text in (
         f"{tmp_path}/train: classes without any image: {WNIDS[2]}",
-        f"{tmp_path}/val has no folders of these classes (its images are in no folders: sort them by class): n03888257",
+        f"{tmp_path}/val has no folders of these classes (its images are not in folders: sort them by class)",
         "train/n01440764/readme.txt",
     ):
         assert text in message
@@ -244,7 +248,7 @@ def test_mistakes_in_a_class_list_are_told_with_their_lines(tmp_path):
         read_class_list(tmp_path / "a.txt")
     assert str(caught.value).splitlines() == [
         f"{path}:2: 'dog' is not a WordNet id: n and eight digits, for example n02119789",
-        f"{path}:5: '{WNIDS[0]}' is in line 1 already",
+        f"{path}:5: '{WNIDS[0]}' is already on line 1",
         f"{path}:6: 'n123' is not a WordNet id: n and eight digits, for example n02119789",
     ]
 
@@ -254,7 +258,7 @@ def test_mistakes_in_a_class_list_are_told_with_their_lines(tmp_path):
     [
         (None, "there is no such file (data.class_list)"),
         (b"\xff\xfe\x00", "cannot be read as text"),
-        (b"n01440764\n", "names 1 classes; there must be two at least"),
+        (b"n01440764\n", "names 1 classes; at least two are needed"),
     ],
 )
 def test_what_is_no_class_list(tmp_path, content, text):

@@ -74,12 +74,12 @@ def floats_with(*changes):
         ),
         (
             {"train_images": floats_with(((3, 1, 2), 200.0))},
-            "train_images: float pixels must be in [0, 1], these go from 0.5 to 200; divide by 255, or save the images "
-            "as uint8",
+            "train_images: float pixels must be in [0, 1], these range from 0.5 to 200; divide by 255, or save the "
+            "images as uint8",
         ),
         (
             {"train_images": floats_with(((3, 1, 2), -1.0))},
-            "train_images: float pixels must be in [0, 1], these go from -1 to 0.5",
+            "train_images: float pixels must be in [0, 1], these range from -1 to 0.5",
         ),
     ],
 )
@@ -141,7 +141,7 @@ def test_wrong_pixels(tmp_path, arrays, expected):
         ),
         (
             {"class_names": np.array(["cat", "dog", "cat"])},
-            "class_names: 'cat' is given 2 times; each class needs a name of its own",
+            "class_names: 'cat' is given 2 times; class names must be unique",
         ),
         (
             {"class_names": np.array([1, 2, 3])},

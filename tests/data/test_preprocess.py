@@ -54,7 +54,7 @@ def test_grey_is_repeated_and_colours_become_grey():
         (np.zeros((2, 2, 2, 3), np.uint8), "received uint8 (2, 2, 2, 3)"),
         (np.zeros((0, 4), np.uint8), "received uint8 (0, 4)"),
         (np.zeros((4, 4), np.int64), "received int64 (4, 4)"),
-        (np.full((4, 4), 2.0), "floats of an image must be in [0, 1]; these go from 2.0 to 2.0"),
+        (np.full((4, 4), 2.0), "floats of an image must be in [0, 1]; these range from 2.0 to 2.0"),
         (np.full((4, 4), np.nan), "floats of an image must be in [0, 1]"),
         (np.zeros((4, 4, 4), np.uint8), "the network takes images of 3 channels; this one has 4"),
     ],

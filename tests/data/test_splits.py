@@ -114,7 +114,7 @@ def test_augmentation_is_checked_against_the_images(tmp_path):
         ({"resize": 8}, "augment.resize is for square images; these are 6x5"),
         ({"resize": 8, "crop": True}, "Set data.image_size"),
         ({"crop": True}, "augment.crop is for square images; these are 6x5"),
-        ({"hue": 0.1}, "only change colour images (3 channels); these have 1"),
+        ({"hue": 0.1}, "only change color images (3 channels); these have 1"),
     ]:
         settings = DataSettings(dataset="npz", path=path, augment=AugmentSettings(**augment))
         for call in (describe, lambda settings: load(settings, seed=0)):
@@ -234,9 +234,7 @@ def test_a_wrong_validation_part_of_an_npz_file(tmp_path, changes, text):
 
 def test_other_data_sets_have_no_validation_part():
     for call in (describe, lambda settings: load(settings, seed=0)):
-        with pytest.raises(
-            ArgumentError, match=r"data\.validation is 'own', but data set 'digits' brings no validation"
-        ):
+        with pytest.raises(ArgumentError, match=r"data\.validation is 'own', but data set 'digits' has no validation"):
             call(DataSettings(dataset="digits", validation="own"))
 
 

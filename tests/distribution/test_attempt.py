@@ -30,7 +30,7 @@ def test_processes_that_were_lost_in_the_middle_do_not_mislead_the_next():
     store = HashStore()
     with pytest.raises(DistStoreError):
         agree_on_attempt(store, 1, 3, NONE)  # asks, and is gone
-    with pytest.raises(TimeoutError, match=r"of 3 processes these did not come within 0:00:00.2.*: \[1, 2\]"):
+    with pytest.raises(TimeoutError, match=r"of 3 processes these did not arrive within 0:00:00.2.*: \[1, 2\]"):
         agree_on_attempt(store, 0, 3, NONE)  # answers the one that is gone
     assert len(names(store, (0, 1, 2))) == 1
 

@@ -192,7 +192,7 @@ def test_a_mistake_is_told_once(tmp_path):
     occupied.mkdir()
     (occupied / "thesis.txt").touch()
     said = ran(2, write_spec(tmp_path, tiny_spec()), "--run-dir", occupied, code=2).stderr
-    assert said.count("holds files that are not of a run") == 1
+    assert said.count("holds files that do not belong to a run") == 1
 
 
 def failed(out, *options, code=2):
@@ -202,7 +202,7 @@ def failed(out, *options, code=2):
 @pytest.mark.slow
 def test_a_bad_batch_of_one_process_is_left_out_by_all(tmp_path):
     said = failed(tmp_path, "--nan-in", 1, "--left-out", code=0).stderr
-    assert said.count("left out: the loss became nan in epoch 1, step 3 (1 of at most 1). The batch is in") == 1
+    assert said.count("skipped: the loss became nan in epoch 1, step 3 (1 of at most 1). The batch is in") == 1
     first, second = (np.load(tmp_path / f"rank_{rank}.npz") for rank in (0, 1))
     for name in first:
         np.testing.assert_array_equal(first[name], second[name])

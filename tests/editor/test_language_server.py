@@ -210,7 +210,7 @@ def test_the_arguments_of_a_loss_are_completed(draft):
         ("layer: keras.Conv2D", "keras", "2D convolution layer."),
         ("padding: same", "padding", 'string, either "valid" or "same" (case-insensitive).'),
         ("padding: same", "padding", "Default: valid."),
-        ("dataset: digits", "digits", "1,797 handwritten digits of 8x8 grey pixels"),
+        ("dataset: digits", "digits", "1,797 handwritten digits of 8x8 grayscale pixels"),
         ("loss: margin", "margin", "Margin loss on the lengths of class capsules"),
         ("kind: adam", "adam", "Adam (Kingma and Ba"),
         ("learning_rate: 1e-3", "learning_rate", "Step size, before the schedule. A number above 0. Default: 0.001."),

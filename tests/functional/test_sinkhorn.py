@@ -212,7 +212,7 @@ def test_checkpointing_and_repeated_backward():
 
 def test_a_second_derivative_is_refused():
     cost = normal(0, 3, 3).abs().requires_grad_()
-    with pytest.raises(ArgumentError, match="can be differentiated once; create_graph=True asks for more"):
+    with pytest.raises(ArgumentError, match="can be differentiated once; create_graph=True requires more"):
         torch.autograd.grad(sinkhorn(cost).square().sum(), cost, create_graph=True)
 
 

@@ -171,7 +171,7 @@ def test_frozen_layer_keeps_its_moving_statistics():
     assert all((old == new.numpy()).all() for old, new in zip(before, stage.weights, strict=True))
 
 
-def test_initialisers_count_the_fans_of_grouped_kernels():
+def test_initializers_count_the_fans_of_grouped_kernels():
     layer = CapsuleConvolution(types=64, dim=32, kernel_initializer="glorot_normal")
     layer.build((None, 4, 4, 64, 16))
     kernel = layer.trainable_weights[0].value
@@ -191,7 +191,7 @@ def test_a_seed_gives_every_weight_its_own_numbers():
 
 
 @pytest.mark.parametrize("kind", ["per_dim", "factored"])
-def test_initialisers_count_the_fans_of_each_matrix_of_dense_capsules(kind):
+def test_initializers_count_the_fans_of_each_matrix_of_dense_capsules(kind):
     layer = CapsuleDense(capsules=40, dim=16, kind=kind, kernel_initializer="he_normal")
     layer.build((None, 512, 16))
     kernel = layer.trainable_weights[0].value
@@ -235,7 +235,7 @@ REFUSED_ARGUMENTS = [
     (lambda: CapsuleStage(4, 2, kernel_initializer="glorot_norm"), "Did you mean 'glorot_normal'?"),
     (
         lambda: CapsuleStage(4, 2, bias_initializer={"class_name": "RandomNormal", "config": {"std": 1}}),
-        "initialiser 'RandomNormal' does not take this config",
+        "initializer 'RandomNormal' does not take this config",
     ),
     (lambda: ConvBnRelu(filters=True), "filters: must be an integer; received True"),
     (lambda: Normalize(mean=0.5), "'normalize' needs 'deviation'"),

@@ -132,7 +132,7 @@ def test_the_taps_of_a_resnet():
 def test_the_layer_that_diverged_is_named_and_not_the_unit():
     model = aligned()
     model.get_layer("stage").weights[0].assign(np.full(model.get_layer("stage").weights[0].shape, np.nan))
-    with pytest.raises(TrainingError, match=r"weight 'stage/.*' was not finite before this step already"):
+    with pytest.raises(TrainingError, match=r"weight 'stage/.*' was already not finite before this step"):
         model.fit(IMAGES, LABELS, callbacks=[NonFiniteStop()], verbose=0)
 
 

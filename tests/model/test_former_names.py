@@ -66,7 +66,7 @@ def test_a_registry_knows_former_names_and_lists_new_ones():
     assert registry["old"] is registry["new"]
     assert "old" in registry
     assert list(registry) == ["new"]
-    with pytest.raises(RegistrationError, match="thing 'old' is registered already"):
+    with pytest.raises(RegistrationError, match="thing 'old' is already registered"):
         registry.register("old")(make)
     registry.forget(["new"])
     assert "old" not in registry

@@ -81,7 +81,7 @@ def test_an_announced_figure_must_be_reported(activity, registered):
             return features.square().flatten(1).mean(1)
 
     model = compiled(spec_with({"mine": {"loss": "test_silent", "features": "stage"}}))
-    message = r"loss 'mine' has figures \['largest', 'smallest'\] and reports none"
+    message = r"loss 'mine' has metrics \['largest', 'smallest'\] but reports none of them"
     with pytest.raises(TrainingError, match=message):
         model.fit(IMAGES, LABELS, verbose=0)
 

@@ -111,7 +111,7 @@ def test_replaced_moments_are_those_that_a_batch_norm_uses_and_keeps():
     x = torch.tensor([[3.0, 5.0], [1.0, 2.0]])
     own = norm(x, training=True)
     statistics = norm.moving_mean.value.clone()
-    with internals.replaced_moments([norm], moments_of):
+    with internals.replace_moments([norm], moments_of):
         assert torch.allclose(norm(x, training=True), torch.tensor([[1.0, 2.0], [0.0, -1.0]]))
     assert torch.allclose(norm.moving_mean.value, (statistics + torch.tensor([1.0, 3.0])) / 2)
     assert [(layer is norm, inputs is x, mask) for layer, inputs, mask in seen] == [(True, True, None)]
@@ -123,7 +123,7 @@ def test_own_moments_and_reduction_axes_are_those_of_numpy():
     norm.build((None, 3, 2, 4))
     x = torch.rand(5, 3, 2, 4, dtype=torch.float32)
     assert internals.reduction_axes(norm) == [0, 1, 3]
-    with internals.replaced_moments([norm], lambda layer: None):
+    with internals.replace_moments([norm], lambda layer: None):
         mean, variance = internals.own_moments(norm, x, None)
     np.testing.assert_allclose(mean.flatten(), x.numpy().mean((0, 1, 3)), rtol=1e-5)
     np.testing.assert_allclose(variance.flatten(), x.numpy().var((0, 1, 3)), rtol=1e-5)
@@ -228,7 +228,7 @@ def test_a_step_that_is_refused_changes_nothing(make):
 @pytest.mark.parametrize("make", [lambda: keras.optimizers.SGD(0.1), scaled])
 def test_scaled_gradients_change_the_step_and_not_what_is_shown(make):
     model = one_weight(make())
-    with internals.scaled_gradients(model.optimizer, 0.25):
+    with internals.scale_gradients(model.optimizer, 0.25):
         shown = model.train_on_batch(X, Y)
     assert shown == pytest.approx(1.0)
     assert weight(model) == pytest.approx(1.0 - 0.1 * 0.25 * 2.0)
@@ -239,7 +239,7 @@ def test_scaled_gradients_change_the_step_and_not_what_is_shown(make):
 
 def test_replaced_steps_are_made_by_fit_evaluate_and_predict():
     model, made = one_weight(), []
-    assert internals.replaced_train_step(model) is None
+    assert internals.replace_train_step(model) is None
 
     def step(name):
         def made_step(data):
@@ -251,7 +251,7 @@ def test_replaced_steps_are_made_by_fit_evaluate_and_predict():
     steps = [step(name) for name in ("train_step", "test_step", "predict_step")]
     model.fit(X, Y, verbose=0)
     internals.replace_steps(model, *steps)
-    assert internals.replaced_train_step(model) is steps[0]
+    assert internals.replace_train_step(model) is steps[0]
     for compiled_again in (False, True):
         made.clear()
         if compiled_again:

@@ -41,7 +41,7 @@ def test_limited_recompiles_ends_after_so_many_shapes():
 
     compiled = torch.compile(double, backend=backend, dynamic=False)
     try:
-        with internals.limited_recompiles(3):
+        with internals.limit_recompiles(3):
             for size in range(2, 8):
                 assert torch.equal(compiled(torch.ones(size)), torch.full((size,), 2.0))
     finally:

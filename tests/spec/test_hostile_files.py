@@ -120,7 +120,7 @@ HOSTILE = {
         f"vars: {{{doubling(LETTERS, ('[' * 60 + '$?' + ']' * 60).replace)}, z: 1}}",
         "need each other more than",
     ),
-    "variables in a circle": ("vars: {a: $b, b: $a}", "in a circle"),
+    "variables in a circle": ("vars: {a: $b, b: $a}", "in a cycle"),
     "a chain of variables": (
         f"vars: {{{','.join(f'v{i}: $v{i + 1}' for i in range(20_000))}}}",
         "need each other more than",
@@ -132,9 +132,9 @@ HOSTILE = {
     "blocks in a circle": (
         "blocks: {a: {nodes: {x: {layer: block.a, inputs: input}}, output: x}}\n"
         "model: {nodes: {n: {layer: block.a, inputs: image}}}",
-        "in a circle",
+        "in a cycle",
     ),
-    "itself": ("extends: spec.yaml", "in a circle"),
+    "itself": ("extends: spec.yaml", "in a cycle"),
     "a file above": ("extends: ../../etc/passwd", "no file|leaves the folder"),
     "an absolute path": ("extends: /etc/passwd", "is absolute"),
     "a device": ("extends: ../../../../../../../../dev/zero", "no file|leaves the folder"),

@@ -174,7 +174,7 @@ def test_bundled_specs_lie_beside_the_package():
     ("base", "error"),
     [
         (None, "there is no file 'base.yaml'"),
-        ("extends: mine.yaml\n", "circle"),
+        ("extends: mine.yaml\n", "cycle"),
         ("model: {nodes: [}\n", "invalid YAML"),
         ("- a list\n", "holds a list"),
         ("model: {nodes: {flat: {layer: keras.Flatten, inputs: image}}}\nmodel: {}\n", "'model' occurs twice"),

@@ -138,7 +138,7 @@ def test_json_keeps_its_places(tmp_path):
         (b"a: [" + b"[" * 100_000, "deeper than 64"),
         (b"{a: " * 100_000, "deeper than 64"),
         (b"a: [1\n", "invalid YAML"),
-        (b"a: 'b\n", "begins in line 1, column 4 is not closed"),
+        (b"a: 'b\n", "starts on line 1, column 4 is not closed"),
         (b"a:\n\tb: 1\n", "spaces"),
         (b"%YAML 3.0\n---\na: 1\n", "invalid YAML"),
     ],
@@ -171,13 +171,13 @@ def test_64_levels_are_read(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a: [1\n", "unexpected end of the file in the list that begins in line 1"),
-        ("a: {b: 1]", "unexpected ']' in the map that begins in line 1"),
-        ("b: 1\na: [1,\n2, }", "unexpected '}' in the list that begins in line 2"),
+        ("a: [1\n", "unexpected end of the file in the list that starts on line 1"),
+        ("a: {b: 1]", "unexpected ']' in the map that starts on line 1"),
+        ("b: 1\na: [1,\n2, }", "unexpected '}' in the list that starts on line 2"),
         ("a: b: c\n", "unexpected ':'"),
         ("a:\n  b: 1\n c: 2\n", "unexpected 'c'"),
         ("a: @x", "unexpected '@'"),
-        ("a: \"b' \\\" '", "the quoted text that begins in line 1, column 4 is not closed"),
+        ("a: \"b' \\\" '", "the quoted text that starts on line 1, column 4 is not closed"),
         ("'a': 1\n'b' 2\n", "unexpected end of the file"),
     ],
 )
@@ -190,7 +190,7 @@ def test_invalid_yaml_is_said_in_our_words_and_in_those_of_the_library_behind_th
 
 
 def test_invalid_json_is_called_so():
-    with pytest.raises(SpecError, match="invalid JSON: unexpected '}' in the list that begins in line 1"):
+    with pytest.raises(SpecError, match="invalid JSON: unexpected '}' in the list that starts on line 1"):
         load.load_text('{"a": [1}', "spec", Report(), is_json=True)
 
 

@@ -57,7 +57,7 @@ def test_a_bad_batch_is_left_out_as_if_it_was_not_there(capsys):
     stop = NonFiniteStop(max_bad_batches=1)
     history = fit(model, with_bad(IMAGES, np.nan, 23), stop)
     assert stop.bad_batches == [(1, 3)]
-    assert "left out: the loss became nan in epoch 1, step 3 (1 of at most 1)." in capsys.readouterr().err
+    assert "skipped: the loss became nan in epoch 1, step 3 (1 of at most 1)." in capsys.readouterr().err
 
     kept = np.r_[0:20, 30:40]
     keras.utils.set_random_seed(0)
@@ -99,7 +99,7 @@ def test_gradients_that_are_not_finite_end_the_training_before_the_weights_chang
     before = [weight.numpy().copy() for weight in model.trainable_weights]
     with pytest.raises(
         TrainingError,
-        match=r"gradients became not finite in epoch 1, step 1: that of weight 'hidden/kernel' is the first .*learning",
+        match=r"gradients became non-finite in epoch 1, step 1: that of weight 'hidden/kernel' is the first .*learning",
     ):
         fit(model, with_bad(IMAGES, 0.0, 4), NonFiniteStop())
     for weight, kept in zip(model.trainable_weights, before, strict=True):

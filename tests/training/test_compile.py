@@ -12,7 +12,7 @@ from support.tiny_spec import tiny_spec, write_spec
 
 from encapkeras import load_model, load_spec
 from encapkeras.functional import squash
-from encapkeras.functional.torch_support.optional_compile import compiling
+from encapkeras.functional.torch_support.optional_compile import enable_compile
 from encapkeras.training import train
 
 SMALL = ["data.subset=200", "data.batch_size=64", "train.epochs=1", "train.optimizer={kind: sgd, learning_rate: 0.01}"]
@@ -40,7 +40,7 @@ def test_gradients_of_what_is_compiled_are_those_of_what_is_not():
     found = []
     for wanted in (False, True):
         inputs = capsules.clone().requires_grad_()
-        with compiling(wanted):
+        with enable_compile(wanted):
             outputs = squash(inputs)
         (outputs**3).sum().backward()
         found.append((outputs.detach(), inputs.grad))

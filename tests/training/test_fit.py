@@ -12,7 +12,7 @@ from encapkeras.errors import DataError, RunFolderError, SpecError, TrainingErro
 from encapkeras.model.load_model import load_model
 from encapkeras.spec.load import load_spec
 from encapkeras.training import callbacks, train
-from encapkeras.training.measure import figures
+from encapkeras.training.measure import measure_metrics
 from encapkeras.training.run.run_folder import RunFolder
 
 MODULE = importlib.import_module("encapkeras.training.train")  # the package has the function under this name
@@ -92,10 +92,10 @@ def test_the_test_part_is_measured_once_with_the_best_weights(tmp_path, monkeypa
 
     def recording(model, batches):
         measured.append(batches.num_images)
-        return figures(model, batches)
+        return measure_metrics(model, batches)
 
     monkeypatch.setattr(MODULE, "load_model", loading)
-    monkeypatch.setattr(MODULE, "figures", recording)
+    monkeypatch.setattr(MODULE, "measure_metrics", recording)
     trained(tmp_path)
     assert measured == ["best.keras", 360]
 
@@ -124,7 +124,7 @@ def test_the_introduction_names_parameters_device_and_folder(tmp_path, capsys):
     _, folder = trained(tmp_path, epochs=1)
     text = capsys.readouterr().out
     assert "tiny: 2,410 parameters on " in text
-    assert "1,293 images for training, 144 for validation, 360 for the test" in text
+    assert "1,293 images for training, 144 for validation, 360 for testing" in text
     assert str(folder.path) in text
 
 

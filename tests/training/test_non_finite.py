@@ -105,7 +105,7 @@ def test_a_weight_that_became_infinite_before_is_named():
     model = compiled()
     model.get_layer("hidden").bias.assign(np.full(8, np.nan))
     message = stopped(model)
-    assert "weight 'hidden/bias' was not finite before this step already" in message
+    assert "weight 'hidden/bias' was already not finite before this step" in message
 
 
 NORMED = {
@@ -166,7 +166,7 @@ def test_a_frozen_weight_that_is_not_finite_is_named():
     model = compiled()
     model.get_layer("hidden").bias.assign(np.full(8, np.nan))
     model.get_layer("hidden").trainable = False
-    assert "weight 'hidden/bias' was not finite before this step already" in stopped(model)
+    assert "weight 'hidden/bias' was already not finite before this step" in stopped(model)
 
 
 def test_a_loss_that_is_not_finite_by_itself_is_named():
@@ -190,7 +190,7 @@ def test_a_loss_that_is_not_finite_by_itself_is_named():
     finally:
         del LOSSES._entries["test_endless"]
     assert "the outputs of all nodes are finite; what is not is the loss itself: 'endless'. Try" in message
-    assert "the loss itself: 'endless' (neither are moving statistics: stem/norm_variance). Try" in beside
+    assert "the loss itself: 'endless' (nor are moving statistics: stem/norm_variance). Try" in beside
 
 
 def test_a_finite_training_is_not_stopped_and_nothing_stays_behind():

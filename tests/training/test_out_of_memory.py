@@ -47,7 +47,7 @@ def test_a_step_without_memory_tells_the_estimate_and_the_run_goes_on(tmp_path, 
     estimate = memory_estimate(encapkeras.build_model(spec).examined, 128, "cpu")
     assert message.startswith("out of memory (") and message.count("\n") == 1
     assert f"holds at least {memory_text(estimate.total)} with data.batch_size 128" in message
-    assert re.search(r"cpu has [\d.]+ [MGT]iB for it, where batches of at most [\d,]+ would fit", message)
+    assert re.search(r"cpu has [\d.]+ [MGT]iB for it; batches of at most [\d,]+ would fit", message)
     assert "--set data.batch_size=64" in message
     assert f"--resume {tmp_path / 'run'}" in message
     assert "after epoch 1 are saved" in message

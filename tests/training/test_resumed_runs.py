@@ -132,7 +132,7 @@ def test_fewer_epochs_than_there_were_are_refused(tmp_path, monkeypatch, capsys)
     run = cut_short(tmp_path / "again", monkeypatch, epochs=1, resume_state={"minutes": 1e-9})
     (run / "checkpoints/resume/epoch_1_step_11.pt").rename(run / "checkpoints/resume/epoch_3_step_1.pt")
     capsys.readouterr()
-    assert "has come to epoch 3, step 1, beyond the 1 epochs" in refused(capsys, "train", "--resume", run)
+    assert "has reached epoch 3, step 1, beyond the 1 epochs" in refused(capsys, "train", "--resume", run)
 
 
 @pytest.mark.slow

@@ -41,7 +41,7 @@ def test_a_folder_with_foreign_files_is_refused_and_kept(tmp_path, overwrite):
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "best.keras").write_text("mine")
     before = contents(tmp_path)
-    with pytest.raises(RunFolderError, match="not of a run"):
+    with pytest.raises(RunFolderError, match="not belong to a run"):
         made(tmp_path, overwrite)
     assert contents(tmp_path) == before
 
@@ -50,7 +50,7 @@ def test_a_run_is_refused_and_kept(tmp_path):
     folder = made(tmp_path)
     folder.best.write_text("weights")
     before = contents(tmp_path)
-    with pytest.raises(RunFolderError, match=r"exists already\..*--overwrite"):
+    with pytest.raises(RunFolderError, match=r"already exists\..*--overwrite"):
         made(tmp_path)
     assert contents(tmp_path) == before
 
@@ -139,18 +139,18 @@ def test_replacing_keeps_the_old_file_when_writing_fails(tmp_path):
 def test_check_run_says_what_is_missing(tmp_path):
     with pytest.raises(RunFolderError, match="is not a folder"):
         RunFolder(tmp_path / "none").check_run()
-    with pytest.raises(RunFolderError, match=r"spec\.yaml and environment\.json missing"):
+    with pytest.raises(RunFolderError, match=r"spec\.yaml and environment\.json are missing"):
         RunFolder(tmp_path).check_run()
     (tmp_path / "spec.yaml").write_text("")
     (tmp_path / "environment.json").write_text("[]")
-    with pytest.raises(RunFolderError, match="not of encapkeras"):
+    with pytest.raises(RunFolderError, match="not written by encapkeras"):
         RunFolder(tmp_path).check_run()
 
 
 def test_the_chosen_checkpoint_is_the_best_where_there_is_validation(tmp_path):
     folder = made(tmp_path)
     for validated in (True, False):
-        with pytest.raises(RunFolderError, match="no checkpoint: it ended before"):
+        with pytest.raises(RunFolderError, match="no checkpoint: it stopped before"):
             folder.chosen(validated)
     folder.last.write_text("weights")
     assert folder.chosen(validated=False) == folder.last
@@ -163,7 +163,7 @@ def test_no_other_checkpoint_is_taken_for_a_missing_one(tmp_path, validated):
     folder = made(tmp_path)
     present, missing = (folder.last, folder.best) if validated else (folder.best, folder.last)
     present.write_text("weights")
-    with pytest.raises(RunFolderError, match=rf"{missing.name} is missing: .* {present.name} is not taken for it"):
+    with pytest.raises(RunFolderError, match=rf"{missing.name} is missing: .* {present.name} is not used in its place"):
         folder.chosen(validated)
 
 
@@ -176,7 +176,7 @@ def test_overwrite_on_a_full_disk_keeps_the_run(tmp_path, monkeypatch):
     folder.best.write_bytes(b"w" * 1000)
     before = contents(tmp_path)
     disk_with(monkeypatch, free=0)
-    with pytest.raises(RunFolderError, match="Make room"):
+    with pytest.raises(RunFolderError, match="Free some space"):
         folder.create({}, OURS, overwrite=True, needed_bytes=10_000)
     assert contents(tmp_path) == before
 
@@ -191,7 +191,7 @@ def test_the_space_of_the_run_that_is_replaced_counts_as_free(tmp_path, monkeypa
 
 def test_a_full_disk_leaves_no_folder_behind(tmp_path, monkeypatch):
     disk_with(monkeypatch, free=0)
-    with pytest.raises(RunFolderError, match="Make room"):
+    with pytest.raises(RunFolderError, match="Free some space"):
         RunFolder(tmp_path / "deep" / "run").create({}, OURS, overwrite=False, needed_bytes=1)
     assert list(tmp_path.iterdir()) == []
 

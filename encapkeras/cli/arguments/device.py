@@ -25,7 +25,7 @@ def add_device(parser: argparse.ArgumentParser) -> None:
 
 
 @contextlib.contextmanager
-def calculating_on(device: str | None) -> Iterator[None]:
+def use_device(device: str | None) -> Iterator[None]:
     """Make Keras, and torch for `cuda`, compute on a device; None leaves it to Keras."""
     if device is None:
         yield
@@ -69,7 +69,7 @@ def check_device(device: str) -> None:
         )
     if device.startswith("cuda") and not torch.cuda.is_available():
         why = (
-            f"this torch, {torch.__version__}, is built without CUDA: install one with CUDA (pytorch.org/get-started)"
+            f"this torch ({torch.__version__}) was built without CUDA: install one with CUDA (pytorch.org/get-started)"
             if torch.version.cuda is None and torch.version.hip is None
             else "check the driver with nvidia-smi, and the environment variable CUDA_VISIBLE_DEVICES"
         )
@@ -116,7 +116,7 @@ def print_device() -> None:
         import torch
 
         name = torch.cuda.get_device_name(device)
-    print(f"calculated on {_shown({str(device): name})}", file=sys.stderr)
+    print(f"computed on {_shown({str(device): name})}", file=sys.stderr)
 
 
 def _shown(found: dict[str, str]) -> str:

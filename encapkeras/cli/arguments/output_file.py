@@ -19,7 +19,7 @@ def add_output_arguments(parser: argparse.ArgumentParser, metavar: str) -> None:
 
 def add_overwrite(parser: argparse.ArgumentParser) -> None:
     """Declare `--overwrite`, which arrives as `overwrite`."""
-    parser.add_argument("--overwrite", action="store_true", help="replace that file if it exists already")
+    parser.add_argument("--overwrite", action="store_true", help="replace that file if it already exists")
 
 
 def check_output(arguments: argparse.Namespace, source: str | Path, *endings: str) -> Path:
@@ -40,7 +40,7 @@ def check_free(output: Path, overwrite: bool, option: str = "") -> None:
     if output.is_dir():
         raise ArgumentError(f"'{shown}' is a folder. Name a file in it{option}.")
     if os.path.lexists(output) and not overwrite:
-        raise ArgumentError(f"'{shown}' exists already. Name another file{option}, or replace it with --overwrite.")
+        raise ArgumentError(f"'{shown}' already exists. Name another file{option}, or replace it with --overwrite.")
     if not output.parent.is_dir():
         raise ArgumentError(
             f"'{shown}' cannot be written: '{printable(str(output.parent))}' is not a folder. Create it first."

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """A run folder, the spec of its network, and the weights that training chose."""
+    """A run folder, the spec of its network, and the best weights."""
 
     folder: RunFolder
     spec: Spec

@@ -13,12 +13,12 @@ if TYPE_CHECKING:
 
 _TITLES = {
     "output_shape": "output shape",
-    "fixed_weights": "fixed weights",
+    "fixed_weights": "non-trainable parameters",
     "multiply_adds": "multiply-adds",
     "memory_bytes": "memory",
     "votes_bytes": "votes",
 }
-_COLOURS = {"+": "green", "-": "red", "~": "yellow"}
+_COLORS = {"+": "green", "-": "red", "~": "yellow"}
 
 
 def print_difference(names: Sequence[str], before: Side, after: Side, found: Difference) -> None:
@@ -32,7 +32,7 @@ def print_difference(names: Sequence[str], before: Side, after: Side, found: Dif
         print("no difference")
         return
     for line in _lines(before, after, found):
-        console.print(Text(line, style=_COLOURS.get(line.strip()[:1], "")))
+        console.print(Text(line, style=_COLORS.get(line.strip()[:1], "")))
 
 
 def difference_data(before: Side, after: Side, found: Difference) -> dict[str, Any]:
@@ -70,7 +70,7 @@ def _lines(before: Side, after: Side, found: Difference) -> Iterator[str]:
         sign = "+" if old is None else "-" if new is None else "~"
         value = _value("", new if old is None else old) if sign != "~" else _change("", (old, new))
         yield f"  {sign} {printable(path)}: {value}"
-    yield "in all"
+    yield "total"
     for what, change in found.totals.items():
         yield f"    {_TITLES.get(what, what)}: {_change(what, change)}"
 

@@ -1,6 +1,6 @@
 """Errors and warnings of specs for people: the place, the source line with a caret, the message.
 
-The same text is printed everywhere; colours, and lines broken between words, are for terminals alone.
+The same text is printed everywhere; colors, and lines broken between words, are for terminals alone.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ class _Printer:
         self._files = SourceFiles(self._console.encoding)
 
     def show(self, problem: Problem, remark: str) -> None:
-        colour = "yellow" if problem.severity == "warning" else "red"
+        color = "yellow" if problem.severity == "warning" else "red"
         note = [("   ", ""), (problem.note, "dim")] if problem.note else []
         self.line((problem.place, "bold"), ("  " if problem.path or note else "", ""), (problem.path, "cyan"), *note)
-        self._show_source(problem, f"bold {colour}")
-        warning = [("warning: ", f"bold {colour}")] if problem.severity == "warning" else []
+        self._show_source(problem, f"bold {color}")
+        warning = [("warning: ", f"bold {color}")] if problem.severity == "warning" else []
         self._paragraph(*warning, (problem.message, ""))
         for text in filter(None, (problem.trace, remark)):
             self._paragraph((text, "dim"))

@@ -29,7 +29,7 @@ def print_table(
     print("\n".join([*([title] if title else []), *_lines(shown, right, width if wraps else None)]))
     gone = [heading for heading in columns if heading in gone]
     if gone:
-        print(f"left out, for the width of {width}: {', '.join(gone)} (COLUMNS=200 or --json shows all)")
+        print(f"hidden to fit a width of {width}: {', '.join(gone)} (COLUMNS=200 or --json shows all)")
 
 
 def terminal_width() -> int | None:

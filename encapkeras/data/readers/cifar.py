@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from encapkeras.data.checks import checked_arrays
+from encapkeras.data.checks import check_arrays
 from encapkeras.data.files import DatasetFiles
 from encapkeras.data.registry import Array, DataPath, DatasetInfo, DatasetReader, ImageArrays
 
@@ -30,14 +30,14 @@ class CifarReader(DatasetReader):
         self.root = root
 
     def describe(self) -> DatasetInfo:
-        """32x32 colour images."""
+        """32x32 color images."""
         return DatasetInfo(32, 32, 3, len(self.class_names), self.class_names, 50_000)
 
     def read(self) -> ImageArrays:
         """50,000 training and 10,000 test images in the published files."""
         batches = [self._batch(path) for path in self.files.locate(self.root)]
         arrays = ImageArrays(*_joined(batches[:-1]), *_joined(batches[-1:]))
-        return checked_arrays(self.files.dataset, arrays, len(self.class_names))
+        return check_arrays(self.files.dataset, arrays, len(self.class_names))
 
     def _batch(self, path: Path) -> tuple[Array, Array]:
         # Python names no end to what reading damaged pickles can raise.

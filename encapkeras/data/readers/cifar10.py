@@ -9,7 +9,7 @@ from encapkeras.data.registry import register_dataset
 
 @register_dataset("cifar10")
 class Cifar10(CifarReader):
-    """Photographs in ten classes: 50,000 training and 10,000 test images of 32x32 colour pixels.
+    """Photographs in ten classes: 50,000 training and 10,000 test images of 32x32 color pixels.
 
     Args:
         root: Folder with the six batch files, or with torchvision's folder `cifar-10-batches-py` of them.

@@ -19,7 +19,7 @@ CLASSES = tuple(
 
 @register_dataset("cifar100")
 class Cifar100(CifarReader):
-    """Photographs in a hundred classes: 50,000 training and 10,000 test images of 32x32 colour pixels.
+    """Photographs in a hundred classes: 50,000 training and 10,000 test images of 32x32 color pixels.
 
     Args:
         root: Folder with the files `train` and `test`, or with torchvision's folder `cifar-100-python` of them.

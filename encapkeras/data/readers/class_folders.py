@@ -17,15 +17,15 @@ MOST_NAMED = 5
 
 
 @dataclass(frozen=True)
-class LabelledFiles:
+class LabeledFiles:
     """Image files, class by class, each in the order of names, and their labels `(N,)`, int64."""
 
     paths: tuple[str, ...]
     labels: Array
 
-    def chosen(self, which: Array) -> LabelledFiles:
+    def chosen(self, which: Array) -> LabeledFiles:
         """Return the files for which `(N,)`, bool, is true."""
-        return LabelledFiles(tuple(self.paths[index] for index in np.flatnonzero(which)), self.labels[which])
+        return LabeledFiles(tuple(self.paths[index] for index in np.flatnonzero(which)), self.labels[which])
 
     def empty(self, classes: Sequence[str]) -> list[str]:
         """Return the classes that have no image."""
@@ -38,7 +38,7 @@ def classes_in(folder: Path) -> list[str]:
     return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
 
 
-def labelled_files(folder: Path, classes: Sequence[str], problems: list[str]) -> LabelledFiles:
+def find_labeled_files(folder: Path, classes: Sequence[str], problems: list[str]) -> LabeledFiles:
     """Return all images below the folders of these classes; add a problem for files that are not images by name."""
     paths: list[str] = []
     labels: list[int] = []
@@ -53,7 +53,7 @@ def labelled_files(folder: Path, classes: Sequence[str], problems: list[str]) ->
             f"{counted(len(others), 'file')} whose names do not end as those of images do: {named(others)}. "
             f"Remove them; endings of images: {', '.join(ENDINGS)}"
         )
-    return LabelledFiles(tuple(paths), np.array(labels, dtype=np.int64))
+    return LabeledFiles(tuple(paths), np.array(labels, dtype=np.int64))
 
 
 def stray_files(folder: Path) -> list[str]:

@@ -12,16 +12,16 @@ TEST_IMAGES = 360
 
 @register_dataset("digits")
 class Digits(DatasetReader):
-    """1,797 handwritten digits of 8x8 grey pixels, part of scikit-learn: no download.
+    """1,797 handwritten digits of 8x8 grayscale pixels, part of scikit-learn: no download.
 
-    scikit-learn has no test part of its own, so 360 images are set aside for it: always the same ones, with the same
-    share of each digit. The 8x8 images (17 grey levels) are enlarged smoothly to 32x32.
+    scikit-learn has no test part, so 360 images are set aside for it: always the same ones, with the same
+    share of each digit. The 8x8 images (17 gray levels) are enlarged smoothly to 32x32.
     """
 
     image_size = 32
 
     def describe(self) -> DatasetInfo:
-        """8x8 grey images of ten digits."""
+        """8x8 grayscale images of ten digits."""
         return DatasetInfo(8, 8, 1, 10, tuple("0123456789"), IMAGES - TEST_IMAGES)
 
     def read(self) -> ImageArrays:

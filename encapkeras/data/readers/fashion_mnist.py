@@ -9,7 +9,7 @@ from encapkeras.data.registry import register_dataset
 
 @register_dataset("fashion_mnist")
 class FashionMnist(IdxReader):
-    """Clothes: 60,000 training and 10,000 test images of 28x28 grey pixels, enlarged to 32x32.
+    """Clothes: 60,000 training and 10,000 test images of 28x28 grayscale pixels, enlarged to 32x32.
 
     Args:
         root: Folder with the four IDX files, or with torchvision's folder `FashionMNIST/raw` of them.

@@ -11,7 +11,7 @@ from typing import Literal
 from encapkeras.data.checks import listed_error
 from encapkeras.data.files import data_roots
 from encapkeras.data.image_files import ImageFiles
-from encapkeras.data.readers.class_folders import LabelledFiles, classes_in, labelled_files, named, stray_files
+from encapkeras.data.readers.class_folders import LabeledFiles, classes_in, find_labeled_files, named, stray_files
 from encapkeras.data.registry import DataPath, DatasetInfo, DatasetReader, ImageArrays, register_dataset
 from encapkeras.errors import DataError
 
@@ -28,11 +28,11 @@ class HImageNet(DatasetReader):
 
     Args:
         root: Folder with `train` and `val`, or with a folder `imagenet` of these.
-        class_list: Text file of WordNet ids, one a line; empty lines, and what follows a `#`, do not count. None: all
+        class_list: Text file of WordNet ids, one per line; empty lines, and what follows a `#`, are ignored. None: all
             classes that there are.
         boxes: Folder of ImageNet's annotations; images are cut to the box around the largest object. Those without a
             box are used whole.
-        channels: 3 for colour, 1 for grey; all images are turned into that.
+        channels: 3 for color, 1 for grayscale; all images are converted to that.
     """
 
     image_size = 128
@@ -86,17 +86,17 @@ class HImageNet(DatasetReader):
         found = [name for name in classes_in(self._folder() / "train") if WORDNET_ID.fullmatch(name)]
         if len(found) < 2:
             raise DataError(
-                f"{self._folder() / 'train'} holds {len(found)} folders of classes (named n and eight digits); there "
-                "must be two at least"
+                f"{self._folder() / 'train'} holds {len(found)} folders of classes (named n and eight digits); at "
+                "least two are needed"
             )
         return found
 
-    def _part(self, folder: Path, classes: Sequence[str], problems: list[str]) -> LabelledFiles:
+    def _part(self, folder: Path, classes: Sequence[str], problems: list[str]) -> LabeledFiles:
         lacking = sorted(set(classes) - set(classes_in(folder)))
         if lacking:
-            flat = " (its images are in no folders: sort them by class)" if stray_files(folder) else ""
+            flat = " (its images are not in folders: sort them by class)" if stray_files(folder) else ""
             problems.append(f"{folder} has no folders of these classes{flat}: {named(lacking)}")
-        files = labelled_files(folder, classes, problems)
+        files = find_labeled_files(folder, classes, problems)
         empty = [name for name in files.empty(classes) if name not in lacking]
         if empty:
             problems.append(f"{folder}: classes without any image: {named(empty)}")
@@ -115,13 +115,13 @@ class HImageNet(DatasetReader):
             if name.endswith(".xml")
         }
 
-    def _images(self, part: LabelledFiles, boxes: dict[str, str]) -> ImageFiles:
+    def _images(self, part: LabeledFiles, boxes: dict[str, str]) -> ImageFiles:
         own = tuple(boxes.get(Path(path).stem) for path in part.paths) if boxes else None
         return ImageFiles(part.paths, self.channels, own)
 
 
 def read_class_list(path: Path) -> list[str]:
-    """Return the WordNet ids in a text file, one a line, sorted; what follows a `#` does not count."""
+    """Return the WordNet ids in a text file, one per line, sorted; what follows a `#` is ignored."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
@@ -137,11 +137,11 @@ def read_class_list(path: Path) -> list[str]:
         if not WORDNET_ID.fullmatch(name):
             problems.append(f"{path}:{number}: '{name}' is not a WordNet id: n and eight digits, for example n02119789")
         elif name in places:
-            problems.append(f"{path}:{number}: '{name}' is in line {places[name]} already")
+            problems.append(f"{path}:{number}: '{name}' is already on line {places[name]}")
         else:
             places[name] = number
     if problems:
         raise DataError("\n".join(problems))
     if len(places) < 2:
-        raise DataError(f"{path} (data.class_list) names {len(places)} classes; there must be two at least")
+        raise DataError(f"{path} (data.class_list) names {len(places)} classes; at least two are needed")
     return sorted(places)

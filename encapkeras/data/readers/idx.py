@@ -12,7 +12,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from encapkeras.data.checks import checked_arrays
+from encapkeras.data.checks import check_arrays
 from encapkeras.data.files import DatasetFiles, array_behind_header, unpacked
 from encapkeras.data.registry import Array, DataPath, DatasetInfo, DatasetReader, ImageArrays
 from encapkeras.errors import DataError
@@ -32,7 +32,7 @@ class IdxReader(DatasetReader):
         self.root = root
 
     def describe(self) -> DatasetInfo:
-        """28x28 grey images of ten classes."""
+        """28x28 grayscale images of ten classes."""
         return DatasetInfo(28, 28, 1, 10, self.class_names, 60_000)
 
     def read(self) -> ImageArrays:
@@ -40,7 +40,7 @@ class IdxReader(DatasetReader):
         paths = self.files.locate(self.root)
         arrays = ImageArrays(*self._part(*paths[:2]), *self._part(*paths[2:]))
         self._refuse_the_sibling(arrays.train_labels, paths[1])
-        return checked_arrays(self.files.dataset, arrays, len(self.class_names))
+        return check_arrays(self.files.dataset, arrays, len(self.class_names))
 
     def _part(self, images_path: Path, labels_path: Path) -> tuple[Array, Array]:
         with self.files.reading(images_path):
@@ -61,9 +61,9 @@ class IdxReader(DatasetReader):
 
 
 def read_idx(path: Path, axes: int) -> Array:
-    """Return the unsigned bytes in an IDX file with so many axes; raise `ValueError` if it is not one."""
+    """Return the unsigned bytes in an IDX file with this many axes; raise `ValueError` if it is not one."""
     data, header = unpacked(path), 4 + 4 * axes
     if data[:4] != bytes([0, 0, 8, axes]):
-        raise ValueError(f"it does not begin as an IDX file of unsigned bytes with {axes} axes")
+        raise ValueError(f"it does not start like an IDX file of unsigned bytes with {axes} axes")
     shape = np.frombuffer(data[4:header].ljust(4 * axes, b"\0"), dtype=">u4").tolist()
     return array_behind_header(data, header, shape, np.uint8).copy()

@@ -9,7 +9,7 @@ import numpy as np
 
 from encapkeras.data.checks import listed_error
 from encapkeras.data.image_files import ImageFiles
-from encapkeras.data.readers.class_folders import LabelledFiles, classes_in, labelled_files, named, stray_files
+from encapkeras.data.readers.class_folders import LabeledFiles, classes_in, find_labeled_files, named, stray_files
 from encapkeras.data.registry import DataPath, DatasetInfo, DatasetReader, ImageArrays, register_dataset
 from encapkeras.errors import DataError
 
@@ -19,14 +19,14 @@ TEST_SHARE = 0.2  # of each class, where there are no parts
 
 @register_dataset("image_folder")
 class ImageFolder(DatasetReader):
-    """The user's own image files: `train/CLASS/IMAGE` and `test/CLASS/IMAGE`, and `val/CLASS/IMAGE` if there is such.
+    """The user's own image files: `train/CLASS/IMAGE` and `test/CLASS/IMAGE`, and `val/CLASS/IMAGE` if present.
 
     Without these folders, `CLASS/IMAGE`: then a fifth of each class is set aside for the test, always the same images.
     Classes are called as their folders are, in the order of names; folders may hold further ones.
 
     Args:
         root: The folder.
-        channels: 3 for colour, 1 for grey; all images are turned into that.
+        channels: 3 for color, 1 for grayscale; all images are converted to that.
     """
 
     image_size = 64
@@ -50,7 +50,7 @@ class ImageFolder(DatasetReader):
         own = (images["val"], labels["val"]) if "val" in parts else (None, None)
         return ImageArrays(images["train"], labels["train"], images["test"], labels["test"], *own)
 
-    def _listed(self) -> tuple[tuple[str, ...], dict[str, LabelledFiles]]:
+    def _listed(self) -> tuple[tuple[str, ...], dict[str, LabeledFiles]]:
         """Return the classes, and the files of each part; raise `DataError` naming all that is wrong."""
         if not self.root.is_dir():
             raise DataError(f"{self.root}: there is no such folder (data.root, seen from {Path.cwd()})")
@@ -59,7 +59,7 @@ class ImageFolder(DatasetReader):
         problems = [
             f"there is a folder '{given}', but none called '{lacking}'{hint}"
             for given, lacking, hint in (
-                ("train", "test", "; where 'val' is what you test with, call it 'test'"),
+                ("train", "test", "; if you test with 'val', rename it to 'test'"),
                 ("test", "train", ""),
                 ("val", "train", ""),
             )
@@ -67,7 +67,7 @@ class ImageFolder(DatasetReader):
         ]
         if not problems and len(classes) < 2:
             where = folders.get("train", self.root)
-            problems = [f"{where} holds {len(classes)} folders of classes; there must be two at least"]
+            problems = [f"{where} holds {len(classes)} folders of classes; at least two are needed"]
         if problems:
             raise listed_error(f"{self.root} cannot be used as a data set", problems)
         parts = {name: self._part(folder, classes, problems) for name, folder in folders.items()}
@@ -77,23 +77,23 @@ class ImageFolder(DatasetReader):
             raise listed_error(f"{self.root} cannot be used as a data set", problems)
         return classes, parts
 
-    def _part(self, folder: Path, classes: tuple[str, ...], problems: list[str]) -> LabelledFiles:
+    def _part(self, folder: Path, classes: tuple[str, ...], problems: list[str]) -> LabeledFiles:
         strays = stray_files(folder)
         if strays:
-            problems.append(f"files that are in no folder of a class: {named(strays)}")
+            problems.append(f"files outside the class folders: {named(strays)}")
         found = classes_in(folder)
         problems += [
-            f"{folder} has a folder '{name}', which train/ has not: no network could learn that class"
+            f"{folder} has a folder '{name}', which train/ does not have: no network could learn that class"
             for name in sorted(set(found) - set(classes))
         ]
         problems += [
             f"{folder} has no folder '{name}', which train/ has; make an empty one if there are no images of that class"
             for name in sorted(set(classes) - set(found))
         ]
-        return labelled_files(folder, classes, problems)
+        return find_labeled_files(folder, classes, problems)
 
 
-def _with_test_part(files: LabelledFiles) -> dict[str, LabelledFiles]:
+def _with_test_part(files: LabeledFiles) -> dict[str, LabeledFiles]:
     """Set images of each class aside for the test: a choice that depends on nothing but their number."""
     random = np.random.default_rng(0)
     tested = np.zeros(len(files.labels), dtype=bool)
@@ -103,7 +103,7 @@ def _with_test_part(files: LabelledFiles) -> dict[str, LabelledFiles]:
     return {"train": files.chosen(~tested), "test": files.chosen(tested)}
 
 
-def _missing(parts: dict[str, LabelledFiles], classes: tuple[str, ...]) -> list[str]:
+def _missing(parts: dict[str, LabeledFiles], classes: tuple[str, ...]) -> list[str]:
     empty = parts["train"].empty(classes)
     problems = [f"classes without any training image: {named(empty)}"] if empty else []
     return problems + [f"{name}/ holds no image" for name, part in parts.items() if not part.paths and name != "train"]

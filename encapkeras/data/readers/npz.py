@@ -194,7 +194,7 @@ def _class_names(archive: _Archive) -> tuple[tuple[str, ...] | None, list[str]]:
         return None, [text]
     names = tuple(map(str, archive.read(NAMES)))
     return names, [
-        f"{NAMES}: '{name}' is given {times} times; each class needs a name of its own"
+        f"{NAMES}: '{name}' is given {times} times; class names must be unique"
         for name, times in Counter(names).items()
         if times > 1
     ]
@@ -239,7 +239,7 @@ def _pixel_problems(name: str, images: Array) -> list[str]:
     low, high = float(images.min()), float(images.max())
     if low < 0 or high > 1:
         hint = "; divide by 255, or save the images as uint8" if 1 < high <= 255 and low >= 0 else ""
-        return [f"{name}: float pixels must be in [0, 1], these go from {low:g} to {high:g}{hint}"]
+        return [f"{name}: float pixels must be in [0, 1], these range from {low:g} to {high:g}{hint}"]
     return []
 
 

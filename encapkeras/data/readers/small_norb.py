@@ -1,4 +1,4 @@
-"""Small NORB: stereo photographs of toys, in a binary format of its own.
+"""Small NORB: stereo photographs of toys, in its own binary format.
 
 The format: four bytes that say the type of the values (0x1E3D4C55: unsigned bytes; 0x1E3D4C54: 32-bit integers), four
 for the number of axes, four for the length of each axis (three at least, whatever the number of axes), then the values;
@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-from encapkeras.data.checks import checked_arrays
+from encapkeras.data.checks import check_arrays
 from encapkeras.data.files import DatasetFiles, array_behind_header, unpacked
 from encapkeras.data.registry import Array, DataPath, DatasetInfo, DatasetReader, ImageArrays, register_dataset
 
@@ -23,7 +23,7 @@ STEMS = ("smallnorb-5x46789x9x18x6x2x96x96-training", "smallnorb-5x01235x9x18x6x
 
 @register_dataset("small_norb")
 class SmallNorb(DatasetReader):
-    """Toys from all sides: 24,300 training and 24,300 test pairs of 96x96 grey pixels, five classes.
+    """Toys from all sides: 24,300 training and 24,300 test pairs of 96x96 grayscale pixels, five classes.
 
     Args:
         root: Folder with the four files `smallnorb-*-dat.mat` and `smallnorb-*-cat.mat`.
@@ -51,7 +51,7 @@ class SmallNorb(DatasetReader):
         """24,300 training and 24,300 test images, or pairs of them, in the published files."""
         paths = self.files.locate(self.root)
         arrays = ImageArrays(*self._part(*paths[:2]), *self._part(*paths[2:]))
-        return checked_arrays("small_norb", arrays, len(CLASSES))
+        return check_arrays("small_norb", arrays, len(CLASSES))
 
     def _part(self, images_path: Path, labels_path: Path) -> tuple[Array, Array]:
         with self.files.reading(images_path):
@@ -71,6 +71,6 @@ def read_matrix(path: Path) -> Array:
     data = unpacked(path)
     magic, axes = np.frombuffer(data[:8].ljust(8, b"\0"), dtype="<u4").tolist()
     if magic not in TYPES or not 1 <= axes <= 8:
-        raise ValueError("it does not begin as a file of bytes or 32-bit integers in the format of NORB")
+        raise ValueError("it does not start like a file of bytes or 32-bit integers in the format of NORB")
     shape = np.frombuffer(data[8 : 8 + 4 * axes].ljust(4 * axes, b"\0"), dtype="<u4").tolist()
     return array_behind_header(data, 8 + 4 * max(axes, 3), shape, TYPES[magic])

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import numpy as np
 
-from encapkeras.data.checks import checked_arrays
+from encapkeras.data.checks import check_arrays
 from encapkeras.data.files import DatasetFiles, torchvision_download
 from encapkeras.data.registry import Array, DataPath, DatasetInfo, DatasetReader, ImageArrays, register_dataset
 
 
 @register_dataset("svhn")
 class Svhn(DatasetReader):
-    """House numbers: 73,257 training and 26,032 test images of 32x32 colour pixels, ten digits.
+    """House numbers: 73,257 training and 26,032 test images of 32x32 color pixels, ten digits.
 
     Args:
         root: Folder with `train_32x32.mat` and `test_32x32.mat`.
@@ -36,14 +36,14 @@ class Svhn(DatasetReader):
         )
 
     def describe(self) -> DatasetInfo:
-        """32x32 colour images of ten digits."""
+        """32x32 color images of ten digits."""
         return DatasetInfo(32, 32, 3, 10, self.class_names, 73_257 + (531_131 if self.extra else 0))
 
     def read(self) -> ImageArrays:
         """73,257 (with the extra ones 604,388) training and 26,032 test images in the published files."""
         train, test, *extra = map(self._part, self.files.locate(self.root))
         images, labels = zip(train, *extra, strict=True)
-        return checked_arrays("svhn", ImageArrays(np.concatenate(images), np.concatenate(labels), *test), 10)
+        return check_arrays("svhn", ImageArrays(np.concatenate(images), np.concatenate(labels), *test), 10)
 
     def _part(self, path: Path) -> tuple[Array, Array]:
         """Return images `(N, 32, 32, 3)` and labels `(N,)` of a file with `X` (32, 32, 3, N) and `y` (N, 1)."""

@@ -25,7 +25,7 @@ SHORTEST = 1e-12
 _FEW_FEATURES = 32
 
 # `|x|^2 + |y|^2 - 2 x.y` loses a digit where the result is a tenth of the sum. Pairs that are closer are few, since x
-# and y are centred first; their differences are computed one by one.
+# and y are centered first; their differences are computed one by one.
 _CLOSE = 0.1
 
 _PIECE = 1 << 18  # numbers of the differences that exist at a time
@@ -119,9 +119,9 @@ class _Distances(torch.autograd.Function):
 
     @staticmethod
     def forward(context: Any, x_BF: torch.Tensor, y_AF: torch.Tensor, root: bool) -> torch.Tensor:
-        from_centre_BF, from_centre_AF = _center(x_BF, y_AF)
-        sum_BA = from_centre_BF.square().sum(1)[:, None] + from_centre_AF.square().sum(1)
-        square_BA = torch.addmm(sum_BA, from_centre_BF, from_centre_AF.T, alpha=-2)
+        from_center_BF, from_center_AF = _center(x_BF, y_AF)
+        sum_BA = from_center_BF.square().sum(1)[:, None] + from_center_AF.square().sum(1)
+        square_BA = torch.addmm(sum_BA, from_center_BF, from_center_AF.T, alpha=-2)
         row_Q, column_Q = _close_pairs(square_BA, sum_BA)
         for row, column in _pieces(row_Q, column_Q, x_BF.shape[1]):
             square_BA[row, column] = (x_BF[row] - y_AF[column]).square_().sum(1)
@@ -161,9 +161,9 @@ def _gradients_of_samples(
         pull_BA = 2 * gradient_BA
     close_Q = pull_BA[row_Q, column_Q]
     pull_BA[row_Q, column_Q] = 0
-    from_centre_BF, from_centre_AF = _center(x_BF, y_AF)
-    x_gradient = (pull_BA.sum(1)[:, None] * from_centre_BF).addmm_(pull_BA, from_centre_AF, alpha=-1)
-    y_gradient = (pull_BA.sum(0)[:, None] * from_centre_AF).addmm_(pull_BA.T, from_centre_BF, alpha=-1)
+    from_center_BF, from_center_AF = _center(x_BF, y_AF)
+    x_gradient = (pull_BA.sum(1)[:, None] * from_center_BF).addmm_(pull_BA, from_center_AF, alpha=-1)
+    y_gradient = (pull_BA.sum(0)[:, None] * from_center_AF).addmm_(pull_BA.T, from_center_BF, alpha=-1)
     for row, column, pull in _pieces(row_Q, column_Q, x_BF.shape[1], close_Q):
         force = (x_BF[row] - y_AF[column]).mul_(pull[:, None])
         x_gradient.index_add_(0, row, force)
@@ -173,13 +173,13 @@ def _gradients_of_samples(
 
 def _center(x_BF: torch.Tensor, y_AF: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Subtract the mean of all: distances stay, and the sums that they are differences of become smaller."""
-    centre_F = (x_BF.sum(0) + y_AF.sum(0)) / (len(x_BF) + len(y_AF))
-    return x_BF - centre_F, y_AF - centre_F
+    center_F = (x_BF.sum(0) + y_AF.sum(0)) / (len(x_BF) + len(y_AF))
+    return x_BF - center_F, y_AF - center_F
 
 
 def _pieces(
     row_Q: torch.Tensor, column_Q: torch.Tensor, features: int, *more: torch.Tensor
 ) -> Iterator[tuple[torch.Tensor, ...]]:
-    """Yield the pairs, so many at a time that their differences are few."""
+    """Yield the pairs in groups small enough that their differences are few."""
     size = max(1, _PIECE // features)
     return zip(*(tensor.split(size) for tensor in (row_Q, column_Q, *more)), strict=True)

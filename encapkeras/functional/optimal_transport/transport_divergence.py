@@ -147,7 +147,7 @@ def _check_finite(x: torch.Tensor, y: torch.Tensor, cost: torch.Tensor) -> None:
 
 
 def _response(plan_KBB: torch.Tensor, cost_KBB: torch.Tensor, epsilon: float) -> torch.Tensor:
-    """Return how the value of a converged plan changes with the costs, beside the plan itself.
+    """Return how the value of a converged plan changes with the costs, in addition to the plan itself.
 
     The plan is `exp((f_i + g_j - C_ij) / epsilon)` with potentials that keep its marginals (Luise et al. 2018). So
     `dP = P (df_i + dg_j - dC_ij) / epsilon`, of which rows and columns sum to 0, and the response is

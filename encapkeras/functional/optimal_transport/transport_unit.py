@@ -104,7 +104,7 @@ def transport_critic(image_BHWC: torch.Tensor, weights: CriticWeights, *, traini
     """Return features for the cost of transport: two 3x3 convolutions of stride 2, each with batch norm and ReLU.
 
     The first has a quarter of the channels, the second one channel; both have padding 1. Call it once for each of the
-    two tensors, so that each is normalised with its own statistics.
+    two tensors, so that each is normalized with its own statistics.
 
     Args:
         image_BHWC: Map `(B, H, W, C)`.

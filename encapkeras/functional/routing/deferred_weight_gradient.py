@@ -100,7 +100,7 @@ class _Expand(torch.autograd.Function):
 
 
 class _Routed(torch.autograd.Function):
-    """A routing with a graph of its own, in which the matrices are not a leaf."""
+    """A routing with its own graph, in which the matrices are not a leaf."""
 
     @staticmethod
     def forward(

@@ -52,7 +52,7 @@ def em_routing(
     normalize_distances: bool = False,
     density_floor: float = EPSILON,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Route capsules by expectation maximisation: each output capsule is a Gaussian that explains some of the votes.
+    """Route capsules by expectation maximization: each output capsule is a Gaussian that explains some of the votes.
 
     `vote_ij = W[n, j] u_i + bias[n, j]` for the input capsules `i = (n, p)`; R starts at 1 / J. T times the M-step:
     `R_ij <- R_ij a_i`, `R_j = sum_i R_ij`, `mu_jd = sum_i R_ij vote_ijd / R_j`,

@@ -42,7 +42,7 @@ def check_em(
     betas: dict[str, torch.Tensor],
     density_floor: float,
 ) -> None:
-    """Check what EM routing takes besides."""
+    """Check the additional inputs of EM routing."""
     expected = tuple(capsules_BPND.shape[:3])
     if activations_BPN is not None and tuple(activations_BPN.shape) != expected:
         raise ShapeError(

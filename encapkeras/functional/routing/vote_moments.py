@@ -187,7 +187,7 @@ def with_bias(weight_NJED: torch.Tensor, bias_NJE: torch.Tensor | None) -> torch
 
 
 def products(capsules_BNDP: torch.Tensor) -> torch.Tensor:
-    """Return `x_a x_b`, `(B, N, K, P)`, for all a <= b and `x = [1, u]`; doubled for a < b, which stands for both."""
+    """Return `x_a x_b`, `(B, N, K, P)`, for all a <= b and `x = [1, u]`; doubled for a < b, which represents both."""
     component_BNCP = F.pad(capsules_BNDP, (0, 0, 1, 0), value=1.0)
     size = component_BNCP.shape[2]
     one, two = component_BNCP.new_ones(1), component_BNCP.new_full((size - 1,), 2.0)
@@ -227,6 +227,6 @@ def _sum_of_products(pairs: list[tuple[torch.Tensor, torch.Tensor]], out: torch.
 
 
 def _pieces(outputs: int, numbers: int) -> Iterator[slice]:
-    """Yield slices of the output capsules, each of which takes so many numbers."""
+    """Yield slices of the output capsules, each of which takes at most this many numbers."""
     size = max(1, _PIECE // numbers)
     return (slice(start, start + size) for start in range(0, outputs, size))

@@ -12,7 +12,7 @@ from encapkeras.errors import ArgumentError
 def refuse_second_derivative() -> None:
     """Raise if the backward pass that calls this is itself to be differentiated (`create_graph=True`)."""
     if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-        raise ArgumentError("optimal transport can be differentiated once; create_graph=True asks for more")
+        raise ArgumentError("optimal transport can be differentiated once; create_graph=True requires more")
 
 
 def differentiable_once(tensor: torch.Tensor) -> torch.Tensor:

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import torch
 
 from encapkeras.errors import TrainingError
-from encapkeras.torch_internals import limited_recompiles
+from encapkeras.torch_internals import limit_recompiles
 
 _SHAPES = 64  # for which torch translates a function, before it leaves it as it is: layers of all sizes share it
 
@@ -20,7 +20,7 @@ _compiling: ContextVar[bool] = ContextVar("compiling", default=False)
 
 
 def compilable(function: _Function) -> _Function:
-    """Decorate a function: inside of `compiling`, it is translated by torch.compile."""
+    """Decorate a function: inside of `enable_compile`, it is compiled by torch.compile."""
 
     @functools.cache
     def translated() -> Callable[..., Any]:
@@ -36,14 +36,14 @@ def compilable(function: _Function) -> _Function:
 
 
 @contextlib.contextmanager
-def compiling(wanted: bool = True) -> Iterator[None]:
+def enable_compile(wanted: bool = True) -> Iterator[None]:
     """Have squash, batch norm with squash, dynamic and EM routing translated by torch.compile, at their first calls."""
     if not wanted:
         yield
         return
     token = _compiling.set(True)
     try:
-        with limited_recompiles(_SHAPES):
+        with limit_recompiles(_SHAPES):
             yield
     finally:
         _compiling.reset(token)

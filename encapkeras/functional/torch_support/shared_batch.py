@@ -1,6 +1,6 @@
 """What functions of a whole batch need where several processes share one: batch norm, and transport between samples.
 
-Outside of `sharing` nothing here does anything. The collectives can be differentiated: each process differentiates
+Outside of `share_batch` nothing here does anything. The collectives can be differentiated: each process differentiates
 its own share of the loss, and the gradients of all are summed.
 """
 
@@ -77,7 +77,7 @@ def shared_batch() -> SharedBatch | None:
 
 
 @contextlib.contextmanager
-def sharing(batch: SharedBatch | None) -> Iterator[None]:
+def share_batch(batch: SharedBatch | None) -> Iterator[None]:
     """Set the batch that the calls inside work on; None for one of this process alone."""
     global _shared
     before, _shared = _shared, batch

@@ -1,8 +1,8 @@
 """Places for boxes in layers from top to bottom, and routes for lines between them that cross no box.
 
 The usual steps (Sugiyama, Tagawa and Toda 1981): each box is one layer below those that it depends on; a line across
-several layers gets a narrow place of its own in each; places are ordered for few crossings; then each place moves
-towards its neighbours, as far as the order and the widths allow.
+several layers gets its own narrow place in each; places are ordered for few crossings; then each place moves
+towards its neighbors, as far as the order and the widths allow.
 """
 
 from __future__ import annotations
@@ -153,10 +153,10 @@ def _number(layers: Iterable[list[_Place]]) -> None:
             place.order = number
 
 
-def _middle_of(neighbours: Sequence[tuple[_Place, float, float, float]], place: _Place) -> float:
-    if not neighbours:
+def _middle_of(neighbors: Sequence[tuple[_Place, float, float, float]], place: _Place) -> float:
+    if not neighbors:
         return place.order
-    return statistics.fmean(other.order + offset / (other.width + 1) for other, _, offset, _ in neighbours)
+    return statistics.fmean(other.order + offset / (other.width + 1) for other, _, offset, _ in neighbors)
 
 
 def _crossings(layers: Sequence[list[_Place]]) -> int:
@@ -175,28 +175,28 @@ def _crossings(layers: Sequence[list[_Place]]) -> int:
 
 
 def _move(layers: Sequence[list[_Place]]) -> None:
-    """Move each place towards its neighbours above and below, keeping the order."""
+    """Move each place towards its neighbors above and below, keeping the order."""
     for layer in layers:
         _settle(layer, [(0.0, 1.0)] * len(layer))
     for sweep in range(MOVES):
         for layer in layers if sweep % 2 == 0 else reversed(layers):
             wishes = []
             for place in layer:
-                neighbours = place.above if sweep % 2 == 0 else place.below
+                neighbors = place.above if sweep % 2 == 0 else place.below
                 if sweep >= MOVES // 2:
-                    neighbours = place.above + place.below
-                wishes.append(_wish(place, neighbours))
+                    neighbors = place.above + place.below
+                wishes.append(_wish(place, neighbors))
             _settle(layer, wishes)
     _put_in_columns(layers)
     _straighten(layers)
 
 
-def _wish(place: _Place, neighbours: Sequence[tuple[_Place, float, float, float]]) -> tuple[float, float]:
+def _wish(place: _Place, neighbors: Sequence[tuple[_Place, float, float, float]]) -> tuple[float, float]:
     """Return where a place should be, and the weight of that."""
-    amount = sum(weight for *_, weight in neighbours)
+    amount = sum(weight for *_, weight in neighbors)
     if not amount:
         return place.x, 0.01
-    return sum(weight * (other.x + theirs - own) for other, own, theirs, weight in neighbours) / amount, amount
+    return sum(weight * (other.x + theirs - own) for other, own, theirs, weight in neighbors) / amount, amount
 
 
 def _settle(layer: Sequence[_Place], wishes: Sequence[tuple[float, float]]) -> None:
@@ -233,7 +233,7 @@ def _straighten(layers: Sequence[list[_Place]]) -> None:
     for layer in layers:
         for number, place in enumerate(layer):
             if place.above:
-                other, own, theirs, _ = max(place.above, key=lambda neighbour: neighbour[3])
+                other, own, theirs, _ = max(place.above, key=lambda neighbor: neighbor[3])
                 if _fits(other.x + theirs - own, number, layer):
                     place.x = other.x + theirs - own
 

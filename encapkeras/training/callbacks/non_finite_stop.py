@@ -144,9 +144,9 @@ class NonFiniteStop(keras.callbacks.Callback):  # type: ignore[misc]
         if get_total_norm(given, math.inf).isfinite():  # no sum of squares, which could overflow
             return True
         if self._may_leave_out():
-            self._leave_out("gradients became not finite")
+            self._leave_out("gradients became non-finite")
             return False
-        self._end("gradients became not finite", cause_in_gradients(grads, weights))
+        self._end("gradients became non-finite", cause_in_gradients(grads, weights))
         return False
 
     def _may_leave_out(self) -> bool:
@@ -157,7 +157,7 @@ class NonFiniteStop(keras.callbacks.Callback):  # type: ignore[misc]
         self.bad_batches.append((self._epoch, self._step))
         count = f"{len(self.bad_batches)} of at most {self.max_bad_batches}"
         place = f"in epoch {self._epoch}, step {self._step}"
-        text = self._report_of(reporter, f"left out: {what} {place} ({count}).")
+        text = self._report_of(reporter, f"skipped: {what} {place} ({count}).")
         if connected().is_first:
             print(text, file=sys.stderr)
 

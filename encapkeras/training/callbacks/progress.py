@@ -20,7 +20,7 @@ class Progress(keras.callbacks.Callback):  # type: ignore[misc]
     """Shows a bar with images/s and the time left for all epochs, and a line for each finished epoch.
 
     Where the output is not a terminal, only the lines are printed. It shows `images_per_second` where a `Stopwatch`
-    comes before it, and leaves out the figures that side losses report beside their values.
+    comes before it, and leaves out the metrics that side losses report in addition to their values.
 
     Args:
         images: How many images an epoch trains on.
@@ -69,7 +69,7 @@ class Progress(keras.callbacks.Callback):  # type: ignore[misc]
             return
         speed = self.images * (part - self._part_before) / (time.perf_counter() - self._epoch_start)
         # Speed and time first: a narrow terminal cuts the end off.
-        text = f"{speed:,.0f} images/s  {self._left(self._epoch + part)} left  {self._figures(logs)}"
+        text = f"{speed:,.0f} images/s  {self._left(self._epoch + part)} left  {self._metrics_text(logs)}"
         self._bar.update(self._task, completed=batch + 1, text=text)
 
     def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
@@ -81,7 +81,7 @@ class Progress(keras.callbacks.Callback):  # type: ignore[misc]
         """Print the epoch's line."""
         logs = logs or {}
         width = len(str(self._epochs))
-        parts = [f"epoch {epoch + 1:{width}}/{self._epochs}", self._figures(logs)]
+        parts = [f"epoch {epoch + 1:{width}}/{self._epochs}", self._metrics_text(logs)]
         if "images_per_second" in logs:
             parts.append(f"{logs['images_per_second']:,.0f} images/s")
         parts.append(f"{self._left(epoch + 1)} left")
@@ -104,7 +104,7 @@ class Progress(keras.callbacks.Callback):  # type: ignore[misc]
         seconds = (time.perf_counter() - self._start) * (self._epochs - epochs_done) / trained
         return str(datetime.timedelta(seconds=round(seconds)))
 
-    def _figures(self, logs: dict[str, Any] | None) -> str:
+    def _metrics_text(self, logs: dict[str, Any] | None) -> str:
         of_side_losses = self.model.side_figures if isinstance(self.model, SpecModel) else []
         hidden = {"images_per_second", "learning_rate", *of_side_losses, *(f"val_{name}" for name in of_side_losses)}
         return "  ".join(f"{name} {value:.4f}" for name, value in (logs or {}).items() if name not in hidden)

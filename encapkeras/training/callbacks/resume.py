@@ -71,7 +71,7 @@ class Resume(keras.callbacks.Callback):  # type: ignore[misc]
         keep: How many states stay.
 
     Attributes:
-        resumed_at: Where the training was resumed; None if it started anew.
+        resumed_at: Where the training was resumed; None if it started from the beginning.
 
     Raises:
         TrainingError: The state is damaged, or belongs to another model; raised by `fit`.
@@ -137,8 +137,8 @@ class Resume(keras.callbacks.Callback):  # type: ignore[misc]
         if self.resumed_at.step and state["steps"] != self.params["steps"]:
             raise TrainingError(
                 f"the saved training in {self.files.folder} has epochs of {state['steps']} steps; now they have "
-                f"{self.params['steps']}, so that its place in the epoch is lost. Resume with the data and the batch "
-                "size that it started with, or train anew."
+                f"{self.params['steps']}, so its place in the epoch is lost. Resume with the data and the batch "
+                "size that it started with, or start over."
             )
         set_model_state(self.model, state["model"])
         for callback, saved in self._saved_callbacks(state) if self._writes else ():
@@ -199,7 +199,7 @@ class Resume(keras.callbacks.Callback):  # type: ignore[misc]
             self._restore_callbacks(self._to_restore)
             self._to_restore = None
             if self._writes:
-                print(f"nothing is left to train: {self.files.folder} has the end of the training", file=sys.stderr)
+                print(f"nothing is left to train: {self.files.folder} holds the end of the training", file=sys.stderr)
         else:
             self._at_epoch = self._at_step = random_state()
             with replaced(self.model.trainable_weights, self._raw):
@@ -254,7 +254,7 @@ class Resume(keras.callbacks.Callback):  # type: ignore[misc]
         if now != then:
             raise TrainingError(
                 f"the saved training in {self.files.folder} has the callbacks {', '.join(then) or 'none'}; 'also' has "
-                f"{', '.join(now) or 'none'}. Resume with the same, or train anew."
+                f"{', '.join(now) or 'none'}. Resume with the same, or start over."
             )
         return list(zip(self.also, state["callbacks"], strict=True))
 

@@ -151,7 +151,7 @@ class TensorBoard(keras.callbacks.Callback):  # type: ignore[misc]
         with self._writing() as writer:
             for name, value in (logs or {}).items():
                 writer.add_scalar(_tag(name), value, self.epoch)
-            for tag, value in {**self._norm.figures(), **_peak_memory()}.items():
+            for tag, value in {**self._norm.scalars(), **_peak_memory()}.items():
                 writer.add_scalar(tag, value, self.epoch)
         self._norm = GradientNorm()
         if self._is_time() or self.epoch == self.params["epochs"]:

@@ -64,7 +64,7 @@ def _by_estimate(model: SpecModel, batch_size: int) -> tuple[str, int | None]:
         return f"{needed}.", None
     largest = largest_batch(small, large, beside, available)
     fits = f"batches of at most {largest:,} would fit" if largest else "not even a batch of one image would fit"
-    return f"{needed}; {device} has {memory_text(available)} for it, where {fits}.", largest
+    return f"{needed}; {device} has {memory_text(available)} for it; {fits}.", largest
 
 
 def _smaller(batch_size: int, largest: int | None) -> str:

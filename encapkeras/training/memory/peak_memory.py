@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import torch
 
-from encapkeras.training.held_interrupt import holding_back_ctrl_c
+from encapkeras.training.held_interrupt import defer_ctrl_c
 
 MIB = 2**20
 # psutil neither reports the peak of a process on Linux nor resets it.
@@ -21,7 +21,7 @@ class PeakMemory:
     """The most memory held at once from now on, beyond what is held now: torch's on a GPU, else the process'."""
 
     def __init__(self) -> None:
-        with holding_back_ctrl_c():
+        with defer_ctrl_c():
             gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()

@@ -41,7 +41,7 @@ class CoupledWeightDecay(keras.optimizers.Optimizer):  # type: ignore[misc]
 
     @property
     def variables(self) -> list[keras.Variable]:
-        """The inner optimizer's variables; this class has none of its own."""
+        """The inner optimizer's variables; this class has none."""
         return self.inner_optimizer.variables  # type: ignore[no-any-return]
 
     @property

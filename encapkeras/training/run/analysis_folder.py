@@ -1,6 +1,6 @@
 """The folder of one routing analysis: a table, pictures, and event files for TensorBoard.
 
-routing.csv                     all figures of all checkpoints
+routing.csv                     all statistics of all checkpoints
 routing_LAYER_iterations.png    entropy, agreement, activation over the iterations
 routing_LAYER_votes.png         directions and lengths of the votes
 events.out.tfevents.*           the pictures, for TensorBoard
@@ -46,13 +46,13 @@ class AnalysisFolder:
         older = self._older()
         if older is not None and not overwrite:
             raise RunFolderError(
-                f"{self.path} holds an analysis already. Choose another folder with --output, or replace it with "
+                f"{self.path} already holds an analysis. Choose another folder with --output, or replace it with "
                 "--overwrite."
             )
         if self.path.is_dir() and older is None and any(self.path.iterdir()):
             raise RunFolderError(
-                f"{self.path} holds files that are not of an analysis, so nothing is written there. Choose an empty or "
-                "new folder with --output."
+                f"{self.path} holds files that do not belong to an analysis, so nothing is written there. Choose an "
+                "empty or new folder with --output."
             )
         check_writable(self.path, str(self.path), "Choose another folder with --output.")
 

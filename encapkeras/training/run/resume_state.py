@@ -29,7 +29,7 @@ _PARTS = {"model", "random", "steps", "callbacks", "ended_early"}
 _NAME = re.compile(r"epoch_(\d+)_step_(\d+)\.pt")
 _EVENT_FILES = "events.out.tfevents.*"
 
-_ADVICE = "Resume with the model, the optimizer and the metrics that the training started with, or train anew."
+_ADVICE = "Resume with the model, the optimizer and the metrics that the training started with, or start over."
 
 State = dict[str, Any]
 
@@ -45,7 +45,7 @@ class Position(NamedTuple):
 
 
 class StateFiles:
-    """The newest resume states of a training, in a folder of their own, which is made for the first one."""
+    """The newest resume states of a training, in a separate folder, which is made for the first one."""
 
     def __init__(self, folder: Path, keep: int = 2) -> None:
         self.folder = folder
@@ -114,7 +114,7 @@ class StateFiles:
 
 
 def _read(path: Path) -> State:
-    advice = "Remove it to resume from the state before, if there is one, or train anew."
+    advice = "Remove it to resume from the state before, if there is one, or start over."
     try:
         with zipfile.ZipFile(path) as file:
             damaged = file.testzip()  # torch does not look at checksums
@@ -131,7 +131,7 @@ def _read(path: Path) -> State:
     if found != FORMAT or not _PARTS <= set(state):
         raise TrainingError(
             f"the resume state {path} is not in a format that this version of encapkeras reads ({FORMAT}; found "
-            f"{found}). Resume with the version that wrote it, or train anew."
+            f"{found}). Resume with the version that wrote it, or start over."
         )
     return state
 
@@ -226,7 +226,7 @@ def cut_back(path: Path, lengths: dict[str, int]) -> None:
             if now < length:
                 raise TrainingError(
                     f"{file} has {now:,} bytes; when the training was saved it had {length:,}. Put the complete file "
-                    "back, or train anew."
+                    "back, or start over."
                 )
             os.truncate(file, length)
 

@@ -3,7 +3,7 @@
 spec.yaml           the resolved spec: trains the same network again
 environment.json    versions, device, threads, seed, command line
 metrics.csv         one row per epoch
-results.json        the figures of the finished run
+results.json        the metrics of the finished run
 checkpoints/        best.keras (on validation) and last.keras; in resume/, until the run is finished, its resume states
 plugins/            copies of the plugins that the network needs, as they were when it was trained
 tensorboard/        event files, and the projector's
@@ -87,13 +87,13 @@ class RunFolder:
         other = self.last if validated else self.best
         if not other.is_file():
             raise RunFolderError(
-                f"run {self.path} has no checkpoint: it ended before its first epoch did. Train it again with "
+                f"run {self.path} has no checkpoint: it stopped before the end of its first epoch. Train it again with "
                 "--overwrite."
             )
         raise RunFolderError(
             f"{checkpoint} is missing: of this run, with{'' if validated else 'out'} a validation part, it is the "
-            f"checkpoint that counts, and {other.name} is not taken for it. Put it back, or train the run again with "
-            "--overwrite."
+            f"checkpoint that counts, and {other.name} is not used in its place. Put it back, or train the run again "
+            "with --overwrite."
         )
 
     def check_free(self, overwrite: bool = False) -> None:
@@ -122,12 +122,12 @@ class RunFolder:
     def _check_replaceable(self, overwrite: bool) -> None:
         if not self._is_ours():
             raise RunFolderError(
-                f"{self.path} holds files that are not of a run, so nothing is written or deleted there. Choose an "
-                "empty or new folder with --run-dir."
+                f"{self.path} holds files that do not belong to a run, so nothing is written or deleted there. Choose "
+                "an empty or new folder with --run-dir."
             )
         if not overwrite:
             raise RunFolderError(
-                f"run folder {self.path} exists already. Choose another with --run-dir, or replace the run in it with "
+                f"run folder {self.path} already exists. Choose another with --run-dir, or replace the run in it with "
                 "--overwrite."
             )
 
@@ -159,8 +159,8 @@ class RunFolder:
             free = shutil.disk_usage(_nearest_existing(self.path)).free + sum(file.lstat().st_size for file in older)
             if free < needed_bytes:
                 raise RunFolderError(
-                    f"the disk of run folder {self.path} has {free / 1e6:,.0f} MB for this run, which needs about "
-                    f"{needed_bytes / 1e6:,.0f} MB. Make room, or choose another folder with --run-dir."
+                    f"the disk of run folder {self.path} has {free / 1e6:,.0f} MB free for this run, which needs about "
+                    f"{needed_bytes / 1e6:,.0f} MB. Free some space, or choose another folder with --run-dir."
                 )
             for folder in (self.best.parent, self.tensorboard):
                 folder.mkdir(parents=True, exist_ok=True)
@@ -226,8 +226,12 @@ class RunFolder:
             raise RunFolderError(f"{self.path} is not a folder. Give the run folder that train printed.")
         if not self.was_begun():
             missing = [file.name for file in (self.spec, self.environment) if not file.is_file()]
-            detail = f"{' and '.join(missing)} missing" if missing else "environment.json is not of encapkeras"
-            raise RunFolderError(f"{self.path} is not the folder of a run: {detail}.")
+            detail = (
+                f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing"
+                if missing
+                else "environment.json was not written by encapkeras"
+            )
+            raise RunFolderError(f"{self.path} is not a run folder: {detail}.")
 
     def check_plugins(self) -> None:
         """Check that the plugins are loaded that the network of this run needs.

@@ -68,14 +68,14 @@ def decide_start(spec: Spec, launched: LaunchedRun, run_dir: str | Path | None, 
     if resumes and folder.results.is_file():
         return Start(folder.path, True, False, changes, _results_of_finished(folder, changes))
     resumes = resumes and _has_resume_state(folder, spec.train.epochs)
-    # What ended before anything was saved starts anew, as often as it takes.
+    # A run that ended before anything was saved starts over, as often as it takes.
     overwrite = overwrite or (resume and folder.has_remains())
     folder.check_free(overwrite or resumes)
     return Start(folder.path, resumes, overwrite, changes)
 
 
 def _has_resume_state(folder: RunFolder, epochs: int) -> bool:
-    """Whether there is a state to resume from; without one a run starts anew if it left nothing that could be lost."""
+    """Whether there is a state to resume from; without one a run starts over if it left nothing that could be lost."""
     position = StateFiles(folder.resume).position()
     if position is None:
         if not folder.has_remains():
@@ -87,7 +87,7 @@ def _has_resume_state(folder: RunFolder, epochs: int) -> bool:
         return False
     if (position.epoch, position.step) > (epochs, 0):
         raise TrainingError(
-            f"run {folder.path} has come to {position}, beyond the {epochs} epochs of train.epochs. Set "
+            f"run {folder.path} has reached {position}, beyond the {epochs} epochs of train.epochs. Set "
             "train.epochs to that or more."
         )
     return True
@@ -96,7 +96,7 @@ def _has_resume_state(folder: RunFolder, epochs: int) -> bool:
 def _results_of_finished(folder: RunFolder, changes: list[str]) -> dict[str, Any]:
     if changes:
         raise TrainingError(
-            f"run {folder.path} is finished; what it was trained with cannot change any more: {'; '.join(changes)}. "
+            f"run {folder.path} is finished; its settings can no longer change: {'; '.join(changes)}. "
             "Train in another folder, or with --overwrite."
         )
     try:

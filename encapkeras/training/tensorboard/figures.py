@@ -16,7 +16,7 @@ from torch import Tensor
 from encapkeras.text import cut
 from encapkeras.training.tensorboard.predictions import Predictions
 
-COLUMNS = 8  # images beside each other
+COLUMNS = 8  # images next to each other
 LEAST_WIDTH = 64  # pixels of an image
 RIGHT, WRONG = "#2a2a2a", "#c8102e"
 STYLE: dict[Any, Any] = {"font.size": 9, "axes.titlesize": 11, "figure.dpi": 100}
@@ -29,15 +29,15 @@ NAMED = 250  # classes up to which each has its name at the axes
 def draw_predictions(predictions: Predictions, names: Sequence[str], count: int = 40) -> Figure:
     """Draw the first images, each with its class and, below, the predicted one with its score; wrong ones are red."""
     predicted, scores = predictions.predicted, predictions.scores
-    captions, colours = [], []
+    captions, colors = [], []
     for index in range(min(count, len(predictions.images))):
         true, taken = int(predictions.labels[index]), int(predicted[index])
         captions.append(f"{_short(names[true])}\n{_short(names[taken])} {scores[index, taken]:.2f}")
-        colours.append(RIGHT if true == taken else WRONG)
+        colors.append(RIGHT if true == taken else WRONG)
     right = (predicted == predictions.labels).float().mean().item()
-    shares = f"{right:.1%} of {len(predictions.labels):,} images are right"
+    shares = f"{right:.1%} of {len(predictions.labels):,} images are correct"
     title = f"true class, and below it the prediction with its score; {shares}"
-    return _draw_images(predictions.images[:count], captions, colours, title)
+    return _draw_images(predictions.images[:count], captions, colors, title)
 
 
 def draw_reconstructions(predictions: Predictions, decoded: Tensor, names: Sequence[str], count: int = 16) -> Figure:
@@ -56,7 +56,7 @@ def draw_reconstructions(predictions: Predictions, decoded: Tensor, names: Seque
 
 
 def draw_confusion(confusion: Tensor, names: Sequence[str]) -> Figure:
-    """Draw how often each class (row) was taken for each (column): colours are shares of a row, numbers are images."""
+    """Draw how often each class (row) was classified as each (column): colors show shares of a row, numbers images."""
     counts = confusion.numpy()
     classes = len(counts)
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
@@ -72,8 +72,8 @@ def draw_confusion(confusion: Tensor, names: Sequence[str]) -> Figure:
         if classes <= COUNTED:
             beside.remove()  # the numbers say more
             for row, column in zip(*counts.nonzero(), strict=True):
-                colour = "white" if shares[row, column] > 0.3 else "black"
-                axes.text(column, row, f"{counts[row, column]:,}", ha="center", va="center", color=colour, fontsize=8)
+                color = "white" if shares[row, column] > 0.3 else "black"
+                axes.text(column, row, f"{counts[row, column]:,}", ha="center", va="center", color=color, fontsize=8)
         else:
             bar = figure.colorbar(image, cax=beside, ticks=[0, 0.05, 0.2, 0.5, 1], format="{x:.0%}")
             bar.set_label("share of the true class")
@@ -103,8 +103,8 @@ def draw_plan(plan: Tensor, labels: Tensor, names: Sequence[str]) -> Figure:
     return figure
 
 
-def _draw_images(images: Any, captions: Sequence[str], colours: Sequence[str], title: str) -> Figure:
-    """Draw rows of images, each with a caption below in its colour; those without one are left blank."""
+def _draw_images(images: Any, captions: Sequence[str], colors: Sequence[str], title: str) -> Figure:
+    """Draw rows of images, each with a caption below in its color; those without one are left blank."""
     scale = -(-LEAST_WIDTH // images.shape[2])
     shown = np.asarray(images)[..., : 3 if images.shape[3] == 3 else 1].repeat(scale, 1).repeat(scale, 2)
     height, width = shown.shape[1:3]
@@ -113,10 +113,10 @@ def _draw_images(images: Any, captions: Sequence[str], colours: Sequence[str], t
     across, rows = min(COLUMNS, len(shown)), -(-len(shown) // COLUMNS)
     # Joined before they are drawn: matplotlib takes as long for each picture as for one large one.
     canvas = np.ones((rows * (height + gap + below), across * (width + gap), 3), np.float32)
-    for index, (image, caption, colour) in enumerate(zip(shown, captions, colours, strict=True)):
+    for index, (image, caption, color) in enumerate(zip(shown, captions, colors, strict=True)):
         top, left = index // COLUMNS * (height + gap + below), index % COLUMNS * (width + gap)
         if caption:
-            if colour == WRONG:
+            if color == WRONG:
                 canvas[top + 1 : top + height + gap - 1, left + 1 : left + width + gap - 1] = to_rgb(WRONG)
             canvas[top + gap // 2 : top + gap // 2 + height, left + gap // 2 : left + gap // 2 + width] = image
     size = max(1.35 * across, 6.0)
@@ -124,16 +124,16 @@ def _draw_images(images: Any, captions: Sequence[str], colours: Sequence[str], t
         figure = Figure(figsize=(size, size * len(canvas) / canvas.shape[1] + TITLE))
         axes = figure.add_axes((0, 0, 1, 1 - TITLE / figure.get_figheight()))
         axes.imshow(canvas, interpolation="nearest", aspect="auto")
-        for index, (caption, colour) in enumerate(zip(captions, colours, strict=True)):
+        for index, (caption, color) in enumerate(zip(captions, colors, strict=True)):
             middle, line = (index % COLUMNS + 0.5) * (width + gap), index // COLUMNS * (height + gap + below)
-            axes.text(middle, line + height + gap, caption, ha="center", va="top", color=colour, fontsize=8)
+            axes.text(middle, line + height + gap, caption, ha="center", va="top", color=color, fontsize=8)
         axes.axis("off")
         figure.text(0.5, 1 - TITLE / 2 / figure.get_figheight(), title, ha="center", va="center", fontsize=11)
     return figure
 
 
 def _square(side: float, names: Sequence[str]) -> tuple[Figure, Axes, Axes]:
-    """Make a square with room for names at its left and bottom, and beside it axes for a colour bar."""
+    """Make a square with room for names at its left and bottom, and next to it axes for a color bar."""
     names_take = 0.5 + _points(side, len(names)) / 72 * 0.65 * max(len(_short(name)) for name in names)
     width, height = names_take + side + 1.1, names_take + side + TITLE
     figure = Figure(figsize=(width, height))
@@ -151,7 +151,7 @@ def _name_ticks(axes: Axes, places: Sequence[float], names: Sequence[str], side:
 
 
 def _points(side: float, names: int) -> float:
-    """Return the font size at which names beside each other have room."""
+    """Return the font size at which names next to each other have room."""
     return min(9.0, max(4.0, 45 * side / names))
 
 

@@ -35,7 +35,7 @@ class GradientNorm:
     def state(self, state: tuple[float, float, float]) -> None:
         self._sum, self._last, self._steps = (torch.tensor(number, dtype=torch.float64) for number in state)
 
-    def figures(self) -> dict[str, float]:
+    def scalars(self) -> dict[str, float]:
         """Return the mean and the last norm, as TensorBoard's scalars; none before the first step."""
         total, last, steps = self.state
         return {"gradient_norm/mean": total / steps, "gradient_norm/last": last} if steps else {}

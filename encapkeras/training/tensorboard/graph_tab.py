@@ -53,7 +53,7 @@ def _node(name: str, layer: str, inputs: Sequence[str], shapes: Sequence[Shape],
 
 
 def _dimensions(shape: Shape) -> TensorShapeProto:
-    """Return a shape in TensorBoard's form, where -1 stands for the batch and for other unknown sizes."""
+    """Return a shape in TensorBoard's form, where -1 is the batch and other unknown sizes."""
     return TensorShapeProto(dim=[TensorShapeProto.Dim(size=-1 if size is None else size) for size in shape])
 
 

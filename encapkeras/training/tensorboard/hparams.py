@@ -1,6 +1,6 @@
 """The settings of a run in TensorBoard's HParams.
 
-TensorBoard takes the first settings of a run, so that each run has them once, in a file of its own that is replaced.
+TensorBoard takes the first settings of a run, so that each run has them once, in a separate file that is replaced.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from encapkeras.summary.cost import batch_size_of
 from encapkeras.summary.node_table import parameters
 from encapkeras.torch_internals import file_writer
 
-_SUFFIX = ".hparams"  # of the event file, beside that of the training
+_SUFFIX = ".hparams"  # of the event file, next to that of the training
 
 
 def write_settings(folder: Path, settings: Mapping[str, str | int | float | bool], finished: bool = False) -> None:
-    """Write a run's settings beside the event file of its training, without columns: other runs have other ones."""
+    """Write a run's settings next to the event file of its training, without columns: they differ between runs."""
     _, started, ended = hparams(dict(settings), {})
     replace_hparams(folder, [started, *([ended] if finished else [])], {})
 

@@ -52,9 +52,9 @@ def _confused(confusion: Tensor, names: Sequence[str]) -> str:
     wrong = confusion - confusion.diag().diag()
     counts, places = wrong.flatten().sort(descending=True, stable=True)
     of_class = confusion.sum(1)
-    lines = ["| class | taken for | images | of the class |", "|---|---|---|---|"]
+    lines = ["| class | classified as | images | share of the class |", "|---|---|---|---|"]
     for count, place in zip(counts[:MOST_PAIRS].tolist(), places.tolist(), strict=False):
         if count:
             row, column = divmod(place, len(names))
             lines.append(f"| {names[row]} | {names[column]} | {count:,} | {count / int(of_class[row]):.1%} |")
-    return "\n".join(lines) if len(lines) > 2 else "No image was taken for another class."
+    return "\n".join(lines) if len(lines) > 2 else "No image was misclassified."

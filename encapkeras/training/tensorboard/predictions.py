@@ -71,7 +71,7 @@ class Predictor:
         """Predict all images of validation data in any form that `fit` takes."""
         images, labels, scores, capsules, thumbnails = ([] for _ in range(5))
         count = 0
-        with _restoring_generators():
+        with _restore_generators_after():
             for given, classes in _batches_of(data):
                 batch = keras.ops.convert_to_tensor(given)
                 lengths, inner = self._call(batch)
@@ -84,7 +84,7 @@ class Predictor:
                     thumbnails.append(_small(batch[:few].float().cpu()))
                 count += len(lengths)
         if not count:
-            raise ArgumentError("data holds no images, so that there is nothing to show in TensorBoard")
+            raise ArgumentError("data holds no images, so there is nothing to show in TensorBoard")
         first = torch.cat(images)
         return Predictions(
             _unit_range(first),
@@ -214,7 +214,7 @@ def _not_data(reason: str) -> ArgumentError:
 
 
 @contextlib.contextmanager
-def _restoring_generators() -> Iterator[None]:
+def _restore_generators_after() -> Iterator[None]:
     """Restore the random generators: a DataLoader draws from them, even if it does not shuffle."""
     before = random_state()
     try:

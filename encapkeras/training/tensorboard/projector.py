@@ -1,4 +1,4 @@
-"""TensorBoard's projector: vectors with labels and small pictures, in files beside the event files.
+"""TensorBoard's projector: vectors with labels and small pictures, in files next to the event files.
 
 projector_config.pbtxt          names the others
 projector/vectors.tsv           a row for each image
@@ -28,7 +28,7 @@ FOLDER = "projector"
 
 
 def write_projector(folder: Path, predictions: Predictions, names: Sequence[str], epoch: int) -> None:
-    """Write the class capsules of images beside the event files: a vector holds those of all classes in a row."""
+    """Write the class capsules of images next to the event files: a vector holds those of all classes in a row."""
     if predictions.capsules is None or predictions.thumbnails is None:
         return
     vectors = predictions.capsules.flatten(1)
@@ -55,8 +55,8 @@ def write_projector(folder: Path, predictions: Predictions, names: Sequence[str]
 
 def _labels(predictions: Predictions, names: Sequence[str], count: int) -> str:
     def plain(name: str) -> str:
-        name = " ".join(name.split())  # a tab or line end would be taken for another column or row
-        return f"class {name}" if name.isdecimal() else name  # numbers would be coloured by size
+        name = " ".join(name.split())  # a tab or line end would start another column or row
+        return f"class {name}" if name.isdecimal() else name  # numbers would be colored by size
 
     rows = ["class\tpredicted\tright\tscore"]
     for true, taken, scores in zip(predictions.labels[:count], predictions.predicted, predictions.scores, strict=False):
