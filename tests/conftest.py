@@ -7,6 +7,7 @@ import signal
 # The tests run in one process for each core: torch reads this when it is first imported, and so do their own processes.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import hypothesis
 import pytest
 from support.drawings import without_drawings
 

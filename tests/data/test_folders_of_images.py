@@ -112,7 +112,7 @@ def test_all_that_is_wrong_with_the_folders_is_told_at_once(tmp_path):
         (
             {"train": 1, "val": 1},
             ("a", "b"),
-            "there is a folder 'train', but none called 'test'; if you test with 'val'",
+            "there is a folder 'train', but none called 'test'; if you test",
         ),
         ({"test": 1}, ("a", "b"), "there is a folder 'test', but none called 'train'"),
         ({"train": 1, "test": 1}, ("a",), "holds 1 folders of classes; at least two are needed"),
