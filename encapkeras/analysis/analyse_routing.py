@@ -48,6 +48,11 @@ def routing_layers(model: keras.Model) -> list[VotingLayer]:
         known = ", ".join(sorted(routing))
         raise ArgumentError(f"network '{model.name}' has no routing layer; layers that can be analysed: {known}")
     for layer in layers:
+        if type(layer).routing_record is VotingLayer.routing_record:
+            raise ArgumentError(
+                f"layer '{layer.name}' (class {type(layer).__name__}) cannot be analysed: it has no method "
+                "routing_record"
+            )
         calls = len(inputs_of_calls(model, layer))
         if calls > 1:
             raise ArgumentError(

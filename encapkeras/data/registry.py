@@ -24,6 +24,7 @@ COMMON_SETTINGS = ("dataset", "workers", "batch_size", "subset", "validation", "
 DATASETS = Registry("data set", reserved=frozenset(COMMON_SETTINGS))
 
 _IS_PATH = object()
+_PATHS_BY_NAME = {"path", "class_list", "boxes"}  # of plugins that were written before there was `DataPath`
 
 DataPath = Annotated[str, _IS_PATH]
 """The type of a reader's argument that names a file or folder.
@@ -145,7 +146,11 @@ def path_arguments(dataset: object) -> list[str]:
     """Return the arguments of a data set that are paths; those of all data sets for an unknown name."""
     entries = [DATASETS[dataset]] if isinstance(dataset, str) and dataset in DATASETS else DATASETS.values()
     arguments = [argument for entry in entries for argument in entry.arguments.values()]
-    paths = [a.name for a in arguments if _holds(a.annotation, lambda part: part is _IS_PATH)]
+    paths = [
+        argument.name
+        for argument in arguments
+        if argument.name in _PATHS_BY_NAME or _holds(argument.annotation, lambda part: part is _IS_PATH)
+    ]
     return list(dict.fromkeys(["root", *paths]))
 
 

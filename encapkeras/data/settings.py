@@ -22,7 +22,7 @@ from pydantic import (
 from encapkeras.data.registry import DATASETS, DataPath, DatasetReader
 from encapkeras.errors import ArgumentError, suggest
 from encapkeras.registry import Entry
-from encapkeras.validation import ValueProblem, error_of
+from encapkeras.validation import Argument, Checker, ValueProblem, error_of
 
 STRICT = ConfigDict(extra="forbid", strict=True, frozen=True)
 
@@ -192,6 +192,12 @@ class DataSettings(BaseModel):
         names = ("dataset", "root", *DATASETS[self.dataset].arguments)
         return {**{name: values[name] for name in names if name in values}, **values}
 
+    def __getattr__(self, name: str) -> Any:
+        """Return None for an argument of some data set that is not given."""
+        if not name.startswith("_") and name not in (self.model_extra or {}) and name in _owners():
+            return None
+        return super().__getattr__(name)  # type: ignore[misc]
+
     @property
     def has_validation(self) -> bool:
         """Whether there is a validation part."""
@@ -230,8 +236,20 @@ def _without_unset(values: Mapping[str, Any]) -> dict[str, Any]:
     """Drop arguments that are null, and those of other data sets that are false."""
     entry = _entry(values)
     own = entry.arguments if entry else {}
-    unset = {name for name in _owners() if values.get(name) is None or (values[name] is False and name not in own)}
+    unset = {
+        name
+        for name in _owners()
+        if (values.get(name) is None and not _null_is_meant(own.get(name)))
+        or (values.get(name) is False and name not in own)
+    }
     return {name: value for name, value in values.items() if name not in unset}
+
+
+def _null_is_meant(argument: Argument | None) -> bool:
+    """Tell whether null is a value of its own, and not the default."""
+    if argument is None or argument.required or argument.default is None:
+        return False
+    return not Checker(argument.annotation).problems(None)
 
 
 def _argument_problems(values: Mapping[str, Any]) -> list[ValueProblem]:

@@ -24,6 +24,7 @@ from encapkeras.layers.primary_capsules import PrimaryCapsules
 from encapkeras.layers.registry import LAYERS, CapsuleLayer, register_layer
 from encapkeras.layers.saved_spec_model import SavedSpecModel  # noqa: F401  # registers itself
 from encapkeras.layers.squash import Squash
+from encapkeras.layers.voting_layer import VotingLayer
 
 __all__ = [
     "LAYERS",
@@ -40,6 +41,7 @@ __all__ = [
     "Normalize",
     "PrimaryCapsules",
     "Squash",
+    "VotingLayer",
     "register_layer",
 ]
 

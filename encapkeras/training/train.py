@@ -139,12 +139,12 @@ def _check(spec: Spec, launched: LaunchedRun, run_dir: str | Path | None, overwr
 def _open_run(spec: Spec, start: Start, launched: LaunchedRun) -> _Run:
     """Build the network, load the data and check that they go together; only then make or change the run folder."""
     keras.utils.set_random_seed(spec.train.seed)
-    with explain_out_of_memory():
+    with propagate_errors(), explain_out_of_memory():
         model = build_model(spec)
         if spec.train.analysis:
             routing_layers(model)
     splits = _load_data(spec)
-    with explain_out_of_memory():
+    with propagate_errors(), explain_out_of_memory():  # of all processes, before one of them changes the folder
         check_fits(model, splits.info)
         check_device(spec.train, _device_of(model))
         compile_with_losses(model, make_optimizer(spec.train, len(splits.train)))

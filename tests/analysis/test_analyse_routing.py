@@ -12,7 +12,7 @@ import encapkeras
 from encapkeras import analyse_routing, build_model
 from encapkeras.analysis import read_csv, routing_layers, write_csv
 from encapkeras.errors import ArgumentError, DataError
-from encapkeras.layers import CapsuleLength, DynamicCapsules, EmCapsules
+from encapkeras.layers import CapsuleLength, DynamicCapsules, EmCapsules, VotingLayer
 
 LABELS = np.array([3, 1, 4, 1, 5, 9, 2])
 
@@ -238,3 +238,18 @@ def test_a_damaged_table_is_named(tmp_path, change, text):
     with pytest.raises(DataError) as caught:
         read_csv(tmp_path / "routing.csv")
     assert text in str(caught.value)
+
+
+def test_a_routing_layer_without_a_record_is_refused_before_it_is_analysed():
+    class Own(VotingLayer):
+        """A routing without a record."""
+
+        def call(self, capsules):
+            return keras.ops.zeros((capsules.shape[0], self.capsules, self.dim))
+
+    inputs = keras.Input((2, 2, 3, 4))
+    options = {"iterations": 1, "share_positions": True, "use_bias": False, "map_types": None}
+    initializers = {"kernel_initializer": None, "bias_initializer": "zeros"}
+    model = keras.Model(inputs, Own(capsules=3, dim=4, name="own", **options, **initializers)(inputs))
+    with pytest.raises(ArgumentError, match=r"layer 'own' \(class Own\) cannot be analysed: it has no method"):
+        routing_layers(model)

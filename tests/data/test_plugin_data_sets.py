@@ -11,7 +11,8 @@ from support.tiny_spec import tiny_spec
 
 from encapkeras import check_spec, load_plugin
 from encapkeras.cli.main import main
-from encapkeras.data import load
+from encapkeras.data import DataSettings, load
+from encapkeras.data.registry import path_arguments
 
 PLUGIN = '''
 from typing import Literal
@@ -148,3 +149,51 @@ def test_the_schema_and_the_reference_page_explain_its_arguments(tmp_path):
     page = (tmp_path / "page.md").read_text()
     assert "| `direction` | `across` or `down` | `across` | Of the stripes of class 0. |" in page
     assert "### `stripes`" in page
+
+
+BEFORE_DATA_PATH = '''
+from encapkeras.data import DatasetReader, register_dataset
+
+
+@register_dataset("plain_path")
+class PlainPath(DatasetReader):
+    """Written before there was DataPath.
+
+    Args:
+        path: A file.
+        limit: How many images; None for all.
+    """
+
+    def __init__(self, path: str | None = None, limit: int | None = 10) -> None:
+        self.path, self.limit = path, limit
+
+    def describe(self):
+        raise NotImplementedError
+
+    def read(self):
+        raise NotImplementedError
+'''
+
+
+@pytest.fixture
+def plain_path(tmp_path):
+    (tmp_path / "plain.py").write_text(BEFORE_DATA_PATH)
+    load_plugin("plain.py")
+
+
+@pytest.mark.usefixtures("plain_path")
+def test_a_path_that_is_annotated_as_text_is_relative_to_the_spec_too():
+    assert path_arguments("plain_path") == ["root", "path"]
+
+
+@pytest.mark.usefixtures("plain_path")
+def test_none_is_a_value_where_the_default_is_another():
+    assert DataSettings(dataset="plain_path", limit=None).reader().limit is None
+    assert DataSettings(dataset="plain_path").reader().limit == 10
+
+
+def test_an_argument_of_a_data_set_that_is_not_given_is_none():
+    settings = DataSettings(dataset="digits")
+    assert (settings.path, settings.class_list) == (None, None)
+    with pytest.raises(AttributeError, match="nonsense"):
+        settings.nonsense  # noqa: B018

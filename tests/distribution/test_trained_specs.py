@@ -236,3 +236,33 @@ def test_a_process_that_is_killed_is_noticed(tmp_path):
     said = failed(tmp_path, "--killed").stderr
     assert said.count("process 0 says: process 0 of 2 has lost the others") == 1
     assert "__main__" not in said.partition("Root Cause")[0].rpartition("process 0 says")[0]
+
+
+REFUSES_IN_THE_SECOND = """
+import importlib
+import os
+import sys
+
+from encapkeras.cli.main import main
+from encapkeras.errors import TrainingError
+
+
+def refuse(*arguments):
+    raise TrainingError("no room here")
+
+
+if os.environ.get("RANK") == "1":
+    importlib.import_module("encapkeras.training.train").check_fits = refuse
+sys.exit(main(["train", *sys.argv[1:]]))
+"""
+
+
+@pytest.mark.slow
+def test_a_run_is_not_replaced_where_one_process_refuses_to_start(tmp_path):
+    path, run, script = write_spec(tmp_path, without_dropout(epochs=1)), tmp_path / "run", tmp_path / "refuses.py"
+    ran(0, path, "--run-dir", run)
+    before = {file: file.read_bytes() for file in run.rglob("*") if file.is_file()}
+    script.write_text(REFUSES_IN_THE_SECOND)
+    said = ran(2, path, "--run-dir", run, "--overwrite", code=2, script=script)
+    assert said.stderr.count("no room here") == 1
+    assert {file: file.read_bytes() for file in run.rglob("*") if file.is_file()} == before

@@ -83,7 +83,10 @@ def available_bytes(device: torch.device) -> int | None:
         return int(free) + torch.cuda.memory_reserved(device)
     if device.type != "cpu":
         return None
-    available: int = psutil.virtual_memory().available + psutil.Process().memory_info().rss
+    try:
+        available: int = psutil.virtual_memory().available + psutil.Process().memory_info().rss
+        limit = _CONTAINER_LIMIT.read_text().strip() if _CONTAINER_LIMIT.is_file() else "max"
+    except (OSError, psutil.Error):
+        return None
     # psutil reports the machine's memory, also in a container that may use less (Docker's --memory, Kubernetes, Slurm).
-    limit = _CONTAINER_LIMIT.read_text().strip() if _CONTAINER_LIMIT.is_file() else "max"
     return min(available, int(limit)) if limit.isdigit() else available
