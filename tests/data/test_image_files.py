@@ -171,3 +171,8 @@ def test_damaged_exif_data_do_not_matter(tmp_path):
     path = tmp_path / "a.jpg"
     path.write_bytes(data.getvalue())
     assert read_image(path, 3).shape == (6, 9, 3)
+
+
+def test_the_largest_box_is_not_the_one_farthest_right(tmp_path):
+    boxes = ((0, 0, 9, 4), (50, 0, 52, 10))
+    assert read_box(write_voc_boxes(tmp_path / "a.xml", *boxes)) == boxes[0]

@@ -141,7 +141,12 @@ def test_ctrl_c_ends_all_after_the_step_and_the_run_goes_on(tmp_path):
     path = write_spec(tmp_path, tiny_spec(epochs=200))
     parts = tmp_path / "parts"
     torchrun = subprocess.Popen(
-        command(2, path, "--run-dir", parts), env=ENVIRONMENT, stderr=subprocess.PIPE, text=True, start_new_session=True
+        command(2, path, "--run-dir", parts),
+        env=ENVIRONMENT,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # what ignores it would hand that on
     )
     wait_for(lambda: len(rows(parts)) > 2 if (parts / "metrics.csv").is_file() else None)
     os.killpg(torchrun.pid, signal.SIGINT)  # as a terminal does: to torchrun and to its processes

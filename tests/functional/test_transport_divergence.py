@@ -242,3 +242,8 @@ def test_bad_input(arguments, error, message):
     given = {"x": torch.ones(2, 2), "y": torch.zeros(2, 2), "cost": "sqeuclidean", **arguments}
     with pytest.raises(error, match=message):
         transport_divergence(**given)
+
+
+def test_transport_is_debiased_by_default():
+    x, y = normal(0, 6, 3), normal(1, 6, 3)
+    torch.testing.assert_close(transport(x, y).divergence, transport_divergence(x, y))

@@ -286,3 +286,10 @@ def test_wrong_inputs_are_refused(layer, shape, message):
     with pytest.raises(ShapeError) as error:
         layer(keras.Input(shape))
     assert message in str(error.value)
+
+
+def test_the_default_kernel_of_dense_capsules_has_both_signs():
+    layer = CapsuleDense(capsules=4, dim=2)
+    layer.build((None, 5, 2))
+    kernel = layer.trainable_weights[0].value
+    assert kernel.min() < 0 < kernel.max()

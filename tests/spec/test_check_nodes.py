@@ -286,3 +286,9 @@ def test_a_misspelt_setting_is_one_mistake(section):
     data = {**spec_of({"a": relu("image")}, inputs={"image": [8, 8, 1]}), **section}
     (problem,) = problems(data)
     assert ". Did you mean" in problem.message
+
+
+@pytest.mark.parametrize("loss", [{"loss": 3}, {"weight": 2.0}, {"loss": ["margin"]}])
+def test_a_loss_that_is_not_text_or_missing_is_one_problem(loss):
+    (problem,) = problems({**spec_of({"a": relu("image")}, outputs={"o": "a"}), "losses": {"o": loss}})
+    assert problem.path.startswith("losses.o")

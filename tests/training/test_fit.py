@@ -2,17 +2,18 @@ import importlib
 import json
 import re
 
+import keras
 import pytest
 import torch
 import yaml
 from support.tiny_spec import tiny_spec, write_spec
 
-from encapkeras.data import Batches
+from encapkeras.data import Batches, DatasetInfo
 from encapkeras.errors import DataError, RunFolderError, SpecError, TrainingError
 from encapkeras.model.load_model import load_model
 from encapkeras.spec.load import load_spec
 from encapkeras.training import callbacks, train
-from encapkeras.training.measure import measure_metrics
+from encapkeras.training.measure import check_fits, measure_metrics
 from encapkeras.training.run.run_folder import RunFolder
 
 MODULE = importlib.import_module("encapkeras.training.train")  # the package has the function under this name
@@ -328,3 +329,9 @@ def test_a_folder_has_to_be_named_where_a_restart_could_not_know_it(tmp_path, mo
     with pytest.raises(TrainingError, match="Name the folder with --resume DIR"):
         train(load_spec(tiny_spec()))
     assert not list(tmp_path.iterdir())
+
+
+def test_a_model_without_a_spec_is_refused():
+    model = keras.Sequential([keras.layers.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(10)])
+    with pytest.raises(TrainingError, match="was not built from a spec"):
+        check_fits(model, DatasetInfo(8, 8, 1, 10, None))
