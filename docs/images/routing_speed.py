@@ -1,6 +1,6 @@
 """Draw routing_speed.png, the README's picture, from the JSON of a benchmark.
 
-encapkeras bench routing --json > docs/images/routing_speed.json && python docs/images/routing_speed.py
+encapkeras bench routing --rounds 3 --json > docs/images/routing_speed.json && python docs/images/routing_speed.py
 """
 
 import json
