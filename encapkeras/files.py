@@ -1,15 +1,42 @@
-"""Files that are complete or not there, whatever happens while they are written."""
+"""Files: read with clear errors; written completely or not at all, whatever happens meanwhile."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-from encapkeras.errors import RunFolderError
+from encapkeras.errors import EncapkerasError, RunFolderError
+
+
+@contextlib.contextmanager
+def reading(path: str | os.PathLike[str], kind: str, error: type[EncapkerasError], advice: str = "") -> Iterator[None]:
+    """Turn whatever the reading of a damaged file raises into one error that names it, with the cause kept.
+
+    Errors of ours pass, and so does running out of memory, which says nothing about the file.
+    """
+    try:
+        yield
+    except (EncapkerasError, MemoryError):
+        raise
+    except Exception as cause:  # the libraries that read files name no end to what damaged bytes can raise
+        reason = getattr(cause, "strerror", None) or str(cause) or type(cause).__name__
+        raise error(f"{os.fspath(path)} cannot be read as {kind}: {reason}. {advice}".rstrip()) from cause
+
+
+def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
+    """Open a file for reading; a named pipe, which nobody may write to, or a device is an `OSError`."""
+    flags = sum(getattr(os, name, 0) for name in ("O_CLOEXEC", "O_NONBLOCK", "O_BINARY"))  # each system has some
+    descriptor = os.open(path, os.O_RDONLY | flags)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "not a regular file", os.fspath(path))
+    return os.fdopen(descriptor, "rb")
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
