@@ -10,21 +10,21 @@ from typing import Any, Literal
 import torch
 
 from encapkeras.functional.torch_support.optional_compile import compilable
-from encapkeras.functional.torch_support.precision import widen
+from encapkeras.functional.torch_support.precision import as_floats, widen
 
 SquashVariant = Literal["paper", "sigmoid"]
 
 
 @compilable
 def squash(capsules: torch.Tensor, *, variant: SquashVariant = "paper", dim: int = -1) -> torch.Tensor:
-    """Shorten capsules to lengths below 1, in their shape and type; value and gradient at the zero vector are 0.
+    """Shorten capsules to lengths below 1, in their shape and floating type; value and gradient at the zero vector are 0.
 
     `paper`: `|s|^2 / (1 + |s|^2) * s / |s|` (Sabour et al. 2017, equation 1). `sigmoid`: `sigmoid(|s| - m) * s / |s|`
     with `m = (max |s| - min |s|) / 2` over the whole tensor, gradients flowing through m.
 
     Args:
-        capsules: Tensor of any shape and floating type; half precision is computed in float32. Squares of lengths must
-            not overflow: lengths up to 1e19 in float32.
+        capsules: Tensor of any shape; half precision is computed in float32, whole numbers become float32. Squares of
+            lengths must not overflow: lengths up to 1e19 in float32.
         variant: `paper` or `sigmoid`.
         dim: The axis of the capsule's components.
 
@@ -36,6 +36,7 @@ def squash(capsules: torch.Tensor, *, variant: SquashVariant = "paper", dim: int
         tensor([[0.5769, 0.7692],
                 [0.0000, 0.0000]])
     """
+    capsules = as_floats(capsules)
     if variant == "paper":
         return _Squash.apply(capsules, dim)  # type: ignore[no-any-return]
     if variant == "sigmoid":

@@ -8,8 +8,11 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any, ClassVar, Literal, TypeVar
 
 import keras
+import numpy as np
+import torch
 
 from encapkeras.errors import RegistrationError, ShapeError
+from encapkeras.functional.torch_support.precision import as_floats
 from encapkeras.registry import Registry
 from encapkeras.validation import shown
 
@@ -118,6 +121,19 @@ class CapsuleLayer(keras.layers.Layer):  # type: ignore[misc]
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the layer; encapkeras' own take whole numbers as the same numbers in floating point."""
+        if type(self).__module__.startswith("encapkeras."):
+            labels = {"labels": kwargs.pop("labels")} if "labels" in kwargs else {}  # of side losses
+            args, kwargs = keras.tree.map_structure(self._as_floats, (args, kwargs))
+            kwargs.update(labels)
+        return super().__call__(*args, **kwargs)
+
+    def _as_floats(self, value: Any) -> Any:
+        if isinstance(value, np.ndarray):
+            value = keras.ops.convert_to_tensor(value)
+        return as_floats(value, getattr(torch, self.compute_dtype)) if isinstance(value, torch.Tensor) else value
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments that make this layer again."""
