@@ -7,6 +7,7 @@ against what it says, so that a change is found there, and not in the results of
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 from typing import Any
@@ -113,6 +114,12 @@ def is_fitting(model: keras.Model, frame: FrameType | None) -> bool:
             return True
         frame = frame.f_back
     return False
+
+
+def called_by_keras() -> bool:
+    """Return whether Keras called the function that asks, such as a loss in `compile`, by its modules (Keras 3.15)."""
+    caller = sys._getframe(2)  # of the function that asks
+    return str(caller.f_globals.get("__name__")).startswith("keras.src.")
 
 
 def ask_before_steps(
