@@ -182,7 +182,10 @@ class Arguments(Checker):
         return _phrase(error, path, models)
 
 
-class _Making(type(pydantic.BaseModel)):  # type: ignore[misc]
+_MODEL_CLASS: Any = type(pydantic.BaseModel)
+
+
+class _Making(_MODEL_CLASS):  # type: ignore[misc]
     def __call__(cls, **values: Any) -> Any:
         try:
             return super().__call__(**values)

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import torch
 
+from encapkeras.functional.torch_support.fake_tensors import has_values
 from encapkeras.functional.torch_support.optional_compile import compilable
 from encapkeras.functional.torch_support.precision import as_floats, widen
 
@@ -17,7 +18,7 @@ SquashVariant = Literal["paper", "sigmoid"]
 
 @compilable
 def squash(capsules: torch.Tensor, *, variant: SquashVariant = "paper", dim: int = -1) -> torch.Tensor:
-    """Shorten capsules to lengths below 1, in their shape and floating type; value and gradient at the zero vector are 0.
+    """Shorten capsules to lengths below 1, in their shape; value and gradient at the zero vector are 0.
 
     `paper`: `|s|^2 / (1 + |s|^2) * s / |s|` (Sabour et al. 2017, equation 1). `sigmoid`: `sigmoid(|s| - m) * s / |s|`
     with `m = (max |s| - min |s|) / 2` over the whole tensor, gradients flowing through m.
@@ -86,6 +87,8 @@ class _Squash(torch.autograd.Function):
 
 
 def _squash_sigmoid(capsules: torch.Tensor, dim: int) -> torch.Tensor:
+    if has_values(capsules) and not capsules.numel():
+        return capsules
     wide = widen(capsules)
     square = _dot(wide, wide, dim)
     is_zero = square == 0

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import torch
 
-from encapkeras.torch_internals import is_fake
+from encapkeras.torch_internals import is_fake, is_tracing
 
 
 def is_exported() -> bool:
     """Return whether a program for other machines is made, by `torch.export` or TorchScript."""
-    return torch.compiler.is_exporting() or torch.jit.is_tracing()
+    return torch.compiler.is_exporting() or is_tracing()
 
 
 def is_traced() -> bool:
     """Return whether operations are recorded for a program: by `torch.compile`, `torch.export` or TorchScript."""
-    return torch.compiler.is_compiling() or torch.jit.is_tracing()
+    return torch.compiler.is_compiling() or is_tracing()
 
 
 def has_values(tensor: torch.Tensor) -> bool:
