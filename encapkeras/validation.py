@@ -182,19 +182,17 @@ class Arguments(Checker):
         return _phrase(error, path, models)
 
 
-_MODEL_CLASS: Any = type(pydantic.BaseModel)
-
-
-class _Making(_MODEL_CLASS):  # type: ignore[misc]
-    def __call__(cls, **values: Any) -> Any:
-        try:
-            return super().__call__(**values)
-        except pydantic.ValidationError:
-            raise refusal(cls.__name__, Checker(cls).problems(values)) from None
-
-
-class Settings(pydantic.BaseModel, metaclass=_Making):
+class Settings(pydantic.BaseModel):
     """Base class of the sections of a spec; made in Python, they raise `ArgumentError`, in the words of specs."""
+
+    def __init__(self, /, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except pydantic.ValidationError:
+            raise refusal(type(self).__name__, Checker(type(self)).problems(values)) from None
+
+    # Pydantic then makes sections inside of others without calling it, so that their errors keep their places.
+    __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
 
     @pydantic.model_validator(mode="before")
     @classmethod

@@ -1,7 +1,7 @@
 """The folder that holds all of one training run.
 
 spec.yaml           the resolved spec: trains the same network again
-environment.json    versions, device, threads, seed, command line
+environment.json    versions, device, threads, Keras' dtype, seed, command line
 metrics.csv         one row per epoch
 results.json        the metrics of the finished run
 checkpoints/        best.keras (on validation) and last.keras; in resume/, until the run is finished, its resume states
@@ -267,7 +267,7 @@ def _nearest_existing(path: Path) -> Path:
 
 
 def describe_environment(device: str, seed: int, processes: int = 1) -> dict[str, Any]:
-    """Return versions, device, threads, seed, number of processes, and command line, for `environment.json`."""
+    """Return versions, device, threads, dtype, seed, number of processes, and command line, for `environment.json`."""
     import keras
     import numpy
     import torch
@@ -283,6 +283,7 @@ def describe_environment(device: str, seed: int, processes: int = 1) -> dict[str
         "system": platform.platform(),
         "device": device,
         "threads": torch.get_num_threads(),
+        "dtype": keras.config.dtype_policy().name,
         "seed": seed,
         "processes": processes,
         "command": sys.argv,
