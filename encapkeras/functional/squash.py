@@ -12,6 +12,7 @@ import torch
 from encapkeras.functional.torch_support.fake_tensors import has_values
 from encapkeras.functional.torch_support.optional_compile import compilable
 from encapkeras.functional.torch_support.precision import as_floats, widen
+from encapkeras.torch_internals import is_tracing
 
 SquashVariant = Literal["paper", "sigmoid"]
 
@@ -39,6 +40,8 @@ def squash(capsules: torch.Tensor, *, variant: SquashVariant = "paper", dim: int
     """
     capsules = as_floats(capsules)
     if variant == "paper":
+        if is_tracing():  # ONNX would take the batch behind a function of one's own for fixed
+            return _Squash.forward(capsules, dim)
         return _Squash.apply(capsules, dim)  # type: ignore[no-any-return]
     if variant == "sigmoid":
         return _squash_sigmoid(capsules, dim)

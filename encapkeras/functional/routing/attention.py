@@ -200,7 +200,7 @@ def _gather(weight_gJP: torch.Tensor, padded_gLP: torch.Tensor, out: torch.Tenso
 def _plain_over_inputs(query_JGK: torch.Tensor, capsule_GKP: torch.Tensor, types: int) -> torch.Tensor:
     logit_JGP = torch.einsum("jgk,gkp->jgp", query_JGK, capsule_GKP)
     logit_JBI = logit_JGP.unflatten(1, (-1, types)).flatten(2)
-    exp_JBI = (logit_JBI - logit_JBI.detach().amax(2, keepdim=True)).exp2()
+    exp_JBI = 2.0 ** (logit_JBI - logit_JBI.detach().amax(2, keepdim=True))  # ONNX has no exp2
     return torch.einsum("jgp,gkp->jgk", exp_JBI.view(logit_JGP.shape), capsule_GKP)
 
 
