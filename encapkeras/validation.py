@@ -206,19 +206,19 @@ def refusal(owner: str, problems: Sequence[ValueProblem]) -> ArgumentError:
     return ArgumentError("\n".join(lines))
 
 
-def plain(value: Any) -> Any:
-    """The value with Python's own numbers, lists and text for those of NumPy, and text for paths."""
+def plain(value: Any, depth: int = 100) -> Any:
+    """The value, down to a depth, with Python's own numbers, lists and text for those of NumPy, and text for paths."""
     if isinstance(value, np.generic | np.ndarray):
         return value.tolist()
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     if isinstance(value, numbers.Real) and not isinstance(value, int | float):
         return int(value) if isinstance(value, numbers.Integral) else float(value)
-    if type(value) is dict:
-        made = {plain(key): plain(entry) for key, entry in value.items()}
+    if type(value) is dict and depth:
+        made = {plain(key): plain(entry, depth - 1) for key, entry in value.items()}
         return value if all(made.get(key) is entry for key, entry in value.items()) else made
-    if type(value) in (list, tuple):
-        parts = [plain(part) for part in value]
+    if type(value) in (list, tuple) and depth:
+        parts = [plain(part, depth - 1) for part in value]
         return value if all(map(operator.is_, parts, value)) else type(value)(parts)
     return value
 

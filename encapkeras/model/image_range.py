@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import keras
+import numpy as np
 import torch
 
 from encapkeras.functional.torch_support.fake_tensors import has_values
@@ -40,7 +41,8 @@ class ImageRange:
 
     def applied(self, inputs: Any) -> Any:
         """The inputs, with images of bytes as floats; warns, once, about a first batch that exceeds the range."""
-        tensors = keras.tree.flatten(inputs)
+        arrays = keras.tree.flatten(inputs)
+        tensors = [keras.ops.convert_to_tensor(each) if isinstance(each, np.ndarray) else each for each in arrays]
         if len(tensors) != len(self._inputs) or not all(isinstance(tensor, torch.Tensor) for tensor in tensors):
             return inputs
         pairs = list(zip(tensors, self._inputs, strict=True))

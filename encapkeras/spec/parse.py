@@ -116,7 +116,9 @@ def load_data(data: Any, shown: str, path: str = "", depth: int = 0) -> Tree:
     """Read plain data: maps, lists and scalars."""
     if depth > DEEPEST:
         raise _error(shown, 0, 0, f"nested deeper than {DEEPEST} levels", path)
-    value = data = plain(data)
+    if not isinstance(data, Mapping | list | tuple):
+        data = plain(data)
+    value = data
     if isinstance(data, Mapping):
         for key in data:
             if not isinstance(key, str) or not key:

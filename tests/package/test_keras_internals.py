@@ -26,6 +26,43 @@ def weight(model):
     return model.layers[0].kernel.value.item()
 
 
+def test_called_by_keras_knows_who_calls_a_loss():
+    asked = []
+
+    def loss(y, y_pred):
+        asked.append(internals.called_by_keras())
+        return keras.ops.mean(y_pred)
+
+    def ask():
+        return internals.called_by_keras()
+
+    model = one_weight()
+    model.compile("sgd", loss)
+    model.evaluate(X, Y, verbose=0)
+    assert set(asked) == {True}
+    assert not ask()
+
+
+def test_cloned_by_keras_finds_the_model_and_what_was_given():
+    found = []
+
+    class Asking(keras.layers.Layer):
+        def __init__(self, **kwargs):
+            found.append(internals.cloned_by_keras())
+            super().__init__(**kwargs)
+
+        def call(self, inputs):
+            return inputs
+
+    inputs = keras.Input((1,))
+    model = keras.Model(inputs, Asking()(inputs))
+    keras.models.clone_model(model)
+    keras.models.clone_model(model, clone_function=lambda layer: type(layer).from_config(layer.get_config()))
+    keras.models.clone_model(model, input_tensors=keras.Input((1,)))
+    keras.models.clone_model(model, call_function=lambda layer, *args, **kwargs: layer(*args, **kwargs))
+    assert found == [(None, False), (model, True), *[(model, False)] * 3]
+
+
 class Calling(keras.callbacks.Callback):
     """Does something at the moments that its arguments name."""
 
