@@ -166,7 +166,11 @@ class TensorBoard(keras.callbacks.Callback):  # type: ignore[misc]
         with averaged(self.model):
             predictions = self._predictor.predict(self.data)
         with self._writing() as writer:
-            write_pictures(writer, self.folder, predictions, self._names(predictions.scores.shape[1]), self.epoch)
+            if predictions is None:
+                text = "There are no pictures: they need one class for each image, and some have several or none."
+                writer.add_text("pictures", text, self.epoch)
+            else:
+                write_pictures(writer, self.folder, predictions, self._names(predictions.scores.shape[1]), self.epoch)
         self.pictured = self.epoch
 
     def _names(self, classes: int) -> Sequence[str]:
