@@ -96,7 +96,8 @@ def run(arguments: argparse.Namespace) -> int:
             check_fits(model, splits.info)
             analyses.append(analyse_routing(model, images, labels, checkpoint=name, split=used))
         output.write(analyses, arguments.overwrite)
-    _print_table(analyses, sample.text if used == sample.name else f"the first {len(images):,} {used} images")
+    print(sample.text if used == sample.name else f"the first {len(images):,} {used} images")
+    _print_tables(analyses)
     print(f"written to {output.path}")
     print_device()
     return 0
@@ -143,14 +144,14 @@ def _read_epoch(folder: RunFolder, epoch: str, samples: Set[str], images: int) -
     )
 
 
-def _print_table(analyses: Sequence[RoutingAnalysis], sample: str) -> None:
+def _print_tables(analyses: Sequence[RoutingAnalysis]) -> None:
     from encapkeras.analysis import layers_of
     from encapkeras.analysis.plots import KINDS
 
     for layer in layers_of(analyses):
         activations = analyses[0].select(layer, "activation")
         of_classes = "; the image's class / other classes" if len({m.capsules for m in activations}) > 1 else ""
-        title = f"{layer}: {KINDS[activations[0].routing]}, {sample}{of_classes}"
+        title = f"{layer}: {KINDS[activations[0].routing]}{of_classes}"
         iterations = sorted({m.iteration for m in activations})
         rows = [(analysis, iteration) for analysis in analyses for iteration in iterations]
         columns = {

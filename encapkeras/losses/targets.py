@@ -49,7 +49,7 @@ def _check_sums(targets: torch.Tensor, loss: str) -> None:
         index = int(wrong.nonzero()[0])
         raise ArgumentError(
             f"the {loss} needs one class for each sample: one-hot targets, or soft ones that sum to 1; those at index "
-            f"{index} sum to {targets[index].sum().item():g}. For samples of several classes or none, use the margin loss"
+            f"{index} sum to {targets[index].sum().item():g}. Use the margin loss for samples of several or none"
         )
 
 
