@@ -48,8 +48,8 @@ def _check_sums(targets: torch.Tensor, loss: str) -> None:
     if wrong.any():
         index = int(wrong.nonzero()[0])
         raise ArgumentError(
-            f"the {loss} needs one class for each sample: one-hot targets, or soft ones that sum to 1; those at index "
-            f"{index} sum to {targets[index].sum().item():g}. Use the margin loss for samples of several or none"
+            f"the {loss} needs one class for each sample: one-hot targets, or soft ones that sum to 1; row {index} "
+            f"sums to {targets[index].sum().item():g}. Use the margin loss for samples of several classes or none"
         )
 
 

@@ -142,7 +142,7 @@ def test_impossible_labels_are_refused_with_their_place(labels, message):
 @pytest.mark.parametrize(("row", "total"), [([1, 1, 0, 0], "2"), ([0, 0, 0, 0], "0"), ([0.5, 0.25, 0, 0], "0.75")])
 def test_losses_of_one_class_refuse_rows_of_several_and_of_none(loss, row, total):
     labels = torch.tensor([[0, 1, 0, 0], row], dtype=torch.float32)
-    with pytest.raises(ArgumentError, match=rf"those at index 1 sum to {total}\. Use the margin loss"):
+    with pytest.raises(ArgumentError, match=rf"row 1 sums to {total}\. Use the margin loss"):
         loss()(labels, torch.rand(2, 4))
     with pytest.raises(ArgumentError, match="one class for each sample"):
         loss().call(labels.bool() if total in "02" else labels.bfloat16(), torch.rand(2, 4))
