@@ -188,6 +188,7 @@ def describe_sample(count: int, total: int, split: str, classes: int) -> str:
 
 
 def _in_shares(labels: Array, seed: int) -> Array:
+    """Return a random order of the indices of labels in which all beginnings hold the shares of the classes."""
     total = len(labels)
     mixed = np.random.default_rng([seed, 0, 1]).permutation(total)
     by_class = mixed[np.argsort(labels[mixed], kind="stable")]
