@@ -124,8 +124,8 @@ def test_a_part_of_images_that_are_sorted_by_class_has_the_accuracy_of_the_whole
     spec["model"]["nodes"]["lengths"] |= {"kernel_initializer": "zeros", "trainable": False}  # always says class 0
     run = trained(tmp_path, spec)
     measured = printed(capsys, run, "--affine", "--images", 12)
-    assert measured["split_images"] == 24
     assert {(row["accuracy"], row["images"]) for row in measured["measured"]} == {(1 / 3, 12)}
+    assert measured["split_images"] == 24
     assert main(["evaluate", str(run), "--affine", "--images", "12", "--overwrite"]) == 0
     assert "accuracy on 12 of 24 test images, balanced over 3 classes: unchanged" in capsys.readouterr().out
 
