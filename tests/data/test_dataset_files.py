@@ -108,7 +108,7 @@ def test_a_truncated_idx_file(tmp_path, gzipped, kept):
     [path] = tmp_path.glob("train-images*")
     path.write_bytes(path.read_bytes()[:kept])
     message = error_of("mnist", tmp_path)
-    assert message.startswith(f"{path} is damaged: ")
+    assert message.startswith(f"{path} cannot be read as a file of data set ")
     assert "delete it" in message
 
 
@@ -130,7 +130,7 @@ def test_an_idx_file_with_something_else_in_it(tmp_path, file, content, text):
     write_idx_files(tmp_path, gzipped=False)
     (tmp_path / file).write_bytes(content)
     message = error_of("mnist", tmp_path)
-    assert f"{tmp_path / file} is damaged" in message
+    assert f"{tmp_path / file} cannot be read as a file of data set" in message
     assert text in message
 
 
@@ -140,7 +140,7 @@ def test_a_compressed_file_that_was_changed_on_its_way(tmp_path):
     data = bytearray(path.read_bytes())
     data[len(data) // 2 : len(data) // 2 + 40] = bytes(40)
     path.write_bytes(data)
-    assert f"{path} is damaged" in error_of("mnist", tmp_path)
+    assert f"{path} cannot be read as a file of data set" in error_of("mnist", tmp_path)
 
 
 def test_impossible_labels_in_files(tmp_path):
@@ -183,7 +183,7 @@ def test_a_truncated_cifar_file(tmp_path, kept):
     write_cifar_files(tmp_path, classes=10, per_file=10)
     path = tmp_path / "data_batch_3"
     path.write_bytes(path.read_bytes()[:kept])
-    assert error_of("cifar10", tmp_path).startswith(f"{path} is damaged: ")
+    assert error_of("cifar10", tmp_path).startswith(f"{path} cannot be read as a file of data set ")
 
 
 @pytest.mark.parametrize(
@@ -202,7 +202,7 @@ def test_a_cifar_file_with_something_else_in_it(tmp_path, content, text):
     write_cifar_files(tmp_path, classes=10, per_file=10)
     (tmp_path / "test_batch").write_bytes(pickle.dumps(content))
     message = error_of("cifar10", tmp_path)
-    assert f"{tmp_path / 'test_batch'} is damaged" in message
+    assert f"{tmp_path / 'test_batch'} cannot be read as a file of data set" in message
     assert text in message
 
 
@@ -228,7 +228,7 @@ def test_a_truncated_svhn_file(tmp_path, kept):
     write_svhn_files(tmp_path)
     path = tmp_path / "test_32x32.mat"
     path.write_bytes(path.read_bytes()[:kept])
-    assert error_of("svhn", tmp_path).startswith(f"{path} is damaged: ")
+    assert error_of("svhn", tmp_path).startswith(f"{path} cannot be read as a file of data set ")
 
 
 @pytest.mark.parametrize(
@@ -245,7 +245,7 @@ def test_an_svhn_file_with_something_else_in_it(tmp_path, content, text):
     write_svhn_files(tmp_path)
     scipy.io.savemat(tmp_path / "train_32x32.mat", content)
     message = error_of("svhn", tmp_path)
-    assert f"{tmp_path / 'train_32x32.mat'} is damaged" in message
+    assert f"{tmp_path / 'train_32x32.mat'} cannot be read as a file of data set" in message
     assert text in message
 
 
@@ -275,7 +275,7 @@ def test_a_truncated_norb_file(tmp_path, gzipped, kept):
     [path] = tmp_path.glob("*training-dat*")
     path.write_bytes(path.read_bytes()[:kept])
     message = error_of("small_norb", tmp_path)
-    assert message.startswith(f"{path} is damaged: ")
+    assert message.startswith(f"{path} cannot be read as a file of data set ")
     assert message.endswith("Replace it with an intact copy.")
 
 
@@ -294,7 +294,7 @@ def test_a_norb_file_with_something_else_in_it(tmp_path, content, array, text):
     [path] = tmp_path.glob(f"*testing-{content}.mat")
     path.write_bytes(array if isinstance(array, bytes) else norb_bytes(array))
     message = error_of("small_norb", tmp_path)
-    assert f"{path} is damaged" in message
+    assert f"{path} cannot be read as a file of data set" in message
     assert text in message
 
 

@@ -247,9 +247,10 @@ def test_mistakes_in_a_class_list_are_told_with_their_lines(tmp_path):
     with pytest.raises(DataError) as caught:
         read_class_list(tmp_path / "a.txt")
     assert str(caught.value).splitlines() == [
-        f"{path}:2: 'dog' is not a WordNet id: n and eight digits, for example n02119789",
-        f"{path}:5: '{WNIDS[0]}' is already on line 1",
-        f"{path}:6: 'n123' is not a WordNet id: n and eight digits, for example n02119789",
+        f"{path} is not a list of classes:",
+        f"  {path}:2: 'dog' is not a WordNet id: n and eight digits, for example n02119789",
+        f"  {path}:5: '{WNIDS[0]}' is already on line 1",
+        f"  {path}:6: 'n123' is not a WordNet id: n and eight digits, for example n02119789",
     ]
 
 

@@ -1,6 +1,8 @@
 """Image files of every kind as arrays, and what a file says that is none."""
 
 import io
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -17,6 +19,27 @@ COLOUR = random_images(1, 6, 9, 3)[0]
 def saved(tmp_path, image, name="a.png", **options):
     image.save(tmp_path / name, **options)
     return tmp_path / name
+
+
+def tiff_bytes(bits, data, shape, sample_format=1, *, zero_is_white=False):
+    """A gray TIFF file with these declarations, uncompressed."""
+    height, width = shape
+    photometric = 0 if zero_is_white else 1
+    entries = {
+        256: width,
+        257: height,
+        258: bits,
+        259: 1,
+        262: photometric,
+        273: 0,
+        277: 1,
+        278: height,
+        279: len(data),
+    }
+    entries[339] = sample_format
+    entries[273] = 8 + 2 + 12 * len(entries) + 4
+    directory = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in sorted(entries.items()))
+    return b"II*\0\x08\0\0\0" + struct.pack("<H", len(entries)) + directory + bytes(4) + data
 
 
 def error_of(path, channels=3, box=None):
@@ -108,7 +131,11 @@ def test_the_first_image_of_a_moving_one(tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "text"),
-    [(b"", "it is empty"), (b"hello", "not in an image format that Pillow knows"), (None, "there is no such file")],
+    [
+        (b"", "it is empty"),
+        (b"hello", "not in an image format that is read: JPEG, PNG"),
+        (None, "there is no such file"),
+    ],
 )
 def test_what_is_no_image(tmp_path, content, text):
     path = tmp_path / "a.jpg"
@@ -135,8 +162,53 @@ def test_a_truncated_file_is_named_or_whole(tmp_path, name, kept):
 def test_numbers_that_are_no_pixels(tmp_path):
     path = saved(tmp_path, Image.fromarray(np.array([[0.5]], np.float32)), "a.tif")
     assert "floating-point numbers" in error_of(path)
-    path = saved(tmp_path, Image.fromarray(np.array([[70000]], np.int32)), "b.tif")
-    assert "more than 16 bits" in error_of(path)
+    path.write_bytes(b"Pf\n1 1\n-1.0\n" + np.float32(0.5).tobytes())
+    assert "floating-point numbers" in error_of(path)
+
+
+@pytest.mark.parametrize("values", [[0, 255], [0, 4080], [0, 70000], [-1, 255]])
+def test_integers_of_32_bits_are_refused_whatever_their_values(tmp_path, values):
+    path = saved(tmp_path, Image.fromarray(np.array([values], np.int32)), "a.tif")
+    assert "its pixels are 32-bit integers with a sign; save it with 8 or 16 bits without sign" in error_of(path)
+
+
+@pytest.mark.parametrize(
+    ("bits", "sample_format", "kind"),
+    [(32, 1, "32-bit integers;"), (16, 2, "16-bit integers with a sign"), (8, 2, "8-bit integers with a sign")],
+)
+def test_of_a_tiff_file_its_declared_numbers_decide(tmp_path, bits, sample_format, kind):
+    path = tmp_path / "a.tif"
+    path.write_bytes(tiff_bytes(bits, np.full((1, 2), 7, f"<u{bits // 8}").tobytes(), (1, 2), sample_format))
+    assert f"its pixels are {kind}" in error_of(path)
+
+
+def test_12_bits_of_a_tiff_file_are_not_dark(tmp_path):
+    path = tmp_path / "a.tif"
+    path.write_bytes(tiff_bytes(12, bytes([0xFF, 0xF8, 0x00]), (1, 2)))
+    assert read_image(path, 1)[..., 0].tolist() == [[255, 128]]
+
+
+def test_16_bits_where_0_is_white_are_no_negative(tmp_path):
+    path = tmp_path / "a.tif"
+    path.write_bytes(tiff_bytes(16, np.array([0, 256, 65535], "<u2").tobytes(), (1, 3), zero_is_white=True))
+    assert read_image(path, 1)[..., 0].tolist() == [[255, 254, 0]]
+
+
+@pytest.mark.parametrize("largest", [1023, 65535])
+def test_a_pgm_file_is_scaled_by_its_largest_value(tmp_path, largest):
+    path = tmp_path / "a.pgm"
+    path.write_bytes(b"P5\n2 1\n%d\n" % largest + np.array([0, largest], ">u2").tobytes())
+    assert read_image(path, 1)[..., 0].tolist() == [[0, 255]]
+
+
+def test_the_significant_bits_of_a_png_file_say_nothing_of_its_range(tmp_path):
+    """The format asks for values over the whole range, whatever they had when they were measured."""
+    pixels = np.array([[0, 4095 << 4]], np.uint16)
+    path = saved(tmp_path, Image.fromarray(pixels))
+    data, chunk = path.read_bytes(), b"sBIT\x0c"
+    end = data.index(b"IDAT") - 4
+    path.write_bytes(data[:end] + struct.pack(">I", 1) + chunk + struct.pack(">I", zlib.crc32(chunk)) + data[end:])
+    assert read_image(path, 1)[..., 0].tolist() == [[0, 255]]
 
 
 def test_the_box_of_the_largest_object(tmp_path):

@@ -195,7 +195,7 @@ def test_an_archive_of_nothing(tmp_path):
 def test_a_file_that_is_no_archive(tmp_path, content):
     path = tmp_path / "a.npz"
     path.write_bytes(content)
-    with pytest.raises(DataError, match=r"a\.npz is not a \.npz file"):
+    with pytest.raises(DataError, match=r"a\.npz cannot be read as a \.npz file"):
         describe(settings_for(path))
 
 
@@ -209,7 +209,9 @@ def test_damaged_bytes_inside_the_archive(tmp_path):
     data = path.read_bytes()
     pixels = random_images(12, 6, 5, seed=1).tobytes()
     path.write_bytes(data.replace(pixels, pixels[::-1]))
-    with pytest.raises(DataError, match=r"a\.npz, array train_images: cannot be read: Bad CRC-32"):
+    with pytest.raises(
+        DataError, match=r"a\.npz, array train_images, cannot be read as an array of NumPy's: Bad CRC-32"
+    ):
         load(settings_for(path), seed=0)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy as np
 from encapkeras.data.checks import check_arrays
 from encapkeras.data.files import DatasetFiles, torchvision_download
 from encapkeras.data.registry import Array, DataPath, DatasetInfo, DatasetReader, ImageArrays, register_dataset
+from encapkeras.files import open_regular
 
 
 @register_dataset("svhn")
@@ -47,11 +49,8 @@ class Svhn(DatasetReader):
 
     def _part(self, path: Path) -> tuple[Array, Array]:
         """Return images `(N, 32, 32, 3)` and labels `(N,)` of a file with `X` (32, 32, 3, N) and `y` (N, 1)."""
-        from scipy.io import loadmat
-        from scipy.io.matlab import MatReadError
-
-        with self.files.reading(path, MatReadError, TypeError, LookupError, NotImplementedError):
-            content = loadmat(path, variable_names=("X", "y"))
+        with self.files.reading(path):
+            content = _numbers_in(path)
             if not {"X", "y"} <= set(content):
                 raise ValueError("it does not hold both arrays X and y")
             images, labels = np.asarray(content["X"]), np.asarray(content["y"])
@@ -62,3 +61,20 @@ class Svhn(DatasetReader):
         labels = labels[:, 0].astype(np.int64)
         labels[labels == 10] = 0  # SVHN writes the digit 0 as 10
         return np.ascontiguousarray(images.transpose(3, 0, 1, 2)), labels
+
+
+def _numbers_in(path: Path) -> dict[str, Array]:
+    """Return the arrays X and y of a MATLAB file; refuse what needs more than arrays of numbers before it is read."""
+    from scipy.io import loadmat, whosmat
+    from scipy.io.matlab import matfile_version
+
+    with open_regular(path) as file, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of variables given twice and such
+        if matfile_version(file)[0] != 1:
+            raise ValueError("it is not a file of MATLAB 5 to 7.2")
+        file.seek(0)
+        for name, _, kind in whosmat(file):
+            if name in ("X", "y") and kind.rstrip("0123456789") not in ("int", "uint", "single", "double", "logical"):
+                raise ValueError(f"{name} is of type {kind}; it must be an array of numbers")
+        file.seek(0)
+        return dict(loadmat(file, variable_names=("X", "y")))
