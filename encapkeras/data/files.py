@@ -40,9 +40,12 @@ def user_path(path: str) -> Path:
 
 
 def not_found(path: Path, what: str, key: str) -> DataError:
-    """Return an error about a file or folder that is not there, with the folder from which a relative path is seen."""
-    seen = "" if path.is_absolute() else f", seen from {os.path.abspath(os.curdir)}"
-    return DataError(f"{path}: there is no such {what} ({key}{seen})")
+    """Return an error about a file or folder that is not there, with the folder where relative paths start."""
+    try:
+        here = os.getcwd()
+    except OSError:
+        here = "a folder that was deleted"
+    return DataError(f"{path}: there is no such {what} ({key}, seen from {here})")
 
 
 def is_hidden(name: str) -> bool:

@@ -19,7 +19,7 @@ from encapkeras.data.registry import Array, DatasetInfo, DatasetReader, ImageArr
 from encapkeras.data.settings import AugmentSettings, DataSettings
 from encapkeras.data.windows import FileWindows, Windows, decoded
 from encapkeras.data.worker_processes import default_workers
-from encapkeras.errors import ArgumentError
+from encapkeras.errors import ArgumentError, DataError
 
 IN_MEMORY = 2**30  # bytes; image files that take no more, resized, are decoded once
 
@@ -143,6 +143,9 @@ class _BatchesMaker:
     def _in_memory(self, images: Array | ImageFiles) -> Tensor:
         if isinstance(images, ImageFiles):
             return decoded(images, self._whole, self._workers)
+        if images.ndim != 4 or images.shape[3] != self._info.channels:
+            text = f"data set '{self._settings.dataset}' describes images (N, H, W, {self._info.channels}), and returns"
+            raise DataError(f"{text} {images.shape}. {layout_hint(images.shape)}".rstrip())
         writable = np.require(images, requirements=["C_CONTIGUOUS", "WRITEABLE"])
         return augment.fit(torch.from_numpy(writable), *self._whole)
 

@@ -1,7 +1,10 @@
 """Image files of every kind as arrays, and what a file says that is none."""
 
 import io
+import itertools
+import os
 import struct
+import subprocess
 import zlib
 
 import numpy as np
@@ -248,3 +251,59 @@ def test_damaged_exif_data_do_not_matter(tmp_path):
 def test_the_largest_box_is_not_the_one_farthest_right(tmp_path):
     boxes = ((0, 0, 9, 4), (50, 0, 52, 10))
     assert read_box(write_voc_boxes(tmp_path / "a.xml", *boxes)) == boxes[0]
+
+
+def test_a_program_is_never_started_for_an_image(tmp_path, monkeypatch):
+    monkeypatch.setattr(subprocess, "Popen", lambda *arguments, **options: pytest.fail("a program was started"))
+    path = tmp_path / "cat.png"
+    path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n%%EOF\n")
+    assert "not in an image format that is read" in error_of(path)
+
+
+@pytest.mark.parametrize("read", [lambda path: read_image(path, 3), read_box])
+def test_a_named_pipe_does_not_hang(tmp_path, read):
+    os.mkfifo(tmp_path / "a.png")
+    with pytest.raises(DataError, match="not a regular file"):
+        read(tmp_path / "a.png")
+
+
+def test_an_image_of_too_many_pixels_is_refused_and_a_jpeg_halved(tmp_path, monkeypatch):
+    small, large = (write_image(tmp_path / name, (40, 30)) for name in ("a.png", "b.jpg"))
+    monkeypatch.setattr("encapkeras.data.image_files.LARGEST", 1000)
+    assert "it has 40 x 30 pixels; from 1 to 1,000 are read. Save it smaller" in error_of(small)
+    assert read_image(large, 3).shape == (15, 20, 3)
+    assert "from 1 to 1,000 are read" in error_of(large, box=(0, 0, 9, 9))  # its pixels would no longer be those
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "LA", "CMYK", "I;16"])
+def test_a_large_image_is_converted_in_parts(tmp_path, monkeypatch, mode):
+    if mode == "I;16":
+        image = Image.fromarray(random_images(1, 6, 9)[0].astype(np.uint16) * 257)
+    else:
+        image = Image.fromarray(COLOUR).convert(mode)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = saved(tmp_path, image, "a.tif" if mode == "CMYK" else "a.png", exif=exif)
+    whole = [read_image(path, channels) for channels in (1, 3)]
+    monkeypatch.setattr("encapkeras.data.image_files.AT_ONCE", 13)
+    assert all(np.array_equal(read_image(path, pixels.shape[2]), pixels) for pixels in whole)
+
+
+@pytest.mark.parametrize("side", ["1e400", "inf", "-inf", "nan", ""])
+def test_the_sides_of_a_box_are_finite_numbers(tmp_path, side):
+    path = write_voc_boxes(tmp_path / "a.xml", (1, 2, 4, 5))
+    path.write_text(path.read_text().replace("<xmax>4<", f"<xmax>{side}<"))
+    with pytest.raises(DataError, match=r"cannot be read as the boxes of an image: .* must be finite numbers"):
+        read_box(path)
+
+
+def test_a_file_of_boxes_that_grows_without_end(tmp_path):
+    names = "abcdefghij"
+    entities = "".join(f"<!ENTITY {new} '{f'&{old};' * 20}'>" for old, new in itertools.pairwise(names))
+    path = tmp_path / "a.xml"
+    path.write_text(f"<!DOCTYPE x [<!ENTITY a 'aaaaaaaaaa'>{entities}]><annotation>&j;</annotation>")
+    with pytest.raises(DataError, match="cannot be read as the boxes of an image"):
+        read_box(path)
+    path.write_text(f"<annotation>{' ' * 2**20}</annotation>")
+    with pytest.raises(DataError, match="it has more than 1,048,576 bytes"):
+        read_box(path)

@@ -52,6 +52,15 @@ class HImageNet(DatasetReader):
         classes = tuple(self._classes())
         return DatasetInfo(self.image_size, self.image_size, self.channels, len(classes), classes)
 
+    def remarks(self) -> list[str]:
+        """Say which folders beside those of the classes are not used, where no list names the classes."""
+        if self.class_list is not None:
+            return []
+        folder = self._folder() / "train"
+        others = [name for name in classes_in(folder) if not WORDNET_ID.fullmatch(name)]
+        text = f"{folder}: folders that are not used, since their names are not n and eight digits: {named(others)}"
+        return [text] if others else []
+
     def read(self) -> ImageArrays:
         """All files, not decoded yet."""
         classes, root = self._classes(), self._folder()
@@ -60,12 +69,12 @@ class HImageNet(DatasetReader):
         if problems:
             raise listed_error(f"{root} cannot be used as ImageNet", problems)
         boxes = [self._boxes(part) for part in ("train", "val")] if self.boxes is not None else [{}, {}]
-        if self.boxes is not None and not any(boxes):
-            raise DataError(
-                f"{self.boxes} (data.boxes): there are no boxes, which are files WNID/*.xml or train/WNID/*.xml, and "
-                "val/*.xml"
-            )
         train, test = (self._images(part, found) for part, found in zip(parts, boxes, strict=True))
+        if self.boxes is not None and not any([*(train.boxes or ()), *(test.boxes or ())]):
+            raise DataError(
+                f"{self.boxes} (data.boxes): there are no boxes of these images, which are files WNID/*.xml or "
+                "train/WNID/*.xml, and val/*.xml, named as the images are"
+            )
         return ImageArrays(train, parts[0].labels, test, parts[1].labels)
 
     def _folder(self) -> Path:

@@ -125,6 +125,8 @@ def _header(file: IO[bytes], size: int) -> Header:
     """Return shape and type of an array; raise `ValueError` if it does not fill the `size` bytes of its file."""
     start = io.BytesIO(file.read(LONGEST_HEADER))
     version = np.lib.format.read_magic(start)
+    if version not in ((1, 0), (2, 0), (3, 0)):
+        raise ValueError(f"the version of its format, {version}, is unknown")
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, _, dtype = read(start)
     if not all(type(length) is int and length >= 0 for length in shape):
