@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm")
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")  # Pillow starts a program for some of the others
-LARGEST = 100_000_000  # pixels
+LARGEST = 64_000_000  # pixels
 AT_ONCE = 2**22  # pixels that are converted at once, so that a large image is in memory only once
 
 
@@ -58,7 +58,7 @@ def read_image(path: str | os.PathLike[str], channels: int, box: Box | None = No
 
     Transparent parts are laid on white; of a moving image the first frame is taken. Gray is repeated where color is
     asked for, and color becomes gray (ITU-R BT.601) where gray is. Of 12 or 16 bits the upper 8 count. A JPEG file of
-    more than 100 million pixels is decoded at half its size.
+    more than 64 million pixels is decoded at half its size.
 
     Args:
         path: The file: JPEG, PNG, BMP, GIF, WebP, TIFF, PPM, PGM or PBM.
@@ -69,7 +69,7 @@ def read_image(path: str | os.PathLike[str], channels: int, box: Box | None = No
         `(H, W, channels)`.
 
     Raises:
-        DataError: The file is missing, damaged or not an image; it has more than 100 million pixels, or they are
+        DataError: The file is missing, damaged or not an image; it has more than 64 million pixels, or they are
             floating-point numbers, or integers with a sign or of more than 16 bits; or the box is outside of it.
 
     Example:
@@ -108,8 +108,26 @@ def _opened(path: str) -> Iterator[Image]:
             empty = os.fstat(file.fileno()).st_size == 0
             reason = "it is empty" if empty else f"it is not in an image format that is read: {', '.join(FORMATS)}"
             raise ValueError(reason) from error
-        with image:
+        with image, _stderr_closed() if image.format == "TIFF" else contextlib.nullcontext():
             yield image
+
+
+@contextlib.contextmanager
+def _stderr_closed() -> Iterator[None]:
+    """Keep off the terminal what libtiff prints about damage, apart from the error that it reports."""
+    try:
+        kept = os.dup(2)
+    except OSError:  # it is closed already
+        yield
+        return
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nothing, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nothing)
 
 
 def _declared(image: Image) -> tuple[int, bool]:

@@ -307,3 +307,12 @@ def test_a_file_of_boxes_that_grows_without_end(tmp_path):
     path.write_text(f"<annotation>{' ' * 2**20}</annotation>")
     with pytest.raises(DataError, match="it has more than 1,048,576 bytes"):
         read_box(path)
+
+
+def test_the_library_for_tiff_prints_nothing_about_damage(tmp_path, capfd):
+    path = saved(tmp_path, Image.fromarray(COLOUR), "a.tif", compression="tiff_adobe_deflate")
+    data = bytearray(path.read_bytes())
+    data[16:24] = bytes(8)
+    path.write_bytes(data)
+    assert "cannot be read as an image" in error_of(path)
+    assert capfd.readouterr().err == ""

@@ -316,3 +316,18 @@ def test_what_systems_leave_in_an_archive_and_arrays_without_end(tmp_path):
     lines = errors_of(path)
     assert len(lines) == 51
     assert lines[-1] == "and 150 more problems"
+
+
+def test_a_damaged_directory_does_not_hide_an_array(tmp_path):
+    path = write_npz(tmp_path / "a.npz", class_names=np.array(["a", "b", "c"]))
+    data = bytearray(path.read_bytes())
+    *_, before, last = (place for place in range(len(data)) if data.startswith(b"PK\1\2", place))
+    data[before + 32] = data.index(b"PK\5\6") - last  # the comment of one member is now the next member
+    path.write_bytes(data)
+    with pytest.raises(DataError, match="its directory shows 4 members of 5"):
+        describe(settings_for(path))
+    data[before + 32] = 0
+    data[last + 28 : last + 32] = bytes([0, 0, data[last + 28], 0])  # its name is now something else about it
+    path.write_bytes(data)
+    with pytest.raises(DataError, match=r"a\.npz cannot be read as a \.npz file"):
+        describe(settings_for(path))

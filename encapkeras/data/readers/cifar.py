@@ -11,6 +11,7 @@ import io
 import math
 import pickle
 import pickletools
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,7 +49,8 @@ class CifarReader(DatasetReader):
         return check_arrays(self.files.dataset, arrays, len(self.class_names))
 
     def _batch(self, path: Path) -> tuple[Array, Array]:
-        with self.files.reading(path), open_regular(path) as file:
+        with self.files.reading(path), open_regular(path) as file, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of escapes in damaged strings
             pickled = file.read()
             _check_sizes(pickled)
             return images_and_labels(_Reader(io.BytesIO(pickled), encoding="latin1").load(), self.label_key)

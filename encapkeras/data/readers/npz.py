@@ -82,6 +82,7 @@ class _Archive:
         with reading_arrays(path, "a .npz file", "numpy.savez_compressed writes one."), contextlib.ExitStack() as stack:
             file = stack.enter_context(open_regular(path))
             self._zip = stack.enter_context(zipfile.ZipFile(file))
+            _check_directory(file, self._zip)
             self._close = stack.pop_all().close
         members = [name for name in self._zip.namelist() if not any(map(is_hidden, name.split("/")))]
         self.names = {name.removesuffix(".npy") for name in members if name.endswith(".npy")}
@@ -119,6 +120,19 @@ class _Archive:
         with self._reading(name), warnings.catch_warnings(), self._zip.open(f"{name}.npy") as file:
             warnings.simplefilter("ignore")  # of headers that Python 2 wrote
             yield file
+
+
+def _check_directory(file: IO[bytes], archive: zipfile.ZipFile) -> None:
+    """Raise an error if the directory of a zip file hides members, or calls them other than their records do."""
+    members = archive.infolist()
+    for member in members:
+        archive.open(member).close()
+    file.seek(max(0, file.seek(0, os.SEEK_END) - 2**16 - 22))
+    end = file.read()
+    place = end.rfind(b"PK\5\6") + 10
+    counted_there = int.from_bytes(end[place : place + 2], "little")
+    if counted_there not in (len(members), 2**16 - 1):
+        raise ValueError(f"its directory shows {len(members)} members of {counted_there}")
 
 
 def _header(file: IO[bytes], size: int) -> Header:
