@@ -102,14 +102,17 @@ def _opened(path: str) -> Iterator[Image]:
     except FileNotFoundError:
         raise DataError(f"{path}: there is no such file") from None
     with file:
+        start = file.read(2)
+        file.seek(0)
         try:
-            image = Image.open(file, formats=FORMATS)
+            with _stderr_closed() if start in (b"II", b"MM") else contextlib.nullcontext():  # TIFF
+                with Image.open(file, formats=FORMATS) as image:
+                    yield image
         except UnidentifiedImageError as error:
-            empty = os.fstat(file.fileno()).st_size == 0
-            reason = "it is empty" if empty else f"it is not in an image format that is read: {', '.join(FORMATS)}"
+            reason = f"it is not in an image format that is read: {', '.join(FORMATS)}" if start else "it is empty"
             raise ValueError(reason) from error
-        with image, _stderr_closed() if image.format == "TIFF" else contextlib.nullcontext():
-            yield image
+        except MemoryError as error:
+            raise ValueError("there is not enough memory for what it declares to hold") from error
 
 
 @contextlib.contextmanager

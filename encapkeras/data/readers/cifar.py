@@ -24,7 +24,8 @@ from encapkeras.data.files import DatasetFiles
 from encapkeras.data.registry import Array, DataPath, DatasetInfo, DatasetReader, ImageArrays
 from encapkeras.files import open_regular
 
-MOST_TUPLES = 1000  # of a pickle: many that are nested end Python
+MOST_STEPS = 1_000_000  # of a pickle; the published files have some 300,000
+MOST_TUPLES = 1000  # many that are nested end Python
 
 
 class CifarReader(DatasetReader):
@@ -75,9 +76,9 @@ def _joined(batches: Sequence[tuple[Array, Array]]) -> tuple[Array, Array]:
 def _check_sizes(pickled: bytes) -> None:
     """Raise `ValueError` if a pickle asks for more memory than its bytes can fill, or for deeply nested tuples."""
     tuples = 0
-    for code, argument, _ in pickletools.genops(pickled):
+    for steps, (code, argument, _) in enumerate(pickletools.genops(pickled)):
         tuples += "TUPLE" in code.name
-        if tuples > MOST_TUPLES or ("PUT" in code.name and int(argument or 0) > len(pickled)):
+        if steps > MOST_STEPS or tuples > MOST_TUPLES or ("PUT" in code.name and int(argument or 0) > len(pickled)):
             raise ValueError("it holds more than a map of arrays and lists")
 
 
