@@ -98,7 +98,11 @@ def _files_of(paths: Iterable[str | os.PathLike[str]]) -> tuple[list[Path], dict
     files: list[Path] = []
     problems = {}
     for path in map(Path, paths):
-        found = _images_in(path) if os.path.isdir(path) else [path]
+        try:
+            found = _images_in(path) if os.path.isdir(path) else [path]
+        except DataError as error:
+            problems[path] = str(error)
+            continue
         if not found:
             problems[path] = f"{path}: there is no image in this folder; names of images end in {', '.join(ENDINGS)}"
         files += found

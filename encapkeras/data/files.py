@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import gzip
-import http.client
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -116,7 +115,7 @@ class DatasetFiles:
             raise DataError(self._not_found(folders, "there is no download for them"))
         try:
             return self._download_into(roots[0], self.download)
-        except (OSError, RuntimeError, http.client.HTTPException) as error:
+        except Exception as error:  # whatever the network, the disk or damaged archives end in
             reason = f"downloading them failed: {type(error).__name__}: {' '.join(str(error).split())}"
             raise DataError(self._not_found(folders, reason)) from error
 

@@ -14,7 +14,7 @@ from encapkeras.data.image_files import ImageFiles
 from encapkeras.data.readers.class_folders import LabeledFiles, classes_in, find_labeled_files, named, stray_files
 from encapkeras.data.registry import DataPath, DatasetInfo, DatasetReader, ImageArrays, register_dataset
 from encapkeras.errors import DataError
-from encapkeras.files import open_regular
+from encapkeras.files import open_regular, reading
 
 HOMEPAGE = "https://image-net.org/download.php (ILSVRC 2012)"
 WORDNET_ID = re.compile(r"n\d{8}", re.ASCII)
@@ -127,13 +127,12 @@ class HImageNet(DatasetReader):
 
 def read_class_list(path: Path) -> list[str]:
     """Return the WordNet ids in a text file, one per line, sorted; what follows a `#` is ignored."""
-    try:
-        with open_regular(path) as file:
-            lines = file.read().decode("utf-8").splitlines()
-    except FileNotFoundError:
-        raise DataError(f"{path}: there is no such file (data.class_list)") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} (data.class_list) cannot be read as text: {error}") from error
+    with reading(f"{path} (data.class_list)", "text", DataError):
+        try:
+            with open_regular(path) as file:
+                lines = file.read().decode("utf-8").splitlines()
+        except FileNotFoundError:
+            raise DataError(f"{path}: there is no such file (data.class_list)") from None
     places: dict[str, int] = {}
     problems = []
     for number, line in enumerate(lines, 1):
