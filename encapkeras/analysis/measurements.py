@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import io
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TextIO
 
 from encapkeras.errors import DataError
+from encapkeras.files import open_regular
 
 COSINE_BINS = 21
 BIN_WIDTH = 2 / COSINE_BINS
@@ -99,7 +101,7 @@ def write_csv(path: str | os.PathLike[str], analyses: Iterable[RoutingAnalysis])
 
 def append_csv(path: str | os.PathLike[str], analyses: Iterable[RoutingAnalysis]) -> None:
     """Append analyses to a table, created if it does not exist; the rows are in the file when this returns."""
-    with open(path, "a", newline="", encoding="utf-8") as file:
+    with io.TextIOWrapper(open_regular(path, "ab"), "utf-8", newline="") as file:
         _write_rows(file, analyses)
 
 
