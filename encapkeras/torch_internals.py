@@ -79,11 +79,12 @@ def writer_into(file: Any, folder: str) -> Any:
     from torch.utils.tensorboard import FileWriter, SummaryWriter
 
     class Writer(SummaryWriter):
-        def _get_file_writer(self) -> FileWriter:
-            if self.file_writer is None:
-                self.file_writer = FileWriter.__new__(FileWriter)
-                self.file_writer.event_writer = file
-                self.all_writers = {folder: self.file_writer}
-            return self.file_writer
+        def _get_file_writer(self) -> Any:
+            own: Any = self
+            if own.file_writer is None:
+                own.file_writer = FileWriter.__new__(FileWriter)
+                own.file_writer.event_writer = file
+                own.all_writers = {folder: own.file_writer}
+            return own.file_writer
 
     return Writer(folder)

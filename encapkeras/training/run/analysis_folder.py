@@ -84,10 +84,9 @@ class AnalysisFolder:
         """Write table, pictures and event files of analyses of one network; an older analysis is removed first."""
         self.check_free(overwrite)
         with writing(self.path):
-            make_folder(self.path)
+            self.path.mkdir(parents=True, exist_ok=True)
             self._remove(self._older() or [])
-        with replacing(self.table) as file:  # first: it is the mark that the folder is ours
-            write_csv(file, analyses)
+        write_csv(self.table, analyses)  # first: it is the mark that the folder is ours
         with writing(self.path), open_event_file(self.path) as writer:
             for layer in layers_of(analyses):
                 for name, plot in _PLOTS.items():

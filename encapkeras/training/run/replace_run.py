@@ -46,11 +46,6 @@ def written_by_run(path: Path, plugins: Collection[str] = ()) -> Iterator[Path]:
                     yield entry
 
 
-def linked_parts(path: Path) -> list[Path]:
-    """Return the links in place of what a run writes."""
-    return [entry for entry in written_by_run(path) if entry.is_symlink()]
-
-
 def replace_run(path: Path, older: Collection[Path], write: Callable[[Path], None], folders: Collection[Path]) -> None:
     """Put what `write` writes into a folder in place of `older` files; after an error all is as it was.
 

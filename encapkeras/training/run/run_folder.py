@@ -32,7 +32,7 @@ from encapkeras.errors import RunFolderError
 from encapkeras.files import FileLock, replacing, write_json, writing
 from encapkeras.plugins import Plugin, check_loaded
 from encapkeras.spec.write import as_yaml
-from encapkeras.training.run.replace_run import is_unfinished, linked_parts, replace_run, written_by_run
+from encapkeras.training.run.replace_run import is_unfinished, replace_run, written_by_run
 
 
 class RunFolder:
@@ -122,14 +122,22 @@ class RunFolder:
 
     def hold(self) -> None:
         """Keep other processes from training in this folder, until this one ends or closes `lock`."""
-        with writing(self.lock.path):
+        try:
             if not self.lock.acquire():
                 raise self._trained_elsewhere()
+        except OSError as error:
+            raise _unusable(self.path, error) from error
 
-    def check_links(self, advice: str = "Put what it leads to in its place.") -> None:
+    def check_links(self) -> None:
         """Check that nothing of this run is a symbolic link, through which other files would be written or removed."""
-        for link in linked_parts(self.path):
-            raise RunFolderError(f"{link} is a symbolic link, and a run writes in its own folder alone. {advice}")
+        for entry in written_by_run(self.path):
+            _check_no_link(entry, "Put what it leads to in its place.")
+
+    def analysis_in(self, name: str) -> Path:
+        """Return the folder in this run for one kind of analysis, after checking that no link leads elsewhere."""
+        for folder in (self.analysis, self.analysis / name):
+            _check_no_link(folder, "Remove the link, or choose another folder with --output.")
+        return self.analysis / name
 
     def _check_replaceable(self, overwrite: bool) -> None:
         if not self._is_ours():
@@ -203,11 +211,7 @@ class RunFolder:
                     f"{'file' if path in files else 'folder'}. Move it away, or choose another folder with --run-dir."
                 )
         for folder in (self.best.parent, self.resume):
-            if folder.is_symlink():
-                raise RunFolderError(
-                    f"{folder} is a symbolic link, and a run writes in its own folder alone. Remove the link, or "
-                    "choose another folder with --run-dir."
-                )
+            _check_no_link(folder, "Remove the link, or choose another folder with --run-dir.")
         copies = {copy for _, _, copy in self._plugin_records()}
         return list(written_by_run(self.path, copies)) if self.path.is_dir() else []
 
@@ -351,6 +355,11 @@ def trained_on(folder: RunFolder) -> str:
         return on_device(folder.read_environment())
     except (RunFolderError, LookupError, TypeError):
         return ""
+
+
+def _check_no_link(path: Path, advice: str) -> None:
+    if path.is_symlink():
+        raise RunFolderError(f"{path} is a symbolic link, and a run writes in its own folder alone. {advice}")
 
 
 def _unusable(path: Path, error: OSError) -> RunFolderError:

@@ -25,16 +25,18 @@ def open_event_file(folder: Path, suffix: str = "") -> SummaryWriter:
 
     torch's own writers leave that to a thread, which prints a traceback when the disk is full.
     """
-    return writer_into(_EventFile(folder, suffix), str(folder))
+    writer: SummaryWriter = writer_into(_EventFile(folder, suffix), str(folder))
+    return writer
 
 
 class _EventFile:
-    """The methods that torch calls of TensorBoard's writers."""
+    """The methods that torch calls of TensorBoard's writers; between two events the file is closed."""
 
     def __init__(self, folder: Path, suffix: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         origin = f"{socket.gethostname()}.{os.getpid()}.{next(_numbers)}"
-        self._buffered = open_regular(folder / f"events.out.tfevents.{int(time.time()):010d}.{origin}{suffix}", "xb")
+        self._path = folder / f"events.out.tfevents.{int(time.time()):010d}.{origin}{suffix}"
+        open_regular(self._path, "xb").close()
         self._records = RecordWriter(self)
         self.add_event(Event(wall_time=time.time(), file_version="brain.Event:2"))
 
@@ -42,19 +44,18 @@ class _EventFile:
         self._records.write(event.SerializeToString())
 
     def write(self, record: bytes) -> None:
-        file: Any = self._buffered.raw  # type: ignore[attr-defined]  # what a buffer cannot write it tries again
-        start, rest = file.tell(), memoryview(record)
-        try:
-            while rest:
-                rest = rest[file.write(rest) :]
-        except OSError:
-            with contextlib.suppress(OSError):
-                file.truncate(start)
-                file.seek(start)
-            raise
+        with open_regular(self._path, "ab") as file:
+            length, rest = file.tell(), memoryview(record)
+            try:
+                while rest:
+                    rest = rest[os.write(file.fileno(), rest) :]
+            except OSError:
+                with contextlib.suppress(OSError):
+                    file.truncate(length)
+                raise
 
     def flush(self) -> None:
         pass
 
     def close(self) -> None:
-        self._buffered.close()
+        pass
