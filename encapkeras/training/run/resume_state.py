@@ -94,7 +94,7 @@ class StateFiles:
     def save(self, position: Position, state: State) -> None:
         """Save a state completely or not at all, before the oldest is removed."""
         content = io.BytesIO()  # torch itself raises all sorts of errors where a disk is full
-        state = {"format": FORMAT, "position": list(position), **state}
+        state = {"format": FORMAT, "position": tuple(position), **state}
         torch.save({**state, "checksum": checksum(state)}, content)
         path = self.folder / f"epoch_{position.epoch + 1}_step_{position.step}.pt"
         with writing(path):
@@ -169,7 +169,7 @@ def _problem(state: State, position: Position, size: int) -> str:
     written = state.pop("checksum", None)
     if state["format"] != 1 and written != checksum(state):
         return "its content has another checksum"
-    if state.pop("position", list(position)) != list(position):
+    if tuple(state.pop("position", position)) != position:
         return "it was renamed"
     wrong = [name for name, is_right in _PARTS.items() if not is_right(state[name])]
     if not wrong and position.step > (state["steps"] or position.step):
