@@ -123,7 +123,8 @@ def test_a_run_that_is_refused_in_the_end_is_not_noted_as_resumed(tmp_path, monk
         file.write_bytes(b"")
     before = {name: (run / name).read_bytes() for name in ("environment.json", "spec.yaml")}
     capsys.readouterr()
-    said = refused(capsys, "train", "--resume", run, "--set", "train.clip_norm=1.5")
+    assert main(["train", "--resume", str(run), "--set", "train.clip_norm=1.5"]) == 2
+    said = capsys.readouterr().err
     assert "has 0 bytes; when the training was saved it had" in said
     assert f"The weights of earlier epochs are saved in {run / 'checkpoints'}" in said
     assert {name: (run / name).read_bytes() for name in before} == before

@@ -42,7 +42,8 @@ def written_by_run(path: Path, plugins: Collection[str] = ()) -> Iterator[Path]:
             if is_folder and entry.is_dir() and not entry.is_symlink():
                 folders.append(entry)
             elif entry.is_symlink() or entry.is_file():
-                if name in plugins or _FILES.fullmatch(name) or (is_folder and entry.is_symlink()):
+                is_plugin = folder.name == "plugins" and name in plugins
+                if is_plugin or _FILES.fullmatch(name) or (is_folder and entry.is_symlink()):
                     yield entry
 
 
