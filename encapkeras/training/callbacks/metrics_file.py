@@ -44,7 +44,7 @@ class MetricsFile(keras.callbacks.Callback):  # type: ignore[misc]
         with reading(self.path, "a table of metrics", TrainingError, "Put that file back, or start over."):
             if not os.path.lexists(self.path):
                 return []
-            with io.TextIOWrapper(open_regular(self.path), "utf-8", newline="") as file:
+            with io.TextIOWrapper(open_regular(self.path, "r+b"), "utf-8", newline="") as file:
                 return next(csv.reader(file), [])
 
     @columns.setter

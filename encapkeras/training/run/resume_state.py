@@ -22,7 +22,7 @@ from encapkeras.errors import TrainingError
 from encapkeras.files import FileLock, open_regular, reading, replacing, writing
 
 FORMAT = 2  # 1 has no checksum
-_NAME = re.compile(r"epoch_(\d+)_step_(\d+)\.pt")
+_NAME = re.compile(r"epoch_([1-9]\d*)_step_(\d+)\.pt")
 _EVENT_FILE = re.compile(r"events\.out\.tfevents\.[^/\\\0]+")
 _DIRECTORY, _AS_IT_IS = 0x10, zipfile.ZIP_STORED  # what the table of contents of a state's file says of each part
 
