@@ -131,12 +131,12 @@ class RunFolder:
     def check_links(self) -> None:
         """Check that nothing of this run is a symbolic link, through which other files would be written or removed."""
         for entry in written_by_run(self.path):
-            _check_no_link(entry, "Put what it leads to in its place.")
+            check_no_link(entry, "Put what it leads to in its place.")
 
     def analysis_in(self, name: str) -> Path:
         """Return the folder in this run for one kind of analysis, after checking that no link leads elsewhere."""
         for folder in (self.analysis, self.analysis / name):
-            _check_no_link(folder, "Remove the link, or choose another folder with --output.")
+            check_no_link(folder, "Remove the link, or choose another folder with --output.")
         return self.analysis / name
 
     def _check_replaceable(self, overwrite: bool) -> None:
@@ -211,7 +211,7 @@ class RunFolder:
                     f"{'file' if path in files else 'folder'}. Move it away, or choose another folder with --run-dir."
                 )
         for folder in (self.best.parent, self.resume):
-            _check_no_link(folder, "Remove the link, or choose another folder with --run-dir.")
+            check_no_link(folder, "Remove the link, or choose another folder with --run-dir.")
         copies = {copy for _, _, copy in self._plugin_records()}
         return list(written_by_run(self.path, copies)) if self.path.is_dir() else []
 
@@ -357,7 +357,8 @@ def trained_on(folder: RunFolder) -> str:
         return ""
 
 
-def _check_no_link(path: Path, advice: str) -> None:
+def check_no_link(path: Path, advice: str) -> None:
+    """Check that a part of a run is not a symbolic link, through which other files would be written or removed."""
     if path.is_symlink():
         raise RunFolderError(f"{path} is a symbolic link, and a run writes in its own folder alone. {advice}")
 
