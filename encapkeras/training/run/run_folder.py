@@ -29,7 +29,7 @@ from typing import Any
 
 from encapkeras import __version__
 from encapkeras.errors import RunFolderError
-from encapkeras.files import FileLock, replacing, write_json, writing
+from encapkeras.files import FileLock, open_regular, reading, replacing, write_json, writing
 from encapkeras.plugins import Plugin, check_loaded
 from encapkeras.spec.write import as_yaml
 from encapkeras.training.run.replace_run import is_unfinished, replace_run, written_by_run
@@ -153,8 +153,8 @@ class RunFolder:
 
     def _is_ours(self) -> bool:
         try:
-            return "encapkeras" in json.loads(self.environment.read_text())
-        except (OSError, ValueError, TypeError):
+            return "encapkeras" in self.read_environment()
+        except RunFolderError:
             return False
 
     def create(
@@ -236,11 +236,11 @@ class RunFolder:
 
     def read_environment(self) -> dict[str, Any]:
         """Read `environment.json`: versions, device and so on of the process that started the run."""
-        try:
-            content: dict[str, Any] = dict(json.loads(self.environment.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError) as error:
-            raise RunFolderError(f"{self.environment} cannot be read: {error}") from error
-        return content
+        with (
+            reading(self.environment, "the note of a training", RunFolderError),
+            open_regular(self.environment) as file,
+        ):
+            return dict(json.loads(file.read()))
 
     def was_begun(self) -> bool:
         """Whether a run of ours is here that has come as far as its spec."""
@@ -295,9 +295,9 @@ class RunFolder:
     def _plugin_records(self) -> list[tuple[dict[str, Any], Path, str]]:
         """Return what each plugin registers, where it was, and its copy; none if this is a run of another kind."""
         try:
-            records = json.loads(self.environment.read_text()).get("plugins", [])
+            records = self.read_environment().get("plugins", [])
             return [(dict(record["registers"]), Path(record["path"]), str(record["copy"])) for record in records]
-        except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        except (RunFolderError, ValueError, TypeError, KeyError):
             return []
 
 
