@@ -7,6 +7,7 @@ against what it says, so that a change is found there, and not in the results of
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 from typing import Any
@@ -115,6 +116,15 @@ def steps_per_epoch(model: keras.Model, frame: FrameType | None) -> int | None:
     """Get the argument of the `fit` of this model that a frame is inside of (its `epoch_iterator`; Keras 3.15)."""
     fit = _frame_of_fit(model, frame)
     return fit.f_locals["epoch_iterator"].steps_per_epoch if fit else None
+
+
+def callbacks_before(
+    model: keras.Model, frame: FrameType | None, callback: keras.callbacks.Callback
+) -> list[keras.callbacks.Callback]:
+    """List what the `fit` that a frame is inside of calls before a callback (its `callbacks`; Keras 3.15)."""
+    fit = _frame_of_fit(model, frame)
+    in_order = fit.f_locals["callbacks"].callbacks if fit else []
+    return list(itertools.takewhile(lambda each: each is not callback, in_order))
 
 
 def _frame_of_fit(model: keras.Model, frame: FrameType | None) -> FrameType | None:

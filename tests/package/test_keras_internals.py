@@ -205,6 +205,16 @@ def test_steps_per_epoch_is_the_argument_of_fit(steps):
     assert found == [steps] and internals.steps_per_epoch(model, sys._getframe()) is None
 
 
+def test_callbacks_before_are_those_that_fit_calls_first():
+    model, found = one_weight(), []
+    last = Calling(
+        on_train_begin=lambda logs=None: found.extend(internals.callbacks_before(model, sys._getframe(), last))
+    )
+    first, second = Calling(), Calling()
+    model.fit(X, Y, callbacks=[first, second, last, Calling()], verbose=0)
+    assert found == [first, second] and internals.callbacks_before(model, sys._getframe(), last) == []
+
+
 def scaled():
     return keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.1), initial_scale=2.0)
 
