@@ -71,9 +71,9 @@ class NotConvergedWarning(UserWarning):
     """An iteration ended at its largest number of rounds before it reached the requested precision."""
 
 
-def printable(text: str) -> str:
-    """The text with escapes for all that a terminal would not show as it is written, line ends included."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+def printable(text: str, keep: str = "") -> str:
+    """The text with escapes for all that a terminal would not show as it is written, line ends too unless kept."""
+    return "".join(c if c.isprintable() or c in keep else c.encode("unicode_escape").decode() for c in text)
 
 
 @dataclass(frozen=True)

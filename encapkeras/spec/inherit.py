@@ -117,7 +117,7 @@ class Inheritance:
             text = "leaves the folder of the spec; name a file in it, below it, or among the bundled specs"
             self._report.add(name, f"'{name.value}' {text}")
             return None
-        text = f"there is no file '{name.value}', here or among the bundled specs. {self._near(beside)}"
+        text = f"file '{name.value}' not found, neither here nor among the bundled specs. {self._near(beside)}"
         self._report.add(name, text)
         return None
 

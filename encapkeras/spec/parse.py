@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ DEEPEST = 64  # maps and lists inside one another; each level is a call
 LONGEST_NUMBER = 400
 LONGEST_KEY = 1000
 LONGEST_TEXT = 10_000
+LONGEST_QUOTED = 200  # of a text that an error shows how to quote
 
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _QUOTED = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"|\'[^\']*+\'', re.DOTALL)
@@ -106,9 +108,25 @@ def load_value(text: str, shown: str, path: str) -> Tree:
     try:
         tree = _read(text, shown, report)
         report.raise_if_any()
+        _refuse_loss(text, tree)
     except SpecError as error:
-        raise SpecError([Problem(shown, 0, 0, path, problem.message) for problem in error.problems]) from None
+        quoted = shlex.quote(f"{path}={json.dumps(text, ensure_ascii=False)}")
+        advice = f". If it is a text, quote it: --set {quoted}" if len(text) <= LONGEST_QUOTED else ""
+        messages = [problem.message.removesuffix(".") + advice for problem in error.problems]
+        raise SpecError([Problem(shown, 0, 0, path, message) for message in messages]) from None
     return load_data(tree.plain(), shown, path)
+
+
+def _refuse_loss(text: str, tree: Tree) -> None:
+    """Raise an error if YAML drops a part of a text, which from the command line is never meant."""
+    comment = next(iter(comments(text, is_json=False)), "")
+    if comment:
+        raise _error(tree.file, 0, 0, f"'{comment}' would be dropped: in YAML it is a comment")
+    plain = text.lstrip(" ")
+    if isinstance(tree.value, str) and plain[:1] not in "\"'|>" and tree.value != plain:
+        raise _error(tree.file, 0, 0, f"'{plain}' would be changed to '{tree.value}': YAML drops blanks and line ends")
+    if tree.value is None and plain.strip() not in _NAMED:
+        raise _error(tree.file, 0, 0, f"'{plain}' would be dropped: in YAML it is a mark between documents")
 
 
 def load_data(data: Any, shown: str, path: str = "", depth: int = 0) -> Tree:
