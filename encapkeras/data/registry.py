@@ -13,7 +13,7 @@ from typing import Annotated, Any, ClassVar, TypeVar
 import numpy.typing as npt
 
 from encapkeras.data.image_files import ImageFiles
-from encapkeras.errors import RegistrationError
+from encapkeras.errors import DataError, RegistrationError, printable
 from encapkeras.registry import Registry
 
 Array = npt.NDArray[Any]
@@ -46,6 +46,9 @@ class DatasetInfo:
         class_names: The name of each class, in the order of the labels.
         train_images: Number of images for training and validation; None if not known before reading.
         validation_images: Number of images in the data set's own validation part; None if it has none.
+
+    Raises:
+        DataError: The name of a class is not valid Unicode, as that of a folder may be.
     """
 
     height: int
@@ -55,6 +58,13 @@ class DatasetInfo:
     class_names: tuple[str, ...]
     train_images: int | None = None
     validation_images: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in self.class_names:
+            if any("\ud800" <= character <= "\udfff" for character in name):
+                raise DataError(
+                    f"the name of class '{printable(name)}' is not UTF-8; rename it, with its folder if any"
+                )
 
 
 @dataclass(frozen=True)

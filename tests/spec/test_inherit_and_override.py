@@ -250,7 +250,20 @@ def test_a_warm_up_must_end_before_the_training_does():
     assert check_spec("quickstart", [schedule, "train.epochs=6"]).train.epochs == 6
 
 
-NOT_AS_WRITTEN = ["photos #2", "#1", "photos ", "a\nb", "---", "[old] photos", "@home", "%d", "*best*", "`x`", "!x", "{a: b"]
+NOT_AS_WRITTEN = [
+    "photos #2",
+    "#1",
+    "photos ",
+    "a\nb",
+    "---",
+    "[old] photos",
+    "@home",
+    "%d",
+    "*best*",
+    "`x`",
+    "!x",
+    "{a: b",
+]
 
 
 def digits_below(root):
