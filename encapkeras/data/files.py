@@ -23,7 +23,7 @@ def data_roots(root: str | None) -> list[Path]:
     """Return the folders that may hold data sets, in order: `data.root`, `$ENCAPKERAS_DATA` and the cache folder."""
     cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     given = [root, os.environ.get("ENCAPKERAS_DATA"), os.path.join(cache, "encapkeras")]
-    return [Path(folder).expanduser() for folder in given if folder]
+    return [Path(os.path.expanduser(folder)) for folder in given if folder]
 
 
 def torchvision_download(name: str, *splits: str) -> Callable[[str], None]:

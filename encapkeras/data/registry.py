@@ -62,9 +62,7 @@ class DatasetInfo:
     def __post_init__(self) -> None:
         for name in self.class_names:
             if any("\ud800" <= character <= "\udfff" for character in name):
-                raise DataError(
-                    f"the name of class '{printable(name)}' is not UTF-8; rename it, with its folder if any"
-                )
+                raise DataError(f"the name of class '{printable(name)}' is not UTF-8; rename it, or its folder")
 
 
 @dataclass(frozen=True)

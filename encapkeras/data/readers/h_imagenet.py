@@ -82,7 +82,7 @@ class HImageNet(DatasetReader):
 
     def _classes(self) -> list[str]:
         if self.class_list is not None:
-            return read_class_list(Path(self.class_list).expanduser())
+            return read_class_list(Path(os.path.expanduser(self.class_list)))
         found = [name for name in classes_in(self._folder() / "train") if WORDNET_ID.fullmatch(name)]
         if len(found) < 2:
             raise DataError(
@@ -104,7 +104,7 @@ class HImageNet(DatasetReader):
 
     def _boxes(self, part: str) -> dict[str, str]:
         """Return the .xml files of a part by the names of their images."""
-        root = Path(self.boxes or "").expanduser()
+        root = Path(os.path.expanduser(self.boxes or ""))
         if not root.is_dir():
             raise DataError(f"{root}: there is no such folder (data.boxes)")
         inner = root / part if (root / part).is_dir() else root

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Literal
 
@@ -32,7 +33,7 @@ class ImageFolder(DatasetReader):
     image_size = 64
 
     def __init__(self, root: DataPath, channels: Literal[1, 3] = 3) -> None:
-        self.root = Path(root).expanduser()
+        self.root = Path(os.path.expanduser(root))
         self.channels = channels
 
     def describe(self) -> DatasetInfo:

@@ -38,7 +38,7 @@ class Npz(DatasetReader):
     """
 
     def __init__(self, path: DataPath) -> None:
-        self.path = Path(path).expanduser()
+        self.path = Path(os.path.expanduser(path))
 
     def describe(self) -> DatasetInfo:
         """Size and classes from the headers of the images and from the labels."""
