@@ -32,6 +32,7 @@ from encapkeras.cli.terminal.spec_errors import print_problems
 from encapkeras.cli.terminal.streams import safe_output
 from encapkeras.errors import (
     LONGEST_NAME,
+    ArgumentError,
     DistributionError,
     EncapkerasError,
     SpecError,
@@ -87,6 +88,7 @@ def _run(words: list[str]) -> int:
     try:
         arguments = _parse(words)
         debug = debug or arguments.debug
+        _check_folder()
         if arguments.run is not train.run and environment_number("WORLD_SIZE", 1) > 1:
             raise DistributionError(
                 f"torchrun has started {os.environ['WORLD_SIZE']} processes; only the command train works in several. "
@@ -110,6 +112,13 @@ def _run(words: list[str]) -> int:
         if debug:
             traceback.print_exception(error)
         return failure
+
+
+def _check_folder() -> None:
+    try:
+        os.getcwd()
+    except OSError:  # torch would end the process
+        raise ArgumentError("the working folder does not exist any more. Change to another one with cd.") from None
 
 
 def _print_error(error: Exception | KeyboardInterrupt) -> int | None:
@@ -138,10 +147,6 @@ def _print_error(error: Exception | KeyboardInterrupt) -> int | None:
 
 def _of_the_system(error: OSError) -> str:
     """Return what the operating system refuses, such as a name of 5,000 characters."""
-    try:
-        os.getcwd()
-    except OSError:
-        return "the working folder does not exist any more. Change to another one with cd."
     name = f"'{cut(printable(str(error.filename)), LONGEST_NAME)}': " if error.filename else ""
     return f"{name}{error.strerror or error}. {DEBUG} shows where this happened."
 
