@@ -67,6 +67,11 @@ def memory_text(size: int | None) -> str:
     return f"{number:.1f} {_BYTES[power]}" if power else f"{size} {_BYTES[0]}"
 
 
+def is_utf8(name: str) -> bool:
+    """Return whether a name, such as that of a folder, can be written as UTF-8."""
+    return not any("\ud800" <= character <= "\udfff" for character in name)
+
+
 def in_markdown(text: str) -> str:
     """Return a text that Markdown, which may hold HTML and mathematics, shows as it is; lines remain lines."""
     return _MARKDOWN.sub(r"\\\g<0>", printable(text, keep="\n").translate(_HTML))

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from encapkeras.data.image_files import ImageFiles
 from encapkeras.errors import DataError, RegistrationError, printable
 from encapkeras.registry import Registry
+from encapkeras.text import is_utf8
 
 Array = npt.NDArray[Any]
 ReaderClass = TypeVar("ReaderClass", bound="type[DatasetReader]")
@@ -61,7 +62,7 @@ class DatasetInfo:
 
     def __post_init__(self) -> None:
         for name in self.class_names:
-            if any("\ud800" <= character <= "\udfff" for character in name):
+            if not is_utf8(name):
                 raise DataError(f"the name of class '{printable(name)}' is not UTF-8; rename it, or its folder")
 
 

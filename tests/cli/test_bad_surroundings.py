@@ -242,3 +242,51 @@ def test_debug_shows_where_an_error_arose(folder, capsys, monkeypatch):
     assert "ValueError: invalid literal" in capsys.readouterr().err
     assert main(["bench", "data", "--dataset", "nothing", "--debug"]) == 2
     assert "Traceback" in capsys.readouterr().err
+
+
+NOT_UTF8 = os.fsdecode(b"caf\xe9")
+
+
+def test_folders_and_files_whose_names_are_not_utf8(folder, tiny_run, capsys):
+    for line in ("train SPEC --run-dir X", "compare SPEC quickstart --run-dir X"):
+        assert "its path is not UTF-8. Choose another" in refused(capsys, *words_of(line, NOT_UTF8, tiny_run))
+    (folder / f"{NOT_UTF8}.py").write_text("import encapkeras\n")
+    assert "registers nothing" in refused(capsys, "check", "quickstart", "--plugin", f"{NOT_UTF8}.py")
+    Image.new("L", (32, 32)).save(f"{NOT_UTF8}.png")
+    assert main(["predict", str(tiny_run), f"{NOT_UTF8}.png", "--csv", f"{NOT_UTF8}.csv"]) == 0
+    assert "caf\\udce9.png: " in capsys.readouterr().out
+    assert "caf\\udce9.png,1," in (folder / f"{NOT_UTF8}.csv").read_text()
+
+
+@pytest.mark.skipif(not hasattr(os, "openpty"), reason="there is no pseudo-terminal")
+def test_a_progress_bar_is_drawn_and_names_beside_it_are_escaped(folder):
+    (folder / "p.py").write_text(
+        "import keras, sys, encapkeras\n"
+        "@encapkeras.register_layer('noisy')\n"
+        "class Noisy(keras.layers.Layer):\n"
+        "    '''A layer.'''\n"
+        "    def call(self, x):\n"
+        "        print('\\x1b[41mname\\x1b[0m', file=sys.stderr)\n"
+        "        return x\n"
+    )
+    spec = tiny_spec(epochs=1)
+    spec["model"]["nodes"]["drop"] = {"layer": "noisy", "inputs": "hidden"}
+    write_spec(folder, spec)
+    terminal, other = os.openpty()
+    command = [*warm_python(), "-c", PROGRAM, "train", "tiny.yaml", "--plugin", "p.py", "--run-dir", "run"]
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "80"}
+    process = subprocess.Popen(command, stdout=other, stderr=subprocess.PIPE, text=True, env=environment)
+    os.close(other)
+    shown = b""
+    while True:
+        try:
+            part = os.read(terminal, 65536)
+        except OSError:  # the other end is closed
+            break
+        if not part:
+            break
+        shown += part
+    os.close(terminal)
+    assert process.communicate()[1].startswith("\\x1b[41mname\\x1b[0m\n")
+    assert process.returncode == 0
+    assert b"\x1b[2K" in shown and rb"\x1b" not in shown.replace(rb"\x1b[41mname\x1b[0m", b"")

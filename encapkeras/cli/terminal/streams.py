@@ -11,8 +11,8 @@ import sys
 from collections.abc import Iterator
 from typing import Any, TextIO
 
-# Control characters but for tabs and line ends, and those that change the direction of a text.
-_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+# Control characters but for tabs and line ends, those that change the direction of a text, and what is not UTF-8.
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 class Output:
