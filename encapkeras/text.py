@@ -97,10 +97,16 @@ def drawing(style: Mapping[Any, Any]) -> Iterator[None]:
 
 def _families() -> list[str]:
     from matplotlib import rcParams
+
+    return list(dict.fromkeys([*rcParams["font.family"], *_more_installed()]))
+
+
+@functools.cache
+def _more_installed() -> list[str]:
     from matplotlib.font_manager import fontManager
 
     installed = {font.name for font in fontManager.ttflist}
-    return list(dict.fromkeys([*rcParams["font.family"], *(name for name in _MORE_FONTS if name in installed)]))
+    return [name for name in _MORE_FONTS if name in installed]
 
 
 @functools.cache

@@ -73,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # torch's threads wait for each other by spinning, which costs several times the work itself once anything else
     # needs a core. OpenMP reads this when torch is first imported. Benchmarks have the machine to themselves, and
     # measure what a user's own script would see.
-    if "bench" not in [word for word in words if word != DEBUG][:1]:
+    if next((word for word in words if word != DEBUG), "") != "bench":
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     with safe_output() as output:
         code = _run(words)
