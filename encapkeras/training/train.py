@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import keras
 import torch
@@ -15,6 +17,7 @@ from rich.console import Console
 
 from encapkeras.analysis import routing_layers
 from encapkeras.data import DataSplits, load
+from encapkeras.data.fingerprint import Fingerprint
 from encapkeras.distribution import DataParallel, initialize
 from encapkeras.distribution.processes import (
     broadcast,
@@ -23,7 +26,7 @@ from encapkeras.distribution.processes import (
     report_lost_processes,
     run_on_first,
 )
-from encapkeras.errors import TrainingError
+from encapkeras.errors import RunFolderError, TrainingError
 from encapkeras.files import write_json
 from encapkeras.functional.torch_support.optional_compile import enable_compile
 from encapkeras.model.load_model import load_model
@@ -32,12 +35,20 @@ from encapkeras.plugins import used_plugins
 from encapkeras.summary.node_table import parameters
 from encapkeras.training import callbacks
 from encapkeras.training.analysis_images import first_images
-from encapkeras.training.check import check_device, check_options, check_settings
+from encapkeras.training.check import (
+    check_device,
+    check_options,
+    check_same_images,
+    check_same_spec,
+    check_settings,
+)
 from encapkeras.training.measure import check_fits, compile_with_losses, measure_metrics
 from encapkeras.training.memory.advice import advice_for_training
 from encapkeras.training.memory.out_of_memory import explain_out_of_memory
 from encapkeras.training.memory.peak_memory import PeakMemory
 from encapkeras.training.optimizer.make_optimizer import ConstantRate, has_schedule, make_optimizer
+from encapkeras.training.run.identity import check_checkpoint, check_images, check_state, noted_images
+from encapkeras.training.run.known_runs import newest_unfinished
 from encapkeras.training.run.resume_state import StateFiles, check_model_state
 from encapkeras.training.run.run_folder import RunFolder, describe_environment, on_device
 from encapkeras.training.run.start import LaunchedRun, Start, decide_start, numeric_differences
@@ -118,9 +129,13 @@ class _Run:
         try:
             with explain_out_of_memory(advice_for_training(self.model, self.folder.path)):
                 yield
-        except (KeyboardInterrupt, TrainingError) as stop:
+        except (KeyboardInterrupt, TrainingError, RunFolderError) as stop:
             text = (str(stop) or "interrupted").removesuffix(".")
-            raise type(stop)(f"{text}. {self._saved_weights()}") from None
+            raise type(stop)(f"{text}. {self._saved_weights()} {self._how_to_continue()}") from None
+        except SystemExit:  # SIGTERM, or another process has ended
+            if connected().is_first:
+                print(self._how_to_continue(), file=sys.stderr)
+            raise
 
     def _saved_weights(self) -> str:
         last, best = self.checkpoints.last_epoch, self.checkpoints.best_epoch
@@ -129,9 +144,14 @@ class _Run:
         saved = f"The weights after epoch {last} are saved in {self.folder.last}"
         return f"{saved}, those of the best epoch, {best}, in {self.folder.best}." if best else f"{saved}."
 
+    def _how_to_continue(self) -> str:
+        launcher = ", started with torchrun as before" if connected().count > 1 else ""
+        return f"Continue with: {self.folder.resume_command}{launcher}"
+
 
 def _check(spec: Spec, launched: LaunchedRun, run_dir: str | Path | None, overwrite: bool, resume: bool) -> Start:
     """Check all that needs neither network nor data, and decide whether a run starts or resumes."""
+    check_same_spec(spec)
     check_options(spec, run_dir, overwrite, resume)
     return run_on_first(lambda: decide_start(spec, launched, run_dir, overwrite, resume))
 
@@ -148,11 +168,12 @@ def _open_run(spec: Spec, start: Start, launched: LaunchedRun) -> _Run:
         check_fits(model, splits.info)
         check_device(spec.train, _device_of(model))
         compile_with_losses(model, make_optimizer(spec.train, len(splits.train)))
-    run = _Run(spec, model, splits, RunFolder(start.path))
     device = _device_of(model)
     gpu = f" ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else ""
     environment = describe_environment(f"{device}{gpu}", spec.train.seed, connected().count)
-    run_on_first(lambda: _write_start(run, start, launched, environment))
+    opened = run_on_first(lambda: _write_start(spec, model, splits.fingerprint, start, launched, environment))
+    run = _Run(spec, model, splits, RunFolder(opened.path))
+    run.checkpoints.run = opened.name
     _introduce(run, environment)
     return run
 
@@ -164,33 +185,74 @@ def _load_data(spec: Spec) -> DataSplits:
         with propagate_errors(), explain_out_of_memory():
             if is_first_here == turn:
                 splits = load(check_settings(spec), seed=spec.train.seed)
+    check_same_images(splits.fingerprint)
     return splits
 
 
-def _write_start(run: _Run, start: Start, launched: LaunchedRun, environment: dict[str, Any]) -> None:
+class _Opened(NamedTuple):
+    path: Path
+    name: str | None  # of the run, which its checkpoints and states bear; None for one of an earlier version
+
+
+def _write_start(
+    spec: Spec,
+    model: SpecModel,
+    images: Fingerprint,
+    start: Start,
+    launched: LaunchedRun,
+    environment: dict[str, Any],
+) -> _Opened:
     """Make the run folder, or note in it that the run is resumed."""
-    folder, resolved = run.folder, run.spec.resolved
+    if start.path is None:
+        newest = newest_unfinished(spec.name)
+        with RunFolder.claimed(spec.name) as folder:
+            opened = _write_new(spec, model, folder, start, launched, {**environment, "data": images})
+        if newest:
+            _say(f"an unfinished run of this spec is in {newest.path}. Continue that with: {newest.resume_command}")
+        return opened
+    folder = RunFolder(start.path)
     if not start.resumes:
-        launched.makes(folder)
-        needed_bytes = _bytes_of_weights(run) + SMALL_FILES
-        folder.create(resolved, environment, start.overwrite, needed_bytes, used_plugins(resolved))
-    else:
-        newest = StateFiles(folder.resume).newest()
-        if newest:  # before anything in the folder changes
-            check_model_state(run.model, newest[1]["model"])
-        changes = [f"changed since the run was started: {change}" for change in start.changes]
-        _say(*changes, *numeric_differences(folder.read_environment(), environment))
-        _say(f"resumes at {StateFiles(folder.resume).position()}")
-        folder.note_resumption(resolved, environment, start.changes)
+        return _write_new(spec, model, folder, start, launched, {**environment, "data": images})
+    newest_state = StateFiles(folder.resume).newest()
+    started = folder.read_environment()
+    if newest_state:  # before anything in the folder changes
+        check_state(folder, *newest_state)
+        check_model_state(model, newest_state[1]["model"])
+    check_images(folder, images)
+    changes = [f"changed since the run was started: {change}" for change in start.changes]
+    _say(*changes, *numeric_differences(started, environment))
+    if not noted_images(started):
+        environment = {**environment, "data": images}
+        _say("the run was started by an earlier version, so it is unknown whether these are the images that it had")
+    _say(f"resumes at {StateFiles(folder.resume).position()}")
+    folder.note_resumption(spec.resolved, environment, start.changes)
     launched.made(folder)
+    return _Opened(folder.path, started.get("run"))
 
 
-def _bytes_of_weights(run: _Run) -> int:
+def _write_new(
+    spec: Spec,
+    model: SpecModel,
+    folder: RunFolder,
+    start: Start,
+    launched: LaunchedRun,
+    environment: dict[str, Any],
+) -> _Opened:
+    name = secrets.token_hex(8)
+    launched.makes(folder)
+    needed_bytes = _bytes_of_weights(spec, model) + SMALL_FILES
+    described = {**environment, "run": name}
+    folder.create(spec.resolved, described, start.overwrite, needed_bytes, used_plugins(spec.resolved))
+    launched.made(folder)
+    return _Opened(folder.path, name)
+
+
+def _bytes_of_weights(spec: Spec, model: SpecModel) -> int:
     """Return what checkpoints and resume states take on the disk while one more of each is written."""
-    run.model.optimizer.build(run.model.trainable_variables)
-    weights: int = sum(weight.value.nbytes for weight in run.model.weights)
-    state: int = weights + sum(variable.value.nbytes for variable in run.model.optimizer.variables)
-    return 3 * weights + (run.spec.train.resume_state.keep + 1) * state
+    model.optimizer.build(model.trainable_variables)
+    weights: int = sum(weight.value.nbytes for weight in model.weights)
+    state: int = weights + sum(variable.value.nbytes for variable in model.optimizer.variables)
+    return 3 * weights + (spec.train.resume_state.keep + 1) * state
 
 
 def _introduce(run: _Run, environment: dict[str, Any]) -> None:
@@ -274,7 +336,12 @@ def _closing(in_order: Sequence[keras.callbacks.Callback]) -> Iterator[None]:
 def _test(run: _Run) -> dict[str, float]:
     with propagate_errors():
         validated = run.splits.validation is not None
-        best = load_model(run.folder.chosen(validated)) if connected().is_first else build_model(run.spec)
+        if connected().is_first:
+            chosen = run.folder.chosen(validated)
+            check_checkpoint(run.folder, chosen)
+            best = load_model(chosen)
+        else:
+            best = build_model(run.spec)
         compile_with_losses(best)
     found = measure_metrics(run.strategy.attach(best), run.own_splits.test)
     return {"test_accuracy": found["accuracy"], "test_loss": found["loss"]}

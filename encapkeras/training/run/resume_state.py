@@ -17,7 +17,7 @@ import keras
 import torch
 
 from encapkeras.errors import TrainingError
-from encapkeras.files import replacing, writing
+from encapkeras.files import open_regular, replacing, writing
 
 try:
     import fcntl
@@ -68,6 +68,19 @@ class StateFiles:
         except OSError:  # a file system without locks
             pass
 
+    def is_locked(self) -> bool:
+        """Return whether another process trains with this folder."""
+        if fcntl is None:
+            return False
+        try:
+            with open_regular(self.folder / ".lock") as file:
+                fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:
+            pass
+        return False
+
     def unlock(self) -> None:
         """Let other processes resume the training."""
         if self._locked is not None:
@@ -77,7 +90,7 @@ class StateFiles:
     def save(self, position: Position, state: State) -> None:
         """Save a state completely or not at all, before the oldest is removed."""
         content = io.BytesIO()  # torch itself raises all sorts of errors where a disk is full
-        torch.save({"format": FORMAT, **state}, content)
+        torch.save({"format": FORMAT, "position": tuple(position), **state}, content)
         path = self.folder / f"epoch_{position.epoch + 1}_step_{position.step}.pt"
         with writing(path):
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -92,7 +105,13 @@ class StateFiles:
     def newest(self) -> tuple[Position, State] | None:
         """Read the newest state; None if there is none. A damaged file is a TrainingError."""
         found = self._newest_first()
-        return (found[0][0], _read(found[0][1])) if found else None
+        if not found:
+            return None
+        position, path = found[0]
+        state = _read(path)
+        if state.get("position", tuple(position)) != tuple(position):
+            raise TrainingError(f"the resume state {path} is not of {position}: the file was renamed. Put it back.")
+        return position, state
 
     def position(self) -> Position | None:
         """Return where the newest state was saved; None if there is none."""

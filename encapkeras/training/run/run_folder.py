@@ -14,14 +14,16 @@ analysis/           what the routing layers do: while training (epochs.csv, epoc
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import os
 import platform
 import re
+import shlex
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +77,30 @@ class RunFolder:
             number += 1
         return cls(path)
 
+    @classmethod
+    @contextlib.contextmanager
+    def claimed(cls, name: str) -> Iterator[RunFolder]:
+        """Make the default folder, which no other process has; remove it if an error leaves it empty."""
+        folder = cls.default(name)
+        with writing(folder.path):
+            folder.path.parent.mkdir(parents=True, exist_ok=True)
+            while True:
+                with contextlib.suppress(FileExistsError):
+                    folder.path.mkdir()
+                    break
+                folder = cls.default(name)
+        try:
+            yield folder
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.removedirs(folder.path)
+            raise
+
+    @property
+    def resume_command(self) -> str:
+        """The command that continues an unfinished run."""
+        return f"encapkeras train --resume {shlex.quote(str(self.path))}"
+
     def chosen(self, validated: bool) -> Path:
         """Return the checkpoint that counts: the best of a `validated` run, else the last.
 
@@ -87,13 +113,14 @@ class RunFolder:
         other = self.last if validated else self.best
         if not other.is_file():
             raise RunFolderError(
-                f"run {self.path} has no checkpoint: it stopped before the end of its first epoch. Train it again with "
-                "--overwrite."
+                f"run {self.path} has no checkpoint, though it is finished. Put back {checkpoint}."
+                if self.results.is_file()
+                else f"run {self.path} has no checkpoint: it stopped before the end of its first epoch. Continue it "
+                f"with: {self.resume_command}"
             )
         raise RunFolderError(
             f"{checkpoint} is missing: of this run, with{'' if validated else 'out'} a validation part, it is the "
-            f"checkpoint that counts, and {other.name} is not used in its place. Put it back, or train the run again "
-            "with --overwrite."
+            f"checkpoint that counts, and {other.name} is not used in its place. Put it back."
         )
 
     def check_free(self, overwrite: bool = False) -> None:
@@ -127,8 +154,12 @@ class RunFolder:
             )
         if not overwrite:
             raise RunFolderError(
-                f"run folder {self.path} already exists. Choose another with --run-dir, or replace the run in it with "
-                "--overwrite."
+                f"run folder {self.path} already exists. Choose another with --run-dir, or "
+                + (
+                    "replace the run in it with --overwrite."
+                    if self.results.is_file() or self.has_remains()
+                    else f"continue the unfinished run in it with: {self.resume_command}"
+                )
             )
 
     def _is_ours(self) -> bool:
