@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import keras
 import torch
@@ -17,7 +17,6 @@ from rich.console import Console
 
 from encapkeras.analysis import routing_layers
 from encapkeras.data import DataSplits, load
-from encapkeras.data.fingerprint import Fingerprint
 from encapkeras.distribution import DataParallel, initialize
 from encapkeras.distribution.processes import (
     broadcast,
@@ -100,12 +99,13 @@ def train(
             _say(f"run {start.path} is finished already")
             return start.results
         memory = PeakMemory()
-        run = _open_run(spec, start, launched)
-        with report_lost_processes(), run.explain_errors(), enable_compile(spec.train.compile):
-            trained = _train_epochs(run)
-            tested = _test(run)
-        peak = {"peak_memory_mib": memory.mebibytes(_device_of(run.model))}
-        return _close(run, {**tested, **trained, **peak})
+        with _claimed(spec, start) as folder:
+            run = _open_run(spec, start, launched, folder)
+            with report_lost_processes(), run.explain_errors(), enable_compile(spec.train.compile):
+                trained = _train_epochs(run)
+                tested = _test(run)
+            peak = {"peak_memory_mib": memory.mebibytes(_device_of(run.model))}
+            return _close(run, {**tested, **trained, **peak})
 
 
 @dataclass
@@ -156,7 +156,24 @@ def _check(spec: Spec, launched: LaunchedRun, run_dir: str | Path | None, overwr
     return run_on_first(lambda: decide_start(spec, launched, run_dir, overwrite, resume))
 
 
-def _open_run(spec: Spec, start: Start, launched: LaunchedRun) -> _Run:
+@contextlib.contextmanager
+def _claimed(spec: Spec, start: Start) -> Iterator[RunFolder]:
+    """Give the run's folder; by default the first process makes it at once, so that no other training takes it."""
+    with contextlib.ExitStack() as unless_used:
+        path = start.path
+        if path is None:
+            _say_of_unfinished(spec.name)
+            path = run_on_first(lambda: unless_used.enter_context(RunFolder.claimed(spec.name)).path)
+        yield RunFolder(path)
+
+
+def _say_of_unfinished(name: str) -> None:
+    newest = newest_unfinished(name) if connected().is_first else None
+    if newest:
+        _say(f"an unfinished run of '{name}' is in {newest.path}. Continue that with: {newest.resume_command}")
+
+
+def _open_run(spec: Spec, start: Start, launched: LaunchedRun, folder: RunFolder) -> _Run:
     """Build the network, load the data and check that they go together; only then make or change the run folder."""
     keras.utils.set_random_seed(spec.train.seed)
     with propagate_errors(), explain_out_of_memory():
@@ -168,12 +185,11 @@ def _open_run(spec: Spec, start: Start, launched: LaunchedRun) -> _Run:
         check_fits(model, splits.info)
         check_device(spec.train, _device_of(model))
         compile_with_losses(model, make_optimizer(spec.train, len(splits.train)))
+    run = _Run(spec, model, splits, folder)
     device = _device_of(model)
     gpu = f" ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else ""
     environment = describe_environment(f"{device}{gpu}", spec.train.seed, connected().count)
-    opened = run_on_first(lambda: _write_start(spec, model, splits.fingerprint, start, launched, environment))
-    run = _Run(spec, model, splits, RunFolder(opened.path))
-    run.checkpoints.run = opened.name
+    run.checkpoints.run = run_on_first(lambda: _write_start(run, start, launched, environment))
     _introduce(run, environment)
     return run
 
@@ -189,70 +205,39 @@ def _load_data(spec: Spec) -> DataSplits:
     return splits
 
 
-class _Opened(NamedTuple):
-    path: Path
-    name: str | None  # of the run, which its checkpoints and states bear; None for one of an earlier version
-
-
-def _write_start(
-    spec: Spec,
-    model: SpecModel,
-    images: Fingerprint,
-    start: Start,
-    launched: LaunchedRun,
-    environment: dict[str, Any],
-) -> _Opened:
-    """Make the run folder, or note in it that the run is resumed."""
-    if start.path is None:
-        newest = newest_unfinished(spec.name)
-        with RunFolder.claimed(spec.name) as folder:
-            opened = _write_new(spec, model, folder, start, launched, {**environment, "data": images})
-        if newest:
-            _say(f"an unfinished run of this spec is in {newest.path}. Continue that with: {newest.resume_command}")
-        return opened
-    folder = RunFolder(start.path)
+def _write_start(run: _Run, start: Start, launched: LaunchedRun, environment: dict[str, Any]) -> str | None:
+    """Make the run folder, or note in it that the run is resumed; return the run's name, None of an older version."""
+    folder, resolved, images = run.folder, run.spec.resolved, run.splits.fingerprint
     if not start.resumes:
-        return _write_new(spec, model, folder, start, launched, {**environment, "data": images})
-    newest_state = StateFiles(folder.resume).newest()
-    started = folder.read_environment()
-    if newest_state:  # before anything in the folder changes
-        check_state(folder, *newest_state)
-        check_model_state(model, newest_state[1]["model"])
-    check_images(folder, images)
-    changes = [f"changed since the run was started: {change}" for change in start.changes]
-    _say(*changes, *numeric_differences(started, environment))
-    if not noted_images(started):
-        environment = {**environment, "data": images}
-        _say("the run was started by an earlier version, so it is unknown whether these are the images that it had")
-    _say(f"resumes at {StateFiles(folder.resume).position()}")
-    folder.note_resumption(spec.resolved, environment, start.changes)
+        name: str | None = secrets.token_hex(8)
+        launched.makes(folder)
+        needed_bytes = _bytes_of_weights(run) + SMALL_FILES
+        environment = {**environment, "run": name, "data": images}
+        folder.create(resolved, environment, start.overwrite, needed_bytes, used_plugins(resolved))
+    else:
+        newest, started = StateFiles(folder.resume).newest(), folder.read_environment()
+        name = str(started["run"]) if "run" in started else None
+        if newest:  # before anything in the folder changes
+            check_state(folder, *newest)
+            check_model_state(run.model, newest[1]["model"])
+        check_images(folder, images)
+        changes = [f"changed since the run was started: {change}" for change in start.changes]
+        _say(*changes, *numeric_differences(started, environment))
+        if not noted_images(started):
+            environment = {**environment, "data": images}
+            _say("the run has no note of its images, so it is unknown whether they are still the same")
+        _say(f"resumes at {StateFiles(folder.resume).position()}")
+        folder.note_resumption(resolved, environment, start.changes)
     launched.made(folder)
-    return _Opened(folder.path, started.get("run"))
+    return name
 
 
-def _write_new(
-    spec: Spec,
-    model: SpecModel,
-    folder: RunFolder,
-    start: Start,
-    launched: LaunchedRun,
-    environment: dict[str, Any],
-) -> _Opened:
-    name = secrets.token_hex(8)
-    launched.makes(folder)
-    needed_bytes = _bytes_of_weights(spec, model) + SMALL_FILES
-    described = {**environment, "run": name}
-    folder.create(spec.resolved, described, start.overwrite, needed_bytes, used_plugins(spec.resolved))
-    launched.made(folder)
-    return _Opened(folder.path, name)
-
-
-def _bytes_of_weights(spec: Spec, model: SpecModel) -> int:
+def _bytes_of_weights(run: _Run) -> int:
     """Return what checkpoints and resume states take on the disk while one more of each is written."""
-    model.optimizer.build(model.trainable_variables)
-    weights: int = sum(weight.value.nbytes for weight in model.weights)
-    state: int = weights + sum(variable.value.nbytes for variable in model.optimizer.variables)
-    return 3 * weights + (spec.train.resume_state.keep + 1) * state
+    run.model.optimizer.build(run.model.trainable_variables)
+    weights: int = sum(weight.value.nbytes for weight in run.model.weights)
+    state: int = weights + sum(variable.value.nbytes for variable in run.model.optimizer.variables)
+    return 3 * weights + (run.spec.train.resume_state.keep + 1) * state
 
 
 def _introduce(run: _Run, environment: dict[str, Any]) -> None:

@@ -25,7 +25,7 @@ _DECIDES_NUMBERS = ("torch", "keras", "numpy", "encapkeras", "device", "threads"
 class Start(NamedTuple):
     """What is decided before a run starts or resumes."""
 
-    path: Path | None  # None: by default, chosen when it is made
+    path: Path | None  # None: the default, chosen when it is made
     resumes: bool  # the run in it
     overwrite: bool  # whether the run in it is replaced
     changes: Sequence[str] = ()  # the settings that differ from those that the run was started with
