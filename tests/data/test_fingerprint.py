@@ -34,7 +34,10 @@ def test_image_files_may_move(tmp_path):
     [
         (lambda root: write_image(root / "train/cat/00.png"), "12 training images there, 13 here (of 'cat' 4 there, 5"),
         (lambda root: (root / "test/dog/1.png").unlink(), "6 test images there, 5 here (of 'dog' 2 there, 1 here)"),
-        (lambda root: (root / "train/cat/1.png").rename(root / "train/cat/9.png"), "training images of 'cat' are others"),
+        (
+            lambda root: (root / "train/cat/1.png").rename(root / "train/cat/9.png"),
+            "training images of 'cat' are others",
+        ),
         (lambda root: write_image(root / "train/owl/1.png", size=(5, 5)), "training images of 'owl' are others"),
         (lambda root: write_image_folder(root, {"val": 2}), "a validation part here alone"),
     ],
@@ -91,7 +94,9 @@ def test_boxes_count_as_part_of_the_images(tmp_path):
                 write_voc_boxes(tmp_path / "boxes" / wnid / f"{part}_{wnid}_{number}.xml", (2, 2, 9, 9), name=wnid)
 
     def taken(**more):
-        settings = DataSettings(dataset="h_imagenet", root=str(tmp_path), image_size=8, workers=0, validation=0.5, **more)
+        settings = DataSettings(
+            dataset="h_imagenet", root=str(tmp_path), image_size=8, workers=0, validation=0.5, **more
+        )
         return load(settings, seed=0).fingerprint
 
     assert "training images of 'n00000001'" in data_differences(taken(), taken(boxes=str(tmp_path / "boxes")))
