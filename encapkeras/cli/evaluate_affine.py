@@ -27,6 +27,7 @@ def run(arguments: argparse.Namespace) -> None:
     """Measure each run, and write one table and one plot of all."""
     from encapkeras.analysis import affine_accuracy
     from encapkeras.analysis.affine_plot import MOST_NETWORKS
+    from encapkeras.data.splits import describe_sample
 
     count = IMAGES if arguments.images is None else arguments.images
     if count < 1:
@@ -41,16 +42,19 @@ def run(arguments: argparse.Namespace) -> None:
     _check_same_data_set(runs, names)
     measured: dict[str, Sequence[AffineAccuracy]] = {}
     labels: list[int] = []
+    images: list[Any] = []
     for name, trained in zip(names, runs, strict=True):
         splits = trained.splits()
         batches = trained.chosen(splits, arguments.split)
-        own = batches.labels[:count].tolist()
-        if measured and own != labels:
+        own = batches.labels.tolist()
+        parts = splits.fingerprint["parts"].items()
+        files = [part for kind, part in parts if (kind == "test") == (arguments.split == "test")]
+        if measured and (own, files) != (labels, images):
             raise ArgumentError(
                 f"the {arguments.split} images of {printable(name)} are not those of {printable(names[0])}: they were "
                 "split or chosen differently, so their accuracies cannot be compared. Measure each by itself."
             )
-        labels = own
+        labels, images = own, files
         measured[name] = affine_accuracy(trained.classifier(splits), batches, count)
     rows = [
         {"network": name, **{key: getattr(one, key) for key in KEYS[1:]}}
@@ -59,9 +63,9 @@ def run(arguments: argparse.Namespace) -> None:
     ]
     _write(table, plot, rows, measured)
     if arguments.json:
-        print(json.dumps({"split": arguments.split, "measured": rows}, indent=2))
+        print(json.dumps({"split": arguments.split, "split_images": len(labels), "measured": rows}, indent=2))
     else:
-        _print(measured, arguments.split)
+        _print(measured, describe_sample(count, len(labels), arguments.split, splits.info.classes))
     print(f"written to {printable(str(output))}", file=sys.stderr if arguments.json else sys.stdout)
 
 
@@ -111,8 +115,7 @@ def _write(
         plot_affine(measured).savefig(file)
 
 
-def _print(measured: Mapping[str, Sequence[AffineAccuracy]], split: str) -> None:
-    images = next(iter(measured.values()))[0].images
+def _print(measured: Mapping[str, Sequence[AffineAccuracy]], sample: str) -> None:
     columns: dict[str, list[str]] = {"network": [], "unchanged": [], "rotated": [], "shifted": [], "scaled": []}
     for name, found in measured.items():
         accuracies = [next(one.accuracy for one in found if one.change == "rotation" and one.amount == 0)]
@@ -122,5 +125,5 @@ def _print(measured: Mapping[str, Sequence[AffineAccuracy]], split: str) -> None
         cells = [printable(name), *(f"{accuracy:.4f}" for accuracy in accuracies)]
         for column, cell in zip(columns.values(), cells, strict=True):
             column.append(cell)
-    title = f"accuracy on {images:,} {split} images: unchanged, and mean over each kind of change\n"
+    title = f"accuracy on {sample}: unchanged, and mean over each kind of change\n"
     print_table(columns, title=title, right=list(columns)[1:])

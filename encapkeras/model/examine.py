@@ -32,7 +32,7 @@ def check_spec(source: Source, overrides: Sequence[str] = ()) -> Spec:
 class Examined(NamedTuple):
     """A spec without errors, and its layers and tensors without numbers.
 
-    Args:
+    Attributes:
         spec: The spec, with its warnings.
         graph: The layers, whose weights have shapes and no values, and symbolic tensors; equal nodes share a layer.
         variants: The networks of its sweep; none without one.

@@ -58,7 +58,7 @@ class MemoryEstimate(NamedTuple):
     For short times, training needs more: temporary tensors of a layer, gradients on their way through the network, and
     the work space of convolutions.
 
-    Args:
+    Attributes:
         parameters: All weights, non-trainable ones included.
         gradients: One number for each trainable parameter.
         optimizer: Its moments; Adam has two for each trainable parameter.

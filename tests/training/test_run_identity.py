@@ -193,6 +193,15 @@ def test_other_images_are_said_when_a_run_is_measured(copied, capsys):
         assert said.removeprefix("run with ") in capsys.readouterr().err
 
 
+def test_runs_with_other_test_images_do_not_stand_side_by_side(tmp_path, capsys):
+    for seed in (0, 1):  # with equal labels
+        train(load_spec(spec_of(npz(tmp_path / f"{seed}.npz", seed), epochs=1)), tmp_path / f"run_{seed}")
+    capsys.readouterr()
+    message = refused(capsys, "evaluate", tmp_path / "run_0", tmp_path / "run_1", "--affine", "--images", 3)
+    assert "the test images of" in message
+    assert "are not those of" in message
+
+
 def test_a_class_that_was_renamed_is_seen(copied, capsys):
     (copied / "photos/dog").rename(copied / "photos/doggy")
     assert main(["evaluate", str(copied / "run")]) == 0

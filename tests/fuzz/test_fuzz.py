@@ -1,0 +1,41 @@
+"""Changed files of every format are a clear error or a right result; `files.py` does the same with more."""
+
+import os
+import random
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from fuzz.formats import FORMATS
+from fuzz.mutations import changed_bytes, changed_tree
+
+SECONDS = 360
+COMMAND = [sys.executable, str(Path(__file__).with_name("files.py"))]
+ROOT = Path(__file__).parents[2]
+
+
+def fuzzed(*words):
+    """What the command prints; it must find nothing."""
+    paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    ended = subprocess.run([*COMMAND, *words], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": paths})
+    print(ended.stdout, ended.stderr[-5000:])
+    assert ended.returncode == 0
+    return ended.stdout
+
+
+@pytest.mark.slow
+def test_six_minutes_of_all_formats():
+    seed = random.SystemRandom().randrange(10**6)  # printed by the command, and so with a failure
+    table = fuzzed("--seconds", str(SECONDS), "--seed", str(seed))
+    for name in FORMATS:
+        assert re.search(rf"^{name} +[1-9]", table, re.MULTILINE), name
+
+
+def test_equal_seeds_make_equal_changes():
+    data, tree = bytes(range(256)) * 4, {"a": [1, 2.5, {"b": "c"}], "d": None}
+    for change, value in ((changed_bytes, data), (changed_tree, tree)):
+        once, again = ([change(random.Random(n), value) for n in range(300)] for _ in range(2))  # noqa: S311
+        assert repr(once) == repr(again)
+        assert len(set(map(repr, once))) > 30
