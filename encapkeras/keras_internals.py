@@ -108,11 +108,21 @@ def set_training_function(model: keras.Model, function: Any) -> None:
 
 def is_fitting(model: keras.Model, frame: FrameType | None) -> bool:
     """Return whether a frame is inside of `fit` of this model, by the names `fit` and `self` (Keras 3.15)."""
+    return _frame_of_fit(model, frame) is not None
+
+
+def steps_per_epoch(model: keras.Model, frame: FrameType | None) -> int | None:
+    """Get the argument of the `fit` of this model that a frame is inside of (its `epoch_iterator`; Keras 3.15)."""
+    fit = _frame_of_fit(model, frame)
+    return fit.f_locals["epoch_iterator"].steps_per_epoch if fit else None
+
+
+def _frame_of_fit(model: keras.Model, frame: FrameType | None) -> FrameType | None:
     while frame is not None:
         if frame.f_code.co_name == "fit" and frame.f_locals.get("self") is model:
-            return True
+            return frame
         frame = frame.f_back
-    return False
+    return None
 
 
 def ask_before_steps(

@@ -72,3 +72,19 @@ def launcher_restarts() -> int:
 def file_writer(writer: Any) -> Any:
     """Get what takes events and summaries of a `SummaryWriter`, in its file (torch 2.9 to 2.14)."""
     return writer.file_writer
+
+
+def writer_into(file: Any, folder: str) -> Any:
+    """Make a `SummaryWriter` that hands events to `file.add_event` (`_get_file_writer`; torch 2.9 to 2.14)."""
+    from torch.utils.tensorboard import FileWriter, SummaryWriter
+
+    class Writer(SummaryWriter):
+        def _get_file_writer(self) -> Any:
+            own: Any = self
+            if own.file_writer is None:
+                own.file_writer = FileWriter.__new__(FileWriter)
+                own.file_writer.event_writer = file
+                own.all_writers = {folder: own.file_writer}
+            return own.file_writer
+
+    return Writer(folder)

@@ -77,7 +77,7 @@ def run(arguments: argparse.Namespace) -> int:
     files = _checkpoints(folder, list(dict.fromkeys(names)))
     for checkpoint in filter(None, files.values()):
         check_checkpoint(folder, checkpoint)
-    output = AnalysisFolder(arguments.output or folder.analysis / arguments.split)
+    output = AnalysisFolder(arguments.output or folder.analysis_in(arguments.split))
     output.check_free(arguments.overwrite)
     analyses = []
     with explain_out_of_memory():

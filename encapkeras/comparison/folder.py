@@ -10,7 +10,7 @@ from typing import Any
 from encapkeras.comparison.plan import Planned
 from encapkeras.errors import RunFolderError
 from encapkeras.training.run.identity import first_difference, same_places, spec_of_run, without_places
-from encapkeras.training.run.run_folder import RunFolder
+from encapkeras.training.run.run_folder import RunFolder, check_no_link
 
 _METRICS = ("test_accuracy", "validation_accuracy", "parameters", "images_per_second", "seconds", "peak_memory_mib")
 
@@ -28,6 +28,8 @@ def check_folder(path: Path, resume: bool) -> None:
                 f"{path} is not a comparison folder: it has no {table_file(path).name}. Give the folder that "
                 "compare printed, or start a new comparison without --resume."
             )
+        for part in sorted([*path.glob("seed_*"), *path.glob("seed_*/*")]):
+            check_no_link(part, "Put what it leads to in its place.")
         for environment in sorted(path.glob("*/*/environment.json")):
             RunFolder(environment.parent).check_plugins()
     elif table_file(path).is_file():

@@ -6,7 +6,7 @@ import contextlib
 import os
 import secrets
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -99,7 +99,7 @@ def train(
             _say(f"run {start.path} is finished already")
             return start.results
         memory = PeakMemory()
-        with _claimed(spec, start) as folder:
+        with _claimed(spec, start) as folder, contextlib.closing(folder.lock):
             run = _open_run(spec, start, launched, folder)
             with report_lost_processes(), run.explain_errors(), enable_compile(spec.train.compile):
                 trained = _train_epochs(run)
@@ -116,6 +116,7 @@ class _Run:
     model: SpecModel
     splits: DataSplits
     folder: RunFolder
+    note_start: Callable[[], None] = lambda: None  # in the first process, as soon as nothing can refuse to resume
 
     def __post_init__(self) -> None:
         self.own_splits = self.splits.only_part(connected().rank, connected().count)
@@ -139,6 +140,8 @@ class _Run:
 
     def _saved_weights(self) -> str:
         last, best = self.checkpoints.last_epoch, self.checkpoints.best_epoch
+        if last is None and self.folder.last.is_file():
+            return f"The weights of earlier epochs are saved in {self.folder.last.parent}."
         if last is None:
             return "No epoch was complete, so no weights are saved."
         saved = f"The weights after epoch {last} are saved in {self.folder.last}"
@@ -215,6 +218,7 @@ def _write_start(run: _Run, start: Start, launched: LaunchedRun, environment: di
         environment = {**environment, "run": name, "data": images}
         folder.create(resolved, environment, start.overwrite, needed_bytes, used_plugins(resolved))
     else:
+        folder.hold()
         newest, started = StateFiles(folder.resume).newest(), folder.read_environment()
         name = str(started["run"]) if "run" in started else None
         if newest:  # before anything in the folder changes
@@ -227,7 +231,7 @@ def _write_start(run: _Run, start: Start, launched: LaunchedRun, environment: di
             environment = {**environment, "data": images}
             _say("the run has no note of its images, so it is unknown whether they are still the same")
         _say(f"resumes at {StateFiles(folder.resume).position()}")
-        folder.note_resumption(resolved, environment, start.changes)
+        run.note_start = lambda: folder.note_resumption(resolved, environment, start.changes)
     launched.made(folder)
     return name
 
@@ -307,7 +311,8 @@ def callbacks_of(run: _Run) -> list[keras.callbacks.Callback]:
         )
     saving = settings.resume_state
     resume = callbacks.Resume(folder.resume, run.own_splits.train, others, saving.minutes, saving.epochs, saving.keep)
-    return [resume, *others]
+    noting = keras.callbacks.LambdaCallback(on_train_begin=lambda logs: run.note_start())
+    return [resume, noting, *others]
 
 
 @contextlib.contextmanager

@@ -197,6 +197,14 @@ def test_is_fitting_tells_the_fit_of_this_model_alone():
     assert told == [(True, False), (False, False)]
 
 
+@pytest.mark.parametrize("steps", [None, 1])
+def test_steps_per_epoch_is_the_argument_of_fit(steps):
+    model, found = one_weight(), []
+    begin = Calling(on_train_begin=lambda logs=None: found.append(internals.steps_per_epoch(model, sys._getframe())))
+    model.fit(X, Y, steps_per_epoch=steps, callbacks=[begin], verbose=0)
+    assert found == [steps] and internals.steps_per_epoch(model, sys._getframe()) is None
+
+
 def scaled():
     return keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.1), initial_scale=2.0)
 

@@ -290,7 +290,7 @@ def test_a_state_of_another_run_or_under_another_name_is_refused(tmp_path, monke
     assert "is of another run" in refused(capsys, "train", "--resume", run)
     folder = tmp_path / "renamed/checkpoints/resume"
     (folder / states[-1].name).rename(folder / "epoch_3_step_1.pt")
-    assert "epoch 3, step 1: the file was renamed" in refused(capsys, "train", "--resume", tmp_path / "renamed")
+    assert "it was renamed" in refused(capsys, "train", "--resume", tmp_path / "renamed")
 
 
 def test_a_comparison_does_not_mix_images(tmp_path, capsys):

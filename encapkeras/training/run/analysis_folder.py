@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from matplotlib.image import imread
-from torch.utils.tensorboard import SummaryWriter
 
 from encapkeras.analysis import (
     RoutingAnalysis,
@@ -25,8 +24,9 @@ from encapkeras.analysis import (
     write_iterations,
 )
 from encapkeras.errors import DataError, RunFolderError
-from encapkeras.files import replacing, writing
+from encapkeras.files import make_folder, replacing, writing
 from encapkeras.training.run.run_folder import check_writable
+from encapkeras.training.tensorboard.event_file import open_event_file
 
 _PLOTS = {"iterations": plot_iterations, "votes": plot_votes}
 _EVENTS = "events.out.tfevents.*"
@@ -67,6 +67,8 @@ class AnalysisFolder:
         pictures = {self._picture(layer, name) for layer in layers_of(older) for name in _PLOTS}
         checkpoints = {analysis.checkpoint for analysis in older}
         for entry in list(self.path.iterdir()):
+            if entry.is_symlink():
+                continue
             if entry.is_dir() and entry.name in checkpoints:
                 for file in entry.glob(_EVENTS):
                     file.unlink()
@@ -84,9 +86,8 @@ class AnalysisFolder:
         with writing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
             self._remove(self._older() or [])
-        with replacing(self.table) as file:  # first: it is the mark that the folder is ours
-            write_csv(file, analyses)
-        with writing(self.path), SummaryWriter(str(self.path)) as writer:
+        write_csv(self.table, analyses)  # first: it is the mark that the folder is ours
+        with writing(self.path), open_event_file(self.path) as writer:
             for layer in layers_of(analyses):
                 for name, plot in _PLOTS.items():
                     picture = self._picture(layer, name)
@@ -95,5 +96,7 @@ class AnalysisFolder:
                     writer.add_image(f"{layer}/{name}", imread(picture), dataformats="HWC")
         for analysis in analyses:
             folder = self.path / analysis.checkpoint
-            with writing(folder), SummaryWriter(str(folder)) as writer:
-                write_iterations(writer, analysis)
+            with writing(folder):
+                make_folder(folder)
+                with open_event_file(folder) as writer:
+                    write_iterations(writer, analysis)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import datetime
+import io
 import json
 import os
 from collections.abc import Iterator
@@ -12,9 +13,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from encapkeras.errors import EncapkerasError, RunFolderError
-from encapkeras.files import reading
+from encapkeras.files import open_regular, reading
 from encapkeras.training.run.identity import written_spec
-from encapkeras.training.run.resume_state import StateFiles
 from encapkeras.training.run.run_folder import RunFolder, folder_name
 
 RUNS = Path("runs")
@@ -76,10 +76,16 @@ def described_run(folder: RunFolder) -> KnownRun:
             accuracies = [float(row["val_accuracy"]) for row in rows if row.get("val_accuracy")]
     except EncapkerasError as error:
         return KnownRun(folder, "damaged", started=started, problem=str(error).splitlines()[0])
-    training = StateFiles(folder.resume).is_locked()
-    state: Any = "finished" if results else "training" if training else "unfinished"
+    state: Any = "finished" if results else "training" if _is_locked(folder) else "unfinished"
     best, test = max(accuracies, default=None), results.get("test_accuracy") if results else None
     return KnownRun(folder, state, name, len(rows), epochs, best, test, started)
+
+
+def _is_locked(folder: RunFolder) -> bool:
+    try:
+        return folder.lock.is_held_elsewhere()
+    except OSError:  # this user may not write it
+        return False
 
 
 def _run_folders(folder: Path) -> Iterator[Path]:
@@ -92,17 +98,17 @@ def _run_folders(folder: Path) -> Iterator[Path]:
 
 
 def _results(folder: RunFolder) -> dict[str, Any]:
-    if not folder.results.is_file():
+    if not os.path.lexists(folder.results):
         return {}
-    with reading(folder.results, "the results of a training", RunFolderError):
-        results = dict(json.loads(folder.results.read_text(encoding="utf-8")))
+    with reading(folder.results, "the results of a training", RunFolderError), open_regular(folder.results) as file:
+        results = dict(json.loads(file.read()))
         return {**results, "test_accuracy": float(results["test_accuracy"])}
 
 
 def _rows(table: Path) -> list[dict[str, str]]:
-    if not table.is_file():
+    if not os.path.lexists(table):
         return []
-    with table.open(encoding="utf-8", newline="") as text:
+    with io.TextIOWrapper(open_regular(table), "utf-8", newline="") as text:
         return list(csv.DictReader(text))
 
 

@@ -64,6 +64,8 @@ def decide_start(spec: Spec, launched: LaunchedRun, run_dir: str | Path | None, 
     elif known:  # it may have been made in part
         overwrite = overwrite or folder.has_remains()
     resumes = resume and folder.was_begun()
+    if resumes:
+        folder.check_links()
     changes = changed_settings(folder, spec) if resumes else []
     if resumes and folder.results.is_file():
         return Start(folder.path, True, False, changes, _results_of_finished(folder, changes))
