@@ -23,6 +23,11 @@ def is_fake(tensor: torch.Tensor) -> bool:
     return isinstance(tensor, FakeTensor)
 
 
+def is_tracing() -> bool:
+    """Return whether TorchScript records operations, as ONNX exports do (`jit.is_tracing`; torch 2.9 to 2.14)."""
+    return bool(torch.jit.is_tracing())  # type: ignore[attr-defined, no-untyped-call]
+
+
 def without_values() -> contextlib.AbstractContextManager[Any]:
     """Make a mode in which tensors have no values, on any device (`FakeTensorMode`; torch 2.9 to 2.14)."""
     return FakeTensorMode()

@@ -31,6 +31,7 @@ def check_folder(path: Path, resume: bool) -> None:
         for part in sorted([*path.glob("seed_*"), *path.glob("seed_*/*")]):
             check_no_link(part, "Put what it leads to in its place.")
         for environment in sorted(path.glob("*/*/environment.json")):
+            RunFolder(environment.parent).check_links()
             RunFolder(environment.parent).check_plugins()
     elif table_file(path).is_file():
         raise RunFolderError(

@@ -252,6 +252,11 @@ def _introduce(run: _Run, environment: dict[str, Any]) -> None:
         f"{splits.train.num_images:,} images for training, {validation}, {splits.test.num_images:,} for testing",
         f"run folder {run.folder.path}",
     )
+    if environment["dtype"] != "float32":
+        _say(
+            f"Keras' dtype is {environment['dtype']}, not float32: weights have it, whatever train.precision is "
+            "(set in code, or as floatx in ~/.keras/keras.json)"
+        )
     if count > 1:
         _say(f"{count} processes, each with {(splits.train.batch_size or 0) // count} images of a batch")
     if splits.validation is None:

@@ -29,6 +29,19 @@ def test_tensors_without_values_have_shapes_on_any_device():
     assert not internals.is_fake(torch.zeros(2)) and not internals.is_fake(torch.zeros(2, device="meta"))
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit:FutureWarning")
+def test_tracing_is_torchscript_alone():
+    found = []
+
+    def ask(tensor):
+        found.append(internals.is_tracing())
+        return tensor + 1
+
+    ask(torch.zeros(2))
+    torch.jit.trace(ask, torch.zeros(2), check_trace=False)
+    assert found == [False, True]
+
+
 def test_limited_recompiles_ends_after_so_many_shapes():
     translated = []
 

@@ -386,6 +386,13 @@ def test_steps_per_epoch_are_refused_before_anything_is_written(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_resume_after_a_callback_that_it_restores_is_warned_of(tmp_path):
+    stopping = keras.callbacks.EarlyStopping("loss")
+    with pytest.warns(UserWarning, match="Resume comes after EarlyStopping in the callbacks of fit") as warned:
+        small_model().fit(**arrays(), callbacks=[stopping, Resume(tmp_path, also=[stopping])], verbose=0)
+    assert len([each for each in warned if "Resume" in str(each.message)]) == 1
+
+
 def changed(folder, change, more=None):
     """Changes the newest state of a training and gives it the right checksum, but for `more`."""
     path = max(folder.glob("*.pt"))

@@ -340,3 +340,18 @@ def test_a_run_that_another_process_trains_is_not_replaced(tmp_path):
         other.kill()
     assert folder.best.read_text() == "old" and folder.lock.path.is_file()
     made(tmp_path, overwrite=True)
+
+
+@pytest.mark.parametrize("content", [b"[]", b"\xff", b"[" * 100_000, None], ids=["list", "no text", "deep", "pipe"])
+def test_a_note_that_is_damaged_is_one_clear_error(tmp_path, content):
+    folder = RunFolder(tmp_path)
+    if content is None:
+        os.mkfifo(folder.environment)  # nobody writes to it
+    else:
+        folder.environment.write_bytes(content)
+    folder.check_plugins()
+    with pytest.raises(RunFolderError, match="belong to a run"):
+        folder.check_free(overwrite=True)
+    if content != b"[]":
+        with pytest.raises(RunFolderError, match=r"environment\.json cannot be read as the note of a training"):
+            folder.read_environment()

@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -22,6 +23,7 @@ from encapkeras.errors import ArgumentError, TrainingError
 from encapkeras.files import reading
 from encapkeras.keras_internals import (
     begin_fit_at,
+    callbacks_before,
     is_fitting,
     set_training_function,
     steps_per_epoch,
@@ -141,6 +143,13 @@ class Resume(keras.callbacks.Callback):  # type: ignore[misc]
                 f"Resume does not work with steps_per_epoch of fit, here {steps}: an epoch then begins where in the "
                 "data the one before ended, and that place is not saved. Leave it out, and give data that is one epoch "
                 "long."
+            )
+        early = [each for each in callbacks_before(self.model, inspect.currentframe(), self) if each in self.also]
+        if early:
+            warnings.warn(
+                f"Resume comes after {', '.join(type(each).__name__ for each in early)} in the callbacks of fit, so a "
+                "resumed training may have other numbers. Put Resume first.",
+                stacklevel=2,
             )
         self._saved_at, self._epoch = time.monotonic(), -1
         self._writes = connected().is_first

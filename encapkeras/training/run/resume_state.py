@@ -24,7 +24,7 @@ from encapkeras.files import FileLock, open_regular, reading, replacing, writing
 FORMAT = 2  # 1 has no checksum
 _NAME = re.compile(r"epoch_([1-9]\d*)_step_(\d+)\.pt")
 _EVENT_FILE = re.compile(r"events\.out\.tfevents\.[^/\\\0]+")
-_DIRECTORY, _AS_IT_IS = 0x10, zipfile.ZIP_STORED  # what the table of contents of a state's file says of each part
+_DIRECTORY = 0x10  # a bit in the table of contents of a zip: torch leaves the memory of such parts as it was
 
 _ADVICE = (
     "Resume with the model, the optimizer and the metrics that the training started with, or train in another folder."
@@ -155,7 +155,7 @@ def _read(path: Path, position: Position) -> State:
 
 
 def _damaged_part(file: BinaryIO) -> str | None:
-    """Return the first part that torch would not read as it was written: torch looks at no checksum."""
+    """Return the first part that torch would not read as it wrote it; torch packs nothing, and looks at no checksum."""
     with zipfile.ZipFile(file) as parts:
         odd = (each.filename for each in parts.infolist() if each.external_attr & _DIRECTORY or each.compress_type)
         return next(odd, None) or parts.testzip()

@@ -1,7 +1,7 @@
 """The folder that holds all of one training run.
 
 spec.yaml           the resolved spec: trains the same network again
-environment.json    versions, device, threads, seed, command line
+environment.json    versions, device, threads, Keras' dtype, seed, command line
 metrics.csv         one row per epoch
 results.json        the metrics of the finished run
 checkpoints/        best.keras (on validation) and last.keras; in resume/, until the run is finished, its resume states
@@ -172,13 +172,11 @@ class RunFolder:
                 "an empty or new folder with --run-dir."
             )
         if not overwrite:
+            otherwise = "replace the run in it with --overwrite."
+            if not self.results.is_file() and not self.has_remains():
+                otherwise = f"continue the unfinished run in it with: {self.resume_command}"
             raise RunFolderError(
-                f"run folder {self.path} already exists. Choose another with --run-dir, or "
-                + (
-                    "replace the run in it with --overwrite."
-                    if self.results.is_file() or self.has_remains()
-                    else f"continue the unfinished run in it with: {self.resume_command}"
-                )
+                f"run folder {self.path} already exists. Choose another with --run-dir, or {otherwise}"
             )
 
     def _is_ours(self) -> bool:
@@ -266,10 +264,11 @@ class RunFolder:
 
     def read_environment(self) -> dict[str, Any]:
         """Read `environment.json`: versions, device and so on of the process that started the run."""
-        kind = "the note of a training"
-        with reading(self.environment, kind, RunFolderError), open_regular(self.environment) as file:
-            content: dict[str, Any] = dict(json.loads(file.read()))
-        return content
+        with (
+            reading(self.environment, "the note of a training", RunFolderError),
+            open_regular(self.environment) as file,
+        ):
+            return dict(json.loads(file.read()))
 
     def was_begun(self) -> bool:
         """Whether a run of ours is here that has come as far as its spec."""
@@ -349,7 +348,7 @@ def _nearest_existing(path: Path) -> Path:
 
 
 def describe_environment(device: str, seed: int, processes: int = 1) -> dict[str, Any]:
-    """Return versions, device, threads, seed, number of processes, and command line, for `environment.json`."""
+    """Return versions, device, threads, dtype, seed, number of processes, and command line, for `environment.json`."""
     import keras
     import numpy
     import torch
@@ -365,6 +364,7 @@ def describe_environment(device: str, seed: int, processes: int = 1) -> dict[str
         "system": platform.platform(),
         "device": device,
         "threads": torch.get_num_threads(),
+        "dtype": keras.config.dtype_policy().name,
         "seed": seed,
         "processes": processes,
         "command": sys.argv,

@@ -19,7 +19,7 @@ from encapkeras.training.run.run_folder import RunFolder
 # Settings of `train` that may change when a run is resumed; of the optimizer, not its kind.
 _MAY_CHANGE = ("epochs", "optimizer", "schedule", "weight_decay", "clip_norm", "ema", "resume_state", "max_bad_batches")
 # What can change the last bits of floating-point numbers.
-_DECIDES_NUMBERS = ("torch", "keras", "numpy", "encapkeras", "device", "threads", "processes", "system")
+_DECIDES_NUMBERS = ("torch", "keras", "numpy", "encapkeras", "device", "threads", "dtype", "processes", "system")
 
 
 class Start(NamedTuple):
