@@ -29,7 +29,7 @@ from encapkeras.comparison.plan import Plan, Planned, check_arguments, make_plan
 from encapkeras.comparison.plot import plot_comparison
 from encapkeras.comparison.result import Comparison, Run
 from encapkeras.data import load
-from encapkeras.errors import DataError, EncapkerasError, RunFolderError
+from encapkeras.errors import DataError, EncapkerasError, RunFolderError, printable
 from encapkeras.files import replacing, writing
 from encapkeras.spec.load import Source
 from encapkeras.training.held_interrupt import defer_ctrl_c
@@ -187,11 +187,11 @@ def _print_table(console: Console, comparison: Comparison, path: Path) -> None:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     swept = list(comparison.swept().values())
     for heading in ("spec", *swept, "runs"):
-        table.add_column(Text(heading), justify="right" if heading in swept else "left")
+        table.add_column(Text(printable(heading)), justify="right" if heading in swept else "left")
     for heading in _METRICS:
         table.add_column(heading, justify="right")
     for row in comparison.rows():
-        cells = [Text(cell) for cell in comparison.cells(row).values()]
+        cells = [Text(printable(cell)) for cell in comparison.cells(row).values()]
         before, figures = cells[: len(swept) + 2], cells[len(swept) + 2 :]
         test, test_range, error, validation, validation_range, *rest = figures
         table.add_row(*before, _below(test, test_range), error, _below(validation, validation_range), *rest)
@@ -206,4 +206,4 @@ def _below(mean: Text, lowest_and_highest: Text) -> Text:
 
 
 def _print(console: Console, text: str) -> None:
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
+    console.print(printable(text, keep="\n"), markup=False, highlight=False, soft_wrap=True)

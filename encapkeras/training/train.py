@@ -25,7 +25,7 @@ from encapkeras.distribution.processes import (
     report_lost_processes,
     run_on_first,
 )
-from encapkeras.errors import RunFolderError, TrainingError
+from encapkeras.errors import RunFolderError, TrainingError, printable
 from encapkeras.files import write_json
 from encapkeras.functional.torch_support.optional_compile import enable_compile
 from encapkeras.model.load_model import load_model
@@ -355,12 +355,12 @@ def _close(run: _Run, results: dict[str, Any]) -> dict[str, Any]:
 
 def _console() -> Console:
     """Where the first of the processes prints; the others are quiet."""
-    return Console(quiet=not connected().is_first)
+    return Console(file=sys.stdout, quiet=not connected().is_first)  # named, as a progress bar stands in for it
 
 
 def _say(*lines: str) -> None:
     if lines:
-        _console().print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
+        _console().print(printable("\n".join(lines), keep="\n"), markup=False, highlight=False, soft_wrap=True)
 
 
 def _device_of(model: SpecModel) -> torch.device:

@@ -121,7 +121,7 @@ def test_specs_of_the_same_name_have_their_own_folders(trainings, tmp_path):
     comparison = compare([ONE, {**TWO, "name": "one"}, {**TWO, "name": "One"}], [0], run_dir=tmp_path / "new")
     assert [network.label for network in comparison.networks] == ["one", "one-2", "One-3"]
     assert len({run.folder for run in comparison.runs}) == 3
-    assert "one-2 is <dict>" in comparison.as_markdown()
+    assert "one-2 is &lt;dict&gt;" in comparison.as_markdown()
 
 
 def test_overrides_are_for_all(trainings, tmp_path):

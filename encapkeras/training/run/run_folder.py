@@ -33,6 +33,7 @@ from encapkeras.errors import RunFolderError
 from encapkeras.files import FileLock, open_regular, reading, replacing, write_json, writing
 from encapkeras.plugins import Plugin, check_loaded
 from encapkeras.spec.write import as_yaml
+from encapkeras.text import is_utf8
 from encapkeras.training.run.replace_run import is_unfinished, replace_run, written_by_run
 
 
@@ -58,12 +59,8 @@ class RunFolder:
     def default(cls, name: str) -> RunFolder:
         """Return the folder `runs/<name of the spec>/<date and time>`, with a number after it if that exists."""
         now = datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
-        path = Path("runs") / folder_name(name) / now
-        number = 2
-        while path.exists():
-            path = path.with_name(f"{now}_{number}")
-            number += 1
-        return cls(path)
+        paths = (Path("runs") / folder_name(name) / (now if n == 1 else f"{now}_{n}") for n in itertools.count(1))
+        return cls(next(path for path in paths if not os.path.lexists(path)))
 
     @classmethod
     @contextlib.contextmanager
@@ -335,7 +332,9 @@ def folder_name(name: str) -> str:
 
 
 def check_writable(path: Path, subject: str, advice: str) -> None:
-    """Check that a folder, or the nearest folder above it that exists, may be written."""
+    """Check that a folder, or the nearest folder above it that exists, may be written, also by TensorBoard."""
+    if not is_utf8(str(path)):
+        raise RunFolderError(f"{subject} cannot be written by TensorBoard: its path is not UTF-8. {advice}")
     parent = _nearest_existing(path)
     if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
         raise RunFolderError(
