@@ -21,6 +21,7 @@ from encapkeras.cli import (
     import_weights,
     new,
     predict,
+    runs,
     schema,
     show,
     specs,
@@ -45,6 +46,7 @@ from encapkeras.text import cut
 COMMANDS: dict[str, tuple[ModuleType, str]] = {
     "train": (train, "train the network of a spec"),
     "compare": (compare, "train several networks with several seeds each, and compare them"),
+    "runs": (runs, "list the runs in a folder, and how far each has come"),
     "evaluate": (evaluate, "measure a trained network again"),
     "predict": (predict, "classify images with a trained network"),
     "analyse": (analyse, "show what the routing layers of a trained network do"),
