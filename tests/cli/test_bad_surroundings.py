@@ -41,6 +41,7 @@ predict RUN IMAGE --csv X.csv
 analyse X
 analyse RUN --output X
 analyse RUN --perturb --output X
+runs X
 check X
 check X.yaml quickstart
 check quickstart --plugin X.py
@@ -69,7 +70,7 @@ bench data --dataset X
 def folder(tmp_path, monkeypatch):
     """The working folder, with an image, a spec, and a file in place of a checkpoint."""
     monkeypatch.chdir(tmp_path)
-    Image.new("L", (32, 32)).save("image.png")
+    Image.new("L", (32, 32), "white").save("image.png")
     (tmp_path / "c.pth").write_bytes(b"")
     write_spec(tmp_path, tiny_spec(epochs=1))
     return tmp_path
@@ -202,7 +203,7 @@ def test_names_do_not_control_the_terminal(folder, tiny_run, capsys):
     name = ESCAPES.replace("/", "")
     (folder / f"{name}.py").write_text("raise ValueError('\\x1b[31m')")
     shutil.copytree(tiny_run, folder / name)
-    Image.new("L", (32, 32)).save(f"{name}.png")
+    Image.new("L", (32, 32), "white").save(f"{name}.png")
     (folder / f"{name}.yaml").write_text("spec: 1")
     for words in (
         [name],
@@ -252,7 +253,7 @@ def test_folders_and_files_whose_names_are_not_utf8(folder, tiny_run, capsys):
         assert "its path is not UTF-8. Choose another" in refused(capsys, *words_of(line, NOT_UTF8, tiny_run))
     (folder / f"{NOT_UTF8}.py").write_text("import encapkeras\n")
     assert "registers nothing" in refused(capsys, "check", "quickstart", "--plugin", f"{NOT_UTF8}.py")
-    Image.new("L", (32, 32)).save(f"{NOT_UTF8}.png")
+    Image.new("L", (32, 32), "white").save(f"{NOT_UTF8}.png")
     assert main(["predict", str(tiny_run), f"{NOT_UTF8}.png", "--csv", f"{NOT_UTF8}.csv"]) == 0
     assert "caf\\udce9.png: " in capsys.readouterr().out
     assert "caf\\udce9.png,1," in (folder / f"{NOT_UTF8}.csv").read_text()
