@@ -166,7 +166,7 @@ def test_a_changed_byte_is_found(tmp_path):
 
 def test_files_that_cannot_be_read(tmp_path):
     assert "cannot be read: No such file" in refused(tmp_path / "none.pth")
-    assert "cannot be read: Is a directory" in refused(tmp_path)
+    assert "cannot be read: not a regular file" in refused(tmp_path)
 
 
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")], ids=repr)
@@ -174,6 +174,7 @@ def test_too_little_memory_is_not_taken_for_damage(error, tmp_path, monkeypatch)
     def load(*arguments, **options):
         raise error
 
+    write_checkpoint(WEIGHTS, tmp_path / "checkpoint.pth")
     monkeypatch.setattr(torch, "load", load)
     with pytest.raises(TrainingError, match=r"out of memory.* Free memory to read the checkpoint"):
         read_checkpoint(tmp_path / "checkpoint.pth")

@@ -8,7 +8,6 @@ from __future__ import annotations
 import io
 import os
 import re
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +16,8 @@ import keras
 import torch
 
 from encapkeras.errors import TrainingError
-from encapkeras.files import replacing, writing
+from encapkeras.files import open_regular, replacing, writing
+from encapkeras.torch_internals import load_saved
 
 try:
     import fcntl
@@ -116,17 +116,14 @@ class StateFiles:
 def _read(path: Path) -> State:
     advice = "Remove it to resume from the state before, if there is one, or start over."
     try:
-        with zipfile.ZipFile(path) as file:
-            damaged = file.testzip()  # torch does not look at checksums
-        state: State = torch.load(path, map_location="cpu", weights_only=True)
+        with open_regular(path) as file:
+            state: State = load_saved(file)
     except MemoryError:  # says nothing about the file
         raise
     except OSError as error:
         raise TrainingError(f"the resume state {path} cannot be read: {error.strerror or error}.") from error
     except Exception as error:  # torch raises whatever its reading of damaged bytes ends in
         raise TrainingError(f"the resume state {path} cannot be read: {error}. {advice}") from error
-    if damaged:
-        raise TrainingError(f"the resume state {path} is damaged: '{damaged}' has another checksum. {advice}")
     found = state.get("format") if isinstance(state, dict) else None
     if found != FORMAT or not _PARTS <= set(state):
         raise TrainingError(
