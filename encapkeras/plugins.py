@@ -24,6 +24,7 @@ from encapkeras.data import DATASETS
 from encapkeras.errors import ArgumentError, EncapkerasError, PluginError, nearest
 from encapkeras.layers import LAYERS
 from encapkeras.losses import LOSSES
+from encapkeras.text import listed
 from encapkeras.validation import shown as shown_value
 
 _REGISTRIES = (LAYERS, LOSSES, DATASETS)
@@ -97,7 +98,7 @@ def check_loaded(needed: Mapping[str, Sequence[str]], owner: str, file: str) -> 
     missing = [f"{noun} '{name}'" for noun, names in needed.items() for name in names if name not in known[noun]]
     if missing:
         raise PluginError(
-            f"{owner} needs {', '.join(missing)} of the plugin {os.path.basename(file)}. Load it: add --plugin {file} "
+            f"{owner} needs {listed(missing)} of the plugin {os.path.basename(file)}. Load it: add --plugin {file} "
             f"to the command, or call encapkeras.load_plugin({file!r}) in Python first."
         )
 

@@ -68,7 +68,7 @@ class DamagedFile(Exception):
 
 
 def load_saved(file: BinaryIO) -> Any:
-    """Read what `torch.save` wrote to the CPU, without running code of it, and checked (zip records; torch 2.9 to 2.14).
+    """Read what `torch.save` wrote, to the CPU, checked, running no code in it (zip records; torch 2.9 to 2.14).
 
     torch itself looks at no checksum, and hands out memory as it finds it where the directory of the zip is wrong.
     """

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TextIO
 
 from encapkeras.errors import DataError
+from encapkeras.text import listed
 
 COSINE_BINS = 21
 BIN_WIDTH = 2 / COSINE_BINS
@@ -132,7 +133,7 @@ def read_csv(path: str | os.PathLike[str]) -> list[RoutingAnalysis]:
     except (UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{os.fspath(path)} is not a table of a routing analysis: {error}") from error
     if tuple(header) != COLUMNS:
-        raise DataError(f"{os.fspath(path)} is not a table of a routing analysis: its columns are {', '.join(header)}")
+        raise DataError(f"{os.fspath(path)} is not a table of a routing analysis: its columns are {listed(header)}")
     grouped: dict[tuple[str, str, int], list[Measurement]] = {}
     for line, row in enumerate(rows, start=2):
         try:

@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 
-from encapkeras.errors import LONGEST_NAME, CheckpointError, TrainingError
+from encapkeras.errors import CheckpointError, TrainingError
 from encapkeras.files import open_regular, replacing
-from encapkeras.text import cut
+from encapkeras.text import cut, listed
 from encapkeras.torch_internals import DamagedFile, load_saved
 from encapkeras.training.memory.out_of_memory import explain_out_of_memory
 
@@ -47,7 +47,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Mapping[str, Any]:
         held = {key: value for key, value in content.items() if _has_weights(value)}
         if len(held) > 1:
             raise CheckpointError(
-                f"'{path}' holds several maps of tensors, under {', '.join(map(repr, held))}. Save the one you mean "
+                f"'{path}' holds several maps of tensors, under {listed(map(repr, held))}. Save the one you mean "
                 "alone: torch.save(torch.load(file)[key], other_file)."
             )
         if held:
@@ -94,7 +94,7 @@ def _loaded(path: Path) -> Any:
         needed = re.search(r"GLOBAL (\S+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
         if needed:
             raise CheckpointError(
-                f"'{path}' holds more than numbers: it needs {cut(needed[1], LONGEST_NAME)}, and loading that could run "
+                f"'{path}' holds more than numbers: it needs {cut(needed[1], 100)}, and loading that could run "
                 "code from the file, so it is refused. Where the file comes from, save the weights alone: "
                 "torch.save(model.state_dict(), file)."
             ) from error
@@ -109,6 +109,5 @@ def _has_weights(value: Any) -> bool:
 
 def _described(content: Any) -> str:
     if isinstance(content, Mapping):
-        keys = ", ".join(map(repr, content)) or "nothing"
-        return f"a map of {keys if len(keys) <= 200 else keys[:197] + '...'}"
+        return f"a map of {listed(map(repr, content), most=20) or 'nothing'}"
     return f"a {type(content).__name__}"

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import os
+import re
+import warnings
 import zipfile
-import zlib
 
 import keras
 
 from encapkeras.errors import EncapkerasError, PluginError
 from encapkeras.plugins import plugin_of_module
+from encapkeras.text import cut
+
+_UNSOUND = "Skipping nested container|Skipping invalid path|Casting complex values"  # Keras only warns of these
+_LONGEST_REASON = 1000  # Keras may quote the whole configuration
 
 
 def load_model(path: str | os.PathLike[str]) -> keras.Model:
@@ -25,15 +30,20 @@ def load_model(path: str | os.PathLike[str]) -> keras.Model:
         )
     if not os.path.isfile(path):
         raise EncapkerasError(f"'{shown}' cannot be loaded: there is no such file")
-    if not zipfile.is_zipfile(path):  # Keras would say that it is not there
+    if not shown.endswith(".keras") or not zipfile.is_zipfile(path):  # Keras would say that it is not there
         raise EncapkerasError(f"'{shown}' cannot be loaded: it is not a .keras file, or is damaged")
     try:
-        return keras.saving.load_model(path)
-    except (OSError, ValueError, TypeError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", _UNSOUND)
+            return keras.saving.load_model(path)
+    except PluginError:
+        raise
+    except Exception as error:  # Keras raises whatever its reading of a damaged file ends in
         plugin = plugin_of_module(str(error))
         if plugin:
             raise PluginError(
                 f"'{shown}' cannot be loaded: it has a class of the plugin {plugin}. Load that first: "
                 f"encapkeras.load_plugin('{plugin}')."
             ) from error
-        raise EncapkerasError(f"'{shown}' cannot be loaded: {error}") from error
+        reason = cut(re.sub(r"\x1b\[\d*m", "", str(error)) or type(error).__name__, _LONGEST_REASON)
+        raise EncapkerasError(f"'{shown}' cannot be loaded: {reason}") from error

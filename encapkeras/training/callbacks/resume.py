@@ -18,6 +18,7 @@ import torch
 from encapkeras.distribution.processes import all_reduce_max, broadcast, connected, exit_silently
 from encapkeras.errors import ArgumentError, TrainingError
 from encapkeras.keras_internals import begin_fit_at, is_fitting, set_training_function, training_function
+from encapkeras.text import listed
 from encapkeras.training.callbacks.callback_state import callback_state, set_callback_state
 from encapkeras.training.non_finite import ADVICE
 from encapkeras.training.optimizer.averaged_weights import keeps_average, replaced
@@ -253,8 +254,8 @@ class Resume(keras.callbacks.Callback):  # type: ignore[misc]
         now, then = [type(each).__name__ for each in self.also], [each["class"] for each in state["callbacks"]]
         if now != then:
             raise TrainingError(
-                f"the saved training in {self.files.folder} has the callbacks {', '.join(then) or 'none'}; 'also' has "
-                f"{', '.join(now) or 'none'}. Resume with the same, or start over."
+                f"the saved training in {self.files.folder} has the callbacks {listed(then) or 'none'}; 'also' has "
+                f"{listed(now) or 'none'}. Resume with the same, or start over."
             )
         return list(zip(self.also, state["callbacks"], strict=True))
 

@@ -15,7 +15,6 @@ analysis/           what the routing layers do: while training (epochs.csv, epoc
 from __future__ import annotations
 
 import datetime
-import json
 import os
 import platform
 import re
@@ -27,7 +26,7 @@ from typing import Any
 
 from encapkeras import __version__
 from encapkeras.errors import RunFolderError
-from encapkeras.files import replacing, write_json, writing
+from encapkeras.files import read_json, replacing, write_json, writing
 from encapkeras.plugins import Plugin, check_loaded
 from encapkeras.spec.write import as_yaml
 
@@ -133,8 +132,8 @@ class RunFolder:
 
     def _is_ours(self) -> bool:
         try:
-            return "encapkeras" in json.loads(self.environment.read_text())
-        except (OSError, ValueError, TypeError):
+            return "encapkeras" in read_json(self.environment)
+        except (OSError, ValueError):
             return False
 
     def create(
@@ -189,10 +188,9 @@ class RunFolder:
     def read_environment(self) -> dict[str, Any]:
         """Read `environment.json`: versions, device and so on of the process that started the run."""
         try:
-            content: dict[str, Any] = dict(json.loads(self.environment.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError) as error:
+            return read_json(self.environment)
+        except (OSError, ValueError) as error:
             raise RunFolderError(f"{self.environment} cannot be read: {error}") from error
-        return content
 
     def was_begun(self) -> bool:
         """Whether a run of ours is here that has come as far as its spec."""
@@ -240,7 +238,7 @@ class RunFolder:
             PluginError: One is not. None is loaded from here by itself, since a plugin is code.
         """
         try:
-            records = json.loads(self.environment.read_text()).get("plugins", [])
+            records = read_json(self.environment).get("plugins", [])
             needed = [(dict(record["registers"]), Path(record["path"]), str(record["copy"])) for record in records]
         except (OSError, ValueError, TypeError, KeyError, AttributeError):
             return  # a run of another kind, without plugins

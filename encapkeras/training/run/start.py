@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from encapkeras.distribution.processes import launcher_value, set_launcher_value
 from encapkeras.errors import EncapkerasError, RunFolderError, TrainingError
+from encapkeras.files import read_json
 from encapkeras.spec.load import load_spec
 from encapkeras.spec.spec import Spec
 from encapkeras.training.run.resume_state import StateFiles
@@ -100,8 +100,8 @@ def _results_of_finished(folder: RunFolder, changes: list[str]) -> dict[str, Any
             "Train in another folder, or with --overwrite."
         )
     try:
-        results: dict[str, Any] = dict(json.loads(folder.results.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
+        results = read_json(folder.results)
+    except (OSError, ValueError) as error:
         raise TrainingError(f"{folder.results} is damaged: {error}. Remove it to test the network again.") from error
     StateFiles(folder.resume).remove()  # it may have been killed before it did so
     return results
