@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,6 +12,7 @@ from torch.nn import functional as F
 
 from encapkeras.analysis.classify import Classifier
 from encapkeras.data import Batches
+from encapkeras.data.splits import balanced_sample
 from encapkeras.errors import ArgumentError
 
 Change = Literal["rotation", "shift", "scale"]
@@ -96,13 +96,13 @@ def affine_accuracy(classifier: Classifier, batches: Batches, count: int | None 
     Args:
         classifier: A network.
         batches: Images and labels.
-        count: How many of the images, from the first; None for all.
+        count: How many of the images, a choice that is always the same, each class with its share; None for all.
     """
     grid = changes(classifier.image_shape[1])
     right = dict.fromkeys(grid, 0)
-    seen = 0
-    for images, labels in first_images(batches, count):
-        seen += len(labels)
+    sample = batches if count is None else balanced_sample(batches, count)
+    seen = len(sample.classes)
+    for images, labels in map(sample.batch, range(len(sample))):
         for place, ways in grid.items():
             for way in ways:
                 best = classifier.scores(transformed(images, **way)).argmax(1)
@@ -123,14 +123,3 @@ def changes(width: int) -> dict[tuple[Change, float], list[dict[str, float]]]:
         ways = [{"right": float(pixels * x), "down": float(pixels * y)} for x, y in DIRECTIONS]
         grid["shift", pixels] = ways if pixels else ways[:1]
     return {**grid, **{("scale", each): [{"factor": each}] for each in FACTORS}}
-
-
-def first_images(batches: Batches, count: int | None) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield the first `count` images of an epoch and their labels, in batches; None for all."""
-    left = batches.num_images if count is None else min(count, batches.num_images)
-    for index in range(len(batches)):
-        if not left:
-            return
-        images, labels = batches.batch(index)
-        yield images[:left], labels[:left]
-        left -= len(labels[:left])

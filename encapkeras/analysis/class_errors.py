@@ -49,17 +49,18 @@ def class_errors(classifier: Classifier, batches: Batches, top: int = 1) -> list
             the lower label ranks first.
 
     Raises:
-        ArgumentError: `top` is below 1, or not below the number of classes, so that there could be no error.
+        ArgumentError: `top` is below 1, or not below the number of classes, so that there could be no error; or the
+            images have several labels.
     """
     names = classifier.class_names
     if not 1 <= top < len(names):
         raise ArgumentError(f"top must be from 1 to {len(names) - 1}, one less than the classes; received {top}")
-    wrong = torch.zeros(len(names), dtype=torch.int64)
+    there = torch.bincount(batches.classes, minlength=len(names))
+    wrong = torch.zeros_like(there)
     for images, labels in batches:
         best = classifier.scores(images).argsort(dim=1, descending=True, stable=True)[:, :top]
         missed = (best != labels[:, None]).all(1)
         wrong += torch.bincount(labels[missed], minlength=len(names))
-    there = torch.bincount(batches.labels, minlength=len(names))
     rows = zip(names, there.tolist(), wrong.tolist(), strict=True)
     return [ClassErrors(label, name, images, errors) for label, (name, images, errors) in enumerate(rows)]
 

@@ -110,13 +110,14 @@ def one_of_each_class(classifier: Classifier, batches: Batches) -> dict[int, Ten
     """
     first: dict[int, Tensor] = {}
     right: dict[int, Tensor] = {}
+    classes = len(batches.classes.unique())
     for images, labels in batches:
         predicted = classifier.scores(images).argmax(1)
         for image, label, best in zip(images, labels.tolist(), predicted.tolist(), strict=True):
             first.setdefault(label, image)
             if label == best:
                 right.setdefault(label, image)
-        if len(right) == len(classifier.class_names):
+        if len(right) == classes:
             break
     return {label: right.get(label, image) for label, image in sorted(first.items())}
 

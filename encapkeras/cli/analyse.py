@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from typing import TYPE_CHECKING
 
 from encapkeras.cli import analyse_perturb
@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "(best and last; only last without validation)",
     )
     parser.add_argument("--split", choices=SPLITS, default="test", help="images to use (%(default)s)")
-    parser.add_argument("--images", type=int, metavar="N", help=f"use the first N images ({IMAGES})")
+    parser.add_argument("--images", type=int, metavar="N", help=f"use N images, balanced over classes ({IMAGES})")
     parser.add_argument(
         "--output", metavar="DIR", help="folder for the results (RUN/analysis/SPLIT; RUN/analysis/perturbed)"
     )
@@ -63,7 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
     from encapkeras.data import load
     from encapkeras.model.load_model import load_model
     from encapkeras.spec.load import load_spec
-    from encapkeras.training.analysis_images import first_images
+    from encapkeras.training.analysis_images import sample_images
     from encapkeras.training.measure import check_fits, data_of
     from encapkeras.training.memory.out_of_memory import explain_out_of_memory
     from encapkeras.training.run.analysis_folder import AnalysisFolder
@@ -84,16 +84,20 @@ def run(arguments: argparse.Namespace) -> int:
     analyses = []
     with explain_out_of_memory():
         splits = load(data, seed=spec.train.seed)
-        images, labels = first_images(splits, arguments.split, count)
+        sample = sample_images(splits, arguments.split, count)
+        images, labels, used = sample.images, sample.labels, sample.name
+        if not any(files.values()):  # epochs alone, which an older version may have analysed with the first images
+            used = _read_epoch(folder, next(iter(files)), {sample.name, arguments.split}, len(images)).split
         for name, file in files.items():
             if file is None:
-                analyses.append(_read_epoch(folder, int(name), arguments.split, len(images)))
+                analyses.append(_read_epoch(folder, name, {used}, len(images)))
                 continue
             model = load_model(file)
             check_fits(model, splits.info)
-            analyses.append(analyse_routing(model, images, labels, checkpoint=name, split=arguments.split))
+            analyses.append(analyse_routing(model, images, labels, checkpoint=name, split=used))
         output.write(analyses, arguments.overwrite)
-    _print_table(analyses)
+    print(sample.text if used == sample.name else f"the first {len(images):,} {used} images")
+    _print_tables(analyses)
     print(f"written to {output.path}")
     print_device()
     return 0
@@ -123,27 +127,31 @@ def _read_epochs(folder: RunFolder) -> list[RoutingAnalysis]:
     return read_csv(table) if table.is_file() else []
 
 
-def _read_epoch(folder: RunFolder, epoch: int, split: str, images: int) -> RoutingAnalysis:
+def _read_epoch(folder: RunFolder, epoch: str, samples: Set[str], images: int) -> RoutingAnalysis:
     """Return the analysis of an epoch during training, if it is of the same images."""
     found = next(analysis for analysis in _read_epochs(folder) if analysis.checkpoint == f"epoch {epoch}")
-    if (found.split, found.images) != (split, images):
+    if found.split in samples and found.images == images:
+        return found
+    split = found.split.split()[-1]  # without "balanced"
+    text = f"epoch {epoch} was analysed with {found.images} {found.split} images, and its weights are not kept"
+    if found.images == images and split in {sample.split()[-1] for sample in samples}:
         raise RunFolderError(
-            f"epoch {epoch} was analysed with {found.images} {found.split} images, and its weights are not kept: "
-            f"analyse the other weights with the same images. Add --split {found.split} --images {found.images}"
+            f"{text}. Older versions took the first {images} images, now the choice is balanced over the classes: the "
+            "two cannot be compared. Name only epochs that were analysed by an older version, or none of them"
         )
-    return found
+    raise RunFolderError(
+        f"{text}: analyse the other weights with the same images. Add --split {split} --images {found.images}"
+    )
 
 
-def _print_table(analyses: Sequence[RoutingAnalysis]) -> None:
+def _print_tables(analyses: Sequence[RoutingAnalysis]) -> None:
     from encapkeras.analysis import layers_of
     from encapkeras.analysis.plots import KINDS
 
     for layer in layers_of(analyses):
         activations = analyses[0].select(layer, "activation")
         of_classes = "; the image's class / other classes" if len({m.capsules for m in activations}) > 1 else ""
-        title = (
-            f"{layer}: {KINDS[activations[0].routing]}, {analyses[0].images:,} {analyses[0].split} images{of_classes}"
-        )
+        title = f"{layer}: {KINDS[activations[0].routing]}{of_classes}"
         iterations = sorted({m.iteration for m in activations})
         rows = [(analysis, iteration) for analysis in analyses for iteration in iterations]
         columns = {

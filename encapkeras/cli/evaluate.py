@@ -46,7 +46,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="K",
         help="with --per-class and --hardest: an image counts as an error if its class is not among the K best (1)",
     )
-    parser.add_argument("--images", type=int, metavar="N", help="with --affine: use the first N images (1000)")
+    parser.add_argument(
+        "--images", type=int, metavar="N", help="with --affine: use N images, balanced over classes (1000)"
+    )
     parser.add_argument(
         "-o", "--output", metavar="PATH", help="the file to write; with --affine the folder (RUN/analysis/affine)"
     )

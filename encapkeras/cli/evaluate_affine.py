@@ -27,6 +27,7 @@ def run(arguments: argparse.Namespace) -> None:
     """Measure each run, and write one table and one plot of all."""
     from encapkeras.analysis import affine_accuracy
     from encapkeras.analysis.affine_plot import MOST_NETWORKS
+    from encapkeras.data.splits import describe_sample
 
     count = IMAGES if arguments.images is None else arguments.images
     if count < 1:
@@ -44,7 +45,7 @@ def run(arguments: argparse.Namespace) -> None:
     for name, trained in zip(names, runs, strict=True):
         splits = trained.splits()
         batches = trained.chosen(splits, arguments.split)
-        own = batches.labels[:count].tolist()
+        own = batches.labels.tolist()
         if measured and own != labels:
             raise ArgumentError(
                 f"the {arguments.split} images of {printable(name)} are not those of {printable(names[0])}: they were "
@@ -59,9 +60,9 @@ def run(arguments: argparse.Namespace) -> None:
     ]
     _write(table, plot, rows, measured)
     if arguments.json:
-        print(json.dumps({"split": arguments.split, "measured": rows}, indent=2))
+        print(json.dumps({"split": arguments.split, "split_images": len(labels), "measured": rows}, indent=2))
     else:
-        _print(measured, arguments.split)
+        _print(measured, describe_sample(count, len(labels), arguments.split, splits.info.classes))
     print(f"written to {printable(str(output))}", file=sys.stderr if arguments.json else sys.stdout)
 
 
@@ -111,8 +112,7 @@ def _write(
         plot_affine(measured).savefig(file)
 
 
-def _print(measured: Mapping[str, Sequence[AffineAccuracy]], split: str) -> None:
-    images = next(iter(measured.values()))[0].images
+def _print(measured: Mapping[str, Sequence[AffineAccuracy]], sample: str) -> None:
     columns: dict[str, list[str]] = {"network": [], "unchanged": [], "rotated": [], "shifted": [], "scaled": []}
     for name, found in measured.items():
         accuracies = [next(one.accuracy for one in found if one.change == "rotation" and one.amount == 0)]
@@ -122,5 +122,5 @@ def _print(measured: Mapping[str, Sequence[AffineAccuracy]], split: str) -> None
         cells = [printable(name), *(f"{accuracy:.4f}" for accuracy in accuracies)]
         for column, cell in zip(columns.values(), cells, strict=True):
             column.append(cell)
-    title = f"accuracy on {images:,} {split} images: unchanged, and mean over each kind of change\n"
+    title = f"accuracy on {sample}: unchanged, and mean over each kind of change\n"
     print_table(columns, title=title, right=list(columns)[1:])

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from encapkeras.data import augment
 from encapkeras.data.registry import Array
 from encapkeras.data.settings import AugmentSettings
-from encapkeras.data.windows import TensorWindows, Windows
+from encapkeras.data.windows import ChosenWindows, TensorWindows, Windows
 from encapkeras.data.worker_processes import in_workers
 from encapkeras.errors import ArgumentError
 from encapkeras.functional.torch_support.shared_batch import part_of_batch
@@ -121,6 +121,17 @@ class Batches(DataLoader[tuple[Tensor, ...]]):
         return len(self.labels)
 
     @property
+    def classes(self) -> Tensor:
+        """The class of each image, `(N,)`: the labels; an `ArgumentError` if they are not one whole number each."""
+        if self.labels.dim() != 1 or self.labels.is_floating_point():
+            raise ArgumentError(
+                "an accuracy or a choice that is balanced over the classes needs one class for each image: labels "
+                f"(N,), whole numbers; received {str(self.labels.dtype).removeprefix('torch.')} of shape "
+                f"{tuple(self.labels.shape)}"
+            )
+        return self.labels
+
+    @property
     def _step(self) -> int:
         """Images in all batches but the last."""
         return self.batch_size or self.num_images
@@ -157,9 +168,18 @@ class Batches(DataLoader[tuple[Tensor, ...]]):
 
     def unchanged(self) -> Batches:
         """Return the same images in their own order, cut at the center, not augmented."""
+        return self.take(np.arange(self.num_images))
+
+    def take(self, indices: Array) -> Batches:
+        """Return the images at these indices `(M,)`, in this order, cut at the center, not augmented."""
         height, width = self._size
         return Batches(
-            self._windows, self.labels, height=height, width=width, batch_size=self._step, workers=self.workers
+            ChosenWindows(self._windows, indices),
+            self.labels[torch.from_numpy(indices)],
+            height=height,
+            width=width,
+            batch_size=self._step,
+            workers=self.workers,
         )
 
     def corner_crops(self) -> Iterator[tuple[list[Tensor], Tensor]]:

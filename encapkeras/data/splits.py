@@ -17,7 +17,7 @@ from encapkeras.data.registry import Array, DatasetInfo, DatasetReader, ImageArr
 from encapkeras.data.settings import AugmentSettings, DataSettings
 from encapkeras.data.windows import FileWindows, Windows, decoded
 from encapkeras.data.worker_processes import default_workers
-from encapkeras.errors import ArgumentError
+from encapkeras.errors import ArgumentError, DataError
 
 IN_MEMORY = 2**30  # bytes; image files that take no more, resized, are decoded once
 
@@ -93,6 +93,12 @@ def load(settings: DataSettings, *, seed: int) -> DataSplits:
         raise ArgumentError(f"the seed must be at least 0; received {seed}")
     reader = settings.reader()
     arrays = reader.read()  # before the description: it finds all that is wrong, the description only a part
+    for labels in (arrays.train_labels, arrays.validation_labels, arrays.test_labels):
+        if labels is not None and labels.ndim != 1:
+            raise DataError(
+                f"data set '{settings.dataset}' gives labels of shape {labels.shape}; training and measuring need one "
+                "class for each image, (N,). Images of several classes can be trained with in a script of your own"
+            )
     info = _as_given_to_the_network(settings, reader)
     train, validation, test = _parts(arrays, settings, seed)
     make = _BatchesMaker(settings, info, [images for images, _ in (train, validation, test)])
@@ -149,12 +155,47 @@ def subset_indices(labels: Array, count: int | None, seed: int) -> Array:
         return np.arange(total)
     if count > total:
         raise _too_few(count, total)
+    return np.sort(_in_shares(labels, seed)[:count])
+
+
+def balanced_order(labels: Array) -> Array:
+    """Return the indices of labels `(N,)` in an order, always the same, whose beginnings all are balanced choices.
+
+    In the first M of them, for any M, each class has the share that it has in the whole.
+    """
+    names, classes = np.unique(labels, return_inverse=True)
+    # Some classes have an image more than others where shares are not whole: random ones, not always the first.
+    return _in_shares(np.random.default_rng(0).permutation(len(names))[classes], seed=0)
+
+
+def balanced_sample(batches: Batches, count: int) -> Batches:
+    """Return `count` of the images (all if there are fewer), always the same, each class with its share.
+
+    The images are in their own order, cut at the center and not augmented.
+    """
+    return batches.take(np.sort(balanced_order(batches.classes.numpy())[:count]))
+
+
+def describe_sample(count: int, total: int, split: str, classes: int) -> str:
+    """Return how many images of a split are used, in words.
+
+    Example:
+        >>> describe_sample(40, 120, "test", classes=3)
+        '40 of 120 test images, balanced over 3 classes'
+    """
+    sample = f"{count:,} of {total:,} {split} images, balanced over {classes:,} classes"
+    return sample if count < total else f"{total:,} {split} images"
+
+
+def _in_shares(labels: Array, seed: int) -> Array:
+    """Return a random order of the indices of labels in which all beginnings hold the shares of the classes."""
+    total = len(labels)
     mixed = np.random.default_rng([seed, 0, 1]).permutation(total)
     by_class = mixed[np.argsort(labels[mixed], kind="stable")]
     sizes = np.bincount(labels)
     ranks = np.arange(total) - np.repeat(np.cumsum(sizes) - sizes, sizes)
     # The image of rank r among n of its class comes after the r / n-th part of all: the first of every class at once.
-    return np.sort(by_class[np.argsort(ranks / np.repeat(sizes, sizes), kind="stable")[:count]])
+    return by_class[np.argsort(ranks / np.repeat(sizes, sizes), kind="stable")]
 
 
 def held_out_indices(count: int, fraction: float, seed: int) -> Array:

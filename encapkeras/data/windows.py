@@ -74,6 +74,21 @@ class FileWindows:
         return self.cut(order, np.zeros_like(order), np.zeros_like(order))
 
 
+class ChosenWindows:
+    """Windows of some of the images of a source, the images `indices`."""
+
+    def __init__(self, source: Windows, indices: Array) -> None:
+        self._source, self._indices = source, indices
+        self.rows, self.columns = source.rows, source.columns
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def cut(self, order: Array, tops: Array, lefts: Array) -> Tensor:
+        """Return windows, as `Windows` says."""
+        return self._source.cut(self._indices[order], tops, lefts)
+
+
 def decoded(files: ImageFiles, size: tuple[int, int], workers: int) -> Tensor:
     """Return all images in this height and width, `(N, H, W, C)`, uint8, decoded by `workers` processes."""
     windows = FileWindows(files, *size, whole=size)

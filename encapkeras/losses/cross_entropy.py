@@ -42,11 +42,12 @@ class CrossEntropyLoss(CapsuleLoss):
         **kwargs: `name`, `reduction`, `dtype`, as for every Keras loss.
 
     Call arguments:
-        y_true: Labels `(B,)` as whole numbers, or one-hot `(B, K)`.
+        y_true: Labels `(B,)` as whole numbers, or targets `(B, K)`, one-hot or soft; their rows sum to 1.
         y_pred: Scores `(B, K)`.
 
     Raises:
         ShapeError: Labels and scores do not match.
+        ArgumentError: Labels are outside of their range, or a row does not sum to 1 (checked on the CPU).
 
     Example:
         >>> import torch
@@ -67,7 +68,7 @@ class CrossEntropyLoss(CapsuleLoss):
 
     def call(self, y_true: torch.Tensor, y_pred: torch.Tensor) -> torch.Tensor:
         """Return losses `(B,)`; see the class."""
-        targets = smooth(one_hot_targets(y_true, y_pred), self.label_smoothing)
+        targets = smooth(one_hot_targets(y_true, y_pred, one_class="cross-entropy loss"), self.label_smoothing)
         return cross_entropy(y_pred, targets, scale=self.scale)
 
     def probabilities(self, scores: torch.Tensor) -> torch.Tensor:

@@ -20,7 +20,7 @@ def margin_loss(
 
     Args:
         scores: Lengths a `(B, K)`.
-        targets: One-hot T `(B, K)`.
+        targets: T `(B, K)`, 1 for each present class.
         upper: The length that a present class should reach.
         lower: The length that an absent class should not exceed.
         absent_weight: Weight of the absent classes.
@@ -49,11 +49,12 @@ class MarginLoss(CapsuleLoss):
         **kwargs: `name`, `reduction`, `dtype`, as for every Keras loss.
 
     Call arguments:
-        y_true: Labels `(B,)` as whole numbers, or one-hot `(B, K)`.
+        y_true: Labels `(B,)` as whole numbers, or targets `(B, K)` from 0 to 1, with any number of present classes.
         y_pred: Lengths `(B, K)`.
 
     Raises:
         ShapeError: Labels and lengths do not match.
+        ArgumentError: Labels are outside of their range (checked on the CPU).
 
     Example:
         >>> import torch

@@ -43,11 +43,12 @@ class SpreadLoss(CapsuleLoss):
         **kwargs: `name`, `reduction`, `dtype`, as for every Keras loss.
 
     Call arguments:
-        y_true: Labels `(B,)` as whole numbers, or one-hot `(B, K)`.
+        y_true: Labels `(B,)` as whole numbers, or targets `(B, K)`, one-hot or soft; their rows sum to 1.
         y_pred: Scores `(B, K)`: lengths, or activations.
 
     Raises:
         ShapeError: Labels and scores do not match.
+        ArgumentError: Labels are outside of their range, or a row does not sum to 1 (checked on the CPU).
 
     Example:
         >>> loss = SpreadLoss()
@@ -82,4 +83,4 @@ class SpreadLoss(CapsuleLoss):
 
     def call(self, y_true: torch.Tensor, y_pred: torch.Tensor) -> torch.Tensor:
         """Return losses `(B,)`; see the class."""
-        return spread_loss(y_pred, one_hot_targets(y_true, y_pred), margin=self.margin)
+        return spread_loss(y_pred, one_hot_targets(y_true, y_pred, one_class="spread loss"), margin=self.margin)

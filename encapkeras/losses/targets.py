@@ -8,11 +8,18 @@ from torch.nn import functional as F
 from encapkeras.errors import ArgumentError, ShapeError
 from encapkeras.functional.torch_support.fake_tensors import has_values
 
+ROUNDING = 0.01  # by which a sum of soft labels may differ from 1, also in bfloat16
 
-def one_hot_targets(labels: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-    """Return one-hot targets `(B, K)` from labels `(B,)` or `(B, 1)`, or from (soft) targets `(B, K)`."""
+
+def one_hot_targets(labels: torch.Tensor, scores: torch.Tensor, *, one_class: str = "") -> torch.Tensor:
+    """Return one-hot targets `(B, K)` from labels `(B,)` or `(B, 1)`, or from (soft) targets `(B, K)`.
+
+    A loss that is about one class of each sample gives its name as `one_class`: rows must then sum to 1.
+    """
     if scores.dim() == 2 and labels.shape == scores.shape and scores.shape[1] > 1:
         _check_range(labels, 1, "one-hot targets must lie between 0 and 1")
+        if one_class:
+            _check_sums(labels, one_class)
         return labels.to(scores.dtype)
     if scores.dim() == 2 and labels.shape in ((len(scores),), (len(scores), 1)):
         last = scores.shape[1] - 1
@@ -29,8 +36,29 @@ def smooth(targets: torch.Tensor, smoothing: float) -> torch.Tensor:
     return targets * (1 - smoothing) + smoothing / targets.shape[1] if smoothing else targets
 
 
+def sum_to_1(targets: torch.Tensor) -> torch.Tensor:
+    """Return which rows `(B,)` of targets `(B, K)` sum to 1, as those of one class and of soft labels do."""
+    return (targets.sum(1, dtype=torch.float32) - 1).abs() <= ROUNDING
+
+
+def _check_sums(targets: torch.Tensor, loss: str) -> None:
+    if not _can_check(targets):
+        return
+    wrong = ~sum_to_1(targets)
+    if wrong.any():
+        index = int(wrong.nonzero()[0])
+        raise ArgumentError(
+            f"the {loss} needs one class for each sample: one-hot targets, or soft ones that sum to 1; row {index} "
+            f"sums to {targets[index].sum().item():g}. Use the margin loss for samples of several classes or none"
+        )
+
+
+def _can_check(labels: torch.Tensor) -> bool:
+    return labels.device.type == "cpu" and has_values(labels)  # on a GPU, a check would wait for it
+
+
 def _check_range(labels: torch.Tensor, largest: int, demand: str) -> None:
-    if labels.device.type != "cpu" or not has_values(labels):
+    if not _can_check(labels):
         return
     wrong = ~((labels >= 0) & (labels <= largest))
     if "whole" in demand:

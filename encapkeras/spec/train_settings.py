@@ -128,7 +128,9 @@ class Analysis(Section):
     """Looks at what the routing layers do while the network is trained."""
 
     every: pydantic.PositiveInt = Field(description="Epochs from one analysis to the next, and to the first.")
-    images: pydantic.PositiveInt = Field(256, description="How many of the first validation images to analyse.")
+    images: pydantic.PositiveInt = Field(
+        256, description="How many validation images to analyse, balanced over classes."
+    )
 
 
 class ResumeState(Section):

@@ -2,23 +2,37 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from encapkeras.data import DataSplits
+from encapkeras.data.splits import balanced_sample, describe_sample
 from encapkeras.errors import DataError
 
 Split = Literal["test", "validation", "train"]
 
 
-def first_images(splits: DataSplits, split: Split, count: int) -> tuple[Tensor, Tensor]:
-    """Return the first images of a split `(B, H, W, C)`, 0 to 1, not augmented, and their labels `(B,)`."""
+@dataclass(frozen=True)
+class Sample:
+    """A balanced choice of the images of a split, not augmented."""
+
+    images: Tensor  # `(B, H, W, C)`
+    labels: Tensor  # `(B,)`
+    name: str  # in tables: `balanced SPLIT`, or SPLIT if it is the whole; in old tables SPLIT may be its first images
+    text: str  # for people
+
+
+def sample_images(splits: DataSplits, split: Split, count: int) -> Sample:
+    """Return so many images of a split, or all if there are fewer."""
     parts = {"train": splits.train.unchanged(), "validation": splits.validation, "test": splits.test}
     batches = parts[split]
     if batches is None:
         raise DataError("there is no validation part (data.validation is 0) to analyse the routing with")
-    needed = -(-min(count, batches.num_images) // (batches.batch_size or 1))
-    images, labels = zip(*(batches.batch(index) for index in range(needed)), strict=True)
-    return torch.cat(images)[:count], torch.cat(labels)[:count]
+    sample = balanced_sample(batches, count)
+    images, labels = zip(*(sample.batch(index) for index in range(len(sample))), strict=True)
+    name = f"balanced {split}" if sample.num_images < batches.num_images else split
+    text = describe_sample(sample.num_images, batches.num_images, split, splits.info.classes)
+    return Sample(torch.cat(images), torch.cat(labels), name, text)

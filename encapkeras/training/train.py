@@ -31,7 +31,7 @@ from encapkeras.model.spec_model import build_model
 from encapkeras.plugins import used_plugins
 from encapkeras.summary.node_table import parameters
 from encapkeras.training import callbacks
-from encapkeras.training.analysis_images import first_images
+from encapkeras.training.analysis_images import sample_images
 from encapkeras.training.check import check_device, check_options, check_settings
 from encapkeras.training.measure import check_fits, compile_with_losses, measure_metrics
 from encapkeras.training.memory.advice import advice_for_training
@@ -254,8 +254,10 @@ def callbacks_of(run: _Run) -> list[keras.callbacks.Callback]:
         patience, least = settings.early_stopping.patience, settings.early_stopping.min_delta
         others.append(keras.callbacks.EarlyStopping("val_accuracy", least, patience, mode="max"))
     if settings.analysis:
-        validation = first_images(splits, "validation", settings.analysis.images)
-        others.append(callbacks.RoutingAnalysis(folder.analysis, *validation, every=settings.analysis.every))
+        some, every = sample_images(splits, "validation", settings.analysis.images), settings.analysis.every
+        others.append(
+            callbacks.RoutingAnalysis(folder.analysis, some.images, some.labels, every=every, split=some.name)
+        )
     saving = settings.resume_state
     resume = callbacks.Resume(folder.resume, run.own_splits.train, others, saving.minutes, saving.epochs, saving.keep)
     return [resume, *others]

@@ -6,6 +6,7 @@ from encapkeras import EncapkerasError, build_model
 from encapkeras.analysis import Classifier, affine_accuracy, plot_affine, transformed
 from encapkeras.analysis.affine import changes
 from encapkeras.data import DataSettings, load
+from encapkeras.data.splits import balanced_sample
 
 
 @pytest.fixture
@@ -72,8 +73,8 @@ def test_accuracies_are_those_of_each_changed_image():
     model = build_model(tiny_spec())
     found = {(each.change, each.amount): each for each in affine_accuracy(Classifier(model), batches, count=20)}
     assert list(found) == list(changes(32))
-    (first, labels), (second, more) = batches.batch(0), batches.batch(1)
-    images, labels = torch.cat([first, second])[:20], torch.cat([labels, more])[:20]
+    images, labels = map(torch.cat, zip(*balanced_sample(batches, 20), strict=True))
+    assert torch.bincount(labels, minlength=10).tolist() == [2] * 10
     for change, ways in {
         ("rotation", 30): [{"degrees": 30}],
         ("shift", 3): [{"right": 3}, {"right": -3}, {"down": 3}, {"down": -3}],

@@ -2,8 +2,16 @@ import pytest
 import torch
 
 from encapkeras import EncapkerasError
-from encapkeras.analysis import ClassErrors, class_errors, hardest
+from encapkeras.analysis import (
+    ClassErrors,
+    affine_accuracy,
+    class_errors,
+    hardest,
+    one_of_each_class,
+    ten_crop_accuracy,
+)
 from encapkeras.data import Batches
+from encapkeras.errors import ArgumentError
 
 SCORES = torch.tensor(
     [
@@ -19,7 +27,7 @@ SCORES = torch.tensor(
 class KnownScores:
     """Takes the scores from the pixels."""
 
-    class_names = ("cat", "dog", "owl")
+    class_names, image_shape = ("cat", "dog", "owl"), (1, 3, 1)
 
     def scores(self, images):
         return images[:, 0, :, 0]
@@ -46,6 +54,13 @@ def test_errors_among_the_two_best(batches):
 def test_a_top_that_leaves_no_error(top, batches):
     with pytest.raises(EncapkerasError, match=f"top must be from 1 to 2, one less than the classes; received {top}"):
         class_errors(KnownScores(), batches, top=top)
+
+
+def test_images_of_several_classes_have_no_errors_of_a_class():
+    several = Batches(SCORES[:, None, :, None], torch.eye(3)[[0, 0, 1, 1, 0]], height=1, width=3, batch_size=2)
+    for measure in (class_errors, affine_accuracy, ten_crop_accuracy, one_of_each_class):
+        with pytest.raises(ArgumentError, match="needs one class for each image"):
+            measure(KnownScores(), several)
 
 
 def test_of_equal_classes_the_lower_label_is_the_harder():

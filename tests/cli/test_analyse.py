@@ -41,14 +41,18 @@ def test_the_best_and_the_last_weights_stand_side_by_side(run, capsys):
     pictures.Reload()
     assert len(pictures.Tags()["images"]) == len(PICTURES)
     analyses = read_csv(output / "routing.csv")
-    assert [(a.checkpoint, a.split, a.images) for a in analyses] == [("best", "test", 30), ("last", "test", 30)]
+    assert [(a.checkpoint, a.split, a.images) for a in analyses] == [
+        ("best", "balanced test", 30),
+        ("last", "balanced test", 30),
+    ]
     for name in ("best", "last"):
         board = EventAccumulator(str(output / name))
         board.Reload()
         assert [point.step for point in board.Scalars("digits/activation/target")] == [1, 2, 3]
     printed = capsys.readouterr().out
-    assert "digits: EM routing, 30 test images; the image's class / other classes" in printed
-    assert "middle: dynamic routing, 30 test images" in printed
+    assert printed.startswith("30 of 360 test images, balanced over 10 classes\n")
+    assert "digits: EM routing; the image's class / other classes" in printed
+    assert "middle: dynamic routing\n" in printed
     assert printed.endswith(f"written to {output}\n")
 
 
@@ -62,14 +66,31 @@ def test_epochs_that_were_analysed_while_training(run):
 
 def test_epochs_that_were_analysed_with_other_images(run, capsys):
     message = refused(capsys, "analyse", run, "--checkpoint", 1, "last")
-    assert message.startswith("epoch 1 was analysed with 20 validation images")
+    assert message.startswith("epoch 1 was analysed with 20 balanced validation images")
     assert message.endswith("Add --split validation --images 20\n")
+
+
+def test_epochs_that_an_older_version_analysed_with_the_first_images(run, capsys):
+    """They are shown, but not beside others."""
+    words = ["--split", "validation", "--images", 20, "--overwrite"]
+    table = run / "analysis" / "epochs.csv"
+    newer = table.read_text()
+    table.write_text(newer.replace("balanced validation", "validation"))
+    message = refused(capsys, "analyse", run, "--checkpoint", 1, "last", *words)
+    assert message.startswith(
+        "epoch 1 was analysed with 20 validation images, and its weights are not kept. Older versi"
+    )
+    assert analyse(run, "--checkpoint", 1, 2, *words) == 0
+    assert capsys.readouterr().out.startswith("the first 20 validation images\n")
+    table.write_text(newer.replace("epoch 1,balanced validation", "epoch 1,validation"))
+    for epochs in ((1, 2), (2, 1)):
+        assert "cannot be compared" in refused(capsys, "analyse", run, "--checkpoint", *epochs, *words)
 
 
 def test_training_images_in_a_folder_of_ones_own(run, tmp_path):
     assert analyse(run, "--split", "train", "--images", 10, "--checkpoint", "best", "--output", tmp_path / "out") == 0
     (analysis,) = read_csv(tmp_path / "out" / "routing.csv")
-    assert (analysis.checkpoint, analysis.split, analysis.images) == ("best", "train", 10)
+    assert (analysis.checkpoint, analysis.split, analysis.images) == ("best", "balanced train", 10)
     assert not (run / "analysis" / "train").exists()
 
 

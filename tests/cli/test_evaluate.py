@@ -5,6 +5,7 @@ import shutil
 import pytest
 import torch
 from support.commands import refused
+from support.dataset_files import write_image_folder
 from support.tiny_spec import tiny_spec
 from support.trained import trained
 
@@ -104,7 +105,7 @@ def test_changed_images_of_two_networks_side_by_side(run, plain_run, capsys):
     out = capsys.readouterr().out
     folder = run / "analysis" / "affine"
     assert out.endswith(f"written to {folder}\n")
-    assert "accuracy on 40 test images" in out
+    assert "accuracy on 40 of 360 test images, balanced over 10 classes: unchanged" in out
     assert {file.name for file in folder.iterdir()} == {"affine.csv", "affine.png"}
     table = rows(folder / "affine.csv")
     assert {row["network"] for row in table} == {"tiny", "other"}
@@ -114,6 +115,19 @@ def test_changed_images_of_two_networks_side_by_side(run, plain_run, capsys):
     again = printed(capsys, run, "--affine", "--images", 40, "--overwrite")["measured"]
     before = [float(row["accuracy"]) for row in table if row["network"] == "tiny"]
     assert [row["accuracy"] for row in again] == before
+
+
+def test_a_part_of_images_that_are_sorted_by_class_has_the_accuracy_of_the_whole(tmp_path, capsys):
+    spec = tiny_spec(epochs=1)
+    write_image_folder(tmp_path / "photos", {"train": 4, "test": 8})
+    spec["data"] = {"dataset": "image_folder", "root": "photos", "image_size": 16, "validation": 0}
+    spec["model"]["nodes"]["lengths"] |= {"kernel_initializer": "zeros", "trainable": False}  # always says class 0
+    run = trained(tmp_path, spec)
+    measured = printed(capsys, run, "--affine", "--images", 12)
+    assert {(row["accuracy"], row["images"]) for row in measured["measured"]} == {(1 / 3, 12)}
+    assert measured["split_images"] == 24
+    assert main(["evaluate", str(run), "--affine", "--images", "12", "--overwrite"]) == 0
+    assert "accuracy on 12 of 24 test images, balanced over 3 classes: unchanged" in capsys.readouterr().out
 
 
 def test_changed_images_in_a_folder_of_ones_own(run, tmp_path, capsys):

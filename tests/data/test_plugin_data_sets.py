@@ -13,6 +13,7 @@ from encapkeras import check_spec, load_plugin
 from encapkeras.cli.main import main
 from encapkeras.data import DataSettings, load
 from encapkeras.data.registry import path_arguments
+from encapkeras.errors import DataError
 
 PLUGIN = '''
 from typing import Literal
@@ -197,3 +198,11 @@ def test_an_argument_of_a_data_set_that_is_not_given_is_none():
     assert (settings.path, settings.class_list) == (None, None)
     with pytest.raises(AttributeError, match="nonsense"):
         settings.nonsense  # noqa: B018
+
+
+def test_labels_of_several_classes_are_refused(tmp_path):
+    text = PLUGIN.replace('"stripes"', '"many"').replace("np.tile([0, 1] if", "np.tile([[0, 1], [1, 1]] if")
+    (tmp_path / "many.py").write_text(text)
+    load_plugin("many.py")
+    with pytest.raises(DataError, match=r"'many' gives labels of shape \(2, 20\); .* one class for each image"):
+        load(DataSettings(dataset="many", grey_levels="specs/levels.txt"), seed=0)

@@ -5,8 +5,8 @@ import torch
 from hypothesis import given
 from support.dataset_files import cycling_labels, random_images, write_npz, write_svhn_files
 
-from encapkeras.data import AugmentSettings, DataSettings, describe, load
-from encapkeras.data.splits import held_out_indices, subset_indices
+from encapkeras.data import AugmentSettings, Batches, DataSettings, describe, load
+from encapkeras.data.splits import balanced_order, balanced_sample, held_out_indices, subset_indices
 from encapkeras.errors import ArgumentError, DataError
 
 
@@ -241,3 +241,40 @@ def test_other_data_sets_have_no_validation_part():
 @pytest.mark.parametrize(("validation", "there"), [("own", True), (0.1, True), (0.0, False)])
 def test_settings_tell_whether_there_is_a_validation_part(validation, there):
     assert DataSettings(dataset="digits", validation=validation).has_validation is there
+
+
+# --- a sample for pictures and measurements
+
+
+@given(sizes=st.lists(st.integers(1, 30), min_size=1, max_size=8), data=st.data())
+def test_every_beginning_of_the_balanced_order_has_the_share_of_each_class(sizes, data):
+    labels = np.repeat(data.draw(st.permutations(range(len(sizes)))), sizes)  # sorted by class, as in folders
+    order = balanced_order(labels)
+    assert sorted(order) == list(range(len(labels)))
+    count = data.draw(st.integers(0, len(labels)))
+    of_class = np.bincount(labels, minlength=len(sizes))
+    shares = of_class * count / len(labels)
+    assert (np.bincount(labels[order[:count]], minlength=len(sizes)) - shares < 1).all()
+
+
+def test_fewer_images_than_classes_are_not_those_of_the_first_classes():
+    labels = np.repeat(np.arange(1000), 5)
+    chosen = labels[balanced_order(labels)[:256]]
+    assert len(np.unique(chosen)) == 256
+    assert 400 < chosen.mean() < 600
+
+
+def test_a_balanced_sample_holds_the_images_of_its_labels():
+    images = torch.arange(60, dtype=torch.uint8).reshape(60, 1, 1, 1)
+    batches = Batches(images, torch.arange(60) // 20, height=1, width=1, batch_size=7, seed=3)
+    sample = balanced_sample(batches, 15)
+    numbers, labels = numbers_in(sample), torch.cat([labels for _, labels in sample]).tolist()
+    assert numbers == sorted(numbers) == numbers_in(balanced_sample(batches, 15))
+    assert labels == [number // 20 for number in numbers] == [0] * 5 + [1] * 5 + [2] * 5
+    assert numbers_in(balanced_sample(batches, 100)) == list(range(60))
+
+
+def test_images_of_several_classes_have_no_balanced_sample():
+    several = Batches(torch.zeros(4, 1, 1, 1), torch.eye(4).repeat(1, 2), height=1, width=1, batch_size=2)
+    with pytest.raises(ArgumentError, match=r"one class for each image: .*; received float32 of shape \(4, 8\)"):
+        balanced_sample(several, 2)

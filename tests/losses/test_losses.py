@@ -138,6 +138,31 @@ def test_impossible_labels_are_refused_with_their_place(labels, message):
     assert message in str(error.value)
 
 
+@pytest.mark.parametrize("loss", [SpreadLoss, CrossEntropyLoss])
+@pytest.mark.parametrize(("row", "total"), [([1, 1, 0, 0], "2"), ([0, 0, 0, 0], "0"), ([0.5, 0.25, 0, 0], "0.75")])
+def test_losses_of_one_class_refuse_rows_of_several_and_of_none(loss, row, total):
+    labels = torch.tensor([[0, 1, 0, 0], row], dtype=torch.float32)
+    with pytest.raises(ArgumentError, match=rf"row 1 sums to {total}\. Use the margin loss"):
+        loss()(labels, torch.rand(2, 4))
+    with pytest.raises(ArgumentError, match="one class for each sample"):
+        loss().call(labels.bool() if total in "02" else labels.bfloat16(), torch.rand(2, 4))
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_soft_labels_that_sum_to_1_but_for_rounding_are_taken(loss, dtype):
+    soft = torch.softmax(torch.rand(50, 1000), 1).to(dtype)
+    assert torch.isfinite(loss().call(soft, torch.rand(50, 1000))).all()
+
+
+def test_the_margin_loss_wants_every_present_class_to_be_long():
+    labels = torch.tensor([[1.0, 1.0, 0.0], [0.0, 0.0, 0.0]])
+    found = MarginLoss().call(labels, torch.tensor([[0.9, 0.9, 0.1], [0.1, 0.1, 0.1]]))
+    missed = MarginLoss().call(labels, torch.tensor([[0.9, 0.0, 0.1], [0.1, 0.1, 0.5]]))
+    assert found.tolist() == pytest.approx([0, 0])
+    assert missed.tolist() == pytest.approx([0.9**2, 0.5 * 0.4**2])
+
+
 def test_the_old_names_of_metrics_are_read():
     with pytest.warns(DeprecationWarning, match="Old: 'figures' is deprecated; call it 'metric_names'"):
 

@@ -4,17 +4,19 @@ import shutil
 
 import pytest
 import torch
+from support.dataset_files import write_image_folder
 from support.routing_spec import routing_spec
 from support.tiny_spec import tiny_spec
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from encapkeras.analysis import analyse_routing, read_csv
 from encapkeras.data import AugmentSettings, DataSettings, load
+from encapkeras.data.splits import balanced_order
 from encapkeras.errors import ArgumentError, SpecError, TrainingError
 from encapkeras.model.load_model import load_model
 from encapkeras.spec.load import load_spec
 from encapkeras.training import train
-from encapkeras.training.analysis_images import first_images
+from encapkeras.training.analysis_images import sample_images
 from encapkeras.training.run.run_folder import RunFolder
 
 DRAWS = True  # see conftest.py
@@ -30,15 +32,16 @@ def finished(tmp_path_factory):
 def test_every_so_many_epochs_have_their_figures(finished):
     analyses = read_csv(finished.analysis / "epochs.csv")
     assert [(a.checkpoint, a.split, a.images) for a in analyses] == [
-        ("epoch 2", "validation", 50),
-        ("epoch 4", "validation", 50),
+        ("epoch 2", "balanced validation", 50),
+        ("epoch 4", "balanced validation", 50),
     ]
     assert all(analysis.layers == ("middle", "digits") for analysis in analyses)
 
 
 def test_the_figures_are_those_of_the_saved_weights(finished):
     splits = load(DataSettings(dataset="digits", batch_size=128), seed=0)
-    again = analyse_routing(load_model(finished.last), *first_images(splits, "validation", 50))
+    sample = sample_images(splits, "validation", 50)
+    again = analyse_routing(load_model(finished.last), sample.images, sample.labels)
     kept = read_csv(finished.analysis / "epochs.csv")[-1]
     assert again.measurements == kept.measurements
 
@@ -104,11 +107,21 @@ def test_a_trial_of_one_epoch_may_end_before_the_first_analysis():
 
 
 @pytest.mark.parametrize(("split", "images"), [("test", 360), ("validation", 144), ("train", 1293)])
-def test_images_are_the_first_of_a_split_as_they_are(split, images):
+def test_images_are_a_balanced_choice_of_a_split_as_they_are(split, images):
     splits = load(DataSettings(dataset="digits", batch_size=100, augment=AugmentSettings(mirror=True)), seed=0)
-    few, labels = first_images(splits, split, 130)
-    assert (few.shape, len(labels)) == ((130, 32, 32, 1), 130)
-    again, all_labels = first_images(splits, split, 10_000)
-    assert (len(again), len(all_labels)) == (images, images)
-    assert torch.equal(few, again[:130])
-    assert torch.equal(few, getattr(splits, split).images_as_uint8(130) / 255)
+    few, everything = (sample_images(splits, split, count) for count in (130, 10_000))
+    assert (few.name, everything.name) == (f"balanced {split}", split)
+    assert few.text == f"130 of {images:,} {split} images, balanced over 10 classes"
+    assert everything.text == f"{images:,} {split} images"
+    assert torch.equal(everything.images, getattr(splits, split).images_as_uint8() / 255)
+    chosen = balanced_order(everything.labels.numpy())[:130]
+    chosen.sort()
+    assert torch.equal(few.images, everything.images[chosen])
+    assert torch.equal(few.labels, everything.labels[chosen])
+
+
+@pytest.mark.parametrize("split", ["test", "validation"])
+def test_images_of_a_folder_are_not_those_of_its_first_class(tmp_path, split):
+    write_image_folder(tmp_path, {"train": 2, "val": 8, "test": 8})
+    data = DataSettings(dataset="image_folder", root=str(tmp_path), image_size=8, workers=0, validation="own")
+    assert sample_images(load(data, seed=0), split, 6).labels.tolist() == [0, 0, 1, 1, 2, 2]

@@ -16,10 +16,13 @@ from tensorboard.plugins.hparams import metadata
 
 from encapkeras import build_model
 from encapkeras.callbacks import Resume, Stopwatch, TensorBoard
+from encapkeras.data import Batches
+from encapkeras.data.splits import balanced_order
 from encapkeras.errors import ArgumentError, RunFolderError
 from encapkeras.layers import CapsuleDense, CapsuleLength, ImageToCapsules
 from encapkeras.losses import MarginLoss
 from encapkeras.training.callbacks import tensorboard
+from encapkeras.training.tensorboard import predictions
 from encapkeras.training.tensorboard.figures import draw_confusion
 from encapkeras.training.tensorboard.predictions import Predictor
 
@@ -176,7 +179,8 @@ def test_the_projector_has_vectors_labels_and_thumbnails_of_the_last_epoch_alone
     assert vectors.shape == (30, 2 * 2)
     text = (folder / "projector" / "labels.tsv").read_text()
     labels = list(csv.DictReader(text.splitlines(), delimiter="\t"))
-    assert [row["class"] for row in labels] == [("even", "odd")[label] for label in VALIDATION[1]]
+    order = balanced_order(VALIDATION[1])
+    assert [row["class"] for row in labels] == [("even", "odd")[label] for label in VALIDATION[1][order]]
     lengths = np.linalg.norm(vectors.reshape(30, 2, 2), axis=2)
     assert [row["predicted"] for row in labels] == [("even", "odd")[index] for index in lengths.argmax(1)]
     assert [float(row["score"]) for row in labels] == pytest.approx(lengths.max(1), abs=1e-4)
@@ -298,6 +302,37 @@ def test_validation_data_come_in_all_forms_that_fit_takes():
         assert torch.allclose(seen.scores, wanted.scores)
         assert torch.equal(seen.images, wanted.images)
         assert torch.allclose(seen.capsules, wanted.capsules)
+
+
+def test_images_that_are_sorted_by_class_are_shown_balanced(monkeypatch):
+    """Whatever gives them: in order of their batches, the first would all be of one class."""
+    monkeypatch.setattr(predictions, "SHOWN", 8)
+    monkeypatch.setattr(predictions, "EMBEDDED", 10)
+    images, labels = np.arange(40, dtype=np.float32).repeat(16).reshape(40, 4, 4, 1) / 40, np.arange(40) // 20
+    tensors = torch.from_numpy(images), torch.from_numpy(labels)
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(*tensors), batch_size=7)
+    batches = Batches(*tensors, height=4, width=4, batch_size=7)
+    shown = []
+    for data in ((images, labels), (images, np.eye(2)[labels]), loader, batches):
+        seen = Predictor(capsule_model()).predict(data)
+        assert (len(seen.images), len(seen.capsules), len(seen.thumbnails)) == (8, 10, 10)
+        assert torch.equal(seen.thumbnails[:8], seen.images)
+        numbers = (seen.images[:, 0, 0, 0] * 40).round().int()
+        assert torch.equal(numbers // 20, seen.labels[:8].int())
+        assert seen.labels[:8].sum() == 4
+        assert torch.allclose(seen.capsules.norm(dim=2), seen.scores[:10], atol=1e-5)
+        shown.append(numbers.tolist())
+    assert shown == [shown[0]] * 4
+
+
+@pytest.mark.parametrize("row", [[1, 1], [0, 0], [0.5, 0.5]])
+def test_images_of_several_classes_or_none_have_a_sentence_instead_of_pictures(tmp_path, row):
+    labels = np.eye(2)[VALIDATION[1]]
+    labels[5] = row
+    fit(capsule_model(), TensorBoard(tmp_path, (VALIDATION[0], labels)), epochs=1)
+    events = read(tmp_path)
+    assert not events.Tags()["images"]
+    assert b"one class for each image" in events.Tensors("pictures/text_summary")[0].tensor_proto.string_val[0]
 
 
 def test_a_network_of_logits_shows_probabilities_and_no_capsules(tmp_path):

@@ -26,6 +26,7 @@ class RoutingAnalysis(keras.callbacks.Callback):  # type: ignore[misc]
         images: Validation images `(B, H, W, C)`, tensor or array, as the model takes them.
         labels: Their classes `(B,)`; None if not known.
         every: Epochs from one analysis to the next.
+        split: Name of the images in the table.
 
     Raises:
         ArgumentError: `every` is below 1, or, when training begins, the model has no routing layer or does not take the
@@ -46,7 +47,9 @@ class RoutingAnalysis(keras.callbacks.Callback):  # type: ignore[misc]
 
     KEPT = ()
 
-    def __init__(self, folder: str | Path, images: Any, labels: Any = None, *, every: int = 1) -> None:
+    def __init__(
+        self, folder: str | Path, images: Any, labels: Any = None, *, every: int = 1, split: str = "validation"
+    ) -> None:
         super().__init__()
         if every < 1:
             raise ArgumentError(f"every is a number of epochs, at least 1; received {every}")
@@ -55,6 +58,7 @@ class RoutingAnalysis(keras.callbacks.Callback):  # type: ignore[misc]
         self.images = images
         self.labels = labels
         self.every = every
+        self.split = split
         self._writer: SummaryWriter | None = None
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
@@ -62,9 +66,7 @@ class RoutingAnalysis(keras.callbacks.Callback):  # type: ignore[misc]
         number = epoch + 1
         if number % self.every:
             return
-        analysis = analyse_routing(
-            self.model, self.images, self.labels, checkpoint=f"epoch {number}", split="validation"
-        )
+        analysis = analyse_routing(self.model, self.images, self.labels, checkpoint=f"epoch {number}", split=self.split)
         with writing(self.folder):
             if self._writer is None:
                 self._writer = SummaryWriter(str(self.folder / "epochs"))

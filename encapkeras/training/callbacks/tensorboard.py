@@ -45,7 +45,8 @@ class TensorBoard(keras.callbacks.Callback):  # type: ignore[misc]
     Args:
         folder: Folder of the event files; made if it does not exist.
         data: Validation data of a classifier of images: arrays `(images, labels)`, a `torch.utils.data.DataLoader`, a
-            `keras.utils.PyDataset`, or other batches that can be iterated over again; None for no pictures.
+            `keras.utils.PyDataset`, or other batches that can be iterated over again, which is done once more at first,
+            to choose images of all classes; None for no pictures. Each image has one class, or there are no pictures.
         every: Epochs from one set of pictures to the next; None: after the epochs 1, 2, 4, 8, ...; always after the
             last.
         class_names: Names of the classes; those of a model that was made from a spec if not given, else numbers.
@@ -166,7 +167,11 @@ class TensorBoard(keras.callbacks.Callback):  # type: ignore[misc]
         with averaged(self.model):
             predictions = self._predictor.predict(self.data)
         with self._writing() as writer:
-            write_pictures(writer, self.folder, predictions, self._names(predictions.scores.shape[1]), self.epoch)
+            if predictions is None:
+                text = "There are no pictures: they need one class for each image, and some have several or none."
+                writer.add_text("pictures", text, self.epoch)
+            else:
+                write_pictures(writer, self.folder, predictions, self._names(predictions.scores.shape[1]), self.epoch)
         self.pictured = self.epoch
 
     def _names(self, classes: int) -> Sequence[str]:

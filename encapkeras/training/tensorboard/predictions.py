@@ -13,9 +13,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from encapkeras.data import Batches
+from encapkeras.data.splits import balanced_order
 from encapkeras.errors import ArgumentError, NotFiniteError
 from encapkeras.keras_internals import producer
 from encapkeras.losses import OptimalTransport, ReconstructionLoss
+from encapkeras.losses.targets import sum_to_1
 from encapkeras.model.spec_model import SpecModel
 from encapkeras.training.random_state import random_state, set_random_state
 from encapkeras.validation import shown
@@ -29,7 +32,7 @@ THUMBNAIL = 32  # pixels, the longer side
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a classifier makes of N images; all tensors are on the CPU."""
+    """What a classifier makes of N images, in an order whose beginnings are balanced over the classes; on the CPU."""
 
     images: Tensor  # the first, `(F, H, W, C)`, 0 to 1
     labels: Tensor  # the class of each of all images, `(N,)`
@@ -59,6 +62,7 @@ class Predictor:
         self._model = model
         self._outputs: keras.Model | None = None  # a subclassed model has no tensors inside that could be named
         self._has_lengths = False
+        self._ranks: Tensor | None = None  # the place of each image in the balanced order
         if getattr(model, "inputs", None):
             _check_classifier(model)
             capsules = _measured_by_length(model.outputs[0])
@@ -67,31 +71,39 @@ class Predictor:
             self._outputs = keras.Model(model.inputs, {"scores": model.outputs[0], **inner})
 
     @torch.no_grad()
-    def predict(self, data: Any) -> Predictions:
-        """Predict all images of validation data in any form that `fit` takes."""
+    def predict(self, data: Any) -> Predictions | None:
+        """Predict all images of validation data in any form that `fit` takes; None if some have not just one class."""
         images, labels, scores, capsules, thumbnails = ([] for _ in range(5))
-        count = 0
+        count, few = 0, EMBEDDED
         with _restore_generators_after():
+            if self._ranks is None:
+                everything = _classes_of(data)
+                if everything is None:
+                    return None
+                self._ranks = torch.from_numpy(balanced_order(everything.numpy())).argsort()
             for given, classes in _batches_of(data):
                 batch = keras.ops.convert_to_tensor(given)
                 lengths, inner = self._call(batch)
                 scores.append(lengths)
                 labels.append(_classes(classes, lengths))
-                images.append(batch[: max(SHOWN - count, 0)].float().cpu())
+                ranks = self._ranks[count : count + len(lengths)]
+                images.append(batch[: len(ranks)][ranks < SHOWN].float().cpu())
                 if inner is not None:
-                    few = max(min(EMBEDDED, EMBEDDED_NUMBERS // inner[0].numel()) - count, 0)
-                    capsules.append(inner[:few].float().cpu())
-                    thumbnails.append(_small(batch[:few].float().cpu()))
+                    few = min(EMBEDDED, EMBEDDED_NUMBERS // inner[0].numel())
+                    capsules.append(inner[: len(ranks)][ranks < few].float().cpu())
+                    thumbnails.append(_small(batch[: len(ranks)][ranks < few].float().cpu()))
                 count += len(lengths)
-        if not count:
-            raise ArgumentError("data holds no images, so there is nothing to show in TensorBoard")
-        first = torch.cat(images)
+        if count != len(self._ranks):
+            raise _not_data(f"it gave {len(self._ranks)} images at first, now {count}")
+        order = self._ranks.argsort()
+        places = {most: self._ranks[self._ranks < most].argsort() for most in (SHOWN, few)}
+        first = torch.cat(images)[places[SHOWN]]
         return Predictions(
             _unit_range(first),
-            torch.cat(labels),
-            self._as_scores(torch.cat(scores)),
-            torch.cat(capsules) if capsules else None,
-            _unit_range(torch.cat(thumbnails)) if thumbnails else None,
+            torch.cat(labels)[order],
+            self._as_scores(torch.cat(scores))[order],
+            torch.cat(capsules)[places[few]] if capsules else None,
+            _unit_range(torch.cat(thumbnails)[places[few]]) if thumbnails else None,
             *self._side_losses(first),
         )
 
@@ -157,9 +169,25 @@ def _measured_by_length(output: keras.KerasTensor) -> keras.KerasTensor | None:
     return capsules if len(capsules.shape) == 3 else None
 
 
+def _classes_of(data: Any) -> Tensor | None:
+    """Return the classes of all images; None if some have several classes, or none."""
+    given = [data.labels] if isinstance(data, Batches) else [labels for _, labels in _batches_of(data)]
+    if not given:
+        raise ArgumentError("data holds no images, so there is nothing to show in TensorBoard")
+    labels = torch.cat([_as_tensor(part) for part in given])
+    if labels.dim() != 2 or labels.shape[1] == 1:
+        return labels.reshape(-1)
+    best, second = labels.float().topk(2).values.T
+    return labels.argmax(1) if (sum_to_1(labels) & (best > second)).all() else None
+
+
+def _as_tensor(labels: Any) -> Tensor:
+    return torch.as_tensor(np.asarray(labels.cpu() if isinstance(labels, Tensor) else labels))
+
+
 def _classes(labels: Any, scores: Tensor) -> Tensor:
     """Return labels in any form that a loss takes as classes `(B,)`."""
-    tensor = torch.as_tensor(np.asarray(labels.cpu() if isinstance(labels, Tensor) else labels))
+    tensor = _as_tensor(labels)
     classes = tensor.argmax(1) if tensor.shape == scores.shape else tensor.reshape(-1).long()
     if len(classes) != len(scores) or not ((classes >= 0) & (classes < scores.shape[1])).all():
         raise ArgumentError(
@@ -173,9 +201,11 @@ def _classes(labels: Any, scores: Tensor) -> Tensor:
 def _small(images: Tensor) -> Tensor:
     height, width = images.shape[1:3]
     factor = THUMBNAIL / max(height, width)
-    if factor >= 1 or not len(images):
+    if factor >= 1:
         return images
     size = (max(1, round(height * factor)), max(1, round(width * factor)))
+    if not len(images):
+        return images.new_empty(0, *size, images.shape[3])
     return F.interpolate(images.permute(0, 3, 1, 2), size, mode="area").permute(0, 2, 3, 1)
 
 
