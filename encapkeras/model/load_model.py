@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import warnings
 import zipfile
+from typing import Any
 
 import keras
 
@@ -13,6 +15,12 @@ from encapkeras.errors import EncapkerasError, PluginError
 from encapkeras.plugins import plugin_of_module
 from encapkeras.text import cut
 
+# Where a file may name what networks consist of. Keras looks elsewhere too, and so finds functions that write files.
+_NAMED = re.compile(
+    r"keras(\.(layers|models|activations|constraints|dtype_policies|initializers|losses|metrics|ops|quantizers|random"
+    r"|regularizers|optimizers(\.schedules)?|src\.[\w.]+))?"
+)
+_LONGEST_CONFIGURATION = 2**26  # bytes
 _UNSOUND = "Skipping nested container|Skipping invalid path|Casting complex values"  # Keras only warns of these
 _LONGEST_REASON = 1000  # Keras may quote the whole configuration
 
@@ -35,6 +43,7 @@ def load_model(path: str | os.PathLike[str]) -> keras.Model:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("error", _UNSOUND)
+            _check_names(path)
             return keras.saving.load_model(path)
     except PluginError:
         raise
@@ -47,3 +56,19 @@ def load_model(path: str | os.PathLike[str]) -> keras.Model:
             ) from error
         reason = cut(re.sub(r"\x1b\[\d*m", "", str(error)) or type(error).__name__, _LONGEST_REASON)
         raise EncapkerasError(f"'{shown}' cannot be loaded: {reason}") from error
+
+
+def _check_names(path: str | os.PathLike[str]) -> None:
+    """Refuse a file that names what no network consists of, such as a function of Keras that writes a file."""
+    with zipfile.ZipFile(path) as archive, archive.open("config.json") as file:
+        remaining: list[Any] = [json.loads(file.read(_LONGEST_CONFIGURATION))]
+    while remaining:
+        part = remaining.pop()
+        if isinstance(part, list):
+            remaining += part
+        elif isinstance(part, dict):
+            remaining += part.values()
+            module, name = str(part.get("module")), str(part.get("class_name"))
+            name = str(part.get("config")) if name == "function" else name
+            if module.partition(".")[0] == "keras" and (not _NAMED.fullmatch(module) or "." in name):
+                raise ValueError(f"it names {module}.{name}, which is not a part of a network")

@@ -345,15 +345,17 @@ def _boxes(folder: Path) -> Format:
 # --- networks and states ---
 
 
-def _torch_files(changed: Callable[[random.Random, Any], Any], tree: bool = True) -> tuple[Change, ...]:
+def _torch_files(changed: Callable[[random.Random, Any], Any]) -> tuple[Change, ...]:
     import torch
 
     def content(chance: random.Random, data: bytes) -> Mutant:
         loaded = torch.load(io.BytesIO(data), weights_only=True)
         if isinstance(loaded, dict):
             loaded = dict(loaded)
-        written = io.BytesIO()
-        torch.save(changed_tree(chance, loaded, changed), written, _use_new_zipfile_serialization=chance.random() < 0.8)
+        written, zip_file = io.BytesIO(), chance.random() < 0.8
+        torch.save(
+            _with_checksum(changed_tree(chance, loaded, changed)), written, _use_new_zipfile_serialization=zip_file
+        )
         return written.getvalue(), False
 
     def records(chance: random.Random, data: bytes) -> Mutant:
@@ -365,6 +367,16 @@ def _torch_files(changed: Callable[[random.Random, Any], Any], tree: bool = True
         return zipped(inside), False
 
     return (content, content, records, _directory, _members)
+
+
+def _with_checksum(content: Any) -> Any:
+    """A changed state with a right checksum."""
+    if not isinstance(content, dict) or "checksum" not in content:
+        return content
+    from encapkeras.training.run.resume_state import checksum
+
+    rest = {name: value for name, value in content.items() if name != "checksum"}
+    return {**rest, "checksum": checksum(rest)}
 
 
 def _tensor(chance: random.Random, value: Any) -> Any:
