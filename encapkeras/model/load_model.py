@@ -21,7 +21,7 @@ _NAMED = re.compile(
     r"|regularizers|optimizers(\.schedules)?|src\.[\w.]+))?"
 )
 _LONGEST_CONFIGURATION = 2**26  # bytes
-_UNSOUND = "Skipping nested container|Skipping invalid path|Casting complex values"  # Keras only warns of these
+_UNSOUND = "Skipping nested container|Skipping invalid path"  # Keras only warns of these
 _LONGEST_REASON = 1000  # Keras may quote the whole configuration
 
 
@@ -54,7 +54,8 @@ def load_model(path: str | os.PathLike[str]) -> keras.Model:
                 f"'{shown}' cannot be loaded: it has a class of the plugin {plugin}. Load that first: "
                 f"encapkeras.load_plugin('{plugin}')."
             ) from error
-        reason = cut(re.sub(r"\x1b\[\d*m", "", str(error)) or type(error).__name__, _LONGEST_REASON)
+        text = str(error).rpartition("Exception encountered: ")[2] or type(error).__name__
+        reason = cut(re.sub(r"\x1b\[\d*m", "", text), _LONGEST_REASON)
         raise EncapkerasError(f"'{shown}' cannot be loaded: {reason}") from error
 
 

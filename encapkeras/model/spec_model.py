@@ -10,7 +10,7 @@ from typing import Any
 import keras
 import torch
 
-from encapkeras.errors import EncapkerasError, suggest
+from encapkeras.errors import ArgumentError, EncapkerasError, suggest
 from encapkeras.keras_internals import name_outputs
 from encapkeras.losses import SideLoss
 from encapkeras.model.build import BuiltGraph, build_nodes, build_side_losses
@@ -286,6 +286,8 @@ class SpecModel(keras.Model):  # type: ignore[misc]
         """
         for file, registers in config.get("plugins", {}).items():
             check_loaded(registers, f"model '{config['spec']['name']}'", file)
+        if "extends" in config["spec"]:
+            raise ArgumentError("the spec in a saved model is complete; this one names other files in 'extends'")
         structure = {key: part for key, part in config["spec"].items() if key not in ("data", "train")}
         deserialize = keras.dtype_policies.deserialize
         policies = {name: deserialize(policy) for name, policy in config["policies"].items()}
