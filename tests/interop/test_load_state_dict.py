@@ -35,6 +35,16 @@ def test_a_prefix_of_data_parallel_is_taken_off(network):
     assert_same(other, values(model))
 
 
+def test_of_many_unknown_entries_some_are_named(network):
+    model, state_dict = network
+    tensor = torch.zeros(1)
+    unknown = {f"\x1b[31m{number}{'x' * 500}": tensor for number in range(100_000)}
+    message = refused(model, {**state_dict, **unknown})
+    assert len(message) < 10_000
+    assert "\\x1b[31m0xxx" in message and "\x1b" not in message
+    assert "  ... and 99,950 more\n100,000 errors found; " in message
+
+
 def test_a_prefix_on_some_names_is_no_prefix(network):
     model, state_dict = network
     mixed = {f"module.{name}" if "W" in name else name: tensor for name, tensor in state_dict.items()}
