@@ -92,7 +92,7 @@ def test_functions_that_do_not_compute_are_refused(tmp_path, with_function, modu
 
 def test_code_is_not_run(tmp_path):
     keras.Sequential([keras.Input((3,)), keras.layers.Lambda(lambda x: x + 1)]).save(tmp_path / "code.keras")
-    with pytest.raises(EncapkerasError, match="cannot be loaded: .*lambda"):
+    with pytest.raises(EncapkerasError, match=r"cannot be loaded: .*lambda"):
         load_model(tmp_path / "code.keras")
 
 

@@ -238,12 +238,12 @@ class RunFolder:
             PluginError: One is not. None is loaded from here by itself, since a plugin is code.
         """
         try:
-            records = read_json(self.environment).get("plugins", [])
-            needed = [(dict(record["registers"]), Path(record["path"]), str(record["copy"])) for record in records]
+            for record in read_json(self.environment).get("plugins", []):
+                original, copy = Path(record["path"]), self.path / str(record["copy"])
+                file = str(original if original.is_file() else copy)
+                check_loaded(dict(record["registers"]), f"run {self.path}", file)
         except (OSError, ValueError, TypeError, KeyError, AttributeError):
             return  # a run of another kind, without plugins
-        for registers, original, copy in needed:
-            check_loaded(registers, f"run {self.path}", str(original if original.is_file() else self.path / copy))
 
 
 def folder_name(name: str) -> str:
