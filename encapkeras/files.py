@@ -6,12 +6,18 @@ import contextlib
 import errno
 import json
 import os
+import secrets
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, ClassVar, cast
 
 from encapkeras.errors import EncapkerasError, RunFolderError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 
 @contextlib.contextmanager
@@ -29,14 +35,86 @@ def reading(path: str | os.PathLike[str], kind: str, error: type[EncapkerasError
         raise error(f"{os.fspath(path)} cannot be read as {kind}: {reason}. {advice}".rstrip()) from cause
 
 
-def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
-    """Open a file for reading; a named pipe, which nobody may write to, or a device is an `OSError`."""
-    flags = sum(getattr(os, name, 0) for name in ("O_CLOEXEC", "O_NONBLOCK", "O_BINARY"))  # each system has some
-    descriptor = os.open(path, os.O_RDONLY | flags)
+_FLAGS = {
+    "rb": os.O_RDONLY,
+    "r+b": os.O_RDWR,
+    "ab": os.O_WRONLY | os.O_APPEND | os.O_CREAT,
+    "xb": os.O_WRONLY | os.O_CREAT | os.O_EXCL,
+}
+
+
+def open_regular(path: str | os.PathLike[str], mode: str = "rb") -> BinaryIO:
+    """Open a file to read (rb), change (r+b), append to (ab) or make (xb); links are followed only to read.
+
+    A named pipe, which nobody may write to, a device, or a link that could lead writing elsewhere is an `OSError`.
+    """
+    system = ["O_CLOEXEC", "O_NONBLOCK", "O_BINARY"] + ["O_NOFOLLOW"] * (mode != "rb")  # each system has some
+    if mode != "rb" and os.path.islink(path):
+        raise OSError(errno.ELOOP, "it is a symbolic link, and links are not written through", os.fspath(path))
+    descriptor = os.open(path, _FLAGS[mode] | sum(getattr(os, name, 0) for name in system), 0o666)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise OSError(errno.EINVAL, "not a regular file", os.fspath(path))
-    return os.fdopen(descriptor, "rb")
+    return cast(BinaryIO, os.fdopen(descriptor, mode.replace("x", "w")))
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder inside one of ours; a symbolic link in its place, which leads elsewhere, is an `OSError`."""
+    if path.is_symlink():
+        raise OSError(errno.ELOOP, "it is a symbolic link, and links are not written through", os.fspath(path))
+    path.mkdir(parents=True, exist_ok=True)
+
+
+class FileLock:
+    """Keeps other processes out until `close`, or until this one ends; several holders in one process share it."""
+
+    _held: ClassVar[dict[str, tuple[BinaryIO, int]]] = {}  # the open file, and how many hold it
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._key: str | None = None
+
+    def acquire(self) -> bool:
+        """Take the lock, making its file and folder; return False if another process holds it."""
+        if self._key is None:
+            key = os.path.join(os.path.realpath(self.path.parent), self.path.name)
+            file, holders = self._held.get(key) or (self._locked(), 0)
+            if file is None:
+                return False
+            self._held[key], self._key = (file, holders + 1), key
+        return True
+
+    def is_held_elsewhere(self) -> bool:
+        """Return whether another process holds it; change nothing."""
+        if self._key is not None or not self.path.is_file() or self.path.is_symlink():
+            return False
+        was_free = self.acquire()
+        self.close()
+        return not was_free
+
+    def close(self) -> None:
+        """Let other processes have it, if no other holder is left here."""
+        if self._key is None:
+            return
+        file, holders = self._held.pop(self._key)
+        if holders > 1:
+            self._held[self._key] = file, holders - 1
+        else:  # as the only open one: closing another would end a POSIX lock too
+            file.close()
+        self._key = None
+
+    def _locked(self) -> BinaryIO | None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        file = open_regular(self.path, "ab")
+        try:
+            if fcntl is not None:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            file.close()
+            return None
+        except OSError:  # a file system without locks
+            pass
+        return file
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -60,11 +138,13 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Give a file to write to, which replaces `path` when it is complete and on the disk, even if the power fails."""
-    partial = path.with_name(f".{path.stem}.partial{path.suffix}")
+    # No other can know the name, and put a link there; names of files are limited in length.
+    partial = path.with_name(f".{path.stem[:40]}.{secrets.token_hex(8)}.partial{path.suffix}")
     with writing(path):
         try:
+            open_regular(partial, "xb").close()
             yield partial
-            with partial.open("r+b") as file:
+            with open_regular(partial, "r+b") as file:
                 os.fsync(file.fileno())
             os.replace(partial, path)
             _names_to_disk(path.parent)

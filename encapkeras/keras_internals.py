@@ -7,6 +7,9 @@ against what it says, so that a change is found there, and not in the results of
 from __future__ import annotations
 
 import contextlib
+import inspect
+import itertools
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 from typing import Any
@@ -108,11 +111,49 @@ def set_training_function(model: keras.Model, function: Any) -> None:
 
 def is_fitting(model: keras.Model, frame: FrameType | None) -> bool:
     """Return whether a frame is inside of `fit` of this model, by the names `fit` and `self` (Keras 3.15)."""
+    return _frame_of_fit(model, frame) is not None
+
+
+def steps_per_epoch(model: keras.Model, frame: FrameType | None) -> int | None:
+    """Get the argument of the `fit` of this model that a frame is inside of (its `epoch_iterator`; Keras 3.15)."""
+    fit = _frame_of_fit(model, frame)
+    return fit.f_locals["epoch_iterator"].steps_per_epoch if fit else None
+
+
+def callbacks_before(
+    model: keras.Model, frame: FrameType | None, callback: keras.callbacks.Callback
+) -> list[keras.callbacks.Callback]:
+    """List what the `fit` that a frame is inside of calls before a callback (its `callbacks`; Keras 3.15)."""
+    fit = _frame_of_fit(model, frame)
+    in_order = fit.f_locals["callbacks"].callbacks if fit else []
+    return list(itertools.takewhile(lambda each: each is not callback, in_order))
+
+
+def _frame_of_fit(model: keras.Model, frame: FrameType | None) -> FrameType | None:
     while frame is not None:
         if frame.f_code.co_name == "fit" and frame.f_locals.get("self") is model:
-            return True
+            return frame
         frame = frame.f_back
-    return False
+    return None
+
+
+def called_by_keras() -> bool:
+    """Return whether Keras called the function that asks, such as a loss in `compile`, by its modules (Keras 3.15)."""
+    caller = sys._getframe(2)  # of the function that asks
+    return str(caller.f_globals.get("__name__")).startswith("keras.src.")
+
+
+def cloned_by_keras() -> tuple[Any, bool]:
+    """Get the model that `clone_model` copies by the call that asks, or None, and whether as it is (Keras 3.15)."""
+    frame: FrameType | None = sys._getframe()
+    while frame is not None and frame.f_code is not keras.models.clone_model.__code__:
+        frame = frame.f_back
+    if frame is None:
+        return None, False
+    given = frame.f_locals
+    function = inspect.getclosurevars(given["clone_function"]).nonlocals["clone_function"]
+    own = function.__module__ == keras.models.clone_model.__module__
+    return given["model"], own and given["input_tensors"] is None and given["call_function"] is None
 
 
 def ask_before_steps(

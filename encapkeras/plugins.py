@@ -95,7 +95,9 @@ def used_plugins(spec: Mapping[str, Any]) -> list[Plugin]:
 def check_loaded(needed: Mapping[str, Sequence[str]], owner: str, file: str) -> None:
     """Refuse what was saved with a plugin, if its names are not registered: a plugin is code, so the user loads it."""
     known = {registry.noun: registry for registry in _REGISTRIES}
-    missing = [f"{noun} '{name}'" for noun, names in needed.items() for name in names if name not in known[noun]]
+    missing = [
+        f"{noun} '{name}'" for noun, names in needed.items() for name in names if name not in known.get(noun, ())
+    ]
     if missing:
         raise PluginError(
             f"{owner} needs {listed(missing)} of the plugin {os.path.basename(file)}. Load it: add --plugin {file} "

@@ -18,8 +18,8 @@ from typing import Any, TypeVar
 
 from pydantic.warnings import ArbitraryTypeWarning
 
-from encapkeras.errors import ArgumentError, RegistrationError, suggest
-from encapkeras.validation import REQUIRED, Argument, Arguments, ValueProblem, shown
+from encapkeras.errors import RegistrationError, suggest
+from encapkeras.validation import REQUIRED, Argument, Arguments, ValueProblem, refusal, shown
 
 Target = TypeVar("Target", bound=Callable[..., Any])
 
@@ -44,13 +44,8 @@ class Entry:
         """The given arguments as their declared types; raises `ArgumentError` naming all that is wrong."""
         problems = self.problems(values)
         if problems:
-            lines = [f"{self.name}: {_dotted(p.path)}: {p.text}" if p.kind == "value" else p.text for p in problems]
-            raise ArgumentError("\n".join(lines))
+            raise refusal(self.name, problems)
         return self.checker.convert(values)  # type: ignore[no-any-return]
-
-
-def _dotted(path: tuple[str | int, ...]) -> str:
-    return ".".join(map(str, path))
 
 
 class Registry(Mapping[str, Entry]):

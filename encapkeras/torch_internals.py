@@ -27,6 +27,11 @@ def is_fake(tensor: torch.Tensor) -> bool:
     return isinstance(tensor, FakeTensor)
 
 
+def is_tracing() -> bool:
+    """Return whether TorchScript records operations, as ONNX exports do (`jit.is_tracing`; torch 2.9 to 2.14)."""
+    return bool(torch.jit.is_tracing())  # type: ignore[attr-defined, no-untyped-call]
+
+
 def without_values() -> contextlib.AbstractContextManager[Any]:
     """Make a mode in which tensors have no values, on any device (`FakeTensorMode`; torch 2.9 to 2.14)."""
     return FakeTensorMode()
@@ -163,3 +168,19 @@ def launcher_restarts() -> int:
 def file_writer(writer: Any) -> Any:
     """Get what takes events and summaries of a `SummaryWriter`, in its file (torch 2.9 to 2.14)."""
     return writer.file_writer
+
+
+def writer_into(file: Any, folder: str) -> Any:
+    """Make a `SummaryWriter` that hands events to `file.add_event` (`_get_file_writer`; torch 2.9 to 2.14)."""
+    from torch.utils.tensorboard import FileWriter, SummaryWriter
+
+    class Writer(SummaryWriter):
+        def _get_file_writer(self) -> Any:
+            own: Any = self
+            if own.file_writer is None:
+                own.file_writer = FileWriter.__new__(FileWriter)
+                own.file_writer.event_writer = file
+                own.all_writers = {folder: own.file_writer}
+            return own.file_writer
+
+    return Writer(folder)

@@ -2,22 +2,27 @@
 
 The one engine that decides what a map may hold. The annotations are the only declaration: a pydantic model for a
 section of a spec, `Arguments` for what a registered layer, loss or data set takes, a layer of Keras, or a block.
-Checking is strict: `True` is not an integer and `"3"` is not a number.
+Checking is strict: `True` is not an integer and `"3"` is not a number. Numbers and arrays of NumPy, and paths, become
+Python's own numbers, lists and text first.
 """
 
 from __future__ import annotations
 
 import inspect
+import numbers
+import operator
+import os
 import types
 import typing
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
+import numpy as np
 import pydantic
 from pydantic_core import CoreSchema, ErrorDetails, InitErrorDetails, PydanticCustomError, core_schema
 
-from encapkeras.errors import suggest, suggest_argument
+from encapkeras.errors import ArgumentError, suggest, suggest_argument
 
 STRICT = pydantic.ConfigDict(strict=True, arbitrary_types_allowed=True, allow_inf_nan=False)
 
@@ -55,10 +60,21 @@ class Checker:
 
     def convert(self, value: Any) -> Any:
         """The value as the annotation's type; raises `pydantic.ValidationError` if it does not fit."""
-        return self._adapter.validate_python(value)
+        simple = plain(value)
+        try:
+            return self._adapter.validate_python(simple)
+        except pydantic.ValidationError:
+            if simple is value:
+                raise
+        return self._adapter.validate_python(value)  # such as an argument that is to be an array
 
     def problems(self, value: Any) -> list[ValueProblem]:
         """All that is wrong with the value; an empty list if nothing is."""
+        try:
+            self.convert(value)
+            return []
+        except pydantic.ValidationError:
+            value = plain(value)
         try:
             self._adapter.validate_python(value)
         except pydantic.ValidationError as error:
@@ -164,6 +180,47 @@ class Arguments(Checker):
         declared = self.by_name.get(str(path[0])) if len(path) > 1 else None
         models = _models_at(declared.annotation, value[path[0]], path[1:-1]) if declared else []
         return _phrase(error, path, models)
+
+
+class Settings(pydantic.BaseModel):
+    """Base class of the sections of a spec; made in Python, they raise `ArgumentError`, in the words of specs."""
+
+    def __init__(self, /, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except pydantic.ValidationError:
+            raise refusal(type(self).__name__, Checker(type(self)).problems(values)) from None
+
+    # Pydantic then makes sections inside of others without calling it, so that their errors keep their places.
+    __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _plain(cls, values: Any) -> Any:
+        return plain(values)
+
+
+def refusal(owner: str, problems: Sequence[ValueProblem]) -> ArgumentError:
+    """The error that names all that is wrong with what an owner was given."""
+    lines = [f"{owner}: {'.'.join(map(str, p.path))}: {p.text}" if p.kind == "value" else p.text for p in problems]
+    return ArgumentError("\n".join(lines))
+
+
+def plain(value: Any, depth: int = 100) -> Any:
+    """The value, down to a depth, with Python's own numbers, lists and text for those of NumPy, and text for paths."""
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, numbers.Real) and not isinstance(value, int | float):
+        return int(value) if isinstance(value, numbers.Integral) else float(value)
+    if type(value) is dict and depth:
+        made = {plain(key): plain(entry, depth - 1) for key, entry in value.items()}
+        return value if all(made.get(key) is entry for key, entry in value.items()) else made
+    if type(value) in (list, tuple) and depth:
+        parts = [plain(part, depth - 1) for part in value]
+        return value if all(map(operator.is_, parts, value)) else type(value)(parts)
+    return value
 
 
 def shown(value: Any) -> str:

@@ -9,6 +9,7 @@ import keras
 import torch
 from torch import Tensor
 
+from encapkeras.data.checks import layout_hint
 from encapkeras.errors import ArgumentError
 from encapkeras.losses import CapsuleLoss
 from encapkeras.model.spec_model import SpecModel
@@ -143,9 +144,8 @@ def _as_images(images: Any, shape: tuple[int, int, int]) -> Tensor:
     batch = torch.as_tensor(images)
     fits = batch.dim() == 4 and all(size in (None, has) for size, has in zip(shape, batch.shape[1:], strict=True))
     if not fits or not len(batch):
-        raise ArgumentError(
-            f"the network takes images (batch, {', '.join(map(str, shape))}); received {tuple(batch.shape)}"
-        )
+        text = f"the network takes images (batch, {', '.join(map(str, shape))}); received {tuple(batch.shape)}"
+        raise ArgumentError(f"{text}. {layout_hint(batch.shape)}".rstrip(". "))
     if batch.dtype == torch.uint8:
         return batch.to(torch.float32) / 255
     if not batch.is_floating_point() or not ((batch >= 0) & (batch <= 1)).all():

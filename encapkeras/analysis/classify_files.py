@@ -14,6 +14,7 @@ from torch import Tensor
 
 from encapkeras.analysis.classify import Classified, Classifier
 from encapkeras.data import DatasetInfo
+from encapkeras.data.files import files_below
 from encapkeras.data.image_files import ENDINGS, read_image
 from encapkeras.data.preprocess import prepare
 from encapkeras.errors import ArgumentError, DataError
@@ -41,8 +42,8 @@ def classify_files(
 
     Args:
         model: A network with one input and one output, made by `build_model` or `load_model`.
-        paths: Files of any format that PIL reads, and folders. Of a folder and its subfolders, all files count whose
-            names end as those of images do, in the order of their names; hidden ones do not.
+        paths: Files of the formats that `read_image` reads, and folders. Of a folder and its subfolders, all files
+            count whose names end as those of images do, in the order of their names; hidden ones do not.
         batch_size: How many images are read and go through the network at once.
 
     Raises:
@@ -70,7 +71,7 @@ def prepared_image(model: keras.Model, path: str | os.PathLike[str]) -> Tensor:
 
     Args:
         model: A network with one input and one output, made by `build_model` or `load_model`.
-        path: A file of any format that PIL reads.
+        path: A file of the formats that `read_image` reads.
 
     Returns:
         `(1, H, W, C)`, float32 in [0, 1].
@@ -97,7 +98,11 @@ def _files_of(paths: Iterable[str | os.PathLike[str]]) -> tuple[list[Path], dict
     files: list[Path] = []
     problems = {}
     for path in map(Path, paths):
-        found = _images_in(path) if path.is_dir() else [path]
+        try:
+            found = _images_in(path) if os.path.isdir(path) else [path]
+        except DataError as error:
+            problems[path] = str(error)
+            continue
         if not found:
             problems[path] = f"{path}: there is no image in this folder; names of images end in {', '.join(ENDINGS)}"
         files += found
@@ -105,9 +110,7 @@ def _files_of(paths: Iterable[str | os.PathLike[str]]) -> tuple[list[Path], dict
 
 
 def _images_in(folder: Path) -> list[Path]:
-    inner = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.suffix.lower() in ENDINGS)
-    shown = [folder / path for path in inner if not any(part.startswith(".") for part in path.parts)]
-    return [path for path in shown if not path.is_dir()]
+    return sorted(Path(path) for path in files_below(folder) if path.lower().endswith(ENDINGS))
 
 
 def _batched(files: Sequence[Path], size: int) -> Iterator[list[Path]]:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import io
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TextIO
 
 from encapkeras.errors import DataError
+from encapkeras.files import open_regular, replacing
 from encapkeras.text import listed
 
 COSINE_BINS = 21
@@ -93,14 +96,18 @@ COLUMNS = ("checkpoint", "split", "images", *_FIELDS)
 
 
 def write_csv(path: str | os.PathLike[str], analyses: Iterable[RoutingAnalysis]) -> None:
-    """Write several analyses, in the order of the rows, as one table in place of an older one; empty means None."""
-    with open(path, "w", newline="", encoding="utf-8") as file:
+    """Write several analyses, in the order of the rows, as one table in place of an older one; empty means None.
+
+    Raises:
+        RunFolderError: The file cannot be written; an older one is unchanged.
+    """
+    with replacing(Path(path)) as unfinished, unfinished.open("w", newline="", encoding="utf-8") as file:
         _write_rows(file, analyses)
 
 
 def append_csv(path: str | os.PathLike[str], analyses: Iterable[RoutingAnalysis]) -> None:
     """Append analyses to a table, created if it does not exist; the rows are in the file when this returns."""
-    with open(path, "a", newline="", encoding="utf-8") as file:
+    with io.TextIOWrapper(open_regular(path, "ab"), "utf-8", newline="") as file:
         _write_rows(file, analyses)
 
 

@@ -79,7 +79,7 @@ def run(arguments: argparse.Namespace) -> int:
     data = data_of(spec)
     names = arguments.checkpoint or (["best", "last"] if data.has_validation else ["last"])
     files = _checkpoints(folder, list(dict.fromkeys(names)))
-    output = AnalysisFolder(arguments.output or folder.analysis / arguments.split)
+    output = AnalysisFolder(arguments.output or folder.analysis_in(arguments.split))
     output.check_free(arguments.overwrite)
     analyses = []
     with explain_out_of_memory():

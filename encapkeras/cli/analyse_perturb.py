@@ -32,7 +32,7 @@ def run(arguments: argparse.Namespace) -> None:
                 f"network '{classifier.model.name}' has no decoder; add a 'reconstruction' loss, as in the "
                 "bundled spec capsnet_sabour"
             )
-        output = Path(arguments.output) if arguments.output else trained.folder.analysis / "perturbed"
+        output = Path(arguments.output) if arguments.output else trained.folder.analysis_in("perturbed")
         images = one_of_each_class(classifier, trained.chosen(splits, arguments.split))
         digits = len(str(max(images)))
         files = {

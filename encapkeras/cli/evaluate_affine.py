@@ -36,7 +36,7 @@ def run(arguments: argparse.Namespace) -> None:
         raise ArgumentError(f"at most {MOST_NETWORKS} runs can be compared; received {len(arguments.runs)}")
     runs = [TrainedRun.open(path) for path in arguments.runs]
     names = _names(runs)
-    output = Path(arguments.output) if arguments.output else runs[0].folder.analysis / "affine"
+    output = Path(arguments.output) if arguments.output else runs[0].folder.analysis_in("affine")
     table, plot = output / "affine.csv", output / "affine.png"
     _check_free(output, (table, plot), arguments.overwrite)
     _check_same_data_set(runs, names)

@@ -10,7 +10,7 @@ from encapkeras.comparison.plan import Planned
 from encapkeras.errors import RunFolderError
 from encapkeras.files import read_json
 from encapkeras.text import listed
-from encapkeras.training.run.run_folder import RunFolder
+from encapkeras.training.run.run_folder import RunFolder, check_no_link
 from encapkeras.training.run.start import first_difference, spec_of_run
 
 _METRICS = ("test_accuracy", "validation_accuracy", "parameters", "images_per_second", "seconds", "peak_memory_mib")
@@ -29,7 +29,10 @@ def check_folder(path: Path, resume: bool) -> None:
                 f"{path} is not a comparison folder: it has no {table_file(path).name}. Give the folder that "
                 "compare printed, or start a new comparison without --resume."
             )
+        for part in sorted([*path.glob("seed_*"), *path.glob("seed_*/*")]):
+            check_no_link(part, "Put what it leads to in its place.")
         for environment in sorted(path.glob("*/*/environment.json")):
+            RunFolder(environment.parent).check_links()
             RunFolder(environment.parent).check_plugins()
     elif table_file(path).is_file():
         raise RunFolderError(

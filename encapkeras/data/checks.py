@@ -1,4 +1,4 @@
-"""Checks that arrays read from files can be a data set."""
+"""Checks that arrays read from files can be a data set, and what about them is likely a slip."""
 
 from __future__ import annotations
 
@@ -6,9 +6,15 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from encapkeras.data.image_files import ImageFiles
 from encapkeras.data.registry import Array, ImageArrays
 from encapkeras.errors import DataError
 from encapkeras.text import counted
+
+MOST_LISTED = 50
+NEARLY_BLACK = 16 / 255  # what is left of 12 bits in 16
+LOOKED_AT = 16  # files
+AT_ONCE = 1024  # images
 
 
 def label_problems(name: str, labels: Array, classes: int) -> list[str]:
@@ -43,6 +49,38 @@ def check_arrays(dataset: str, arrays: ImageArrays, classes: int) -> ImageArrays
     return arrays
 
 
+def layout_hint(shape: Sequence[int]) -> str:
+    """Return what to do with images, or with one, of a shape that is likely (N, C, H, W) instead of (N, H, W, C)."""
+    if len(shape) not in (3, 4) or shape[-3] not in (1, 3) or shape[-1] in (1, 3, 4):
+        return ""
+    axes, order = ("(N, C, H, W)", "0, 2, 3, 1") if len(shape) == 4 else ("(C, H, W)", "1, 2, 0")
+    return f"This looks like {axes}, but channels come last: use images.transpose({order})"
+
+
+def range_hint(images: Array | ImageFiles) -> str:
+    """Return what to do with images that are nearly black, or outside [0, 1]; of files, some are looked at."""
+    if isinstance(images, ImageFiles):
+        chosen = np.linspace(0, len(images) - 1, min(LOOKED_AT, len(images)), dtype=int)
+        parts = (images.read(index) for index in chosen.tolist())
+    else:
+        parts = (images[start : start + AT_ONCE] for start in range(0, len(images), AT_ONCE))
+    largest, white = 0.0, 255
+    for part in parts:
+        white = 255 if part.dtype == np.uint8 else 1
+        largest = max(largest, float(part.max()))
+        if white == 255 and largest > NEARLY_BLACK * white:
+            return ""
+    if largest > white:
+        return f"the largest is {largest:g}; pixels that are not uint8 must be in [0, 1]: divide them by 255"
+    if largest > NEARLY_BLACK * white:
+        return ""
+    return (
+        f"the largest is {largest:g} of {white}, which is nearly black; multiply them if the files hold 8 or 12 bits "
+        "in 16, or 0 and 1 for black and white"
+    )
+
+
 def listed_error(text: str, problems: Sequence[str]) -> DataError:
     """Return an error that lists what is wrong, a line each."""
-    return DataError("\n  ".join([f"{text}:", *problems]))
+    more = [f"and {counted(len(problems) - MOST_LISTED, 'more problem')}"] if len(problems) > MOST_LISTED else []
+    return DataError("\n  ".join([f"{text}:", *problems[:MOST_LISTED], *more]))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,11 +14,15 @@ import numpy.typing as npt
 
 from encapkeras.data.object_boxes import Box, read_box
 from encapkeras.errors import DataError
+from encapkeras.files import open_regular, reading
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm")
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")  # Pillow starts a program for some of the others
+LARGEST = 64_000_000  # pixels
+AT_ONCE = 2**22  # pixels that are converted at once, so that a large image is in memory only once
 
 
 @dataclass(frozen=True)
@@ -52,10 +57,11 @@ def read_image(path: str | os.PathLike[str], channels: int, box: Box | None = No
     """Return the image in a file, upright as its EXIF data say.
 
     Transparent parts are laid on white; of a moving image the first frame is taken. Gray is repeated where color is
-    asked for, and color becomes gray (ITU-R BT.601) where gray is. Of 16 bits the upper 8 count.
+    asked for, and color becomes gray (ITU-R BT.601) where gray is. Of 12 or 16 bits the upper 8 count. A JPEG file of
+    more than 64 million pixels is decoded at half its size.
 
     Args:
-        path: The file, of any format that Pillow reads.
+        path: The file: JPEG, PNG, BMP, GIF, WebP, TIFF, PPM, PGM or PBM.
         channels: 1 for grayscale, 3 for color.
         box: The part to use, in the pixels that are stored, before turning: left, top, right, bottom; None for all.
 
@@ -63,7 +69,8 @@ def read_image(path: str | os.PathLike[str], channels: int, box: Box | None = No
         `(H, W, channels)`.
 
     Raises:
-        DataError: The file is missing, damaged or not an image, or the box is outside of it.
+        DataError: The file is missing, damaged or not an image; it has more than 64 million pixels, or they are
+            floating-point numbers, or integers with a sign or of more than 16 bits; or the box is outside of it.
 
     Example:
         >>> import tempfile
@@ -73,24 +80,83 @@ def read_image(path: str | os.PathLike[str], channels: int, box: Box | None = No
         ...     read_image(file.name, channels=1).shape
         (4, 5, 1)
     """
-    from PIL import Image, ImageOps
+    from PIL import ImageOps
 
     path = os.fspath(path)
+    with reading(path, "an image", DataError, "Replace or remove the file"), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="PIL")  # of damaged EXIF data and such
+        with _opened(path) as image:
+            declared = _declared(image)
+            _bound(image, halved=box is None)
+            part = image if box is None else image.crop(_inside(box, image.size))
+            ImageOps.exif_transpose(part, in_place=True)
+            return _pixels(part, channels, *declared)
+
+
+@contextlib.contextmanager
+def _opened(path: str) -> Iterator[Image]:
+    from PIL import Image, UnidentifiedImageError
+
     try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module="PIL")  # of damaged EXIF data and such
-            with Image.open(path) as image:
-                part = image if box is None else image.crop(_inside(box, image.size))
-                ImageOps.exif_transpose(part, in_place=True)
-                pixels = np.array(_with_channels(_of_bytes(part), channels))
+        file = open_regular(path)
     except FileNotFoundError:
         raise DataError(f"{path}: there is no such file") from None
-    except MemoryError:  # says nothing about the file
-        raise
-    except Exception as error:  # Pillow names no end to what reading damaged files can raise
-        text = f"{path} cannot be read as an image: {_reason(error, path)}. Replace or remove the file"
-        raise DataError(text) from error
-    return pixels.reshape(*pixels.shape[:2], channels)
+    with file:
+        start = file.read(2)
+        file.seek(0)
+        try:
+            with _stderr_closed() if start in (b"II", b"MM") else contextlib.nullcontext():  # TIFF
+                with Image.open(file, formats=FORMATS) as image:
+                    yield image
+        except UnidentifiedImageError as error:
+            reason = f"it is not in an image format that is read: {', '.join(FORMATS)}" if start else "it is empty"
+            raise ValueError(reason) from error
+        except MemoryError as error:
+            raise ValueError("there is not enough memory for what it declares to hold") from error
+
+
+@contextlib.contextmanager
+def _stderr_closed() -> Iterator[None]:
+    """Keep off the terminal what libtiff prints about damage, apart from the error that it reports."""
+    try:
+        kept = os.dup(2)
+    except OSError:  # it is closed already
+        yield
+        return
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nothing, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nothing)
+
+
+def _declared(image: Image) -> tuple[int, bool]:
+    """Return how many bits a gray value has, and whether 0 is white; refuse those of which no 8 are the upper ones."""
+    from PIL import TiffImagePlugin
+
+    if image.mode == "F":
+        raise ValueError("its pixels are floating-point numbers; save it with 8 or 16 bits")
+    if not isinstance(image, TiffImagePlugin.TiffImageFile):
+        return 16, False
+    tags = image.tag_v2
+    bits = max(tags.get(TiffImagePlugin.BITSPERSAMPLE, (1,)))
+    signed = 2 in tags.get(TiffImagePlugin.SAMPLEFORMAT, (1,))
+    if signed or bits > 16:
+        kind = " with a sign" if signed else ""
+        raise ValueError(f"its pixels are {bits}-bit integers{kind}; save it with 8 or 16 bits without sign")
+    return bits, tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION, 0) == 0
+
+
+def _bound(image: Image, halved: bool) -> None:
+    """Refuse an image of too many pixels, unless it can be decoded at half its size."""
+    width, height = image.size
+    if halved and width * height > LARGEST:
+        image.draft(None, (width // 2, height // 2))  # does nothing but to a JPEG file
+    if not 0 < image.width * image.height <= LARGEST:
+        raise ValueError(f"it has {width} x {height} pixels; from 1 to {LARGEST:,} are read. Save it smaller")
 
 
 def _inside(box: Box, size: tuple[int, int]) -> Box:
@@ -101,17 +167,24 @@ def _inside(box: Box, size: tuple[int, int]) -> Box:
     return left, top, right, bottom
 
 
-def _of_bytes(image: Image) -> Image:
+def _pixels(image: Image, channels: int, bits: int, zero_is_white: bool) -> npt.NDArray[np.uint8]:
+    width, height = image.size
+    rows = max(1, AT_ONCE // width)
+    pixels = np.empty((height, width, channels), np.uint8)
+    for top in range(0, height, rows):
+        band = image if rows >= height else image.crop((0, top, width, min(top + rows, height)))
+        converted = np.asarray(_with_channels(_of_bytes(band, bits, zero_is_white), channels))
+        pixels[top : top + rows] = converted.reshape(-1, width, channels)
+    return pixels
+
+
+def _of_bytes(image: Image, bits: int, zero_is_white: bool) -> Image:
     from PIL import Image
 
-    if image.mode.startswith("I;16") or image.mode == "I":
-        pixels = np.array(image)
-        if pixels.min() < 0 or pixels.max() > 0xFFFF:
-            raise ValueError("its pixels have more than 16 bits")
-        return Image.fromarray((pixels >> 8).astype(np.uint8))
-    if image.mode == "F":
-        raise ValueError("its pixels are floating-point numbers; save it with 8 or 16 bits")
-    return image
+    if not image.mode.startswith("I"):
+        return image
+    upper = (np.asarray(image) >> (bits - 8)).astype(np.uint8)  # Pillow leaves values of more than 8 bits as they are
+    return Image.fromarray(255 - upper if zero_is_white else upper)
 
 
 def _with_channels(image: Image, channels: int) -> Image:
@@ -124,11 +197,3 @@ def _with_channels(image: Image, channels: int) -> Image:
         image = image.convert("RGB")
     mode = "L" if channels == 1 else "RGB"
     return image if image.mode == mode else image.convert(mode)
-
-
-def _reason(error: Exception, path: str) -> str:
-    from PIL import UnidentifiedImageError
-
-    if isinstance(error, UnidentifiedImageError):
-        return "it is empty" if os.path.getsize(path) == 0 else "it is not in an image format that Pillow knows"
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__

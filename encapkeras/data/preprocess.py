@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from encapkeras.data import augment
+from encapkeras.data.checks import layout_hint
 from encapkeras.data.registry import Array, DatasetInfo
 from encapkeras.errors import DataError
 from encapkeras.validation import shown
@@ -57,4 +58,5 @@ def _with_channels(images: Tensor, channels: int) -> Tensor:
     if received == 3 and channels == 1:
         gray = augment.gray(images.float())
         return gray.round().to(torch.uint8) if images.dtype == torch.uint8 else gray
-    raise DataError(f"the network takes images of {channels} channels; this one has {received}")
+    text = f"the network takes images of {channels} channels; this one has {received}"
+    raise DataError(f"{text}. {layout_hint(images.shape[1:])}".rstrip(". "))

@@ -95,6 +95,13 @@ class DatasetReader(abc.ABC):
             DataError: There is no description, for example because the user's file is missing.
         """
 
+    def remarks(self) -> list[str]:
+        """Return what is likely a slip although the data can be used, for example a folder that is ignored.
+
+        Each becomes a warning when the data set is described or loaded.
+        """
+        return []
+
     @abc.abstractmethod
     def read(self) -> ImageArrays:
         """Return all images and labels, checked.

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import (
-    BaseModel,
     ConfigDict,
     Field,
     ModelWrapValidatorHandler,
@@ -22,14 +21,14 @@ from pydantic import (
 from encapkeras.data.registry import DATASETS, DataPath, DatasetReader
 from encapkeras.errors import ArgumentError, suggest
 from encapkeras.registry import Entry
-from encapkeras.validation import Argument, Checker, ValueProblem, error_of
+from encapkeras.validation import Argument, Checker, Settings, ValueProblem, error_of, plain
 
 STRICT = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
-class AugmentSettings(BaseModel):
+class AugmentSettings(Settings):
     """Random changes of the training images; validation and test images are only resized and center-cropped.
 
     Example:
@@ -112,13 +111,13 @@ class AugmentSettings(BaseModel):
             )
 
 
-class DataSettings(BaseModel):
+class DataSettings(Settings):
     """The `data:` section: which images, how they become batches, and the arguments of the data set.
 
     The data set's own arguments, such as `path` of `npz`, are given next to the settings that all data sets share.
 
     Raises:
-        pydantic.ValidationError: Naming all keys that are unknown, missing or wrong.
+        ArgumentError: Naming all keys that are unknown, missing or wrong.
 
     Example:
         >>> DataSettings(dataset="digits", batch_size=32).batch_size
@@ -172,7 +171,7 @@ class DataSettings(BaseModel):
         """Check the data set's own arguments too, and report all problems at once."""
         if not isinstance(values, dict):
             return check(values)
-        given = _without_unset(values)
+        given = _without_unset(plain(values))
         problems = _argument_problems(given)
         try:
             settings = check(given)

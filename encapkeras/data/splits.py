@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from encapkeras.data import augment
 from encapkeras.data.batches import Batches
+from encapkeras.data.checks import layout_hint, range_hint
 from encapkeras.data.image_files import ImageFiles
 from encapkeras.data.registry import Array, DatasetInfo, DatasetReader, ImageArrays
 from encapkeras.data.settings import AugmentSettings, DataSettings
@@ -100,6 +102,9 @@ def load(settings: DataSettings, *, seed: int) -> DataSplits:
                 "class for each image, (N,). Images of several classes can be trained with in a script of your own"
             )
     info = _as_given_to_the_network(settings, reader)
+    for part, images in {"training": arrays.train_images, "test": arrays.test_images}.items():
+        if len(images) and (hint := range_hint(images)):
+            warnings.warn(f"pixels of the {part} images of data set '{settings.dataset}': {hint}", stacklevel=2)
     train, validation, test = _parts(arrays, settings, seed)
     make = _BatchesMaker(settings, info, [images for images, _ in (train, validation, test)])
     return DataSplits(
@@ -144,6 +149,9 @@ class _BatchesMaker:
     def _in_memory(self, images: Array | ImageFiles) -> Tensor:
         if isinstance(images, ImageFiles):
             return decoded(images, self._whole, self._workers)
+        if images.ndim != 4 or images.shape[3] != self._info.channels:
+            text = f"data set '{self._settings.dataset}' describes images (N, H, W, {self._info.channels}), and returns"
+            raise DataError(f"{text} {images.shape}. {layout_hint(images.shape)}".rstrip())
         writable = np.require(images, requirements=["C_CONTIGUOUS", "WRITEABLE"])
         return augment.fit(torch.from_numpy(writable), *self._whole)
 
@@ -213,13 +221,19 @@ def held_out_indices(count: int, fraction: float, seed: int) -> Array:
 def _as_given_to_the_network(settings: DataSettings, reader: DatasetReader) -> DatasetInfo:
     size = settings.image_size or reader.image_size
     stored = reader.describe()
+    remarks = reader.remarks()
+    if hint := layout_hint((-1, stored.height, stored.width, stored.channels)):
+        shape = f"{stored.height} x {stored.width} pixels of {stored.channels} channels"
+        remarks.append(f"data set '{settings.dataset}': images have {shape}. {hint}")
+    for remark in remarks:
+        warnings.warn(remark, stacklevel=3)
     info = replace(stored, height=size, width=size) if size else stored
     if settings.augment is not None:
         settings.augment.check(info.height, info.width, info.channels)
     if settings.validation == "own" and info.validation_images is None:
         raise ArgumentError(
-            f"data.validation is 'own', but data set '{settings.dataset}' has no validation part; choose the part "
-            "of the training images to hold out, for example 0.1"
+            f"data.validation is 'own', but data set '{settings.dataset}' has no validation part; choose the fraction "
+            f"of the training images to hold out, for example 0.1. {' '.join(remarks)}".rstrip()
         )
     return info if settings.subset is None else replace(info, train_images=_subset_size(settings.subset, info))
 

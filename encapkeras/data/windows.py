@@ -12,9 +12,11 @@ import torch
 from torch import Tensor
 
 from encapkeras.data import augment
+from encapkeras.data.checks import layout_hint
 from encapkeras.data.image_files import ImageFiles
 from encapkeras.data.registry import Array
 from encapkeras.data.worker_processes import in_workers
+from encapkeras.errors import ArgumentError
 
 AT_ONCE = 64  # images that a process decodes for one answer
 
@@ -38,6 +40,11 @@ class TensorWindows:
     """Windows of images `(N, H, W, C)` in memory, uint8 or float32 in [0, 1]."""
 
     def __init__(self, images: Tensor, height: int, width: int) -> None:
+        if images.ndim != 4 or images.shape[1] < height or images.shape[2] < width:
+            raise ArgumentError(
+                f"images must be (N, H, W, C), at least {height} x {width}; received {tuple(images.shape)}. "
+                f"{layout_hint(images.shape)}".rstrip()
+            )
         self._windows = augment.windows(images, height, width)
         self._shape = (height, width, images.shape[3])
         self.rows, self.columns = self._windows.shape[1:3]

@@ -60,9 +60,11 @@ def batch_norm(
         >>> batch_norm(torch.rand(8, 3, 5), weights, training=True).mean().abs() < 1e-6
         tensor(True)
     """
+    # `requires_grad_(True)`, torch's way to unfreeze a layer, reaches statistics too; they have no gradients.
+    weights = weights._replace(mean=weights.mean.detach(), variance=weights.variance.detach())
     if not is_half(map_BCP):
         return _batch_norm(map_BCP, weights, training, bias, momentum, epsilon)
-    before = weights.mean.detach().clone(), weights.variance.detach().clone()
+    before = weights.mean.clone(), weights.variance.clone()
     normed = _batch_norm(map_BCP, weights, training, bias, momentum, epsilon)
     if training:
         with torch.no_grad():

@@ -17,7 +17,7 @@ import torch
 from torch.nn import functional as F
 
 from encapkeras.functional.squash import squash
-from encapkeras.functional.torch_support.fake_tensors import has_values
+from encapkeras.functional.torch_support.fake_tensors import has_values, is_traced
 from encapkeras.functional.torch_support.optional_compile import compilable
 from encapkeras.functional.torch_support.plain_gradients import plain_gradients
 from encapkeras.functional.torch_support.shared_batch import shared_batch
@@ -31,7 +31,7 @@ def is_worthwhile(map_BCHW: torch.Tensor) -> bool:
     full = map_BCHW.dtype in (torch.float32, torch.float64)
     shared = shared_batch()
     own = shared is None or not shared.batch_norm
-    return own and map_BCHW.device.type == "cpu" and full and not torch.compiler.is_compiling()
+    return own and map_BCHW.device.type == "cpu" and full and not is_traced()
 
 
 @compilable

@@ -268,7 +268,10 @@ def _normalize(
 
 
 def _squash_types(map_BCHW: torch.Tensor, types: int) -> torch.Tensor:
-    return squash(map_BCHW.unflatten(1, (types, -1)).flatten(3), dim=2).view(map_BCHW.shape)
+    capsules_BNDP = squash(map_BCHW.unflatten(1, (types, -1)).flatten(3), dim=2)
+    # Not the map's shape as a whole: in ONNX it may have become that of the batch that was exported with.
+    squashed_BCHW: torch.Tensor = capsules_BNDP.flatten(1, 2).unflatten(2, map_BCHW.shape[2:])
+    return squashed_BCHW
 
 
 def _channels_last(map_BCHW: torch.Tensor) -> torch.Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional as F
 
 from encapkeras.functional.squash import squash
-from encapkeras.functional.torch_support.precision import widen
+from encapkeras.functional.torch_support.precision import as_floats, widen
 
 
 def list_capsules(capsules_BHWND: torch.Tensor) -> torch.Tensor:
@@ -85,12 +85,13 @@ def capsule_length(capsules: torch.Tensor, *, dim: int = -1) -> torch.Tensor:
     """Return the Euclidean length of each capsule, without axis `dim`; its gradient at the zero vector is 0.
 
     Args:
-        capsules: Tensor of any shape; half precision is computed in float32.
+        capsules: Tensor of any shape; half precision is computed in float32, whole numbers become float32.
         dim: The axis of the capsule's components.
 
     Example:
         >>> capsule_length(torch.tensor([[3.0, 4.0], [0.0, 0.0]]))
         tensor([5., 0.])
     """
+    capsules = as_floats(capsules)
     lengths: torch.Tensor = torch.linalg.vector_norm(widen(capsules), dim=dim)
     return lengths.to(capsules.dtype)

@@ -9,22 +9,24 @@ from typing import Any, Literal
 
 import torch
 
+from encapkeras.functional.torch_support.fake_tensors import has_values
 from encapkeras.functional.torch_support.optional_compile import compilable
-from encapkeras.functional.torch_support.precision import widen
+from encapkeras.functional.torch_support.precision import as_floats, widen
+from encapkeras.torch_internals import is_tracing
 
 SquashVariant = Literal["paper", "sigmoid"]
 
 
 @compilable
 def squash(capsules: torch.Tensor, *, variant: SquashVariant = "paper", dim: int = -1) -> torch.Tensor:
-    """Shorten capsules to lengths below 1, in their shape and type; value and gradient at the zero vector are 0.
+    """Shorten capsules to lengths below 1, in their shape; value and gradient at the zero vector are 0.
 
     `paper`: `|s|^2 / (1 + |s|^2) * s / |s|` (Sabour et al. 2017, equation 1). `sigmoid`: `sigmoid(|s| - m) * s / |s|`
     with `m = (max |s| - min |s|) / 2` over the whole tensor, gradients flowing through m.
 
     Args:
-        capsules: Tensor of any shape and floating type; half precision is computed in float32. Squares of lengths must
-            not overflow: lengths up to 1e19 in float32.
+        capsules: Tensor of any shape; half precision is computed in float32, whole numbers become float32. Squares of
+            lengths must not overflow: lengths up to 1e19 in float32.
         variant: `paper` or `sigmoid`.
         dim: The axis of the capsule's components.
 
@@ -36,7 +38,10 @@ def squash(capsules: torch.Tensor, *, variant: SquashVariant = "paper", dim: int
         tensor([[0.5769, 0.7692],
                 [0.0000, 0.0000]])
     """
+    capsules = as_floats(capsules)
     if variant == "paper":
+        if is_tracing():  # ONNX would take the batch behind a function of one's own for fixed
+            return _Squash.forward(capsules, dim)
         return _Squash.apply(capsules, dim)  # type: ignore[no-any-return]
     if variant == "sigmoid":
         return _squash_sigmoid(capsules, dim)
@@ -85,6 +90,8 @@ class _Squash(torch.autograd.Function):
 
 
 def _squash_sigmoid(capsules: torch.Tensor, dim: int) -> torch.Tensor:
+    if has_values(capsules) and not capsules.numel():
+        return capsules
     wide = widen(capsules)
     square = _dot(wide, wide, dim)
     is_zero = square == 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -14,15 +14,16 @@ from encapkeras.interop.original_tensor import OriginalTensor
 from encapkeras.model.spec_model import SpecModel
 from encapkeras.text import counted, cut, listed
 
-_PARALLEL = "module."  # what torch's DataParallel puts before every name
+_COMPILED = "_orig_mod."  # what torch.compile puts before the names of what it compiles, at any depth
+_AVERAGED = "n_averaged"  # the counter that torch's AveragedModel puts next to the weights
 
 
 def load_original_state_dict(model: keras.Model, state_dict: Mapping[str, torch.Tensor]) -> None:
     """Load weights of the method's released PyTorch code into a model.
 
     Names follow from the structure of the network; its nodes may have any names. Numbers are converted to the dtype of
-    the model's weights. Counters `num_batches_tracked` are optional. A prefix `module.` on all names, as
-    `torch.nn.DataParallel` adds it, is removed.
+    the model's weights. Counters `num_batches_tracked` are optional. Prefixes that all names have are removed, such as
+    `module.` of `torch.nn.DataParallel` or `model.` of a class around the network, and `_orig_mod.` of `torch.compile`.
 
     Args:
         model: A model made by `encapkeras.build_model`, or loaded by `encapkeras.load_model`.
@@ -46,7 +47,7 @@ def load_original_state_dict(model: keras.Model, state_dict: Mapping[str, torch.
         raise ArgumentError(
             f"model '{model.name}' is on the device \"meta\", where weights have no values. Make it on another device."
         )
-    given = _without_prefix(state_dict)
+    given = _without_prefixes(state_dict, {tensor.name for tensor in tensors})
     wrong = [f"{tensor.name}: {problem}" for tensor in tensors if (problem := _problem(tensor, given))]
     unknown = _unknown_entries(tensors, given)
     if wrong or unknown:
@@ -100,12 +101,20 @@ def _of_a_spec(model: Any) -> SpecModel:
     return model
 
 
-def _without_prefix(state_dict: Any) -> dict[Any, Any]:
+def _without_prefixes(state_dict: Any, known: Collection[str]) -> dict[Any, Any]:
+    """Return the entries without what wrappers put before all of their names, as long as none is a known name."""
     if not isinstance(state_dict, Mapping):
         raise ArgumentError(f"a state dict is a map of tensors by name; received {type(state_dict).__name__}")
-    if state_dict and all(isinstance(name, str) and name.startswith(_PARALLEL) for name in state_dict):
-        return {name.removeprefix(_PARALLEL): value for name, value in state_dict.items()}
-    return dict(state_dict)
+    given = dict(state_dict)
+    if not all(isinstance(name, str) for name in given):
+        return given
+    given = {name.replace(_COMPILED, ""): value for name, value in given.items() if name != _AVERAGED}
+    while given and not any(name in known for name in given):
+        prefixes = {name.partition(".")[0] for name in given}
+        if len(prefixes) > 1 or not all("." in name for name in given):
+            break
+        given = {name.partition(".")[2]: value for name, value in given.items()}
+    return given if any(name in known for name in given) else dict(state_dict)
 
 
 def _counter(name: str) -> str:

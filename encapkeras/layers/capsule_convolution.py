@@ -12,7 +12,14 @@ from encapkeras.functional.capsule_convolution import Coefficients, Normalizatio
 from encapkeras.layers.block_weights import BlockBuilder, Steps, Weights
 from encapkeras.layers.initializers import InitializerConfig
 from encapkeras.layers.kernel_sizes import KernelSizes, as_tuple
-from encapkeras.layers.registry import CapsuleLayer, Shape, input_capsule_shape, register_layer, strided_capsule_shape
+from encapkeras.layers.registry import (
+    CapsuleLayer,
+    Shape,
+    input_capsule_shape,
+    register_layer,
+    strided_capsule_shape,
+    warn_of_other_axes,
+)
 
 
 @register_layer("capsule_convolution")
@@ -90,6 +97,7 @@ class CapsuleConvolution(CapsuleLayer):
 
     def build(self, input_shape: Shape) -> None:
         """Make the weights."""
+        warn_of_other_axes(self, input_shape)
         self.compute_output_shape(input_shape)  # refuses what does not fit
         _, _, _, input_dim = input_capsule_shape(self, input_shape, self.types)
         builder = BlockBuilder(self, self.kernel_initializer, self.bias_initializer)

@@ -12,7 +12,7 @@ import torch
 from encapkeras.errors import ShapeError
 from encapkeras.functional import capsule_dense_factored, capsule_dense_full, capsule_dense_per_dim, list_capsules
 from encapkeras.layers.initializers import InitializerConfig, as_matrices, get_initializer
-from encapkeras.layers.registry import CapsuleLayer, Shape, register_layer
+from encapkeras.layers.registry import CapsuleLayer, Shape, register_layer, warn_of_other_axes
 
 
 @register_layer("capsule_dense")
@@ -68,6 +68,7 @@ class CapsuleDense(CapsuleLayer):
 
     def build(self, input_shape: Shape) -> None:
         """Make the weights."""
+        warn_of_other_axes(self, input_shape)
         inputs, input_dim = self._input_capsules(input_shape)
         if self.kind == "per_dim":
             self.kernel = self._kernel("kernel", (input_dim, inputs, self.capsules), fan=inputs, stacked=0)

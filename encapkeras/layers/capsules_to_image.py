@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from encapkeras.errors import ShapeError
-from encapkeras.layers.registry import CapsuleLayer, Shape, register_layer
+from encapkeras.layers.registry import CapsuleLayer, Shape, register_layer, warn_of_other_axes
 
 
 @register_layer("capsules_to_image")
@@ -39,6 +39,7 @@ class CapsulesToImage(CapsuleLayer):
 
     def build(self, capsules_shape: Shape) -> None:
         """Check the shape; there are no weights."""
+        warn_of_other_axes(self, capsules_shape)
         self.compute_output_shape(capsules_shape)
 
     def compute_output_shape(self, capsules_shape: Shape) -> Shape:

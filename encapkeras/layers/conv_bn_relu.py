@@ -10,7 +10,7 @@ import torch
 from encapkeras.functional import conv_bn_relu
 from encapkeras.layers.block_weights import BlockBuilder, Weights
 from encapkeras.layers.initializers import InitializerConfig
-from encapkeras.layers.registry import CapsuleLayer, Shape, convolved_size, register_layer
+from encapkeras.layers.registry import CapsuleLayer, Shape, convolved_size, register_layer, warn_of_other_axes
 
 
 @register_layer("conv_bn_relu")
@@ -72,6 +72,7 @@ class ConvBnRelu(CapsuleLayer):
     def build(self, image_shape: Shape) -> None:
         """Make the weights."""
         self.compute_output_shape(image_shape)
+        warn_of_other_axes(self, image_shape)
         builder = BlockBuilder(self, self.kernel_initializer, self.bias_initializer)
         kernel = builder.kernel("convolution", (self.filters, int(image_shape[3] or 0), *[self.kernel_size] * 2))
         bias = builder.bias("convolution", self.filters) if self.use_bias else None

@@ -8,7 +8,7 @@ import pydantic
 import torch
 
 from encapkeras.errors import ShapeError
-from encapkeras.layers.registry import CapsuleLayer, Shape, register_layer
+from encapkeras.layers.registry import CapsuleLayer, Shape, register_layer, warn_of_other_axes
 
 
 @register_layer("image_to_capsules")
@@ -51,6 +51,7 @@ class ImageToCapsules(CapsuleLayer):
     def build(self, image_shape: Shape) -> None:
         """Check the shape; there are no weights."""
         self.compute_output_shape(image_shape)
+        warn_of_other_axes(self, image_shape)
 
     def call(self, image: torch.Tensor) -> torch.Tensor:
         """See the class."""

@@ -9,7 +9,7 @@ import pydantic
 import torch
 
 from encapkeras.errors import ShapeError
-from encapkeras.layers.registry import CapsuleLayer, Shape, register_layer
+from encapkeras.layers.registry import CapsuleLayer, Shape, register_layer, warn_of_other_axes
 from encapkeras.validation import shown
 
 
@@ -72,6 +72,7 @@ class Normalize(CapsuleLayer):
     def build(self, image_shape: Shape) -> None:
         """Checks the shape; there are no weights."""
         self.compute_output_shape(image_shape)
+        warn_of_other_axes(self, image_shape)
 
     def compute_output_shape(self, image_shape: Shape) -> Shape:
         """The input's shape."""

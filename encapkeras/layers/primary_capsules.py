@@ -10,7 +10,7 @@ import torch
 from encapkeras.functional import primary_capsules
 from encapkeras.layers.block_weights import BlockBuilder, Weights
 from encapkeras.layers.initializers import InitializerConfig
-from encapkeras.layers.registry import CapsuleLayer, Shape, convolved_size, register_layer
+from encapkeras.layers.registry import CapsuleLayer, Shape, convolved_size, register_layer, warn_of_other_axes
 
 
 @register_layer("primary_capsules")
@@ -81,6 +81,7 @@ class PrimaryCapsules(CapsuleLayer):
     def build(self, image_shape: Shape) -> None:
         """Make the weights."""
         self.compute_output_shape(image_shape)
+        warn_of_other_axes(self, image_shape)
         builder = BlockBuilder(self, self.kernel_initializer, self.bias_initializer)
         channels = self.types * self.dim
         convolution = builder.convolution("convolution", int(image_shape[3] or 0), channels, self.kernel_size)

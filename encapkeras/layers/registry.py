@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import copy
 import inspect
+import warnings
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, ClassVar, Literal, TypeVar
 
 import keras
+import numpy as np
+import torch
 
 from encapkeras.errors import RegistrationError, ShapeError
+from encapkeras.functional.torch_support.precision import as_floats
 from encapkeras.registry import Registry
 from encapkeras.validation import shown
 
@@ -119,6 +123,19 @@ class CapsuleLayer(keras.layers.Layer):  # type: ignore[misc]
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
 
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the layer; encapkeras' own take whole numbers as the same numbers in floating point."""
+        if type(self).__module__.startswith("encapkeras."):
+            labels = {"labels": kwargs.pop("labels")} if "labels" in kwargs else {}  # of side losses
+            args, kwargs = keras.tree.map_structure(self._as_floats, (args, kwargs))
+            kwargs.update(labels)
+        return super().__call__(*args, **kwargs)
+
+    def _as_floats(self, value: Any) -> Any:
+        if isinstance(value, np.ndarray):
+            value = keras.ops.convert_to_tensor(value)
+        return as_floats(value, getattr(torch, self.compute_dtype)) if isinstance(value, torch.Tensor) else value
+
     def get_config(self) -> dict[str, Any]:
         """Return the arguments that make this layer again."""
         return {**super().get_config(), **copy.deepcopy(self._arguments)}
@@ -128,6 +145,30 @@ class CapsuleLayer(keras.layers.Layer):  # type: ignore[misc]
         if kwargs.get("return_ports"):
             return keras.Operation.compute_output_spec(self, *args, **kwargs)
         return super().compute_output_spec(*args, **kwargs)
+
+
+def warn_of_other_axes(layer: keras.layers.Layer, shape: Sequence[int | None]) -> None:
+    """Warn where an image very likely has its channels first, or capsules are a volume or a video; call it in `build`.
+
+    Channels first: one or three, before two sides of at least 8, which are equal if there is one channel. A volume or
+    a video: one or three channels, behind two equal sides.
+    """
+    sizes = [size or 0 for size in shape]
+    last, sides = sizes[-1], sizes[-3:-1]
+    advice = ""
+    if len(sizes) == 4 and min(sizes[2:]) >= 8 and (sizes[1] == 3 or (sizes[1] == 1 and sizes[2] == sizes[3])):
+        advice = (
+            "takes images (batch, height, width, channels); these look like (batch, channels, height, width). If so: "
+            "images.permute(0, 2, 3, 1) of a tensor, images.transpose(0, 2, 3, 1) of an array"
+        )
+    elif len(sizes) == 5 and last in (1, 3) and sides[0] == sides[1] >= 8:
+        advice = (
+            "takes capsules (batch, height, width, types, dim); these look like volumes or videos (batch, depth, "
+            "height, width, channels). If so: make capsules of their channels first, each slice by itself: "
+            "PrimaryCapsules()(volumes.flatten(0, 1))"
+        )
+    if advice:
+        warnings.warn(f"{layer.name} {advice}. Received shape {tuple(shape)}", stacklevel=2)
 
 
 def input_capsule_shape(layer: keras.layers.Layer, shape: Sequence[int | None], types: int) -> tuple[int, ...]:

@@ -13,7 +13,7 @@ from encapkeras.errors import ArgumentError, ShapeError
 from encapkeras.functional import list_capsules
 from encapkeras.functional.routing.couplings import RoutingRecord
 from encapkeras.layers.initializers import InitializerConfig, get_initializer, in_torch_layout
-from encapkeras.layers.registry import CapsuleLayer, Shape
+from encapkeras.layers.registry import CapsuleLayer, Shape, warn_of_other_axes
 
 
 class VotingLayer(CapsuleLayer):
@@ -47,6 +47,7 @@ class VotingLayer(CapsuleLayer):
 
     def add_vote_weights(self, capsules_shape: Shape) -> None:
         """Make `kernel` `(N, J, E, D)` and `bias` `(N, J, E)`; N counts the input capsules if none share."""
+        warn_of_other_axes(self, capsules_shape)
         height, width, types, dim = self.check_capsules(capsules_shape)
         matrices = types if self.share_positions else (height or 0) * (width or 0) * types
         shape = (matrices, self.capsules, self.dim, dim)

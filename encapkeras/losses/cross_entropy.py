@@ -7,10 +7,11 @@ from typing import Annotated, Any
 import pydantic
 import torch
 
-from encapkeras.losses.registry import CapsuleLoss, register_loss
+from encapkeras.losses.registry import CapsuleLoss, register_loss, scores_first
 from encapkeras.losses.targets import one_hot_targets, smooth
 
 
+@scores_first("loss=CrossEntropyLoss()")
 def cross_entropy(scores: torch.Tensor, targets: torch.Tensor, *, scale: float = 1.0) -> torch.Tensor:
     """Return `-sum_k T_k log softmax(scale * a)_k` of each sample, `(B,)`.
 

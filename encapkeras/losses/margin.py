@@ -7,10 +7,11 @@ from typing import Annotated, Any
 import pydantic
 import torch
 
-from encapkeras.losses.registry import CapsuleLoss, register_loss
+from encapkeras.losses.registry import CapsuleLoss, register_loss, scores_first
 from encapkeras.losses.targets import one_hot_targets, smooth
 
 
+@scores_first("loss=MarginLoss()")
 def margin_loss(
     scores: torch.Tensor, targets: torch.Tensor, *, upper: float = 0.9, lower: float = 0.1, absent_weight: float = 0.5
 ) -> torch.Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import inspect
 from collections.abc import Callable, Collection
 from typing import Any, TypeVar
@@ -10,12 +11,14 @@ from typing import Any, TypeVar
 import keras
 import torch
 
-from encapkeras.errors import RegistrationError
+from encapkeras.errors import ArgumentError, RegistrationError
+from encapkeras.keras_internals import called_by_keras
 from encapkeras.layers.registry import register_for_loading
 from encapkeras.losses.side_loss import SideLoss
 from encapkeras.registry import Registry
 
 LossClass = TypeVar("LossClass", bound=type[keras.losses.Loss] | type[keras.layers.Layer])
+LossFunction = TypeVar("LossFunction", bound=Callable[..., torch.Tensor])
 
 LOSSES = Registry("loss", skip=frozenset({"name", "reduction", "dtype"}), reserved=frozenset({"loss", "weight"}))
 
@@ -46,6 +49,28 @@ def register_loss(name: str, *, formerly: Collection[str] = ()) -> Callable[[Los
                 "distinguish"
             )
         return register_for_loading(register(cls), "encapkeras.losses", name, formerly)
+
+    return decorate
+
+
+def scores_first(use: str) -> Callable[[LossFunction], LossFunction]:
+    """Decorate a function of scores and targets: Keras, which would give it them the other way round, may not call it.
+
+    Args:
+        use: What to give `compile` instead.
+    """
+
+    def decorate(function: LossFunction) -> LossFunction:
+        @functools.wraps(function)
+        def checked(*args: Any, **kwargs: Any) -> torch.Tensor:
+            if not torch.compiler.is_compiling() and called_by_keras():
+                raise ArgumentError(
+                    f"{function.__name__} takes scores, then targets; Keras gives labels, then scores, so that it "
+                    f"would minimize something else. Give compile {use} instead."
+                )
+            return function(*args, **kwargs)
+
+        return checked  # type: ignore[return-value]
 
     return decorate
 

@@ -7,10 +7,11 @@ from typing import Annotated, Any
 import pydantic
 import torch
 
-from encapkeras.losses.registry import CapsuleLoss, register_loss
+from encapkeras.losses.registry import CapsuleLoss, register_loss, scores_first
 from encapkeras.losses.targets import one_hot_targets
 
 
+@scores_first("loss=SpreadLoss()")
 def spread_loss(scores: torch.Tensor, targets: torch.Tensor, *, margin: float) -> torch.Tensor:
     """Return `sum_{k != t} max(0, margin - (a_t - a_k))^2` of each sample, `(B,)` (Hinton et al. 2018, equation 3).
 

@@ -130,6 +130,7 @@ class _Builder:
         tensors = {name: keras.Input(tuple(shape), name=name, dtype=dtype) for name, shape in inputs.items()}
         self.graph = BuiltGraph(tensors, {}, {Reference(name): tensor for name, tensor in tensors.items()})
         self._capsules: set[Reference] = set()  # five axes may also be a volume
+        self._volumes: set[Reference] = set()  # and are, behind Keras' layers for volumes
 
     def add(self, node: Node) -> None:
         if not all(reference in self.graph.tensors for reference in node.inputs):
@@ -138,6 +139,8 @@ class _Builder:
         if on_capsules and not node.kind.takes_capsules:
             self._report.add(node.tree, _not_for_capsules(node, self.graph), trace=self.graph.trace(node.inputs))
             return
+        if not node.kind.is_keras and any(reference in self._volumes for reference in node.inputs):
+            self._report.warn(node.tree, _takes_no_volumes(node, self.graph))
         layer = None
         try:
             twin = self._twin(node)
@@ -166,6 +169,8 @@ class _Builder:
             self.graph.tensors[reference] = tensor
             if len(tensor.shape) == CAPSULE_AXES and (not node.kind.is_keras or on_capsules):
                 self._capsules.add(reference)
+            elif len(tensor.shape) == CAPSULE_AXES and type(layer).__name__.endswith("3D"):
+                self._volumes.add(reference)
 
     def _twin(self, node: Node) -> str | None:
         """An earlier node that makes the same of equal tensors; None if there is none, or nodes share nothing."""
@@ -227,6 +232,13 @@ def _outputs_problem(node: Node, outputs: Any) -> str:
     if not all(hasattr(tensor, "shape") for tensor in outputs.values()):
         return f"layer '{node.layer}' returns several tensors; a node has one"
     return ""
+
+
+def _takes_no_volumes(node: Node, graph: BuiltGraph) -> str:
+    return (
+        f"'{node.layer}' takes this volume (batch, depth, height, width, channels) for capsules (batch, height, width, "
+        f"types, dim). Put a keras.Reshape before it that makes capsules. {graph.trace(node.inputs)}"
+    )
 
 
 def _not_for_capsules(node: Node, graph: BuiltGraph) -> str:

@@ -9,17 +9,19 @@ from typing import Any
 import keras
 import torch
 
+from encapkeras.functional.torch_support.fake_tensors import is_exported
+
 _HALF = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @contextlib.contextmanager
 def use_precision(precision: str, inputs: Any) -> Iterator[Callable[[Any], Any]]:
     """Compute in half precision by torch's autocast; yield a function that widens outputs to float32."""
-    # A CPU computes float16 networks in float32, and so do programs that `torch.export` makes: not all that run them
+    # A CPU computes float16 networks in float32, and so do exported programs: not all that run them
     # support half precision.
     first = keras.tree.flatten(inputs)[0]
     kind = first.device.type if isinstance(first, torch.Tensor) else "meta"
-    if precision == "float32" or kind == "meta" or torch.compiler.is_exporting():
+    if precision == "float32" or kind == "meta" or is_exported():
         yield _as_it_is
     elif precision == "float16" and kind == "cpu":
         yield _as_it_is
@@ -42,7 +44,7 @@ def _widened(outputs: Any) -> Any:
 @contextlib.contextmanager
 def tf32(allowed: bool | None) -> Iterator[None]:
     """Set whether GPUs may round the factors of float32 products and convolutions to 10 bits; None changes nothing."""
-    if allowed is None or torch.compiler.is_exporting():
+    if allowed is None or is_exported():
         yield
         return
     products, convolutions = torch.backends.cuda.matmul, torch.backends.cudnn

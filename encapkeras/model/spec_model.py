@@ -11,10 +11,11 @@ import keras
 import torch
 
 from encapkeras.errors import ArgumentError, EncapkerasError, suggest
-from encapkeras.keras_internals import name_outputs
+from encapkeras.keras_internals import cloned_by_keras, name_outputs
 from encapkeras.losses import SideLoss
 from encapkeras.model.build import BuiltGraph, build_nodes, build_side_losses
 from encapkeras.model.examine import Examined, check_spec
+from encapkeras.model.image_range import IMAGE_RANGE, ImageRange
 from encapkeras.model.moving_statistics import MovingStatistics
 from encapkeras.model.precision import tf32, use_precision
 from encapkeras.model.side_losses import SideLosses, taps_wanted
@@ -23,8 +24,6 @@ from encapkeras.spec.load import Source, load_spec
 from encapkeras.spec.nodes import Node
 from encapkeras.spec.report import Report
 from encapkeras.spec.spec import Spec
-
-IMAGE_RANGE = (0.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -60,14 +59,22 @@ class SpecModel(keras.Model):  # type: ignore[misc]
     With one input and one output it takes and gives plain tensors, otherwise maps of tensors by name. Its
     configuration is the resolved spec, so that a saved `.keras` file needs no spec file to load.
 
+    Images have values from 0 to 1; bytes (uint8) are divided by 255.
+
     Args:
-        origin: What it is made from.
+        inputs: Ignored, as `outputs` and `name` are: what Keras' `clone_model` makes a model of.
+        outputs: See `inputs`.
+        name: See `inputs`.
+        origin: What it is made from; None: the model that `clone_model` clones.
 
     Attributes:
         loss_watcher: What is called with the loss of each training step before the weights change; None for nothing.
     """
 
-    def __init__(self, origin: ModelOrigin) -> None:
+    def __init__(
+        self, inputs: Any = None, outputs: Any = None, name: str | None = None, *, origin: ModelOrigin | None = None
+    ) -> None:
+        origin = origin or _clone_of(*cloned_by_keras())
         tensors = origin.graph.tensors
         inputs = _plain_if_single(origin.graph.inputs)
         named = {name: tensors[reference] for name, reference in origin.spec.outputs.items()}
@@ -79,6 +86,7 @@ class SpecModel(keras.Model):  # type: ignore[misc]
         name_outputs(self, output_names)
         self._origin = origin
         self._statistics = MovingStatistics(self)
+        self._images = ImageRange(self.name, self.inputs, origin.graph)
         self.loss_watcher: Callable[[TrainingLoss], None] | None = None
 
     @property
@@ -128,6 +136,7 @@ class SpecModel(keras.Model):  # type: ignore[misc]
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None, **kwargs: Any) -> Any:
         """Return the outputs; in training, also keep what the side losses need."""
+        inputs = self._images.applied(inputs)
         outputs: Any
         with (
             tf32(self._tf32),
@@ -150,6 +159,25 @@ class SpecModel(keras.Model):  # type: ignore[misc]
     def _tf32(self) -> bool | None:
         allowed: bool | None = (self.spec.get("train") or {}).get("tf32")
         return allowed
+
+    def fit(self, x: Any = None, *args: Any, **kwargs: Any) -> keras.callbacks.History:
+        """Train as Keras does; raises `ArgumentError` if there are no images."""
+        return super().fit(self._some(x), *args, **kwargs)
+
+    def evaluate(self, x: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """Evaluate as Keras does; raises `ArgumentError` if there are no images."""
+        return super().evaluate(self._some(x), *args, **kwargs)
+
+    def predict(self, x: Any, *args: Any, **kwargs: Any) -> Any:
+        """Predict as Keras does; for 0 images the outputs have 0 rows."""
+        self._images.unseen = True
+        return self.predict_on_batch(x) if _is_empty(x) else super().predict(x, *args, **kwargs)
+
+    def _some(self, x: Any) -> Any:
+        self._images.unseen = True
+        if _is_empty(x):
+            raise ArgumentError(f"model '{self.name}' was given 0 images; at least 1 is needed")
+        return x
 
     def train_step(self, data: Any) -> dict[str, Any]:
         """Train on a batch as Keras does; the backward pass may use TF32 as the forward pass may."""
@@ -334,7 +362,26 @@ def _made(spec: Spec, resolved: dict[str, Any], class_names: Sequence[str], poli
     graph = build_nodes(spec.nodes, spec.inputs, report, policies)
     build_side_losses(graph, spec.side_losses, spec.outputs, report, policies)
     report.raise_if_any()
-    return SpecModel(ModelOrigin(spec, resolved, graph, tuple(class_names)))
+    return SpecModel(origin=ModelOrigin(spec, resolved, graph, tuple(class_names)))
+
+
+def _clone_of(model: SpecModel | None, as_it_is: bool) -> ModelOrigin:
+    """Clone a model with side losses and all: Keras would make a plain model of the layers before its outputs."""
+    if model is None:
+        raise ArgumentError("a SpecModel is made from a spec: use build_model. For a part of one, use keras.Model.")
+    if not as_it_is:
+        raise ArgumentError(
+            f"clone_model with functions or tensors of your own would lose the side losses, class names and precision "
+            f"of '{model.name}'. Build another spec: build_model(model.spec, overrides); or clone only the layers "
+            "before the outputs: clone_model(keras.Model(model.inputs, model.outputs), ...)."
+        )
+    origin: ModelOrigin = SpecModel.from_config(model.get_config())._origin
+    return origin
+
+
+def _is_empty(x: Any) -> bool:
+    arrays = [part for part in keras.tree.flatten(x) if getattr(part, "shape", ())]
+    return any(len(array) == 0 for array in arrays)
 
 
 def _plain_if_single(tensors: Mapping[str, keras.KerasTensor]) -> Any:

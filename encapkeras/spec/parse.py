@@ -19,6 +19,7 @@ import yaml
 from encapkeras.errors import Problem, SpecError, nearest
 from encapkeras.spec.report import Report
 from encapkeras.spec.tree import FAILED, Tree, child_path
+from encapkeras.validation import plain
 
 LARGEST_FILE = 2 * 2**20  # a spec of 10,000 nodes is half as large
 ENDINGS = (".yaml", ".yml", ".json")
@@ -115,6 +116,8 @@ def load_data(data: Any, shown: str, path: str = "", depth: int = 0) -> Tree:
     """Read plain data: maps, lists and scalars."""
     if depth > DEEPEST:
         raise _error(shown, 0, 0, f"nested deeper than {DEEPEST} levels", path)
+    if not isinstance(data, Mapping | list | tuple):
+        data = plain(data)
     value = data
     if isinstance(data, Mapping):
         for key in data:

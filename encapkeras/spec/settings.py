@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,12 @@ def read_data(section: Tree, report: Report) -> tuple[DataSettings | None, Datas
     settings: DataSettings | None = read_settings(_DATA, absolute, report)
     images = settings or _settings_of_images(absolute)
     try:
-        return settings, describe(images) if images else None
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            info = describe(images) if images else None
+        for warning in caught:
+            report.warn(_cause(absolute, str(warning.message)), str(warning.message))
+        return settings, info
     except (ArgumentError, DataError) as error:
         report.add(_cause(absolute, str(error)), _in_one_line(str(error)))
         return settings, None

@@ -10,13 +10,15 @@ from typing import Annotated, Literal
 import pydantic
 from pydantic import Field
 
+from encapkeras.validation import Settings
+
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
 Epochs = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
-class Section(pydantic.BaseModel):
+class Section(Settings):
     """A map of a spec: unknown keys and ill-typed values are errors."""
 
     model_config = pydantic.ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)

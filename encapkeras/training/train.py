@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -89,12 +89,14 @@ def train(
             _say(f"run {start.path} is finished already")
             return start.results
         memory = PeakMemory()
-        run = _open_run(spec, start, launched)
-        with report_lost_processes(), run.explain_errors(), enable_compile(spec.train.compile):
-            trained = _train_epochs(run)
-            tested = _test(run)
-        peak = {"peak_memory_mib": memory.mebibytes(_device_of(run.model))}
-        return _close(run, {**tested, **trained, **peak})
+        folder = RunFolder(start.path)
+        with contextlib.closing(folder.lock):
+            run = _open_run(spec, start, launched, folder)
+            with report_lost_processes(), run.explain_errors(), enable_compile(spec.train.compile):
+                trained = _train_epochs(run)
+                tested = _test(run)
+            peak = {"peak_memory_mib": memory.mebibytes(_device_of(run.model))}
+            return _close(run, {**tested, **trained, **peak})
 
 
 @dataclass
@@ -105,6 +107,7 @@ class _Run:
     model: SpecModel
     splits: DataSplits
     folder: RunFolder
+    note_start: Callable[[], None] = lambda: None  # in the first process, as soon as nothing can refuse to resume
 
     def __post_init__(self) -> None:
         self.own_splits = self.splits.only_part(connected().rank, connected().count)
@@ -124,6 +127,8 @@ class _Run:
 
     def _saved_weights(self) -> str:
         last, best = self.checkpoints.last_epoch, self.checkpoints.best_epoch
+        if last is None and self.folder.last.is_file():
+            return f"The weights of earlier epochs are saved in {self.folder.last.parent}."
         if last is None:
             return "No epoch was complete, so no weights are saved."
         saved = f"The weights after epoch {last} are saved in {self.folder.last}"
@@ -136,7 +141,7 @@ def _check(spec: Spec, launched: LaunchedRun, run_dir: str | Path | None, overwr
     return run_on_first(lambda: decide_start(spec, launched, run_dir, overwrite, resume))
 
 
-def _open_run(spec: Spec, start: Start, launched: LaunchedRun) -> _Run:
+def _open_run(spec: Spec, start: Start, launched: LaunchedRun, folder: RunFolder) -> _Run:
     """Build the network, load the data and check that they go together; only then make or change the run folder."""
     keras.utils.set_random_seed(spec.train.seed)
     with propagate_errors(), explain_out_of_memory():
@@ -148,7 +153,7 @@ def _open_run(spec: Spec, start: Start, launched: LaunchedRun) -> _Run:
         check_fits(model, splits.info)
         check_device(spec.train, _device_of(model))
         compile_with_losses(model, make_optimizer(spec.train, len(splits.train)))
-    run = _Run(spec, model, splits, RunFolder(start.path))
+    run = _Run(spec, model, splits, folder)
     device = _device_of(model)
     gpu = f" ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else ""
     environment = describe_environment(f"{device}{gpu}", spec.train.seed, connected().count)
@@ -175,13 +180,14 @@ def _write_start(run: _Run, start: Start, launched: LaunchedRun, environment: di
         needed_bytes = _bytes_of_weights(run) + SMALL_FILES
         folder.create(resolved, environment, start.overwrite, needed_bytes, used_plugins(resolved))
     else:
+        folder.hold()
         newest = StateFiles(folder.resume).newest()
         if newest:  # before anything in the folder changes
             check_model_state(run.model, newest[1]["model"])
         changes = [f"changed since the run was started: {change}" for change in start.changes]
         _say(*changes, *numeric_differences(folder.read_environment(), environment))
         _say(f"resumes at {StateFiles(folder.resume).position()}")
-        folder.note_resumption(resolved, environment, start.changes)
+        run.note_start = lambda: folder.note_resumption(resolved, environment, start.changes)
     launched.made(folder)
 
 
@@ -201,6 +207,11 @@ def _introduce(run: _Run, environment: dict[str, Any]) -> None:
         f"{splits.train.num_images:,} images for training, {validation}, {splits.test.num_images:,} for testing",
         f"run folder {run.folder.path}",
     )
+    if environment["dtype"] != "float32":
+        _say(
+            f"Keras' dtype is {environment['dtype']}, not float32: weights have it, whatever train.precision is "
+            "(set in code, or as floatx in ~/.keras/keras.json)"
+        )
     if count > 1:
         _say(f"{count} processes, each with {(splits.train.batch_size or 0) // count} images of a batch")
     if splits.validation is None:
@@ -260,7 +271,8 @@ def callbacks_of(run: _Run) -> list[keras.callbacks.Callback]:
         )
     saving = settings.resume_state
     resume = callbacks.Resume(folder.resume, run.own_splits.train, others, saving.minutes, saving.epochs, saving.keep)
-    return [resume, *others]
+    noting = keras.callbacks.LambdaCallback(on_train_begin=lambda logs: run.note_start())
+    return [resume, noting, *others]
 
 
 @contextlib.contextmanager

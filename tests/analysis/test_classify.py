@@ -73,7 +73,8 @@ def test_equal_scores_are_in_the_order_of_the_labels():
     ("images", "message"),
     [
         (torch.rand(2, 28, 28, 1), r"takes images \(batch, 32, 32, 1\); received \(2, 28, 28, 1\)"),
-        (torch.rand(32, 32, 1), r"received \(32, 32, 1\)"),
+        (torch.rand(32, 32, 1), r"received \(32, 32, 1\)$"),
+        (torch.rand(2, 1, 32, 32), r"received \(2, 1, 32, 32\). This looks like \(N, C, H, W\)"),
         (255 * torch.ones(2, 32, 32, 1), "floats from 0 to 1; received float32 from 255 to 255"),
         (torch.ones(2, 32, 32, 1, dtype=torch.int64), "received int64 from 1 to 1"),
     ],

@@ -1,3 +1,6 @@
+import dataclasses
+import errno
+import os
 import shutil
 
 import pytest
@@ -8,6 +11,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from encapkeras.analysis import read_csv
 from encapkeras.cli.main import main
+from encapkeras.errors import RunFolderError
+from encapkeras.training.run import analysis_folder
+from encapkeras.training.run.analysis_folder import AnalysisFolder
 
 PICTURES = {f"routing_{layer}_{name}.png" for layer in ("middle", "digits") for name in ("iterations", "votes")}
 
@@ -195,3 +201,38 @@ def test_damaged_files_of_a_run(run, capsys):
     (run / "analysis" / "epochs.csv").unlink()
     (run / "checkpoints" / "last.keras").write_text("")
     assert "last.keras' cannot be loaded" in refused(capsys, "analyse", run, "--checkpoint", "last")
+
+
+@pytest.mark.parametrize("name", ["analysis", "analysis/test"])
+def test_a_link_in_a_run_leads_nothing_elsewhere(run, tmp_path, capsys, name):
+    (tmp_path / "mine").mkdir()
+    shutil.rmtree(run / name, ignore_errors=True)
+    (run / name).symlink_to(tmp_path / "mine")
+    assert f"{name} is a symbolic link" in refused(capsys, "analyse", run, "--checkpoint", "last", "--images", 5)
+    assert list((tmp_path / "mine").iterdir()) == []
+
+
+def test_an_analysis_that_cannot_be_written_removes_nothing_of_the_older_one(run, tmp_path, monkeypatch):
+    analyses = read_csv(run / "analysis" / "epochs.csv")
+    folder = AnalysisFolder(tmp_path / "out")
+    folder.write(analyses)
+    before = {file for file in folder.path.rglob("*") if file.is_file()}
+
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(analysis_folder, "open_event_file", full)
+    with pytest.raises(RunFolderError, match="No space left"):
+        folder.write(analyses[:1], overwrite=True)
+    assert {file for file in folder.path.rglob("*") if file.is_file()} == before
+
+
+def test_names_in_a_table_lead_no_picture_elsewhere(run, tmp_path):
+    [analysis, *_] = read_csv(run / "analysis" / "epochs.csv")
+    named = [dataclasses.replace(m, layer="x/../../victim") for m in analysis.measurements if m.layer == "digits"]
+    (tmp_path / "out" / "routing_x").mkdir(parents=True)
+    folder = AnalysisFolder(tmp_path / "out" / "routing")
+    (tmp_path / "out" / "routing").mkdir()
+    folder.write([dataclasses.replace(analysis, measurements=tuple(named))])
+    assert not list(tmp_path.glob("victim*")) and not list((tmp_path / "out").glob("victim*"))
+    assert (folder.path / "routing_x_.._.._victim_votes.png").is_file()

@@ -1,6 +1,7 @@
 import csv
 import io
 import json
+import os
 import shutil
 
 import numpy as np
@@ -184,3 +185,18 @@ def test_ten_crops_of_images_that_stay_in_files(photos_run, capsys, monkeypatch)
     in_memory = ten_crop_accuracy()
     monkeypatch.setattr(splits, "IN_MEMORY", 0)
     assert ten_crop_accuracy() == in_memory
+
+
+def test_folders_with_what_systems_leave_behind_and_with_links_in_a_circle(run, images, tmp_path, capsys):
+    (images / "Thumbs.db").write_text("no image")
+    (images / "@eaDir").mkdir()
+    (images / "@eaDir" / "00.png").write_text("no image")
+    (images / "again").symlink_to(images)
+    (images / "up").symlink_to(tmp_path)
+    assert len(predicted(capsys, run, images)["images"]) == 12
+
+
+def test_a_named_pipe_is_no_image(run, images, capsys):
+    os.mkfifo(images / "pipe.png")
+    assert main(["predict", str(run), str(images)]) == 2
+    assert "pipe.png cannot be read as an image: not a regular file" in capsys.readouterr().err

@@ -240,6 +240,17 @@ def test_the_printed_table_holds_all_in_full(columns, trainings, tmp_path, capsy
     assert line.split()[10:] == ["0/1", "1", "FAILED", "-", "-", "-", "-", "-", "-", "-"]
 
 
+@pytest.mark.parametrize("name", ["seed_1", "seed_1/two", "seed_1/two/tensorboard"])
+def test_a_link_to_a_run_elsewhere_is_not_continued(copy, trainings, tmp_path, name):
+    (copy / name).rename(tmp_path / "mine")
+    (copy / name).symlink_to(tmp_path / "mine")
+    for results in (tmp_path / "mine").rglob("results.json"):
+        results.unlink()
+    with pytest.raises(RunFolderError, match=f"{name} is a symbolic link"):
+        compare([ONE, TWO], [0, 1], run_dir=copy, resume=True)
+    assert trainings == []
+
+
 def test_foreign_files_where_a_run_would_go(copy, trainings):
     (copy / "seed_2" / "one").mkdir(parents=True)
     (copy / "seed_2" / "one" / "notes.txt").write_text("mine")

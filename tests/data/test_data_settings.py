@@ -1,6 +1,8 @@
 import inspect
+import re
 from pathlib import Path
 
+import numpy as np
 import pydantic
 import pytest
 
@@ -15,11 +17,36 @@ from encapkeras.data import (
 )
 from encapkeras.data.registry import COMMON_SETTINGS, path_arguments
 from encapkeras.errors import ArgumentError
+from encapkeras.spec.train_settings import TrainSettings
 from encapkeras.validation import Checker
 
 
 def problems(**values):
     return [(problem.path, problem.kind, problem.text) for problem in Checker(DataSettings).problems(values)]
+
+
+def test_numbers_of_numpy_and_paths_are_taken():
+    settings = DataSettings(
+        dataset="image_folder", root=Path("photos"), batch_size=np.int64(8), augment={"brightness": np.float32(0.5)}
+    )
+    plain = {"root": "photos", "batch_size": 8}
+    assert {name: getattr(settings, name) for name in plain} == plain
+    assert settings.augment.brightness == 0.5
+    assert type(settings.batch_size) is int and type(settings.root) is str
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: DataSettings(dataset="digits", batch_size="x"), "batch_size: must be an integer; received 'x'"),
+        (lambda: DataSettings(dataset="digits", batch=3), "'batch' is not an argument of data set 'digits'"),
+        (lambda: AugmentSettings(resize=-1), "resize: must be greater than 0; received -1"),
+        (lambda: TrainSettings(optimizer={"kind": "adam", "epsilon": -1}), "optimizer.epsilon: must be greater than 0"),
+    ],
+)
+def test_wrong_settings_in_python_are_argument_errors(make, message):
+    with pytest.raises(ArgumentError, match=re.escape(message)):
+        make()
 
 
 def test_defaults_are_those_of_the_documentation():

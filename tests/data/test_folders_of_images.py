@@ -1,11 +1,13 @@
 """image_folder and h_imagenet: genuine folders, read through the public entry; and what is said of wrong ones."""
 
+import os
+
 import numpy as np
 import pytest
 import torch
 from support.dataset_files import write_image, write_image_folder, write_voc_boxes
 
-from encapkeras import load_spec
+from encapkeras import check_spec, load_spec
 from encapkeras.data import DataSettings, describe, load, read_image
 from encapkeras.data.augment import resize
 from encapkeras.data.readers.h_imagenet import read_class_list
@@ -247,9 +249,10 @@ def test_mistakes_in_a_class_list_are_told_with_their_lines(tmp_path):
     with pytest.raises(DataError) as caught:
         read_class_list(tmp_path / "a.txt")
     assert str(caught.value).splitlines() == [
-        f"{path}:2: 'dog' is not a WordNet id: n and eight digits, for example n02119789",
-        f"{path}:5: '{WNIDS[0]}' is already on line 1",
-        f"{path}:6: 'n123' is not a WordNet id: n and eight digits, for example n02119789",
+        f"{path} is not a list of classes:",
+        f"  {path}:2: 'dog' is not a WordNet id: n and eight digits, for example n02119789",
+        f"  {path}:5: '{WNIDS[0]}' is already on line 1",
+        f"  {path}:6: 'n123' is not a WordNet id: n and eight digits, for example n02119789",
     ]
 
 
@@ -297,3 +300,107 @@ def test_paths_in_a_spec_begin_at_its_folder(tmp_path):
     assert [spec.data.root, spec.data.class_list, spec.data.boxes] == [
         str(tmp_path / name) for name in ("images", "hard.txt", "boxes")
     ]
+
+
+# --- folders that are not used, and links
+
+
+@pytest.mark.parametrize("name", ["valid", "validation", "Val", "dev"])
+def test_a_validation_folder_of_another_name_is_said(tmp_path, name):
+    write_image_folder(tmp_path, {"train": 5, name: 2, "test": 2})
+    text = rf"folders that are not used: '{name}' \(call it 'val' to use it\)"
+    for call in (describe, lambda settings: load(settings, seed=0)):
+        with pytest.warns(UserWarning, match=text):
+            call(folder_settings(tmp_path))
+        with pytest.warns(UserWarning, match=text), pytest.raises(ArgumentError, match=text):
+            call(folder_settings(tmp_path, validation="own"))
+
+
+def test_any_other_folder_beside_the_parts_is_said(tmp_path):
+    write_image_folder(tmp_path, {"train": 5, "tests": 2, "test": 2, "valid": 1, "val": 1})
+    with pytest.warns(UserWarning, match=r"folders that are not used: 'tests', 'valid'$"):
+        describe(folder_settings(tmp_path))
+    for number in range(9):
+        (tmp_path / f"more{number}").mkdir()
+    with pytest.warns(UserWarning, match="'more0', 'more1', 'more2', 'more3', 'more4' and 6 more"):
+        describe(folder_settings(tmp_path))
+
+
+def test_a_folder_that_is_not_used_is_a_warning_in_a_spec(tmp_path):
+    write_image_folder(tmp_path / "photos", {"train": 5, "valid": 2, "test": 2})
+    (tmp_path / "a.yaml").write_text(
+        "extends: quickstart.yaml\ndata: {dataset: image_folder, root: photos, image_size: 32, channels: 1}\n"
+    )
+    [warning] = [found for found in check_spec(tmp_path / "a.yaml").warnings if "not used" in found.message]
+    assert (warning.path, warning.line) == ("data.root", 2)
+
+
+def test_parts_of_other_names_are_not_classes(tmp_path):
+    write_image_folder(tmp_path, {"Train": 2, "Testing": 1})
+    assert "rename 'Testing' to 'test', 'Train' to 'train'" in error_of(folder_settings(tmp_path))
+
+
+def test_classes_may_be_called_like_one_part(tmp_path):
+    write_image_folder(tmp_path, {"": 3}, classes=("car", "Train"))
+    assert describe(folder_settings(tmp_path)).class_names == ("Train", "car")
+
+
+def test_folders_of_imagenet_that_are_no_classes_are_said(tmp_path):
+    write_imagenet(tmp_path)
+    (tmp_path / "train" / "n0144076").mkdir()
+    with pytest.warns(UserWarning, match="not n and eight digits: n0144076"):
+        assert describe(imagenet(tmp_path)).class_names == WNIDS
+
+
+def test_boxes_of_other_images(tmp_path):
+    write_imagenet(tmp_path / "images")
+    write_voc_boxes(tmp_path / "boxes" / "train" / "other.xml", (4, 2, 12, 10))
+    settings = imagenet(tmp_path / "images", boxes=str(tmp_path / "boxes"))
+    assert "there are no boxes of these images" in error_of(settings, lambda settings: load(settings, seed=0))
+
+
+@pytest.mark.parametrize("name", ["Thumbs.db", "desktop.ini", ".DS_Store", "@eaDir/x.jpg", "__MACOSX/._1.png"])
+def test_what_systems_leave_behind_is_neither_image_nor_class(tmp_path, name):
+    write_image_folder(tmp_path, {"train": 2, "test": 1})
+    for folder in ("", "train", "train/cat", "test/owl"):
+        path = tmp_path / folder / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"no image")
+    info = describe(folder_settings(tmp_path))
+    assert (info.class_names, info.train_images) == (("cat", "dog", "owl"), 6)
+
+
+def test_links_to_folders_around_add_nothing_and_end(tmp_path):
+    write_image_folder(tmp_path, {"train": 2, "test": 1})
+    cat = tmp_path / "train" / "cat"
+    for name, target in {"a": cat, "b": cat.parent, "c": tmp_path}.items():
+        (cat / name).symlink_to(target)
+    last = cat
+    for _ in range(40):  # 2^40 paths
+        (last / "x").mkdir()
+        (last / "y").symlink_to(last / "x")
+        last = last / "x"
+    write_image(last / "deep.png")
+    write_image(tmp_path / "elsewhere" / "1.png")
+    (cat / "linked").symlink_to(tmp_path / "elsewhere")
+    with pytest.warns(UserWarning, match="'elsewhere'"):
+        assert describe(folder_settings(tmp_path)).train_images == 6 + 2
+
+
+def test_a_named_pipe_as_a_class_list(tmp_path):
+    os.mkfifo(tmp_path / "a.txt")
+    assert "cannot be read as text" in error_of(imagenet(tmp_path, class_list=str(tmp_path / "a.txt")))
+
+
+@pytest.mark.parametrize("root", ["~nobody-of-this-name/photos", "x" * 5000])
+def test_a_root_that_no_system_can_have(root):
+    assert "there is no such" in error_of(DataSettings(dataset="image_folder", root=root))
+    assert "there is no such" in error_of(DataSettings(dataset="npz", path=root))
+
+
+def test_a_working_folder_that_was_deleted(tmp_path, monkeypatch):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert "seen from a folder that was deleted" in error_of(DataSettings(dataset="image_folder", root="photos"))
+    assert "seen from a folder that was deleted" in error_of(DataSettings(dataset="npz", path="a.npz"))

@@ -1,5 +1,8 @@
 """The user's own arrays: everything that can be wrong is said at once, with file and array."""
 
+import struct
+import zipfile
+
 import numpy as np
 import pytest
 from support.dataset_files import cycling_labels, random_images, write_npz
@@ -195,7 +198,7 @@ def test_an_archive_of_nothing(tmp_path):
 def test_a_file_that_is_no_archive(tmp_path, content):
     path = tmp_path / "a.npz"
     path.write_bytes(content)
-    with pytest.raises(DataError, match=r"a\.npz is not a \.npz file"):
+    with pytest.raises(DataError, match=r"a\.npz cannot be read as a \.npz file"):
         describe(settings_for(path))
 
 
@@ -209,10 +212,122 @@ def test_damaged_bytes_inside_the_archive(tmp_path):
     data = path.read_bytes()
     pixels = random_images(12, 6, 5, seed=1).tobytes()
     path.write_bytes(data.replace(pixels, pixels[::-1]))
-    with pytest.raises(DataError, match=r"a\.npz, array train_images: cannot be read: Bad CRC-32"):
+    with pytest.raises(
+        DataError, match=r"a\.npz, array train_images, cannot be read as an array of NumPy's: Bad CRC-32"
+    ):
         load(settings_for(path), seed=0)
 
 
 def test_arrays_of_objects_are_never_unpickled(tmp_path):
     path = write_npz(tmp_path / "a.npz", train_images=np.array([1, "x", None], dtype=object))
     assert "train_images: pixels are object; allowed are uint8" in errors_of(path)[0]
+
+
+@pytest.mark.parametrize("shape", [(3, 32, 32), (1, 28, 28), (3, 8, 20)])
+def test_channels_that_come_first_are_said(tmp_path, shape):
+    path = write_npz(tmp_path / "a.npz", train_images=random_images(12, *shape), test_images=random_images(6, *shape))
+    text = r"looks like \(N, C, H, W\), but channels come last: use images.transpose\(0, 2, 3, 1\)"
+    for call in (describe, lambda settings: load(settings, seed=0)):
+        with pytest.warns(UserWarning, match=text):
+            call(settings_for(path))
+
+
+@pytest.mark.parametrize("shape", [(3, 32, 3), (1, 32, 1), (3, 9), (4, 9, 9), (1, 9, 4)])
+def test_images_of_few_rows_are_images(tmp_path, shape):
+    path = write_npz(tmp_path / "a.npz", train_images=random_images(12, *shape), test_images=random_images(6, *shape))
+    assert load(settings_for(path), seed=0).info.height == shape[0]
+
+
+def member(shape="(12, 6, 5)", dtype="'|u1'", size=360, *, header=None, version=1):
+    """An array in NumPy's format, with a header that may be wrong."""
+    text = header or f"{{'descr': {dtype}, 'fortran_order': False, 'shape': {shape}, }}"
+    length = struct.pack("<H" if version == 1 else "<I", len(text))
+    return b"\x93NUMPY" + bytes([version, 0]) + length + text.encode("latin1") + bytes(size)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        member("(3298534883328,)"),
+        member("(12, 6, 6)"),
+        member("(11, 6, 5)"),
+        member("(12, -6, -5)"),
+        member("(True, 360)"),
+        member("12"),
+        member(dtype="'<f9'"),
+        member(dtype="[('a', '|u1'), ('a', '|u1')]"),
+        member(header="(" * 5000),
+        member(header="-" * 9000 + "1"),
+        member(header="{" * 90 + "1" + "}" * 90),
+        member(header="{'descr': '|u1', 'shape': (12, 6, 5), 'fortran_order': 0}"),
+        member(header="'\\d"),
+        member(version=9),
+        member(header="x" * 10, version=2)[:-300],
+        b"",
+        b"\x93NUM",
+    ],
+)
+def test_damaged_headers(tmp_path, data):
+    path = write_npz(tmp_path / "a.npz", train_images=None)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("train_images.npy", data)
+    for call in (describe, lambda settings: load(settings, seed=0)):
+        with pytest.raises(DataError, match=r"a\.npz, array train_images, cannot be read as an array of NumPy's: "):
+            call(settings_for(path))
+
+
+@pytest.mark.parametrize("dtype", ["M8[s]", "c8", "S3", "V4", [("a", "u1")]])
+def test_pixels_of_other_types(tmp_path, dtype):
+    path = write_npz(tmp_path / "a.npz", train_images=np.zeros((12, 6, 5), dtype))
+    assert "train_images: pixels are" in errors_of(path)[0]
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_damage_in_any_compression(tmp_path, compression):
+    plain, path = write_npz(tmp_path / "plain.npz"), tmp_path / "a.npz"
+    with zipfile.ZipFile(plain) as source, zipfile.ZipFile(path, "w", compression) as archive:
+        for name in source.namelist():
+            archive.writestr(name, source.read(name))
+    assert load(settings_for(path), seed=0).train.num_images == 11
+    whole = path.read_bytes()
+    for place in range(40, len(whole) - 1, 97):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x55]) + whole[place + 1 :])
+        try:
+            load(settings_for(path), seed=0)
+        except DataError as error:
+            assert str(path) in str(error)
+
+
+@pytest.mark.parametrize("names", ["<U0", ["a", "b", "\ud800"]])
+def test_class_names_that_are_no_text(tmp_path, names):
+    names = np.zeros(3, names) if names == "<U0" else np.array(names)
+    with pytest.raises(DataError, match="class_names"):
+        describe(settings_for(write_npz(tmp_path / "a.npz", class_names=names)))
+
+
+def test_what_systems_leave_in_an_archive_and_arrays_without_end(tmp_path):
+    path = write_npz(tmp_path / "a.npz")
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("__MACOSX/._train_images.npy", b"no array")
+    assert describe(settings_for(path)).train_images == 12
+    with zipfile.ZipFile(path, "a") as archive:
+        for number in range(200):
+            archive.writestr(f"array{number}.npy", b"")
+    lines = errors_of(path)
+    assert len(lines) == 51
+    assert lines[-1] == "and 150 more problems"
+
+
+def test_a_damaged_directory_does_not_hide_an_array(tmp_path):
+    path = write_npz(tmp_path / "a.npz", class_names=np.array(["a", "b", "c"]))
+    data = bytearray(path.read_bytes())
+    *_, before, last = (place for place in range(len(data)) if data.startswith(b"PK\1\2", place))
+    data[before + 32] = data.index(b"PK\5\6") - last  # the comment of one member is now the next member
+    path.write_bytes(data)
+    with pytest.raises(DataError, match="its directory shows 4 members of 5"):
+        describe(settings_for(path))
+    data[before + 32] = 0
+    data[last + 28 : last + 32] = bytes([0, 0, data[last + 28], 0])  # its name is now something else about it
+    path.write_bytes(data)
+    with pytest.raises(DataError, match=r"a\.npz cannot be read as a \.npz file"):
+        describe(settings_for(path))

@@ -63,3 +63,11 @@ def test_what_is_no_image_is_refused(image, text):
     with pytest.raises(DataError) as caught:
         prepare(image, COLOUR)
     assert text in str(caught.value)
+
+
+@pytest.mark.parametrize(("info", "shape"), [(COLOUR, (3, 32, 32)), (GREY, (1, 28, 28))])
+def test_an_image_whose_channels_come_first(info, shape):
+    with pytest.raises(
+        DataError, match=r"looks like \(C, H, W\), but channels come last: use images.transpose\(1, 2, 0\)"
+    ):
+        prepare(random_images(1, *shape)[0], info)

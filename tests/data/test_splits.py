@@ -3,9 +3,21 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given
+from PIL import Image
 from support.dataset_files import cycling_labels, random_images, write_npz, write_svhn_files
 
-from encapkeras.data import AugmentSettings, Batches, DataSettings, describe, load
+from encapkeras.data import (
+    DATASETS,
+    AugmentSettings,
+    Batches,
+    DatasetInfo,
+    DatasetReader,
+    DataSettings,
+    ImageArrays,
+    describe,
+    load,
+    register_dataset,
+)
 from encapkeras.data.splits import balanced_order, balanced_sample, held_out_indices, subset_indices
 from encapkeras.errors import ArgumentError, DataError
 
@@ -14,7 +26,7 @@ def numbered_npz(path, train=50):
     """Images whose first pixel is their number, so that each can be recognised."""
     numbers = np.arange(train, dtype=np.uint8)
     images = np.broadcast_to(numbers[:, None, None], (train, 2, 2))
-    return write_npz(path, train_images=images, train_labels=cycling_labels(train, 3), test_images=images[:6])
+    return write_npz(path, train_images=images, train_labels=cycling_labels(train, 3), test_images=images[-6:])
 
 
 def numbers_in(batches):
@@ -31,7 +43,7 @@ def test_parts_share_no_image_and_lose_none(tmp_path):
     assert len(validation) == splits.validation.num_images == 15
     assert sorted(train + validation) == list(range(50))
     assert validation == sorted(validation)
-    assert numbers_in(splits.test) == list(range(6))
+    assert numbers_in(splits.test) == list(range(44, 50))
 
 
 def test_the_seed_alone_decides_what_is_held_out(tmp_path):
@@ -278,3 +290,84 @@ def test_images_of_several_classes_have_no_balanced_sample():
     several = Batches(torch.zeros(4, 1, 1, 1), torch.eye(4).repeat(1, 2), height=1, width=1, batch_size=2)
     with pytest.raises(ArgumentError, match=r"one class for each image: .*; received float32 of shape \(4, 8\)"):
         balanced_sample(several, 2)
+
+
+# --- the range and the layout of pixels
+
+
+@pytest.mark.parametrize(
+    ("images", "text"),
+    [
+        (
+            random_images(12, 6, 5) // 16,
+            "pixels of the training images of data set 'npz': the largest is 15 of 255, which",
+        ),
+        (random_images(12, 6, 5) // 128, "the largest is 1 of 255, which is nearly black"),
+        (np.full((12, 6, 5), 1 / 255, np.float32), "the largest is 0.00392157 of 1, which is nearly black"),
+        (np.zeros((12, 6, 5), np.uint8), "the largest is 0 of 255"),
+    ],
+)
+def test_images_that_are_nearly_black_are_said(tmp_path, images, text):
+    test = np.full((6, 6, 5), 255 if images.dtype == np.uint8 else 1, images.dtype)
+    path = write_npz(tmp_path / "a.npz", train_images=images, test_images=test)
+    with pytest.warns(UserWarning, match=text):
+        npz_splits(path)
+
+
+@pytest.mark.filterwarnings("ignore:pixels of the test images")
+def test_one_bright_image_is_enough(tmp_path):
+    images = np.zeros((12, 6, 5), np.uint8)
+    images[11, 2, 3] = 17
+    npz_splits(write_npz(tmp_path / "a.npz", train_images=images))
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_image_files_of_12_bits_in_16_are_said(tmp_path, monkeypatch, in_memory):
+    pixels = np.linspace(0, 4080, 64).astype(np.uint16).reshape(8, 8)
+    for part in ("train", "test"):
+        for name in ("a", "b"):
+            (tmp_path / part / name).mkdir(parents=True)
+            for number in range(9):
+                Image.fromarray(pixels).save(tmp_path / part / name / f"{number}.png")
+    monkeypatch.setattr("encapkeras.data.splits.IN_MEMORY", 2**30 if in_memory else 0)
+    with pytest.warns(UserWarning, match=r"pixels of the (training|test) images .* the largest is 15 of 255"):
+        load(DataSettings(dataset="image_folder", root=str(tmp_path), image_size=8, workers=0), seed=0)
+
+
+@pytest.fixture
+def made():
+    """A data set of someone's own that returns the arrays that are put here."""
+    arrays = []
+
+    @register_dataset("made")
+    class Made(DatasetReader):
+        """Made up."""
+
+        def describe(self):
+            return DatasetInfo(8, 9, 3, 2, ("a", "b"))
+
+        def read(self):
+            return ImageArrays(arrays[0], np.arange(12) % 2, arrays[0], np.arange(12) % 2)
+
+    yield arrays
+    DATASETS.forget(["made"])
+
+
+def test_arrays_that_are_not_as_described_are_refused(made):
+    made.append(random_images(12, 3, 8, 9))
+    with pytest.raises(
+        DataError, match=r"describes images \(N, H, W, 3\), and returns \(11, 3, 8, 9\). This looks like"
+    ):
+        load(DataSettings(dataset="made"), seed=0)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int64"])
+def test_pixels_of_a_data_set_of_ones_own_that_are_not_in_the_unit_range_are_said(made, dtype):
+    made.append(random_images(12, 8, 9, 3).astype(dtype))
+    with pytest.warns(UserWarning, match="the largest is 255; pixels that are not uint8 must be in"):
+        load(DataSettings(dataset="made", image_size=None), seed=0)
+
+
+def test_batches_of_images_whose_channels_come_first():
+    with pytest.raises(ArgumentError, match=r"at least 8 x 9; received \(5, 3, 8, 9\). This looks like \(N, C, H, W\)"):
+        Batches(torch.zeros(5, 3, 8, 9), torch.zeros(5).long(), height=8, width=9, batch_size=2)

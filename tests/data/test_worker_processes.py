@@ -132,7 +132,8 @@ def test_a_damaged_file_is_named_by_one_plain_error(tmp_path, monkeypatch):
     with pytest.raises(DataError) as caught:
         epochs(train, 1)
     assert str(caught.value) == (
-        f"{wrong} cannot be read as an image: it is not in an image format that Pillow knows. "
+        f"{wrong} cannot be read as an image: it is not in an image format that is read: JPEG, PNG, BMP, GIF, "
+        "WEBP, TIFF, PPM. "
         "Replace or remove the file"
     )
 

@@ -42,6 +42,32 @@ FEW_NODES = {  # what ONNX takes long for is their number
 SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in SPECS if name != "capsnet_em_digits"]
 
 
+@pytest.mark.parametrize(
+    "name", ["few nodes", "encapnet_digits", pytest.param("capsnet_em_digits", marks=pytest.mark.slow)]
+)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_keras_own_export_to_onnx_takes_any_number_of_images(name, tmp_path):
+    model = build_model(FEW_NODES if name == "few nodes" else name, SPECS[name])
+    model(torch.rand(2, *model.input_shape[1:]))  # Keras asks for one call
+    model.export(str(tmp_path / "network.onnx"), format="onnx", verbose=False)
+    session = onnxruntime.InferenceSession(tmp_path / "network.onnx")
+    for count in (1, 3):
+        images = np.random.default_rng(0).random((count, *model.input_shape[1:]), "float32")
+        (scores,) = session.run(None, {session.get_inputs()[0].name: images})
+        np.testing.assert_allclose(scores, model.predict(images, verbose=0), atol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit:FutureWarning")
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+@pytest.mark.parametrize("name", ["few nodes", "capsnet_em_digits"])
+def test_networks_can_be_traced_by_torchscript(name):
+    model = build_model(FEW_NODES if name == "few nodes" else name, SPECS[name])
+    images = torch.rand(5, *model.input_shape[1:])
+    with torch.no_grad():
+        traced = torch.jit.trace(model, (images[:2],), check_trace=False)
+        assert torch.allclose(traced(images), model(images), atol=1e-6)
+
+
 LOADED_ALONE = """
 import json, sys
 import numpy as np

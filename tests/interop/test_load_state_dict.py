@@ -28,10 +28,11 @@ def refused(model, state_dict):
     return str(error.value)
 
 
-def test_a_prefix_of_data_parallel_is_taken_off(network):
+@pytest.mark.parametrize("prefix", ["module.", "model.", "net.", "_orig_mod.", "model.module.", "_orig_mod.module."])
+def test_prefixes_of_wrappers_are_taken_off(network, prefix):
     model, state_dict = network
     other = build_model(SPEC)
-    load_original_state_dict(other, {f"module.{name}": tensor for name, tensor in state_dict.items()})
+    load_original_state_dict(other, {f"{prefix}{name}": tensor for name, tensor in state_dict.items()})
     assert_same(other, values(model))
 
 
@@ -43,6 +44,16 @@ def test_of_many_unknown_entries_some_are_named(network):
     assert len(message) < 10_000
     assert "\\x1b[31m0xxx" in message and "\x1b" not in message
     assert "  ... and 99,950 more\n100,000 errors found; " in message
+
+
+def test_names_of_compiled_parts_and_averaged_models_are_known(network):
+    model, state_dict = network
+    compiled, averaged = build_model(SPEC), build_model(SPEC)
+    load_original_state_dict(compiled, {name.replace(".", "._orig_mod.", 1): t for name, t in state_dict.items()})
+    wrapped = {f"module.{name}": tensor for name, tensor in state_dict.items()}
+    load_original_state_dict(averaged, {"n_averaged": torch.tensor(3), **wrapped})
+    assert_same(compiled, values(model))
+    assert_same(averaged, values(model))
 
 
 def test_a_prefix_on_some_names_is_no_prefix(network):

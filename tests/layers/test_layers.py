@@ -1,6 +1,9 @@
 """Every layer passes `check_layer`; wrong arguments and inputs are refused in plain words."""
 
+import json
+
 import keras
+import numpy as np
 import pytest
 import torch
 from support.layer_check import check_layer
@@ -139,6 +142,87 @@ def test_every_registered_layer_is_checked():
     assert {cls.__name__ for cls in ours} <= set(encapkeras.layers.__all__)
 
 
+def made(case):
+    """The layer of a case, built, and its input's shape without the batch."""
+    layer_class, arguments, input_shape, *_ = CASES[case]
+    layer = layer_class(**arguments)
+    layer.build((None, *input_shape))
+    return layer, input_shape
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int64, torch.bool])
+@pytest.mark.parametrize("case", CASES)
+def test_whole_numbers_give_what_the_same_floats_give(case, dtype):
+    layer, shape = made(case)
+    numbers = torch.randint(0, 9, (2, *shape)).to(dtype)
+    expected = layer(numbers.float())
+    for given in (numbers, numbers.numpy()):
+        result = layer(given)
+        assert result.dtype == torch.float32
+        assert torch.equal(result, expected)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_batch_of_none_gives_none(case):
+    layer, shape = made(case)
+    assert tuple(layer(torch.rand(0, *shape)).shape) == layer.compute_output_shape((0, *shape))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_meta_tensors_give_meta_tensors(case):
+    layer_class, arguments, input_shape, *_ = CASES[case]
+    with keras.device("meta"):
+        layer = layer_class(**arguments)
+        result = layer(torch.rand(2, *input_shape, device="meta"))
+    assert result.is_meta
+    assert tuple(result.shape) == layer.compute_output_shape((2, *input_shape))
+
+
+@pytest.mark.parametrize("case", [name for name in CASES if CASES[name][4]])
+def test_moving_statistics_stay_such_when_torch_thaws_a_layer(case):
+    layer, shape = made(case)
+    twin = type(layer).from_config(layer.get_config())
+    twin.build((None, *shape))
+    twin.set_weights(layer.get_weights())
+    layer.requires_grad_(False)
+    layer.requires_grad_(True)
+    images = torch.rand(3, *shape)
+    for training in (True, False):
+        result = layer(images, training=training)
+        assert torch.equal(result, twin(images, training=training))
+        result.sum().backward()
+    assert all(weight.value.grad is None for weight in layer.non_trainable_weights)
+
+
+FIRST = r"takes images \(batch, height, width, channels\); these look like"
+VOLUME = "look like volumes or videos"
+OTHER_AXES = [
+    (ConvBnRelu(filters=4), (3, 32, 24), FIRST),
+    (PrimaryCapsules(types=2, dim=4, kernel_size=1), (1, 28, 28), FIRST),
+    (ImageToCapsules(types=2), (3, 32, 32), FIRST),
+    (Normalize(mean=0.5, deviation=1.0), (3, 16, 16), FIRST),
+    (DynamicCapsules(capsules=3, dim=4), (8, 16, 16, 1), VOLUME),
+    (EmCapsules(capsules=3, dim=4), (4, 8, 8, 3), VOLUME),
+    (CapsuleDense(capsules=3, dim=4, kind="dense"), (8, 16, 16, 3), VOLUME),
+    (CapsulesToImage(), (8, 16, 16, 1), VOLUME),
+    (CapsuleConvolution(types=16, dim=4), (8, 16, 16, 1), VOLUME),
+    (CapsuleStage(types=8, dim=4), (4, 8, 8, 1), VOLUME),
+]
+
+
+@pytest.mark.parametrize(("layer", "shape", "message"), OTHER_AXES)
+def test_axes_in_another_order_are_warned_about_when_a_layer_is_built(layer, shape, message):
+    with pytest.warns(UserWarning, match=message) as warned:
+        layer(torch.rand(2, *shape))
+    assert len(warned) == 1
+    layer(torch.rand(2, *shape))
+
+
+@pytest.mark.parametrize("shape", [(3, 4, 16), (1, 32, 16), (32, 32, 3), (5, 32, 32), (3, 3, 64)])
+def test_usual_images_are_not_warned_about(shape):
+    ConvBnRelu(filters=4)(torch.rand(2, *shape))
+
+
 @pytest.mark.parametrize("sub_layers", [1, 2, 3])
 def test_ports_have_symbolic_and_eager_shapes_and_out_is_the_plain_output(sub_layers):
     stage = CapsuleStage(types=4, dim=4, sub_layers=sub_layers)
@@ -225,7 +309,19 @@ def test_initialisers_may_be_objects_names_or_maps():
         assert type(layer).from_config(layer.get_config()).get_config() == layer.get_config()
 
 
+def test_numbers_of_numpy_are_numbers():
+    sizes = np.array([5, 3])
+    stage = CapsuleStage(types=np.int64(4), dim=np.array(2), kernel_size=sizes, relu=np.bool_(True))
+    config = stage.get_config()
+    assert json.loads(json.dumps(config)) == config
+    assert (config["types"], config["dim"], config["kernel_size"], config["relu"]) == (4, 2, [5, 3], True)
+    normalize = Normalize(mean=np.float32(0.5), deviation=np.array([0.25, 0.5]))
+    assert normalize.get_config()["deviation"] == [0.25, 0.5]
+
+
 REFUSED_ARGUMENTS = [
+    (lambda: CapsuleStage(types=np.int64(-1), dim=2), "types: must be greater than 0; received -1"),
+    (lambda: CapsuleStage(types=np.float32(4), dim=2), "types: must be an integer; received 4.0"),
     (lambda: CapsuleStage(types=-1, dim=2), "types: must be greater than 0; received -1"),
     (lambda: CapsuleStage(types=4, dim=0), "dim: must be greater than 0; received 0"),
     (lambda: CapsuleStage(types=4), "'capsule_stage' needs 'dim'"),

@@ -1,14 +1,37 @@
 """Losses equal the golden numbers and take labels in every form."""
 
+import functools
+
 import keras
 import pytest
 import torch
 from support import golden
 
 from encapkeras.errors import ArgumentError, ShapeError
-from encapkeras.losses import CrossEntropyLoss, MarginLoss, SideLoss, SpreadLoss
+from encapkeras.losses import (
+    CrossEntropyLoss,
+    MarginLoss,
+    SideLoss,
+    SpreadLoss,
+    cross_entropy,
+    margin_loss,
+    spread_loss,
+)
 
 LOSSES = [MarginLoss, SpreadLoss, CrossEntropyLoss]
+
+
+@pytest.mark.parametrize("function", [margin_loss, functools.partial(spread_loss, margin=0.2), cross_entropy])
+@pytest.mark.parametrize("role", ["loss", "metrics"])
+@pytest.mark.parametrize("method", ["fit", "evaluate"])
+def test_functions_of_scores_and_targets_are_refused_where_keras_gives_labels_first(function, role, method):
+    model, other = (keras.Sequential([keras.Input((3,)), keras.layers.Dense(3)]) for _ in range(2))
+    model.compile("sgd", **{"loss": "mse", role: [function]})
+    labels = keras.ops.eye(3)
+    with pytest.raises(ArgumentError, match=r"gives labels, then scores.*Give compile loss=(\w+)\(\) instead"):
+        getattr(model, method)(labels, labels, verbose=0)
+    other.compile("sgd", loss=lambda targets, scores: function(scores, targets))
+    getattr(other, method)(labels, labels, verbose=0)
 
 
 def golden_loss(name):

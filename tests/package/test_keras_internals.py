@@ -26,6 +26,43 @@ def weight(model):
     return model.layers[0].kernel.value.item()
 
 
+def test_called_by_keras_knows_who_calls_a_loss():
+    asked = []
+
+    def loss(y, y_pred):
+        asked.append(internals.called_by_keras())
+        return keras.ops.mean(y_pred)
+
+    def ask():
+        return internals.called_by_keras()
+
+    model = one_weight()
+    model.compile("sgd", loss)
+    model.evaluate(X, Y, verbose=0)
+    assert set(asked) == {True}
+    assert not ask()
+
+
+def test_cloned_by_keras_finds_the_model_and_what_was_given():
+    found = []
+
+    class Asking(keras.layers.Layer):
+        def __init__(self, **kwargs):
+            found.append(internals.cloned_by_keras())
+            super().__init__(**kwargs)
+
+        def call(self, inputs):
+            return inputs
+
+    inputs = keras.Input((1,))
+    model = keras.Model(inputs, Asking()(inputs))
+    keras.models.clone_model(model)
+    keras.models.clone_model(model, clone_function=lambda layer: type(layer).from_config(layer.get_config()))
+    keras.models.clone_model(model, input_tensors=keras.Input((1,)))
+    keras.models.clone_model(model, call_function=lambda layer, *args, **kwargs: layer(*args, **kwargs))
+    assert found == [(None, False), (model, True), *[(model, False)] * 3]
+
+
 class Calling(keras.callbacks.Callback):
     """Does something at the moments that its arguments name."""
 
@@ -195,6 +232,24 @@ def test_is_fitting_tells_the_fit_of_this_model_alone():
     model.fit(X, Y, callbacks=[Calling(on_train_batch_end=tell)], verbose=0)
     model.evaluate(X, Y, callbacks=[Calling(on_test_batch_end=tell)], verbose=0)
     assert told == [(True, False), (False, False)]
+
+
+@pytest.mark.parametrize("steps", [None, 1])
+def test_steps_per_epoch_is_the_argument_of_fit(steps):
+    model, found = one_weight(), []
+    begin = Calling(on_train_begin=lambda logs=None: found.append(internals.steps_per_epoch(model, sys._getframe())))
+    model.fit(X, Y, steps_per_epoch=steps, callbacks=[begin], verbose=0)
+    assert found == [steps] and internals.steps_per_epoch(model, sys._getframe()) is None
+
+
+def test_callbacks_before_are_those_that_fit_calls_first():
+    model, found = one_weight(), []
+    last = Calling(
+        on_train_begin=lambda logs=None: found.extend(internals.callbacks_before(model, sys._getframe(), last))
+    )
+    first, second = Calling(), Calling()
+    model.fit(X, Y, callbacks=[first, second, last, Calling()], verbose=0)
+    assert found == [first, second] and internals.callbacks_before(model, sys._getframe(), last) == []
 
 
 def scaled():

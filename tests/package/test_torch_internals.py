@@ -29,6 +29,19 @@ def test_tensors_without_values_have_shapes_on_any_device():
     assert not internals.is_fake(torch.zeros(2)) and not internals.is_fake(torch.zeros(2, device="meta"))
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit:FutureWarning")
+def test_tracing_is_torchscript_alone():
+    found = []
+
+    def ask(tensor):
+        found.append(internals.is_tracing())
+        return tensor + 1
+
+    ask(torch.zeros(2))
+    torch.jit.trace(ask, torch.zeros(2), check_trace=False)
+    assert found == [False, True]
+
+
 def test_limited_recompiles_ends_after_so_many_shapes():
     translated = []
 
@@ -122,6 +135,20 @@ def test_torchrun_says_whether_its_store_stays_and_how_often_it_restarts(tmp_pat
     for name, value in json.loads(done.stdout).items():
         monkeypatch.setenv(name, value)
     assert (internals.launcher_keeps_store(), internals.launcher_restarts()) == (True, 3)
+
+
+def test_a_writer_into_a_file_of_ours_hands_it_all_events(tmp_path):
+    class Events(list):
+        add_event = list.append
+        flush = close = lambda self: calls.append(len(self))
+
+    events, calls = Events(), []
+    with internals.writer_into(events, str(tmp_path)) as writer:
+        writer.add_scalar("length", 3.0, 5)
+        internals.file_writer(writer).add_event(Event(graph_def=b""))
+        writer.flush()
+    assert [(event.step, bool(event.wall_time)) for event in events] == [(5, True), (0, True)]
+    assert set(calls) == {2} and len(calls) >= 3 and list(tmp_path.iterdir()) == []
 
 
 def test_what_the_file_writer_is_given_is_in_the_file(tmp_path):

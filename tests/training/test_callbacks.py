@@ -105,6 +105,46 @@ def test_metrics_file_has_a_row_per_epoch_and_no_times(tmp_path):
     assert [float(row["val_loss"]) for row in rows] == history["val_loss"]
 
 
+def test_each_value_of_the_metrics_file_is_below_its_name(tmp_path):
+    path = tmp_path / "metrics.csv"
+    history = fit(small_model(), Stopwatch(40), MetricsFile(path), epochs=5, validation_freq=2).history
+    rows = list(csv.DictReader(path.read_text().splitlines()))
+    assert not any(None in row or None in row.values() for row in rows)
+    for name in ("loss", "accuracy", "learning_rate", "val_loss", "val_accuracy"):
+        assert [float(row[name]) for row in rows if row[name]] == history[name]
+    assert [bool(row["val_loss"]) for row in rows] == [False, True, False, True, False]
+    other = keras.metrics.SparseCategoricalAccuracy("other")
+    fit(small_model(metrics=[other]), MetricsFile(path), epochs=1, validation=False)
+    *before, last = csv.DictReader(path.read_text().splitlines())
+    assert before == [{**row, "other": ""} for row in rows]
+    assert {name for name, value in last.items() if value} == {"epoch", "loss", "other"}
+
+
+def test_a_metrics_file_that_is_a_link_is_refused(tmp_path):
+    (tmp_path / "victim").write_text("mine")
+    (tmp_path / "metrics.csv").symlink_to(tmp_path / "victim")
+    with pytest.raises(TrainingError, match=r"metrics\.csv cannot be read .*: it is a symbolic link"):
+        fit(small_model(), MetricsFile(tmp_path / "metrics.csv"))
+    assert (tmp_path / "victim").read_text() == "mine"
+
+
+@pytest.mark.parametrize("metric", ["acc", "sparse_categorical_accuracy"])
+def test_a_log_that_is_missing_is_said_in_the_first_epoch_and_may_be_another(tmp_path, metric):
+    files = (tmp_path / "best.keras", tmp_path / "last.keras")
+    with pytest.warns(UserWarning, match=f"no 'val_accuracy'. They have: .*val_{metric}") as warned:
+        fit(small_model(metrics=[metric]), Checkpoints(*files))
+    assert len([each for each in warned if "Checkpoints" in str(each.message)]) == 1 and not files[0].exists()
+    checkpoints = Checkpoints(*files, monitor=f"val_{metric}")
+    history = fit(small_model(metrics=[metric]), checkpoints).history
+    assert checkpoints.best_accuracy == max(history[f"val_{metric}"]) and files[0].is_file()
+
+
+def test_of_losses_the_lowest_is_best(tmp_path):
+    checkpoints = Checkpoints(tmp_path / "best.keras", tmp_path / "last.keras", monitor="val_loss")
+    history = fit(small_model(optimizer=keras.optimizers.SGD(20.0)), checkpoints, epochs=6).history["val_loss"]
+    assert checkpoints.best_accuracy == min(history) < history[-1]
+
+
 def test_metrics_file_that_cannot_be_written_is_named(tmp_path):
     with pytest.raises(RunFolderError, match=r"metrics\.csv could not be written: No such file"):
         fit(small_model(), MetricsFile(tmp_path / "none" / "metrics.csv"))

@@ -68,6 +68,17 @@ def test_the_run_folder_is_complete(finished):
     assert {"encapkeras", "python", "keras", "torch", "device", "seed", "threads", "command"} <= set(environment)
 
 
+def test_another_type_of_keras_weights_is_said_and_recorded(tmp_path, capsys):
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("float16")  # as "floatx": "float16" in ~/.keras/keras.json does
+    try:
+        _, folder = trained(tmp_path, epochs=1)
+    finally:
+        keras.config.set_dtype_policy(before)
+    assert json.loads(folder.environment.read_text())["dtype"] == "float16"
+    assert "Keras' dtype is float16, not float32: weights have it" in capsys.readouterr().out
+
+
 def test_the_saved_spec_trains_the_same_network(finished):
     _, folder = finished
     spec = load_spec(folder.spec)

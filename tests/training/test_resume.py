@@ -1,6 +1,7 @@
 import signal
 import subprocess
 import sys
+import zipfile
 
 import keras
 import numpy as np
@@ -10,6 +11,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from encapkeras.callbacks import MetricsFile, NonFiniteStop, Resume, TensorBoard
 from encapkeras.errors import ArgumentError, RunFolderError, TrainingError
+from encapkeras.training.run.resume_state import checksum
 
 RANDOM = np.random.default_rng(0)
 IMAGES = RANDOM.random((40, 4, 4, 1), dtype=np.float32)
@@ -338,3 +340,149 @@ def test_what_a_callback_was_made_with_counts(tmp_path):
 def test_numbers_that_save_nothing_are_refused(tmp_path, options):
     with pytest.raises(ArgumentError, match="must be at least 1"):
         Resume(tmp_path, **options)
+
+
+@pytest.mark.parametrize("validation", [{}, {"validation_data": (IMAGES, LABELS)}])
+def test_more_epochs_have_the_metrics_of_one_go(folders, validation):
+    def fit(folder, *epochs):
+        for number in epochs:
+            table = MetricsFile(folder / "metrics.csv")
+            callbacks = [Resume(folder / "states", also=[table]), table]
+            history = small_model().fit(**arrays(), **validation, epochs=number, callbacks=callbacks, verbose=0).history
+        return {name: values[-1] for name, values in history.items()}, (folder / "metrics.csv").read_text()
+
+    whole, parts = folders
+    assert fit(parts, 1, 2) == fit(whole, 2)
+
+
+@pytest.mark.parametrize("step", [5, 8, 9, 13, 16])
+def test_a_table_with_later_columns_is_cut_back_to_its_rows(folders, step):
+    def fit(folder, kill):
+        for at in [*kill, None]:
+            table = MetricsFile(folder / "metrics.csv")
+            callbacks = [Resume(folder / "states", also=[table], epochs=2, minutes=None), table, *([at] if at else [])]
+            try:
+                options = {"validation_data": (IMAGES, LABELS), "validation_freq": 2, "epochs": 5, "verbose": 0}
+                small_model().fit(**arrays(), **options, callbacks=callbacks)
+            except Killed:
+                continue
+        return (folder / "metrics.csv").read_text()
+
+    whole, parts = folders
+    assert fit(parts, [Kill(step), Kill(3)]) == fit(whole, [])
+
+
+def test_columns_that_are_not_those_of_the_training_are_refused(tmp_path):
+    trained(tmp_path)
+    text = (tmp_path / "metrics.csv").read_text()
+    (tmp_path / "metrics.csv").write_text(text.replace("val_loss", "other"))
+    with pytest.raises(TrainingError, match=r"has the columns .*other; when the training was saved it had"):
+        trained(tmp_path)
+
+
+def test_steps_per_epoch_are_refused_before_anything_is_written(tmp_path):
+    with pytest.raises(ArgumentError, match="does not work with steps_per_epoch of fit, here 3"):
+        small_model().fit(**arrays(), steps_per_epoch=3, callbacks=[Resume(tmp_path / "states")], verbose=0)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_resume_after_a_callback_that_it_restores_is_warned_of(tmp_path):
+    stopping = keras.callbacks.EarlyStopping("loss")
+    with pytest.warns(UserWarning, match="Resume comes after EarlyStopping in the callbacks of fit") as warned:
+        small_model().fit(**arrays(), callbacks=[stopping, Resume(tmp_path, also=[stopping])], verbose=0)
+    assert len([each for each in warned if "Resume" in str(each.message)]) == 1
+
+
+def changed(folder, change, more=None):
+    """Changes the newest state of a training and gives it the right checksum, but for `more`."""
+    path = max(folder.glob("*.pt"))
+    state = torch.load(path, weights_only=True)
+    del state["checksum"]
+    change(state)
+    state = {**state, "checksum": checksum(state)}
+    torch.save(state if more is None else {**state, "more": more}, path)
+
+
+@pytest.mark.parametrize("outside", ["absolute", "../victim", "events.out.tfevents.1/../../victim", "victim"])
+def test_a_state_that_names_files_outside_changes_nothing(tmp_path, outside):
+    trained(tmp_path)
+    victim = tmp_path / "victim"
+    victim.write_text("mine")
+    name = str(victim) if outside == "absolute" else outside
+    changed(tmp_path / "states", lambda state: state["callbacks"][1]["lengths"][0].update({name: 0}))
+    before = (tmp_path / "metrics.csv").read_text()
+    with pytest.raises(TrainingError, match="resume state is damaged: it names"):
+        trained(tmp_path)
+    assert victim.read_text() == "mine" and (tmp_path / "metrics.csv").read_text() == before
+
+
+@pytest.mark.parametrize(
+    ("callback", "kept"),
+    [(1, {"path": "/elsewhere"}), (1, {"columns": "x"}), (0, {"monitor": "x"}), (0, {"on_epoch_end": 1}), (0, {1: 2})],
+)
+def test_a_state_sets_no_other_attributes_of_callbacks(tmp_path, callback, kept):
+    trained(tmp_path)
+    changed(tmp_path / "states", lambda state: state["callbacks"][callback]["kept"].update(kept))
+    with pytest.raises(TrainingError, match="resume state"):
+        trained(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"steps": "4"},
+        {"model": []},
+        {"random": {"epoch": 1, "step": 2}},
+        {"callbacks": [None, None]},
+        {"position": [2, 0]},
+        {"format": 3},
+    ],
+)
+def test_a_state_with_a_changed_field_is_one_clear_error(tmp_path, change):
+    with pytest.raises(Killed):
+        small_model().fit(**arrays(), callbacks=[Resume(tmp_path, minutes=1e-9), Kill(3)], verbose=0)
+    changed(tmp_path, lambda state: state.update(change))
+    with pytest.raises(TrainingError, match="resume state"):
+        small_model().fit(**arrays(), callbacks=[Resume(tmp_path)], verbose=0)
+
+
+def test_a_small_state_of_endless_content_is_damaged_at_once(tmp_path):
+    small_model().fit(**arrays(), callbacks=[Resume(tmp_path)], verbose=0)
+    endless = [0] * 1000
+    for _ in range(5):
+        endless = [endless] * 1000
+    changed(tmp_path, lambda state: None, endless)
+    with pytest.raises(TrainingError, match="damaged: it holds more than its file could"):
+        small_model().fit(**arrays(), callbacks=[Resume(tmp_path)], verbose=0)
+
+
+@pytest.mark.parametrize("keep_table", [True, False])
+def test_a_state_whose_tensors_would_be_left_unread_is_damaged(tmp_path, keep_table):
+    small_model().fit(**arrays(), callbacks=[Resume(tmp_path)], verbose=0)
+    path = max(tmp_path.glob("*.pt"))
+    if keep_table:  # a bit of the weights, with the checksum of the archive
+        state = torch.load(path, weights_only=True)
+        state["model"]["weights"][0][1].view(torch.int32)[0] ^= 1
+        torch.save(state, path)
+    else:  # the mark of a directory
+        content = bytearray(path.read_bytes())
+        with zipfile.ZipFile(path) as file:
+            entry = content.index(b"PK\x01\x02", file.start_dir + 1)
+        content[entry + 38] |= 0x10
+        path.write_bytes(content)
+    with pytest.raises(TrainingError, match=r"damaged: its (content has another checksum|part .* has changed)"):
+        small_model().fit(**arrays(), callbacks=[Resume(tmp_path)], verbose=0)
+
+
+def test_event_files_that_are_links_are_neither_cut_nor_removed(tmp_path):
+    def fit():
+        board = TensorBoard(tmp_path / "logs")
+        small_model().fit(**arrays(), callbacks=[Resume(tmp_path / "states", also=[board]), board], verbose=0)
+
+    fit()
+    (tmp_path / "victim").write_bytes(b"mine")
+    link = tmp_path / "logs" / "events.out.tfevents.2"
+    link.symlink_to(tmp_path / "victim")
+    changed(tmp_path / "states", lambda state: state["callbacks"][0]["lengths"][0].update({link.name: 0}))
+    fit()
+    assert link.is_symlink() and (tmp_path / "victim").read_bytes() == b"mine"

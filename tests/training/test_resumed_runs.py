@@ -1,5 +1,7 @@
 import json
 import shutil
+import subprocess
+import sys
 
 import keras
 import pytest
@@ -113,6 +115,29 @@ def test_a_run_that_has_lost_its_states_is_neither_continued_nor_replaced(tmp_pa
     capsys.readouterr()
     assert "has no resume state, though there are weights" in refused(capsys, "train", "--resume", run)
     assert (run / "checkpoints/last.keras").is_file()
+
+
+def test_a_run_that_is_refused_in_the_end_is_not_noted_as_resumed(tmp_path, monkeypatch, capsys):
+    run = cut_short(tmp_path, monkeypatch, resume_state={"minutes": 1e-9})
+    for file in (run / "tensorboard").glob("events*"):
+        file.write_bytes(b"")
+    before = {name: (run / name).read_bytes() for name in ("environment.json", "spec.yaml")}
+    capsys.readouterr()
+    assert main(["train", "--resume", str(run), "--set", "train.clip_norm=1.5"]) == 2
+    said = capsys.readouterr().err
+    assert "has 0 bytes; when the training was saved it had" in said
+    assert f"The weights of earlier epochs are saved in {run / 'checkpoints'}" in said
+    assert {name: (run / name).read_bytes() for name in before} == before
+    (run / "metrics.csv").symlink_to(tmp_path / "victim")
+    assert "metrics.csv is a symbolic link" in refused(capsys, "train", "--resume", run)
+    assert not (tmp_path / "victim").exists()
+
+
+def test_a_training_that_failed_leaves_its_folder_free(tmp_path, monkeypatch):
+    run = cut_short(tmp_path, monkeypatch)
+    code = "import sys; from pathlib import Path; from encapkeras.training.run.run_folder import RunFolder; "
+    code += f"RunFolder({str(run)!r}).hold()"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
 @pytest.mark.parametrize("left", [["environment.json"], ["environment.json", "spec.yaml"]])

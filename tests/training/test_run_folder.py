@@ -2,13 +2,16 @@ import errno
 import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
 from encapkeras.errors import RunFolderError
 from encapkeras.files import replacing, write_json
+from encapkeras.plugins import Plugin
 from encapkeras.training.run.run_folder import RunFolder
 
 OURS = {"encapkeras": "0.1.0", "seed": 0}
@@ -21,7 +24,9 @@ def made(path, overwrite=False):
 
 
 def contents(path):
-    return {str(file.relative_to(path)): file.read_bytes() for file in path.rglob("*") if file.is_file()}
+    """All files but the lock, by name."""
+    files = [file for file in path.rglob("*") if file.is_file() and file.name != ".lock"]
+    return {str(file.relative_to(path)): file.read_bytes() for file in files}
 
 
 def test_a_new_folder_holds_the_spec_and_the_environment(tmp_path):
@@ -216,3 +221,133 @@ def test_a_folder_whose_replacement_broke_off_is_still_ours(tmp_path, monkeypatc
         made(tmp_path, overwrite=True)
     made(tmp_path, overwrite=True)
     assert set(contents(tmp_path)) == {"spec.yaml", "environment.json"}
+
+
+def plugin(tmp_path, name="mine.py"):
+    return Plugin(name, tmp_path / name, b"# ours", ModuleType("mine"), {"layer": ["mine"]})
+
+
+def test_overwrite_keeps_the_users_own_files_in_folders_of_a_run(tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    folder.create({"name": "tiny"}, OURS, False, 0, [plugin(tmp_path)])
+    folder.lock.close()
+    ours = ["tensorboard/projector/vectors.tsv", "analysis/test/best/events.out.tfevents.1", "analysis/epochs.csv"]
+    kept = [
+        "plugins/other.py",
+        "tensorboard/projector/notes.tsv",
+        "analysis/test/routing_notes.txt",
+        "bad_batches/a.npz",
+    ]
+    for name in [*ours, *kept]:
+        (folder.path / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder.path / name).write_text("mine")
+    again = RunFolder(folder.path)
+    again.create({"name": "tiny"}, OURS, True, 0, [plugin(tmp_path, "other.py")])
+    copies = [record["copy"] for record in again.read_environment()["plugins"]]
+    assert copies == ["plugins/2_other.py"]  # the user's own has the other name
+    assert set(contents(folder.path)) == {*kept, *copies, "spec.yaml", "environment.json"}
+    assert all((folder.path / name).read_text() == "mine" for name in kept)
+
+
+def test_overwrite_removes_links_and_nothing_that_they_lead_to(tmp_path):
+    folder, away = made(tmp_path / "run"), tmp_path / "away"
+    names = ["vectors.tsv", "events.out.tfevents.1", "mine.py", "metrics.csv"]
+    away.mkdir()
+    for name in names:
+        (away / name).write_text("mine")
+    shutil.rmtree(folder.tensorboard)
+    for name in ("tensorboard", "plugins", "bad_batches", "notes"):
+        (folder.path / name).symlink_to(away)
+    folder.metrics.symlink_to(away / "metrics.csv")
+    made(folder.path, overwrite=True)
+    assert sorted(path.name for path in away.iterdir()) == sorted(names)
+    assert all((away / name).read_text() == "mine" for name in names)
+    assert [path.name for path in folder.path.iterdir() if path.is_symlink()] == ["notes"]
+    assert folder.tensorboard.is_dir() and list(folder.tensorboard.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["checkpoints", "checkpoints/resume"])
+def test_a_link_in_place_of_the_folder_of_weights_is_refused(tmp_path, name):
+    folder = made(tmp_path / "run")
+    folder.lock.close()
+    (tmp_path / "away").mkdir()
+    shutil.rmtree(folder.path / name)
+    (folder.path / name).symlink_to(tmp_path / "away")
+    before = contents(folder.path)
+    with pytest.raises(RunFolderError, match=f"{name} is a symbolic link"):
+        made(folder.path, overwrite=True)
+    assert contents(folder.path) == before and list((tmp_path / "away").iterdir()) == []
+
+
+def test_a_run_with_a_link_in_it_is_not_continued(tmp_path):
+    folder = made(tmp_path / "run")
+    folder.check_links()
+    folder.metrics.symlink_to(tmp_path / "victim.csv")
+    with pytest.raises(RunFolderError, match=r"metrics\.csv is a symbolic link"):
+        folder.check_links()
+
+
+@pytest.mark.parametrize("fails", range(1, 8))
+def test_an_error_while_a_run_is_replaced_leaves_it_as_it_was(tmp_path, monkeypatch, fails):
+    folder = RunFolder(tmp_path / "run")
+    folder.create({"name": "old"}, OURS, False, 0, [plugin(tmp_path)])
+    for file in (folder.best, folder.metrics, folder.tensorboard / "events.out.tfevents.1"):
+        file.write_text("old")
+    before, moves, move = contents(folder.path), [], os.replace
+
+    def failing(source, target):
+        moves.append(source)
+        if len(moves) == fails:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        move(source, target)
+
+    monkeypatch.setattr(os, "replace", failing)
+    with pytest.raises(RunFolderError, match="Input/output error"):
+        RunFolder(folder.path).create({"name": "new"}, {**OURS, "seed": 1}, True, 0)
+    assert contents(folder.path) == before
+    assert not [entry for entry in folder.path.iterdir() if entry.name.startswith(".")]
+
+
+def test_something_else_where_a_run_writes_is_found_before_anything_is_removed(tmp_path):
+    folder = made(tmp_path)
+    folder.best.write_text("old")
+    folder.metrics.mkdir()
+    with pytest.raises(RunFolderError, match=r"metrics\.csv is a folder, where a run has a file"):
+        made(tmp_path, overwrite=True)
+    folder.metrics.rmdir()
+    folder.tensorboard.rmdir()
+    folder.tensorboard.write_text("")
+    with pytest.raises(RunFolderError, match="tensorboard is a file, where a run has a folder"):
+        made(tmp_path, overwrite=True)
+    assert folder.best.read_text() == "old"
+
+
+def test_a_run_that_another_process_trains_is_not_replaced(tmp_path):
+    folder = made(tmp_path)
+    folder.lock.close()
+    folder.best.write_text("old")
+    holding = f"import fcntl, time; f = open({str(folder.lock.path)!r}, 'w'); fcntl.lockf(f, fcntl.LOCK_EX); "
+    command = [sys.executable, "-c", f"{holding}print('held', flush=True); time.sleep(60)"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as other:
+        other.stdout.readline()
+        for check in (lambda: folder.check_free(overwrite=True), lambda: made(tmp_path, overwrite=True), folder.hold):
+            with pytest.raises(RunFolderError, match="is being trained by another process"):
+                check()
+        other.kill()
+    assert folder.best.read_text() == "old" and folder.lock.path.is_file()
+    made(tmp_path, overwrite=True)
+
+
+@pytest.mark.parametrize("content", [b"[]", b"\xff", b"[" * 100_000, None], ids=["list", "no text", "deep", "pipe"])
+def test_a_note_that_is_damaged_is_one_clear_error(tmp_path, content):
+    folder = RunFolder(tmp_path)
+    if content is None:
+        os.mkfifo(folder.environment)  # nobody writes to it
+    else:
+        folder.environment.write_bytes(content)
+    folder.check_plugins()
+    with pytest.raises(RunFolderError, match="belong to a run"):
+        folder.check_free(overwrite=True)
+    if content != b"[]":
+        with pytest.raises(RunFolderError, match=r"environment\.json cannot be read as the note of a training"):
+            folder.read_environment()

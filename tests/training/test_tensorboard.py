@@ -4,6 +4,7 @@ import csv
 import io
 import signal
 import sys
+import threading
 
 import keras
 import matplotlib.image
@@ -12,6 +13,7 @@ import pytest
 import torch
 from support.side_loss_spec import spec_with
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 from tensorboard.plugins.hparams import metadata
 
 from encapkeras import build_model
@@ -23,6 +25,7 @@ from encapkeras.layers import CapsuleDense, CapsuleLength, ImageToCapsules
 from encapkeras.losses import MarginLoss
 from encapkeras.training.callbacks import tensorboard
 from encapkeras.training.tensorboard import predictions
+from encapkeras.training.tensorboard.event_file import open_event_file
 from encapkeras.training.tensorboard.figures import draw_confusion
 from encapkeras.training.tensorboard.predictions import Predictor
 
@@ -422,6 +425,27 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(RunFolderError, match=r"file.tensorboard could not be written"):
         fit(capsule_model(), TensorBoard(tmp_path / "file" / "tensorboard"))
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGXFSZ"), reason="no limit of file sizes on this system")
+def test_a_full_disk_is_one_error_and_whole_events_before_it(tmp_path):
+    import resource
+
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    writer = open_event_file(tmp_path)
+    threads = threading.active_count()
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, limits[1]))
+        with pytest.raises(OSError, match="too large"):
+            for step in range(5):
+                writer.add_text("long", "x" * 900_000, step)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    writer.close()
+    assert threading.active_count() == threads
+    [file] = tmp_path.iterdir()
+    steps = [event.step for event in EventFileLoader(str(file)).Load() if event.HasField("summary")]
+    assert steps == [0, 1]
 
 
 def test_tensorboard_needs_no_tensorflow():

@@ -1,4 +1,4 @@
-"""Images in folders, one for each class, as torchvision's `ImageFolder` has them. Hidden files do not count."""
+"""Images in folders, one for each class, as torchvision's `ImageFolder` has them; hidden files do not count."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
+from encapkeras.data.files import files_below, is_hidden
 from encapkeras.data.image_files import ENDINGS
 from encapkeras.data.registry import Array
+from encapkeras.errors import DataError
+from encapkeras.files import reading
 from encapkeras.text import counted
 
 MOST_NAMED = 5
@@ -35,7 +38,8 @@ class LabeledFiles:
 
 def classes_in(folder: Path) -> list[str]:
     """Return the names of the folders in a folder, sorted."""
-    return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
+    with reading(folder, "a folder", DataError):
+        return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not is_hidden(entry.name))
 
 
 def find_labeled_files(folder: Path, classes: Sequence[str], problems: list[str]) -> LabeledFiles:
@@ -44,10 +48,9 @@ def find_labeled_files(folder: Path, classes: Sequence[str], problems: list[str]
     labels: list[int] = []
     others: list[str] = []
     for label, name in enumerate(classes):
-        found, more = _files_below(folder / name)
-        paths += found
-        others += more
-        labels += [label] * len(found)
+        for path in files_below(folder / name) if os.path.isdir(folder / name) else ():
+            (paths if path.lower().endswith(ENDINGS) else others).append(path)
+        labels += [label] * (len(paths) - len(labels))
     if others:
         problems.append(
             f"{counted(len(others), 'file')} whose names do not end as those of images do: {named(others)}. "
@@ -58,21 +61,11 @@ def find_labeled_files(folder: Path, classes: Sequence[str], problems: list[str]
 
 def stray_files(folder: Path) -> list[str]:
     """Return the files that are in the folder itself instead of a class."""
-    entries = sorted(entry.path for entry in os.scandir(folder) if entry.is_file())
-    return [path for path in entries if not os.path.basename(path).startswith(".")]
+    with reading(folder, "a folder", DataError):
+        return sorted(entry.path for entry in os.scandir(folder) if entry.is_file() and not is_hidden(entry.name))
 
 
 def named(names: Sequence[str]) -> str:
     """Return the first of some names, and how many more there are."""
     more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
     return ", ".join(names[:MOST_NAMED]) + more
-
-
-def _files_below(folder: Path) -> tuple[list[str], list[str]]:
-    images: list[str] = []
-    others: list[str] = []
-    for inner, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(name for name in names if not name.startswith(".")):
-            (images if name.lower().endswith(ENDINGS) else others).append(os.path.join(inner, name))
-    return images, others

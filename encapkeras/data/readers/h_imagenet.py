@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Literal
 
 from encapkeras.data.checks import listed_error
-from encapkeras.data.files import data_roots
+from encapkeras.data.files import data_roots, files_below, user_path
 from encapkeras.data.image_files import ImageFiles
 from encapkeras.data.readers.class_folders import LabeledFiles, classes_in, find_labeled_files, named, stray_files
 from encapkeras.data.registry import DataPath, DatasetInfo, DatasetReader, ImageArrays, register_dataset
 from encapkeras.errors import DataError
+from encapkeras.files import open_regular, reading
 
 HOMEPAGE = "https://image-net.org/download.php (ILSVRC 2012)"
 WORDNET_ID = re.compile(r"n\d{8}", re.ASCII)
@@ -51,6 +52,15 @@ class HImageNet(DatasetReader):
         classes = tuple(self._classes())
         return DatasetInfo(self.image_size, self.image_size, self.channels, len(classes), classes)
 
+    def remarks(self) -> list[str]:
+        """Say which folders beside those of the classes are not used, where no list names the classes."""
+        if self.class_list is not None:
+            return []
+        folder = self._folder() / "train"
+        others = [name for name in classes_in(folder) if not WORDNET_ID.fullmatch(name)]
+        text = f"{folder}: folders that are not used, since their names are not n and eight digits: {named(others)}"
+        return [text] if others else []
+
     def read(self) -> ImageArrays:
         """All files, not decoded yet."""
         classes, root = self._classes(), self._folder()
@@ -59,18 +69,18 @@ class HImageNet(DatasetReader):
         if problems:
             raise listed_error(f"{root} cannot be used as ImageNet", problems)
         boxes = [self._boxes(part) for part in ("train", "val")] if self.boxes is not None else [{}, {}]
-        if self.boxes is not None and not any(boxes):
-            raise DataError(
-                f"{self.boxes} (data.boxes): there are no boxes, which are files WNID/*.xml or train/WNID/*.xml, and "
-                "val/*.xml"
-            )
         train, test = (self._images(part, found) for part, found in zip(parts, boxes, strict=True))
+        if self.boxes is not None and not any([*(train.boxes or ()), *(test.boxes or ())]):
+            raise DataError(
+                f"{self.boxes} (data.boxes): there are no boxes of these images, which are files WNID/*.xml or "
+                "train/WNID/*.xml, and val/*.xml, named as the images are"
+            )
         return ImageArrays(train, parts[0].labels, test, parts[1].labels)
 
     def _folder(self) -> Path:
         folders = [folder / inner for folder in data_roots(self.root) for inner in ("imagenet", "")]
         for folder in folders:
-            if (folder / "train").is_dir() and (folder / "val").is_dir():
+            if os.path.isdir(folder / "train") and os.path.isdir(folder / "val"):
                 return folder
         listed = "\n".join(f"  {folder}" for folder in folders)
         raise DataError(
@@ -82,7 +92,7 @@ class HImageNet(DatasetReader):
 
     def _classes(self) -> list[str]:
         if self.class_list is not None:
-            return read_class_list(Path(self.class_list).expanduser())
+            return read_class_list(user_path(self.class_list))
         found = [name for name in classes_in(self._folder() / "train") if WORDNET_ID.fullmatch(name)]
         if len(found) < 2:
             raise DataError(
@@ -104,16 +114,11 @@ class HImageNet(DatasetReader):
 
     def _boxes(self, part: str) -> dict[str, str]:
         """Return the .xml files of a part by the names of their images."""
-        root = Path(self.boxes or "").expanduser()
-        if not root.is_dir():
+        root = user_path(self.boxes or "")
+        if not os.path.isdir(root):
             raise DataError(f"{root}: there is no such folder (data.boxes)")
         inner = root / part if (root / part).is_dir() else root
-        return {
-            Path(name).stem: os.path.join(folder, name)
-            for folder, _, names in os.walk(inner, followlinks=True)
-            for name in names
-            if name.endswith(".xml")
-        }
+        return {Path(path).stem: path for path in files_below(inner) if path.endswith(".xml")}
 
     def _images(self, part: LabeledFiles, boxes: dict[str, str]) -> ImageFiles:
         own = tuple(boxes.get(Path(path).stem) for path in part.paths) if boxes else None
@@ -122,12 +127,12 @@ class HImageNet(DatasetReader):
 
 def read_class_list(path: Path) -> list[str]:
     """Return the WordNet ids in a text file, one per line, sorted; what follows a `#` is ignored."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        raise DataError(f"{path}: there is no such file (data.class_list)") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} (data.class_list) cannot be read as text: {error}") from error
+    with reading(f"{path} (data.class_list)", "text", DataError):
+        try:
+            with open_regular(path) as file:
+                lines = file.read().decode("utf-8").splitlines()
+        except FileNotFoundError:
+            raise DataError(f"{path}: there is no such file (data.class_list)") from None
     places: dict[str, int] = {}
     problems = []
     for number, line in enumerate(lines, 1):
@@ -141,7 +146,7 @@ def read_class_list(path: Path) -> list[str]:
         else:
             places[name] = number
     if problems:
-        raise DataError("\n".join(problems))
+        raise listed_error(f"{path} is not a list of classes", problems)
     if len(places) < 2:
         raise DataError(f"{path} (data.class_list) names {len(places)} classes; at least two are needed")
     return sorted(places)

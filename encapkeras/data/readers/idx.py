@@ -13,7 +13,7 @@ from typing import ClassVar
 import numpy as np
 
 from encapkeras.data.checks import check_arrays
-from encapkeras.data.files import DatasetFiles, array_behind_header, unpacked
+from encapkeras.data.files import DatasetFiles, array_in
 from encapkeras.data.registry import Array, DataPath, DatasetInfo, DatasetReader, ImageArrays
 from encapkeras.errors import DataError
 
@@ -62,8 +62,11 @@ class IdxReader(DatasetReader):
 
 def read_idx(path: Path, axes: int) -> Array:
     """Return the unsigned bytes in an IDX file with this many axes; raise `ValueError` if it is not one."""
-    data, header = unpacked(path), 4 + 4 * axes
-    if data[:4] != bytes([0, 0, 8, axes]):
-        raise ValueError(f"it does not start like an IDX file of unsigned bytes with {axes} axes")
-    shape = np.frombuffer(data[4:header].ljust(4 * axes, b"\0"), dtype=">u4").tolist()
-    return array_behind_header(data, header, shape, np.uint8).copy()
+
+    def header(start: bytes) -> tuple[int, list[int], type[np.uint8]]:
+        end = 4 + 4 * axes
+        if start[:4] != bytes([0, 0, 8, axes]):
+            raise ValueError(f"it does not start like an IDX file of unsigned bytes with {axes} axes")
+        return end, np.frombuffer(start[4:end].ljust(4 * axes, b"\0"), dtype=">u4").tolist(), np.uint8
+
+    return array_in(path, header)

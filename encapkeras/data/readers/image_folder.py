@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
 from encapkeras.data.checks import listed_error
+from encapkeras.data.files import not_found, user_path
 from encapkeras.data.image_files import ImageFiles
 from encapkeras.data.readers.class_folders import LabeledFiles, classes_in, find_labeled_files, named, stray_files
 from encapkeras.data.registry import DataPath, DatasetInfo, DatasetReader, ImageArrays, register_dataset
-from encapkeras.errors import DataError
 
 PARTS = ("train", "val", "test")
+OTHER_NAMES = {  # in lower case
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation", "dev", "eval"),
+    "test": ("test", "testing"),
+}
 TEST_SHARE = 0.2  # of each class, where there are no parts
 
 
@@ -32,7 +38,7 @@ class ImageFolder(DatasetReader):
     image_size = 64
 
     def __init__(self, root: DataPath, channels: Literal[1, 3] = 3) -> None:
-        self.root = Path(root).expanduser()
+        self.root = user_path(root)
         self.channels = channels
 
     def describe(self) -> DatasetInfo:
@@ -50,11 +56,30 @@ class ImageFolder(DatasetReader):
         own = (images["val"], labels["val"]) if "val" in parts else (None, None)
         return ImageArrays(images["train"], labels["train"], images["test"], labels["test"], *own)
 
+    def remarks(self) -> list[str]:
+        """Say which folders beside the parts are not used."""
+        folders = self._folders()
+        if not folders:
+            return []
+        meant, others = [], []
+        for name in classes_in(self.root):
+            part = _meant(name)
+            if any(os.path.samefile(self.root / name, folder) for folder in folders.values()):
+                continue
+            if part and part not in folders:
+                meant.append(f"'{name}' (call it '{part}' to use it)")
+            else:
+                others.append(f"'{name}'")
+        return [f"{self.root}: folders that are not used: {named(meant + others)}"] if meant or others else []
+
+    def _folders(self) -> dict[str, Path]:
+        if not os.path.isdir(self.root):
+            raise not_found(self.root, "folder", "data.root")
+        return {name: self.root / name for name in PARTS if (self.root / name).is_dir()}
+
     def _listed(self) -> tuple[tuple[str, ...], dict[str, LabeledFiles]]:
         """Return the classes, and the files of each part; raise `DataError` naming all that is wrong."""
-        if not self.root.is_dir():
-            raise DataError(f"{self.root}: there is no such folder (data.root, seen from {Path.cwd()})")
-        folders = {name: self.root / name for name in PARTS if (self.root / name).is_dir()}
+        folders = self._folders()
         classes = tuple(classes_in(folders.get("train", self.root)))
         problems = [
             f"there is a folder '{given}', but none called '{lacking}'{hint}"
@@ -68,6 +93,10 @@ class ImageFolder(DatasetReader):
         if not problems and len(classes) < 2:
             where = folders.get("train", self.root)
             problems = [f"{where} holds {len(classes)} folders of classes; at least two are needed"]
+        meant = {part: name for name in classes if not folders and (part := _meant(name))}
+        if len(meant) > 1:
+            renamed = ", ".join(f"'{name}' to '{part}'" for part, name in meant.items())
+            problems = [f"its folders look like parts of a data set, not like classes: rename {renamed}"]
         if problems:
             raise listed_error(f"{self.root} cannot be used as a data set", problems)
         parts = {name: self._part(folder, classes, problems) for name, folder in folders.items()}
@@ -91,6 +120,11 @@ class ImageFolder(DatasetReader):
             for name in sorted(set(classes) - set(found))
         ]
         return find_labeled_files(folder, classes, problems)
+
+
+def _meant(name: str) -> str | None:
+    """Return the part that a folder is likely meant to be."""
+    return next((part for part, names in OTHER_NAMES.items() if name.lower() in names), None)
 
 
 def _with_test_part(files: LabeledFiles) -> dict[str, LabeledFiles]:

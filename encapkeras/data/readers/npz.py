@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import io
+import math
 import os
+import warnings
 import zipfile
-import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -13,14 +15,18 @@ from typing import IO, Any
 
 import numpy as np
 
-from encapkeras.data.checks import label_problems, listed_error, missing_classes
+from encapkeras.data.checks import MOST_LISTED, label_problems, listed_error, missing_classes
+from encapkeras.data.files import is_hidden, not_found, reading_arrays, user_path
 from encapkeras.data.registry import Array, DataPath, DatasetInfo, DatasetReader, ImageArrays, register_dataset
-from encapkeras.errors import DataError, suggest
-from encapkeras.text import counted
+from encapkeras.errors import suggest
+from encapkeras.files import open_regular
+from encapkeras.text import counted, cut
 
 PARTS = ("train", "test")
 OWN_VALIDATION = "validation"
 NAMES = "class_names"
+LONGEST_HEADER = 2**16  # bytes; NumPy refuses headers of more than 10,000 characters
+LONGEST_LIST = 500  # characters
 
 Header = tuple[tuple[int, ...], np.dtype[Any]]
 
@@ -38,7 +44,7 @@ class Npz(DatasetReader):
     """
 
     def __init__(self, path: DataPath) -> None:
-        self.path = Path(path).expanduser()
+        self.path = user_path(path)
 
     def describe(self) -> DatasetInfo:
         """Size and classes from the headers of the images and from the labels."""
@@ -71,13 +77,15 @@ class _Archive:
 
     def __init__(self, path: Path) -> None:
         if not os.path.isfile(path):  # also false for names that are too long
-            raise DataError(f"{path}: there is no such file (data.path, seen from {Path.cwd()})")
+            raise not_found(path, "file", "data.path")
         self.path = path
-        try:
-            self._zip = zipfile.ZipFile(path)
-        except (zipfile.BadZipFile, OSError, NotImplementedError) as error:
-            raise DataError(f"{path} is not a .npz file: {error}. numpy.savez_compressed writes one.") from error
-        self.names = {name.removesuffix(".npy") for name in self._zip.namelist() if name.endswith(".npy")}
+        with reading_arrays(path, "a .npz file", "numpy.savez_compressed writes one."), contextlib.ExitStack() as stack:
+            file = stack.enter_context(open_regular(path))
+            self._zip = stack.enter_context(zipfile.ZipFile(file))
+            _check_directory(file, self._zip)
+            self._close = stack.pop_all().close
+        members = [name for name in self._zip.namelist() if not any(map(is_hidden, name.split("/")))]
+        self.names = {name.removesuffix(".npy") for name in members if name.endswith(".npy")}
         own = any(name.startswith(f"{OWN_VALIDATION}_") for name in self.names)
         self.parts = (*PARTS, OWN_VALIDATION) if own else PARTS
 
@@ -85,36 +93,72 @@ class _Archive:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._zip.close()
+        self._close()
 
     def header(self, name: str) -> Header:
         with self._opened(name) as file:
-            version = np.lib.format.read_magic(file)
-            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-            shape, _, dtype = read(file)
-        return shape, dtype
+            return _header(file, self._zip.getinfo(f"{name}.npy").file_size)
 
     def read(self, name: str) -> Array:
+        self.header(name)  # refuses absurd sizes before there is memory for them
         with self._opened(name) as file:
             array: Array = np.lib.format.read_array(file, allow_pickle=False)
         return array
 
+    def strings(self, name: str) -> tuple[str, ...]:
+        array = self.read(name)
+        with self._reading(name):
+            strings = tuple(map(str, array))
+            "".join(strings).encode()  # fails for what is not text
+        return strings
+
+    def _reading(self, name: str) -> contextlib.AbstractContextManager[None]:
+        return reading_arrays(f"{self.path}, array {name},", "an array of NumPy's")
+
     @contextlib.contextmanager
     def _opened(self, name: str) -> Iterator[IO[bytes]]:
-        try:
-            with self._zip.open(f"{name}.npy") as file:
-                yield file
-        except (zipfile.BadZipFile, OSError, EOFError, ValueError, zlib.error, RuntimeError, MemoryError) as error:
-            raise DataError(f"{self.path}, array {name}: cannot be read: {error}") from error
+        with self._reading(name), warnings.catch_warnings(), self._zip.open(f"{name}.npy") as file:
+            warnings.simplefilter("ignore")  # of headers that Python 2 wrote
+            yield file
+
+
+def _check_directory(file: IO[bytes], archive: zipfile.ZipFile) -> None:
+    """Raise an error if the directory of a zip file hides members, or calls them other than their records do."""
+    members = archive.infolist()
+    for member in members:
+        archive.open(member).close()
+    file.seek(max(0, file.seek(0, os.SEEK_END) - 2**16 - 22))
+    end = file.read()
+    place = end.rfind(b"PK\5\6") + 10
+    counted_there = int.from_bytes(end[place : place + 2], "little")
+    if counted_there not in (len(members), 2**16 - 1):
+        raise ValueError(f"its directory shows {len(members)} members of {counted_there}")
+
+
+def _header(file: IO[bytes], size: int) -> Header:
+    """Return shape and type of an array; raise `ValueError` if it does not fill the `size` bytes of its file."""
+    start = io.BytesIO(file.read(LONGEST_HEADER))
+    version = np.lib.format.read_magic(start)
+    if version not in ((1, 0), (2, 0), (3, 0)):
+        raise ValueError(f"the version of its format, {version}, is unknown")
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read(start)
+    if not all(type(length) is int and length >= 0 for length in shape):
+        raise ValueError(f"its shape is {cut(str(shape), LONGEST_LIST)}")
+    declared = start.tell() + math.prod(shape) * dtype.itemsize
+    if declared != size and not dtype.hasobject:
+        raise ValueError(f"it has {size} bytes, but its header (shape {cut(str(shape), 99)}) requires {declared}")
+    return shape, dtype
 
 
 def _described(archive: _Archive) -> tuple[DatasetInfo | None, list[str]]:
     """Return the description, None if it cannot be known, and all that is wrong apart from pixels."""
     needed, known = _arrays(archive.parts), {*_arrays((*PARTS, OWN_VALIDATION)), NAMES}
-    there = ", ".join(sorted(archive.names)) or "nothing"
+    there = cut(", ".join(sorted(archive.names)) or "nothing", LONGEST_LIST)
     problems = [f"{name}: missing; the file holds {there}" for name in needed if name not in archive.names]
     problems += [
-        f"{name}: not an array of this format. {suggest(name, known)}" for name in sorted(archive.names - known)
+        f"{name}: not an array of this format. {suggest(name, known) if place < MOST_LISTED else ''}"
+        for place, name in enumerate(sorted(archive.names - known))
     ]
     headers = {name: archive.header(name) for name in needed if name in archive.names}
     for name, header in headers.items():
@@ -189,10 +233,10 @@ def _class_names(archive: _Archive) -> tuple[tuple[str, ...] | None, list[str]]:
     if NAMES not in archive.names:
         return None, []
     shape, dtype = archive.header(NAMES)
-    if dtype.kind != "U" or len(shape) != 1 or shape[0] == 0:
+    if dtype.kind != "U" or not dtype.itemsize or len(shape) != 1 or shape[0] == 0:
         text = f"{NAMES}: is {dtype} of shape {shape}; it must be strings, for example numpy.array(['cat', 'dog'])"
         return None, [text]
-    names = tuple(map(str, archive.read(NAMES)))
+    names = archive.strings(NAMES)
     return names, [
         f"{NAMES}: '{name}' is given {times} times; class names must be unique"
         for name, times in Counter(names).items()

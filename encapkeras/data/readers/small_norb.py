@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 
 from encapkeras.data.checks import check_arrays
-from encapkeras.data.files import DatasetFiles, array_behind_header, unpacked
+from encapkeras.data.files import DatasetFiles, array_in
 from encapkeras.data.registry import Array, DataPath, DatasetInfo, DatasetReader, ImageArrays, register_dataset
 
 CLASSES = ("animal", "human", "airplane", "truck", "car")
@@ -68,9 +68,12 @@ class SmallNorb(DatasetReader):
 
 def read_matrix(path: Path) -> Array:
     """Return the array in a file of the NORB format; raise `ValueError` if it is not one."""
-    data = unpacked(path)
-    magic, axes = np.frombuffer(data[:8].ljust(8, b"\0"), dtype="<u4").tolist()
-    if magic not in TYPES or not 1 <= axes <= 8:
-        raise ValueError("it does not start like a file of bytes or 32-bit integers in the format of NORB")
-    shape = np.frombuffer(data[8 : 8 + 4 * axes].ljust(4 * axes, b"\0"), dtype="<u4").tolist()
-    return array_behind_header(data, 8 + 4 * max(axes, 3), shape, TYPES[magic])
+
+    def header(start: bytes) -> tuple[int, list[int], str]:
+        magic, axes = np.frombuffer(start[:8].ljust(8, b"\0"), dtype="<u4").tolist()
+        if magic not in TYPES or not 1 <= axes <= 8:
+            raise ValueError("it does not start like a file of bytes or 32-bit integers in the format of NORB")
+        shape = np.frombuffer(start[8 : 8 + 4 * axes].ljust(4 * axes, b"\0"), dtype="<u4").tolist()
+        return 8 + 4 * max(axes, 3), shape, TYPES[magic]
+
+    return array_in(path, header)

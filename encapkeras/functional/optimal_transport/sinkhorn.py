@@ -14,7 +14,7 @@ import torch
 
 from encapkeras.errors import ArgumentError, NotConvergedWarning, NotFiniteError, ShapeError
 from encapkeras.functional.optimal_transport.transport_cost import check_floating
-from encapkeras.functional.torch_support.fake_tensors import has_values
+from encapkeras.functional.torch_support.fake_tensors import has_values, is_traced
 from encapkeras.functional.torch_support.once_differentiable import refuse_second_derivative
 from encapkeras.functional.torch_support.precision import full_precision
 
@@ -222,7 +222,7 @@ class _Sinkhorn(torch.autograd.Function):
         tolerance: float | None,
     ) -> torch.Tensor:
         problem = _Problem(cost_KNM, source_N, target_M, epsilon, iterations, tolerance)
-        run = None if torch.compiler.is_compiling() else _iterate(problem)  # a compiler cannot decide by values
+        run = None if is_traced() else _iterate(problem)  # a compiler cannot decide by values
         context.in_logarithms = run is None
         if run is None:
             run = _iterate_logarithms(problem)

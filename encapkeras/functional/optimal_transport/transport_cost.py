@@ -12,7 +12,7 @@ import torch
 
 from encapkeras.errors import ArgumentError, ShapeError
 from encapkeras.functional.capsule_dense import capsule_length
-from encapkeras.functional.torch_support.fake_tensors import has_values
+from encapkeras.functional.torch_support.fake_tensors import has_values, is_traced
 from encapkeras.functional.torch_support.once_differentiable import differentiable_once, refuse_second_derivative
 from encapkeras.functional.torch_support.precision import full_precision
 
@@ -89,7 +89,7 @@ def check_floating(name: str, tensor: torch.Tensor) -> None:
 
 def _distances(x_BF: torch.Tensor, y_AF: torch.Tensor, *, root: bool) -> torch.Tensor:
     few = x_BF.shape[1] <= _FEW_FEATURES and x_BF.device.type == "cpu"
-    if few or torch.compiler.is_compiling():  # a compiler wants sizes that no values decide
+    if few or is_traced():  # a compiler wants sizes that no values decide
         distance_BA = torch.cdist(x_BF, y_AF, compute_mode="donot_use_mm_for_euclid_dist")
         return differentiable_once(distance_BA if root else distance_BA.square())
     result_BA: torch.Tensor = _Distances.apply(x_BF, y_AF, root)

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from encapkeras.functional.torch_support.fake_tensors import has_values
+from encapkeras.functional.torch_support.fake_tensors import has_values, is_traced
 from encapkeras.functional.torch_support.plain_gradients import plain_gradients
 
 LOG2_E = math.log2(math.e)
@@ -36,21 +36,21 @@ def attend_over_inputs(query_JGK: torch.Tensor, capsule_GKP: torch.Tensor, types
     is divided by the denominator, which is the result's first component. Capsules are keys and values; their first
     component must be 1, and gets no gradient.
     """
-    if torch.compiler.is_compiling():  # fuses by itself, and could only unroll the pieces
+    if is_traced():  # fuses by itself, and could only unroll the pieces
         return _plain_over_inputs(query_JGK, capsule_GKP, types)
     return _OverInputs.apply(query_JGK, capsule_GKP, types)  # type: ignore[no-any-return]
 
 
 def attend_over_outputs(query_JGK: torch.Tensor, key_GKP: torch.Tensor, value_GLP: torch.Tensor) -> torch.Tensor:
     """Return `sum_p c_jgp value_gp`, `(J, G, L)`, with `c` a softmax over the output capsules j."""
-    if torch.compiler.is_compiling():
+    if is_traced():
         return _plain_over_outputs(query_JGK, key_GKP, value_GLP)
     return _OverOutputs.apply(query_JGK, key_GKP, value_GLP)  # type: ignore[no-any-return]
 
 
 def spread_over_outputs(query_JGK: torch.Tensor, key_GKP: torch.Tensor) -> torch.Tensor:
     """Return `max_j q_jg . k_gp - min_j q_jg . k_gp`, `(G, P)`: how far the output capsules differ."""
-    if torch.compiler.is_compiling():
+    if is_traced():
         return _plain_spread(query_JGK, key_GKP)
     return _Spread.apply(query_JGK, key_GKP)  # type: ignore[no-any-return]
 
@@ -200,7 +200,7 @@ def _gather(weight_gJP: torch.Tensor, padded_gLP: torch.Tensor, out: torch.Tenso
 def _plain_over_inputs(query_JGK: torch.Tensor, capsule_GKP: torch.Tensor, types: int) -> torch.Tensor:
     logit_JGP = torch.einsum("jgk,gkp->jgp", query_JGK, capsule_GKP)
     logit_JBI = logit_JGP.unflatten(1, (-1, types)).flatten(2)
-    exp_JBI = (logit_JBI - logit_JBI.detach().amax(2, keepdim=True)).exp2()
+    exp_JBI = 2.0 ** (logit_JBI - logit_JBI.detach().amax(2, keepdim=True))  # ONNX has no exp2
     return torch.einsum("jgp,gkp->jgk", exp_JBI.view(logit_JGP.shape), capsule_GKP)
 
 

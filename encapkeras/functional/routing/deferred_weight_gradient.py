@@ -14,7 +14,9 @@ from typing import Any, Protocol
 
 import torch
 
+from encapkeras.functional.torch_support.fake_tensors import is_traced
 from encapkeras.functional.torch_support.plain_gradients import gradients_of
+from encapkeras.functional.torch_support.precision import without_autocast
 
 Tensors = tuple[torch.Tensor, ...]
 Uses = list[tuple[torch.Tensor, Tensors]]
@@ -48,7 +50,7 @@ def route(
 ) -> Tensors:
     """Call `routing(make_moments(weight), *tensors)`; it may use no other tensors that need a gradient."""
     leaves = [tensor for tensor in (weight, *tensors) if tensor is not None and tensor.requires_grad]
-    if torch.compiler.is_compiling() or not (leaves and torch.is_grad_enabled()):
+    if is_traced() or not (leaves and torch.is_grad_enabled()):
         return routing(make_moments(weight), *tensors)
     return _Routed.apply(make_moments, routing, weight, *tensors)  # type: ignore[no-any-return]
 
@@ -124,7 +126,7 @@ class _Routed(torch.autograd.Function):
     def backward(context: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         saved, count = context.saved_tensors, context.tensors
         inputs, leaves, results = saved[: 1 + count], saved[1 + count : 1 + 2 * count], saved[1 + 2 * count :]
-        with torch.autocast(inputs[0].device.type, enabled=False):  # which may be on around a backward pass
+        with without_autocast(inputs[0]):  # which may be on around a backward pass
             if torch.is_grad_enabled():  # with create_graph=True
                 # Aliases, for an input may depend on another.
                 inputs = tuple(None if tensor is None else tensor.view_as(tensor) for tensor in inputs)

@@ -28,6 +28,7 @@ from encapkeras.functional.routing.routing_inputs import check_em, check_routing
 from encapkeras.functional.routing.vote_moments import SquareMoments, products, with_bias
 from encapkeras.functional.torch_support.optional_compile import compilable
 from encapkeras.functional.torch_support.precision import full_precision
+from encapkeras.torch_internals import is_tracing
 
 EPSILON = 2.220446049250313e-16
 """The original's, in float32 too: what divisors are increased by."""
@@ -198,7 +199,10 @@ def _log_divisor(gaussian: _Gaussian, density_floor: float) -> torch.Tensor:
     """`log(sqrt(prod_d 2 pi sigma_d^2) + density_floor)`, `(J, B, 1)`."""
     divisor_JB1 = (2 * math.pi * gaussian.variance_JBE).log().sum(2, keepdim=True) / 2
     floor = math.log(density_floor) if density_floor else -math.inf
-    return torch.logaddexp(divisor_JB1, torch.full_like(divisor_JB1, floor))
+    floor_JB1 = torch.full_like(divisor_JB1, floor)
+    if is_tracing():  # ONNX has no logaddexp
+        return torch.stack([divisor_JB1, floor_JB1]).logsumexp(0)
+    return torch.logaddexp(divisor_JB1, floor_JB1)
 
 
 def _gather_explained(

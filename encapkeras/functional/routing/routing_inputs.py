@@ -6,6 +6,7 @@ Shape suffixes: B batch, P positions, N capsule types, D capsule dimension, J ou
 from __future__ import annotations
 
 import math
+import numbers
 
 import torch
 
@@ -16,7 +17,7 @@ def check_routing(
     capsules_BPND: torch.Tensor, weight_NJED: torch.Tensor, bias_NJE: torch.Tensor | None, iterations: int
 ) -> None:
     """Check what all routings take."""
-    if isinstance(iterations, bool) or not isinstance(iterations, int) or iterations < 1:
+    if isinstance(iterations, bool) or not isinstance(iterations, numbers.Integral) or iterations < 1:
         raise ArgumentError(f"iterations must be a whole number of at least 1; received {iterations!r}")
     for name, tensor in (("capsules", capsules_BPND), ("weight", weight_NJED)):
         if not tensor.is_floating_point():

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from encapkeras.functional.routing.deferred_weight_gradient import Tensors, Uses
 from encapkeras.functional.torch_support.fake_tensors import has_values
+from encapkeras.torch_internals import is_tracing
 
 _PIECE = 1 << 20
 """Numbers in a piece: 4 MB in float32."""
@@ -36,7 +37,7 @@ class VoteMoments:
     def expand(self, *coefficients: torch.Tensor) -> torch.Tensor:
         """Return the query `(J, B, X)` whose product with `u~` is `vote coefficient . vote + constant`."""
         vote_JBE, constant_JB1 = coefficients
-        out_JBX = vote_JBE @ self._weight_JXE.mT
+        out_JBX = vote_JBE @ self._weight_JXE.transpose(1, 2)
         out_JBX.unflatten(2, self._weight_JNCE.shape[1:3])[..., 0] += constant_JB1
         return out_JBX
 
@@ -170,9 +171,14 @@ class SquareMoments:
         out_JBY = square_JBE.new_empty(*square_JBE.shape[:2], self._square_JYE.shape[1])
         for piece in self._pieces(square_JBE.shape[1]):
             linear_jNBE, constant_jNB1 = of_votes(piece)
-            part_jBY = square_JBE[piece] @ self._square_JYE[piece].mT
+            part_jBY = square_JBE[piece] @ self._square_JYE[piece].transpose(1, 2)
+            if is_tracing():  # in one piece; ONNX loses what is written into views
+                linear_jNBD = linear_jNBE @ self._half_JNDE.transpose(2, 3)
+                added_jBNC = torch.cat([constant_jNB1, linear_jNBD], 3).transpose(1, 2)
+                features = part_jBY.shape[2] // added_jBNC.shape[2]
+                return part_jBY + F.pad(added_jBNC, (0, features - added_jBNC.shape[3])).flatten(2)
             one_jNBC = self._components(part_jBY)
-            one_jNBC[..., 1:] += linear_jNBE @ self._half_JNDE[piece].mT
+            one_jNBC[..., 1:] += linear_jNBE @ self._half_JNDE[piece].transpose(2, 3)
             one_jNBC[..., :1] += constant_jNB1
             out_JBY[piece] = part_jBY
         return out_JBY
@@ -199,7 +205,7 @@ def _pairs(component: torch.Tensor, dim: int) -> torch.Tensor:
     """`x_a x_b` for all a <= b, in the order of a."""
     size = component.shape[dim]
     pairs = [(component.narrow(dim, a, 1), component.narrow(dim, a, size - a)) for a in range(size)]
-    if component.requires_grad:
+    if component.requires_grad or is_tracing():
         return torch.cat([left * right for left, right in pairs], dim)
     shape = list(component.shape)
     shape[dim] = size * (size + 1) // 2

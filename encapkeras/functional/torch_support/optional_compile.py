@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import torch
 
 from encapkeras.errors import TrainingError
+from encapkeras.functional.torch_support.fake_tensors import is_traced
 from encapkeras.torch_internals import limit_recompiles
 
 _SHAPES = 64  # for which torch translates a function, before it leaves it as it is: layers of all sizes share it
@@ -28,7 +29,7 @@ def compilable(function: _Function) -> _Function:
 
     @functools.wraps(function)
     def either(*arguments: Any, **named: Any) -> Any:
-        if torch.compiler.is_compiling() or not _compiling.get():  # in this order: compilers may not trace the second
+        if is_traced() or not _compiling.get():  # in this order: compilers may not trace the second
             return function(*arguments, **named)
         return translated()(*arguments, **named)
 

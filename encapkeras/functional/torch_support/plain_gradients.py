@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
+from encapkeras.functional.torch_support.precision import without_autocast
+
 
 def plain_gradients(
     plain: Callable[..., torch.Tensor], inputs: Sequence[torch.Tensor], gradient: torch.Tensor
@@ -13,7 +15,7 @@ def plain_gradients(
     """Return differentiable gradients of `plain(*inputs)` for each input; None for constants."""
     # Aliases, because an input may depend on another, or be given twice.
     aliases = [tensor.view_as(tensor) for tensor in inputs]
-    with torch.autocast(gradient.device.type, enabled=False):
+    with without_autocast(gradient):
         yield from gradients_of((plain(*aliases),), aliases, (gradient,), create_graph=True)
 
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from typing import Any
 
 import keras
 import numpy as np
 import torch
 
+from encapkeras.errors import TrainingError
 from encapkeras.keras_internals import CALLBACK_ATTRIBUTES
 
+KeptTypes = Mapping[str, tuple[type, ...]]  # a `KEPT` that says which types each attribute may have
 _PLAIN = (bool, int, float, str, type(None), torch.Tensor)
 
 
@@ -34,9 +37,26 @@ def callback_state(callback: keras.callbacks.Callback) -> dict[str, Any]:
 
 
 def set_callback_state(callback: keras.callbacks.Callback, state: dict[str, Any]) -> None:
-    """Set attributes to what `callback_state` returned for a callback of the same class."""
-    for name, value in state.items():
-        setattr(callback, name, _unpack(value))
+    """Set attributes to what `callback_state` returned for a callback of the same class; refuse all others."""
+    values = {name: _unpack(value) for name, value in state.items()}
+    for name, value in values.items():
+        if not _is_kept(callback, name, value):
+            raise TrainingError(
+                f"the resume state is damaged: it sets '{name}' of {type(callback).__name__} to "
+                f"{type(value).__name__}. Start over, or resume from a state that you trust."
+            )
+    for name, value in values.items():
+        setattr(callback, name, value)
+
+
+def _is_kept(callback: keras.callbacks.Callback, name: str, value: Any) -> bool:
+    """Whether a state may hold such an attribute: a state from elsewhere must not choose where callbacks write."""
+    kept = getattr(callback, "KEPT", None)
+    if kept is not None:
+        return name in kept and (not isinstance(kept, Mapping) or isinstance(value, kept[name]))
+    of_class = getattr(type(callback), name, None)
+    others = (*CALLBACK_ATTRIBUTES, *inspect.signature(type(callback)).parameters, "KEPT", "appends_to")
+    return name not in others and not callable(of_class) and not isinstance(of_class, property)
 
 
 def _pack(value: Any) -> Any:

@@ -6,7 +6,7 @@ import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import keras
 import numpy as np
@@ -19,6 +19,7 @@ from encapkeras.errors import TrainingError
 from encapkeras.files import replacing, writing
 from encapkeras.keras_internals import ask_before_steps, ask_no_longer
 from encapkeras.model.spec_model import SpecModel, TrainingLoss
+from encapkeras.training.callbacks.callback_state import KeptTypes
 from encapkeras.training.non_finite import ADVICE, Origin, cause_in_gradients, cause_of, in_data
 
 
@@ -54,7 +55,7 @@ class NonFiniteStop(keras.callbacks.Callback):  # type: ignore[misc]
         [(1, 2)]
     """
 
-    KEPT = ("bad_batches",)
+    KEPT: ClassVar[KeptTypes] = {"bad_batches": (list,)}
 
     def __init__(self, max_bad_batches: int = 0, folder: str | Path | None = None) -> None:
         super().__init__()

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import signal
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
@@ -17,7 +20,15 @@ import torch
 
 from encapkeras.distribution.processes import all_reduce_max, broadcast, connected, exit_silently
 from encapkeras.errors import ArgumentError, TrainingError
-from encapkeras.keras_internals import begin_fit_at, is_fitting, set_training_function, training_function
+from encapkeras.files import reading
+from encapkeras.keras_internals import (
+    begin_fit_at,
+    callbacks_before,
+    is_fitting,
+    set_training_function,
+    steps_per_epoch,
+    training_function,
+)
 from encapkeras.text import listed
 from encapkeras.training.callbacks.callback_state import callback_state, set_callback_state
 from encapkeras.training.non_finite import ADVICE
@@ -55,7 +66,7 @@ class Resume(keras.callbacks.Callback):  # type: ignore[misc]
 
     The data must come in the same order again, as arrays and a `torch.utils.data.DataLoader` do, whose order depends on
     a global generator of Python, NumPy or torch. The earlier batches of the epoch are drawn again, without training on
-    them. `steps_per_epoch` of `fit` is not supported.
+    them. `steps_per_epoch` of `fit` is refused.
 
     Of several processes (`encapkeras.distribution`) the first writes, and sends what it reads to the others, which need
     the same callbacks in `also`; a signal to one of them ends all at the same step.
@@ -64,9 +75,10 @@ class Resume(keras.callbacks.Callback):  # type: ignore[misc]
         folder: Folder of the states, `epoch_3_step_120.pt`: in epoch 3, after 120 steps. Nothing else should be there.
         data: The training data, if it has `set_epoch(epoch, skipped)`, which is called in each epoch and saves the work
             of making the batches that are thrown away.
-        also: Callbacks to restore as well. Of one with `KEPT`, a tuple of names, these attributes; of another all that
-            are numbers, texts, None, arrays, or lists of these (so Keras' `EarlyStopping` and `ReduceLROnPlateau`). If
-            it has `appends_to`, paths, these files, or the event files in these folders, are cut back.
+        also: Callbacks to restore as well. Of one with `KEPT`, a tuple of names, or a mapping from names to tuples of
+            types, these attributes; of another all that are numbers, texts, None, arrays, or lists of these (so Keras'
+            `EarlyStopping` and `ReduceLROnPlateau`). If it has `appends_to`, paths, these files, or the event files in
+            these folders, are cut back.
         minutes: Minutes from one save to the next within an epoch; 0 for every step; None for between epochs alone.
         epochs: Epochs from one save to the next.
         keep: How many states stay.
@@ -75,6 +87,7 @@ class Resume(keras.callbacks.Callback):  # type: ignore[misc]
         resumed_at: Where the training was resumed; None if it started from the beginning.
 
     Raises:
+        ArgumentError: `fit` was given `steps_per_epoch`, or a number here is out of range.
         TrainingError: The state is damaged, or belongs to another model; raised by `fit`.
         RunFolderError: A state cannot be written, for example because the disk is full; raised by `fit`. Earlier states
             are unchanged.
@@ -125,6 +138,20 @@ class Resume(keras.callbacks.Callback):  # type: ignore[misc]
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Load the newest state, if there is one."""
+        steps = steps_per_epoch(self.model, inspect.currentframe())
+        if steps is not None:
+            raise ArgumentError(
+                f"Resume does not work with steps_per_epoch of fit, here {steps}: an epoch then begins where in the "
+                "data the one before ended, and that place is not saved. Leave it out, and give data that is one epoch "
+                "long."
+            )
+        early = [each for each in callbacks_before(self.model, inspect.currentframe(), self) if each in self.also]
+        if early:
+            warnings.warn(
+                f"Resume comes after {', '.join(type(each).__name__ for each in early)} in the callbacks of fit, so a "
+                "resumed training may have other numbers. Put Resume first.",
+                stacklevel=2,
+            )
         self._saved_at, self._epoch = time.monotonic(), -1
         self._writes = connected().is_first
         if self._writes:
@@ -142,10 +169,11 @@ class Resume(keras.callbacks.Callback):  # type: ignore[misc]
                 "size that it started with, or start over."
             )
         set_model_state(self.model, state["model"])
-        for callback, saved in self._saved_callbacks(state) if self._writes else ():
-            for path, lengths in zip(_appended(callback), saved["lengths"], strict=True):
-                cut_back(path, lengths)
         self._restore_callbacks(state)  # for what they show if this ends soon
+        if self._writes:
+            with self._reading():
+                pairs = [(_appended(callback), saved["lengths"]) for callback, saved in self._saved_callbacks(state)]
+                cut_back([pair for paths, lengths in pairs for pair in zip(paths, lengths, strict=True)])
         self._to_restore = state
         # What ended early has no further epoch.
         begin_fit_at(self.model, self.params["epochs"] if state["ended_early"] else self.resumed_at.epoch)
@@ -181,7 +209,8 @@ class Resume(keras.callbacks.Callback):  # type: ignore[misc]
             return
         set_training_function(self.model, self._real_step)
         if self._steps == self._skipped:
-            set_random_state(self._at_step)
+            with self._reading():
+                set_random_state(self._at_step)
             # Were this the last step of the epoch, fit would now ask what it returned for names of metrics.
             self._logs_of_last.update(self.model.get_metrics_result())
 
@@ -261,15 +290,23 @@ class Resume(keras.callbacks.Callback):  # type: ignore[misc]
 
     def _restore_callbacks(self, state: State) -> None:
         for callback, saved in self._saved_callbacks(state):
-            set_callback_state(callback, saved["kept"])
+            with self._reading():
+                set_callback_state(callback, saved["kept"])
+
+    def _reading(self) -> AbstractContextManager[None]:
+        advice = "Remove the newest to resume from the state before, if there is one, or start over."
+        return reading(self.files.folder, "resume states", TrainingError, advice)
 
     def _restore(self, state: State) -> None:
         self._to_restore = None
         self._restore_callbacks(state)  # now: many forget everything in on_train_begin
-        set_model_state(self.model, state["model"])  # again: fit has emptied the metrics
-        self._at_epoch, self._at_step = state["random"]["epoch"], state["random"]["step"]
-        set_random_state(self._at_epoch)
         self._skipped = self.resumed_at.step if self.resumed_at else 0
+        set_model_state(self.model, state["model"])  # again: fit has emptied the metrics
+        if not self._skipped:  # the end of an epoch was saved with its metrics
+            self.model.reset_metrics()
+        self._at_epoch, self._at_step = state["random"]["epoch"], state["random"]["step"]
+        with self._reading():
+            set_random_state(self._at_epoch)
 
     def _throw_away(self, data: Any) -> dict[str, Any]:
         """Stand in for the model's training step on a batch that was trained on before."""

@@ -10,8 +10,9 @@ from torch.utils.tensorboard import SummaryWriter
 
 from encapkeras.analysis import analyse_routing, append_csv, write_epoch
 from encapkeras.errors import ArgumentError
-from encapkeras.files import writing
+from encapkeras.files import make_folder, writing
 from encapkeras.training.callbacks.first_process import in_first_process
+from encapkeras.training.tensorboard.event_file import open_event_file
 
 
 @in_first_process
@@ -69,7 +70,8 @@ class RoutingAnalysis(keras.callbacks.Callback):  # type: ignore[misc]
         analysis = analyse_routing(self.model, self.images, self.labels, checkpoint=f"epoch {number}", split=self.split)
         with writing(self.folder):
             if self._writer is None:
-                self._writer = SummaryWriter(str(self.folder / "epochs"))
+                make_folder(self.folder / "epochs")
+                self._writer = open_event_file(self.folder / "epochs")
             write_epoch(self._writer, analysis, number)
             self._writer.flush()
             append_csv(self.folder / "epochs.csv", [analysis])

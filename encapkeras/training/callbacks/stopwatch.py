@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from types import NoneType
+from typing import Any, ClassVar
 
 import keras
 import torch
+
+from encapkeras.training.callbacks.callback_state import KeptTypes
 
 
 class Stopwatch(keras.callbacks.Callback):  # type: ignore[misc]
@@ -19,7 +22,12 @@ class Stopwatch(keras.callbacks.Callback):  # type: ignore[misc]
         images: How many images an epoch trains on.
     """
 
-    KEPT = ("seconds", "_images", "_seconds", "_learning_rate")
+    KEPT: ClassVar[KeptTypes] = {
+        "seconds": (float, int),
+        "_images": (float, int),
+        "_seconds": (float, int),
+        "_learning_rate": (float, int, NoneType),
+    }
 
     def __init__(self, images: int) -> None:
         super().__init__()

@@ -19,8 +19,10 @@ from encapkeras.files import writing
 from encapkeras.model.spec_model import SpecModel
 from encapkeras.spec.write import as_yaml
 from encapkeras.torch_internals import file_writer
+from encapkeras.training.callbacks.callback_state import KeptTypes
 from encapkeras.training.callbacks.first_process import in_first_process
 from encapkeras.training.optimizer.averaged_weights import averaged
+from encapkeras.training.tensorboard.event_file import open_event_file
 from encapkeras.training.tensorboard.gradient_norm import GradientNorm
 from encapkeras.training.tensorboard.graph_tab import graph_definition
 from encapkeras.training.tensorboard.hparams import write_settings
@@ -67,7 +69,7 @@ class TensorBoard(keras.callbacks.Callback):  # type: ignore[misc]
         >>> _ = model.fit(images, labels, epochs=2, callbacks=[board], verbose=0)
     """
 
-    KEPT: ClassVar[tuple[str, ...]] = ("epoch", "introduced", "pictured", "gradient_norms")
+    KEPT: ClassVar[KeptTypes] = {"epoch": (int,), "introduced": (bool,), "pictured": (int,), "gradient_norms": (tuple,)}
 
     def __init__(
         self,
@@ -133,7 +135,7 @@ class TensorBoard(keras.callbacks.Callback):  # type: ignore[misc]
         """Open the event file; all events are on the disk in the end."""
         with writing(self.folder):
             if self._writer is None:
-                self._writer = SummaryWriter(str(self.folder))
+                self._writer = open_event_file(self.folder)
             yield self._writer
             self._writer.flush()
 

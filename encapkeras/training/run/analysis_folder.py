@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from matplotlib.image import imread
-from torch.utils.tensorboard import SummaryWriter
 
 from encapkeras.analysis import (
     RoutingAnalysis,
@@ -25,8 +24,9 @@ from encapkeras.analysis import (
     write_iterations,
 )
 from encapkeras.errors import DataError, RunFolderError
-from encapkeras.files import replacing, writing
-from encapkeras.training.run.run_folder import check_writable
+from encapkeras.files import make_folder, replacing, writing
+from encapkeras.training.run.run_folder import check_writable, folder_name
+from encapkeras.training.tensorboard.event_file import open_event_file
 
 _PLOTS = {"iterations": plot_iterations, "votes": plot_votes}
 _EVENTS = "events.out.tfevents.*"
@@ -62,38 +62,41 @@ class AnalysisFolder:
         except (DataError, OSError):
             return None
 
-    def _remove(self, older: Sequence[RoutingAnalysis]) -> None:
-        """Remove the pictures and event files of an older analysis, and nothing else that may be here."""
+    def _files_of(self, older: Sequence[RoutingAnalysis]) -> set[Path]:
+        """Return the pictures and event files of an older analysis, and nothing else that may be here."""
         pictures = {self._picture(layer, name) for layer in layers_of(older) for name in _PLOTS}
         checkpoints = {analysis.checkpoint for analysis in older}
-        for entry in list(self.path.iterdir()):
-            if entry.is_dir() and entry.name in checkpoints:
-                for file in entry.glob(_EVENTS):
-                    file.unlink()
-                if not any(entry.iterdir()):
-                    entry.rmdir()
-            elif entry.is_file() and (entry in pictures or entry.match(_EVENTS)):
-                entry.unlink()
+        folders = [self.path, *(entry for entry in self.path.iterdir() if entry.is_dir() and entry.name in checkpoints)]
+        events = {file for folder in folders if not folder.is_symlink() for file in folder.glob(_EVENTS)}
+        files = events | {entry for entry in self.path.iterdir() if entry in pictures}
+        return {file for file in files if file.is_file() and not file.is_symlink()}
 
     def _picture(self, layer: str, name: str) -> Path:
-        return self.path / f"routing_{layer}_{name}.png"
+        return self.path / f"routing_{folder_name(layer)}_{name}.png"
 
     def write(self, analyses: Sequence[RoutingAnalysis], overwrite: bool = False) -> None:
-        """Write table, pictures and event files of analyses of one network; an older analysis is removed first."""
+        """Write table, pictures and event files of analyses of one network; remove what is left of an older one."""
         self.check_free(overwrite)
         with writing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
-            self._remove(self._older() or [])
-        with replacing(self.table) as file:  # first: it is the mark that the folder is ours
-            write_csv(file, analyses)
-        with writing(self.path), SummaryWriter(str(self.path)) as writer:
+            left = self._files_of(self._older() or [])
+        write_csv(self.table, analyses)  # first: it is the mark that the folder is ours
+        with writing(self.path), open_event_file(self.path) as writer:
             for layer in layers_of(analyses):
                 for name, plot in _PLOTS.items():
                     picture = self._picture(layer, name)
+                    left.discard(picture)
                     with replacing(picture) as file:
                         plot(analyses, layer).savefig(file)
                     writer.add_image(f"{layer}/{name}", imread(picture), dataformats="HWC")
         for analysis in analyses:
             folder = self.path / analysis.checkpoint
-            with writing(folder), SummaryWriter(str(folder)) as writer:
-                write_iterations(writer, analysis)
+            with writing(folder):
+                make_folder(folder)
+                with open_event_file(folder) as writer:
+                    write_iterations(writer, analysis)
+        with writing(self.path):
+            for file in left:
+                file.unlink()
+                if file.parent != self.path and not any(file.parent.iterdir()):
+                    file.parent.rmdir()

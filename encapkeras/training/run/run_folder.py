@@ -1,7 +1,7 @@
 """The folder that holds all of one training run.
 
 spec.yaml           the resolved spec: trains the same network again
-environment.json    versions, device, threads, seed, command line
+environment.json    versions, device, threads, Keras' dtype, seed, command line
 metrics.csv         one row per epoch
 results.json        the metrics of the finished run
 checkpoints/        best.keras (on validation) and last.keras; in resume/, until the run is finished, its resume states
@@ -14,36 +14,24 @@ analysis/           what the routing layers do: while training (epochs.csv, epoc
 
 from __future__ import annotations
 
+import contextlib
 import datetime
+import itertools
 import os
 import platform
 import re
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from encapkeras import __version__
 from encapkeras.errors import RunFolderError
-from encapkeras.files import read_json, replacing, write_json, writing
+from encapkeras.files import FileLock, read_json, reading, replacing, write_json, writing
 from encapkeras.plugins import Plugin, check_loaded
 from encapkeras.spec.write import as_yaml
-
-# All that a run writes, but for environment.json: it is the mark that a folder is ours, so that it is never deleted,
-# only replaced.
-_WRITTEN = """
-spec.yaml  metrics.csv  results.json  .*.partial.*  plugins/*.py
-checkpoints/best.keras  checkpoints/last.keras  checkpoints/.*.partial.*
-checkpoints/resume/epoch_*.pt  checkpoints/resume/.lock  checkpoints/resume/.*.partial.*
-bad_batches/epoch_*.npz  bad_batches/.*.partial.*
-tensorboard/events.out.tfevents.*  tensorboard/projector_config.pbtxt  tensorboard/.*.partial.*
-tensorboard/projector/*  tensorboard/projector/.*.partial.*
-analysis/epochs.csv  analysis/.*.partial.*  analysis/*/.*.partial.*
-analysis/*/routing.csv  analysis/*/routing_*.png  analysis/perturbed/*_*_*.png
-analysis/*/events.out.tfevents.*  analysis/*/*/events.out.tfevents.*
-analysis/affine/affine.csv  analysis/affine/affine.png
-""".split()
+from encapkeras.training.run.replace_run import is_unfinished, replace_run, written_by_run
 
 
 class RunFolder:
@@ -62,6 +50,7 @@ class RunFolder:
         self.plugins = self.path / "plugins"
         self.tensorboard = self.path / "tensorboard"
         self.analysis = self.path / "analysis"
+        self.lock = FileLock(self.resume / ".lock")
 
     @classmethod
     def default(cls, name: str) -> RunFolder:
@@ -99,24 +88,55 @@ class RunFolder:
         """Check, without changing anything, that a run may be written here, or with `overwrite` replace an older one.
 
         Raises:
-            RunFolderError: The folder holds something else, or an older run that may not be replaced, or is read-only.
+            RunFolderError: The folder holds something else, or an older run that may not be replaced, or is read-only,
+                or another process trains in it.
         """
         try:
             if self.path.exists() and not self.path.is_dir():
                 raise RunFolderError(f"{self.path} is a file; a run needs a folder. Choose another with --run-dir.")
             if self.path.exists() and not self._is_empty():
                 self._check_replaceable(overwrite)
+            if self.lock.is_held_elsewhere():
+                raise self._trained_elsewhere()
             check_writable(self.path, f"run folder {self.path}", "Choose another with --run-dir.")
         except OSError as error:
             raise _unusable(self.path, error) from error
 
     def _is_empty(self) -> bool:
         """Whether nothing is here but what a run leaves that could not start: empty subfolders, unfinished files."""
+        folders = [self.best.parent, self.resume, self.tensorboard]
         return all(
-            entry.match(".*.partial.*")
-            or (entry in (self.best.parent, self.tensorboard) and entry.is_dir() and not any(entry.iterdir()))
-            for entry in self.path.iterdir()
+            is_unfinished(entry.name)
+            or (not entry.is_symlink() and (entry == self.lock.path or (entry in folders and entry.is_dir())))
+            for folder in (self.path, *folders)
+            if folder.is_dir()
+            for entry in folder.iterdir()
         )
+
+    def _trained_elsewhere(self) -> RunFolderError:
+        return RunFolderError(
+            f"run folder {self.path} is being trained by another process. Wait until that has ended, or choose another "
+            "with --run-dir."
+        )
+
+    def hold(self) -> None:
+        """Keep other processes from training in this folder, until this one ends or closes `lock`."""
+        try:
+            if not self.lock.acquire():
+                raise self._trained_elsewhere()
+        except OSError as error:
+            raise _unusable(self.path, error) from error
+
+    def check_links(self) -> None:
+        """Check that nothing of this run is a symbolic link, through which other files would be written or removed."""
+        for entry in written_by_run(self.path):
+            check_no_link(entry, "Put what it leads to in its place.")
+
+    def analysis_in(self, name: str) -> Path:
+        """Return the folder in this run for one kind of analysis, after checking that no link leads elsewhere."""
+        for folder in (self.analysis, self.analysis / name):
+            check_no_link(folder, "Remove the link, or choose another folder with --output.")
+        return self.analysis / name
 
     def _check_replaceable(self, overwrite: bool) -> None:
         if not self._is_ours():
@@ -132,8 +152,8 @@ class RunFolder:
 
     def _is_ours(self) -> bool:
         try:
-            return "encapkeras" in read_json(self.environment)
-        except (OSError, ValueError):
+            return "encapkeras" in self.read_environment()
+        except RunFolderError:
             return False
 
     def create(
@@ -146,35 +166,63 @@ class RunFolder:
     ) -> None:
         """Make the folder with `spec.yaml`, `environment.json` and the plugins; remove the files of an older run.
 
-        Only files that a run writes are removed; the user's own files stay. Nothing is made or removed before the disk
-        is known to have the space, that of the removed files included.
+        The new files are in place before the older ones are removed, and after an error the folder is as it was. Only
+        what a run writes is removed, by name; of links the links themselves. From then on this process holds `lock`.
 
         Raises:
             RunFolderError: As `check_free`, or the disk has not enough space.
         """
         self.check_free(overwrite)
         try:
-            older = {file for pattern in _WRITTEN for file in self.path.glob(pattern)}  # two patterns may match a file
+            older = self._check_older()
             free = shutil.disk_usage(_nearest_existing(self.path)).free + sum(file.lstat().st_size for file in older)
             if free < needed_bytes:
                 raise RunFolderError(
                     f"the disk of run folder {self.path} has {free / 1e6:,.0f} MB free for this run, which needs about "
                     f"{needed_bytes / 1e6:,.0f} MB. Free some space, or choose another folder with --run-dir."
                 )
-            for folder in (self.best.parent, self.tensorboard):
-                folder.mkdir(parents=True, exist_ok=True)
-            for file in older:
-                file.unlink()
+            self.hold()
+            with contextlib.ExitStack() as after_error:
+                after_error.callback(self.lock.close)
+                self.check_free(overwrite)  # again: now no other process changes it
+                older = self._check_older()
+                kept = {file.name for file in self.plugins.glob("*")} - {file.name for file in older}
+
+                def write(path: Path) -> None:
+                    new = RunFolder(path)
+                    copies = new._copy(plugins, kept)
+                    write_json(new.environment, {**environment, "plugins": copies, "resumed": []})
+                    new._write_spec(spec)
+
+                replace_run(self.path, older, write, [self.best.parent, self.tensorboard])
+                after_error.pop_all()
         except OSError as error:
             raise _unusable(self.path, error) from error
-        environment = {**environment, "plugins": [], "resumed": []}
-        write_json(self.environment, environment)  # first, as it marks the folder as ours
-        if plugins:
-            write_json(self.environment, {**environment, "plugins": self._copy(plugins)})
-        self._write_spec(spec)
+
+    def _check_older(self) -> list[Path]:
+        """Return the files of an older run; check that nothing else is where a run writes."""
+        files = {self.spec, self.environment, self.metrics, self.results, self.best, self.last}
+        folders = {self.best.parent, self.resume, self.plugins, self.tensorboard, self.analysis, self.bad_batches}
+        for path in sorted(files | folders):
+            if path.exists() and path.is_dir() == (path in files):
+                raise RunFolderError(
+                    f"{path} is a {'folder' if path in files else 'file'}, where a run has a "
+                    f"{'file' if path in files else 'folder'}. Move it away, or choose another folder with --run-dir."
+                )
+        for folder in (self.best.parent, self.resume):
+            check_no_link(folder, "Remove the link, or choose another folder with --run-dir.")
+        copies = {copy for _, _, copy in self._plugin_records()}
+        return list(written_by_run(self.path, copies)) if self.path.is_dir() else []
 
     def note_resumption(self, spec: dict[str, Any], environment: dict[str, Any], changes: Sequence[str]) -> None:
-        """Note, in `environment.json`, where the run is resumed and what has changed; replace `spec.yaml` if it has."""
+        """Note, in `environment.json`, where the run is resumed and what has changed; replace `spec.yaml` if it has.
+
+        What processes that were killed have not finished writing is removed.
+        """
+        with writing(self.path):
+            for file in list(written_by_run(self.path)):
+                if is_unfinished(file.name):
+                    file.unlink()
         started = self.read_environment()
         resumed = [*started.get("resumed", []), {**environment, "changes": list(changes)}]
         write_json(self.environment, {**started, "resumed": resumed})
@@ -187,10 +235,8 @@ class RunFolder:
 
     def read_environment(self) -> dict[str, Any]:
         """Read `environment.json`: versions, device and so on of the process that started the run."""
-        try:
+        with reading(self.environment, "the note of a training", RunFolderError):
             return read_json(self.environment)
-        except (OSError, ValueError) as error:
-            raise RunFolderError(f"{self.environment} cannot be read: {error}") from error
 
     def was_begun(self) -> bool:
         """Whether a run of ours is here that has come as far as its spec."""
@@ -200,18 +246,20 @@ class RunFolder:
         """Whether a run of ours is here that ended before its first epoch did, so that nothing of it can be lost."""
         return self._is_ours() and not any(file.exists() for file in (self.metrics, self.results, self.best, self.last))
 
-    def _copy(self, plugins: Sequence[Plugin]) -> list[dict[str, Any]]:
-        """Copy the plugins; return where each was, where its copy is, and what it registered."""
-        records = []
-        for number, plugin in enumerate(plugins, 1):
-            same = [other for other in plugins[: number - 1] if other.path.name == plugin.path.name]
-            copy = self.plugins / (f"{number}_{plugin.path.name}" if same else plugin.path.name)
+    def _copy(self, plugins: Sequence[Plugin], taken: Collection[str]) -> list[dict[str, Any]]:
+        """Copy the plugins, to names that are not taken; return where each was, its copy, and what it registered."""
+        records: list[dict[str, Any]] = []
+        for plugin in plugins:
+            used = {*taken, *(str(record["copy"]).rpartition("/")[2] for record in records)}
+            names = (f"{number}_{plugin.path.name}" for number in itertools.count(2))
+            copy = self.plugins / next(name for name in itertools.chain([plugin.path.name], names) if name not in used)
             with writing(copy):
                 self.plugins.mkdir(exist_ok=True)
             with replacing(copy) as file:
                 file.write_bytes(plugin.source)
-            names = {noun: list(names) for noun, names in plugin.registers.items()}
-            records.append({"path": str(plugin.path), "copy": f"{self.plugins.name}/{copy.name}", "registers": names})
+            registers = {noun: list(names) for noun, names in plugin.registers.items()}
+            copied = f"{self.plugins.name}/{copy.name}"
+            records.append({"path": str(plugin.path), "copy": copied, "registers": registers})
         return records
 
     def check_run(self) -> None:
@@ -237,13 +285,23 @@ class RunFolder:
         Raises:
             PluginError: One is not. None is loaded from here by itself, since a plugin is code.
         """
+        for registers, original, copy in self._plugin_records():
+            check_loaded(registers, f"run {self.path}", str(original if original.is_file() else self.path / copy))
+
+    def _plugin_records(self) -> list[tuple[dict[str, Any], Path, str]]:
+        """Return what each plugin registers, where it was, and its copy; none if this is a run of another kind."""
         try:
-            for record in read_json(self.environment).get("plugins", []):
-                original, copy = Path(record["path"]), self.path / str(record["copy"])
-                file = str(original if original.is_file() else copy)
-                check_loaded(dict(record["registers"]), f"run {self.path}", file)
-        except (OSError, ValueError, TypeError, KeyError, AttributeError):
-            return  # a run of another kind, without plugins
+            records = self.read_environment().get("plugins", [])
+            return [
+                (
+                    {str(noun): [*map(str, names)] for noun, names in record["registers"].items()},
+                    Path(record["path"]),
+                    str(record["copy"]),
+                )
+                for record in records
+            ]
+        except (RunFolderError, ValueError, TypeError, KeyError, AttributeError):
+            return []
 
 
 def folder_name(name: str) -> str:
@@ -265,7 +323,7 @@ def _nearest_existing(path: Path) -> Path:
 
 
 def describe_environment(device: str, seed: int, processes: int = 1) -> dict[str, Any]:
-    """Return versions, device, threads, seed, number of processes, and command line, for `environment.json`."""
+    """Return versions, device, threads, dtype, seed, number of processes, and command line, for `environment.json`."""
     import keras
     import numpy
     import torch
@@ -281,6 +339,7 @@ def describe_environment(device: str, seed: int, processes: int = 1) -> dict[str
         "system": platform.platform(),
         "device": device,
         "threads": torch.get_num_threads(),
+        "dtype": keras.config.dtype_policy().name,
         "seed": seed,
         "processes": processes,
         "command": sys.argv,
@@ -300,6 +359,12 @@ def trained_on(folder: RunFolder) -> str:
         return on_device(folder.read_environment())
     except (RunFolderError, LookupError, TypeError):
         return ""
+
+
+def check_no_link(path: Path, advice: str) -> None:
+    """Check that a part of a run is not a symbolic link, through which other files would be written or removed."""
+    if path.is_symlink():
+        raise RunFolderError(f"{path} is a symbolic link, and a run writes in its own folder alone. {advice}")
 
 
 def _unusable(path: Path, error: OSError) -> RunFolderError:

@@ -19,7 +19,7 @@ from encapkeras.validation import shown
 # Settings of `train` that may change when a run is resumed; of the optimizer, not its kind.
 _MAY_CHANGE = ("epochs", "optimizer", "schedule", "weight_decay", "clip_norm", "ema", "resume_state", "max_bad_batches")
 # What can change the last bits of floating-point numbers.
-_DECIDES_NUMBERS = ("torch", "keras", "numpy", "encapkeras", "device", "threads", "processes", "system")
+_DECIDES_NUMBERS = ("torch", "keras", "numpy", "encapkeras", "device", "threads", "dtype", "processes", "system")
 
 
 class Start(NamedTuple):
@@ -64,6 +64,8 @@ def decide_start(spec: Spec, launched: LaunchedRun, run_dir: str | Path | None, 
     elif known:  # it may have been made in part
         overwrite = overwrite or folder.has_remains()
     resumes = resume and folder.was_begun()
+    if resumes:
+        folder.check_links()
     changes = changed_settings(folder, spec) if resumes else []
     if resumes and folder.results.is_file():
         return Start(folder.path, True, False, changes, _results_of_finished(folder, changes))

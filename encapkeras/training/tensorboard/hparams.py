@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
 from encapkeras.files import writing
@@ -18,6 +17,7 @@ from encapkeras.spec.train_settings import TrainSettings
 from encapkeras.summary.cost import batch_size_of
 from encapkeras.summary.node_table import parameters
 from encapkeras.torch_internals import file_writer
+from encapkeras.training.tensorboard.event_file import open_event_file
 
 _SUFFIX = ".hparams"  # of the event file, next to that of the training
 
@@ -49,7 +49,7 @@ def replace_hparams(folder: Path, summaries: Sequence[Any], scalars: Mapping[str
     """Write the event file of a run's hyperparameters in place of an earlier one."""
     with writing(folder):
         before = list(folder.glob(f"events.out.tfevents.*{_SUFFIX}"))
-        with SummaryWriter(str(folder), filename_suffix=_SUFFIX) as writer:
+        with open_event_file(folder, _SUFFIX) as writer:
             for summary in summaries:
                 file_writer(writer).add_summary(summary)
             for tag, value in scalars.items():

@@ -20,7 +20,7 @@ from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 from torchvision.utils import make_grid
 
-from encapkeras.files import replacing, writing
+from encapkeras.files import make_folder, replacing, writing
 from encapkeras.training.tensorboard.predictions import Predictions
 
 CONFIG = "projector_config.pbtxt"
@@ -33,7 +33,7 @@ def write_projector(folder: Path, predictions: Predictions, names: Sequence[str]
         return
     vectors = predictions.capsules.flatten(1)
     with writing(folder / FOLDER):
-        (folder / FOLDER).mkdir(parents=True, exist_ok=True)
+        make_folder(folder / FOLDER)
     with replacing(folder / FOLDER / "vectors.tsv") as file:
         file.write_text("".join("\t".join(f"{number:.5g}" for number in row) + "\n" for row in vectors.tolist()))
     with replacing(folder / FOLDER / "labels.tsv") as file:
