@@ -68,6 +68,9 @@ def storage_key(tensor: torch.Tensor) -> int:
     return int(tensor.untyped_storage()._cdata)
 
 
+_FOLDER = 0x10  # a bit in the directory of a zip, with which torch leaves the memory of an entry as it was
+
+
 class DamagedFile(Exception):
     """A file of `torch.save` does not hold what it says."""
 
@@ -101,7 +104,7 @@ def _sound_records(file: BinaryIO) -> dict[str, bytes]:
         if (
             sum(entry.file_size for entry in entries) > size
             or len(set(archive.namelist())) < len(entries)
-            or any(entry.compress_type or entry.is_dir() for entry in entries)
+            or any(entry.compress_type or entry.is_dir() or entry.external_attr & _FOLDER for entry in entries)
         ):
             raise DamagedFile("an entry in it is compressed, a folder, there twice, or larger than the file")
         damaged = archive.testzip()

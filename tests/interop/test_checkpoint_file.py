@@ -173,12 +173,12 @@ def as_folder(data, entry):
 
 
 @pytest.mark.parametrize("entry", range(5))
-def test_a_directory_that_says_otherwise_changes_no_number(tmp_path, entry):
+def test_a_directory_that_says_otherwise_is_refused(tmp_path, entry):
     write_checkpoint(WEIGHTS, tmp_path / "a.pth")
     (tmp_path / "a.pth").write_bytes(as_folder((tmp_path / "a.pth").read_bytes(), entry))
     with zipfile.ZipFile(tmp_path / "a.pth") as file:
         assert file.testzip() is None
-    assert_weights(read_checkpoint(tmp_path / "a.pth"))
+    assert "an entry in it is" in refused(tmp_path / "a.pth")
 
 
 def parts(path):
