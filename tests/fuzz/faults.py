@@ -158,7 +158,7 @@ class Faults:
             "checkpoints/last.keras",
         ]
         in_run += ["checkpoints/best.keras", "checkpoints/resume", "tensorboard", "analysis", "plugins"]
-        targets = ["run", *(f"run/{name}" for name in in_run)]
+        targets = [f"run/{name}" for name in in_run]  # not the run itself: its name is the user's to give
         train = ["train", "tiny.yaml"]
         resume = [*train, "--resume", "run"]
         compare = ["compare", "tiny.yaml", "other.yaml", "--seeds", "1", "--set", "train.epochs=1"]
@@ -200,7 +200,7 @@ class Faults:
                 [[*compare, "--resume", "comparison"], [*compare, "--run-dir", "comparison"]],
                 fresh,
                 _of_comparison,
-                ["comparison", *table],
+                table,
             ),
         }
         for name, command in commands.items():
