@@ -10,6 +10,7 @@ each kind is printed with its number, which `--only` repeats, and its file is ke
 
 import argparse
 import contextlib
+import gc
 import itertools
 import multiprocessing
 import os
@@ -71,6 +72,7 @@ class Worker:
         """Reads the genuine files, and bounds what this process may do from now on."""
         for file in self.form.files:
             self.expected[file] = self.form.read(self.files / file)
+        gc.freeze()  # else each collection goes through all that is imported
         sys.addaudithook(self._audit)
         for number in (1, 2):
             os.dup2(self.output.fileno(), number)
