@@ -7,6 +7,7 @@ ordinary exceptions (those about values are also `ValueError`).
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -71,9 +72,20 @@ class NotConvergedWarning(UserWarning):
     """An iteration ended at its largest number of rounds before it reached the requested precision."""
 
 
-def printable(text: str) -> str:
-    """The text with escapes for all that a terminal would not show as it is written, line ends included."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+def environment_number(name: str, default: int) -> int:
+    """The whole number in an environment variable that torchrun sets."""
+    value = os.environ.get(name, str(default))
+    if not value.isdecimal():
+        raise DistributionError(
+            f"the environment variable {name} must be a whole number, as torchrun sets it; received '{value}'. "
+            "Unset it to work in one process."
+        )
+    return int(value)
+
+
+def printable(text: str, keep: str = "") -> str:
+    """The text with escapes for all that a terminal would not show as it is written, line ends too unless kept."""
+    return "".join(c if c.isprintable() or c in keep else c.encode("unicode_escape").decode() for c in text)
 
 
 @dataclass(frozen=True)

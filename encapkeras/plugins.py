@@ -177,7 +177,7 @@ def _parsed(source: bytes, shown: str) -> ast.Module:
 
 def _module_name(path: Path) -> str:
     """Return a name that is the same for a file in every process, and another for each file, of whatever folder."""
-    digest = hashlib.sha256(str(path).encode()).hexdigest()[:8]
+    digest = hashlib.sha256(os.fsencode(path)).hexdigest()[:8]
     return f"{_PREFIX}{re.sub(r'[^A-Za-z0-9_]', '_', path.stem)}_{digest}"
 
 

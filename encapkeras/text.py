@@ -1,12 +1,34 @@
-"""Numbers, counts and shapes as people read them."""
+"""Numbers, counts and shapes as people read them; names of the user's as each medium shows them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import contextlib
+import functools
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
+from typing import Any
+
+from encapkeras.errors import printable
 
 _THOUSANDS = ("", " k", " M", " G", " T", " P")
 _BYTES = ("bytes", "KiB", "MiB", "GiB", "TiB")
+_MARKDOWN = re.compile(r"[\\`*\[\]|~$]|\b_\B|\B_\b")
+_HTML = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;"})
+_MISSING = "\N{WHITE SQUARE}"  # in place of a character that no font has
+# Fonts for scripts that matplotlib's own lacks; those that are installed are used.
+_MORE_FONTS = (
+    "Noto Sans CJK JP",
+    "Source Han Sans SC",
+    "WenQuanYi Zen Hei",
+    "Microsoft YaHei",
+    "PingFang SC",
+    "Hiragino Sans GB",
+    "Malgun Gothic",
+    "Arial Unicode MS",
+    "Noto Sans Devanagari",
+    "Segoe UI Symbol",
+)
 
 
 def counted(number: int, noun: str) -> str:
@@ -52,3 +74,52 @@ def memory_text(size: int | None) -> str:
     while number >= 1023.95 and power < len(_BYTES) - 1:
         number, power = number / 1024, power + 1
     return f"{number:.1f} {_BYTES[power]}" if power else f"{size} {_BYTES[0]}"
+
+
+def is_utf8(name: str) -> bool:
+    """Return whether a name, such as that of a folder, can be written as UTF-8."""
+    return not any("\ud800" <= character <= "\udfff" for character in name)
+
+
+def in_markdown(text: str) -> str:
+    """Return a text that Markdown, which may hold HTML and mathematics, shows as it is; lines remain lines."""
+    return _MARKDOWN.sub(r"\\\g<0>", printable(text, keep="\n").translate(_HTML))
+
+
+def in_figure(name: str) -> str:
+    """Return a name that matplotlib draws as it is: not as mathematics, and without warnings about missing glyphs."""
+    fonts = _fonts(tuple(_families()))
+    shown = printable(name)
+    known = "".join(c if any(font.get_char_index(ord(c)) for font in fonts) else _MISSING for c in shown)
+    # A legend leaves out names that begin with an underscore.
+    return (" " if known.startswith("_") else "") + known.replace("$", r"\$")
+
+
+@contextlib.contextmanager
+def drawing(style: Mapping[Any, Any]) -> Iterator[None]:
+    """Draw in a style of matplotlib's, with more fonts for what `in_figure` returns."""
+    from matplotlib import rc_context
+
+    with rc_context({**style, "font.family": _families()}):
+        yield
+
+
+def _families() -> list[str]:
+    from matplotlib import rcParams
+
+    return list(dict.fromkeys([*rcParams["font.family"], *_more_installed()]))
+
+
+@functools.cache
+def _more_installed() -> list[str]:
+    from matplotlib.font_manager import fontManager
+
+    installed = {font.name for font in fontManager.ttflist}
+    return [name for name in _MORE_FONTS if name in installed]
+
+
+@functools.cache
+def _fonts(families: tuple[str, ...]) -> list[Any]:
+    from matplotlib.font_manager import FontProperties, findfont, get_font
+
+    return [get_font(findfont(FontProperties(family=[family]))) for family in families]

@@ -18,6 +18,8 @@ from typing import Any, BinaryIO
 import torch
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
+from encapkeras.errors import environment_number
+
 CDIST_FORWARD = torch.ops.aten._cdist_forward
 """The operation that `torch.cdist` makes, as `FlopCounterMode` sees it (torch 2.9 to 2.14)."""
 
@@ -165,7 +167,7 @@ def launcher_keeps_store() -> bool:
 
 def launcher_restarts() -> int:
     """Count how often torchrun may start processes again (torch 2.9 to 2.14)."""
-    return int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0"))
+    return environment_number("TORCHELASTIC_MAX_RESTARTS", 0)
 
 
 def file_writer(writer: Any) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from matplotlib import colormaps, rc_context
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
@@ -12,6 +12,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from encapkeras.analysis.affine import AffineAccuracy
 from encapkeras.analysis.plots import STYLE
 from encapkeras.errors import ArgumentError
+from encapkeras.text import drawing, in_figure
 
 MOST_NETWORKS = 10
 AXES = {
@@ -33,15 +34,15 @@ def plot_affine(networks: Mapping[str, Sequence[AffineAccuracy]]) -> Figure:
     """
     if not 1 <= len(networks) <= MOST_NETWORKS:
         raise ArgumentError(f"1 to {MOST_NETWORKS} networks can be drawn side by side; received {len(networks)}")
-    with rc_context(STYLE):
+    with drawing(STYLE):
         figure = Figure(figsize=(10, 3.6 + 0.2 * -(-len(networks) // 4)), layout="constrained")
         panels = figure.subplots(1, 3, sharey=True)
         for axes, change in zip(panels, AXES, strict=True):
             for number, (name, measured) in enumerate(networks.items()):
                 points = [each for each in measured if each.change == change]
                 heights = [each.accuracy for each in points]
-                color = colormaps["tab10"](number)
-                axes.plot([p.amount for p in points], heights, marker="o", markersize=3, color=color, label=name)
+                style = {"marker": "o", "markersize": 3, "color": colormaps["tab10"](number), "label": in_figure(name)}
+                axes.plot([p.amount for p in points], heights, **style)
             _label(axes, change)
         panels[0].set_ylim(0, 1)
         panels[0].set_ylabel("accuracy")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from encapkeras.analysis.classify import Classified, Classifier
 from encapkeras.data import DatasetInfo
+from encapkeras.data.checks import range_hint
 from encapkeras.data.files import files_below
 from encapkeras.data.image_files import ENDINGS, read_image
 from encapkeras.data.preprocess import prepare
@@ -53,6 +55,7 @@ def classify_files(
     files, problems = _files_of(paths)
     read: list[Path] = []
     scores = [torch.empty(0, len(classifier.class_names))]
+    hints = []
     for batch in _batched(files, batch_size):
         images = {}
         for file in batch:
@@ -61,8 +64,12 @@ def classify_files(
             except DataError as error:
                 problems[file] = str(error)
         if images:
-            scores.append(classifier.scores(torch.cat(list(images.values()))))
+            prepared = torch.cat(list(images.values()))
+            hints.append(range_hint(prepared.numpy()))
+            scores.append(classifier.scores(prepared))
             read += images
+    if hints and all(hints):
+        warnings.warn(f"pixels of the images: {hints[0]}", stacklevel=2)
     return ClassifiedFiles(read, Classified(classifier.kind, classifier.class_names, torch.cat(scores)), problems)
 
 

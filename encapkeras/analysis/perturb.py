@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import keras
 import torch
-from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -14,9 +13,10 @@ from torch import Tensor
 from encapkeras.analysis.classify import Classifier
 from encapkeras.analysis.plots import STYLE
 from encapkeras.data import Batches
-from encapkeras.errors import ArgumentError, printable
+from encapkeras.errors import ArgumentError
 from encapkeras.losses import ReconstructionLoss
 from encapkeras.model.spec_model import SpecModel
+from encapkeras.text import drawing, in_figure
 
 VALUES = tuple(step / 20 for step in range(-5, 6))
 """What is added to a dimension: -0.25 to 0.25 in steps of 0.05 (Sabour et al. 2017, figure 4)."""
@@ -132,7 +132,7 @@ def plot_perturbed(perturbed: Perturbed, class_name: str) -> Figure:
     dim, steps, height, width = perturbed.changed.shape[:4]
     tall = TILE * dim * height / width
     beside = SINGLE * height / width + 0.4  # inches of each of the two pictures on the left, with its title
-    with rc_context(STYLE):
+    with drawing(STYLE):
         figure = Figure(figsize=(TILE * steps + SINGLE + 1.0, max(tall, 2 * beside + 0.4) + 0.9), layout="constrained")
         grid = figure.add_gridspec(
             3, 2, width_ratios=(SINGLE, TILE * steps), height_ratios=(beside, beside, max(tall - 2 * beside, 0.4))
@@ -142,7 +142,7 @@ def plot_perturbed(perturbed: Perturbed, class_name: str) -> Figure:
             _show(axes, picture)
             axes.set_title(title)
         _draw_table(figure.add_subplot(grid[:, 1], anchor="N"), perturbed.changed)
-        figure.suptitle(f"capsule of class '{printable(class_name)}', decoded", fontsize=11)
+        figure.suptitle(f"capsule of class '{in_figure(class_name)}', decoded", fontsize=11)
         return figure
 
 

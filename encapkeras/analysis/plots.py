@@ -7,7 +7,6 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
-from matplotlib import rc_context
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
@@ -15,6 +14,7 @@ from matplotlib.figure import Figure
 
 from encapkeras.analysis.measurements import BIN_WIDTH, Measurement, RoutingAnalysis
 from encapkeras.errors import ArgumentError
+from encapkeras.text import drawing, in_figure
 
 COLORS = defaultdict(lambda: "#4d4d4d", {"dynamic": "#1f6fb4", "em": "#d9600a"})
 """One color for each kind of routing, in every picture; gray for others."""
@@ -69,7 +69,7 @@ def plot_iterations(analyses: Sequence[RoutingAnalysis], layer: str) -> Figure:
         ("agreement_by_coupling", "agreement weighted\nby coupling"),
         ("activation", "activation\n" + ("$|v_j|$" if _kind(analyses, layer) == "dynamic" else "$a_j$")),
     )
-    with rc_context(STYLE):
+    with drawing(STYLE):
         figure, grid = _grid(analyses, layer, [label for _, label in rows])
         for axes_of_row, (statistic, _) in zip(grid, rows, strict=True):
             for axes, analysis in zip(axes_of_row, analyses, strict=True):
@@ -102,7 +102,7 @@ def plot_votes(analyses: Sequence[RoutingAnalysis], layer: str) -> Figure:
     kind = _kind(analyses, layer)
     roles = list(dict.fromkeys(m.capsules for m in analyses[0].select(layer, "vote_length")))
     labels = [f"{what} for\n{ROLES[role]}" for what in ("share of votes (%)", "mean length of votes") for role in roles]
-    with rc_context(STYLE):
+    with drawing(STYLE):
         figure, grid = _grid(analyses, layer, labels)
         for column, analysis in enumerate(analyses):
             for row, role in enumerate(roles):
@@ -135,9 +135,9 @@ def _grid(analyses: Sequence[RoutingAnalysis], layer: str, labels: Sequence[str]
     grid = figure.subplots(len(labels), columns, squeeze=False, sharex=True, sharey="row")
     first = analyses[0]
     routing = KINDS[_kind(analyses, layer)]
-    figure.suptitle(f"{layer}: {routing}, {first.images:,} {first.split} images", fontsize=11)
+    figure.suptitle(f"{in_figure(f'{layer}: {routing}')}, {first.images:,} {first.split} images", fontsize=11)
     for axes, analysis in zip(grid[0], analyses, strict=True):
-        axes.set_title(analysis.checkpoint)
+        axes.set_title(in_figure(analysis.checkpoint))
     for axes, label in zip(grid[:, 0], labels, strict=True):
         axes.set_ylabel(label)
     figure.align_ylabels(list(grid[:, 0]))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from encapkeras.cli import analyse_perturb
 from encapkeras.cli.arguments.device import add_device, print_device
 from encapkeras.cli.arguments.spec_arguments import add_plugins
+from encapkeras.cli.arguments.trained_run import add_data_root, images_of, open_folder
 from encapkeras.cli.terminal.table import print_table
 from encapkeras.errors import ArgumentError, RunFolderError
 
@@ -32,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("run_dir", metavar="RUN", help="run folder of a training")
     add_plugins(parser)
+    add_data_root(parser)
     parser.add_argument(
         "--perturb",
         action="store_true",
@@ -60,30 +62,26 @@ def run(arguments: argparse.Namespace) -> int:
         print_device()
         return 0
     from encapkeras.analysis import analyse_routing
-    from encapkeras.data import load
     from encapkeras.model.load_model import load_model
-    from encapkeras.spec.load import load_spec
     from encapkeras.training.analysis_images import sample_images
     from encapkeras.training.measure import check_fits, data_of
     from encapkeras.training.memory.out_of_memory import explain_out_of_memory
     from encapkeras.training.run.analysis_folder import AnalysisFolder
-    from encapkeras.training.run.run_folder import RunFolder
+    from encapkeras.training.run.identity import check_checkpoint
 
     count = IMAGES if arguments.images is None else arguments.images
     if count < 1:
         raise ArgumentError(f"--images must be at least 1; received {count}")
-    folder = RunFolder(arguments.run_dir)
-    folder.check_run()
-    folder.check_plugins()
-    spec = load_spec(folder.spec)
-    data = data_of(spec)
-    names = arguments.checkpoint or (["best", "last"] if data.has_validation else ["last"])
+    folder, spec = open_folder(arguments.run_dir, arguments.data_root)
+    names = arguments.checkpoint or (["best", "last"] if data_of(spec).has_validation else ["last"])
     files = _checkpoints(folder, list(dict.fromkeys(names)))
+    for checkpoint in filter(None, files.values()):
+        check_checkpoint(folder, checkpoint)
     output = AnalysisFolder(arguments.output or folder.analysis_in(arguments.split))
     output.check_free(arguments.overwrite)
     analyses = []
     with explain_out_of_memory():
-        splits = load(data, seed=spec.train.seed)
+        splits = images_of(folder, spec)
         sample = sample_images(splits, arguments.split, count)
         images, labels, used = sample.images, sample.labels, sample.name
         if not any(files.values()):  # epochs alone, which an older version may have analysed with the first images

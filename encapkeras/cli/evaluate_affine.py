@@ -34,7 +34,7 @@ def run(arguments: argparse.Namespace) -> None:
         raise ArgumentError(f"--images must be at least 1; received {count}")
     if len(arguments.runs) > MOST_NETWORKS:
         raise ArgumentError(f"at most {MOST_NETWORKS} runs can be compared; received {len(arguments.runs)}")
-    runs = [TrainedRun.open(path) for path in arguments.runs]
+    runs = [TrainedRun.open(path, arguments.data_root) for path in arguments.runs]
     names = _names(runs)
     output = Path(arguments.output) if arguments.output else runs[0].folder.analysis_in("affine")
     table, plot = output / "affine.csv", output / "affine.png"
@@ -42,16 +42,19 @@ def run(arguments: argparse.Namespace) -> None:
     _check_same_data_set(runs, names)
     measured: dict[str, Sequence[AffineAccuracy]] = {}
     labels: list[int] = []
+    images: list[Any] = []
     for name, trained in zip(names, runs, strict=True):
         splits = trained.splits()
         batches = trained.chosen(splits, arguments.split)
         own = batches.labels.tolist()
-        if measured and own != labels:
+        parts = splits.fingerprint["parts"].items()
+        files = [part for kind, part in parts if (kind == "test") == (arguments.split == "test")]
+        if measured and (own, files) != (labels, images):
             raise ArgumentError(
                 f"the {arguments.split} images of {printable(name)} are not those of {printable(names[0])}: they were "
                 "split or chosen differently, so their accuracies cannot be compared. Measure each by itself."
             )
-        labels = own
+        labels, images = own, files
         measured[name] = affine_accuracy(trained.classifier(splits), batches, count)
     rows = [
         {"network": name, **{key: getattr(one, key) for key in KEYS[1:]}}

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import io
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from types import ModuleType
 
@@ -21,6 +21,7 @@ from encapkeras.cli import (
     import_weights,
     new,
     predict,
+    runs,
     schema,
     show,
     specs,
@@ -29,11 +30,23 @@ from encapkeras.cli import (
 from encapkeras.cli import format as format_spec
 from encapkeras.cli.arguments.device import use_device
 from encapkeras.cli.terminal.spec_errors import print_problems
-from encapkeras.errors import DistributionError, EncapkerasError, SpecError, suggest
+from encapkeras.cli.terminal.streams import safe_output
+from encapkeras.errors import (
+    LONGEST_NAME,
+    ArgumentError,
+    DistributionError,
+    EncapkerasError,
+    SpecError,
+    environment_number,
+    printable,
+    suggest,
+)
+from encapkeras.text import cut
 
 COMMANDS: dict[str, tuple[ModuleType, str]] = {
     "train": (train, "train the network of a spec"),
     "compare": (compare, "train several networks with several seeds each, and compare them"),
+    "runs": (runs, "list the runs in a folder, and how far each has come"),
     "evaluate": (evaluate, "measure a trained network again"),
     "predict": (predict, "classify images with a trained network"),
     "analyse": (analyse, "show what the routing layers of a trained network do"),
@@ -49,34 +62,36 @@ COMMANDS: dict[str, tuple[ModuleType, str]] = {
     "bench": (bench, "time a part of encapkeras on this machine"),
 }
 
+DEBUG = "--debug"
 INTERRUPTED = 130  # what shells expect after Ctrl-C: 128 + SIGINT
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; return 0 for success, 2 for an error in the input, 130 after Ctrl-C."""
+    """Run one command; return 0 for success, 2 for an error in the input, 130 after Ctrl-C.
+
+    Output that cannot be written does not end the command; it then returns 1.
+    """
     words = list(sys.argv[1:] if argv is None else argv)
     # torch's threads wait for each other by spinning, which costs several times the work itself once anything else
     # needs a core. OpenMP reads this when torch is first imported. Benchmarks have the machine to themselves, and
     # measure what a user's own script would see.
-    if words[:1] != ["bench"]:
+    if next((word for word in words if word != DEBUG), "") != "bench":
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        # A terminal that lacks a character, such as ±, shows another. On stderr Python does that itself.
-        sys.stdout.reconfigure(errors="replace")
-    try:
+    with safe_output() as output:
         code = _run(words)
-        sys.stdout.flush()
-        return code
-    except BrokenPipeError:
-        # The reader of our output went away, as `| head` does. Python would complain when it flushes at the end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        output.flush()
+        if output.failure and not isinstance(output.failure, BrokenPipeError):  # as `| head` ends it
+            print(f"the output could not be written: {output.failure.strerror}", file=sys.stderr)
+    return code or (1 if output.failure else 0)
 
 
 def _run(words: list[str]) -> int:
+    debug = os.environ.get("ENCAPKERAS_DEBUG", "0") not in ("", "0")
     try:
         arguments = _parse(words)
-        if arguments.run is not train.run and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        debug = debug or arguments.debug
+        _check_folder()
+        if arguments.run is not train.run and environment_number("WORLD_SIZE", 1) > 1:
             raise DistributionError(
                 f"torchrun has started {os.environ['WORLD_SIZE']} processes; only the command train works in several. "
                 "Start this one without torchrun."
@@ -90,26 +105,52 @@ def _run(words: list[str]) -> int:
                 load_plugin(plugin)
             code: int = arguments.run(arguments)
         return code
-    except SpecError as error:
+    except SystemExit as stop:  # argparse ends so after --help, or after it printed what is wrong
+        return stop.code if isinstance(stop.code, int) else 2
+    except (Exception, KeyboardInterrupt) as error:
+        failure = _print_error(error)
+        if failure is None:
+            raise  # a bug of ours, which its traceback explains best
+        if debug:
+            traceback.print_exception(error)
+        return failure
+
+
+def _check_folder() -> None:
+    try:
+        os.getcwd()
+    except OSError:  # torch would end the process
+        raise ArgumentError("the working folder does not exist any more. Change to another one with cd.") from None
+
+
+def _print_error(error: Exception | KeyboardInterrupt) -> int | None:
+    """Print what went wrong and return the exit code; None for a bug of ours."""
+    if isinstance(error, SpecError):
         print_problems(error.problems, error.summary)
         return error.exit_code
-    except EncapkerasError as error:
+    if isinstance(error, EncapkerasError):
         print(error, file=sys.stderr)
         return error.exit_code
-    except KeyboardInterrupt as stop:
+    if isinstance(error, KeyboardInterrupt):
         if os.environ.get("RANK", "0") == "0":  # torchrun's other processes are interrupted too
-            print(str(stop) or "interrupted", file=sys.stderr)
+            print(str(error) or "interrupted", file=sys.stderr)
         return INTERRUPTED
-    except Exception as error:
-        place = _line_in_plugin(error)
-        if not place:
-            raise  # a bug of ours, which its traceback explains best
+    place = _line_in_plugin(error)
+    if place:
         from encapkeras.model.build import plain_text
 
         print(f"{place}: {type(error).__name__}: {plain_text(error)}", file=sys.stderr)
-        return EncapkerasError.exit_code
-    except SystemExit as stop:  # argparse ends so after --help, or after it printed what is wrong
-        return stop.code if isinstance(stop.code, int) else 2
+    elif isinstance(error, OSError):
+        print(_of_the_system(error), file=sys.stderr)
+    else:
+        return None
+    return EncapkerasError.exit_code
+
+
+def _of_the_system(error: OSError) -> str:
+    """Return what the operating system refuses, such as a name of 5,000 characters."""
+    name = f"'{cut(printable(str(error.filename)), LONGEST_NAME)}': " if error.filename else ""
+    return f"{name}{error.strerror or error}. {DEBUG} shows where this happened."
 
 
 def _line_in_plugin(error: Exception) -> str:
@@ -126,17 +167,26 @@ def _parse(words: list[str]) -> argparse.Namespace:
         prog="encapkeras", description="Capsule networks from spec files: train, measure, look inside."
     )
     parser.add_argument("--version", action="version", version=f"encapkeras {__version__}")
+    _add_debug(parser, False)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for name, (module, summary) in COMMANDS.items():
         command = commands.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.")
         command.set_defaults(run=module.run)
+        _add_debug(command, argparse.SUPPRESS)
         module.add_arguments(command)
     if words and not words[0].startswith("-") and words[0] not in COMMANDS:
         parser.error(f"'{words[0]}' is not a command. {suggest(words[0], COMMANDS)}")
     arguments, unknown = parser.parse_known_args(words)
+    if DEBUG in unknown:  # behind a part of a command, such as `bench step`
+        arguments.debug = True
+        unknown.remove(DEBUG)
     if unknown:
         hint = ""
         if hasattr(arguments, "overrides"):
             hint = ". Settings of the spec are changed with --set, for example --set train.epochs=3"
         parser.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
     return arguments
+
+
+def _add_debug(parser: argparse.ArgumentParser, default: object) -> None:
+    parser.add_argument(DEBUG, action="store_true", default=default, help="show where an error arose")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from encapkeras.cli.arguments.device import add_device
 from encapkeras.cli.arguments.spec_arguments import add_spec_arguments
+from encapkeras.cli.arguments.trained_run import add_data_root, named_run, open_folder
 from encapkeras.cli.terminal.spec_errors import print_problems
 from encapkeras.errors import ArgumentError
 
@@ -21,6 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--run-dir", metavar="DIR", help="folder for everything that the run writes (runs/NAME/DATE_TIME)"
     )
+    add_data_root(parser)
     add_device(parser)
     choice = parser.add_mutually_exclusive_group()
     choice.add_argument("--overwrite", action="store_true", help="replace the run that is already in the run folder")
@@ -34,11 +36,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Train the network of a spec, or resume its run."""
     from encapkeras.distribution import finish, initialize
-    from encapkeras.distribution.processes import propagate_errors
+    from encapkeras.distribution.processes import propagate_errors, run_on_first
     from encapkeras.training import train
     from encapkeras.training.train import LONGEST_WAIT
 
     processes = initialize(LONGEST_WAIT)
+    if arguments.resume is not None:
+        arguments.resume = run_on_first(lambda: named_run(arguments.resume))
     with propagate_errors():
         spec = _spec_of(arguments)
     if processes.is_first:
@@ -53,16 +57,15 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _spec_of(arguments: argparse.Namespace) -> Spec:
     from encapkeras.spec.load import load_spec
-    from encapkeras.training.run.run_folder import RunFolder
 
     if arguments.spec is None and arguments.resume is None:
         raise ArgumentError("train needs a spec: a file, or the name of one that `encapkeras specs` lists")
-    if arguments.resume is not None and arguments.run_dir not in (None, arguments.resume):
+    if arguments.resume is not None and arguments.run_dir is not None and Path(arguments.run_dir) != arguments.resume:
         raise ArgumentError("--resume already names the run folder: leave out --run-dir")
-    source = arguments.spec
-    if source is None:
-        folder = RunFolder(arguments.resume)
-        folder.check_run()
-        folder.check_plugins()
-        source = Path(folder.spec)
-    return load_spec(source, overrides=arguments.overrides)
+    if arguments.spec is None:
+        return open_folder(arguments.resume, arguments.data_root, arguments.overrides)[1]
+    if arguments.data_root is not None:
+        raise ArgumentError(
+            "--data-root belongs to --resume without a spec. Of a spec, set the place: --set data.root=DIR"
+        )
+    return load_spec(arguments.spec, overrides=arguments.overrides)

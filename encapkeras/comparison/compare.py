@@ -11,6 +11,7 @@ seed_0/NAME/       the run folder of network NAME with seed 0; its event files h
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,20 +23,20 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from encapkeras.comparison.folder import check_folder, check_none_is_lost, reusable, table_file
+from encapkeras.comparison.folder import check_folder, check_none_is_lost, difference_of_run, reusable, table_file
 from encapkeras.comparison.hparams import write_hparams
 from encapkeras.comparison.plan import Plan, Planned, check_arguments, make_plan
 from encapkeras.comparison.plot import plot_comparison
 from encapkeras.comparison.result import Comparison, Run
 from encapkeras.data import load
-from encapkeras.errors import EncapkerasError, RunFolderError
+from encapkeras.errors import DataError, EncapkerasError, RunFolderError, printable
 from encapkeras.files import replacing, writing
 from encapkeras.spec.load import Source
 from encapkeras.training.held_interrupt import defer_ctrl_c
 from encapkeras.training.memory.out_of_memory import explain_out_of_memory
+from encapkeras.training.run.identity import check_images
 from encapkeras.training.run.resume_state import StateFiles
 from encapkeras.training.run.run_folder import RunFolder, trained_on
-from encapkeras.training.run.start import spec_of_run
 from encapkeras.training.train import train
 
 _METRICS = ("test\naccuracy", "test\nerror %", "validation\naccuracy", "parameters", "images/s", "seconds", "peak\nMiB")
@@ -73,10 +74,11 @@ def compare(
         KeyboardInterrupt: Ctrl-C; its text says what is kept.
     """
     check_arguments(sources, seeds, overrides)
-    path = Path(run_dir) if run_dir is not None else RunFolder.default("compare").path
-    check_folder(path, resume)
-    plan = make_plan(sources, seeds, overrides, path)
-    comparison = _begin(plan, path, resume)
+    with RunFolder.claimed("compare") if run_dir is None else contextlib.nullcontext(RunFolder(run_dir)) as folder:
+        path = folder.path
+        check_folder(path, resume)
+        plan = make_plan(sources, seeds, overrides, path)
+        comparison = _begin(plan, path, resume)
     console = Console(soft_wrap=True, width=_WIDEST)
     _print(console, f"{len(plan.trainings)} runs in {path}")
     try:
@@ -94,8 +96,10 @@ def _begin(plan: Plan, path: Path, resume: bool) -> Comparison:
     """Find the runs to reuse, check the data, and write the first table."""
     if resume:
         check_none_is_lost(plan.trainings, path)
-    reused = [_ended(planned, results, reused=True) for planned, results in reusable(plan.trainings)] if resume else []
-    _check_data(plan.trainings)
+    finished = reusable(plan.trainings) if resume else []
+    kept = [planned for planned, _ in finished] + [each for each in plan.trainings if resume and _was_cut_short(each)]
+    _check_data(plan.trainings, kept)
+    reused = [_ended(planned, results, reused=True) for planned, results in finished]
     comparison = Comparison(plan.networks, plan.seeds, reused)
     _write(comparison, path)
     return comparison
@@ -115,12 +119,15 @@ def _run(plan: Plan, comparison: Comparison, path: Path, resume: bool, console: 
             write_hparams(comparison.runs[-1], comparison)
 
 
-def _check_data(trainings: Sequence[Planned]) -> None:
-    """Read each data set once: download what is missing, find what is damaged."""
-    for spec in {repr(planned.spec.data): planned.spec for planned in trainings}.values():
+def _check_data(trainings: Sequence[Planned], kept: Sequence[Planned]) -> None:
+    """Read each data set once: download what is missing, find what is damaged, or what runs that are kept had not."""
+    for data, spec in {repr(planned.spec.data): planned.spec for planned in trainings}.items():
         if spec.data:
             with explain_out_of_memory():
-                load(spec.data, seed=spec.train.seed)
+                images = load(spec.data, seed=spec.train.seed).fingerprint
+            for planned in kept:
+                if repr(planned.spec.data) == data:
+                    check_images(planned.folder, images)
 
 
 def _trained(planned: Planned, replace: bool, console: Console) -> Run:
@@ -140,8 +147,8 @@ def _was_cut_short(planned: Planned) -> bool:
     if not folder.was_begun() or folder.results.exists() or StateFiles(folder.resume).position() is None:
         return False
     try:
-        return bool(spec_of_run(folder) == planned.spec)
-    except RunFolderError:
+        return not difference_of_run(planned)
+    except (RunFolderError, DataError):
         return False
 
 
@@ -180,11 +187,11 @@ def _print_table(console: Console, comparison: Comparison, path: Path) -> None:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     swept = list(comparison.swept().values())
     for heading in ("spec", *swept, "runs"):
-        table.add_column(Text(heading), justify="right" if heading in swept else "left")
+        table.add_column(Text(printable(heading)), justify="right" if heading in swept else "left")
     for heading in _METRICS:
         table.add_column(heading, justify="right")
     for row in comparison.rows():
-        cells = [Text(cell) for cell in comparison.cells(row).values()]
+        cells = [Text(printable(cell)) for cell in comparison.cells(row).values()]
         before, figures = cells[: len(swept) + 2], cells[len(swept) + 2 :]
         test, test_range, error, validation, validation_range, *rest = figures
         table.add_row(*before, _below(test, test_range), error, _below(validation, validation_range), *rest)
@@ -199,4 +206,4 @@ def _below(mean: Text, lowest_and_highest: Text) -> Text:
 
 
 def _print(console: Console, text: str) -> None:
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
+    console.print(printable(text, keep="\n"), markup=False, highlight=False, soft_wrap=True)

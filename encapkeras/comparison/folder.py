@@ -10,8 +10,8 @@ from encapkeras.comparison.plan import Planned
 from encapkeras.errors import RunFolderError
 from encapkeras.files import read_json
 from encapkeras.text import listed
+from encapkeras.training.run.identity import first_difference, same_places, spec_of_run, without_places
 from encapkeras.training.run.run_folder import RunFolder, check_no_link
-from encapkeras.training.run.start import first_difference, spec_of_run
 
 _METRICS = ("test_accuracy", "validation_accuracy", "parameters", "images_per_second", "seconds", "peak_memory_mib")
 
@@ -74,18 +74,23 @@ def reusable(plan: Sequence[Planned]) -> list[tuple[Planned, Mapping[str, Any]]]
         if results is None:
             planned.folder.check_free(overwrite=True)
             continue
-        there = spec_of_run(planned.folder)
-        if there == planned.spec:
+        difference = difference_of_run(planned)
+        if not difference:
             runs.append((planned, results))
         else:
-            difference = first_difference(there.resolved, planned.spec.resolved)
             foreign.append(f"\n    {planned.folder.path}: {difference}")
     if foreign:
         raise RunFolderError(
             "finished runs of other specs, or with other values of --set, are neither reused nor replaced; begin a new "
-            f"comparison with --run-dir, or remove them:{''.join(foreign)}"
+            f"comparison with --run-dir:{''.join(foreign)}"
         )
     return runs
+
+
+def difference_of_run(planned: Planned) -> str:
+    """Return how the spec of a run in the folder differs from the planned one; where its data are does not count."""
+    there = spec_of_run(planned.folder, same_places(planned.folder, planned.spec))
+    return first_difference(without_places(there.resolved), without_places(planned.spec.resolved))
 
 
 def _complete_results(folder: RunFolder) -> dict[str, Any] | None:

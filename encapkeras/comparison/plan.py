@@ -17,7 +17,7 @@ from encapkeras.errors import ArgumentError, EncapkerasError, Problem, SpecError
 from encapkeras.model.examine import examine_spec
 from encapkeras.model.spec_model import build_model
 from encapkeras.spec.load import Source, load_spec
-from encapkeras.spec.parse import load_value
+from encapkeras.spec.parse import load_override
 from encapkeras.spec.spec import Spec
 from encapkeras.spec.sweep import Variant
 from encapkeras.training.check import check_settings
@@ -93,7 +93,7 @@ def _sets_the_seed(override: str) -> bool:
     path, _, value = override.partition("=")
     if path.strip() != "train":
         return path.strip() == "train.seed"
-    section = load_value(value, "--set", "train").value
+    section = load_override(value, "train").value
     return isinstance(section, dict) and "seed" in section
 
 

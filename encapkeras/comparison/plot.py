@@ -6,7 +6,7 @@ import csv
 from collections.abc import Mapping
 from typing import Any
 
-from matplotlib import colormaps, rc_context
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
@@ -14,6 +14,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from encapkeras.analysis.plots import STYLE
 from encapkeras.comparison.result import Comparison, Row, Run
+from encapkeras.text import drawing, in_figure
 from encapkeras.training.run.run_folder import RunFolder
 
 MOST_NAMED = 20  # networks in the legend
@@ -26,7 +27,7 @@ def plot_comparison(comparison: Comparison) -> Figure | None:
     if not rows:
         return None
     colors = _colors(len(rows))
-    with rc_context(STYLE):
+    with drawing(STYLE):
         legend_rows = -(-min(len(rows), MOST_NAMED) // 3)
         figure = Figure(figsize=(10, 4.2 + 0.2 * legend_rows), layout="constrained")
         over_time, over_size = figure.subplots(1, 2)
@@ -64,7 +65,8 @@ def _draw_point(axes: Axes, row: Row, color: str) -> None:
     if spread is None or row.parameters is None:
         return
     bar = [[spread.mean - spread.lowest], [spread.highest - spread.mean]]
-    axes.errorbar(row.parameters, spread.mean, bar, color=color, marker="o", capsize=3, label=row.network.label)
+    name = in_figure(row.network.label)
+    axes.errorbar(row.parameters, spread.mean, bar, color=color, marker="o", capsize=3, label=name)
 
 
 def _label(axes: Axes, across: str, title: str) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 from encapkeras.comparison.statistics import CONFIDENCE, Difference, Spread, counted
 from encapkeras.data import DataSettings
 from encapkeras.spec.sweep import short_paths, value_text
+from encapkeras.text import in_markdown
 
 _EFFECTS = {
     "validation": "they are not trained on the same images, and validation accuracies are not comparable",
@@ -271,9 +272,10 @@ class Comparison:
     def as_markdown(self) -> str:
         """Return the table and its notes."""
         rows = [self.cells(row) for row in self.rows()]
-        lines = ["| " + " | ".join(rows[0]) + " |", "|" + "---|" * len(rows[0])]
-        lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row.values()) + " |" for row in rows]
-        notes = [note.replace("\n", "\n  ") for note in self.notes()]
+        headings, *cells = [[in_markdown(cell) for cell in row] for row in (rows[0], *(row.values() for row in rows))]
+        lines = [f"| {' | '.join(headings)} |", "|" + "---|" * len(headings)]
+        lines += [f"| {' | '.join(row)} |" for row in cells]
+        notes = [in_markdown(note).replace("\n", "\n  ") for note in self.notes()]
         return "\n".join([*lines, "", *(f"- {note}" for note in notes)]) + "\n"
 
     def as_json(self) -> str:

@@ -13,8 +13,9 @@ from typing import Annotated, Any, ClassVar, TypeVar
 import numpy.typing as npt
 
 from encapkeras.data.image_files import ImageFiles
-from encapkeras.errors import RegistrationError
+from encapkeras.errors import DataError, RegistrationError, printable
 from encapkeras.registry import Registry
+from encapkeras.text import is_utf8
 
 Array = npt.NDArray[Any]
 ReaderClass = TypeVar("ReaderClass", bound="type[DatasetReader]")
@@ -46,6 +47,9 @@ class DatasetInfo:
         class_names: The name of each class, in the order of the labels.
         train_images: Number of images for training and validation; None if not known before reading.
         validation_images: Number of images in the data set's own validation part; None if it has none.
+
+    Raises:
+        DataError: The name of a class is not valid Unicode, as that of a folder may be.
     """
 
     height: int
@@ -55,6 +59,11 @@ class DatasetInfo:
     class_names: tuple[str, ...]
     train_images: int | None = None
     validation_images: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in self.class_names:
+            if not is_utf8(name):
+                raise DataError(f"the name of class '{printable(name)}' is not UTF-8; rename it, or its folder")
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor
 from encapkeras.data import augment
 from encapkeras.data.batches import Batches
 from encapkeras.data.checks import layout_hint, range_hint
+from encapkeras.data.fingerprint import Fingerprint, fingerprint
 from encapkeras.data.image_files import ImageFiles
 from encapkeras.data.registry import Array, DatasetInfo, DatasetReader, ImageArrays
 from encapkeras.data.settings import AugmentSettings, DataSettings
@@ -36,18 +37,20 @@ class DataSplits:
         validation: The held-out part of the training images, or the data set's own validation part, in its own order,
             not augmented; None if there is none.
         test: In its own order, not augmented.
+        fingerprint: Of all images as read, by which `train` and others see whether they are the same later.
     """
 
     info: DatasetInfo
     train: Batches
     validation: Batches | None
     test: Batches
+    fingerprint: Fingerprint = field(default_factory=dict)
 
     def only_part(self, process: int, processes: int) -> DataSplits:
         """Return the same splits for one of several processes, which makes only its part of each batch."""
         train, test = (batches.only_part(process, processes) for batches in (self.train, self.test))
         validation = self.validation.only_part(process, processes) if self.validation else None
-        return DataSplits(self.info, train, validation, test)
+        return replace(self, train=train, validation=validation, test=test)
 
 
 def describe(settings: DataSettings) -> DatasetInfo:
@@ -112,6 +115,7 @@ def load(settings: DataSettings, *, seed: int) -> DataSplits:
         train=make(train, settings.augment, seed),
         validation=make(validation) if len(validation[1]) else None,
         test=make(test),
+        fingerprint=fingerprint(info.class_names, arrays),
     )
 
 

@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from encapkeras.errors import DataError
+from encapkeras.errors import DataError, environment_number
 from encapkeras.torch_internals import end_workers
 
 Key = TypeVar("Key")
@@ -27,7 +27,7 @@ _RUNNING: set[Any] = set()  # keeps those that nothing else refers to, so that t
 def default_workers() -> int:
     """Return how many processor cores this process may use, at most 8; processes of torchrun share them."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    sharing = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    sharing = max(1, environment_number("LOCAL_WORLD_SIZE", 1))
     return min(max(1, allowed // sharing), MOST_BY_DEFAULT)
 
 

@@ -21,7 +21,7 @@ from torch.distributed import PrefixStore, Store  # type: ignore[attr-defined]
 from torch.distributed.rendezvous import rendezvous
 
 from encapkeras.distribution.attempt import agree_on_attempt
-from encapkeras.errors import ArgumentError, DistributionError, EncapkerasError
+from encapkeras.errors import ArgumentError, DistributionError, EncapkerasError, environment_number
 from encapkeras.torch_internals import launcher_keeps_store, launcher_restarts
 
 TIMEOUT = 600.0  # as torch's own with NCCL, and as long as torchrun waits for a machine
@@ -80,10 +80,12 @@ def initialize(timeout: float = TIMEOUT) -> Processes:
         return connected()
     if not distributed.is_torchelastic_launched() and "WORLD_SIZE" not in os.environ:
         return Processes(0, 1)
+    for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_PORT"):
+        environment_number(name, 0)
     # As Keras chooses its device; a tensor of Keras would take memory of the first GPU in every process.
     on_gpu = torch.cuda.is_available() and os.environ.get("KERAS_TORCH_DEVICE", "cuda").startswith("cuda")
     if on_gpu:
-        _take_gpu(int(os.environ.get("LOCAL_RANK", "0")))
+        _take_gpu(environment_number("LOCAL_RANK", 0))
     patience = timedelta(seconds=timeout)
     try:
         store, rank, count = next(rendezvous("env://", timeout=patience))

@@ -67,7 +67,7 @@ def export_model(model: keras.Model, output: str | Path, form: str) -> None:
 
 
 def _write_program(model: keras.Model, file: Path, form: str) -> None:
-    names = json.dumps(list(getattr(model, "class_names", ())), ensure_ascii=False)
+    names = json.dumps(list(getattr(model, "class_names", ())))
     if form == "torch":
         content = io.BytesIO()  # torch itself raises all sorts of errors where a disk is full
         torch.export.save(_program(model), content, extra_files={CLASS_NAMES: names})

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from encapkeras.errors import SpecError, suggest
-from encapkeras.spec.parse import DEEPEST, ENDINGS, load_file, load_value
+from encapkeras.spec.parse import DEEPEST, ENDINGS, load_file, load_override
 from encapkeras.spec.renamed import with_new_names
 from encapkeras.spec.report import Report
 from encapkeras.spec.tree import FAILED, Tree, child_path
@@ -117,7 +117,7 @@ class Inheritance:
             text = "leaves the folder of the spec; name a file in it, below it, or among the bundled specs"
             self._report.add(name, f"'{name.value}' {text}")
             return None
-        text = f"there is no file '{name.value}', here or among the bundled specs. {self._near(beside)}"
+        text = f"file '{name.value}' not found, neither here nor among the bundled specs. {self._near(beside)}"
         self._report.add(name, text)
         return None
 
@@ -175,7 +175,7 @@ def _parsed(text: str, report: Report) -> Change | None:
         report.add(Tree(None, "--set", 0, 0, path), problem)
         return None
     try:
-        return Change(path, load_value(value, "--set", path))
+        return Change(path, load_override(value, path))
     except SpecError as error:
         report.take(error.problems)
         return None

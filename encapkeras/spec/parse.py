@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ DEEPEST = 64  # maps and lists inside one another; each level is a call
 LONGEST_NUMBER = 400
 LONGEST_KEY = 1000
 LONGEST_TEXT = 10_000
+LONGEST_QUOTED = 200  # of a text that an error shows how to quote
 
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _QUOTED = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"|\'[^\']*+\'', re.DOTALL)
@@ -102,7 +104,7 @@ def comments(text: str, *, is_json: bool) -> list[str]:
 
 
 def load_value(text: str, shown: str, path: str) -> Tree:
-    """Read one value in YAML, such as the right side of a `--set`; its only place is `shown`."""
+    """Read one value in YAML; its only place is `shown`."""
     report = Report()
     try:
         tree = _read(text, shown, report)
@@ -110,6 +112,34 @@ def load_value(text: str, shown: str, path: str) -> Tree:
     except SpecError as error:
         raise SpecError([Problem(shown, 0, 0, path, problem.message) for problem in error.problems]) from None
     return load_data(tree.plain(), shown, path)
+
+
+def load_override(text: str, path: str) -> Tree:
+    """Read the right side of a `--set`, of which YAML may not drop a part; errors say how to quote it."""
+    try:
+        tree = load_value(text, "--set", path)
+        _refuse_loss(text, tree)
+        return tree
+    except SpecError as error:
+        quoted = shlex.quote(f"{path}={json.dumps(text, ensure_ascii=False)}")
+        advice = f". If it is a text, quote it: --set {quoted}" if len(text) <= LONGEST_QUOTED else ""
+        messages = [problem.message.removesuffix(".") + advice for problem in error.problems]
+        raise SpecError([Problem("--set", 0, 0, path, message) for message in messages]) from None
+
+
+def _refuse_loss(text: str, tree: Tree) -> None:
+    """Raise an error if YAML drops a part of a text, which from the command line is never meant."""
+    comment = next(iter(comments(text, is_json=False)), "")
+    plain = text.lstrip(" ")
+    if comment:
+        lost = f"'{comment}' would be dropped: in YAML it is a comment"
+    elif isinstance(tree.value, str) and plain[:1] not in "\"'|>" and tree.value != plain:
+        lost = f"'{plain}' would be changed to '{tree.value}': YAML drops blanks and line ends"
+    elif tree.value is None and plain.strip() not in _NAMED:
+        lost = f"'{plain}' would be dropped: in YAML it is a mark between documents"
+    else:
+        return
+    raise _error("--set", 0, 0, lost)
 
 
 def load_data(data: Any, shown: str, path: str = "", depth: int = 0) -> Tree:

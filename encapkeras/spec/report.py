@@ -37,6 +37,8 @@ class Report:
         """Add an error, which may show another `path` and the `trace` of shapes; raise all once there are too many."""
         if at.guessed:
             return
+        if at.file == "--set" and "must be a string" in message:
+            message += f". A text that YAML reads as something else needs quotes: --set '{at.path}=\"...\"'"
         place = (at.file, at.line, at.column, at.path if path is None else path)
         problem = Problem(*place, f"{message} ({at.origin})" if at.origin else message)
         if at.origin and not trace:

@@ -33,7 +33,7 @@ def read_settings(checker: Checker, tree: Tree, report: Report) -> Any:
 def read_data(section: Tree, report: Report) -> tuple[DataSettings | None, DatasetInfo | None]:
     """Return the settings of `data` and the description of the data set; None for what an error leaves unknown."""
     absolute = _with_absolute_paths(section)
-    settings: DataSettings | None = read_settings(_DATA, absolute, report)
+    settings: DataSettings | None = read_settings(_DATA, section, report) and _converted(_DATA, absolute)
     images = settings or _settings_of_images(absolute)
     try:
         with warnings.catch_warnings(record=True) as caught:

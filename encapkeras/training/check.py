@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
 from encapkeras.data import DataSettings
-from encapkeras.distribution.processes import connected, restarts_lose_state
-from encapkeras.errors import ArgumentError, TrainingError
+from encapkeras.data.fingerprint import Fingerprint, data_differences
+from encapkeras.distribution.processes import broadcast, connected, propagate_errors, restarts_lose_state
+from encapkeras.errors import ArgumentError, DistributionError, TrainingError
 from encapkeras.functional.torch_support.optional_compile import check_compiler
 from encapkeras.spec.train_settings import TrainSettings
 from encapkeras.training.measure import data_of
+from encapkeras.training.run.identity import first_difference, without_places
 
 if TYPE_CHECKING:
     from encapkeras.spec.spec import Spec
+
+_Value = TypeVar("_Value")
 
 
 def check_options(spec: Spec, run_dir: str | Path | None, overwrite: bool, resume: bool) -> None:
@@ -42,6 +47,26 @@ def check_options(spec: Spec, run_dir: str | Path | None, overwrite: bool, resum
             f"data.batch_size is that of all processes together, and {batch} images cannot be divided equally among "
             f"{count}. Set it to {sizes}, or start one of {dividing} processes."
         )
+
+
+def check_same_spec(spec: Spec) -> None:
+    """Check that all processes were started with the same spec; where the data are on each machine may differ."""
+    own = without_places(spec.resolved)
+    _check_same(lambda first: first_difference(first, own), own, "another spec than the first")
+
+
+def check_same_images(own: Fingerprint) -> None:
+    """Check that all processes read the same images."""
+    _check_same(lambda first: data_differences(first, own), own, "other images than the first")
+
+
+def _check_same(difference_from: Callable[[_Value], str], own: _Value, what: str) -> None:
+    first = broadcast(own)
+    with propagate_errors():
+        difference = difference_from(first)
+        if difference:
+            rank, count = connected().rank, connected().count
+            raise DistributionError(f"process {rank} of {count} (here) has {what} (there): {difference}")
 
 
 def check_settings(spec: Spec) -> DataSettings:

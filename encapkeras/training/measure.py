@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import keras
 
 from encapkeras.data import Batches, DatasetInfo, DataSettings
+from encapkeras.data.fingerprint import class_differences, classes_moved
 from encapkeras.errors import TrainingError
 from encapkeras.model.load_model import load_model
 from encapkeras.model.spec_model import SpecModel
@@ -50,6 +51,12 @@ def check_fits(model: keras.Model, info: DatasetInfo) -> None:
         raise TrainingError(
             f"output '{model.output_names[0]}' of '{model.name}' has shape {scores}; it must be ({info.classes},), one "
             "score per class of the data set"
+        )
+    if model.class_names and classes_moved(model.class_names, info.class_names):
+        raise TrainingError(
+            f"the classes of '{model.name}' (there) are not those of the data set (here), so its outputs mean other "
+            f"classes: {class_differences(model.class_names, info.class_names)}. Give the classes the names that they "
+            "had."
         )
 
 

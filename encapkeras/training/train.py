@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +25,7 @@ from encapkeras.distribution.processes import (
     report_lost_processes,
     run_on_first,
 )
-from encapkeras.errors import TrainingError
+from encapkeras.errors import RunFolderError, TrainingError, printable
 from encapkeras.files import write_json
 from encapkeras.functional.torch_support.optional_compile import enable_compile
 from encapkeras.model.load_model import load_model
@@ -32,12 +34,20 @@ from encapkeras.plugins import used_plugins
 from encapkeras.summary.node_table import parameters
 from encapkeras.training import callbacks
 from encapkeras.training.analysis_images import sample_images
-from encapkeras.training.check import check_device, check_options, check_settings
+from encapkeras.training.check import (
+    check_device,
+    check_options,
+    check_same_images,
+    check_same_spec,
+    check_settings,
+)
 from encapkeras.training.measure import check_fits, compile_with_losses, measure_metrics
 from encapkeras.training.memory.advice import advice_for_training
 from encapkeras.training.memory.out_of_memory import explain_out_of_memory
 from encapkeras.training.memory.peak_memory import PeakMemory
 from encapkeras.training.optimizer.make_optimizer import ConstantRate, has_schedule, make_optimizer
+from encapkeras.training.run.identity import check_checkpoint, check_images, check_state, noted_images
+from encapkeras.training.run.known_runs import newest_unfinished
 from encapkeras.training.run.resume_state import StateFiles, check_model_state
 from encapkeras.training.run.run_folder import RunFolder, describe_environment, on_device
 from encapkeras.training.run.start import LaunchedRun, Start, decide_start, numeric_differences
@@ -89,8 +99,7 @@ def train(
             _say(f"run {start.path} is finished already")
             return start.results
         memory = PeakMemory()
-        folder = RunFolder(start.path)
-        with contextlib.closing(folder.lock):
+        with _claimed(spec, start) as folder, contextlib.closing(folder.lock):
             run = _open_run(spec, start, launched, folder)
             with report_lost_processes(), run.explain_errors(), enable_compile(spec.train.compile):
                 trained = _train_epochs(run)
@@ -121,9 +130,13 @@ class _Run:
         try:
             with explain_out_of_memory(advice_for_training(self.model, self.folder.path)):
                 yield
-        except (KeyboardInterrupt, TrainingError) as stop:
+        except (KeyboardInterrupt, TrainingError, RunFolderError) as stop:
             text = (str(stop) or "interrupted").removesuffix(".")
-            raise type(stop)(f"{text}. {self._saved_weights()}") from None
+            raise type(stop)(f"{text}. {self._saved_weights()} {self._how_to_continue()}") from None
+        except SystemExit:  # SIGTERM, or another process has ended
+            if connected().is_first:
+                print(self._how_to_continue(), file=sys.stderr)
+            raise
 
     def _saved_weights(self) -> str:
         last, best = self.checkpoints.last_epoch, self.checkpoints.best_epoch
@@ -134,11 +147,33 @@ class _Run:
         saved = f"The weights after epoch {last} are saved in {self.folder.last}"
         return f"{saved}, those of the best epoch, {best}, in {self.folder.best}." if best else f"{saved}."
 
+    def _how_to_continue(self) -> str:
+        launcher = ", started with torchrun as before" if connected().count > 1 else ""
+        return f"Continue with: {self.folder.resume_command}{launcher}"
+
 
 def _check(spec: Spec, launched: LaunchedRun, run_dir: str | Path | None, overwrite: bool, resume: bool) -> Start:
     """Check all that needs neither network nor data, and decide whether a run starts or resumes."""
+    check_same_spec(spec)
     check_options(spec, run_dir, overwrite, resume)
     return run_on_first(lambda: decide_start(spec, launched, run_dir, overwrite, resume))
+
+
+@contextlib.contextmanager
+def _claimed(spec: Spec, start: Start) -> Iterator[RunFolder]:
+    """Give the run's folder; by default the first process makes it at once, so that no other training takes it."""
+    with contextlib.ExitStack() as unless_used:
+        path = start.path
+        if path is None:
+            _say_of_unfinished(spec.name)
+            path = run_on_first(lambda: unless_used.enter_context(RunFolder.claimed(spec.name)).path)
+        yield RunFolder(path)
+
+
+def _say_of_unfinished(name: str) -> None:
+    newest = newest_unfinished(name) if connected().is_first else None
+    if newest:
+        _say(f"an unfinished run of '{name}' is in {newest.path}. Continue that with: {newest.resume_command}")
 
 
 def _open_run(spec: Spec, start: Start, launched: LaunchedRun, folder: RunFolder) -> _Run:
@@ -157,7 +192,7 @@ def _open_run(spec: Spec, start: Start, launched: LaunchedRun, folder: RunFolder
     device = _device_of(model)
     gpu = f" ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else ""
     environment = describe_environment(f"{device}{gpu}", spec.train.seed, connected().count)
-    run_on_first(lambda: _write_start(run, start, launched, environment))
+    run.checkpoints.run = run_on_first(lambda: _write_start(run, start, launched, environment))
     _introduce(run, environment)
     return run
 
@@ -169,26 +204,36 @@ def _load_data(spec: Spec) -> DataSplits:
         with propagate_errors(), explain_out_of_memory():
             if is_first_here == turn:
                 splits = load(check_settings(spec), seed=spec.train.seed)
+    check_same_images(splits.fingerprint)
     return splits
 
 
-def _write_start(run: _Run, start: Start, launched: LaunchedRun, environment: dict[str, Any]) -> None:
-    """Make the run folder, or note in it that the run is resumed."""
-    folder, resolved = run.folder, run.spec.resolved
+def _write_start(run: _Run, start: Start, launched: LaunchedRun, environment: dict[str, Any]) -> str | None:
+    """Make the run folder, or note in it that the run is resumed; return the run's name, None of an older version."""
+    folder, resolved, images = run.folder, run.spec.resolved, run.splits.fingerprint
     if not start.resumes:
+        name: str | None = secrets.token_hex(8)
         launched.makes(folder)
         needed_bytes = _bytes_of_weights(run) + SMALL_FILES
+        environment = {**environment, "run": name, "data": images}
         folder.create(resolved, environment, start.overwrite, needed_bytes, used_plugins(resolved))
     else:
         folder.hold()
-        newest = StateFiles(folder.resume).newest()
+        newest, started = StateFiles(folder.resume).newest(), folder.read_environment()
+        name = str(started["run"]) if "run" in started else None
         if newest:  # before anything in the folder changes
+            check_state(folder, *newest)
             check_model_state(run.model, newest[1]["model"])
+        check_images(folder, images)
         changes = [f"changed since the run was started: {change}" for change in start.changes]
-        _say(*changes, *numeric_differences(folder.read_environment(), environment))
+        _say(*changes, *numeric_differences(started, environment))
+        if not noted_images(started):
+            environment = {**environment, "data": images}
+            _say("the run has no note of its images, so it is unknown whether they are still the same")
         _say(f"resumes at {StateFiles(folder.resume).position()}")
         run.note_start = lambda: folder.note_resumption(resolved, environment, start.changes)
     launched.made(folder)
+    return name
 
 
 def _bytes_of_weights(run: _Run) -> int:
@@ -288,7 +333,12 @@ def _closing(in_order: Sequence[keras.callbacks.Callback]) -> Iterator[None]:
 def _test(run: _Run) -> dict[str, float]:
     with propagate_errors():
         validated = run.splits.validation is not None
-        best = load_model(run.folder.chosen(validated)) if connected().is_first else build_model(run.spec)
+        if connected().is_first:
+            chosen = run.folder.chosen(validated)
+            check_checkpoint(run.folder, chosen)
+            best = load_model(chosen)
+        else:
+            best = build_model(run.spec)
         compile_with_losses(best)
     found = measure_metrics(run.strategy.attach(best), run.own_splits.test)
     return {"test_accuracy": found["accuracy"], "test_loss": found["loss"]}
@@ -305,12 +355,12 @@ def _close(run: _Run, results: dict[str, Any]) -> dict[str, Any]:
 
 def _console() -> Console:
     """Where the first of the processes prints; the others are quiet."""
-    return Console(quiet=not connected().is_first)
+    return Console(file=sys.stdout, quiet=not connected().is_first)  # named, as a progress bar stands in for it
 
 
 def _say(*lines: str) -> None:
     if lines:
-        _console().print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
+        _console().print(printable("\n".join(lines), keep="\n"), markup=False, highlight=False, soft_wrap=True)
 
 
 def _device_of(model: SpecModel) -> torch.device:

@@ -200,3 +200,11 @@ def test_a_named_pipe_is_no_image(run, images, capsys):
     os.mkfifo(images / "pipe.png")
     assert main(["predict", str(run), str(images)]) == 2
     assert "pipe.png cannot be read as an image: not a regular file" in capsys.readouterr().err
+
+
+def test_images_that_are_all_nearly_black_are_said(run, images, tmp_path, capsys):
+    with Image.open(images / "03.png") as gray:
+        Image.fromarray(np.asarray(gray).astype(np.uint16) * 16).save(tmp_path / "dark.png")
+    with pytest.warns(UserWarning, match="which is nearly black"):
+        predicted(capsys, run, tmp_path / "dark.png")
+    assert len(predicted(capsys, run, tmp_path / "dark.png", images)["images"]) == 13

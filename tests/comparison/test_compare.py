@@ -12,7 +12,7 @@ from support.warm import warm_python
 from encapkeras.comparison.compare import compare
 from encapkeras.errors import ArgumentError, EncapkerasError, RunFolderError, SpecError, TrainingError
 from encapkeras.spec.load import load_spec
-from encapkeras.training.run.run_folder import on_device
+from encapkeras.training.run.run_folder import RunFolder, on_device
 
 MODULE = importlib.import_module("encapkeras.comparison.compare")  # the package has the function under this name
 
@@ -121,7 +121,7 @@ def test_specs_of_the_same_name_have_their_own_folders(trainings, tmp_path):
     comparison = compare([ONE, {**TWO, "name": "one"}, {**TWO, "name": "One"}], [0], run_dir=tmp_path / "new")
     assert [network.label for network in comparison.networks] == ["one", "one-2", "One-3"]
     assert len({run.folder for run in comparison.runs}) == 3
-    assert "one-2 is <dict>" in comparison.as_markdown()
+    assert "one-2 is &lt;dict&gt;" in comparison.as_markdown()
 
 
 def test_overrides_are_for_all(trainings, tmp_path):
@@ -368,3 +368,22 @@ def test_the_default_folder(tmp_path, monkeypatch, trainings):
     compare([ONE], [0])
     (made,) = (tmp_path / "runs" / "compare").iterdir()
     assert (made / "comparison.md").is_file()
+
+
+def test_comparisons_that_start_in_the_same_second_have_a_folder_each(tmp_path, monkeypatch, trainings):
+    monkeypatch.chdir(tmp_path)
+    free, first = RunFolder.default, RunFolder.default("compare")
+    names = [first]  # what both see before one of them makes it
+    monkeypatch.setattr(RunFolder, "default", lambda name: names.pop() if names else free(name))
+    first.path.mkdir(parents=True)
+    compare([ONE], [0])
+    assert list(first.path.iterdir()) == []
+    [table] = tmp_path.glob("runs/compare/*/comparison.json")
+    assert table.parent != tmp_path / first.path
+
+
+def test_a_comparison_that_is_refused_leaves_no_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SpecError):
+        compare([{**ONE, "losses": {"no": {"loss": "margin"}}}])
+    assert list(tmp_path.iterdir()) == []

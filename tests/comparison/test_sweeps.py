@@ -121,7 +121,7 @@ def test_specs_with_and_without_a_sweep_are_mixed(trainings, tmp_path):
     assert [n.label for n in comparison.networks] == ["tiny", "Tiny-2 units=8", "c", "c learning_rate=0.5"]
     rows = [list(comparison.cells(row).values())[:3] for row in comparison.rows()]
     assert rows == [["tiny", "-", "-"], ["Tiny-2", "8", "-"], ["c", "-", "0.01"], ["c", "-", "0.5"]]
-    assert "Tiny-2 units=8 is <dict>" in comparison.as_markdown()
+    assert "Tiny-2 units=8 is &lt;dict&gt;" in comparison.as_markdown()
 
 
 def test_labels_and_folders_are_distinct_whatever_the_values(trainings, tmp_path):

@@ -271,3 +271,44 @@ def test_a_run_is_not_replaced_where_one_process_refuses_to_start(tmp_path):
     said = ran(2, path, "--run-dir", run, "--overwrite", code=2, script=script)
     assert said.stderr.count("no room here") == 1
     assert {file: file.read_bytes() for file in run.rglob("*") if file.is_file()} == before
+
+
+DIFFERS_IN_THE_SECOND = """
+import os
+import sys
+
+from encapkeras.cli.main import main
+
+words = ["--set", sys.argv[1]] if os.environ.get("RANK") == "1" else []
+sys.exit(main(["train", *sys.argv[2:], *words]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("train.optimizer.learning_rate=0.2", "train.optimizer.learning_rate is 0.1 there and 0.2 here"),
+        ("model.nodes.hidden.units=16", "model.nodes.hidden.units is 32 there and 16 here"),
+    ],
+)
+@pytest.mark.slow
+def test_processes_with_another_spec_are_refused(tmp_path, change, said):
+    path, script = write_spec(tmp_path, without_dropout(epochs=1)), tmp_path / "differs.py"
+    script.write_text(DIFFERS_IN_THE_SECOND)
+    done = ran(2, change, path, "--run-dir", tmp_path / "run", code=2, script=script)
+    assert done.stderr.count(f"process 1 of 2 (here) has another spec than the first (there): {said}") == 1
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_processes_with_other_images_are_refused(tmp_path):
+    for rank in (0, 1):
+        write_image_folder(tmp_path / f"images_{rank}", {"train": 9, "test": 4 + rank})
+    spec = without_dropout(epochs=1)
+    spec["data"] = {"dataset": "image_folder", "root": str(tmp_path / "images_0"), "batch_size": 4, "image_size": 32}
+    path, script = write_spec(tmp_path, spec), tmp_path / "differs.py"
+    script.write_text(DIFFERS_IN_THE_SECOND)
+    words = [f"data.root={tmp_path / 'images_1'}", path, "--run-dir", tmp_path / "run"]
+    said = ran(2, *words, code=2, script=script).stderr
+    assert said.count("process 1 of 2 (here) has other images than the first (there): 12 test images there, 15") == 1
+    assert not (tmp_path / "run").exists()

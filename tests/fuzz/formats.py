@@ -568,6 +568,7 @@ def _run_json(folder: Path) -> Format:
     from encapkeras.comparison.folder import check_none_is_lost, reusable
     from encapkeras.comparison.plan import make_plan
     from encapkeras.training import train
+    from encapkeras.training.run.known_runs import described_run
     from encapkeras.training.run.run_folder import RunFolder, describe_environment, trained_on
 
     seed = 0
@@ -589,7 +590,7 @@ def _run_json(folder: Path) -> Format:
             return digest(check_none_is_lost(plan.trainings, path.parent))
         folder = RunFolder(path.parent)
         opened = TrainedRun.open(path.parent)
-        found = [trained_on(folder), opened.checkpoint.name, folder.read_environment()]
+        found = [trained_on(folder), opened.checkpoint.name, folder.read_environment(), described_run(folder).state]
         with contextlib.redirect_stdout(io.StringIO()):
             found.append(train(spec, path.parent, resume=True))
         again = [planned._replace(folder=folder)]
@@ -599,6 +600,22 @@ def _run_json(folder: Path) -> Format:
         return _changed_json(chance, data), False
 
     return Format(files, read, (tree,))
+
+
+def _csv(folder: Path) -> Format:
+    from encapkeras.analysis import Measurement, RoutingAnalysis, read_csv, write_csv
+
+    one = [Measurement("digits", "em", n, "activation", "target", None, 0.5, 16) for n in range(1, 4)]
+    write_csv(folder / "routing.csv", [RoutingAnalysis("best", "test", 16, tuple(one))])
+
+    def cell(chance: random.Random, data: bytes) -> Mutant:
+        rows = [line.split(",") for line in data.decode().splitlines()]
+        row = chance.choice(rows)
+        values = ("", "nan", "-1", "9" * 5000, '"', "\0", "x" * 200_000, "1e999", "\r", "a,b", "1.5")
+        row[chance.randrange(len(row))] = chance.choice(values)
+        return "\n".join(",".join(row) for row in rows).encode(), False
+
+    return Format(("routing.csv",), lambda path: digest(read_csv(path)), (cell,))
 
 
 def _spec(ending: str) -> Callable[[Path], Format]:
@@ -639,6 +656,7 @@ FORMATS: dict[str, Callable[[Path], Format]] = {
     **{ending: _image(ending) for ending in _IMAGES},
     "boxes": _boxes,
     "run_json": _run_json,
+    "csv": _csv,
     "yaml": _spec("yaml"),
     "json": _spec("json"),
     "keras": _keras,

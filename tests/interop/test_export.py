@@ -45,7 +45,7 @@ SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in SPECS if name != 
 @pytest.mark.parametrize(
     "name", ["few nodes", "encapnet_digits", pytest.param("capsnet_em_digits", marks=pytest.mark.slow)]
 )
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning", "ignore::UserWarning")
 def test_keras_own_export_to_onnx_takes_any_number_of_images(name, tmp_path):
     model = build_model(FEW_NODES if name == "few nodes" else name, SPECS[name])
     model(torch.rand(2, *model.input_shape[1:]))  # Keras asks for one call

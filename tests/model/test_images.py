@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 
-from encapkeras import SpecError, build_model, load_spec
+from encapkeras import SpecError, build_model, check_spec, load_spec
 from encapkeras.errors import ArgumentError
 
 SMALL = {
@@ -129,3 +129,19 @@ def test_warnings_come_at_the_first_batch_alone():
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         model.predict(late, batch_size=3, verbose=0)
+
+
+@pytest.mark.parametrize(("between", "warnings_given"), [([], 1), ([6, 6, 6, 4], 0)])
+def test_volumes_of_keras_layers_are_warned_about_where_they_would_be_capsules(between, warnings_given):
+    nodes = {
+        "volume": {"layer": "keras.Conv3D", "inputs": "image", "filters": 4, "kernel_size": 3},
+        "made": {"layer": "keras.Reshape", "inputs": "volume", "target_shape": between},
+        "digits": {"layer": "dynamic_capsules", "inputs": "made", "capsules": 3, "dim": 4},
+    }
+    if not between:
+        nodes = {**nodes, "digits": {**nodes["digits"], "inputs": "volume"}}
+        del nodes["made"]
+    spec = {"model": {"inputs": {"image": [8, 8, 8, 2]}, "nodes": nodes, "outputs": {"out": "digits"}}}
+    found = [warning.message for warning in check_spec(spec).warnings]
+    assert len(found) == warnings_given
+    assert all("'dynamic_capsules' takes this volume" in message for message in found)

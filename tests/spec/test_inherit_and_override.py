@@ -1,11 +1,13 @@
 """`extends` and `--set`."""
 
 import itertools
+import shlex
 
 import pytest
 import yaml
 
 from encapkeras import SpecError, check_spec, load_spec
+from encapkeras.comparison import compare
 from encapkeras.spec.inherit import bundled_specs
 
 
@@ -173,7 +175,7 @@ def test_bundled_specs_lie_beside_the_package():
 @pytest.mark.parametrize(
     ("base", "error"),
     [
-        (None, "there is no file 'base.yaml'"),
+        (None, "file 'base.yaml' not found"),
         ("extends: mine.yaml\n", "cycle"),
         ("model: {nodes: [}\n", "invalid YAML"),
         ("- a list\n", "holds a list"),
@@ -246,3 +248,58 @@ def test_a_warm_up_must_end_before_the_training_does():
     assert problem.message == "warmup_epochs must be below train.epochs, 5; received 5"
     assert check_spec("quickstart", [schedule, "train.epochs=1"]).train.epochs == 1
     assert check_spec("quickstart", [schedule, "train.epochs=6"]).train.epochs == 6
+
+
+NOT_AS_WRITTEN = [
+    "photos #2",
+    "#1",
+    "photos ",
+    "a\nb",
+    "---",
+    "[old] photos",
+    "@home",
+    "%d",
+    "*best*",
+    "`x`",
+    "!x",
+    "{a: b",
+]
+
+
+def digits_below(root):
+    nodes = {
+        "f": {"layer": "keras.Flatten", "inputs": "image"},
+        "d": {"layer": "keras.Dense", "inputs": "f", "units": "$classes"},
+    }
+    data = {"dataset": "digits", "root": "given"}
+    return load_spec({"data": data, "model": {"nodes": nodes, "outputs": {"s": "d"}}}, [root]).data.root
+
+
+@pytest.mark.parametrize("text", NOT_AS_WRITTEN)
+def test_a_text_that_yaml_reads_in_another_way_is_refused_with_the_text_that_works(text):
+    with pytest.raises(SpecError) as caught:
+        digits_below(f"data.root={text}")
+    (problem,) = caught.value.problems
+    assert problem.file == "--set"
+    advice = problem.message.partition("quote it: --set ")[2].replace("\\\\", "\\")
+    (argument,) = shlex.split(advice)
+    assert digits_below(argument).endswith(text)
+
+
+@pytest.mark.parametrize("text", ["010", "x: y", "true", "[x]"])
+def test_a_text_that_is_something_else_in_yaml_needs_quotes(text):
+    with pytest.raises(SpecError, match=r"must be a string; received [^/]*needs quotes: --set 'data.root=\"...\"'"):
+        digits_below(f"data.root={text}")
+    assert digits_below(f'data.root="{text}"').endswith(text)
+
+
+@pytest.mark.parametrize("text", ["photos#2", "it's", "'it''s'", " photos", "a b", '"a # b"'])
+def test_other_texts_need_no_quotes(text):
+    assert digits_below(f"data.root={text}").endswith(yaml.safe_load(text))
+
+
+def test_a_comment_is_refused_in_numbers_lists_and_a_comparison_too(tmp_path):
+    for text in ("train.epochs=3 # few", "train={epochs: 3} # few", "vars.types=2 #2"):
+        assert "in YAML it is a comment" in problems("quickstart", [text])[0].message
+    with pytest.raises(SpecError, match="in YAML it is a comment"):
+        compare(["quickstart", "capsnet_dynamic_digits"], overrides=["train={epochs: 1} # one"], run_dir=tmp_path / "c")

@@ -202,7 +202,7 @@ def test_a_damaged_state_is_told(tmp_path):
     content = bytearray(newest.read_bytes())
     content[len(content) // 2] ^= 1
     newest.write_bytes(content)
-    with pytest.raises(TrainingError, match=r"epoch_5_step_0\.pt.*Remove it"):
+    with pytest.raises(TrainingError, match=r"epoch_5_step_0\.pt.*Move it away"):
         trained(tmp_path)
 
 

@@ -55,9 +55,13 @@ def test_a_run_is_refused_and_kept(tmp_path):
     folder = made(tmp_path)
     folder.best.write_text("weights")
     before = contents(tmp_path)
+    with pytest.raises(RunFolderError, match=r"already exists\..*unfinished run in it with: .* --resume") as refused:
+        made(tmp_path)
+    assert "--overwrite" not in str(refused.value)
+    assert contents(tmp_path) == before
+    folder.results.write_text("{}")
     with pytest.raises(RunFolderError, match=r"already exists\..*--overwrite"):
         made(tmp_path)
-    assert contents(tmp_path) == before
 
 
 def test_overwrite_replaces_the_run_and_keeps_what_is_not_of_it(tmp_path):

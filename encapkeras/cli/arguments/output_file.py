@@ -53,7 +53,7 @@ def write_text(output: Path, text: str) -> None:
 
     try:
         with replacing(output) as file:
-            file.write_text(text, encoding="utf-8", newline="\n")
+            file.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")  # names of files
     except RunFolderError as error:
         cause = error.__cause__
         reason = getattr(cause, "strerror", None) or cause

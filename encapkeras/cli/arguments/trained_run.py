@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import argparse
+import os
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from encapkeras.errors import DataError
+from encapkeras.errors import DataError, RunFolderError, printable
 
 if TYPE_CHECKING:
     from encapkeras.analysis import Classifier
     from encapkeras.data import Batches, DataSplits
     from encapkeras.spec.spec import Spec
     from encapkeras.training.run.run_folder import RunFolder
+
+LATEST = "latest"
 
 
 @dataclass(frozen=True)
@@ -25,26 +30,20 @@ class TrainedRun:
     checkpoint: Path
 
     @classmethod
-    def open(cls, path: str | Path) -> TrainedRun:
+    def open(cls, path: str | Path, data_root: str | None = None) -> TrainedRun:
         """Open a run folder; say on stderr if the run is unfinished."""
-        from encapkeras.spec.load import load_spec
         from encapkeras.training.measure import data_of
-        from encapkeras.training.run.run_folder import RunFolder
+        from encapkeras.training.run.identity import check_checkpoint
 
-        folder = RunFolder(path)
-        folder.check_run()
-        folder.check_plugins()
-        spec = load_spec(folder.spec)
+        folder, spec = open_folder(path, data_root)
         checkpoint = folder.chosen(data_of(spec).has_validation)
+        check_checkpoint(folder, checkpoint)
         note_unfinished(folder, checkpoint)
         return cls(folder, spec, checkpoint)
 
     def splits(self) -> DataSplits:
         """Return the images that it was trained and tested with."""
-        from encapkeras.data import load
-        from encapkeras.training.measure import data_of
-
-        return load(data_of(self.spec), seed=self.spec.train.seed)
+        return images_of(self.folder, self.spec)
 
     def chosen(self, splits: DataSplits, split: str) -> Batches:
         """Return the images of a split, in their own order and not augmented."""
@@ -66,22 +65,70 @@ class TrainedRun:
         return Classifier(model)
 
 
+def add_data_root(parser: argparse.ArgumentParser) -> None:
+    """Declare `--data-root PATH`, which arrives as `data_root`."""
+    parser.add_argument(
+        "--data-root",
+        metavar="PATH",
+        help="where the data set of the run is now, if it has moved: its folder, or the file of an npz data set",
+    )
+
+
+def named_run(path: str | Path) -> Path:
+    """Return a run folder; of `latest`, unless there is a folder of that name, the newest run below `runs`."""
+    if str(path) != LATEST or os.path.lexists(path):
+        return Path(path)
+    from encapkeras.training.run.known_runs import RUNS, known_runs
+
+    found = [run.folder.path for run in known_runs(RUNS) if run.state != "damaged"]
+    if not found:
+        raise RunFolderError(f"there is no latest run: no run is in {RUNS.absolute()}, nor a folder '{LATEST}' here")
+    print(f"the latest run is {printable(str(found[0]))}", file=sys.stderr)
+    return found[0]
+
+
+def open_folder(
+    path: str | Path, data_root: str | None = None, overrides: Sequence[str] = ()
+) -> tuple[RunFolder, Spec]:
+    """Return the folder of a run and its spec, with its data set at another place if that is given."""
+    from encapkeras.training.run.identity import moved_data, spec_of_run
+    from encapkeras.training.run.run_folder import RunFolder
+
+    folder = RunFolder(named_run(path))
+    folder.check_run()
+    folder.check_plugins()
+    moved = [] if data_root is None else moved_data(folder, data_root)
+    return folder, spec_of_run(folder, [*moved, *overrides])
+
+
+def images_of(folder: RunFolder, spec: Spec) -> DataSplits:
+    """Load the images of a run; say on stderr if they are not those that it was started with."""
+    from encapkeras.data import load
+    from encapkeras.training.measure import data_of
+    from encapkeras.training.run.identity import changed_images
+
+    splits = load(data_of(spec), seed=spec.train.seed)
+    changed = changed_images(folder, splits.fingerprint)
+    if changed:
+        print(f"run {folder.path} was trained with other images (there) than these (here): {changed}", file=sys.stderr)
+    return splits
+
+
 def chosen_checkpoint(path: Path) -> Path:
     """Return a `.keras` file, or the one that a run chose; its data need not be on this machine."""
+    path = named_run(path)
     if not path.is_dir():
         return path
     from encapkeras.data import DataSettings
-    from encapkeras.spec.parse import load_file
-    from encapkeras.spec.report import Report
+    from encapkeras.training.run.identity import check_checkpoint, written_spec
     from encapkeras.training.run.run_folder import RunFolder
 
     folder = RunFolder(path)
     folder.check_run()
     folder.check_plugins()
-    report = Report()
-    spec = load_file(folder.spec, str(folder.spec), report).plain()
-    report.raise_if_any()
-    checkpoint = folder.chosen(DataSettings.model_construct(**(spec.get("data") or {})).has_validation)
+    data = written_spec(folder).get("data") or {}
+    checkpoint = folder.chosen(DataSettings.model_construct(**data).has_validation)
+    check_checkpoint(folder, checkpoint)
     note_unfinished(folder, checkpoint)
     return checkpoint
 
@@ -89,4 +136,8 @@ def chosen_checkpoint(path: Path) -> Path:
 def note_unfinished(folder: RunFolder, checkpoint: Path) -> None:
     """Say on stderr if a run has not ended."""
     if not folder.results.is_file():
-        print(f"run {folder.path} is unfinished: it has no results.json. This is {checkpoint}.", file=sys.stderr)
+        print(
+            f"run {folder.path} is unfinished: it has no results.json. This is {checkpoint}. Continue the run with: "
+            f"{folder.resume_command}",
+            file=sys.stderr,
+        )

@@ -32,7 +32,7 @@ def print_difference(names: Sequence[str], before: Side, after: Side, found: Dif
         print("no difference")
         return
     for line in _lines(before, after, found):
-        console.print(Text(line, style=_COLORS.get(line.strip()[:1], "")))
+        console.print(Text(printable(line), style=_COLORS.get(line.strip()[:1], "")))
 
 
 def difference_data(before: Side, after: Side, found: Difference) -> dict[str, Any]:

@@ -7,6 +7,8 @@ import sys
 import textwrap
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
+from encapkeras.errors import printable
+
 GAP = "  "
 NARROWEST = 20  # cells of a column whose text is wrapped
 
@@ -22,6 +24,7 @@ def print_table(
     """Print columns below their headings; `can_go` may be left out of a narrow table, `wraps` (the last) wrapped."""
     width = terminal_width()
     gone: list[str] = []
+    columns = {heading: list(map(printable, cells)) for heading, cells in columns.items()}
     shown = dict(columns)
     while width is not None and can_go[len(gone) :] and _full_width(shown) > width:
         gone.append(can_go[len(gone)])

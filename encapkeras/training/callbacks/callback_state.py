@@ -43,7 +43,7 @@ def set_callback_state(callback: keras.callbacks.Callback, state: dict[str, Any]
         if not _is_kept(callback, name, value):
             raise TrainingError(
                 f"the resume state is damaged: it sets '{name}' of {type(callback).__name__} to "
-                f"{type(value).__name__}. Start over, or resume from a state that you trust."
+                f"{type(value).__name__}. Train in another folder, or resume from a state that you trust."
             )
     for name, value in values.items():
         setattr(callback, name, value)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 import warnings
 from pathlib import Path
@@ -16,6 +15,7 @@ from encapkeras.keras_internals import not_compiled
 from encapkeras.training.callbacks.callback_state import KeptTypes
 from encapkeras.training.callbacks.first_process import in_first_process
 from encapkeras.training.optimizer.averaged_weights import averaged
+from encapkeras.training.run.identity import file_digest, mark_checkpoint
 
 _LOWEST = ("loss", "error")  # ends of the names of logs of which the lowest is best
 
@@ -41,6 +41,7 @@ class Checkpoints(keras.callbacks.Callback):  # type: ignore[misc]
         best_loss: Its validation loss; None without validation.
         best_digest: SHA-256 of the file `best`; None without validation.
         last_epoch: The epoch that `last` holds, from 1; None before the first is complete.
+        run: The run whose name the files bear; None for none.
     """
 
     KEPT: ClassVar[KeptTypes] = {
@@ -49,6 +50,7 @@ class Checkpoints(keras.callbacks.Callback):  # type: ignore[misc]
         "best_loss": (float, int, NoneType),
         "best_digest": (str, NoneType),
         "last_epoch": (int, NoneType),
+        "run": (str, NoneType),
     }
 
     def __init__(self, best: str | Path, last: str | Path, monitor: str = "val_accuracy") -> None:
@@ -61,6 +63,7 @@ class Checkpoints(keras.callbacks.Callback):  # type: ignore[misc]
         self.best_loss: float | None = None
         self.best_digest: str | None = None
         self.last_epoch: int | None = None
+        self.run: str | None = None
         self._compared = False
         self._warned = False
 
@@ -70,7 +73,7 @@ class Checkpoints(keras.callbacks.Callback):  # type: ignore[misc]
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Forget a best epoch, in a resumed training, whose file a later epoch has replaced: that epoch comes again."""
-        if not self._compared and self.best_digest not in (None, _digest(self.best)):
+        if not self._compared and self.best_digest not in (None, file_digest(self.best)):
             self.best_epoch = self.best_accuracy = self.best_loss = self.best_digest = None
         self._compared = True
 
@@ -80,6 +83,8 @@ class Checkpoints(keras.callbacks.Callback):  # type: ignore[misc]
         # What `compile` added would triple the file and tie its loading to our training code.
         with replacing(self.last) as file, averaged(self.model), not_compiled(self.model):
             self.model.save(file)
+            if self.run is not None:
+                mark_checkpoint(file, self.run, epoch + 1)
         self.last_epoch = epoch + 1
         if self.monitor not in logs:
             self._warn(logs)
@@ -89,7 +94,7 @@ class Checkpoints(keras.callbacks.Callback):  # type: ignore[misc]
             with replacing(self.best) as file:
                 shutil.copyfile(self.last, file)
             self.best_epoch, self.best_accuracy, self.best_loss = epoch + 1, accuracy, loss
-            self.best_digest = _digest(self.best)
+            self.best_digest = file_digest(self.best)
 
     def _is_better(self, accuracy: float, loss: float) -> bool:
         if self.best_accuracy is None or self.best_loss is None:
@@ -107,10 +112,3 @@ class Checkpoints(keras.callbacks.Callback):  # type: ignore[misc]
                 f"{', '.join(logs)}. Choose one of these with Checkpoints(..., monitor=NAME).",
                 stacklevel=2,
             )
-
-
-def _digest(path: Path) -> str | None:
-    if not path.is_file():
-        return None
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -41,7 +41,7 @@ class MetricsFile(keras.callbacks.Callback):  # type: ignore[misc]
     @property
     def columns(self) -> list[str]:
         """The names of the columns."""
-        with reading(self.path, "a table of metrics", TrainingError, "Put that file back, or start over."):
+        with reading(self.path, "a table of metrics", TrainingError, "Put that file back, or train in another folder."):
             if not os.path.lexists(self.path):
                 return []
             with io.TextIOWrapper(open_regular(self.path, "r+b"), "utf-8", newline="") as file:
@@ -56,7 +56,7 @@ class MetricsFile(keras.callbacks.Callback):  # type: ignore[misc]
         if header[: len(columns)] != columns[: len(header)]:
             raise TrainingError(
                 f"{self.path} has the columns {', '.join(header)}; when the training was saved it had "
-                f"{', '.join(map(str, columns))}. Put that file back, or start over."
+                f"{', '.join(map(str, columns))}. Put that file back, or train in another folder."
             )
         if 0 < len(columns) < len(header):
             self._replace([row[: len(columns)] for row in self._rows()])
@@ -76,7 +76,7 @@ class MetricsFile(keras.callbacks.Callback):  # type: ignore[misc]
             file.write(_csv([cells] if header else [columns, cells]))
 
     def _rows(self) -> list[list[str]]:
-        with reading(self.path, "a table of metrics", TrainingError, "Put that file back, or start over."):
+        with reading(self.path, "a table of metrics", TrainingError, "Put that file back, or train in another folder."):
             return list(csv.reader(io.StringIO(self.path.read_text(encoding="utf-8"), newline="")))
 
     def _replace(self, rows: Sequence[Sequence[Any]]) -> None:

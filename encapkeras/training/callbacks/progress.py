@@ -11,6 +11,7 @@ import rich.progress
 from rich.console import Console
 from rich.table import Column
 
+from encapkeras.errors import printable
 from encapkeras.model.spec_model import SpecModel
 from encapkeras.training.callbacks.first_process import in_first_process
 
@@ -44,7 +45,7 @@ class Progress(keras.callbacks.Callback):  # type: ignore[misc]
             columns = (  # a narrow terminal cuts the last one
                 rich.progress.TextColumn("{task.description}", table_column=Column(min_width=len(epoch), no_wrap=True)),
                 rich.progress.BarColumn(16, table_column=Column(min_width=16, no_wrap=True)),
-                rich.progress.TextColumn("{task.fields[text]}", table_column=Column(no_wrap=True)),
+                rich.progress.TextColumn("{task.fields[text]}", markup=False, table_column=Column(no_wrap=True)),
             )
             self._bar = rich.progress.Progress(*columns, console=self.console, transient=True)
             self._task = self._bar.add_task("", total=self._steps, text="")
@@ -107,4 +108,5 @@ class Progress(keras.callbacks.Callback):  # type: ignore[misc]
     def _metrics_text(self, logs: dict[str, Any] | None) -> str:
         of_side_losses = self.model.side_figures if isinstance(self.model, SpecModel) else []
         hidden = {"images_per_second", "learning_rate", *of_side_losses, *(f"val_{name}" for name in of_side_losses)}
-        return "  ".join(f"{name} {value:.4f}" for name, value in (logs or {}).items() if name not in hidden)
+        shown = {printable(name): value for name, value in (logs or {}).items() if name not in hidden}
+        return "  ".join(f"{name} {value:.4f}" for name, value in shown.items())

@@ -166,7 +166,7 @@ class Resume(keras.callbacks.Callback):  # type: ignore[misc]
             raise TrainingError(
                 f"the saved training in {self.files.folder} has epochs of {state['steps']} steps; now they have "
                 f"{self.params['steps']}, so its place in the epoch is lost. Resume with the data and the batch "
-                "size that it started with, or start over."
+                "size that it started with, or train in another folder."
             )
         set_model_state(self.model, state["model"])
         self._restore_callbacks(state)  # for what they show if this ends soon
@@ -284,7 +284,7 @@ class Resume(keras.callbacks.Callback):  # type: ignore[misc]
         if now != then:
             raise TrainingError(
                 f"the saved training in {self.files.folder} has the callbacks {listed(then) or 'none'}; 'also' has "
-                f"{listed(now) or 'none'}. Resume with the same, or start over."
+                f"{listed(now) or 'none'}. Resume with the same, or train in another folder."
             )
         return list(zip(self.also, state["callbacks"], strict=True))
 
@@ -294,7 +294,7 @@ class Resume(keras.callbacks.Callback):  # type: ignore[misc]
                 set_callback_state(callback, saved["kept"])
 
     def _reading(self) -> AbstractContextManager[None]:
-        advice = "Remove the newest to resume from the state before, if there is one, or start over."
+        advice = "Move the newest away to resume from the state before, if there is one, or train in another folder."
         return reading(self.files.folder, "resume states", TrainingError, advice)
 
     def _restore(self, state: State) -> None:

@@ -25,7 +25,9 @@ FORMAT = 2  # 1 has no checksum
 _NAME = re.compile(r"epoch_([1-9]\d*)_step_(\d+)\.pt")
 _EVENT_FILE = re.compile(r"events\.out\.tfevents\.[^/\\\0]+")
 
-_ADVICE = "Resume with the model, the optimizer and the metrics that the training started with, or start over."
+_ADVICE = (
+    "Resume with the model, the optimizer and the metrics that the training started with, or train in another folder."
+)
 
 State = dict[str, Any]
 
@@ -131,14 +133,14 @@ class StateFiles:
 
 
 def _read(path: Path, position: Position) -> State:
-    advice = "Remove it to resume from the state before, if there is one, or start over."
+    advice = "Move it away to resume from the state before, if there is one, or train in another folder."
     with reading(path, "a resume state", TrainingError, advice), open_regular(path) as file:
         state: State = load_saved(file)
         found = state.get("format") if isinstance(state, dict) else None
         if found not in (1, FORMAT) or not set(_PARTS) <= set(state):
             raise TrainingError(
                 f"the resume state {path} is not in a format that this version of encapkeras reads (1 to {FORMAT}; "
-                f"found {found}). Resume with the version that wrote it, or start over."
+                f"found {found}). Resume with the version that wrote it, or train in another folder."
             )
         problem = _problem(state, position, file.seek(0, os.SEEK_END))
         if problem:
@@ -282,7 +284,7 @@ def cut_back(saved: Sequence[tuple[Path, Any]]) -> None:
                 if size < length and (name in now or name == "."):
                     raise TrainingError(
                         f"{path / name} has {size:,} bytes; when the training was saved it had {length:,}. Put the "
-                        "complete file back, or start over."
+                        "complete file back, or train in another folder."
                     )
                 if size > length:
                     longer.append((now[name], length))
@@ -301,7 +303,7 @@ def _check_lengths(path: Path, lengths: Any) -> None:
         if not is_name or type(length) is not int or length < 0:
             raise TrainingError(
                 f"the resume state is damaged: it names {name!r} with {length!r} bytes among the files of {path}, "
-                "which are not touched. Start over, or resume from a state that you trust."
+                "which are not touched. Train in another folder, or resume from a state that you trust."
             )
 
 

@@ -20,9 +20,10 @@ import itertools
 import os
 import platform
 import re
+import shlex
 import shutil
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from encapkeras.errors import RunFolderError
 from encapkeras.files import FileLock, read_json, reading, replacing, write_json, writing
 from encapkeras.plugins import Plugin, check_loaded
 from encapkeras.spec.write import as_yaml
+from encapkeras.text import is_utf8
 from encapkeras.training.run.replace_run import is_unfinished, replace_run, written_by_run
 
 
@@ -56,12 +58,32 @@ class RunFolder:
     def default(cls, name: str) -> RunFolder:
         """Return the folder `runs/<name of the spec>/<date and time>`, with a number after it if that exists."""
         now = datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
-        path = Path("runs") / folder_name(name) / now
-        number = 2
-        while path.exists():
-            path = path.with_name(f"{now}_{number}")
-            number += 1
-        return cls(path)
+        paths = (Path("runs") / folder_name(name) / (now if n == 1 else f"{now}_{n}") for n in itertools.count(1))
+        return cls(next(path for path in paths if not os.path.lexists(path)))
+
+    @classmethod
+    @contextlib.contextmanager
+    def claimed(cls, name: str) -> Iterator[RunFolder]:
+        """Make the default folder, which no other process has; remove it if an error leaves it empty."""
+        folder = cls.default(name)
+        with writing(folder.path):
+            folder.path.parent.mkdir(parents=True, exist_ok=True)
+            while True:
+                with contextlib.suppress(FileExistsError):
+                    folder.path.mkdir()
+                    break
+                folder = cls.default(name)
+        try:
+            yield folder
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.removedirs(folder.path)
+            raise
+
+    @property
+    def resume_command(self) -> str:
+        """The command that continues an unfinished run."""
+        return f"encapkeras train --resume {shlex.quote(str(self.path))}"
 
     def chosen(self, validated: bool) -> Path:
         """Return the checkpoint that counts: the best of a `validated` run, else the last.
@@ -75,13 +97,14 @@ class RunFolder:
         other = self.last if validated else self.best
         if not other.is_file():
             raise RunFolderError(
-                f"run {self.path} has no checkpoint: it stopped before the end of its first epoch. Train it again with "
-                "--overwrite."
+                f"run {self.path} has no checkpoint, though it is finished. Put back {checkpoint}."
+                if self.results.is_file()
+                else f"run {self.path} has no checkpoint: it stopped before the end of its first epoch. Continue it "
+                f"with: {self.resume_command}"
             )
         raise RunFolderError(
             f"{checkpoint} is missing: of this run, with{'' if validated else 'out'} a validation part, it is the "
-            f"checkpoint that counts, and {other.name} is not used in its place. Put it back, or train the run again "
-            "with --overwrite."
+            f"checkpoint that counts, and {other.name} is not used in its place. Put it back."
         )
 
     def check_free(self, overwrite: bool = False) -> None:
@@ -145,9 +168,11 @@ class RunFolder:
                 "an empty or new folder with --run-dir."
             )
         if not overwrite:
+            otherwise = "replace the run in it with --overwrite."
+            if not self.results.is_file() and not self.has_remains():
+                otherwise = f"continue the unfinished run in it with: {self.resume_command}"
             raise RunFolderError(
-                f"run folder {self.path} already exists. Choose another with --run-dir, or replace the run in it with "
-                "--overwrite."
+                f"run folder {self.path} already exists. Choose another with --run-dir, or {otherwise}"
             )
 
     def _is_ours(self) -> bool:
@@ -310,7 +335,9 @@ def folder_name(name: str) -> str:
 
 
 def check_writable(path: Path, subject: str, advice: str) -> None:
-    """Check that a folder, or the nearest folder above it that exists, may be written."""
+    """Check that a folder, or the nearest folder above it that exists, may be written, also by TensorBoard."""
+    if not is_utf8(str(path)):
+        raise RunFolderError(f"{subject} cannot be written by TensorBoard: its path is not UTF-8. {advice}")
     parent = _nearest_existing(path)
     if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
         raise RunFolderError(

@@ -7,14 +7,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from encapkeras.data.registry import path_arguments
 from encapkeras.distribution.processes import launcher_value, set_launcher_value
-from encapkeras.errors import EncapkerasError, RunFolderError, TrainingError
+from encapkeras.errors import RunFolderError, TrainingError
 from encapkeras.files import read_json
-from encapkeras.spec.load import load_spec
 from encapkeras.spec.spec import Spec
+from encapkeras.training.run.identity import first_difference, same_places, spec_of_run, without_places, written_spec
 from encapkeras.training.run.resume_state import StateFiles
 from encapkeras.training.run.run_folder import RunFolder
-from encapkeras.validation import shown
 
 # Settings of `train` that may change when a run is resumed; of the optimizer, not its kind.
 _MAY_CHANGE = ("epochs", "optimizer", "schedule", "weight_decay", "clip_norm", "ema", "resume_state", "max_bad_batches")
@@ -25,7 +25,7 @@ _DECIDES_NUMBERS = ("torch", "keras", "numpy", "encapkeras", "device", "threads"
 class Start(NamedTuple):
     """What is decided before a run starts or resumes."""
 
-    path: Path
+    path: Path | None  # None: the default, chosen when it is made
     resumes: bool  # the run in it
     overwrite: bool  # whether the run in it is replaced
     changes: Sequence[str] = ()  # the settings that differ from those that the run was started with
@@ -69,11 +69,12 @@ def decide_start(spec: Spec, launched: LaunchedRun, run_dir: str | Path | None, 
     changes = changed_settings(folder, spec) if resumes else []
     if resumes and folder.results.is_file():
         return Start(folder.path, True, False, changes, _results_of_finished(folder, changes))
+    changes += changed_places(folder, spec) if resumes else []
     resumes = resumes and _has_resume_state(folder, spec.train.epochs)
     # A run that ended before anything was saved starts over, as often as it takes.
     overwrite = overwrite or (resume and folder.has_remains())
     folder.check_free(overwrite or resumes)
-    return Start(folder.path, resumes, overwrite, changes)
+    return Start(None if run_dir is None else folder.path, resumes, overwrite, changes)
 
 
 def _has_resume_state(folder: RunFolder, epochs: int) -> bool:
@@ -83,8 +84,7 @@ def _has_resume_state(folder: RunFolder, epochs: int) -> bool:
         if not folder.has_remains():
             raise RunFolderError(
                 f"run {folder.path} cannot be resumed: {folder.resume} has no resume state, though there are weights "
-                "or metrics of earlier epochs. Put the resume states back, train in another folder, or replace the run "
-                "with --overwrite."
+                "or metrics of earlier epochs. Put the resume states back, or train in another folder."
             )
         return False
     if (position.epoch, position.step) > (epochs, 0):
@@ -99,30 +99,22 @@ def _results_of_finished(folder: RunFolder, changes: list[str]) -> dict[str, Any
     if changes:
         raise TrainingError(
             f"run {folder.path} is finished; its settings can no longer change: {'; '.join(changes)}. "
-            "Train in another folder, or with --overwrite."
+            "Train in another folder."
         )
     try:
         results = read_json(folder.results)
     except (OSError, ValueError) as error:
-        raise TrainingError(f"{folder.results} is damaged: {error}. Remove it to test the network again.") from error
+        raise TrainingError(
+            f"{folder.results} is damaged: {error}. Put back the one that the training wrote; 'encapkeras evaluate' "
+            "measures the network again."
+        ) from error
     StateFiles(folder.resume).remove()  # it may have been killed before it did so
     return results
 
 
-def spec_of_run(folder: RunFolder) -> Spec:
-    """Load the resolved spec that a run was started with."""
-    try:
-        return load_spec(folder.spec)
-    except EncapkerasError as error:
-        raise RunFolderError(
-            f"run {folder.path} cannot be used, as its {folder.spec.name} is damaged. Put that back, or remove the "
-            f"folder to train the run again.\n{error}"
-        ) from error
-
-
 def changed_settings(folder: RunFolder, spec: Spec) -> list[str]:
     """Return the settings that a resumed run changes, such as `train.clip_norm is null there and 1.0 here`."""
-    before, now = spec_of_run(folder).resolved, spec.resolved
+    before, now = spec_of_run(folder, same_places(folder, spec)).resolved, spec.resolved
     fixed = first_difference(_fixed_part(before), _fixed_part(now))
     if fixed:
         raise TrainingError(
@@ -133,11 +125,18 @@ def changed_settings(folder: RunFolder, spec: Spec) -> list[str]:
     return list(_differences(before.get("train", {}), now.get("train", {}), "train"))
 
 
+def changed_places(folder: RunFolder, spec: Spec) -> list[str]:
+    """Return which paths of the data differ from those that a run notes; whether the images do is known later."""
+    before, now = written_spec(folder).get("data") or {}, spec.resolved.get("data") or {}
+    paths = path_arguments(before.get("dataset"))
+    return [first_difference(before.get(p), now.get(p), f"data.{p}") for p in paths if before.get(p) != now.get(p)]
+
+
 def _fixed_part(resolved: Mapping[str, Any]) -> dict[str, Any]:
     train = resolved.get("train", {})
     fixed = {key: value for key, value in train.items() if key not in _MAY_CHANGE}
     kind = train.get("optimizer", {}).get("kind")
-    return {**resolved, "train": {**fixed, "optimizer": {"kind": kind}}}
+    return {**without_places(resolved), "train": {**fixed, "optimizer": {"kind": kind}}}
 
 
 def _differences(before: Any, now: Any, path: str) -> Iterator[str]:
@@ -146,18 +145,6 @@ def _differences(before: Any, now: Any, path: str) -> Iterator[str]:
             yield from _differences(before.get(key), now.get(key), f"{path}.{key}")
     elif before != now:
         yield first_difference(before, now, path)
-
-
-def first_difference(there: Any, here: Any, path: str = "") -> str:
-    """Return where two resolved specs first differ, and how; empty if they do not."""
-    if there == here:
-        return ""
-    if isinstance(there, dict) and isinstance(here, dict):
-        for key in dict.fromkeys([*there, *here]):
-            if there.get(key) != here.get(key):
-                return first_difference(there.get(key), here.get(key), f"{path}.{key}" if path else key)
-    written = ["null" if value is None else shown(value) for value in (there, here)]
-    return f"{path} is {written[0]} there and {written[1]} here"
 
 
 def numeric_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

@@ -7,13 +7,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm, to_rgb
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from encapkeras.text import cut
+from encapkeras.text import cut, drawing, in_figure
 from encapkeras.training.tensorboard.predictions import Predictions
 
 COLUMNS = 8  # images next to each other
@@ -61,7 +60,7 @@ def draw_confusion(confusion: Tensor, names: Sequence[str]) -> Figure:
     classes = len(counts)
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     side = min(max(4.0, 0.4 * classes), 6.0 + 0.075 * classes, 24.0)
-    with rc_context(STYLE):
+    with drawing(STYLE):
         figure, axes, beside = _square(side, names)
         image = axes.imshow(shares, cmap="Blues", norm=PowerNorm(0.5, 0, 1), interpolation="nearest")
         axes.set_title(f"{int(counts.sum()):,} images, {np.trace(counts) / max(counts.sum(), 1):.1%} right")
@@ -89,7 +88,7 @@ def draw_plan(plan: Tensor, labels: Tensor, names: Sequence[str]) -> Figure:
     bounds = [0, *edges, len(ordered)]
     within = sum(masses[a:b, a:b].sum() for a, b in itertools.pairwise(bounds)) / max(masses.sum(), 1e-12)
     texts = [names[int(ordered[start])] for start in bounds[:-1]]
-    with rc_context(STYLE):
+    with drawing(STYLE):
         figure, axes, beside = _square(5.8, texts)
         image = axes.imshow(masses, cmap="Blues", vmin=0, vmax=max(masses.max(), 1e-12), interpolation="nearest")
         for edge in edges:
@@ -120,7 +119,7 @@ def _draw_images(images: Any, captions: Sequence[str], colors: Sequence[str], ti
                 canvas[top + 1 : top + height + gap - 1, left + 1 : left + width + gap - 1] = to_rgb(WRONG)
             canvas[top + gap // 2 : top + gap // 2 + height, left + gap // 2 : left + gap // 2 + width] = image
     size = max(1.35 * across, 6.0)
-    with rc_context(STYLE):
+    with drawing(STYLE):
         figure = Figure(figsize=(size, size * len(canvas) / canvas.shape[1] + TITLE))
         axes = figure.add_axes((0, 0, 1, 1 - TITLE / figure.get_figheight()))
         axes.imshow(canvas, interpolation="nearest", aspect="auto")
@@ -156,4 +155,4 @@ def _points(side: float, names: int) -> float:
 
 
 def _short(name: str) -> str:
-    return cut(name, LONGEST_NAME)
+    return in_figure(cut(name, LONGEST_NAME))

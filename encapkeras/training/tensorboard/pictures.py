@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
+from encapkeras.text import in_markdown
 from encapkeras.training.tensorboard.figures import draw_confusion, draw_plan, draw_predictions, draw_reconstructions
 from encapkeras.training.tensorboard.predictions import Predictions
 from encapkeras.training.tensorboard.projector import write_projector
@@ -39,12 +41,18 @@ def write_pictures(
 
 def _add_lengths(writer: SummaryWriter, predictions: Predictions, names: Sequence[str], epoch: int) -> None:
     bins = np.linspace(0, max(1.0, predictions.scores.max().item()), BINS + 1)
-    for index, name in enumerate(names):
+    for index, name in enumerate(_tags(names)):
         own = predictions.labels == index
         for tag, which in (("own_class", own), ("other_classes", ~own)):
             lengths = predictions.scores[which, index]
             if len(lengths):
                 writer.add_histogram(f"capsule_length_for_{tag}/{name}", lengths.numpy(), epoch, bins=bins)
+
+
+def _tags(names: Sequence[str]) -> list[str]:
+    """Return names as TensorBoard has them in tags; with numbers if two would have the same."""
+    tags = [re.sub(r"[^-\w.]", "_", name) for name in names]
+    return tags if len(set(tags)) == len(tags) else [f"{number}_{tag}" for number, tag in enumerate(tags)]
 
 
 def _confused(confusion: Tensor, names: Sequence[str]) -> str:
@@ -56,5 +64,6 @@ def _confused(confusion: Tensor, names: Sequence[str]) -> str:
     for count, place in zip(counts[:MOST_PAIRS].tolist(), places.tolist(), strict=False):
         if count:
             row, column = divmod(place, len(names))
-            lines.append(f"| {names[row]} | {names[column]} | {count:,} | {count / int(of_class[row]):.1%} |")
+            pair = f"{in_markdown(names[row])} | {in_markdown(names[column])}"
+            lines.append(f"| {pair} | {count:,} | {count / int(of_class[row]):.1%} |")
     return "\n".join(lines) if len(lines) > 2 else "No image was misclassified."

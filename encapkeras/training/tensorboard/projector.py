@@ -20,6 +20,7 @@ from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 from torchvision.utils import make_grid
 
+from encapkeras.errors import printable
 from encapkeras.files import make_folder, replacing, writing
 from encapkeras.training.tensorboard.predictions import Predictions
 
@@ -55,7 +56,7 @@ def write_projector(folder: Path, predictions: Predictions, names: Sequence[str]
 
 def _labels(predictions: Predictions, names: Sequence[str], count: int) -> str:
     def plain(name: str) -> str:
-        name = " ".join(name.split())  # a tab or line end would start another column or row
+        name = printable(" ".join(name.split()))  # a tab or line end would start another column or row
         return f"class {name}" if name.isdecimal() else name  # numbers would be colored by size
 
     rows = ["class\tpredicted\tright\tscore"]
