@@ -106,7 +106,8 @@ def _sound_records(file: BinaryIO) -> dict[str, bytes]:
         if (
             sum(entry.file_size for entry in entries) > size
             or len(set(archive.namelist())) < len(entries)
-            or any(entry.compress_type or entry.is_dir() or entry.external_attr & _FOLDER for entry in entries)
+            or any(entry.compress_type or entry.compress_size != entry.file_size for entry in entries)
+            or any(entry.is_dir() or entry.external_attr & _FOLDER for entry in entries)
         ):
             raise DamagedFile("an entry in it is compressed, a folder, there twice, or larger than the file")
         damaged = archive.testzip()

@@ -50,7 +50,7 @@ def check_none_is_lost(plan: Sequence[Planned], path: Path) -> None:
     try:
         content = read_json(table_file(path))
         runs = [(str(run["network"]), int(run["seed"])) for run in content["runs"]]
-    except (OSError, ValueError, LookupError, TypeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, OverflowError) as error:
         raise RunFolderError(
             f"{table_file(path)} is damaged, and only it lists the runs of the comparison. Put it back, or begin a new "
             "comparison with --run-dir."

@@ -300,6 +300,9 @@ def _kind(text: str) -> str:
 
 def only(name: str, seed: int, number: int) -> None:
     """Repeats one, and says what becomes of it."""
+    from fuzz.formats import warm
+
+    warm()
     campaign = Campaign(name, seed, 1)
     worker = Worker(name, campaign.form, campaign.folder, seed)
     for file in campaign.form.files:

@@ -311,7 +311,7 @@ class RunFolder:
             PluginError: One is not. None is loaded from here by itself, since a plugin is code.
         """
         for registers, original, copy in self._plugin_records():
-            check_loaded(registers, f"run {self.path}", str(original if original.is_file() else self.path / copy))
+            check_loaded(registers, f"run {self.path}", str(original if os.path.isfile(original) else self.path / copy))
 
     def _plugin_records(self) -> list[tuple[dict[str, Any], Path, str]]:
         """Return what each plugin registers, where it was, and its copy; none if this is a run of another kind."""
