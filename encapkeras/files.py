@@ -117,6 +117,18 @@ class FileLock:
         return file
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """Reads a map from a JSON file; anything else in it is a `ValueError`."""
+    with open_regular(path) as file:
+        try:
+            content = json.loads(file.read())
+        except RecursionError as error:
+            raise ValueError("it is nested too deeply") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"it holds a {type(content).__name__} instead of a map")
+    return content
+
+
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Writes a JSON file whole or not at all."""
     with replacing(path) as file:

@@ -24,6 +24,7 @@ from encapkeras.data import DATASETS
 from encapkeras.errors import ArgumentError, EncapkerasError, PluginError, nearest
 from encapkeras.layers import LAYERS
 from encapkeras.losses import LOSSES
+from encapkeras.text import listed
 from encapkeras.validation import shown as shown_value
 
 _REGISTRIES = (LAYERS, LOSSES, DATASETS)
@@ -94,10 +95,12 @@ def used_plugins(spec: Mapping[str, Any]) -> list[Plugin]:
 def check_loaded(needed: Mapping[str, Sequence[str]], owner: str, file: str) -> None:
     """Refuse what was saved with a plugin, if its names are not registered: a plugin is code, so the user loads it."""
     known = {registry.noun: registry for registry in _REGISTRIES}
-    missing = [f"{noun} '{name}'" for noun, names in needed.items() for name in names if name not in known[noun]]
+    missing = [
+        f"{noun} '{name}'" for noun, names in needed.items() for name in names if name not in known.get(noun, ())
+    ]
     if missing:
         raise PluginError(
-            f"{owner} needs {', '.join(missing)} of the plugin {os.path.basename(file)}. Load it: add --plugin {file} "
+            f"{owner} needs {listed(missing)} of the plugin {os.path.basename(file)}. Load it: add --plugin {file} "
             f"to the command, or call encapkeras.load_plugin({file!r}) in Python first."
         )
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import functools
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 from encapkeras.errors import printable
@@ -38,6 +39,14 @@ def counted(number: int, noun: str) -> str:
 def cut(text: str, longest: int) -> str:
     """Return a text shortened to at most this many characters."""
     return text if len(text) <= longest else f"{text[: longest - 1]}…"
+
+
+def listed(names: Iterable[object], most: int = 50, longest: int = 100) -> str:
+    """Return names for reading, of which there may be any number, each of any length."""
+    remaining = iter(names)
+    shown = [cut(str(name), longest) for name in islice(remaining, most)]
+    more = sum(1 for _ in remaining)
+    return ", ".join([*shown, *([f"and {more:,} more"] if more else [])])
 
 
 def shape_text(shape: Sequence[int | None]) -> str:

@@ -13,6 +13,7 @@ from typing import TextIO
 
 from encapkeras.errors import DataError
 from encapkeras.files import open_regular, replacing
+from encapkeras.text import listed
 
 COSINE_BINS = 21
 BIN_WIDTH = 2 / COSINE_BINS
@@ -139,7 +140,7 @@ def read_csv(path: str | os.PathLike[str]) -> list[RoutingAnalysis]:
     except (UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{os.fspath(path)} is not a table of a routing analysis: {error}") from error
     if tuple(header) != COLUMNS:
-        raise DataError(f"{os.fspath(path)} is not a table of a routing analysis: its columns are {', '.join(header)}")
+        raise DataError(f"{os.fspath(path)} is not a table of a routing analysis: its columns are {listed(header)}")
     grouped: dict[tuple[str, str, int], list[Measurement]] = {}
     for line, row in enumerate(rows, start=2):
         try:

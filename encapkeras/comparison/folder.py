@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from encapkeras.comparison.plan import Planned
 from encapkeras.errors import RunFolderError
+from encapkeras.files import read_json
+from encapkeras.text import listed
 from encapkeras.training.run.identity import first_difference, same_places, spec_of_run, without_places
 from encapkeras.training.run.run_folder import RunFolder, check_no_link
 
@@ -47,9 +48,9 @@ def check_folder(path: Path, resume: bool) -> None:
 def check_none_is_lost(plan: Sequence[Planned], path: Path) -> None:
     """Check that the new table will have all runs that the one in the folder has."""
     try:
-        content = json.loads(table_file(path).read_text(encoding="utf-8"))
+        content = read_json(table_file(path))
         runs = [(str(run["network"]), int(run["seed"])) for run in content["runs"]]
-    except (OSError, ValueError, LookupError, TypeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, OverflowError) as error:
         raise RunFolderError(
             f"{table_file(path)} is damaged, and only it lists the runs of the comparison. Put it back, or begin a new "
             "comparison with --run-dir."
@@ -59,7 +60,7 @@ def check_none_is_lost(plan: Sequence[Planned], path: Path) -> None:
     lost += [f"seed {seed}" for _, seed in runs if seed not in seeds]
     if lost:
         raise RunFolderError(
-            f"the comparison in {path} has runs of {', '.join(dict.fromkeys(lost))}, which the given specs and seeds "
+            f"the comparison in {path} has runs of {listed(dict.fromkeys(lost))}, which the given specs and seeds "
             "leave out, so its table would lose them. Give the same specs and seeds, or more."
         )
 
@@ -96,10 +97,8 @@ def _complete_results(folder: RunFolder) -> dict[str, Any] | None:
     """Return the results of a finished run; None if it is unfinished or its results are damaged."""
     try:
         folder.check_run()
-        results = json.loads(folder.results.read_text(encoding="utf-8"))
+        results = read_json(folder.results)
     except (RunFolderError, OSError, ValueError):
-        return None
-    if not isinstance(results, dict):
         return None
     values = [results.get(name, "missing") for name in _METRICS]
     return results if all(value is None or type(value) in (int, float) for value in values) else None

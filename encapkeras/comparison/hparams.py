@@ -36,7 +36,7 @@ def _metrics(run: Run, folder: RunFolder) -> dict[str, float]:
     if run.results is None:
         return {}
     metrics = {**run.results, "final_loss": _final_loss(folder)}
-    return {tag: metrics[name] for name, tag in _METRICS.items() if metrics[name] is not None}
+    return {tag: metrics[name] for name, tag in _METRICS.items() if metrics.get(name) is not None}
 
 
 def _final_loss(folder: RunFolder) -> float | None:
@@ -44,7 +44,7 @@ def _final_loss(folder: RunFolder) -> float | None:
         with folder.metrics.open(encoding="utf-8", newline="") as file:
             *_, last = csv.DictReader(file)
         return float(last["loss"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, csv.Error):
         return None
 
 

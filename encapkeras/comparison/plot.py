@@ -55,9 +55,9 @@ def _course(run: Run) -> tuple[list[float], list[float]]:
     try:
         with RunFolder(run.folder).metrics.open(encoding="utf-8", newline="") as file:
             accuracies = [float(line["val_accuracy"]) for line in csv.DictReader(file)]
-    except (OSError, ValueError, KeyError, TypeError):
+        return [results["seconds"] * (n + 1) / len(accuracies) for n in range(len(accuracies))], accuracies
+    except (OSError, ValueError, KeyError, TypeError, csv.Error):
         return [], []
-    return [results["seconds"] * (n + 1) / len(accuracies) for n in range(len(accuracies))], accuracies
 
 
 def _draw_point(axes: Axes, row: Row, color: str) -> None:

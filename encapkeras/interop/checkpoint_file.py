@@ -6,8 +6,6 @@ import io
 import os
 import pickle
 import re
-import warnings
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,9 @@ from typing import Any
 import torch
 
 from encapkeras.errors import CheckpointError, TrainingError
-from encapkeras.files import replacing
+from encapkeras.files import open_regular, replacing
+from encapkeras.text import cut, listed
+from encapkeras.torch_internals import DamagedFile, load_saved
 from encapkeras.training.memory.out_of_memory import explain_out_of_memory
 
 
@@ -47,7 +47,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Mapping[str, Any]:
         held = {key: value for key, value in content.items() if _has_weights(value)}
         if len(held) > 1:
             raise CheckpointError(
-                f"'{path}' holds several maps of tensors, under {', '.join(map(repr, held))}. Save the one you mean "
+                f"'{path}' holds several maps of tensors, under {listed(map(repr, held))}. Save the one you mean "
                 "alone: torch.save(torch.load(file)[key], other_file)."
             )
         if held:
@@ -82,40 +82,23 @@ def write_checkpoint(state_dict: Mapping[str, torch.Tensor], path: str | os.Path
 
 def _loaded(path: Path) -> Any:
     try:
-        with warnings.catch_warnings(), explain_out_of_memory("Free memory to read the checkpoint."):
-            warnings.simplefilter("ignore")  # of torch, on what is said below
-            content = torch.load(path, map_location="cpu", weights_only=True)
-        damaged = _damaged_part(path)
+        with explain_out_of_memory("Free memory to read the checkpoint."), open_regular(path) as file:
+            return load_saved(file)
     except OSError as error:
         raise CheckpointError(f"'{path}' cannot be read: {error.strerror or error}") from error
     except TrainingError:
         raise
-    except pickle.UnpicklingError as error:
-        needed = re.search(r"GLOBAL (\S+)", str(error))
+    except DamagedFile as error:
+        raise CheckpointError(f"'{path}' is damaged: {error}. Get the file again.") from error
+    except Exception as error:  # torch raises whatever its reading of damaged bytes ends in
+        needed = re.search(r"GLOBAL (\S+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
         if needed:
             raise CheckpointError(
-                f"'{path}' holds more than numbers: it needs {needed[1]}, and loading that could run code from the "
-                "file, so it is refused. Where the file comes from, save the weights alone: "
+                f"'{path}' holds more than numbers: it needs {cut(needed[1], 100)}, and loading that could run "
+                "code from the file, so it is refused. Where the file comes from, save the weights alone: "
                 "torch.save(model.state_dict(), file)."
             ) from error
-        raise _no_checkpoint(path) from error
-    except Exception as error:  # torch raises whatever its reading of damaged bytes ends in
-        raise _no_checkpoint(path) from error
-    if damaged:
-        raise CheckpointError(f"'{path}' is damaged: '{damaged}' in it does not have its checksum. Get the file again.")
-    return content
-
-
-def _damaged_part(path: Path) -> str | None:
-    """Return a part of a zip file that does not match its checksum; torch does not check."""
-    if not zipfile.is_zipfile(path):  # as before torch 1.6
-        return None
-    with zipfile.ZipFile(path) as file:
-        return file.testzip()
-
-
-def _no_checkpoint(path: Path) -> CheckpointError:
-    return CheckpointError(f"'{path}' is not a file of torch.save, or is damaged")
+        raise CheckpointError(f"'{path}' is not a file of torch.save, or is damaged") from error
 
 
 def _has_weights(value: Any) -> bool:
@@ -126,6 +109,5 @@ def _has_weights(value: Any) -> bool:
 
 def _described(content: Any) -> str:
     if isinstance(content, Mapping):
-        keys = ", ".join(map(repr, content)) or "nothing"
-        return f"a map of {keys if len(keys) <= 200 else keys[:197] + '...'}"
+        return f"a map of {listed(map(repr, content), most=20) or 'nothing'}"
     return f"a {type(content).__name__}"

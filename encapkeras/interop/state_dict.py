@@ -8,10 +8,11 @@ from typing import Any
 import keras
 import torch
 
-from encapkeras.errors import ArgumentError, CheckpointError
+from encapkeras.errors import LONGEST_NAME, MOST_SHOWN, ArgumentError, CheckpointError, printable
 from encapkeras.interop.network_names import original_tensors
 from encapkeras.interop.original_tensor import OriginalTensor
 from encapkeras.model.spec_model import SpecModel
+from encapkeras.text import counted, cut, listed
 
 _COMPILED = "_orig_mod."  # what torch.compile puts before the names of what it compiles, at any depth
 _AVERAGED = "n_averaged"  # the counter that torch's AveragedModel puts next to the weights
@@ -32,7 +33,7 @@ def load_original_state_dict(model: keras.Model, state_dict: Mapping[str, torch.
         ArgumentError: `model` was not made from a spec, or is on the device "meta"; or `state_dict` is not a map.
         CheckpointError: The original has no counterpart for a part of the network, or entries of the state dict are
             missing, unknown, of another shape, not finite floating-point numbers, or variances below 0. The message
-            lists all of them, and the model is unchanged.
+            lists up to 50 of them, and the model is unchanged.
 
     Example:
         >>> import encapkeras
@@ -50,10 +51,11 @@ def load_original_state_dict(model: keras.Model, state_dict: Mapping[str, torch.
     wrong = [f"{tensor.name}: {problem}" for tensor in tensors if (problem := _problem(tensor, given))]
     unknown = _unknown_entries(tensors, given)
     if wrong or unknown:
-        listed = "\n".join(f"  {problem}" for problem in [*wrong, *unknown])
         found = len(wrong) + len(unknown)
+        shown = [f"  {problem}\n" for problem in [*wrong[:MOST_SHOWN], *unknown][:MOST_SHOWN]]
+        more = f"  ... and {found - len(shown):,} more\n" if found > len(shown) else ""
         raise CheckpointError(
-            f"the state dict does not fit network '{model.name}':\n{listed}\n{found} error{'s' if found > 1 else ''} "
+            f"the state dict does not fit network '{model.name}':\n{''.join(shown)}{more}{counted(found, 'error')} "
             f"found; {len(tensors) - len(wrong)} of the {len(tensors)} tensors of the network are valid. "
             f"{_units_without_loss(unknown)}Nothing was loaded."
         )
@@ -128,7 +130,7 @@ def _unknown_entries(tensors: Sequence[OriginalTensor], given: Mapping[Any, Any]
     problems = []
     for name, value in given.items():
         if name not in names and name not in counters:
-            problems.append(f"{name}: the network has no such tensor")
+            problems.append(f"{printable(cut(str(name), LONGEST_NAME))}: the network has no such tensor")
         elif name in counters and not isinstance(value, torch.Tensor):
             problems.append(f"{name}: {_no_tensor(value)}")
     return problems
@@ -136,11 +138,11 @@ def _unknown_entries(tensors: Sequence[OriginalTensor], given: Mapping[Any, Any]
 
 def _units_without_loss(unknown: Sequence[str]) -> str:
     """Return a hint where all unknown entries are optimal-transport units, which prediction does not need."""
-    units = list(dict.fromkeys(entry.partition(".")[0] for entry in unknown))
+    units = dict.fromkeys(entry.partition(".")[0] for entry in unknown)
     if not units or not all(unit.endswith("_ot_loss") for unit in units):
         return ""
     return (
-        f"{', '.join(units)}: the spec needs an optimal_transport loss for each, with a latent tensor of that module; "
+        f"{listed(units)}: the spec needs an optimal_transport loss for each, with a latent tensor of that module; "
         "or leave these entries out of the state dict. "
     )
 

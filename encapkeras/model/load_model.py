@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
+import warnings
 import zipfile
-import zlib
+from typing import Any
 
 import keras
 
 from encapkeras.errors import EncapkerasError, PluginError
 from encapkeras.plugins import plugin_of_module
+from encapkeras.text import cut
+
+# Where a file may name what networks consist of. Keras looks elsewhere too, and so finds functions that write files.
+_NAMED = re.compile(
+    r"keras(\.(layers|models|activations|constraints|dtype_policies|initializers|losses|metrics|ops|quantizers|random"
+    r"|regularizers|optimizers(\.schedules)?|src\.[\w.]+))?"
+)
+_LONGEST_CONFIGURATION = 2**26  # bytes
+_UNSOUND = "Skipping nested container|Skipping invalid path"  # Keras only warns of these
+_LONGEST_REASON = 1000  # Keras may quote the whole configuration
 
 
 def load_model(path: str | os.PathLike[str]) -> keras.Model:
@@ -25,15 +38,39 @@ def load_model(path: str | os.PathLike[str]) -> keras.Model:
         )
     if not os.path.isfile(path):
         raise EncapkerasError(f"'{shown}' cannot be loaded: there is no such file")
-    if not zipfile.is_zipfile(path):  # Keras would say that it is not there
+    if not shown.endswith(".keras") or not zipfile.is_zipfile(path):  # Keras would say that it is not there
         raise EncapkerasError(f"'{shown}' cannot be loaded: it is not a .keras file, or is damaged")
     try:
-        return keras.saving.load_model(path)
-    except (OSError, ValueError, TypeError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", _UNSOUND)
+            warnings.filterwarnings("ignore", "Casting complex values")  # a damaged file must not print
+            _check_names(path)
+            return keras.saving.load_model(path)
+    except PluginError:
+        raise
+    except Exception as error:  # Keras raises whatever its reading of a damaged file ends in
         plugin = plugin_of_module(str(error))
         if plugin:
             raise PluginError(
                 f"'{shown}' cannot be loaded: it has a class of the plugin {plugin}. Load that first: "
                 f"encapkeras.load_plugin('{plugin}')."
             ) from error
-        raise EncapkerasError(f"'{shown}' cannot be loaded: {error}") from error
+        text = str(error).rpartition("Exception encountered: ")[2] or type(error).__name__
+        reason = cut(re.sub(r"\x1b\[\d*m", "", text), _LONGEST_REASON)
+        raise EncapkerasError(f"'{shown}' cannot be loaded: {reason}") from error
+
+
+def _check_names(path: str | os.PathLike[str]) -> None:
+    """Refuse a file that names what no network consists of, such as a function of Keras that writes a file."""
+    with zipfile.ZipFile(path) as archive, archive.open("config.json") as file:
+        remaining: list[Any] = [json.loads(file.read(_LONGEST_CONFIGURATION))]
+    while remaining:
+        part = remaining.pop()
+        if isinstance(part, list):
+            remaining += part
+        elif isinstance(part, dict):
+            remaining += part.values()
+            module, name = str(part.get("module")), str(part.get("class_name"))
+            name = str(part.get("config")) if name == "function" else name
+            if module.partition(".")[0] == "keras" and (not _NAMED.fullmatch(module) or "." in name):
+                raise ValueError(f"it names {module}.{name}, which is not a part of a network")

@@ -345,15 +345,17 @@ def _boxes(folder: Path) -> Format:
 # --- networks and states ---
 
 
-def _torch_files(changed: Callable[[random.Random, Any], Any], tree: bool = True) -> tuple[Change, ...]:
+def _torch_files(changed: Callable[[random.Random, Any], Any]) -> tuple[Change, ...]:
     import torch
 
     def content(chance: random.Random, data: bytes) -> Mutant:
         loaded = torch.load(io.BytesIO(data), weights_only=True)
         if isinstance(loaded, dict):
             loaded = dict(loaded)
-        written = io.BytesIO()
-        torch.save(changed_tree(chance, loaded, changed), written, _use_new_zipfile_serialization=chance.random() < 0.8)
+        written, zip_file = io.BytesIO(), chance.random() < 0.8
+        torch.save(
+            _with_checksum(changed_tree(chance, loaded, changed)), written, _use_new_zipfile_serialization=zip_file
+        )
         return written.getvalue(), False
 
     def records(chance: random.Random, data: bytes) -> Mutant:
@@ -365,6 +367,16 @@ def _torch_files(changed: Callable[[random.Random, Any], Any], tree: bool = True
         return zipped(inside), False
 
     return (content, content, records, _directory, _members)
+
+
+def _with_checksum(content: Any) -> Any:
+    """A changed state with a right checksum."""
+    if not isinstance(content, dict) or "checksum" not in content:
+        return content
+    from encapkeras.training.run.resume_state import checksum
+
+    rest = {name: value for name, value in content.items() if name != "checksum"}
+    return {**rest, "checksum": checksum(rest)}
 
 
 def _tensor(chance: random.Random, value: Any) -> Any:
@@ -456,7 +468,7 @@ def _keras(folder: Path) -> Format:
         return zipped(content), False
 
     def read(path: Path) -> Any:
-        keras.utils.clear_session()
+        keras.utils.clear_session(free_memory=False)
         model = load_model(path)
         return digest([[(weight.path, weight.value) for weight in model.weights], model.get_config()])
 
@@ -507,13 +519,14 @@ def _state(folder: Path) -> Format:
     import keras
 
     from encapkeras import callbacks
+    from encapkeras.training.run.resume_state import StateFiles
 
     x = np.random.default_rng(0).random((8, 3)).astype("f4")
     y = x.sum(axis=1, keepdims=True)
     file = "epoch_2_step_2.pt"
 
     def fit(path: Path, epochs: int) -> Any:
-        keras.utils.clear_session()
+        keras.utils.clear_session(free_memory=False)
         keras.utils.set_random_seed(0)
         model = keras.Sequential([keras.Input((3,)), keras.layers.Dropout(0.5), keras.layers.Dense(1)])
         model.compile(keras.optimizers.Adam(0.1), "mse")
@@ -535,6 +548,7 @@ def _state(folder: Path) -> Format:
         (here / "resume").mkdir(parents=True)
         os.link(path, here / "resume" / file)
         (here / "metrics.csv").write_bytes(rows)
+        StateFiles(here / "resume").newest()  # what is refused at once needs no model
         return fit(here, 2)
 
     def leaf(chance: random.Random, value: Any) -> Any:
@@ -554,6 +568,7 @@ def _run_json(folder: Path) -> Format:
     from encapkeras.comparison.folder import check_none_is_lost, reusable
     from encapkeras.comparison.plan import make_plan
     from encapkeras.training import train
+    from encapkeras.training.run.known_runs import described_run
     from encapkeras.training.run.run_folder import RunFolder, describe_environment, trained_on
 
     seed = 0
@@ -561,6 +576,8 @@ def _run_json(folder: Path) -> Format:
     [planned] = plan.trainings
     run, spec = planned.folder, planned.spec
     run.create(spec.resolved, describe_environment("cpu", seed), False, 0)
+    layers = {"path": "/nowhere/mine.py", "copy": "plugins/mine.py", "registers": {"layer": ["squash"], "loss": []}}
+    run.environment.write_text(json.dumps({**run.read_environment(), "plugins": [layers]}))
     run.last.write_bytes(b"x")
     run.best.write_bytes(b"x")
     numbers = ("test_accuracy", "validation_accuracy", "parameters", "images_per_second", "seconds", "peak_memory_mib")
@@ -573,7 +590,7 @@ def _run_json(folder: Path) -> Format:
             return digest(check_none_is_lost(plan.trainings, path.parent))
         folder = RunFolder(path.parent)
         opened = TrainedRun.open(path.parent)
-        found = [trained_on(folder), opened.checkpoint.name, folder.read_environment()]
+        found = [trained_on(folder), opened.checkpoint.name, folder.read_environment(), described_run(folder).state]
         with contextlib.redirect_stdout(io.StringIO()):
             found.append(train(spec, path.parent, resume=True))
         again = [planned._replace(folder=folder)]
@@ -583,6 +600,22 @@ def _run_json(folder: Path) -> Format:
         return _changed_json(chance, data), False
 
     return Format(files, read, (tree,))
+
+
+def _csv(folder: Path) -> Format:
+    from encapkeras.analysis import Measurement, RoutingAnalysis, read_csv, write_csv
+
+    one = [Measurement("digits", "em", n, "activation", "target", None, 0.5, 16) for n in range(1, 4)]
+    write_csv(folder / "routing.csv", [RoutingAnalysis("best", "test", 16, tuple(one))])
+
+    def cell(chance: random.Random, data: bytes) -> Mutant:
+        rows = [line.split(",") for line in data.decode().splitlines()]
+        row = chance.choice(rows)
+        values = ("", "nan", "-1", "9" * 5000, '"', "\0", "x" * 200_000, "1e999", "\r", "a,b", "1.5")
+        row[chance.randrange(len(row))] = chance.choice(values)
+        return "\n".join(",".join(row) for row in rows).encode(), False
+
+    return Format(("routing.csv",), lambda path: digest(read_csv(path)), (cell,))
 
 
 def _spec(ending: str) -> Callable[[Path], Format]:
@@ -623,6 +656,7 @@ FORMATS: dict[str, Callable[[Path], Format]] = {
     **{ending: _image(ending) for ending in _IMAGES},
     "boxes": _boxes,
     "run_json": _run_json,
+    "csv": _csv,
     "yaml": _spec("yaml"),
     "json": _spec("json"),
     "keras": _keras,

@@ -3,6 +3,7 @@
 import os
 import random
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,14 +13,14 @@ from fuzz.formats import FORMATS
 from fuzz.mutations import changed_bytes, changed_tree
 
 SECONDS = 360
-COMMAND = [sys.executable, str(Path(__file__).with_name("files.py"))]
 ROOT = Path(__file__).parents[2]
 
 
-def fuzzed(*words):
-    """What the command prints; it must find nothing."""
-    paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    ended = subprocess.run([*COMMAND, *words], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": paths})
+def printed_by(script, *words):
+    """What a command prints that must find nothing."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    command = [sys.executable, str(Path(__file__).with_name(script)), *words]
+    ended = subprocess.run(command, capture_output=True, text=True, env=environment)
     print(ended.stdout, ended.stderr[-5000:])
     assert ended.returncode == 0
     return ended.stdout
@@ -28,9 +29,19 @@ def fuzzed(*words):
 @pytest.mark.slow
 def test_six_minutes_of_all_formats():
     seed = random.SystemRandom().randrange(10**6)  # printed by the command, and so with a failure
-    table = fuzzed("--seconds", str(SECONDS), "--seed", str(seed))
+    table = printed_by("files.py", "--seconds", str(SECONDS), "--seed", str(seed))
     for name in FORMATS:
         assert re.search(rf"^{name} +[1-9]", table, re.MULTILINE), name
+
+
+@pytest.mark.slow
+def test_some_faults_of_the_system():
+    """`faults.py` does the same with more."""
+    if sys.platform != "linux" or not (shutil.which("gcc") or shutil.which("cc")):
+        pytest.skip("needs Linux and a C compiler, gcc or cc, for the library that has calls fail")
+    seed = random.SystemRandom().randrange(10**6)
+    table = printed_by("faults.py", "--count", "10", "--seed", str(seed))
+    assert f"seed {seed}" in table
 
 
 def test_equal_seeds_make_equal_changes():

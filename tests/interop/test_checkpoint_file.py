@@ -1,8 +1,10 @@
 """Files of `torch.save`, and files that are none."""
 
 import gc
+import os
 import pickle
 import shutil
+import warnings
 import zipfile
 
 import numpy as np
@@ -84,7 +86,7 @@ def test_several_state_dicts_are_not_chosen_from(tmp_path):
         ({"epoch": torch.tensor(3.0)}, "but a map of 'epoch'"),
         ([torch.zeros(1)], "but a list"),
         (torch.zeros(1), "but a Tensor"),
-        ({f"key{i:04}": i for i in range(99)}, "..."),
+        ({f"key{i:04}": i for i in range(99)}, "and 79 more"),
     ],
 )
 def test_other_content(tmp_path, content, text):
@@ -164,9 +166,80 @@ def test_a_changed_byte_is_found(tmp_path):
     assert "in it does not have its checksum. Get the file again." in message
 
 
+def as_folder(data, entry):
+    """The attribute bit of a folder: torch then hands out memory as it finds it."""
+    at = data.index(b"PK\x01\x02", data.index(b"PK\x01\x02") + 4 * entry) + 38
+    return data[:at] + bytes([data[at] | 0x10]) + data[at + 1 :]
+
+
+@pytest.mark.parametrize("entry", range(5))
+def test_a_directory_that_says_otherwise_is_refused(tmp_path, entry):
+    write_checkpoint(WEIGHTS, tmp_path / "a.pth")
+    (tmp_path / "a.pth").write_bytes(as_folder((tmp_path / "a.pth").read_bytes(), entry))
+    with zipfile.ZipFile(tmp_path / "a.pth") as file:
+        assert file.testzip() is None
+    assert "an entry in it is" in refused(tmp_path / "a.pth")
+
+
+def parts(path):
+    write_checkpoint(WEIGHTS, path)
+    with zipfile.ZipFile(path) as file:
+        return {name: file.read(name) for name in file.namelist()}
+
+
+def compressed(path):
+    content = parts(path)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        for name, data in content.items():
+            file.writestr(name, data)
+
+
+def shorter(path):
+    content = parts(path)
+    name = next(name for name in content if name.endswith("data/0"))
+    with zipfile.ZipFile(path, "w") as file:
+        for each, data in content.items():
+            file.writestr(each, data[:4] if each == name else data)
+
+
+def longer(path):
+    content = parts(path)
+    name = next(name for name in content if name.endswith("data/1"))
+    with zipfile.ZipFile(path, "w") as file:
+        for each, data in content.items():
+            file.writestr(each, data + b"1234" if each == name else data)
+
+
+def doubled(path):
+    content = parts(path)
+    with zipfile.ZipFile(path, "w") as file, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for name, data in [*content.items(), *content.items()]:
+            file.writestr(name, data)
+
+
+@pytest.mark.parametrize("make", [compressed, shorter, longer, doubled])
+def test_what_torch_does_not_write_is_refused(tmp_path, make):
+    make(tmp_path / "a.pth")
+    assert "is damaged" in refused(tmp_path / "a.pth")
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.pth")
+    assert "cannot be read: not a regular file" in refused(tmp_path / "a.pth")
+
+
+def test_a_message_is_short_whatever_there_is(tmp_path):
+    names = [f"{number}{'x' * 1000}" for number in range(2000)]
+    torch.save({name: WEIGHTS for name in names}, tmp_path / "maps.pth")
+    torch.save({name: 1 for name in names}, tmp_path / "others.pth")
+    for name in ("maps.pth", "others.pth"):
+        assert len(refused(tmp_path / name)) < 10_000
+
+
 def test_files_that_cannot_be_read(tmp_path):
     assert "cannot be read: No such file" in refused(tmp_path / "none.pth")
-    assert "cannot be read: Is a directory" in refused(tmp_path)
+    assert "cannot be read: not a regular file" in refused(tmp_path)
 
 
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")], ids=repr)
@@ -174,6 +247,7 @@ def test_too_little_memory_is_not_taken_for_damage(error, tmp_path, monkeypatch)
     def load(*arguments, **options):
         raise error
 
+    write_checkpoint(WEIGHTS, tmp_path / "checkpoint.pth")
     monkeypatch.setattr(torch, "load", load)
     with pytest.raises(TrainingError, match=r"out of memory.* Free memory to read the checkpoint"):
         read_checkpoint(tmp_path / "checkpoint.pth")

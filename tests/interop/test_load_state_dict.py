@@ -36,6 +36,16 @@ def test_prefixes_of_wrappers_are_taken_off(network, prefix):
     assert_same(other, values(model))
 
 
+def test_of_many_unknown_entries_some_are_named(network):
+    model, state_dict = network
+    tensor = torch.zeros(1)
+    unknown = {f"\x1b[31m{number}{'x' * 500}": tensor for number in range(100_000)}
+    message = refused(model, {**state_dict, **unknown})
+    assert len(message) < 10_000
+    assert "\\x1b[31m0xxx" in message and "\x1b" not in message
+    assert "  ... and 99,950 more\n100,000 errors found; " in message
+
+
 def test_names_of_compiled_parts_and_averaged_models_are_known(network):
     model, state_dict = network
     compiled, averaged = build_model(SPEC), build_model(SPEC)

@@ -52,7 +52,7 @@ def test_keras_puts_its_words_before_and_after_the_error_of_a_layer():
 
 
 def test_keras_puts_its_words_before_the_error_of_a_configuration():
-    """`_check_own_layer` of model/make_layer.py."""
+    """`_check_own_layer` of model/make_layer.py, `load_model` of model/load_model.py."""
     text = text_of(TypeError, NeedsSize.from_config, {})
     assert text.rpartition("Exception encountered: ")[2].startswith("NeedsSize.__init__() missing 1 required")
 

@@ -470,7 +470,7 @@ def test_a_state_whose_tensors_would_be_left_unread_is_damaged(tmp_path, keep_ta
             entry = content.index(b"PK\x01\x02", file.start_dir + 1)
         content[entry + 38] |= 0x10
         path.write_bytes(content)
-    with pytest.raises(TrainingError, match=r"damaged: its (content has another checksum|part .* has changed)"):
+    with pytest.raises(TrainingError, match=r"its content has another checksum|an entry in it is .* a folder"):
         small_model().fit(**arrays(), callbacks=[Resume(tmp_path)], verbose=0)
 
 

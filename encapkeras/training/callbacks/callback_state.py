@@ -14,6 +14,7 @@ from encapkeras.errors import TrainingError
 from encapkeras.keras_internals import CALLBACK_ATTRIBUTES
 
 KeptTypes = Mapping[str, tuple[type, ...]]  # a `KEPT` that says which types each attribute may have
+_NUMBER = (int, float, np.number)
 _PLAIN = (bool, int, float, str, type(None), torch.Tensor)
 
 
@@ -55,6 +56,12 @@ def _is_kept(callback: keras.callbacks.Callback, name: str, value: Any) -> bool:
     if kept is not None:
         return name in kept and (not isinstance(kept, Mapping) or isinstance(value, kept[name]))
     of_class = getattr(type(callback), name, None)
+    if type(callback).__module__.startswith("keras."):
+        now = getattr(callback, name, None)
+        if isinstance(value, str) != isinstance(now, str) or (
+            isinstance(now, _NUMBER) and not isinstance(value, _NUMBER)
+        ):
+            return False
     others = (*CALLBACK_ATTRIBUTES, *inspect.signature(type(callback)).parameters, "KEPT", "appends_to")
     return name not in others and not callable(of_class) and not isinstance(of_class, property)
 

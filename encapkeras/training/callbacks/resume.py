@@ -29,6 +29,7 @@ from encapkeras.keras_internals import (
     steps_per_epoch,
     training_function,
 )
+from encapkeras.text import listed
 from encapkeras.training.callbacks.callback_state import callback_state, set_callback_state
 from encapkeras.training.non_finite import ADVICE
 from encapkeras.training.optimizer.averaged_weights import keeps_average, replaced
@@ -282,8 +283,8 @@ class Resume(keras.callbacks.Callback):  # type: ignore[misc]
         now, then = [type(each).__name__ for each in self.also], [each["class"] for each in state["callbacks"]]
         if now != then:
             raise TrainingError(
-                f"the saved training in {self.files.folder} has the callbacks {', '.join(then) or 'none'}; 'also' has "
-                f"{', '.join(now) or 'none'}. Resume with the same, or train in another folder."
+                f"the saved training in {self.files.folder} has the callbacks {listed(then) or 'none'}; 'also' has "
+                f"{listed(now) or 'none'}. Resume with the same, or train in another folder."
             )
         return list(zip(self.also, state["callbacks"], strict=True))
 

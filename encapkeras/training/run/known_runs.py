@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import datetime
 import io
-import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from encapkeras.errors import EncapkerasError, RunFolderError
-from encapkeras.files import open_regular, reading
+from encapkeras.files import open_regular, read_json, reading
 from encapkeras.training.run.identity import written_spec
 from encapkeras.training.run.run_folder import RunFolder, folder_name
 
@@ -100,8 +99,8 @@ def _run_folders(folder: Path) -> Iterator[Path]:
 def _results(folder: RunFolder) -> dict[str, Any]:
     if not os.path.lexists(folder.results):
         return {}
-    with reading(folder.results, "the results of a training", RunFolderError), open_regular(folder.results) as file:
-        results = dict(json.loads(file.read()))
+    with reading(folder.results, "the results of a training", RunFolderError):
+        results = read_json(folder.results)
         return {**results, "test_accuracy": float(results["test_accuracy"])}
 
 

@@ -10,21 +10,20 @@ import hashlib
 import io
 import os
 import re
-import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import keras
 import torch
 
 from encapkeras.errors import TrainingError
 from encapkeras.files import FileLock, open_regular, reading, replacing, writing
+from encapkeras.torch_internals import load_saved
 
 FORMAT = 2  # 1 has no checksum
 _NAME = re.compile(r"epoch_([1-9]\d*)_step_(\d+)\.pt")
 _EVENT_FILE = re.compile(r"events\.out\.tfevents\.[^/\\\0]+")
-_DIRECTORY = 0x10  # a bit in the table of contents of a zip: torch leaves the memory of such parts as it was
 
 _ADVICE = (
     "Resume with the model, the optimizer and the metrics that the training started with, or train in another folder."
@@ -136,29 +135,17 @@ class StateFiles:
 def _read(path: Path, position: Position) -> State:
     advice = "Move it away to resume from the state before, if there is one, or train in another folder."
     with reading(path, "a resume state", TrainingError, advice), open_regular(path) as file:
-        damaged = _damaged_part(file)
-        if damaged:
-            raise TrainingError(f"the resume state {path} is damaged: its part '{damaged}' has changed. {advice}")
-        size = file.seek(0, os.SEEK_END)
-        file.seek(0)
-        state: State = torch.load(file, map_location="cpu", weights_only=True)
+        state: State = load_saved(file)
         found = state.get("format") if isinstance(state, dict) else None
         if found not in (1, FORMAT) or not set(_PARTS) <= set(state):
             raise TrainingError(
                 f"the resume state {path} is not in a format that this version of encapkeras reads (1 to {FORMAT}; "
                 f"found {found}). Resume with the version that wrote it, or train in another folder."
             )
-        problem = _problem(state, position, size)
+        problem = _problem(state, position, file.seek(0, os.SEEK_END))
         if problem:
             raise TrainingError(f"the resume state {path} is damaged: {problem}. {advice}")
     return state
-
-
-def _damaged_part(file: BinaryIO) -> str | None:
-    """Return the first part that torch would not read as it wrote it; torch packs nothing, and looks at no checksum."""
-    with zipfile.ZipFile(file) as parts:
-        odd = (each.filename for each in parts.infolist() if each.external_attr & _DIRECTORY or each.compress_type)
-        return next(odd, None) or parts.testzip()
 
 
 def _problem(state: State, position: Position, size: int) -> str:

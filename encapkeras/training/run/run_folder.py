@@ -17,7 +17,6 @@ from __future__ import annotations
 import contextlib
 import datetime
 import itertools
-import json
 import os
 import platform
 import re
@@ -30,7 +29,7 @@ from typing import Any
 
 from encapkeras import __version__
 from encapkeras.errors import RunFolderError
-from encapkeras.files import FileLock, open_regular, reading, replacing, write_json, writing
+from encapkeras.files import FileLock, read_json, reading, replacing, write_json, writing
 from encapkeras.plugins import Plugin, check_loaded
 from encapkeras.spec.write import as_yaml
 from encapkeras.text import is_utf8
@@ -261,11 +260,8 @@ class RunFolder:
 
     def read_environment(self) -> dict[str, Any]:
         """Read `environment.json`: versions, device and so on of the process that started the run."""
-        with (
-            reading(self.environment, "the note of a training", RunFolderError),
-            open_regular(self.environment) as file,
-        ):
-            return dict(json.loads(file.read()))
+        with reading(self.environment, "the note of a training", RunFolderError):
+            return read_json(self.environment)
 
     def was_begun(self) -> bool:
         """Whether a run of ours is here that has come as far as its spec."""
@@ -315,14 +311,21 @@ class RunFolder:
             PluginError: One is not. None is loaded from here by itself, since a plugin is code.
         """
         for registers, original, copy in self._plugin_records():
-            check_loaded(registers, f"run {self.path}", str(original if original.is_file() else self.path / copy))
+            check_loaded(registers, f"run {self.path}", str(original if os.path.isfile(original) else self.path / copy))
 
     def _plugin_records(self) -> list[tuple[dict[str, Any], Path, str]]:
         """Return what each plugin registers, where it was, and its copy; none if this is a run of another kind."""
         try:
             records = self.read_environment().get("plugins", [])
-            return [(dict(record["registers"]), Path(record["path"]), str(record["copy"])) for record in records]
-        except (RunFolderError, ValueError, TypeError, KeyError):
+            return [
+                (
+                    {str(noun): [*map(str, names)] for noun, names in record["registers"].items()},
+                    Path(record["path"]),
+                    str(record["copy"]),
+                )
+                for record in records
+            ]
+        except (RunFolderError, ValueError, TypeError, KeyError, AttributeError):
             return []
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,6 +10,7 @@ from typing import Any, NamedTuple
 from encapkeras.data.registry import path_arguments
 from encapkeras.distribution.processes import launcher_value, set_launcher_value
 from encapkeras.errors import RunFolderError, TrainingError
+from encapkeras.files import read_json
 from encapkeras.spec.spec import Spec
 from encapkeras.training.run.identity import first_difference, same_places, spec_of_run, without_places, written_spec
 from encapkeras.training.run.resume_state import StateFiles
@@ -102,8 +102,8 @@ def _results_of_finished(folder: RunFolder, changes: list[str]) -> dict[str, Any
             "Train in another folder."
         )
     try:
-        results: dict[str, Any] = dict(json.loads(folder.results.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
+        results = read_json(folder.results)
+    except (OSError, ValueError) as error:
         raise TrainingError(
             f"{folder.results} is damaged: {error}. Put back the one that the training wrote; 'encapkeras evaluate' "
             "measures the network again."
