@@ -1,4 +1,4 @@
-"""Images from 0 to 1, which every network takes: bytes are divided by 255, other numbers beyond get a warning."""
+"""Images from 0 to 1, which every network takes: bytes are divided by 255, numbers far beyond get a warning."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from encapkeras.model.build import BuiltGraph
 
 IMAGE_RANGE = (0.0, 1.0)
 
-_ROUNDING = 1e-3  # resizing may exceed the range by a little
+_FAR_BEYOND = 10.0  # images from -1 to 1, and those with a mean of 0 and a deviation of 1, are somebody's choice
 _OWN_RANGE = (keras.layers.Rescaling, keras.layers.Normalization)  # which take images in other units
 
 
@@ -40,7 +40,7 @@ class ImageRange:
         self.unseen = True
 
     def applied(self, inputs: Any) -> Any:
-        """The inputs, with images of bytes as floats; warns, once, about a first batch that exceeds the range."""
+        """The inputs, with images of bytes as floats; warns, once, about a first batch far beyond the range."""
         arrays = keras.tree.flatten(inputs)
         tensors = [keras.ops.convert_to_tensor(each) if isinstance(each, np.ndarray) else each for each in arrays]
         if len(tensors) != len(self._inputs) or not all(isinstance(tensor, torch.Tensor) for tensor in tensors):
@@ -60,7 +60,7 @@ class ImageRange:
         if not declared.is_image or image.dtype in (torch.uint8, torch.bool):
             return
         low, high = (bound.item() for bound in image.detach().aminmax())
-        if low < IMAGE_RANGE[0] - _ROUNDING or high > IMAGE_RANGE[1] + _ROUNDING:
+        if max(-low, high) > _FAR_BEYOND:
             self._warned = True
             warnings.warn(
                 f"model '{self._model}' takes images with values from 0 to 1; those of '{declared.name}' range from "

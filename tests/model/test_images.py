@@ -51,9 +51,9 @@ def test_bytes_are_images_from_0_to_1():
         np.testing.assert_array_equal(one, two)
 
 
-@pytest.mark.parametrize("images", [BYTES.astype("float32"), BYTES.astype("int64"), 2 * IMAGES - 1])
+@pytest.mark.parametrize("images", [BYTES.astype("float32"), BYTES.astype("int64"), -255 * IMAGES])
 @pytest.mark.parametrize("method", ["fit", "evaluate", "predict", "__call__"])
-def test_other_numbers_beyond_the_range_are_warned_about_once(images, method):
+def test_numbers_far_beyond_the_range_are_warned_about_once(images, method):
     model = compiled()
     model(keras.ops.convert_to_tensor(IMAGES))
     options = {} if method == "__call__" else {"verbose": 0, "batch_size": 2}
@@ -121,6 +121,12 @@ def test_a_spec_as_a_map_may_have_numbers_of_numpy_and_paths(tmp_path):
     assert load_spec(spec).resolved["model"]["inputs"]["image"] == [8, 8, 1]
     with pytest.raises(SpecError, match=r"none\.npz"):
         load_spec({**SMALL, "data": data})
+
+
+def test_images_that_are_scaled_otherwise_are_a_choice():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        compiled().predict(2 * IMAGES - 1, verbose=0)
 
 
 def test_warnings_come_at_the_first_batch_alone():

@@ -345,4 +345,4 @@ def test_a_folder_has_to_be_named_where_a_restart_could_not_know_it(tmp_path, mo
 def test_a_model_without_a_spec_is_refused():
     model = keras.Sequential([keras.layers.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(10)])
     with pytest.raises(TrainingError, match="was not built from a spec"):
-        check_fits(model, DatasetInfo(8, 8, 1, 10, None))
+        check_fits(model, DatasetInfo(8, 8, 1, 10, tuple("0123456789")))
