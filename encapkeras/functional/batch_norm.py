@@ -5,6 +5,9 @@ Shape suffixes: B batch, C channels, N capsule types, D capsule dimension, P pos
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+from contextvars import ContextVar
 from typing import NamedTuple
 
 import torch
@@ -12,6 +15,19 @@ from torch.nn import functional as F
 
 from encapkeras.functional.torch_support.precision import is_half
 from encapkeras.functional.torch_support.shared_batch import SharedBatch, shared_batch
+
+
+_restored_by_caller: ContextVar[bool] = ContextVar("restored_by_caller", default=False)
+
+
+@contextlib.contextmanager
+def restored_by_caller() -> Iterator[None]:
+    """Leave statistics that are not finite to the caller, who restores those of all layers if it finds one."""
+    token = _restored_by_caller.set(True)
+    try:
+        yield
+    finally:
+        _restored_by_caller.reset(token)
 
 
 class NormWeights(NamedTuple):
@@ -62,8 +78,8 @@ def batch_norm(
     """
     # `requires_grad_(True)`, torch's way to unfreeze a layer, reaches statistics too; they have no gradients.
     weights = weights._replace(mean=weights.mean.detach(), variance=weights.variance.detach())
-    if not is_half(map_BCP):
-        return _batch_norm(map_BCP, weights, training, bias, momentum, epsilon)
+    if not is_half(map_BCP) or _restored_by_caller.get():
+        return _batch_norm(map_BCP, weights, training, bias, momentum, epsilon).to(map_BCP.dtype)
     before = weights.mean.clone(), weights.variance.clone()
     normed = _batch_norm(map_BCP, weights, training, bias, momentum, epsilon)
     if training:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import keras
 import torch
 
+from encapkeras.functional.batch_norm import restored_by_caller
 from encapkeras.keras_internals import statistics_within
 from encapkeras.torch_internals import copy_all
 
@@ -32,7 +33,8 @@ class MovingStatistics:
             yield
             return
         before = _joined(values)
-        yield
+        with restored_by_caller():
+            yield
         after = _joined(values)
         kept = torch.where(after.isfinite().all(), after, before).split([value.numel() for value in values])
         # `.data`: batch norms have noted these tensors for their backward pass, which reads them only in prediction.

@@ -40,13 +40,13 @@ def test_a_bad_batch_changes_none(precision, value):
     model = encapkeras.build_model(spec(precision))
     bad = IMAGES.copy()
     bad[1, 2, 3] = value
-    model(IMAGES, training=True)
+    model(torch.tensor(IMAGES), training=True)
     before = statistics(model)
     assert {"stem/norm_mean", "norm/moving_mean"} <= {weight.path for weight in model.non_trainable_weights}
-    model(bad, training=True)
+    model(torch.tensor(bad), training=True)
     for received, expected in zip(statistics(model), before, strict=True):
         np.testing.assert_array_equal(received, expected)
-    model(IMAGES, training=True)
+    model(torch.tensor(IMAGES), training=True)
     assert all((after != last).any() for after, last in zip(statistics(model), before, strict=True))
 
 
