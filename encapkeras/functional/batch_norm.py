@@ -16,7 +16,6 @@ from torch.nn import functional as F
 from encapkeras.functional.torch_support.precision import is_half
 from encapkeras.functional.torch_support.shared_batch import SharedBatch, shared_batch
 
-
 _restored_by_caller: ContextVar[bool] = ContextVar("restored_by_caller", default=False)
 
 
