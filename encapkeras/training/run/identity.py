@@ -132,7 +132,11 @@ def first_difference(there: Any, here: Any, path: str = "") -> str:
         for key in dict.fromkeys([*there, *here]):
             if there.get(key) != here.get(key):
                 return first_difference(there.get(key), here.get(key), f"{path}.{key}" if path else key)
-    written = ["null" if value is None else shown(value) for value in (there, here)]
+    # Of paths, which may be long, the ends differ.
+    written = [
+        "null" if value is None else repr(value) if type(value) is str and len(value) < 300 else shown(value)
+        for value in (there, here)
+    ]
     return f"{path} is {written[0]} there and {written[1]} here"
 
 
