@@ -63,7 +63,7 @@ def load_plugin(file: str | os.PathLike[str]) -> ModuleType:
         PluginError: There is no such file, it fails, it registers nothing, or what it registers is not complete or has
             a name that is taken.
 
-    Example:
+    Examples:
         >>> load_plugin("my_layers.py").Mixer  # doctest: +SKIP
         <class 'encapkeras_plugin_my_layers_0ed92f2c.Mixer'>
         >>> load_plugin("no_layers.py")

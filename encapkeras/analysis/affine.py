@@ -63,7 +63,7 @@ def transformed(
     Raises:
         ArgumentError: The factor is not above 0, or a number is not finite.
 
-    Example:
+    Examples:
         >>> image = torch.eye(3)[None, :, :, None]
         >>> transformed(image, right=1)[0, :, :, 0]
         tensor([[0., 1., 0.],

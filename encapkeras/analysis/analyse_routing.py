@@ -102,7 +102,7 @@ def analyse_routing(
         ArgumentError: The network has no routing layer or cannot be analysed, it does not take such images, labels and
             images do not match, or the input of a layer is not finite.
 
-    Example:
+    Examples:
         >>> import keras, encapkeras
         >>> inputs = keras.Input((4, 4, 8, 6))
         >>> digits = encapkeras.layers.DynamicCapsules(capsules=10, dim=8, name="digits")(inputs)

@@ -32,7 +32,7 @@ class ClassErrors:
     def error(self) -> float | None:
         """The part that are errors, 0 to 1; None without images.
 
-        Example:
+        Examples:
             >>> ClassErrors(0, "cat", images=8, errors=2).error
             0.25
         """
@@ -75,7 +75,7 @@ def hardest(classes: Sequence[ClassErrors], count: int | None = None) -> list[Cl
     Raises:
         ArgumentError: `count` is below 1, or fewer classes have images.
 
-    Example:
+    Examples:
         >>> found = [ClassErrors(0, "cat", 8, 2), ClassErrors(1, "dog", 4, 1), ClassErrors(2, "owl", 5, 4)]
         >>> [each.class_name for each in hardest(found, 2)]
         ['owl', 'cat']

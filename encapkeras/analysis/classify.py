@@ -38,7 +38,7 @@ class Classified:
         Args:
             count: How many, at least 1; all classes if there are fewer.
 
-        Example:
+        Examples:
             >>> scores = torch.tensor([[0.1, 0.9, 0.25]])
             >>> Classified("length", ("cat", "dog", "owl"), scores).best(2)
             [[('dog', 0.899...), ('owl', 0.25)]]
@@ -63,7 +63,7 @@ class Classifier:
     Raises:
         ArgumentError: The network is of another kind.
 
-    Example:
+    Examples:
         >>> import encapkeras
         >>> classifier = Classifier(encapkeras.build_model("quickstart"))
         >>> classifier.kind, classifier.image_shape, classifier.class_names[:3]
@@ -126,7 +126,7 @@ def classify(model: keras.Model, images: Any, *, batch_size: int = 64) -> Classi
     Raises:
         ArgumentError: The network is of another kind, or does not take such images.
 
-    Example:
+    Examples:
         >>> import encapkeras
         >>> model = encapkeras.build_model("quickstart")
         >>> classified = classify(model, torch.rand(5, 32, 32, 1))

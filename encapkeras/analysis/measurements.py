@@ -127,7 +127,7 @@ def read_csv(path: str | os.PathLike[str]) -> list[RoutingAnalysis]:
     Raises:
         DataError: It is not such a table.
 
-    Example:
+    Examples:
         >>> path = getfixture("tmp_path") / "routing.csv"
         >>> one = Measurement("digits", "em", 1, "activation", "target", None, 0.5, 16)
         >>> write_csv(path, [RoutingAnalysis("best", "test", 16, (one,))])

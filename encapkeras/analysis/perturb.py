@@ -89,7 +89,7 @@ def decoders(model: keras.Model) -> list[str]:
     Args:
         model: A Keras model.
 
-    Example:
+    Examples:
         >>> import encapkeras
         >>> decoders(encapkeras.build_model("quickstart"))
         []

@@ -32,7 +32,7 @@ class Spread:
     def of(cls, values: Sequence[float]) -> Spread:
         """Return the spread of at least one value, one for each seed.
 
-        Example:
+        Examples:
             >>> Spread.of([1.0, 2.0, 3.0])
             Spread(mean=2.0, standard_deviation=1.0, lowest=1.0, highest=3.0)
         """
@@ -66,7 +66,7 @@ class Difference:
     def of(cls, values: Mapping[int, float], reference: Mapping[int, float]) -> Difference | None:
         """Return the difference of values, by seed, over the seeds that both have; None if there are none.
 
-        Example:
+        Examples:
             >>> Difference.of({0: 0.98, 1: 0.96}, {0: 0.97, 1: 0.94}).verdict
             'no difference that 2 seeds can show'
         """

@@ -83,7 +83,7 @@ class Batches(DataLoader[tuple[Tensor, ...]]):
         settings: The random changes; None for none.
         workers: How many processes make batches ahead; 0 for none.
 
-    Example:
+    Examples:
         >>> images = torch.arange(10, dtype=torch.uint8).reshape(5, 1, 2, 1)
         >>> batches = Batches(images, torch.arange(5), height=1, width=2, batch_size=2)
         >>> [labels.tolist() for _, labels in batches]
@@ -156,7 +156,7 @@ class Batches(DataLoader[tuple[Tensor, ...]]):
             process: Its number, from 0.
             processes: How many there are.
 
-        Example:
+        Examples:
             >>> images = torch.ones(6, 1, 1, 1)
             >>> batches = Batches(images, torch.arange(6), height=1, width=1, batch_size=4)
             >>> [(batch.flatten().tolist(), labels.tolist()) for batch, labels in batches.only_part(1, processes=2)]

@@ -84,7 +84,7 @@ def _digest(contents: Iterator[bytes | memoryview] | Sequence[bytes | memoryview
 def data_differences(there: Fingerprint, here: Fingerprint) -> str:
     """Return how two data sets differ, such as `48 training images there, 49 here`; empty if they do not.
 
-    Example:
+    Examples:
         >>> def taken(*names, train=2):
         ...     images, labels = np.zeros((train, 1, 1, 1), np.uint8), np.arange(train) % 2
         ...     return fingerprint(names, ImageArrays(images, labels, images[:2], labels[:2]))

@@ -72,7 +72,7 @@ def read_image(path: str | os.PathLike[str], channels: int, box: Box | None = No
         DataError: The file is missing, damaged or not an image; it has more than 64 million pixels, or they are
             floating-point numbers, or integers with a sign or of more than 16 bits; or the box is outside of it.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> from PIL import Image
         >>> with tempfile.NamedTemporaryFile(suffix=".png") as file:

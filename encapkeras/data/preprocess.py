@@ -27,7 +27,7 @@ def prepare(image: Array, info: DatasetInfo, resize: int | None = None) -> Tenso
     Raises:
         DataError: The array is not an image, or cannot have that many channels.
 
-    Example:
+    Examples:
         >>> info = DatasetInfo(height=28, width=28, channels=1, classes=10, class_names=tuple("0123456789"))
         >>> prepare(np.zeros((60, 80, 3), dtype=np.uint8), info).shape
         torch.Size([1, 28, 28, 1])

@@ -134,7 +134,7 @@ def register_dataset(name: str) -> Callable[[ReaderClass], ReaderClass]:
             `batch_size`, a type that specs cannot hold, no annotation or no line in the docstring's `Args:`; or the
             name is taken, or is not valid.
 
-    Example:
+    Examples:
         >>> from encapkeras.data import DATASETS
         >>> DATASETS["npz"].arguments["path"].doc
         'The file.'

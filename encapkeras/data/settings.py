@@ -31,7 +31,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 class AugmentSettings(Settings):
     """Random changes of the training images; validation and test images are only resized and center-cropped.
 
-    Example:
+    Examples:
         >>> AugmentSettings(resize=34, crop=True, mirror=True).resize
         34
     """
@@ -119,7 +119,7 @@ class DataSettings(Settings):
     Raises:
         ArgumentError: Naming all keys that are unknown, missing or wrong.
 
-    Example:
+    Examples:
         >>> DataSettings(dataset="digits", batch_size=32).batch_size
         32
     """

@@ -64,7 +64,7 @@ def describe(settings: DataSettings) -> DatasetInfo:
             there is no validation part of the data set's own.
         DataError: There is no description: the user's file is missing or wrong.
 
-    Example:
+    Examples:
         >>> info = describe(DataSettings(dataset="digits"))
         >>> (info.height, info.width, info.channels, info.classes)
         (32, 32, 1, 10)
@@ -86,7 +86,7 @@ def load(settings: DataSettings, *, seed: int) -> DataSplits:
             leave nothing to train on.
         DataError: Files are missing and cannot be downloaded, are damaged, or contain invalid values.
 
-    Example:
+    Examples:
         >>> splits = load(DataSettings(dataset="digits", batch_size=32), seed=0)
         >>> splits.train.num_images, splits.validation.num_images, splits.test.num_images
         (1293, 144, 360)
@@ -191,7 +191,7 @@ def balanced_sample(batches: Batches, count: int) -> Batches:
 def describe_sample(count: int, total: int, split: str, classes: int) -> str:
     """Return how many images of a split are used, in words.
 
-    Example:
+    Examples:
         >>> describe_sample(40, 120, "test", classes=3)
         '40 of 120 test images, balanced over 3 classes'
     """

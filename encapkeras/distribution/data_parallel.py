@@ -41,7 +41,7 @@ class DataParallel:
         ArgumentError: The timeout is not above 0, or not finite.
         DistributionError: The processes cannot be connected.
 
-    Example:
+    Examples:
         >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
         >>> model.compile("sgd", "mse")
         >>> strategy = DataParallel()

@@ -69,7 +69,7 @@ def initialize(timeout: float = TIMEOUT) -> Processes:
         ArgumentError: The timeout is not above 0, or not finite.
         DistributionError: A machine has more processes than GPUs, or torch.distributed cannot connect them.
 
-    Example:
+    Examples:
         >>> initialize()
         Processes(rank=0, count=1)
     """

@@ -70,7 +70,7 @@ def batch_norm(
         momentum: Share of the new statistics in the moving ones.
         epsilon: Added to the variance.
 
-    Example:
+    Examples:
         >>> weights = NormWeights(torch.ones(3), torch.zeros(3), torch.zeros(3), torch.ones(3))
         >>> batch_norm(torch.rand(8, 3, 5), weights, training=True).mean().abs() < 1e-6
         tensor(True)
@@ -183,7 +183,7 @@ def capsule_batch_norm(
         momentum: Share of the new statistics in the moving ones.
         epsilon: Added to the variance.
 
-    Example:
+    Examples:
         >>> weights = NormWeights(torch.ones(4), torch.zeros(4), torch.zeros(4), torch.ones(4))
         >>> capsule_batch_norm(torch.rand(2, 4, 8, 3, 3), weights, training=True).shape
         torch.Size([2, 4, 8, 3, 3])

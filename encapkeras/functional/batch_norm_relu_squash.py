@@ -59,7 +59,7 @@ def batch_norm_relu_squash(
     Returns:
         The map `(B, C, H, W)`, and the batch's mean and biased variance, `(C,)` each.
 
-    Example:
+    Examples:
         >>> out, mean, variance = batch_norm_relu_squash(torch.rand(2, 8, 4, 4), torch.ones(8), torch.zeros(8), 4)
         >>> out.shape, mean.shape
         (torch.Size([2, 8, 4, 4]), torch.Size([8]))

@@ -124,7 +124,7 @@ def capsule_block(
     Returns:
         Capsules `(B, H', W', N, E)`, with `H' = ceil(H / strides)`.
 
-    Example:
+    Examples:
         >>> norm = NormWeights(torch.ones(8), torch.zeros(8), torch.zeros(8), torch.ones(8))
         >>> step = StepWeights((ConvolutionWeights(torch.rand(8, 2, 3, 3), torch.zeros(8)),), norm)
         >>> block = BlockWeights((step,), None)

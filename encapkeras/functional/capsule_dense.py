@@ -19,7 +19,7 @@ def list_capsules(capsules_BHWND: torch.Tensor) -> torch.Tensor:
     Args:
         capsules_BHWND: Capsules `(B, H, W, N, D)`.
 
-    Example:
+    Examples:
         >>> list_capsules(torch.zeros(2, 4, 4, 8, 16)).shape
         torch.Size([2, 128, 16])
     """
@@ -33,7 +33,7 @@ def capsule_dense_per_dim(capsules_BID: torch.Tensor, weight_DIJ: torch.Tensor) 
         capsules_BID: Capsules `(B, I, D)`.
         weight_DIJ: Weights `(D, I, J)`.
 
-    Example:
+    Examples:
         >>> capsule_dense_per_dim(torch.rand(2, 128, 16), torch.rand(16, 128, 10)).shape
         torch.Size([2, 10, 16])
     """
@@ -52,7 +52,7 @@ def capsule_dense_full(
         bias: `(J * E,)`.
         outputs: Number J of output capsules.
 
-    Example:
+    Examples:
         >>> capsule_dense_full(torch.rand(2, 3, 3, 4, 5), torch.rand(20, 180), torch.zeros(20), 10).shape
         torch.Size([2, 10, 2])
     """
@@ -73,7 +73,7 @@ def capsule_dense_factored(
         component_weight_DEJ: W1, `(D, E, J)`.
         capsule_weight_JI: W2, `(J, I)`.
 
-    Example:
+    Examples:
         >>> capsule_dense_factored(torch.rand(2, 128, 8), torch.rand(8, 16, 10), torch.rand(10, 128)).shape
         torch.Size([2, 10, 16])
     """
@@ -88,7 +88,7 @@ def capsule_length(capsules: torch.Tensor, *, dim: int = -1) -> torch.Tensor:
         capsules: Tensor of any shape; half precision is computed in float32, whole numbers become float32.
         dim: The axis of the capsule's components.
 
-    Example:
+    Examples:
         >>> capsule_length(torch.tensor([[3.0, 4.0], [0.0, 0.0]]))
         tensor([5., 0.])
     """

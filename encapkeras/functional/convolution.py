@@ -35,7 +35,7 @@ def conv_bn_relu(
     Returns:
         Image `(B, (H + 2 * padding - K) // strides + 1, ..., filters)`.
 
-    Example:
+    Examples:
         >>> norm = NormWeights(torch.ones(4), torch.zeros(4), torch.zeros(4), torch.ones(4))
         >>> image, kernel = torch.rand(2, 8, 8, 3), torch.rand(4, 3, 3, 3)
         >>> conv_bn_relu(image, kernel, None, norm, strides=2, padding=1, training=True).shape

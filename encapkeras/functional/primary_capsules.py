@@ -42,7 +42,7 @@ def primary_capsules(
     Returns:
         Capsules `(B, (H + 2 * padding - K) // strides + 1, ..., N, D)`.
 
-    Example:
+    Examples:
         >>> image, kernel, bias = torch.rand(2, 20, 20, 3), torch.rand(32, 3, 9, 9), torch.rand(32)
         >>> options = dict(types=4, strides=2, padding=0, relu=False, squash=True, training=False)
         >>> primary_capsules(image, kernel, bias, None, **options).shape

@@ -33,7 +33,7 @@ def squash(capsules: torch.Tensor, *, variant: SquashVariant = "paper", dim: int
     Raises:
         ValueError: An unknown variant.
 
-    Example:
+    Examples:
         >>> squash(torch.tensor([[3.0, 4.0], [0.0, 0.0]]))
         tensor([[0.5769, 0.7692],
                 [0.0000, 0.0000]])

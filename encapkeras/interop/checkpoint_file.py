@@ -34,7 +34,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Mapping[str, Any]:
             dict or several.
         TrainingError: Out of memory.
 
-    Example:
+    Examples:
         >>> path = getfixture("tmp_path") / "checkpoint.pth"
         >>> torch.save({"epoch": 3, "state_dict": {"weight": torch.ones(2)}}, path)
         >>> read_checkpoint(path)
@@ -68,7 +68,7 @@ def write_checkpoint(state_dict: Mapping[str, torch.Tensor], path: str | os.Path
     Raises:
         RunFolderError: The file cannot be written.
 
-    Example:
+    Examples:
         >>> path = getfixture("tmp_path") / "checkpoint.pth"
         >>> write_checkpoint({"weight": torch.ones(2)}, path)
         >>> torch.load(path)

@@ -40,7 +40,7 @@ def export_model(model: keras.Model, output: str | Path, form: str) -> None:
         ExportError: torch cannot trace the model, or a package is missing.
         RunFolderError: The file cannot be written.
 
-    Example:
+    Examples:
         >>> import encapkeras
         >>> model = encapkeras.build_model("capsnet_dynamic_digits")
         >>> file = getfixture("tmp_path") / "network.pt2"

@@ -35,7 +35,7 @@ def load_original_state_dict(model: keras.Model, state_dict: Mapping[str, torch.
             missing, unknown, of another shape, not finite floating-point numbers, or variances below 0. The message
             lists up to 50 of them, and the model is unchanged.
 
-    Example:
+    Examples:
         >>> import encapkeras
         >>> model, other = (encapkeras.build_model("capsnet_dynamic_digits") for _ in range(2))
         >>> load_original_state_dict(model, original_state_dict(other))
@@ -78,7 +78,7 @@ def original_state_dict(model: keras.Model) -> dict[str, torch.Tensor]:
         ArgumentError: `model` was not made from a spec.
         CheckpointError: The original has no counterpart for a part of the network.
 
-    Example:
+    Examples:
         >>> import encapkeras
         >>> state_dict = original_state_dict(encapkeras.build_model("encapnet_master_sub2"))
         >>> state_dict["module1.main_conv.block.0.conv.0.weight"].shape

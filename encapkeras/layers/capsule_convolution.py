@@ -57,7 +57,7 @@ class CapsuleConvolution(CapsuleLayer):
     Raises:
         ShapeError: The input has another number of types, or is not a map.
 
-    Example:
+    Examples:
         >>> import torch
         >>> layer = CapsuleConvolution(types=8, dim=4, strides=2, skip="last")
         >>> layer(torch.rand(1, 9, 9, 8, 2)).shape

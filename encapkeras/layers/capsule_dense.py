@@ -41,7 +41,7 @@ class CapsuleDense(CapsuleLayer):
     Raises:
         ShapeError: The input is not capsules, or `per_dim` would change their dimension.
 
-    Example:
+    Examples:
         >>> import torch
         >>> CapsuleDense(capsules=10, dim=16)(torch.rand(2, 4, 4, 32, 16)).shape
         torch.Size([2, 10, 16])

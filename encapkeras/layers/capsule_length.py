@@ -23,7 +23,7 @@ class CapsuleLength(CapsuleLayer):
     Returns:
         Tensor `(...)`; the gradient at a zero capsule is 0.
 
-    Example:
+    Examples:
         >>> import torch
         >>> CapsuleLength()(torch.tensor([[[3.0, 4.0], [0.0, 0.0]]]))
         tensor([[5., 0.]])

@@ -59,7 +59,7 @@ class CapsuleStage(CapsuleLayer):
     Raises:
         ShapeError: The input has another number of types, or is not a map.
 
-    Example:
+    Examples:
         >>> import torch
         >>> stage = CapsuleStage(types=8, dim=4, kind="approximate")
         >>> stage(torch.rand(2, 16, 16, 8, 2)).shape

@@ -28,7 +28,7 @@ class CapsulesToImage(CapsuleLayer):
     Raises:
         ShapeError: The input is not a map of capsules.
 
-    Example:
+    Examples:
         >>> import torch
         >>> CapsulesToImage()(torch.zeros(2, 8, 8, 4, 16)).shape
         torch.Size([2, 8, 8, 64])

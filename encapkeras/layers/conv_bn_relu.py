@@ -40,7 +40,7 @@ class ConvBnRelu(CapsuleLayer):
     Raises:
         ShapeError: The input is not an image, or smaller than the kernel.
 
-    Example:
+    Examples:
         >>> import torch
         >>> ConvBnRelu(filters=16, kernel_size=3, strides=2)(torch.rand(2, 28, 28, 1)).shape
         torch.Size([2, 14, 14, 16])

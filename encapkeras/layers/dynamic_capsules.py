@@ -49,7 +49,7 @@ class DynamicCapsules(VotingLayer):
         ArgumentError: An argument has an invalid value, or J capsules are not a square map.
         ShapeError: The input is not a map of capsules.
 
-    Example:
+    Examples:
         >>> import torch
         >>> capsules = torch.rand(2, 6, 6, 32, 8)
         >>> DynamicCapsules(capsules=10, dim=16)(capsules).shape

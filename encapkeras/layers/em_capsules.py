@@ -54,7 +54,7 @@ class EmCapsules(VotingLayer):
         ArgumentError: An argument has an invalid value, or J capsules are not a square map.
         ShapeError: The input is not a map of capsules, or the activations do not belong to it.
 
-    Example:
+    Examples:
         >>> import torch
         >>> capsules, activations = torch.rand(2, 6, 6, 32, 8), torch.rand(2, 6, 6, 32)
         >>> first = EmCapsules(capsules=128, dim=16, map_types=32)([capsules, activations], return_ports=True)

@@ -28,7 +28,7 @@ class ImageToCapsules(CapsuleLayer):
     Raises:
         ShapeError: The input is not an image, or its channels do not divide by `types`.
 
-    Example:
+    Examples:
         >>> import torch
         >>> ImageToCapsules(types=4)(torch.zeros(2, 8, 8, 32)).shape
         torch.Size([2, 8, 8, 4, 8])

@@ -58,7 +58,7 @@ class Normalize(CapsuleLayer):
         ArgumentError: A deviation is not above 0, or a list is empty.
         ShapeError: The input is no image, or has another number of channels than a list has numbers.
 
-    Example:
+    Examples:
         >>> import torch
         >>> Normalize(mean=0.5, deviation=[0.25])(torch.tensor([0.0, 0.5, 1.0]).reshape(1, 1, 3, 1)).flatten()
         tensor([-2.,  0.,  2.])

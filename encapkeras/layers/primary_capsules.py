@@ -43,7 +43,7 @@ class PrimaryCapsules(CapsuleLayer):
     Raises:
         ShapeError: The input is not an image, or smaller than the kernel.
 
-    Example:
+    Examples:
         >>> import torch
         >>> PrimaryCapsules(types=32, dim=8)(torch.rand(2, 20, 20, 64)).shape
         torch.Size([2, 6, 6, 32, 8])

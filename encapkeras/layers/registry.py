@@ -46,7 +46,7 @@ def register_layer(name: str, *, formerly: Collection[str] = ()) -> Callable[[La
         RegistrationError: The class is not a Keras layer, or takes no `**kwargs`; a parameter has no annotation or no
             line in the docstring's `Args:`; `ports` are not names; or the name is taken or not valid.
 
-    Example:
+    Examples:
         >>> @register_layer("capsule_length")
         ... class Length(CapsuleLayer):
         ...     '''The length of capsules.'''

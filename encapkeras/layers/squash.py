@@ -31,7 +31,7 @@ class Squash(CapsuleLayer):
     Raises:
         ArgumentError: An unknown variant.
 
-    Example:
+    Examples:
         >>> import torch
         >>> Squash()(torch.tensor([[3.0, 4.0]]))
         tensor([[0.5769, 0.7692]])

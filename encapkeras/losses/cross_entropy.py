@@ -20,7 +20,7 @@ def cross_entropy(scores: torch.Tensor, targets: torch.Tensor, *, scale: float =
         targets: One-hot T `(B, K)`.
         scale: Factor of the scores; without one, lengths below 1 make flat probabilities.
 
-    Example:
+    Examples:
         >>> cross_entropy(torch.zeros(1, 2), torch.tensor([[1.0, 0.0]]))
         tensor([0.6931])
     """
@@ -50,7 +50,7 @@ class CrossEntropyLoss(CapsuleLoss):
         ShapeError: Labels and scores do not match.
         ArgumentError: Labels are outside of their range, or a row does not sum to 1 (checked on the CPU).
 
-    Example:
+    Examples:
         >>> import torch
         >>> CrossEntropyLoss()(torch.tensor([0]), torch.zeros(1, 2))
         tensor(0.6931)

@@ -26,7 +26,7 @@ def margin_loss(
         lower: The length that an absent class should not exceed.
         absent_weight: Weight of the absent classes.
 
-    Example:
+    Examples:
         >>> margin_loss(torch.tensor([[0.5, 0.3]]), torch.tensor([[1.0, 0.0]]))
         tensor([0.1800])
     """
@@ -57,7 +57,7 @@ class MarginLoss(CapsuleLoss):
         ShapeError: Labels and lengths do not match.
         ArgumentError: Labels are outside of their range (checked on the CPU).
 
-    Example:
+    Examples:
         >>> import torch
         >>> MarginLoss()(torch.tensor([0]), torch.tensor([[0.5, 0.3]]))
         tensor(0.1800)

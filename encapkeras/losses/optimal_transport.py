@@ -83,7 +83,7 @@ class OptimalTransport(SideLoss):
     Raises:
         ShapeError: The tensors have shapes that they cannot have.
 
-    Example:
+    Examples:
         >>> keras.utils.set_random_seed(0)
         >>> unit = OptimalTransport()
         >>> high, low = torch.rand(4, 4, 4, 8, 16), torch.rand(4, 8, 8, 8, 8)

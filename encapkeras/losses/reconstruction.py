@@ -43,7 +43,7 @@ class ReconstructionLoss(SideLoss):
         ArgumentError: An argument has an invalid value, or a label is none of the J classes.
         ShapeError: The capsules or the image have a shape that they cannot have, or labels do not fit the capsules.
 
-    Example:
+    Examples:
         >>> capsules, image = torch.rand(2, 10, 16), torch.rand(2, 28, 28, 1)
         >>> loss = ReconstructionLoss()
         >>> loss(capsules=capsules, image=image, labels=torch.tensor([3, 7])).shape

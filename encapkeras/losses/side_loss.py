@@ -40,7 +40,7 @@ class SideLoss(CapsuleLayer):
         dtype: Keras' dtype policy; its global one if not given.
         **kwargs: `name`, `trainable`, as for every Keras layer.
 
-    Example:
+    Examples:
         >>> import torch
         >>> class Activity(SideLoss):
         ...     '''Mean square of a tensor.

@@ -20,7 +20,7 @@ def spread_loss(scores: torch.Tensor, targets: torch.Tensor, *, margin: float) -
         targets: One-hot `(B, K)`; t is the present class.
         margin: The lead m that the present class should have.
 
-    Example:
+    Examples:
         >>> spread_loss(torch.tensor([[0.5, 0.3, 0.0]]), torch.tensor([[1.0, 0.0, 0.0]]), margin=0.4)
         tensor([0.0400])
     """
@@ -51,7 +51,7 @@ class SpreadLoss(CapsuleLoss):
         ShapeError: Labels and scores do not match.
         ArgumentError: Labels are outside of their range, or a row does not sum to 1 (checked on the CPU).
 
-    Example:
+    Examples:
         >>> loss = SpreadLoss()
         >>> loss.set_epoch(30, epochs=100)
         >>> round(loss.margin, 4)

@@ -22,7 +22,7 @@ def check_spec(source: Source, overrides: Sequence[str] = ()) -> Spec:
 
     Arguments and errors are those of `load_spec`.
 
-    Example:
+    Examples:
         >>> check_spec("quickstart").name
         'quickstart'
     """
@@ -46,7 +46,7 @@ class Examined(NamedTuple):
 def examine_spec(source: Source, overrides: Sequence[str] = ()) -> Examined:
     """As `check_spec`; also return the layers and tensors that the shapes were checked with, and a sweep's networks.
 
-    Example:
+    Examples:
         >>> examine_spec("quickstart").graph.inputs["image"].shape
         (None, 32, 32, 1)
     """

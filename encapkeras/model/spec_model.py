@@ -227,7 +227,7 @@ class SpecModel(keras.Model):  # type: ignore[misc]
         Raises:
             EncapkerasError: The graph has no such tensor.
 
-        Example:
+        Examples:
             >>> import encapkeras
             >>> model = encapkeras.build_model("quickstart")
             >>> model.port("image").shape
@@ -251,7 +251,7 @@ class SpecModel(keras.Model):  # type: ignore[misc]
             EncapkerasError: The source has no layer for a node that is not left, or one with other weights, or there is
                 no node to leave of that name. No weight is changed then.
 
-        Example:
+        Examples:
             >>> import encapkeras
             >>> trained = encapkeras.build_model("quickstart")
             >>> three = ["data=null", "model.nodes.digits.capsules=3", "model.nodes.lengths.expect=null"]
@@ -347,7 +347,7 @@ def build_model(source: Source, overrides: Sequence[str] = ()) -> SpecModel:
         ArgumentError: `source` or `overrides` has another type.
         SpecError: The spec has errors: all of them, with their places.
 
-    Example:
+    Examples:
         >>> import encapkeras
         >>> model = encapkeras.build_model("quickstart")
         >>> model.compile(loss=model.make_losses(), optimizer="adam")

@@ -47,7 +47,7 @@ def load_spec(source: Source, overrides: Sequence[str] = ()) -> Spec:
         ArgumentError: `source` or `overrides` has another type.
         SpecError: The spec has errors: all of them, with their places.
 
-    Example:
+    Examples:
         >>> load_spec("quickstart", ["train.epochs=3"]).train.epochs
         3
     """

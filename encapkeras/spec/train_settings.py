@@ -148,7 +148,7 @@ class ResumeState(Section):
 class TrainSettings(Section):
     """The `train:` section of a spec.
 
-    Example:
+    Examples:
         >>> TrainSettings.model_validate({"epochs": 3, "optimizer": {"kind": "sgd"}}).optimizer.learning_rate
         0.01
     """

@@ -95,7 +95,7 @@ def node_costs(network: Examined, batch_size: int | None = None, device: Device 
         device: Where the network is to be trained, since some layers keep less on a CPU; where Keras would train it
             here, if not given.
 
-    Example:
+    Examples:
         >>> from encapkeras.model.examine import examine_spec
         >>> node_costs(examine_spec("quickstart"), batch_size=64)["stem"].multiply_adds == 16 * 16 * 16 * 9
         True
@@ -121,7 +121,7 @@ def memory_estimate(
         device: As for `node_costs`.
         costs: The result of `node_costs` for the same arguments, if known.
 
-    Example:
+    Examples:
         >>> from encapkeras.model.examine import examine_spec
         >>> memory = memory_estimate(examine_spec("quickstart"))
         >>> memory.optimizer == 2 * memory.gradients

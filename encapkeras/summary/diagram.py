@@ -106,7 +106,7 @@ def diagram_of(network: Examined, costs: Mapping[str, Cost], batch_size: int) ->
         costs: The result of `node_costs` for it.
         batch_size: The batch size of the costs.
 
-    Example:
+    Examples:
         >>> from encapkeras.model.examine import examine_spec
         >>> from encapkeras.summary.cost import node_costs
         >>> network = examine_spec("quickstart")

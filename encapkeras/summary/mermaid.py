@@ -26,7 +26,7 @@ _ESCAPES = {"#": "#35;", "&": "#amp;", '"': "#quot;", "<": "#lt;", ">": "#gt;", 
 def as_mermaid(diagram: Diagram) -> str:
     """Return the text of a flowchart.
 
-    Example:
+    Examples:
         >>> from encapkeras.summary.diagram import Arrow, Box, Diagram
         >>> boxes = [Box("a", "a", "input", shape="8 x 8"), Box("b", "b", "keras", "keras.Flatten", shape="64")]
         >>> print(as_mermaid(Diagram("small", "", boxes, [Arrow("a", "b")])))  # doctest: +ELLIPSIS

@@ -62,7 +62,7 @@ def node_table(network: SpecModel | Examined) -> list[NodeRow]:
     Args:
         network: A model built from a spec, or the result of `examine_spec`, which has no weights.
 
-    Example:
+    Examples:
         >>> import encapkeras
         >>> node_table(encapkeras.build_model("quickstart"))[0].inputs
         ('image',)
@@ -85,7 +85,7 @@ def unused_nodes(network: SpecModel | Examined) -> list[str]:
     Args:
         network: A model built from a spec, or the result of `examine_spec`.
 
-    Example:
+    Examples:
         >>> import encapkeras
         >>> unused_nodes(encapkeras.build_model("quickstart"))
         []

@@ -46,7 +46,7 @@ def cause_of(model: SpecModel, step: TrainingLoss) -> tuple[Origin, str]:
 def cause_in_gradients(grads: Sequence[Any], weights: Sequence[keras.Variable]) -> str:
     """Name the weight whose gradient is the first that is not finite in the backward pass; one of them is not.
 
-    Example:
+    Examples:
         >>> weights = [keras.Variable([1.0], name="first"), keras.Variable([1.0, 2.0], name="second")]
         >>> cause_in_gradients([torch.tensor([torch.nan]), torch.tensor([torch.inf, 0.0])], weights).split(";")[0]
         "that of weight 'second' is the first on the way back from the loss, in 1 of 2 numbers, with 1 other"

@@ -62,7 +62,7 @@ def sinkhorn(
     Warns:
         NotConvergedWarning: `tolerance` was not reached; the text has the error.
 
-    Example:
+    Examples:
         >>> sinkhorn(torch.tensor([[0.0, 2.0], [2.0, 0.0]]), epsilon=0.1)
         tensor([[5.0000e-01, 1.0306e-09],
                 [1.0306e-09, 5.0000e-01]])
@@ -109,7 +109,7 @@ def marginal_error(
         ArgumentError: The plan is not a tensor of a floating type.
         ShapeError: The plan is not a matrix.
 
-    Example:
+    Examples:
         >>> marginal_error(torch.tensor([[0.5, 0.0], [0.0, 0.4]]))
         tensor(0.2000)
     """

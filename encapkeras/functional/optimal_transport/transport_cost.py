@@ -52,7 +52,7 @@ def transport_cost(x: torch.Tensor, y: torch.Tensor, *, cost: Cost = "l2") -> to
             asked for.
         ShapeError: The sizes do not match.
 
-    Example:
+    Examples:
         >>> x = torch.tensor([[0.0, 0.0], [3.0, 4.0]])
         >>> transport_cost(x, x)
         tensor([[0., 5.],

@@ -71,7 +71,7 @@ def transport_divergence(
     Warns:
         NotConvergedWarning: `tolerance` was not reached.
 
-    Example:
+    Examples:
         >>> x = torch.tensor([[0.0, 1.0], [2.0, 0.0]])
         >>> transport_divergence(x, x), transport_divergence(x, x + 3) > 0
         (tensor(0.), tensor(True))
@@ -97,7 +97,7 @@ def transport(
 ) -> Transport:
     """Return `transport_divergence` with its plan and costs; arguments and errors are the same.
 
-    Example:
+    Examples:
         >>> x = torch.tensor([[0.0, 1.0], [9.0, 0.0]])
         >>> transport(x, x.flip(0), epsilon=0.1).plan
         tensor([[0.0000, 0.5000],

@@ -69,7 +69,7 @@ def transport_generator(
     Raises:
         ShapeError: The generator cannot make a map of that size.
 
-    Example:
+    Examples:
         >>> norm = NormWeights(torch.ones(6), torch.zeros(6), torch.zeros(6), torch.ones(6))
         >>> weights = NormedConvolution(torch.rand(8, 6, 3, 3), torch.zeros(6), norm)
         >>> transport_generator(torch.rand(2, 4, 4, 8), weights, (7, 8), training=True).shape
@@ -114,7 +114,7 @@ def transport_critic(image_BHWC: torch.Tensor, weights: CriticWeights, *, traini
     Returns:
         Features `(B, F)`, none below 0, with `F = ceil(H / 4) * ceil(W / 4)`.
 
-    Example:
+    Examples:
         >>> def weights(inputs, filters):
         ...     norm = NormWeights(*(torch.ones(filters) for _ in range(4)))
         ...     return NormedConvolution(torch.rand(filters, inputs, 3, 3), torch.zeros(filters), norm)
@@ -133,7 +133,7 @@ def reverse_gradient(tensor: torch.Tensor) -> torch.Tensor:
     Args:
         tensor: Any tensor, for example a weight of a critic that a step is to move against the loss.
 
-    Example:
+    Examples:
         >>> weight = torch.ones(2, requires_grad=True)
         >>> (3 * reverse_gradient(weight)).sum().backward()
         >>> weight.grad

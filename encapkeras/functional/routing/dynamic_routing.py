@@ -60,7 +60,7 @@ def dynamic_routing(
         ArgumentError: `iterations` or `softmax_over` has an invalid value.
         ShapeError: The sizes do not match.
 
-    Example:
+    Examples:
         >>> capsules, weight = torch.rand(2, 36, 32, 8), torch.randn(32, 10, 16, 8)
         >>> dynamic_routing(capsules, weight, iterations=3).shape
         torch.Size([2, 10, 16])

@@ -82,7 +82,7 @@ def em_routing(
         ArgumentError: `iterations` or `density_floor` has an invalid value.
         ShapeError: The sizes do not match.
 
-    Example:
+    Examples:
         >>> capsules, weight, beta = torch.rand(2, 36, 32, 8), torch.randn(32, 10, 16, 8), torch.rand(10)
         >>> [part.shape for part in em_routing(capsules, weight, None, None, beta, beta)]
         [torch.Size([2, 10, 16]), torch.Size([2, 10])]

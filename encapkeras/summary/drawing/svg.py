@@ -46,7 +46,7 @@ svg{--sans:system-ui,-apple-system,"Segoe UI",Helvetica,Arial,sans-serif;
 def as_svg(diagram: Diagram) -> str:
     """Return the text of an SVG file.
 
-    Example:
+    Examples:
         >>> from encapkeras.summary.diagram import Arrow, Box, Diagram
         >>> boxes = [Box("a", "a", "input", shape="8 x 8"), Box("b", "b", "keras", "keras.Flatten", shape="64")]
         >>> as_svg(Diagram("small", "", boxes, [Arrow("a", "b")])).startswith("<svg xmlns=")

@@ -10,7 +10,7 @@ import keras
 class LossSchedule(keras.callbacks.Callback):  # type: ignore[misc]
     """Calls `set_epoch(epoch, epochs)`, from 0, of each compiled loss that has it, as the spread loss, in each epoch.
 
-    Example:
+    Examples:
         >>> class Rising(keras.losses.MeanSquaredError):
         ...     def set_epoch(self, epoch: int, epochs: int) -> None:
         ...         print(f"epoch {epoch} of {epochs}")

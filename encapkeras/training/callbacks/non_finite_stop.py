@@ -45,7 +45,7 @@ class NonFiniteStop(keras.callbacks.Callback):  # type: ignore[misc]
     Attributes:
         bad_batches: Those left out so far, as (epoch, step), from 1.
 
-    Example:
+    Examples:
         >>> model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
         >>> model.compile("sgd", "mse")
         >>> x = keras.ops.convert_to_tensor([[1.0], [float("nan")], [2.0]])

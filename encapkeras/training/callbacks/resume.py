@@ -92,7 +92,7 @@ class Resume(keras.callbacks.Callback):  # type: ignore[misc]
         RunFolderError: A state cannot be written, for example because the disk is full; raised by `fit`. Earlier states
             are unchanged.
 
-    Example:
+    Examples:
         >>> folder = getfixture("tmp_path")
         >>> def train(name: str, epochs: int) -> keras.Model:
         ...     keras.utils.set_random_seed(0)

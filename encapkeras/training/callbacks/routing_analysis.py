@@ -33,7 +33,7 @@ class RoutingAnalysis(keras.callbacks.Callback):  # type: ignore[misc]
         ArgumentError: `every` is below 1, or, when training begins, the model has no routing layer or does not take the
             images.
 
-    Example:
+    Examples:
         >>> import encapkeras, torch
         >>> inputs = keras.Input((4, 4, 8, 6))
         >>> digits = encapkeras.layers.DynamicCapsules(capsules=3, dim=4, name="digits")(inputs)

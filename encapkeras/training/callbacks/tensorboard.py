@@ -60,7 +60,7 @@ class TensorBoard(keras.callbacks.Callback):  # type: ignore[misc]
             not as many names as classes.
         RunFolderError: The files cannot be written.
 
-    Example:
+    Examples:
         >>> inputs = keras.Input((4, 4, 1))
         >>> model = keras.Model(inputs, keras.layers.Dense(2)(keras.layers.Flatten()(inputs)))
         >>> model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))

@@ -16,7 +16,7 @@ class ValidateAverage(keras.callbacks.Callback):  # type: ignore[misc]
     So `val_accuracy` and `val_loss` are of what `Checkpoints` saves. The training itself is the same as without: see
     `encapkeras.training.averaged`. Without `use_ema` nothing changes.
 
-    Example:
+    Examples:
         >>> model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
         >>> model.compile(keras.optimizers.Adam(use_ema=True), loss="mse")
         >>> ones = keras.ops.ones((4, 1))

@@ -18,7 +18,7 @@ def averaged(model: keras.Model) -> Iterator[None]:
     spec), or has made no step yet. Moving statistics of batch norms are a moving average already, and stay. Keras
     itself leaves the average in place when `fit` ends.
 
-    Example:
+    Examples:
         >>> model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, use_bias=False)])
         >>> model.compile(keras.optimizers.SGD(use_ema=True, ema_momentum=0.5), loss="mse")
         >>> ones = keras.ops.ones((1, 1))

@@ -23,7 +23,7 @@ class CoupledWeightDecay(keras.optimizers.Optimizer):  # type: ignore[misc]
         rate: Strength of the decay, a step.
         name: A name for Keras.
 
-    Example:
+    Examples:
         >>> optimizer = CoupledWeightDecay(keras.optimizers.SGD(learning_rate=0.5), rate=0.1)
         >>> weight = keras.Variable([2.0])
         >>> optimizer.apply([torch.zeros(1)], [weight])

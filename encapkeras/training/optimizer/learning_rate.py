@@ -34,7 +34,7 @@ class Schedule(keras.optimizers.schedules.LearningRateSchedule):  # type: ignore
         epochs: Epochs of the whole training.
         steps_per_epoch: Batches in an epoch.
 
-    Example:
+    Examples:
         >>> from encapkeras.spec.train_settings import Step
         >>> schedule = Schedule(Step(milestones=[2]), learning_rate=1.0, epochs=4, steps_per_epoch=10)
         >>> round(float(schedule(19)), 6), round(float(schedule(20)), 6)

@@ -24,7 +24,7 @@ def make_optimizer(settings: TrainSettings, steps_per_epoch: int) -> keras.optim
         One of Keras' own optimizers; with coupled weight decay, that optimizer inside a `CoupledWeightDecay`;
         for float16 all of it inside Keras' `LossScaleOptimizer`.
 
-    Example:
+    Examples:
         >>> optimizer = make_optimizer(TrainSettings(), steps_per_epoch=100)
         >>> isinstance(optimizer, keras.optimizers.Adam), round(float(optimizer.learning_rate), 6)
         (True, 0.001)

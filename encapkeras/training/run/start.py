@@ -150,7 +150,7 @@ def _differences(before: Any, now: Any, path: str) -> Iterator[str]:
 def numeric_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Return lines that say why a resumed run may not have, to the last bit, the numbers of an uninterrupted one.
 
-    Example:
+    Examples:
         >>> numeric_differences({"threads": 2}, {"threads": 1})
         ['threads was 2, now 1: the last digits may differ from those of an uninterrupted training']
     """
