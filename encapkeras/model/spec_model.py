@@ -314,10 +314,12 @@ class SpecModel(keras.Model):  # type: ignore[misc]
         """
         for file, registers in config.get("plugins", {}).items():
             check_loaded(registers, f"model '{config['spec']['name']}'", file)
-        data = config["spec"].get("data") or {}
-        maps = [data, data.get("augment") or {}, config["spec"].get("train") or {}]
-        if "extends" in config["spec"] or any(type(part) is not dict for part in maps):
-            raise ArgumentError("a saved model has a complete spec: no 'extends'; 'data' and 'train' are maps")
+        spec = config["spec"]
+        data = spec.get("data") or {}
+        entries = [*spec["model"]["nodes"].values(), *(spec.get("losses") or {}).values()]
+        maps = [data, data.get("augment") or {}, spec.get("train") or {}, *entries]
+        if "extends" in spec or any(type(part) is not dict for part in maps):
+            raise ArgumentError("a saved model has a complete spec: no 'extends', and no node or section that is null")
         structure = {key: part for key, part in config["spec"].items() if key not in ("data", "train")}
         deserialize = keras.dtype_policies.deserialize
         policies = {name: deserialize(policy) for name, policy in config["policies"].items()}

@@ -172,6 +172,12 @@ def test_a_spec_in_it_names_no_other_files(tmp_path, ours, monkeypatch):
     assert "extends" in refused(tmp_path, content)
 
 
+def test_entries_of_its_spec_that_are_null(tmp_path, ours):
+    """They take a node or loss away where a spec extends another, and used to fail when the model was saved again."""
+    content = configured(ours, lambda config: config["config"]["spec"].setdefault("losses", {}).update(more=None))
+    assert "null" in refused(tmp_path, content)
+
+
 def test_only_files_called_keras(tmp_path, ours):
     """Keras reads `.h5` in another way."""
     refused(tmp_path, ours, "bad.h5")
