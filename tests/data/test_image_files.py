@@ -240,6 +240,17 @@ def test_a_box_without_pixels(tmp_path):
         read_box(write_voc_boxes(tmp_path / "a.xml", (4, 2, 4, 9)))
 
 
+def test_a_png_whose_pixels_do_not_have_their_checksum(tmp_path):
+    path = saved(tmp_path, Image.new("L", (3, 2), 10))
+    content = path.read_bytes()
+    start = content.index(b"IDAT") + 4
+    size = int.from_bytes(content[start - 8 : start - 4])
+    other = zlib.compress(b"\0" + bytes(3) + b"\0" + bytes(3))
+    path.write_bytes(content[: start - 8] + len(other).to_bytes(4) + b"IDAT" + other + content[start + size :])
+    with pytest.raises(DataError, match="checksum"):
+        read_image(path, channels=1)
+
+
 def test_damaged_exif_data_do_not_matter(tmp_path):
     data = io.BytesIO()
     Image.fromarray(COLOUR).save(data, "jpeg", exif=b"Exif\0\0MM\0*\0\0\0\x08\0\xff\xff\xff")
