@@ -144,6 +144,7 @@ def test_each_path_of_the_data_may_move(tmp_path, capsys):
     assert advice in message and "--data-root" not in message
     moved = ["--set", f"data.class_list={tmp_path / 'names.txt'}"]
     assert main(["evaluate", str(run), *moved]) == 0
+    capsys.readouterr()
     assert "has no routing layer" in refused(capsys, "analyse", run, *moved)
     (tmp_path / "here").rename(tmp_path / "there")
     capsys.readouterr()

@@ -40,9 +40,11 @@ def spec_of_run(folder: RunFolder, overrides: Sequence[str] = ()) -> Spec:
     try:
         return load_spec(folder.spec, overrides)
     except SpecError as error:
-        if any(problem.file == "--set" for problem in error.problems):
+        misses_data = _names_missing_data(folder, error)
+        of_overrides = any(problem.file == "--set" for problem in error.problems)
+        if of_overrides and not (misses_data and _gone(folder, overrides)):
             raise
-        if _names_missing_data(folder, error):
+        if misses_data:
             texts = "\n".join(problem.message for problem in error.problems)
             raise DataError(
                 f"the images of run {folder.path} cannot be used: {texts}\n{_how_to_place(folder, overrides)}".rstrip()
@@ -100,13 +102,20 @@ def _below(place: str | None, root: str | None) -> str | None:
     return None if below.startswith(os.pardir) else below
 
 
+def _gone(folder: RunFolder, overrides: Sequence[str]) -> list[str]:
+    """Return which paths of a run's data set, of those that overrides do not set, lead nowhere."""
+    given = {text.partition("=")[0].removeprefix("data.") for text in overrides}
+    return [
+        name for name, place in _places(folder)[1].items() if name not in given and place and not os.path.exists(place)
+    ]
+
+
 def _how_to_place(folder: RunFolder, overrides: Sequence[str]) -> str:
     """Return which options give the places of what is not where a run's spec, with overrides, has it."""
     key, places = _places(folder)
-    given = {text.partition("=")[0].removeprefix("data.") for text in overrides}
-    gone = [name for name, place in places.items() if name not in given and place and not os.path.exists(place)]
+    gone = _gone(folder, overrides)
     advice = []
-    if key not in given and (key in gone or not gone):
+    if key in gone or not (gone or any(text.startswith(f"data.{key}=") for text in overrides)):
         advice.append("If they are elsewhere now, give their place with --data-root.")
     for name in gone:
         if name != key and not (key in gone and _below(places[name], places.get(key or "")) is not None):
