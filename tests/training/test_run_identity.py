@@ -152,8 +152,9 @@ def test_each_path_of_the_data_may_move(tmp_path, capsys):
     message = refused(capsys, "evaluate", run, "--data-root", tmp_path / "there")
     assert advice in message and "--data-root" not in message
     message = refused(capsys, "evaluate", run, *moved)
-    assert message.count("give") == 1 and "give their place with --data-root." in message
+    assert message.count("give ") == 1 and "give their place with --data-root." in message
     assert main(["evaluate", str(run), "--data-root", str(tmp_path / "there"), *moved]) == 0
+    capsys.readouterr()
     for other in ("train.epochs=2", "data.validation=0.5", "model"):
         message = refused(capsys, "evaluate", run, "--set", other)
         assert f"--set '{other}': of a trained run, only the paths of its data set can be set: data.root, " in message

@@ -120,9 +120,15 @@ def images_of(folder: RunFolder, spec: Spec) -> DataSplits:
     """Load the images of a run; say on stderr if they are not those that it was started with."""
     from encapkeras.data import load
     from encapkeras.training.measure import data_of
-    from encapkeras.training.run.identity import changed_images
+    from encapkeras.training.run.identity import changed_images, missing_places
 
-    splits = load(data_of(spec), seed=spec.train.seed)
+    try:
+        splits = load(data_of(spec), seed=spec.train.seed)
+    except DataError as error:
+        advice = missing_places(folder, spec)
+        if not advice:
+            raise
+        raise DataError(f"the images of run {folder.path} cannot be used: {error}\n{advice}") from error
     changed = changed_images(folder, splits.fingerprint)
     if changed:
         print(f"run {folder.path} was trained with other images (there) than these (here): {changed}", file=sys.stderr)

@@ -40,11 +40,9 @@ def spec_of_run(folder: RunFolder, overrides: Sequence[str] = ()) -> Spec:
     try:
         return load_spec(folder.spec, overrides)
     except SpecError as error:
-        misses_data = _names_missing_data(folder, error)
-        of_overrides = any(problem.file == "--set" for problem in error.problems)
-        if of_overrides and not (misses_data and _gone(folder, overrides)):
+        if any(problem.file == "--set" for problem in error.problems):
             raise
-        if misses_data:
+        if _names_missing_data(folder, error):
             texts = "\n".join(problem.message for problem in error.problems)
             raise DataError(
                 f"the images of run {folder.path} cannot be used: {texts}\n{_how_to_place(folder, overrides)}".rstrip()
@@ -121,6 +119,13 @@ def _how_to_place(folder: RunFolder, overrides: Sequence[str]) -> str:
         if name != key and not (key in gone and _below(places[name], places.get(key or "")) is not None):
             advice.append(f"If data.{name} is elsewhere now, give its place with --set data.{name}=PATH.")
     return " ".join(advice)
+
+
+def missing_places(folder: RunFolder, spec: Spec) -> str:
+    """Return which options give the places of what is not where `spec`, of a run, has it; empty if all is there."""
+    written = [_as_override(name, place) for name, place in _places(folder)[1].items()]
+    moved = [text for text in same_places(folder, spec) if text not in written]
+    return _how_to_place(folder, moved) if _gone(folder, moved) else ""
 
 
 def check_places(folder: RunFolder, overrides: Sequence[str]) -> None:
