@@ -118,22 +118,45 @@ def _opened(path: str) -> Iterator[Image]:
             raise ValueError("there is not enough memory for what it declares to hold") from error
 
 
-@contextlib.contextmanager
-def _stderr_closed() -> Iterator[None]:
-    """Keep off the terminal what libtiff prints about damage, apart from the error that it reports."""
-    try:
-        kept = os.dup(2)
-    except OSError:  # it is closed already
-        yield
-        return
-    nothing = os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nothing, 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nothing)
+class _StderrClosed:
+    """Keep off the terminal what libtiff prints about damage, apart from the error that it reports.
+
+    Threads share stderr: the first closes it, and the last opens it again.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._kept: int | None = None  # stderr; None if it is closed already
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._inside:
+                with contextlib.suppress(OSError):
+                    self._kept = os.dup(2)
+            if not self._inside and self._kept is not None:
+                nothing = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nothing, 2)
+                os.close(nothing)
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                self.open_again()
+
+    def open_again(self) -> None:
+        """Undo it."""
+        if self._kept is not None:
+            os.dup2(self._kept, 2)
+            os.close(self._kept)
+            self._kept = None
+
+    def after_fork(self) -> None:
+        """In a child, none of the other threads goes on."""
+        self.open_again()
+        self.__init__()
 
 
 def _declared(image: Image) -> tuple[int, bool]:
