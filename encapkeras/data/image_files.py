@@ -130,9 +130,8 @@ class _StderrClosed:
         self._inside = 0
         self._kept: int | None = None  # a copy of stderr; None if there is no need to open it again
         if hasattr(os, "register_at_fork"):
-            release = self._lock.release
             os.register_at_fork(
-                before=self._lock.acquire, after_in_parent=release, after_in_child=lambda: (self._open(), release())
+                before=self._lock.acquire, after_in_parent=self._lock.release, after_in_child=self._in_child
             )
 
     def __enter__(self) -> None:
@@ -150,8 +149,12 @@ class _StderrClosed:
             if not self._inside:
                 self._open()
 
-    def _open(self) -> None:  # also in a process just forked, where no other thread goes on
+    def _in_child(self) -> None:  # where the other threads do not go on
         self._inside = 0
+        self._open()
+        self._lock.release()
+
+    def _open(self) -> None:
         if self._kept is not None:
             os.dup2(self._kept, 2)
             os.close(self._kept)
