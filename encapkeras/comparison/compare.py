@@ -36,7 +36,7 @@ from encapkeras.training.held_interrupt import defer_ctrl_c
 from encapkeras.training.memory.out_of_memory import explain_out_of_memory
 from encapkeras.training.run.identity import check_images
 from encapkeras.training.run.resume_state import StateFiles
-from encapkeras.training.run.run_folder import RunFolder, trained_on
+from encapkeras.training.run.run_folder import RunFolder, check_no_link, trained_on
 from encapkeras.training.train import train
 
 _METRICS = ("test\naccuracy", "test\nerror %", "validation\naccuracy", "parameters", "images/s", "seconds", "peak\nMiB")
@@ -133,6 +133,8 @@ def _check_data(trainings: Sequence[Planned], kept: Sequence[Planned]) -> None:
 def _trained(planned: Planned, replace: bool, console: Console) -> Run:
     _clear_session()
     try:
+        for folder in (planned.folder.path.parent, planned.folder.path):  # between two runs, time has passed
+            check_no_link(folder, "Put what it leads to in its place.")
         continues = replace and _was_cut_short(planned)
         results = train(planned.spec, planned.folder.path, overwrite=replace and not continues, resume=continues)
         return _ended(planned, results)

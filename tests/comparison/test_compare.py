@@ -240,6 +240,19 @@ def test_the_printed_table_holds_all_in_full(columns, trainings, tmp_path, capsy
     assert line.split()[10:] == ["0/1", "1", "FAILED", "-", "-", "-", "-", "-", "-", "-"]
 
 
+def test_a_link_that_appears_between_two_runs_is_not_written_through(monkeypatch, tmp_path):
+    (tmp_path / "mine").mkdir()
+
+    def put_link(spec, run_dir, overwrite, resume):
+        (tmp_path / "new" / "seed_1").symlink_to(tmp_path / "mine")
+        raise TrainingError("not trained")
+
+    monkeypatch.setattr(MODULE, "train", put_link)
+    comparison = compare([ONE], [0, 1], run_dir=tmp_path / "new")
+    assert "seed_1 is a symbolic link" in comparison.failed[1].error
+    assert not list((tmp_path / "mine").iterdir())
+
+
 @pytest.mark.parametrize("name", ["seed_1", "seed_1/two", "seed_1/two/tensorboard"])
 def test_a_link_to_a_run_elsewhere_is_not_continued(copy, trainings, tmp_path, name):
     (copy / name).rename(tmp_path / "mine")
