@@ -7,17 +7,31 @@ import errno
 import json
 import os
 import secrets
+import shutil
 import stat
-from collections.abc import Iterator
+import sys
+import time
+import zipfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar, cast
 
 from encapkeras.errors import EncapkerasError, RunFolderError
 
-try:
+if sys.platform == "win32":
+    import msvcrt
+
+    def _lock(file: BinaryIO) -> None:
+        os.lseek(file.fileno(), 0, os.SEEK_SET)
+        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+else:
     import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
+
+    def _lock(file: BinaryIO) -> None:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+_SECONDS_OF_A_LOOK = 0.2  # more than another process needs to see whether a lock is free
 
 
 @contextlib.contextmanager
@@ -65,6 +79,34 @@ def make_folder(path: Path) -> None:
     path.mkdir(parents=True, exist_ok=True)
 
 
+def open_own(path: Path, mode: str) -> BinaryIO:
+    """Open a file to change (r+b) or append to (ab); if it has hard links, as in a backup, those keep what is in it."""
+    if os.path.lexists(path) and path.lstat().st_nlink > 1:
+        with replacing(path) as copy:
+            shutil.copyfile(path, copy, follow_symlinks=False)
+    return open_regular(path, mode)
+
+
+def make_new_folder(choose: Callable[[], Path]) -> list[Path]:
+    """Make the folder that `choose` gives, and those above it; return what this process made, that folder last.
+
+    If other processes make or remove one of these folders at the same time, `choose` is asked again.
+    """
+    made: list[Path] = []
+    tries = 0
+    while True:
+        path, tries = choose(), tries + 1
+        try:
+            for folder in (*reversed(path.parents), path):
+                if folder == path or not folder.is_dir():
+                    folder.mkdir()
+                    made.append(folder)
+            return list(dict.fromkeys(made))
+        except (FileExistsError, FileNotFoundError):
+            if tries == 100:
+                raise
+
+
 class FileLock:
     """Keeps other processes out until `close`, or until this one ends; several holders in one process share it."""
 
@@ -75,10 +117,14 @@ class FileLock:
         self._key: str | None = None
 
     def acquire(self) -> bool:
-        """Take the lock, making its file and folder; return False if another process holds it."""
+        """Take the lock, making its file and folder; return False if another process holds it, and not only looks."""
         if self._key is None:
             key = os.path.join(os.path.realpath(self.path.parent), self.path.name)
             file, holders = self._held.get(key) or (self._locked(), 0)
+            end = time.monotonic() + _SECONDS_OF_A_LOOK
+            while file is None and time.monotonic() < end:
+                time.sleep(0.01)
+                file = self._locked()
             if file is None:
                 return False
             self._held[key], self._key = (file, holders + 1), key
@@ -103,12 +149,20 @@ class FileLock:
             file.close()
         self._key = None
 
+    def remove(self) -> None:
+        """Remove the file of a lock that is held here, which Windows refuses before it is closed."""
+        try:
+            self.path.unlink(missing_ok=True)
+        except PermissionError:
+            self.close()
+            with contextlib.suppress(PermissionError):  # another process holds it now
+                self.path.unlink(missing_ok=True)
+
     def _locked(self) -> BinaryIO | None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         file = open_regular(self.path, "ab")
         try:
-            if fcntl is not None:
-                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(file)
         except (BlockingIOError, PermissionError):
             file.close()
             return None
@@ -126,6 +180,18 @@ def read_json(path: Path) -> dict[str, Any]:
             raise ValueError("it is nested too deeply") from error
     if not isinstance(content, dict):
         raise ValueError(f"it holds a {type(content).__name__} instead of a map")
+    return content
+
+
+LONGEST_CONFIGURATION = 2**23  # bytes of a saved model's config.json; that of the largest bundled network has 30,000
+
+
+def read_member(archive: zipfile.ZipFile, name: str, most: int) -> bytes:
+    """Read a file of an archive; one that unpacks to more than `most` bytes is a `ValueError`."""
+    with archive.open(name) as file:
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise ValueError(f"its {name} has more than {most:,} bytes")
     return content
 
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import re
+import shlex
+import subprocess
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
@@ -74,6 +77,11 @@ def memory_text(size: int | None) -> str:
     while number >= 1023.95 and power < len(_BYTES) - 1:
         number, power = number / 1024, power + 1
     return f"{number:.1f} {_BYTES[power]}" if power else f"{size} {_BYTES[0]}"
+
+
+def quoted(word: str) -> str:
+    """Return a word of a command as the shell of this system takes it."""
+    return subprocess.list2cmdline([word]) if os.name == "nt" else shlex.quote(word)
 
 
 def is_utf8(name: str) -> bool:

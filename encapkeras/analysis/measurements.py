@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TextIO
 
 from encapkeras.errors import DataError
-from encapkeras.files import open_regular, replacing
+from encapkeras.files import open_own, replacing
 from encapkeras.text import listed
 
 COSINE_BINS = 21
@@ -107,7 +107,7 @@ def write_csv(path: str | os.PathLike[str], analyses: Iterable[RoutingAnalysis])
 
 def append_csv(path: str | os.PathLike[str], analyses: Iterable[RoutingAnalysis]) -> None:
     """Append analyses to a table, created if it does not exist; the rows are in the file when this returns."""
-    with io.TextIOWrapper(open_regular(path, "ab"), "utf-8", newline="") as file:
+    with io.TextIOWrapper(open_own(Path(path), "ab"), "utf-8", newline="") as file:
         _write_rows(file, analyses)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from encapkeras.cli import analyse_perturb
 from encapkeras.cli.arguments.device import add_device, print_device
 from encapkeras.cli.arguments.spec_arguments import add_plugins
-from encapkeras.cli.arguments.trained_run import add_data_root, images_of, open_folder
+from encapkeras.cli.arguments.trained_run import add_places, images_of, open_folder
 from encapkeras.cli.terminal.table import print_table
 from encapkeras.errors import ArgumentError, RunFolderError
 
@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("run_dir", metavar="RUN", help="run folder of a training")
     add_plugins(parser)
-    add_data_root(parser)
+    add_places(parser)
     parser.add_argument(
         "--perturb",
         action="store_true",
@@ -72,7 +72,7 @@ def run(arguments: argparse.Namespace) -> int:
     count = IMAGES if arguments.images is None else arguments.images
     if count < 1:
         raise ArgumentError(f"--images must be at least 1; received {count}")
-    folder, spec = open_folder(arguments.run_dir, arguments.data_root)
+    folder, spec = open_folder(arguments.run_dir, arguments.data_root, arguments.overrides)
     names = arguments.checkpoint or (["best", "last"] if data_of(spec).has_validation else ["last"])
     files = _checkpoints(folder, list(dict.fromkeys(names)))
     for checkpoint in filter(None, files.values()):

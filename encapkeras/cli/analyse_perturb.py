@@ -23,7 +23,7 @@ def run(arguments: argparse.Namespace) -> None:
             "belong to the analysis of the routing"
         )
     with explain_out_of_memory():
-        trained = TrainedRun.open(arguments.run_dir, arguments.data_root)
+        trained = TrainedRun.open(arguments.run_dir, arguments.data_root, arguments.overrides)
         splits = trained.splits()
         classifier = trained.classifier(splits)
         names = decoders(classifier.model)

@@ -10,7 +10,7 @@ from encapkeras.cli import evaluate_affine, evaluate_classes
 from encapkeras.cli.arguments.device import add_device, print_device
 from encapkeras.cli.arguments.output_file import add_overwrite
 from encapkeras.cli.arguments.spec_arguments import add_plugins
-from encapkeras.cli.arguments.trained_run import TrainedRun, add_data_root
+from encapkeras.cli.arguments.trained_run import TrainedRun, add_places
 from encapkeras.errors import ArgumentError
 
 
@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("runs", metavar="RUN", nargs="+", help="run folder of a training; --affine takes several")
     add_plugins(parser)
-    add_data_root(parser)
+    add_places(parser)
     parser.add_argument("--split", choices=("test", "validation"), default="test", help="images to use (%(default)s)")
     parser.add_argument("--json", action="store_true", help="print JSON")
     closer = parser.add_mutually_exclusive_group()
@@ -99,7 +99,7 @@ def _measured(arguments: argparse.Namespace) -> dict[str, Any]:
     from encapkeras.analysis import ten_crop_accuracy
     from encapkeras.training import measure
 
-    trained = TrainedRun.open(arguments.runs[0], arguments.data_root)
+    trained = TrainedRun.open(arguments.runs[0], arguments.data_root, arguments.overrides)
     splits = trained.splits()
     batches = trained.chosen(splits, arguments.split)
     ten_crop = {}

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 import sys
 from pathlib import Path
 
 from encapkeras.cli.arguments.output_file import add_overwrite, check_free, write_text
 from encapkeras.cli.arguments.spec_arguments import add_plugins
 from encapkeras.errors import ArgumentError, printable
+from encapkeras.text import quoted
 
 ENDINGS = (".yaml", ".yml")
 STANDARD_OUTPUT = "-"
@@ -60,7 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
         sys.stdout.write(text)
         return 0
     write_text(file, text)
-    print(f"wrote {shown}: its comments say what to change; to train it: encapkeras train {shlex.quote(shown)}")
+    print(f"wrote {shown}: its comments say what to change; to train it: encapkeras train {quoted(shown)}")
     return 0
 
 

@@ -63,7 +63,7 @@ def _spec_of(arguments: argparse.Namespace) -> Spec:
     if arguments.resume is not None and arguments.run_dir is not None and Path(arguments.run_dir) != arguments.resume:
         raise ArgumentError("--resume already names the run folder: leave out --run-dir")
     if arguments.spec is None:
-        return open_folder(arguments.resume, arguments.data_root, arguments.overrides)[1]
+        return open_folder(arguments.resume, arguments.data_root, arguments.overrides, only_places=False)[1]
     if arguments.data_root is not None:
         raise ArgumentError(
             "--data-root belongs to --resume without a spec. Of a spec, set the place: --set data.root=DIR"

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import re
-import shlex
 import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from encapkeras.data.registry import path_arguments
 from encapkeras.errors import printable
 from encapkeras.spec.spec_files import installed_schema, move_path
 from encapkeras.spec.write import yaml_line
+from encapkeras.text import quoted
 
 Routing = Literal["master", "approximate", "dynamic", "em"]
 Size = Literal["small", "medium", "large"]
@@ -93,7 +93,7 @@ def starter_spec(
     facts = {name: getattr(info, name) for name in ("height", "width", "channels", "classes")}
     text = _Template(text).substitute(
         facts,
-        file=shlex.quote(printable(file)),
+        file=quoted(printable(file)),
         schema=installed_schema(),
         size=size,
         dataset=yaml_line(data.dataset),

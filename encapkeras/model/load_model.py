@@ -13,6 +13,7 @@ import keras
 import torch
 
 from encapkeras.errors import EncapkerasError, PluginError
+from encapkeras.files import LONGEST_CONFIGURATION, read_member
 from encapkeras.plugins import plugin_of_module
 from encapkeras.text import cut
 
@@ -21,7 +22,6 @@ _NAMED = re.compile(
     r"keras(\.(layers|models|activations|constraints|dtype_policies|initializers|losses|metrics|ops|quantizers|random"
     r"|regularizers|optimizers(\.schedules)?|src\.[\w.]+))?"
 )
-_LONGEST_CONFIGURATION = 2**26  # bytes
 _UNSOUND = "Skipping nested container|Skipping invalid path"  # Keras only warns of these
 _LONGEST_REASON = 1000  # Keras may quote the whole configuration
 
@@ -63,8 +63,8 @@ def load_model(path: str | os.PathLike[str]) -> keras.Model:
 
 def _check_names(path: str | os.PathLike[str]) -> None:
     """Refuse a file that names what no network consists of, such as a function of Keras that writes a file."""
-    with zipfile.ZipFile(path) as archive, archive.open("config.json") as file:
-        remaining: list[Any] = [json.loads(file.read(_LONGEST_CONFIGURATION))]
+    with zipfile.ZipFile(path) as archive:
+        remaining: list[Any] = [json.loads(read_member(archive, "config.json", LONGEST_CONFIGURATION))]
     while remaining:
         part = remaining.pop()
         if isinstance(part, list):

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import math
 import re
-import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ import yaml
 from encapkeras.errors import Problem, SpecError, nearest
 from encapkeras.spec.report import Report
 from encapkeras.spec.tree import FAILED, Tree, child_path
+from encapkeras.text import quoted
 from encapkeras.validation import plain
 
 LARGEST_FILE = 2 * 2**20  # a spec of 10,000 nodes is half as large
@@ -121,8 +121,8 @@ def load_override(text: str, path: str) -> Tree:
         _refuse_loss(text, tree)
         return tree
     except SpecError as error:
-        quoted = shlex.quote(f"{path}={json.dumps(text, ensure_ascii=False)}")
-        advice = f". If it is a text, quote it: --set {quoted}" if len(text) <= LONGEST_QUOTED else ""
+        word = quoted(f"{path}={json.dumps(text, ensure_ascii=False)}")
+        advice = f". If it is a text, quote it: --set {word}" if len(text) <= LONGEST_QUOTED else ""
         messages = [problem.message.removesuffix(".") + advice for problem in error.problems]
         raise SpecError([Problem("--set", 0, 0, path, message) for message in messages]) from None
 

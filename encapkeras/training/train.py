@@ -348,7 +348,7 @@ def _close(run: _Run, results: dict[str, Any]) -> dict[str, Any]:
     """Write the first process' results, and remove the resume states, which nothing needs any more."""
     results = broadcast(results)
     run_on_first(lambda: write_json(run.folder.results, results))
-    run_on_first(StateFiles(run.folder.resume).remove)
+    run_on_first(lambda: StateFiles(run.folder.resume).remove(run.folder.lock))
     _say(f"test accuracy {results['test_accuracy']:.4f}, loss {results['test_loss']:.4f}")
     return results
 

@@ -125,6 +125,18 @@ def test_default_folders_never_meet(tmp_path, monkeypatch):
     assert RunFolder.default("tiny").path != first.path
 
 
+@pytest.mark.parametrize("others", [True, False])
+def test_a_claimed_folder_that_is_not_used_goes_with_what_was_made_for_it(tmp_path, monkeypatch, others):
+    monkeypatch.chdir(tmp_path)
+    if others:
+        Path("runs").mkdir()
+    with pytest.raises(KeyError), RunFolder.claimed("mine") as folder:
+        assert folder.path.is_dir()
+        raise KeyError
+    assert [path.name for path in tmp_path.iterdir()] == ["runs"] * others
+    assert not list(tmp_path.glob("runs/*"))
+
+
 @pytest.mark.parametrize(("name", "folder"), [("../../x", "__.._x"), ("..", "_"), ("a b/c", "a_b_c")])
 def test_default_folders_stay_in_runs(name, folder):
     assert RunFolder.default(name).path.parts[:-1] == ("runs", folder)

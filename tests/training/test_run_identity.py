@@ -129,6 +129,48 @@ def test_what_lies_below_the_folder_of_the_data_moves_with_it(tmp_path, capsys):
     assert "other images" not in capsys.readouterr().err
 
 
+def test_each_path_of_the_data_may_move(tmp_path, capsys):
+    for wnid in ("n00000001", "n00000002"):
+        write_image_folder(tmp_path / "here", {"train": 4, "val": 2}, (wnid,))
+    (tmp_path / "list.txt").write_text("n00000001\nn00000002\n")
+    spec = spec_of(tmp_path / "here", epochs=1)
+    spec["data"] |= {"dataset": "h_imagenet", "class_list": str(tmp_path / "list.txt")}
+    run = tmp_path / "run"
+    train(load_spec(spec), run)
+    (tmp_path / "list.txt").rename(tmp_path / "names.txt")
+    advice = "If data.class_list is elsewhere now, give its place with --set data.class_list=PATH."
+    capsys.readouterr()
+    message = refused(capsys, "evaluate", run)
+    assert advice in message and "--data-root" not in message
+    moved = ["--set", f"data.class_list={tmp_path / 'names.txt'}"]
+    assert main(["evaluate", str(run), *moved]) == 0
+    capsys.readouterr()
+    assert "has no routing layer" in refused(capsys, "analyse", run, *moved)
+    (tmp_path / "here").rename(tmp_path / "there")
+    capsys.readouterr()
+    assert f"with --data-root. {advice}" in refused(capsys, "evaluate", run)
+    message = refused(capsys, "evaluate", run, "--data-root", tmp_path / "there")
+    assert advice in message and "--data-root" not in message
+    message = refused(capsys, "evaluate", run, *moved)
+    assert message.count("give") == 1 and "give their place with --data-root." in message
+    assert main(["evaluate", str(run), "--data-root", str(tmp_path / "there"), *moved]) == 0
+    for other in ("train.epochs=2", "data.validation=0.5", "model"):
+        message = refused(capsys, "evaluate", run, "--set", other)
+        assert f"--set '{other}': of a trained run, only the paths of its data set can be set: data.root, " in message
+
+
+@pytest.mark.parametrize("name", ["config.json", "encapkeras.json"])
+def test_a_small_checkpoint_that_unpacks_to_much_is_refused_at_once(tmp_path, capsys, name):
+    run = tmp_path / "run"
+    train(load_spec(tiny_spec(epochs=1)), run)
+    content = {"config.json": '{"config": {}}', "encapkeras.json": "{}", name: "[" + "1," * 10**7 + "1]"}
+    with zipfile.ZipFile(run / "checkpoints" / "best.keras", "w", zipfile.ZIP_DEFLATED) as archive:
+        for member, text in content.items():
+            archive.writestr(member, text)
+    capsys.readouterr()
+    assert f"best.keras cannot be read as a checkpoint: its {name} has more than" in refused(capsys, "evaluate", run)
+
+
 def test_a_run_without_files_has_no_other_place(tmp_path, capsys):
     train(load_spec(tiny_spec(epochs=1)), tmp_path / "run")
     capsys.readouterr()

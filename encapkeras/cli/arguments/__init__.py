@@ -6,5 +6,5 @@
 | `spec_search` | `PATH ...` | check |
 | `output_file` | `-o`, `--overwrite` | all that write a file |
 | `device` | `--device` | train, compare, evaluate, predict, analyse, export, bench |
-| `trained_run` | `RUN`, `--data-root`, `RUN_OR_MODEL` | train, evaluate, analyse; predict, export |
+| `trained_run` | `RUN`, `--data-root`, `--set`, `RUN_OR_MODEL` | train, evaluate, analyse; predict, export |
 """

@@ -30,12 +30,12 @@ class TrainedRun:
     checkpoint: Path
 
     @classmethod
-    def open(cls, path: str | Path, data_root: str | None = None) -> TrainedRun:
-        """Open a run folder; say on stderr if the run is unfinished."""
+    def open(cls, path: str | Path, data_root: str | None = None, overrides: Sequence[str] = ()) -> TrainedRun:
+        """Open a run folder, of which overrides change only places; say on stderr if the run is unfinished."""
         from encapkeras.training.measure import data_of
         from encapkeras.training.run.identity import check_checkpoint
 
-        folder, spec = open_folder(path, data_root)
+        folder, spec = open_folder(path, data_root, overrides)
         checkpoint = folder.chosen(data_of(spec).has_validation)
         check_checkpoint(folder, checkpoint)
         note_unfinished(folder, checkpoint)
@@ -74,6 +74,19 @@ def add_data_root(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_places(parser: argparse.ArgumentParser) -> None:
+    """Declare what says where the data set is now: `--data-root PATH` and `--set data.KEY=PATH`, as `overrides`."""
+    add_data_root(parser)
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="data.KEY=PATH",
+        dest="overrides",
+        help="where another path of the data set is now, such as data.class_list=FILE; may be given several times",
+    )
+
+
 def named_run(path: str | Path) -> Path:
     """Return a run folder; of `latest`, unless there is a folder of that name, the newest run below `runs`."""
     if str(path) != LATEST or os.path.lexists(path):
@@ -88,15 +101,17 @@ def named_run(path: str | Path) -> Path:
 
 
 def open_folder(
-    path: str | Path, data_root: str | None = None, overrides: Sequence[str] = ()
+    path: str | Path, data_root: str | None = None, overrides: Sequence[str] = (), only_places: bool = True
 ) -> tuple[RunFolder, Spec]:
     """Return the folder of a run and its spec, with its data set at another place if that is given."""
-    from encapkeras.training.run.identity import moved_data, spec_of_run
+    from encapkeras.training.run.identity import check_places, moved_data, spec_of_run
     from encapkeras.training.run.run_folder import RunFolder
 
     folder = RunFolder(named_run(path))
     folder.check_run()
     folder.check_plugins()
+    if only_places and overrides:
+        check_places(folder, overrides)
     moved = [] if data_root is None else moved_data(folder, data_root)
     return folder, spec_of_run(folder, [*moved, *overrides])
 

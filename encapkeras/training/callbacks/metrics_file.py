@@ -13,7 +13,7 @@ import keras
 
 from encapkeras.distribution.processes import connected
 from encapkeras.errors import TrainingError
-from encapkeras.files import open_regular, reading, replacing, writing
+from encapkeras.files import open_own, open_regular, reading, replacing, writing
 from encapkeras.training.callbacks.callback_state import KeptTypes
 from encapkeras.training.callbacks.first_process import in_first_process
 
@@ -72,7 +72,7 @@ class MetricsFile(keras.callbacks.Callback):  # type: ignore[misc]
             missing = [""] * (len(columns) - len(header))
             self._replace([columns, *([*before, *missing] for before in self._rows()[1:]), cells])
             return
-        with writing(self.path), open_regular(self.path, "ab") as file:
+        with writing(self.path), open_own(self.path, "ab") as file:
             file.write(_csv([cells] if header else [columns, cells]))
 
     def _rows(self) -> list[list[str]]:

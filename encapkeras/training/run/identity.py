@@ -19,7 +19,7 @@ from encapkeras.data import DATASETS, DataSettings
 from encapkeras.data.fingerprint import Fingerprint, data_differences
 from encapkeras.data.registry import path_arguments
 from encapkeras.errors import ArgumentError, DataError, EncapkerasError, RunFolderError, SpecError, TrainingError
-from encapkeras.files import reading
+from encapkeras.files import LONGEST_CONFIGURATION, read_member, reading
 from encapkeras.spec.load import load_spec
 from encapkeras.spec.parse import load_file
 from encapkeras.spec.report import Report
@@ -29,6 +29,7 @@ from encapkeras.training.run.run_folder import RunFolder
 from encapkeras.validation import shown
 
 MARK = "encapkeras.json"  # a file in a checkpoint
+_LONGEST_MARK = 1024  # bytes
 _NOT_OF_NETWORK = ("data", "train", "name", "source")  # sections of a spec
 
 
@@ -39,13 +40,14 @@ def spec_of_run(folder: RunFolder, overrides: Sequence[str] = ()) -> Spec:
     try:
         return load_spec(folder.spec, overrides)
     except SpecError as error:
-        if any(problem.file == "--set" for problem in error.problems):
+        misses_data = _names_missing_data(folder, error)
+        of_overrides = any(problem.file == "--set" for problem in error.problems)
+        if of_overrides and not (misses_data and _gone(folder, overrides)):
             raise
-        if _names_missing_data(folder, error):
+        if misses_data:
             texts = "\n".join(problem.message for problem in error.problems)
             raise DataError(
-                f"the images of run {folder.path} cannot be used: {texts}\nIf they are elsewhere now, give their place "
-                "with --data-root."
+                f"the images of run {folder.path} cannot be used: {texts}\n{_how_to_place(folder, overrides)}".rstrip()
             ) from error
         raise _damaged(folder, error) from error
 
@@ -84,23 +86,68 @@ def _written_data(folder: RunFolder) -> dict[str, Any]:
     return data if isinstance(data, dict) and isinstance(data.get("dataset"), str) else {"dataset": None}
 
 
-def moved_data(folder: RunFolder, place: str) -> list[str]:
-    """Return overrides for a data set that is at `place` now: its root, or its only file, and what is below that."""
+def _places(folder: RunFolder) -> tuple[str | None, dict[str, str | None]]:
+    """Return which path --data-root sets, if there is one, and all paths of a run's data set; some may be unset."""
     data = _written_data(folder)
     dataset = data["dataset"]
     own = DATASETS[dataset].arguments if dataset in DATASETS else {}
     paths = [name for name in path_arguments(dataset) if name in own]
-    if "root" not in paths and len(paths) != 1:
+    key = "root" if "root" in paths else paths[0] if len(paths) == 1 else None
+    return key, {name: data[name] if isinstance(data.get(name), str) else None for name in paths}
+
+
+def _below(place: str | None, root: str | None) -> str | None:
+    """Return the path from a folder, or from a file, to what is below it; None if it is elsewhere."""
+    below = os.pardir if place is None or root is None else os.path.relpath(place, root)
+    return None if below.startswith(os.pardir) else below
+
+
+def _gone(folder: RunFolder, overrides: Sequence[str]) -> list[str]:
+    """Return which paths of a run's data set, of those that overrides do not set, lead nowhere."""
+    given = {text.partition("=")[0].removeprefix("data.") for text in overrides}
+    return [
+        name for name, place in _places(folder)[1].items() if name not in given and place and not os.path.exists(place)
+    ]
+
+
+def _how_to_place(folder: RunFolder, overrides: Sequence[str]) -> str:
+    """Return which options give the places of what is not where a run's spec, with overrides, has it."""
+    key, places = _places(folder)
+    gone = _gone(folder, overrides)
+    advice = []
+    if key in gone or not (gone or any(text.startswith(f"data.{key}=") for text in overrides)):
+        advice.append("If they are elsewhere now, give their place with --data-root.")
+    for name in gone:
+        if name != key and not (key in gone and _below(places[name], places.get(key or "")) is not None):
+            advice.append(f"If data.{name} is elsewhere now, give its place with --set data.{name}=PATH.")
+    return " ".join(advice)
+
+
+def check_places(folder: RunFolder, overrides: Sequence[str]) -> None:
+    """Check that overrides set nothing but paths of a run's data set."""
+    allowed = [f"data.{name}" for name in _places(folder)[1]]
+    for text in overrides:
+        if text.partition("=")[0] not in allowed:
+            raise ArgumentError(
+                f"--set {shown(text)}: of a trained run, only the paths of its data set can be set: "
+                f"{', '.join(allowed) or 'it has none'}"
+            )
+
+
+def moved_data(folder: RunFolder, place: str) -> list[str]:
+    """Return overrides for a data set that is at `place` now: its root, or its only file, and what is below that."""
+    key, before = _places(folder)
+    if key is None:
+        dataset = _written_data(folder)["dataset"]
         raise ArgumentError(f"--data-root: data set {shown(dataset)} has no folder or file of its own")
-    key = "root" if "root" in paths else paths[0]
     new = os.path.abspath(os.path.expanduser(place))
-    before = {name: data[name] for name in paths if isinstance(data.get(name), str)}
-    if key != "root" and key in before and os.path.isdir(new):
-        new = os.path.join(new, os.path.basename(before[key]))
+    old = before.pop(key)
+    if key != "root" and old and os.path.isdir(new):
+        new = os.path.join(new, os.path.basename(old))
     moved = {key: new}
-    for name in before.keys() - {key} if key in before else ():
-        below = os.path.relpath(before[name], before[key])
-        if not below.startswith(os.pardir):
+    for name, path in before.items():
+        below = _below(path, old)
+        if below is not None:
             moved[name] = os.path.join(new, below)
     return [_as_override(name, path) for name, path in moved.items()]
 
@@ -171,7 +218,7 @@ def mark_checkpoint(file: Path, run: str, epoch: int) -> None:
 
 
 def _mark_of(archive: zipfile.ZipFile) -> dict[str, Any]:
-    return dict(json.loads(archive.read(MARK))) if MARK in archive.namelist() else {}
+    return dict(json.loads(read_member(archive, MARK, _LONGEST_MARK))) if MARK in archive.namelist() else {}
 
 
 def file_digest(path: Path) -> str | None:
@@ -188,7 +235,8 @@ def check_checkpoint(folder: RunFolder, file: Path) -> None:
     if not zipfile.is_zipfile(file):
         return  # `load_model` explains that
     with reading(file, "a checkpoint", RunFolderError), zipfile.ZipFile(file) as archive:
-        mark, config = _mark_of(archive), json.loads(archive.read("config.json"))["config"]
+        mark = _mark_of(archive)
+        config = json.loads(read_member(archive, "config.json", LONGEST_CONFIGURATION))["config"]
         if run is not None and mark.get("run") == run:
             return
         difference = "it is of another run" if mark and run else _other_network(config.get("spec"), folder)

@@ -18,7 +18,7 @@ import keras
 import torch
 
 from encapkeras.errors import TrainingError
-from encapkeras.files import FileLock, open_regular, reading, replacing, writing
+from encapkeras.files import FileLock, open_own, open_regular, reading, replacing, writing
 from encapkeras.torch_internals import load_saved
 
 FORMAT = 2  # 1 has no checksum
@@ -118,12 +118,12 @@ class StateFiles:
         found = self._newest_first()
         return found[0][0] if found else None
 
-    def remove(self) -> None:
-        """Remove all states, and their folder if nothing else is in it."""
+    def remove(self, lock: FileLock) -> None:
+        """Remove all states and their lock, which is held here, and their folder if nothing else is in it."""
         with writing(self.folder):
             for _, path in self._newest_first():
                 path.unlink()
-            (self.folder / ".lock").unlink(missing_ok=True)
+            lock.remove()
             if self.folder.is_dir() and not any(self.folder.iterdir()):
                 self.folder.rmdir()
 
@@ -292,7 +292,7 @@ def cut_back(saved: Sequence[tuple[Path, Any]]) -> None:
         with writing(file):
             file.unlink()
     for file, length in longer:
-        with writing(file), open_regular(file, "r+b") as opened:
+        with writing(file), open_own(file, "r+b") as opened:
             opened.truncate(length)
 
 

@@ -20,7 +20,6 @@ import itertools
 import os
 import platform
 import re
-import shlex
 import shutil
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -29,10 +28,10 @@ from typing import Any
 
 from encapkeras import __version__
 from encapkeras.errors import RunFolderError
-from encapkeras.files import FileLock, read_json, reading, replacing, write_json, writing
+from encapkeras.files import FileLock, make_new_folder, read_json, reading, replacing, write_json, writing
 from encapkeras.plugins import Plugin, check_loaded
 from encapkeras.spec.write import as_yaml
-from encapkeras.text import is_utf8
+from encapkeras.text import is_utf8, quoted
 from encapkeras.training.run.replace_run import is_unfinished, replace_run, written_by_run
 
 
@@ -65,25 +64,20 @@ class RunFolder:
     @contextlib.contextmanager
     def claimed(cls, name: str) -> Iterator[RunFolder]:
         """Make the default folder, which no other process has; remove it if an error leaves it empty."""
-        folder = cls.default(name)
-        with writing(folder.path):
-            folder.path.parent.mkdir(parents=True, exist_ok=True)
-            while True:
-                with contextlib.suppress(FileExistsError):
-                    folder.path.mkdir()
-                    break
-                folder = cls.default(name)
+        with writing(cls.default(name).path):
+            made = make_new_folder(lambda: cls.default(name).path)
         try:
-            yield folder
+            yield cls(made[-1])
         except BaseException:
             with contextlib.suppress(OSError):
-                os.removedirs(folder.path)
+                for path in reversed(made):
+                    path.rmdir()
             raise
 
     @property
     def resume_command(self) -> str:
         """The command that continues an unfinished run."""
-        return f"encapkeras train --resume {shlex.quote(str(self.path))}"
+        return f"encapkeras train --resume {quoted(str(self.path))}"
 
     def chosen(self, validated: bool) -> Path:
         """Return the checkpoint that counts: the best of a `validated` run, else the last.

@@ -108,7 +108,7 @@ def _results_of_finished(folder: RunFolder, changes: list[str]) -> dict[str, Any
             f"{folder.results} is damaged: {error}. Put back the one that the training wrote; 'encapkeras evaluate' "
             "measures the network again."
         ) from error
-    StateFiles(folder.resume).remove()  # it may have been killed before it did so
+    StateFiles(folder.resume).remove(folder.lock)  # it may have been killed before it did so
     return results
 
 

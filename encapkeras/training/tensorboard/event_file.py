@@ -14,7 +14,7 @@ from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.summary.writer.record_writer import RecordWriter
 from torch.utils.tensorboard import SummaryWriter
 
-from encapkeras.files import open_regular
+from encapkeras.files import open_own, open_regular
 from encapkeras.torch_internals import writer_into
 
 _numbers = itertools.count()
@@ -44,7 +44,7 @@ class _EventFile:
         self._records.write(event.SerializeToString())
 
     def write(self, record: bytes) -> None:
-        with open_regular(self._path, "ab") as file:
+        with open_own(self._path, "ab") as file:
             length, rest = file.tell(), memoryview(record)
             try:
                 while rest:
