@@ -44,10 +44,10 @@ def cut(text: str, longest: int) -> str:
     return text if len(text) <= longest else f"{text[: longest - 1]}…"
 
 
-def listed(names: Iterable[object], most: int = 50, longest: int = 100) -> str:
-    """Return names for reading, of which there may be any number, each of any length."""
+def listed(names: Iterable[object], most: int = 50, longest: int | None = 100) -> str:
+    """Return names for reading, of which there may be any number, each of any length; None: they are not cut."""
     remaining = iter(names)
-    shown = [cut(str(name), longest) for name in islice(remaining, most)]
+    shown = [str(name) if longest is None else cut(str(name), longest) for name in islice(remaining, most)]
     more = sum(1 for _ in remaining)
     return ", ".join([*shown, *([f"and {more:,} more"] if more else [])])
 

@@ -8,6 +8,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from types import ModuleType
+from typing import Any
 
 from encapkeras import __version__
 from encapkeras.cli import (
@@ -162,10 +163,16 @@ def _line_in_plugin(error: Exception) -> str:
     return line_in_plugin(error)
 
 
+class _Parser(argparse.ArgumentParser):
+    """Prints no colors, which Python 3.14 does, and which would be escaped; commands are of this class too."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.color = False
+
+
 def _parse(words: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="encapkeras", description="Capsule networks from spec files: train, measure, look inside."
-    )
+    parser = _Parser(prog="encapkeras", description="Capsule networks from spec files: train, measure, look inside.")
     parser.add_argument("--version", action="version", version=f"encapkeras {__version__}")
     _add_debug(parser, False)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)

@@ -11,10 +11,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from encapkeras.comparison.statistics import CONFIDENCE, Difference, Spread, counted
+from encapkeras.comparison.statistics import CONFIDENCE, Difference, Spread
 from encapkeras.data import DataSettings
 from encapkeras.spec.sweep import short_paths, value_text
-from encapkeras.text import in_markdown
+from encapkeras.text import counted, in_markdown
 
 _EFFECTS = {
     "validation": "they are not trained on the same images, and validation accuracies are not comparable",

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 from scipy.special import stdtrit
 
+from encapkeras.text import counted
+
 CONFIDENCE = 0.95
 _EQUAL = 1e-6  # accuracies are counts of images divided by their number, in float32
 
@@ -103,8 +105,3 @@ class Difference:
             return f"{self.mean:+.4f}: {self.verdict}"
         interval = "" if self.low is None else f", {CONFIDENCE:.0%} interval {self.low:+.4f} to {self.high:+.4f}"
         return f"{self.mean:+.4f} ± {self.standard_error:.4f} (standard error{interval}): {self.verdict}"
-
-
-def counted(number: int, noun: str) -> str:
-    """Return a number with its noun, in the plural where needed."""
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"

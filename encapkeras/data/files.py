@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gzip
 import os
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -85,8 +86,10 @@ def torchvision_download(name: str, *splits: str) -> Callable[[str], None]:
     def download(root: str) -> None:
         from torchvision import datasets
 
-        for options in [{"split": split} for split in splits] or [{}]:
-            getattr(datasets, name)(root, download=True, **options)
+        # Of the console script's stderr, the stream that does not escape the `\r` of a progress bar.
+        with contextlib.redirect_stderr(getattr(sys.stderr, "rich_proxied_file", sys.stderr)):
+            for options in [{"split": split} for split in splits] or [{}]:
+                getattr(datasets, name)(root, download=True, **options)
 
     return download
 

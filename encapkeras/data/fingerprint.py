@@ -16,7 +16,7 @@ import numpy as np
 from encapkeras.data.image_files import ImageFiles
 from encapkeras.data.registry import Array, ImageArrays
 from encapkeras.errors import printable
-from encapkeras.text import counted, cut
+from encapkeras.text import counted, cut, listed
 
 FORMAT = 1  # fingerprints of another format say nothing
 MOST_NAMED = 3
@@ -140,5 +140,4 @@ def _name(name: str) -> str:
 
 
 def _first(texts: Sequence[str]) -> str:
-    more = f", and {len(texts) - MOST_NAMED} more" if len(texts) > MOST_NAMED else ""
-    return ", ".join(texts[:MOST_NAMED]) + more
+    return listed(texts, MOST_NAMED, longest=None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -108,7 +109,7 @@ def _opened(path: str) -> Iterator[Image]:
             if start == b"\x89P":  # PNG: when pixels are read, nothing looks at their checksum
                 Image.open(file, formats=["PNG"]).verify()
                 file.seek(0)
-            with _stderr_closed() if start in (b"II", b"MM") else contextlib.nullcontext():  # TIFF
+            with _STDERR_CLOSED if start in (b"II", b"MM") else contextlib.nullcontext():  # TIFF
                 with Image.open(file, formats=FORMATS) as image:
                     yield image
         except UnidentifiedImageError as error:
@@ -118,22 +119,49 @@ def _opened(path: str) -> Iterator[Image]:
             raise ValueError("there is not enough memory for what it declares to hold") from error
 
 
-@contextlib.contextmanager
-def _stderr_closed() -> Iterator[None]:
-    """Keep off the terminal what libtiff prints about damage, apart from the error that it reports."""
-    try:
-        kept = os.dup(2)
-    except OSError:  # it is closed already
-        yield
-        return
-    nothing = os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nothing, 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nothing)
+class _StderrClosed:
+    """Keeps off the terminal what libtiff prints about damage, apart from the error that it reports.
+
+    Threads share stderr: the first that enters closes it, and the last that leaves opens it again.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._kept: int | None = None  # a copy of stderr; None if there is no need to open it again
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(
+                before=self._lock.acquire, after_in_parent=self._lock.release, after_in_child=self._in_child
+            )
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._inside += 1
+            if self._inside > 1:
+                return
+            with contextlib.suppress(OSError), open(os.devnull, "wb") as nothing:  # it may be closed already
+                self._kept = os.dup(2)
+                os.dup2(nothing.fileno(), 2)
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                self._open()
+
+    def _in_child(self) -> None:  # where the other threads do not go on
+        self._inside = 0
+        self._open()
+        self._lock.release()
+
+    def _open(self) -> None:
+        if self._kept is not None:
+            os.dup2(self._kept, 2)
+            os.close(self._kept)
+            self._kept = None
+
+
+_STDERR_CLOSED = _StderrClosed()
 
 
 def _declared(image: Image) -> tuple[int, bool]:

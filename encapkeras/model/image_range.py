@@ -40,7 +40,7 @@ class ImageRange:
         self.unseen = True
 
     def applied(self, inputs: Any) -> Any:
-        """The inputs, with images of bytes as floats; warns, once, about a first batch far beyond the range."""
+        """The inputs, with images of bytes as floats; warns, once, about a first batch that is not in the range."""
         arrays = keras.tree.flatten(inputs)
         tensors = [keras.ops.convert_to_tensor(each) if isinstance(each, np.ndarray) else each for each in arrays]
         if len(tensors) != len(self._inputs) or not all(isinstance(tensor, torch.Tensor) for tensor in tensors):
@@ -57,14 +57,20 @@ class ImageRange:
         return keras.tree.pack_sequence_as(inputs, images)
 
     def _check(self, image: torch.Tensor, declared: _Input) -> None:
-        if not declared.is_image or image.dtype in (torch.uint8, torch.bool):
+        if not declared.is_image or image.dtype == torch.bool:
             return
         low, high = (bound.item() for bound in image.detach().aminmax())
-        if max(-low, high) > _FAR_BEYOND:
-            self._warned = True
-            warnings.warn(
-                f"model '{self._model}' takes images with values from 0 to 1; those of '{declared.name}' range from "
-                f"{low:g} to {high:g}. Divide them by what white is, such as 255, or give bytes (uint8), which the "
-                "model divides by 255.",
-                stacklevel=3,
+        if image.dtype == torch.uint8 and (low, high) == (0, 1):
+            problem = "are bytes (uint8) of only 0 and 1, which the model divides by 255. Multiply them by 255."
+        elif image.dtype != torch.uint8 and max(-low, high) > _FAR_BEYOND:
+            problem = (
+                f"range from {low:g} to {high:g}. Divide them by what white is, such as 255, or give bytes (uint8), "
+                "which the model divides by 255."
             )
+        else:
+            return
+        self._warned = True
+        warnings.warn(
+            f"model '{self._model}' takes images with values from 0 to 1; those of '{declared.name}' {problem}",
+            stacklevel=3,
+        )

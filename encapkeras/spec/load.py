@@ -284,7 +284,7 @@ def _check_names(entries: Mapping[str, Tree], what: str, report: Report) -> None
 
 def _read_name(sections: _Sections) -> str:
     name = sections.computed("name").value
-    if name is not FAILED and NOT_IN_NAMES.search(str(name)):
+    if isinstance(name, str) and NOT_IN_NAMES.search(name):  # another type is reported already
         text = f"'{name}' may consist of letters, digits, spaces, '_', '-' and '.'"
         sections.report.add(sections.written("name"), text)
     return str(name)

@@ -152,6 +152,14 @@ def test_version_and_help(capsys):
         assert main([name, "--help"]) == 0
 
 
+def test_help_has_no_colors(monkeypatch, capsys):
+    """Python 3.14 has some, where there is a terminal or FORCE_COLOR."""
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    for words in ([], ["train"], ["bench", "step"]):
+        assert main([*words, "--help"]) == 0
+        assert "\\x1b" not in capsys.readouterr().out
+
+
 def in_a_process(*words, **options):
     return subprocess.run([sys.executable, "-c", PROGRAM, *words], capture_output=True, text=True, **options)
 

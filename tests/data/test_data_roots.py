@@ -1,11 +1,13 @@
 """Where files are looked for, in which order, and what happens if they are nowhere."""
 
+import sys
 from pathlib import Path
 
 import pytest
 import torchvision
 from support.dataset_files import write_cifar_files, write_idx_files, write_svhn_files
 
+from encapkeras.cli.terminal.streams import safe_output
 from encapkeras.data import DATASETS, DataSettings, load
 from encapkeras.data.files import data_roots
 from encapkeras.errors import DataError
@@ -97,6 +99,19 @@ def test_what_is_missing_is_downloaded_into_the_first_root(tmp_path, monkeypatch
     assert [path.name for path in expected.iterdir()] == ["cifar-10-batches-py"]
     fake_download(monkeypatch, "CIFAR10", lambda folder: pytest.fail("downloaded twice"))
     assert train_count("cifar10", **source) == 50
+
+
+def test_the_progress_of_a_download_is_drawn_over_and_names_are_escaped(tmp_path, monkeypatch, capsys):
+    def write(folder):
+        print("\r 50%", end="", file=sys.stderr)
+        print("\r100%", file=sys.stderr)
+        write_cifar_files(Path(folder) / "cifar-10-batches-py", classes=10, per_file=10)
+
+    fake_download(monkeypatch, "CIFAR10", write)
+    with safe_output():
+        assert train_count("cifar10", root=str(tmp_path)) == 50
+        print("a\rname", file=sys.stderr)
+    assert capsys.readouterr().err == "\r 50%\r100%\na\\rname\n"
 
 
 def test_an_interrupted_download_leaves_nothing_behind(tmp_path, monkeypatch):

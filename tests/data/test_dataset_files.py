@@ -441,6 +441,34 @@ def test_a_gzipped_file_is_not_unpacked_beyond_what_its_header_says(tmp_path):
     assert "but its header (shape (20, 28, 28)) requires 15696" in message
 
 
+@pytest.mark.parametrize("start", [b"", struct.pack("<II", 14, 2**26)], ids=["elements", "elements of a matrix"])
+def test_an_svhn_file_is_not_unpacked_beyond_what_images_can_be(tmp_path, start):
+    write_svhn_files(tmp_path)
+    packed = zlib.compress(start + bytes(2**26))
+    path = tmp_path / "test_32x32.mat"
+    path.write_bytes(b" " * 124 + b"\0\1IM" + struct.pack("<II", 15, len(packed)) + packed)
+    tracemalloc.start()
+    message = error_of("svhn", tmp_path)
+    assert tracemalloc.get_traced_memory()[1] < 2**24
+    tracemalloc.stop()
+    assert "is more than 100 times as long" in message
+    empty = bytes(2**21)  # elements of no type and no length
+    path.write_bytes(b" " * 124 + b"\0\1IM" + struct.pack("<II", 14, len(empty)) + empty)
+    tracemalloc.start()
+    assert "does not start with flags, lengths and a name" in error_of("svhn", tmp_path)
+    assert tracemalloc.get_traced_memory()[1] < 2**24
+    tracemalloc.stop()
+
+
+def test_an_svhn_file_with_a_wrong_checksum(tmp_path):
+    write_svhn_files(tmp_path)
+    path = tmp_path / "test_32x32.mat"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    assert "incorrect data check" in error_of("svhn", tmp_path)
+
+
 @pytest.mark.parametrize("name", ["train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"])
 def test_headers_of_sizes_that_no_file_has(tmp_path, name):
     write_idx_files(tmp_path)

@@ -322,7 +322,7 @@ def test_any_other_folder_beside_the_parts_is_said(tmp_path):
         describe(folder_settings(tmp_path))
     for number in range(9):
         (tmp_path / f"more{number}").mkdir()
-    with pytest.warns(UserWarning, match="'more0', 'more1', 'more2', 'more3', 'more4' and 6 more"):
+    with pytest.warns(UserWarning, match="'more0', 'more1', 'more2', 'more3', 'more4', and 6 more"):
         describe(folder_settings(tmp_path))
 
 

@@ -5,6 +5,8 @@ import itertools
 import os
 import struct
 import subprocess
+import threading
+import warnings
 import zlib
 
 import numpy as np
@@ -12,7 +14,7 @@ import pytest
 from PIL import Image
 from support.dataset_files import random_images, write_image, write_voc_boxes
 
-from encapkeras.data import read_image
+from encapkeras.data import image_files, read_image
 from encapkeras.data.object_boxes import read_box
 from encapkeras.errors import DataError
 
@@ -327,3 +329,43 @@ def test_the_library_for_tiff_prints_nothing_about_damage(tmp_path, capfd):
     path.write_bytes(data)
     assert "cannot be read as an image" in error_of(path)
     assert capfd.readouterr().err == ""
+
+
+def stderr_in_child():
+    """Which file stderr is in a process forked now."""
+    reader, writer = os.pipe()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # there are threads
+        child = os.fork()
+    if not child:
+        os.write(writer, str(os.fstat(2).st_ino).encode())
+        os._exit(0)
+    os.waitpid(child, 0)
+    os.close(writer)
+    with open(reader) as file:
+        return int(file.read())
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are not forked")
+def test_stderr_is_there_after_threads_have_read_tiff_files(tmp_path, monkeypatch):
+    path = saved(tmp_path, Image.fromarray(COLOUR), "a.tif", compression="tiff_lzw")
+    before, both, first_done = os.fstat(2).st_ino, threading.Barrier(2), threading.Event()
+    pixels, inside = image_files._pixels, []
+
+    def slowly(*arguments):
+        both.wait(60)  # both have closed it
+        inside.append(os.fstat(2).st_ino)
+        if threading.current_thread() is not one:
+            first_done.wait(60)  # and one is ready before the other
+        return pixels(*arguments)
+
+    monkeypatch.setattr(image_files, "_pixels", slowly)
+    one, other = (threading.Thread(target=read_image, args=(path, 3)) for _ in range(2))
+    one.start()
+    other.start()
+    one.join(60)
+    assert stderr_in_child() == before  # as a data loader's process
+    assert before not in [*inside, os.fstat(2).st_ino]
+    first_done.set()
+    other.join(60)
+    assert os.fstat(2).st_ino == before

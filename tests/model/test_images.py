@@ -68,6 +68,17 @@ def test_numbers_far_beyond_the_range_are_warned_about_once(images, method):
     getattr(model, method)(images, *labels, **options)
 
 
+def test_bytes_of_0_and_1_are_warned_about_once():
+    model, images = compiled(), BYTES // 128
+    with pytest.warns(
+        UserWarning, match=r"those of 'image' are bytes \(uint8\) of only 0 and 1.* Multiply them by 255"
+    ):
+        model.predict(images, verbose=0)
+    model.predict(images, verbose=0)
+    for others in (BYTES, BYTES * 0, BYTES // 64, images.astype(bool), images * 1.0):
+        compiled().predict(others, verbose=0)
+
+
 def test_networks_that_scale_themselves_and_inputs_that_are_no_images_take_any_numbers():
     scaled = {"layer": "keras.Rescaling", "inputs": "image", "scale": 1 / 255}
     nodes = {**SMALL["model"]["nodes"], "scaled": scaled}

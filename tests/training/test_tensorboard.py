@@ -328,6 +328,45 @@ def test_images_that_are_sorted_by_class_are_shown_balanced(monkeypatch):
     assert shown == [shown[0]] * 4
 
 
+class Growing(keras.utils.PyDataset):
+    """Batches whose number changes, a class each."""
+
+    length = 3
+
+    def __init__(self):
+        super().__init__()
+
+    def __len__(self):
+        return self.length
+
+    def __getitem__(self, index):
+        return np.full((40, 4, 4, 1), index / 40, np.float32), np.full(40, index % 2)
+
+
+def test_validation_data_may_change_their_length(monkeypatch):
+    monkeypatch.setattr(predictions, "SHOWN", 8)
+    data, predictor = Growing(), Predictor(capsule_model())
+    for data.length in (3, 4, 1, 6):
+        seen = predictor.predict(data)
+        assert (len(seen.labels), len(seen.scores), len(seen.images)) == (40 * data.length, 40 * data.length, 8)
+        assert torch.equal((seen.images[:, 0, 0, 0] * 40).round().long() % 2, seen.labels[:8])
+        if data.length in (4, 6):
+            assert seen.labels[:8].sum() == 4
+
+
+def test_validation_data_that_are_shuffled_are_shown_balanced_each_time(monkeypatch):
+    monkeypatch.setattr(predictions, "SHOWN", 8)
+    images, labels = torch.arange(40.0).div(40).repeat(16, 1).T.reshape(40, 4, 4, 1), torch.arange(40) // 20
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(images, labels), batch_size=8, shuffle=True)
+    predictor, shown = Predictor(capsule_model()), []
+    for _ in range(4):
+        seen = predictor.predict(loader)
+        torch.rand(3)
+        assert seen.labels[:8].sum() == 4
+        shown.append(seen.images)
+    assert all(torch.equal(each, shown[0]) for each in shown)
+
+
 @pytest.mark.parametrize("row", [[1, 1], [0, 0], [0.5, 0.5]])
 def test_images_of_several_classes_or_none_have_a_sentence_instead_of_pictures(tmp_path, row):
     labels = np.eye(2)[VALIDATION[1]]

@@ -14,7 +14,7 @@ from encapkeras.data.image_files import ENDINGS
 from encapkeras.data.registry import Array
 from encapkeras.errors import DataError
 from encapkeras.files import reading
-from encapkeras.text import counted
+from encapkeras.text import counted, listed
 
 MOST_NAMED = 5
 
@@ -66,6 +66,5 @@ def stray_files(folder: Path) -> list[str]:
 
 
 def named(names: Sequence[str]) -> str:
-    """Return the first of some names, and how many more there are."""
-    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
-    return ", ".join(names[:MOST_NAMED]) + more
+    """Return the first of some names, which may be paths, and how many more there are."""
+    return listed(names, MOST_NAMED, longest=None)

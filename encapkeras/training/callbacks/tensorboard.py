@@ -49,6 +49,8 @@ class TensorBoard(keras.callbacks.Callback):  # type: ignore[misc]
         data: Validation data of a classifier of images: arrays `(images, labels)`, a `torch.utils.data.DataLoader`, a
             `keras.utils.PyDataset`, or other batches that can be iterated over again, which is done once more at first,
             to choose images of all classes; None for no pictures. Each image has one class, or there are no pictures.
+            Data that are shuffled come in the same order each time, unless by a generator of their own: then the
+            pictures may show more of one class than of another.
         every: Epochs from one set of pictures to the next; None: after the epochs 1, 2, 4, 8, ...; always after the
             last.
         class_names: Names of the classes; those of a model that was made from a spec if not given, else numbers.

@@ -20,7 +20,7 @@ from encapkeras.keras_internals import producer
 from encapkeras.losses import OptimalTransport, ReconstructionLoss
 from encapkeras.losses.targets import sum_to_1
 from encapkeras.model.spec_model import SpecModel
-from encapkeras.training.random_state import random_state, set_random_state
+from encapkeras.training.random_state import RandomState, random_state, set_random_state
 from encapkeras.validation import shown
 
 BATCH = 128  # images at once, of arrays
@@ -62,7 +62,8 @@ class Predictor:
         self._model = model
         self._outputs: keras.Model | None = None  # a subclassed model has no tensors inside that could be named
         self._has_lengths = False
-        self._ranks: Tensor | None = None  # the place of each image in the balanced order
+        self._ranks: Tensor | None = None  # of the images, as they were the last time
+        self._start: RandomState = {}  # of random generators, when data are gone through
         if getattr(model, "inputs", None):
             _check_classifier(model)
             capsules = _measured_by_length(model.outputs[0])
@@ -73,38 +74,52 @@ class Predictor:
     @torch.no_grad()
     def predict(self, data: Any) -> Predictions | None:
         """Predict all images of validation data in any form that `fit` takes; None if some have not just one class."""
-        images, labels, scores, capsules, thumbnails = ([] for _ in range(5))
-        count, few = 0, EMBEDDED
         with _restore_generators_after():
             if self._ranks is None:
+                start = random_state()
                 everything = _classes_of(data)
                 if everything is None:
                     return None
-                self._ranks = torch.from_numpy(balanced_order(everything.numpy())).argsort()
-            for given, classes in _batches_of(data):
-                batch = keras.ops.convert_to_tensor(given)
-                lengths, inner = self._call(batch)
-                scores.append(lengths)
-                labels.append(_classes(classes, lengths))
-                ranks = self._ranks[count : count + len(lengths)]
-                images.append(batch[: len(ranks)][ranks < SHOWN].float().cpu())
-                if inner is not None:
-                    few = min(EMBEDDED, EMBEDDED_NUMBERS // inner[0].numel())
-                    capsules.append(inner[: len(ranks)][ranks < few].float().cpu())
-                    thumbnails.append(_small(batch[: len(ranks)][ranks < few].float().cpu()))
-                count += len(lengths)
-        if count != len(self._ranks):
-            raise _not_data(f"it gave {len(self._ranks)} images at first, now {count}")
-        order = self._ranks.argsort()
-        places = {most: self._ranks[self._ranks < most].argsort() for most in (SHOWN, few)}
-        first = torch.cat(images)[places[SHOWN]]
+                self._start, self._ranks = start, _ranks(everything)
+            for _ in range(2):  # once more if they are not as many as the choice was made from
+                expected = len(self._ranks)
+                set_random_state(self._start)  # data that are shuffled come in the same order
+                predictions = self._predict_once(data, self._ranks)
+                if len(self._ranks) == expected:
+                    break
+        return predictions
+
+    def _predict_once(self, data: Any, ranks: Tensor) -> Predictions:
+        images, labels, scores, capsules, thumbnails = ([] for _ in range(5))
+        count, few = 0, EMBEDDED
+        for given, classes in _batches_of(data):
+            batch = keras.ops.convert_to_tensor(given)
+            lengths, inner = self._call(batch)
+            scores.append(lengths)
+            labels.append(_classes(classes, lengths))
+            if count + len(lengths) > len(ranks):
+                ranks = torch.cat([ranks, torch.arange(len(ranks), count + len(lengths))])
+            places = ranks[count : count + len(lengths)]
+            images.append(batch[places < SHOWN].float().cpu())
+            if inner is not None:
+                few = min(EMBEDDED, EMBEDDED_NUMBERS // inner[0].numel())
+                capsules.append(inner[places < few].float().cpu())
+                thumbnails.append(_small(batch[places < few].float().cpu()))
+            count += len(lengths)
+        if not count:
+            raise _no_images()
+        self._ranks = _ranks(torch.cat(labels))
+        ranks = ranks[:count]
+        order = ranks.argsort()
+        first, embedded = (ranks[ranks < most].argsort() for most in (SHOWN, few))
+        shown_images = torch.cat(images)[first]
         return Predictions(
-            _unit_range(first),
+            _unit_range(shown_images),
             torch.cat(labels)[order],
             self._as_scores(torch.cat(scores))[order],
-            torch.cat(capsules)[places[few]] if capsules else None,
-            _unit_range(torch.cat(thumbnails)[places[few]]) if thumbnails else None,
-            *self._side_losses(first),
+            torch.cat(capsules)[embedded] if capsules else None,
+            _unit_range(torch.cat(thumbnails)[embedded]) if thumbnails else None,
+            *self._side_losses(shown_images),
         )
 
     def _call(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -173,12 +188,21 @@ def _classes_of(data: Any) -> Tensor | None:
     """Return the classes of all images; None if some have several classes, or none."""
     given = [data.labels] if isinstance(data, Batches) else [labels for _, labels in _batches_of(data)]
     if not given:
-        raise ArgumentError("data holds no images, so there is nothing to show in TensorBoard")
+        raise _no_images()
     labels = torch.cat([_as_tensor(part) for part in given])
     if labels.dim() != 2 or labels.shape[1] == 1:
         return labels.reshape(-1)
     best, second = labels.float().topk(2).values.T
     return labels.argmax(1) if (sum_to_1(labels) & (best > second)).all() else None
+
+
+def _ranks(labels: Tensor) -> Tensor:
+    """Return the place of each image in the balanced order, `(N,)`."""
+    return torch.from_numpy(balanced_order(labels.numpy())).argsort()
+
+
+def _no_images() -> ArgumentError:
+    return ArgumentError("data holds no images, so there is nothing to show in TensorBoard")
 
 
 def _as_tensor(labels: Any) -> Tensor:
