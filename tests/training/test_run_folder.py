@@ -83,11 +83,31 @@ def test_overwrite_replaces_the_run_and_keeps_what_is_not_of_it(tmp_path):
 
 def test_overwrite_removes_unfinished_files(tmp_path):
     made(tmp_path)
-    for name in ("tensorboard/projector/.labels.partial.tsv", "analysis/perturbed/.a_b_c.partial.png"):
-        (tmp_path / name).parent.mkdir(parents=True)
+    for name in (
+        "tensorboard/projector/.labels.partial.tsv",
+        "analysis/perturbed/.a_1_c.partial.png",
+        "checkpoints/.best.0123456789abcdef.partial.keras",
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("half")
     made(tmp_path, overwrite=True)
     assert set(contents(tmp_path)) == {"spec.yaml", "environment.json"}
+
+
+def test_hidden_files_of_the_user_are_neither_removed_nor_taken_for_ours(tmp_path):
+    kept = {".download.partial", ".my notes.partial.txt", "tensorboard/.notes.partial.tsv", "plugins/.own.partial.py"}
+    folder = made(tmp_path / "run")
+    for name in kept:
+        (folder.path / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder.path / name).write_text("mine")
+    folder.note_resumption({"name": "tiny"}, OURS, [])
+    assert kept < set(contents(folder.path))
+    made(folder.path, overwrite=True)
+    assert set(contents(folder.path)) == kept | {"spec.yaml", "environment.json"}
+    (tmp_path / ".download.partial").write_text("mine")
+    shutil.rmtree(folder.path)
+    with pytest.raises(RunFolderError, match="not belong to a run"):
+        made(tmp_path)
 
 
 def test_a_file_in_the_way_is_named(tmp_path):

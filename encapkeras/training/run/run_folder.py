@@ -129,7 +129,7 @@ class RunFolder:
         """Whether nothing is here but what a run leaves that could not start: empty subfolders, unfinished files."""
         folders = [self.best.parent, self.resume, self.tensorboard]
         return all(
-            is_unfinished(entry.name)
+            is_unfinished(entry.relative_to(self.path).as_posix())
             or (not entry.is_symlink() and (entry == self.lock.path or (entry in folders and entry.is_dir())))
             for folder in (self.path, *folders)
             if folder.is_dir()
@@ -246,7 +246,7 @@ class RunFolder:
         """
         with writing(self.path):
             for file in list(written_by_run(self.path)):
-                if is_unfinished(file.name):
+                if is_unfinished(file.relative_to(self.path).as_posix()):
                     file.unlink()
         started = self.read_environment()
         resumed = [*started.get("resumed", []), {**environment, "changes": list(changes)}]
