@@ -58,6 +58,25 @@ def written_by_run(path: Path, plugins: Collection[str] = ()) -> Iterator[Path]:
                     yield entry
 
 
+def _asides(path: Path) -> list[Path]:
+    return [aside for aside in path.glob(".replaced.*") if re.fullmatch(_ASIDE, aside.name) and not aside.is_symlink()]
+
+
+def remove_asides(path: Path) -> None:
+    """Remove what replacements that were complete, or changed nothing, have left."""
+    for aside in _asides(path):
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def older_run_aside(path: Path) -> Path | None:
+    """Return where files of the older run are if a process was killed while it put another in its place."""
+    for aside in _asides(path):
+        files = {file.name for file in (aside / "old").glob("*")} - {"environment.json"}  # which is a copy
+        if files and (any((aside / "new").glob("*")) or not (path / "spec.yaml").is_file()):
+            return aside / "old"
+    return None
+
+
 def replace_run(path: Path, older: Collection[Path], write: Callable[[Path], None], folders: Collection[Path]) -> None:
     """Put what `write` writes into a folder in place of `older` files; after an error all is as it was.
 
@@ -91,4 +110,4 @@ def replace_run(path: Path, older: Collection[Path], write: Callable[[Path], Non
                 os.replace(target, source)
         shutil.rmtree(aside, ignore_errors=True)
         raise
-    shutil.rmtree(aside, ignore_errors=True)
+    remove_asides(path)
