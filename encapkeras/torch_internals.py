@@ -85,16 +85,19 @@ def load_saved(file: BinaryIO) -> Any:
     zipped = file.read(4) == b"PK\x03\x04"  # else of torch before 1.6
     file.seek(0)
     records = _sound_records(file) if zipped else {}
+    sizes = {name: len(content) for name, content in records.items()}
+    folder = next(iter(records), "").partition("/")[0]
+    described = records.get(f"{folder}/data.pkl", b"")
     copy = io.BytesIO()
     with zipfile.ZipFile(copy, "w") as sound:
-        for name, content in records.items():
-            sound.writestr(name, content)
+        for name in sizes:
+            sound.writestr(name, records.pop(name))  # so that the whole is not in memory twice
     copy.seek(0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what they are about ends in an error, or is of no concern
         loaded = torch.load(copy if zipped else file, map_location="cpu", weights_only=True)
         if zipped:
-            _check_claims(records)
+            _check_claims(described, f"{folder}/data", sizes)
     return loaded
 
 
@@ -116,13 +119,12 @@ def _sound_records(file: BinaryIO) -> dict[str, bytes]:
         return {entry.filename: archive.read(entry) for entry in entries}
 
 
-def _check_claims(records: dict[str, bytes]) -> None:
+def _check_claims(described: bytes, folder: str, sizes: dict[str, int]) -> None:
     """Check that no tensor reaches beyond its record, which not every version of torch does."""
-    folder = next(iter(records)).partition("/")[0]
-    claims = _Claims(io.BytesIO(records[f"{folder}/data.pkl"]))
+    claims = _Claims(io.BytesIO(described))
     claims.load()
     for key, size in claims.sizes.items():
-        if size != len(records[f"{folder}/data/{key}"]):
+        if size != sizes[f"{folder}/{key}"]:
             raise DamagedFile(f"the tensor data '{key}' in it have another size than it says")
 
 

@@ -125,11 +125,12 @@ class CapsuleLayer(keras.layers.Layer):  # type: ignore[misc]
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the layer; encapkeras' own take whole numbers as the same numbers in floating point."""
-        if type(self).__module__.startswith("encapkeras."):
-            labels = {"labels": kwargs.pop("labels")} if "labels" in kwargs else {}  # of side losses
-            args, kwargs = keras.tree.map_structure(self._as_floats, (args, kwargs))
-            kwargs.update(labels)
-        return super().__call__(*args, **kwargs)
+        is_own = type(self).__module__.startswith("encapkeras.")
+        if not is_own or (len(args) == 1 and _is_plain(args[0], kwargs)):
+            return super().__call__(*args, **kwargs)
+        as_they_are = {name: kwargs.pop(name) for name in ("labels", "mask") if name in kwargs}
+        args, kwargs = keras.tree.map_structure(self._as_floats, (args, kwargs))
+        return super().__call__(*args, **kwargs, **as_they_are)
 
     def _as_floats(self, value: Any) -> Any:
         if isinstance(value, np.ndarray):
@@ -145,6 +146,11 @@ class CapsuleLayer(keras.layers.Layer):  # type: ignore[misc]
         if kwargs.get("return_ports"):
             return keras.Operation.compute_output_spec(self, *args, **kwargs)
         return super().compute_output_spec(*args, **kwargs)
+
+
+def _is_plain(inputs: Any, options: dict[str, Any]) -> bool:
+    """Whether a call needs no look at each tensor, as those of a training step: quick to tell."""
+    return isinstance(inputs, torch.Tensor) and inputs.is_floating_point() and options.keys() <= {"training"}
 
 
 def warn_of_other_axes(layer: keras.layers.Layer, shape: Sequence[int | None]) -> None:

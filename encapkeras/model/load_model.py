@@ -10,6 +10,7 @@ import zipfile
 from typing import Any
 
 import keras
+import torch
 
 from encapkeras.errors import EncapkerasError, PluginError
 from encapkeras.plugins import plugin_of_module
@@ -46,7 +47,7 @@ def load_model(path: str | os.PathLike[str]) -> keras.Model:
             warnings.filterwarnings("ignore", "Casting complex values")  # a damaged file must not print
             _check_names(path)
             return keras.saving.load_model(path)
-    except PluginError:
+    except (PluginError, MemoryError, torch.OutOfMemoryError):  # a lack of memory says nothing about the file
         raise
     except Exception as error:  # Keras raises whatever its reading of a damaged file ends in
         plugin = plugin_of_module(str(error))

@@ -13,6 +13,7 @@ from fuzz.formats import FORMATS
 from fuzz.mutations import changed_bytes, changed_tree
 
 SECONDS = 360
+SEED = 1  # always the same, so that a failure is the fault of a change; by hand, others
 ROOT = Path(__file__).parents[2]
 
 
@@ -28,8 +29,7 @@ def printed_by(script, *words):
 
 @pytest.mark.slow
 def test_six_minutes_of_all_formats():
-    seed = random.SystemRandom().randrange(10**6)  # printed by the command, and so with a failure
-    table = printed_by("files.py", "--seconds", str(SECONDS), "--seed", str(seed))
+    table = printed_by("files.py", "--seconds", str(SECONDS), "--seed", str(SEED))
     for name in FORMATS:
         assert re.search(rf"^{name} +[1-9]", table, re.MULTILINE), name
 
@@ -39,9 +39,8 @@ def test_some_faults_of_the_system():
     """`faults.py` does the same with more."""
     if sys.platform != "linux" or not (shutil.which("gcc") or shutil.which("cc")):
         pytest.skip("needs Linux and a C compiler, gcc or cc, for the library that has calls fail")
-    seed = random.SystemRandom().randrange(10**6)
-    table = printed_by("faults.py", "--count", "10", "--seed", str(seed))
-    assert f"seed {seed}" in table
+    table = printed_by("faults.py", "--count", "10", "--seed", str(SEED))
+    assert f"seed {SEED}" in table
 
 
 def test_equal_seeds_make_equal_changes():
