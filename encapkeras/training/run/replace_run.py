@@ -40,7 +40,7 @@ def is_unfinished(name: str, plugins: Collection[str] = ()) -> bool:
     if not found or found["digits"]:
         return found is not None
     whole = f"{found['folder']}{found['stem']}{found['suffix'] or ''}"
-    return whole == "environment.json" or whole in plugins or _FILES.fullmatch(whole) is not None
+    return whole in ("environment.json", "comparison.json") or whole in plugins or _FILES.fullmatch(whole) is not None
 
 
 def written_by_run(path: Path, plugins: Collection[str] = ()) -> Iterator[Path]:
