@@ -43,6 +43,8 @@ def _plain(run: KnownRun) -> dict[str, Any]:
 
 
 def _print(runs: list[KnownRun]) -> None:
+    from encapkeras.training.run.known_runs import can_continue
+
     columns: dict[str, list[str]] = {
         "run": [printable(str(run.folder.path)) for run in runs],
         "spec": [printable(run.spec or "-") for run in runs],
@@ -56,7 +58,7 @@ def _print(runs: list[KnownRun]) -> None:
     for run in runs:
         if run.problem:
             print(f"{printable(str(run.folder.path))} is damaged: {printable(run.problem)}")
-    unfinished = next((run for run in runs if run.state == "unfinished"), None)
+    unfinished = next((run for run in runs if can_continue(run)), None)
     if unfinished:
         print(f"continue the newest unfinished run with: {printable(unfinished.folder.resume_command)}")
 

@@ -12,6 +12,7 @@ seed_0/NAME/       the run folder of network NAME with seed 0; its event files h
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,12 +32,15 @@ from encapkeras.comparison.result import Comparison, Run
 from encapkeras.data import load
 from encapkeras.errors import DataError, EncapkerasError, RunFolderError, printable
 from encapkeras.files import replacing, writing
+from encapkeras.plugins import used_plugins
 from encapkeras.spec.load import Source
+from encapkeras.text import quoted
 from encapkeras.training.held_interrupt import defer_ctrl_c
 from encapkeras.training.memory.out_of_memory import explain_out_of_memory
 from encapkeras.training.run.identity import check_images
 from encapkeras.training.run.resume_state import StateFiles
-from encapkeras.training.run.run_folder import RunFolder, check_no_link, trained_on
+from encapkeras.training.run.run_folder import RunFolder, check_no_link
+from encapkeras.training.run.start import trained_on
 from encapkeras.training.train import train
 
 _METRICS = ("test\naccuracy", "test\nerror %", "validation\naccuracy", "parameters", "images/s", "seconds", "peak\nMiB")
@@ -84,12 +88,29 @@ def compare(
     try:
         _run(plan, comparison, path, resume, console)
     except KeyboardInterrupt as stop:
-        text = f"{str(stop) or 'interrupted.'} {comparison.progress}; resume with --resume {path}"
-        raise KeyboardInterrupt(text) from None
+        of_training = str(stop).partition(" Continue with: ")[0]  # that would continue one of the runs alone
+        how = _how_to_continue(plan, sources, seeds, overrides, path)
+        raise KeyboardInterrupt(f"{of_training or 'interrupted.'} {comparison.progress}. {how}") from None
     finally:
         _draw(comparison, path)
         _print_table(console, comparison, path)
     return comparison
+
+
+def _how_to_continue(
+    plan: Plan, sources: Sequence[Source], seeds: Sequence[int] | None, overrides: Sequence[str], path: Path
+) -> str:
+    if not all(isinstance(source, str | os.PathLike) for source in sources):
+        return f"Continue with the same call, run_dir={str(path)!r} and resume=True"
+    plugins = dict.fromkeys(plugin.file for each in plan.trainings for plugin in used_plugins(each.spec.resolved))
+    words = [os.fspath(source) for source in sources]  # type: ignore[arg-type]
+    words += [word for override in overrides for word in ("--set", override)]
+    words += [word for plugin in plugins for word in ("--plugin", plugin)]
+    if seeds is not None:
+        counted = list(seeds) == list(range(len(seeds)))
+        listed = ",".join(map(str, seeds)) + ("," if len(seeds) == 1 else "")
+        words += ["--seeds", str(len(seeds)) if counted else listed]
+    return f"Continue with:\n{' '.join(map(quoted, ['encapkeras', 'compare', *words, '--resume', str(path)]))}"
 
 
 def _begin(plan: Plan, path: Path, resume: bool) -> Comparison:

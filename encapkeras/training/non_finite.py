@@ -10,11 +10,16 @@ from typing import Any
 import keras
 import torch
 
+from encapkeras.errors import TrainingError
 from encapkeras.functional.torch_support.shared_batch import share_batch
 from encapkeras.model.precision import use_precision
 from encapkeras.model.spec_model import SpecModel, TrainingLoss
 
 ADVICE = "Try a smaller learning rate, a warm-up (train.schedule.warmup_epochs) or train.clip_norm."
+
+
+class NonFiniteTrainingError(TrainingError):
+    """A loss, gradient or weight is not finite: the same training, resumed, comes to the same."""
 
 
 class Origin(enum.IntEnum):

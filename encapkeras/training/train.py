@@ -25,7 +25,7 @@ from encapkeras.distribution.processes import (
     report_lost_processes,
     run_on_first,
 )
-from encapkeras.errors import RunFolderError, TrainingError, printable
+from encapkeras.errors import DataError, DistributionError, RunFolderError, TrainingError, printable
 from encapkeras.files import write_json
 from encapkeras.functional.torch_support.optional_compile import enable_compile
 from encapkeras.model.load_model import load_model
@@ -45,12 +45,20 @@ from encapkeras.training.measure import check_fits, compile_with_losses, measure
 from encapkeras.training.memory.advice import advice_for_training
 from encapkeras.training.memory.out_of_memory import explain_out_of_memory
 from encapkeras.training.memory.peak_memory import PeakMemory
+from encapkeras.training.non_finite import NonFiniteTrainingError
 from encapkeras.training.optimizer.make_optimizer import ConstantRate, has_schedule, make_optimizer
 from encapkeras.training.run.identity import check_checkpoint, check_images, check_state, noted_images
 from encapkeras.training.run.known_runs import newest_unfinished
 from encapkeras.training.run.resume_state import StateFiles, check_model_state
-from encapkeras.training.run.run_folder import RunFolder, describe_environment, on_device
-from encapkeras.training.run.start import LaunchedRun, Start, decide_start, numeric_differences
+from encapkeras.training.run.run_folder import RunFolder
+from encapkeras.training.run.start import (
+    LaunchedRun,
+    Start,
+    decide_start,
+    describe_environment,
+    numeric_differences,
+    on_device,
+)
 from encapkeras.training.tensorboard.hparams import main_settings
 
 if TYPE_CHECKING:
@@ -130,9 +138,10 @@ class _Run:
         try:
             with explain_out_of_memory(advice_for_training(self.model, self.folder.path)):
                 yield
-        except (KeyboardInterrupt, TrainingError, RunFolderError) as stop:
+        except (KeyboardInterrupt, TrainingError, RunFolderError, DataError, DistributionError) as stop:
             text = (str(stop) or "interrupted").removesuffix(".")
-            raise type(stop)(f"{text}. {self._saved_weights()} {self._how_to_continue()}") from None
+            again = self._how_to_continue(isinstance(stop, NonFiniteTrainingError))
+            raise type(stop)(f"{text}. {self._saved_weights()} {again}") from None
         except SystemExit:  # SIGTERM, or another process has ended
             if connected().is_first:
                 print(self._how_to_continue(), file=sys.stderr)
@@ -147,9 +156,13 @@ class _Run:
         saved = f"The weights after epoch {last} are saved in {self.folder.last}"
         return f"{saved}, those of the best epoch, {best}, in {self.folder.best}." if best else f"{saved}."
 
-    def _how_to_continue(self) -> str:
+    def _how_to_continue(self, with_changes: bool = False) -> str:
         launcher = ", started with torchrun as before" if connected().count > 1 else ""
-        return f"Continue with: {self.folder.resume_command}{launcher}"
+        if not with_changes:
+            return f"Continue with: {self.folder.resume_command}{launcher}"
+        train = self.spec.train
+        change = f"optimizer.learning_rate={train.optimizer.learning_rate / 10:g}" if train.clip_norm else "clip_norm=1"
+        return f"Continue with other settings: {self.folder.resume_command} --set train.{change}{launcher}"
 
 
 def _check(spec: Spec, launched: LaunchedRun, run_dir: str | Path | None, overwrite: bool, resume: bool) -> Start:

@@ -236,3 +236,16 @@ def test_names_in_a_table_lead_no_picture_elsewhere(run, tmp_path):
     folder.write([dataclasses.replace(analysis, measurements=tuple(named))])
     assert not list(tmp_path.glob("victim*")) and not list((tmp_path / "out").glob("victim*"))
     assert (folder.path / "routing_x_.._.._victim_votes.png").is_file()
+
+
+def test_what_a_killed_analysis_left_is_in_the_way_of_none(tmp_path):
+    folder = AnalysisFolder(tmp_path)
+    for name in (".routing.0123456789abcdef.partial.csv", ".routing_stage_votes.0123456789abcdef.partial.png"):
+        (tmp_path / name).touch()
+    folder.check_free()
+    folder.write([])
+    assert [file.name for file in tmp_path.iterdir() if file.name.startswith(".")] == []
+    (tmp_path / "routing.csv").unlink()
+    (tmp_path / ".mine.partial.csv").touch()
+    with pytest.raises(RunFolderError, match="not belong to an analysis"):
+        folder.check_free(overwrite=True)

@@ -131,6 +131,7 @@ def test_ctrl_c_gives_exit_code_130_and_the_table(specs, tmp_path):
     assert returncode == 130
     assert "Traceback" not in message
     assert message.startswith("interrupted")
-    assert message.endswith(f" of 100 runs finished; resume with --resume {path}\n")
+    command = f"encapkeras compare {' '.join(map(str, specs))} --seeds 50 --resume {path}"
+    assert message.endswith(f" of 100 runs finished. Continue with:\n{command}\n")
     assert f"written to {path}\n" in printed
     assert "| tiny | 1/50 |" in (path / "comparison.md").read_text()

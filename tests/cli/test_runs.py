@@ -91,6 +91,15 @@ def test_the_table_names_what_is_damaged_and_how_to_continue(here, capsys):
     assert last == ("continue the newest unfinished run with: encapkeras train --resume runs/tiny/2026-01-03_10-00-00")
 
 
+def test_runs_that_cannot_be_continued_are_not_recommended(here, capsys):
+    run, path = here / "runs/tiny/2026-01-03_10-00-00", write_spec(here, tiny_spec(epochs=1))
+    shutil.rmtree(run / "checkpoints/resume")
+    assert {row["folder"]: row["state"] for row in listed(capsys)}[str(run.relative_to(here))] == "unfinished"
+    assert main(["runs"]) == 0 and main(["evaluate", str(run)]) == 0 and main(["train", str(path)]) == 0
+    printed = capsys.readouterr()
+    assert "is unfinished" in printed.err and "--resume" not in printed.out + printed.err
+
+
 def test_a_folder_without_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert "runs is not a folder" in refused(capsys, "runs")

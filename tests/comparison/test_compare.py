@@ -1,18 +1,22 @@
 import importlib
 import json
+import shlex
 import shutil
 import subprocess
 from pathlib import Path
 
 import keras
 import pytest
+import yaml
 from support.tiny_spec import tiny_spec, write_spec
 from support.warm import warm_python
 
+from encapkeras.cli.main import main
 from encapkeras.comparison.compare import compare
 from encapkeras.errors import ArgumentError, EncapkerasError, RunFolderError, SpecError, TrainingError
 from encapkeras.spec.load import load_spec
-from encapkeras.training.run.run_folder import RunFolder, on_device
+from encapkeras.training.run.run_folder import RunFolder
+from encapkeras.training.run.start import on_device
 
 MODULE = importlib.import_module("encapkeras.comparison.compare")  # the package has the function under this name
 
@@ -253,6 +257,22 @@ def test_a_link_that_appears_between_two_runs_is_not_written_through(monkeypatch
     assert not list((tmp_path / "mine").iterdir())
 
 
+def test_ctrl_c_gives_the_command_that_continues_the_comparison(tmp_path, monkeypatch):
+    def interrupted(*arguments, **options):
+        raise KeyboardInterrupt("interrupted. No epoch was complete. Continue with: encapkeras train --resume x")
+
+    path, file = tmp_path / "a folder", tmp_path / "my spec.yaml"
+    file.write_text(yaml.safe_dump(ONE))
+    monkeypatch.setattr(MODULE, "train", interrupted)
+    with pytest.raises(KeyboardInterrupt) as stop:
+        compare([str(file)], [3], overrides=["train.epochs=1"], run_dir=path)
+    assert str(stop.value) == (
+        "interrupted. No epoch was complete. 0 of 1 runs finished. Continue with:\n"
+        f"encapkeras compare '{file}' --set train.epochs=1 --seeds 3, --resume '{path}'"
+    )
+    assert main(shlex.split(str(stop.value).partition("\nencapkeras ")[2])) == 130
+
+
 @pytest.mark.parametrize("name", ["seed_1", "seed_1/two", "seed_1/two/tensorboard"])
 def test_a_link_to_a_run_elsewhere_is_not_continued(copy, trainings, tmp_path, name):
     (copy / name).rename(tmp_path / "mine")
@@ -278,7 +298,7 @@ def test_ctrl_c_leaves_the_table_of_what_is_finished(tmp_path, monkeypatch, caps
     def interrupted(spec, *arguments, **options):
         calls.append(spec.name)
         if len(calls) == 3:
-            raise KeyboardInterrupt("interrupted. No epoch was complete, so no weights are kept.")
+            raise KeyboardInterrupt("interrupted. No epoch was complete. Continue with: encapkeras train --resume x")
         return train(spec, *arguments, **options)
 
     monkeypatch.setattr(MODULE, "train", interrupted)
@@ -286,7 +306,8 @@ def test_ctrl_c_leaves_the_table_of_what_is_finished(tmp_path, monkeypatch, caps
     with pytest.raises(KeyboardInterrupt) as stop:
         compare([ONE, TWO], [0, 1], run_dir=path)
     assert str(stop.value) == (
-        f"interrupted. No epoch was complete, so no weights are kept. 2 of 4 runs finished; resume with --resume {path}"
+        "interrupted. No epoch was complete. 2 of 4 runs finished. "
+        f"Continue with the same call, run_dir={str(path)!r} and resume=True"
     )
     printed = capsys.readouterr().out
     assert "two - one, test accuracy:" in printed

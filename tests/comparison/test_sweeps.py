@@ -248,7 +248,7 @@ def test_killed_and_resumed_the_table_is_that_of_an_undisturbed_sweep(tmp_path):
     command = [*warm_python(), "-u", "-m", "encapkeras", "compare", str(spec)]
     stopped = interrupted([*command, "--run-dir", str(tmp_path / "stopped")], "run 3 of")
     assert stopped.returncode == 130
-    assert f"resume with --resume {tmp_path / 'stopped'}" in stopped.message
+    assert f"Continue with:\nencapkeras compare {spec} --resume {tmp_path / 'stopped'}\n" in stopped.message
     again = subprocess.run(
         [*command, "--resume", str(tmp_path / "stopped")], capture_output=True, text=True, check=True
     )

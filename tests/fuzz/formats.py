@@ -569,7 +569,8 @@ def _run_json(folder: Path) -> Format:
     from encapkeras.comparison.plan import make_plan
     from encapkeras.training import train
     from encapkeras.training.run.known_runs import described_run
-    from encapkeras.training.run.run_folder import RunFolder, describe_environment, trained_on
+    from encapkeras.training.run.run_folder import RunFolder
+    from encapkeras.training.run.start import describe_environment, trained_on
 
     seed = 0
     plan = make_plan([load_spec(tiny_spec())], [seed], [], folder)

@@ -8,10 +8,13 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import pytest
+from support.tiny_spec import tiny_spec
 
+from encapkeras import load_spec
 from encapkeras.errors import RunFolderError
 from encapkeras.files import replacing, write_json
 from encapkeras.plugins import Plugin
+from encapkeras.training import train
 from encapkeras.training.run.run_folder import RunFolder
 
 OURS = {"encapkeras": "0.1.0", "seed": 0}
@@ -54,6 +57,9 @@ def test_a_folder_with_foreign_files_is_refused_and_kept(tmp_path, overwrite):
 def test_a_run_is_refused_and_kept(tmp_path):
     folder = made(tmp_path)
     folder.best.write_text("weights")
+    with pytest.raises(RunFolderError, match=r"already exists\..*--overwrite"):
+        made(tmp_path)  # there is nothing that it could be continued from
+    (folder.resume / "epoch_1_step_1.pt").write_text("state")
     before = contents(tmp_path)
     with pytest.raises(RunFolderError, match=r"already exists\..*unfinished run in it with: .* --resume") as refused:
         made(tmp_path)
@@ -83,11 +89,31 @@ def test_overwrite_replaces_the_run_and_keeps_what_is_not_of_it(tmp_path):
 
 def test_overwrite_removes_unfinished_files(tmp_path):
     made(tmp_path)
-    for name in ("tensorboard/projector/.labels.partial.tsv", "analysis/perturbed/.a_b_c.partial.png"):
-        (tmp_path / name).parent.mkdir(parents=True)
+    for name in (
+        "tensorboard/projector/.labels.partial.tsv",
+        "analysis/perturbed/.a_1_c.partial.png",
+        "checkpoints/.best.0123456789abcdef.partial.keras",
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("half")
     made(tmp_path, overwrite=True)
     assert set(contents(tmp_path)) == {"spec.yaml", "environment.json"}
+
+
+def test_hidden_files_of_the_user_are_neither_removed_nor_taken_for_ours(tmp_path):
+    kept = {".download.partial", ".my notes.partial.txt", "tensorboard/.notes.partial.tsv", "plugins/.own.partial.py"}
+    folder = made(tmp_path / "run")
+    for name in kept:
+        (folder.path / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder.path / name).write_text("mine")
+    folder.note_resumption({"name": "tiny"}, OURS, [])
+    assert kept < set(contents(folder.path))
+    made(folder.path, overwrite=True)
+    assert set(contents(folder.path)) == kept | {"spec.yaml", "environment.json"}
+    (tmp_path / ".download.partial").write_text("mine")
+    shutil.rmtree(folder.path)
+    with pytest.raises(RunFolderError, match="not belong to a run"):
+        made(tmp_path)
 
 
 def test_a_file_in_the_way_is_named(tmp_path):
@@ -322,6 +348,71 @@ def test_an_error_while_a_run_is_replaced_leaves_it_as_it_was(tmp_path, monkeypa
         RunFolder(folder.path).create({"name": "new"}, {**OURS, "seed": 1}, True, 0)
     assert contents(folder.path) == before
     assert not [entry for entry in folder.path.iterdir() if entry.name.startswith(".")]
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+def replaced_until(monkeypatch, path, moves):
+    """Replace the run, and be killed after some moves: nothing is put back."""
+    move, left = os.replace, [moves]
+
+    def limited(source, target):
+        if not left[0]:
+            raise Killed
+        left[0] -= 1
+        move(source, target)
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(os, "replace", limited)
+        patch.setattr(os.path, "lexists", lambda path: False)
+        patch.setattr(shutil, "rmtree", lambda path, **options: None)
+        made(path, overwrite=True)
+
+
+@pytest.mark.parametrize("moves", range(3, 9))  # two write the new files, five move the old ones
+def test_a_replacement_that_was_killed_is_said_and_can_be_undone(tmp_path, monkeypatch, moves):
+    run = tmp_path / "my run"
+    folder = made(run)
+    for file in (folder.best, folder.metrics, folder.results):
+        file.write_text("old")
+    (folder.resume / "epoch_1_step_1.pt").write_text("state")
+    before = contents(run)
+    folder.lock.close()
+    replaced_until(monkeypatch, run, moves)
+    [aside] = run.glob(".replaced.*")
+    for check in (folder.check_free, folder.check_run, lambda: resumed(run)):
+        with pytest.raises(
+            RunFolderError, match=r"cut short; the older run's files are in (.*)\. Move them back"
+        ) as said:
+            check()
+        assert str(aside / "old") in str(said.value) and "train --resume" not in str(said.value)
+    assert str(said.value).endswith(f"train SPEC --run-dir '{run}' --overwrite")
+    other = shutil.copytree(run, tmp_path / "other")
+    made(other, overwrite=True)
+    assert sorted(entry.name for entry in other.iterdir() if entry.name.startswith(".")) == []
+    for file in [file for file in (aside / "old").rglob("*") if file.is_file()]:
+        file.replace(run / file.relative_to(aside / "old"))
+    shutil.rmtree(aside)
+    assert contents(run) == before
+    folder.check_run()
+
+
+def resumed(run):
+    train(load_spec(tiny_spec()), run, resume=True)
+
+
+def test_folders_of_earlier_replacements_are_removed_and_links_are_not_followed(tmp_path):
+    folder = made(tmp_path / "run")
+    (folder.path / ".replaced.0123456789abcdef.partial/old/tensorboard").mkdir(parents=True)
+    (folder.path / ".replaced.partial").mkdir()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/notes.txt").write_text("mine")
+    (folder.path / ".replaced.fedcba9876543210.partial").symlink_to(tmp_path / "mine")
+    made(folder.path, overwrite=True)
+    assert (tmp_path / "mine/notes.txt").read_text() == "mine"
+    assert [entry.name for entry in folder.path.iterdir() if entry.name.startswith(".")] == [".replaced.partial"]
 
 
 def test_something_else_where_a_run_writes_is_found_before_anything_is_removed(tmp_path):

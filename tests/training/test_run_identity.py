@@ -2,8 +2,10 @@
 
 import importlib
 import json
+import shlex
 import shutil
 import zipfile
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -12,10 +14,11 @@ from support.dataset_files import write_image, write_image_folder
 from support.tiny_spec import tiny_spec, write_spec
 
 from encapkeras import load_spec
-from encapkeras.callbacks import MetricsFile
+from encapkeras.callbacks import MetricsFile, NonFiniteStop
 from encapkeras.cli.main import main
 from encapkeras.comparison.compare import compare
-from encapkeras.errors import TrainingError
+from encapkeras.errors import DataError, DistributionError, TrainingError
+from encapkeras.plugins import Plugin
 from encapkeras.training import train
 from encapkeras.training.run.run_folder import RunFolder
 
@@ -393,3 +396,45 @@ def test_what_ends_a_training_names_the_command_that_continues_it(tmp_path, monk
     (run / "checkpoints/best.keras").unlink()
     (run / "checkpoints/last.keras").unlink()
     assert refused(capsys, "evaluate", run).endswith(f"Continue it with: {command}\n")
+
+
+@pytest.mark.parametrize(
+    ("clip_norm", "change"), [(None, "train.clip_norm=1"), (0.5, "train.optimizer.learning_rate=1e-06")]
+)
+def test_a_training_that_is_not_finite_is_continued_with_other_settings(
+    tmp_path, monkeypatch, capsys, clip_norm, change
+):
+    def stop(self, epoch, logs=None):
+        self._leave("the loss became nan.")
+
+    spec, run = tiny_spec(clip_norm=clip_norm, optimizer={"kind": "adam", "learning_rate": 1e-5}), tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(NonFiniteStop, "on_epoch_end", stop)
+        assert main(["train", str(write_spec(tmp_path, spec)), "--run-dir", str(run)]) == 2
+    command = f"encapkeras train --resume {run} --set {change}"
+    assert capsys.readouterr().err.endswith(f" Continue with other settings: {command}\n")
+    assert main(shlex.split(command)[1:]) == 0
+
+
+@pytest.mark.parametrize("error", [DataError, DistributionError])
+def test_errors_of_data_and_processes_say_how_to_continue(tmp_path, monkeypatch, error):
+    def fail(self, epoch, logs=None):
+        raise error("it is gone.")
+
+    monkeypatch.setattr(MetricsFile, "on_epoch_end", fail)
+    with pytest.raises(
+        error, match=r"^it is gone\. The weights after epoch 1 .* Continue with: encapkeras train --resume"
+    ):
+        train(load_spec(tiny_spec()), tmp_path / "run")
+
+
+def test_the_command_that_continues_a_run_has_its_plugins(tmp_path):
+    file, path = tmp_path / "my layers.py", tmp_path / "run"
+    file.touch()
+    plugins = [
+        Plugin(name, tmp_path / name, b"", ModuleType("mine"), {"layer": ["mine"]}) for name in (file.name, "gone.py")
+    ]
+    run = RunFolder(path)
+    run.create({"name": "tiny"}, {"encapkeras": "1"}, False, 0, plugins)
+    run.lock.close()
+    assert run.resume_command == f"encapkeras train --resume {path} --plugin '{file}'"

@@ -157,8 +157,7 @@ def chosen_checkpoint(path: Path) -> Path:
 def note_unfinished(folder: RunFolder, checkpoint: Path) -> None:
     """Say on stderr if a run has not ended."""
     if not folder.results.is_file():
-        print(
-            f"run {folder.path} is unfinished: it has no results.json. This is {checkpoint}. Continue the run with: "
-            f"{folder.resume_command}",
-            file=sys.stderr,
-        )
+        text = f"run {folder.path} is unfinished: it has no results.json. This is {checkpoint}."
+        if folder.can_continue():
+            text += f" Continue the run with: {folder.resume_command}"
+        print(text, file=sys.stderr)

@@ -20,7 +20,7 @@ from encapkeras.files import replacing, writing
 from encapkeras.keras_internals import ask_before_steps, ask_no_longer
 from encapkeras.model.spec_model import SpecModel, TrainingLoss
 from encapkeras.training.callbacks.callback_state import KeptTypes
-from encapkeras.training.non_finite import ADVICE, Origin, cause_in_gradients, cause_of, in_data
+from encapkeras.training.non_finite import ADVICE, NonFiniteTrainingError, Origin, cause_in_gradients, cause_of, in_data
 
 
 class NonFiniteStop(keras.callbacks.Callback):  # type: ignore[misc]
@@ -168,7 +168,7 @@ class NonFiniteStop(keras.callbacks.Callback):  # type: ignore[misc]
     def _leave(self, text: str) -> None:
         self.close()
         if connected().is_first:
-            raise TrainingError(text)
+            raise NonFiniteTrainingError(text)
         exit_silently(TrainingError.exit_code)
 
     def _report_of(self, process: int, text: str) -> str:

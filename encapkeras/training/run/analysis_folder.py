@@ -25,6 +25,7 @@ from encapkeras.analysis import (
 )
 from encapkeras.errors import DataError, RunFolderError
 from encapkeras.files import make_folder, replacing, writing
+from encapkeras.training.run.replace_run import is_unfinished
 from encapkeras.training.run.run_folder import check_writable, folder_name
 from encapkeras.training.tensorboard.event_file import open_event_file
 
@@ -49,7 +50,7 @@ class AnalysisFolder:
                 f"{self.path} already holds an analysis. Choose another folder with --output, or replace it with "
                 "--overwrite."
             )
-        if self.path.is_dir() and older is None and any(self.path.iterdir()):
+        if self.path.is_dir() and older is None and set(self.path.iterdir()) - self._unfinished():
             raise RunFolderError(
                 f"{self.path} holds files that do not belong to an analysis, so nothing is written there. Choose an "
                 "empty or new folder with --output."
@@ -62,13 +63,17 @@ class AnalysisFolder:
         except (DataError, OSError):
             return None
 
+    def _unfinished(self) -> set[Path]:
+        """Return what a process that was killed had begun to write."""
+        return {file for file in self.path.iterdir() if file.is_file() and is_unfinished(f"analysis/test/{file.name}")}
+
     def _files_of(self, older: Sequence[RoutingAnalysis]) -> set[Path]:
-        """Return the pictures and event files of an older analysis, and nothing else that may be here."""
+        """Return the pictures, event files and unfinished files of an older analysis, and nothing else."""
         pictures = {self._picture(layer, name) for layer in layers_of(older) for name in _PLOTS}
         checkpoints = {analysis.checkpoint for analysis in older}
         folders = [self.path, *(entry for entry in self.path.iterdir() if entry.is_dir() and entry.name in checkpoints)]
         events = {file for folder in folders if not folder.is_symlink() for file in folder.glob(_EVENTS)}
-        files = events | {entry for entry in self.path.iterdir() if entry in pictures}
+        files = events | self._unfinished() | {entry for entry in self.path.iterdir() if entry in pictures}
         return {file for file in files if file.is_file() and not file.is_symlink()}
 
     def _picture(self, layer: str, name: str) -> Path:

@@ -14,6 +14,7 @@ from typing import Any, Literal
 from encapkeras.errors import EncapkerasError, RunFolderError
 from encapkeras.files import open_regular, read_json, reading
 from encapkeras.training.run.identity import written_spec
+from encapkeras.training.run.replace_run import older_run_aside
 from encapkeras.training.run.run_folder import RunFolder, folder_name
 
 RUNS = Path("runs")
@@ -54,9 +55,14 @@ def known_runs(folder: Path) -> list[KnownRun]:
 
 
 def newest_unfinished(name: str) -> RunFolder | None:
-    """Return the newest unfinished run among those that a spec of this name has made by default."""
+    """Return the newest run that can be continued among those that a spec of this name has made by default."""
     runs = known_runs(RUNS / folder_name(name))
-    return next((run.folder for run in runs if run.state == "unfinished" and run.epoch is not None), None)
+    return next((run.folder for run in runs if can_continue(run)), None)
+
+
+def can_continue(run: KnownRun) -> bool:
+    """Whether no process trains this run, nothing of it is damaged, and it has what it is resumed from."""
+    return run.state == "unfinished" and older_run_aside(run.folder.path) is None and run.folder.can_continue()
 
 
 def described_run(folder: RunFolder) -> KnownRun:

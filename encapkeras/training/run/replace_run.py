@@ -9,6 +9,10 @@ import shutil
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
+# What `replacing` writes to; earlier versions left out the digits.
+_UNFINISHED = re.compile(
+    r"(?P<folder>([^/]+/)*)\.(?P<stem>[^/]+?)(?P<digits>\.[0-9a-f]{16})?\.partial(?P<suffix>\.[^/]*)?"
+)
 _EVENTS = r"events\.out\.tfevents\.[^/]+"
 _SPLITS, _CHECKPOINTS = "(train|validation|test)", r"(best|last|epoch \d+)"
 _ASIDE = r"\.replaced\.[0-9a-f]{16}\.partial"
@@ -19,7 +23,7 @@ _FOLDERS = re.compile(
     rf"|analysis(/(epochs|affine|perturbed|{_SPLITS}(/{_CHECKPOINTS})?))?"
 )
 _FILES = re.compile(
-    rf"spec\.yaml|metrics\.csv|results\.json|([^/]+/)*\.[^/]+\.partial(\.[^/]*)?|{_ASIDE}/.+"
+    rf"spec\.yaml|metrics\.csv|results\.json|{_ASIDE}/.+"
     r"|checkpoints/((best|last)\.keras|resume/epoch_\d+_step_\d+\.pt)|bad_batches/epoch_\d+_step_\d+\.npz"
     rf"|tensorboard/({_EVENTS}|projector_config\.pbtxt|projector/(vectors\.tsv|labels\.tsv|thumbnails\.png))"
     rf"|analysis/(epochs\.csv|epochs/{_EVENTS}|affine/affine\.(csv|png)|perturbed/[^/]+_\d+_[^/]+\.png)"
@@ -27,9 +31,16 @@ _FILES = re.compile(
 )
 
 
-def is_unfinished(name: str) -> bool:
-    """Whether a process that was killed has left this file or folder."""
-    return re.fullmatch(r"\..+\.partial(\..*)?", name) is not None
+def is_unfinished(name: str, plugins: Collection[str] = ()) -> bool:
+    """Whether a process that was killed has left this file, named from the run's folder, or a folder of `replace_run`.
+
+    Without the digits it is ours only if the name would be one of ours, for people hide files of their own too.
+    """
+    found = _UNFINISHED.fullmatch(name)
+    if not found or found["digits"]:
+        return found is not None
+    whole = f"{found['folder']}{found['stem']}{found['suffix'] or ''}"
+    return whole in ("environment.json", "comparison.json") or whole in plugins or _FILES.fullmatch(whole) is not None
 
 
 def written_by_run(path: Path, plugins: Collection[str] = ()) -> Iterator[Path]:
@@ -42,9 +53,28 @@ def written_by_run(path: Path, plugins: Collection[str] = ()) -> Iterator[Path]:
             if is_folder and entry.is_dir() and not entry.is_symlink():
                 folders.append(entry)
             elif entry.is_symlink() or entry.is_file():
-                is_plugin = folder.name == "plugins" and name in plugins
-                if is_plugin or _FILES.fullmatch(name) or (is_folder and entry.is_symlink()):
+                is_ours = name in plugins or _FILES.fullmatch(name) or is_unfinished(name, plugins)
+                if is_ours or (is_folder and entry.is_symlink()):
                     yield entry
+
+
+def _asides(path: Path) -> list[Path]:
+    return [aside for aside in path.glob(".replaced.*") if re.fullmatch(_ASIDE, aside.name) and not aside.is_symlink()]
+
+
+def remove_asides(path: Path) -> None:
+    """Remove what replacements that were complete, or changed nothing, have left."""
+    for aside in _asides(path):
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def older_run_aside(path: Path) -> Path | None:
+    """Return where files of the older run are if a process was killed while it put another in its place."""
+    for aside in _asides(path):
+        files = {file.name for file in (aside / "old").glob("*")} - {"environment.json"}  # which is a copy
+        if files and (any((aside / "new").glob("*")) or not (path / "spec.yaml").is_file()):
+            return aside / "old"
+    return None
 
 
 def replace_run(path: Path, older: Collection[Path], write: Callable[[Path], None], folders: Collection[Path]) -> None:
@@ -80,4 +110,4 @@ def replace_run(path: Path, older: Collection[Path], write: Callable[[Path], Non
                 os.replace(target, source)
         shutil.rmtree(aside, ignore_errors=True)
         raise
-    shutil.rmtree(aside, ignore_errors=True)
+    remove_asides(path)

@@ -18,21 +18,24 @@ import contextlib
 import datetime
 import itertools
 import os
-import platform
 import re
 import shutil
-import sys
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from encapkeras import __version__
 from encapkeras.errors import RunFolderError
 from encapkeras.files import FileLock, make_new_folder, read_json, reading, replacing, write_json, writing
 from encapkeras.plugins import Plugin, check_loaded
 from encapkeras.spec.write import as_yaml
 from encapkeras.text import is_utf8, quoted
-from encapkeras.training.run.replace_run import is_unfinished, replace_run, written_by_run
+from encapkeras.training.run.replace_run import (
+    is_unfinished,
+    older_run_aside,
+    remove_asides,
+    replace_run,
+    written_by_run,
+)
 
 
 class RunFolder:
@@ -77,7 +80,9 @@ class RunFolder:
     @property
     def resume_command(self) -> str:
         """The command that continues an unfinished run."""
-        return f"encapkeras train --resume {quoted(str(self.path))}"
+        plugins = [str(original) for _, original, _ in self._plugin_records() if os.path.isfile(original)]
+        options = "".join(f" --plugin {quoted(plugin)}" for plugin in plugins)
+        return f"encapkeras train --resume {quoted(str(self.path))}{options}"
 
     def chosen(self, validated: bool) -> Path:
         """Return the checkpoint that counts: the best of a `validated` run, else the last.
@@ -123,7 +128,7 @@ class RunFolder:
         """Whether nothing is here but what a run leaves that could not start: empty subfolders, unfinished files."""
         folders = [self.best.parent, self.resume, self.tensorboard]
         return all(
-            is_unfinished(entry.name)
+            is_unfinished(entry.relative_to(self.path).as_posix())
             or (not entry.is_symlink() and (entry == self.lock.path or (entry in folders and entry.is_dir())))
             for folder in (self.path, *folders)
             if folder.is_dir()
@@ -162,11 +167,22 @@ class RunFolder:
                 "an empty or new folder with --run-dir."
             )
         if not overwrite:
+            self.check_whole()
             otherwise = "replace the run in it with --overwrite."
-            if not self.results.is_file() and not self.has_remains():
+            if self.can_continue() and not self.has_remains():
                 otherwise = f"continue the unfinished run in it with: {self.resume_command}"
             raise RunFolderError(
                 f"run folder {self.path} already exists. Choose another with --run-dir, or {otherwise}"
+            )
+
+    def check_whole(self) -> None:
+        """Check that no process was killed while it replaced a run here of which something could be lost."""
+        old = older_run_aside(self.path)
+        if old and not (self.has_remains() and RunFolder(old).has_remains()):
+            raise RunFolderError(
+                f"the replacement of run {self.path} was cut short; the older run's files are in {old}. Move them back "
+                f"to where they were in {self.path}, and remove {old.parent}; or finish the replacement with: "
+                f"encapkeras train SPEC --run-dir {quoted(str(self.path))} --overwrite"
             )
 
     def _is_ours(self) -> bool:
@@ -240,8 +256,9 @@ class RunFolder:
         """
         with writing(self.path):
             for file in list(written_by_run(self.path)):
-                if is_unfinished(file.name):
+                if is_unfinished(file.relative_to(self.path).as_posix()):
                     file.unlink()
+            remove_asides(self.path)
         started = self.read_environment()
         resumed = [*started.get("resumed", []), {**environment, "changes": list(changes)}]
         write_json(self.environment, {**started, "resumed": resumed})
@@ -264,6 +281,11 @@ class RunFolder:
     def has_remains(self) -> bool:
         """Whether a run of ours is here that ended before its first epoch did, so that nothing of it can be lost."""
         return self._is_ours() and not any(file.exists() for file in (self.metrics, self.results, self.best, self.last))
+
+    def can_continue(self) -> bool:
+        """Whether an unfinished run is here with a state to resume from, or with nothing that could be lost."""
+        has_state = any(self.resume.glob("epoch_*_step_*.pt"))
+        return self.was_begun() and not self.results.is_file() and (has_state or self.has_remains())
 
     def _copy(self, plugins: Sequence[Plugin], taken: Collection[str]) -> list[dict[str, Any]]:
         """Copy the plugins, to names that are not taken; return where each was, its copy, and what it registered."""
@@ -289,6 +311,7 @@ class RunFolder:
         """
         if not self.path.is_dir():
             raise RunFolderError(f"{self.path} is not a folder. Give the run folder that train printed.")
+        self.check_whole()
         if not self.was_begun():
             missing = [file.name for file in (self.spec, self.environment) if not file.is_file()]
             detail = (
@@ -341,45 +364,6 @@ def check_writable(path: Path, subject: str, advice: str) -> None:
 
 def _nearest_existing(path: Path) -> Path:
     return next(folder for folder in (path, *path.absolute().parents) if folder.exists())
-
-
-def describe_environment(device: str, seed: int, processes: int = 1) -> dict[str, Any]:
-    """Return versions, device, threads, dtype, seed, number of processes, and command line, for `environment.json`."""
-    import keras
-    import numpy
-    import torch
-    import torchvision
-
-    return {
-        "encapkeras": __version__,
-        "python": platform.python_version(),
-        "keras": keras.__version__,
-        "torch": torch.__version__,
-        "torchvision": torchvision.__version__,
-        "numpy": numpy.__version__,
-        "system": platform.platform(),
-        "device": device,
-        "threads": torch.get_num_threads(),
-        "dtype": keras.config.dtype_policy().name,
-        "seed": seed,
-        "processes": processes,
-        "command": sys.argv,
-        "started": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
-    }
-
-
-def on_device(environment: Mapping[str, Any]) -> str:
-    """Return device and threads of an `environment.json` for reading, such as `cpu, 1 thread`."""
-    threads = environment["threads"]
-    return f"{environment['device']}, {threads} thread{'' if threads == 1 else 's'}"
-
-
-def trained_on(folder: RunFolder) -> str:
-    """Return where a run was trained, as its folder has it; empty if that is not known."""
-    try:
-        return on_device(folder.read_environment())
-    except (RunFolderError, LookupError, TypeError):
-        return ""
 
 
 def check_no_link(path: Path, advice: str) -> None:

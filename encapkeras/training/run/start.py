@@ -1,12 +1,16 @@
-"""Which run this is: where it goes, whether it starts or resumes, and what has changed since it was started."""
+"""Which run this is: where it goes, whether it starts or resumes, on what, and what has changed since then."""
 
 from __future__ import annotations
 
+import datetime
 import itertools
+import platform
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from encapkeras import __version__
 from encapkeras.data.registry import path_arguments
 from encapkeras.distribution.processes import launcher_value, set_launcher_value
 from encapkeras.errors import RunFolderError, TrainingError
@@ -63,6 +67,8 @@ def decide_start(spec: Spec, launched: LaunchedRun, run_dir: str | Path | None, 
         overwrite, resume = False, True
     elif known:  # it may have been made in part
         overwrite = overwrite or folder.has_remains()
+    if resume and not was_made:
+        folder.check_whole()
     resumes = resume and folder.was_begun()
     if resumes:
         folder.check_links()
@@ -160,3 +166,42 @@ def numeric_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> li
         for name in _DECIDES_NUMBERS
         if name in before and name in now and before[name] != now[name]
     ]
+
+
+def describe_environment(device: str, seed: int, processes: int = 1) -> dict[str, Any]:
+    """Return versions, device, threads, dtype, seed, number of processes, and command line, for `environment.json`."""
+    import keras
+    import numpy
+    import torch
+    import torchvision
+
+    return {
+        "encapkeras": __version__,
+        "python": platform.python_version(),
+        "keras": keras.__version__,
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "numpy": numpy.__version__,
+        "system": platform.platform(),
+        "device": device,
+        "threads": torch.get_num_threads(),
+        "dtype": keras.config.dtype_policy().name,
+        "seed": seed,
+        "processes": processes,
+        "command": sys.argv,
+        "started": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+    }
+
+
+def on_device(environment: Mapping[str, Any]) -> str:
+    """Return device and threads of an `environment.json` for reading, such as `cpu, 1 thread`."""
+    threads = environment["threads"]
+    return f"{environment['device']}, {threads} thread{'' if threads == 1 else 's'}"
+
+
+def trained_on(folder: RunFolder) -> str:
+    """Return where a run was trained, as its folder has it; empty if that is not known."""
+    try:
+        return on_device(folder.read_environment())
+    except (RunFolderError, LookupError, TypeError):
+        return ""
