@@ -189,7 +189,10 @@ def _parse(words: list[str]) -> argparse.Namespace:
         unknown.remove(DEBUG)
     if unknown:
         hint = ""
-        if hasattr(arguments, "overrides"):
+        if hasattr(arguments, "overrides") and arguments.run not in (
+            evaluate.run,
+            analyse.run,
+        ):  # those change places alone
             hint = ". Settings of the spec are changed with --set, for example --set train.epochs=3"
         parser.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
     return arguments
