@@ -195,6 +195,14 @@ def test_a_closed_output_does_not_end_in_a_file_of_the_command(folder):
     assert "wrote" not in (folder / "a.yaml").read_text()
 
 
+def test_warnings_are_lines_without_the_place_in_our_code(folder, tiny_run):
+    Image.new("L", (32, 32)).save("black.png")
+    command = [*warm_python(), "-c", PROGRAM, "predict", str(tiny_run), "black.png"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.stderr.startswith("warning: pixels of the images: the largest is 0 of 1")
+    assert ".py" not in done.stderr
+
+
 ESCAPES = "\x1b[31mred\x1b[0m \x9b2J\u202e[red][/]"
 
 

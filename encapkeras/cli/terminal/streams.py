@@ -8,6 +8,7 @@ import io
 import os
 import re
 import sys
+import warnings
 from collections.abc import Iterator
 from typing import Any, TextIO
 
@@ -62,12 +63,20 @@ class Output:
 
 @contextlib.contextmanager
 def safe_output() -> Iterator[Output]:
-    """Make stdout and stderr such streams; give the first."""
-    output, errors = _opened(1, sys.stdout), _opened(2, sys.stderr)
-    with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
-        yield output
-        output.flush()
-        errors.flush()
+    """Make stdout and stderr such streams, and print warnings for users as a line; give the first."""
+    output, errors, as_python_does = _opened(1, sys.stdout), _opened(2, sys.stderr), warnings.formatwarning
+
+    def in_a_line(message: Warning | str, category: type[Warning], *place: Any) -> str:
+        return f"warning: {message}\n" if category is UserWarning else as_python_does(message, category, *place)
+
+    warnings.formatwarning = in_a_line  # type: ignore[assignment]  # mypy wants each argument by name
+    try:
+        with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
+            yield output
+            output.flush()
+            errors.flush()
+    finally:
+        warnings.formatwarning = as_python_does
 
 
 def _opened(number: int, stream: TextIO | None) -> Output:
