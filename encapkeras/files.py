@@ -13,6 +13,8 @@ import sys
 import time
 import zipfile
 from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar, cast
 
@@ -49,6 +51,31 @@ def reading(path: str | os.PathLike[str], kind: str, error: type[EncapkerasError
         raise error(f"{os.fspath(path)} cannot be read as {kind}: {reason}. {advice}".rstrip()) from cause
 
 
+_own_folder: ContextVar[tuple[Path, tuple[int, int]] | None] = ContextVar("own_folder", default=None)
+
+
+@contextlib.contextmanager
+def own_folder(folder: Path) -> Iterator[None]:
+    """Refuse, in the block, to write below this folder once it, or a folder in it, has been replaced by another."""
+    status = os.stat(folder)
+    token = _own_folder.set((folder, (status.st_dev, status.st_ino)))
+    try:
+        yield
+    finally:
+        _own_folder.reset(token)
+
+
+def _check_own(path: Path) -> None:
+    own = _own_folder.get()
+    if own is None or own[0] not in path.parents:
+        return
+    folder, identity = own
+    status = os.stat(folder)
+    replaced = (status.st_dev, status.st_ino) != identity
+    if replaced or any(parent.is_symlink() for parent in takewhile(lambda parent: parent != folder, path.parents)):
+        raise OSError(errno.ELOOP, "a folder above it has been replaced by a link or another folder", os.fspath(path))
+
+
 _FLAGS = {
     "rb": os.O_RDONLY,
     "r+b": os.O_RDWR,
@@ -63,8 +90,10 @@ def open_regular(path: str | os.PathLike[str], mode: str = "rb") -> BinaryIO:
     A named pipe, which nobody may write to, a device, or a link that could lead writing elsewhere is an `OSError`.
     """
     system = ["O_CLOEXEC", "O_NONBLOCK", "O_BINARY"] + ["O_NOFOLLOW"] * (mode != "rb")  # each system has some
-    if mode != "rb" and os.path.islink(path):
-        raise OSError(errno.ELOOP, "it is a symbolic link, and links are not written through", os.fspath(path))
+    if mode != "rb":
+        _check_own(Path(path))
+        if os.path.islink(path):
+            raise OSError(errno.ELOOP, "it is a symbolic link, and links are not written through", os.fspath(path))
     descriptor = os.open(path, _FLAGS[mode] | sum(getattr(os, name, 0) for name in system), 0o666)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
@@ -74,6 +103,7 @@ def open_regular(path: str | os.PathLike[str], mode: str = "rb") -> BinaryIO:
 
 def make_folder(path: Path) -> None:
     """Make a folder inside one of ours; a symbolic link in its place, which leads elsewhere, is an `OSError`."""
+    _check_own(path)
     if path.is_symlink():
         raise OSError(errno.ELOOP, "it is a symbolic link, and links are not written through", os.fspath(path))
     path.mkdir(parents=True, exist_ok=True)
@@ -212,6 +242,7 @@ def replacing(path: Path) -> Iterator[Path]:
             yield partial
             with open_regular(partial, "r+b") as file:
                 os.fsync(file.fileno())
+            _check_own(path)
             os.replace(partial, path)
             _names_to_disk(path.parent)
         finally:

@@ -26,7 +26,7 @@ from encapkeras.distribution.processes import (
     run_on_first,
 )
 from encapkeras.errors import DataError, DistributionError, RunFolderError, TrainingError, printable
-from encapkeras.files import write_json
+from encapkeras.files import own_folder, write_json
 from encapkeras.functional.torch_support.optional_compile import enable_compile
 from encapkeras.model.load_model import load_model
 from encapkeras.model.spec_model import build_model
@@ -109,11 +109,12 @@ def train(
         memory = PeakMemory()
         with _claimed(spec, start) as folder, contextlib.closing(folder.lock):
             run = _open_run(spec, start, launched, folder)
-            with report_lost_processes(), run.explain_errors(), enable_compile(spec.train.compile):
-                trained = _train_epochs(run)
-                tested = _test(run)
-            peak = {"peak_memory_mib": memory.mebibytes(_device_of(run.model))}
-            return _close(run, {**tested, **trained, **peak})
+            with own_folder(folder.path) if connected().is_first else contextlib.nullcontext():  # others may lack it
+                with report_lost_processes(), run.explain_errors(), enable_compile(spec.train.compile):
+                    trained = _train_epochs(run)
+                    tested = _test(run)
+                peak = {"peak_memory_mib": memory.mebibytes(_device_of(run.model))}
+                return _close(run, {**tested, **trained, **peak})
 
 
 @dataclass

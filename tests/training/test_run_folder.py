@@ -15,6 +15,7 @@ from encapkeras.errors import RunFolderError
 from encapkeras.files import replacing, write_json
 from encapkeras.plugins import Plugin
 from encapkeras.training import train
+from encapkeras.training.callbacks import Stopwatch
 from encapkeras.training.run.run_folder import RunFolder
 
 OURS = {"encapkeras": "0.1.0", "seed": 0}
@@ -458,3 +459,22 @@ def test_a_note_that_is_damaged_is_one_clear_error(tmp_path, content):
     if content != b"[]":
         with pytest.raises(RunFolderError, match=r"environment\.json cannot be read as the note of a training"):
             folder.read_environment()
+
+
+@pytest.mark.parametrize("name", ["", "checkpoints", "tensorboard", "checkpoints/resume"])
+def test_a_folder_that_becomes_a_link_during_the_training_is_not_written_through(tmp_path, monkeypatch, name):
+    run, victim, begin = tmp_path / "run", tmp_path / "victim", Stopwatch.on_epoch_begin
+
+    def replace_by_link(self, epoch, logs=None):
+        begin(self, epoch, logs)
+        if epoch == 1:
+            (run / name).rename(tmp_path / "aside")
+            shutil.copytree(tmp_path / "aside", victim)
+            (run / name).symlink_to(victim)
+            before.update(contents(victim))
+
+    before = {}
+    monkeypatch.setattr(Stopwatch, "on_epoch_begin", replace_by_link)
+    with pytest.raises(RunFolderError, match="replaced by a link"):
+        train(load_spec(tiny_spec(epochs=3)), run)
+    assert contents(victim) == before != {}
