@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, ClassVar, cast
 
 from encapkeras.errors import EncapkerasError, RunFolderError
+from encapkeras.text import cut
 
 if sys.platform == "win32":
     import msvcrt
@@ -33,6 +34,7 @@ else:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
+LONGEST_REASON = 1000  # of a library's text, which may quote the whole file
 _SECONDS_OF_A_LOOK = 0.2  # more than another process needs to see whether a lock is free
 
 
@@ -47,7 +49,7 @@ def reading(path: str | os.PathLike[str], kind: str, error: type[EncapkerasError
     except (EncapkerasError, MemoryError):
         raise
     except Exception as cause:  # the libraries that read files name no end to what damaged bytes can raise
-        reason = getattr(cause, "strerror", None) or str(cause) or type(cause).__name__
+        reason = cut(getattr(cause, "strerror", None) or str(cause) or type(cause).__name__, LONGEST_REASON)
         raise error(f"{os.fspath(path)} cannot be read as {kind}: {reason}. {advice}".rstrip()) from cause
 
 

@@ -13,7 +13,7 @@ import keras
 import torch
 
 from encapkeras.errors import EncapkerasError, PluginError
-from encapkeras.files import LONGEST_CONFIGURATION, read_member
+from encapkeras.files import LONGEST_CONFIGURATION, LONGEST_REASON, read_member
 from encapkeras.plugins import plugin_of_module
 from encapkeras.text import cut
 
@@ -23,7 +23,6 @@ _NAMED = re.compile(
     r"|regularizers|optimizers(\.schedules)?|src\.[\w.]+))?"
 )
 _UNSOUND = "Skipping nested container|Skipping invalid path"  # Keras only warns of these
-_LONGEST_REASON = 1000  # Keras may quote the whole configuration
 
 
 def load_model(path: str | os.PathLike[str]) -> keras.Model:
@@ -57,7 +56,7 @@ def load_model(path: str | os.PathLike[str]) -> keras.Model:
                 f"encapkeras.load_plugin('{plugin}')."
             ) from error
         text = str(error).rpartition("Exception encountered: ")[2] or type(error).__name__
-        reason = cut(re.sub(r"\x1b\[\d*m", "", text), _LONGEST_REASON)
+        reason = cut(re.sub(r"\x1b\[\d*m", "", text), LONGEST_REASON)
         raise EncapkerasError(f"'{shown}' cannot be loaded: {reason}") from error
 
 

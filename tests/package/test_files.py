@@ -30,6 +30,12 @@ def test_every_error_of_a_library_becomes_one_that_names_the_file():
         assert caught.value.__cause__ is cause
 
 
+def test_a_library_that_quotes_the_whole_file_is_cut_short():
+    with pytest.raises(DataError) as caught, reading("box.xml", "boxes", DataError, "Replace it"):
+        raise ValueError("x" * 100_000)
+    assert len(str(caught.value)) < 1100 and str(caught.value).endswith("…. Replace it")
+
+
 def test_our_own_errors_and_lack_of_memory_pass_unchanged():
     for error in (TrainingError("ours"), MemoryError()):
         with pytest.raises(type(error)) as caught, reading("x", "boxes", DataError):
