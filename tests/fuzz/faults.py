@@ -270,19 +270,20 @@ class Faults:
     def _outcome(self, command: Command, folder: Path, kind: str, at: int, lasts: bool, target: str, by: Path) -> str:
         ended = self.run(folder, command.words, kind, at, lasts, folder / target, by)
         _no_traceback(ended)
+        aside = folder / f"{target}.aside"
+        if kind == "L" and aside.exists() and (folder / target).is_symlink():  # nothing more was written there
+            (folder / target).unlink()
+            aside.rename(folder / target)
         outcome = {0: RIGHT, -9: ENDED, -15: ENDED, 143: ENDED}.get(ended.code, ERROR)
         if outcome == RIGHT and command.results(folder, ended) != command.expected:
             raise Found(f"exit status 0, but the results differ\n{ended.out}\n{ended.message}")
         if outcome == ERROR and not (ended.message + ended.out).strip():
             raise Found(f"exit status {ended.code} without a word")
         _check_whole(folder)
-        aside = folder / f"{target}.aside"
         if kind == "L" and aside.exists():  # as it was before the link, for what comes next
-            (folder / target).unlink(missing_ok=True) if (folder / target).is_symlink() else None
-            if not (folder / target).exists():
-                aside.rename(folder / target)
-            else:
+            if (folder / target).exists():
                 return outcome
+            aside.rename(folder / target)
         if command.again:
             self._check_again(command, folder, kind, ended)
         return outcome
