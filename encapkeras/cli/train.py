@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import re
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -47,10 +49,13 @@ def run(arguments: argparse.Namespace) -> int:
         spec = _spec_of(arguments)
     if processes.is_first:
         print_problems(spec.warnings)
-    if arguments.resume is not None:
-        train(spec, run_dir=arguments.resume, resume=True)
-    else:
-        train(spec, run_dir=arguments.run_dir, overwrite=arguments.overwrite)
+    with warnings.catch_warnings():
+        for problem in spec.warnings:  # loading the data would say the same once more
+            warnings.filterwarnings("ignore", re.escape(problem.message))
+        if arguments.resume is not None:
+            train(spec, run_dir=arguments.resume, resume=True)
+        else:
+            train(spec, run_dir=arguments.run_dir, overwrite=arguments.overwrite)
     finish()
     return 0
 

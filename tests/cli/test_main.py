@@ -9,7 +9,7 @@ import pytest
 import yaml
 from PIL import Image
 from support.commands import interrupted, refused
-from support.dataset_files import cycling_labels, random_images, write_npz
+from support.dataset_files import cycling_labels, random_images, write_image_folder, write_npz
 from support.tiny_spec import tiny_spec, write_spec
 from support.warm import warm_python
 
@@ -288,3 +288,13 @@ def test_commands_but_train_are_refused_where_torchrun_has_started_several(monke
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert main(["specs"]) == 2
     assert "torchrun has started 2 processes; only the command train works in several" in capsys.readouterr().err
+
+
+def test_train_says_once_which_folders_are_not_used(tmp_path, capsys):
+    """Warnings are errors here: the second one, of the images that are loaded, would end the training."""
+    write_image_folder(tmp_path / "photos", {"train": 6, "valid": 1, "test": 2})
+    spec = tiny_spec(epochs=1)
+    spec["data"] = {"dataset": "image_folder", "root": str(tmp_path / "photos"), "image_size": 8, "channels": 1}
+    words = ["train", str(write_spec(tmp_path, spec)), "--run-dir", str(tmp_path / "run")]
+    assert main(words) == 0
+    assert capsys.readouterr().err.count("folders that are not used: 'valid'") == 1
