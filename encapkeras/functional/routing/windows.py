@@ -1,0 +1,296 @@
+"""Windows: which children of a map each parent has, and sums over them, piece by piece.
+
+A parent at `(h', w')` has the children under a kernel that moves over the map, at row `strides * h' + y - padding` for
+the window offset y, and columns likewise. Children outside the map do not exist. A routing sums what its children
+contribute. All votes together take `I / N` times as much memory as those of one window offset; so `sum_children` goes
+through the children in pieces, and makes each piece anew in the backward pass. `each_child` does the same for what
+children are to their parents one by one, such as the density of a child's votes.
+
+Shape suffixes: B batch, H W map of the children, P Q map of the parents, N child types, O window offsets, I = O * N
+children of a parent, n a piece of N, M a piece of the parents' positions in all samples.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import torch
+from torch.nn import functional as F
+
+from encapkeras.errors import ShapeError
+from encapkeras.functional.torch_support.fake_tensors import has_values, is_traced
+from encapkeras.functional.torch_support.plain_gradients import gradients_of
+from encapkeras.functional.torch_support.precision import without_autocast
+
+Tensors = tuple[torch.Tensor, ...]
+Contribution = Callable[[Tensors, Tensors, Tensors], Tensors]
+"""What is made of a piece of the children, from `(children, weights, parents)`: for sums `(M, ...)`, else `(n, M, ...)`.
+
+Children are `(n, M, ...)`, weights `(n, ...)` and parents `(M, ...)`.
+"""
+
+_PIECE = {"cpu": 1 << 19, "cuda": 1 << 26}
+"""Numbers of all votes of a piece: on a processor, they and what is computed of them stay in its cache."""
+
+
+@dataclass(frozen=True)
+class Windows:
+    """A kernel that moves over a map.
+
+    Args:
+        kernel_size: Height and width of the kernel.
+        strides: Step of the kernel, in rows and in columns.
+        padding: Rows and columns of nothing on each of the four sides.
+    """
+
+    kernel_size: tuple[int, int]
+    strides: tuple[int, int] = (1, 1)
+    padding: tuple[int, int] = (0, 0)
+
+    def output_size(self, height: int, width: int) -> tuple[int, int]:
+        """Return height and width of the parents' map; raise `ShapeError` if the kernel is larger than the map."""
+        sizes = []
+        for size, kernel, stride, padding in zip(
+            (height, width), self.kernel_size, self.strides, self.padding, strict=True
+        ):
+            if size + 2 * padding < kernel:
+                raise ShapeError(
+                    f"a window of {self.kernel_size[0]} x {self.kernel_size[1]} does not fit a map of {height} x "
+                    f"{width} with padding {self.padding[0]}, {self.padding[1]}"
+                )
+            sizes.append((size + 2 * padding - kernel) // stride + 1)
+        return sizes[0], sizes[1]
+
+    def offsets(self) -> Iterator[tuple[int, int]]:
+        """Yield the window's offsets `(y, x)`, by rows."""
+        height, width = self.kernel_size
+        return ((y, x) for y in range(height) for x in range(width))
+
+    def at(self, offset: tuple[int, int], size: tuple[int, int]) -> tuple[slice, slice]:
+        """Return the rows and columns of a padded map that parents of a map of that size have at an offset."""
+        rows, columns = (
+            slice(start, start + stride * (count - 1) + 1, stride)
+            for start, stride, count in zip(offset, self.strides, size, strict=True)
+        )
+        return rows, columns
+
+    def pad(self, map_BHWN: torch.Tensor) -> torch.Tensor:
+        """Surround a map `(B, H, W, ...)` with zeros."""
+        vertical, horizontal = self.padding
+        if not (vertical or horizontal):
+            return map_BHWN
+        unpadded = [0, 0] * (map_BHWN.dim() - 3)
+        return F.pad(map_BHWN, [*unpadded, horizontal, horizontal, vertical, vertical])
+
+
+def sum_children(
+    contribution: Contribution,
+    windows: Windows,
+    votes_of_child: int,
+    children: Sequence[torch.Tensor],
+    weights: Sequence[torch.Tensor],
+    parents: Sequence[torch.Tensor] = (),
+) -> Tensors:
+    """Sum what all children contribute to each parent position, piece by piece.
+
+    Memory is that of one piece, forward and backward. Derivatives of any order.
+
+    Args:
+        contribution: What a piece of the children adds; it may use no other tensors that need a gradient.
+        windows: Where the children of a parent are.
+        votes_of_child: How many numbers a child gives to one parent position, `J * E`; it sets the size of the pieces.
+        children: Maps `(B, H, W, N, ...)`.
+        weights: `(O, N, ...)`, the offsets by rows.
+        parents: `(B, P, Q, ...)`.
+
+    Returns:
+        The sums, each `(B, P, Q, ...)`.
+    """
+    return _evaluate(_Plan(contribution, windows, votes_of_child, True), children, weights, parents)
+
+
+def each_child(
+    contribution: Contribution,
+    windows: Windows,
+    votes_of_child: int,
+    children: Sequence[torch.Tensor],
+    weights: Sequence[torch.Tensor],
+    parents: Sequence[torch.Tensor] = (),
+) -> Tensors:
+    """Return what each child is to each parent position, `(B, P, Q, O, N, ...)`; the arguments of `sum_children`."""
+    plan = _Plan(contribution, windows, votes_of_child, False)
+    found = _evaluate(plan, children, weights, parents)
+    return tuple(part.unflatten(3, weights[0].shape[:2]) for part in found)
+
+
+def _evaluate(
+    plan: _Plan, children: Sequence[torch.Tensor], weights: Sequence[torch.Tensor], parents: Sequence[torch.Tensor]
+) -> Tensors:
+    padded = [plan.windows.pad(child) for child in children]
+    size = plan.windows.output_size(*children[0].shape[1:3])
+    if plan.windows.kernel_size == padded[0].shape[1:3]:  # one parent: its children are as many types at one offset
+        padded = [child.flatten(1, 3)[:, None, None] for child in padded]
+        weights = [weight.flatten(0, 1).unsqueeze(0) for weight in weights]
+        plan = replace(plan, windows=Windows((1, 1)))
+    plan = replace(plan, size=size, children=len(padded), weights=len(weights))
+    tensors = (*padded, *weights, *parents)
+    with without_autocast(padded[0]):
+        if is_traced() or not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)):
+            return plan.results(tensors)
+        return _Evaluation.apply(plan, *tensors)  # type: ignore[no-any-return]
+
+
+class _Piece(NamedTuple):
+    samples: slice
+    rows: slice
+    offset: tuple[int, int]
+    place: int  # of the offset among all
+    types: slice
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What is made of the children, and how they are divided into pieces."""
+
+    contribution: Contribution
+    windows: Windows
+    votes_of_child: int
+    sums: bool
+    size: tuple[int, int] = (0, 0)
+    children: int = 0
+    weights: int = 0
+
+    def pieces(self, first: torch.Tensor) -> Iterator[_Piece]:
+        """Yield all pieces: first all children of some parents, by their offsets and types, then those of others."""
+        batch, types = first.shape[0], first.shape[3]
+        height, width = self.size
+        whole = is_traced() or not has_values(first)
+        limit = math.inf if whole else _PIECE.get(first.device.type, _PIECE["cuda"])
+        types_step = _step(types, limit / self.votes_of_child)
+        positions = limit / (types_step * self.votes_of_child)
+        rows_step = _step(height, positions / width)
+        samples_step = _step(batch, positions / (width * height)) if rows_step == height else 1
+        for samples in [slice(None)] if whole else _slices(batch, samples_step):
+            for rows in _slices(height, rows_step):
+                for place, offset in enumerate(self.windows.offsets()):
+                    for kinds in _slices(types, types_step):
+                        yield _Piece(samples, rows, offset, place, kinds)
+
+    def of_piece(self, piece: _Piece, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """Return views of what a piece needs of all tensors, as they lie."""
+        rows, columns = self.windows.at(piece.offset, self.size)
+        first, last = (rows.start + number * rows.step for number in (piece.rows.start, piece.rows.stop - 1))
+        rows = slice(first, last + 1, rows.step)
+        until = self.children + self.weights
+        return [
+            *(child[piece.samples, rows, columns, piece.types] for child in tensors[: self.children]),
+            *(weight[piece.place, piece.types] for weight in tensors[self.children : until]),
+            *(parent[piece.samples, piece.rows] for parent in tensors[until:]),
+        ]
+
+    def contribute(self, views: Sequence[torch.Tensor]) -> Tensors:
+        """Return what a piece adds to sums, `(B, P, Q, ...)`, or is, `(B, P, Q, n, ...)`."""
+        until = self.children + self.weights
+        place = views[0].shape[:3]
+        children = tuple(child.movedim(3, 0).flatten(1, 3) for child in views[: self.children])
+        parents = tuple(parent.flatten(0, 2) for parent in views[until:])
+        made = self.contribution(children, tuple(views[self.children : until]), parents)
+        return tuple((part if self.sums else part.transpose(0, 1)).unflatten(0, place) for part in made)
+
+    def results(self, tensors: Sequence[torch.Tensor]) -> Tensors:
+        """Return all sums, or what all children are, in operations that torch can differentiate."""
+        by_samples: dict[int | None, dict[int, Tensors]] = {}
+        for piece in self.pieces(tensors[0]):
+            part = self.contribute(self.of_piece(piece, tensors))
+            by_rows = by_samples.setdefault(piece.samples.start, {})
+            before = by_rows.get(piece.rows.start)
+            if before is not None and self.sums:
+                part = tuple(map(torch.add, before, part))
+            elif before is not None:
+                part = _joined([before, part], 3)
+            by_rows[piece.rows.start] = part
+        return _joined([_joined(list(by_rows.values()), 1) for by_rows in by_samples.values()], 0)
+
+    def part_of(self, piece: _Piece, result: torch.Tensor) -> torch.Tensor:
+        """Return the place of a piece in a result."""
+        part = result[piece.samples, piece.rows]
+        if self.sums:
+            return part
+        types = part.shape[3] // (self.windows.kernel_size[0] * self.windows.kernel_size[1])
+        return part[:, :, :, piece.place * types + piece.types.start : piece.place * types + piece.types.stop]
+
+
+def _joined(parts: Sequence[Tensors], axis: int) -> Tensors:
+    return parts[0] if len(parts) == 1 else tuple(torch.cat(part, axis) for part in zip(*parts, strict=True))
+
+
+class _Evaluation(torch.autograd.Function):
+    @staticmethod
+    def forward(context: Any, plan: _Plan, *tensors: torch.Tensor) -> Tensors:
+        context.plan = plan
+        context.save_for_backward(*tensors)
+        return plan.results(tensors)
+
+    @staticmethod
+    def backward(context: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        plan, tensors = context.plan, context.saved_tensors
+        with without_autocast(tensors[0]):
+            if torch.is_grad_enabled():  # with create_graph=True
+                aliases = [tensor.view_as(tensor) for tensor in tensors]
+                return None, *gradients_of(plan.results(aliases), aliases, gradients, create_graph=True)
+            found = [torch.zeros_like(tensor) if tensor.requires_grad else None for tensor in tensors]
+            whole = [tensor if part is None else part for tensor, part in zip(tensors, found, strict=True)]
+            for piece in plan.pieces(tensors[0]):
+                views = plan.of_piece(piece, tensors)
+                needed = [tensor.requires_grad for tensor in tensors]
+                leaves = [view.detach().requires_grad_(need) for view, need in zip(views, needed, strict=True)]
+                with torch.enable_grad():
+                    made = plan.contribute(leaves)
+                parts = gradients_of(made, leaves, [plan.part_of(piece, gradient) for gradient in gradients])
+                for place, part in zip(plan.of_piece(piece, whole), parts, strict=True):
+                    if part is not None:
+                        place += part
+        return None, *found
+
+
+def fold_logsumexp(value_BPQON: torch.Tensor, windows: Windows, height: int, width: int) -> torch.Tensor:
+    """Return `(B, H, W, N)`: of each child of a map, the log of the sum of exponentials over all windows that hold it.
+
+    Children that no window holds get -inf.
+    """
+    size = value_BPQON.shape[1:3]
+    places = [windows.at(offset, size) for offset in windows.offsets()]
+    full = (height + 2 * windows.padding[0], width + 2 * windows.padding[1])
+    shape = (len(value_BPQON), *full, value_BPQON.shape[4])
+    with torch.no_grad():
+        largest_BHWN = value_BPQON.new_full(shape, -math.inf)
+        for number, place in enumerate(places):
+            largest_BHWN[:, *place] = torch.maximum(largest_BHWN[:, *place], value_BPQON[:, :, :, number])
+        origin_BHWN = largest_BHWN.clamp_min(torch.finfo(value_BPQON.dtype).min)
+    parts = []
+    for number, (rows, columns) in enumerate(places):
+        exponential = (value_BPQON[:, :, :, number] - origin_BHWN[:, rows, columns]).exp()
+        parts.append(_spread(exponential, (rows, columns), full))
+    summed_BHWN = torch.stack(parts).sum(0) if len(parts) > 1 else parts[0]
+    folded = origin_BHWN + summed_BHWN.log()
+    top, left = windows.padding
+    return folded[:, top : top + height, left : left + width]
+
+
+def _spread(part_BPQN: torch.Tensor, place: tuple[slice, slice], size: tuple[int, int]) -> torch.Tensor:
+    """Put a strided part into a map of zeros."""
+    whole = part_BPQN.new_zeros(len(part_BPQN), *size, part_BPQN.shape[3])
+    whole[:, *place] = part_BPQN
+    return whole
+
+
+def _step(total: int, wanted: float) -> int:
+    """Return the length of equal parts of a total that are not longer than wanted, but at least 1."""
+    return max(1, math.ceil(total / math.ceil(total / max(1.0, min(wanted, total)))))
+
+
+def _slices(total: int, step: int) -> Iterator[slice]:
+    return (slice(start, min(start + step, total)) for start in range(0, total, step))
