@@ -38,19 +38,29 @@ from encapkeras.functional.optimal_transport.transport_unit import (
 from encapkeras.functional.primary_capsules import primary_capsules
 from encapkeras.functional.routing.dynamic_routing import dynamic_routing
 from encapkeras.functional.routing.em_routing import em_routing
+from encapkeras.functional.routing.heinsen_2019 import heinsen_2019_routing
+from encapkeras.functional.routing.heinsen_2022 import VectorRoutingWeights, end_to_end_credit, heinsen_2022_routing
+from encapkeras.functional.routing.inverted_attention import AttentionLayer, inverted_attention_routing
+from encapkeras.functional.routing.self_routing import self_routing
+from encapkeras.functional.routing.variational_bayes import variational_bayes_routing
+from encapkeras.functional.routing.window_dynamic_routing import window_dynamic_routing
+from encapkeras.functional.routing.window_em_routing import EmOptions, window_em_routing
 from encapkeras.functional.squash import squash
 
 __all__ = [
     "ApproximateWeights",
+    "AttentionLayer",
     "BlockOptions",
     "BlockWeights",
     "ConvolutionWeights",
     "CriticWeights",
+    "EmOptions",
     "NormWeights",
     "NormedConvolution",
     "StageOutputs",
     "StepWeights",
     "Transport",
+    "VectorRoutingWeights",
     "batch_norm",
     "batch_norm_relu_squash",
     "capsule_batch_norm",
@@ -63,10 +73,15 @@ __all__ = [
     "conv_bn_relu",
     "dynamic_routing",
     "em_routing",
+    "end_to_end_credit",
+    "heinsen_2019_routing",
+    "heinsen_2022_routing",
+    "inverted_attention_routing",
     "list_capsules",
     "marginal_error",
     "primary_capsules",
     "reverse_gradient",
+    "self_routing",
     "sinkhorn",
     "squash",
     "transport",
@@ -74,4 +89,7 @@ __all__ = [
     "transport_critic",
     "transport_divergence",
     "transport_generator",
+    "variational_bayes_routing",
+    "window_dynamic_routing",
+    "window_em_routing",
 ]

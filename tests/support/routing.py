@@ -45,12 +45,12 @@ def random_inputs(
     ).to(dtype)
 
 
-def gradients(outputs, inputs, seed=1):
+def gradients(outputs, inputs, seed=1, materialize=False):
     """Gradients of a fixed random sum of the outputs."""
     outputs = outputs if isinstance(outputs, tuple) else (outputs,)
     generator = torch.Generator().manual_seed(seed)
     loss = sum((out * torch.randn(out.shape, generator=generator, dtype=out.dtype)).sum() for out in outputs)
-    return torch.autograd.grad(loss, inputs)
+    return torch.autograd.grad(loss, inputs, materialize_grads=materialize)
 
 
 def largest_difference(received, expected):

@@ -7,18 +7,21 @@ from __future__ import annotations
 
 import math
 import numbers
+from typing import Literal
 
 import torch
 
 from encapkeras.errors import ArgumentError, ShapeError
+
+Competition = Literal["position", "child"]
+"""Which parents in windows compete for a child: those of one position, or all that the child feeds."""
 
 
 def check_routing(
     capsules_BPND: torch.Tensor, weight_NJED: torch.Tensor, bias_NJE: torch.Tensor | None, iterations: int
 ) -> None:
     """Check what all routings take."""
-    if isinstance(iterations, bool) or not isinstance(iterations, numbers.Integral) or iterations < 1:
-        raise ArgumentError(f"iterations must be a whole number of at least 1; received {iterations!r}")
+    check_iterations(iterations)
     for name, tensor in (("capsules", capsules_BPND), ("weight", weight_NJED)):
         if not tensor.is_floating_point():
             raise ArgumentError(f"{name} must be of a floating type; received {tensor.dtype}")
@@ -58,3 +61,25 @@ def check_em(
             )
     if not 0 <= density_floor < math.inf:
         raise ArgumentError(f"density_floor must be a finite number of at least 0; received {density_floor!r}")
+
+
+def check_iterations(iterations: int) -> None:
+    """Check the number of iterations."""
+    if isinstance(iterations, bool) or not isinstance(iterations, numbers.Integral) or iterations < 1:
+        raise ArgumentError(f"iterations must be a whole number of at least 1; received {iterations!r}")
+
+
+def check_activations(activations_BHWN: torch.Tensor, capsules_BHWND: torch.Tensor) -> None:
+    """Check that there is one activation for each capsule of a map."""
+    expected = tuple(capsules_BHWND.shape[:-1])
+    if tuple(activations_BHWN.shape) != expected:
+        raise ShapeError(
+            f"activations must be (batch, height, width, types) = {expected}, as capsules are "
+            f"{tuple(capsules_BHWND.shape)}; received {tuple(activations_BHWN.shape)}"
+        )
+
+
+def check_competition(competition: str) -> None:
+    """Check which parents compete for a child."""
+    if competition not in ("position", "child"):
+        raise ArgumentError(f"competition must be 'position' or 'child'; received {competition!r}")

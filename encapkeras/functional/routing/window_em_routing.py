@@ -1,135 +1,233 @@
-"""EM routing in windows (Hinton et al. 2018; Gritzman 2019; and as Hahn et al. 2019 have it).
+"""EM routing in windows (Hinton et al. 2018; Gritzman 2019; with options for the variant of Hahn et al. 2019).
 
-Shape suffixes: B batch, H W map of the children, P Q map of the parents, N child types, D their dimension, O window
-offsets, J parent types, E their dimension; n, M, A and C as in `window_votes`.
+Shape suffixes: B batch, H W map of the children, P Q map of the parents, N child types, J parent types, A rows and C
+columns of a pose; n a piece of the children, M of the parents' positions.
 """
 
 from __future__ import annotations
 
-import functools
 import math
 from typing import Literal, NamedTuple
 
 import torch
 from torch.nn import functional as F
 
-from encapkeras.functional.routing.vote_gaussians import Gaussian, Sums, distance, gaussian, weighted_sums
-from encapkeras.functional.routing.window_votes import Pose, as_poses, rows_of, votes
-from encapkeras.functional.routing.windows import Tensors, Windows, each_child, fold_logsumexp, sum_children
+from encapkeras.errors import ArgumentError, ShapeError
+from encapkeras.functional.routing.routing_inputs import (
+    Competition,
+    check_activations,
+    check_competition,
+    check_iterations,
+)
+from encapkeras.functional.routing.window_gaussians import Gaussian, Sums, gaussian, weighted_sums
+from encapkeras.functional.routing.window_votes import Pose, WindowVotes, as_poses, distance
+from encapkeras.functional.routing.windows import Tensors
 from encapkeras.functional.torch_support.precision import full_precision
 
 
-class _Options(NamedTuple):
-    pose: Pose
-    competition: str
-    initial: str
-    final_lambda: float
-    epsilon: float
-    variance_floor: float
-    cost_scale: float | None
-    log_floor: float
-    filler: bool
+class EmOptions(NamedTuple):
+    """Details in which published variants of EM routing differ.
+
+    Attributes:
+        final_lambda: Inverse temperature that the iterations approach: `lambda_t = final_lambda (1 - 0.95^t)`.
+        epsilon: Added to the sums of weights and to the variances.
+        activation_floor: Added to the parents' activations in the E-step.
+        normalize_cost: Whether costs are multiplied by `100 J / I`, so that they do not grow with the number I of
+            children (Gritzman 2019).
+        initial: Coefficients of the first iteration: `uniform`, shares that sum to 1; or `one`.
+        fillers: With competition `child`: whether parents that a child does not feed stay in its softmax with the
+            smallest log density of the batch, at most -100, as in Gritzman's code. Not recommended: a sample then
+            depends on its batch.
+    """
+
+    final_lambda: float = 0.01
+    epsilon: float = 1e-9
+    activation_floor: float = 1e-9
+    normalize_cost: bool = True
+    initial: Literal["uniform", "one"] = "uniform"
+    fillers: bool = False
+
+
+_DEFAULTS = EmOptions()
 
 
 def window_em_routing(
-    capsules, activations, weight, beta_v, beta_a, windows, *, iterations=3, pose="matrix", competition="child",
-    initial="uniform", final_lambda=0.01, epsilon=1e-9, variance_floor=1e-9, cost_scale=None, log_floor=1e-9, filler=False, bias=None,
-):
-    """EM routing in windows."""
-    with full_precision(capsules, activations, weight) as wide:
-        outputs = weight.shape[3]
-        rows = rows_of(capsules.shape[4], weight, pose)
-        dim = rows * (weight.shape[5] if pose == "matrix" else weight.shape[4] )
-        child, active, matrices = wide(capsules), wide(activations), wide(weight).flatten(0, 1)
-        height, width = capsules.shape[1:3]
-        size = windows.output_size(height, width)
-        share = _first_share(active, windows, outputs, initial, size)
-        below = [matrices]
-        if bias is not None:
-            below.append(wide(bias).view(-1, 1, rows, 1, dim // rows).expand(-1, matrices.shape[1], -1, -1, -1))
-        count = _parents_of(active, windows, size)
-        maps, votes_of_child = [child, active, share], outputs * dim
-        (amount, first) = sum_children(functools.partial(_mean, pose=pose), windows, votes_of_child, [child.detach(), active.detach(), share], [matrices.detach()])
-        center = first / amount.clamp_min(torch.finfo(first.dtype).tiny)[..., None, :, None]
-        sums = Sums(*sum_children(functools.partial(_first, pose=pose), windows, votes_of_child, maps, below, [center]))
+    capsules: torch.Tensor,
+    activations: torch.Tensor,
+    weight: torch.Tensor,
+    beta_v: torch.Tensor,
+    beta_a: torch.Tensor,
+    *,
+    iterations: int = 3,
+    competition: Competition = "child",
+    strides: int | tuple[int, int] = 1,
+    padding: int | tuple[int, int] = 0,
+    pose: Pose = "matrix",
+    options: EmOptions = _DEFAULTS,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Route capsules by EM, each parent with the children in its window: parents are Gaussians of the votes.
+
+    M-step, with `w_ij = R_ij a_i`: mean `mu_j` and variance `var_j` of the votes weighted by `w_ij / (sum_i w_ij +
+    epsilon)`, `cost_j = sum_i w_ij sum_e (beta_v_j + log(var_je) / 2)` and `a_j = sigmoid(lambda_t (beta_a_j -
+    cost_j))`. E-step, but for the last iteration: `R = softmax over parents of (log a_j - sum_e ((vote_ije - mu_je)^2 /
+    var_je + log var_je) / 2)` (Hinton et al. 2018; Gritzman 2019).
+
+    Args:
+        capsules: Children `(B, H, W, N, D)`.
+        activations: Their activations `(B, H, W, N)`, at least 0.
+        weight: Matrices of the votes, for each offset of the window: `(K_h, K_w, N, J, E, D)`, or `(K_h, K_w, N, J, X,
+            C)` of matrix poses.
+        beta_v: Cost of one component of a parent of type j, `(J,)`.
+        beta_a: What the cost is compared with, `(J,)`.
+        iterations: Number T of iterations, from 1.
+        competition: Which parents compete for a child. `child`: all parents that the child feeds, of every type and
+            position (Hinton et al. 2018). `position`: the J types of one position, in each window of a child anew.
+        strides: Step of the windows; one number, or rows and columns.
+        padding: Rows and columns of nothing around the map; one number, or rows and columns.
+        pose: `vector`: a vote is `W u`. `matrix`: the matrix product `U W`.
+        options: Details in which published variants differ.
+
+    Returns:
+        Means `(B, P, Q, J, E)` and activations `(B, P, Q, J)`.
+
+    Raises:
+        ArgumentError: An argument has an invalid value.
+        ShapeError: The sizes do not match, or a window is larger than the map.
+
+    Examples:
+        >>> capsules, activations = torch.randn(2, 8, 8, 4, 16), torch.rand(2, 8, 8, 4)
+        >>> weight, beta = torch.randn(3, 3, 4, 10, 4, 4), torch.zeros(10)
+        >>> means, out = window_em_routing(capsules, activations, weight, beta, beta, strides=2)
+        >>> means.shape, out.shape
+        (torch.Size([2, 3, 3, 10, 16]), torch.Size([2, 3, 3, 10]))
+    """
+    check_iterations(iterations)
+    check_competition(competition)
+    check_activations(activations, capsules)
+    _check_options(options)
+    with full_precision(capsules, weight) as wide:
+        votes = WindowVotes(wide(capsules), wide(weight), strides, padding, pose)
+        _check_betas(votes.outputs, beta_v=beta_v, beta_a=beta_a)
+        active_BHWN, betas = wide(activations), (wide(beta_v), wide(beta_a))
+        center_BPQAJC, sums = _first_sums(votes, active_BHWN, _first_shares(votes, competition, options))
         for iteration in range(iterations):
-            found = gaussian(sums, center, epsilon)
-            variance = found.variance_MAJC + variance_floor
-            log_variance = variance.log().sum((-3, -1)) / 2
-            scale = 1.0 if cost_scale is None else cost_scale
-            cost = (dim * wide(beta_v) + log_variance) * found.amount_MJ * scale
-            chance = final_lambda * (1 - 0.95 ** (iteration + 1)) * (wide(beta_a) - cost)
-            if iteration == iterations - 1:
-                break
-            prior = F.logsigmoid(chance) if log_floor == 0 else (chance.sigmoid() + log_floor).log()
-            center = found.mean_MAJC.detach()
-            above = [prior - log_variance, found.mean_MAJC, -0.5 / variance, center]
-            if competition == "child":
-                value, lowest = each_child(functools.partial(_log_total, pose=pose), windows, votes_of_child, [child], below, above)
-                total = fold_logsumexp(value, windows, height, width)
-                if filler:
-                    constant = dim * math.log(2 * math.pi) / 2  # that all densities here lack
-                    least = (lowest.amin() - constant).clamp_max(-100.0) + constant
-                    total = torch.logaddexp(total, least + ((size[0] * size[1] - count) * outputs).log())
-                total = torch.where(total.isinf(), 0.0, total)
-                step, kids = _expect_of_child, [child, active, total]
-            else:
-                step, kids = _expect_of_position, [child, active]
-            sums = Sums(*sum_children(functools.partial(step, pose=pose), windows, votes_of_child, kids, below, above))
-        return as_poses(found.mean_MAJC).to(capsules.dtype), chance.sigmoid().to(capsules.dtype)
+            found = gaussian(sums, center_BPQAJC, options.epsilon)
+            found = found._replace(variance_MAJC=found.variance_MAJC + options.epsilon)
+            chance_BPQJ, log_deviation_BPQJ = _chance(votes, found, sums.amount_MJ, betas, iteration, options)
+            if iteration < iterations - 1:
+                prior_BPQJ = _log_sigmoid(chance_BPQJ, options.activation_floor) - log_deviation_BPQJ
+                center_BPQAJC = found.mean_MAJC.detach()
+                parents = [prior_BPQJ, found.mean_MAJC, -0.5 / found.variance_MAJC, center_BPQAJC]
+                sums = _expectation(votes, active_BHWN, parents, competition, options.fillers)
+        return as_poses(found.mean_MAJC).to(capsules.dtype), chance_BPQJ.sigmoid().to(capsules.dtype)
 
 
-def _first_share(active, windows, outputs, initial, size):
-    if initial == "one":
-        return torch.ones_like(active[:1]).expand_as(active)
-    if initial == "outputs":
-        return torch.full_like(active[:1], 1 / outputs).expand_as(active)
-    return (1 / (_parents_of(active, windows, size) * outputs + 1e-9)).expand_as(active)
+def _first_shares(votes: WindowVotes, competition: Competition, options: EmOptions) -> torch.Tensor:
+    """Return the coefficients of the first iteration `(1, H, W, 1)`."""
+    if options.initial == "one":
+        return torch.ones_like(votes.capsules[:1, :, :, :1, 0])
+    if competition == "position":
+        return torch.full_like(votes.capsules[:1, :, :, :1, 0], 1 / votes.outputs)
+    return 1 / (votes.parents_of_child() * votes.outputs).clamp_min(1)
 
 
-def _parents_of(active, windows, size):
-    count = torch.zeros_like(windows.pad(active[:1]))
-    for offset in windows.offsets():
-        count[:, *windows.at(offset, size)] += 1
-    top, left = windows.padding
-    return count[:, top : top + active.shape[1], left : left + active.shape[2]]
+def _first_sums(votes: WindowVotes, active_BHWN: torch.Tensor, share_1HW1: torch.Tensor) -> tuple[torch.Tensor, Sums]:
+    """Return the sums of the first iteration, about the mean of the votes, and that mean."""
+    share_BHWN = active_BHWN * share_1HW1
+    with torch.no_grad():
+        total_BPQAJC = votes.sum_alike(share_BHWN)
+        amount_BPQ = votes.windows.sums(share_BHWN.sum(3))
+        center_BPQAJC = total_BPQAJC / amount_BPQ[..., None, None, None].clamp_min(torch.finfo(amount_BPQ.dtype).tiny)
+    sums = votes.sum(_alike, [share_BHWN], parents=[center_BPQAJC])
+    return center_BPQAJC, Sums(*sums)
 
 
-def _mean(children: Tensors, weights: Tensors, parents: Tensors, *, pose: Pose) -> Tensors:
-    child, active, share = children
-    weight_nM1 = (active * share).unsqueeze(2)
-    vote = votes(child * weight_nM1, weights[0], pose)
-    return weight_nM1.sum(0).expand(-1, vote.shape[3]), vote.sum(0)
+def _chance(
+    votes: WindowVotes,
+    found: Gaussian,
+    amount_BPQJ: torch.Tensor,
+    betas: tuple[torch.Tensor, torch.Tensor],
+    iteration: int,
+    options: EmOptions,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the logits of the activations, and the sums of the log deviations."""
+    log_deviation_BPQJ = found.variance_MAJC.log().sum((-3, -1)) / 2
+    cost_BPQJ = (votes.dim * betas[0] + log_deviation_BPQJ) * amount_BPQJ
+    if options.normalize_cost:
+        cost_BPQJ = cost_BPQJ * (100 * votes.outputs / (votes.windows.count * votes.capsules.shape[3]))
+    inverse_temperature = options.final_lambda * (1 - 0.95 ** (iteration + 1))
+    return inverse_temperature * (betas[1] - cost_BPQJ), log_deviation_BPQJ
 
 
-def _first(children: Tensors, weights: Tensors, parents: Tensors, *, pose: Pose) -> Tensors:
-    child, active, share = children
-    vote = _votes(children, weights, pose)
-    return weighted_sums((active * share).unsqueeze(2).expand(-1, -1, vote.shape[3]), vote, parents[0])
+def _log_sigmoid(chance: torch.Tensor, floor: float) -> torch.Tensor:
+    return (chance.sigmoid() + floor).log() if floor else F.logsigmoid(chance)
 
 
-def _log_density(vote_nMAJC: torch.Tensor, parents: Tensors) -> torch.Tensor:
-    constant_MJ, mean_MAJC, factor_MAJC = parents[:3]
-    return constant_MJ + distance(vote_nMAJC, mean_MAJC, factor_MAJC)
+def _expectation(
+    votes: WindowVotes,
+    active_BHWN: torch.Tensor,
+    parents: list[torch.Tensor],
+    competition: Competition,
+    fillers: bool,
+) -> Sums:
+    """Run the E-step, and return the sums of the next M-step."""
+    if competition == "position":
+        return Sums(*votes.sum(_expect_of_position, [active_BHWN], parents=parents))
+    total_BHWN = votes.log_total(_log_density, parents)
+    if fillers:
+        total_BHWN = _with_fillers(votes, total_BHWN, parents)
+    return Sums(*votes.sum(_expect_of_child, [active_BHWN, total_BHWN], parents=parents))
 
 
-def _log_total(children: Tensors, weights: Tensors, parents: Tensors, *, pose: Pose) -> Tensors:
-    density = _log_density(_votes(children, weights, pose), parents)
-    return density.logsumexp(2), density.amin(2)
+def _with_fillers(votes: WindowVotes, total_BHWN: torch.Tensor, parents: list[torch.Tensor]) -> torch.Tensor:
+    (least_BPQON,) = votes.each(_least, parents)
+    constant = votes.dim * math.log(2 * math.pi) / 2  # which the densities here lack
+    filler = (least_BPQON.amin() - constant).clamp_max(-100.0) + constant
+    unconnected_1HW1 = (math.prod(votes.size) - votes.parents_of_child()) * votes.outputs
+    return torch.logaddexp(total_BHWN, filler + unconnected_1HW1.log())
 
 
-def _votes(children, weights, pose):
-    vote = votes(children[0], weights[0], pose)
-    return vote if len(weights) == 1 else vote + weights[1].unsqueeze(1)
+def _alike(vote_nMAJC: torch.Tensor, children: Tensors, weights: Tensors, parents: Tensors) -> Tensors:
+    share_nMJ = children[1].unsqueeze(2).expand(-1, -1, vote_nMAJC.shape[3])
+    return weighted_sums(share_nMJ, vote_nMAJC, parents[0])
 
 
-def _expect_of_position(children: Tensors, weights: Tensors, parents: Tensors, *, pose: Pose) -> Tensors:
-    vote_nMAJC = _votes(children, weights, pose)
-    share_nMJ = _log_density(vote_nMAJC, parents).softmax(2) * children[1].unsqueeze(2)
+def _log_density(vote_nMAJC: torch.Tensor, children: Tensors, weights: Tensors, parents: Tensors) -> Tensors:
+    """Return `log a_j` and the log density, up to a constant."""
+    prior_MJ, mean_MAJC, factor_MAJC = parents[:3]
+    return (prior_MJ + distance(vote_nMAJC, mean_MAJC, factor_MAJC),)
+
+
+def _least(*arguments: torch.Tensor | Tensors) -> Tensors:
+    return (_log_density(*arguments)[0].amin(2),)  # type: ignore[arg-type]
+
+
+def _expect_of_position(vote_nMAJC: torch.Tensor, children: Tensors, weights: Tensors, parents: Tensors) -> Tensors:
+    (logit_nMJ,) = _log_density(vote_nMAJC, children, weights, parents)
+    return weighted_sums(logit_nMJ.softmax(2) * children[1].unsqueeze(2), vote_nMAJC, parents[3])
+
+
+def _expect_of_child(vote_nMAJC: torch.Tensor, children: Tensors, weights: Tensors, parents: Tensors) -> Tensors:
+    (logit_nMJ,) = _log_density(vote_nMAJC, children, weights, parents)
+    share_nMJ = (logit_nMJ - children[2].unsqueeze(2)).exp() * children[1].unsqueeze(2)
     return weighted_sums(share_nMJ, vote_nMAJC, parents[3])
 
 
-def _expect_of_child(children: Tensors, weights: Tensors, parents: Tensors, *, pose: Pose) -> Tensors:
-    vote_nMAJC = _votes(children, weights, pose)
-    share_nMJ = (_log_density(vote_nMAJC, parents) - children[2].unsqueeze(2)).exp() * children[1].unsqueeze(2)
-    return weighted_sums(share_nMJ, vote_nMAJC, parents[3])
+def _check_betas(outputs: int, **betas: torch.Tensor) -> None:
+    for name, beta in betas.items():
+        if tuple(beta.shape) != (outputs,):
+            raise ShapeError(
+                f"{name} must be ({outputs},), one number for each parent type; received {tuple(beta.shape)}"
+            )
+
+
+def _check_options(options: EmOptions) -> None:
+    for name in ("final_lambda", "epsilon"):
+        if not 0 < getattr(options, name) < math.inf:
+            raise ArgumentError(f"{name} must be a finite number above 0; received {getattr(options, name)!r}")
+    if not 0 <= options.activation_floor < math.inf:
+        raise ArgumentError(
+            f"activation_floor must be a finite number of at least 0; received {options.activation_floor!r}"
+        )
+    if options.initial not in ("uniform", "one"):
+        raise ArgumentError(f"initial must be 'uniform' or 'one'; received {options.initial!r}")

@@ -1,47 +1,130 @@
-"""Votes of a piece of the children, and their products with what belongs to the parents.
+"""The votes of children in windows, and their products with what belongs to the parents.
 
 A pose is a vector of D numbers, whose vote is `W u`; or a matrix of A rows, row-major in its vector, whose vote is the
-product `U W` of matrices. Votes are kept by rows, a vector being one row.
+matrix product `U W`. Votes are kept by rows, a vector being one row.
 
-Shape suffixes: n children, M parent positions, D dimension of a child, A rows and C columns of a pose, J parent types,
-E = A * C, X = D / A.
+Shape suffixes: B batch, H W map of the children, P Q map of the parents, N child types, D their dimension, O window
+offsets, J parent types, E their dimension, A rows and C columns of a pose (E = A * C); n a piece of the children, M
+of the parents' positions.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
 
-from encapkeras.errors import ShapeError
+from encapkeras.errors import ArgumentError, ShapeError
+from encapkeras.functional.routing.windows import Tensors, Windows, each_child, fold_logsumexp, sum_children
 
 Pose = Literal["vector", "matrix"]
+VoteContribution = Callable[[torch.Tensor, Tensors, Tensors, Tensors], Tensors]
+"""A `Contribution` that has the votes `(n, M, A, J, C)` of its piece as its first argument."""
 
 
-def votes(child_nMD: torch.Tensor, weight: torch.Tensor, pose: Pose) -> torch.Tensor:
-    """Return votes `(n, M, A, J, C)` by matrices `(n, J, E, D)` of vectors, or `(n, J, X, C)` of matrices."""
-    outputs = weight.shape[1]
-    if pose == "vector":
-        return (child_nMD @ weight.flatten(1, 2).mT).unflatten(2, (1, outputs, -1))
-    rows = child_nMD.shape[2] // weight.shape[2]
-    row_nRX = child_nMD.unflatten(2, (rows, -1)).flatten(1, 2)
-    by_row = row_nRX @ weight.transpose(1, 2).flatten(2)
-    return by_row.view(len(weight), -1, rows, outputs, weight.shape[3])
+class WindowVotes:
+    """What children vote for the parents of their windows; never made all at once.
 
+    Args:
+        capsules: Children `(B, H, W, N, D)`.
+        weight: `(K_h, K_w, N, J, E, D)` for vectors, `(K_h, K_w, N, J, X, C)` for matrices of X columns.
+        strides: Step of the windows; one number, or rows and columns.
+        padding: Rows and columns of nothing around the map; one number, or rows and columns.
+        pose: What a capsule is: a `vector` or a `matrix`.
+        bias: Added to the votes; `(O, N, A, J, C)`, or 1 in place of N or J.
 
-def agreement(vote_nMAJC: torch.Tensor, parent_MAJC: torch.Tensor) -> torch.Tensor:
-    """Return the products of votes with parents, `(n, M, J)`."""
-    return (vote_nMAJC * parent_MAJC).sum((2, 4))
+    Raises:
+        ArgumentError: `pose`, `strides` or `padding` has an invalid value.
+        ShapeError: The sizes do not match.
+    """
 
+    def __init__(
+        self,
+        capsules: torch.Tensor,
+        weight: torch.Tensor,
+        strides: int | tuple[int, int] = 1,
+        padding: int | tuple[int, int] = 0,
+        pose: Pose = "vector",
+        bias: torch.Tensor | None = None,
+    ) -> None:
+        self.rows, self.columns = _check_votes(capsules, weight, pose)
+        self.outputs = weight.shape[3]
+        self.dim = self.rows * self.columns
+        self.windows = Windows(
+            (weight.shape[0], weight.shape[1]), pair("strides", strides, 1), pair("padding", padding, 0)
+        )
+        self.size = self.windows.output_size(*capsules.shape[1:3])
+        self.capsules = capsules
+        self._pose = pose
+        self._weights = [weight.flatten(0, 1)]
+        if bias is not None:
+            self._weights.append(bias.expand(-1, capsules.shape[3], -1, -1, -1))
 
-def gather(share_nMJ: torch.Tensor, vote_nMAJC: torch.Tensor) -> torch.Tensor:
-    """Return sums of votes weighted by shares, `(M, A, J, C)`."""
-    return (share_nMJ[:, :, None, :, None] * vote_nMAJC).sum(0)
+    def sum(
+        self,
+        contribution: VoteContribution,
+        children: Sequence[torch.Tensor] = (),
+        weights: Sequence[torch.Tensor] = (),
+        parents: Sequence[torch.Tensor] = (),
+    ) -> Tensors:
+        """Sum over the children of each parent, as `sum_children`."""
+        tensors = ([self.capsules, *children], [*self._weights, *weights], parents)
+        return sum_children(self._with_votes(contribution), self.windows, self.outputs * self.dim, *tensors)
 
+    def log_total(self, logit: VoteContribution, parents: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Return `(B, H, W, N)`: `log sum exp logit` over all parents that a child feeds, of every type and position.
 
-def by_rows(pose_JE: torch.Tensor, rows: int) -> torch.Tensor:
-    """View poses `(..., J, E)` by rows, `(..., A, J, C)`."""
-    return pose_JE.unflatten(-1, (rows, -1)).movedim(-2, -3)
+        `logit` gives `(n, M, J)`. Children that feed no parent get 0.
+        """
+
+        def over_types(*arguments: object) -> Tensors:
+            (logit_nMJ,) = logit(*arguments)  # type: ignore[arg-type]
+            return (logit_nMJ.logsumexp(2),)
+
+        (value_BPQON,) = self.each(over_types, parents)
+        return fold_logsumexp(value_BPQON, self.windows, *self.capsules.shape[1:3])
+
+    def each(self, contribution: VoteContribution, parents: Sequence[torch.Tensor]) -> Tensors:
+        """Return what each child is to each parent position, as `each_child`."""
+        tensors = ([self.capsules], self._weights, parents)
+        return each_child(self._with_votes(contribution), self.windows, self.outputs * self.dim, *tensors)
+
+    def sum_alike(self, share_BHWN: torch.Tensor | None = None) -> torch.Tensor:
+        """Sum votes, `(B, P, Q, A, J, C)`, where a child gives all its parents the same share: a convolution."""
+        scaled = self.capsules if share_BHWN is None else self.capsules * share_BHWN.unsqueeze(-1)
+
+        def contribution(children: Tensors, weights: Tensors, parents: Tensors) -> Tensors:
+            total_MAJC = _summed_votes(children[0], weights[0], self.rows, self._pose)
+            if len(weights) == 1:
+                return (total_MAJC,)
+            share_nM = children[1] if len(children) > 1 else children[0].new_ones(children[0].shape[:2])
+            return (total_MAJC + torch.einsum("nm,najc->majc", share_nM, weights[1]),)
+
+        children = [scaled] if share_BHWN is None else [scaled, share_BHWN]
+        return sum_children(contribution, self.windows, self.outputs * self.dim, children, self._weights)[0]
+
+    def parents_of_child(self) -> torch.Tensor:
+        """Return `(1, H, W, 1)`: how many windows hold each child of the map."""
+        one = torch.ones_like(self.capsules[:1, :, :, :1, 0])
+        ones = one.new_zeros(1, *self.size, self.windows.count, 1)
+        return fold_logsumexp(ones, self.windows, *one.shape[1:3]).exp()
+
+    def by_rows(self, pose_JE: torch.Tensor) -> torch.Tensor:
+        """View poses `(..., J, E)` by rows, `(..., A, J, C)`."""
+        by_pose: torch.Tensor = pose_JE.unflatten(-1, (self.rows, self.columns))
+        return by_pose.movedim(-2, -3)
+
+    def _with_votes(self, contribution: VoteContribution) -> Callable[[Tensors, Tensors, Tensors], Tensors]:
+        given = len(self._weights)
+
+        def with_votes(children: Tensors, weights: Tensors, parents: Tensors) -> Tensors:
+            vote_nMAJC = _votes(children[0], weights[0], self.rows, self._pose)
+            if given > 1:
+                vote_nMAJC = vote_nMAJC + weights[1].unsqueeze(1)
+            return contribution(vote_nMAJC, children, weights[given:], parents)
+
+        return with_votes
 
 
 def as_poses(row_AJC: torch.Tensor) -> torch.Tensor:
@@ -49,11 +132,70 @@ def as_poses(row_AJC: torch.Tensor) -> torch.Tensor:
     return row_AJC.movedim(-3, -2).flatten(-2)
 
 
-def rows_of(dim: int, weight: torch.Tensor, pose: Pose) -> int:
-    """Return the number A of rows of the poses that matrices `(..., J, E, D)` or `(..., J, X, C)` take."""
+def agreement(vote_nMAJC: torch.Tensor, parent_MAJC: torch.Tensor) -> torch.Tensor:
+    """Return the products of votes with parents, `(n, M, J)`."""
+    return (vote_nMAJC * parent_MAJC).sum((2, 4))
+
+
+def distance(vote_nMAJC: torch.Tensor, mean_MAJC: torch.Tensor, factor_MAJC: torch.Tensor) -> torch.Tensor:
+    """Return `sum_e factor_e (vote_e - mean_e)^2`, `(n, M, J)`."""
+    away_nMAJC = vote_nMAJC - mean_MAJC
+    return (away_nMAJC * away_nMAJC * factor_MAJC).sum((2, 4))
+
+
+def gather(share_nMJ: torch.Tensor, vote_nMAJC: torch.Tensor) -> torch.Tensor:
+    """Return sums of votes weighted by shares, `(M, A, J, C)`."""
+    return (share_nMJ[:, :, None, :, None] * vote_nMAJC).sum(0)
+
+
+def _votes(child_nMD: torch.Tensor, weight: torch.Tensor, rows: int, pose: Pose) -> torch.Tensor:
+    types, outputs = weight.shape[:2]
     if pose == "vector":
-        return 1
-    inner = int(weight.shape[-2])
-    if dim % inner:
-        raise ShapeError(f"matrices with {inner} rows do not take poses of {dim} numbers")
-    return dim // inner
+        vote_nMY = child_nMD @ weight.flatten(1, 2).mT
+    else:
+        row_nRX = child_nMD.reshape(types, -1, weight.shape[2])
+        vote_nMY = row_nRX @ weight.transpose(1, 2).flatten(2)
+    return vote_nMY.view(types, -1, rows, outputs, vote_nMY.shape[2] // outputs)
+
+
+def _summed_votes(child_nMD: torch.Tensor, weight: torch.Tensor, rows: int, pose: Pose) -> torch.Tensor:
+    outputs, inner = weight.shape[1], child_nMD.shape[2] // rows
+    # Each row of a parent's pose depends on that row of all children's: they are the components of one vector.
+    row_MAY = child_nMD.reshape(*child_nMD.shape[:2], rows, inner).permute(1, 2, 0, 3).flatten(2)
+    by_input = weight.permute(0, 3, 1, 2) if pose == "vector" else weight.transpose(1, 2)
+    total_MAY = row_MAY @ by_input.flatten(0, 1).flatten(1)
+    return total_MAY.view(*total_MAY.shape[:2], outputs, -1)
+
+
+def pair(name: str, value: int | tuple[int, int], least: int) -> tuple[int, int]:
+    """Return rows and columns of an argument that may be one number for both."""
+    both = (value, value) if isinstance(value, int) else tuple(value)
+    if len(both) != 2 or not all(type(number) is int and number >= least for number in both):
+        raise ArgumentError(f"{name} must be a whole number of at least {least}, or two of them; received {value!r}")
+    return both
+
+
+def _check_votes(capsules: torch.Tensor, weight: torch.Tensor, pose: Pose) -> tuple[int, int]:
+    """Return rows and columns of the votes."""
+    if pose not in ("vector", "matrix"):
+        raise ArgumentError(f"pose must be 'vector' or 'matrix'; received {pose!r}")
+    for name, tensor in (("capsules", capsules), ("weight", weight)):
+        if not tensor.is_floating_point():
+            raise ArgumentError(f"{name} must be of a floating type; received {tensor.dtype}")
+    shape, matrices = tuple(capsules.shape), tuple(weight.shape)
+    if len(shape) != 5 or 0 in shape[1:]:
+        raise ShapeError(f"capsules must be (batch, height, width, types, dim), none but the batch 0; received {shape}")
+    sizes = "output dim, input dim" if pose == "vector" else "columns of the input, columns of the output"
+    if len(matrices) != 6 or 0 in matrices:
+        raise ShapeError(
+            f"weight must be (window height, window width, types, outputs, {sizes}), none of them 0; received "
+            f"{matrices}"
+        )
+    what, inner = ("dimension", matrices[5]) if pose == "vector" else ("rows of", matrices[4])
+    fits = inner == shape[4] if pose == "vector" else shape[4] % inner == 0
+    if matrices[2] != shape[3] or not fits:
+        raise ShapeError(
+            f"weight {matrices} takes {matrices[2]} types of {what} {inner}, but capsules {shape} are {shape[3]} types "
+            f"of dimension {shape[4]}"
+        )
+    return (1, matrices[4]) if pose == "vector" else (shape[4] // inner, matrices[5])

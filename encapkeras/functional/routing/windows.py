@@ -27,13 +27,14 @@ from encapkeras.functional.torch_support.precision import without_autocast
 
 Tensors = tuple[torch.Tensor, ...]
 Contribution = Callable[[Tensors, Tensors, Tensors], Tensors]
-"""What is made of a piece of the children, from `(children, weights, parents)`: for sums `(M, ...)`, else `(n, M, ...)`.
+"""What is made of a piece of the children, from `(children, weights, parents)`; for sums `(M, ...)`, or `(n, M, ...)`.
 
 Children are `(n, M, ...)`, weights `(n, ...)` and parents `(M, ...)`.
 """
 
-_PIECE = {"cpu": 1 << 19, "cuda": 1 << 26}
-"""Numbers of all votes of a piece: on a processor, they and what is computed of them stay in its cache."""
+_PIECE = {"cpu": 1 << 21}
+"""Numbers of all votes of a piece: on CPUs for the cache; elsewhere as many as keep the device busy."""
+_PIECE_ELSEWHERE = 1 << 26
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,11 @@ class Windows:
             sizes.append((size + 2 * padding - kernel) // stride + 1)
         return sizes[0], sizes[1]
 
+    @property
+    def count(self) -> int:
+        """Number of offsets in the window."""
+        return self.kernel_size[0] * self.kernel_size[1]
+
     def offsets(self) -> Iterator[tuple[int, int]]:
         """Yield the window's offsets `(y, x)`, by rows."""
         height, width = self.kernel_size
@@ -76,6 +82,12 @@ class Windows:
             for start, stride, count in zip(offset, self.strides, size, strict=True)
         )
         return rows, columns
+
+    def sums(self, map_BHW: torch.Tensor) -> torch.Tensor:
+        """Return the sum `(B, P, Q)` of the children in each window."""
+        padded_B1HW = F.pad(map_BHW.unsqueeze(1), [side for side in reversed(self.padding) for _ in range(2)])
+        ones = padded_B1HW.new_ones(1, 1, *self.kernel_size)
+        return F.conv2d(padded_B1HW, ones, stride=self.strides).squeeze(1)
 
     def pad(self, map_BHWN: torch.Tensor) -> torch.Tensor:
         """Surround a map `(B, H, W, ...)` with zeros."""
@@ -167,8 +179,8 @@ class _Plan:
         """Yield all pieces: first all children of some parents, by their offsets and types, then those of others."""
         batch, types = first.shape[0], first.shape[3]
         height, width = self.size
-        whole = is_traced() or not has_values(first)
-        limit = math.inf if whole else _PIECE.get(first.device.type, _PIECE["cuda"])
+        whole = is_traced() or not has_values(first) or batch == 0
+        limit = math.inf if whole else _PIECE.get(first.device.type, _PIECE_ELSEWHERE)
         types_step = _step(types, limit / self.votes_of_child)
         positions = limit / (types_step * self.votes_of_child)
         rows_step = _step(height, positions / width)
@@ -202,24 +214,20 @@ class _Plan:
 
     def results(self, tensors: Sequence[torch.Tensor]) -> Tensors:
         """Return all sums, or what all children are, in operations that torch can differentiate."""
-        by_samples: dict[int | None, dict[int, Tensors]] = {}
+        by_samples: dict[int | None, dict[int, list[Tensors]]] = {}
         for piece in self.pieces(tensors[0]):
-            part = self.contribute(self.of_piece(piece, tensors))
-            by_rows = by_samples.setdefault(piece.samples.start, {})
-            before = by_rows.get(piece.rows.start)
-            if before is not None and self.sums:
-                part = tuple(map(torch.add, before, part))
-            elif before is not None:
-                part = _joined([before, part], 3)
-            by_rows[piece.rows.start] = part
-        return _joined([_joined(list(by_rows.values()), 1) for by_rows in by_samples.values()], 0)
+            parts = by_samples.setdefault(piece.samples.start, {}).setdefault(piece.rows.start, [])
+            parts.append(self.contribute(self.of_piece(piece, tensors)))
+            if self.sums and len(parts) == 2:
+                parts[:] = [tuple(map(torch.add, *parts))]
+        return _joined([_joined([_joined(p, 3) for p in rows.values()], 1) for rows in by_samples.values()], 0)
 
     def part_of(self, piece: _Piece, result: torch.Tensor) -> torch.Tensor:
         """Return the place of a piece in a result."""
         part = result[piece.samples, piece.rows]
         if self.sums:
             return part
-        types = part.shape[3] // (self.windows.kernel_size[0] * self.windows.kernel_size[1])
+        types = part.shape[3] // self.windows.count
         return part[:, :, :, piece.place * types + piece.types.start : piece.place * types + piece.types.stop]
 
 
@@ -259,23 +267,23 @@ class _Evaluation(torch.autograd.Function):
 def fold_logsumexp(value_BPQON: torch.Tensor, windows: Windows, height: int, width: int) -> torch.Tensor:
     """Return `(B, H, W, N)`: of each child of a map, the log of the sum of exponentials over all windows that hold it.
 
-    Children that no window holds get -inf.
+    Children that no window holds get 0.
     """
-    size = value_BPQON.shape[1:3]
+    size = (value_BPQON.shape[1], value_BPQON.shape[2])
     places = [windows.at(offset, size) for offset in windows.offsets()]
     full = (height + 2 * windows.padding[0], width + 2 * windows.padding[1])
     shape = (len(value_BPQON), *full, value_BPQON.shape[4])
     with torch.no_grad():
-        largest_BHWN = value_BPQON.new_full(shape, -math.inf)
+        origin_BHWN = value_BPQON.new_full(shape, torch.finfo(value_BPQON.dtype).min)
         for number, place in enumerate(places):
-            largest_BHWN[:, *place] = torch.maximum(largest_BHWN[:, *place], value_BPQON[:, :, :, number])
-        origin_BHWN = largest_BHWN.clamp_min(torch.finfo(value_BPQON.dtype).min)
+            origin_BHWN[:, *place] = torch.maximum(origin_BHWN[:, *place], value_BPQON[:, :, :, number])
     parts = []
     for number, (rows, columns) in enumerate(places):
         exponential = (value_BPQON[:, :, :, number] - origin_BHWN[:, rows, columns]).exp()
         parts.append(_spread(exponential, (rows, columns), full))
-    summed_BHWN = torch.stack(parts).sum(0) if len(parts) > 1 else parts[0]
-    folded = origin_BHWN + summed_BHWN.log()
+    summed_BHWN = torch.stack(parts).sum(0)
+    held_BHWN = summed_BHWN > 0
+    folded = torch.where(held_BHWN, origin_BHWN + torch.where(held_BHWN, summed_BHWN, 1).log(), 0)
     top, left = windows.padding
     return folded[:, top : top + height, left : left + width]
 

@@ -1,0 +1,113 @@
+"""Compares our routings with numbers of their authors' code: `python tests/golden/check.py FOLDER`.
+
+FOLDER/layers holds one file for each call of a layer: its inputs, weights, outputs and gradients.
+Prints the largest difference of each, and exits with 1 where one is too large.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+import numpy as np
+import torch
+from golden import routing_layers
+
+BOUND = 1e-9  # relative, with FLOOR as the smallest number that differences are divided by
+FLOOR = 1e-3
+LOOSE = {"em_conv_k1_it3": 1e-6}  # variances of three votes: their gradients are as uncertain in the original
+
+
+class Result(NamedTuple):
+    """The largest difference of an output and of a gradient, and what is allowed."""
+
+    name: str
+    output: float
+    gradient: float
+    bound: float
+
+    @property
+    def holds(self) -> bool:
+        return max(self.output, self.gradient) <= self.bound
+
+    def __str__(self) -> str:
+        verdict = "" if self.holds else f"  ABOVE {self.bound:g}"
+        return f"{self.name:40} outputs {self.output:8.1e}  gradients {self.gradient:8.1e}{verdict}"
+
+
+def check_layer(path: Path) -> Result:
+    """Compare one layer's outputs and gradients."""
+    meta, arrays = read(path)
+    leaves = {name: array.requires_grad_() for name, array in arrays.items() if _is_leaf(name, array)}
+    outputs = routing_layers.call(path.stem, meta, arrays)
+    seeds = meta.get("r") or meta["r_seed"]
+    total = sum((outputs[name] * _random(seed, outputs[name].shape)).sum() for name, seed in seeds.items())
+    expected = {f"grad{name.removeprefix('in')}": leaf for name, leaf in leaves.items()}
+    wanted = {name: leaf for name, leaf in expected.items() if name in arrays}
+    gradients = torch.autograd.grad(total, list(wanted.values()), materialize_grads=True)
+    ignored = routing_layers.noise(meta)
+    return Result(
+        path.stem,
+        max(_difference(outputs[name], arrays[f"out/{name}"]) for name in outputs),
+        max(
+            _difference(gradient, arrays[name])
+            for name, gradient in zip(wanted, gradients, strict=True)
+            if name not in ignored
+        ),
+        LOOSE.get(path.stem, BOUND),
+    )
+
+
+def read(path: Path) -> tuple[dict, dict[str, torch.Tensor]]:
+    """Return what a file says of itself, and its numbers."""
+    with np.load(path) as file:
+        arrays = {name: torch.from_numpy(file[name]) for name in file.files if name != "meta"}
+        return json.loads(str(file["meta"])), arrays
+
+
+def _random(seed: int, shape: torch.Size) -> torch.Tensor:
+    """Return the weights of the sum whose gradients the files hold."""
+    return torch.from_numpy(np.random.default_rng(seed).standard_normal(tuple(shape)))
+
+
+def _is_leaf(name: str, array: torch.Tensor) -> bool:
+    return name.startswith(("in/", "param/")) and array.is_floating_point() and "running_" not in name
+
+
+def _difference(received: torch.Tensor, expected: torch.Tensor) -> float:
+    assert received.shape == expected.shape, f"{tuple(received.shape)}, but {tuple(expected.shape)} expected"
+    return float(((received.detach() - expected).abs() / expected.abs().clamp_min(FLOOR)).max())
+
+
+def files(folder: Path) -> list[Path]:
+    """Return a folder's layer files, without those that hold a documented fault of a release."""
+    return [path for path in sorted((folder / "layers").glob("*.npz")) if not routing_layers.is_faulty(path.stem)]
+
+
+def check(folder: Path) -> Iterator[Result]:
+    """Compare all files of a folder."""
+    for path in files(folder):
+        yield check_layer(path)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path, help="a folder with layers/*.npz")
+    folder = parser.parse_args().folder
+    failed = found = 0
+    for result in check(folder):
+        print(result, flush=True)
+        found += 1
+        failed += not result.holds
+    if not found:
+        print(f"{folder / 'layers'} holds no .npz files")
+    print(f"{found - failed} of {found} files within their bounds")
+    return int(failed > 0 or not found)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
