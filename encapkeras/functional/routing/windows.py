@@ -179,12 +179,13 @@ class _Plan:
         """Yield all pieces: first all children of some parents, by their offsets and types, then those of others."""
         batch, types = first.shape[0], first.shape[3]
         height, width = self.size
+        samples_step, rows_step, types_step = batch, height, types
         whole = is_traced() or not has_values(first) or batch == 0
-        limit = math.inf if whole else _PIECE.get(first.device.type, _PIECE_ELSEWHERE)
-        types_step = _step(types, limit / self.votes_of_child)
-        positions = limit / (types_step * self.votes_of_child)
-        rows_step = _step(height, positions / width)
-        samples_step = _step(batch, positions / (width * height)) if rows_step == height else 1
+        if not whole:
+            limit = _PIECE.get(first.device.type, _PIECE_ELSEWHERE) / self.votes_of_child
+            types_step = _step(types, limit)
+            rows_step = _step(height, limit / (types_step * width))
+            samples_step = _step(batch, limit / (types_step * width * height)) if rows_step == height else 1
         for samples in [slice(None)] if whole else _slices(batch, samples_step):
             for rows in _slices(height, rows_step):
                 for place, offset in enumerate(self.windows.offsets()):
