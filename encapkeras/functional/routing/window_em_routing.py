@@ -30,11 +30,11 @@ class EmOptions(NamedTuple):
 
     Attributes:
         final_lambda: Inverse temperature that the iterations approach: `lambda_t = final_lambda (1 - 0.95^t)`.
-        epsilon: Added to the sums of weights and to the variances.
+        epsilon: Added to the sums of weights, to the variances and to what `uniform` shares divide by.
         activation_floor: Added to the parents' activations in the E-step.
         normalize_cost: Whether costs are multiplied by `100 J / I`, so that they do not grow with the number I of
             children (Gritzman 2019).
-        initial: Coefficients of the first iteration: `uniform`, shares that sum to 1; or `one`.
+        initial: Coefficients of the first iteration: `uniform`, equal shares that sum to 1; or `one`.
         fillers: With competition `child`: whether parents that a child does not feed stay in its softmax with the
             smallest log density of the batch, at most -100, as in Gritzman's code. Not recommended: a sample then
             depends on its batch.
@@ -127,8 +127,8 @@ def _first_shares(votes: WindowVotes, competition: Competition, options: EmOptio
     if options.initial == "one":
         return torch.ones_like(votes.capsules[:1, :, :, :1, 0])
     if competition == "position":
-        return torch.full_like(votes.capsules[:1, :, :, :1, 0], 1 / votes.outputs)
-    return 1 / (votes.parents_of_child() * votes.outputs).clamp_min(1)
+        return torch.full_like(votes.capsules[:1, :, :, :1, 0], 1 / (votes.outputs + options.epsilon))
+    return 1 / ((votes.parents_of_child() * votes.outputs).clamp_min(1) + options.epsilon)
 
 
 def _first_sums(votes: WindowVotes, active_BHWN: torch.Tensor, share_1HW1: torch.Tensor) -> tuple[torch.Tensor, Sums]:
@@ -182,7 +182,7 @@ def _expectation(
 def _with_fillers(votes: WindowVotes, total_BHWN: torch.Tensor, parents: list[torch.Tensor]) -> torch.Tensor:
     (least_BPQON,) = votes.each(_least, parents)
     constant = votes.dim * math.log(2 * math.pi) / 2  # which the densities here lack
-    filler = (least_BPQON.amin() - constant).clamp_max(-100.0) + constant
+    filler = (least_BPQON.where(votes.exist(), math.inf).amin() - constant).clamp_max(-100.0) + constant
     unconnected_1HW1 = (math.prod(votes.size) - votes.parents_of_child()) * votes.outputs
     return torch.logaddexp(total_BHWN, filler + unconnected_1HW1.log())
 

@@ -108,7 +108,13 @@ class WindowVotes:
         """Return `(1, H, W, 1)`: how many windows hold each child of the map."""
         one = torch.ones_like(self.capsules[:1, :, :, :1, 0])
         ones = one.new_zeros(1, *self.size, self.windows.count, 1)
-        return fold_logsumexp(ones, self.windows, *one.shape[1:3]).exp()
+        return fold_logsumexp(ones, self.windows, *one.shape[1:3]).exp().round()
+
+    def exist(self) -> torch.Tensor:
+        """Return `(1, P, Q, O, 1)`: which children of a window are on the map, not in the padding."""
+        padded_1HW1 = self.windows.pad(torch.ones_like(self.capsules[:1, :, :, :1, 0], dtype=torch.bool))
+        at_offsets = [padded_1HW1[:, *self.windows.at(offset, self.size)] for offset in self.windows.offsets()]
+        return torch.stack(at_offsets, 3)
 
     def by_rows(self, pose_JE: torch.Tensor) -> torch.Tensor:
         """View poses `(..., J, E)` by rows, `(..., A, J, C)`."""
