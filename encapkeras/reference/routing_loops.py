@@ -28,11 +28,8 @@ def votes(capsules: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | Non
 
 
 def total(terms: list[torch.Tensor]) -> torch.Tensor:
-    """Sum one after the other."""
-    result = torch.zeros_like(terms[0])
-    for term in terms:
-        result = result + term
-    return result
+    """Return the sum of all terms."""
+    return torch.stack(terms).sum(0)
 
 
 def squash(capsule: torch.Tensor) -> torch.Tensor:
