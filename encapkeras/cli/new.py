@@ -29,9 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--image-size", type=int, metavar="N", help="height and width to which images are resized")
     parser.add_argument(
         "--routing",
-        choices=("master", "approximate", "dynamic", "em"),
+        choices=("none", "master", "approximate", "dynamic", "em"),
         default="approximate",
-        help="how capsules are routed (%(default)s)",
+        help="how capsules are routed; none: a plain network on the same convolutions, to compare with (%(default)s)",
     )
     parser.add_argument("--ot", action="store_true", help="add optimal-transport losses")
     parser.add_argument(
