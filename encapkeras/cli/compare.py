@@ -18,8 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "specs",
         metavar="SPEC",
         nargs="+",
-        help="YAML or JSON files, or names of bundled specs; a spec with a sweep counts as all of its networks; all "
-        "are compared with the first",
+        help="YAML or JSON files, or names of bundled specs; a spec with a sweep counts as all of its networks",
     )
     add_overrides(parser)
     add_plugins(parser)
@@ -29,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="train each spec with the seeds 0 to N - 1, or with a list of seeds such as 0,5,7; '5,' is a list of one "
         "(the seeds of the sweep, or 3)",
     )
+    parser.add_argument("--latex", action="store_true", help="also print the tables as LaTeX, as in comparison.tex")
     add_device(parser)
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--run-dir", metavar="DIR", help="folder for the table and all runs (runs/compare/DATE_TIME)")
@@ -50,6 +50,8 @@ def run(arguments: argparse.Namespace) -> int:
         run_dir=arguments.resume or arguments.run_dir,
         resume=arguments.resume is not None,
     )
+    if arguments.latex:
+        print(comparison.as_latex(), end="")
     return 2 if comparison.failed else 0
 
 
