@@ -51,7 +51,7 @@ class _Plan:
     """A network for images of any size, and how it is trained."""
 
     types: int
-    filters: tuple[int, ...]  # of each convolution; the last ones are split into types of dimension 8
+    filters: tuple[int, ...]  # of each convolution; those of the last are split into types of dimension 8
     strides: tuple[int, ...]  # of each convolution, for images of 32x32
     batch_size: int = 64
     epochs: int | None = None  # None for as many as take about a minute
