@@ -37,8 +37,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _text(name: str) -> str:
     """Return a bundled file unchanged except for the line that gives editors the path of its schema."""
+    from encapkeras.spec.bundled import bundled_specs
     from encapkeras.spec.formatting import MODELINE
-    from encapkeras.spec.inherit import bundled_specs
     from encapkeras.spec.spec_files import installed_schema
 
     folder = bundled_specs()
@@ -50,7 +50,7 @@ def _text(name: str) -> str:
 
 
 def _rows() -> list[dict[str, str | None]]:
-    from encapkeras.spec.spec_files import bundled_names
+    from encapkeras.spec.bundled import bundled_names
 
     return [
         {"name": name, "dataset": _dataset(file), "summary": _summary(file), "file": str(file)}

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from encapkeras.errors import Problem, SpecError, suggest
-from encapkeras.spec.inherit import bundled_specs
+from encapkeras.spec.bundled import bundled_names, bundled_specs
 from encapkeras.spec.parse import ENDINGS
 
 SCHEMA = "spec.schema.json"
@@ -18,11 +18,6 @@ class SpecFile(NamedTuple):
 
     path: Path
     shown: str
-
-
-def bundled_names() -> dict[str, Path]:
-    """Return the file of each spec that comes with encapkeras, by its name, without bases."""
-    return {file.stem: file for file in sorted(bundled_specs().glob("*.yaml"))}
 
 
 def installed_schema() -> str:
