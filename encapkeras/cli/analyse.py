@@ -27,6 +27,12 @@ STATISTICS = {
     "weighted": "agreement_by_coupling",
     "activation": "activation",
 }
+EXAMPLES = (
+    "encapkeras analyse latest",
+    "encapkeras analyse runs/first --checkpoint best last --images 512",
+    "encapkeras analyse runs/first --perturb",
+)
+PAGE = "analysis.md"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

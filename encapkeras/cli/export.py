@@ -11,6 +11,12 @@ from encapkeras.cli.arguments.spec_arguments import add_plugins
 from encapkeras.cli.arguments.trained_run import chosen_checkpoint
 
 ENDINGS = {"keras": ".keras", "torch": ".pt2", "onnx": ".onnx"}
+EXAMPLES = (
+    "encapkeras export latest -o network.onnx",
+    "encapkeras export runs/first --format torch",
+    "encapkeras export runs/first/checkpoints/last.keras -o network.pt2 --device cpu",
+)
+PAGE = "export.md"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

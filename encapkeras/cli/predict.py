@@ -23,6 +23,11 @@ SCORES = {
     "probability": "probabilities (softmax of the outputs)",
     "score": "outputs of the network as they are",
 }
+EXAMPLES = (
+    "encapkeras predict latest photo.png",
+    "encapkeras predict runs/first photos/ --csv predictions.csv",
+)
+PAGE = "evaluate.md"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

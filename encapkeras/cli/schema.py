@@ -13,6 +13,12 @@ from encapkeras.errors import ArgumentError
 
 FILE = "spec.schema.json"
 STANDARD_OUTPUT = "-"
+EXAMPLES = (
+    "encapkeras schema",
+    "encapkeras schema -o spec.md",
+    "encapkeras schema --plugin my_layers.py -o -",
+)
+PAGE = "editor.md"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -23,6 +23,12 @@ if TYPE_CHECKING:
     from encapkeras.summary.node_table import NodeRow
 
 MOST_BOXES = 1000  # in a picture
+EXAMPLES = (
+    "encapkeras show quickstart",
+    "encapkeras show mine.yaml -o mine.svg",
+    "encapkeras show mine.yaml --diff quickstart",
+)
+PAGE = "show.md"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

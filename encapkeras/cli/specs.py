@@ -10,6 +10,13 @@ from pathlib import Path
 from encapkeras.cli.terminal.table import print_table
 from encapkeras.errors import ArgumentError, printable, suggest
 
+EXAMPLES = (
+    "encapkeras specs",
+    "encapkeras specs quickstart",
+    "encapkeras specs base/encapnet",
+)
+PAGE = "spec_files.md"
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+SCHEMA = "spec.schema.json"  # in their folder
+
 
 def bundled_specs() -> Path:
     """Return the folder of the specs that come with encapkeras: inside the package, or next to it in a checkout."""

@@ -7,10 +7,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from encapkeras.errors import Problem, SpecError, suggest
-from encapkeras.spec.bundled import bundled_names, bundled_specs
+from encapkeras.spec.bundled import SCHEMA, bundled_names, bundled_specs
 from encapkeras.spec.parse import ENDINGS
-
-SCHEMA = "spec.schema.json"
 
 
 class SpecFile(NamedTuple):
