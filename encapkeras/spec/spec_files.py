@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
 
-from encapkeras.errors import Problem, SpecError, suggest
+from encapkeras.errors import Problem, SpecError, nearest
 from encapkeras.spec.bundled import SCHEMA, bundled_names, bundled_specs
 from encapkeras.spec.parse import ENDINGS
+
+MOST_ALIKE = 8
 
 
 class SpecFile(NamedTuple):
@@ -36,10 +39,19 @@ def find_spec(source: str | os.PathLike[str]) -> SpecFile:
         return SpecFile(path, shown)
     if path.name not in bundled:
         here = [name for ending in ENDINGS if _is_file(Path(name := f"{path.name}{ending}"))]
-        hint = f"Did you mean '{here[0]}'?" if here else suggest(path.name, bundled)
+        hint = f"Did you mean '{here[0]}'?" if here else suggest_spec(path.name, bundled)
         raise SpecError([Problem(shown, 0, 0, "", f"there is no such file or bundled spec. {hint}")])
     path = bundled[path.name]
     return SpecFile(path, str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path))
+
+
+def suggest_spec(name: str, bundled: Collection[str]) -> str:
+    """Return the sentence that helps after an unknown name of a bundled spec: they are too many to list all."""
+    near = nearest(name, bundled)
+    alike = [near] if near else [each for each in bundled if name.lower() in each]
+    if 0 < len(alike) <= MOST_ALIKE:
+        return f"Did you mean {' or '.join(map(repr, alike))}?"
+    return "'encapkeras specs' lists those that there are."
 
 
 def move_path(path: str, old: Path, new: Path) -> str:

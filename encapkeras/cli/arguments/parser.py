@@ -53,7 +53,7 @@ class Parser(argparse.ArgumentParser):
         return super().format_help()
 
     def error(self, message: str) -> NoReturn:
-        """End with what is wrong and an example of what is right; where only a command can be missing, with the help."""
+        """End with what is wrong and an example of what is right; with the help where only a command can be missing."""
         if self.commands:
             self.print_help(sys.stderr)
             self.exit(2)
