@@ -31,7 +31,7 @@ from encapkeras.cli import format as format_spec
 from encapkeras.cli.arguments.completion import answer_shell
 from encapkeras.cli.arguments.device import use_device
 from encapkeras.cli.arguments.parser import DEBUG, Parser
-from encapkeras.cli.arguments.wrong_words import check_words
+from encapkeras.cli.arguments.wrong_words import check_extra, check_words
 from encapkeras.cli.terminal.spec_errors import print_problems
 from encapkeras.cli.terminal.streams import safe_output
 from encapkeras.errors import (
@@ -178,8 +178,10 @@ def _parse(words: list[str], script: str | None) -> argparse.Namespace:
     answer_shell(parser)
     if words[:1] == [HELP]:
         words = [*words[1:], "--help"]
-    check_words(parser, words)
-    return parser.parse_args(words)
+    command = check_words(parser, words)
+    arguments, extra = parser.parse_known_args(words)
+    check_extra(command, extra)
+    return arguments
 
 
 def _parser() -> Parser:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+SPECS = (".yaml", ".yml", ".json")  # how their files end
 SETTING = "PATH=VALUE"
 
 

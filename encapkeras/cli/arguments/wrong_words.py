@@ -6,23 +6,25 @@ import json
 import os
 import re
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 from encapkeras.cli.arguments.parser import Parser
-from encapkeras.cli.arguments.spec_arguments import SETTING
+from encapkeras.cli.arguments.spec_arguments import SETTING, SPECS
 from encapkeras.errors import ArgumentError, nearest, printable, suggest
 from encapkeras.text import quoted
 
-SPECS = (".yaml", ".yml", ".json")
 
-
-def check_words(parser: Parser, words: Sequence[str]) -> None:
-    """Raise an `ArgumentError` for the first such word, before argparse asks for what else is missing.
+def check_words(parser: Parser, words: Sequence[str]) -> Parser:
+    """Return the parser of the command that is named.
 
     What takes commands has no options with values, so that a word there is always meant as a command.
+
+    Raises:
+        ArgumentError: There is no such command or option; told before argparse asks for what else is missing.
     """
-    for word, following in zip(words, [*words[1:], ""], strict=True):
+    for word, following in pairwise([*words, ""]):
         if word == "--":
-            return
+            break
         if re.match(r"-[^\d.]", word):  # neither a number nor `-`, which is standard output
             name, _, value = word.partition("=")
             if not _is_option(parser, name):
@@ -32,6 +34,16 @@ def check_words(parser: Parser, words: Sequence[str]) -> None:
             if word not in parser.commands:
                 raise ArgumentError(_not_a_command(parser, printable(word)))
             parser = parser.commands[word]
+    return parser
+
+
+def check_extra(parser: Parser, extra: Sequence[str]) -> None:
+    """End with an error if a command was given more than it takes."""
+    if not extra:
+        return
+    if "=" in extra[0] and _settings(parser):
+        parser.error(f"'{extra[0]}' is one argument too many. Did you mean --set {quoted(extra[0])}?")
+    parser.error(f"'{extra[0]}' is one argument too many")
 
 
 def _is_option(parser: Parser, name: str) -> bool:
