@@ -18,6 +18,7 @@ class Parser(argparse.ArgumentParser):
     """Commands are of this class too. It prints no colors, which Python 3.14 does, and which would be escaped."""
 
     def __init__(self, *, examples: Sequence[str], page: str, **options: Any) -> None:
+        self.arguments: list[argparse.Action] = []  # options, and those that have a place
         super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, **options)
         self.color = False
         self.examples = examples
@@ -36,15 +37,25 @@ class Parser(argparse.ArgumentParser):
         self.commands = added.choices
         return added
 
-    @property
-    def arguments(self) -> list[argparse.Action]:
-        """Every option, and every argument that has a place."""
-        return self._actions
+    def add_argument(self, *names: Any, **options: Any) -> argparse.Action:
+        """Declare an argument, and keep it in `arguments`: argparse has no list of them that is documented."""
+        return self._keep(super().add_argument(*names, **options))
+
+    def add_mutually_exclusive_group(self, **options: Any) -> Any:
+        """Return a group whose arguments are kept, too."""
+        group = super().add_mutually_exclusive_group(**options)
+        add = group.add_argument
+        group.add_argument = lambda *names, **given: self._keep(add(*names, **given))  # type: ignore[method-assign]
+        return group
+
+    def _keep(self, argument: argparse.Action) -> argparse.Action:
+        self.arguments.append(argument)
+        return argument
 
     @property
     def options(self) -> dict[str, argparse.Action]:
         """Every option by its name, long or short."""
-        return self._option_string_actions
+        return {name: argument for argument in self.arguments for name in argument.option_strings}
 
     def format_help(self) -> str:
         """Return the help; what it ends with is found out only when somebody asks."""
