@@ -29,6 +29,8 @@ def norm_model(norm=None, classes=4, **compiled):
 class Scores(keras.callbacks.Callback):
     """Puts scores into the logs, since a real training at chance would be slow and not sure."""
 
+    KEPT = ()
+
     def __init__(self, trained=0.93, validated=0.25):
         super().__init__()
         self.scores = {"accuracy": trained, "val_accuracy": validated}
@@ -91,8 +93,6 @@ def trained_before():
         (trained_before, {}),
         (lambda: norm_model(keras.layers.BatchNormalization(trainable=False)), {}),
         (lambda: norm_model(optimizer=keras.optimizers.SGD(use_ema=True)), {}),
-        (lambda: norm_model(metrics=["mse"]), {}),
-        (norm_model, {"validation_data": None}),
         (norm_model, {"batch_size": 1, "epochs": 1}),  # 64 steps
     ],
 )
