@@ -8,6 +8,7 @@ from typing import Any
 
 import keras
 
+import encapkeras
 from encapkeras.data import DatasetInfo, DataSettings
 from encapkeras.errors import Problem
 from encapkeras.spec.losses import NamedSideLoss, OutputLoss
@@ -66,3 +67,8 @@ class Spec:
     def side_losses(self) -> list[NamedSideLoss]:
         """The losses on tensors inside the network."""
         return [loss for loss in self.losses.values() if isinstance(loss, NamedSideLoss)]
+
+    def _repr_html_(self) -> str | None:
+        """The picture of the network, which notebooks show."""
+        html: str | None = encapkeras.summary.as_html(self)
+        return html

@@ -242,6 +242,24 @@ def test_steps_per_epoch_is_the_argument_of_fit(steps):
     assert found == [steps] and internals.steps_per_epoch(model, sys._getframe()) is None
 
 
+@pytest.mark.parametrize(
+    ("rows", "options", "size"),
+    [(3, {"batch_size": 2}, 1.5), (4, {"batch_size": 2}, 2.0), (3, {"batch_size": 2, "steps_per_epoch": 1}, 2.0)],
+)
+def test_images_per_step_is_the_mean_size_of_batches(rows, options, size):
+    model, found, x = one_weight(), [], np.ones((rows, 1), "float32")
+    begin = Calling(on_train_begin=lambda logs=None: found.append(internals.images_per_step(model, sys._getframe())))
+    model.fit(x, x, callbacks=[begin], verbose=0, **options)
+    assert found == [size] and internals.images_per_step(model, sys._getframe()) is None
+
+
+def test_images_per_step_of_a_generator_is_not_known():
+    model, found = one_weight(), []
+    begin = Calling(on_train_begin=lambda logs=None: found.append(internals.images_per_step(model, sys._getframe())))
+    model.fit(((X, Y) for _ in range(9)), steps_per_epoch=1, shuffle=False, callbacks=[begin], verbose=0)
+    assert found == [None]
+
+
 def test_callbacks_before_are_those_that_fit_calls_first():
     model, found = one_weight(), []
     last = Calling(
