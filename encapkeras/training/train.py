@@ -131,7 +131,7 @@ class _Run:
         self.own_splits = self.splits.only_part(connected().rank, connected().count)
         self.strategy = DataParallel(sync_batch_norm=self.spec.train.sync_batch_norm)
         self.stopwatch = callbacks.Stopwatch(self.splits.train.num_images)
-        self.checkpoints = callbacks.Checkpoints(self.folder.best, self.folder.last)
+        self.checkpoints = callbacks.Checkpoints(self.folder.best if self.splits.validation else None, self.folder.last)
 
     @contextlib.contextmanager
     def explain_errors(self) -> Iterator[None]:
