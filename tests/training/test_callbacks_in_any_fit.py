@@ -169,6 +169,10 @@ WAYS = {
     "steps of arrays": Way(both(steps_per_epoch=2), no_resume=STEPS),
     "steps of a generator": Way(in_steps(lambda: batches(2)), monitor="loss", no_resume=STEPS),
     "steps of endless data": Way(in_steps(Endless), monitor="loss", no_resume=STEPS),
+    "steps of the validation": Way(both(validation_steps=2), no_resume="does not work with validation_steps"),
+    "a generator for validation": Way(
+        lambda: [{**ARRAYS, "validation_data": batches(2), "validation_steps": 3, "epochs": 2}], no_resume="_steps of"
+    ),
     "a generator": Way(lambda: [{"x": batches(), **VALIDATION}]),
     "a generator for two epochs": Way(
         lambda: [{"x": batches(), "epochs": 2}], monitor="loss", no_resume="a generator for several epochs, here 2"

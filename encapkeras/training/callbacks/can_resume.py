@@ -19,20 +19,23 @@ def check_can_resume(
 ) -> None:
     """Refuse a `fit` of which `Resume`, among its callbacks, does not save all that it depends on."""
     model = resume.model
-    steps = steps_per_epoch(model, frame)
-    if steps is not None:
-        raise ArgumentError(
-            f"Resume does not work with steps_per_epoch of fit, here {steps}: an epoch then begins where in the "
-            "data the one before ended, and that place is not saved. Leave it out, and give data that is one epoch "
-            "long."
-        )
-    first: int = argument_of_fit(model, frame, "initial_epoch") or 0
-    if isinstance(argument_of_fit(model, frame, "x"), Iterator) and epochs - first > 1:
-        raise ArgumentError(
-            f"Resume does not work with a generator for several epochs, here {epochs - first}: it is not known where "
-            "in it an epoch begins. Give fit data that begins anew in each epoch: arrays, a torch DataLoader (of an "
-            "IterableDataset, for example), or a keras.utils.PyDataset."
-        )
+    for name, steps in (
+        ("steps_per_epoch", steps_per_epoch(model, frame)),
+        ("validation_steps", argument_of_fit(model, frame, "validation_steps")),
+    ):
+        if steps is not None:
+            raise ArgumentError(
+                f"Resume does not work with {name} of fit, here {steps}: an epoch then begins where in the data the "
+                "one before ended, and that place is not saved. Leave it out, and give data that is one epoch long."
+            )
+    left = epochs - (argument_of_fit(model, frame, "initial_epoch") or 0)
+    for name in ("x", "validation_data"):
+        if isinstance(argument_of_fit(model, frame, name), Iterator) and left > 1:
+            raise ArgumentError(
+                f"Resume does not work with a generator for several epochs, here {left}, as {name} of fit: it is not "
+                "known where in it an epoch begins. Give data that begins anew in each epoch: arrays, a torch "
+                "DataLoader (of an IterableDataset, for example), or a keras.utils.PyDataset."
+            )
     if sum(type(each) is type(resume) for each in callbacks) > 1:
         raise ArgumentError("fit has more than one Resume among its callbacks; give it one, with all of 'also' in it.")
     optimizer = getattr(model, "optimizer", None)
