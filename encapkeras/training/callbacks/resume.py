@@ -66,7 +66,7 @@ class Resume(keras.callbacks.Callback):  # type: ignore[misc]
 
     The data must come in the same order again, as arrays and a `torch.utils.data.DataLoader` do, whose order depends on
     a global generator of Python, NumPy or torch. The earlier batches of the epoch are drawn again, without training on
-    them. Refused are `steps_per_epoch` and `validation_steps` of `fit`, a generator for several epochs, and a model with
+    them. Refused are `steps_per_epoch` and `validation_steps` of `fit`, generators for several epochs, and models with
     several optimizers.
 
     Of several processes (`encapkeras.distribution`) the first writes, and sends what it reads to the others, which need
