@@ -383,10 +383,10 @@ def test_losses_of_other_names_are_checked_and_batches_not_left_out_where_that_i
         run(WAYS["own steps"], NonFiniteStop())
 
 
-def test_each_fit_may_leave_out_as_many_batches(tmp_path):
+def test_each_fit_may_leave_out_as_many_batches():
     stop, images = NonFiniteStop(max_bad_batches=1), IMAGES.copy()
     images[5] = math.nan
-    way = Way(lambda: [{**ARRAYS, "x": images, "shuffle": False}] * 2)
+    way = Way(lambda: [{**ARRAYS, "x": images, "y": ONE_HOT, "shuffle": False}] * 2, with_f1)
     run(way, stop)
     assert stop.bad_batches == [(1, 2)]
 

@@ -116,7 +116,8 @@ class NonFiniteStop(keras.callbacks.Callback):  # type: ignore[misc]
             self._left_out = False
             for variable, before in self._before:
                 variable.assign(before)
-            logs.update({name: float(value) for name, value in self.model.get_metrics_result().items()})
+            found = self.model.get_metrics_result()
+            logs.update({name: value if getattr(value, "ndim", 0) else float(value) for name, value in found.items()})
         elif logs and self.max_bad_batches and not self._asked:
             raise ArgumentError(
                 f"NonFiniteStop cannot leave batches out: the train_step of {type(self.model).__name__} does not make "
