@@ -71,7 +71,8 @@ def test_checkpoints_hold_no_training_state_and_do_not_disturb_it(tmp_path):
 
 def test_without_validation_there_is_no_best(tmp_path):
     checkpoints = Checkpoints(tmp_path / "best.keras", tmp_path / "last.keras")
-    fit(small_model(), checkpoints, validation=False)
+    with pytest.warns(UserWarning, match=r"no epoch is validated, .* They have: accuracy, loss\. Give fit validation"):
+        fit(small_model(), checkpoints, validation=False)
     assert checkpoints.best_epoch is None
     assert checkpoints.last_epoch == 3
     assert [file.name for file in tmp_path.iterdir()] == ["last.keras"]
