@@ -239,6 +239,6 @@ def _parse_shape(name: str, shape: Shape) -> _Map:
 
 def _reverse_gradients(weights: NormedConvolution) -> NormedConvolution:
     """Reverse the weights' gradients; moving statistics have none."""
-    scale, offset, mean, variance = weights.norm
-    norm = NormWeights(reverse_gradient(scale), reverse_gradient(offset), mean, variance)
+    scale, offset, *moving = weights.norm
+    norm = NormWeights(reverse_gradient(scale), reverse_gradient(offset), *moving)
     return NormedConvolution(reverse_gradient(weights.kernel), reverse_gradient(weights.bias), norm)
