@@ -43,19 +43,19 @@ class NormWeights(NamedTuple):
         offset: Added last.
         mean: Moving mean; training updates it in place.
         variance: Moving unbiased variance; training updates it in place.
-        count: How many batches the moving statistics have seen, `()`, for a warm average; training updates it in place.
-            None: the average is exponential from the first batch on.
+        batches: How many the moving statistics have seen, `()`, for a warm average; training updates it in place. None:
+            the average is exponential from the first batch on.
     """
 
     scale: torch.Tensor
     offset: torch.Tensor
     mean: torch.Tensor
     variance: torch.Tensor
-    count: torch.Tensor | None = None
+    batches: torch.Tensor | None = None
 
     def moving(self) -> list[torch.Tensor]:
         """What training updates in place."""
-        return [each for each in (self.mean, self.variance, self.count) if each is not None]
+        return [each for each in (self.mean, self.variance, self.batches) if each is not None]
 
 
 def batch_norm(
@@ -76,13 +76,13 @@ def batch_norm(
     where a forward pass is repeated for the backward pass (`torch.utils.checkpoint`).
 
     Batch t = 1, 2, ... moves each statistic by `moving += share * (batch's - moving)`, where `share = momentum`; of a
-    warm average (`weights.count`) `share = max(1 / t, momentum)`: up to `t = 1 / momentum` this is the plain mean of
+    warm average (`weights.batches`) `share = max(1 / t, momentum)`: up to `t = 1 / momentum` this is the plain mean of
     the batches' statistics, and the first values do not matter. A warm average leaves out batches with one value per
     channel, which have no variance.
 
     Args:
         map_BCP: Tensor `(B, C, ...)`.
-        weights: Scale, offset and moving statistics, each `(C,)`, and perhaps the count of batches.
+        weights: Scale, offset and moving statistics, each `(C,)`, and perhaps the number of batches.
         training: Whether to use and record the batch's statistics.
         bias: The bias `(C,)` of the convolution before. While training it only moves the recorded mean, since a
             normalized batch does not depend on it: one pass over the map less.
@@ -121,7 +121,7 @@ def _batch_norm(
     epsilon: float,
 ) -> torch.Tensor:
     """The computation; statistics, and the result where torch does not round it itself, have the weights' type."""
-    scale, offset, mean, variance, count = weights
+    scale, offset, mean, variance, batches = weights
     if not training:
         if bias is not None:
             offset = offset + bias * scale * (variance + epsilon).rsqrt()
@@ -134,13 +134,13 @@ def _batch_norm(
         map_BCP = map_BCP.to(mean.dtype) if is_half(map_BCP) else map_BCP
         return _batch_norm_over_processes(map_BCP, weights._replace(offset=offset), shared, bias, momentum, epsilon)
     if map_BCP.numel() == map_BCP.shape[1]:
-        if count is None:
+        if batches is None:
             with torch.no_grad():
                 constant = map_BCP.flatten() if bias is None else map_BCP.flatten() + bias
                 mean.lerp_(constant.to(mean.dtype), momentum)
         by_channel = (1, -1, *[1] * (map_BCP.dim() - 2))
         return map_BCP * (0 * scale).view(by_channel) + offset.view(by_channel)  # gradients are 0, not absent
-    if count is not None:
+    if batches is not None:
         own_mean, own_variance = torch.zeros_like(mean), torch.zeros_like(variance)
         result = F.batch_norm(map_BCP, own_mean, own_variance, scale, offset, True, 1.0, epsilon)
         _move(weights, own_mean, own_variance, bias, momentum)
@@ -203,15 +203,20 @@ def _move(
     weights: NormWeights, mean: torch.Tensor, variance: torch.Tensor, bias: torch.Tensor | None, momentum: float
 ) -> None:
     share: Any = momentum
-    if weights.count is not None:
+    if weights.batches is not None:
         # A tensor: no device is waited for.
-        share = weights.count.add_(1).reciprocal().clamp_min(momentum).to(weights.mean.dtype)
+        share = weights.batches.add_(1).reciprocal().clamp_min(momentum).to(weights.mean.dtype)
     weights.mean.lerp_(mean if bias is None else mean + bias, share)
     weights.variance.lerp_(variance, share)
 
 
 def capsule_batch_norm(
-    capsules_BNDP: torch.Tensor, weights: NormWeights, *, training: bool, momentum: float = MOMENTUM, epsilon: float = 1e-5
+    capsules_BNDP: torch.Tensor,
+    weights: NormWeights,
+    *,
+    training: bool,
+    momentum: float = MOMENTUM,
+    epsilon: float = 1e-5,
 ) -> torch.Tensor:
     """Batch normalization with one mean and variance per capsule type: over all axes but the second.
 

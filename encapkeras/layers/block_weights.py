@@ -37,7 +37,7 @@ class Weights:
 
 def is_count(variable: keras.Variable) -> bool:
     """Return whether this is the count of batches of a warm batch norm."""
-    return variable.name.endswith("_count") and variable.aggregation == "only_first_replica"
+    return bool(variable.name.endswith("_count") and variable.aggregation == "only_first_replica")
 
 
 class BlockBuilder:
@@ -88,7 +88,7 @@ class BlockBuilder:
 
     def _count(self, name: str) -> Any:
         """Add a count of batches: exact in any precision, and of several processes that of the first."""
-        dtype = keras.backend.result_type(self._layer.variable_dtype, "float32")
+        dtype = "float64" if self._layer.variable_dtype == "float64" else "float32"
         options = {"trainable": False, "autocast": False, "aggregation": "only_first_replica"}
         return self._layer.add_weight(shape=(), initializer="zeros", dtype=dtype, name=f"{name}_count", **options)
 

@@ -104,9 +104,7 @@ class CapsuleConvolution(CapsuleLayer):
         warn_of_other_axes(self, input_shape)
         self.compute_output_shape(input_shape)  # refuses what does not fit
         _, _, _, input_dim = input_capsule_shape(self, input_shape, self.types)
-        builder = BlockBuilder(
-            self, self.kernel_initializer, self.bias_initializer, moving_average=self.moving_average
-        )
+        builder = BlockBuilder(self, self.kernel_initializer, self.bias_initializer, moving_average=self.moving_average)
         block = builder.block(
             "step",
             self.types * input_dim,

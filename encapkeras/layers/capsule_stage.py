@@ -109,9 +109,7 @@ class CapsuleStage(CapsuleLayer):
         self.compute_output_shape(input_shape)  # refuses what does not fit
         _, _, _, input_dim = input_capsule_shape(self, input_shape, self.types)
         channels = self.types * self.dim
-        builder = BlockBuilder(
-            self, self.kernel_initializer, self.bias_initializer, moving_average=self.moving_average
-        )
+        builder = BlockBuilder(self, self.kernel_initializer, self.bias_initializer, moving_average=self.moving_average)
         approximate = self.kind == "approximate"
         main = builder.block(
             "main",

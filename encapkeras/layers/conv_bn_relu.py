@@ -77,9 +77,7 @@ class ConvBnRelu(CapsuleLayer):
         """Make the weights."""
         self.compute_output_shape(image_shape)
         warn_of_other_axes(self, image_shape)
-        builder = BlockBuilder(
-            self, self.kernel_initializer, self.bias_initializer, moving_average=self.moving_average
-        )
+        builder = BlockBuilder(self, self.kernel_initializer, self.bias_initializer, moving_average=self.moving_average)
         kernel = builder.kernel("convolution", (self.filters, int(image_shape[3] or 0), *[self.kernel_size] * 2))
         bias = builder.bias("convolution", self.filters) if self.use_bias else None
         self._weights = Weights((kernel, bias, builder.norm("norm", self.filters)))

@@ -86,9 +86,7 @@ class PrimaryCapsules(CapsuleLayer):
         """Make the weights."""
         self.compute_output_shape(image_shape)
         warn_of_other_axes(self, image_shape)
-        builder = BlockBuilder(
-            self, self.kernel_initializer, self.bias_initializer, moving_average=self.moving_average
-        )
+        builder = BlockBuilder(self, self.kernel_initializer, self.bias_initializer, moving_average=self.moving_average)
         channels = self.types * self.dim
         convolution = builder.convolution("convolution", int(image_shape[3] or 0), channels, self.kernel_size)
         self._weights = Weights((*convolution, builder.norm("norm", channels) if self.batch_norm else None))
