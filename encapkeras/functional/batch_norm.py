@@ -95,7 +95,10 @@ def batch_norm(
         tensor(True)
     """
     # `requires_grad_(True)`, torch's way to unfreeze a layer, reaches statistics too; they have no gradients.
-    weights = NormWeights(weights.scale, weights.offset, *(each.detach() for each in weights.moving()))
+    # A count that prediction does not use must not be touched there: torch.export stumbles over it.
+    weights = weights._replace(
+        mean=weights.mean.detach(), variance=weights.variance.detach(), batches=weights.batches if training else None
+    )
     repeated = training and is_in_backward()
     if repeated:
         weights = NormWeights(weights.scale, weights.offset, *(each.clone() for each in weights.moving()))
