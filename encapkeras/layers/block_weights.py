@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import keras
 import pydantic
@@ -20,6 +20,9 @@ from encapkeras.layers.initializers import InitializerConfig, get_initializer, i
 Steps = Annotated[int, pydantic.Field(ge=1, le=100)]
 """Steps of a block, each with its own weights; bounded, so that a typing error such as a billion is refused."""
 
+MovingAverage = Literal["momentum", "warm"]
+"""How batch norms average the statistics of batches; see `batch_norm`."""
+
 
 class Weights:
     """A tree of Keras variables that Keras neither tracks twice nor takes apart."""
@@ -32,13 +35,24 @@ class Weights:
         return keras.tree.map_structure(lambda leaf: leaf if leaf is None else leaf.value, self._tree)
 
 
+def is_count(variable: keras.Variable) -> bool:
+    """Return whether this is the count of batches of a warm batch norm."""
+    return bool(variable.name.endswith("_count") and variable.aggregation == "only_first_replica")
+
+
 class BlockBuilder:
     """Adds the weights of convolutions, norms and blocks to a layer."""
 
     def __init__(
-        self, layer: keras.layers.Layer, kernel_initializer: InitializerConfig, bias_initializer: InitializerConfig
+        self,
+        layer: keras.layers.Layer,
+        kernel_initializer: InitializerConfig,
+        bias_initializer: InitializerConfig,
+        *,
+        moving_average: MovingAverage = "momentum",
     ) -> None:
         self._layer = layer
+        self._moving_average = moving_average
         self._kernel_initializer = kernel_initializer
         self._bias_initializer = bias_initializer
 
@@ -69,7 +83,14 @@ class BlockBuilder:
             add("offset", "zeros", True),
             add("mean", "zeros", False),
             add("variance", "ones", False),
+            self._count(name) if self._moving_average == "warm" else None,
         )
+
+    def _count(self, name: str) -> Any:
+        """Add a count of batches: exact in any precision, and of several processes that of the first."""
+        dtype = "float64" if self._layer.variable_dtype == "float64" else "float32"
+        options = {"trainable": False, "autocast": False, "aggregation": "only_first_replica"}
+        return self._layer.add_weight(shape=(), initializer="zeros", dtype=dtype, name=f"{name}_count", **options)
 
     def block(
         self,

@@ -13,7 +13,6 @@ from encapkeras.errors import NotFiniteError, ShapeError
 from encapkeras.functional import (
     CriticWeights,
     NormedConvolution,
-    NormWeights,
     marginal_error,
     reverse_gradient,
     transport,
@@ -239,6 +238,6 @@ def _parse_shape(name: str, shape: Shape) -> _Map:
 
 def _reverse_gradients(weights: NormedConvolution) -> NormedConvolution:
     """Reverse the weights' gradients; moving statistics have none."""
-    scale, offset, mean, variance = weights.norm
-    norm = NormWeights(reverse_gradient(scale), reverse_gradient(offset), mean, variance)
+    scale, offset = reverse_gradient(weights.norm.scale), reverse_gradient(weights.norm.offset)
+    norm = weights.norm._replace(scale=scale, offset=offset)
     return NormedConvolution(reverse_gradient(weights.kernel), reverse_gradient(weights.bias), norm)

@@ -14,6 +14,7 @@ from encapkeras.errors import ArgumentError, EncapkerasError, suggest
 from encapkeras.keras_internals import cloned_by_keras, name_outputs
 from encapkeras.losses import SideLoss
 from encapkeras.model.build import BuiltGraph, build_nodes, build_side_losses
+from encapkeras.model.copied_weights import copy_weights, unlike
 from encapkeras.model.examine import Examined, check_spec
 from encapkeras.model.image_range import IMAGE_RANGE, ImageRange
 from encapkeras.model.moving_statistics import MovingStatistics
@@ -270,15 +271,14 @@ class SpecModel(keras.Model):  # type: ignore[misc]
                 )
         theirs = {layer.name: layer for layer in source.layers}
         taking = [layer for name, layer in own.items() if name not in leave]
-        problems = {layer.name: problem for layer in taking if (problem := _unlike(layer, theirs.get(layer.name)))}
+        problems = {layer.name: problem for layer in taking if (problem := unlike(layer, theirs.get(layer.name)))}
         if problems:
             raise EncapkerasError(
                 f"the weights of '{source.name}' do not fit '{self.name}': {'; '.join(problems.values())}. To keep "
                 f"what these nodes have, give leave=[{', '.join(map(repr, [*leave, *problems]))}]"
             )
         for layer in taking:
-            for mine, given in zip(layer.weights, theirs[layer.name].weights, strict=True):
-                mine.assign(given)
+            copy_weights(layer, theirs[layer.name])
 
     @property
     def examined(self) -> Examined:
@@ -390,10 +390,3 @@ def _is_empty(x: Any) -> bool:
 
 def _plain_if_single(tensors: Mapping[str, keras.KerasTensor]) -> Any:
     return next(iter(tensors.values())) if len(tensors) == 1 else dict(tensors)
-
-
-def _unlike(layer: keras.layers.Layer, other: keras.layers.Layer | None) -> str:
-    if other is None:
-        return f"it has no '{layer.name}'"
-    here, there = ([tuple(weight.shape) for weight in each.weights] for each in (layer, other))
-    return "" if here == there else f"'{layer.name}' has weights {here} here and {there} there"

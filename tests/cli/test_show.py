@@ -41,7 +41,7 @@ def test_every_node_is_on_a_line_with_its_costs(capsys, wide):
         "lengths  capsule_length  digits  10                   0              0    2.5 KiB",
         "batch: 64 images (data.batch_size)",
         "parameters: 295,584",
-        "non-trainable parameters (moving statistics, frozen nodes): 1,184",
+        "non-trainable parameters (moving statistics, frozen nodes): 1,197",
         "multiply-adds of an image: 7.33 M",
         "memory of a training step, at least: 19.8 MiB",
         "    weights 1.1 MiB, gradients 1.1 MiB, adam 2.3 MiB, nodes 15.1 MiB, images 256.0 KiB",
@@ -86,7 +86,7 @@ def test_json_has_all_of_it(capsys):
     assert stage["output_shape"] == [8, 8, 2, 4]
     assert stage["inputs"] == ["stem"]
     assert stage["arguments"]["kind"] == "approximate"
-    assert (stem["weights"], stem["fixed_weights"]) == (0, 9 * 16 + 16 + 4 * 16)
+    assert (stem["weights"], stem["fixed_weights"]) == (0, 9 * 16 + 16 + 4 * 16 + 1)
     assert stem["multiply_adds"] == 16 * 16 * 16 * 9
     assert stem["votes_bytes"] is None
     for total, part in (("parameters", "weights"), ("fixed_parameters", "fixed_weights")):

@@ -28,7 +28,7 @@ FEW_NODES = {  # what ONNX takes long for is their number
     "data": {"dataset": "digits"},
     "model": {
         "nodes": {
-            "stem": {"layer": "conv_bn_relu", "inputs": "image", "filters": 16, "strides": 4},
+            "stem": {"layer": "conv_bn_relu", "inputs": "image", "filters": 16, "strides": 4, "moving_average": "warm"},
             "capsules": {"layer": "primary_capsules", "inputs": "stem", "types": 4, "dim": 4, "kernel_size": 3},
             "digits": {"layer": "dynamic_capsules", "inputs": "capsules", "capsules": "$classes", "dim": 4},
             "lengths": {"layer": "capsule_length", "inputs": "digits"},

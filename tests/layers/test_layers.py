@@ -56,6 +56,7 @@ CASES = {
         3,
         2,
     ),
+    "conv_bn_relu warm": (ConvBnRelu, {"filters": 5, "moving_average": "warm"}, (6, 7, 3), 4, 3),
     "primary_capsules": (PrimaryCapsules, {"types": 4, "dim": 3}, (13, 12, 3), 2, 0),
     "primary_capsules with norm and relu": (
         PrimaryCapsules,
@@ -122,10 +123,10 @@ CASES = {
     ),
     "capsule_stage that keeps its shape": (
         CapsuleStage,
-        {"types": 4, "dim": 2, "strides": 1, "sub_layers": 3, "skip": "every"},
+        {"types": 4, "dim": 2, "strides": 1, "sub_layers": 3, "skip": "every", "moving_average": "warm"},
         MAP,
         16,
-        8,
+        12,
     ),
 }
 
