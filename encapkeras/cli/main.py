@@ -30,6 +30,7 @@ from encapkeras.cli import (
 )
 from encapkeras.cli import format as format_spec
 from encapkeras.cli.arguments.device import use_device
+from encapkeras.cli.arguments.first_look import look_first
 from encapkeras.cli.terminal.spec_errors import print_problems
 from encapkeras.cli.terminal.streams import safe_output
 from encapkeras.errors import (
@@ -99,6 +100,8 @@ def _run(words: list[str]) -> int:
             )
         import encapkeras.backend  # noqa: F401  # refuses another Keras backend
 
+        specs = arguments.specs_of(arguments)
+        look_first(specs, getattr(arguments, "plugins", []), shapes=arguments.run is not train.run)
         with use_device(getattr(arguments, "run_on", None)):  # before a plugin imports Keras
             for plugin in getattr(arguments, "plugins", []):
                 from encapkeras.plugins import load_plugin
@@ -178,7 +181,7 @@ def _parse(words: list[str]) -> argparse.Namespace:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for name, (module, summary) in COMMANDS.items():
         command = commands.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.")
-        command.set_defaults(run=module.run)
+        command.set_defaults(run=module.run, specs_of=getattr(module, "specs_of", lambda _: []))
         _add_debug(command, argparse.SUPPRESS)
         module.add_arguments(command)
     if words and not words[0].startswith("-") and words[0] not in COMMANDS:

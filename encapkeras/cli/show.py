@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,6 +42,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     picture.add_argument("--mermaid", action="store_true", help="print a Mermaid flowchart, which GitHub draws")
     picture.add_argument("--svg", metavar="FILE", help="write a picture")
     add_overwrite(parser)
+
+
+def specs_of(arguments: argparse.Namespace) -> list[tuple[str, Sequence[str]]]:
+    """The spec with its overrides."""
+    return [(arguments.spec, arguments.overrides)]
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -11,6 +11,7 @@ from typing import Any
 from encapkeras.errors import suggest
 from encapkeras.spec.blocks import PREFIX as BLOCK_PREFIX
 from encapkeras.spec.expand import Expansion
+from encapkeras.spec.known import Known
 from encapkeras.spec.layer_kinds import LayerKind, layer_kind
 from encapkeras.spec.report import Report
 from encapkeras.spec.sections import NODE, NodeKeys
@@ -76,9 +77,12 @@ def layer_name(name: str) -> str:
 class Graph:
     """The nodes of a spec, checked one by one and against each other."""
 
-    def __init__(self, expansion: Expansion, inputs: Mapping[str, Tree], defaults: Tree, report: Report) -> None:
+    def __init__(
+        self, expansion: Expansion, inputs: Mapping[str, Tree], defaults: Tree, known: Known, report: Report
+    ) -> None:
         self._expansion = expansion
         self._inputs = inputs
+        self._known = known
         self._report = report
         self._kinds = {name: self._kind(tree) for name, tree in expansion.nodes.items()}
         self._used: set[str] = set()
@@ -150,11 +154,12 @@ class Graph:
 
     def _kind_called(self, name: str, at: Tree) -> LayerKind | None:
         try:
-            kind = layer_kind(name)
+            kind = layer_kind(name, self._known)
         except LookupError as error:
             self._report.add(at, error.args[0])
             return None
-        self._report.warn_if_renamed(at, name, kind.name)
+        if kind:
+            self._report.warn_if_renamed(at, name, kind.name)
         return kind
 
     def _checked_defaults(self, defaults: Tree) -> dict[str, dict[str, Tree]]:
