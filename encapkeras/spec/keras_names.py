@@ -21,6 +21,8 @@ REFUSED = {
     **dict.fromkeys(("InputLayer", "Input"), "inputs are declared in 'model.inputs'"),
 }
 
+_NO_LAYERS = {*REFUSED, "InputSpec"}
+
 
 @functools.cache
 def names_in_source() -> frozenset[str]:
@@ -30,4 +32,4 @@ def names_in_source() -> frozenset[str]:
     text = (Path((folders or [""])[0]) / "layers" / "__init__.py").read_text("utf-8")
     imports = [node for node in ast.parse(text).body if isinstance(node, ast.ImportFrom)]
     names = [alias.asname or alias.name for node in imports for alias in node.names]
-    return frozenset(name for name in names if name[:1].isupper() and name not in REFUSED)
+    return frozenset(name for name in names if name[:1].isupper() and name not in _NO_LAYERS)

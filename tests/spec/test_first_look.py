@@ -6,6 +6,7 @@ import textwrap
 
 import pytest
 
+from encapkeras.cli.main import main
 from encapkeras.declared import Declared
 from encapkeras.layers import LAYERS
 from encapkeras.losses import LOSSES, SideLoss
@@ -73,15 +74,14 @@ def test_what_only_keras_can_judge_is_left_to_it(broken):
     assert "kernel_initializer" not in str(look.error)
 
 
-@pytest.mark.parametrize("command", ["train", "check", "show", "compare"])
-def test_mistakes_in_the_text_are_printed_before_keras_is_imported(command, broken):
+def test_mistakes_in_the_text_end_a_training_without_keras(broken):
     ran = main_in_new_process(
         """
         code = entry.main(sys.argv[1:])
         assert not {"keras", "torch"} & set(sys.modules)
         sys.exit(code)
         """,
-        command,
+        "train",
         broken,
     )
     assert ran.returncode == 2, ran.stderr
@@ -89,6 +89,20 @@ def test_mistakes_in_the_text_are_printed_before_keras_is_imported(command, brok
     assert "Did you mean 'keras.Flatten'?" in ran.stderr
     assert "must be an odd whole number" in ran.stderr
     assert ran.stderr.endswith("11 errors found\n")
+
+
+@pytest.mark.parametrize("command", ["check", "show", "compare"])
+def test_mistakes_in_the_text_are_printed_before_shapes_are_checked(command, broken, monkeypatch, capsys):
+    """The node `stem` is sound but for its misspelt argument: what Keras says of it comes later."""
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("encapkeras.spec.first_look.can_look_first", lambda: True)
+    monkeypatch.setattr("encapkeras.model.examine.examine_spec", interrupted)
+    monkeypatch.setattr("encapkeras.comparison.plan.examine_spec", interrupted)
+    assert main([command, broken]) == 130
+    assert capsys.readouterr().err.count("broken.yaml:") == 11
 
 
 def test_what_needs_keras_is_printed_after_it_and_nothing_twice(tmp_path):

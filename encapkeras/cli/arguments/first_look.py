@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from encapkeras.cli.terminal.spec_errors import print_first
+from encapkeras.cli.terminal.spec_errors import forget_printed, print_first
 from encapkeras.errors import SpecError, environment_number
 
 
@@ -18,6 +18,7 @@ def look_first(sources: Sequence[tuple[str, Sequence[str]]], plugins: Sequence[s
         plugins: Those of the command, which import Keras.
         shapes: Whether the command checks the shapes too.
     """
+    forget_printed()
     if not sources or plugins or environment_number("WORLD_SIZE", 1) > 1:
         return
     from encapkeras.spec.first_look import can_look_first, first_look

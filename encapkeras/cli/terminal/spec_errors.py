@@ -23,9 +23,13 @@ WIDTH = 120  # cells of an excerpt where no terminal limits it
 _PRINTED: set[Problem] = set()  # by `print_first`: they are not printed again
 
 
+def forget_printed() -> None:
+    """Begin a command, of which nothing is printed yet."""
+    _PRINTED.clear()
+
+
 def print_first(problems: Sequence[Problem]) -> None:
     """Print the errors that are known before Keras is imported; `print_problems` then leaves them out."""
-    _PRINTED.clear()
     print_problems(problems)
     _PRINTED.update(map(_essence, problems))
     if problems and sys.stderr.isatty():
