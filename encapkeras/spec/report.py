@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from encapkeras.errors import Problem, SpecError, nearest
@@ -11,6 +12,8 @@ from encapkeras.validation import Arguments, Checker, ValueProblem
 
 MOST_VALUES = 200_000  # a spec of 10,000 nodes has half as many
 MOST_PROBLEMS = 100  # nobody reads more, and each may take a search for the nearest name
+
+_OWN_NAMES = ("model.nodes.", "blocks.", "losses.", "vars.", "sweep.")  # below which keys are not those of sections
 
 Path = tuple[str | int, ...]
 
@@ -85,7 +88,7 @@ class Report:
             if depends_on_failed or (missing and (path in failed or (partly and len(problem.path) == 1))):
                 continue
             if problem.kind != "missing":
-                self.add(at, problem.text, path=path)
+                self.add(at, _with_hint(problem, path, at), path=path)
             elif not _is_misspelt(problem.path, unknown):
                 self.add_missing(at, problem.text)
             found.append(problem)
@@ -137,6 +140,24 @@ class Report:
         problems = self.problems()
         if problems:
             raise SpecError(problems)
+
+
+def _with_hint(problem: ValueProblem, path: str, at: Tree) -> str:
+    """The text of a problem; with the place that a key was meant for, or the map that a scalar was meant to be."""
+    from encapkeras.spec.slips import as_map, places_of  # when something is wrong: it needs all sections
+
+    if problem.kind == "unknown" and not path.startswith(_OWN_NAMES):
+        elsewhere = places_of(str(problem.path[-1]))
+        if not elsewhere or path.rpartition(".")[0] in [place.rpartition(".")[0] for place in elsewhere]:
+            return problem.text
+        said = re.split(" (?:Allowed:|Did you mean) ", problem.text)[0]
+        return f"{said} Did you mean {' or '.join(map(repr, elsewhere))}?"
+    meant = as_map(path, at.value) if problem.kind == "value" else None
+    if not meant:
+        return problem.text
+    ((key, value),) = meant.items()
+    change = f"--set {path}.{key}={value}" if at.file == "--set" else f"'{path.rpartition('.')[2]}: {{{key}: {value}}}'"
+    return f"{problem.text}. Did you mean {change}?"
 
 
 def _place(problem: Problem) -> tuple[str, int, int, str]:
