@@ -123,7 +123,7 @@ class _LossCheck:
         written = tree.entries().get("loss")
         entry = self._entry(written)
         allowed = _arguments(entry) if entry else None
-        entries = self.report.as_meant(tree.entries(), allowed, LossKeys.model_fields) if allowed else tree.entries()
+        entries = self.report.as_meant(tree, allowed, LossKeys.model_fields) if allowed else tree.entries()
         head = tree.with_value({key: entry for key, entry in entries.items() if key in LossKeys.model_fields})
         wrong = bool(self.report.add_values(LOSS, head)) or any(tree.failures())
         if entry is None or allowed is None:

@@ -172,7 +172,7 @@ class Graph:
                 continue
             kind = self._kind_called(name, arguments)
             if kind:
-                known = self._report.as_meant(arguments.entries(), kind.arguments)
+                known = self._report.as_meant(arguments, kind.arguments)
                 problems = self._report.add_values(kind.arguments, arguments.with_value(known), partly=True)
                 wrong = {problem.path[0] for problem in problems}
                 defaults_of_kind = valid.setdefault(kind.name, {})
@@ -184,7 +184,7 @@ class Graph:
             return None
         kind = self._kinds[name]
         common_keys = NodeKeys.model_fields
-        entries = self._report.as_meant(tree.entries(), kind.arguments, common_keys) if kind else tree.entries()
+        entries = self._report.as_meant(tree, kind.arguments, common_keys) if kind else tree.entries()
         common = {key: entry for key, entry in entries.items() if key in common_keys}
         head = tree.with_value(common)
         wrong = bool(self._report.add_values(NODE, head)) or any(head.failures())

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from encapkeras.errors import Problem, SpecError, nearest
+from encapkeras.spec.kept import kept_from_base, without_hint
 from encapkeras.spec.tree import Tree, child_path
 from encapkeras.validation import Arguments, Checker, ValueProblem
 
@@ -87,21 +87,26 @@ class Report:
             missing = problem.kind == "missing"
             if depends_on_failed or (missing and (path in failed or (partly and len(problem.path) == 1))):
                 continue
-            if problem.kind != "missing":
+            around = _descend(tree, problem.path[:-1])[0]
+            kept = kept_from_base(around, str(problem.path[-1]), problem.text) if problem.kind == "unknown" else None
+            if kept:
+                self.add(kept.at, kept.text, path=path)
+            elif problem.kind != "missing":
                 self.add(at, _with_hint(problem, path, at), path=path)
             elif not _is_misspelt(problem.path, unknown):
                 self.add_missing(at, problem.text)
             found.append(problem)
         return found
 
-    def as_meant(
-        self, entries: Mapping[str, Tree], arguments: Arguments, others: Collection[str] = ()
-    ) -> dict[str, Tree]:
+    def as_meant(self, tree: Tree, arguments: Arguments, others: Collection[str] = ()) -> dict[str, Tree]:
         """The entries of a map that are arguments or `others`, misspelt keys as meant; an error for each other key."""
+        entries = tree.entries()
         allowed = {*arguments.by_name, *others}
         meant = {key: entry for key, entry in entries.items() if key in allowed}
         for key, entry in entries.items():
-            if key not in allowed:
+            if key not in allowed and (kept := kept_from_base(tree, key, arguments.unknown(key, others))):
+                self.add(kept.at, kept.text, path=entry.path)
+            elif key not in allowed:
                 self.add(entry, arguments.unknown(key, others))
                 near = nearest(key, allowed)
                 if near:
@@ -150,8 +155,7 @@ def _with_hint(problem: ValueProblem, path: str, at: Tree) -> str:
         elsewhere = places_of(str(problem.path[-1]))
         if not elsewhere or path.rpartition(".")[0] in [place.rpartition(".")[0] for place in elsewhere]:
             return problem.text
-        said = re.split(" (?:Allowed:|Did you mean) ", problem.text)[0]
-        return f"{said} Did you mean {' or '.join(map(repr, elsewhere))}?"
+        return f"{without_hint(problem.text)} Did you mean {' or '.join(map(repr, elsewhere))}?"
     meant = as_map(path, at.value) if problem.kind == "value" else None
     if not meant:
         return problem.text
