@@ -13,11 +13,11 @@ from encapkeras.data import DatasetInfo, DataSettings
 from encapkeras.errors import ArgumentError
 from encapkeras.spec.blocks import read_blocks
 from encapkeras.spec.expand import Expansion
-from encapkeras.spec.inherit import OWN_KEYS, Inheritance, cleaned, override
+from encapkeras.spec.inherit import Inheritance, cleaned, override
 from encapkeras.spec.known import Known, registered
 from encapkeras.spec.losses import NamedSideLoss, OutputLoss, read_losses
 from encapkeras.spec.nodes import Graph, Node, Reference, is_name
-from encapkeras.spec.parse import load_data, load_file
+from encapkeras.spec.parse import OWN_KEYS, load_data, load_file
 from encapkeras.spec.report import Report
 from encapkeras.spec.sections import MODEL, NOT_IN_NAMES, TOP_LEVEL, Shape, Size, TopLevel
 from encapkeras.spec.settings import read_data, read_settings

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Sequence
 
 from encapkeras.errors import Problem, SpecError, nearest
 from encapkeras.spec.kept import kept_from_base, without_hint
+from encapkeras.spec.odd_characters import described, first_odd
 from encapkeras.spec.tree import Tree, child_path
 from encapkeras.validation import Arguments, Checker, ValueProblem
 
@@ -27,6 +28,11 @@ class Report:
         self._causes: dict[Problem, tuple[str, str]] = {}
         self._traces: dict[Problem, str] = {}
         self._values = 0
+        self._odd: dict[tuple[str, str], tuple[int, int, str]] = {}
+
+    def note_odd(self, file: str, path: str, line: int, column: int, character: str) -> None:
+        """Note where a value has a character that is not what it looks like; errors in the value will say so."""
+        self._odd[file, path] = (line, column, character)
 
     def count(self, at: Tree, values: int = 1) -> None:
         """Count values that are read or made of others: a small text can stand for more than any memory holds."""
@@ -42,7 +48,10 @@ class Report:
             return
         if at.file == "--set" and "must be a string" in message:
             message += f". A text that YAML reads as something else needs quotes: --set '{at.path}=\"...\"'"
-        place = (at.file, at.line, at.column, at.path if path is None else path)
+        line, column, odd = self._odd_in(at, message)
+        if odd:
+            message += f"{'' if message.endswith(('.', '?')) else '.'} In it, {described(odd)}."
+        place = (at.file, line, column, at.path if path is None else path)
         problem = Problem(*place, f"{message} ({at.origin})" if at.origin else message)
         if at.origin and not trace:
             # One cause for all uses of a variable: the place at the end of the origin is where it is written.
@@ -50,6 +59,19 @@ class Report:
         if trace:
             self._traces.setdefault(problem, trace)
         self._note(problem, at.note)
+
+    def _odd_in(self, at: Tree, message: str) -> tuple[int, int, str]:
+        """The place of a value, or of a character in it that is not what it looks like, and that; else empty."""
+        if message.startswith(f"'{at.path.rpartition('.')[2]}' is not "):  # it is about the key
+            return at.line, at.column, ""
+        inside = [key for key in self._odd if key[0] == at.file and key[1].startswith(f"{at.path}.")]
+        found = self._odd.get((at.file, at.path)) or (
+            self._odd[inside[0]] if inside and "received" in message else None
+        )
+        if found:
+            return found
+        place = first_odd(at.value) if isinstance(at.value, str) and not at.line else None
+        return at.line, at.column, "" if place is None else at.value[place]
 
     def warn(self, at: Tree, message: str) -> None:
         """Add a warning about what can be built but is probably not meant."""
