@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from encapkeras.errors import SpecError
-from encapkeras.spec.known import Known, declared
+from encapkeras.spec.known import declared
 from encapkeras.spec.load import Source, merge, read
 from encapkeras.spec.report import Report
-from encapkeras.spec.spec import Spec
 from encapkeras.spec.tree import Tree
 
 
@@ -33,20 +32,19 @@ def first_look(source: Source, overrides: Sequence[str] = (), *, shapes: bool) -
     plugin is not known here.
     """
     known = declared()
+
+    def read_variant(merged: Tree, report: Report) -> None:  # two that seem equal may have errors that only Keras finds
+        read(merged, report, known)
+
     try:
         reading = read(*merge(source, overrides), known)
         if shapes:
-            reading.variants(lambda merged, report: _variant(merged, report, known))
+            reading.variants(read_variant)
     except SpecError as error:  # which reading cannot go on after
         return FirstLook(error, True)
     problems = reading.report.problems()
-    left = known.undecided or (shapes and reading.nodes)
+    left = known.undecided or (shapes and (reading.nodes or reading.sweep))
     return FirstLook(SpecError(problems), not left) if problems else FirstLook(None, False)
-
-
-def _variant(merged: Tree, report: Report, known: Known) -> Spec | None:
-    reading = read(merged, report, known)
-    return None if report.problems() else reading.spec()
 
 
 def can_look_first() -> bool:
