@@ -44,6 +44,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def specs_of(arguments: argparse.Namespace) -> list[tuple[str, Sequence[str]]]:
+    """The specs, each with its overrides."""
+    return [(spec, arguments.overrides) for spec in arguments.specs]
+
+
 def run(arguments: argparse.Namespace) -> int:
     """Train all, print and write the table; return 2 if a run failed."""
     seeds = None if arguments.seeds is None else _seeds(arguments.seeds)

@@ -30,6 +30,7 @@ from encapkeras.cli import (
 from encapkeras.cli import format as format_spec
 from encapkeras.cli.arguments.completion import answer_shell
 from encapkeras.cli.arguments.device import use_device
+from encapkeras.cli.arguments.first_look import look_first
 from encapkeras.cli.arguments.parser import DEBUG, Parser
 from encapkeras.cli.arguments.wrong_words import check_extra, check_words
 from encapkeras.cli.terminal.spec_errors import print_problems
@@ -107,6 +108,8 @@ def _run(words: list[str], script: str | None) -> int:
             )
         import encapkeras.backend  # noqa: F401  # refuses another Keras backend
 
+        specs = arguments.specs_of(arguments)
+        look_first(specs, getattr(arguments, "plugins", []), shapes=arguments.run is not train.run)
         with use_device(getattr(arguments, "run_on", None)):  # before a plugin imports Keras
             for plugin in getattr(arguments, "plugins", []):
                 from encapkeras.plugins import load_plugin
@@ -198,7 +201,7 @@ def _parser() -> Parser:
             examples=module.EXAMPLES,
             page=module.PAGE,
         )
-        command.set_defaults(run=module.run)
+        command.set_defaults(run=module.run, specs_of=getattr(module, "specs_of", lambda _: []))
         module.add_arguments(command)
     explain = commands.add_parser(HELP, help="explain a command", examples=EXAMPLES, page=PAGE)
     explain.add_argument("command", metavar="COMMAND", nargs="*", choices=COMMANDS)

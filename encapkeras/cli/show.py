@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -56,6 +56,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the file to write: a picture (.svg), a Mermaid flowchart (.mmd), or all that is known (.json)",
     )
     add_overwrite(parser)
+
+
+def specs_of(arguments: argparse.Namespace) -> list[tuple[str, Sequence[str]]]:
+    """The spec with its overrides."""
+    return [(arguments.spec, arguments.overrides)]
 
 
 def run(arguments: argparse.Namespace) -> int:

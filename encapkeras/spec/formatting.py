@@ -79,7 +79,7 @@ def _moved(data: dict[str, Any], old: Path, new: Path) -> dict[str, Any]:
     _check_bases(data.get("extends"), old, new)
     section = data.get("data")
     if isinstance(section, dict):
-        from encapkeras.data.registry import DATASETS, path_arguments  # here: it takes a second, as it brings torch
+        from encapkeras.data.registry import DATASETS, path_arguments  # here: it brings NumPy
 
         names = path_arguments(section.get("dataset"))
         _check_data_set(section.get("dataset"), DATASETS, new)

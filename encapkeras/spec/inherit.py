@@ -13,12 +13,11 @@ from typing import NamedTuple
 
 from encapkeras.errors import SpecError, suggest
 from encapkeras.spec.bundled import bundled_specs
-from encapkeras.spec.parse import DEEPEST, ENDINGS, load_file, load_override
+from encapkeras.spec.parse import DEEPEST, ENDINGS, OWN_KEYS, load_file, load_override
 from encapkeras.spec.renamed import with_new_names
 from encapkeras.spec.report import Report
 from encapkeras.spec.tree import FAILED, Tree, child_path
 
-OWN_KEYS = "x-"
 MOST_BASES = 100
 MOST_DIGITS = 9  # of a place in a list
 

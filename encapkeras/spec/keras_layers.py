@@ -11,21 +11,8 @@ import keras
 import pydantic
 
 from encapkeras.errors import suggest
+from encapkeras.spec.keras_names import PREFIX, REFUSED
 from encapkeras.validation import Argument, shown
-
-PREFIX = "keras."
-
-_CODE = "it holds code, and a spec is plain data; write a layer and register it with encapkeras.register_layer"
-_INNER = "it wraps other layers, which are not plain data; write a layer and register it with encapkeras.register_layer"
-_FITTED = "its state comes from data, not from training; prepare the images before they reach the model"
-_REFUSED = {
-    **dict.fromkeys(("Lambda", "TorchModuleWrapper", "JaxLayer", "FlaxLayer", "TFSMLayer", "Layer"), _CODE),
-    **dict.fromkeys(("Wrapper", "TimeDistributed", "Bidirectional", "SpectralNormalization", "RNN"), _INNER),
-    **dict.fromkeys(("StackedRNNCells", "LSTMCell", "GRUCell", "SimpleRNNCell", "Pipeline"), _INNER),
-    **dict.fromkeys(("TextVectorization", "StringLookup", "IntegerLookup", "Discretization"), _FITTED),
-    **dict.fromkeys(("Hashing", "HashedCrossing"), "it needs TensorFlow; prepare the data before it reaches the model"),
-    **dict.fromkeys(("InputLayer", "Input"), "inputs are declared in 'model.inputs'"),
-}
 
 # Layers that mean the same for capsules (B, H, W, N, D) as for an image, or reshape them openly.
 FIT_FOR_CAPSULES = frozenset(
@@ -44,8 +31,8 @@ _OBJECTS = {
 def keras_layer(name: str) -> type[keras.layers.Layer]:
     """The Keras layer that a spec calls `keras.NAME`; raises `LookupError` if there is none, or it is not for specs."""
     short = name.removeprefix(PREFIX)
-    if short in _REFUSED:
-        raise LookupError(f"'{name}' cannot be used in a spec: {_REFUSED[short]}")
+    if short in REFUSED:
+        raise LookupError(f"'{name}' cannot be used in a spec: {REFUSED[short]}")
     found = getattr(keras.layers, short, None)
     if not (inspect.isclass(found) and issubclass(found, keras.layers.Layer)):
         raise LookupError(f"Keras has no layer '{short}'. {suggest(name, keras_layer_names())}")
@@ -57,7 +44,7 @@ def keras_layer_names() -> list[str]:
     return [
         PREFIX + name
         for name, found in vars(keras.layers).items()
-        if inspect.isclass(found) and issubclass(found, keras.layers.Layer) and name not in _REFUSED
+        if inspect.isclass(found) and issubclass(found, keras.layers.Layer) and name not in REFUSED
     ]
 
 

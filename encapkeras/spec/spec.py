@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
-
-import keras
+from typing import TYPE_CHECKING, Any
 
 import encapkeras
 from encapkeras.data import DatasetInfo, DataSettings
@@ -16,6 +14,9 @@ from encapkeras.spec.nodes import Node, Reference
 from encapkeras.spec.sections import SweepSection
 from encapkeras.spec.train_settings import TrainSettings
 from encapkeras.spec.tree import Tree
+
+if TYPE_CHECKING:
+    import keras
 
 
 @dataclass(frozen=True)
