@@ -15,6 +15,7 @@ from encapkeras.errors import suggest
 from encapkeras.losses import LOSSES, SideLoss
 from encapkeras.losses.side_loss import LABELS
 from encapkeras.registry import Entry
+from encapkeras.spec.keras_layers import plain_argument
 from encapkeras.spec.nodes import Graph, Reference, layer_name
 from encapkeras.spec.report import Report
 from encapkeras.spec.sections import LOSS, LossKeys
@@ -88,7 +89,7 @@ def _arguments(entry: Entry) -> Arguments:
         )
         for name, doc in _tensors(entry).items()
     ]
-    return Arguments(f"loss '{entry.name}'", [*entry.arguments.values(), *tensors])
+    return Arguments(f"loss '{entry.name}'", [*map(plain_argument, entry.arguments.values()), *tensors])
 
 
 def _tensors(entry: Entry) -> dict[str, str]:
