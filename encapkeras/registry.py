@@ -121,7 +121,7 @@ class Registry(Mapping[str, Entry]):
             if not wrong[p.name]
         }
         if _rest(inspect.signature(signature_of)):
-            arguments = {**{argument.name: argument for argument in self._more(target)}, **arguments}
+            arguments.update({more.name: more for more in self._more(target) if more.name not in arguments})
         problems = [problem for problem in wrong.values() if problem]
         owner = f"{self.noun} '{name}'"
         try:
