@@ -182,8 +182,11 @@ class CapsuleLayer(keras.layers.Layer):  # type: ignore[misc]
             ports = self(*args, **kwargs)
         finally:
             self.activity_regularizer = regularizer
-        if isinstance(ports["out"], torch.Tensor):
-            self.add_loss(regularizer(ports["out"]) / max(1, len(ports["out"])))
+        out = ports["out"]
+        if isinstance(out, torch.Tensor):
+            penalty = regularizer(out)
+            samples = keras.ops.cast(keras.ops.shape(out)[0], penalty.dtype)
+            self.add_loss(keras.ops.divide_no_nan(penalty, samples))  # as Keras does
         return ports
 
     def _as_floats(self, value: Any) -> Any:

@@ -10,6 +10,7 @@ from support.side_loss_spec import IMAGES, LABELS, SPEC, without_output_loss
 
 from encapkeras import build_model, check_spec, load_model
 from encapkeras.errors import SpecError, TrainingError
+from encapkeras.interop import export_model
 from encapkeras.training.callbacks import NonFiniteStop
 from encapkeras.training.optimizer.coupled_weight_decay import CoupledWeightDecay
 
@@ -88,6 +89,17 @@ def test_saved_loaded_and_cloned_models_have_them_and_predict_the_same(tmp_path)
         assert len(other.losses) == 2
         kernel = other.get_layer("stem").weights[0]
         assert torch.equal(kernel.constraint(kernel), model.get_layer("stem").weights[0].constraint(kernel))
+
+
+def test_an_exported_program_takes_any_number_of_images_whatever_is_regularized(tmp_path):
+    spec = regularized(activity_regularizer="l1", kernel_constraint=MAX_NORM)
+    spec["model"]["nodes"]["stage"]["activity_regularizer"] = "l2"
+    model = compiled(spec)
+    export_model(model, tmp_path / "model.pt2", "torch")
+    program = torch.export.load(tmp_path / "model.pt2").module()
+    for images in (IMAGES[:1], IMAGES[:5]):
+        torch.testing.assert_close(program(torch.tensor(images)), model(images))
+    assert len(model.losses) == 2  # the model itself has them still
 
 
 def test_half_precision_computes_the_penalty_of_the_float32_weights():
