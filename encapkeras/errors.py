@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 LONGEST_NAME = 100  # of one that the nearest is looked for
+SHORTEST_PART = 4  # of a name that stands for all of it
 MOST_NAMES = 1000  # among which it is looked for, and of which some are shown
 MOST_SHOWN = 50  # of allowed names
 
@@ -149,12 +150,20 @@ class SpecError(EncapkerasError, ValueError):
 
 
 def nearest(received: str, allowed: Iterable[str]) -> str | None:
-    """The allowed name that an unknown one is probably meant to be; None if none is near."""
+    """The allowed name that an unknown one is probably meant to be, or a part of; None if there is none, or several."""
     names = set(allowed)
     if len(received) > LONGEST_NAME or len(names) > MOST_NAMES:  # the search takes time for each letter of each name
         return None
-    near = difflib.get_close_matches(received, sorted(names), n=1, cutoff=0.6)
-    return near[0] if near else None
+    written = {name.lower(): name for name in sorted(names)}
+    word = received.lower()
+    near = difflib.get_close_matches(word, written, n=1, cutoff=0.6)
+    if not near and len(word) >= SHORTEST_PART:
+        near = [name for name in written if word in name] or [name for name in written if _begins_like(name, word)]
+    return written[near[0]] if len(near) == 1 else None
+
+
+def _begins_like(name: str, word: str) -> bool:
+    return difflib.SequenceMatcher(None, word, name[: len(word) + 1]).ratio() >= 0.75
 
 
 def suggest(received: str, allowed: Iterable[str]) -> str:

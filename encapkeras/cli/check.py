@@ -18,6 +18,12 @@ from encapkeras.errors import Problem, SpecError, printable
 from encapkeras.text import counted
 
 MOST_NAMED = 5  # specs with the same error that are named
+EXAMPLES = (
+    "encapkeras check mine.yaml",
+    "encapkeras check specs/ --format json",
+    "encapkeras check quickstart --set vars.types=16",
+)
+PAGE = "check.md"
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,13 @@ from encapkeras.cli.arguments.spec_arguments import add_overrides, add_plugins
 from encapkeras.cli.terminal.spec_errors import print_problems
 from encapkeras.errors import ArgumentError, Problem, SpecError
 
+EXAMPLES = (
+    "encapkeras compare encapnet_digits encapnet_ot_digits --seeds 3",
+    "encapkeras compare sweep.yaml --run-dir runs/sweep",
+    "encapkeras compare sweep.yaml --resume runs/sweep",
+)
+PAGE = "train.md"
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""

@@ -8,6 +8,9 @@ from encapkeras.cli.arguments.output_file import add_output_arguments, check_out
 from encapkeras.cli.arguments.spec_arguments import add_spec_arguments
 from encapkeras.errors import ArgumentError
 
+EXAMPLES = ("encapkeras import-weights encapnet_master original.pth -o network.keras",)
+PAGE = "interop.md"
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""

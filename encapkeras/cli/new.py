@@ -13,6 +13,12 @@ from encapkeras.text import quoted
 
 ENDINGS = (".yaml", ".yml")
 STANDARD_OUTPUT = "-"
+EXAMPLES = (
+    "encapkeras new mine.yaml --dataset cifar10",
+    "encapkeras new mine.yaml --dataset image_folder --root photos/",
+    "encapkeras new - --dataset digits --routing dynamic",
+)
+PAGE = "spec_files.md"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

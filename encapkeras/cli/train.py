@@ -17,6 +17,13 @@ from encapkeras.errors import ArgumentError
 if TYPE_CHECKING:
     from encapkeras.spec.spec import Spec
 
+EXAMPLES = (
+    "encapkeras train quickstart",
+    "encapkeras train mine.yaml --set train.epochs=3 --run-dir runs/short",
+    "encapkeras train --resume latest",
+)
+PAGE = "train.md"
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `encapkeras train`."""

@@ -29,7 +29,7 @@ def export_model(model: keras.Model, output: str | Path, form: str) -> None:
     - `torch`: a `torch.export` program for `torch.export.load`, without Keras and encapkeras, on the model's device.
       The extra file `class_names` has the class names as JSON.
     - `onnx`: for onnxruntime and others, with the input `images` and the output `scores` (or several, named as in the
-      model). The metadata property `class_names` has the class names as JSON.
+      model), whose first axis is called `batch`. The metadata property `class_names` has the class names as JSON.
 
     Programs for torch and ONNX compute in float32 whatever `train.precision` is.
 
@@ -77,7 +77,12 @@ def _write_program(model: keras.Model, file: Path, form: str) -> None:
         file.write_bytes(content.getvalue())
         return
     network: Any = torch.onnx.export(
-        _program(model), dynamo=True, verbose=False, input_names=["images"], output_names=_outputs(model)
+        _program(model),
+        dynamo=True,
+        verbose=False,
+        input_names=["images"],
+        output_names=_outputs(model),
+        dynamic_shapes=({0: "batch"},),
     )
     network.model.metadata_props[CLASS_NAMES] = names
     network.save(file)

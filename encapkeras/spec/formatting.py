@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from encapkeras.errors import ArgumentError, suggest
-from encapkeras.spec.inherit import bundled_specs
+from encapkeras.spec.bundled import bundled_specs
 from encapkeras.spec.parse import comments, is_json, load_text, read_text
 from encapkeras.spec.report import Report
 from encapkeras.spec.spec_files import SpecFile, installed_schema, move_path

@@ -155,8 +155,30 @@ def test_a_picture_is_written_and_never_over_another_file(capsys, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("file", "words", "same"),
+    [
+        ("net.svg", [], None),
+        ("net.mmd", [], ["--mermaid"]),
+        ("net.json", [], ["--json"]),
+        ("net.json", ["--diff", "quickstart"], ["--json"]),
+    ],
+)
+def test_the_ending_of_the_file_says_what_is_written(file, words, same, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert shown(capsys, "quickstart", *SMALL, *words, "-o", file) == f"{file}: written\n"
+    text = (tmp_path / file).read_text()
+    assert text == shown(capsys, "quickstart", *SMALL, *words, *same) if same else text.startswith("<svg")
+
+
+@pytest.mark.parametrize(
     ("words", "message"),
     [
+        (["-o", "net.png"], "-o must name a .json or .svg or .mmd file; received 'net.png'"),
+        (
+            ["-o", "net.svg", "--json"],
+            "-o must name a .json file for --json; received 'net.svg'. Without --json, that is written as svg.",
+        ),
+        (["-o", "net.svg", "--svg", "a.svg"], "-o and --svg both name the file to write; leave out one of them"),
         (["--svg", "net.png"], "--svg must name a .svg file; received 'net.png'"),
         (
             ["--svg", "nowhere/net.svg"],

@@ -121,7 +121,8 @@ def test_onnx_gives_the_same_outputs_for_any_number_of_images(name, tmp_path):
     model, images, expected = network(name)
     export_model(model, tmp_path / "network.onnx", "onnx")
     session = onnxruntime.InferenceSession(tmp_path / "network.onnx")
-    assert [each.name for each in session.get_inputs()] == ["images"]
+    assert [(each.name, each.shape[0]) for each in session.get_inputs()] == [("images", "batch")]
+    assert [(each.name, each.shape[0]) for each in session.get_outputs()] == [("scores", "batch")]
     assert json.loads(session.get_modelmeta().custom_metadata_map["class_names"]) == list(model.class_names)
     for size in (1, 7):
         [found] = session.run(["scores"], {"images": images[:size]})

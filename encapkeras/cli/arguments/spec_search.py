@@ -56,7 +56,7 @@ def is_spec(file: Path) -> bool:
 
 def _is_folder(path: str) -> bool:
     """Return whether a path is a folder; `quickstart` is the bundled spec, and `quickstart/` a folder of that name."""
-    from encapkeras.spec.spec_files import bundled_names
+    from encapkeras.spec.bundled import bundled_names
 
     return os.path.isdir(path) and path not in bundled_names()
 
