@@ -201,8 +201,7 @@ class SpecModel(keras.Model):  # type: ignore[misc]
             parts["that on the outputs"] = super().compute_loss(x, y, y_pred, sample_weight, training)
         else:
             parts["the regularization"] = sum(self.losses, torch.zeros(()))
-        watched = training and self.side_losses  # these may have batch norms
-        with self._statistics.kept_if_not_finite() if watched else contextlib.nullcontext():
+        with self._statistics.kept_if_not_finite() if training and self.side_losses else contextlib.nullcontext():
             side = self._side.values(y, y_pred, sample_weight, training)
         parts.update({f"'{name}'": value for name, value in side.items()})
         total: torch.Tensor = sum(parts.values(), torch.zeros(()))
