@@ -26,7 +26,7 @@ _PACKAGE = Path(__file__).resolve().parent
 _NEED_SECONDS = ("keras", "torch")
 _IMPORTED = ("encapkeras.errors", "encapkeras.registry", "encapkeras.text", "encapkeras.validation")
 _METHODS = ("__init__", "call", "tensors")  # `call` and `tensors` declare what a side loss takes
-_ATTRIBUTES = ("ports",)
+_ATTRIBUTES = ("ports", "regularizable")
 _KERAS_OBJECTS = ("initializer", "regularizer", "constraint", "activation")  # what names of arguments end with
 _UNKNOWN = Annotated[Any, "a type that needs Keras"]
 
@@ -138,6 +138,13 @@ class _Module:
                 self._run(self._declaration(statement) if isinstance(statement, ast.ClassDef) else _untyped(statement))
         return self._values[name]
 
+    def _value_or_unknown(self, name: str) -> None:
+        """Give a name its value, or one that says that only Keras knows it."""
+        try:
+            self.value(name)
+        except NeedsKerasError:
+            self._values[name] = _UNKNOWN
+
     def _imported(self, name: str, statement: ast.Import | ast.ImportFrom) -> Any:
         if isinstance(statement, ast.Import):
             module, attribute = next(a.name for a in statement.names if (a.asname or a.name) == name), ""
@@ -154,7 +161,10 @@ class _Module:
     def _run(self, statement: ast.stmt) -> None:
         """Execute a statement after those that give values to the names in it."""
         for name in self._names(statement):
-            self.value(name)
+            if isinstance(statement, ast.FunctionDef) and _is_type(self._statements[name]):
+                self._value_or_unknown(name)
+            else:
+                self.value(name)
         code = ast.fix_missing_locations(ast.Module([statement], []))
         exec(compile(code, str(self._values["__name__"]), "exec"), self._values)  # noqa: S102  # our own
 
@@ -167,8 +177,9 @@ class _Module:
         """The class with its signature and docstring alone, and with those of its bases that are ours."""
         body: list[ast.stmt] = [ast.Expr(ast.Constant(ast.get_docstring(cls, clean=False) or ""))]
         for statement in cls.body:
-            if isinstance(statement, ast.AnnAssign) and ast.unparse(statement.target) in _ATTRIBUTES:
-                body.append(ast.Assign([statement.target], statement.value))  # type: ignore[arg-type]
+            body += [
+                ast.Assign([name], value) for name, value in _assigned(statement) if ast.unparse(name) in _ATTRIBUTES
+            ]
             if isinstance(statement, ast.FunctionDef) and statement.name in _METHODS:
                 body.append(self._signature(statement))
         bases = [base for base in cls.bases if isinstance(base, ast.Name)]  # that of Keras has a dot
@@ -180,10 +191,7 @@ class _Module:
         if method.name == "call":
             method = _untyped(method)
         for name in {name for each in _arguments(method) if each.annotation for name in self._names(each.annotation)}:
-            try:
-                self.value(name)
-            except NeedsKerasError:
-                self._values[name] = _UNKNOWN
+            self._value_or_unknown(name)
         return ast.FunctionDef(method.name, method.args, [ast.Pass()], [], **_TYPE_PARAMETERS)
 
 
@@ -202,9 +210,23 @@ def _bindings(tree: ast.Module) -> Iterator[tuple[str, ast.stmt]]:
             yield node.target.id, ast.Assign([node.target], node.value)
 
 
+def _assigned(statement: ast.stmt) -> Iterator[tuple[ast.expr, ast.expr]]:
+    if isinstance(statement, ast.AnnAssign) and statement.value:
+        yield statement.target, statement.value
+    elif isinstance(statement, ast.Assign):
+        yield statement.targets[0], statement.value
+
+
 def _arguments(function: ast.FunctionDef) -> list[ast.arg]:
     given = function.args
     return [*given.posonlyargs, *given.args, *given.kwonlyargs, *filter(None, (given.vararg, given.kwarg))]
+
+
+def _is_type(statement: ast.stmt) -> bool:
+    """Whether a statement gives a name to a type, or may import one."""
+    if isinstance(statement, ast.ImportFrom):
+        return statement.module not in _NEED_SECONDS
+    return isinstance(statement, ast.Assign) and ast.unparse(statement.value).startswith("Annotated[")
 
 
 def _untyped(statement: ast.stmt) -> Any:

@@ -15,13 +15,19 @@ from encapkeras.functional import (
     NormWeights,
     StepWeights,
 )
-from encapkeras.layers.initializers import InitializerConfig, get_initializer, in_torch_layout
+from encapkeras.layers.initializers import get_initializer, in_torch_layout
+from encapkeras.layers.keras_objects import InitializerConfig
+from encapkeras.layers.registry import CapsuleLayer
 
 Steps = Annotated[int, pydantic.Field(ge=1, le=100)]
 """Steps of a block, each with its own weights; bounded, so that a typing error such as a billion is refused."""
 
 MovingAverage = Literal["momentum", "warm"]
 """How batch norms average the statistics of batches; see `batch_norm`."""
+
+
+NORMED_CONVOLUTION = ("kernel", "bias", "scale", "offset")
+"""The weights of convolutions and batch norms, as `CapsuleLayer.regularizable` has them."""
 
 
 class Weights:
@@ -45,7 +51,7 @@ class BlockBuilder:
 
     def __init__(
         self,
-        layer: keras.layers.Layer,
+        layer: CapsuleLayer,
         kernel_initializer: InitializerConfig,
         bias_initializer: InitializerConfig,
         *,
@@ -64,19 +70,21 @@ class BlockBuilder:
     def kernel(self, name: str, shape: tuple[int, ...]) -> Any:
         """Add a kernel in torch's layout `(filters, inputs / groups, height, width)`."""
         initializer = in_torch_layout(self._kernel_initializer, name)
-        return self._layer.add_weight(shape=shape, initializer=initializer, name=f"{name}_kernel")
+        options = self._layer.regularizing("kernel", (2, 3, 1))
+        return self._layer.add_weight(shape, initializer, name=f"{name}_kernel", **options)
 
     def bias(self, name: str, filters: int) -> Any:
         """Add a bias `(filters,)`."""
         initializer = get_initializer(self._bias_initializer, name)
-        return self._layer.add_weight(shape=(filters,), initializer=initializer, name=f"{name}_bias")
+        return self._layer.add_weight((filters,), initializer, name=f"{name}_bias", **self._layer.regularizing("bias"))
 
     def norm(self, name: str, channels: int) -> NormWeights:
         """Add scale, offset and moving statistics `(channels,)`; float32 or better under mixed precision."""
 
         def add(part: str, initializer: str, trainable: bool) -> Any:
             options = {"name": f"{name}_{part}", "trainable": trainable, "autocast": False}
-            return self._layer.add_weight(shape=(channels,), initializer=initializer, **options)
+            options.update(self._layer.regularizing(part))
+            return self._layer.add_weight((channels,), initializer, **options)
 
         return NormWeights(
             add("scale", "ones", True),

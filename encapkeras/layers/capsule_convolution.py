@@ -9,8 +9,8 @@ import torch
 
 from encapkeras.functional import BlockOptions, capsule_block
 from encapkeras.functional.capsule_convolution import Coefficients, Normalization, Skip
-from encapkeras.layers.block_weights import BlockBuilder, MovingAverage, Steps, Weights
-from encapkeras.layers.initializers import InitializerConfig
+from encapkeras.layers.block_weights import NORMED_CONVOLUTION, BlockBuilder, MovingAverage, Steps, Weights
+from encapkeras.layers.keras_objects import InitializerConfig
 from encapkeras.layers.kernel_sizes import KernelSizes, as_tuple
 from encapkeras.layers.registry import (
     CapsuleLayer,
@@ -47,7 +47,8 @@ class CapsuleConvolution(CapsuleLayer):
             `warm`: the plain average of the first ten batches, then the same; short trainings validate far better.
         kernel_initializer: Keras initializer of all convolution kernels, by name or as {class_name, config}.
         bias_initializer: Keras initializer of all convolution biases.
-        **kwargs: `name`, `dtype`, `trainable`, as for every Keras layer.
+        **kwargs: `kernel_regularizer`, `kernel_constraint`, the same of `bias`, `scale` and `offset`, and
+            `activity_regularizer`; `name`, `dtype`, `trainable`, as for every Keras layer.
 
     Call arguments:
         inputs: Capsules `(B, H, W, N, D_in)`, or an image `(B, H, W, C)` whose channels divide by `types`.
@@ -67,6 +68,7 @@ class CapsuleConvolution(CapsuleLayer):
     """
 
     squashes = True
+    regularizable = NORMED_CONVOLUTION
 
     def __init__(
         self,

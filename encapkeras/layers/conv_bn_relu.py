@@ -8,8 +8,8 @@ import pydantic
 import torch
 
 from encapkeras.functional import conv_bn_relu
-from encapkeras.layers.block_weights import BlockBuilder, MovingAverage, Weights
-from encapkeras.layers.initializers import InitializerConfig
+from encapkeras.layers.block_weights import NORMED_CONVOLUTION, BlockBuilder, MovingAverage, Weights
+from encapkeras.layers.keras_objects import InitializerConfig
 from encapkeras.layers.registry import CapsuleLayer, Shape, convolved_size, register_layer, warn_of_other_axes
 
 
@@ -30,7 +30,8 @@ class ConvBnRelu(CapsuleLayer):
             `warm`: the plain average of the first ten batches, then the same; short trainings validate far better.
         kernel_initializer: Keras initializer of the kernel, by name or as {class_name, config}.
         bias_initializer: Keras initializer of the bias.
-        **kwargs: `name`, `dtype`, `trainable`, as for every Keras layer.
+        **kwargs: `kernel_regularizer`, `kernel_constraint`, the same of `bias`, `scale` and `offset`, and
+            `activity_regularizer`; `name`, `dtype`, `trainable`, as for every Keras layer.
 
     Call arguments:
         image: Tensor `(B, H, W, C)`.
@@ -49,6 +50,7 @@ class ConvBnRelu(CapsuleLayer):
     """
 
     drawn_as = "convolution"
+    regularizable = NORMED_CONVOLUTION
 
     def __init__(
         self,

@@ -8,8 +8,8 @@ import pydantic
 import torch
 
 from encapkeras.functional import primary_capsules
-from encapkeras.layers.block_weights import BlockBuilder, MovingAverage, Weights
-from encapkeras.layers.initializers import InitializerConfig
+from encapkeras.layers.block_weights import NORMED_CONVOLUTION, BlockBuilder, MovingAverage, Weights
+from encapkeras.layers.keras_objects import InitializerConfig
 from encapkeras.layers.registry import CapsuleLayer, Shape, convolved_size, register_layer, warn_of_other_axes
 
 
@@ -33,7 +33,8 @@ class PrimaryCapsules(CapsuleLayer):
             `warm`: the plain average of the first ten batches, then the same; short trainings validate far better.
         kernel_initializer: Keras initializer of the kernel, by name or as {class_name, config}.
         bias_initializer: Keras initializer of the bias.
-        **kwargs: `name`, `dtype`, `trainable`, as for every Keras layer.
+        **kwargs: `kernel_regularizer`, `kernel_constraint`, the same of `bias`, `scale` and `offset`, and
+            `activity_regularizer`; `name`, `dtype`, `trainable`, as for every Keras layer.
 
     Call arguments:
         image: Tensor `(B, H, W, C)`.
@@ -52,6 +53,7 @@ class PrimaryCapsules(CapsuleLayer):
     """
 
     squashes = True
+    regularizable = NORMED_CONVOLUTION
 
     def __init__(
         self,

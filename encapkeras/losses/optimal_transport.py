@@ -22,7 +22,7 @@ from encapkeras.functional import (
 from encapkeras.functional.optimal_transport.transport_unit import generator_strides
 from encapkeras.functional.torch_support.shared_batch import shared_batch
 from encapkeras.layers.block_weights import BlockBuilder, Weights
-from encapkeras.layers.initializers import InitializerConfig
+from encapkeras.layers.keras_objects import InitializerConfig
 from encapkeras.layers.registry import Shape
 from encapkeras.losses.registry import register_loss
 from encapkeras.losses.side_loss import SideLoss

@@ -11,6 +11,7 @@ import keras
 import pydantic
 
 from encapkeras.errors import suggest
+from encapkeras.layers.keras_objects import KERAS_OBJECTS, object_names
 from encapkeras.spec.keras_names import PREFIX, REFUSED
 from encapkeras.validation import Argument, shown
 
@@ -19,13 +20,6 @@ FIT_FOR_CAPSULES = frozenset(
     "Activation ActivityRegularization Add Average Concatenate Dropout Flatten GaussianDropout GaussianNoise Identity "
     "LeakyReLU Maximum Minimum Multiply Permute ReLU Rescaling Reshape Subtract".split()
 )
-
-_OBJECTS = {
-    "initializer": keras.initializers,
-    "regularizer": keras.regularizers,
-    "constraint": keras.constraints,
-    "activation": keras.activations,
-}
 
 
 def keras_layer(name: str) -> type[keras.layers.Layer]:
@@ -99,22 +93,20 @@ def object_problem(argument: str, value: Any) -> str:
     config = value.get("config", {})
     if extra:
         return f"'{extra[0]}' is not allowed here. Allowed: class_name, config."
-    if not isinstance(config, dict) or any(isinstance(entry, dict | list) for entry in config.values()):
-        return f"'config' must be a map of numbers and names; received {shown(config)}"
-    return _unknown_object(kind, value["class_name"]) or _wrong_config(_OBJECTS[kind], value["class_name"], config)
+    if not isinstance(config, dict) or any(isinstance(part, dict | list) for part in _parts(config)):
+        return f"'config' must be a map of numbers, names and lists of these; received {shown(config)}"
+    return _unknown_object(kind, value["class_name"]) or _wrong_config(KERAS_OBJECTS[kind], value["class_name"], config)
 
 
 def object_kind(argument: str) -> str:
     """The kind of named object that an argument takes, such as `initializer`: the last part of its name; else empty."""
     kind = argument.rpartition("_")[2]
-    return kind if kind in _OBJECTS else ""
+    return kind if kind in KERAS_OBJECTS else ""
 
 
-def object_names(kind: str) -> list[str]:
-    """The names of Keras' own initializers, regularizers, constraints or activations."""
-    others = {"get", "serialize", "deserialize", "register", kind.capitalize()}
-    names = [name for name in dir(_OBJECTS[kind]) if name not in others and not name.startswith("_")]
-    return sorted(names, key=lambda name: (name[0].isupper(), name))  # classes, which mean the same, last
+def _parts(config: dict[str, Any]) -> list[Any]:
+    """The values of a map, and in place of a list its elements: a constraint may have `axis: [0, 1, 2]`."""
+    return [part for value in config.values() for part in (value if isinstance(value, list) else [value])]
 
 
 def _unknown_object(kind: str, name: str) -> str:

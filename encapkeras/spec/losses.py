@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -87,7 +87,7 @@ def read_losses(
 
 
 @functools.cache
-def _arguments(entry: Entry) -> Arguments:
+def _arguments(entry: Entry, is_source: bool) -> Arguments:
     """What a loss takes in specs: its arguments and, of a side loss, tensors."""
     tensors = [
         Argument(name, Any, None)  # labels are checked against the outputs
@@ -97,7 +97,12 @@ def _arguments(entry: Entry) -> Arguments:
         )
         for name, doc in _tensors(entry).items()
     ]
-    return Arguments(f"loss '{entry.name}'", [*entry.arguments.values(), *tensors])
+    arguments: Iterable[Argument] = entry.arguments.values()
+    if not is_source:
+        from encapkeras.spec.keras_layers import plain_argument
+
+        arguments = map(plain_argument, arguments)
+    return Arguments(f"loss '{entry.name}'", [*arguments, *tensors])
 
 
 def _tensors(entry: Entry) -> dict[str, str]:
@@ -122,7 +127,7 @@ class _LossCheck:
     def read(self, name: str, tree: Tree) -> OutputLoss | NamedSideLoss | None:
         written = tree.entries().get("loss")
         entry = self._entry(written)
-        allowed = _arguments(entry) if entry else None
+        allowed = _arguments(entry, self.known.is_source) if entry else None
         entries = self.report.as_meant(tree, allowed, LossKeys.model_fields) if allowed else tree.entries()
         head = tree.with_value({key: entry for key, entry in entries.items() if key in LossKeys.model_fields})
         wrong = bool(self.report.add_values(LOSS, head)) or any(tree.failures())
