@@ -14,6 +14,7 @@ from encapkeras.errors import ArgumentError, EncapkerasError, suggest
 from encapkeras.keras_internals import cloned_by_keras, name_outputs
 from encapkeras.losses import SideLoss
 from encapkeras.model.build import BuiltGraph, build_nodes, build_side_losses
+from encapkeras.model.copied_weights import copy_weights, unlike
 from encapkeras.model.examine import Examined, check_spec
 from encapkeras.model.image_range import IMAGE_RANGE, ImageRange
 from encapkeras.model.moving_statistics import MovingStatistics
@@ -189,7 +190,7 @@ class SpecModel(keras.Model):  # type: ignore[misc]
     ) -> torch.Tensor:
         """The compiled losses of a batch and, in training and in `evaluate`, the side losses, each times its weight.
 
-        Those that are for training only do not count in `evaluate`.
+        Those that are for training only do not count in `evaluate`. Regularization counts in both, as in Keras.
 
         Raises:
             TrainingError: There are side losses, and `y_pred` is not what this model just gave in training, or they
@@ -199,8 +200,9 @@ class SpecModel(keras.Model):  # type: ignore[misc]
         parts = {}
         if self.loss or not self.side_losses:  # Keras requires a loss on an output
             parts["that on the outputs"] = super().compute_loss(x, y, y_pred, sample_weight, training)
-        watched = training and self.side_losses  # these may have batch norms
-        with self._statistics.kept_if_not_finite() if watched else contextlib.nullcontext():
+        else:
+            parts["the regularization"] = sum(self.losses, torch.zeros(()))
+        with self._statistics.kept_if_not_finite() if training and self.side_losses else contextlib.nullcontext():
             side = self._side.values(y, y_pred, sample_weight, training)
         parts.update({f"'{name}'": value for name, value in side.items()})
         total: torch.Tensor = sum(parts.values(), torch.zeros(()))
@@ -270,15 +272,14 @@ class SpecModel(keras.Model):  # type: ignore[misc]
                 )
         theirs = {layer.name: layer for layer in source.layers}
         taking = [layer for name, layer in own.items() if name not in leave]
-        problems = {layer.name: problem for layer in taking if (problem := _unlike(layer, theirs.get(layer.name)))}
+        problems = {layer.name: problem for layer in taking if (problem := unlike(layer, theirs.get(layer.name)))}
         if problems:
             raise EncapkerasError(
                 f"the weights of '{source.name}' do not fit '{self.name}': {'; '.join(problems.values())}. To keep "
                 f"what these nodes have, give leave=[{', '.join(map(repr, [*leave, *problems]))}]"
             )
         for layer in taking:
-            for mine, given in zip(layer.weights, theirs[layer.name].weights, strict=True):
-                mine.assign(given)
+            copy_weights(layer, theirs[layer.name])
 
     @property
     def examined(self) -> Examined:
@@ -390,10 +391,3 @@ def _is_empty(x: Any) -> bool:
 
 def _plain_if_single(tensors: Mapping[str, keras.KerasTensor]) -> Any:
     return next(iter(tensors.values())) if len(tensors) == 1 else dict(tensors)
-
-
-def _unlike(layer: keras.layers.Layer, other: keras.layers.Layer | None) -> str:
-    if other is None:
-        return f"it has no '{layer.name}'"
-    here, there = ([tuple(weight.shape) for weight in each.weights] for each in (layer, other))
-    return "" if here == there else f"'{layer.name}' has weights {here} here and {there} there"
