@@ -170,7 +170,7 @@ def _summed_votes(child_nMD: torch.Tensor, weight: torch.Tensor, rows: int, pose
     row_MAY = child_nMD.reshape(*child_nMD.shape[:2], rows, inner).permute(1, 2, 0, 3).flatten(2)
     by_input = weight.permute(0, 3, 1, 2) if pose == "vector" else weight.transpose(1, 2)
     total_MAY = row_MAY @ by_input.flatten(0, 1).flatten(1)
-    return total_MAY.view(*total_MAY.shape[:2], outputs, -1)
+    return total_MAY.view(*total_MAY.shape[:2], outputs, total_MAY.shape[2] // outputs)
 
 
 def pair(name: str, value: int | tuple[int, int], least: int) -> tuple[int, int]:
