@@ -19,7 +19,6 @@ from golden import routing_layers
 
 BOUND = 1e-9  # relative, with FLOOR as the smallest number that differences are divided by
 FLOOR = 1e-3
-LOOSE = {"em_conv_k1_it3": 1e-6}  # variances of three votes: their gradients are as uncertain in the original
 
 
 class Result(NamedTuple):
@@ -58,7 +57,7 @@ def check_layer(path: Path) -> Result:
             for name, gradient in zip(wanted, gradients, strict=True)
             if name not in ignored
         ),
-        LOOSE.get(path.stem, BOUND),
+        BOUND,
     )
 
 

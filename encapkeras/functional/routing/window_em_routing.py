@@ -116,9 +116,8 @@ def window_em_routing(
             chance_BPQJ, log_deviation_BPQJ = _chance(votes, found, sums.amount_MJ, betas, iteration, options)
             if iteration < iterations - 1:
                 prior_BPQJ = _log_sigmoid(chance_BPQJ, options.activation_floor) - log_deviation_BPQJ
-                center_BPQAJC = found.mean_MAJC.detach()
-                parents = [prior_BPQJ, found.mean_MAJC, -0.5 / found.variance_MAJC, center_BPQAJC]
-                sums = _expectation(votes, active_BHWN, parents, competition, options.fillers)
+                parents = [prior_BPQJ, found.mean_MAJC, -0.5 / found.variance_MAJC]
+                center_BPQAJC, sums = _expectation(votes, active_BHWN, parents, competition, options.fillers)
         return as_poses(found.mean_MAJC).to(capsules.dtype), chance_BPQJ.sigmoid().to(capsules.dtype)
 
 
@@ -169,14 +168,22 @@ def _expectation(
     parents: list[torch.Tensor],
     competition: Competition,
     fillers: bool,
-) -> Sums:
-    """Run the E-step, and return the sums of the next M-step."""
-    if competition == "position":
-        return Sums(*votes.sum(_expect_of_position, [active_BHWN], parents=parents))
-    total_BHWN = votes.log_total(_log_density, parents)
-    if fillers:
-        total_BHWN = _with_fillers(votes, total_BHWN, parents)
-    return Sums(*votes.sum(_expect_of_child, [active_BHWN, total_BHWN], parents=parents))
+) -> tuple[torch.Tensor, Sums]:
+    """Run the E-step, and return the sums of the next M-step about the mean of the votes, and that mean.
+
+    About the mean before, variances lose the digits that shares decide: in float32 all, if a parent gets one child.
+    """
+    expect, children = _expect_of_position, [active_BHWN]
+    if competition == "child":
+        total_BHWN = votes.log_total(_log_density, parents)
+        if fillers:
+            total_BHWN = _with_fillers(votes, total_BHWN, parents)
+        expect, children = _expect_of_child, [active_BHWN, total_BHWN]
+    center_BPQAJC = parents[1].detach()
+    with torch.no_grad():
+        sums = Sums(*votes.sum(expect, children, parents=[*parents, center_BPQAJC]))
+        center_BPQAJC = gaussian(sums, center_BPQAJC, torch.finfo(center_BPQAJC.dtype).tiny).mean_MAJC
+    return center_BPQAJC, Sums(*votes.sum(expect, children, parents=[*parents, center_BPQAJC]))
 
 
 def _with_fillers(votes: WindowVotes, total_BHWN: torch.Tensor, parents: list[torch.Tensor]) -> torch.Tensor:
