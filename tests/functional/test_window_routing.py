@@ -117,8 +117,6 @@ def test_the_scrambled_layout_of_a_release_is_not_ours(iterations):
     received = call(path.stem, meta, arrays)["v"]
     assert received.shape == arrays["out/v"].shape
     assert largest_difference([received], [arrays["out/v"]]) > 0.1
-    scrambled = {**arrays, "in/x": arrays["in/x"]}
-    assert largest_difference([call(path.stem, meta, scrambled)["v"]], [received]) == 0
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -142,14 +140,16 @@ def test_gradients(name):
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_shifting_the_map_shifts_the_parents(name):
-    case = Case(name, height=7)
+def test_shifting_the_children_shifts_the_parents(name):
+    """Around them is nothing, so that no child has fewer parents than before."""
+    case = Case(name, height=11, width=8)
     capsules, activations, *weights = case.tensors
-    top = case(capsules[:, :5], activations[:, :5], *weights, strides=(2, 1))
-    below = case(capsules[:, 2:], activations[:, 2:], *weights, strides=(2, 1))
-    if name in ("dynamic_child", "em_child") or name.startswith("bayes"):
-        return  # a child competes with the parents of all its windows: those of the edge have fewer
-    assert largest_difference([part[:, :-1] for part in below], [part[:, 1:] for part in top]) < 1e-12
+    alive = torch.zeros(11, 8, 1, dtype=torch.float64)
+    alive[3:6, 3:5] = 1
+    maps = [capsules * alive.unsqueeze(-1), activations * alive]
+    before = case(*maps, *weights, strides=(2, 1))
+    after = case(*(part.roll(2, 1) for part in maps), *weights, strides=(2, 1))
+    assert largest_difference([part[:, 1:] for part in after], [part[:, :-1] for part in before]) < 1e-12
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -6,7 +6,10 @@ from torch.nn import functional as F
 from encapkeras.functional import (
     AttentionLayer,
     EmOptions,
+    NormWeights,
     VectorRoutingWeights,
+    batch_norm,
+    capsule_batch_norm,
     end_to_end_credit,
     heinsen_2019_routing,
     heinsen_2022_routing,
@@ -108,6 +111,25 @@ def _em_of_gritzman(meta, arrays):
     return {"pose_out": pose, "activation_out": out.unsqueeze(-1)}
 
 
+def _em_class_of_gritzman(meta, arrays):
+    """The class layer: matrices shared by all positions, votes with the coordinates of the child."""
+    arguments, side = meta["args"], arrays["in/pose"].shape[1]
+    places = (torch.arange(side, dtype=torch.float64) + 0.5) / side
+    offsets = torch.zeros(side, side, 16, dtype=torch.float64)
+    offsets[..., 3], offsets[..., 7] = places, places[:, None]
+    pose, out = window_em_routing(
+        arrays["in/pose"],
+        arrays["in/activation"][..., 0],
+        arrays["param/w"].expand(side, side, -1, -1, -1, -1),
+        arrays["param/beta_v"].flatten(),
+        arrays["param/beta_a"].flatten(),
+        iterations=arguments["iterations"],
+        offsets=offsets,
+        options=EmOptions(arguments["final_lambda"]),
+    )
+    return {"pose_out": pose[:, 0, 0], "activation_out": out[:, 0, 0]}
+
+
 def _attention(meta, arrays):
     layers = meta["layers"] if meta["layer"] == "stack" else [meta]
     prefixes = [f"{number}." for number in range(len(layers))] if meta["layer"] == "stack" else [""]
@@ -160,6 +182,22 @@ def _variational_bayes(meta, arrays):
     if meta["class_layer"]:
         return {"a": out[:, 0, 0], "pose": pose[:, 0, 0]}
     return {"a": out.permute(0, 3, 1, 2), "pose": pose.permute(0, 3, 4, 5, 1, 2)}
+
+
+def _variational_bayes_primary(meta, arrays):
+    """One convolution; poses normalized by type, activations by type and through a sigmoid."""
+    types, training = meta["types_in"] if "types_in" in meta else meta["types_out"], meta["training"]
+    side = meta["pose_side"]
+    image = F.conv2d(arrays["in/x"], arrays["param/weight"], stride=meta["stride"], padding=meta["padding"])
+    pose = image[:, : types * side * side].unflatten(1, (types, side * side)).flatten(3)
+    norms = [NormWeights(*(arrays[f"param/BN_{kind}.{part}"].clone() for part in _NORM)) for kind in ("p", "a")]
+    pose = capsule_batch_norm(pose, norms[0], training=training).unflatten(2, (side, side))
+    out = batch_norm(image[:, types * side * side :].flatten(2), norms[1], training=training).sigmoid()
+    size = image.shape[2:]
+    return {"a": out.unflatten(2, size), "pose": pose.unflatten(4, size)}
+
+
+_NORM = ("weight", "bias", "running_mean", "running_var")
 
 
 def _coordinates(meta, sizes):
@@ -243,8 +281,10 @@ _METHODS = {
     "dynamic_conv": _dynamic,
     "em_conv": _em_of_hahn,
     "em_gritzman": _em_of_gritzman,
+    "em_class": _em_class_of_gritzman,
     "idpa": _attention,
     "vb": _variational_bayes,
+    "vb_primary": _variational_bayes_primary,
     "heinsen1": _heinsen_2019,
     "heinsen2": _heinsen_2022,
 }

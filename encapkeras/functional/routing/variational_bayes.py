@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 
-from encapkeras.errors import ArgumentError, ShapeError
+from encapkeras.errors import ArgumentError
 from encapkeras.functional.routing.routing_inputs import check_activations, check_iterations
 from encapkeras.functional.routing.window_gaussians import weighted_sums
 from encapkeras.functional.routing.window_votes import Pose, WindowVotes, as_poses, distance
@@ -79,11 +79,11 @@ def variational_bayes_routing(
         raise ArgumentError(f"density_floor must be a finite number of at least 0; received {density_floor!r}")
     posterior: type[_Diagonal] = _Full if covariance == "full" else _Diagonal
     with full_precision(capsules, weight) as wide:
-        votes = WindowVotes(wide(capsules), wide(weight), strides, padding, pose)
-        bias_OAC = _offsets(votes, "offsets", offsets, tuple(weight.shape[:2]))
-        votes = WindowVotes(wide(capsules), wide(weight), strides, padding, pose, bias_OAC.flatten(0, 1).unsqueeze(1))
-        shift_PQAC = _offsets(votes, "parent_offsets", parent_offsets, votes.size)
-        shift_BPQA1C = shift_PQAC.expand(len(capsules), -1, -1, -1, -1, -1)
+        votes = WindowVotes(wide(capsules), wide(weight), strides, padding, pose, offsets=offsets)
+        if parent_offsets is None:
+            parent_offsets = votes.capsules.new_zeros(*votes.size, votes.dim)
+        shift_PQA1C = votes.by_position("parent_offsets", parent_offsets, votes.size)
+        shift_BPQA1C = shift_PQA1C.expand(len(capsules), -1, -1, -1, -1, -1)
         center_BPQAJC = shift_BPQA1C.expand(-1, -1, -1, -1, votes.outputs, -1)
         active_BHWN = wide(activations)
         sums = votes.sum(posterior.first, [active_BHWN], parents=[shift_BPQA1C, center_BPQAJC])
@@ -97,15 +97,6 @@ def variational_bayes_routing(
                     total_BHWN = total_BHWN.clamp_min(math.log(density_floor))
                 sums = votes.sum(posterior.expect, [active_BHWN, total_BHWN], parents=parents)
         return as_poses(found.prior_mean_MAJC).to(capsules.dtype), found.scores().to(capsules.dtype)
-
-
-def _offsets(votes: WindowVotes, name: str, given: torch.Tensor | None, size: tuple[int, ...]) -> torch.Tensor:
-    """Return what is added to votes by rows, `(.., .., A, 1, C)`."""
-    if given is None:
-        given = votes.capsules.new_zeros(*size, votes.dim)
-    if tuple(given.shape) != (*size, votes.dim):
-        raise ShapeError(f"{name} must be {(*size, votes.dim)}; received {tuple(given.shape)}")
-    return votes.by_rows(given.to(votes.capsules).unsqueeze(-2))
 
 
 class _Diagonal(NamedTuple):

@@ -63,6 +63,7 @@ def window_em_routing(
     strides: int | tuple[int, int] = 1,
     padding: int | tuple[int, int] = 0,
     pose: Pose = "matrix",
+    offsets: torch.Tensor | None = None,
     options: EmOptions = _DEFAULTS,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Route capsules by EM, each parent with the children in its window: parents are Gaussians of the votes.
@@ -85,6 +86,7 @@ def window_em_routing(
         strides: Step of the windows; one number, or rows and columns.
         padding: Rows and columns of nothing around the map; one number, or rows and columns.
         pose: `vector`: a vote is `W u`. `matrix`: the matrix product `U W`.
+        offsets: Added to all votes from an offset of the window, `(K_h, K_w, E)`: such as the coordinates of a child.
         options: Details in which published variants differ.
 
     Returns:
@@ -106,7 +108,7 @@ def window_em_routing(
     check_activations(activations, capsules)
     _check_options(options)
     with full_precision(capsules, weight) as wide:
-        votes = WindowVotes(wide(capsules), wide(weight), strides, padding, pose)
+        votes = WindowVotes(wide(capsules), wide(weight), strides, padding, pose, offsets=offsets)
         _check_betas(votes.outputs, beta_v=beta_v, beta_a=beta_a)
         active_BHWN, betas = wide(activations), (wide(beta_v), wide(beta_a))
         center_BPQAJC, sums = _first_sums(votes, active_BHWN, _first_shares(votes, competition, options))

@@ -33,6 +33,7 @@ class WindowVotes:
         padding: Rows and columns of nothing around the map; one number, or rows and columns.
         pose: What a capsule is: a `vector` or a `matrix`.
         bias: Added to the votes; `(O, N, A, J, C)`, or 1 in place of N or J.
+        offsets: Added to all votes from an offset of the window, `(K_h, K_w, E)`.
 
     Raises:
         ArgumentError: `pose`, `strides` or `padding` has an invalid value.
@@ -47,6 +48,7 @@ class WindowVotes:
         padding: int | tuple[int, int] = 0,
         pose: Pose = "vector",
         bias: torch.Tensor | None = None,
+        offsets: torch.Tensor | None = None,
     ) -> None:
         self.rows, self.columns = _check_votes(capsules, weight, pose)
         self.outputs = weight.shape[3]
@@ -58,6 +60,9 @@ class WindowVotes:
         self.capsules = capsules
         self._pose = pose
         self._weights = [weight.flatten(0, 1)]
+        if offsets is not None:
+            window = self.windows.kernel_size
+            bias = self.by_position("offsets", offsets, window).flatten(0, 1).unsqueeze(1)
         if bias is not None:
             self._weights.append(bias.expand(-1, capsules.shape[3], -1, -1, -1))
 
@@ -115,6 +120,12 @@ class WindowVotes:
         padded_1HW1 = self.windows.pad(torch.ones_like(self.capsules[:1, :, :, :1, 0], dtype=torch.bool))
         at_offsets = [padded_1HW1[:, *self.windows.at(offset, self.size)] for offset in self.windows.offsets()]
         return torch.stack(at_offsets, 3)
+
+    def by_position(self, name: str, given: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+        """View what is added to the votes of all types `(.., .., E)` by rows, `(.., .., A, 1, C)`."""
+        if tuple(given.shape) != (*size, self.dim):
+            raise ShapeError(f"{name} must be {(*size, self.dim)}; received {tuple(given.shape)}")
+        return self.by_rows(given.to(self.capsules).unsqueeze(-2))
 
     def by_rows(self, pose_JE: torch.Tensor) -> torch.Tensor:
         """View poses `(..., J, E)` by rows, `(..., A, J, C)`."""
