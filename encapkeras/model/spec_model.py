@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any
 
 import keras
@@ -18,7 +19,7 @@ from encapkeras.model.examine import Examined, check_spec
 from encapkeras.model.image_range import IMAGE_RANGE, ImageRange
 from encapkeras.model.moving_statistics import MovingStatistics
 from encapkeras.model.precision import tf32, use_precision
-from encapkeras.model.side_losses import SideLosses, taps_wanted
+from encapkeras.model.side_losses import FollowRamps, SideLosses, taps_wanted
 from encapkeras.plugins import check_loaded, used_plugins
 from encapkeras.spec.load import Source, load_spec
 from encapkeras.spec.nodes import Node
@@ -118,6 +119,23 @@ class SpecModel(keras.Model):  # type: ignore[misc]
         return dict(self._origin.graph.side_losses)
 
     @property
+    def side_loss_weights(self) -> dict[str, float]:
+        """What each side loss is multiplied by now.
+
+        A weight that changes with the epochs, such as `{from: 0, to: 20, epochs: 10}`, has its value of the epoch in
+        `fit`, which shows it as `<name>_weight`, and is `to` at all other times.
+        """
+        return dict(self._side.weights)
+
+    def set_epoch(self, epoch: int | None) -> None:
+        """Give side losses whose weights change those of an epoch, in a loop of your own; `fit` does so itself.
+
+        Args:
+            epoch: The epoch, from 0; None: what the weights are in the end.
+        """
+        self._side.set_epoch(epoch)
+
+    @property
     def layers(self) -> list[keras.layers.Layer]:
         """All layers, those that only side losses need included."""
         layers = [*super().layers, *self._side.layers]
@@ -130,7 +148,7 @@ class SpecModel(keras.Model):  # type: ignore[misc]
 
     @property
     def side_figures(self) -> list[str]:
-        """The names, `<loss>_<name>`, of the metrics that side losses report: neither losses nor scores."""
+        """The names, `<loss>_<name>`, of the metrics that side losses report, and of weights that change."""
         names: list[str] = self._side.reported_names
         return names
 
@@ -162,7 +180,15 @@ class SpecModel(keras.Model):  # type: ignore[misc]
 
     def fit(self, x: Any = None, *args: Any, **kwargs: Any) -> keras.callbacks.History:
         """Train as Keras does; raises `ArgumentError` if there are no images."""
-        return super().fit(self._some(x), *args, **kwargs)
+        fit = super().fit
+        if not self._side.ramps:
+            return fit(self._some(x), *args, **kwargs)
+        given = signature(fit).bind(self._some(x), *args, **kwargs).arguments
+        others = keras.tree.flatten(given.get("callbacks") or [])
+        try:
+            return fit(**{**given, "callbacks": [FollowRamps(self._side), *others]})
+        finally:
+            self._side.set_epoch(None)
 
     def evaluate(self, x: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Evaluate as Keras does; raises `ArgumentError` if there are no images."""

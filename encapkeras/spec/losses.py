@@ -17,7 +17,7 @@ from encapkeras.losses.side_loss import LABELS
 from encapkeras.registry import Entry
 from encapkeras.spec.nodes import Graph, Reference, layer_name
 from encapkeras.spec.report import Report
-from encapkeras.spec.sections import LOSS, LossKeys
+from encapkeras.spec.sections import LOSS, LossKeys, Ramp
 from encapkeras.spec.tree import FAILED, Tree
 from encapkeras.validation import Argument, Arguments, shown
 
@@ -49,7 +49,7 @@ class NamedSideLoss:
     labels: str
     labels_of: str
     arguments: Mapping[str, Any]
-    weight: float
+    weight: float | Ramp
     tree: Tree = field(repr=False, compare=False)
 
     @property
@@ -64,7 +64,8 @@ class NamedSideLoss:
 
     def resolved(self) -> dict[str, Any]:
         """The loss as plain data."""
-        return {"loss": self.loss, **self.references, **copy.deepcopy(self.arguments), "weight": self.weight}
+        weight = self.weight.model_dump(by_alias=True) if isinstance(self.weight, Ramp) else self.weight
+        return {"loss": self.loss, **self.references, **copy.deepcopy(self.arguments), "weight": weight}
 
 
 def read_losses(
@@ -125,9 +126,13 @@ class _LossCheck:
         problems = self.report.add_values(allowed, own)
         wrong = bool(problems) or any(own.failures()) or wrong
         arguments = {key: each.plain() for key, each in own.entries().items() if key not in takes}
-        weight = float(head.plain().get("weight", 1.0)) if not wrong else 1.0
+        weight: float | Ramp = 1.0 if wrong else LOSS.convert(head.plain()).weight
         if takes:
             return self._side_loss(name, tree, entry, own, arguments, weight, wrong)
+        if isinstance(weight, Ramp):
+            text = "must be a number, which Keras takes once, in compile; only weights of side losses change with epochs"
+            self.report.add(entries["weight"], text)
+            return None
         return None if wrong else self._output_loss(tree, OutputLoss(entry.name, arguments, weight))
 
     def _entry(self, written: Tree | None) -> Entry | None:
@@ -149,7 +154,14 @@ class _LossCheck:
         return loss
 
     def _side_loss(
-        self, name: str, tree: Tree, entry: Entry, own: Tree, arguments: Mapping[str, Any], weight: float, wrong: bool
+        self,
+        name: str,
+        tree: Tree,
+        entry: Entry,
+        own: Tree,
+        arguments: Mapping[str, Any],
+        weight: float | Ramp,
+        wrong: bool,
     ) -> NamedSideLoss | None:
         problem = self._name_problem(name)
         if problem:

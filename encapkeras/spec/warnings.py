@@ -12,6 +12,7 @@ from encapkeras.data import DatasetInfo, DataSettings
 from encapkeras.errors import nearest
 from encapkeras.spec.reachable import reached
 from encapkeras.spec.report import Report
+from encapkeras.spec.sections import Ramp
 from encapkeras.spec.train_settings import Step, TrainSettings
 from encapkeras.spec.tree import Tree
 
@@ -30,7 +31,7 @@ def warn_about_settings(spec: Spec, written: Tree, report: Report) -> None:
         if spec.info:
             _warn_about_few_images(spec.data, spec.info, written, report)
         _warn_about_single_images(spec, spec.data, written, report)
-    _warn_about_few_epochs(spec.train, written, report)
+    _warn_about_few_epochs(spec, written, report)
 
 
 def warn_about_unread_names(written: Tree, variables: Collection[str], blocks: Collection[str], report: Report) -> None:
@@ -123,8 +124,9 @@ def _warn_about_single_images(spec: Spec, data: DataSettings, written: Tree, rep
         report.warn(written.deepest("data", "batch_size"), f"{text}. Choose a batch of many images.")
 
 
-def _warn_about_few_epochs(train: TrainSettings, written: Tree, report: Report) -> None:
+def _warn_about_few_epochs(spec: Spec, written: Tree, report: Report) -> None:
     """Warn about what training ends before; few epochs by `--set` are a trial, which any recipe allows."""
+    train = spec.train
     if train.epochs == 1 or written.deepest("train", "epochs").file == "--set":
         return
     if train.early_stopping and train.early_stopping.patience >= train.epochs:
@@ -135,3 +137,8 @@ def _warn_about_few_epochs(train: TrainSettings, written: Tree, report: Report) 
         text = f"no milestone comes before the last of {train.epochs} epochs, so the learning rate never falls"
         hint = "Choose earlier ones, or another schedule."
         report.warn(written.deepest("train", "schedule", "milestones"), f"{text}. {hint}")
+    for loss in spec.side_losses:
+        if isinstance(loss.weight, Ramp) and loss.weight.epochs >= train.epochs:
+            text = f"the training ends, after {train.epochs} epochs, before the weight is {loss.weight.to:g}"
+            place = written.deepest("losses", loss.name, "weight", "epochs")
+            report.warn(place, f"{text}. Choose at most {train.epochs - 1}, or train longer.")
