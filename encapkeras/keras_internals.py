@@ -120,6 +120,19 @@ def steps_per_epoch(model: keras.Model, frame: FrameType | None) -> int | None:
     return fit.f_locals["epoch_iterator"].steps_per_epoch if fit else None
 
 
+def images_per_step(model: keras.Model, frame: FrameType | None) -> float | None:
+    """Get the mean size of the batches of the `fit` that a frame is inside of (its `epoch_iterator`; Keras 3.15)."""
+    fit = _frame_of_fit(model, frame)
+    iterator = fit.f_locals["epoch_iterator"] if fit else None
+    if iterator is None or iterator.data_adapter.batch_size is None:
+        return None
+    size, steps = iterator.data_adapter.batch_size, iterator.num_batches
+    if iterator.steps_per_epoch or not steps:
+        return float(size)
+    last = iterator.data_adapter.partial_batch_size or size
+    return float(size - (size - last) / steps)
+
+
 def callbacks_before(
     model: keras.Model, frame: FrameType | None, callback: keras.callbacks.Callback
 ) -> list[keras.callbacks.Callback]:

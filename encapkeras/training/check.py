@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
+import keras
 import torch
 
 from encapkeras.data import DataSettings
@@ -14,6 +15,7 @@ from encapkeras.distribution.processes import broadcast, connected, propagate_er
 from encapkeras.errors import ArgumentError, DistributionError, TrainingError
 from encapkeras.functional.torch_support.optional_compile import check_compiler
 from encapkeras.spec.train_settings import TrainSettings
+from encapkeras.training.callbacks.resume import Resume
 from encapkeras.training.measure import data_of
 from encapkeras.training.run.identity import first_difference, without_places
 
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
     from encapkeras.spec.spec import Spec
 
 _Value = TypeVar("_Value")
+Verbose = Literal["auto", 0, 1, 2]
+"""Those of Keras' `fit`."""
 
 
 def check_options(spec: Spec, run_dir: str | Path | None, overwrite: bool, resume: bool) -> None:
@@ -47,6 +51,35 @@ def check_options(spec: Spec, run_dir: str | Path | None, overwrite: bool, resum
             f"data.batch_size is that of all processes together, and {batch} images cannot be divided equally among "
             f"{count}. Set it to {sizes}, or start one of {dividing} processes."
         )
+
+
+def check_verbose(verbose: Any) -> Verbose:
+    """Return how much is to be printed, if it is a possible value."""
+    if verbose not in get_args(Verbose):
+        raise ArgumentError(
+            f"verbose is 'auto', 0 (nothing), 1 (lines, and a bar on a terminal) or 2 (lines); received {verbose!r}"
+        )
+    return verbose  # type: ignore[no-any-return]
+
+
+def check_callbacks(callbacks: Any) -> list[keras.callbacks.Callback]:
+    """Return the caller's callbacks as a list, after checking that they are some, and leave saving to the run."""
+    if isinstance(callbacks, keras.callbacks.Callback):
+        callbacks = [callbacks]
+    if not isinstance(callbacks, list | tuple | None):
+        raise ArgumentError(f"callbacks must be a list of Keras callbacks; received {type(callbacks).__name__}")
+    for callback in callbacks or ():
+        if isinstance(callback, type):
+            name = callback.__name__
+            raise ArgumentError(f"callbacks has the class {name} itself; make a callback of it: {name}(...)")
+        if not isinstance(callback, keras.callbacks.Callback):
+            raise ArgumentError(f"callbacks must be Keras callbacks; received {type(callback).__name__}")
+        if isinstance(callback, Resume | keras.callbacks.BackupAndRestore):
+            raise ArgumentError(
+                f"train saves and resumes its run itself, so it takes no {type(callback).__name__}: leave it out, and "
+                "give run_dir and resume=True. train.resume_state in the spec says how often it saves."
+            )
+    return list(callbacks or ())
 
 
 def check_same_spec(spec: Spec) -> None:

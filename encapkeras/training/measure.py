@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -87,7 +88,9 @@ def measure(checkpoint: Path, batches: Batches, info: DatasetInfo) -> dict[str, 
         return measure_metrics(model, batches)
 
 
-def measure_metrics(model: keras.Model, batches: Batches) -> dict[str, float]:
+def measure_metrics(
+    model: keras.Model, batches: Batches, callbacks: Sequence[keras.callbacks.Callback] = ()
+) -> dict[str, float]:
     """Return the `accuracy` (0 to 1) and mean `loss` of a model that `compile_with_losses` has compiled."""
-    found = model.evaluate(batches, verbose=0, return_dict=True)
+    found = model.evaluate(batches, verbose=0, return_dict=True, callbacks=list(callbacks))
     return {"accuracy": found["accuracy"], "loss": found["loss"]}

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import keras
 import torch
@@ -36,18 +36,23 @@ from encapkeras.summary.node_table import parameters
 from encapkeras.training import callbacks
 from encapkeras.training.analysis_images import sample_images
 from encapkeras.training.check import (
+    Verbose,
+    check_callbacks,
     check_device,
     check_options,
     check_same_images,
     check_same_spec,
     check_settings,
+    check_verbose,
 )
+from encapkeras.training.introduction import introduction
 from encapkeras.training.measure import check_fits, compile_with_losses, measure_metrics
 from encapkeras.training.memory.advice import advice_for_training
 from encapkeras.training.memory.out_of_memory import explain_out_of_memory
 from encapkeras.training.memory.peak_memory import PeakMemory
 from encapkeras.training.non_finite import NonFiniteTrainingError
 from encapkeras.training.optimizer.make_optimizer import ConstantRate, has_schedule, make_optimizer
+from encapkeras.training.output import say, stdout_console
 from encapkeras.training.run.identity import check_checkpoint, check_images, check_state, noted_images
 from encapkeras.training.run.known_runs import newest_unfinished
 from encapkeras.training.run.resume_state import StateFiles, check_model_state
@@ -58,7 +63,6 @@ from encapkeras.training.run.start import (
     decide_start,
     describe_environment,
     numeric_differences,
-    on_device,
 )
 
 if TYPE_CHECKING:
@@ -70,7 +74,13 @@ SMALL_FILES = 10_000_000  # bytes: more than all files of a run that hold no wei
 
 
 def train(
-    spec: Spec, run_dir: str | Path | None = None, overwrite: bool = False, resume: bool = False
+    spec: Spec,
+    run_dir: str | Path | None = None,
+    overwrite: bool = False,
+    resume: bool = False,
+    *,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+    verbose: Verbose = "auto",
 ) -> dict[str, Any]:
     """Train the network of a spec, and test it once with the weights that were best on validation.
 
@@ -83,6 +93,10 @@ def train(
         overwrite: Whether a run that is in that folder already may be replaced.
         resume: Whether a run in that folder is resumed; without one, it starts there. Settings of `train` may have
             changed, but for the seed; the network and the data may not.
+        callbacks: More Keras callbacks, called after ours; of several processes, in each. Resume states hold their
+            attributes that are plain values, so a run must be resumed with callbacks of the same classes.
+        verbose: 0 prints nothing; 1 prints lines and, on a terminal or in a notebook, shows a bar; 2 prints lines
+            alone; `auto` is 1. Of several processes, the first prints.
 
     Returns:
         The content of `results.json`: `test_accuracy`, `test_loss`, `validation_accuracy` and `best_epoch` (both None
@@ -92,7 +106,8 @@ def train(
     Raises:
         DataError: The data set cannot be read.
         RunFolderError: The run folder holds something already, or cannot be written.
-        ArgumentError: The routing of a network without any is to be analysed; or both `overwrite` and `resume`.
+        ArgumentError: The routing of a network without any is to be analysed; both `overwrite` and `resume`; or
+            `callbacks` or `verbose` cannot be that.
         TrainingError: The spec does not fit the data, the processes or the run to resume; out of memory; or the loss
             or a gradient is not finite.
         DistributionError: The processes cannot be connected, or one of the others has ended.
@@ -102,19 +117,28 @@ def train(
     initialize(LONGEST_WAIT)
     launched = LaunchedRun()
     with propagate_errors():
+        asked = _Asked(check_callbacks(callbacks), stdout_console(quiet=check_verbose(verbose) == 0), verbose != 2)
         start = _check(spec, launched, run_dir, overwrite, resume)
         if start.results is not None:
-            _say(f"run {start.path} is finished already")
+            _say(asked.console, f"run {start.path} is finished already")
             return start.results
         memory = PeakMemory()
-        with _claimed(spec, start) as folder, contextlib.closing(folder.lock):
-            run = _open_run(spec, start, launched, folder)
+        with _claimed(spec, start, asked.console) as folder, contextlib.closing(folder.lock):
+            run = _open_run(spec, start, launched, folder, asked)
             with own_folder(folder.path) if connected().is_first else contextlib.nullcontext():  # others may lack it
                 with report_lost_processes(), run.explain_errors(), enable_compile(spec.train.compile):
                     trained = _train_epochs(run)
                     tested = _test(run)
                 peak = {"peak_memory_mib": memory.mebibytes(_device_of(run.model))}
                 return _close(run, {**tested, **trained, **peak})
+
+
+class _Asked(NamedTuple):
+    """What the caller asked for beside the run."""
+
+    callbacks: list[keras.callbacks.Callback]
+    console: Console
+    bar: bool
 
 
 @dataclass
@@ -125,6 +149,7 @@ class _Run:
     model: SpecModel
     splits: DataSplits
     folder: RunFolder
+    asked: _Asked
     note_start: Callable[[], None] = lambda: None  # in the first process, as soon as nothing can refuse to resume
 
     def __post_init__(self) -> None:
@@ -132,6 +157,11 @@ class _Run:
         self.strategy = DataParallel(sync_batch_norm=self.spec.train.sync_batch_norm)
         self.stopwatch = callbacks.Stopwatch(self.splits.train.num_images)
         self.checkpoints = callbacks.Checkpoints(self.folder.best, self.folder.last)
+        self.progress = callbacks.Progress(self.splits.train.num_images, self.asked.console, self.asked.bar)
+
+    def say(self, *lines: str) -> None:
+        """Print lines, in the first process."""
+        _say(self.asked.console, *lines)
 
     @contextlib.contextmanager
     def explain_errors(self) -> Iterator[None]:
@@ -159,11 +189,13 @@ class _Run:
 
     def _how_to_continue(self, with_changes: bool = False) -> str:
         launcher = ", started with torchrun as before" if connected().count > 1 else ""
-        if not with_changes:
-            return f"Continue with: {self.folder.resume_command}{launcher}"
-        train = self.spec.train
-        change = f"optimizer.learning_rate={train.optimizer.learning_rate / 10:g}" if train.clip_norm else "clip_norm=1"
-        return f"Continue with other settings: {self.folder.resume_command} --set train.{change}{launcher}"
+        train, how = self.spec.train, "Continue with other settings" if with_changes else "Continue with"
+        rate = f"optimizer.learning_rate={train.optimizer.learning_rate / 10:g}"
+        change = f"train.{rate if train.clip_norm else 'clip_norm=1'}" if with_changes else ""
+        if self.asked.callbacks:  # a command would be without them
+            how += f" ({change})" if change else ""
+            return f"{how}: train(..., run_dir='{self.folder.path}', resume=True, callbacks=[...]){launcher}"
+        return f"{how}: {self.folder.resume_command}{f' --set {change}' if change else ''}{launcher}"
 
 
 def _check(spec: Spec, launched: LaunchedRun, run_dir: str | Path | None, overwrite: bool, resume: bool) -> Start:
@@ -174,23 +206,23 @@ def _check(spec: Spec, launched: LaunchedRun, run_dir: str | Path | None, overwr
 
 
 @contextlib.contextmanager
-def _claimed(spec: Spec, start: Start) -> Iterator[RunFolder]:
+def _claimed(spec: Spec, start: Start, console: Console) -> Iterator[RunFolder]:
     """Give the run's folder; by default the first process makes it at once, so that no other training takes it."""
     with contextlib.ExitStack() as unless_used:
         path = start.path
         if path is None:
-            _say_of_unfinished(spec.name)
+            _say_of_unfinished(spec.name, console)
             path = run_on_first(lambda: unless_used.enter_context(RunFolder.claimed(spec.name)).path)
         yield RunFolder(path)
 
 
-def _say_of_unfinished(name: str) -> None:
+def _say_of_unfinished(name: str, console: Console) -> None:
     newest = newest_unfinished(name) if connected().is_first else None
     if newest:
-        _say(f"an unfinished run of '{name}' is in {newest.path}. Continue that with: {newest.resume_command}")
+        _say(console, f"an unfinished run of '{name}' is in {newest.path}. Continue that with: {newest.resume_command}")
 
 
-def _open_run(spec: Spec, start: Start, launched: LaunchedRun, folder: RunFolder) -> _Run:
+def _open_run(spec: Spec, start: Start, launched: LaunchedRun, folder: RunFolder, asked: _Asked) -> _Run:
     """Build the network, load the data and check that they go together; only then make or change the run folder."""
     keras.utils.set_random_seed(spec.train.seed)
     with propagate_errors(), explain_out_of_memory():
@@ -202,12 +234,12 @@ def _open_run(spec: Spec, start: Start, launched: LaunchedRun, folder: RunFolder
         check_fits(model, splits.info)
         check_device(spec.train, _device_of(model))
         compile_with_losses(model, make_optimizer(spec.train, len(splits.train)))
-    run = _Run(spec, model, splits, folder)
+    run = _Run(spec, model, splits, folder, asked)
     device = _device_of(model)
     gpu = f" ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else ""
     environment = describe_environment(f"{device}{gpu}", spec.train.seed, connected().count)
     run.checkpoints.run = run_on_first(lambda: _write_start(run, start, launched, environment))
-    _introduce(run, environment)
+    run.say(*introduction(spec, parameters(model), splits, folder.path, environment))
     return run
 
 
@@ -240,11 +272,11 @@ def _write_start(run: _Run, start: Start, launched: LaunchedRun, environment: di
             check_model_state(run.model, newest[1]["model"])
         check_images(folder, images)
         changes = [f"changed since the run was started: {change}" for change in start.changes]
-        _say(*changes, *numeric_differences(started, environment))
+        run.say(*changes, *numeric_differences(started, environment))
         if not noted_images(started):
             environment = {**environment, "data": images}
-            _say("the run has no note of its images, so it is unknown whether they are still the same")
-        _say(f"resumes at {StateFiles(folder.resume).position()}")
+            run.say("the run has no note of its images, so it is unknown whether they are still the same")
+        run.say(f"resumes at {StateFiles(folder.resume).position()}")
         run.note_start = lambda: folder.note_resumption(resolved, environment, start.changes)
     launched.made(folder)
     return name
@@ -256,25 +288,6 @@ def _bytes_of_weights(run: _Run) -> int:
     weights: int = sum(weight.value.nbytes for weight in run.model.weights)
     state: int = weights + sum(variable.value.nbytes for variable in run.model.optimizer.variables)
     return 3 * weights + (run.spec.train.resume_state.keep + 1) * state
-
-
-def _introduce(run: _Run, environment: dict[str, Any]) -> None:
-    splits, count = run.splits, connected().count
-    validation = f"{splits.validation.num_images:,} for validation" if splits.validation else "none for validation"
-    _say(
-        f"{run.spec.name}: {parameters(run.model):,} parameters on {on_device(environment)}",
-        f"{splits.train.num_images:,} images for training, {validation}, {splits.test.num_images:,} for testing",
-        f"run folder {run.folder.path}",
-    )
-    if environment["dtype"] != "float32":
-        _say(
-            f"Keras' dtype is {environment['dtype']}, not float32: weights have it, whatever train.precision is "
-            "(set in code, or as floatx in ~/.keras/keras.json)"
-        )
-    if count > 1:
-        _say(f"{count} processes, each with {(splits.train.batch_size or 0) // count} images of a batch")
-    if splits.validation is None:
-        _say("no validation part (data.validation is 0): the last epoch's weights will be tested")
 
 
 def _train_epochs(run: _Run) -> dict[str, Any]:
@@ -318,7 +331,7 @@ def callbacks_of(run: _Run) -> list[keras.callbacks.Callback]:
         run.checkpoints,
         callbacks.MetricsFile(folder.metrics),
         callbacks.TensorBoard(folder.tensorboard, splits.validation, settings=shown, training_images=images),
-        callbacks.Progress(splits.train.num_images, _console()),
+        run.progress,
     ]
     if settings.early_stopping:
         patience, least = settings.early_stopping.patience, settings.early_stopping.min_delta
@@ -328,6 +341,7 @@ def callbacks_of(run: _Run) -> list[keras.callbacks.Callback]:
         others.append(
             callbacks.RoutingAnalysis(folder.analysis, some.images, some.labels, every=every, split=some.name)
         )
+    others += run.asked.callbacks
     saving = settings.resume_state
     resume = callbacks.Resume(folder.resume, run.own_splits.train, others, saving.minutes, saving.epochs, saving.keep)
     noting = keras.callbacks.LambdaCallback(on_train_begin=lambda logs: run.note_start())
@@ -336,10 +350,10 @@ def callbacks_of(run: _Run) -> list[keras.callbacks.Callback]:
 
 @contextlib.contextmanager
 def _closing(in_order: Sequence[keras.callbacks.Callback]) -> Iterator[None]:
-    """Close callbacks in the end: Keras does not call them when `fit` ends with an error."""
+    """Close our callbacks in the end: Keras does not call them when `fit` ends with an error."""
     with contextlib.ExitStack() as stack:
         for callback in in_order:
-            if hasattr(callback, "close"):
+            if type(callback).__module__.startswith("encapkeras.") and hasattr(callback, "close"):
                 stack.callback(callback.close)
         yield
 
@@ -354,7 +368,8 @@ def _test(run: _Run) -> dict[str, float]:
         else:
             best = build_model(run.spec)
         compile_with_losses(best)
-    found = measure_metrics(run.strategy.attach(best), run.own_splits.test)
+    with contextlib.closing(run.progress):
+        found = measure_metrics(run.strategy.attach(best), run.own_splits.test, [run.progress])
     return {"test_accuracy": found["accuracy"], "test_loss": found["loss"]}
 
 
@@ -363,18 +378,14 @@ def _close(run: _Run, results: dict[str, Any]) -> dict[str, Any]:
     results = broadcast(results)
     run_on_first(lambda: write_json(run.folder.results, results))
     run_on_first(lambda: StateFiles(run.folder.resume).remove(run.folder.lock))
-    _say(f"test accuracy {results['test_accuracy']:.4f}, loss {results['test_loss']:.4f}")
+    run.say(f"test accuracy {results['test_accuracy']:.4f}, loss {results['test_loss']:.4f}")
     return results
 
 
-def _console() -> Console:
-    """Where the first of the processes prints; the others are quiet."""
-    return Console(file=sys.stdout, quiet=not connected().is_first)  # named, as a progress bar stands in for it
-
-
-def _say(*lines: str) -> None:
-    if lines:
-        _console().print(printable("\n".join(lines), keep="\n"), markup=False, highlight=False, soft_wrap=True)
+def _say(console: Console, *lines: str) -> None:
+    if connected().is_first:
+        for line in lines:
+            say(console, printable(line))
 
 
 def _device_of(model: SpecModel) -> torch.device:

@@ -1,0 +1,61 @@
+"""The words of `Progress`."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from rich.text import Text
+
+from encapkeras.errors import printable
+
+GAP = "  "
+LONGEST_TIME = len("12:34:56 left")
+LONGEST_SPEED = len("12,345 images/s")
+
+
+def metric_texts(logs: Mapping[str, Any] | None, hidden: Collection[str] = ()) -> list[str]:
+    """Return each metric with its value in validation, the most important first.
+
+    Examples:
+        >>> metric_texts({"align": 2.5, "accuracy": 0.93, "loss": 0.2, "val_accuracy": 0.9, "val_loss": 0.3})
+        ['accuracy 0.9300 val 0.9000', 'loss 0.2000 val 0.3000', 'align 2.5000']
+    """
+    logs = {name: value for name, value in (logs or {}).items() if name not in hidden}
+    texts = {}
+    for name, value in logs.items():
+        if name.removeprefix("val_") in logs and name.startswith("val_"):
+            continue
+        validated = f" val {logs[f'val_{name}']:.4f}" if f"val_{name}" in logs else ""
+        texts[name] = f"{printable(name)} {value:.4f}{validated}"
+    return [texts[name] for name in sorted(texts, key=lambda name: (name not in ("accuracy", "loss"), name in texts))]
+
+
+def epoch_line(label: str, metrics: Sequence[str], speed: str, left: str, width: int) -> Text:
+    """Return the line of an epoch: all metrics and the speed, as far as they fit.
+
+    The first two metrics and the time left are always there. All lines of a training have the same parts: what fits is
+    decided for long times and high speeds.
+    """
+    room = width - len(label) - len(GAP) - LONGEST_TIME
+    shown: list[str] = []
+    for text in metrics:
+        room -= len(GAP) + len(text)
+        if room < 0 and len(shown) >= 2:
+            break
+        shown.append(text)
+    end = [left]
+    if speed and len(shown) == len(metrics) and room >= len(GAP) + LONGEST_SPEED:
+        end = [speed, left]
+    middle = GAP + GAP.join(shown) if shown else ""
+    return Text.assemble((label, "cyan"), middle, (GAP + GAP.join(filter(None, end)), "dim"))
+
+
+def joined(parts: Sequence[str], width: int) -> str:
+    """Join texts, leaving out empty ones, and the last ones where they do not fit."""
+    line, *others = filter(None, parts)
+    for part in others:
+        if len(line) + len(GAP) + len(part) > width:
+            break
+        line += GAP + part
+    return line
