@@ -280,9 +280,7 @@ def _path_in(value: Any, location: Sequence[str | int], kind: str) -> Path:
     return tuple(path)
 
 
-def _has_own_type(
-    error: ErrorDetails, path: Path, errors: Sequence[ErrorDetails], paths: Sequence[Path]
-) -> bool:
+def _has_own_type(error: ErrorDetails, path: Path, errors: Sequence[ErrorDetails], paths: Sequence[Path]) -> bool:
     """Whether a value has one type of a union, and something is wrong with it as such: its other types do not matter."""
     if isinstance(error["input"], dict) and any(inside[:-1] == path for inside in paths):
         return True

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
-from collections.abc import Iterator, Mapping, Sequence
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -81,16 +82,20 @@ class SideLosses:
         names = [metric.name for metrics in self._reported.values() for metric in metrics.values()]
         return [*names, *(_weight_name(name) for name in self.ramps)]
 
+    def fit(self, fit: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Call Keras' `fit` with weights that follow their ramps."""
+        if not self.ramps:
+            return fit(*args, **kwargs)
+        given = inspect.signature(fit).bind(*args, **kwargs).arguments
+        others = keras.tree.flatten(given.get("callbacks") or [])
+        try:
+            return fit(**{**given, "callbacks": [_FollowRamps(self), *others]})
+        finally:
+            self.set_epoch(None)
+
     def set_epoch(self, epoch: int | None) -> None:
         """Set the weights to those of an epoch, from 0; None: to the last ones."""
-        self.weights = {
-            loss.name: loss.weight
-            if not isinstance(loss.weight, Ramp)
-            else loss.weight.to
-            if epoch is None
-            else loss.weight.in_epoch(epoch)
-            for loss in self._losses
-        }
+        self.weights = {loss.name: loss.weight_in(epoch) for loss in self._losses}
 
     def wanted(self, training: bool | None) -> bool:
         """Whether side losses count in what the model does now: training, or evaluation."""
@@ -162,7 +167,7 @@ class SideLosses:
         return tensor
 
 
-class FollowRamps(keras.callbacks.Callback):  # type: ignore[misc]
+class _FollowRamps(keras.callbacks.Callback):  # type: ignore[misc]
     """Sets the weights of each epoch, and puts those that change into its logs; `fit` calls it before all others."""
 
     def __init__(self, side: SideLosses) -> None:

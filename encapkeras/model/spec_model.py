@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from inspect import signature
 from typing import Any
 
 import keras
@@ -15,11 +14,12 @@ from encapkeras.errors import ArgumentError, EncapkerasError, suggest
 from encapkeras.keras_internals import cloned_by_keras, name_outputs
 from encapkeras.losses import SideLoss
 from encapkeras.model.build import BuiltGraph, build_nodes, build_side_losses
+from encapkeras.model.copy_weights import copy_weights
 from encapkeras.model.examine import Examined, check_spec
 from encapkeras.model.image_range import IMAGE_RANGE, ImageRange
 from encapkeras.model.moving_statistics import MovingStatistics
 from encapkeras.model.precision import tf32, use_precision
-from encapkeras.model.side_losses import FollowRamps, SideLosses, taps_wanted
+from encapkeras.model.side_losses import SideLosses, taps_wanted
 from encapkeras.plugins import check_loaded, used_plugins
 from encapkeras.spec.load import Source, load_spec
 from encapkeras.spec.nodes import Node
@@ -120,19 +120,11 @@ class SpecModel(keras.Model):  # type: ignore[misc]
 
     @property
     def side_loss_weights(self) -> dict[str, float]:
-        """What each side loss is multiplied by now.
-
-        A weight that changes with the epochs, such as `{from: 0, to: 20, epochs: 10}`, has its value of the epoch in
-        `fit`, which shows it as `<name>_weight`, and is `to` at all other times.
-        """
+        """What each side loss is multiplied by now: in `fit` the epoch's weights, otherwise what they are in the end."""
         return dict(self._side.weights)
 
     def set_epoch(self, epoch: int | None) -> None:
-        """Give side losses whose weights change those of an epoch, in a loop of your own; `fit` does so itself.
-
-        Args:
-            epoch: The epoch, from 0; None: what the weights are in the end.
-        """
+        """Set the side losses' weights to those of an epoch, from 0, or, for None, of the end; `fit` does so itself."""
         self._side.set_epoch(epoch)
 
     @property
@@ -180,15 +172,7 @@ class SpecModel(keras.Model):  # type: ignore[misc]
 
     def fit(self, x: Any = None, *args: Any, **kwargs: Any) -> keras.callbacks.History:
         """Train as Keras does; raises `ArgumentError` if there are no images."""
-        fit = super().fit
-        if not self._side.ramps:
-            return fit(self._some(x), *args, **kwargs)
-        given = signature(fit).bind(self._some(x), *args, **kwargs).arguments
-        others = keras.tree.flatten(given.get("callbacks") or [])
-        try:
-            return fit(**{**given, "callbacks": [FollowRamps(self._side), *others]})
-        finally:
-            self._side.set_epoch(None)
+        return self._side.fit(super().fit, self._some(x), *args, **kwargs)  # type: ignore[no-any-return]
 
     def evaluate(self, x: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Evaluate as Keras does; raises `ArgumentError` if there are no images."""
@@ -289,22 +273,7 @@ class SpecModel(keras.Model):  # type: ignore[misc]
         """
         reached = {id(layer) for layer in self.layers}
         own = {name: layer for name, layer in self._origin.layers.items() if id(layer) in reached and layer.weights}
-        for name in leave:
-            if name not in own:
-                raise EncapkerasError(
-                    f"'leave' has '{name}', which is not a node with weights of '{self.name}'. {suggest(name, own)}"
-                )
-        theirs = {layer.name: layer for layer in source.layers}
-        taking = [layer for name, layer in own.items() if name not in leave]
-        problems = {layer.name: problem for layer in taking if (problem := _unlike(layer, theirs.get(layer.name)))}
-        if problems:
-            raise EncapkerasError(
-                f"the weights of '{source.name}' do not fit '{self.name}': {'; '.join(problems.values())}. To keep "
-                f"what these nodes have, give leave=[{', '.join(map(repr, [*leave, *problems]))}]"
-            )
-        for layer in taking:
-            for mine, given in zip(layer.weights, theirs[layer.name].weights, strict=True):
-                mine.assign(given)
+        copy_weights(self.name, own, source, leave)
 
     @property
     def examined(self) -> Examined:
@@ -416,10 +385,3 @@ def _is_empty(x: Any) -> bool:
 
 def _plain_if_single(tensors: Mapping[str, keras.KerasTensor]) -> Any:
     return next(iter(tensors.values())) if len(tensors) == 1 else dict(tensors)
-
-
-def _unlike(layer: keras.layers.Layer, other: keras.layers.Layer | None) -> str:
-    if other is None:
-        return f"it has no '{layer.name}'"
-    here, there = ([tuple(weight.shape) for weight in each.weights] for each in (layer, other))
-    return "" if here == there else f"'{layer.name}' has weights {here} here and {there} there"

@@ -58,6 +58,12 @@ class NamedSideLoss:
         tensors = {name: str(reference) for name, reference in self.tensors.items()}
         return {**tensors, LABELS: self.labels} if self.labels else tensors
 
+    def weight_in(self, epoch: int | None) -> float:
+        """The weight in an epoch, from 0; None: in the end."""
+        if not isinstance(self.weight, Ramp):
+            return self.weight
+        return self.weight.to if epoch is None else self.weight.in_epoch(epoch)
+
     def make(self, policy: Any = None) -> SideLoss:
         """The Keras layer; raises whatever its constructor raises."""
         return LOSSES[self.loss].target(name=layer_name(self.name), dtype=policy, **self.arguments)  # type: ignore[no-any-return]
@@ -98,6 +104,17 @@ def _tensors(entry: Entry) -> dict[str, str]:
     return target.tensors() if isinstance(target, type) and issubclass(target, SideLoss) else {}
 
 
+def _ramp_problem(entry: Entry) -> str:
+    """Why the weight of a loss cannot change with the epochs; empty if it can."""
+    if not _tensors(entry):
+        return (
+            "must be a number, which Keras takes once, in compile; only weights of side losses change with the epochs"
+        )
+    if "weight" in entry.target.metric_names:
+        return f"must be a number: loss '{entry.name}' has a metric 'weight', and the logs have one of that name"
+    return ""
+
+
 def _reference(value: Any) -> Any:
     if not isinstance(value, str):
         raise ValueError("must be a node or node/port")
@@ -127,12 +144,11 @@ class _LossCheck:
         wrong = bool(problems) or any(own.failures()) or wrong
         arguments = {key: each.plain() for key, each in own.entries().items() if key not in takes}
         weight: float | Ramp = 1.0 if wrong else LOSS.convert(head.plain()).weight
+        if isinstance(weight, Ramp) and (problem := _ramp_problem(entry)):
+            self.report.add(entries["weight"], problem)
+            wrong, weight = True, 1.0
         if takes:
             return self._side_loss(name, tree, entry, own, arguments, weight, wrong)
-        if isinstance(weight, Ramp):
-            text = "must be a number, which Keras takes once, in compile; only weights of side losses change with epochs"
-            self.report.add(entries["weight"], text)
-            return None
         return None if wrong else self._output_loss(tree, OutputLoss(entry.name, arguments, weight))
 
     def _entry(self, written: Tree | None) -> Entry | None:

@@ -215,3 +215,24 @@ def test_many_nodes_that_serve_an_unused_one_are_not_all_named():
     }
     text = only(warnings(spec, "model.nodes.idle$i.repeat.0={i: 0}", check=load_spec), "model.nodes.idle$i")
     assert "; nor do idle0, idle1, idle2, idle3, idle4, 14 more, which nothing else needs" in text
+
+
+class TestTransport:
+    CHANGES = "train.epochs=3"  # of 21 steps each
+
+    @pytest.mark.parametrize("given", ["train.epochs=11", "data.batch_size=1293"])
+    def test_one_that_outweighs_the_classes_to_the_end_is_named(self, given):
+        text = only(warnings("encapnet_ot_digits", given, check=load_spec), "losses.align3.weight")
+        steps = "231" if "epochs" in given else "12"
+        assert f"for about 240 steps, and the training has {steps}. " in text
+
+    @pytest.mark.parametrize("weight", [5, {"from": 0, "to": 20, "epochs": 2}])
+    def test_a_small_one_and_one_that_rises_are_not(self, weight):
+        weights = [f"losses.{name}.weight={weight}" for name in ("align3", "align4")]
+        assert not warnings("encapnet_ot_digits", self.CHANGES, *weights, check=load_spec)
+
+    def test_a_ramp_that_training_ends_within(self, tmp_path):
+        file = tmp_path / "a.yaml"
+        file.write_text("extends: encapnet_ot_digits.yaml\nlosses: {align3: {weight: {from: 0, to: 20, epochs: 12}}}\n")
+        text = only(warnings(file, check=load_spec), "losses.align3.weight.epochs")
+        assert text.startswith("the training ends, after 12 epochs, before the weight is 20. ")
