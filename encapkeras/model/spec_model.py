@@ -120,7 +120,7 @@ class SpecModel(keras.Model):  # type: ignore[misc]
 
     @property
     def side_loss_weights(self) -> dict[str, float]:
-        """What each side loss is multiplied by now: in `fit` the epoch's weights, otherwise what they are in the end."""
+        """What each side loss is multiplied by now: in `fit` by the epoch's weight, otherwise by the last one."""
         return dict(self._side.weights)
 
     def set_epoch(self, epoch: int | None) -> None:

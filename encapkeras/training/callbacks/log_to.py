@@ -12,7 +12,7 @@ from encapkeras.training.callbacks.first_process import in_first_process
 
 @in_first_process
 class LogTo(keras.callbacks.Callback):  # type: ignore[misc]
-    """Calls a function with the metrics of each epoch and its number, from 1: one of an experiment tracker, or your own.
+    """Calls a function, of an experiment tracker or your own, with the metrics of each epoch and its number, from 1.
 
     `LogTo(mlflow.log_metrics)` and `LogTo(wandb_run.log)` are all that MLflow and Weights & Biases need; neither needs
     TensorFlow, as the Keras callbacks that come with them do. What the function raises ends the training, such as
@@ -25,7 +25,8 @@ class LogTo(keras.callbacks.Callback):  # type: ignore[misc]
         >>> model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, kernel_initializer="zeros")])
         >>> model.compile("sgd", "mse")
         >>> ones = keras.ops.ones((4, 1))
-        >>> _ = model.fit(ones, ones, epochs=2, callbacks=[LogTo(lambda metrics, epoch: print(epoch, metrics))], verbose=0)
+        >>> printing = LogTo(lambda metrics, epoch: print(epoch, metrics))
+        >>> _ = model.fit(ones, ones, epochs=2, callbacks=[printing], verbose=0)
         1 {'loss': 1.0}
         2 {'loss': 0.92...}
     """
