@@ -172,7 +172,7 @@ class SpecModel(keras.Model):  # type: ignore[misc]
 
     def fit(self, x: Any = None, *args: Any, **kwargs: Any) -> keras.callbacks.History:
         """Train as Keras does; raises `ArgumentError` if there are no images."""
-        return self._side.fit(super().fit, self._some(x), *args, **kwargs)  # type: ignore[no-any-return]
+        return self._side.fit(super().fit, self._some(x), *args, **kwargs)
 
     def evaluate(self, x: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Evaluate as Keras does; raises `ArgumentError` if there are no images."""

@@ -110,7 +110,7 @@ def _ramp_problem(entry: Entry) -> str:
         return (
             "must be a number, which Keras takes once, in compile; only weights of side losses change with the epochs"
         )
-    if "weight" in entry.target.metric_names:
+    if "weight" in getattr(entry.target, "metric_names", ()):
         return f"must be a number: loss '{entry.name}' has a metric 'weight', and the logs have one of that name"
     return ""
 
@@ -149,7 +149,7 @@ class _LossCheck:
             wrong, weight = True, 1.0
         if takes:
             return self._side_loss(name, tree, entry, own, arguments, weight, wrong)
-        return None if wrong else self._output_loss(tree, OutputLoss(entry.name, arguments, weight))
+        return None if wrong or isinstance(weight, Ramp) else self._output_loss(tree, OutputLoss(entry.name, arguments, weight))
 
     def _entry(self, written: Tree | None) -> Entry | None:
         if written is None or not isinstance(written.value, str):

@@ -68,8 +68,8 @@ def difference(before: Side, after: Side) -> Difference:
 def _changes(name: str, before: Side, after: Side) -> Iterator[tuple[str, Change]]:
     """Yield what is different at a node that both have."""
     yield from _different(_written(name, before.network), _written(name, after.network))
-    measured = [measures(side.rows[name], side.costs[name]) for side in (before, after)]
-    yield from _different(*measured)
+    old, new = (measures(side.rows[name], side.costs[name]) for side in (before, after))
+    yield from _different(old, new)
 
 
 def _written(name: str, network: Examined) -> dict[str, Any]:
@@ -112,7 +112,7 @@ def _different(before: Any, after: Any, path: str = "") -> Iterator[tuple[str, C
     maps = [each for each in (before, after) if each is not None]
     if maps and all(isinstance(each, Mapping) and each for each in maps):
         for key in dict.fromkeys(key for each in maps for key in each):
-            pair = [None if each is None else each.get(key) for each in (before, after)]
-            yield from _different(*pair, f"{path}.{key}" if path else str(key))
+            old, new = (None if each is None else each.get(key) for each in (before, after))
+            yield from _different(old, new, f"{path}.{key}" if path else str(key))
     elif before != after:
         yield path, (before, after)
