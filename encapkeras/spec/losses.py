@@ -149,7 +149,9 @@ class _LossCheck:
             wrong, weight = True, 1.0
         if takes:
             return self._side_loss(name, tree, entry, own, arguments, weight, wrong)
-        return None if wrong or isinstance(weight, Ramp) else self._output_loss(tree, OutputLoss(entry.name, arguments, weight))
+        if wrong or isinstance(weight, Ramp):
+            return None
+        return self._output_loss(tree, OutputLoss(entry.name, arguments, weight))
 
     def _entry(self, written: Tree | None) -> Entry | None:
         if written is None or not isinstance(written.value, str):
