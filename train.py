@@ -17,4 +17,4 @@ if find_spec("keras") is None or find_spec("torch") is None:
 from encapkeras.cli.main import main
 
 if __name__ == "__main__":
-    sys.exit(main(["train", *sys.argv[1:]]))
+    sys.exit(main(["train", *sys.argv[1:]], script="train.py"))

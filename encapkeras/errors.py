@@ -13,8 +13,37 @@ from dataclasses import dataclass
 from typing import Literal
 
 LONGEST_NAME = 100  # of one that the nearest is looked for
+SHORTEST_PART = 4  # of a name that stands for all of it
 MOST_NAMES = 1000  # among which it is looked for, and of which some are shown
 MOST_SHOWN = 50  # of allowed names
+
+SYNONYMS: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("lr", "learn_rate", "base_lr"), ("learning_rate",)),
+    **dict.fromkeys(("n_epochs", "num_epochs", "nb_epochs", "max_epochs"), ("epochs",)),
+    **dict.fromkeys(("bs", "batch", "minibatch"), ("batch_size",)),
+    **dict.fromkeys(("num_workers", "n_workers", "n_jobs"), ("workers",)),
+    **dict.fromkeys(("val", "val_split", "val_fraction", "validation_split"), ("validation",)),
+    **dict.fromkeys(("img_size", "input_size", "resolution"), ("image_size",)),
+    **dict.fromkeys(("flip", "hflip", "horizontal_flip"), ("mirror",)),
+    **dict.fromkeys(("transforms", "augmentation"), ("augment",)),
+    **dict.fromkeys(("wd", "l2"), ("weight_decay",)),
+    **dict.fromkeys(("random_seed", "random_state", "manual_seed"), ("seed",)),
+    **dict.fromkeys(("scheduler", "lr_scheduler", "lr_schedule"), ("schedule",)),
+    **dict.fromkeys(("warmup", "warm_up"), ("warmup_epochs",)),
+    **dict.fromkeys(("clipnorm", "grad_clip", "max_grad_norm", "gradient_clip"), ("clip_norm",)),
+    **dict.fromkeys(("amp", "mixed_precision"), ("precision",)),
+    **dict.fromkeys(("accumulation", "grad_accum", "gradient_accumulation_steps"), ("accumulate",)),
+    **dict.fromkeys(("opt", "optim"), ("optimizer",)),
+    **dict.fromkeys(("gamma",), ("factor",)),
+    **dict.fromkeys(("layers",), ("nodes",)),
+    **dict.fromkeys(("loss", "criterion"), ("losses",)),
+    **dict.fromkeys(("num_capsules", "n_capsules", "num_caps", "out_capsules"), ("capsules", "types")),
+    **dict.fromkeys(("capsule_dim", "dim_capsule", "caps_dim", "out_dim"), ("dim",)),
+    **dict.fromkeys(("num_routing", "routings", "routing_iterations", "num_iterations", "iters"), ("iterations",)),
+    **dict.fromkeys(("out_channels", "channels", "num_filters", "n_filters"), ("filters", "units")),
+    **dict.fromkeys(("bias",), ("use_bias",)),
+}
+"""Words of other libraries for keys of specs."""
 
 
 class EncapkerasError(Exception):
@@ -149,12 +178,23 @@ class SpecError(EncapkerasError, ValueError):
 
 
 def nearest(received: str, allowed: Iterable[str]) -> str | None:
-    """The allowed name that an unknown one is probably meant to be; None if none is near."""
+    """The allowed name that an unknown one is probably meant to be, or a part of; None if there is none, or several."""
     names = set(allowed)
+    for word in SYNONYMS.get(received, ()):
+        if word in names:
+            return word
     if len(received) > LONGEST_NAME or len(names) > MOST_NAMES:  # the search takes time for each letter of each name
         return None
-    near = difflib.get_close_matches(received, sorted(names), n=1, cutoff=0.6)
-    return near[0] if near else None
+    written = {name.lower(): name for name in sorted(names)}
+    word = received.lower()
+    near = difflib.get_close_matches(word, written, n=1, cutoff=0.6)
+    if not near and len(word) >= SHORTEST_PART:
+        near = [name for name in written if word in name] or [name for name in written if _begins_like(name, word)]
+    return written[near[0]] if len(near) == 1 else None
+
+
+def _begins_like(name: str, word: str) -> bool:
+    return difflib.SequenceMatcher(None, word, name[: len(word) + 1]).ratio() >= 0.75
 
 
 def suggest(received: str, allowed: Iterable[str]) -> str:

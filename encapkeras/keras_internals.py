@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-import itertools
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
@@ -133,13 +132,38 @@ def images_per_step(model: keras.Model, frame: FrameType | None) -> float | None
     return float(size - (size - last) / steps)
 
 
-def callbacks_before(
-    model: keras.Model, frame: FrameType | None, callback: keras.callbacks.Callback
-) -> list[keras.callbacks.Callback]:
-    """List what the `fit` that a frame is inside of calls before a callback (its `callbacks`; Keras 3.15)."""
+def argument_of_fit(model: keras.Model, frame: FrameType | None, name: str) -> Any:
+    """Get an argument of the `fit` of this model that a frame is inside of, None outside (Keras 3.15)."""
     fit = _frame_of_fit(model, frame)
-    in_order = fit.f_locals["callbacks"].callbacks if fit else []
-    return list(itertools.takewhile(lambda each: each is not callback, in_order))
+    return fit.f_locals[name] if fit else None
+
+
+def validates(model: keras.Model, frame: FrameType | None) -> bool:
+    """Return whether the `fit` that a frame is inside of validates, in any epoch (`_should_eval`; Keras 3.15)."""
+    fit = _frame_of_fit(model, frame)
+    if fit is None or fit.f_locals["validation_data"] is None:
+        return False
+    epochs = range(fit.f_locals["initial_epoch"], fit.f_locals["epochs"])
+    return any(model._should_eval(epoch, fit.f_locals["validation_freq"]) for epoch in epochs)
+
+
+def images_in_step(model: keras.Model, frame: FrameType | None) -> int:
+    """Count what the step that `fit` makes trains on (its `data`, of one step; Keras 3.15)."""
+    fit = _frame_of_fit(model, frame)
+    return len(keras.tree.flatten(fit.f_locals["data"])[0]) if fit else 0
+
+
+def lowest_is_best(model: keras.Model, log: str) -> bool:
+    """Return whether Keras minimizes the metric that a log is of (`_direction`; Keras 3.15)."""
+    metrics = [each for metric in model.metrics for each in getattr(metric, "metrics", [metric])]
+    falling = [each.name for each in metrics if getattr(each, "_direction", "") == "down"]
+    return any(log == name or log.endswith(f"_{name}") for name in falling)
+
+
+def callbacks_of_fit(model: keras.Model, frame: FrameType | None) -> list[keras.callbacks.Callback]:
+    """List what the `fit` that a frame is inside of calls, in its order (its `callbacks`; Keras 3.15)."""
+    fit = _frame_of_fit(model, frame)
+    return list(fit.f_locals["callbacks"].callbacks) if fit else []
 
 
 def _frame_of_fit(model: keras.Model, frame: FrameType | None) -> FrameType | None:

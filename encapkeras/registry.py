@@ -52,9 +52,15 @@ class Registry(Mapping[str, Entry]):
     """Names mapped to entries; a former name gives the entry of the new one."""
 
     def __init__(
-        self, noun: str, *, skip: frozenset[str] = frozenset(), reserved: frozenset[str] = frozenset()
+        self,
+        noun: str,
+        *,
+        skip: frozenset[str] = frozenset(),
+        reserved: frozenset[str] = frozenset(),
+        more: Callable[[Any], Iterable[Argument]] = lambda target: (),
     ) -> None:
         self.noun = noun
+        self._more = more  # arguments that a target takes by its `**kwargs`
         self._skip = skip  # parameters that are not for specs
         self._reserved = reserved  # that need another name: theirs means something else in a spec
         self._entries: dict[str, Entry] = {}
@@ -114,6 +120,8 @@ class Registry(Mapping[str, Entry]):
             for p in parameters
             if not wrong[p.name]
         }
+        if _rest(inspect.signature(signature_of)):
+            arguments.update({more.name: more for more in self._more(target) if more.name not in arguments})
         problems = [problem for problem in wrong.values() if problem]
         owner = f"{self.noun} '{name}'"
         try:
@@ -199,20 +207,28 @@ def _origin(target: Callable[..., Any]) -> str:
 def _check_when_made(cls: type, entry: Entry) -> None:
     original = cls.__init__  # type: ignore[misc]
     signature = inspect.signature(original)
+    rest = _rest(signature)
 
     @functools.wraps(original)
     def checked(self: Any, *args: Any, **kwargs: Any) -> None:
         bound = signature.bind_partial(self, *args, **kwargs)
         bound.apply_defaults()
-        given = {name: value for name, value in bound.arguments.items() if name in entry.arguments}
+        others = bound.arguments.get(rest, {})
+        given = {name: value for name, value in {**bound.arguments, **others}.items() if name in entry.arguments}
         converted = entry.converted({name: value for name, value in given.items() if value is not REQUIRED})
-        bound.arguments.update(converted)
+        for name, value in converted.items():
+            (others if name in others else bound.arguments)[name] = value
         # Not an attribute that Keras or torch would track. A registered subclass has set its own before.
         self.__dict__.setdefault("_arguments", converted)
         original(*bound.args, **bound.kwargs)
 
     checked.__signature__ = signature  # type: ignore[attr-defined]  # Keras reads the arguments' names from it
     cls.__init__ = checked  # type: ignore[misc]
+
+
+def _rest(signature: inspect.Signature) -> str:
+    """The name of a signature's `**kwargs`; empty if it has none."""
+    return next((p.name for p in signature.parameters.values() if p.kind is p.VAR_KEYWORD), "")
 
 
 def argument_docs(docstring: str, part: str = "Args") -> dict[str, str]:

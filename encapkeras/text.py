@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import html
 import os
 import re
 import shlex
@@ -92,6 +93,24 @@ def is_utf8(name: str) -> bool:
 def in_markdown(text: str) -> str:
     """Return a text that Markdown, which may hold HTML and mathematics, shows as it is; lines remain lines."""
     return _MARKDOWN.sub(r"\\\g<0>", printable(text, keep="\n").translate(_HTML))
+
+
+def in_html(text: str) -> str:
+    """Return a text that HTML shows as it is; a dollar sign, too, which begins a formula in a notebook."""
+    return html.escape(printable(text, keep="\n")).replace("$", "<span>$</span>")
+
+
+def html_table(heading: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a table for a notebook, which has a style for it.
+
+    Examples:
+        >>> html_table(["a"], [["<b>"]])
+        '<table><thead><tr><th>a</th></tr></thead><tbody><tr><td>&lt;b&gt;</td></tr></tbody></table>'
+    """
+    head = "".join(f"<th>{in_html(cell)}</th>" for cell in heading)
+    body = ("".join(f"<td>{in_html(cell)}</td>" for cell in row) for row in rows)
+    lines = "".join(f"<tr>{cells}</tr>" for cells in body)
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table>"
 
 
 def in_figure(name: str) -> str:

@@ -55,6 +55,12 @@ def add_all(tensors: Sequence[torch.Tensor], others: Sequence[torch.Tensor], alp
     return list(torch._foreach_add(list(tensors), list(others), alpha=alpha))
 
 
+def is_in_backward() -> bool:
+    """Return whether a backward pass runs this, as where it repeats a forward pass (`_C`; torch 2.9 to 2.14)."""
+    # `torch.compile` traces no backward pass here, and it cannot trace the second call.
+    return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
+
+
 def call_after_backward(function: Callable[[], None]) -> None:
     """Call a function at the end of the backward pass under way, before it returns (torch 2.9 to 2.14)."""
     torch.autograd.Variable._execution_engine.queue_callback(function)

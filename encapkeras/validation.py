@@ -22,7 +22,7 @@ import numpy as np
 import pydantic
 from pydantic_core import CoreSchema, ErrorDetails, InitErrorDetails, PydanticCustomError, core_schema
 
-from encapkeras.errors import ArgumentError, suggest, suggest_argument
+from encapkeras.errors import ArgumentError, nearest, suggest_argument
 
 STRICT = pydantic.ConfigDict(strict=True, arbitrary_types_allowed=True, allow_inf_nan=False)
 
@@ -37,6 +37,15 @@ _KINDS = {
     "union_tag_not_found": "missing",
     "problem_unknown": "unknown",
     "problem_missing": "missing",
+}
+
+# What other libraries have a key for, and specs do not.
+_NO_KEYS = {
+    **dict.fromkeys(
+        ("num_classes", "n_classes", "classes"),
+        "The data set says how many classes there are: write $classes where a number is needed.",
+    ),
+    "activation": "An activation is a node of its own: {layer: keras.Activation, activation: relu}.",
 }
 
 
@@ -170,7 +179,7 @@ class Arguments(Checker):
 
     def unknown(self, key: str, others: Collection[str] = ()) -> str:
         """The message about a key that is neither an argument nor one of the others that the map may hold."""
-        return f"'{key}' is not {self._noun} of {self.owner}. {suggest_argument(key, self.by_name, others)}"
+        return f"'{key}' is not {self._noun} of {self.owner}. {key_hint(key, self.by_name, others)}"
 
     def missing(self, key: str) -> str:
         """The message about an argument that is required and missing."""
@@ -234,6 +243,13 @@ def shown(value: Any) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
+def key_hint(key: str, own: Collection[str], common: Collection[str] = ()) -> str:
+    """The sentence that helps after an unknown key: as `suggest_argument`, or how specs say what it stands for."""
+    if key in _NO_KEYS and not nearest(key, [*own, *common]):
+        return _NO_KEYS[key]
+    return suggest_argument(key, own, common)
+
+
 def _discriminator(error: ErrorDetails) -> str:
     name: str = error["ctx"]["discriminator"]
     return name.strip("'")
@@ -243,7 +259,8 @@ def _phrase(error: ErrorDetails, path: Path, models: Sequence[type[pydantic.Base
     """The problem in words; `models` are those that the map around the wrong value may follow."""
     if error["type"] == "extra_forbidden":
         allowed = {field.alias or name for model in models for name, field in model.model_fields.items()}
-        return f"'{path[-1]}' is not allowed here. {suggest(str(path[-1]), allowed)}"
+        key = str(path[-1])
+        return f"'{key}' is not allowed here. {key_hint(key, allowed)}"
     if error["type"] == "missing":
         return f"'{path[-1]}' is missing"
     if error["type"] in ("value_error", "assertion_error"):
@@ -289,11 +306,11 @@ def _has_own_type(error: ErrorDetails, path: Path, errors: Sequence[ErrorDetails
 
 def _models_at(annotation: Any, value: Any, path: Sequence[str | int]) -> list[type[pydantic.BaseModel]]:
     """The models that the map at a path inside the value may follow; of a union, the member that its tag names."""
-    models = _named_by_tag(_models(annotation), value)
+    models = _named_by_tag(models_in(annotation), value)
     for step in path:
         fields = [model.model_fields.get(str(step)) for model in models]
         value = value.get(step) if isinstance(value, dict) else None
-        models = _named_by_tag([inner for field in fields if field for inner in _models(field.annotation)], value)
+        models = _named_by_tag([inner for field in fields if field for inner in models_in(field.annotation)], value)
     return models
 
 
@@ -309,7 +326,8 @@ def _named_by_tag(models: list[type[pydantic.BaseModel]], value: Any) -> list[ty
     return [model for model in models if isinstance(value, dict) and agrees(model)] or models
 
 
-def _models(annotation: Any) -> list[type[pydantic.BaseModel]]:
+def models_in(annotation: Any) -> list[type[pydantic.BaseModel]]:
+    """The models that a type is, or is made of, such as the members of a union."""
     if isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias):
         return [annotation] if issubclass(annotation, pydantic.BaseModel) else []
-    return [model for part in typing.get_args(annotation) for model in _models(part)]
+    return [model for part in typing.get_args(annotation) for model in models_in(part)]

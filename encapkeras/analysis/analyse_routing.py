@@ -111,13 +111,18 @@ def analyse_routing(
         >>> [round(m.value, 3) for m in analysis.select("digits", "coupling_entropy_relative", "target")][:1]
         [1.0]
     """
-    layers = routing_layers(model)
     if batch_size < 1 or chunk_elements < 1:
         raise ArgumentError(f"batch_size and chunk_elements are at least 1; received {batch_size}, {chunk_elements}")
-    _check_images(model, images)
-    targets = None if labels is None else _as_labels(labels, len(images))
+    layers, targets = check_analysis(model, images, labels)
     measurements = _measure(model, layers, images, targets, batch_size, chunk_elements)
     return RoutingAnalysis(checkpoint, split, len(images), tuple(measurements))
+
+
+def check_analysis(model: keras.Model, images: Any, labels: Any) -> tuple[list[VotingLayer], Tensor | None]:
+    """Return the layers to analyse and the labels, or refuse what `analyse_routing` would."""
+    layers = routing_layers(model)
+    _check_images(model, images)
+    return layers, None if labels is None else _as_labels(labels, len(images))
 
 
 def _measure(

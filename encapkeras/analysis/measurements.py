@@ -13,7 +13,7 @@ from typing import TextIO
 
 from encapkeras.errors import DataError
 from encapkeras.files import open_own, replacing
-from encapkeras.text import listed
+from encapkeras.text import html_table, in_html, listed
 
 COSINE_BINS = 21
 BIN_WIDTH = 2 / COSINE_BINS
@@ -89,6 +89,19 @@ class RoutingAnalysis:
     def to_csv(self, path: str | os.PathLike[str]) -> None:
         """Write the measurements as a table of one row each; see `write_csv`."""
         write_csv(path, [self])
+
+    def _repr_html_(self) -> str:
+        """The means of each layer and iteration as a table, which notebooks show; votes by direction are left out."""
+        means = [m for m in self.measurements if m.cosine is None]
+        statistics = list(dict.fromkeys(m.statistic for m in means))
+        values: dict[tuple[str, ...], dict[str, str]] = {}
+        for m in means:
+            row = values.setdefault((m.layer, m.routing, str(m.iteration), m.capsules), {})
+            row[m.statistic] = "" if m.value is None else f"{m.value:.4f}"
+        heading = ["layer", "routing", "iteration", "capsules", *statistics]
+        rows = [[*key, *(row.get(each, "") for each in statistics)] for key, row in values.items()]
+        title = f"{self.checkpoint}, {self.images:,} {self.split} images"
+        return f"<p>{in_html(title)}</p>{html_table(heading, rows)}"
 
 
 _FIELDS = [field.name for field in dataclasses.fields(Measurement)]

@@ -27,6 +27,12 @@ STATISTICS = {
     "weighted": "agreement_by_coupling",
     "activation": "activation",
 }
+EXAMPLES = (
+    "encapkeras analyse latest",
+    "encapkeras analyse runs/first --checkpoint best last --images 512",
+    "encapkeras analyse runs/first --perturb",
+)
+PAGE = "analysis.md"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--split", choices=SPLITS, default="test", help="images to use (%(default)s)")
     parser.add_argument("--images", type=int, metavar="N", help=f"use N images, balanced over classes ({IMAGES})")
     parser.add_argument(
-        "--output", metavar="DIR", help="folder for the results (RUN/analysis/SPLIT; RUN/analysis/perturbed)"
+        "-o", "--output", metavar="DIR", help="folder for the results (RUN/analysis/SPLIT; RUN/analysis/perturbed)"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace an analysis that is already in the folder")
     add_device(parser)

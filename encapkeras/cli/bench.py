@@ -24,13 +24,27 @@ ROUTING_SIZES = {
     "out_dim": (16, "dimension E of output capsules"),
     "iterations": (3, "iterations T"),
 }
+EXAMPLES = (
+    "encapkeras bench data --augment none jitter",
+    "encapkeras bench routing --rounds 3",
+    "encapkeras bench routing --routing dynamic --iterations 1 --json",
+    "encapkeras bench step --rounds 5 --steps 2",
+    "encapkeras bench transport --batch-sizes 64 256 --no-unit",
+)
+PAGE = "results.md"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the benchmarks, each as a command."""
     benchmarks = parser.add_subparsers(title="benchmarks", metavar="BENCHMARK", required=True)
     for name, (summary, add, run_benchmark) in BENCHMARKS.items():
-        benchmark = benchmarks.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.")
+        benchmark = benchmarks.add_parser(
+            name,
+            help=summary,
+            description=f"{summary[0].upper()}{summary[1:]}.",
+            examples=[example for example in EXAMPLES if example.split()[2] == name],
+            page=PAGE,
+        )
         add(benchmark)
         benchmark.set_defaults(run_benchmark=run_benchmark)
 

@@ -12,12 +12,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from encapkeras.cli.arguments.spec_arguments import add_overrides, add_plugins
-from encapkeras.cli.arguments.spec_search import search
+from encapkeras.cli.arguments.spec_search import is_folder, search
 from encapkeras.cli.terminal.spec_errors import print_problems
 from encapkeras.errors import Problem, SpecError, printable
 from encapkeras.text import counted
 
 MOST_NAMED = 5  # specs with the same error that are named
+EXAMPLES = (
+    "encapkeras check mine.yaml",
+    "encapkeras check specs/ --format json",
+    "encapkeras check quickstart --set vars.types=16",
+)
+PAGE = "check.md"
 
 
 @dataclass(frozen=True)
@@ -48,6 +54,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_overrides(parser)
     parser.add_argument("--format", choices=("text", "json"), default="text", help="what to print (%(default)s)")
     add_plugins(parser)
+
+
+def specs_of(arguments: argparse.Namespace) -> list[tuple[str, Sequence[str]]]:
+    """The spec that is named alone, with its overrides: of several, and as JSON, all is printed at the end."""
+    alone = len(arguments.paths) == 1 and arguments.format == "text" and not is_folder(arguments.paths[0])
+    return [(arguments.paths[0], arguments.overrides)] if alone else []
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -11,6 +11,13 @@ from encapkeras.cli.arguments.spec_arguments import add_overrides, add_plugins
 from encapkeras.cli.terminal.spec_errors import print_problems
 from encapkeras.errors import ArgumentError, Problem, SpecError
 
+EXAMPLES = (
+    "encapkeras compare encapnet_digits encapnet_ot_digits --seeds 3",
+    "encapkeras compare sweep.yaml --run-dir runs/sweep",
+    "encapkeras compare sweep.yaml --resume runs/sweep",
+)
+PAGE = "train.md"
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
@@ -18,8 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "specs",
         metavar="SPEC",
         nargs="+",
-        help="YAML or JSON files, or names of bundled specs; a spec with a sweep counts as all of its networks; all "
-        "are compared with the first",
+        help="YAML or JSON files, or names of bundled specs; a spec with a sweep counts as all of its networks",
     )
     add_overrides(parser)
     add_plugins(parser)
@@ -29,12 +35,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="train each spec with the seeds 0 to N - 1, or with a list of seeds such as 0,5,7; '5,' is a list of one "
         "(the seeds of the sweep, or 3)",
     )
+    parser.add_argument("--latex", action="store_true", help="also print the tables as LaTeX, as in comparison.tex")
     add_device(parser)
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--run-dir", metavar="DIR", help="folder for the table and all runs (runs/compare/DATE_TIME)")
     where.add_argument(
         "--resume", metavar="DIR", help="continue the comparison in this folder; its finished runs are reused"
     )
+
+
+def specs_of(arguments: argparse.Namespace) -> list[tuple[str, Sequence[str]]]:
+    """The specs, each with its overrides."""
+    return [(spec, arguments.overrides) for spec in arguments.specs]
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -50,6 +62,8 @@ def run(arguments: argparse.Namespace) -> int:
         run_dir=arguments.resume or arguments.run_dir,
         resume=arguments.resume is not None,
     )
+    if arguments.latex:
+        print(comparison.as_latex(), end="")
     return 2 if comparison.failed else 0
 
 

@@ -13,6 +13,13 @@ from encapkeras.cli.arguments.spec_arguments import add_plugins
 from encapkeras.cli.arguments.trained_run import TrainedRun, add_places
 from encapkeras.errors import ArgumentError
 
+EXAMPLES = (
+    "encapkeras evaluate latest",
+    "encapkeras evaluate runs/first --per-class -o classes.csv",
+    "encapkeras evaluate runs/first --data-root /data/photos",
+)
+PAGE = "evaluate.md"
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""

@@ -7,6 +7,12 @@ import argparse
 from encapkeras.cli.arguments.output_file import add_output_arguments, check_output
 from encapkeras.cli.arguments.spec_arguments import add_plugins
 
+EXAMPLES = (
+    "encapkeras export-weights network.keras -o original.pth",
+    "encapkeras export-weights runs/first/checkpoints/best.keras -o first.pth",
+)
+PAGE = "interop.md"
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""

@@ -9,6 +9,12 @@ from encapkeras.cli.arguments.output_file import add_overwrite, check_output, wr
 from encapkeras.cli.arguments.spec_arguments import add_plugins
 from encapkeras.text import counted
 
+EXAMPLES = (
+    "encapkeras format mine.yaml",
+    "encapkeras format mine.yaml -o mine.json",
+)
+PAGE = "spec_files.md"
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 
 from encapkeras.cli.arguments.output_file import add_output_arguments, check_output
 from encapkeras.cli.arguments.spec_arguments import add_spec_arguments
 from encapkeras.errors import ArgumentError
+
+EXAMPLES = ("encapkeras import-weights encapnet_master original.pth -o network.keras",)
+PAGE = "interop.md"
+NO_SPECS = (".keras", ".pth", ".pt")  # how files end that are not the spec
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -16,6 +21,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_output_arguments(parser, "MODEL.keras")
 
 
+def specs_of(arguments: argparse.Namespace) -> list[tuple[str, Sequence[str]]]:
+    """The spec with its overrides."""
+    return [] if arguments.spec.endswith(NO_SPECS) else [(arguments.spec, arguments.overrides)]
+
+
 def run(arguments: argparse.Namespace) -> int:
     """Write the network of the spec with the checkpoint's weights."""
     from encapkeras.files import replacing
@@ -23,7 +33,7 @@ def run(arguments: argparse.Namespace) -> int:
     from encapkeras.model.spec_model import build_model
     from encapkeras.summary.node_table import parameters
 
-    if arguments.spec.endswith((".keras", ".pth", ".pt")):
+    if arguments.spec.endswith(NO_SPECS):
         raise ArgumentError(
             f"import-weights takes a spec first, a YAML file or the name of a bundled spec, then the checkpoint; "
             f"received '{arguments.spec}' as the spec"

@@ -8,7 +8,6 @@ import sys
 import traceback
 from collections.abc import Sequence
 from types import ModuleType
-from typing import Any
 
 from encapkeras import __version__
 from encapkeras.cli import (
@@ -29,7 +28,11 @@ from encapkeras.cli import (
     train,
 )
 from encapkeras.cli import format as format_spec
+from encapkeras.cli.arguments.completion import answer_shell
 from encapkeras.cli.arguments.device import use_device
+from encapkeras.cli.arguments.first_look import look_first
+from encapkeras.cli.arguments.parser import DEBUG, Parser
+from encapkeras.cli.arguments.wrong_words import check_extra, check_words
 from encapkeras.cli.terminal.spec_errors import print_problems
 from encapkeras.cli.terminal.streams import safe_output
 from encapkeras.errors import (
@@ -40,7 +43,6 @@ from encapkeras.errors import (
     SpecError,
     environment_number,
     printable,
-    suggest,
 )
 from encapkeras.text import cut
 
@@ -63,14 +65,21 @@ COMMANDS: dict[str, tuple[ModuleType, str]] = {
     "bench": (bench, "time a part of encapkeras on this machine"),
 }
 
-DEBUG = "--debug"
+EXAMPLES = (
+    "encapkeras train quickstart                  # a small network: no download, no GPU",
+    "encapkeras specs                             # the networks that come with encapkeras",
+    "encapkeras new mine.yaml --dataset cifar10   # a spec of your own",
+)
+PAGE = "first_run.md"
+HELP = "help"
 INTERRUPTED = 130  # what shells expect after Ctrl-C: 128 + SIGINT
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, script: str | None = None) -> int:
     """Run one command; return 0 for success, 2 for an error in the input, 130 after Ctrl-C.
 
-    Output that cannot be written does not end the command; it then returns 1.
+    Output that cannot be written does not end the command; it then returns 1. A script that is the command train gives
+    its name, for the help.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     # torch's threads wait for each other by spinning, which costs several times the work itself once anything else
@@ -79,17 +88,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     if next((word for word in words if word != DEBUG), "") != "bench":
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     with safe_output() as output:
-        code = _run(words)
+        code = _run(words, script)
         output.flush()
         if output.failure and not isinstance(output.failure, BrokenPipeError):  # as `| head` ends it
             print(f"the output could not be written: {output.failure.strerror}", file=sys.stderr)
     return code or (1 if output.failure else 0)
 
 
-def _run(words: list[str]) -> int:
+def _run(words: list[str], script: str | None) -> int:
     debug = os.environ.get("ENCAPKERAS_DEBUG", "0") not in ("", "0")
     try:
-        arguments = _parse(words)
+        arguments = _parse(words, script)
         debug = debug or arguments.debug
         _check_folder()
         if arguments.run is not train.run and environment_number("WORLD_SIZE", 1) > 1:
@@ -99,6 +108,8 @@ def _run(words: list[str]) -> int:
             )
         import encapkeras.backend  # noqa: F401  # refuses another Keras backend
 
+        specs = arguments.specs_of(arguments)
+        look_first(specs, getattr(arguments, "plugins", []), shapes=arguments.run is not train.run)
         with use_device(getattr(arguments, "run_on", None)):  # before a plugin imports Keras
             for plugin in getattr(arguments, "plugins", []):
                 from encapkeras.plugins import load_plugin
@@ -163,40 +174,35 @@ def _line_in_plugin(error: Exception) -> str:
     return line_in_plugin(error)
 
 
-class _Parser(argparse.ArgumentParser):
-    """Prints no colors, which Python 3.14 does, and which would be escaped; commands are of this class too."""
-
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self.color = False
-
-
-def _parse(words: list[str]) -> argparse.Namespace:
-    parser = _Parser(prog="encapkeras", description="Capsule networks from spec files: train, measure, look inside.")
-    parser.add_argument("--version", action="version", version=f"encapkeras {__version__}")
-    _add_debug(parser, False)
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for name, (module, summary) in COMMANDS.items():
-        command = commands.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.")
-        command.set_defaults(run=module.run)
-        _add_debug(command, argparse.SUPPRESS)
-        module.add_arguments(command)
-    if words and not words[0].startswith("-") and words[0] not in COMMANDS:
-        parser.error(f"'{words[0]}' is not a command. {suggest(words[0], COMMANDS)}")
-    arguments, unknown = parser.parse_known_args(words)
-    if DEBUG in unknown:  # behind a part of a command, such as `bench step`
-        arguments.debug = True
-        unknown.remove(DEBUG)
-    if unknown:
-        hint = ""
-        if hasattr(arguments, "overrides") and arguments.run not in (
-            evaluate.run,
-            analyse.run,
-        ):  # those change places alone
-            hint = ". Settings of the spec are changed with --set, for example --set train.epochs=3"
-        parser.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
+def _parse(words: list[str], script: str | None) -> argparse.Namespace:
+    parser = _parser()
+    if script:
+        parser.commands["train"].is_script(script)
+    answer_shell(parser)
+    if words[:1] == [HELP]:
+        words = [*words[1:], "--help"]
+    command = check_words(parser, words)
+    arguments, extra = parser.parse_known_args(words)
+    check_extra(command, extra)
     return arguments
 
 
-def _add_debug(parser: argparse.ArgumentParser, default: object) -> None:
-    parser.add_argument(DEBUG, action="store_true", default=default, help="show where an error arose")
+def _parser() -> Parser:
+    about = "Capsule networks from spec files: train, measure, look inside."
+    parser = Parser(prog="encapkeras", description=about, examples=EXAMPLES, page=PAGE)
+    parser.add_argument("-V", "--version", action="version", version=f"encapkeras {__version__}")
+    parser.set_defaults(debug=False)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for name, (module, summary) in COMMANDS.items():
+        command = commands.add_parser(
+            name,
+            help=summary,
+            description=f"{summary[0].upper()}{summary[1:]}.",
+            examples=module.EXAMPLES,
+            page=module.PAGE,
+        )
+        command.set_defaults(run=module.run, specs_of=getattr(module, "specs_of", lambda _: []))
+        module.add_arguments(command)
+    explain = commands.add_parser(HELP, help="explain a command", examples=EXAMPLES, page=PAGE)
+    explain.add_argument("command", metavar="COMMAND", nargs="*", choices=COMMANDS)
+    return parser

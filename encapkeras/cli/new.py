@@ -13,6 +13,12 @@ from encapkeras.text import quoted
 
 ENDINGS = (".yaml", ".yml")
 STANDARD_OUTPUT = "-"
+EXAMPLES = (
+    "encapkeras new mine.yaml --dataset cifar10",
+    "encapkeras new mine.yaml --dataset image_folder --root photos/",
+    "encapkeras new - --dataset digits --routing dynamic",
+)
+PAGE = "spec_files.md"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,9 +35,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--image-size", type=int, metavar="N", help="height and width to which images are resized")
     parser.add_argument(
         "--routing",
-        choices=("master", "approximate", "dynamic", "em"),
+        choices=("none", "master", "approximate", "dynamic", "em"),
         default="approximate",
-        help="how capsules are routed (%(default)s)",
+        help="how capsules are routed; none: a plain network on the same convolutions, to compare with (%(default)s)",
     )
     parser.add_argument("--ot", action="store_true", help="add optimal-transport losses")
     parser.add_argument(

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from encapkeras.cli.arguments.device import add_device, print_device
 from encapkeras.cli.arguments.output_file import add_overwrite, check_free, csv_text, write_text
 from encapkeras.cli.arguments.spec_arguments import add_plugins
-from encapkeras.cli.arguments.trained_run import chosen_checkpoint
+from encapkeras.cli.arguments.trained_run import MODEL, NOTE, chosen_checkpoint
 from encapkeras.errors import ArgumentError, DataError, printable
 from encapkeras.text import counted
 
@@ -23,6 +24,11 @@ SCORES = {
     "probability": "probabilities (softmax of the outputs)",
     "score": "outputs of the network as they are",
 }
+EXAMPLES = (
+    "encapkeras predict latest photo.png",
+    "encapkeras predict runs/first photos/ --csv predictions.csv",
+)
+PAGE = "evaluate.md"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,6 +54,8 @@ def run(arguments: argparse.Namespace) -> int:
         raise ArgumentError(f"--csv must name a .csv file; received '{printable(str(table))}'")
     if table:
         check_free(table, arguments.overwrite, option=" with --csv")
+    if any(image.endswith(MODEL) or os.path.isfile(os.path.join(image, NOTE)) for image in arguments.images):
+        raise ArgumentError("predict takes the run first, then the images: encapkeras predict latest photo.png")
     from encapkeras.analysis import classify_files
     from encapkeras.model.load_model import load_model
     from encapkeras.training.memory.out_of_memory import explain_out_of_memory

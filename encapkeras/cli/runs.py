@@ -13,6 +13,12 @@ from encapkeras.errors import RunFolderError, printable
 if TYPE_CHECKING:
     from encapkeras.training.run.known_runs import KnownRun
 
+EXAMPLES = (
+    "encapkeras runs",
+    "encapkeras runs runs/quickstart --json",
+)
+PAGE = "train.md"
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""

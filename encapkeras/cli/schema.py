@@ -7,12 +7,19 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from encapkeras.cli.arguments.output_file import check_free, write_text
+from encapkeras.cli.arguments.output_file import check_free, file_format, write_text
 from encapkeras.cli.arguments.spec_arguments import add_plugins
 from encapkeras.errors import ArgumentError
 
 FILE = "spec.schema.json"
+ENDINGS = {"json": ".json", "markdown": ".md"}
 STANDARD_OUTPUT = "-"
+EXAMPLES = (
+    "encapkeras schema",
+    "encapkeras schema -o spec.md",
+    "encapkeras schema --plugin my_layers.py -o -",
+)
+PAGE = "editor.md"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,8 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--format",
         choices=("json", "markdown"),
-        default="json",
-        help="json: the schema; markdown: the same as a page for people (%(default)s)",
+        help="json: the schema; markdown: the same as a page for people (markdown for -o FILE.md, else json)",
     )
     add_plugins(parser)
 
@@ -37,13 +43,16 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.format == "markdown" and arguments.output is None:
         raise ArgumentError("--format markdown needs the file to write: -o FILE, or -o - to print")
     if arguments.output == STANDARD_OUTPUT:
-        sys.stdout.write(_text(arguments.format))
+        sys.stdout.write(_text(arguments.format or "json"))
         return 0
     path = Path(arguments.output or (Path("specs") / FILE if Path("specs").is_dir() else FILE))
-    _check(path, _is_schema if arguments.format == "json" else _is_page)
-    write_text(path, _text(arguments.format))
+    form = arguments.format or "json"
+    if path.suffix in ENDINGS.values():
+        form = file_format(str(path), ENDINGS, arguments.format)
+    _check(path, _is_schema if form == "json" else _is_page)
+    write_text(path, _text(form))
     print(f"wrote {path}")
-    if arguments.format == "json":
+    if form == "json":
         print(f"First line for specs in the same folder: # yaml-language-server: $schema=./{path.name}")
     return 0
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from encapkeras.cli.arguments.output_file import add_overwrite, check_free, write_text
+from encapkeras.cli.arguments.output_file import add_overwrite, check_free, file_format, write_text
 from encapkeras.cli.arguments.spec_arguments import add_spec_arguments
 from encapkeras.cli.terminal.difference_table import difference_data, print_difference
 from encapkeras.cli.terminal.node_table import print_nodes
@@ -19,10 +19,18 @@ from encapkeras.text import count_text, memory_text
 if TYPE_CHECKING:
     from encapkeras.model.examine import Examined
     from encapkeras.summary.cost import Cost, MemoryEstimate
-    from encapkeras.summary.diagram import Diagram
     from encapkeras.summary.node_table import NodeRow
 
 MOST_BOXES = 1000  # in a picture
+TABLE = "table"
+PICTURES = ("svg", "mermaid")
+ENDINGS = {"json": ".json", "svg": ".svg", "mermaid": ".mmd"}
+EXAMPLES = (
+    "encapkeras show quickstart",
+    "encapkeras show mine.yaml -o mine.svg",
+    "encapkeras show mine.yaml --diff quickstart",
+)
+PAGE = "show.md"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,49 +48,62 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     picture = parser.add_mutually_exclusive_group()
     picture.add_argument("--mermaid", action="store_true", help="print a Mermaid flowchart, which GitHub draws")
-    picture.add_argument("--svg", metavar="FILE", help="write a picture")
+    picture.add_argument("--svg", metavar="FILE.svg", help="write a picture, as -o does")
+    parser.add_argument(
+        "-o",
+        "--output",
+        metavar="FILE",
+        help="the file to write: a picture (.svg), a Mermaid flowchart (.mmd), or all that is known (.json)",
+    )
     add_overwrite(parser)
+
+
+def specs_of(arguments: argparse.Namespace) -> list[tuple[str, Sequence[str]]]:
+    """The spec with its overrides."""
+    return [(arguments.spec, arguments.overrides)]
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Show the network, without creating weights."""
-    _check(arguments)
+    form = _format(arguments)
     from encapkeras.model.examine import examine_spec
 
     network = examine_spec(arguments.spec, arguments.overrides)
-    if arguments.diff is not None:
-        _show_difference(network, arguments)
-        return 0
-    if (arguments.svg is not None or arguments.mermaid) and len(network.spec.nodes) > MOST_BOXES:
+    if form in PICTURES and len(network.spec.nodes) > MOST_BOXES:
         raise ArgumentError(f"a picture shows up to {MOST_BOXES} nodes; the spec has {len(network.spec.nodes)}")
-    shown = _shown(network, arguments)
-    if arguments.svg is not None:
-        from encapkeras.summary.drawing.svg import as_svg
-
-        write_text(Path(arguments.svg), as_svg(_diagram(shown)))
-        print(f"{printable(arguments.svg)}: written")
-    elif arguments.mermaid:
-        from encapkeras.summary.mermaid import as_mermaid
-
-        print(as_mermaid(_diagram(shown)))
-    elif arguments.json:
-        print(json.dumps(_as_data(shown), indent=2))
+    if arguments.diff is not None:
+        text = _difference(network, arguments, form)
     else:
-        _print(shown)
+        text = _text(_shown(network, arguments), form)
+    if arguments.output is None:
+        print(text, end="")
+    else:
+        write_text(Path(arguments.output), text)
+        print(f"{printable(arguments.output)}: written")
     return 0
 
 
-def _check(arguments: argparse.Namespace) -> None:
+def _format(arguments: argparse.Namespace) -> str:
+    """Return what is asked for, after the checks that need no network."""
     if arguments.batch is not None and arguments.batch < 1:
         raise ArgumentError(f"--batch must be a number of images, at least 1; received {arguments.batch}")
-    if arguments.diff is not None and (arguments.svg is not None or arguments.mermaid):
-        raise ArgumentError("--diff prints a table or, with --json, data; leave out --svg and --mermaid")
-    if arguments.json and (arguments.svg is not None or arguments.mermaid):
+    asked = [form for form in ENDINGS if getattr(arguments, form) not in (None, False)]
+    if len(asked) > 1:
         raise ArgumentError("--json, --svg and --mermaid are different formats; choose one")
+    form, option = asked[0] if asked else None, " with -o"
     if arguments.svg is not None:
+        if arguments.output is not None:
+            raise ArgumentError("-o and --svg both name the file to write; leave out one of them")
         if not arguments.svg.endswith(".svg"):
             raise ArgumentError(f"--svg must name a .svg file; received '{printable(arguments.svg)}'")
-        check_free(Path(arguments.svg), arguments.overwrite, option=" with --svg")
+        arguments.output, option = arguments.svg, " with --svg"
+    elif arguments.output is not None:
+        form = file_format(arguments.output, ENDINGS, form, option="--{}")
+    if arguments.diff is not None and form in PICTURES:
+        raise ArgumentError("--diff prints a table or, with --json, data; leave out --svg and --mermaid")
+    if arguments.output is not None:
+        check_free(Path(arguments.output), arguments.overwrite, option=option)
+    return form or TABLE
 
 
 @dataclass(frozen=True)
@@ -124,10 +145,19 @@ def _shown(network: Examined, arguments: argparse.Namespace) -> _Shown:
     return _Shown(network, node_table(network), costs, memory, unused_nodes(network), batch_size, given)
 
 
-def _diagram(shown: _Shown) -> Diagram:
+def _text(shown: _Shown, form: str) -> str:
+    """Return what is printed or written; a table is printed at once, in what the terminal takes."""
     from encapkeras.summary.diagram import diagram_of
+    from encapkeras.summary.drawing.svg import as_svg
+    from encapkeras.summary.mermaid import as_mermaid
 
-    return diagram_of(shown.network, shown.costs, shown.batch_size)
+    if form == TABLE:
+        _print(shown)
+        return ""
+    if form == "json":
+        return f"{json.dumps(_as_data(shown), indent=2)}\n"
+    diagram = diagram_of(shown.network, shown.costs, shown.batch_size)
+    return as_svg(diagram) if form == "svg" else f"{as_mermaid(diagram)}\n"
 
 
 def _as_data(shown: _Shown) -> dict[str, Any]:
@@ -189,7 +219,8 @@ def _print(shown: _Shown) -> None:
         print(f"unused: {', '.join(shown.unused)} (reach no output)")
 
 
-def _show_difference(network: Examined, arguments: argparse.Namespace) -> None:
+def _difference(network: Examined, arguments: argparse.Namespace, form: str) -> str:
+    """As `_text`, of what changes from another network."""
     from encapkeras.model.examine import examine_spec
     from encapkeras.summary.cost import batch_size_of
     from encapkeras.summary.difference import difference, side_of
@@ -199,8 +230,8 @@ def _show_difference(network: Examined, arguments: argparse.Namespace) -> None:
         side_of(each, arguments.batch or batch_size_of(each.spec), arguments.device) for each in (other, network)
     )
     found = difference(before, after)
-    if arguments.json:
-        print(json.dumps(difference_data(before, after, found), indent=2))
-    else:
-        names = [printable(arguments.diff), " ".join([printable(arguments.spec), *arguments.overrides])]
-        print_difference(names, before, after, found)
+    if form == "json":
+        return f"{json.dumps(difference_data(before, after, found), indent=2)}\n"
+    names = [printable(arguments.diff), " ".join([printable(arguments.spec), *arguments.overrides])]
+    print_difference(names, before, after, found)
+    return ""

@@ -8,7 +8,14 @@ import re
 from pathlib import Path
 
 from encapkeras.cli.terminal.table import print_table
-from encapkeras.errors import ArgumentError, printable, suggest
+from encapkeras.errors import ArgumentError, printable
+
+EXAMPLES = (
+    "encapkeras specs",
+    "encapkeras specs quickstart",
+    "encapkeras specs base/encapnet",
+)
+PAGE = "spec_files.md"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,20 +44,20 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _text(name: str) -> str:
     """Return a bundled file unchanged except for the line that gives editors the path of its schema."""
+    from encapkeras.spec.bundled import bundled_specs
     from encapkeras.spec.formatting import MODELINE
-    from encapkeras.spec.inherit import bundled_specs
-    from encapkeras.spec.spec_files import installed_schema
+    from encapkeras.spec.spec_files import installed_schema, suggest_spec
 
     folder = bundled_specs()
     files = {file.relative_to(folder).with_suffix("").as_posix(): file for file in folder.rglob("*.yaml")}
     if name.removesuffix(".yaml") not in files:
-        raise ArgumentError(f"no bundled spec is called '{printable(name)}'. {suggest(name, files)}")
+        raise ArgumentError(f"no bundled spec is called '{printable(name)}'. {suggest_spec(name, files)}")
     text = files[name.removesuffix(".yaml")].read_text("utf-8")
     return MODELINE.sub(lambda line: line[0].replace(line[1], installed_schema()), text, count=1)
 
 
 def _rows() -> list[dict[str, str | None]]:
-    from encapkeras.spec.spec_files import bundled_names
+    from encapkeras.spec.bundled import bundled_names
 
     return [
         {"name": name, "dataset": _dataset(file), "summary": _summary(file), "file": str(file)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,13 @@ from encapkeras.errors import ArgumentError
 
 if TYPE_CHECKING:
     from encapkeras.spec.spec import Spec
+
+EXAMPLES = (
+    "encapkeras train quickstart",
+    "encapkeras train mine.yaml --set train.epochs=3 --run-dir runs/short",
+    "encapkeras train --resume latest",
+)
+PAGE = "train.md"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,6 +41,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="resume the run in this folder, with its own spec if none is given; start it there if the folder is empty",
     )
+
+
+def specs_of(arguments: argparse.Namespace) -> list[tuple[str, Sequence[str]]]:
+    """The spec with its overrides, if one is given."""
+    return [(arguments.spec, arguments.overrides)] if arguments.spec is not None else []
 
 
 def run(arguments: argparse.Namespace) -> int:

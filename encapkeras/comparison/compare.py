@@ -2,9 +2,10 @@
 
 The folder of a comparison:
 
-comparison.md      the table and what it shows
+comparison.md      the tables and what they show
+comparison.tex     the tables for a paper
 comparison.csv     one row for each network, numbers in full
-comparison.png     accuracy against time and parameters
+comparison.png     accuracy against time and parameters, also as .pdf and .svg
 comparison.json    the same and every run; it marks the folder as that of a comparison
 seed_0/NAME/       the run folder of network NAME with seed 0; its event files hold what TensorBoard's HParams shows
 """
@@ -19,16 +20,16 @@ from typing import Any
 
 import keras
 import torch
-from rich import box
+from matplotlib import rc_context
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from encapkeras.comparison.folder import check_folder, check_none_is_lost, difference_of_run, reusable, table_file
 from encapkeras.comparison.hparams import write_hparams
 from encapkeras.comparison.plan import Plan, Planned, check_arguments, make_plan
 from encapkeras.comparison.plot import plot_comparison
-from encapkeras.comparison.result import Comparison, Run
+from encapkeras.comparison.result import Comparison
+from encapkeras.comparison.rows import Run
+from encapkeras.comparison.tables import WIDEST
 from encapkeras.data import load
 from encapkeras.errors import DataError, EncapkerasError, RunFolderError, printable
 from encapkeras.files import replacing, writing
@@ -43,8 +44,7 @@ from encapkeras.training.run.run_folder import RunFolder, check_no_link
 from encapkeras.training.run.start import trained_on
 from encapkeras.training.train import train
 
-_METRICS = ("test\naccuracy", "test\nerror %", "validation\naccuracy", "parameters", "images/s", "seconds", "peak\nMiB")
-_WIDEST = 10_000  # of the table, which is as wide as its names: a line that runs over loses nothing
+_FIGURES = (".png", ".pdf", ".svg")
 
 
 def compare(
@@ -55,14 +55,14 @@ def compare(
     run_dir: str | Path | None = None,
     resume: bool = False,
 ) -> Comparison:
-    """Train every network with every seed, each as `train` does, and write a table and the differences.
+    """Train every network with every seed, each as `train` does, and write tables of the networks and of all pairs.
 
     A spec with a sweep is trained as all networks of its sweep; the table is then sorted by validation accuracy. All
     networks are trained with one seed before the next, so that a comparison that is cut short is fair. Everything that
     can be checked is checked before the first training. A training that fails is noted, and the others continue.
 
     Args:
-        sources: The specs, as `load_spec` takes them; all other networks are compared with the first.
+        sources: The specs, as `load_spec` takes them; of more than 10 networks, all are compared with the first alone.
         seeds: The seeds, from 0, which replace `train.seed`; by default those of the sweeps, or 0, 1, 2.
         overrides: Texts `path.to.key=value` for all specs, as `--set` takes them.
         run_dir: The folder for everything; by default `runs/compare/<date and time>`.
@@ -83,7 +83,7 @@ def compare(
         check_folder(path, resume)
         plan = make_plan(sources, seeds, overrides, path)
         comparison = _begin(plan, path, resume)
-    console = Console(soft_wrap=True, width=_WIDEST)
+    console = Console(soft_wrap=True, width=WIDEST)
     _print(console, f"{len(plan.trainings)} runs in {path}")
     try:
         _run(plan, comparison, path, resume, console)
@@ -93,7 +93,7 @@ def compare(
         raise KeyboardInterrupt(f"{of_training or 'interrupted.'} {comparison.progress}. {how}") from None
     finally:
         _draw(comparison, path)
-        _print_table(console, comparison, path)
+        _print_tables(console, comparison, path)
     return comparison
 
 
@@ -193,7 +193,12 @@ def _clear_session() -> None:
 def _write(comparison: Comparison, path: Path) -> None:
     with writing(path):
         path.mkdir(parents=True, exist_ok=True)
-    texts = {".json": comparison.as_json(), ".csv": comparison.as_csv(), ".md": comparison.as_markdown()}
+    texts = {
+        ".json": comparison.as_json(),
+        ".csv": comparison.as_csv(),
+        ".md": comparison.as_markdown(),
+        ".tex": comparison.as_latex(),
+    }
     for suffix, text in texts.items():
         with replacing(table_file(path).with_suffix(suffix)) as file:
             file.write_text(text, encoding="utf-8")
@@ -202,30 +207,17 @@ def _write(comparison: Comparison, path: Path) -> None:
 def _draw(comparison: Comparison, path: Path) -> None:
     figure = plot_comparison(comparison)
     if figure:
-        with replacing(table_file(path).with_suffix(".png")) as file:
-            figure.savefig(file)
+        with rc_context({"pdf.fonttype": 42}):  # fonts that journals accept
+            for suffix in _FIGURES:
+                with replacing(table_file(path).with_suffix(suffix)) as file:
+                    figure.savefig(file)
 
 
-def _print_table(console: Console, comparison: Comparison, path: Path) -> None:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    swept = list(comparison.swept().values())
-    for heading in ("spec", *swept, "runs"):
-        table.add_column(Text(printable(heading)), justify="right" if heading in swept else "left")
-    for heading in _METRICS:
-        table.add_column(heading, justify="right")
-    for row in comparison.rows():
-        cells = [Text(printable(cell)) for cell in comparison.cells(row).values()]
-        before, figures = cells[: len(swept) + 2], cells[len(swept) + 2 :]
-        test, test_range, error, validation, validation_range, *rest = figures
-        table.add_row(*before, _below(test, test_range), error, _below(validation, validation_range), *rest)
-    console.print(table)
+def _print_tables(console: Console, comparison: Comparison, path: Path) -> None:
+    console.print(comparison)
     for note in comparison.notes():
         _print(console, note)
     _print(console, f"written to {path}")
-
-
-def _below(mean: Text, lowest_and_highest: Text) -> Text:
-    return Text("\n").join([mean, lowest_and_highest])
 
 
 def _print(console: Console, text: str) -> None:

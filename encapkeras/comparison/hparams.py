@@ -7,7 +7,8 @@ from typing import Any
 
 from torch.utils.tensorboard.summary import hparams
 
-from encapkeras.comparison.result import Comparison, Run
+from encapkeras.comparison.result import Comparison
+from encapkeras.comparison.rows import Run
 from encapkeras.spec.sweep import value_text
 from encapkeras.training.run.run_folder import RunFolder
 from encapkeras.training.tensorboard.hparams import replace_hparams

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import keras
 
 from encapkeras.analysis import routing_layers
-from encapkeras.comparison.result import Network, numbered
+from encapkeras.comparison.rows import Network, numbered
 from encapkeras.errors import ArgumentError, EncapkerasError, Problem, SpecError
 from encapkeras.model.examine import examine_spec
 from encapkeras.model.spec_model import build_model

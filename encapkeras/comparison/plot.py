@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from encapkeras.analysis.plots import STYLE
-from encapkeras.comparison.result import Comparison, Row, Run
+from encapkeras.comparison.result import Comparison
+from encapkeras.comparison.rows import Row, Run
 from encapkeras.text import drawing, in_figure
 from encapkeras.training.run.run_folder import RunFolder
 

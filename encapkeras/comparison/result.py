@@ -7,14 +7,18 @@ import io
 import json
 import math
 import statistics
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+from rich.console import Console, Group
+
+from encapkeras.comparison.latex import latex_tables
+from encapkeras.comparison.rows import Network, Pair, Row, Run
 from encapkeras.comparison.statistics import CONFIDENCE, Difference, Spread
-from encapkeras.data import DataSettings
+from encapkeras.comparison.tables import WIDEST, html_table, in_html, markdown_table, terminal_tables
 from encapkeras.spec.sweep import short_paths, value_text
-from encapkeras.text import counted, in_markdown
+from encapkeras.text import in_markdown
 
 _EFFECTS = {
     "validation": "they are not trained on the same images, and validation accuracies are not comparable",
@@ -22,119 +26,13 @@ _EFFECTS = {
     "image_size": "their images have different sizes",
 }
 _HEADINGS = ("spec", "seed", "runs", "parameters", "seconds")  # of tables; no short name of a path may be one of them
-MOST_SILENT = 5  # up to this many differences that show nothing are listed one by one
+MOST_IN_PAIRS = 10  # of more networks, each is compared with the first alone
 WEIGHTS = {True: "best on validation", False: "last epoch"}
 
 
-@dataclass(frozen=True)
-class Run:
-    """One training of a comparison.
-
-    Args:
-        network: The label of its network.
-        seed: Its seed.
-        folder: Its run folder.
-        results: The content of its `results.json`; None if it failed.
-        error: Why it failed; empty if it did not.
-        device: Device and number of threads; empty if it failed before that was known.
-        reused: Whether an earlier comparison trained it.
-    """
-
-    network: str
-    seed: int
-    folder: str
-    results: Mapping[str, Any] | None
-    error: str = ""
-    device: str = ""
-    reused: bool = False
-
-
-@dataclass(frozen=True)
-class Network:
-    """A network of a comparison.
-
-    Args:
-        label: Its name and the values that a sweep sets, with a number if another network has the same.
-        name: The name of its spec.
-        source: The file of its spec.
-        data: The `data:` section of its spec.
-        swept: The values that the sweep of its spec sets, by path.
-        number: The number in the label; 1 if there is none.
-    """
-
-    label: str
-    name: str
-    source: str
-    data: DataSettings
-    swept: Mapping[str, Any] = field(default_factory=dict)
-    number: int = 1
-
-    @property
-    def title(self) -> str:
-        """Its name in a table, next to its swept values."""
-        return numbered(self.name, self.number) if self.swept else self.label
-
-    @property
-    def validated(self) -> bool:
-        """Whether it has a validation part, which decides which weights are tested."""
-        return self.data.has_validation
-
-    def shares_data_set(self, other: Network) -> bool:
-        """Return whether it has the same data set as another, in any parts and sizes."""
-        return not any(self.other_images(other))
-
-    def other_images(self, other: Network) -> Iterator[str]:
-        """Yield the arguments of the data set in which it differs from another, as texts."""
-        names = dict.fromkeys(["dataset", *self.data.arguments, *other.data.arguments])
-        return (text for _, text in self.differences(other, names))
-
-    def differences(self, other: Network, names: Iterable[str]) -> Iterator[tuple[str, str]]:
-        """Yield the keys, among `names`, of the `data:` section whose values differ, each with a text that says so."""
-        mine, theirs = self.data.model_dump(), other.data.model_dump()
-        for name in names:
-            if mine.get(name) != theirs.get(name):
-                yield name, f"data.{name} is {json.dumps(mine.get(name))}, not {json.dumps(theirs.get(name))}"
-
-
-def numbered(name: str, number: int) -> str:
-    """Add to a name the number of the second, third, ... network of that name."""
-    return name if number == 1 else f"{name}-{number}"
-
-
-@dataclass(frozen=True)
-class Row:
-    """The results of one network; a value is None if no finished run has it.
-
-    Args:
-        network: The network.
-        finished: Its finished runs.
-        failed: Its failed runs.
-        test_accuracy: Over seeds.
-        validation_accuracy: Over seeds; None also without a validation part.
-        parameters: Trainable weights.
-        images_per_second: In training, the median over runs.
-        seconds: Of a whole training, the median over runs.
-        peak_memory_mib: Of a training beyond the program itself, the median over runs; None also where the system does
-            not report it.
-        difference: Of the test accuracy from the first network's; None also for the first itself, with another data
-            set than the first's, and without common seeds.
-    """
-
-    network: Network
-    finished: int
-    failed: int
-    test_accuracy: Spread | None
-    validation_accuracy: Spread | None
-    parameters: int | None
-    images_per_second: float | None
-    seconds: float | None
-    peak_memory_mib: float | None
-    difference: Difference | None
-
-
-@dataclass
+@dataclass(repr=False)
 class Comparison:
-    """Networks trained with the same seeds, each compared with the first; `runs` are those so far, in any order."""
+    """Networks trained with the same seeds, compared in pairs; `runs` are those so far, in any order."""
 
     networks: Sequence[Network]
     seeds: Sequence[int]
@@ -157,14 +55,29 @@ class Comparison:
 
     def rows(self) -> list[Row]:
         """Return a row for each network, in their order; after a sweep the best on validation first."""
-        rows = [self._row(network) for network in self.networks]
+        first = self.networks[0]
+        differences = {p.network.label: p.difference for p in self.pairs() if p.reference is first}
+        rows = [self._row(network, differences.get(network.label)) for network in self.networks]
         if not self.swept():
             return rows
         return sorted(rows, key=lambda row: 1 - row.validation_accuracy.mean if row.validation_accuracy else math.inf)
 
-    def _row(self, network: Network) -> Row:
+    def pairs(self) -> list[Pair]:
+        """Return all pairs of networks that compare; of more than 10 networks, those with the first."""
+        accuracies = {network.label: _values(self._results(network), "test_accuracy") for network in self.networks}
+        references = self.networks if len(self.networks) <= MOST_IN_PAIRS else self.networks[:1]
+        compared = [
+            (network, reference)
+            for number, reference in enumerate(references, 1)
+            for network in self.networks[number:]
+            if network.shares_data_set(reference)
+            and accuracies[network.label].keys() & accuracies[reference.label].keys()
+        ]
+        differences = (Difference.of(accuracies[n.label], accuracies[r.label], len(compared)) for n, r in compared)
+        return [Pair(*pair, found) for pair, found in zip(compared, differences, strict=True) if found]
+
+    def _row(self, network: Network, difference: Difference | None) -> Row:
         results = self._results(network)
-        first = self.networks[0]
         accuracies = _values(results, "test_accuracy")
         validation = _values(results, "validation_accuracy")
         return Row(
@@ -177,9 +90,7 @@ class Comparison:
             images_per_second=_median(_values(results, "images_per_second")),
             seconds=_median(_values(results, "seconds")),
             peak_memory_mib=_median(_values(results, "peak_memory_mib")),
-            difference=None
-            if network is first or not network.shares_data_set(first)
-            else Difference.of(accuracies, _values(self._results(first), "test_accuracy")),
+            difference=difference,
         )
 
     def _results(self, network: Network) -> dict[int, Mapping[str, Any]]:
@@ -217,24 +128,17 @@ class Comparison:
             yield "Sorted by mean validation accuracy, best first; test accuracies are not used."
 
     def _differences(self) -> Iterator[str]:
-        first = self.networks[0].label
-        differences = [(row.network.label, row.difference) for row in self.rows() if row.difference]
-        silent = [label for label, difference in differences if difference.shows_nothing]
-        silent = silent if len(silent) > MOST_SILENT else []
-        for label, difference in differences:
-            if label not in silent:
-                yield f"{label} - {first}, test accuracy: {difference}"
-        if silent:
-            yield (
-                f"{len(silent)} of {len(differences)} others - {first}, test accuracy: no difference that "
-                f"{counted(len(self.seeds), 'seed')} can show."
-            )
-        count = len(differences)
-        if count > MOST_SILENT:
-            yield (
-                f"About {1 - CONFIDENCE:.0%} of the {count} intervals, {count * (1 - CONFIDENCE):.1f}, miss their true "
-                "difference: where many networks are compared, some are called better or worse by chance."
-            )
+        pairs = self.pairs()
+        if not pairs:
+            return
+        together = f" for all {len(pairs)} pairs together (Bonferroni)" if len(pairs) > 1 else ""
+        yield (
+            f"Differences of test accuracies: in percentage points, mean over equal seeds. Intervals: {CONFIDENCE:.0%}"
+            f"{together}, Student's t."
+        )
+        yield "better, worse: 0 is outside of the interval. unclear: these seeds show no difference."
+        if not all(pair.difference.interval for pair in pairs):
+            yield "No interval: with one seed, or with the same difference for all seeds, its width is unknown."
 
     def _data_notes(self) -> Iterator[str]:
         """Yield what is not comparable with the first network because the data differ."""
@@ -269,20 +173,54 @@ class Comparison:
             "peak MiB": _cell(row.peak_memory_mib, "{:,.0f}"),
         }
 
+    def pair_cells(self, pair: Pair) -> dict[str, str]:
+        """Return a pair as text by heading; `-` where there is no value."""
+        return {
+            "spec": pair.network.label,
+            "compared with": pair.reference.label,
+            "difference in points": pair.difference.points,
+            "interval": pair.difference.interval or "-",
+            "verdict": pair.difference.verdict,
+            "seeds": str(pair.difference.seeds),
+        }
+
+    def _tables(self) -> list[list[dict[str, str]]]:
+        """Return the rows of the networks and, if any compare, those of the pairs."""
+        pairs = [self.pair_cells(pair) for pair in self.pairs()]
+        return [[self.cells(row) for row in self.rows()], *([pairs] if pairs else [])]
+
+    def __rich__(self) -> Group:
+        """The tables, for a terminal."""
+        return terminal_tables(*self._tables())
+
+    def __repr__(self) -> str:
+        """The tables, as in a terminal."""
+        console = Console(file=io.StringIO(), width=WIDEST)
+        with console.capture() as printed:
+            console.print(self)
+        return printed.get()
+
+    def _repr_html_(self) -> str:
+        """The tables and notes, for a notebook."""
+        notes = "".join(f"<li>{in_html(note)}</li>" for note in self.notes())
+        return "".join([*map(html_table, self._tables()), f"<ul>{notes}</ul>"])
+
     def as_markdown(self) -> str:
-        """Return the table and its notes."""
-        rows = [self.cells(row) for row in self.rows()]
-        headings, *cells = [[in_markdown(cell) for cell in row] for row in (rows[0], *(row.values() for row in rows))]
-        lines = [f"| {' | '.join(headings)} |", "|" + "---|" * len(headings)]
-        lines += [f"| {' | '.join(row)} |" for row in cells]
+        """Return the tables and their notes."""
         notes = [in_markdown(note).replace("\n", "\n  ") for note in self.notes()]
-        return "\n".join([*lines, "", *(f"- {note}" for note in notes)]) + "\n"
+        lines = "\n".join(f"- {note}" for note in notes)
+        return "\n".join([*map(markdown_table, self._tables()), lines]) + "\n"
+
+    def as_latex(self) -> str:
+        """Return the tables for a paper: LaTeX with the package `booktabs`."""
+        return latex_tables(self.rows(), self.pairs(), self.swept(), self.notes())
 
     def as_json(self) -> str:
         """Return all numbers in full, and every run."""
         content = {
             "seeds": list(self.seeds),
             "specs": [self._plain(row) for row in self.rows()],
+            "pairs": [self._plain_pair(pair) for pair in self.pairs()],
             "runs": [asdict(run) for run in self.runs],
         }
         return json.dumps(content, indent=2) + "\n"
@@ -296,6 +234,10 @@ class Comparison:
         cells["test_error_percent"] = 100 * (1 - row.test_accuracy.mean) if row.test_accuracy else None
         named = {"spec": network["label"], "source": network["source"], "swept": swept}
         return {**named, "weights": WEIGHTS[row.network.validated], **cells}
+
+    def _plain_pair(self, pair: Pair) -> dict[str, Any]:
+        names = {"spec": pair.network.label, "compared_with": pair.reference.label}
+        return {**names, **asdict(pair.difference), "verdict": pair.difference.verdict}
 
     def as_csv(self) -> str:
         """Return one row for each network, numbers in full, empty where there is none."""

@@ -21,7 +21,7 @@ from pydantic import (
 from encapkeras.data.registry import DATASETS, DataPath, DatasetReader
 from encapkeras.errors import ArgumentError, suggest
 from encapkeras.registry import Entry
-from encapkeras.validation import Argument, Checker, Settings, ValueProblem, error_of, plain
+from encapkeras.validation import Argument, Checker, Settings, ValueProblem, error_of, key_hint, plain
 
 STRICT = ConfigDict(extra="forbid", strict=True, frozen=True)
 
@@ -258,7 +258,7 @@ def _argument_problems(values: Mapping[str, Any]) -> list[ValueProblem]:
     problems = []
     for name in [name for name in values if name not in allowed]:
         whose = f"data set '{entry.name}'" if entry else "any data set"
-        text = f"'{name}' is not an argument of {whose}. {suggest(name, allowed)}"
+        text = f"'{name}' is not an argument of {whose}. {key_hint(name, allowed)}"
         if entry and name in owners:
             takers = " or ".join(map(repr, owners[name]))
             text = f"'{name}' is an argument of data set {takers}, not of '{entry.name}': remove it"

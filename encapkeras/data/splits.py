@@ -14,9 +14,10 @@ from torch import Tensor
 from encapkeras.data import augment
 from encapkeras.data.batches import Batches
 from encapkeras.data.checks import layout_hint, range_hint
+from encapkeras.data.description import as_given_to_the_network, too_few
 from encapkeras.data.fingerprint import Fingerprint, fingerprint
 from encapkeras.data.image_files import ImageFiles
-from encapkeras.data.registry import Array, DatasetInfo, DatasetReader, ImageArrays
+from encapkeras.data.registry import Array, DatasetInfo, ImageArrays
 from encapkeras.data.settings import AugmentSettings, DataSettings
 from encapkeras.data.windows import FileWindows, Windows, decoded
 from encapkeras.data.worker_processes import default_workers
@@ -53,25 +54,6 @@ class DataSplits:
         return replace(self, train=train, validation=validation, test=test)
 
 
-def describe(settings: DataSettings) -> DatasetInfo:
-    """Return what a network has to know about the images it will be given; download nothing and read no pixel.
-
-    Args:
-        settings: The `data:` section.
-
-    Raises:
-        ArgumentError: The augmentation does not suit the images, there are fewer of them than `subset` asks for, or
-            there is no validation part of the data set's own.
-        DataError: There is no description: the user's file is missing or wrong.
-
-    Examples:
-        >>> info = describe(DataSettings(dataset="digits"))
-        >>> (info.height, info.width, info.channels, info.classes)
-        (32, 32, 1, 10)
-    """
-    return _as_given_to_the_network(settings, settings.reader())
-
-
 def load(settings: DataSettings, *, seed: int) -> DataSplits:
     """Read (and if need be download) a data set, hold out the validation part, and make batches.
 
@@ -104,7 +86,7 @@ def load(settings: DataSettings, *, seed: int) -> DataSplits:
                 f"data set '{settings.dataset}' gives labels of shape {labels.shape}; training and measuring need one "
                 "class for each image, (N,). Images of several classes can be trained with in a script of your own"
             )
-    info = _as_given_to_the_network(settings, reader)
+    info = as_given_to_the_network(settings, reader)
     for part, images in {"training": arrays.train_images, "test": arrays.test_images}.items():
         if len(images) and (hint := range_hint(images)):
             warnings.warn(f"pixels of the {part} images of data set '{settings.dataset}': {hint}", stacklevel=2)
@@ -166,7 +148,7 @@ def subset_indices(labels: Array, count: int | None, seed: int) -> Array:
     if count is None:
         return np.arange(total)
     if count > total:
-        raise _too_few(count, total)
+        raise too_few(count, total)
     return np.sort(_in_shares(labels, seed)[:count])
 
 
@@ -220,38 +202,6 @@ def held_out_indices(count: int, fraction: float, seed: int) -> Array:
             f"between {1 / count:.2g} and {1 - 1 / count:.2g}, or 0 for no validation"
         )
     return np.sort(np.random.default_rng([seed, 0]).permutation(count)[:held_out])
-
-
-def _as_given_to_the_network(settings: DataSettings, reader: DatasetReader) -> DatasetInfo:
-    size = settings.image_size or reader.image_size
-    stored = reader.describe()
-    remarks = reader.remarks()
-    if hint := layout_hint((-1, stored.height, stored.width, stored.channels)):
-        shape = f"{stored.height} x {stored.width} pixels of {stored.channels} channels"
-        remarks.append(f"data set '{settings.dataset}': images have {shape}. {hint}")
-    for remark in remarks:
-        warnings.warn(remark, stacklevel=3)
-    info = replace(stored, height=size, width=size) if size else stored
-    if settings.augment is not None:
-        settings.augment.check(info.height, info.width, info.channels)
-    if settings.validation == "own" and info.validation_images is None:
-        raise ArgumentError(
-            f"data.validation is 'own', but data set '{settings.dataset}' has no validation part; choose the fraction "
-            f"of the training images to hold out, for example 0.1. {' '.join(remarks)}".rstrip()
-        )
-    return info if settings.subset is None else replace(info, train_images=_subset_size(settings.subset, info))
-
-
-def _subset_size(count: int, info: DatasetInfo) -> int:
-    if count < info.classes:
-        raise ArgumentError(f"data.subset is {count}, less than one image for each of {info.classes} classes")
-    if info.train_images is not None and count > info.train_images:
-        raise _too_few(count, info.train_images)
-    return count
-
-
-def _too_few(count: int, total: int) -> ArgumentError:
-    return ArgumentError(f"data.subset is {count:,}, but there are {total:,} training images; choose at most that many")
 
 
 def _parts(arrays: ImageArrays, settings: DataSettings, seed: int) -> tuple[Part, Part, Part]:

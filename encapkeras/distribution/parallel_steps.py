@@ -156,10 +156,12 @@ class ParallelSteps:
 
     @torch.no_grad()
     def _average_statistics(self, share: float) -> None:
-        statistics = [variable.value for variable in statistics_within(self.model)]
-        for value in statistics:
-            value.mul_(share)
-        all_reduce_sum(statistics)
+        statistics = statistics_within(self.model)
+        for variable in statistics:
+            # A count would be rounded, and is the same in all.
+            of_first = variable.aggregation == "only_first_replica"
+            variable.value.mul_(float(self.processes.is_first) if of_first else share)
+        all_reduce_sum([variable.value for variable in statistics])
 
     def _logs_of_all(self, logs: dict[str, Any]) -> dict[str, Any]:
         results = self.model.get_metrics_result()

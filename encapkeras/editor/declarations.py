@@ -21,7 +21,8 @@ from encapkeras.data import DataSettings
 from encapkeras.layers import LAYERS
 from encapkeras.losses import SideLoss
 from encapkeras.registry import Entry, argument_docs
-from encapkeras.spec.keras_layers import PREFIX, keras_layer, object_kind, parameters
+from encapkeras.spec.keras_layers import keras_layer, object_kind, parameters
+from encapkeras.spec.keras_names import PREFIX
 from encapkeras.spec.renamed import RENAMED
 from encapkeras.spec.sections import NodeKeys, TopLevel
 from encapkeras.spec.train_settings import TrainSettings

@@ -38,8 +38,8 @@ from encapkeras.editor.schema_types import (
 from encapkeras.layers import LAYERS
 from encapkeras.losses import LOSSES
 from encapkeras.registry import Registry
-from encapkeras.spec.inherit import OWN_KEYS
 from encapkeras.spec.keras_layers import keras_layer_aliases, keras_layer_names
+from encapkeras.spec.parse import OWN_KEYS
 from encapkeras.spec.sections import BlockSection, LossKeys, ModelSection, SweepSection
 from encapkeras.spec.variables import NAME, NODE_NAME, RESERVED
 from encapkeras.spec.write import as_json

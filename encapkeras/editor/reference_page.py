@@ -11,9 +11,10 @@ from encapkeras.editor import declarations
 from encapkeras.editor.declarations import Schema
 from encapkeras.editor.describe_types import default_in_words, in_words
 from encapkeras.layers import LAYERS
+from encapkeras.layers.keras_objects import object_names
 from encapkeras.losses import LOSSES
 from encapkeras.registry import Registry
-from encapkeras.spec.keras_layers import keras_layer_aliases, keras_layer_names, object_names
+from encapkeras.spec.keras_layers import keras_layer_aliases, keras_layer_names
 from encapkeras.spec.sections import BlockSection, LossKeys, ModelSection, SweepSection
 from encapkeras.spec.train_settings import TrainSettings
 

@@ -12,8 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from encapkeras.editor.declarations import OBJECT, Schema
 from encapkeras.editor.describe_types import default_in_words, in_words, listed
-from encapkeras.spec.inherit import OWN_KEYS
-from encapkeras.spec.keras_layers import object_names
+from encapkeras.layers.keras_objects import object_names
+from encapkeras.spec.parse import OWN_KEYS
 
 OWN = {f"^{OWN_KEYS}": True}  # keys that are the user's
 

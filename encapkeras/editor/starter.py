@@ -1,13 +1,16 @@
 """A starter spec: a network with comments for a data set, a kind of routing and a size, to be changed by its user.
 
-Each template is a valid spec of the largest network, with everything that a starter may have; `starter_spec` changes
-its values and removes the rest. The result is valid for images of any size: convolutions and stages halve the map
-as often as the images allow, and `expect` follows from the same count.
+All starters have one trunk: data, convolutions, losses and recipe of `templates/trunk.yaml`. The other templates extend
+it by what turns its last map into scores. They are valid specs of the largest network, with everything that a starter
+may have; `starter_spec` joins the two texts, changes values and removes the rest. The result is valid for images of
+any size: convolutions halve the map as often as the images allow, and `expect` follows from the same count.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
+import operator
 import re
 import string
 from collections.abc import Mapping, Sequence
@@ -22,17 +25,18 @@ from encapkeras.spec.spec_files import installed_schema, move_path
 from encapkeras.spec.write import yaml_line
 from encapkeras.text import quoted
 
-Routing = Literal["master", "approximate", "dynamic", "em"]
+Routing = Literal["none", "master", "approximate", "dynamic", "em"]
 Size = Literal["small", "medium", "large"]
 
 SMALLEST_MAP = 4  # sides of the last map, where the images allow it
 LARGEST_MAP = 8
 IMAGES_OF_SMALL = 17_000  # that a small network sees in all epochs together
 TEMPLATES = Path(__file__).with_name("templates")
-TEMPLATE_STAGES = 4
+TEMPLATE_CONVOLUTIONS = 4
 
-_TEMPLATE_OF = {"master": "stages", "approximate": "stages", "dynamic": "dynamic", "em": "em"}
+_TEMPLATE_OF = {"none": "none", "master": "stages", "approximate": "stages", "dynamic": "dynamic", "em": "em"}
 _IDEAS = {
+    "none": "No routing: a plain convolutional network, to compare capsule networks with.",
     "master": "Master convolutions: each capsule type is convolved by itself.",
     "approximate": "Approximate routing: a second branch looks at all capsule types, and each branch weighs the other.",
     "dynamic": "Dynamic routing: capsules go where others agree with them.",
@@ -47,25 +51,19 @@ class _Plan:
     """A network for images of any size, and how it is trained."""
 
     types: int
-    filters: tuple[int, ...]  # of each convolution before the capsules
-    dims: tuple[int, ...]  # of the capsules of each stage, or of the primary capsules
-    strides: tuple[int, ...]  # of each convolution and stage, for images of 32x32
+    filters: tuple[int, ...]  # of each convolution; those of the last are split into types of dimension 8
+    strides: tuple[int, ...]  # of each convolution, for images of 32x32
     batch_size: int = 64
     epochs: int | None = None  # None for as many as take about a minute
+    dims: tuple[int, ...] = (8, 16)  # of the capsules of each stage; those of the classes have the last
     sub_layers: int = 2
-    class_dim: int = 16
     routed_twice: bool = False  # whether a map of capsules is routed before the classes
 
 
-_STAGES = {
-    "small": _Plan(8, (16,), (4, 8), (2, 2, 2), sub_layers=1, class_dim=8),
-    "medium": _Plan(16, (32,), (4, 8, 16), (1, 2, 2, 2), epochs=30),
-    "large": _Plan(32, (32,), (2, 4, 8, 16), (1, 1, 2, 2, 2), batch_size=128, epochs=60),
-}
-_VOTING = {
-    "small": _Plan(16, (32, 64), (8,), (2, 2, 2)),
-    "medium": _Plan(32, (64, 128), (8,), (1, 2, 2), epochs=30),
-    "large": _Plan(32, (64, 128, 256), (8,), (1, 2, 2, 1), batch_size=128, epochs=60, routed_twice=True),
+_PLANS = {
+    "small": _Plan(8, (32, 64, 64), (2, 2, 2), dims=(8,), sub_layers=1),
+    "medium": _Plan(16, (64, 128, 128), (1, 2, 2), epochs=30),
+    "large": _Plan(32, (64, 128, 256, 256), (1, 2, 2, 1), batch_size=128, epochs=60, routed_twice=True),
 }
 
 
@@ -81,14 +79,14 @@ def starter_spec(
 ) -> str:
     """Return the text of a starter spec; `data` holds the data set, its files and its image size."""
     info = describe(data)
-    plan = (_VOTING if routing in ("dynamic", "em") else _STAGES)[size]
-    text = (TEMPLATES / f"{_TEMPLATE_OF[routing]}.yaml").read_text(encoding="utf-8")
+    plan = _PLANS[size]
+    text = _template(_TEMPLATE_OF[routing])
     text = re.sub(r"(?<=\S) {3,}(?=# .*$)", "\t", text, flags=re.MULTILINE)  # comments behind values, until aligned
     # The user's own words come last, since what precedes would change them too.
     text = _with_training(_with_network(text, info, plan), info, plan)
     if not ot:
         text = re.sub(r"  # Optimal transport(.*\n)+?(?=\n)", "", text)
-    if plan in _STAGES.values():
+    if _TEMPLATE_OF[routing] == "stages":
         text = _with(text, kind=routing, sub_layers=plan.sub_layers)
     facts = {name: getattr(info, name) for name in ("height", "width", "channels", "classes")}
     text = _Template(text).substitute(
@@ -99,8 +97,15 @@ def starter_spec(
         dataset=yaml_line(data.dataset),
         idea=_IDEAS[routing],
     )
-    text = _with(text, name=name, types=plan.types, class_dim=plan.class_dim)
+    text = _with(text, name=name, types=plan.types, class_dim=plan.dims[-1])
     return _aligned(_with_data(text, data, info, plan, folder or Path()))
+
+
+def _template(part: str) -> str:
+    """Return the text of the trunk with that of a part, which extends it, in its places."""
+    trunk, own = ((TEMPLATES / f"{name}.yaml").read_text(encoding="utf-8") for name in ("trunk", part))
+    variables, _, nodes = own.partition("\n")[2].partition("model:\n  nodes:\n")
+    return trunk.replace("data:\n", f"{variables}data:\n", 1).replace("losses:\n", f"{nodes}\nlosses:\n", 1)
 
 
 class _Template(string.Template):
@@ -152,20 +157,14 @@ def _with_data(text: str, data: DataSettings, info: DatasetInfo, plan: _Plan, fo
 def _with_network(text: str, info: DatasetInfo, plan: _Plan) -> str:
     strides = _choose_strides(plan.strides, info)
     filters = (*plan.filters[:1] * (len(strides) - len(plan.strides)), *plan.filters)
-    shrinks = [math.prod(strides[:end]) for end in range(len(filters) + 1, len(strides) + 1)]
-    text = _with_rows(text, "conv$i", {"filters": filters, "stride": strides})
-    in_stages = plan in _STAGES.values()
-    shrink, less = ("shrink", "shrink - 1") if in_stages else (str(shrinks[-1]), str(shrinks[-1] - 1))
-    exact = all(side % shrinks[-1] == 0 for side in (info.height, info.width))
-    sides = rf"\1 // {shrink}" if exact else rf"(\1 + {less}) // {shrink}"
-    text = re.sub(r"\((height|width) \+ [^)]*\) // \w+", sides, text)
-    if in_stages:
-        rows = {"dim": plan.dims, "stride": strides[len(filters) :], "shrink": shrinks}
-        missing = TEMPLATE_STAGES - len(plan.dims)
-        text = re.sub(r"\b(stage|align)(\d)\b", lambda old: f"{old[1]}{int(old[2]) - missing}", text)
-        return _with_rows(text, "stage$i", rows)
-    text = text.replace("strides: 1\n", f"strides: {strides[-1]}\n")
-    text = re.sub(r"\bconv3\b", f"conv{len(filters)}", text)
+    shrinks = list(itertools.accumulate(strides, operator.mul))
+    text = _with_rows(text, "conv$i", {"filters": filters, "stride": strides, "shrink": shrinks})
+    text = re.sub(r"\bconv([34])\b", lambda old: f"conv{int(old[1]) + len(filters) - TEMPLATE_CONVOLUTIONS}", text)
+    if all(side % shrinks[-1] == 0 for side in (info.height, info.width)):
+        text = re.sub(r"\((height|width) \+ [^)]*\) // shrink", r"\1 // shrink", text)
+    halves = -(-min(info.height, info.width) // (2 * shrinks[-1])) >= SMALLEST_MAP
+    text = _with_rows(text, "stage$i", {"dim": plan.dims, "stride": (1, 1 + halves)})
+    text = re.sub(r"\bstage2\b", f"stage{len(plan.dims)}", text)
     routed = re.search(r"    # A map of 4x4(?:.*\n)+?      inputs: (.*)\n(?:.+\n)+\n", text)
     if routed and not plan.routed_twice:
         text = text.replace(routed[0], "")

@@ -8,13 +8,19 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from contextvars import ContextVar
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch.nn import functional as F
 
 from encapkeras.functional.torch_support.precision import is_half
 from encapkeras.functional.torch_support.shared_batch import SharedBatch, shared_batch
+from encapkeras.torch_internals import is_in_backward
+
+MOMENTUM = 0.1
+"""Share of the new statistics in the moving ones, as torch means it: Keras' momentum 0.9."""
+WARM_BATCHES = round(1 / MOMENTUM)
+"""How many batches a warm average weighs alike."""
 
 _restored_by_caller: ContextVar[bool] = ContextVar("restored_by_caller", default=False)
 
@@ -37,12 +43,19 @@ class NormWeights(NamedTuple):
         offset: Added last.
         mean: Moving mean; training updates it in place.
         variance: Moving unbiased variance; training updates it in place.
+        batches: How many the moving statistics have seen, `()`, for a warm average; training updates it in place. None:
+            the average is exponential from the first batch on.
     """
 
     scale: torch.Tensor
     offset: torch.Tensor
     mean: torch.Tensor
     variance: torch.Tensor
+    batches: torch.Tensor | None = None
+
+    def moving(self) -> list[torch.Tensor]:
+        """What training updates in place."""
+        return [each for each in (self.mean, self.variance, self.batches) if each is not None]
 
 
 def batch_norm(
@@ -51,7 +64,7 @@ def batch_norm(
     *,
     training: bool,
     bias: torch.Tensor | None = None,
-    momentum: float = 0.1,
+    momentum: float = MOMENTUM,
     epsilon: float = 1e-5,
 ) -> torch.Tensor:
     """Normalize `map + bias` over all axes but the second: `scale * (x - mean) / sqrt(variance + epsilon) + offset`.
@@ -59,11 +72,17 @@ def batch_norm(
     The statistics are the batch's while training (Ioffe and Szegedy 2015, algorithm 1), the moving ones otherwise;
     those of the whole batch where several processes share one (`encapkeras.distribution`). A batch with one value per
     channel gives the offset and leaves the moving variance. A map in half precision is normalized in float32 and
-    rounded once; if it is not finite, the moving statistics stay, since scaled losses skip such steps.
+    rounded once; if it is not finite, the moving statistics stay, since scaled losses skip such steps. They also stay
+    where a forward pass is repeated for the backward pass (`torch.utils.checkpoint`).
+
+    Batch t = 1, 2, ... moves each statistic by `moving += share * (batch's - moving)`, where `share = momentum`; of a
+    warm average (`weights.batches`) `share = max(1 / t, momentum)`: up to `t = 1 / momentum` this is the plain mean of
+    the batches' statistics, and the first values do not matter. A warm average leaves out batches with one value per
+    channel, which have no variance.
 
     Args:
         map_BCP: Tensor `(B, C, ...)`.
-        weights: Scale, offset and moving statistics, each `(C,)`.
+        weights: Scale, offset and moving statistics, each `(C,)`, and perhaps the number of batches.
         training: Whether to use and record the batch's statistics.
         bias: The bias `(C,)` of the convolution before. While training it only moves the recorded mean, since a
             normalized batch does not depend on it: one pass over the map less.
@@ -76,16 +95,22 @@ def batch_norm(
         tensor(True)
     """
     # `requires_grad_(True)`, torch's way to unfreeze a layer, reaches statistics too; they have no gradients.
-    weights = weights._replace(mean=weights.mean.detach(), variance=weights.variance.detach())
-    if not is_half(map_BCP) or _restored_by_caller.get():
+    # A count that prediction does not use must not be touched there: torch.export stumbles over it.
+    weights = weights._replace(
+        mean=weights.mean.detach(), variance=weights.variance.detach(), batches=weights.batches if training else None
+    )
+    repeated = training and is_in_backward()
+    if repeated:
+        weights = NormWeights(weights.scale, weights.offset, *(each.clone() for each in weights.moving()))
+    if repeated or not is_half(map_BCP) or _restored_by_caller.get():
         return _batch_norm(map_BCP, weights, training, bias, momentum, epsilon).to(map_BCP.dtype)
-    before = weights.mean.clone(), weights.variance.clone()
+    before = [each.clone() for each in weights.moving()]
     normed = _batch_norm(map_BCP, weights, training, bias, momentum, epsilon)
     if training:
         with torch.no_grad():
             finite = (weights.mean + weights.variance).isfinite().all()  # no answer is waited for
             # `.data`: torch has noted these tensors for its backward pass, which reads them only in prediction.
-            for moving, kept in zip((weights.mean, weights.variance), before, strict=True):
+            for moving, kept in zip(weights.moving(), before, strict=True):
                 moving.data.copy_(torch.where(finite, moving, kept))
     return normed.to(map_BCP.dtype)
 
@@ -99,7 +124,7 @@ def _batch_norm(
     epsilon: float,
 ) -> torch.Tensor:
     """The computation; statistics, and the result where torch does not round it itself, have the weights' type."""
-    scale, offset, mean, variance = weights
+    scale, offset, mean, variance, batches = weights
     if not training:
         if bias is not None:
             offset = offset + bias * scale * (variance + epsilon).rsqrt()
@@ -112,11 +137,17 @@ def _batch_norm(
         map_BCP = map_BCP.to(mean.dtype) if is_half(map_BCP) else map_BCP
         return _batch_norm_over_processes(map_BCP, weights._replace(offset=offset), shared, bias, momentum, epsilon)
     if map_BCP.numel() == map_BCP.shape[1]:
-        with torch.no_grad():
-            constant = map_BCP.flatten() if bias is None else map_BCP.flatten() + bias
-            mean.lerp_(constant.to(mean.dtype), momentum)
+        if batches is None:
+            with torch.no_grad():
+                constant = map_BCP.flatten() if bias is None else map_BCP.flatten() + bias
+                mean.lerp_(constant.to(mean.dtype), momentum)
         by_channel = (1, -1, *[1] * (map_BCP.dim() - 2))
         return map_BCP * (0 * scale).view(by_channel) + offset.view(by_channel)  # gradients are 0, not absent
+    if batches is not None:
+        own_mean, own_variance = torch.zeros_like(mean), torch.zeros_like(variance)
+        result = F.batch_norm(map_BCP, own_mean, own_variance, scale, offset, True, 1.0, epsilon)
+        _move(weights, own_mean, own_variance, bias, momentum)
+        return result
     if bias is None:
         return F.batch_norm(map_BCP, mean, variance, scale, offset, True, momentum, epsilon)
     with torch.no_grad():
@@ -149,8 +180,8 @@ def _batch_norm_over_processes(
     epsilon: float,
 ) -> torch.Tensor:
     mean, variance = join_moments(map_BCP, [0, *range(2, map_BCP.dim())], shared)
-    count = map_BCP.numel() // map_BCP.shape[1] // shared.sizes[shared.rank] * sum(shared.sizes)
-    record_statistics(weights, mean.detach(), variance.detach(), count=count, bias=bias, momentum=momentum)
+    values = map_BCP.numel() // map_BCP.shape[1] // shared.sizes[shared.rank] * sum(shared.sizes)
+    record_statistics(weights, mean.detach(), variance.detach(), values=values, bias=bias, momentum=momentum)
     slope = weights.scale * (variance + epsilon).rsqrt()
     by_channel = (1, -1, *[1] * (map_BCP.dim() - 2))
     return torch.addcmul((weights.offset - mean * slope).view(by_channel), map_BCP, slope.view(by_channel))
@@ -161,18 +192,34 @@ def record_statistics(
     mean: torch.Tensor,
     biased_variance: torch.Tensor,
     *,
-    count: int,
+    values: int,
     bias: torch.Tensor | None,
-    momentum: float = 0.1,
+    momentum: float = MOMENTUM,
 ) -> None:
-    """Move the moving statistics towards a batch's of `count` (at least 2) values a channel, in place."""
-    with torch.no_grad():
-        weights.mean.lerp_(mean if bias is None else mean + bias, momentum)
-        weights.variance.lerp_(biased_variance * (count / (count - 1)), momentum)
+    """Move the moving statistics towards a batch's of (at least 2) values a channel, in place; see `batch_norm`."""
+    if not is_in_backward():
+        _move(weights, mean, biased_variance * (values / (values - 1)), bias, momentum)
+
+
+@torch.no_grad()
+def _move(
+    weights: NormWeights, mean: torch.Tensor, variance: torch.Tensor, bias: torch.Tensor | None, momentum: float
+) -> None:
+    share: Any = momentum
+    if weights.batches is not None:
+        # A tensor: no device is waited for.
+        share = weights.batches.add_(1).reciprocal().clamp_min(momentum).to(weights.mean.dtype)
+    weights.mean.lerp_(mean if bias is None else mean + bias, share)
+    weights.variance.lerp_(variance, share)
 
 
 def capsule_batch_norm(
-    capsules_BNDP: torch.Tensor, weights: NormWeights, *, training: bool, momentum: float = 0.1, epsilon: float = 1e-5
+    capsules_BNDP: torch.Tensor,
+    weights: NormWeights,
+    *,
+    training: bool,
+    momentum: float = MOMENTUM,
+    epsilon: float = 1e-5,
 ) -> torch.Tensor:
     """Batch normalization with one mean and variance per capsule type: over all axes but the second.
 

@@ -242,13 +242,13 @@ def _normalize_and_squash(
     training: bool,
     layout: torch.memory_format = torch.contiguous_format,
 ) -> torch.Tensor:
-    count = map_BCHW.numel() // map_BCHW.shape[1]
+    values = map_BCHW.numel() // map_BCHW.shape[1]
     usual = options.normalization == "channel" and options.relu
-    if not (training and usual and count > 1 and is_worthwhile(map_BCHW)):
+    if not (training and usual and values > 1 and is_worthwhile(map_BCHW)):
         return _squash_types(_normalize(map_BCHW, bias, norm, options, training), options.types)
     offset = norm.offset if bias is None else norm.offset + 0 * bias  # as in batch_norm: its gradient is 0, not absent
     out_BCHW, mean, variance = batch_norm_relu_squash(map_BCHW, norm.scale, offset, options.types, memory_format=layout)
-    record_statistics(norm, mean, variance, count=count, bias=bias)
+    record_statistics(norm, mean, variance, values=values, bias=bias)
     return out_BCHW
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import io
 import json
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import torch
 
 from encapkeras.errors import ArgumentError, ExportError
 from encapkeras.files import replacing
+from encapkeras.keras_internals import layers_within
 
 FORMS = ("keras", "torch", "onnx")
 CLASS_NAMES = "class_names"
@@ -26,7 +29,7 @@ def export_model(model: keras.Model, output: str | Path, form: str) -> None:
     - `torch`: a `torch.export` program for `torch.export.load`, without Keras and encapkeras, on the model's device.
       The extra file `class_names` has the class names as JSON.
     - `onnx`: for onnxruntime and others, with the input `images` and the output `scores` (or several, named as in the
-      model). The metadata property `class_names` has the class names as JSON.
+      model), whose first axis is called `batch`. The metadata property `class_names` has the class names as JSON.
 
     Programs for torch and ONNX compute in float32 whatever `train.precision` is.
 
@@ -74,7 +77,12 @@ def _write_program(model: keras.Model, file: Path, form: str) -> None:
         file.write_bytes(content.getvalue())
         return
     network: Any = torch.onnx.export(
-        _program(model), dynamo=True, verbose=False, input_names=["images"], output_names=_outputs(model)
+        _program(model),
+        dynamo=True,
+        verbose=False,
+        input_names=["images"],
+        output_names=_outputs(model),
+        dynamic_shapes=({0: "batch"},),
     )
     network.model.metadata_props[CLASS_NAMES] = names
     network.save(file)
@@ -83,7 +91,7 @@ def _write_program(model: keras.Model, file: Path, form: str) -> None:
 def _program(model: keras.Model) -> torch.export.ExportedProgram:
     images = keras.ops.zeros((3, *model.input_shape[1:]))  # not 0 or 1, which torch would make fixed sizes
     try:
-        with torch.no_grad():
+        with torch.no_grad(), _without_activity_losses(model):
             return torch.export.export(
                 _Predicting(model).eval(), (images,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},)
             )
@@ -93,6 +101,19 @@ def _program(model: keras.Model) -> torch.export.ExportedProgram:
             f"model '{model.name}' cannot be traced: {reason}. Layers must not branch on values, or on the size "
             "of the batch, with a Python if. It can still be exported as .keras."
         ) from error
+
+
+@contextlib.contextmanager
+def _without_activity_losses(model: keras.Model) -> Iterator[None]:
+    """Predictions have none, and Keras computes them in a way that a trace takes for a fixed size of the batch."""
+    regularizers = {layer: layer.activity_regularizer for layer in layers_within(model)}
+    for layer in regularizers:
+        layer.activity_regularizer = None
+    try:
+        yield
+    finally:
+        for layer, regularizer in regularizers.items():
+            layer.activity_regularizer = regularizer
 
 
 class _Predicting(torch.nn.Module):

@@ -18,6 +18,8 @@ from encapkeras.interop.original_tensor import OriginalTensor
 from encapkeras.layers import CapsuleConvolution, CapsuleDense, CapsuleStage
 from encapkeras.layers.voting_layer import VotingLayer
 
+COUNTER = "num_batches_tracked"
+"""Of the batches that a batch norm of torch has recorded."""
 CONVOLUTION_AND_NORM = {"convolution": "0", "norm": "1"}
 TRANSPORT_UNIT = {
     "generator": "G_net.0",
@@ -34,6 +36,7 @@ _KERAS = {
 _LEAVES = {
     **{"kernel": "weight", "bias": "bias"},
     **{"scale": "weight", "offset": "bias", "mean": "running_mean", "variance": "running_var"},
+    "count": COUNTER,
 }
 _BRANCHES = {
     "master_norm": "main_cap.1",

@@ -9,6 +9,8 @@ import keras
 import torch
 
 from encapkeras.errors import LONGEST_NAME, MOST_SHOWN, ArgumentError, CheckpointError, printable
+from encapkeras.functional.batch_norm import WARM_BATCHES
+from encapkeras.interop.layer_names import COUNTER
 from encapkeras.interop.network_names import original_tensors
 from encapkeras.interop.original_tensor import OriginalTensor
 from encapkeras.model.spec_model import SpecModel
@@ -22,7 +24,8 @@ def load_original_state_dict(model: keras.Model, state_dict: Mapping[str, torch.
     """Load weights of the method's released PyTorch code into a model.
 
     Names follow from the structure of the network; its nodes may have any names. Numbers are converted to the dtype of
-    the model's weights. Counters `num_batches_tracked` are optional. Prefixes that all names have are removed, such as
+    the model's weights. Counters `num_batches_tracked` are optional, and read by warm batch norms alone, which take the
+    statistics for those of ten batches without. Prefixes that all names have are removed, such as
     `module.` of `torch.nn.DataParallel` or `model.` of a class around the network, and `_orig_mod.` of `torch.compile`.
 
     Args:
@@ -60,13 +63,15 @@ def load_original_state_dict(model: keras.Model, state_dict: Mapping[str, torch.
             f"{_units_without_loss(unknown)}Nothing was loaded."
         )
     for tensor in tensors:
-        tensor.variable.assign(tensor.to_ours(given[tensor.name].detach()))
+        known = tensor.name in given  # only counters may be missing
+        tensor.variable.assign(tensor.to_ours(given[tensor.name].detach()) if known else WARM_BATCHES)
 
 
 def original_state_dict(model: keras.Model) -> dict[str, torch.Tensor]:
     """Return the weights of a model with the names and shapes of the method's released PyTorch code.
 
-    Names follow from the structure of the network. Counters `num_batches_tracked`, which Keras does not have, are 0.
+    Names follow from the structure of the network. Counters `num_batches_tracked` are 0 but those of
+    warm batch norms, since the others do not count.
 
     Args:
         model: A model made by `encapkeras.build_model`, or loaded by `encapkeras.load_model`.
@@ -86,8 +91,9 @@ def original_state_dict(model: keras.Model) -> dict[str, torch.Tensor]:
     """
     state_dict = {}
     for tensor in original_tensors(_of_a_spec(model)):
-        value = state_dict[tensor.name] = tensor.from_ours()
-        if counter := _counter(tensor.name):
+        value = tensor.from_ours()
+        state_dict[tensor.name] = value.long() if _is_counter(tensor.name) else value
+        if counter := _counter(tensor.name):  # the next tensor replaces it, if the batch norm counts
             state_dict[counter] = torch.zeros((), dtype=torch.int64, device=value.device)
     return state_dict
 
@@ -120,7 +126,11 @@ def _without_prefixes(state_dict: Any, known: Collection[str]) -> dict[Any, Any]
 def _counter(name: str) -> str:
     """Return the counter next to the running variance of a batch norm; empty for other names."""
     norm = name.removesuffix("running_var")
-    return f"{norm}num_batches_tracked" if norm != name else ""
+    return f"{norm}{COUNTER}" if norm != name else ""
+
+
+def _is_counter(name: str) -> bool:
+    return name.rpartition(".")[2] == COUNTER
 
 
 def _unknown_entries(tensors: Sequence[OriginalTensor], given: Mapping[Any, Any]) -> list[str]:
@@ -129,9 +139,11 @@ def _unknown_entries(tensors: Sequence[OriginalTensor], given: Mapping[Any, Any]
     counters = {counter for name in names if (counter := _counter(name))}
     problems = []
     for name, value in given.items():
-        if name not in names and name not in counters:
+        if name in names:
+            continue
+        if name not in counters:
             problems.append(f"{printable(cut(str(name), LONGEST_NAME))}: the network has no such tensor")
-        elif name in counters and not isinstance(value, torch.Tensor):
+        elif not isinstance(value, torch.Tensor):
             problems.append(f"{name}: {_no_tensor(value)}")
     return problems
 
@@ -149,8 +161,9 @@ def _units_without_loss(unknown: Sequence[str]) -> str:
 
 def _problem(tensor: OriginalTensor, given: Mapping[Any, Any]) -> str:
     """Say what is wrong with the entry for a tensor; empty if it is valid."""
+    counts = _is_counter(tensor.name)
     if tensor.name not in given:
-        return f"missing; the network needs shape {tensor.shape}"
+        return "" if counts else f"missing; the network needs shape {tensor.shape}"
     value = given[tensor.name]
     if not isinstance(value, torch.Tensor):
         return _no_tensor(value)
@@ -160,14 +173,14 @@ def _problem(tensor: OriginalTensor, given: Mapping[Any, Any]) -> str:
         return f"is not a plain array of numbers (layout {value.layout}, device {value.device})"
     if tuple(value.shape) != tensor.shape:
         return f"has shape {tuple(value.shape)}; the network needs {tensor.shape}"
-    if not value.is_floating_point():
+    if value.is_complex() or not (value.is_floating_point() or counts):
         return f"has dtype {value.dtype}; the network needs floating-point numbers"
     dtype = keras.backend.standardize_dtype(tensor.variable.dtype)
     numbers = value.detach().to(getattr(torch, dtype))  # torch does not compare numbers of 8 bits
     if not torch.isfinite(numbers).all():
         return f"has numbers that are not finite in {dtype}"
-    if _counter(tensor.name) and (numbers < 0).any():
-        return "has variances below 0"
+    if (_counter(tensor.name) or counts) and (numbers < 0).any():
+        return "is below 0" if counts else "has variances below 0"
     return ""
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import keras
 import pydantic
@@ -15,10 +15,19 @@ from encapkeras.functional import (
     NormWeights,
     StepWeights,
 )
-from encapkeras.layers.initializers import InitializerConfig, get_initializer, in_torch_layout
+from encapkeras.layers.initializers import get_initializer, in_torch_layout
+from encapkeras.layers.keras_objects import InitializerConfig
+from encapkeras.layers.registry import CapsuleLayer
 
 Steps = Annotated[int, pydantic.Field(ge=1, le=100)]
 """Steps of a block, each with its own weights; bounded, so that a typing error such as a billion is refused."""
+
+MovingAverage = Literal["momentum", "warm"]
+"""How batch norms average the statistics of batches; see `batch_norm`."""
+
+
+NORMED_CONVOLUTION = ("kernel", "bias", "scale", "offset")
+"""The weights of convolutions and batch norms, as `CapsuleLayer.regularizable` has them."""
 
 
 class Weights:
@@ -32,13 +41,24 @@ class Weights:
         return keras.tree.map_structure(lambda leaf: leaf if leaf is None else leaf.value, self._tree)
 
 
+def is_count(variable: keras.Variable) -> bool:
+    """Return whether this is the count of batches of a warm batch norm."""
+    return bool(variable.name.endswith("_count") and variable.aggregation == "only_first_replica")
+
+
 class BlockBuilder:
     """Adds the weights of convolutions, norms and blocks to a layer."""
 
     def __init__(
-        self, layer: keras.layers.Layer, kernel_initializer: InitializerConfig, bias_initializer: InitializerConfig
+        self,
+        layer: CapsuleLayer,
+        kernel_initializer: InitializerConfig,
+        bias_initializer: InitializerConfig,
+        *,
+        moving_average: MovingAverage = "momentum",
     ) -> None:
         self._layer = layer
+        self._moving_average = moving_average
         self._kernel_initializer = kernel_initializer
         self._bias_initializer = bias_initializer
 
@@ -50,26 +70,35 @@ class BlockBuilder:
     def kernel(self, name: str, shape: tuple[int, ...]) -> Any:
         """Add a kernel in torch's layout `(filters, inputs / groups, height, width)`."""
         initializer = in_torch_layout(self._kernel_initializer, name)
-        return self._layer.add_weight(shape=shape, initializer=initializer, name=f"{name}_kernel")
+        options = self._layer.regularizing("kernel", (2, 3, 1))
+        return self._layer.add_weight(shape, initializer, name=f"{name}_kernel", **options)
 
     def bias(self, name: str, filters: int) -> Any:
         """Add a bias `(filters,)`."""
         initializer = get_initializer(self._bias_initializer, name)
-        return self._layer.add_weight(shape=(filters,), initializer=initializer, name=f"{name}_bias")
+        return self._layer.add_weight((filters,), initializer, name=f"{name}_bias", **self._layer.regularizing("bias"))
 
     def norm(self, name: str, channels: int) -> NormWeights:
         """Add scale, offset and moving statistics `(channels,)`; float32 or better under mixed precision."""
 
         def add(part: str, initializer: str, trainable: bool) -> Any:
             options = {"name": f"{name}_{part}", "trainable": trainable, "autocast": False}
-            return self._layer.add_weight(shape=(channels,), initializer=initializer, **options)
+            options.update(self._layer.regularizing(part))
+            return self._layer.add_weight((channels,), initializer, **options)
 
         return NormWeights(
             add("scale", "ones", True),
             add("offset", "zeros", True),
             add("mean", "zeros", False),
             add("variance", "ones", False),
+            self._count(name) if self._moving_average == "warm" else None,
         )
+
+    def _count(self, name: str) -> Any:
+        """Add a count of batches: exact in any precision, and of several processes that of the first."""
+        dtype = "float64" if self._layer.variable_dtype == "float64" else "float32"
+        options = {"trainable": False, "autocast": False, "aggregation": "only_first_replica"}
+        return self._layer.add_weight(shape=(), initializer="zeros", dtype=dtype, name=f"{name}_count", **options)
 
     def block(
         self,

@@ -9,8 +9,8 @@ import torch
 
 from encapkeras.functional import BlockOptions, capsule_block
 from encapkeras.functional.capsule_convolution import Coefficients, Normalization, Skip
-from encapkeras.layers.block_weights import BlockBuilder, Steps, Weights
-from encapkeras.layers.initializers import InitializerConfig
+from encapkeras.layers.block_weights import NORMED_CONVOLUTION, BlockBuilder, MovingAverage, Steps, Weights
+from encapkeras.layers.keras_objects import InitializerConfig
 from encapkeras.layers.kernel_sizes import KernelSizes, as_tuple
 from encapkeras.layers.registry import (
     CapsuleLayer,
@@ -43,9 +43,12 @@ class CapsuleConvolution(CapsuleLayer):
             Where the shape changes, the skip goes through a 3x3 convolution.
         normalization: Batch norm with one statistic per `channel` or per `capsule` type.
         relu: Whether each step applies ReLU before squash.
+        moving_average: Of the batch norms' statistics, for prediction: `momentum`: each batch has a share of 0.1;
+            `warm`: the plain average of the first ten batches, then the same; short trainings validate far better.
         kernel_initializer: Keras initializer of all convolution kernels, by name or as {class_name, config}.
         bias_initializer: Keras initializer of all convolution biases.
-        **kwargs: `name`, `dtype`, `trainable`, as for every Keras layer.
+        **kwargs: `kernel_regularizer`, `kernel_constraint`, the same of `bias`, `scale` and `offset`, and
+            `activity_regularizer`; `name`, `dtype`, `trainable`, as for every Keras layer.
 
     Call arguments:
         inputs: Capsules `(B, H, W, N, D_in)`, or an image `(B, H, W, C)` whose channels divide by `types`.
@@ -65,6 +68,7 @@ class CapsuleConvolution(CapsuleLayer):
     """
 
     squashes = True
+    regularizable = NORMED_CONVOLUTION
 
     def __init__(
         self,
@@ -79,6 +83,7 @@ class CapsuleConvolution(CapsuleLayer):
         skip: Skip = "none",
         normalization: Normalization = "channel",
         relu: bool = True,
+        moving_average: MovingAverage = "momentum",
         kernel_initializer: InitializerConfig = "glorot_normal",
         bias_initializer: InitializerConfig = "zeros",
         **kwargs: Any,
@@ -91,6 +96,7 @@ class CapsuleConvolution(CapsuleLayer):
         self.steps = steps
         self.kernel_sizes = as_tuple(kernel_size)
         self.relu = relu
+        self.moving_average = moving_average
         self.kernel_initializer = kernel_initializer
         self.bias_initializer = bias_initializer
         self._options = BlockOptions(types, strides, skip, coefficients, normalization, relu)
@@ -100,7 +106,7 @@ class CapsuleConvolution(CapsuleLayer):
         warn_of_other_axes(self, input_shape)
         self.compute_output_shape(input_shape)  # refuses what does not fit
         _, _, _, input_dim = input_capsule_shape(self, input_shape, self.types)
-        builder = BlockBuilder(self, self.kernel_initializer, self.bias_initializer)
+        builder = BlockBuilder(self, self.kernel_initializer, self.bias_initializer, moving_average=self.moving_average)
         block = builder.block(
             "step",
             self.types * input_dim,

@@ -11,7 +11,8 @@ import torch
 
 from encapkeras.errors import ShapeError
 from encapkeras.functional import capsule_dense_factored, capsule_dense_full, capsule_dense_per_dim, list_capsules
-from encapkeras.layers.initializers import InitializerConfig, as_matrices, get_initializer
+from encapkeras.layers.initializers import as_matrices, get_initializer
+from encapkeras.layers.keras_objects import InitializerConfig
 from encapkeras.layers.registry import CapsuleLayer, Shape, register_layer, warn_of_other_axes
 
 
@@ -30,7 +31,8 @@ class CapsuleDense(CapsuleLayer):
         kernel_initializer: Keras initializer of the weights, by name or as {class_name, config}. If not given, uniform
             within 1 / sqrt(fan) for `per_dim` and `factored` as in the paper's code, `glorot_normal` for `dense`.
         bias_initializer: Keras initializer of the bias of `dense`.
-        **kwargs: `name`, `dtype`, `trainable`, as for every Keras layer.
+        **kwargs: `kernel_regularizer`, `kernel_constraint`, the same of `bias`, and `activity_regularizer`; `name`,
+            `dtype`, `trainable`, as for every Keras layer.
 
     Call arguments:
         inputs: Capsules `(B, H, W, N, D)`, or a list of capsules `(B, I, D)`.
@@ -48,6 +50,7 @@ class CapsuleDense(CapsuleLayer):
     """
 
     squashes = True
+    regularizable = ("kernel", "bias")
 
     def __init__(
         self,
@@ -71,30 +74,28 @@ class CapsuleDense(CapsuleLayer):
         warn_of_other_axes(self, input_shape)
         inputs, input_dim = self._input_capsules(input_shape)
         if self.kind == "per_dim":
-            self.kernel = self._kernel("kernel", (input_dim, inputs, self.capsules), fan=inputs, stacked=0)
+            self.kernel = self._kernel("kernel", (input_dim, inputs, self.capsules), fan=inputs, inputs=1, stacked=0)
         elif self.kind == "dense":
             shape = (self.capsules * self.dim, inputs * input_dim)
             # Keras counts the fans of a matrix alike in both orders.
-            self.kernel = self.add_weight(
-                shape=shape, initializer=self.kernel_initializer or "glorot_normal", name="kernel"
-            )
-            self.bias = self.add_weight(shape=shape[:1], initializer=self.bias_initializer, name="bias")
+            initializer = self.kernel_initializer or "glorot_normal"
+            self.kernel = self.add_weight(shape, initializer, name="kernel", **self.regularizing("kernel", [1]))
+            self.bias = self.add_weight(shape[:1], self.bias_initializer, name="bias", **self.regularizing("bias"))
         else:
             component_fan = self.dim * self.capsules
-            self.component_kernel = self._kernel(
-                "component_kernel", (input_dim, self.dim, self.capsules), fan=component_fan, stacked=2
-            )
-            self.capsule_kernel = self._kernel("capsule_kernel", (self.capsules, inputs), fan=inputs)
+            matrices = (input_dim, self.dim, self.capsules)
+            self.component_kernel = self._kernel("component_kernel", matrices, fan=component_fan, inputs=0, stacked=2)
+            self.capsule_kernel = self._kernel("capsule_kernel", (self.capsules, inputs), fan=inputs, inputs=1)
 
-    def _kernel(self, name: str, shape: tuple[int, ...], fan: int, stacked: int | None = None) -> Any:
-        """Add a weight; of a stack of matrices, `stacked` is the axis that counts them."""
+    def _kernel(self, name: str, shape: tuple[int, ...], fan: int, inputs: int, stacked: int | None = None) -> Any:
+        """Add a weight; `inputs` is the axis it sums over, `stacked` the one that counts a stack of matrices."""
         bound = 1 / math.sqrt(fan)
         initializer: Any = keras.initializers.RandomUniform(-bound, bound)
         if self.kernel_initializer is not None and stacked is not None:
             initializer = as_matrices(self.kernel_initializer, name, stacked)
         elif self.kernel_initializer is not None:
             initializer = get_initializer(self.kernel_initializer, name)
-        return self.add_weight(shape=shape, initializer=initializer, name=name)
+        return self.add_weight(shape, initializer, name=name, **self.regularizing("kernel", [inputs]))
 
     def _input_capsules(self, input_shape: Shape) -> tuple[int, int]:
         sizes = [size for size in input_shape[1:] if size is not None]

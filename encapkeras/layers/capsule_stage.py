@@ -10,8 +10,8 @@ import torch
 
 from encapkeras.functional import BlockOptions, capsule_stage
 from encapkeras.functional.capsule_convolution import Coefficients, Normalization, Skip
-from encapkeras.layers.block_weights import BlockBuilder, Steps, Weights
-from encapkeras.layers.initializers import InitializerConfig
+from encapkeras.layers.block_weights import NORMED_CONVOLUTION, BlockBuilder, MovingAverage, Steps, Weights
+from encapkeras.layers.keras_objects import InitializerConfig
 from encapkeras.layers.kernel_sizes import KernelSizes, as_tuple
 from encapkeras.layers.registry import (
     CapsuleLayer,
@@ -43,9 +43,12 @@ class CapsuleStage(CapsuleLayer):
         kernel_size: Of the main block: one odd size, or several in parallel; `[5, 3, 1]` is the wide variant.
         normalization: Batch norm with one statistic per `channel` or per `capsule` type.
         relu: Whether each step applies ReLU before squash.
+        moving_average: Of the batch norms' statistics, for prediction: `momentum`: each batch has a share of 0.1;
+            `warm`: the plain average of the first ten batches, then the same; short trainings validate far better.
         kernel_initializer: Keras initializer of all convolution kernels, by name or as {class_name, config}.
         bias_initializer: Keras initializer of all convolution biases.
-        **kwargs: `name`, `dtype`, `trainable`, as for every Keras layer.
+        **kwargs: `kernel_regularizer`, `kernel_constraint`, the same of `bias`, `scale` and `offset`, and
+            `activity_regularizer`; `name`, `dtype`, `trainable`, as for every Keras layer.
 
     Call arguments:
         inputs: Capsules `(B, H, W, N, D_in)`, or an image `(B, H, W, C)` whose channels divide by `types`.
@@ -67,6 +70,7 @@ class CapsuleStage(CapsuleLayer):
     """
 
     squashes = True
+    regularizable = NORMED_CONVOLUTION
     ports: ClassVar[tuple[str, ...]] = ("input", "main", "half", "out")
 
     def __init__(
@@ -82,6 +86,7 @@ class CapsuleStage(CapsuleLayer):
         kernel_size: KernelSizes = 3,
         normalization: Normalization = "channel",
         relu: bool = True,
+        moving_average: MovingAverage = "momentum",
         kernel_initializer: InitializerConfig = "glorot_normal",
         bias_initializer: InitializerConfig = "zeros",
         **kwargs: Any,
@@ -94,6 +99,7 @@ class CapsuleStage(CapsuleLayer):
         self.sub_layers = sub_layers
         self.kernel_sizes = as_tuple(kernel_size)
         self.relu = relu
+        self.moving_average = moving_average
         self.kernel_initializer = kernel_initializer
         self.bias_initializer = bias_initializer
         self._main_options = BlockOptions(types, strides, skip, coefficients, normalization, relu)
@@ -105,7 +111,7 @@ class CapsuleStage(CapsuleLayer):
         self.compute_output_shape(input_shape)  # refuses what does not fit
         _, _, _, input_dim = input_capsule_shape(self, input_shape, self.types)
         channels = self.types * self.dim
-        builder = BlockBuilder(self, self.kernel_initializer, self.bias_initializer)
+        builder = BlockBuilder(self, self.kernel_initializer, self.bias_initializer, moving_average=self.moving_average)
         approximate = self.kind == "approximate"
         main = builder.block(
             "main",

@@ -8,8 +8,8 @@ import pydantic
 import torch
 
 from encapkeras.functional import conv_bn_relu
-from encapkeras.layers.block_weights import BlockBuilder, Weights
-from encapkeras.layers.initializers import InitializerConfig
+from encapkeras.layers.block_weights import NORMED_CONVOLUTION, BlockBuilder, MovingAverage, Weights
+from encapkeras.layers.keras_objects import InitializerConfig
 from encapkeras.layers.registry import CapsuleLayer, Shape, convolved_size, register_layer, warn_of_other_axes
 
 
@@ -26,9 +26,12 @@ class ConvBnRelu(CapsuleLayer):
         strides: Stride.
         padding: Zeros on each side; half the kernel if not given.
         use_bias: Whether the convolution has a bias.
+        moving_average: Of the batch norm's statistics, for prediction: `momentum`: each batch has a share of 0.1;
+            `warm`: the plain average of the first ten batches, then the same; short trainings validate far better.
         kernel_initializer: Keras initializer of the kernel, by name or as {class_name, config}.
         bias_initializer: Keras initializer of the bias.
-        **kwargs: `name`, `dtype`, `trainable`, as for every Keras layer.
+        **kwargs: `kernel_regularizer`, `kernel_constraint`, the same of `bias`, `scale` and `offset`, and
+            `activity_regularizer`; `name`, `dtype`, `trainable`, as for every Keras layer.
 
     Call arguments:
         image: Tensor `(B, H, W, C)`.
@@ -47,6 +50,7 @@ class ConvBnRelu(CapsuleLayer):
     """
 
     drawn_as = "convolution"
+    regularizable = NORMED_CONVOLUTION
 
     def __init__(
         self,
@@ -56,6 +60,7 @@ class ConvBnRelu(CapsuleLayer):
         strides: pydantic.PositiveInt = 1,
         padding: pydantic.NonNegativeInt | None = None,
         use_bias: bool = True,
+        moving_average: MovingAverage = "momentum",
         kernel_initializer: InitializerConfig = "glorot_normal",
         bias_initializer: InitializerConfig = "zeros",
         **kwargs: Any,
@@ -66,6 +71,7 @@ class ConvBnRelu(CapsuleLayer):
         self.strides = strides
         self.padding = kernel_size // 2 if padding is None else padding
         self.use_bias = use_bias
+        self.moving_average = moving_average
         self.kernel_initializer = kernel_initializer
         self.bias_initializer = bias_initializer
 
@@ -73,7 +79,7 @@ class ConvBnRelu(CapsuleLayer):
         """Make the weights."""
         self.compute_output_shape(image_shape)
         warn_of_other_axes(self, image_shape)
-        builder = BlockBuilder(self, self.kernel_initializer, self.bias_initializer)
+        builder = BlockBuilder(self, self.kernel_initializer, self.bias_initializer, moving_average=self.moving_average)
         kernel = builder.kernel("convolution", (self.filters, int(image_shape[3] or 0), *[self.kernel_size] * 2))
         bias = builder.bias("convolution", self.filters) if self.use_bias else None
         self._weights = Weights((kernel, bias, builder.norm("norm", self.filters)))

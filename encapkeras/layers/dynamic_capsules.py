@@ -9,7 +9,7 @@ import torch
 
 from encapkeras.functional import dynamic_routing
 from encapkeras.functional.routing.couplings import DynamicRouting
-from encapkeras.layers.initializers import InitializerConfig
+from encapkeras.layers.keras_objects import InitializerConfig
 from encapkeras.layers.registry import Shape, register_layer
 from encapkeras.layers.voting_layer import VotingLayer
 
@@ -36,7 +36,8 @@ class DynamicCapsules(VotingLayer):
         kernel_initializer: Keras initializer of the matrices, by name or as {class_name, config}; fans are those of a
             1x1 convolution with one group for each type. If not given, normal with variance 2 / (D + E).
         bias_initializer: Keras initializer of the votes' biases.
-        **kwargs: `name`, `dtype`, `trainable`, as for every Keras layer.
+        **kwargs: `kernel_regularizer`, `kernel_constraint`, the same of `bias`, and `activity_regularizer`; `name`,
+            `dtype`, `trainable`, as for every Keras layer.
 
     Call arguments:
         capsules: Capsules `(B, H, W, N, D)`.

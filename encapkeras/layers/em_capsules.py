@@ -11,7 +11,7 @@ import torch
 from encapkeras.errors import ShapeError
 from encapkeras.functional import em_routing
 from encapkeras.functional.routing.couplings import EMRouting
-from encapkeras.layers.initializers import InitializerConfig
+from encapkeras.layers.keras_objects import InitializerConfig
 from encapkeras.layers.registry import Shape, register_layer
 from encapkeras.layers.voting_layer import VotingLayer
 
@@ -39,7 +39,8 @@ class EmCapsules(VotingLayer):
         kernel_initializer: Keras initializer of the matrices, by name or as {class_name, config}; fans are those of a
             1x1 convolution with one group for each type. If not given, normal with variance 2 / (D + E).
         bias_initializer: Keras initializer of the votes' biases.
-        **kwargs: `name`, `dtype`, `trainable`, as for every Keras layer.
+        **kwargs: `kernel_regularizer`, `kernel_constraint`, the same of `bias`, `beta_v` and `beta_a`, and
+            `activity_regularizer`; `name`, `dtype`, `trainable`, as for every Keras layer.
 
     Call arguments:
         inputs: Capsules `(B, H, W, N, D)`, or a list of them and their activations `(B, H, W, N)`, at least 0.
@@ -65,6 +66,7 @@ class EmCapsules(VotingLayer):
     """
 
     scores_are = "activation"
+    regularizable: ClassVar[tuple[str, ...]] = (*VotingLayer.regularizable, "beta_v", "beta_a")
     ports: ClassVar[tuple[str, ...]] = ("out", "activations")
 
     def __init__(
@@ -100,8 +102,9 @@ class EmCapsules(VotingLayer):
         """Make the weights."""
         self.add_vote_weights(self._check_shapes(input_shape))
         uniform = keras.initializers.RandomUniform(0.0, 1.0)
-        self.beta_v = self.add_weight(shape=(self.capsules,), initializer=uniform, name="beta_v")
-        self.beta_a = self.add_weight(shape=(self.capsules,), initializer=uniform, name="beta_a")
+        shape = (self.capsules,)
+        self.beta_v = self.add_weight(shape, uniform, name="beta_v", **self.regularizing("beta_v"))
+        self.beta_a = self.add_weight(shape, uniform, name="beta_a", **self.regularizing("beta_a"))
 
     def _check_shapes(self, input_shape: Any) -> Shape:
         """Return the shape of the capsules among the inputs' shapes."""

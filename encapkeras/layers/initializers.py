@@ -1,47 +1,15 @@
-"""Keras initializers as plain data, and in torch's kernel layout."""
+"""Keras initializers in torch's kernel layout."""
 
 from __future__ import annotations
 
 import zlib
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Any
 
 import keras
-import pydantic
 import torch
 
-from encapkeras.errors import suggest
-
-
-def _as_config(value: Any) -> str | dict[str, Any]:
-    """Convert a Keras initializer, in any form, to plain data; raise ValueError if it is not one."""
-    if isinstance(value, keras.initializers.Initializer):
-        return keras.initializers.serialize(value)  # type: ignore[no-any-return]
-    if isinstance(value, dict) and isinstance(value.get("class_name"), str):
-        _check_known(value["class_name"])
-        try:
-            keras.initializers.get(value)
-        except (TypeError, ValueError) as error:
-            reason = str(error).partition("\n")[0]
-            raise ValueError(f"initializer '{value['class_name']}' does not take this config: {reason}") from None
-        return value
-    if isinstance(value, str):
-        _check_known(value)
-        return value
-    raise ValueError(
-        f"must be the name of a Keras initializer or a map {{class_name: ..., config: {{...}}}}; received {value!r}"
-    )
-
-
-def _check_known(name: str) -> None:
-    if not hasattr(keras.initializers, name) or name in ("get", "serialize", "deserialize", "Initializer"):
-        names = [name for name in dir(keras.initializers) if name[:1].islower()]
-        known = set(names) - {"get", "serialize", "deserialize"}
-        raise ValueError(f"no Keras initializer is called '{name}'. {suggest(name, known)}")
-
-
-InitializerConfig = Annotated[str | dict[str, Any], pydantic.BeforeValidator(_as_config)]
-"""The name of a Keras initializer (`glorot_normal`), or `{class_name: random_normal, config: {stddev: 1.0}}`."""
+from encapkeras.layers.keras_objects import InitializerConfig
 
 
 def get_initializer(config: InitializerConfig, name: str) -> keras.initializers.Initializer:

@@ -8,8 +8,8 @@ import pydantic
 import torch
 
 from encapkeras.functional import primary_capsules
-from encapkeras.layers.block_weights import BlockBuilder, Weights
-from encapkeras.layers.initializers import InitializerConfig
+from encapkeras.layers.block_weights import NORMED_CONVOLUTION, BlockBuilder, MovingAverage, Weights
+from encapkeras.layers.keras_objects import InitializerConfig
 from encapkeras.layers.registry import CapsuleLayer, Shape, convolved_size, register_layer, warn_of_other_axes
 
 
@@ -29,9 +29,12 @@ class PrimaryCapsules(CapsuleLayer):
         batch_norm: Whether a batch norm follows the convolution.
         relu: Whether ReLU follows.
         squash: Whether each capsule is squashed at the end.
+        moving_average: Of the batch norm's statistics, for prediction: `momentum`: each batch has a share of 0.1;
+            `warm`: the plain average of the first ten batches, then the same; short trainings validate far better.
         kernel_initializer: Keras initializer of the kernel, by name or as {class_name, config}.
         bias_initializer: Keras initializer of the bias.
-        **kwargs: `name`, `dtype`, `trainable`, as for every Keras layer.
+        **kwargs: `kernel_regularizer`, `kernel_constraint`, the same of `bias`, `scale` and `offset`, and
+            `activity_regularizer`; `name`, `dtype`, `trainable`, as for every Keras layer.
 
     Call arguments:
         image: Tensor `(B, H, W, C)`.
@@ -50,6 +53,7 @@ class PrimaryCapsules(CapsuleLayer):
     """
 
     squashes = True
+    regularizable = NORMED_CONVOLUTION
 
     def __init__(
         self,
@@ -62,6 +66,7 @@ class PrimaryCapsules(CapsuleLayer):
         batch_norm: bool = False,
         relu: bool = False,
         squash: bool = True,
+        moving_average: MovingAverage = "momentum",
         kernel_initializer: InitializerConfig = "glorot_normal",
         bias_initializer: InitializerConfig = "zeros",
         **kwargs: Any,
@@ -75,6 +80,7 @@ class PrimaryCapsules(CapsuleLayer):
         self.batch_norm = batch_norm
         self.relu = relu
         self.squash = squash
+        self.moving_average = moving_average
         self.kernel_initializer = kernel_initializer
         self.bias_initializer = bias_initializer
 
@@ -82,7 +88,7 @@ class PrimaryCapsules(CapsuleLayer):
         """Make the weights."""
         self.compute_output_shape(image_shape)
         warn_of_other_axes(self, image_shape)
-        builder = BlockBuilder(self, self.kernel_initializer, self.bias_initializer)
+        builder = BlockBuilder(self, self.kernel_initializer, self.bias_initializer, moving_average=self.moving_average)
         channels = self.types * self.dim
         convolution = builder.convolution("convolution", int(image_shape[3] or 0), channels, self.kernel_size)
         self._weights = Weights((*convolution, builder.norm("norm", channels) if self.batch_norm else None))

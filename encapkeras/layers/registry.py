@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import warnings
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, ClassVar, Literal, TypeVar
 
 import keras
@@ -14,8 +14,10 @@ import torch
 
 from encapkeras.errors import RegistrationError, ShapeError
 from encapkeras.functional.torch_support.precision import as_floats
+from encapkeras.layers.keras_layout import InKerasLayout
+from encapkeras.layers.keras_objects import KERAS_OBJECTS, ConstraintConfig, RegularizerConfig
 from encapkeras.registry import Registry
-from encapkeras.validation import shown
+from encapkeras.validation import Argument, shown
 
 LayerClass = TypeVar("LayerClass", bound=type[keras.layers.Layer])
 Registered = TypeVar("Registered", bound=type)
@@ -30,7 +32,19 @@ _DECLARED = {
     "scores_are": ("", "length", "activation"),
 }
 
-LAYERS = Registry("layer", skip=_SKIP, reserved=_KEYS)
+
+def regularizing_arguments(cls: object) -> Iterator[Argument]:
+    """Yield the arguments that a layer has besides those of its signature: see `CapsuleLayer.regularizable`."""
+    if not (inspect.isclass(cls) and issubclass(cls, CapsuleLayer) and cls.regularizable):
+        return
+    for weight in cls.regularizable:
+        yield Argument(f"{weight}_regularizer", RegularizerConfig, None, f"Keras regularizer of each {weight}.")
+    yield Argument("activity_regularizer", RegularizerConfig, None, "Keras regularizer of the output.")
+    for weight in cls.regularizable:
+        yield Argument(f"{weight}_constraint", ConstraintConfig, None, f"Keras constraint of each {weight}.")
+
+
+LAYERS = Registry("layer", skip=_SKIP, reserved=_KEYS, more=regularizing_arguments)
 
 Shape = tuple[int | None, ...]
 
@@ -86,6 +100,9 @@ def _problem(cls: object) -> str:
         return f"'ports' of class {cls.__name__} must be a tuple of names; received {shown(ports)}"
     if "out" not in ports:
         return f"'ports' of class {cls.__name__} must hold 'out', which a reference without a port means"
+    weights = getattr(cls, "regularizable", ())
+    if not isinstance(weights, tuple) or not all(isinstance(w, str) and w.isidentifier() for w in weights):
+        return f"'regularizable' of class {cls.__name__} must be a tuple of names of weights; received {shown(weights)}"
     for name, allowed in _DECLARED.items() if issubclass(cls, CapsuleLayer) else ():
         if getattr(cls, name) not in allowed:
             known = ", ".join(map(repr, allowed))
@@ -108,29 +125,69 @@ class CapsuleLayer(keras.layers.Layer):  # type: ignore[misc]
     - `drawn_as`: its color in pictures: `convolution`, `capsules` or `routing`; empty for that of your own layers.
     - `scores_are`: what its output is if that is the network's: the `length` or the `activation` of class capsules.
 
+    - `regularizable`: its weights that take a Keras regularizer and a constraint. `("kernel",)` gives the layer the
+      arguments `kernel_regularizer`, `kernel_constraint` and `activity_regularizer`, in specs too; `build` hands the
+      first two on: `self.add_weight(..., **self.regularizing("kernel"))`.
+
     A layer that routes derives from `VotingLayer`; its `routing_record` describes to the analysis how it routes.
 
     Args:
-        **kwargs: `name`, `dtype`, `trainable`, as for every Keras layer.
+        **kwargs: `name`, `dtype`, `trainable`, `activity_regularizer`, as for every Keras layer, and a regularizer and
+            a constraint of each of the `regularizable` weights.
     """
 
     ports: ClassVar[tuple[str, ...]] = ("out",)
     squashes: ClassVar[bool] = False
     drawn_as: ClassVar[Literal["", "convolution", "capsules", "routing"]] = ""
     scores_are: ClassVar[Literal["", "length", "activation"]] = ""
+    regularizable: ClassVar[tuple[str, ...]] = ()
+    activity_regularizer: Any
     _arguments: dict[str, Any]
 
     def __init__(self, **kwargs: Any) -> None:
+        names = [(f"{weight}_{kind}", kind) for weight in self.regularizable for kind in ("regularizer", "constraint")]
+        given = {name: kwargs.pop(name, None) for name, _ in names}
         super().__init__(**kwargs)
+        for name, kind in names:
+            setattr(self, name, KERAS_OBJECTS[kind].get(given[name]))
+
+    def regularizing(self, weight: str, inputs: Sequence[int] | None = None) -> dict[str, Any]:
+        """Return the regularizer and the constraint of one of the `regularizable` weights, for `add_weight`.
+
+        Args:
+            weight: Its name.
+            inputs: The axes that come first in Keras' layout of such a weight, for example those of height, width and
+                inputs of a kernel in torch's layout, (2, 3, 1); all others, in their order, are its last axis, the
+                outputs. None: the weight is in Keras' layout.
+        """
+        kinds = ("regularizer", "constraint")
+        made = {kind: getattr(self, f"{weight}_{kind}", None) for kind in kinds}
+        return {kind: InKerasLayout(each, inputs) if each else None for kind, each in made.items()}
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the layer; encapkeras' own take whole numbers as the same numbers in floating point."""
+        if self.activity_regularizer and kwargs.get("return_ports"):
+            return self._call_for_ports(*args, **kwargs)
         is_own = type(self).__module__.startswith("encapkeras.")
         if not is_own or (len(args) == 1 and _is_plain(args[0], kwargs)):
             return super().__call__(*args, **kwargs)
         as_they_are = {name: kwargs.pop(name) for name in ("labels", "mask") if name in kwargs}
         args, kwargs = keras.tree.map_structure(self._as_floats, (args, kwargs))
         return super().__call__(*args, **kwargs, **as_they_are)
+
+    def _call_for_ports(self, *args: Any, **kwargs: Any) -> Any:
+        """Regularize the output alone: Keras would regularize every port, and a spec always asks for all of them."""
+        regularizer, self.activity_regularizer = self.activity_regularizer, None
+        try:
+            ports = self(*args, **kwargs)
+        finally:
+            self.activity_regularizer = regularizer
+        out = ports["out"]
+        if isinstance(out, torch.Tensor):
+            penalty = regularizer(out)
+            samples = keras.ops.cast(keras.ops.shape(out)[0], penalty.dtype)
+            self.add_loss(keras.ops.divide_no_nan(penalty, samples))  # as Keras does
+        return ports
 
     def _as_floats(self, value: Any) -> Any:
         if isinstance(value, np.ndarray):

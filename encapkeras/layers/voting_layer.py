@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import keras
 import torch
@@ -12,7 +12,8 @@ import torch
 from encapkeras.errors import ArgumentError, ShapeError
 from encapkeras.functional import list_capsules
 from encapkeras.functional.routing.couplings import RoutingRecord
-from encapkeras.layers.initializers import InitializerConfig, get_initializer, in_torch_layout
+from encapkeras.layers.initializers import get_initializer, in_torch_layout
+from encapkeras.layers.keras_objects import InitializerConfig
 from encapkeras.layers.registry import CapsuleLayer, Shape, warn_of_other_axes
 
 
@@ -20,6 +21,7 @@ class VotingLayer(CapsuleLayer):
     """Base class of layers in which input capsules vote for output capsules: `vote_ij = W[n, j] u_i + bias[n, j]`."""
 
     drawn_as = "routing"
+    regularizable: ClassVar[tuple[str, ...]] = ("kernel", "bias")
 
     def __init__(
         self,
@@ -51,11 +53,12 @@ class VotingLayer(CapsuleLayer):
         height, width, types, dim = self.check_capsules(capsules_shape)
         matrices = types if self.share_positions else (height or 0) * (width or 0) * types
         shape = (matrices, self.capsules, self.dim, dim)
-        self.kernel = self.add_weight(shape=shape, initializer=self._kernel_initializer(), name="kernel")
+        initializer = self._kernel_initializer()
+        self.kernel = self.add_weight(shape, initializer, name="kernel", **self.regularizing("kernel", [3]))
         self.bias = None
         if self.use_bias:
             initializer = get_initializer(self.bias_initializer, "bias")
-            self.bias = self.add_weight(shape=shape[:3], initializer=initializer, name="bias")
+            self.bias = self.add_weight(shape[:3], initializer, name="bias", **self.regularizing("bias", []))
 
     def _kernel_initializer(self) -> Callable[..., Any]:
         """If not given: Xavier-normal by the fans of one matrix, so that a vote is about as long as its capsule."""

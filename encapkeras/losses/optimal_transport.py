@@ -13,7 +13,6 @@ from encapkeras.errors import NotFiniteError, ShapeError
 from encapkeras.functional import (
     CriticWeights,
     NormedConvolution,
-    NormWeights,
     marginal_error,
     reverse_gradient,
     transport,
@@ -23,7 +22,7 @@ from encapkeras.functional import (
 from encapkeras.functional.optimal_transport.transport_unit import generator_strides
 from encapkeras.functional.torch_support.shared_batch import shared_batch
 from encapkeras.layers.block_weights import BlockBuilder, Weights
-from encapkeras.layers.initializers import InitializerConfig
+from encapkeras.layers.keras_objects import InitializerConfig
 from encapkeras.layers.registry import Shape
 from encapkeras.losses.registry import register_loss
 from encapkeras.losses.side_loss import SideLoss
@@ -239,6 +238,6 @@ def _parse_shape(name: str, shape: Shape) -> _Map:
 
 def _reverse_gradients(weights: NormedConvolution) -> NormedConvolution:
     """Reverse the weights' gradients; moving statistics have none."""
-    scale, offset, mean, variance = weights.norm
-    norm = NormWeights(reverse_gradient(scale), reverse_gradient(offset), mean, variance)
+    scale, offset = reverse_gradient(weights.norm.scale), reverse_gradient(weights.norm.offset)
+    norm = weights.norm._replace(scale=scale, offset=offset)
     return NormedConvolution(reverse_gradient(weights.kernel), reverse_gradient(weights.bias), norm)

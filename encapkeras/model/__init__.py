@@ -1,8 +1,8 @@
 """From a `Spec` to a `keras.Model`.
 
 Read `build` (a Keras layer for each node, with `make_layer`), `examine` (the same without weights, which checks the
-shapes, and `shape_warnings`), `spec_model` (the model), `side_losses`, `copy_weights`, then `precision` and
-`moving_statistics`, which each forward pass uses; `load_model` reads saved models.
+shapes, and `shape_warnings`), `spec_model` (the model), `side_losses`, then `precision` and `moving_statistics`, which
+each forward pass uses; `load_model` reads saved models.
 """
 
 import encapkeras.backend  # noqa: F401  # refuses another Keras backend

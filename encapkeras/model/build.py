@@ -11,6 +11,7 @@ from typing import Any
 import keras
 
 from encapkeras.errors import EncapkerasError
+from encapkeras.layers.keras_layout import InKerasLayout
 from encapkeras.losses import SideLoss
 from encapkeras.losses.side_loss import LABELS
 from encapkeras.model.make_layer import make_layer
@@ -147,6 +148,7 @@ class _Builder:
             layer = self.graph.layers[twin] if twin else self._made(node)
             given = [self.graph.tensors[reference] for reference in node.inputs]
             outputs = self._like(node, twin) if twin else call_layer(node, layer, given)
+            _try_regularizing(layer)
         except Exception as error:  # whatever a layer's own code or Keras raises is about this node
             trace = "" if layer is None else self.graph.trace(node.inputs)
             self._report.add(node.tree, _plain_message(error, node.layer, node.layer_name), trace=trace)
@@ -204,6 +206,13 @@ def call_layer(node: Node, layer: keras.layers.Layer, tensors: Sequence[Any], **
     if len(node.kind.ports) > 1:
         return layer(*arguments, return_ports=True, **options)  # type: ignore[no-any-return]
     return {"out": layer(*arguments, **options)}
+
+
+def _try_regularizing(layer: keras.layers.Layer) -> None:
+    """Apply regularizers and constraints once: training would be the first to fail for one that fits no such weight."""
+    for weight in layer.trainable_weights:
+        for function in filter(None, (weight.regularizer, weight.constraint)):
+            (function if isinstance(function, InKerasLayout) else InKerasLayout(function))(weight)
 
 
 def _positional_tensors(layer: keras.layers.Layer) -> int:

@@ -14,7 +14,7 @@ from encapkeras.errors import ArgumentError, EncapkerasError, suggest
 from encapkeras.keras_internals import cloned_by_keras, name_outputs
 from encapkeras.losses import SideLoss
 from encapkeras.model.build import BuiltGraph, build_nodes, build_side_losses
-from encapkeras.model.copy_weights import copy_weights
+from encapkeras.model.copied_weights import copy_layers
 from encapkeras.model.examine import Examined, check_spec
 from encapkeras.model.image_range import IMAGE_RANGE, ImageRange
 from encapkeras.model.moving_statistics import MovingStatistics
@@ -199,7 +199,7 @@ class SpecModel(keras.Model):  # type: ignore[misc]
     ) -> torch.Tensor:
         """The compiled losses of a batch and, in training and in `evaluate`, the side losses, each times its weight.
 
-        Those that are for training only do not count in `evaluate`.
+        Those that are for training only do not count in `evaluate`. Regularization counts in both, as in Keras.
 
         Raises:
             TrainingError: There are side losses, and `y_pred` is not what this model just gave in training, or they
@@ -209,8 +209,9 @@ class SpecModel(keras.Model):  # type: ignore[misc]
         parts = {}
         if self.loss or not self.side_losses:  # Keras requires a loss on an output
             parts["that on the outputs"] = super().compute_loss(x, y, y_pred, sample_weight, training)
-        watched = training and self.side_losses  # these may have batch norms
-        with self._statistics.kept_if_not_finite() if watched else contextlib.nullcontext():
+        else:
+            parts["the regularization"] = sum(self.losses, torch.zeros(()))
+        with self._statistics.kept_if_not_finite() if training and self.side_losses else contextlib.nullcontext():
             side = self._side.values(y, y_pred, sample_weight, training)
         parts.update({f"'{name}'": value for name, value in side.items()})
         total: torch.Tensor = sum(parts.values(), torch.zeros(()))
@@ -273,7 +274,7 @@ class SpecModel(keras.Model):  # type: ignore[misc]
         """
         reached = {id(layer) for layer in self.layers}
         own = {name: layer for name, layer in self._origin.layers.items() if id(layer) in reached and layer.weights}
-        copy_weights(self.name, own, source, leave)
+        copy_layers(self.name, own, source, leave)
 
     @property
     def examined(self) -> Examined:

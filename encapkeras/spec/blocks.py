@@ -39,7 +39,7 @@ class Block:
 
     def known(self, node: Tree, report: Report) -> Tree:
         """A node that uses the block, without keys that are neither parameters nor every node's, which are noted."""
-        return node.with_value(report.as_meant(node.entries(), self.arguments, _COMMON))
+        return node.with_value(report.as_meant(node, self.arguments, _COMMON))
 
     def given(self, node: Tree, report: Report) -> dict[str, Tree]:
         """Return the parameters that a node which uses the block gives; missing ones are reported, and fail."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from encapkeras.errors import ArgumentError, suggest
-from encapkeras.spec.inherit import bundled_specs
+from encapkeras.spec.bundled import bundled_specs
 from encapkeras.spec.parse import comments, is_json, load_text, read_text
 from encapkeras.spec.report import Report
 from encapkeras.spec.spec_files import SpecFile, installed_schema, move_path
@@ -79,7 +79,7 @@ def _moved(data: dict[str, Any], old: Path, new: Path) -> dict[str, Any]:
     _check_bases(data.get("extends"), old, new)
     section = data.get("data")
     if isinstance(section, dict):
-        from encapkeras.data.registry import DATASETS, path_arguments  # here: it takes a second, as it brings torch
+        from encapkeras.data.registry import DATASETS, path_arguments  # here: it brings NumPy
 
         names = path_arguments(section.get("dataset"))
         _check_data_set(section.get("dataset"), DATASETS, new)

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from encapkeras.errors import SpecError, suggest
-from encapkeras.spec.parse import DEEPEST, ENDINGS, load_file, load_override
+from encapkeras.spec.bundled import bundled_specs
+from encapkeras.spec.parse import DEEPEST, ENDINGS, OWN_KEYS, load_file, load_override
 from encapkeras.spec.renamed import with_new_names
 from encapkeras.spec.report import Report
 from encapkeras.spec.tree import FAILED, Tree, child_path
 
-OWN_KEYS = "x-"
 MOST_BASES = 100
 MOST_DIGITS = 9  # of a place in a list
 
@@ -30,13 +30,6 @@ class Change(NamedTuple):
 
     path: str
     value: Tree
-
-
-def bundled_specs() -> Path:
-    """Return the folder of the specs that come with encapkeras: inside the package, or next to it in a checkout."""
-    package = Path(__file__).resolve().parent.parent
-    inside = package / "specs"
-    return inside if inside.is_dir() else package.parent / "specs"
 
 
 class Inheritance:

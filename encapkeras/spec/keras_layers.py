@@ -11,21 +11,9 @@ import keras
 import pydantic
 
 from encapkeras.errors import suggest
+from encapkeras.layers.keras_objects import KERAS_OBJECTS, object_names
+from encapkeras.spec.keras_names import PREFIX, REFUSED
 from encapkeras.validation import Argument, shown
-
-PREFIX = "keras."
-
-_CODE = "it holds code, and a spec is plain data; write a layer and register it with encapkeras.register_layer"
-_INNER = "it wraps other layers, which are not plain data; write a layer and register it with encapkeras.register_layer"
-_FITTED = "its state comes from data, not from training; prepare the images before they reach the model"
-_REFUSED = {
-    **dict.fromkeys(("Lambda", "TorchModuleWrapper", "JaxLayer", "FlaxLayer", "TFSMLayer", "Layer"), _CODE),
-    **dict.fromkeys(("Wrapper", "TimeDistributed", "Bidirectional", "SpectralNormalization", "RNN"), _INNER),
-    **dict.fromkeys(("StackedRNNCells", "LSTMCell", "GRUCell", "SimpleRNNCell", "Pipeline"), _INNER),
-    **dict.fromkeys(("TextVectorization", "StringLookup", "IntegerLookup", "Discretization"), _FITTED),
-    **dict.fromkeys(("Hashing", "HashedCrossing"), "it needs TensorFlow; prepare the data before it reaches the model"),
-    **dict.fromkeys(("InputLayer", "Input"), "inputs are declared in 'model.inputs'"),
-}
 
 # Layers that mean the same for capsules (B, H, W, N, D) as for an image, or reshape them openly.
 FIT_FOR_CAPSULES = frozenset(
@@ -33,19 +21,12 @@ FIT_FOR_CAPSULES = frozenset(
     "LeakyReLU Maximum Minimum Multiply Permute ReLU Rescaling Reshape Subtract".split()
 )
 
-_OBJECTS = {
-    "initializer": keras.initializers,
-    "regularizer": keras.regularizers,
-    "constraint": keras.constraints,
-    "activation": keras.activations,
-}
-
 
 def keras_layer(name: str) -> type[keras.layers.Layer]:
     """The Keras layer that a spec calls `keras.NAME`; raises `LookupError` if there is none, or it is not for specs."""
     short = name.removeprefix(PREFIX)
-    if short in _REFUSED:
-        raise LookupError(f"'{name}' cannot be used in a spec: {_REFUSED[short]}")
+    if short in REFUSED:
+        raise LookupError(f"'{name}' cannot be used in a spec: {REFUSED[short]}")
     found = getattr(keras.layers, short, None)
     if not (inspect.isclass(found) and issubclass(found, keras.layers.Layer)):
         raise LookupError(f"Keras has no layer '{short}'. {suggest(name, keras_layer_names())}")
@@ -57,7 +38,7 @@ def keras_layer_names() -> list[str]:
     return [
         PREFIX + name
         for name, found in vars(keras.layers).items()
-        if inspect.isclass(found) and issubclass(found, keras.layers.Layer) and name not in _REFUSED
+        if inspect.isclass(found) and issubclass(found, keras.layers.Layer) and name not in REFUSED
     ]
 
 
@@ -112,22 +93,20 @@ def object_problem(argument: str, value: Any) -> str:
     config = value.get("config", {})
     if extra:
         return f"'{extra[0]}' is not allowed here. Allowed: class_name, config."
-    if not isinstance(config, dict) or any(isinstance(entry, dict | list) for entry in config.values()):
-        return f"'config' must be a map of numbers and names; received {shown(config)}"
-    return _unknown_object(kind, value["class_name"]) or _wrong_config(_OBJECTS[kind], value["class_name"], config)
+    if not isinstance(config, dict) or any(isinstance(part, dict | list) for part in _parts(config)):
+        return f"'config' must be a map of numbers, names and lists of these; received {shown(config)}"
+    return _unknown_object(kind, value["class_name"]) or _wrong_config(KERAS_OBJECTS[kind], value["class_name"], config)
 
 
 def object_kind(argument: str) -> str:
     """The kind of named object that an argument takes, such as `initializer`: the last part of its name; else empty."""
     kind = argument.rpartition("_")[2]
-    return kind if kind in _OBJECTS else ""
+    return kind if kind in KERAS_OBJECTS else ""
 
 
-def object_names(kind: str) -> list[str]:
-    """The names of Keras' own initializers, regularizers, constraints or activations."""
-    others = {"get", "serialize", "deserialize", "register", kind.capitalize()}
-    names = [name for name in dir(_OBJECTS[kind]) if name not in others and not name.startswith("_")]
-    return sorted(names, key=lambda name: (name[0].isupper(), name))  # classes, which mean the same, last
+def _parts(config: dict[str, Any]) -> list[Any]:
+    """The values of a map, and in place of a list its elements: a constraint may have `axis: [0, 1, 2]`."""
+    return [part for value in config.values() for part in (value if isinstance(value, list) else [value])]
 
 
 def _unknown_object(kind: str, name: str) -> str:

@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Collection, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-
-import keras
+from typing import TYPE_CHECKING, Any
 
 from encapkeras.errors import suggest
-from encapkeras.layers import LAYERS
 from encapkeras.registry import Entry
-from encapkeras.spec.keras_layers import (
-    FIT_FOR_CAPSULES,
-    PREFIX,
-    keras_arguments,
-    keras_layer,
-    keras_layer_names,
-    plain_argument,
-)
+from encapkeras.spec.keras_names import PREFIX
+from encapkeras.spec.known import Known, registered
 from encapkeras.validation import Argument, Arguments
+
+if TYPE_CHECKING:
+    import keras
 
 
 @dataclass(frozen=True)
@@ -39,34 +34,52 @@ class LayerKind:
     @property
     def takes_capsules(self) -> bool:
         """Whether it may come after a layer that outputs maps of capsules."""
+        from encapkeras.spec.keras_layers import FIT_FOR_CAPSULES
+
         return not self.is_keras or self.name.removeprefix(PREFIX) in FIT_FOR_CAPSULES
 
 
-def layer_kind(name: str) -> LayerKind:
-    """The layer that a spec calls by this name; raises `LookupError`, whose message suggests others, if none is."""
+def layer_kind(name: str, known: Known | None = None) -> LayerKind | None:
+    """The layer that a spec calls by this name; None if only Keras knows it.
+
+    Raises `LookupError`, whose message suggests others, if none is.
+    """
+    known = known or registered()
     if name.startswith(PREFIX):
-        return _keras_kind(name)
-    if name in LAYERS:
-        return _registered_kind(LAYERS[name])
-    if PREFIX + name in keras_layer_names():
+        if not known.is_source:
+            return _keras_kind(name)
+        known.leave_to_keras()
+        return None
+    if name in known.layers:
+        return (_declared_kind if known.is_source else _registered_kind)(known.layers[name])
+    if name in known.keras_layers:
         raise LookupError(f"no layer is called '{name}'. Did you mean '{PREFIX}{name}'?")
-    near = suggest(name, LAYERS)
+    near = suggest(name, known.layers)
     own = "" if near.startswith("Did") else " Your own come from a plugin: --plugin FILE."
     raise LookupError(f"no layer is called '{name}'. {near} Keras layers are called keras.NAME.{own}")
 
 
 @functools.cache
 def _keras_kind(name: str) -> LayerKind:
+    from encapkeras.spec.keras_layers import keras_arguments, keras_layer, plain_argument
+
     layer = keras_layer(name)
-    return LayerKind(name, layer, ("out",), _arguments(name, keras_arguments(layer)))
+    return _kind(name, layer, map(plain_argument, keras_arguments(layer)))
 
 
 @functools.cache
 def _registered_kind(entry: Entry) -> LayerKind:
-    ports = getattr(entry.target, "ports", ("out",))
-    return LayerKind(entry.name, entry.target, ports, _arguments(entry.name, entry.arguments.values()))  # type: ignore[arg-type]
+    from encapkeras.spec.keras_layers import plain_argument
+
+    return _kind(entry.name, entry.target, map(plain_argument, entry.arguments.values()))
 
 
-def _arguments(name: str, arguments: Collection[Argument]) -> Arguments:
-    own = [plain_argument(a) for a in arguments if a.name not in ("name", "trainable", "dtype")]
-    return Arguments(f"layer '{name}'", own)
+@functools.cache
+def _declared_kind(entry: Entry) -> LayerKind:
+    return _kind(entry.name, entry.target, entry.arguments.values())
+
+
+def _kind(name: str, target: Any, arguments: Iterable[Argument]) -> LayerKind:
+    own = [argument for argument in arguments if argument.name not in ("name", "trainable", "dtype")]
+    ports = ("out",) if name.startswith(PREFIX) else getattr(target, "ports", ("out",))
+    return LayerKind(name, target, ports, Arguments(f"layer '{name}'", own))

@@ -13,10 +13,11 @@ from encapkeras.data import DatasetInfo, DataSettings
 from encapkeras.errors import ArgumentError
 from encapkeras.spec.blocks import read_blocks
 from encapkeras.spec.expand import Expansion
-from encapkeras.spec.inherit import OWN_KEYS, Inheritance, cleaned, override
+from encapkeras.spec.inherit import Inheritance, cleaned, override
+from encapkeras.spec.known import Known, registered
 from encapkeras.spec.losses import NamedSideLoss, OutputLoss, read_losses
 from encapkeras.spec.nodes import Graph, Node, Reference, is_name
-from encapkeras.spec.parse import load_data, load_file
+from encapkeras.spec.parse import OWN_KEYS, load_data, load_file
 from encapkeras.spec.report import Report
 from encapkeras.spec.sections import MODEL, NOT_IN_NAMES, TOP_LEVEL, Shape, Size, TopLevel
 from encapkeras.spec.settings import read_data, read_settings
@@ -178,8 +179,12 @@ class Reading:
         return {key: section for key, section in sections.items() if section is not None}
 
 
-def read(merged: Tree, report: Report) -> Reading:
-    """Read the sections of a merged spec, each with what those before it gave; errors go to the report."""
+def read(merged: Tree, report: Report, known: Known | None = None) -> Reading:
+    """Read the sections of a merged spec, each with what those before it gave; errors go to the report.
+
+    Nodes and losses are those `known`; those that are registered if it is None.
+    """
+    known = known or registered()
     tree = _without_schema_key(cleaned(merged), report)
     report.add_values(TOP_LEVEL, tree)
     facts = Scope({})
@@ -187,8 +192,8 @@ def read(merged: Tree, report: Report) -> Reading:
     sections = _Sections(tree, Variables(variables.entries() if variables else {}, facts, report), report)
     data = _read_data(sections, facts)
     sweep = read_sweep(merged, sections.scope, report)
-    model = _read_model(sections)
-    losses = _read_losses(sections, model)
+    model = _read_model(sections, known)
+    losses = _read_losses(sections, model, known)
     train = read_settings(_TRAIN, sections.computed("train"), report)
     return Reading(merged, report, sections, data, sweep, model, losses, train, _read_name(sections))
 
@@ -220,7 +225,7 @@ def _read_data(sections: _Sections, facts: Scope) -> _Data:
     return _Data(settings, info)
 
 
-def _read_model(sections: _Sections) -> _Model:
+def _read_model(sections: _Sections, known: Known) -> _Model:
     scope, report, written = sections.scope, sections.report, sections.written("model")
     model = {key: e if key == "nodes" else substitute(e, scope, report) for key, e in written.entries().items()}
     tree = written.with_value(model)
@@ -236,7 +241,7 @@ def _read_model(sections: _Sections) -> _Model:
     blocks = read_blocks(sections.written("blocks"), report)
     expansion = Expansion(scope, blocks, report)
     expansion.expand(model.get("nodes", tree.with_value({})), list(inputs))
-    graph = Graph(expansion, inputs, model.get("defaults", tree.with_value({})), report)
+    graph = Graph(expansion, inputs, model.get("defaults", tree.with_value({})), known, report)
     outputs = model["outputs"].entries() if "outputs" in model else {}
     _check_names(outputs, "an output", report)
     references = {name: graph.reference(node) for name, node in outputs.items() if isinstance(node.value, str)}
@@ -250,9 +255,9 @@ def _read_model(sections: _Sections) -> _Model:
     )
 
 
-def _read_losses(sections: _Sections, model: _Model) -> Mapping[str, OutputLoss | NamedSideLoss]:
+def _read_losses(sections: _Sections, model: _Model, known: Known) -> Mapping[str, OutputLoss | NamedSideLoss]:
     written = sections.computed("losses")
-    losses = read_losses(written, model.written_outputs, model.graph, sections.report)
+    losses = read_losses(written, model.written_outputs, model.graph, known, sections.report)
     if len(losses) == len(written.entries()):  # a loss with an error may be meant to use an input
         model.graph.add_unused_inputs()
     return losses

@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Mapping
+import inspect
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import keras
 import pydantic
 
 from encapkeras.errors import suggest
-from encapkeras.losses import LOSSES, SideLoss
-from encapkeras.losses.side_loss import LABELS
 from encapkeras.registry import Entry
+from encapkeras.spec.known import Known
 from encapkeras.spec.nodes import Graph, Reference, layer_name
 from encapkeras.spec.report import Report
 from encapkeras.spec.sections import LOSS, LossKeys, Ramp
 from encapkeras.spec.tree import FAILED, Tree
+from encapkeras.spec.variables import LABELS
 from encapkeras.validation import Argument, Arguments, shown
+
+if TYPE_CHECKING:
+    import keras
+
+    from encapkeras.losses import SideLoss
 
 
 @dataclass(frozen=True)
@@ -32,6 +37,8 @@ class OutputLoss:
 
     def make(self) -> keras.losses.Loss:
         """The Keras loss."""
+        from encapkeras.losses import LOSSES
+
         return LOSSES[self.loss].target(**self.arguments)
 
     def resolved(self) -> dict[str, Any]:
@@ -66,6 +73,8 @@ class NamedSideLoss:
 
     def make(self, policy: Any = None) -> SideLoss:
         """The Keras layer; raises whatever its constructor raises."""
+        from encapkeras.losses import LOSSES
+
         return LOSSES[self.loss].target(name=layer_name(self.name), dtype=policy, **self.arguments)  # type: ignore[no-any-return]
 
     def resolved(self) -> dict[str, Any]:
@@ -75,17 +84,17 @@ class NamedSideLoss:
 
 
 def read_losses(
-    losses: Tree, outputs: Mapping[str, Tree], graph: Graph, report: Report
+    losses: Tree, outputs: Mapping[str, Tree], graph: Graph, known: Known, report: Report
 ) -> dict[str, OutputLoss | NamedSideLoss]:
     """The valid losses by name, in the order of writing."""
-    check = _LossCheck(outputs, graph, report)
+    check = _LossCheck(outputs, graph, known, report)
     entries = {name: tree for name, tree in losses.entries().items() if isinstance(tree.value, dict)}
     found = {name: check.read(name, tree) for name, tree in entries.items()}
     return {name: loss for name, loss in found.items() if loss}
 
 
 @functools.cache
-def _arguments(entry: Entry) -> Arguments:
+def _arguments(entry: Entry, is_source: bool) -> Arguments:
     """What a loss takes in specs: its arguments and, of a side loss, tensors."""
     tensors = [
         Argument(name, Any, None)  # labels are checked against the outputs
@@ -95,13 +104,18 @@ def _arguments(entry: Entry) -> Arguments:
         )
         for name, doc in _tensors(entry).items()
     ]
-    return Arguments(f"loss '{entry.name}'", [*entry.arguments.values(), *tensors])
+    arguments: Iterable[Argument] = entry.arguments.values()
+    if not is_source:
+        from encapkeras.spec.keras_layers import plain_argument
+
+        arguments = map(plain_argument, arguments)
+    return Arguments(f"loss '{entry.name}'", [*arguments, *tensors])
 
 
 def _tensors(entry: Entry) -> dict[str, str]:
     """The tensors that a registered side loss takes, with their descriptions; none of a loss on an output."""
-    target = entry.target
-    return target.tensors() if isinstance(target, type) and issubclass(target, SideLoss) else {}
+    tensors = getattr(entry.target, "tensors", None)  # only side losses have that
+    return tensors() if inspect.ismethod(tensors) else {}
 
 
 def _ramp_problem(entry: Entry) -> str:
@@ -125,13 +139,14 @@ def _reference(value: Any) -> Any:
 class _LossCheck:
     outputs: Mapping[str, Tree]
     graph: Graph
+    known: Known
     report: Report
 
     def read(self, name: str, tree: Tree) -> OutputLoss | NamedSideLoss | None:
         written = tree.entries().get("loss")
         entry = self._entry(written)
-        allowed = _arguments(entry) if entry else None
-        entries = self.report.as_meant(tree.entries(), allowed, LossKeys.model_fields) if allowed else tree.entries()
+        allowed = _arguments(entry, self.known.is_source) if entry else None
+        entries = self.report.as_meant(tree, allowed, LossKeys.model_fields) if allowed else tree.entries()
         head = tree.with_value({key: entry for key, entry in entries.items() if key in LossKeys.model_fields})
         wrong = bool(self.report.add_values(LOSS, head)) or any(tree.failures())
         if entry is None or allowed is None:
@@ -156,14 +171,19 @@ class _LossCheck:
     def _entry(self, written: Tree | None) -> Entry | None:
         if written is None or not isinstance(written.value, str):
             return None
-        if written.value not in LOSSES:
-            self.report.add(written, f"no loss is called '{written.value}'. {suggest(written.value, LOSSES)}")
+        losses = self.known.losses
+        if written.value not in losses:
+            self.report.add(written, f"no loss is called '{written.value}'. {suggest(written.value, losses)}")
             return None
-        entry = LOSSES[written.value]
+        entry = losses[written.value]
         self.report.warn_if_renamed(written, written.value, entry.name)
         return entry
 
     def _output_loss(self, tree: Tree, loss: OutputLoss) -> OutputLoss | None:
+        if self.known.is_source:
+            if loss.arguments:  # the defaults go together
+                self.known.leave_to_keras()
+            return loss
         try:
             loss.make()
         except ValueError as error:

@@ -11,6 +11,7 @@ from typing import Any
 from encapkeras.errors import suggest
 from encapkeras.spec.blocks import PREFIX as BLOCK_PREFIX
 from encapkeras.spec.expand import Expansion
+from encapkeras.spec.known import Known
 from encapkeras.spec.layer_kinds import LayerKind, layer_kind
 from encapkeras.spec.report import Report
 from encapkeras.spec.sections import NODE, NodeKeys
@@ -76,9 +77,12 @@ def layer_name(name: str) -> str:
 class Graph:
     """The nodes of a spec, checked one by one and against each other."""
 
-    def __init__(self, expansion: Expansion, inputs: Mapping[str, Tree], defaults: Tree, report: Report) -> None:
+    def __init__(
+        self, expansion: Expansion, inputs: Mapping[str, Tree], defaults: Tree, known: Known, report: Report
+    ) -> None:
         self._expansion = expansion
         self._inputs = inputs
+        self._known = known
         self._report = report
         self._kinds = {name: self._kind(tree) for name, tree in expansion.nodes.items()}
         self._used: set[str] = set()
@@ -150,11 +154,12 @@ class Graph:
 
     def _kind_called(self, name: str, at: Tree) -> LayerKind | None:
         try:
-            kind = layer_kind(name)
+            kind = layer_kind(name, self._known)
         except LookupError as error:
             self._report.add(at, error.args[0])
             return None
-        self._report.warn_if_renamed(at, name, kind.name)
+        if kind:
+            self._report.warn_if_renamed(at, name, kind.name)
         return kind
 
     def _checked_defaults(self, defaults: Tree) -> dict[str, dict[str, Tree]]:
@@ -167,7 +172,7 @@ class Graph:
                 continue
             kind = self._kind_called(name, arguments)
             if kind:
-                known = self._report.as_meant(arguments.entries(), kind.arguments)
+                known = self._report.as_meant(arguments, kind.arguments)
                 problems = self._report.add_values(kind.arguments, arguments.with_value(known), partly=True)
                 wrong = {problem.path[0] for problem in problems}
                 defaults_of_kind = valid.setdefault(kind.name, {})
@@ -179,7 +184,7 @@ class Graph:
             return None
         kind = self._kinds[name]
         common_keys = NodeKeys.model_fields
-        entries = self._report.as_meant(tree.entries(), kind.arguments, common_keys) if kind else tree.entries()
+        entries = self._report.as_meant(tree, kind.arguments, common_keys) if kind else tree.entries()
         common = {key: entry for key, entry in entries.items() if key in common_keys}
         head = tree.with_value(common)
         wrong = bool(self._report.add_values(NODE, head)) or any(head.failures())

@@ -17,12 +17,14 @@ from typing import Any
 import yaml
 
 from encapkeras.errors import Problem, SpecError, nearest
+from encapkeras.spec.odd_characters import QUOTED, as_meant, described, first_odd, line_and_column, odd_near
 from encapkeras.spec.report import Report
 from encapkeras.spec.tree import FAILED, Tree, child_path
 from encapkeras.text import quoted
 from encapkeras.validation import plain
 
 LARGEST_FILE = 2 * 2**20  # a spec of 10,000 nodes is half as large
+OWN_KEYS = "x-"  # how the user's own keys begin
 ENDINGS = (".yaml", ".yml", ".json")
 DEEPEST = 64  # maps and lists inside one another; each level is a call
 LONGEST_NUMBER = 400
@@ -31,7 +33,6 @@ LONGEST_TEXT = 10_000
 LONGEST_QUOTED = 200  # of a text that an error shows how to quote
 
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-_QUOTED = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"|\'[^\']*+\'', re.DOTALL)
 _CONTROL = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 # A text of JSON, also one that does not end, with the colon of a key; or a tab elsewhere.
 _JSON_TEXT = re.compile(r'("[^"\\]*+(?:\\.?[^"\\]*+)*+(?:"|\Z))(\s*+:)?|\t', re.DOTALL)
@@ -39,6 +40,7 @@ _JSON_ESCAPE = re.compile(
     r"(?P<pair>\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2})|\\.?|[\x7f\x85\u2028\u2029]", re.DOTALL
 )
 _JSON_RAW = {"\x7f": r"\x7f", "\x85": r"\N", "\u2028": r"\L", "\u2029": r"\P"}
+_TAB_INDENT = re.compile(" *\t")
 _INTEGER = re.compile(r"[-+]?[0-9]+")
 _BASED_INTEGER = re.compile(r"0o[0-7]+|0x[0-9a-fA-F]+")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
@@ -217,20 +219,28 @@ def _syntax_error(error: yaml.YAMLError, text: str, shown: str, language: str) -
         return _too_deep(open_collections[DEEPEST + 1], shown)
     line, column = mark.line + 1, mark.column + 1
     character = text[mark.index : mark.index + 1]
-    if character == "\t":
-        return _error(shown, line, column, "a tab; YAML is indented with spaces")
+    tab = _TAB_INDENT.match(text, mark.index - mark.column)
+    if character == "\t" or tab:
+        column = tab.end() - (mark.index - mark.column) if tab else column
+        return _error(shown, line, column, "a tab (U+0009); YAML is indented with spaces")
     ends = {"": "end of the file", "\n": "end of the line", "\r": "end of the line"}
     what = "unexpected " + ends.get(character, f"'{character}'")
     quoted = " ".join(filter(None, (error.problem, error.context)))
     begin = error.context_mark
-    if begin and text[begin.index : begin.index + 1] in ('"', "'") and not _QUOTED.match(text, begin.index):
+    if begin and text[begin.index : begin.index + 1] in ('"', "'") and not QUOTED.match(text, begin.index):
         what = f"the quoted text that starts on line {begin.line + 1}, column {begin.column + 1} is not closed"
     elif open_collections and open_collections[-1].flow_style:
         kind = "map" if isinstance(open_collections[-1], yaml.MappingStartEvent) else "list"
         what += f" in the {kind} that starts on line {open_collections[-1].start_mark.line + 1}"
     elif begin and begin.line != mark.line:
         quoted += f" that starts on line {begin.line + 1}"
-    return _error(shown, line, column, f"invalid {language}: {what} ({quoted})")
+    message = f"invalid {language}: {what} ({quoted})"
+    odd = odd_near(text, mark.index, mark.column)
+    if odd is None:
+        return _error(shown, line, column, message)
+    return _error(
+        shown, *line_and_column(text, odd), f"{described(text[odd])}. Line {line}, column {column}: {message}"
+    )
 
 
 def _too_deep(event: Any, shown: str) -> SpecError:
@@ -259,6 +269,7 @@ class _Reader:
 
     def __init__(self, text: str, shown: str, report: Report) -> None:
         self._events: Iterator[Any] = iter(yaml.parse(text, Loader=_LOADER))
+        self._text = text
         self._shown = shown
         self._report = report
 
@@ -279,6 +290,14 @@ class _Reader:
     def _add(self, event: Any, path: str, message: str) -> None:
         self._report.add(self._tree(event, path, None), message)
 
+    def _odd(self, event: Any, *, key: bool = False) -> tuple[int, int, str] | None:
+        """Return line and column of the first character of a scalar that is not what it looks like, and it."""
+        raw = self._text[event.start_mark.index : event.end_mark.index]
+        place = first_odd(raw, key=key)
+        if place is None:
+            return None
+        return *line_and_column(raw, place, event.start_mark.line + 1, event.start_mark.column + 1), raw[place]
+
     def _value(self, event: Any, path: str, depth: int) -> Tree:
         if depth > DEEPEST:
             raise _too_deep(event, self._shown)
@@ -291,6 +310,9 @@ class _Reader:
                 value.append(self._value(element, child_path(path, len(value)), depth + 1))
         elif not foreign:
             value = self._scalar(event, path)
+            odd = self._odd(event)
+            if odd:
+                self._report.note_odd(self._shown, path, *odd)
         tree = self._tree(event, path, FAILED if foreign else value)
         self._report.count(tree)
         return tree
@@ -307,6 +329,8 @@ class _Reader:
             entry.line, entry.column = key.start_mark.line + 1, key.start_mark.column + 1
             if allowed:
                 entries[name] = entry
+            elif first_odd(name, key=True) is not None:
+                entries.setdefault(as_meant(name).strip(), entry.as_guess())
         return entries
 
     def _is_key(self, key: Any, path: str, entries: dict[str, Tree]) -> bool:
@@ -317,7 +341,11 @@ class _Reader:
             self._add(key, path, f"a key of {len(key.value):,} characters; at most {LONGEST_KEY}")
         elif key.value == "<<" and not key.style:
             self._add(key, path, "merge keys ('<<') are not part of the spec language; use 'extends'")
-        elif key.value in entries:
+        elif (odd := self._odd(key, key=True)) and not f".{path}".count(f".{OWN_KEYS}"):
+            line, column, character = odd
+            at = Tree(None, self._shown, line, column, path)
+            self._report.add(at, f"'{key.value}' is not a key: {described(character)}")
+        elif key.value in entries and not entries[key.value].guessed:
             first = entries[key.value]
             self._add(key, path, f"'{key.value}' occurs twice; first on line {first.line}, column {first.column}")
         else:

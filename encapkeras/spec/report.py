@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from encapkeras.errors import Problem, SpecError, nearest
+from encapkeras.spec.kept import kept_from_base, without_hint
+from encapkeras.spec.odd_characters import described, first_odd
 from encapkeras.spec.tree import Tree, child_path
 from encapkeras.validation import Arguments, Checker, ValueProblem
 
 MOST_VALUES = 200_000  # a spec of 10,000 nodes has half as many
 MOST_PROBLEMS = 100  # nobody reads more, and each may take a search for the nearest name
+
+_OWN_NAMES = ("model.nodes.", "blocks.", "losses.", "vars.", "sweep.")  # below which keys are not those of sections
 
 Path = tuple[str | int, ...]
 
@@ -24,6 +28,11 @@ class Report:
         self._causes: dict[Problem, tuple[str, str]] = {}
         self._traces: dict[Problem, str] = {}
         self._values = 0
+        self._odd: dict[tuple[str, str], tuple[int, int, str]] = {}
+
+    def note_odd(self, file: str, path: str, line: int, column: int, character: str) -> None:
+        """Note where a value has a character that is not what it looks like; errors in the value will say so."""
+        self._odd[file, path] = (line, column, character)
 
     def count(self, at: Tree, values: int = 1) -> None:
         """Count values that are read or made of others: a small text can stand for more than any memory holds."""
@@ -39,7 +48,10 @@ class Report:
             return
         if at.file == "--set" and "must be a string" in message:
             message += f". A text that YAML reads as something else needs quotes: --set '{at.path}=\"...\"'"
-        place = (at.file, at.line, at.column, at.path if path is None else path)
+        line, column, odd = self._odd_in(at, message)
+        if odd:
+            message += f"{'' if message.endswith(('.', '?')) else '.'} In it, {described(odd)}."
+        place = (at.file, line, column, at.path if path is None else path)
         problem = Problem(*place, f"{message} ({at.origin})" if at.origin else message)
         if at.origin and not trace:
             # One cause for all uses of a variable: the place at the end of the origin is where it is written.
@@ -47,6 +59,19 @@ class Report:
         if trace:
             self._traces.setdefault(problem, trace)
         self._note(problem, at.note)
+
+    def _odd_in(self, at: Tree, message: str) -> tuple[int, int, str]:
+        """The place of a value, or of a character in it that is not what it looks like, and that; else empty."""
+        if message.startswith(f"'{at.path.rpartition('.')[2]}' is not "):  # it is about the key
+            return at.line, at.column, ""
+        inside = [key for key in self._odd if key[0] == at.file and key[1].startswith(f"{at.path}.")]
+        found = self._odd.get((at.file, at.path)) or (
+            self._odd[inside[0]] if inside and "received" in message else None
+        )
+        if found:
+            return found
+        place = first_odd(at.value) if isinstance(at.value, str) and not at.line else None
+        return at.line, at.column, "" if place is None else at.value[place]
 
     def warn(self, at: Tree, message: str) -> None:
         """Add a warning about what can be built but is probably not meant."""
@@ -84,21 +109,26 @@ class Report:
             missing = problem.kind == "missing"
             if depends_on_failed or (missing and (path in failed or (partly and len(problem.path) == 1))):
                 continue
-            if problem.kind != "missing":
-                self.add(at, problem.text, path=path)
+            around = _descend(tree, problem.path[:-1])[0]
+            kept = kept_from_base(around, str(problem.path[-1]), problem.text) if problem.kind == "unknown" else None
+            if kept:
+                self.add(kept.at, kept.text, path=path)
+            elif problem.kind != "missing":
+                self.add(at, _with_hint(problem, path, at), path=path)
             elif not _is_misspelt(problem.path, unknown):
                 self.add_missing(at, problem.text)
             found.append(problem)
         return found
 
-    def as_meant(
-        self, entries: Mapping[str, Tree], arguments: Arguments, others: Collection[str] = ()
-    ) -> dict[str, Tree]:
+    def as_meant(self, tree: Tree, arguments: Arguments, others: Collection[str] = ()) -> dict[str, Tree]:
         """The entries of a map that are arguments or `others`, misspelt keys as meant; an error for each other key."""
+        entries = tree.entries()
         allowed = {*arguments.by_name, *others}
         meant = {key: entry for key, entry in entries.items() if key in allowed}
         for key, entry in entries.items():
-            if key not in allowed:
+            if key not in allowed and (kept := kept_from_base(tree, key, arguments.unknown(key, others))):
+                self.add(kept.at, kept.text, path=entry.path)
+            elif key not in allowed:
                 self.add(entry, arguments.unknown(key, others))
                 near = nearest(key, allowed)
                 if near:
@@ -137,6 +167,23 @@ class Report:
         problems = self.problems()
         if problems:
             raise SpecError(problems)
+
+
+def _with_hint(problem: ValueProblem, path: str, at: Tree) -> str:
+    """The text of a problem; with the place that a key was meant for, or the map that a scalar was meant to be."""
+    from encapkeras.spec.slips import as_map, places_of  # when something is wrong: it needs all sections
+
+    if problem.kind == "unknown" and not path.startswith(_OWN_NAMES):
+        elsewhere = places_of(str(problem.path[-1]))
+        if not elsewhere or path.rpartition(".")[0] in [place.rpartition(".")[0] for place in elsewhere]:
+            return problem.text
+        return f"{without_hint(problem.text)} Did you mean {' or '.join(map(repr, elsewhere))}?"
+    meant = as_map(path, at.value) if problem.kind == "value" else None
+    if not meant:
+        return problem.text
+    ((key, value),) = meant.items()
+    change = f"--set {path}.{key}={value}" if at.file == "--set" else f"'{path.rpartition('.')[2]}: {{{key}: {value}}}'"
+    return f"{problem.text}. Did you mean {change}?"
 
 
 def _place(problem: Problem) -> tuple[str, int, int, str]:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import keras
-
+import encapkeras
 from encapkeras.data import DatasetInfo, DataSettings
 from encapkeras.errors import Problem
 from encapkeras.spec.losses import NamedSideLoss, OutputLoss
@@ -15,6 +14,9 @@ from encapkeras.spec.nodes import Node, Reference
 from encapkeras.spec.sections import SweepSection
 from encapkeras.spec.train_settings import TrainSettings
 from encapkeras.spec.tree import Tree
+
+if TYPE_CHECKING:
+    import keras
 
 
 @dataclass(frozen=True)
@@ -66,3 +68,8 @@ class Spec:
     def side_losses(self) -> list[NamedSideLoss]:
         """The losses on tensors inside the network."""
         return [loss for loss in self.losses.values() if isinstance(loss, NamedSideLoss)]
+
+    def _repr_html_(self) -> str | None:
+        """The picture of the network, which notebooks show."""
+        html: str | None = encapkeras.summary.as_html(self)
+        return html

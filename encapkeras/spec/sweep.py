@@ -14,7 +14,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from encapkeras.errors import Problem, printable
-from encapkeras.spec.inherit import OWN_KEYS, Change, kept_entries, longest_key, override
+from encapkeras.spec.inherit import Change, kept_entries, longest_key, override
+from encapkeras.spec.parse import OWN_KEYS
 from encapkeras.spec.report import Report
 from encapkeras.spec.sections import SWEEP, SweepSection
 from encapkeras.spec.tree import Tree

@@ -13,7 +13,8 @@ from encapkeras.spec.tree import FAILED, Tree
 
 NAME = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 NODE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", re.ASCII)
-RESERVED = ("labels",)  # never names of nodes and inputs
+LABELS = "labels"  # what a side loss calls them, and the spec
+RESERVED = (LABELS,)  # never names of nodes and inputs
 _REFERENCE = re.compile(r"\$(?:(?P<name>[A-Za-z_]\w*)|(?P<open>\())", re.ASCII)
 
 _NO_NAMES: frozenset[str] = frozenset()

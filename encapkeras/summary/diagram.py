@@ -38,7 +38,7 @@ class Box:
     title: str  # its name, within its block
     kind: Kind  # its color
     layer: str = ""  # its `layer` or `loss`; empty for an input
-    arguments: str = ""  # the layer's own, without initializers
+    arguments: str = ""  # the layer's own, without initializers, regularizers and constraints
     shape: str = ""  # of its output
     size: str = ""  # its weights, and multiply-adds of an image; empty if it has none
     block: str = ""  # the instance of a block that it is in; empty for none
@@ -150,7 +150,8 @@ def _plain(value: Any) -> str:
 
 
 def _box(row: NodeRow, kind: Kind, cost: Cost) -> Box:
-    shown = {name: row.arguments[name] for name in _in_order(row) if not name.endswith("_initializer")}
+    of_weights = ("_initializer", "_regularizer", "_constraint")
+    shown = {name: row.arguments[name] for name in _in_order(row) if not name.endswith(of_weights)}
     name = row.name.removeprefix(SIDE_LOSS) if row.is_loss else row.name.removeprefix(f"{row.block}.")
     size = f"{count_text(row.weights)} · {count_text(cost.multiply_adds)}"
     remark = [

@@ -142,6 +142,8 @@ def _not_finite(weights: list[keras.Variable]) -> list[str]:
 
 def _in_losses(model: SpecModel, step: TrainingLoss) -> str:
     bad = [name for name, value in step.parts.items() if not torch.isfinite(value)]
+    if not all(torch.isfinite(loss) for loss in model.losses):  # Keras adds them to that on the outputs
+        bad = ["the regularization", *(name for name in bad if name.startswith("'"))]
     which = " and ".join(bad) or "their sum"
     statistics = _not_finite(model.non_trainable_weights)
     beside = f" (nor are moving statistics: {', '.join(statistics)})" if statistics else ""

@@ -156,7 +156,7 @@ class _Run:
         self.own_splits = self.splits.only_part(connected().rank, connected().count)
         self.strategy = DataParallel(sync_batch_norm=self.spec.train.sync_batch_norm)
         self.stopwatch = callbacks.Stopwatch(self.splits.train.num_images)
-        self.checkpoints = callbacks.Checkpoints(self.folder.best, self.folder.last)
+        self.checkpoints = callbacks.Checkpoints(self.folder.best if self.splits.validation else None, self.folder.last)
         self.progress = callbacks.Progress(self.splits.train.num_images, self.asked.console, self.asked.bar)
 
     def say(self, *lines: str) -> None:

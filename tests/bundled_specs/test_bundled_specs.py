@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from encapkeras import build_model, load_spec
-from encapkeras.spec.inherit import bundled_specs
+from encapkeras.spec.bundled import bundled_specs
 from encapkeras.summary.node_table import parameters
 
 # Trainable numbers, on the spec's own data set; those of the paper's networks are the original's.

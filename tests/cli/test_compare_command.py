@@ -36,17 +36,18 @@ def test_a_comparison_and_its_resumption(specs, tmp_path, capsys, monkeypatch):
     (one,) = [line for line in printed.splitlines() if line.startswith(" tiny   ")]
     assert "2/2" in one and "2,410" in one and one.count(" ± ") == 3
     assert "Weights tested: best on validation. The test images were used once per run." in printed
-    assert "tiny-2 - tiny, test accuracy: " in printed
+    assert " vs tiny " in printed
     assert printed.endswith(f"4 of 4 runs finished.\nwritten to {path}\n")
     assert json.loads((path / "comparison.json").read_text())["seeds"] == [0, 1]
 
     assert "already holds a comparison" in refused(capsys, "compare", *specs, "--run-dir", path)
     assert "finished runs of other specs" in refused(capsys, "compare", *specs, "--seeds", 2, "--resume", path)
-    assert compare(*specs, "--seeds", 2, "--resume", path, "--set", "data.batch_size=256") == 0
-    again = capsys.readouterr().out
+    assert compare(*specs, "--seeds", 2, "--resume", path, "--set", "data.batch_size=256", "--latex") == 0
+    again, written, latex = capsys.readouterr().out.partition(f"written to {path}\n")
+    assert latex == (path / "comparison.tex").read_text(encoding="utf-8")
     assert again.count("reused: ") == 4
     assert "run 1 of 4" not in again
-    assert again[again.index("Accuracies") :] == printed[printed.index("Accuracies") :]
+    assert again[again.index("Accuracies") :] + written == printed[printed.index("Accuracies") :]
 
 
 def test_a_sweep(specs, tmp_path, capsys):

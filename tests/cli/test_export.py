@@ -25,7 +25,7 @@ def test_the_network_that_training_chose_is_written(run, tmp_path, monkeypatch, 
 
 def test_a_keras_file_is_enough(run, tmp_path):
     model = run / "checkpoints" / "last.keras"
-    assert main(["export", str(model), "--format", "keras", "-o", str(tmp_path / "copy.keras")]) == 0
+    assert main(["export", str(model), "-o", str(tmp_path / "copy.keras")]) == 0
     assert load_model(tmp_path / "copy.keras").count_params() == load_model(model).count_params()
 
 
@@ -33,6 +33,11 @@ def test_mistakes_are_told(run, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tiny.onnx").touch()
     assert "'tiny.onnx' already exists" in refused(capsys, "export", run, "--format", "onnx")
-    assert "-o must name a .pt2 file" in refused(capsys, "export", run, "--format", "torch", "-o", "tiny.onnx")
+    wrong = refused(capsys, "export", run, "--format", "torch", "-o", "tiny.onnx")
+    assert wrong.startswith(
+        "-o must name a .pt2 file for --format torch; received 'tiny.onnx'. Without --format torch,"
+    )
+    assert "-o must name a .keras or .pt2 or .onnx file" in refused(capsys, "export", run, "-o", "tiny.h5")
+    assert "such as -o network.onnx" in refused(capsys, "export", run)
     assert "nowhere" in refused(capsys, "export", "nowhere", "--format", "torch")
     assert (tmp_path / "tiny.onnx").read_bytes() == b""

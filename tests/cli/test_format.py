@@ -8,7 +8,8 @@ from support.commands import refused
 
 from encapkeras import load_spec
 from encapkeras.cli.main import main
-from encapkeras.spec.spec_files import bundled_names, installed_schema
+from encapkeras.spec.bundled import bundled_names
+from encapkeras.spec.spec_files import installed_schema
 
 MINE = """\
 # yaml-language-server: $schema=./spec.schema.json

@@ -99,16 +99,9 @@ def test_a_run_without_validation_says_so(tmp_path, capsys):
     ("words", "text"),
     [
         (["trian"], "'trian' is not a command. Did you mean 'train'?"),
-        (["xyz"], f"Allowed: {', '.join(sorted(COMMANDS))}."),
-        ([], "the following arguments are required: COMMAND"),
+        (["xyz"], f"Allowed: {', '.join(sorted([*COMMANDS, 'help']))}."),
         (["train"], "train needs a spec: a file, or the name of one"),
         (["evaluate", "run", "--split", "train"], "invalid choice: 'train'"),
-        (["bench", "sleep"], "invalid choice: 'sleep'"),
-        (
-            ["train", "quickstart", "--epochs", "3"],
-            "--epochs 3. Settings of the spec are changed with --set, for example",
-        ),
-        (["evaluate", "run", "--sed"], "unrecognized arguments: --sed\n"),
     ],
 )
 def test_wrong_words(words, text, capsys):
@@ -164,7 +157,9 @@ def in_a_process(*words, **options):
     return subprocess.run([sys.executable, "-c", PROGRAM, *words], capture_output=True, text=True, **options)
 
 
-@pytest.mark.parametrize("words", [["--help"], ["train", "--help"], ["bench", "step", "--help"], ["--version"]])
+@pytest.mark.parametrize(
+    "words", [["--help"], ["bench", "step", "--help"], ["-V"], ["trian"], ["train", "--epochs", "3"], ["quickstart"]]
+)
 def test_help_imports_nothing_heavy(words):
     code = "import sys; from encapkeras.cli.main import main; main(sys.argv[1:]); print(*sys.modules, file=sys.stderr)"
     done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=True)

@@ -15,7 +15,7 @@ from encapkeras.data import DataSettings
 from encapkeras.editor.starter import TEMPLATES, starter_spec
 from encapkeras.spec.spec_files import installed_schema
 
-ROUTINGS = ("master", "approximate", "dynamic", "em")
+ROUTINGS = ("none", "master", "approximate", "dynamic", "em")
 SIZES = ("small", "medium", "large")
 OPTIONS = list(itertools.product(ROUTINGS, SIZES, (False, True)))
 PAIRWISE = [  # any two of routing, size and side loss
@@ -33,7 +33,7 @@ OWN = [
     (31, 33, 3, 40, 4),
     (224, 224, 3, 4, 2),
 ]
-OWN += [(100, 30, 1, 10, 2), (129, 17, 4, 1000, 100)]
+OWN += [(100, 30, 1, 10, 2), (129, 17, 4, 1000, 100), (5, 64, 3, 20, 2), (60, 80, 3, 4, 2)]
 
 
 @pytest.fixture(autouse=True)
@@ -106,7 +106,7 @@ def test_the_file_says_what_it_is_for(tmp_path, capsys):
     assert "\nname: mine\n" in text
     spec = check_spec("mine.yaml")
     assert spec.name == "mine"
-    assert {node.layer for node in spec.nodes} >= {"primary_capsules", "dynamic_capsules"}
+    assert {node.layer for node in spec.nodes} >= {"image_to_capsules", "dynamic_capsules"}
     assert [loss.weight for loss in spec.side_losses] == [1]
     assert spec.data.augment.mirror
 
@@ -151,11 +151,24 @@ def test_names_that_occur_in_templates_stay_as_they_are(tmp_path, capsys):
         assert f"#   encapkeras train {name}.yaml " in Path(f"{name}.yaml").read_text()
 
 
-@pytest.mark.parametrize("file", sorted(TEMPLATES.iterdir()), ids=lambda file: file.stem)
-def test_templates_are_valid_specs_themselves(file):
-    spec = check_spec(file)
+@pytest.mark.parametrize("name", ["none", "stages", "dynamic", "em"])
+def test_templates_are_valid_specs_themselves(name):
+    spec = check_spec(TEMPLATES / f"{name}.yaml")
     assert spec.warnings == ()
     assert spec.side_losses
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_starters_differ_only_behind_their_convolutions(size, tmp_path):
+    specs = [check(tmp_path, {"dataset": "svhn"}, routing, size, True).resolved for routing in ROUTINGS]
+    trunks = []
+    for spec in specs:
+        nodes = spec["model"]["nodes"]
+        trunk = {name: node for name, node in nodes.items() if name.startswith("conv")}
+        inputs = {name for node in (nodes.keys() - trunk.keys()) for name in np.ravel(nodes[node]["inputs"])}
+        assert inputs & trunk.keys() == {list(trunk)[-1]}
+        trunks.append((trunk, spec["data"], spec["losses"], spec["train"]))
+    assert trunks == trunks[:1] * len(ROUTINGS)
 
 
 def test_names_are_never_echoed_raw(capsys):

@@ -82,6 +82,13 @@ def test_it_writes_the_page(tmp_path):
     assert "## The file" in (tmp_path / "spec.md").read_text()
 
 
+def test_the_ending_says_which(tmp_path, capsys):
+    assert main(["schema", "-o", "spec.md"]) == 0
+    assert "## The file" in (tmp_path / "spec.md").read_text()
+    assert main(["schema", "--format", "json", "-o", "spec.md"]) == 2
+    assert "-o must name a .json file for --format json; received 'spec.md'" in capsys.readouterr().err
+
+
 def test_layers_of_a_plugin_join(tmp_path, capsys):
     (tmp_path / "mine.py").write_text(PLUGIN)
     with plugins_forgotten():

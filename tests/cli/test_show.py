@@ -41,7 +41,7 @@ def test_every_node_is_on_a_line_with_its_costs(capsys, wide):
         "lengths  capsule_length  digits  10                   0              0    2.5 KiB",
         "batch: 64 images (data.batch_size)",
         "parameters: 295,584",
-        "non-trainable parameters (moving statistics, frozen nodes): 1,184",
+        "non-trainable parameters (moving statistics, frozen nodes): 1,197",
         "multiply-adds of an image: 7.33 M",
         "memory of a training step, at least: 19.8 MiB",
         "    weights 1.1 MiB, gradients 1.1 MiB, adam 2.3 MiB, nodes 15.1 MiB, images 256.0 KiB",
@@ -86,7 +86,7 @@ def test_json_has_all_of_it(capsys):
     assert stage["output_shape"] == [8, 8, 2, 4]
     assert stage["inputs"] == ["stem"]
     assert stage["arguments"]["kind"] == "approximate"
-    assert (stem["weights"], stem["fixed_weights"]) == (0, 9 * 16 + 16 + 4 * 16)
+    assert (stem["weights"], stem["fixed_weights"]) == (0, 9 * 16 + 16 + 4 * 16 + 1)
     assert stem["multiply_adds"] == 16 * 16 * 16 * 9
     assert stem["votes_bytes"] is None
     for total, part in (("parameters", "weights"), ("fixed_parameters", "fixed_weights")):
@@ -155,8 +155,30 @@ def test_a_picture_is_written_and_never_over_another_file(capsys, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("file", "words", "same"),
+    [
+        ("net.svg", [], None),
+        ("net.mmd", [], ["--mermaid"]),
+        ("net.json", [], ["--json"]),
+        ("net.json", ["--diff", "quickstart"], ["--json"]),
+    ],
+)
+def test_the_ending_of_the_file_says_what_is_written(file, words, same, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert shown(capsys, "quickstart", *SMALL, *words, "-o", file) == f"{file}: written\n"
+    text = (tmp_path / file).read_text()
+    assert text == shown(capsys, "quickstart", *SMALL, *words, *same) if same else text.startswith("<svg")
+
+
+@pytest.mark.parametrize(
     ("words", "message"),
     [
+        (["-o", "net.png"], "-o must name a .json or .svg or .mmd file; received 'net.png'"),
+        (
+            ["-o", "net.svg", "--json"],
+            "-o must name a .json file for --json; received 'net.svg'. Without --json, that is written as svg.",
+        ),
+        (["-o", "net.svg", "--svg", "a.svg"], "-o and --svg both name the file to write; leave out one of them"),
         (["--svg", "net.png"], "--svg must name a .svg file; received 'net.png'"),
         (
             ["--svg", "nowhere/net.svg"],

@@ -9,8 +9,8 @@ from support.commands import refused
 
 from encapkeras import check_spec
 from encapkeras.cli.main import main
-from encapkeras.spec.inherit import bundled_specs
-from encapkeras.spec.spec_files import bundled_names, installed_schema
+from encapkeras.spec.bundled import bundled_names, bundled_specs
+from encapkeras.spec.spec_files import installed_schema
 
 
 def test_the_table_has_every_spec_with_its_data_and_a_line(capsys, monkeypatch):

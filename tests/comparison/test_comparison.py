@@ -1,12 +1,17 @@
 import csv
 import io
+import itertools
 import json
+import shutil
+import subprocess
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from encapkeras.comparison.result import Comparison, Network, Run
+from encapkeras.comparison.result import Comparison
+from encapkeras.comparison.rows import Network, Run
 from encapkeras.comparison.statistics import Difference, Spread
 from encapkeras.data import DataSettings
 
@@ -78,11 +83,11 @@ def test_seeds_that_only_one_has_do_not_count():
     [
         ([0.10, 0.11, 0.12], "better"),
         ([-0.10, -0.11, -0.12], "worse"),
-        ([0.02, 0.00, 0.01], "no difference that 3 seeds can show"),  # beyond its standard error, within its interval
-        ([0.02, -0.03, 0.01], "no difference that 3 seeds can show"),
-        ([0.00, 0.00, 0.00], "no difference that 3 seeds can show"),
-        ([0.02, 0.02, 0.02], "the same difference with all 3 seeds, which therefore cannot show how certain it is"),
-        ([0.50], "no difference that 1 seed can show"),
+        ([0.02, 0.00, 0.01], "unclear"),  # beyond its standard error, within its interval
+        ([0.02, -0.03, 0.01], "unclear"),
+        ([0.00, 0.00, 0.00], "unclear"),
+        ([0.02, 0.02, 0.02], "unclear"),  # without a spread, nobody knows how certain it is
+        ([0.50], "unclear"),
     ],
 )
 def test_no_difference_within_its_uncertainty_is_called_one(apart, verdict):
@@ -90,6 +95,25 @@ def test_no_difference_within_its_uncertainty_is_called_one(apart, verdict):
     # Accuracies are float32 numbers, so that equal differences are not quite equal.
     values = {seed: float(np.float32(reference[seed] + apart[seed])) for seed in reference}
     assert Difference.of(values, reference).verdict == verdict
+
+
+@pytest.mark.parametrize("count", [2, 3, 5])
+def test_the_intervals_of_several_pairs_are_those_of_bonferroni(count):
+    first, second = FIRST[:count], SECOND[:count]
+    interval = stats.ttest_rel(second, first).confidence_interval(1 - 0.05 / 6)
+    difference = Difference.of(by_seed(second), by_seed(first), pairs=6)
+    assert (difference.low, difference.high) == pytest.approx(tuple(interval), abs=1e-12)
+
+
+def test_all_intervals_hold_together_as_often_as_promised():
+    """Of four networks that are equally good, some pair is called better or worse in at most 5 % of comparisons."""
+    random = np.random.default_rng(0)
+    networks = [network(label) for label in "abcd"]
+    called = 0
+    for _ in range(400):
+        runs = [run(label, seed, random.normal(0.9, 0.01)) for label in "abcd" for seed in range(5)]
+        called += any(pair.difference.verdict != "unclear" for pair in Comparison(networks, range(5), runs).pairs())
+    assert 0 < called <= 20
 
 
 def test_what_is_called_better_or_worse_lies_beyond_the_standard_error():
@@ -125,10 +149,15 @@ def test_the_markdown_says_what_the_figures_are():
         "101 | 20 | 103 |"
     )
     assert {line.count("|") for line in lines[:4]} == {12}
-    notes = "\n".join(lines[4:])
+    assert lines[5:8] == [
+        "| spec | compared with | difference in points | interval | verdict | seeds |",
+        "|---|---|---|---|---|---|",
+        "| two | one | -1.00 | -3.48 to +1.48 | unclear | 3 |",
+    ]
+    notes = "\n".join(lines[8:])
     assert "mean ± standard deviation over the seeds 0, 1, 2" in notes
     assert "Weights tested: best on validation. The test images were used once per run." in notes
-    assert "two - one, test accuracy: -0.0100 ± 0.0058 (standard error, 95% interval -0.0348 to +0.0148): no " in notes
+    assert "Intervals: 95%, Student's t." in notes
     assert "6 of 6 runs finished." in notes
 
 
@@ -168,7 +197,9 @@ def test_json_and_csv_hold_the_same_figures():
     one, two = json.loads(comparison.as_json())["specs"]
     assert one["test_accuracy"]["mean"] == np.mean(FIRST[:3])
     assert one["weights"] == "best on validation"
-    assert two["difference"]["verdict"] == "no difference that 3 seeds can show"
+    assert two["difference"]["verdict"] == "unclear"
+    (pair,) = json.loads(comparison.as_json())["pairs"]
+    assert pair == {"spec": "two", "compared_with": "one", **two["difference"]}
     assert [run["seed"] for run in json.loads(comparison.as_json())["runs"]] == [0, 1, 2, 0, 1, 2]
     first, second = csv.DictReader(io.StringIO(comparison.as_csv()))
     assert first["difference_mean"] == ""
@@ -197,7 +228,8 @@ def test_accuracies_of_other_data_sets_do_not_compare(data, key, values):
     (note,) = [note for note in comparison.notes() if note.startswith("two is trained on other data than one (")]
     assert f"data.{key} is {values}" in note
     assert note.endswith("): accuracies are not comparable.")
-    assert "two - one" not in comparison.as_markdown()
+    assert comparison.pairs() == []
+    assert "compared with" not in comparison.as_markdown()
 
 
 def test_other_data_settings_that_change_the_comparison_are_told():
@@ -214,17 +246,77 @@ def test_batch_size_and_augmentation_are_part_of_what_is_compared():
     assert beside(batch_size=7, augment={"mirror": True}).notes() == beside().notes()
 
 
-def test_of_many_differences_those_that_show_something_are_told():
-    labels = [f"n{number}" for number in range(10)]
+def several(count, seeds=3):
+    """This many networks, each a point better than the one before, with names that no medium takes as they are."""
+    labels = [f"net_{number} <b>&#%" for number in range(count)]
+    random = np.random.default_rng(0)
+    values = [0.5 + number / 100 + random.normal(0, 0.001, seeds) for number in range(count)]
+    runs = [run(label, seed, values[number][seed]) for number, label in enumerate(labels) for seed in range(seeds)]
+    return compared(*runs, labels=labels, seeds=range(seeds))
+
+
+@pytest.mark.parametrize("count", [2, 3, 10])
+def test_all_pairs_are_compared_the_later_with_the_earlier(count):
+    comparison = several(count)
+    labels = [network.label for network in comparison.networks]
+    pairs = [(pair.reference.label, pair.network.label) for pair in comparison.pairs()]
+    assert pairs == list(itertools.combinations(labels, 2))
+    assert {pair.difference.pairs for pair in comparison.pairs()} == {len(pairs)}
+    assert [row.difference for row in comparison.rows()[1:]] == [p.difference for p in comparison.pairs()[: count - 1]]
+    printed = repr(comparison).splitlines()
+    table = printed[next(n for n, line in enumerate(printed) if "in points" in line) :]
+    assert sum(" to " in line for line in table) == len(pairs)
+    assert max(map(len, table)) <= 80
+
+
+def test_more_networks_than_ten_are_compared_with_the_first():
+    comparison = several(11)
+    assert {pair.reference.label for pair in comparison.pairs()} == {comparison.networks[0].label}
+    assert len(comparison.pairs()) == 10
+
+
+def test_networks_on_other_data_than_the_first_are_compared_among_each_other():
+    networks = [network("one"), network("two", dataset="mnist"), network("three", dataset="mnist")]
+    runs = [run(each.label, seed, 0.9) for each in networks for seed in (0, 1)]
+    (pair,) = Comparison(networks, [0, 1], runs).pairs()
+    assert (pair.reference.label, pair.network.label) == ("two", "three")
+
+
+def test_a_notebook_shows_the_tables_with_names_as_they_are():
+    comparison = several(3)
+    root = ElementTree.fromstring(f"<html>{comparison._repr_html_()}</html>")  # noqa: S314  # our own
+    networks, pairs = root.findall("table")
+    assert [row[0].text for row in networks] == ["spec", *(network.label for network in comparison.networks)]
+    assert [cell.text for cell in pairs[1]] == list(comparison.pair_cells(comparison.pairs()[0]).values())
+    assert [item.text for item in root.iter("li")] == comparison.notes()
+
+
+def test_latex_for_a_paper():
+    one, two = FIRST[:3], SECOND[:3]
     runs = [
-        run(label, seed, 0.5 + seed / 100 + (seed % 2) * n / 1000)
-        for n, label in enumerate(labels)
-        for seed in range(3)
+        run(label, seed, value) for label, values in (("a_b", one), ("c%&#", two)) for seed, value in enumerate(values)
     ]
-    runs = [r for r in runs if r.network != "n9"] + [run("n9", seed, 0.9 + seed / 90) for seed in range(3)]
-    notes = compared(*runs, labels=labels).notes()
-    assert [note.partition(",")[0] for note in notes if ", test accuracy: " in note] == [
-        "n9 - n0",
-        "8 of 9 others - n0",
-    ]
-    assert any(note.startswith("About 5% of the 9 intervals, 0.5, miss their true difference") for note in notes)
+    text = compared(*runs, labels=("a_b", "c%&#")).as_latex()
+    low, high = stats.t.interval(0.95, 2, np.mean(one), stats.sem(one))
+    assert rf"a\_b & ${100 * np.mean(one):.2f} \pm {50 * (high - low):.2f}$ & 1,234 & 3 \\" in text
+    low, high = stats.ttest_rel(two, one).confidence_interval(0.95)
+    assert rf"c\%\&\# & a\_b & $+0.56$ & ${100 * low:+.2f}$ to ${100 * high:+.2f}$ \\" in text
+
+
+def test_latex_of_one_seed_and_of_a_failed_network():
+    text = compared(run("one", 0, 0.9), run("two", 0, 0.95), labels=("one", "two", "three"), seeds=[0]).as_latex()
+    assert r"one & $90.00$ & 1,234 & 1 \\" in text
+    assert r"three & -- & -- & 0 \\" in text
+    assert r"two & one & $+5.00$ & -- \\" in text
+
+
+@pytest.mark.skipif(not shutil.which("pdflatex"), reason="LaTeX is not installed")
+def test_latex_compiles(tmp_path):
+    labels = ["_ % & # $ { } ~ ^ \\", "[x] <y> |z| \"q\" `r` 's'", "* -- --- ", "\\input{x} \x1b", "größer"]
+    runs = [run(label, seed, 0.9 + seed / 100) for label in labels for seed in (0, 1)]
+    tables = compared(*runs, labels=labels, seeds=[0, 1]).as_latex()
+    head, tail = "\\documentclass{article}\\usepackage{booktabs}\\begin{document}", "\\end{document}"
+    (tmp_path / "paper.tex").write_text(f"{head}\n{tables}\n{tail}\n", encoding="utf-8")
+    words = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "paper.tex"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout

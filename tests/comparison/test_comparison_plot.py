@@ -3,7 +3,8 @@
 import pytest
 
 from encapkeras.comparison.plot import plot_comparison
-from encapkeras.comparison.result import Comparison, Network, Run
+from encapkeras.comparison.result import Comparison
+from encapkeras.comparison.rows import Network, Run
 from encapkeras.data import DataSettings
 
 COURSE = "epoch,loss,val_accuracy\n1,0.5,0.6\n2,0.4,0.8\n"

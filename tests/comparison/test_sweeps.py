@@ -181,7 +181,7 @@ def test_the_table_is_sorted_by_validation_and_has_what_was_swept(trained):
     text = (path / "comparison.md").read_text()
     assert text.startswith("| spec | units | optimizer | epochs | clip_norm | runs |")
     assert "Sorted by mean validation accuracy, best first; test accuracies are not used." in text
-    assert "tiny units=4 clip_norm=1 - tiny units=8, test accuracy: " in text
+    assert "| tiny units=4 clip_norm=1 | tiny units=8 | " in text
 
 
 def test_without_a_sweep_the_order_stays(trained):

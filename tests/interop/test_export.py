@@ -28,7 +28,7 @@ FEW_NODES = {  # what ONNX takes long for is their number
     "data": {"dataset": "digits"},
     "model": {
         "nodes": {
-            "stem": {"layer": "conv_bn_relu", "inputs": "image", "filters": 16, "strides": 4},
+            "stem": {"layer": "conv_bn_relu", "inputs": "image", "filters": 16, "strides": 4, "moving_average": "warm"},
             "capsules": {"layer": "primary_capsules", "inputs": "stem", "types": 4, "dim": 4, "kernel_size": 3},
             "digits": {"layer": "dynamic_capsules", "inputs": "capsules", "capsules": "$classes", "dim": 4},
             "lengths": {"layer": "capsule_length", "inputs": "digits"},
@@ -121,7 +121,8 @@ def test_onnx_gives_the_same_outputs_for_any_number_of_images(name, tmp_path):
     model, images, expected = network(name)
     export_model(model, tmp_path / "network.onnx", "onnx")
     session = onnxruntime.InferenceSession(tmp_path / "network.onnx")
-    assert [each.name for each in session.get_inputs()] == ["images"]
+    assert [(each.name, each.shape[0]) for each in session.get_inputs()] == [("images", "batch")]
+    assert [(each.name, each.shape[0]) for each in session.get_outputs()] == [("scores", "batch")]
     assert json.loads(session.get_modelmeta().custom_metadata_map["class_names"]) == list(model.class_names)
     for size in (1, 7):
         [found] = session.run(["scores"], {"images": images[:size]})

@@ -70,6 +70,28 @@ def test_counters_may_be_missing(network):
     assert_same(other, values(model))
 
 
+def test_counters_are_those_of_warm_batch_norms(network):
+    _, usual = network
+    model, other = (build_model(SPEC, ["model.defaults.conv_bn_relu.moving_average=warm"]) for _ in range(2))
+    (counter,) = [weight for weight in model.weights if weight.name == "norm_count"]
+    counter.assign(3)
+    state_dict = original_state_dict(model)
+    assert list(state_dict) == list(usual)
+    assert {name: int(t) for name, t in state_dict.items() if "num_batches" in name} == {
+        "tranfer_bn.num_batches_tracked": 3,
+        "tranfer_bn1.num_batches_tracked": 0,
+    }
+    assert state_dict["tranfer_bn.num_batches_tracked"].dtype == torch.int64
+    load_original_state_dict(other, state_dict)
+    assert_same(other, values(model))
+    load_original_state_dict(model, {name: tensor for name, tensor in usual.items() if "num_batches" not in name})
+    assert int(counter) == 10
+    message = refused(model, {**usual, "tranfer_bn.num_batches_tracked": torch.tensor(-1)})
+    assert "tranfer_bn.num_batches_tracked: is below 0" in message
+    message = refused(model, {**usual, "tranfer_bn.num_batches_tracked": None})
+    assert message.count("tranfer_bn.num_batches_tracked: is not a tensor; received NoneType") == 1
+
+
 def test_parameters_and_other_memory_layouts_are_fine(network):
     model, state_dict = network
     other = build_model(SPEC)

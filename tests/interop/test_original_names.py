@@ -12,7 +12,7 @@ from torchvision.models.resnet import BasicBlock, ResNet
 from encapkeras import build_model
 from encapkeras.errors import CheckpointError
 from encapkeras.interop import load_original_state_dict, original_state_dict
-from encapkeras.spec.inherit import bundled_specs
+from encapkeras.spec.bundled import bundled_specs
 
 GOLDEN = sorted(file.stem for file in (FOLDER / "networks").glob("*.json"))
 CALLED_OTHERWISE = {"encapnet_wide_every_n4": "encapnet_master_wide"}

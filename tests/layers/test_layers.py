@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 import torch
+from support.layer_cases import CASES, MAP
 from support.layer_check import check_layer
 
 import encapkeras.layers
@@ -14,7 +15,6 @@ from encapkeras.layers import (
     LAYERS,
     CapsuleConvolution,
     CapsuleDense,
-    CapsuleLength,
     CapsuleStage,
     CapsulesToImage,
     ConvBnRelu,
@@ -26,108 +26,6 @@ from encapkeras.layers import (
     Squash,
 )
 from encapkeras.registry import Registry
-
-MAP = (6, 6, 4, 2)
-
-# class, arguments, input shape, trainable weights, moving statistics
-CASES = {
-    "image_to_capsules": (ImageToCapsules, {"types": 4}, (5, 6, 8), 0, 0),
-    "capsules_to_image": (CapsulesToImage, {}, MAP, 0, 0),
-    "squash": (Squash, {}, MAP, 0, 0),
-    "squash sigmoid": (Squash, {"variant": "sigmoid"}, (7, 4), 0, 0),
-    "normalize": (Normalize, {"mean": 0.5, "deviation": 2}, (5, 6, 3), 0, 0),
-    "normalize by channel": (
-        Normalize,
-        {"mean": [0.4, 0, -1.0], "deviation": [0.2, 1, 3.5]},
-        (5, 6, 3),
-        0,
-        0,
-    ),
-    "capsule_length": (CapsuleLength, {}, (10, 16), 0, 0),
-    "capsule_dense": (CapsuleDense, {"capsules": 5, "dim": 2}, MAP, 1, 0),
-    "capsule_dense of a list": (CapsuleDense, {"capsules": 5, "dim": 2}, (7, 2), 1, 0),
-    "capsule_dense dense": (CapsuleDense, {"capsules": 5, "dim": 3, "kind": "dense"}, MAP, 2, 0),
-    "capsule_dense factored": (CapsuleDense, {"capsules": 5, "dim": 3, "kind": "factored"}, MAP, 2, 0),
-    "conv_bn_relu": (ConvBnRelu, {"filters": 5}, (6, 7, 3), 4, 2),
-    "conv_bn_relu strided": (
-        ConvBnRelu,
-        {"filters": 5, "kernel_size": 5, "strides": 2, "padding": 1, "use_bias": False},
-        (9, 8, 3),
-        3,
-        2,
-    ),
-    "primary_capsules": (PrimaryCapsules, {"types": 4, "dim": 3}, (13, 12, 3), 2, 0),
-    "primary_capsules with norm and relu": (
-        PrimaryCapsules,
-        {"types": 4, "dim": 3, "kernel_size": 3, "padding": 1, "batch_norm": True, "relu": True, "squash": False},
-        (6, 7, 3),
-        4,
-        2,
-    ),
-    "dynamic_capsules": (DynamicCapsules, {"capsules": 5, "dim": 3}, MAP, 2, 0),
-    "dynamic_capsules as a map": (DynamicCapsules, {"capsules": 12, "dim": 3, "map_types": 3}, MAP, 2, 0),
-    "dynamic_capsules of 2017": (
-        DynamicCapsules,
-        {"capsules": 5, "dim": 3, "softmax_over": "outputs", "share_positions": False, "use_bias": False},
-        MAP,
-        1,
-        0,
-    ),
-    "em_capsules": (EmCapsules, {"capsules": 5, "dim": 3}, MAP, 4, 0),
-    "em_capsules as a map": (
-        EmCapsules,
-        {"capsules": 12, "dim": 3, "map_types": 3, "normalize_distances": True, "iterations": 2},
-        MAP,
-        4,
-        0,
-    ),
-    "em_capsules unshared": (EmCapsules, {"capsules": 5, "dim": 3, "share_positions": False}, MAP, 4, 0),
-    "capsule_convolution": (CapsuleConvolution, {"types": 4, "dim": 3}, MAP, 4, 2),
-    "capsule_convolution of an image": (CapsuleConvolution, {"types": 4, "dim": 3}, (6, 6, 8), 4, 2),
-    "capsule_convolution wide": (
-        CapsuleConvolution,
-        {"types": 4, "dim": 2, "kernel_size": [5, 3, 1], "skip": "last"},
-        MAP,
-        8,
-        2,
-    ),
-    "capsule_convolution wide projected": (
-        CapsuleConvolution,
-        {"types": 4, "dim": 3, "kernel_size": [5, 3, 1], "skip": "last", "strides": 2},
-        MAP,
-        10,
-        2,
-    ),
-    "capsule_convolution capsule norm": (
-        CapsuleConvolution,
-        {"types": 4, "dim": 3, "normalization": "capsule", "relu": False},
-        MAP,
-        4,
-        2,
-    ),
-    "capsule_convolution approximate": (
-        CapsuleConvolution,
-        {"types": 4, "dim": 3, "kind": "approximate", "coefficients": "own", "steps": 2, "skip": "every"},
-        MAP,
-        2 * 14 + 2,
-        12,
-    ),
-    "capsule_stage": (CapsuleStage, {"types": 4, "dim": 4}, MAP, 6 + 8, 6),
-    "capsule_stage approximate": (
-        CapsuleStage,
-        {"types": 4, "dim": 4, "kind": "approximate", "sub_layers": 1, "skip": "none"},
-        MAP,
-        28,
-        12,
-    ),
-    "capsule_stage that keeps its shape": (
-        CapsuleStage,
-        {"types": 4, "dim": 2, "strides": 1, "sub_layers": 3, "skip": "every"},
-        MAP,
-        16,
-        8,
-    ),
-}
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -76,3 +76,17 @@ def test_a_node_that_the_source_lacks_is_told(trained):
 def test_leaving_what_is_not_there_is_a_mistake(trained, fresh):
     with pytest.raises(EncapkerasError, match=r"not a node with weights of 'decoded'\. Did you mean 'digits'"):
         fresh.copy_weights(trained, leave=["digit"])
+
+
+def test_a_network_that_counts_batches_and_one_that_does_not_take_each_others_weights(trained):
+    warm = build_model(trained.spec, ["model.nodes.stem.moving_average=warm"])
+    (count,) = [weight for weight in warm.weights if weight.name == "norm_count"]
+    warm.copy_weights(trained)
+    assert int(count) == 10  # from here on as the other
+    count.assign(3)
+    images = torch.rand(2, *warm.input_shape[1:])
+    assert torch.equal(warm(images), trained(images))
+    again = build_model(warm.spec)
+    again.copy_weights(warm)
+    assert equal(values(again), values(warm))
+    trained.copy_weights(warm)

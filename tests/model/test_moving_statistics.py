@@ -10,10 +10,11 @@ import encapkeras
 from encapkeras.model.moving_statistics import MovingStatistics
 
 IMAGES = np.random.default_rng(0).random((4, 8, 8, 1), dtype=np.float32)
+WARM = {"moving_average": "warm"}
 NODES = {
     "stem": {"layer": "conv_bn_relu", "inputs": "image", "filters": 4},
     "norm": {"layer": "keras.BatchNormalization", "inputs": "stem"},
-    "stage": {"layer": "capsule_stage", "inputs": "norm", "types": 2, "dim": 4, "kind": "approximate"},
+    "stage": {"layer": "capsule_stage", "inputs": "norm", "types": 2, "dim": 4, "kind": "approximate", **WARM},
     "flat": {"layer": "keras.Flatten", "inputs": "stage"},
     "scores": {"layer": "keras.Dense", "inputs": "flat", "units": 10},
 }
@@ -46,7 +47,7 @@ def test_a_bad_batch_changes_none(precision, value):
     model(torch.tensor(bad), training=True)
     for received, expected in zip(statistics(model), before, strict=True):
         np.testing.assert_array_equal(received, expected)
-    model(torch.tensor(IMAGES), training=True)
+    model(torch.tensor(IMAGES**2), training=True)
     assert all((after != last).any() for after, last in zip(statistics(model), before, strict=True))
 
 

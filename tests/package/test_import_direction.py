@@ -24,7 +24,8 @@ def floors():
 
 
 FLOOR = floors()
-WITHOUT_KERAS = {"errors", "text", "files", "backend", "validation", "registry", "functional", "reference", "data"}
+WITHOUT_KERAS = {"errors", "text", "files", "backend", "validation", "registry", "declared", "functional", "data"}
+WITHOUT_KERAS |= {"reference"}
 LIGHT = {"encapkeras", *sys.stdlib_module_names}
 
 MODULES = sorted(PACKAGE.rglob("*.py"))

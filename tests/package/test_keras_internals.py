@@ -242,14 +242,71 @@ def test_steps_per_epoch_is_the_argument_of_fit(steps):
     assert found == [steps] and internals.steps_per_epoch(model, sys._getframe()) is None
 
 
-def test_callbacks_before_are_those_that_fit_calls_first():
+@pytest.mark.parametrize(
+    ("rows", "options", "size"),
+    [(3, {"batch_size": 2}, 1.5), (4, {"batch_size": 2}, 2.0), (3, {"batch_size": 2, "steps_per_epoch": 1}, 2.0)],
+)
+def test_images_per_step_is_the_mean_size_of_batches(rows, options, size):
+    model, found, x = one_weight(), [], np.ones((rows, 1), "float32")
+    begin = Calling(on_train_begin=lambda logs=None: found.append(internals.images_per_step(model, sys._getframe())))
+    model.fit(x, x, callbacks=[begin], verbose=0, **options)
+    assert found == [size] and internals.images_per_step(model, sys._getframe()) is None
+
+
+def test_images_per_step_of_a_generator_is_not_known():
     model, found = one_weight(), []
-    last = Calling(
-        on_train_begin=lambda logs=None: found.extend(internals.callbacks_before(model, sys._getframe(), last))
-    )
-    first, second = Calling(), Calling()
-    model.fit(X, Y, callbacks=[first, second, last, Calling()], verbose=0)
-    assert found == [first, second] and internals.callbacks_before(model, sys._getframe(), last) == []
+    begin = Calling(on_train_begin=lambda logs=None: found.append(internals.images_per_step(model, sys._getframe())))
+    model.fit(((X, Y) for _ in range(9)), steps_per_epoch=1, shuffle=False, callbacks=[begin], verbose=0)
+    assert found == [None]
+
+
+def test_callbacks_and_arguments_are_those_of_fit():
+    model, found = one_weight(), []
+
+    def note(logs=None):
+        frame = sys._getframe()
+        found.append(internals.callbacks_of_fit(model, frame)[:2])
+        found.append([internals.argument_of_fit(model, frame, name) for name in ("x", "initial_epoch")])
+
+    given = [Calling(), Calling(on_train_begin=note)]
+    model.fit(X, Y, initial_epoch=1, epochs=2, callbacks=given, verbose=0)
+    assert found == [given, [X, 1]]
+    assert internals.callbacks_of_fit(model, sys._getframe()) == []
+    assert internals.argument_of_fit(model, sys._getframe(), "x") is None
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, False),
+        ({"validation_split": 0.5}, True),
+        ({"validation_data": (X, Y)}, True),
+        ({"validation_data": (X, Y), "validation_freq": 2}, False),
+        ({"validation_data": (X, Y), "validation_freq": [1]}, True),
+    ],
+)
+def test_whether_fit_validates_and_how_many_images_a_step_has(options, expected):
+    model, found = one_weight(), []
+
+    def note(batch, logs=None):
+        frame = sys._getframe()
+        found.append((internals.validates(model, frame), internals.images_in_step(model, frame)))
+
+    model.fit(X, Y, callbacks=[Calling(on_train_batch_end=note)], verbose=0, **options)
+    assert found[0] == (expected, len(X) // (2 if "validation_split" in options else 1))
+    assert not internals.validates(model, sys._getframe()) and internals.images_in_step(model, sys._getframe()) == 0
+
+
+def test_the_metrics_that_keras_minimizes_are_known_by_their_logs():
+    model = one_weight()
+    model.compile("sgd", "mse", metrics=["mae", "accuracy"])
+    model.fit(X, Y, verbose=0)
+    assert [internals.lowest_is_best(model, name) for name in ("val_mae", "mae", "a_mae", "val_accuracy")] == [
+        True,
+        True,
+        True,
+        False,
+    ]
 
 
 def scaled():

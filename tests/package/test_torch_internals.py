@@ -9,6 +9,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.compat.proto.event_pb2 import Event
+from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
 from torch.utils.tensorboard import SummaryWriter
@@ -94,6 +95,18 @@ def test_call_after_backward_waits_for_all_gradients_and_backward_for_it():
     assert sorted(moments[:2]) == ["first", "second"] and moments[2:] == [("done", True)]
     (first * second).sum().backward()
     assert moments[3:].count(("done", True)) == 0  # once for each time it was asked
+
+
+def test_a_forward_pass_within_the_backward_pass_is_told_from_others():
+    seen = []
+
+    def double(x):
+        seen.append(internals.is_in_backward())
+        return (2 * x).sin()
+
+    checkpoint(double, torch.ones(2, requires_grad=True), use_reentrant=False).sum().backward()
+    double(torch.ones(2))
+    assert seen == [False, True, False]
 
 
 def test_end_workers_ends_the_processes():

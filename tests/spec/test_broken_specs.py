@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from encapkeras import SpecError, check_spec
+from encapkeras.spec.first_look import first_look
 
 BROKEN = Path(__file__).parent / "broken"
 _PYYAML = re.compile(r"(?<=invalid YAML: )(.*) \(.*\)$", re.MULTILINE)  # its words differ between versions
@@ -29,6 +30,17 @@ def report_on(spec):
 def test_the_report_is_exact(spec, monkeypatch):
     monkeypatch.chdir(BROKEN)
     assert report_on(spec) == spec.with_suffix(".txt").read_text()
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.name)
+def test_a_look_without_keras_finds_nothing_else(spec, monkeypatch):
+    monkeypatch.chdir(BROKEN)
+    look = first_look(spec.name, shapes=True)
+    found = set(map(str, look.error.problems)) if look.error else set()
+    with pytest.raises(SpecError) as caught:
+        check_spec(spec.name)
+    everything = set(map(str, caught.value.problems))
+    assert found == everything if look.is_all else found <= everything
 
 
 def test_no_report_is_left_over():

@@ -8,7 +8,7 @@ import yaml
 
 from encapkeras import SpecError, check_spec, load_spec
 from encapkeras.comparison import compare
-from encapkeras.spec.inherit import bundled_specs
+from encapkeras.spec.bundled import bundled_specs
 
 
 def write(folder, **specs):

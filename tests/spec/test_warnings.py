@@ -6,7 +6,7 @@ from support.tiny_spec import tiny_spec
 
 from encapkeras import check_spec, load_spec
 from encapkeras.data import DataSettings, describe, load
-from encapkeras.spec.inherit import bundled_specs
+from encapkeras.spec.bundled import bundled_specs
 
 CAPSULES = {
     "spec": "encapkeras/1",

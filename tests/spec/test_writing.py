@@ -10,7 +10,7 @@ from hypothesis import strategies
 
 from encapkeras import SpecError
 from encapkeras.errors import ArgumentError
-from encapkeras.spec.inherit import bundled_specs
+from encapkeras.spec.bundled import bundled_specs
 from encapkeras.spec.parse import load_text
 from encapkeras.spec.report import Report
 from encapkeras.spec.write import WIDTH, as_json, as_yaml

@@ -24,6 +24,8 @@ from support.spec_starts import Mutation
 from encapkeras import SpecError, build_model, load_spec
 from encapkeras.model import examine as steps
 from encapkeras.model.examine import Examined, examine_spec
+from encapkeras.spec.first_look import first_look
+from encapkeras.spec.report import MOST_PROBLEMS
 from encapkeras.spec.write import as_json, as_yaml
 
 SOUND, BEFORE, AT_SHAPES, FAILED = "sound", "refused before shapes", "refused at shapes", "FAILED"
@@ -178,6 +180,7 @@ def _examined(mutated: Mutation, folder: Path, result: Outcome, build: bool) -> 
     except SpecError as error:
         result.message = f"\n{error}"
         _check_problems(error, mutated)
+        _check_first_look(error, file, mutated)
         return AT_SHAPES if reached else BEFORE
     if result.number % 4 == 0 or build:
         again = load_spec(examined.spec.resolved)
@@ -226,6 +229,17 @@ def _check_problems(error: SpecError, mutated: Mutation) -> None:
     for problem in error.problems:
         assert problem.message.strip(), error
         assert problem.line or problem.file == "--set" or "extends" in mutated.kinds, f"no line:\n{error}"
+
+
+def _check_first_look(error: SpecError, file: Path, mutated: Mutation) -> None:
+    """What is found without Keras is what is found with it, and all of it where no more is said to be."""
+    look = first_look(file, mutated.overrides, shapes=True)
+    if len(error.problems) >= MOST_PROBLEMS:
+        return
+    everything = {(p.place, p.path, p.message) for p in error.problems}
+    found = {(p.place, p.path, p.message) for p in look.error.problems} if look.error else set()
+    assert found <= everything, f"only without Keras: {found - everything}"
+    assert not look.is_all or found == everything, f"only with Keras: {everything - found}"
 
 
 def _is_small(examined: Examined) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from encapkeras.layers import LAYERS
-from encapkeras.spec.inherit import bundled_specs
+from encapkeras.spec.bundled import bundled_specs
 from encapkeras.spec.parse import load_file
 from encapkeras.spec.report import Report
 

@@ -5,10 +5,11 @@ import torch
 
 
 def fill(model, seed=0):
-    """Gives every weight of a model numbers of its own, moving statistics included."""
+    """Gives every weight of a model numbers of its own, moving statistics included; counts of batches are whole."""
     rng = np.random.default_rng(seed)
     for variable in model.weights:
-        variable.assign(torch.from_numpy(rng.uniform(0.5, 1.5, tuple(variable.shape))))
+        numbers = rng.uniform(0.5, 1.5, tuple(variable.shape))
+        variable.assign(torch.from_numpy(np.asarray(numbers)) if variable.shape else round(1000 * numbers))
 
 
 def values(model):

@@ -1,15 +1,13 @@
 import csv
-import io
 
 import keras
 import numpy as np
 import pytest
 import torch
-from rich.console import Console
 
 from encapkeras.errors import RunFolderError, TrainingError
 from encapkeras.training import LossSchedule
-from encapkeras.training.callbacks import Checkpoints, LogTo, MetricsFile, NonFiniteStop, Progress, Resume, Stopwatch
+from encapkeras.training.callbacks import Checkpoints, LogTo, MetricsFile, NonFiniteStop, Stopwatch
 
 IMAGES = np.random.default_rng(0).random((40, 4, 4, 1), dtype=np.float32)
 LABELS = (IMAGES.mean((1, 2, 3)) > 0.5).astype("int64")
@@ -73,7 +71,8 @@ def test_checkpoints_hold_no_training_state_and_do_not_disturb_it(tmp_path):
 
 def test_without_validation_there_is_no_best(tmp_path):
     checkpoints = Checkpoints(tmp_path / "best.keras", tmp_path / "last.keras")
-    fit(small_model(), checkpoints, validation=False)
+    with pytest.warns(UserWarning, match=r"no epoch is validated, .* They have: accuracy, loss\. Give fit validation"):
+        fit(small_model(), checkpoints, validation=False)
     assert checkpoints.best_epoch is None
     assert checkpoints.last_epoch == 3
     assert [file.name for file in tmp_path.iterdir()] == ["last.keras"]
@@ -230,74 +229,3 @@ def test_loss_schedule_tells_every_loss_that_wants_it():
 
 def test_loss_schedule_leaves_other_losses_alone():
     fit(small_model(loss="sparse_categorical_crossentropy"), LossSchedule(), epochs=1)
-
-
-def shown(terminal):
-    output = io.StringIO()
-    console = Console(file=output, force_terminal=terminal, width=140)
-    fit(small_model(), Stopwatch(40), Progress(40, console))
-    return output.getvalue()
-
-
-def test_progress_without_a_terminal_is_one_line_an_epoch():
-    lines = shown(terminal=False).splitlines()
-    assert len(lines) == 3
-    assert lines[1].startswith("epoch 2/3  ")
-    for part in ("loss 0.", "accuracy 0.", "val_accuracy 0.", "images/s", "left"):
-        assert part in lines[1]
-    assert lines[2].endswith("0:00:00 left")
-
-
-class Clock(keras.callbacks.Callback):
-    """Stands in for the module `time`; each of an epoch's four steps takes a quarter of a minute."""
-
-    now = 0.0
-
-    def perf_counter(self):
-        return self.now
-
-    def on_train_batch_end(self, batch, logs=None):
-        self.now += 15 if logs else 0
-
-
-def times_left(monkeypatch, before=(), **options):
-    clock, output = Clock(), io.StringIO()
-    monkeypatch.setattr("encapkeras.training.callbacks.progress.time", clock)
-    fit(small_model(), *before, Progress(40, Console(file=output, width=140)), clock, epochs=9, **options)
-    return [line.split()[-2] for line in output.getvalue().splitlines()]
-
-
-def test_progress_of_a_training_that_goes_on_counts_its_own_epochs_alone(monkeypatch):
-    assert times_left(monkeypatch, initial_epoch=6) == ["0:02:00", "0:01:00", "0:00:00"]
-
-
-def test_progress_leaves_out_the_steps_that_were_made_before(monkeypatch, tmp_path):
-    class Killed(Exception):
-        pass
-
-    def kill(batch, logs):
-        if killed.model.optimizer.iterations == 6 * 4 + 2:  # half of the seventh epoch is done
-            raise Killed
-
-    killed = keras.callbacks.LambdaCallback()
-    killed.on_train_batch_begin = kill
-    resume = Resume(tmp_path, minutes=0)
-    with pytest.raises(Killed):
-        fit(small_model(), resume, killed, epochs=9)
-    resume.close()
-    assert times_left(monkeypatch, before=[Resume(tmp_path)]) == ["0:02:00", "0:01:00", "0:00:00"]
-
-
-def test_progress_on_a_terminal_draws_a_bar_and_keeps_the_lines():
-    text = shown(terminal=True)
-    assert "━" in text
-    assert text.count("val_accuracy") == 3
-
-
-def test_progress_stops_its_bar_when_the_training_fails():
-    progress = Progress(40, Console(file=io.StringIO(), force_terminal=True))
-    images = IMAGES * np.nan
-    with pytest.raises(TrainingError):
-        fit(small_model(), NonFiniteStop(), progress, images=images)
-    progress.close()
-    assert not progress._bar.live.is_started

@@ -102,9 +102,9 @@ def test_the_test_part_is_measured_once_with_the_best_weights(tmp_path, monkeypa
         measured.append(checkpoint.name)
         return load_model(checkpoint)
 
-    def recording(model, batches):
+    def recording(model, batches, *progress):
         measured.append(batches.num_images)
-        return measure_metrics(model, batches)
+        return measure_metrics(model, batches, *progress)
 
     monkeypatch.setattr(MODULE, "load_model", loading)
     monkeypatch.setattr(MODULE, "measure_metrics", recording)

@@ -74,19 +74,22 @@ def test_approximate_routing_is_near_float32(training):
     assert all(w.value.grad.isfinite().all() for w in layer.trainable_weights)
 
 
+@pytest.mark.parametrize("count", [None, torch.tensor(4.0)])
 @pytest.mark.parametrize("bias", [None, torch.ones(3)])
 @pytest.mark.parametrize("value", [torch.inf, torch.nan])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_a_poisoned_map_in_half_precision_leaves_moving_statistics_as_they_are(bias, value, dtype):
-    weights = NormWeights(torch.ones(3), torch.zeros(3), torch.full((3,), 0.5), torch.full((3,), 2.0))
+def test_a_poisoned_map_in_half_precision_leaves_moving_statistics_as_they_are(bias, value, dtype, count):
+    count = None if count is None else count.clone()
+    weights = NormWeights(torch.ones(3), torch.zeros(3), torch.full((3,), 0.5), torch.full((3,), 2.0), count)
     x = random(4, 3, 5).to(dtype)
-    expected = batch_norm(x.float(), NormWeights(*(each.clone() for each in weights)), training=True, bias=bias)
+    copy = NormWeights(*(None if each is None else each.clone() for each in weights))
+    expected = batch_norm(x.float(), copy, training=True, bias=bias)
     torch.testing.assert_close(batch_norm(x, weights, training=True, bias=bias), expected.to(dtype))
-    before = weights.mean.clone(), weights.variance.clone()
+    before = [each.clone() for each in weights.moving()]
     assert not torch.equal(before[0], torch.full((3,), 0.5))
     x[1, 2, 3] = value
     batch_norm(x, weights, training=True, bias=bias)
-    assert torch.equal(weights.mean, before[0]) and torch.equal(weights.variance, before[1])
+    assert all(torch.equal(after, each) for after, each in zip(weights.moving(), before, strict=True))
 
 
 def in_bfloat16(**changes):

@@ -1,5 +1,7 @@
 """Arguments that several commands share, and what they mean.
 
+`parser` parses them, `wrong_words` answers slips, `completion` answers shells.
+
 | file | arguments | commands |
 |---|---|---|
 | `spec_arguments` | `SPEC`, `--set`, `--plugin` | all that read a spec; `--plugin`: all that build a network |

@@ -22,6 +22,25 @@ def add_overwrite(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace that file if it already exists")
 
 
+def file_format(output: str, endings: Mapping[str, str], given: str | None, option: str = "--format {}") -> str:
+    """Return the format that the ending of a file says; `option` is how a command is given one, for messages.
+
+    Raises:
+        ArgumentError: No format has this ending, or the command was given another one.
+    """
+    shown, ending = printable(output), Path(output).suffix
+    if ending not in endings.values():
+        wanted = [endings[given]] if given else endings.values()
+        raise ArgumentError(f"-o must name a {' or '.join(wanted)} file; received '{shown}'")
+    form = next(name for name in endings if endings[name] == ending)
+    if given not in (None, form):
+        raise ArgumentError(
+            f"-o must name a {endings[str(given)]} file for {option.format(given)}; received '{shown}'. Without "
+            f"{option.format(given)}, that is written as {form}."
+        )
+    return form
+
+
 def check_output(arguments: argparse.Namespace, source: str | Path, *endings: str) -> Path:
     """Return the file that `-o` names, checked before any work: not `source`, and with such an ending."""
     output = Path(arguments.output)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import argparse
 
+SPECS = (".yaml", ".yml", ".json")  # how their files end
+SETTING = "PATH=VALUE"
+
 
 def add_spec_arguments(parser: argparse.ArgumentParser, optional: bool = False) -> None:
     """Declare `SPEC`, `--set PATH=VALUE` and `--plugin FILE`, which arrive as `spec`, `overrides` and `plugins`."""
@@ -35,7 +38,7 @@ def add_overrides(parser: argparse.ArgumentParser) -> None:
         "--set",
         action="append",
         default=[],
-        metavar="PATH=VALUE",
+        metavar=SETTING,
         dest="overrides",
         help="change a value of the spec, such as train.epochs=3; may be given several times",
     )

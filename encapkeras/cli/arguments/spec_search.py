@@ -27,7 +27,7 @@ def search(paths: Sequence[str]) -> Searched:
     specs: dict[str, str] = {}  # by the file, so that one that is named twice is checked once
     skipped: set[Path] = set()
     for path in paths:
-        if not _is_folder(path):
+        if not is_folder(path):
             specs.setdefault(os.path.abspath(path), path)
             continue
         files = {file: is_spec(file) for file in _files(path)}
@@ -54,9 +54,9 @@ def is_spec(file: Path) -> bool:
     return spec is not None and not isinstance(spec.value, dict)
 
 
-def _is_folder(path: str) -> bool:
+def is_folder(path: str) -> bool:
     """Return whether a path is a folder; `quickstart` is the bundled spec, and `quickstart/` a folder of that name."""
-    from encapkeras.spec.spec_files import bundled_names
+    from encapkeras.spec.bundled import bundled_names
 
     return os.path.isdir(path) and path not in bundled_names()
 

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from encapkeras.errors import DataError, RunFolderError, printable
+from encapkeras.cli.arguments.spec_arguments import SPECS
+from encapkeras.errors import DataError, RunFolderError, nearest, printable
+from encapkeras.text import counted
 
 if TYPE_CHECKING:
     from encapkeras.analysis import Classifier
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
     from encapkeras.training.run.run_folder import RunFolder
 
 LATEST = "latest"
+MODEL = ".keras"
+NOTE = "environment.json"  # in the folder of a run
 
 
 @dataclass(frozen=True)
@@ -108,12 +112,44 @@ def open_folder(
     from encapkeras.training.run.run_folder import RunFolder
 
     folder = RunFolder(named_run(path))
-    folder.check_run()
+    _check_run(folder)
     folder.check_plugins()
     if only_places and overrides:
         check_places(folder, overrides)
     moved = [] if data_root is None else moved_data(folder, data_root)
     return folder, spec_of_run(folder, [*moved, *overrides])
+
+
+def _check_run(folder: RunFolder) -> None:
+    """Check that it is the folder of a run; if it is something else, say what could be meant."""
+    try:
+        folder.check_run()
+    except RunFolderError as error:
+        if folder.environment.is_file():
+            raise
+        raise RunFolderError(f"{error} {_hint(folder.path)}") from error
+
+
+def _hint(path: Path) -> str:
+    from encapkeras.spec.bundled import bundled_names
+
+    inside = _runs_in(path)
+    if inside:
+        return f"It holds {counted(len(inside), 'run')}; the newest is {inside[0]}"
+    above = next((str(folder) for folder in path.parents if (folder / NOTE).is_file()), None)
+    known = _runs_in(Path("runs"))
+    near = above or nearest(str(path), known)
+    if near:
+        return f"Did you mean {near}?"
+    if path.suffix in SPECS or str(path) in bundled_names():
+        return f"'{path}' is a spec: a run is what 'encapkeras train' makes of it."
+    return "'encapkeras runs' lists the runs here." if known else "There are no runs in the folder runs here."
+
+
+def _runs_in(folder: Path) -> list[str]:
+    """Return the runs in a folder, as train makes them and named by users, the newest first; not those further down."""
+    notes = [note for pattern in (f"*/{NOTE}", f"*/*/{NOTE}") for note in folder.glob(pattern)]
+    return [str(note.parent) for note in sorted(notes, key=lambda note: note.stat().st_mtime, reverse=True)]
 
 
 def images_of(folder: RunFolder, spec: Spec) -> DataSplits:
@@ -138,14 +174,14 @@ def images_of(folder: RunFolder, spec: Spec) -> DataSplits:
 def chosen_checkpoint(path: Path) -> Path:
     """Return a `.keras` file, or the one that a run chose; its data need not be on this machine."""
     path = named_run(path)
-    if not path.is_dir():
+    if path.suffix == MODEL or (path.is_file() and path.suffix not in SPECS):
         return path
     from encapkeras.data import DataSettings
     from encapkeras.training.run.identity import check_checkpoint, written_spec
     from encapkeras.training.run.run_folder import RunFolder
 
     folder = RunFolder(path)
-    folder.check_run()
+    _check_run(folder)
     folder.check_plugins()
     data = written_spec(folder).get("data") or {}
     checkpoint = folder.chosen(DataSettings.model_construct(**data).has_validation)

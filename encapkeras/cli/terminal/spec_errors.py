@@ -5,6 +5,7 @@ The same text is printed everywhere; colors, and lines broken between words, are
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, TextIO
@@ -19,6 +20,23 @@ INDENT = 4
 WIDTH = 120  # cells of an excerpt where no terminal limits it
 
 
+_PRINTED: set[Problem] = set()  # by `print_first`: they are not printed again
+
+
+def forget_printed() -> None:
+    """Begin a command, of which nothing is printed yet."""
+    _PRINTED.clear()
+
+
+def print_first(problems: Sequence[Problem]) -> None:
+    """Print the errors that are known before Keras is imported; `print_problems` then leaves them out."""
+    print_problems(problems)
+    _PRINTED.update(map(_essence, problems))
+    if problems and sys.stderr.isatty():
+        _Printer(sys.stderr).line(("what needs Keras is checked next; Ctrl-C ends that", "dim"))
+    sys.stderr.flush()
+
+
 def print_problems(
     problems: Sequence[Problem], summary: str = "", remarks: Mapping[Problem, str] | None = None
 ) -> None:
@@ -26,10 +44,14 @@ def print_problems(
     if not problems:
         return
     printer = _Printer(sys.stderr)
-    for problem in problems:
+    for problem in (problem for problem in problems if _essence(problem) not in _PRINTED):
         printer.show(problem, (remarks or {}).get(problem, ""))
     if summary:
         printer.line((summary, "bold red"))
+
+
+def _essence(problem: Problem) -> Problem:
+    return dataclasses.replace(problem, note="", trace="")
 
 
 class _Printer:

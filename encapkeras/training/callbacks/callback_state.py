@@ -18,6 +18,9 @@ _NUMBER = (int, float, np.number)
 _PLAIN = (bool, int, float, str, type(None), torch.Tensor)
 
 
+_KEEPING = (keras.callbacks.EarlyStopping, keras.callbacks.ReduceLROnPlateau, keras.callbacks.ModelCheckpoint)
+
+
 class _NotPlain(Exception):
     """A value cannot be saved."""
 
@@ -35,6 +38,12 @@ def callback_state(callback: keras.callbacks.Callback) -> dict[str, Any]:
             except _NotPlain:
                 continue
     return state
+
+
+def keeps_something(callback: keras.callbacks.Callback) -> bool:
+    """Whether a callback says that it has something to restore, or is one of Keras' that has."""
+    named = getattr(callback, "KEPT", ()) or getattr(callback, "appends_to", ())
+    return bool(named) or isinstance(callback, _KEEPING)
 
 
 def set_callback_state(callback: keras.callbacks.Callback, state: dict[str, Any]) -> None:

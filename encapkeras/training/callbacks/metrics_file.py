@@ -16,6 +16,7 @@ from encapkeras.errors import TrainingError
 from encapkeras.files import open_own, open_regular, reading, replacing, writing
 from encapkeras.training.callbacks.callback_state import KeptTypes
 from encapkeras.training.callbacks.first_process import in_first_process
+from encapkeras.training.callbacks.log_values import single_values
 
 
 @in_first_process
@@ -24,7 +25,8 @@ class MetricsFile(keras.callbacks.Callback):  # type: ignore[misc]
 
     Unlike Keras' `CSVLogger` it counts epochs from 1, has each row on the disk when the epoch ends, works with `Resume`
     and says which file cannot be written. When logs get a new name, as those of `validation_freq=2` in epoch 2, the
-    file is replaced by one with a new column, empty in the rows before. Times are left out: equal runs make equal
+    file is replaced by one with a new column, empty in the rows before. A metric with a number for each class, as
+    `keras.metrics.F1Score()`, has the columns `NAME_0`, `NAME_1` and so on. Times are left out: equal runs make equal
     files.
 
     Args:
@@ -63,7 +65,7 @@ class MetricsFile(keras.callbacks.Callback):  # type: ignore[misc]
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Write the row; it is in the file, not in a buffer, when this returns."""
-        row = {"epoch": epoch + 1, **(logs or {})}
+        row = {"epoch": epoch + 1, **single_values(logs)}
         row.pop("images_per_second", None)
         header = self.columns
         columns = [*header, *(name for name in row if name not in header)]

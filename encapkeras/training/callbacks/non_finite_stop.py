@@ -15,7 +15,7 @@ import torch
 from torch.nn.utils import get_total_norm
 
 from encapkeras.distribution.processes import all_reduce_max, broadcast, connected, exit_silently, rank_of_least
-from encapkeras.errors import TrainingError
+from encapkeras.errors import ArgumentError, TrainingError
 from encapkeras.files import replacing, writing
 from encapkeras.keras_internals import ask_before_steps, ask_no_longer
 from encapkeras.model.spec_model import SpecModel, TrainingLoss
@@ -28,7 +28,8 @@ class NonFiniteStop(keras.callbacks.Callback):  # type: ignore[misc]
 
     The error names the input, the weight or the first node whose output is not finite; for gradients the weight that
     comes first on the way back from the loss. Of a model that was not made from a spec it sees the gradients, and the
-    loss after the step. Validation losses and all weights are checked after each epoch. Infinite gradients of
+    loss (every log `loss` or `..._loss`) after the step; the gradients not if a `train_step` of its own does not use
+    the model's `optimizer`. Validation losses and all weights are checked after each epoch. Infinite gradients of
     `mixed_float16`, or `train.precision: float16`, are left to Keras' search for a loss scale.
 
     A few bad batches can be left out instead: they change neither weights nor optimizer (the learning rate's step
@@ -38,12 +39,17 @@ class NonFiniteStop(keras.callbacks.Callback):  # type: ignore[misc]
     Put it before callbacks that save, so that they never save such weights.
 
     Args:
-        max_bad_batches: How many batches may be left out, in the whole training; one more ends it.
+        max_bad_batches: How many batches may be left out, in the whole training (one `fit`); one more ends it.
         folder: Where the batch is written, for a bug report: `epoch_3_step_41.npz` with the arrays `x`, `y` and, if
             given, `sample_weight`; None for nowhere. Only models made from a spec show their batches.
 
     Attributes:
         bad_batches: Those left out so far, as (epoch, step), from 1.
+
+    Raises:
+        ArgumentError: Batches are to be left out, but the model makes its steps without its `optimizer`; raised in the
+            first step.
+        TrainingError: A loss, gradient or weight is not finite; raised by `fit`.
 
     Examples:
         >>> model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
@@ -62,13 +68,15 @@ class NonFiniteStop(keras.callbacks.Callback):  # type: ignore[misc]
         self.max_bad_batches = max_bad_batches
         self.folder = None if folder is None else Path(folder)
         self.bad_batches: list[tuple[int, int]] = []
-        self._left_out = False
+        self._left_out = self._asked = False
         self._current: TrainingLoss | None = None
         self._before: list[tuple[keras.Variable, torch.Tensor]] = []
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """Reset a model that an earlier training may have left with an error."""
+        """Forget an earlier training, which may have left the model with an error."""
         self.close()
+        self.bad_batches = []
+        self._left_out = self._asked = False
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         """Leave model and optimizer as they were."""
@@ -79,9 +87,14 @@ class NonFiniteStop(keras.callbacks.Callback):  # type: ignore[misc]
         self._current = None
         if self.model is None:
             return
-        ask_no_longer(self.model.optimizer)
+        if self._optimizer is not None:
+            ask_no_longer(self._optimizer)
         if isinstance(self.model, SpecModel):
             self.model.loss_watcher = None
+
+    @property
+    def _optimizer(self) -> Any:
+        return getattr(self.model, "optimizer", None)
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Note the epoch for the message."""
@@ -101,17 +114,23 @@ class NonFiniteStop(keras.callbacks.Callback):  # type: ignore[misc]
         logs = logs if logs is not None else {}
         if self._left_out:
             self._left_out = False
-            for variable, value in self._before:
-                variable.assign(value)
-            logs.update({name: float(value) for name, value in self.model.get_metrics_result().items()})
-        elif not math.isfinite(logs.get("loss", 0.0)):
-            self._end(f"the loss became {logs['loss']}", ADVICE)
+            for variable, before in self._before:
+                variable.assign(before)
+            found = self.model.get_metrics_result()
+            logs.update({name: value if getattr(value, "ndim", 0) else float(value) for name, value in found.items()})
+        elif logs and self.max_bad_batches and not self._asked:
+            raise ArgumentError(
+                f"NonFiniteStop cannot leave batches out: the train_step of {type(self.model).__name__} does not make "
+                "its step with the model's optimizer. Give max_bad_batches=0 to stop at the first bad loss."
+            )
+        for name, value in _bad_losses(logs):
+            self._end(f"the {name} became {value}", ADVICE)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Check the validation loss and every weight, which the last step may have broken."""
-        loss = (logs or {}).get("val_loss", 0.0)
-        if not math.isfinite(loss):
-            self._leave(f"the validation loss became {loss} in epoch {epoch + 1}. {ADVICE}")
+        validated = {name[4:]: value for name, value in (logs or {}).items() if name.startswith("val_")}
+        for name, value in _bad_losses(validated):
+            self._leave(f"the validation {name} became {value} in epoch {epoch + 1}. {ADVICE}")
         for weight in self.model.weights:
             if not torch.isfinite(weight.value).all():
                 self._leave(f"weight '{weight.path}' is not finite after epoch {epoch + 1}. {ADVICE}")
@@ -119,7 +138,8 @@ class NonFiniteStop(keras.callbacks.Callback):  # type: ignore[misc]
     def _check_before_the_step(self) -> None:
         if isinstance(self.model, SpecModel):
             self.model.loss_watcher = self._check_loss
-        ask_before_steps(self.model.optimizer, self._may_step)
+        if self._optimizer is not None:
+            ask_before_steps(self._optimizer, self._may_step)
 
     def _check_loss(self, step: TrainingLoss) -> None:
         """Check the loss of a batch. This waits for a GPU; the backward pass keeps it busy afterwards."""
@@ -137,6 +157,7 @@ class NonFiniteStop(keras.callbacks.Callback):  # type: ignore[misc]
 
     def _may_step(self, grads: Sequence[Any], weights: Sequence[keras.Variable]) -> bool:
         """Check the gradients, unless the loss was bad already."""
+        self._asked = True
         if self._left_out:
             return False
         if isinstance(self.model.optimizer, keras.optimizers.LossScaleOptimizer):
@@ -178,6 +199,13 @@ class NonFiniteStop(keras.callbacks.Callback):  # type: ignore[misc]
             write_batch(path, self._current.x, self._current.y, self._current.sample_weight)
             text += f" The batch is in {path}."
         return broadcast(text, process)
+
+
+def _bad_losses(logs: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    """Yield the losses that are not finite; a `train_step` of a model's own may return several."""
+    for name, value in logs.items():
+        if (name == "loss" or name.endswith("_loss")) and not math.isfinite(value):
+            yield name, value
 
 
 def write_batch(path: Path, x: Any, y: Any = None, sample_weight: Any = None) -> None:

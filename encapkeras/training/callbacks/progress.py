@@ -164,7 +164,7 @@ class Progress(keras.callbacks.Callback):  # type: ignore[misc]
             if now - self._shown >= REFRESH:
                 self._shown = now
                 self._bar.show(self._label, self._done, self._steps, GAP.join(filter(None, parts())))
-        elif now - self._printed >= MINUTE or self._is_early(now):
+        elif now - self._printed > MINUTE or self._is_early(now):
             of = f"/{self._steps:,}" if self._steps else ""
             self._print(joined([self._label, f"step {self._done:,}{of}", *parts()], self._console.width))
 
@@ -173,7 +173,7 @@ class Progress(keras.callbacks.Callback):  # type: ignore[misc]
         if self._told or not self._trains or now - self._printed < EARLY or not self._steps:
             return False
         timed = self._done - self._first if self._stop > self._first_stop else 0  # the first step may take longer
-        return timed > 0 and (self._steps - self._done) * (self._stop - self._first_stop) / timed >= MINUTE
+        return timed > 0 and (self._steps - self._done) * (self._stop - self._first_stop) / timed > MINUTE
 
     def _print(self, line: str | Text) -> None:
         say(self._console, line)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -21,14 +22,28 @@ def metric_texts(logs: Mapping[str, Any] | None, hidden: Collection[str] = ()) -
         >>> metric_texts({"align": 2.5, "accuracy": 0.93, "loss": 0.2, "val_accuracy": 0.9, "val_loss": 0.3})
         ['accuracy 0.9300 val 0.9000', 'loss 0.2000 val 0.3000', 'align 2.5000']
     """
-    logs = {name: value for name, value in (logs or {}).items() if name not in hidden}
+    logs = {
+        name: value
+        for name, value in (logs or {}).items()
+        if name not in hidden and not getattr(value, "ndim", 0)  # a number
+    }
     texts = {}
     for name, value in logs.items():
-        if name.removeprefix("val_") in logs and name.startswith("val_"):
+        if name.startswith("val_") and name.removeprefix("val_") in logs:
             continue
-        validated = f" val {logs[f'val_{name}']:.4f}" if f"val_{name}" in logs else ""
-        texts[name] = f"{printable(name)} {value:.4f}{validated}"
-    return [texts[name] for name in sorted(texts, key=lambda name: (name not in ("accuracy", "loss"), name in texts))]
+        validated = f" val {_number(logs[f'val_{name}'])}" if f"val_{name}" in logs else ""
+        texts[name] = f"{printable(name)} {_number(value)}{validated}"
+    return [
+        texts[name] for name in sorted(texts, key=lambda n: (n not in ("accuracy", "loss"), " val " not in texts[n]))
+    ]
+
+
+def _number(value: Any) -> str:
+    """Return a number with at most six characters, without its sign, below a million."""
+    number = float(value)
+    if not math.isfinite(number) or abs(number) >= 1e6:
+        return f"{number:.2e}"
+    return f"{number:.{5 - len(str(int(abs(number))))}f}" if abs(number) < 1e5 else f"{number:.0f}"
 
 
 def epoch_line(label: str, metrics: Sequence[str], speed: str, left: str, width: int) -> Text:

@@ -23,14 +23,14 @@ from encapkeras.errors import ArgumentError, TrainingError
 from encapkeras.files import reading
 from encapkeras.keras_internals import (
     begin_fit_at,
-    callbacks_before,
+    callbacks_of_fit,
     is_fitting,
     set_training_function,
-    steps_per_epoch,
     training_function,
 )
 from encapkeras.text import listed
-from encapkeras.training.callbacks.callback_state import callback_state, set_callback_state
+from encapkeras.training.callbacks.callback_state import callback_state, keeps_something, set_callback_state
+from encapkeras.training.callbacks.can_resume import check_can_resume
 from encapkeras.training.non_finite import ADVICE
 from encapkeras.training.optimizer.averaged_weights import keeps_average, replaced
 from encapkeras.training.random_state import random_state, set_random_state
@@ -66,7 +66,8 @@ class Resume(keras.callbacks.Callback):  # type: ignore[misc]
 
     The data must come in the same order again, as arrays and a `torch.utils.data.DataLoader` do, whose order depends on
     a global generator of Python, NumPy or torch. The earlier batches of the epoch are drawn again, without training on
-    them. `steps_per_epoch` of `fit` is refused.
+    them. Refused are `steps_per_epoch` and `validation_steps` of `fit`, generators for several epochs, and models with
+    several optimizers.
 
     Of several processes (`encapkeras.distribution`) the first writes, and sends what it reads to the others, which need
     the same callbacks in `also`; a signal to one of them ends all at the same step.
@@ -78,7 +79,8 @@ class Resume(keras.callbacks.Callback):  # type: ignore[misc]
         also: Callbacks to restore as well. Of one with `KEPT`, a tuple of names, or a mapping from names to tuples of
             types, these attributes; of another all that are numbers, texts, None, arrays, or lists of these (so Keras'
             `EarlyStopping` and `ReduceLROnPlateau`). If it has `appends_to`, paths, these files, or the event files in
-            these folders, are cut back.
+            these folders, are cut back. None: of the callbacks of `fit` those with `KEPT` or `appends_to`, as ours, and
+            Keras' `EarlyStopping`, `ReduceLROnPlateau` and `ModelCheckpoint`.
         minutes: Minutes from one save to the next within an epoch; 0 for every step; None for between epochs alone.
         epochs: Epochs from one save to the next.
         keep: How many states stay.
@@ -87,8 +89,8 @@ class Resume(keras.callbacks.Callback):  # type: ignore[misc]
         resumed_at: Where the training was resumed; None if it started from the beginning.
 
     Raises:
-        ArgumentError: `fit` was given `steps_per_epoch`, or a number here is out of range.
-        TrainingError: The state is damaged, or belongs to another model; raised by `fit`.
+        ArgumentError: A number here is out of range, or `fit` has what is refused; raised by `fit`.
+        TrainingError: The state is damaged, or belongs to another model or other data; raised by `fit`.
         RunFolderError: A state cannot be written, for example because the disk is full; raised by `fit`. Earlier states
             are unchanged.
 
@@ -112,7 +114,7 @@ class Resume(keras.callbacks.Callback):  # type: ignore[misc]
         self,
         folder: str | Path,
         data: SkippingData | None = None,
-        also: Sequence[keras.callbacks.Callback] = (),
+        also: Sequence[keras.callbacks.Callback] | None = None,
         minutes: float | None = 10.0,
         epochs: int = 1,
         keep: int = 2,
@@ -125,7 +127,8 @@ class Resume(keras.callbacks.Callback):  # type: ignore[misc]
             )
         self.files = StateFiles(Path(folder), keep)
         self.data = data
-        self.also = list(also)
+        self.also = list(also or ())
+        self._finds_callbacks = also is None
         self.minutes = minutes
         self.epochs = epochs
         self.resumed_at: Position | None = None
@@ -138,14 +141,12 @@ class Resume(keras.callbacks.Callback):  # type: ignore[misc]
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Load the newest state, if there is one."""
-        steps = steps_per_epoch(self.model, inspect.currentframe())
-        if steps is not None:
-            raise ArgumentError(
-                f"Resume does not work with steps_per_epoch of fit, here {steps}: an epoch then begins where in the "
-                "data the one before ended, and that place is not saved. Leave it out, and give data that is one epoch "
-                "long."
-            )
-        early = [each for each in callbacks_before(self.model, inspect.currentframe(), self) if each in self.also]
+        frame = inspect.currentframe()
+        given = callbacks_of_fit(self.model, frame)
+        check_can_resume(self, given, frame, self.params["epochs"])
+        if self._finds_callbacks:
+            self.also = [each for each in given if each is not self and keeps_something(each)]
+        early = [each for each in given[: given.index(self)] if each in self.also] if self in given else []
         if early:
             warnings.warn(
                 f"Resume comes after {', '.join(type(each).__name__ for each in early)} in the callbacks of fit, so a "
@@ -181,6 +182,11 @@ class Resume(keras.callbacks.Callback):  # type: ignore[misc]
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Restore the rest of the state, or save."""
         begin_fit_at(self.model, None)
+        if self._to_restore is not None and self.resumed_at and epoch != self.resumed_at.epoch:
+            raise TrainingError(
+                f"the saved training in {self.files.folder} is at {self.resumed_at}; initial_epoch of fit is {epoch}. "
+                "Leave initial_epoch out, or train in another folder."
+            )
         self._epoch, self._steps, self._save_next, self._skipped = epoch, 0, False, 0
         if self._to_restore is not None:
             self._restore(self._to_restore)
@@ -220,6 +226,11 @@ class Resume(keras.callbacks.Callback):  # type: ignore[misc]
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Copy the weights, which Keras replaces by their average before it calls `on_train_end`."""
+        if self._steps < self._skipped:
+            raise TrainingError(
+                f"the saved training in {self.files.folder} is at {Position(epoch, self._skipped)}; now the epoch has "
+                f"{self._steps} steps. Resume with the data that it started with, or train in another folder."
+            )
         if keeps_average(self.model.optimizer):
             self._raw = [weight.value.detach().clone() for weight in self.model.trainable_weights]
 
@@ -281,6 +292,8 @@ class Resume(keras.callbacks.Callback):  # type: ignore[misc]
 
     def _saved_callbacks(self, state: State) -> list[tuple[keras.callbacks.Callback, State]]:
         now, then = [type(each).__name__ for each in self.also], [each["class"] for each in state["callbacks"]]
+        if self._finds_callbacks and not then:  # saved when they were not looked for
+            return []
         if now != then:
             raise TrainingError(
                 f"the saved training in {self.files.folder} has the callbacks {listed(then) or 'none'}; 'also' has "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import keras
 from torch.utils.tensorboard import SummaryWriter
 
 from encapkeras.analysis import analyse_routing, append_csv, write_epoch
+from encapkeras.analysis.analyse_routing import check_analysis
 from encapkeras.errors import ArgumentError
 from encapkeras.files import make_folder, writing
 from encapkeras.training.callbacks.first_process import in_first_process
@@ -31,7 +33,7 @@ class RoutingAnalysis(keras.callbacks.Callback):  # type: ignore[misc]
 
     Raises:
         ArgumentError: `every` is below 1, or, when training begins, the model has no routing layer or does not take the
-            images.
+            images, or images and labels do not match.
 
     Examples:
         >>> import encapkeras, torch
@@ -61,6 +63,22 @@ class RoutingAnalysis(keras.callbacks.Callback):  # type: ignore[misc]
         self.every = every
         self.split = split
         self._writer: SummaryWriter | None = None
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        """Check that the model can be analysed."""
+        check_analysis(self.model, self.images, self.labels)
+        self._checked = False
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Warn, in the first epoch, if no epoch is due."""
+        epochs = self.params["epochs"]
+        if not self._checked and epoch // self.every == epochs // self.every:
+            warnings.warn(
+                f"RoutingAnalysis writes nothing in {self.folder}: it is due every {self.every} epochs, and fit ends "
+                f"after epoch {epochs}. Choose a smaller `every`.",
+                stacklevel=2,
+            )
+        self._checked = True
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Analyse and write, if it is time."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import time
 from types import NoneType
 from typing import Any, ClassVar
@@ -9,6 +10,7 @@ from typing import Any, ClassVar
 import keras
 import torch
 
+from encapkeras.keras_internals import images_in_step
 from encapkeras.training.callbacks.callback_state import KeptTypes
 
 
@@ -16,10 +18,11 @@ class Stopwatch(keras.callbacks.Callback):  # type: ignore[misc]
     """Adds `learning_rate` (of the epoch's first step) and `images_per_second` to each epoch's logs.
 
     The speed is that of training alone, without validation and what other callbacks do after the epoch. Put it before
-    callbacks that use what it adds.
+    callbacks that use what it adds. There is no `learning_rate` where the model's optimizer has none, and nothing of an
+    epoch without steps.
 
     Args:
-        images: How many images an epoch trains on.
+        images: How many images an epoch trains on. None: counted in each step; of several processes, each its own.
     """
 
     KEPT: ClassVar[KeptTypes] = {
@@ -29,19 +32,19 @@ class Stopwatch(keras.callbacks.Callback):  # type: ignore[misc]
         "_learning_rate": (float, int, NoneType),
     }
 
-    def __init__(self, images: int) -> None:
+    def __init__(self, images: int | None = None) -> None:
         super().__init__()
         self.images = images
         self._images = 0.0
         self._seconds = 0.0
         self._learning_rate: float | None = None  # of the current epoch
         self._before = 0.0
-        self._began = time.perf_counter()
+        self._began: float | None = None  # when `fit` began; None between two
 
     @property
     def seconds(self) -> float:
         """Duration of the whole training in seconds, validation and saving included."""
-        return self._before + time.perf_counter() - self._began
+        return self._before + (0.0 if self._began is None else time.perf_counter() - self._began)
 
     @seconds.setter
     def seconds(self, seconds: float) -> None:
@@ -58,13 +61,14 @@ class Stopwatch(keras.callbacks.Callback):  # type: ignore[misc]
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Start the watch of the epoch."""
-        self._skipped = 0
+        self._skipped = self._steps = self._counted = 0
         self._start = self._stop = time.perf_counter()
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Note the learning rate."""
-        if self._learning_rate is None:
-            self._learning_rate = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
+        optimizer = getattr(self.model, "optimizer", None)
+        if self._learning_rate is None and optimizer is not None:
+            self._learning_rate = float(keras.ops.convert_to_numpy(optimizer.learning_rate))
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Take the time; the last batch's is the epoch's. A step without logs was made by an earlier process."""
@@ -76,15 +80,24 @@ class Stopwatch(keras.callbacks.Callback):  # type: ignore[misc]
         if torch.cuda.is_initialized() and (steps is None or batch + 1 >= steps):
             torch.cuda.synchronize()  # a GPU works after the call that asked for it returned
         self._steps = batch + 1
+        if self.images is None:
+            self._counted += images_in_step(self.model, inspect.currentframe())
         self._stop = time.perf_counter()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Add to the logs."""
         seconds = self._stop - self._start
-        images = self.images * (1 - self._skipped / self._steps) if seconds else 0.0
+        images = float(self._counted)
+        if self.images is not None and seconds:
+            images = self.images * (1 - self._skipped / self._steps)
         self._images, self._seconds = self._images + images, self._seconds + seconds
         if logs is not None:
-            logs["learning_rate"] = self._learning_rate
+            if self._learning_rate is not None:
+                logs["learning_rate"] = self._learning_rate
             if seconds:
                 logs["images_per_second"] = images / seconds
         self._learning_rate = None
+
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
+        """Stop the watch of the whole training."""
+        self._before, self._began = self.seconds, None

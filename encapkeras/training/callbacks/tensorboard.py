@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import keras
+import numpy as np
 import torch
 import torchvision
 from tensorboard.compat.proto.event_pb2 import Event
@@ -21,6 +22,7 @@ from encapkeras.spec.write import as_yaml
 from encapkeras.torch_internals import file_writer
 from encapkeras.training.callbacks.callback_state import KeptTypes
 from encapkeras.training.callbacks.first_process import in_first_process
+from encapkeras.training.callbacks.log_values import single_values
 from encapkeras.training.optimizer.averaged_weights import averaged
 from encapkeras.training.tensorboard.event_file import open_event_file
 from encapkeras.training.tensorboard.gradient_norm import GradientNorm
@@ -58,8 +60,8 @@ class TensorBoard(keras.callbacks.Callback):  # type: ignore[misc]
         training_images: A batch of training images `(B, H, W, C)` as the network sees them, shown once.
 
     Raises:
-        ArgumentError: `every` is below 1, or, when training begins, the model does not classify images, or there are
-            not as many names as classes.
+        ArgumentError: `every` is below 1, or, in the first epoch, the model does not classify images, `data` does not
+            hold its images and labels, or there are not as many names as classes.
         RunFolderError: The files cannot be written.
 
     Examples:
@@ -112,6 +114,7 @@ class TensorBoard(keras.callbacks.Callback):  # type: ignore[misc]
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Check that pictures are possible, and write the settings."""
         self._predictor = None if self.data is None else Predictor(self.model)
+        self.epoch = self.pictured = 0
         self._weights = self.model.trainable_weights
         self._one = keras.ops.ones(())
         self._norm = GradientNorm()
@@ -122,6 +125,8 @@ class TensorBoard(keras.callbacks.Callback):  # type: ignore[misc]
         """Write what does not change, once: spec, graph, training images."""
         if self.introduced:
             return
+        if self._predictor is not None and not self._is_time(epoch + 1):  # an error should not come hours later
+            self._names(self._predictor.check(self.data))
         with self._writing() as writer:
             if isinstance(self.model, SpecModel):
                 writer.add_text("spec", f"```yaml\n{as_yaml(self.model.spec)}\n```")
@@ -143,7 +148,8 @@ class TensorBoard(keras.callbacks.Callback):  # type: ignore[misc]
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Note the scale of the loss, which the step may change."""
-        self._scale = self.model.optimizer.scale_loss(self._one)
+        optimizer = getattr(self.model, "optimizer", None)
+        self._scale = self._one if optimizer is None else optimizer.scale_loss(self._one)
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Take the norm of the gradients; a step without logs was made by an earlier process."""
@@ -154,16 +160,18 @@ class TensorBoard(keras.callbacks.Callback):  # type: ignore[misc]
         """Write the epoch's curves, and pictures if it is time."""
         self.epoch = epoch + 1
         with self._writing() as writer:
-            for name, value in (logs or {}).items():
-                writer.add_scalar(_tag(name), value, self.epoch)
+            for name, value in single_values(logs).items():
+                if isinstance(value, int | float | np.number):  # other callbacks may log texts
+                    writer.add_scalar(_tag(name), value, self.epoch)
             for tag, value in {**self._norm.scalars(), **_peak_memory()}.items():
                 writer.add_scalar(tag, value, self.epoch)
         self._norm = GradientNorm()
-        if self._is_time() or self.epoch == self.params["epochs"]:
+        if self._is_time(self.epoch):
             self._write_pictures()
 
-    def _is_time(self) -> bool:
-        return self.epoch % self.every == 0 if self.every else self.epoch & (self.epoch - 1) == 0
+    def _is_time(self, epoch: int) -> bool:
+        every = epoch % self.every == 0 if self.every else epoch & (epoch - 1) == 0
+        return every or epoch == self.params["epochs"]
 
     def _write_pictures(self) -> None:
         if self._predictor is None:

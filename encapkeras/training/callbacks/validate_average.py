@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-from typing import Any
+from typing import Any, ClassVar
+from weakref import WeakKeyDictionary
 
 import keras
+import torch
 
-from encapkeras.training.optimizer.averaged_weights import averaged
+from encapkeras.training.optimizer.averaged_weights import put_average, put_back
 
 
 class ValidateAverage(keras.callbacks.Callback):  # type: ignore[misc]
@@ -23,16 +24,20 @@ class ValidateAverage(keras.callbacks.Callback):  # type: ignore[misc]
         >>> history = model.fit(ones, ones, validation_data=(ones, ones), callbacks=[ValidateAverage()], verbose=0)
     """
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._in_place = contextlib.ExitStack()
-
     KEPT = ()
+    # The weights while their average is in place, by model: a second callback of this class must not take that for
+    # the weights, nor a later `fit` put back those of one that an error ended.
+    _before: ClassVar[WeakKeyDictionary[keras.Model, list[torch.Tensor]]] = WeakKeyDictionary()
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        """Forget a validation that an error ended: the average stays, as Keras leaves it when `fit` ends."""
+        self._before.pop(self.model, None)
 
     def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Put the average in place."""
-        self._in_place.enter_context(averaged(self.model))
+        if self.model not in self._before:
+            self._before[self.model] = put_average(self.model)
 
     def on_test_end(self, logs: dict[str, Any] | None = None) -> None:
         """Put the weights back."""
-        self._in_place.close()
+        put_back(self.model.trainable_weights, self._before.pop(self.model, []))

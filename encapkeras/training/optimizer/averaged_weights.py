@@ -30,25 +30,33 @@ def averaged(model: keras.Model) -> Iterator[None]:
         >>> bool(model.get_weights()[0] == before)
         True
     """
+    weights, before = model.trainable_weights, put_average(model)
+    try:
+        yield
+    finally:
+        put_back(weights, before)
+
+
+def put_average(model: keras.Model) -> list[torch.Tensor]:
+    """Put the average in place of the trainable weights; return what these were, nothing if there is no average."""
     optimizer: Any = getattr(model, "optimizer", None)
     if not keeps_average(optimizer) or not int(optimizer.iterations):  # before the first step it is all zeros
-        yield
-        return
+        return []
     weights = model.trainable_weights
-    with replaced(weights, []):
-        optimizer.finalize_variable_values(weights)  # what Keras calls at the end of fit: average -> weights
-        yield
+    before = [weight.value.detach().clone() for weight in weights]
+    optimizer.finalize_variable_values(weights)  # what Keras calls at the end of fit: average -> weights
+    return before
 
 
 @contextlib.contextmanager
 def replaced(weights: Sequence[keras.Variable], values: Sequence[torch.Tensor]) -> Iterator[None]:
     """Put values in place of weights, and these back afterwards, bit for bit; without values they only are put back."""
     before = [weight.value.detach().clone() for weight in weights]
-    _put(weights, values)
+    put_back(weights, values)
     try:
         yield
     finally:
-        _put(weights, before)
+        put_back(weights, before)
 
 
 def keeps_average(optimizer: Any) -> bool:
@@ -59,7 +67,8 @@ def keeps_average(optimizer: Any) -> bool:
     return optimizer is not None and bool(optimizer.use_ema)
 
 
-def _put(weights: Sequence[keras.Variable], values: Sequence[torch.Tensor]) -> None:
+def put_back(weights: Sequence[keras.Variable], values: Sequence[torch.Tensor]) -> None:
+    """Set weights to values; without values they stay."""
     with torch.no_grad():
         for weight, value in zip(weights, values, strict=bool(values)):
             weight.value.copy_(value)

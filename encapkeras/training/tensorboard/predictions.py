@@ -72,6 +72,17 @@ class Predictor:
             self._outputs = keras.Model(model.inputs, {"scores": model.outputs[0], **inner})
 
     @torch.no_grad()
+    def check(self, data: Any) -> int:
+        """Predict the first batch, so that what is wrong with data or model is said; return the number of classes."""
+        with _restore_generators_after():
+            for images, labels in _batches_of(data):
+                scores, _ = self._call(keras.ops.convert_to_tensor(images))
+                if _classes_of([(images, labels)]) is not None:
+                    _classes(labels, scores)
+                return scores.shape[1]
+        raise _no_images()
+
+    @torch.no_grad()
     def predict(self, data: Any) -> Predictions | None:
         """Predict all images of validation data in any form that `fit` takes; None if some have not just one class."""
         with _restore_generators_after():

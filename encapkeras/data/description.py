@@ -1,0 +1,64 @@
+"""What a network has to know about a data set, in `describe`; it needs no torch, so that specs are read without it."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import replace
+
+from encapkeras.data.checks import layout_hint
+from encapkeras.data.registry import DatasetInfo, DatasetReader
+from encapkeras.data.settings import DataSettings
+from encapkeras.errors import ArgumentError
+
+
+def describe(settings: DataSettings) -> DatasetInfo:
+    """Return what a network has to know about the images it will be given; download nothing and read no pixel.
+
+    Args:
+        settings: The `data:` section.
+
+    Raises:
+        ArgumentError: The augmentation does not suit the images, there are fewer of them than `subset` asks for, or
+            there is no validation part of the data set's own.
+        DataError: There is no description: the user's file is missing or wrong.
+
+    Examples:
+        >>> info = describe(DataSettings(dataset="digits"))
+        >>> (info.height, info.width, info.channels, info.classes)
+        (32, 32, 1, 10)
+    """
+    return as_given_to_the_network(settings, settings.reader())
+
+
+def as_given_to_the_network(settings: DataSettings, reader: DatasetReader) -> DatasetInfo:
+    """Return the description after resizing, checked against the settings; the reader's remarks become warnings."""
+    size = settings.image_size or reader.image_size
+    stored = reader.describe()
+    remarks = reader.remarks()
+    if hint := layout_hint((-1, stored.height, stored.width, stored.channels)):
+        shape = f"{stored.height} x {stored.width} pixels of {stored.channels} channels"
+        remarks.append(f"data set '{settings.dataset}': images have {shape}. {hint}")
+    for remark in remarks:
+        warnings.warn(remark, stacklevel=3)
+    info = replace(stored, height=size, width=size) if size else stored
+    if settings.augment is not None:
+        settings.augment.check(info.height, info.width, info.channels)
+    if settings.validation == "own" and info.validation_images is None:
+        raise ArgumentError(
+            f"data.validation is 'own', but data set '{settings.dataset}' has no validation part; choose the fraction "
+            f"of the training images to hold out, for example 0.1. {' '.join(remarks)}".rstrip()
+        )
+    return info if settings.subset is None else replace(info, train_images=_subset_size(settings.subset, info))
+
+
+def _subset_size(count: int, info: DatasetInfo) -> int:
+    if count < info.classes:
+        raise ArgumentError(f"data.subset is {count}, less than one image for each of {info.classes} classes")
+    if info.train_images is not None and count > info.train_images:
+        raise too_few(count, info.train_images)
+    return count
+
+
+def too_few(count: int, total: int) -> ArgumentError:
+    """Return the error about a `subset` that is larger than the data set."""
+    return ArgumentError(f"data.subset is {count:,}, but there are {total:,} training images; choose at most that many")

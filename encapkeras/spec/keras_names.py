@@ -1,0 +1,35 @@
+"""Which layers of Keras specs may name: what can be said without importing Keras."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import importlib.util
+from pathlib import Path
+
+PREFIX = "keras."
+
+_CODE = "it holds code, and a spec is plain data; write a layer and register it with encapkeras.register_layer"
+_INNER = "it wraps other layers, which are not plain data; write a layer and register it with encapkeras.register_layer"
+_FITTED = "its state comes from data, not from training; prepare the images before they reach the model"
+REFUSED = {
+    **dict.fromkeys(("Lambda", "TorchModuleWrapper", "JaxLayer", "FlaxLayer", "TFSMLayer", "Layer"), _CODE),
+    **dict.fromkeys(("Wrapper", "TimeDistributed", "Bidirectional", "SpectralNormalization", "RNN"), _INNER),
+    **dict.fromkeys(("StackedRNNCells", "LSTMCell", "GRUCell", "SimpleRNNCell", "Pipeline"), _INNER),
+    **dict.fromkeys(("TextVectorization", "StringLookup", "IntegerLookup", "Discretization"), _FITTED),
+    **dict.fromkeys(("Hashing", "HashedCrossing"), "it needs TensorFlow; prepare the data before it reaches the model"),
+    **dict.fromkeys(("InputLayer", "Input"), "inputs are declared in 'model.inputs'"),
+}
+
+_NO_LAYERS = {*REFUSED, "InputSpec"}
+
+
+@functools.cache
+def names_in_source() -> frozenset[str]:
+    """The names in `keras.layers` that begin as those of classes do, read from the text of that module."""
+    found = importlib.util.find_spec("keras")
+    folders = found.submodule_search_locations if found else None
+    text = (Path((folders or [""])[0]) / "layers" / "__init__.py").read_text("utf-8")
+    imports = [node for node in ast.parse(text).body if isinstance(node, ast.ImportFrom)]
+    names = [alias.asname or alias.name for node in imports for alias in node.names]
+    return frozenset(name for name in names if name[:1].isupper() and name not in _NO_LAYERS)
