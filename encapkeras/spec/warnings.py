@@ -5,7 +5,6 @@ What may be meant, such as a weight of 0, gets no warning.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
 
@@ -22,7 +21,8 @@ if TYPE_CHECKING:
 
 MOST_NAMED = 5  # of the nodes that only an unused one needs
 MOST_HINTS = 50  # unread variables for which the nearest name is looked for
-STEPS_PER_WEIGHT = 6  # about as long transport outweighs the loss on the classes; measured in docs/transport.md
+HEAVY = 10  # weights of transport against those on the classes; see docs/transport.md, also for the next line
+LONG = 100  # epochs, of which the first few are a small part
 
 
 def warn_about_settings(spec: Spec, written: Tree, report: Report) -> None:
@@ -32,8 +32,8 @@ def warn_about_settings(spec: Spec, written: Tree, report: Report) -> None:
         _warn_about_missing_validation(spec.data, spec.train, written, report)
         if spec.info:
             _warn_about_few_images(spec.data, spec.info, written, report)
-            _warn_about_heavy_transport(spec, spec.data, spec.info, written, report)
         _warn_about_single_images(spec, spec.data, written, report)
+    _warn_about_heavy_transport(spec, written, report)
     _warn_about_few_epochs(spec, written, report)
 
 
@@ -106,7 +106,7 @@ def _warn_about_missing_validation(data: DataSettings, train: TrainSettings, wri
 def _warn_about_few_images(data: DataSettings, info: DatasetInfo, written: Tree, report: Report) -> None:
     if info.train_images is None:
         return
-    held_out = _held_out(data, info.train_images)
+    held_out = 0 if data.validation == "own" else round(data.validation * info.train_images)
     left = info.train_images - held_out
     if data.batch_size > left:
         less = f" ({info.train_images:,} less {held_out:,} for validation)" if held_out else ""
@@ -120,30 +120,19 @@ def _warn_about_few_images(data: DataSettings, info: DatasetInfo, written: Tree,
         report.warn(place, f"{text}: chance decides which epoch is the best. {hint}")
 
 
-def _held_out(data: DataSettings, train_images: int) -> int:
-    return 0 if data.validation == "own" else round(data.validation * train_images)
-
-
-def _warn_about_heavy_transport(
-    spec: Spec, data: DataSettings, info: DatasetInfo, written: Tree, report: Report
-) -> None:
-    """Warn about transport that outweighs the loss on the classes to the end; one that rises has its first weight."""
-    if info.train_images is None:
-        return
-    losses = [loss for loss in spec.side_losses if loss.loss == "optimal_transport"]
-    weights = {loss.name: loss.weight_in(0) for loss in losses}
-    total = sum(weights.values())
-    needed = round(STEPS_PER_WEIGHT * total)
-    steps = spec.train.epochs * math.ceil((info.train_images - _held_out(data, info.train_images)) / data.batch_size)
-    if steps >= needed:
+def _warn_about_heavy_transport(spec: Spec, written: Tree, report: Report) -> None:
+    """Warn about transport that outweighs the losses on the classes from the start, once, at the heaviest."""
+    weights = {loss.name: loss.weight_in(0) for loss in spec.side_losses if loss.loss == "optimal_transport"}
+    total, on_classes = sum(weights.values()), sum(spec.loss_weights.values())
+    epochs = spec.train.epochs
+    if not on_classes or total <= HEAVY * on_classes or epochs >= LONG:
         return
     heaviest = max(weights, key=lambda name: weights[name])
-    together = f" (all together {total:g})" if len(losses) > 1 else ""
-    text = (
-        f"with a weight of {weights[heaviest]:g}{together}, transport outweighs the loss on the classes for about "
-        f"{needed:,} steps, and the training has {steps:,}"
-    )
-    hint = "Choose less, train longer, or let the weight rise: {from: 0, to: 20, epochs: 10}."
+    together = f" (all together {total:g})" if len(weights) > 1 else ""
+    text = f"with a weight of {weights[heaviest]:g}{together}, transport outweighs the loss on the classes at first"
+    ramp = f"{{from: 0, to: {weights[heaviest]:g}, epochs: {min(10, epochs // 3)}}}"
+    rising = f", or let it rise: 'weight: {ramp}'" if epochs >= 3 else ""
+    hint = f"Choose less, train {LONG} epochs or more{rising}."
     report.warn(written.deepest("losses", heaviest, "weight"), f"{text}. {hint}")
 
 
