@@ -14,7 +14,7 @@ PAGE = files(PROJECT / "docs/trackers.md")
 SHORT = """
 import runpy, sys
 from encapkeras.data import Batches
-Batches.__len__ = lambda self, whole=Batches.__len__: min(2, whole(self))
+Batches.__len__ = lambda self, whole=Batches.__len__: min(1, whole(self))
 runpy.run_path(sys.argv[1], run_name="__main__")
 assert "tensorflow" not in sys.modules
 """
