@@ -22,13 +22,13 @@ assert "tensorflow" not in sys.modules
 
 @pytest.fixture
 def run_example(tmp_path):
-    def run(name, package):
+    def run(name, package, before=""):
         if importlib.util.find_spec(package) is None and not os.environ.get("CI"):
             pytest.skip(f"{package} is not installed")
         (tmp_path / name).write_text(PAGE[name])
         quiet = {"WANDB_SILENT": "true", "MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
         done = subprocess.run(
-            [sys.executable, "-c", SHORT, name],
+            [sys.executable, "-c", before + SHORT, name],
             cwd=tmp_path,
             env={**os.environ, **quiet},
             capture_output=True,
@@ -42,9 +42,13 @@ def run_example(tmp_path):
 
 @pytest.mark.slow
 def test_optuna_searches(run_example, tmp_path):
-    done = run_example("search.py", "optuna")
+    prune = "import optuna; optuna.Trial.should_prune = lambda self: self.number == 2"
+    done = run_example("search.py", "optuna", prune)
     assert "learning_rate" in done.stdout
-    assert done.stderr.count("Trial ") >= 3, done.stderr
+    assert done.stderr.count(" finished with value") == 2, done.stderr
+    assert "Trial 2 pruned." in done.stderr
+    assert not (tmp_path / "runs/search/2/results.json").exists()
+    assert (tmp_path / "runs/search/2/metrics.csv").read_text().count("\n") == 2
     assert json.loads((tmp_path / "runs/search/0/results.json").read_text())["best_epoch"] in (1, 2)
 
 
