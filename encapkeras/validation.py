@@ -49,6 +49,9 @@ _NO_KEYS = {
 }
 
 
+_LIMITS = ("greater_than", "greater_than_equal", "less_than", "less_than_equal")
+
+
 @dataclass(frozen=True)
 class ValueProblem:
     """What is wrong at `path` in a value; `kind` is `unknown` for a key, `missing` for a required one, or `value`."""
@@ -94,8 +97,10 @@ class Checker:
         """One problem per wrong place: alternatives of a union are joined by "or"."""
         texts: dict[tuple[Path, str], list[str]] = {}
         received: dict[Path, Any] = {}
-        for error in errors:
-            path = _path_in(value, error["loc"], error["type"])
+        paths = [_path_in(value, error["loc"], error["type"]) for error in errors]
+        for error, path in zip(errors, paths, strict=True):
+            if error["type"].endswith("_type") and _has_own_type(error, path, errors, paths):
+                continue
             if error["type"] == "union_tag_not_found":
                 path = (*path, _discriminator(error))
             received[path] = error["input"]
@@ -253,7 +258,7 @@ def _discriminator(error: ErrorDetails) -> str:
 def _phrase(error: ErrorDetails, path: Path, models: Sequence[type[pydantic.BaseModel]]) -> str:
     """The problem in words; `models` are those that the map around the wrong value may follow."""
     if error["type"] == "extra_forbidden":
-        allowed = {name for model in models for name in model.model_fields}
+        allowed = {field.alias or name for model in models for name, field in model.model_fields.items()}
         key = str(path[-1])
         return f"'{key}' is not allowed here. {key_hint(key, allowed)}"
     if error["type"] == "missing":
@@ -290,6 +295,13 @@ def _path_in(value: Any, location: Sequence[str | int], kind: str) -> Path:
             value = value[step]
             path.append(step)
     return tuple(path)
+
+
+def _has_own_type(error: ErrorDetails, path: Path, errors: Sequence[ErrorDetails], paths: Sequence[Path]) -> bool:
+    """Whether a value is wrong in one type of a union, its own, so that the other types do not matter."""
+    if isinstance(error["input"], dict) and any(inside[:-1] == path for inside in paths):
+        return True
+    return any(at == path and other["type"] in _LIMITS for other, at in zip(errors, paths, strict=True))
 
 
 def _models_at(annotation: Any, value: Any, path: Sequence[str | int]) -> list[type[pydantic.BaseModel]]:

@@ -1,14 +1,36 @@
-"""The weights of one layer for another; one may count the batches of its statistics where the other does not."""
+"""The weights of layers for others; one may count the batches of its statistics where the other does not."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import keras
 
+from encapkeras.errors import EncapkerasError, suggest
 from encapkeras.functional.batch_norm import WARM_BATCHES
 from encapkeras.layers.block_weights import is_count
 
 
-def unlike(layer: keras.layers.Layer, other: keras.layers.Layer | None) -> str:
+def copy_layers(model: str, own: Mapping[str, keras.layers.Layer], source: keras.Model, leave: Sequence[str]) -> None:
+    """Copy the weights of a model to the layers, by name, of another; see `SpecModel.copy_weights`."""
+    for name in leave:
+        if name not in own:
+            raise EncapkerasError(
+                f"'leave' has '{name}', which is not a node with weights of '{model}'. {suggest(name, own)}"
+            )
+    theirs = {layer.name: layer for layer in source.layers}
+    taking = [layer for name, layer in own.items() if name not in leave]
+    problems = {layer.name: problem for layer in taking if (problem := _unlike(layer, theirs.get(layer.name)))}
+    if problems:
+        raise EncapkerasError(
+            f"the weights of '{source.name}' do not fit '{model}': {'; '.join(problems.values())}. To keep "
+            f"what these nodes have, give leave=[{', '.join(map(repr, [*leave, *problems]))}]"
+        )
+    for layer in taking:
+        _copy(layer, theirs[layer.name])
+
+
+def _unlike(layer: keras.layers.Layer, other: keras.layers.Layer | None) -> str:
     """Say what keeps a layer from taking the weights of another; empty if nothing does."""
     if other is None:
         return f"it has no '{layer.name}'"
@@ -16,7 +38,7 @@ def unlike(layer: keras.layers.Layer, other: keras.layers.Layer | None) -> str:
     return "" if here == there else f"'{layer.name}' has weights {here} here and {there} there"
 
 
-def copy_weights(layer: keras.layers.Layer, other: keras.layers.Layer) -> None:
+def _copy(layer: keras.layers.Layer, other: keras.layers.Layer) -> None:
     """Copy those of another layer, which is like it; without a count, its statistics are those of many batches."""
     for mine, given in zip(_compared(layer), _compared(other), strict=True):
         mine.assign(given)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
-from collections.abc import Iterator, Mapping, Sequence
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -14,6 +15,7 @@ from encapkeras.errors import TrainingError
 from encapkeras.losses.side_loss import LABELS
 from encapkeras.model.build import BuiltGraph
 from encapkeras.spec.losses import NamedSideLoss
+from encapkeras.spec.sections import Ramp
 
 # Tensors for the side losses travel on the prediction that was made with them, as Keras' masks do: no step can see
 # those of another, and they are gone when the prediction is.
@@ -46,6 +48,8 @@ class SideLosses:
         self._losses = side_losses
         self._layers = graph.side_losses
         self._output_names = list(output_names)
+        self.ramps = {loss.name: loss.weight for loss in side_losses if isinstance(loss.weight, Ramp)}
+        self.set_epoch(None)
         self._trackers = {loss.name: keras.metrics.Mean(name=f"{loss.name}_loss") for loss in side_losses}
         self._reported = {
             loss.name: {
@@ -74,8 +78,24 @@ class SideLosses:
 
     @property
     def reported_names(self) -> list[str]:
-        """The names of the metrics that losses report."""
-        return [metric.name for metrics in self._reported.values() for metric in metrics.values()]
+        """The names of the metrics that losses report, and of the weights that change, in the logs of `fit`."""
+        names = [metric.name for metrics in self._reported.values() for metric in metrics.values()]
+        return [*names, *(_weight_name(name) for name in self.ramps)]
+
+    def fit(self, fit: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Call Keras' `fit` with weights that follow their ramps."""
+        if not self.ramps:
+            return fit(*args, **kwargs)
+        given = inspect.signature(fit).bind(*args, **kwargs).arguments
+        others = keras.tree.flatten(given.get("callbacks") or [])
+        try:
+            return fit(**{**given, "callbacks": [_FollowRamps(self), *others]})
+        finally:
+            self.set_epoch(None)
+
+    def set_epoch(self, epoch: int | None) -> None:
+        """Set the weights to those of an epoch, from 0; None: to the last ones."""
+        self.weights = {loss.name: loss.weight_in(epoch) for loss in self._losses}
 
     def wanted(self, training: bool | None) -> bool:
         """Whether side losses count in what the model does now: training, or evaluation."""
@@ -117,7 +137,7 @@ class SideLosses:
             value = _mean(value, _of_output(sample_weight, loss.labels_of, self._output_names))
             self._trackers[loss.name].update_state(value.detach(), sample_weight=len(first))
             self._update_reported(loss, len(first))
-            values[loss.name] = loss.weight * value
+            values[loss.name] = self.weights[loss.name] * value
         return values
 
     def _update_reported(self, loss: NamedSideLoss, samples: int) -> None:
@@ -145,6 +165,27 @@ class SideLosses:
             raise _lacks_labels(loss)
         tensor: torch.Tensor = keras.ops.convert_to_tensor(labels)
         return tensor
+
+
+class _FollowRamps(keras.callbacks.Callback):  # type: ignore[misc]
+    """Sets the weights of each epoch, and puts those that change into its logs; `fit` calls it before all others."""
+
+    def __init__(self, side: SideLosses) -> None:
+        super().__init__()
+        self._side = side
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Set the weights."""
+        self._side.set_epoch(epoch)
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Add to the logs."""
+        if logs is not None:
+            logs.update({_weight_name(name): self._side.weights[name] for name in self._side.ramps})
+
+
+def _weight_name(loss: str) -> str:
+    return f"{loss}_weight"
 
 
 def _lacks_labels(loss: NamedSideLoss) -> TrainingError:

@@ -14,7 +14,7 @@ from encapkeras.errors import ArgumentError, EncapkerasError, suggest
 from encapkeras.keras_internals import cloned_by_keras, name_outputs
 from encapkeras.losses import SideLoss
 from encapkeras.model.build import BuiltGraph, build_nodes, build_side_losses
-from encapkeras.model.copied_weights import copy_weights, unlike
+from encapkeras.model.copied_weights import copy_layers
 from encapkeras.model.examine import Examined, check_spec
 from encapkeras.model.image_range import IMAGE_RANGE, ImageRange
 from encapkeras.model.moving_statistics import MovingStatistics
@@ -119,6 +119,15 @@ class SpecModel(keras.Model):  # type: ignore[misc]
         return dict(self._origin.graph.side_losses)
 
     @property
+    def side_loss_weights(self) -> dict[str, float]:
+        """What each side loss is multiplied by now: in `fit` by the epoch's weight, otherwise by the last one."""
+        return dict(self._side.weights)
+
+    def set_epoch(self, epoch: int | None) -> None:
+        """Set the side losses' weights to those of an epoch, from 0, or, for None, of the end; `fit` does so itself."""
+        self._side.set_epoch(epoch)
+
+    @property
     def layers(self) -> list[keras.layers.Layer]:
         """All layers, those that only side losses need included."""
         layers = [*super().layers, *self._side.layers]
@@ -131,7 +140,7 @@ class SpecModel(keras.Model):  # type: ignore[misc]
 
     @property
     def side_figures(self) -> list[str]:
-        """The names, `<loss>_<name>`, of the metrics that side losses report: neither losses nor scores."""
+        """The names, `<loss>_<name>`, of the metrics that side losses report, and of weights that change."""
         names: list[str] = self._side.reported_names
         return names
 
@@ -163,7 +172,7 @@ class SpecModel(keras.Model):  # type: ignore[misc]
 
     def fit(self, x: Any = None, *args: Any, **kwargs: Any) -> keras.callbacks.History:
         """Train as Keras does; raises `ArgumentError` if there are no images."""
-        return super().fit(self._some(x), *args, **kwargs)
+        return self._side.fit(super().fit, self._some(x), *args, **kwargs)
 
     def evaluate(self, x: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Evaluate as Keras does; raises `ArgumentError` if there are no images."""
@@ -265,21 +274,7 @@ class SpecModel(keras.Model):  # type: ignore[misc]
         """
         reached = {id(layer) for layer in self.layers}
         own = {name: layer for name, layer in self._origin.layers.items() if id(layer) in reached and layer.weights}
-        for name in leave:
-            if name not in own:
-                raise EncapkerasError(
-                    f"'leave' has '{name}', which is not a node with weights of '{self.name}'. {suggest(name, own)}"
-                )
-        theirs = {layer.name: layer for layer in source.layers}
-        taking = [layer for name, layer in own.items() if name not in leave]
-        problems = {layer.name: problem for layer in taking if (problem := unlike(layer, theirs.get(layer.name)))}
-        if problems:
-            raise EncapkerasError(
-                f"the weights of '{source.name}' do not fit '{self.name}': {'; '.join(problems.values())}. To keep "
-                f"what these nodes have, give leave=[{', '.join(map(repr, [*leave, *problems]))}]"
-            )
-        for layer in taking:
-            copy_weights(layer, theirs[layer.name])
+        copy_layers(self.name, own, source, leave)
 
     @property
     def examined(self) -> Examined:

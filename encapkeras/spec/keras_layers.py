@@ -111,7 +111,9 @@ def _parts(config: dict[str, Any]) -> list[Any]:
 
 def _unknown_object(kind: str, name: str) -> str:
     names = object_names(kind)
-    return "" if name in names else f"no {kind} of Keras is called '{name}'. {suggest(name, names)}"
+    if name in names:
+        return ""
+    return f"no {kind} of Keras is called '{name}'. {suggest(name, [each for each in names if each.islower()])}"
 
 
 def _finite(value: Any) -> Any:

@@ -16,7 +16,7 @@ from encapkeras.registry import Entry
 from encapkeras.spec.known import Known
 from encapkeras.spec.nodes import Graph, Reference, layer_name
 from encapkeras.spec.report import Report
-from encapkeras.spec.sections import LOSS, LossKeys
+from encapkeras.spec.sections import LOSS, LossKeys, Ramp
 from encapkeras.spec.tree import FAILED, Tree
 from encapkeras.spec.variables import LABELS
 from encapkeras.validation import Argument, Arguments, shown
@@ -56,7 +56,7 @@ class NamedSideLoss:
     labels: str
     labels_of: str
     arguments: Mapping[str, Any]
-    weight: float
+    weight: float | Ramp
     tree: Tree = field(repr=False, compare=False)
 
     @property
@@ -64,6 +64,12 @@ class NamedSideLoss:
         """All that it names, the labels included, as the spec writes it."""
         tensors = {name: str(reference) for name, reference in self.tensors.items()}
         return {**tensors, LABELS: self.labels} if self.labels else tensors
+
+    def weight_in(self, epoch: int | None) -> float:
+        """The weight in an epoch, from 0; None: in the end."""
+        if not isinstance(self.weight, Ramp):
+            return self.weight
+        return self.weight.to if epoch is None else self.weight.in_epoch(epoch)
 
     def make(self, policy: Any = None) -> SideLoss:
         """The Keras layer; raises whatever its constructor raises."""
@@ -73,7 +79,8 @@ class NamedSideLoss:
 
     def resolved(self) -> dict[str, Any]:
         """The loss as plain data."""
-        return {"loss": self.loss, **self.references, **copy.deepcopy(self.arguments), "weight": self.weight}
+        weight = self.weight.model_dump(by_alias=True) if isinstance(self.weight, Ramp) else self.weight
+        return {"loss": self.loss, **self.references, **copy.deepcopy(self.arguments), "weight": weight}
 
 
 def read_losses(
@@ -111,6 +118,17 @@ def _tensors(entry: Entry) -> dict[str, str]:
     return tensors() if inspect.ismethod(tensors) else {}
 
 
+def _ramp_problem(entry: Entry) -> str:
+    """Why the weight of a loss cannot change with the epochs; empty if it can."""
+    if not _tensors(entry):
+        return (
+            "must be a number, which Keras takes once, in compile; only weights of side losses change with the epochs"
+        )
+    if "weight" in getattr(entry.target, "metric_names", ()):
+        return f"must be a number: loss '{entry.name}' has a metric 'weight', and the logs have one of that name"
+    return ""
+
+
 def _reference(value: Any) -> Any:
     if not isinstance(value, str):
         raise ValueError("must be a node or node/port")
@@ -140,10 +158,15 @@ class _LossCheck:
         problems = self.report.add_values(allowed, own)
         wrong = bool(problems) or any(own.failures()) or wrong
         arguments = {key: each.plain() for key, each in own.entries().items() if key not in takes}
-        weight = float(head.plain().get("weight", 1.0)) if not wrong else 1.0
+        weight: float | Ramp = 1.0 if wrong else LOSS.convert(head.plain()).weight
+        if isinstance(weight, Ramp) and (problem := _ramp_problem(entry)):
+            self.report.add(entries["weight"], problem)
+            wrong, weight = True, 1.0
         if takes:
             return self._side_loss(name, tree, entry, own, arguments, weight, wrong)
-        return None if wrong else self._output_loss(tree, OutputLoss(entry.name, arguments, weight))
+        if wrong or isinstance(weight, Ramp):
+            return None
+        return self._output_loss(tree, OutputLoss(entry.name, arguments, weight))
 
     def _entry(self, written: Tree | None) -> Entry | None:
         if written is None or not isinstance(written.value, str):
@@ -169,7 +192,14 @@ class _LossCheck:
         return loss
 
     def _side_loss(
-        self, name: str, tree: Tree, entry: Entry, own: Tree, arguments: Mapping[str, Any], weight: float, wrong: bool
+        self,
+        name: str,
+        tree: Tree,
+        entry: Entry,
+        own: Tree,
+        arguments: Mapping[str, Any],
+        weight: float | Ramp,
+        wrong: bool,
     ) -> NamedSideLoss | None:
         problem = self._name_problem(name)
         if problem:

@@ -128,12 +128,40 @@ class NodeKeys(Section):
     dtype: Policy | None = Field(None, description="The dtype of its weights and outputs.")
 
 
+Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class Ramp(Section):
+    """A weight that changes linearly with the epochs: `from` in the first, `to` after `epochs` of them.
+
+    In epoch e, from 1, it is `from + (to - from) * min((e - 1) / epochs, 1)`, the same in all steps of the epoch.
+
+    Examples:
+        >>> ramp = Ramp.model_validate({"from": 0, "to": 20, "epochs": 10})
+        >>> [ramp.in_epoch(epoch) for epoch in (0, 1, 9, 10, 11)]
+        [0.0, 2.0, 18.0, 20.0, 20.0]
+    """
+
+    start: Weight = Field(alias="from", description="The weight in the first epoch.")
+    to: Weight = Field(description="The weight from epoch `epochs + 1` on, and outside of training.")
+    epochs: pydantic.PositiveInt = Field(
+        description="Epochs in which it changes: in epoch e, from 1, it is `from + (to - from) * min((e - 1) / epochs, "
+        "1)`."
+    )
+
+    def in_epoch(self, epoch: int) -> float:
+        """The weight in an epoch, from 0."""
+        return self.to if epoch >= self.epochs else self.start + (self.to - self.start) * epoch / self.epochs
+
+
 class LossKeys(Section):
     """What every loss may have in addition to its arguments."""
 
     loss: str = Field(description="A registered loss.")
-    weight: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
-        1.0, description="Factor by which it is multiplied."
+    weight: Weight | Ramp = Field(
+        1.0,
+        description="Factor by which it is multiplied; of a side loss also `{from: 0, to: 20, epochs: 10}`, one that "
+        "changes with the epochs.",
     )
 
 

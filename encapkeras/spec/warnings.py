@@ -12,6 +12,7 @@ from encapkeras.data import DatasetInfo, DataSettings
 from encapkeras.errors import nearest
 from encapkeras.spec.reachable import reached
 from encapkeras.spec.report import Report
+from encapkeras.spec.sections import Ramp
 from encapkeras.spec.train_settings import Step, TrainSettings
 from encapkeras.spec.tree import Tree
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 MOST_NAMED = 5  # of the nodes that only an unused one needs
 MOST_HINTS = 50  # unread variables for which the nearest name is looked for
+HEAVY = 10  # weights of transport against those on the classes; see docs/transport.md, also for the next line
+LONG = 100  # epochs, of which the first few are a small part
 
 
 def warn_about_settings(spec: Spec, written: Tree, report: Report) -> None:
@@ -30,7 +33,8 @@ def warn_about_settings(spec: Spec, written: Tree, report: Report) -> None:
         if spec.info:
             _warn_about_few_images(spec.data, spec.info, written, report)
         _warn_about_single_images(spec, spec.data, written, report)
-    _warn_about_few_epochs(spec.train, written, report)
+    _warn_about_heavy_transport(spec, written, report)
+    _warn_about_few_epochs(spec, written, report)
 
 
 def warn_about_unread_names(written: Tree, variables: Collection[str], blocks: Collection[str], report: Report) -> None:
@@ -116,6 +120,22 @@ def _warn_about_few_images(data: DataSettings, info: DatasetInfo, written: Tree,
         report.warn(place, f"{text}: chance decides which epoch is the best. {hint}")
 
 
+def _warn_about_heavy_transport(spec: Spec, written: Tree, report: Report) -> None:
+    """Warn about transport that outweighs the losses on the classes from the start, once, at the heaviest."""
+    weights = {loss.name: loss.weight_in(0) for loss in spec.side_losses if loss.loss == "optimal_transport"}
+    total, on_classes = sum(weights.values()), sum(spec.loss_weights.values())
+    epochs = spec.train.epochs
+    if not on_classes or total <= HEAVY * on_classes or epochs >= LONG:
+        return
+    heaviest = max(weights, key=lambda name: weights[name])
+    together = f" (all together {total:g})" if len(weights) > 1 else ""
+    text = f"with a weight of {weights[heaviest]:g}{together}, transport outweighs the loss on the classes at first"
+    ramp = f"{{from: 0, to: {weights[heaviest]:g}, epochs: {min(10, epochs // 3)}}}"
+    rising = f", or let it rise: 'weight: {ramp}'" if epochs >= 3 else ""
+    hint = f"Choose less, train {LONG} epochs or more{rising}."
+    report.warn(written.deepest("losses", heaviest, "weight"), f"{text}. {hint}")
+
+
 def _warn_about_single_images(spec: Spec, data: DataSettings, written: Tree, report: Report) -> None:
     names = [f"'{loss.name}'" for loss in spec.side_losses if loss.loss == "optimal_transport"]
     if data.batch_size == 1 and names:
@@ -123,8 +143,9 @@ def _warn_about_single_images(spec: Spec, data: DataSettings, written: Tree, rep
         report.warn(written.deepest("data", "batch_size"), f"{text}. Choose a batch of many images.")
 
 
-def _warn_about_few_epochs(train: TrainSettings, written: Tree, report: Report) -> None:
+def _warn_about_few_epochs(spec: Spec, written: Tree, report: Report) -> None:
     """Warn about what training ends before; few epochs by `--set` are a trial, which any recipe allows."""
+    train = spec.train
     if train.epochs == 1 or written.deepest("train", "epochs").file == "--set":
         return
     if train.early_stopping and train.early_stopping.patience >= train.epochs:
@@ -135,3 +156,8 @@ def _warn_about_few_epochs(train: TrainSettings, written: Tree, report: Report) 
         text = f"no milestone comes before the last of {train.epochs} epochs, so the learning rate never falls"
         hint = "Choose earlier ones, or another schedule."
         report.warn(written.deepest("train", "schedule", "milestones"), f"{text}. {hint}")
+    for loss in spec.side_losses:
+        if isinstance(loss.weight, Ramp) and loss.weight.epochs >= train.epochs:
+            text = f"the training ends, after {train.epochs} epochs, before the weight is {loss.weight.to:g}"
+            place = written.deepest("losses", loss.name, "weight", "epochs")
+            report.warn(place, f"{text}. Choose at most {train.epochs - 1}, or train longer.")

@@ -1,7 +1,7 @@
 """What is known of a network without training it.
 
 Read `node_table` (shapes and parameters of each node), `cost` (multiply-adds and memory), `difference` (between two
-specs), then the pictures: `diagram` (what they show), `mermaid` (flowcharts), `drawing/` (SVG) and
+specs), `main_settings`, then the pictures: `diagram` (what they show), `mermaid` (flowcharts), `drawing/` (SVG) and
 `in_notebooks`.
 """
 
@@ -10,6 +10,7 @@ from encapkeras.summary.cost import Cost, MemoryEstimate, memory_estimate, node_
 from encapkeras.summary.diagram import Diagram, diagram_of
 from encapkeras.summary.drawing.svg import as_svg
 from encapkeras.summary.in_notebooks import as_html
+from encapkeras.summary.main_settings import main_settings
 from encapkeras.summary.mermaid import as_mermaid
 from encapkeras.summary.node_table import NodeRow, node_table, parameters, unused_nodes
 
@@ -22,6 +23,7 @@ __all__ = [
     "as_mermaid",
     "as_svg",
     "diagram_of",
+    "main_settings",
     "memory_estimate",
     "node_costs",
     "node_table",

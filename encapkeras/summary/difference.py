@@ -13,7 +13,7 @@ from encapkeras.summary.node_table import NodeRow, node_table
 Change = tuple[Any, Any]
 """A value before and after; None where there is none."""
 
-_SKIPPED = ("spec", "name", "source", "model.nodes")  # not settings, or shown at the nodes
+_NO_SETTINGS = ("spec", "name", "source")
 _REMARKS = ("doc", "expect")  # change nothing
 
 
@@ -68,14 +68,14 @@ def difference(before: Side, after: Side) -> Difference:
 def _changes(name: str, before: Side, after: Side) -> Iterator[tuple[str, Change]]:
     """Yield what is different at a node that both have."""
     yield from _different(_written(name, before.network), _written(name, after.network))
-    measured = [measures(side.rows[name], side.costs[name]) for side in (before, after)]
-    yield from _different(*measured)
+    old, new = (measures(side.rows[name], side.costs[name]) for side in (before, after))
+    yield from _different(old, new)
 
 
 def _written(name: str, network: Examined) -> dict[str, Any]:
     """Return what the spec says of a node; nothing for a side loss, which is among the settings."""
     node = network.spec.resolved["model"]["nodes"].get(name, {})
-    return {key: value for key, value in _flat(node) if key not in _REMARKS}
+    return {key: value for key, value in node.items() if key not in _REMARKS}
 
 
 def measures(row: NodeRow, cost: Cost) -> dict[str, Any]:
@@ -92,11 +92,9 @@ def measures(row: NodeRow, cost: Cost) -> dict[str, Any]:
 
 def _settings(network: Examined) -> dict[str, Any]:
     """Return the spec without its nodes."""
-    return {path: value for path, value in _flat(network.spec.resolved) if not _is_skipped(path)}
-
-
-def _is_skipped(path: str) -> bool:
-    return any(path == skipped or path.startswith(f"{skipped}.") for skipped in _SKIPPED)
+    spec = network.spec.resolved
+    model = {key: value for key, value in spec["model"].items() if key != "nodes"}
+    return {key: value for key, value in {**spec, "model": model}.items() if key not in _NO_SETTINGS}
 
 
 def _totals(side: Side) -> dict[str, Any]:
@@ -109,16 +107,12 @@ def _totals(side: Side) -> dict[str, Any]:
     }
 
 
-def _flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the values in maps, by their paths."""
-    if not isinstance(value, Mapping) or not value:
-        yield path, value
-        return
-    for key, entry in value.items():
-        yield from _flat(entry, f"{path}.{key}" if path else str(key))
-
-
-def _different(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[tuple[str, Change]]:
-    for key in dict.fromkeys([*before, *after]):
-        if before.get(key) != after.get(key):
-            yield key, (before.get(key), after.get(key))
+def _different(before: Any, after: Any, path: str = "") -> Iterator[tuple[str, Change]]:
+    """Yield the values that differ, by their paths; a map in place of another value, or of an empty map, as a whole."""
+    maps = [each for each in (before, after) if each is not None]
+    if maps and all(isinstance(each, Mapping) and each for each in maps):
+        for key in dict.fromkeys(key for each in maps for key in each):
+            old, new = (None if each is None else each.get(key) for each in (before, after))
+            yield from _different(old, new, f"{path}.{key}" if path else str(key))
+    elif before != after:
+        yield path, (before, after)

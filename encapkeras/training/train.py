@@ -31,6 +31,7 @@ from encapkeras.functional.torch_support.optional_compile import enable_compile
 from encapkeras.model.load_model import load_model
 from encapkeras.model.spec_model import build_model
 from encapkeras.plugins import used_plugins
+from encapkeras.summary.main_settings import main_settings
 from encapkeras.summary.node_table import parameters
 from encapkeras.training import callbacks
 from encapkeras.training.analysis_images import sample_images
@@ -63,7 +64,6 @@ from encapkeras.training.run.start import (
     describe_environment,
     numeric_differences,
 )
-from encapkeras.training.tensorboard.hparams import main_settings
 
 if TYPE_CHECKING:
     from encapkeras.model.spec_model import SpecModel
@@ -321,7 +321,7 @@ def callbacks_of(run: _Run) -> list[keras.callbacks.Callback]:
     """Make the callbacks of a run in their order; `Resume` is the first, and saves what the others remember."""
     settings, splits, folder = run.spec.train, run.splits, run.folder
     images = splits.train.batch(0)[0] if connected().is_first else None
-    shown = main_settings(run.model, settings)
+    shown = {**main_settings(run.spec), "parameters": parameters(run.model)}
     others = [
         *([] if has_schedule(settings) else [ConstantRate(settings.optimizer.learning_rate)]),
         run.stopwatch,

@@ -53,7 +53,7 @@ def test_editors_know_it(folder):
 
 def test_a_plugin_of_a_loss_and_a_data_set_is_trained(folder, capsys):
     plugins = ["--plugin", "my_layers.py", "--plugin", "my_parts.py"]
-    words = ["--set", "train.epochs=1", "--run-dir", "runs/stripes"]
+    words = ["--set", "train.epochs=3", "--run-dir", "runs/stripes"]
     assert main(["train", "stripes.yaml", *plugins, *words]) == 0
     assert json.loads((folder / "runs/stripes/results.json").read_text())["test_accuracy"] > 0.5
     records = json.loads((folder / "runs/stripes/environment.json").read_text())["plugins"]

@@ -235,6 +235,7 @@ WRONG = {
     "no loss": ("losses.classes.loss", ..., "losses.classes"),
     "an unknown argument of a loss": ("losses.classes.uper", 0.9, "losses.classes"),
     "a negative weight": ("losses.align.weight", -1, "losses.align.weight"),
+    "a ramp to no number": ("losses.align.weight", {"from": 0, "to": "a", "epochs": 3}, "losses.align.weight"),
     "a missing tensor": ("losses.align.target", ..., "losses.align"),
     "an unknown key of train": ("train.epohcs", 3, "train"),
     "an unknown optimizer": ("train.optimizer.kind", "adm", "train.optimizer.kind"),

@@ -93,7 +93,8 @@ def test_a_figure_is_not_the_loss(activity):
             metric_names = ("loss",)
 
 
-def test_a_run_writes_them_and_the_console_does_not_show_them(tmp_path, capsys):
+def test_a_run_writes_them_and_the_console_does_not_show_them(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")  # room for all that is shown
     spec = spec_with({"align": ALIGN})
     del spec["losses"]["reconstruction"]
     spec["data"]["batch_size"] = 256

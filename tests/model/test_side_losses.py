@@ -224,7 +224,8 @@ def test_overrides_and_variables_reach_side_losses():
     assert load_spec(read.resolved) == read
 
 
-def test_a_run_shows_it_everywhere_and_it_falls(tmp_path, capsys):
+def test_a_run_shows_it_everywhere_and_it_falls(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")  # room for all that is shown
     small = [
         *(
             "data={dataset: digits, image_size: 16, augment: null}",

@@ -231,7 +231,7 @@ def test_missing_files_are_named_with_a_near_one(tmp_path):
 
 
 def test_folders_and_huge_files_are_refused(tmp_path):
-    assert "cannot be read" in problems(tmp_path)[0].message
+    assert "a folder without specs" in problems(tmp_path)[0].message
     (tmp_path / "huge.yaml").write_bytes(b"#" * (load.LARGEST_FILE + 1))
     assert "larger than" in problems(tmp_path / "huge.yaml")[0].message
     assert "cannot be read" in problems("a\0b.yaml")[0].message

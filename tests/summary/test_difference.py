@@ -89,6 +89,16 @@ def test_wiring_layers_and_frozen_weights():
     assert (frozen["weights"], frozen["fixed_weights"]) == ((51, 0), (0, 51))
 
 
+def test_a_map_in_place_of_a_number_is_one_change():
+    decoded = {"loss": "reconstruction", **RECONSTRUCTION, "weight": 20}
+    other = {**BASE, "losses": {**BASE["losses"], "short": decoded}, "model": CAPSULES}
+    ramp = {"from": 0, "to": 20, "epochs": 5}
+    sides = [side_of(examine_spec(other, given), 2, "cpu") for given in ((), [f"losses.short.weight={ramp}"])]
+    assert difference(*sides).settings == {"losses.short.weight": (20, ramp)}
+    later = side_of(examine_spec(other, [f"losses.short.weight={ {**ramp, 'epochs': 7} }"]), 2, "cpu")
+    assert difference(sides[1], later).settings == {"losses.short.weight.epochs": (5, 7)}
+
+
 def test_remarks_and_names_are_no_difference():
     assert changed({**BASE, "name": "other"}, "model.nodes.flat.doc=in a row", "model.nodes.scores.expect=[3]").empty
 

@@ -7,7 +7,7 @@ import torch
 
 from encapkeras.errors import RunFolderError, TrainingError
 from encapkeras.training import LossSchedule
-from encapkeras.training.callbacks import Checkpoints, MetricsFile, NonFiniteStop, Stopwatch
+from encapkeras.training.callbacks import Checkpoints, LogTo, MetricsFile, NonFiniteStop, Stopwatch
 
 IMAGES = np.random.default_rng(0).random((40, 4, 4, 1), dtype=np.float32)
 LABELS = (IMAGES.mean((1, 2, 3)) > 0.5).astype("int64")
@@ -197,6 +197,24 @@ class CountingLoss(keras.losses.Loss):
 
     def call(self, y_true, y_pred):
         return keras.ops.mean(y_pred**2, axis=-1)
+
+
+def test_a_function_gets_the_metrics_of_each_epoch_and_may_end_the_training():
+    class Enough(Exception):
+        """What an own function raises, as Optuna's TrialPruned."""
+
+    got = []
+
+    def function(metrics, epoch):
+        got.append((epoch, metrics))
+        if epoch == 2:
+            raise Enough
+
+    with pytest.raises(Enough):
+        fit(small_model(), LogTo(function), epochs=3)
+    assert [epoch for epoch, _ in got] == [1, 2]
+    assert all(type(value) is float for _, metrics in got for value in metrics.values())
+    assert {"loss", "val_loss"} <= set(got[0][1])
 
 
 def test_loss_schedule_tells_every_loss_that_wants_it():

@@ -1,6 +1,7 @@
 """A loss that is not finite stops the training, and the message says where it comes from."""
 
 import copy
+import re
 import subprocess
 
 import keras
@@ -137,7 +138,8 @@ def test_statistics_that_the_step_would_spoil_are_kept_and_not_taken_for_the_cau
     model = diverging(NORMED)
     message = stopped(model)
     assert all(torch.isfinite(weight.value).all() for weight in model.non_trainable_weights)
-    assert "step 2: the output of node 'maps' is the first that is not finite" in message
+    # Which of them depends on the sign of rounding noise: the norm takes back what the scale before it does.
+    assert re.search("step 2: the output of node '(norm|maps)' is the first that is not finite", message)
     assert "statistics" not in message
 
 

@@ -1,6 +1,7 @@
 """Keras callbacks; each works in any `model.fit`."""
 
 from encapkeras.training.callbacks.checkpoints import Checkpoints
+from encapkeras.training.callbacks.log_to import LogTo
 from encapkeras.training.callbacks.loss_schedule import LossSchedule
 from encapkeras.training.callbacks.metrics_file import MetricsFile
 from encapkeras.training.callbacks.non_finite_stop import NonFiniteStop
@@ -13,6 +14,7 @@ from encapkeras.training.callbacks.validate_average import ValidateAverage
 
 __all__ = [
     "Checkpoints",
+    "LogTo",
     "LossSchedule",
     "MetricsFile",
     "NonFiniteStop",

@@ -12,10 +12,6 @@ from typing import Any
 from torch.utils.tensorboard.summary import hparams
 
 from encapkeras.files import writing
-from encapkeras.model.spec_model import SpecModel
-from encapkeras.spec.train_settings import TrainSettings
-from encapkeras.summary.cost import batch_size_of
-from encapkeras.summary.node_table import parameters
 from encapkeras.torch_internals import file_writer
 from encapkeras.training.tensorboard.event_file import open_event_file
 
@@ -26,23 +22,6 @@ def write_settings(folder: Path, settings: Mapping[str, str | int | float | bool
     """Write a run's settings next to the event file of its training, without columns: they differ between runs."""
     _, started, ended = hparams(dict(settings), {})
     replace_hparams(folder, [started, *([ended] if finished else [])], {})
-
-
-def main_settings(model: SpecModel, settings: TrainSettings) -> dict[str, str | int | float | bool]:
-    """Return the settings that distinguish runs which are trained from specs."""
-    decay = settings.weight_decay
-    return {
-        "spec": model.name,
-        "parameters": parameters(model),
-        "dataset": model.spec["data"]["dataset"],
-        "batch_size": batch_size_of(model.examined.spec),
-        "seed": settings.seed,
-        "epochs": settings.epochs,
-        "optimizer": settings.optimizer.kind,
-        "learning_rate": settings.optimizer.learning_rate,
-        "schedule": settings.schedule.kind,
-        "weight_decay": f"{decay.kind} {decay.rate:g}" if decay else "none",
-    }
 
 
 def replace_hparams(folder: Path, summaries: Sequence[Any], scalars: Mapping[str, float]) -> None:
