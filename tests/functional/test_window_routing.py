@@ -120,13 +120,12 @@ def test_the_scrambled_layout_of_a_release_is_not_ours(iterations):
 
 
 @pytest.mark.parametrize("name", METHODS)
-@pytest.mark.parametrize("strides", [1, (2, 1)])
-@pytest.mark.parametrize("padding", [0, (1, 0)])
+@pytest.mark.parametrize(("strides", "padding"), [(1, 0), ((2, 1), (1, 0))])
 def test_pieces_do_not_change_the_result(name, strides, padding, monkeypatch):
     case = Case(name)
     whole = case(strides=strides, padding=padding)
     expected = gradients(whole, case.tensors, materialize=True)
-    monkeypatch.setattr(windows_module, "_PIECE", {"cpu": 20})
+    monkeypatch.setattr(windows_module, "_PIECE", {"cpu": 50})
     pieces = case(strides=strides, padding=padding)
     assert largest_difference(pieces, whole) < 1e-10
     assert largest_difference(gradients(pieces, case.tensors, materialize=True), expected) < 1e-8
@@ -250,13 +249,12 @@ def test_credit_gives_the_outputs():
 
 @pytest.mark.parametrize("name", METHODS)
 def test_never_makes_all_votes(name):
-    sizes = {"batch": 8, "height": 9, "width": 9, "kernel": (3, 3), "types": 8, "outputs": 64}
+    sizes = {"batch": 4, "height": 7, "width": 7, "kernel": (3, 3), "types": 4, "outputs": 24}
     case = Case(name, **sizes, dtype=torch.float32)
-    positions = 8 * 7 * 7
     with LargestTensor() as largest:
         gradients(case(), case.tensors, materialize=True)
-    of_one_offset = positions * 8 * 64 * DIM
-    assert largest.elements <= max(of_one_offset, positions * 9 * 8 * 64 if "full" not in name else of_one_offset * DIM)
+    votes_of_one_offset = 4 * 5 * 5 * 4 * 24 * DIM
+    assert largest.elements <= votes_of_one_offset * (DIM if name == "bayes_full" else 1)
 
 
 @pytest.mark.parametrize("name", METHODS)

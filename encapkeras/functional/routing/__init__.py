@@ -1,7 +1,13 @@
 """Routing: how the capsules of one layer decide which capsules of the next one they support.
 
-Read `dynamic_routing`, then `em_routing`. `vote_moments` computes what both need without making votes, `attention`
-runs an iteration piece by piece, `deferred_weight_gradient` sums the gradient of the matrices once, and
-`routing_inputs` checks shapes. `couplings` makes the coefficients of each iteration again, for analyses. A new
-routing is one file here, one layer in `encapkeras.layers`, and a test.
+Read `dynamic_routing`, then `em_routing`: all inputs to all outputs, without votes. `vote_moments` computes what both
+need without making votes, `attention` runs an iteration piece by piece, `deferred_weight_gradient` sums the gradient of
+the matrices once, and `couplings` makes the coefficients of each iteration again, for analyses.
+
+Then `window_dynamic_routing`: parents have the children under a kernel. `windows` goes through the children piece by
+piece, `window_votes` makes their votes, `window_gaussians` their means and variances; on these stand
+`self_routing`, `inverted_attention`, `window_em_routing`, `variational_bayes` and `heinsen_2019`. `heinsen_2022` has no
+votes.
+
+`routing_inputs` checks shapes. A new routing is one file here, one layer in `encapkeras.layers`, and a test.
 """
