@@ -119,7 +119,7 @@ def steps_per_epoch(model: keras.Model, frame: FrameType | None) -> int | None:
     return fit.f_locals["epoch_iterator"].steps_per_epoch if fit else None
 
 
-def images_per_step(model: keras.Model, frame: FrameType | None) -> float | None:
+def mean_batch_size(model: keras.Model, frame: FrameType | None) -> float | None:
     """Get the mean size of the batches of the `fit` that a frame is inside of (its `epoch_iterator`; Keras 3.15)."""
     fit = _frame_of_fit(model, frame)
     iterator = fit.f_locals["epoch_iterator"] if fit else None
@@ -147,8 +147,8 @@ def validates(model: keras.Model, frame: FrameType | None) -> bool:
     return any(model._should_eval(epoch, fit.f_locals["validation_freq"]) for epoch in epochs)
 
 
-def images_in_step(model: keras.Model, frame: FrameType | None) -> int:
-    """Count what the step that `fit` makes trains on (its `data`, of one step; Keras 3.15)."""
+def size_of_this_batch(model: keras.Model, frame: FrameType | None) -> int:
+    """Count the images of the batch that `fit` trains on now, 0 outside of `fit` (its `data`; Keras 3.15)."""
     fit = _frame_of_fit(model, frame)
     return len(keras.tree.flatten(fit.f_locals["data"])[0]) if fit else 0
 

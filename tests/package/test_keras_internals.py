@@ -246,16 +246,16 @@ def test_steps_per_epoch_is_the_argument_of_fit(steps):
     ("rows", "options", "size"),
     [(3, {"batch_size": 2}, 1.5), (4, {"batch_size": 2}, 2.0), (3, {"batch_size": 2, "steps_per_epoch": 1}, 2.0)],
 )
-def test_images_per_step_is_the_mean_size_of_batches(rows, options, size):
+def test_mean_batch_size_counts_a_smaller_last_batch(rows, options, size):
     model, found, x = one_weight(), [], np.ones((rows, 1), "float32")
-    begin = Calling(on_train_begin=lambda logs=None: found.append(internals.images_per_step(model, sys._getframe())))
+    begin = Calling(on_train_begin=lambda logs=None: found.append(internals.mean_batch_size(model, sys._getframe())))
     model.fit(x, x, callbacks=[begin], verbose=0, **options)
-    assert found == [size] and internals.images_per_step(model, sys._getframe()) is None
+    assert found == [size] and internals.mean_batch_size(model, sys._getframe()) is None
 
 
-def test_images_per_step_of_a_generator_is_not_known():
+def test_mean_batch_size_of_a_generator_is_not_known():
     model, found = one_weight(), []
-    begin = Calling(on_train_begin=lambda logs=None: found.append(internals.images_per_step(model, sys._getframe())))
+    begin = Calling(on_train_begin=lambda logs=None: found.append(internals.mean_batch_size(model, sys._getframe())))
     model.fit(((X, Y) for _ in range(9)), steps_per_epoch=1, shuffle=False, callbacks=[begin], verbose=0)
     assert found == [None]
 
@@ -285,16 +285,16 @@ def test_callbacks_and_arguments_are_those_of_fit():
         ({"validation_data": (X, Y), "validation_freq": [1]}, True),
     ],
 )
-def test_whether_fit_validates_and_how_many_images_a_step_has(options, expected):
+def test_whether_fit_validates_and_the_size_of_this_batch(options, expected):
     model, found = one_weight(), []
 
     def note(batch, logs=None):
         frame = sys._getframe()
-        found.append((internals.validates(model, frame), internals.images_in_step(model, frame)))
+        found.append((internals.validates(model, frame), internals.size_of_this_batch(model, frame)))
 
     model.fit(X, Y, callbacks=[Calling(on_train_batch_end=note)], verbose=0, **options)
     assert found[0] == (expected, len(X) // (2 if "validation_split" in options else 1))
-    assert not internals.validates(model, sys._getframe()) and internals.images_in_step(model, sys._getframe()) == 0
+    assert not internals.validates(model, sys._getframe()) and internals.size_of_this_batch(model, sys._getframe()) == 0
 
 
 def test_the_metrics_that_keras_minimizes_are_known_by_their_logs():

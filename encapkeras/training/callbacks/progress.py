@@ -12,7 +12,7 @@ import keras
 from rich.console import Console
 from rich.text import Text
 
-from encapkeras.keras_internals import images_per_step
+from encapkeras.keras_internals import mean_batch_size
 from encapkeras.model.spec_model import SpecModel
 from encapkeras.training.callbacks.callback_state import KeptTypes
 from encapkeras.training.callbacks.first_process import in_first_process
@@ -65,7 +65,7 @@ class Progress(keras.callbacks.Callback):  # type: ignore[misc]
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Show the bar."""
         self._trains, self._epochs, self._steps = True, self.params["epochs"], self.params["steps"]
-        self._per_step = images_per_step(self.model, inspect.currentframe())
+        self._per_step = mean_batch_size(self.model, inspect.currentframe())
         if self.images is not None:
             self._per_step = self.images / self._steps if self._steps else None
         self._counted_from = -1.0  # the place in the training, in epochs, from which on the time is taken

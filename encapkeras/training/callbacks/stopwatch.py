@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import keras
 import torch
 
-from encapkeras.keras_internals import images_in_step
+from encapkeras.keras_internals import size_of_this_batch
 from encapkeras.training.callbacks.callback_state import KeptTypes
 
 
@@ -81,7 +81,7 @@ class Stopwatch(keras.callbacks.Callback):  # type: ignore[misc]
             torch.cuda.synchronize()  # a GPU works after the call that asked for it returned
         self._steps = batch + 1
         if self.images is None:
-            self._counted += images_in_step(self.model, inspect.currentframe())
+            self._counted += size_of_this_batch(self.model, inspect.currentframe())
         self._stop = time.perf_counter()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
