@@ -15,7 +15,8 @@ from encapkeras.distribution.processes import broadcast, connected, propagate_er
 from encapkeras.errors import ArgumentError, DistributionError, TrainingError
 from encapkeras.functional.torch_support.optional_compile import check_compiler
 from encapkeras.spec.train_settings import TrainSettings
-from encapkeras.training.callbacks.resume import Resume
+from encapkeras.text import listed
+from encapkeras.training.callbacks.resume import OtherCallbacksError, Resume
 from encapkeras.training.measure import data_of
 from encapkeras.training.run.identity import first_difference, without_places
 
@@ -116,6 +117,20 @@ def check_settings(spec: Spec) -> DataSettings:
             "remove train.analysis; encapkeras analyse works without."
         )
     return data
+
+
+def other_callbacks_of_run(error: OtherCallbacksError, own: int, folder: Path) -> TrainingError:
+    """Say how to resume a run with the callbacks that it was started with; `own` of the given are the caller's."""
+    ours = len(error.given) - own
+    if error.saved[:ours] != error.given[:ours]:  # a setting or a version has changed them
+        return TrainingError(str(error))
+    saved, given = error.saved[ours:], error.given[ours:]
+    made = f", callbacks=[{', '.join(f'{name}(...)' for name in saved)}]" if saved else ""
+    return TrainingError(
+        f"the run in {folder} was saved with {listed(saved) or 'no'} in callbacks; now there is "
+        f"{listed(given) or 'none'}. Resume it in Python, with callbacks of the same classes in the same order: "
+        f"train(spec, run_dir='{folder}', resume=True{made})"
+    )
 
 
 def check_device(settings: TrainSettings, device: torch.device) -> None:

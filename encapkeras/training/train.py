@@ -35,6 +35,7 @@ from encapkeras.summary.main_settings import main_settings
 from encapkeras.summary.node_table import parameters
 from encapkeras.training import callbacks
 from encapkeras.training.analysis_images import sample_images
+from encapkeras.training.callbacks.resume import OtherCallbacksError
 from encapkeras.training.check import (
     Verbose,
     check_callbacks,
@@ -44,6 +45,7 @@ from encapkeras.training.check import (
     check_same_spec,
     check_settings,
     check_verbose,
+    other_callbacks_of_run,
 )
 from encapkeras.training.introduction import introduction
 from encapkeras.training.measure import check_fits, compile_with_losses, measure_metrics
@@ -169,6 +171,8 @@ class _Run:
         try:
             with explain_out_of_memory(advice_for_training(self.model, self.folder.path)):
                 yield
+        except OtherCallbacksError as error:
+            raise other_callbacks_of_run(error, len(self.asked.callbacks), self.folder.path) from None
         except (KeyboardInterrupt, TrainingError, RunFolderError, DataError, DistributionError) as stop:
             text = (str(stop) or "interrupted").removesuffix(".")
             again = self._how_to_continue(isinstance(stop, NonFiniteTrainingError))

@@ -7,6 +7,7 @@ from support.tiny_spec import tiny_spec
 
 from encapkeras import load_spec
 from encapkeras.callbacks import MetricsFile, Resume
+from encapkeras.cli.main import main
 from encapkeras.errors import ArgumentError, TrainingError
 from encapkeras.training import train
 
@@ -41,12 +42,15 @@ def test_callbacks_come_after_ours_and_may_stop(tmp_path, capsys):
     assert capsys.readouterr() == ("", "")
 
 
-def test_callbacks_are_saved_with_the_run_and_are_needed_to_resume_it(tmp_path):
+def test_callbacks_are_saved_with_the_run_and_are_needed_to_resume_it(tmp_path, capsys):
     with pytest.raises(KeyboardInterrupt, match=r"train\(\.\.\., run_dir='.*run', resume=True, callbacks=\[\.\.\.\]\)"):
         trained(tmp_path, callbacks=[Count(stop_after=1)], verbose=0)
     before = (tmp_path / "run/environment.json").read_bytes()
-    with pytest.raises(TrainingError, match=r"has the callbacks .*Count"):
+    advice = r"train\(spec, run_dir='.*run', resume=True, callbacks=\[Count\(\.\.\.\)\]\)$"
+    with pytest.raises(TrainingError, match=f"saved with Count in callbacks; now there is none.*{advice}"):
         trained(tmp_path, resume=True, verbose=0)
+    assert main(["train", "--resume", str(tmp_path / "run")]) == 2
+    assert "callbacks=[Count(...)]" in capsys.readouterr().err
     assert (tmp_path / "run/environment.json").read_bytes() == before
     count = Count()
     trained(tmp_path, resume=True, callbacks=[count], verbose=0)

@@ -215,7 +215,7 @@ def test_a_file_that_has_become_shorter_is_told(tmp_path):
 
 def test_other_callbacks_are_told(tmp_path):
     trained(tmp_path)
-    with pytest.raises(TrainingError, match="has the callbacks EarlyStopping, MetricsFile; 'also' has none"):
+    with pytest.raises(TrainingError, match="has the callbacks EarlyStopping, MetricsFile; now it has none"):
         small_model().fit(**arrays(), callbacks=[Resume(tmp_path / "states")], verbose=0)
 
 

@@ -52,6 +52,17 @@ class SkippingData(Protocol):
         """Choose the epoch, from 0, and how many of its first batches will be thrown away."""
 
 
+class OtherCallbacksError(TrainingError):
+    """A training was saved with other callbacks than it is resumed with."""
+
+    def __init__(self, folder: Path, saved: list[str], given: list[str]) -> None:
+        super().__init__(
+            f"the saved training in {folder} has the callbacks {listed(saved) or 'none'}; now it "
+            f"has {listed(given) or 'none'}. Resume with the same, or train in another folder."
+        )
+        self.saved, self.given = saved, given
+
+
 class Resume(keras.callbacks.Callback):  # type: ignore[misc]
     """Saves the complete state of a training, its resume state, and resumes from it at the very step.
 
@@ -222,7 +233,8 @@ class Resume(keras.callbacks.Callback):  # type: ignore[misc]
 
     def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Save between the last step of an epoch and the validation, if it is time."""
-        self._between_steps()
+        if is_fitting(self.model, inspect.currentframe()):  # not in `evaluate` after a `fit` that ended with an error
+            self._between_steps()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Copy the weights, which Keras replaces by their average before it calls `on_train_end`."""
@@ -295,10 +307,7 @@ class Resume(keras.callbacks.Callback):  # type: ignore[misc]
         if self._finds_callbacks and not then:  # saved when they were not looked for
             return []
         if now != then:
-            raise TrainingError(
-                f"the saved training in {self.files.folder} has the callbacks {listed(then) or 'none'}; 'also' has "
-                f"{listed(now) or 'none'}. Resume with the same, or train in another folder."
-            )
+            raise OtherCallbacksError(self.files.folder, then, now)
         return list(zip(self.also, state["callbacks"], strict=True))
 
     def _restore_callbacks(self, state: State) -> None:
