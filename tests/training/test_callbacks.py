@@ -1,13 +1,23 @@
 import csv
+import io
 
 import keras
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 
 from encapkeras.errors import RunFolderError, TrainingError
 from encapkeras.training import LossSchedule
-from encapkeras.training.callbacks import Checkpoints, LogTo, MetricsFile, NonFiniteStop, Stopwatch
+from encapkeras.training.callbacks import (
+    Checkpoints,
+    LogTo,
+    MetricsFile,
+    NonFiniteStop,
+    Progress,
+    Stopwatch,
+    TensorBoard,
+)
 
 IMAGES = np.random.default_rng(0).random((40, 4, 4, 1), dtype=np.float32)
 LABELS = (IMAGES.mean((1, 2, 3)) > 0.5).astype("int64")
@@ -215,6 +225,44 @@ def test_a_function_gets_the_metrics_of_each_epoch_and_may_end_the_training():
     assert [epoch for epoch, _ in got] == [1, 2]
     assert all(type(value) is float for _, metrics in got for value in metrics.values())
     assert {"loss", "val_loss"} <= set(got[0][1])
+
+
+class Talks(keras.callbacks.Callback):
+    """Logs what is not one number."""
+
+    def __init__(self, **logged):
+        super().__init__()
+        self.logged = logged
+
+    def on_train_batch_end(self, batch, logs=None):
+        logs.update(self.logged)
+
+    def on_epoch_end(self, epoch, logs=None):
+        logs.update(self.logged)
+
+
+def test_texts_and_several_numbers_in_the_logs_end_no_training(tmp_path):
+    talks = Talks(phase="warm-up", val_loss="none", text_loss=["a"], class_loss=np.ones(2, "float32"), nothing=None)
+    got, output = [], io.StringIO()
+    ours = (
+        NonFiniteStop(),
+        LogTo(lambda metrics, epoch: got.append(metrics)),
+        MetricsFile(tmp_path / "metrics.csv"),
+        Progress(console=Console(file=output)),
+        TensorBoard(tmp_path / "events"),
+        Checkpoints(tmp_path / "best.keras", tmp_path / "last.keras", monitor="class_loss_1"),
+    )
+    fit(small_model(), talks, *ours, epochs=1)
+    assert set(got[0]) == {"accuracy", "loss", "val_accuracy", "class_loss_0", "class_loss_1"}
+    row = next(csv.DictReader((tmp_path / "metrics.csv").read_text().splitlines()))
+    assert (row["phase"], row["text_loss_0"], row["class_loss_1"]) == ("warm-up", "a", "1.0")
+    assert output.getvalue().startswith("epoch 1/1  accuracy") and "warm-up" not in output.getvalue()
+    assert ours[-1].best_accuracy == 1.0
+
+
+def test_one_of_several_losses_that_is_not_finite_ends_the_training():
+    with pytest.raises(TrainingError, match="the class_loss_1 became inf in epoch 1, step 1"):
+        fit(small_model(), Talks(class_loss=torch.tensor([1.0, float("inf")])), NonFiniteStop())
 
 
 def test_loss_schedule_tells_every_loss_that_wants_it():

@@ -217,7 +217,7 @@ def test_steps_that_were_made_before_are_left_out(monkeypatch, tmp_path):
 
 def test_a_long_epoch_has_a_line_a_minute_and_the_first_early(monkeypatch):
     lines = clocked(monkeypatch, seconds=8.0, batch_size=2, epochs=2)
-    form = r"epoch (\d)/2  step (\d+)/20  0 images/s  (\S+) left  accuracy \S+  loss \S+"
+    form = r"epoch (\d)/2  step (\d+)/20  0 images/s  (\S+) left  loss \S+  accuracy \S+"
     found = [re.fullmatch(form, line) for line in lines]
     steps = [(int(each[1]), int(each[2])) for each in found if each]
     assert steps == [(1, 2), (1, 10), (1, 18), (2, 8), (2, 16)]  # after 16 s, then after more than a minute each
@@ -281,5 +281,26 @@ def test_values_of_any_kind_have_a_text():
         "d": np.ones(3),
         "e": 1e9,
         "f": 123456,
+        "text": "warm-up",
+        "val_a": "none",
+        "list": [0.5],
     }
     assert metric_texts(logs) == ["a 2.0000", "b nan", "c -1234.6", "e 1.00e+09", "f 123456"]
+
+
+@pytest.mark.parametrize(("width", "end"), [(70, "loss S"), (40, "loss S"), (80, "loss S  accuracy S")])
+def test_the_line_of_a_minute_has_the_loss_in_a_narrow_file_too(monkeypatch, width, end):
+    lines = clocked(monkeypatch, seconds=15.0, batch_size=2, epochs=100, initial_epoch=98, width=width)
+    plain = [re.sub(r"(loss|accuracy) [\d.]+", r"\1 S", line) for line in lines if "step" in line]
+    assert plain[0] == f"epoch  99/100  step 2/20  0 images/s  0:09:30 left  {end}"
+
+
+def test_a_test_after_an_error_in_fit_is_no_validation(monkeypatch):
+    clock, output = Clock(0.0, 13.0), io.StringIO()
+    monkeypatch.setattr("encapkeras.training.callbacks.progress.time", clock)
+    progress, model = Progress(console=Console(file=output)), small_model()
+    with pytest.raises(TrainingError):
+        fit(NonFiniteStop(), progress, model=model, data=(IMAGES * np.nan, LABELS))
+    model.evaluate(IMAGES, LABELS, batch_size=4, callbacks=[clock, progress], verbose=0)
+    lines = output.getvalue().splitlines()
+    assert [line.split("  ")[:2] for line in lines] == [["test", "step 5/10"], ["test", "step 10/10"]]

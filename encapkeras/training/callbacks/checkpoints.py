@@ -18,7 +18,7 @@ from encapkeras.files import replacing
 from encapkeras.keras_internals import lowest_is_best, not_compiled, validates
 from encapkeras.training.callbacks.callback_state import KeptTypes
 from encapkeras.training.callbacks.first_process import in_first_process
-from encapkeras.training.callbacks.log_values import single_values
+from encapkeras.training.callbacks.log_values import single_numbers
 from encapkeras.training.optimizer.averaged_weights import averaged
 from encapkeras.training.run.identity import file_digest, mark_checkpoint
 
@@ -102,7 +102,7 @@ class Checkpoints(keras.callbacks.Callback):  # type: ignore[misc]
             if self.run is not None:
                 mark_checkpoint(file, self.run, epoch + 1)
         self.last_epoch = epoch + 1
-        values = single_values(logs)
+        values = single_numbers(logs)
         if self.best is None:
             return
         if self.monitor not in values:

@@ -8,6 +8,7 @@ from typing import Any
 import keras
 
 from encapkeras.training.callbacks.first_process import in_first_process
+from encapkeras.training.callbacks.log_values import single_numbers
 
 
 @in_first_process
@@ -16,7 +17,8 @@ class LogTo(keras.callbacks.Callback):  # type: ignore[misc]
 
     `LogTo(mlflow.log_metrics)` and `LogTo(wandb_run.log)` are all that MLflow and Weights & Biases need; neither needs
     TensorFlow, as the Keras callbacks that come with them do. What the function raises ends the training, such as
-    Optuna's `TrialPruned`. Of several processes, the first calls it.
+    Optuna's `TrialPruned`. A metric with a number for each class, as `keras.metrics.F1Score()`, has the names `NAME_0`,
+    `NAME_1` and so on; what is no number is left out. Of several processes, the first calls it.
 
     Args:
         function: What is called as `function(metrics, epoch)`, with the logs of Keras as a new dict of floats.
@@ -39,4 +41,4 @@ class LogTo(keras.callbacks.Callback):  # type: ignore[misc]
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Call the function."""
-        self.function({name: float(value) for name, value in (logs or {}).items()}, epoch + 1)
+        self.function(single_numbers(logs), epoch + 1)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from numbers import Real
 from typing import Any
 
-import keras
 import numpy as np
 import torch
 
@@ -17,12 +17,24 @@ def single_values(logs: Mapping[str, Any] | None) -> dict[str, Any]:
         >>> single_values({"loss": 0.5, "f1_score": torch.tensor([0.25, 1.0])})
         {'loss': 0.5, 'f1_score_0': 0.25, 'f1_score_1': 1.0}
     """
-    values: dict[str, Any] = {}
-    for name, value in (logs or {}).items():
-        if not isinstance(value, torch.Tensor | np.ndarray | list | tuple):
-            values[name] = value
-            continue
-        numbers = keras.ops.convert_to_numpy(value)
-        for place in np.ndindex(numbers.shape):
-            values["_".join([name, *map(str, place)])] = numbers[place].item()
-    return values
+    return dict(pair for name, value in (logs or {}).items() for pair in _values_within(name, value))
+
+
+def single_numbers(logs: Mapping[str, Any] | None) -> dict[str, float]:
+    """Return `single_values` without what is no number: callbacks may log texts.
+
+    Examples:
+        >>> single_numbers({"loss": np.float32(0.5), "f1_score": [0.25, 1.0], "phase": "warm-up"})
+        {'loss': 0.5, 'f1_score_0': 0.25, 'f1_score_1': 1.0}
+    """
+    return {name: float(value) for name, value in single_values(logs).items() if isinstance(value, Real)}
+
+
+def _values_within(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, torch.Tensor | np.ndarray):
+        value = value.tolist()
+    if not isinstance(value, list | tuple):
+        yield name, value
+        return
+    for place, part in enumerate(value):
+        yield from _values_within(f"{name}_{place}", part)

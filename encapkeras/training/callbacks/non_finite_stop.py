@@ -20,6 +20,7 @@ from encapkeras.files import replacing, writing
 from encapkeras.keras_internals import ask_before_steps, ask_no_longer
 from encapkeras.model.spec_model import SpecModel, TrainingLoss
 from encapkeras.training.callbacks.callback_state import KeptTypes
+from encapkeras.training.callbacks.log_values import single_numbers
 from encapkeras.training.non_finite import ADVICE, NonFiniteTrainingError, Origin, cause_in_gradients, cause_of, in_data
 
 
@@ -203,8 +204,9 @@ class NonFiniteStop(keras.callbacks.Callback):  # type: ignore[misc]
 
 def _bad_losses(logs: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
     """Yield the losses that are not finite; a `train_step` of a model's own may return several."""
-    for name, value in logs.items():
-        if (name == "loss" or name.endswith("_loss")) and not math.isfinite(value):
+    losses = {name: value for name, value in logs.items() if name == "loss" or name.endswith("_loss")}
+    for name, value in single_numbers(losses).items():
+        if not math.isfinite(value):
             yield name, value
 
 

@@ -12,10 +12,11 @@ import keras
 from rich.console import Console
 from rich.text import Text
 
-from encapkeras.keras_internals import mean_batch_size
+from encapkeras.keras_internals import is_fitting, mean_batch_size
 from encapkeras.model.spec_model import SpecModel
 from encapkeras.training.callbacks.callback_state import KeptTypes
 from encapkeras.training.callbacks.first_process import in_first_process
+from encapkeras.training.callbacks.log_values import single_numbers
 from encapkeras.training.callbacks.progress_bar import Bar, make_bar
 from encapkeras.training.callbacks.progress_text import GAP, epoch_line, joined, metric_texts
 from encapkeras.training.callbacks.young_statistics import has_fresh_statistics, why_at_chance
@@ -31,10 +32,11 @@ class Progress(keras.callbacks.Callback):  # type: ignore[misc]
     """Shows a bar with speed and time left for all epochs, and prints a line for each finished epoch.
 
     The bar is drawn on a terminal and in a notebook. Elsewhere, as in a file or the log of a queue, an epoch that takes
-    longer than a minute gets a plain line a minute, the first after ten seconds. A network whose validation is at
-    chance because its batch norms have seen few steps gets a line that says so, once. It works in any `fit`, and in
-    `evaluate`; the length of an epoch need not be known. It leaves out metrics that side losses report in addition to
-    their values, and what does not fit into the width of the output.
+    longer than a minute gets a plain line a minute, the first after ten seconds, with step, speed, time left and loss
+    at least. A network whose validation is at chance because its batch norms have seen few steps gets a line that says
+    so, once. It works in any `fit`, and in `evaluate`; the length of an epoch need not be known. It leaves out texts,
+    metrics with several numbers, metrics that side losses report in addition to their values, and what does not fit
+    into the width of the output.
 
     Args:
         images: How many images an epoch trains on. None: as many as the data given to `fit` have; where that is not
@@ -97,11 +99,12 @@ class Progress(keras.callbacks.Callback):  # type: ignore[misc]
             self._first_stop, self._first = now, self._done
         if self.young_steps is not None:
             self.young_steps += self._done - before
-        # Speed and time first: a narrow terminal cuts the end off.
-        self._tell(lambda: [self._speed(), self._left(self._epoch + self._part()), *self._metrics(logs)])
+        # Narrow outputs cut the end off.
+        self._tell(lambda: [self._speed(), self._left(self._epoch + self._part()), *self._metrics(logs, "loss")], 3)
 
     def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Show that validation is running."""
+        self._trains = self._trains and is_fitting(self.model, inspect.currentframe())  # else `fit` ended with an error
         if not self._trains:
             self._epochs, self._steps, self._label, self._done = 1, self.params["steps"], "test", 0
             self._begin()
@@ -123,16 +126,16 @@ class Progress(keras.callbacks.Callback):  # type: ignore[misc]
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Print the epoch's line."""
-        logs = logs or {}
+        numbers = single_numbers(logs)
         if self._steps is None and self._done:
             self._steps = self._done
             if self.images is not None:
                 self._per_step = self.images / self._steps
-        speed = f"{logs['images_per_second']:,.0f} images/s" if "images_per_second" in logs else self._speed()
+        speed = f"{numbers['images_per_second']:,.0f} images/s" if "images_per_second" in numbers else self._speed()
         left, width = self._left(epoch + 1), self._console.width
         self._print(epoch_line(self._label, self._metrics(logs), speed, left, width))
         if self.young_steps is not None:
-            why = why_at_chance(self.model, self.young_steps, logs)
+            why = why_at_chance(self.model, self.young_steps, numbers)
             if why:
                 self.young_steps = None
                 self._print(why)
@@ -157,8 +160,8 @@ class Progress(keras.callbacks.Callback):  # type: ignore[misc]
         self._told = False  # whether there has been a line
         self._bar = make_bar(self._console, f"epoch {self._epochs}/{self._epochs}") if self.bar else None
 
-    def _tell(self, parts: Callable[[], list[str]]) -> None:
-        """Move the bar, or print a line within an epoch, if it is time."""
+    def _tell(self, parts: Callable[[], list[str]], least: int = 1) -> None:
+        """Move the bar, or print a line within an epoch, with at least so many parts, if it is time."""
         now = time.perf_counter()
         if self._bar:
             if now - self._shown >= REFRESH:
@@ -166,7 +169,7 @@ class Progress(keras.callbacks.Callback):  # type: ignore[misc]
                 self._bar.show(self._label, self._done, self._steps, GAP.join(filter(None, parts())))
         elif now - self._printed > MINUTE or self._is_early(now):
             of = f"/{self._steps:,}" if self._steps else ""
-            self._print(joined([self._label, f"step {self._done:,}{of}", *parts()], self._console.width))
+            self._print(joined([self._label, f"step {self._done:,}{of}", *parts()], 2 + least, self._console.width))
 
     def _is_early(self, now: float) -> bool:
         """Whether nobody knows yet that this lives, and it will be more than a minute until the epoch's line."""
@@ -199,7 +202,7 @@ class Progress(keras.callbacks.Callback):  # type: ignore[misc]
         seconds = (time.perf_counter() - self._start) * (self._epochs - epochs_done) / trained
         return f"{duration_text(seconds)} left"
 
-    def _metrics(self, logs: dict[str, Any] | None) -> list[str]:
+    def _metrics(self, logs: dict[str, Any] | None, first: str = "") -> list[str]:
         of_side_losses = self.model.side_figures if isinstance(self.model, SpecModel) else []
         hidden = {"images_per_second", "learning_rate", *of_side_losses, *(f"val_{name}" for name in of_side_losses)}
-        return metric_texts(logs, hidden)
+        return metric_texts(logs, hidden, first)

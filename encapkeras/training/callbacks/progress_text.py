@@ -9,38 +9,34 @@ from typing import Any
 from rich.text import Text
 
 from encapkeras.errors import printable
+from encapkeras.training.callbacks.log_values import single_numbers
 
 GAP = "  "
 LONGEST_TIME = len("12:34:56 left")
 LONGEST_SPEED = len("12,345 images/s")
 
 
-def metric_texts(logs: Mapping[str, Any] | None, hidden: Collection[str] = ()) -> list[str]:
-    """Return each metric with its value in validation, the most important first.
+def metric_texts(logs: Mapping[str, Any] | None, hidden: Collection[str] = (), first: str = "") -> list[str]:
+    """Return each metric that is one number with its value in validation, the most important, or `first`, first.
 
     Examples:
         >>> metric_texts({"align": 2.5, "accuracy": 0.93, "loss": 0.2, "val_accuracy": 0.9, "val_loss": 0.3})
         ['accuracy 0.9300 val 0.9000', 'loss 0.2000 val 0.3000', 'align 2.5000']
     """
-    logs = {
-        name: value
-        for name, value in (logs or {}).items()
-        if name not in hidden and not getattr(value, "ndim", 0)  # a number
-    }
+    logs = logs or {}
+    numbers = {name: value for name, value in single_numbers(logs).items() if name in logs and name not in hidden}
     texts = {}
-    for name, value in logs.items():
-        if name.startswith("val_") and name.removeprefix("val_") in logs:
+    for name, value in numbers.items():
+        if name.startswith("val_") and name.removeprefix("val_") in numbers:
             continue
-        validated = f" val {_number(logs[f'val_{name}'])}" if f"val_{name}" in logs else ""
+        validated = f" val {_number(numbers[f'val_{name}'])}" if f"val_{name}" in numbers else ""
         texts[name] = f"{printable(name)} {_number(value)}{validated}"
-    return [
-        texts[name] for name in sorted(texts, key=lambda n: (n not in ("accuracy", "loss"), " val " not in texts[n]))
-    ]
+    in_order = sorted(texts, key=lambda n: (n != first, n not in ("accuracy", "loss"), " val " not in texts[n]))
+    return [texts[name] for name in in_order]
 
 
-def _number(value: Any) -> str:
+def _number(number: float) -> str:
     """Return a number with at most six characters, without its sign, below a million."""
-    number = float(value)
     if not math.isfinite(number) or abs(number) >= 1e6:
         return f"{number:.2e}"
     return f"{number:.{5 - len(str(int(abs(number))))}f}" if abs(number) < 1e5 else f"{number:.0f}"
@@ -66,10 +62,10 @@ def epoch_line(label: str, metrics: Sequence[str], speed: str, left: str, width:
     return Text.assemble((label, "cyan"), middle, (GAP + GAP.join(filter(None, end)), "dim"))
 
 
-def joined(parts: Sequence[str], width: int) -> str:
-    """Join texts, leaving out empty ones, and the last ones where they do not fit."""
-    line, *others = filter(None, parts)
-    for part in others:
+def joined(parts: Sequence[str], least: int, width: int) -> str:
+    """Join texts, leaving out empty ones, and those after the first `least` that do not fit."""
+    line = GAP.join(filter(None, parts[:least]))
+    for part in parts[least:]:
         if len(line) + len(GAP) + len(part) > width:
             break
         line += GAP + part

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import keras
-import numpy as np
 import torch
 import torchvision
 from tensorboard.compat.proto.event_pb2 import Event
@@ -22,7 +21,7 @@ from encapkeras.spec.write import as_yaml
 from encapkeras.torch_internals import file_writer
 from encapkeras.training.callbacks.callback_state import KeptTypes
 from encapkeras.training.callbacks.first_process import in_first_process
-from encapkeras.training.callbacks.log_values import single_values
+from encapkeras.training.callbacks.log_values import single_numbers
 from encapkeras.training.optimizer.averaged_weights import averaged
 from encapkeras.training.tensorboard.event_file import open_event_file
 from encapkeras.training.tensorboard.gradient_norm import GradientNorm
@@ -160,10 +159,8 @@ class TensorBoard(keras.callbacks.Callback):  # type: ignore[misc]
         """Write the epoch's curves, and pictures if it is time."""
         self.epoch = epoch + 1
         with self._writing() as writer:
-            for name, value in single_values(logs).items():
-                if isinstance(value, int | float | np.number):  # other callbacks may log texts
-                    writer.add_scalar(_tag(name), value, self.epoch)
-            for tag, value in {**self._norm.scalars(), **_peak_memory()}.items():
+            curves = {_tag(name): value for name, value in single_numbers(logs).items()}
+            for tag, value in {**curves, **self._norm.scalars(), **_peak_memory()}.items():
                 writer.add_scalar(tag, value, self.epoch)
         self._norm = GradientNorm()
         if self._is_time(self.epoch):
