@@ -288,7 +288,9 @@ def test_a_notebook_shows_the_tables_with_names_as_they_are():
     networks, pairs = root.findall("table")
     first_cells = [row[0].text for row in networks.iter("tr")]
     assert first_cells == ["spec", *(network.label for network in comparison.networks)]
-    assert [cell.text for cell in list(pairs.iter("tr"))[1]] == list(comparison.pair_cells(comparison.pairs()[0]).values())
+    assert [cell.text for cell in list(pairs.iter("tr"))[1]] == list(
+        comparison.pair_cells(comparison.pairs()[0]).values()
+    )
     assert [item.text for item in root.iter("li")] == comparison.notes()
 
 
