@@ -100,7 +100,7 @@ class RoutingAnalysis:
             row[m.statistic] = "" if m.value is None else f"{m.value:.4f}"
         heading = ["layer", "routing", "iteration", "capsules", *statistics]
         rows = [[*key, *(row.get(each, "") for each in statistics)] for key, row in values.items()]
-        title = f"{self.checkpoint}, {self.images:,} {self.split} images"
+        title = f"{self.checkpoint}, {self.images:,} {self.split}".removesuffix(" images") + " images"
         return f"<p>{in_html(title)}</p>{html_table(heading, rows)}"
 
 

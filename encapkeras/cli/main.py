@@ -179,8 +179,9 @@ def _parse(words: list[str], script: str | None) -> argparse.Namespace:
     if script:
         parser.commands["train"].is_script(script)
     answer_shell(parser)
-    if words[:1] == [HELP]:
-        words = [*words[1:], "--help"]
+    place = next((place for place, word in enumerate(words) if not word.startswith("-")), len(words))
+    if words[place : place + 1] == [HELP]:
+        words = [*words[:place], *words[place + 1 :], "--help"]
     command = check_words(parser, words)
     arguments, extra = parser.parse_known_args(words)
     check_extra(command, extra)
@@ -204,5 +205,5 @@ def _parser() -> Parser:
         command.set_defaults(run=module.run, specs_of=getattr(module, "specs_of", lambda _: []))
         module.add_arguments(command)
     explain = commands.add_parser(HELP, help="explain a command", examples=EXAMPLES, page=PAGE)
-    explain.add_argument("command", metavar="COMMAND", nargs="*", choices=COMMANDS)
+    explain.add_argument("command", metavar="COMMAND", nargs="*")
     return parser

@@ -31,7 +31,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the data set: digits, fashion_mnist, cifar10, npz with --path ...",
     )
     parser.add_argument("--path", metavar="FILE.npz", help="your own images, for --dataset npz")
-    parser.add_argument("--root", metavar="FOLDER", help="folder with the files of the data set, such as image_folder")
+    parser.add_argument(
+        "--root",
+        metavar="FOLDER",
+        help="folder of the data set; of image_folder, the one with a folder of images for each class",
+    )
     parser.add_argument("--image-size", type=int, metavar="N", help="height and width to which images are resized")
     parser.add_argument(
         "--routing",

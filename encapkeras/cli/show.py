@@ -100,7 +100,7 @@ def _format(arguments: argparse.Namespace) -> str:
     elif arguments.output is not None:
         form = file_format(arguments.output, ENDINGS, form, option="--{}")
     if arguments.diff is not None and form in PICTURES:
-        raise ArgumentError("--diff prints a table or, with --json, data; leave out --svg and --mermaid")
+        raise ArgumentError("--diff prints a table or, with --json, data, and draws nothing; leave out the picture")
     if arguments.output is not None:
         check_free(Path(arguments.output), arguments.overwrite, option=option)
     return form or TABLE

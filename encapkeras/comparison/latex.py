@@ -56,7 +56,7 @@ def _network(row: Row, swept: Mapping[str, str]) -> dict[str, str]:
     accuracy = "--"
     if spread:
         deviation = spread.standard_deviation
-        reach = "" if deviation is None else rf" \pm {100 * half_width(deviation, row.finished):.2f}"
+        reach = "" if not deviation else rf" \pm {100 * half_width(deviation, row.finished):.2f}"
         accuracy = f"${100 * spread.mean:.2f}{reach}$"
     values = {
         in_latex(heading): in_latex(value_text(row.network.swept[path])) if path in row.network.swept else "--"

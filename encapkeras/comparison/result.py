@@ -16,9 +16,9 @@ from rich.console import Console, Group
 from encapkeras.comparison.latex import latex_tables
 from encapkeras.comparison.rows import Network, Pair, Row, Run
 from encapkeras.comparison.statistics import CONFIDENCE, Difference, Spread
-from encapkeras.comparison.tables import WIDEST, html_table, in_html, markdown_table, terminal_tables
+from encapkeras.comparison.tables import WIDEST, markdown_table, terminal_tables
 from encapkeras.spec.sweep import short_paths, value_text
-from encapkeras.text import in_markdown
+from encapkeras.text import html_table, in_html, in_markdown
 
 _EFFECTS = {
     "validation": "they are not trained on the same images, and validation accuracies are not comparable",
@@ -203,7 +203,8 @@ class Comparison:
     def _repr_html_(self) -> str:
         """The tables and notes, for a notebook."""
         notes = "".join(f"<li>{in_html(note)}</li>" for note in self.notes())
-        return "".join([*map(html_table, self._tables()), f"<ul>{notes}</ul>"])
+        tables = [html_table(list(rows[0]), [list(row.values()) for row in rows]) for rows in self._tables()]
+        return "".join([*tables, f"<ul>{notes}</ul>"])
 
     def as_markdown(self) -> str:
         """Return the tables and their notes."""

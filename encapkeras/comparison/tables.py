@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import itertools
 from collections.abc import Mapping, Sequence
 
@@ -64,15 +63,3 @@ def markdown_table(rows: Sequence[Mapping[str, str]]) -> str:
     """Return rows as a table of Markdown, below their keys."""
     headings, *lines = [" | ".join(map(in_markdown, cells)) for cells in (rows[0], *(row.values() for row in rows))]
     return "\n".join([f"| {headings} |", "|" + "---|" * len(rows[0]), *(f"| {line} |" for line in lines)]) + "\n"
-
-
-def html_table(rows: Sequence[Mapping[str, str]]) -> str:
-    """Return rows as a table of HTML, below their keys."""
-    headings = "".join(f"<th>{in_html(heading)}</th>" for heading in rows[0])
-    lines = ("".join(f"<td>{in_html(cell)}</td>" for cell in row.values()) for row in rows)
-    return f"<table><tr>{headings}</tr>{''.join(f'<tr>{line}</tr>' for line in lines)}</table>"
-
-
-def in_html(text: str) -> str:
-    """Return a text that HTML shows as it is."""
-    return html.escape(printable(text, keep="\n"))

@@ -45,6 +45,8 @@ def not_found(path: Path, what: str, key: str) -> DataError:
         here = os.getcwd()
     except OSError:
         here = "a folder that was deleted"
+    if os.path.isfile(path) and what == "folder":
+        return DataError(f"{path}: this is a file, not a folder ({key})")
     return DataError(f"{path}: there is no such {what} ({key}, seen from {here})")
 
 

@@ -124,7 +124,6 @@ class CapsuleLayer(keras.layers.Layer):  # type: ignore[misc]
     - `squashes`: whether the lengths of its output capsules are below 1; if so, `dim` 1 gets a warning.
     - `drawn_as`: its color in pictures: `convolution`, `capsules` or `routing`; empty for that of your own layers.
     - `scores_are`: what its output is if that is the network's: the `length` or the `activation` of class capsules.
-
     - `regularizable`: its weights that take a Keras regularizer and a constraint. `("kernel",)` gives the layer the
       arguments `kernel_regularizer`, `kernel_constraint` and `activity_regularizer`, in specs too; `build` hands the
       first two on: `self.add_weight(..., **self.regularizing("kernel"))`.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from encapkeras.errors import SpecError
@@ -48,5 +49,5 @@ def first_look(source: Source, overrides: Sequence[str] = (), *, shapes: bool) -
 
 
 def can_look_first() -> bool:
-    """Whether Keras is not imported yet: if it is, a first look saves nothing."""
-    return not {"keras", "torch"} & set(sys.modules)
+    """Whether Keras is not imported yet (else a first look saves nothing), and the sources are there to be read."""
+    return not {"keras", "torch"} & set(sys.modules) and Path(__file__).is_file()

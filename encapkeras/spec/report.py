@@ -62,8 +62,10 @@ class Report:
 
     def _odd_in(self, at: Tree, message: str) -> tuple[int, int, str]:
         """The place of a value, or of a character in it that is not what it looks like, and that; else empty."""
-        if message.startswith(f"'{at.path.rpartition('.')[2]}' is not "):  # it is about the key
-            return at.line, at.column, ""
+        key = at.path.rpartition(".")[2]
+        if message.startswith(f"'{key}' is not "):  # it is about the key, which `--set` gave
+            place = first_odd(key, key=True)
+            return at.line, at.column, "" if place is None else key[place]
         inside = [key for key in self._odd if key[0] == at.file and key[1].startswith(f"{at.path}.")]
         found = self._odd.get((at.file, at.path)) or (
             self._odd[inside[0]] if inside and "received" in message else None

@@ -69,6 +69,10 @@ class Spec:
         """The losses on tensors inside the network."""
         return [loss for loss in self.losses.values() if isinstance(loss, NamedSideLoss)]
 
+    def __repr__(self) -> str:
+        """The name, the file and the nodes: the rest is long."""
+        return f"<Spec '{self.name}' of {self.source}: {', '.join(node.name for node in self.nodes)}>"
+
     def _repr_html_(self) -> str | None:
         """The picture of the network, which notebooks show."""
         html: str | None = encapkeras.summary.as_html(self)

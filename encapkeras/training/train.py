@@ -122,7 +122,10 @@ def train(
         asked = _Asked(check_callbacks(callbacks), stdout_console(quiet=check_verbose(verbose) == 0), verbose != 2)
         start = _check(spec, launched, run_dir, overwrite, resume)
         if start.results is not None:
-            _say(asked.console, f"run {start.path} is finished already")
+            _say(
+                asked.console,
+                f"run {start.path} is finished already; for more epochs, start a new run in another folder",
+            )
             return start.results
         memory = PeakMemory()
         with _claimed(spec, start, asked.console) as folder, contextlib.closing(folder.lock):

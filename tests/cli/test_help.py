@@ -50,6 +50,7 @@ def test_no_command_prints_the_help_and_fails(capsys):
 
 def test_help_and_version(capsys):
     assert printed(capsys, "help") == printed(capsys, "--help")
+    assert printed(capsys, "--debug", "help", "train") == printed(capsys, "help", "train")
     assert printed(capsys, "help", "bench", "step") == printed(capsys, "bench", "step", "--help")
     assert refused(capsys, "help", "trian") == "'trian' is not a command. Did you mean 'train'?\n"
     assert printed(capsys, "-V") == printed(capsys, "--version") == f"encapkeras {__version__}\n"

@@ -117,7 +117,7 @@ def test_all_that_is_wrong_with_the_folders_is_told_at_once(tmp_path):
             "there is a folder 'train', but none called 'test'; if you test",
         ),
         ({"test": 1}, ("a", "b"), "there is a folder 'test', but none called 'train'"),
-        ({"train": 1, "test": 1}, ("a",), "holds 1 folders of classes; at least two are needed"),
+        ({"train": 1, "test": 1}, ("a",), "holds 1 folder, one for each class; at least two are needed"),
         ({"train": 1, "test": 0}, ("a", "b"), "test/ holds no image"),
         ({"": 0}, ("a", "b"), "classes without any training image: a, b"),
     ],

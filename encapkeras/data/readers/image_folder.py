@@ -13,6 +13,7 @@ from encapkeras.data.files import not_found, user_path
 from encapkeras.data.image_files import ImageFiles
 from encapkeras.data.readers.class_folders import LabeledFiles, classes_in, find_labeled_files, named, stray_files
 from encapkeras.data.registry import DataPath, DatasetInfo, DatasetReader, ImageArrays, register_dataset
+from encapkeras.text import counted
 
 PARTS = ("train", "val", "test")
 OTHER_NAMES = {  # in lower case
@@ -92,7 +93,7 @@ class ImageFolder(DatasetReader):
         ]
         if not problems and len(classes) < 2:
             where = folders.get("train", self.root)
-            problems = [f"{where} holds {len(classes)} folders of classes; at least two are needed"]
+            problems = [f"{where} holds {counted(len(classes), 'folder')}, one for each class; at least two are needed"]
         meant = {part: name for name in classes if not folders and (part := _meant(name))}
         if len(meant) > 1:
             renamed = ", ".join(f"'{name}' to '{part}'" for part, name in meant.items())
