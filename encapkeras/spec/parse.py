@@ -270,6 +270,7 @@ class _Reader:
     def __init__(self, text: str, shown: str, report: Report) -> None:
         self._events: Iterator[Any] = iter(yaml.parse(text, Loader=_LOADER))
         self._text = text
+        self._can_be_odd = not text.isascii()
         self._shown = shown
         self._report = report
 
@@ -310,7 +311,7 @@ class _Reader:
                 value.append(self._value(element, child_path(path, len(value)), depth + 1))
         elif not foreign:
             value = self._scalar(event, path)
-            odd = self._odd(event)
+            odd = self._odd(event) if self._can_be_odd else None
             if odd:
                 self._report.note_odd(self._shown, path, *odd)
         tree = self._tree(event, path, FAILED if foreign else value)
@@ -341,7 +342,7 @@ class _Reader:
             self._add(key, path, f"a key of {len(key.value):,} characters; at most {LONGEST_KEY}")
         elif key.value == "<<" and not key.style:
             self._add(key, path, "merge keys ('<<') are not part of the spec language; use 'extends'")
-        elif (odd := self._odd(key, key=True)) and not f".{path}".count(f".{OWN_KEYS}"):
+        elif self._can_be_odd and (odd := self._odd(key, key=True)) and not f".{path}".count(f".{OWN_KEYS}"):
             line, column, character = odd
             at = Tree(None, self._shown, line, column, path)
             self._report.add(at, f"'{key.value}' is not a key: {described(character)}")

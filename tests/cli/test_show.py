@@ -188,7 +188,7 @@ def test_the_ending_of_the_file_says_what_is_written(file, words, same, capsys, 
         (["--mermaid", "--json"], "--json, --svg and --mermaid are different formats; choose one"),
         (
             ["--mermaid", "--diff", "resnet14"],
-            "--diff prints a table or, with --json, data; leave out --svg and --mermaid",
+            "--diff prints a table or, with --json, data, and draws nothing; leave out the picture",
         ),
     ],
 )
