@@ -264,6 +264,9 @@ def _open_collections(text: str) -> list[Any]:
     return found
 
 
+_LEAVES = (yaml.ScalarEvent, yaml.AliasEvent)
+
+
 class _Reader:
     """Turn the events of one YAML document into a tree."""
 
@@ -324,7 +327,7 @@ class _Reader:
             name = key.value[:LONGEST_KEY] if isinstance(key, yaml.ScalarEvent) else ""
             entry_path = child_path(path, name) if name else path
             allowed = not self._is_foreign(key, entry_path) and self._is_key(key, entry_path, entries)
-            if not isinstance(key, yaml.ScalarEvent | yaml.AliasEvent):
+            if not isinstance(key, _LEAVES):
                 self._value(key, entry_path, depth + 1)
             entry = self._value(next(self._events), entry_path, depth + 1)
             entry.line, entry.column = key.start_mark.line + 1, key.start_mark.column + 1

@@ -11,7 +11,7 @@ from encapkeras.spec.odd_characters import described, first_odd
 from encapkeras.spec.tree import Tree, child_path
 from encapkeras.validation import Arguments, Checker, ValueProblem
 
-MOST_VALUES = 200_000  # a spec of 10,000 nodes has half as many
+MOST_VALUES = 150_000  # a spec of 10,000 nodes has about 100,000
 MOST_PROBLEMS = 100  # nobody reads more, and each may take a search for the nearest name
 
 _OWN_NAMES = ("model.nodes.", "blocks.", "losses.", "vars.", "sweep.")  # below which keys are not those of sections
