@@ -89,7 +89,7 @@ def test_all_starters_have_no_errors_and_no_warnings(dataset, options, tmp_path)
 @pytest.mark.parametrize("routing", ROUTINGS)
 def test_a_small_starter_learns(routing, capsys):
     new(capsys, "mine.yaml", "--dataset", "digits", "--routing", routing, "--ot", "--image-size", "16")
-    assert main(["train", "mine.yaml", "--set", "train.epochs=3", "--run-dir", "run"]) == 0
+    assert main(["train", "mine.yaml", "--set", "train.epochs=6", "--run-dir", "run"]) == 0
     with open("run/results.json") as file:
         assert json.load(file)["test_accuracy"] > 0.5
 
