@@ -109,7 +109,7 @@ def test_processes_differ_from_one_by_rounding_alone(tmp_path, processes):
     each = trained(tmp_path / "more", *FLOAT64, processes=processes)
     assert len(each) == processes
     for kind in ("weight", "statistic", "optimizer", "history", "evaluated", "predicted"):
-        bound = 1e-6 if kind == "evaluated" else 1e-12  # Keras sums what it evaluates in float32
+        bound = 1e-6 if kind == "evaluated" else 1e-12  # its cause is not known yet
         assert largest_difference(alone, each[0], kind) < bound, kind
     for other in each[1:]:
         assert_identical(each[0], other)
