@@ -86,6 +86,7 @@ class Graph:
         self._report = report
         self._kinds = {name: self._kind(tree) for name, tree in expansion.nodes.items()}
         self._used: set[str] = set()
+        self._needs: dict[str, list[str]] = {}  # also of nodes with wrong arguments
         self.failed: set[str] = set()
         self._defaults = self._checked_defaults(defaults)
         checked = {name: self._checked(name, tree) for name, tree in expansion.nodes.items()}
@@ -141,7 +142,8 @@ class Graph:
 
     def add_unused_inputs(self) -> None:
         """Add an error for each input that nothing names; call this after all references are resolved."""
-        if self.nodes and not self.failed and self._expansion.complete and self._report.whole:
+        sound = self.nodes and not self.failed and not self._known.undecided
+        if sound and self._expansion.complete and self._report.whole:
             for name, tree in self._inputs.items():
                 if name not in self._used:
                     self._report.add(tree, f"nothing uses the input '{name}'; name it in 'inputs' or remove it")
@@ -189,6 +191,8 @@ class Graph:
         head = tree.with_value(common)
         wrong = bool(self._report.add_values(NODE, head)) or any(head.failures())
         inputs = self._references(common["inputs"]) if "inputs" in common else None
+        # A list, for sets of names come in another order in each process, and with them the first weights.
+        self._needs[name] = [reference.node for reference in inputs or ()]
         if kind is None:
             return None
         own = {**self._defaults.get(kind.name, {}), **{k: e for k, e in entries.items() if k not in common}}
@@ -207,36 +211,35 @@ class Graph:
 
     def _in_order(self, nodes: dict[str, Node]) -> list[Node]:
         """The nodes, each after those that it needs, without those that need themselves or are too deep."""
-        # Lists, for sets of names come in another order in each process, and with them the first weights.
-        needs = {name: [r.node for r in node.inputs if r.node in nodes] for name, node in nodes.items()}
+        needs = {name: [need for need in found if need in self._needs] for name, found in self._needs.items()}
         while True:
             try:
                 order = list(graphlib.TopologicalSorter(needs).static_order())
                 break
             except graphlib.CycleError as error:
                 circle = list(error.args[1][1:])
-                self._add_circle(circle, nodes)
+                self._add_circle(circle)
                 for name in circle:
                     needs[name] = []
                     self.failed.add(name)
-        self._add_too_deep(order, needs, nodes)
-        return [nodes[name] for name in order if name not in self.failed]
+        self._add_too_deep(order, needs)
+        return [nodes[name] for name in order if name in nodes and name not in self.failed]
 
-    def _add_circle(self, circle: list[str], nodes: dict[str, Node]) -> None:
-        position = {name: index for index, name in enumerate(nodes)}
+    def _add_circle(self, circle: list[str]) -> None:
+        position = {name: index for index, name in enumerate(self._needs)}
         first = circle.index(min(circle, key=lambda name: position[name]))
         names = [*circle[first:], *circle[:first]]
-        at = nodes[names[0]].tree.value["inputs"]
+        at = self._expansion.nodes[names[0]].value["inputs"]
         self._report.add(at, f"the nodes depend on each other in a cycle: {' -> '.join([*names, names[0]])}")
 
-    def _add_too_deep(self, order: list[str], needs: dict[str, list[str]], nodes: dict[str, Node]) -> None:
+    def _add_too_deep(self, order: list[str], needs: dict[str, list[str]]) -> None:
         depth: dict[str, int] = {}
         for name in order:
             depth[name] = 1 + max((depth[need] for need in needs[name]), default=0)
         too_deep = [name for name in order if depth[name] > DEEPEST_CHAIN]
         if too_deep:
             self._report.add(
-                nodes[too_deep[0]].tree,
+                self._expansion.nodes[too_deep[0]],
                 f"'{too_deep[0]}' comes more than {DEEPEST_CHAIN} layers after the input; Keras builds no deeper model "
                 f"(the whole chain has {max(depth.values())})",
             )
