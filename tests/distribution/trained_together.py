@@ -57,6 +57,9 @@ def main() -> None:
     keras.utils.set_random_seed(strategy.processes.rank)  # attach has to make the processes alike
     changes = ["vars.types=4", "vars.sub_layers=1", f"train.precision={arguments.precision}"]
     changes += ["model.defaults.capsule_stage.moving_average=warm"]  # the others: momentum
+    changes += [f"model.nodes.stem.{name}=l2" for name in ("kernel_regularizer", "activity_regularizer")]
+    largest = "{class_name: max_norm, config: {max_value: 0.5, axis: [0, 1, 2]}}"
+    changes += [f"model.nodes.stem.kernel_constraint={largest}"]
     model = encapkeras.build_model(encapkeras.load_spec("encapnet_ot_digits", changes))
     optimizer = keras.optimizers.SGD(
         0.01,
