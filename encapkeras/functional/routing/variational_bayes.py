@@ -16,6 +16,7 @@ from encapkeras.functional.routing.routing_inputs import check_activations, chec
 from encapkeras.functional.routing.window_gaussians import weighted_sums
 from encapkeras.functional.routing.window_votes import Pose, WindowVotes, as_poses, distance
 from encapkeras.functional.routing.windows import Tensors
+from encapkeras.functional.torch_support.digamma import digamma
 from encapkeras.functional.torch_support.precision import full_precision
 
 Covariance = Literal["diagonal", "full"]
@@ -129,9 +130,9 @@ class _Diagonal(NamedTuple):
     def expectations(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Return `E[log pi]` and `E[log |Lambda|]`."""
         alpha_MJ, nu_MJ = 1 + self.amount_MJ, self.dim + 1 + self.amount_MJ
-        log_share_MJ = torch.digamma(alpha_MJ) - torch.digamma(alpha_MJ.sum(-1, keepdim=True))
+        log_share_MJ = digamma(alpha_MJ) - digamma(alpha_MJ.sum(-1, keepdim=True))
         degrees = torch.arange(self.dim, dtype=nu_MJ.dtype, device=nu_MJ.device)
-        halves = torch.digamma((nu_MJ.unsqueeze(-1) - degrees) / 2).sum(-1)
+        halves = digamma((nu_MJ.unsqueeze(-1) - degrees) / 2).sum(-1)
         return log_share_MJ, halves + self.dim * math.log(2) + self.log_determinant_MJ
 
     def scores(self) -> torch.Tensor:
