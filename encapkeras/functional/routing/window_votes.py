@@ -16,9 +16,12 @@ from typing import Literal
 import torch
 
 from encapkeras.errors import ArgumentError, ShapeError
+from encapkeras.functional.routing.routing_inputs import check_coefficients, check_map
 from encapkeras.functional.routing.windows import Tensors, Windows, each_child, fold_logsumexp, sum_children
 
 Pose = Literal["vector", "matrix"]
+Side = int | tuple[int, int]
+"""A number of rows and of columns: one for both, or two."""
 VoteContribution = Callable[[torch.Tensor, Tensors, Tensors, Tensors], Tensors]
 """A `Contribution` that has the votes `(n, M, A, J, C)` of its piece as its first argument."""
 
@@ -28,15 +31,17 @@ class WindowVotes:
 
     Args:
         capsules: Children `(B, H, W, N, D)`.
-        weight: `(K_h, K_w, N, J, E, D)` for vectors, `(K_h, K_w, N, J, X, C)` for matrices of X columns.
+        weight: `(K_h, K_w, N, J, E, D)` for vectors, `(K_h, K_w, N, J, X, C)` for matrices of X columns; or `(1, 1, N,
+            J, ...)` for all offsets of a `window`.
         strides: Step of the windows; one number, or rows and columns.
         padding: Rows and columns of nothing around the map; one number, or rows and columns.
         pose: What a capsule is: a `vector` or a `matrix`.
         bias: Added to the votes; `(O, N, A, J, C)`, or 1 in place of N or J.
         offsets: Added to all votes from an offset of the window, `(K_h, K_w, E)`.
+        window: Rows and columns of the window; those of the weight if not given.
 
     Raises:
-        ArgumentError: `pose`, `strides` or `padding` has an invalid value.
+        ArgumentError: `pose`, `strides`, `padding` or `window` has an invalid value.
         ShapeError: The sizes do not match.
     """
 
@@ -44,22 +49,21 @@ class WindowVotes:
         self,
         capsules: torch.Tensor,
         weight: torch.Tensor,
-        strides: int | tuple[int, int] = 1,
-        padding: int | tuple[int, int] = 0,
+        strides: Side = 1,
+        padding: Side = 0,
         pose: Pose = "vector",
         bias: torch.Tensor | None = None,
         offsets: torch.Tensor | None = None,
+        window: Side | None = None,
     ) -> None:
         self.rows, self.columns = _check_votes(capsules, weight, pose)
         self.outputs = weight.shape[3]
         self.dim = self.rows * self.columns
-        self.windows = Windows(
-            (weight.shape[0], weight.shape[1]), pair("strides", strides, 1), pair("padding", padding, 0)
-        )
+        self.windows = windows_of(weight, strides, padding, window)
         self.size = self.windows.output_size(*capsules.shape[1:3])
         self.capsules = capsules
         self._pose = pose
-        self._weights = [weight.flatten(0, 1)]
+        self._weights = [weight.expand(*self.windows.kernel_size, -1, -1, -1, -1).flatten(0, 1)]
         if offsets is not None:
             window = self.windows.kernel_size
             bias = self.by_position("offsets", offsets, window).flatten(0, 1).unsqueeze(1)
@@ -95,19 +99,36 @@ class WindowVotes:
         tensors = ([self.capsules], self._weights, parents)
         return each_child(self._with_votes(contribution), self.windows, self.outputs * self.dim, *tensors)
 
-    def sum_alike(self, share_BHWN: torch.Tensor | None = None) -> torch.Tensor:
-        """Sum votes, `(B, P, Q, A, J, C)`, where a child gives all its parents the same share: a convolution."""
+    def sum_alike(
+        self, share_BHWN: torch.Tensor | None = None, coefficients: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Sum votes, `(B, P, Q, A, J, C)`, by shares of the children times fixed coefficients: a convolution.
+
+        All are 1 if not given; coefficients are `(K_h, K_w, N, J)`.
+        """
         scaled = self.capsules if share_BHWN is None else self.capsules * share_BHWN.unsqueeze(-1)
+        given = len(self._weights)
 
         def contribution(children: Tensors, weights: Tensors, parents: Tensors) -> Tensors:
-            total_MAJC = _summed_votes(children[0], weights[0], self.rows, self._pose)
-            if len(weights) == 1:
+            matrices, *bias = weights[:given]
+            if coefficients is not None:
+                fixed_nJ = weights[given]
+                matrices = matrices * fixed_nJ[..., None, None]
+                bias = [part_nAJC * fixed_nJ[:, None, :, None] for part_nAJC in bias]
+            total_MAJC = _summed_votes(children[0], matrices, self.rows, self._pose)
+            if not bias:
                 return (total_MAJC,)
             share_nM = children[1] if len(children) > 1 else children[0].new_ones(children[0].shape[:2])
-            return (total_MAJC + torch.einsum("nm,najc->majc", share_nM, weights[1]),)
+            return (total_MAJC + torch.einsum("nm,najc->majc", share_nM, bias[0]),)
 
         children = [scaled] if share_BHWN is None else [scaled, share_BHWN]
-        return sum_children(contribution, self.windows, self.outputs * self.dim, children, self._weights)[0]
+        weights = self._weights if coefficients is None else [*self._weights, self.fixed(coefficients)]
+        return sum_children(contribution, self.windows, self.outputs * self.dim, children, weights)[0]
+
+    def fixed(self, coefficients: torch.Tensor) -> torch.Tensor:
+        """View fixed coefficients `(K_h, K_w, N, J)` as weights `(O, N, J)`."""
+        check_coefficients(coefficients, (*self.windows.kernel_size, self.capsules.shape[3], self.outputs))
+        return coefficients.to(self.capsules).flatten(0, 1)
 
     def parents_of_child(self) -> torch.Tensor:
         """Return `(1, H, W, 1)`: how many windows hold each child of the map."""
@@ -184,7 +205,19 @@ def _summed_votes(child_nMD: torch.Tensor, weight: torch.Tensor, rows: int, pose
     return total_MAY.view(*total_MAY.shape[:2], outputs, total_MAY.shape[2] // outputs)
 
 
-def pair(name: str, value: int | tuple[int, int], least: int) -> tuple[int, int]:
+def windows_of(weight: torch.Tensor, strides: Side, padding: Side, window: Side | None) -> Windows:
+    """Return the windows of a weight `(K_h, K_w, ...)`; of `(1, 1, ...)`, those that are given."""
+    own = (weight.shape[0], weight.shape[1])
+    kernel_size = own if window is None else pair("window", window, 1)
+    if own not in (kernel_size, (1, 1)):
+        raise ShapeError(
+            f"window must be {own}, as weight {tuple(weight.shape)} has matrices for each offset; received {window!r}. "
+            "Leave it out, or give (1, 1, ...): matrices for all offsets"
+        )
+    return Windows(kernel_size, pair("strides", strides, 1), pair("padding", padding, 0))
+
+
+def pair(name: str, value: Side, least: int) -> tuple[int, int]:
     """Return rows and columns of an argument that may be one number for both."""
     both = (value, value) if isinstance(value, int) else tuple(value)
     if len(both) != 2 or not all(type(number) is int and number >= least for number in both):
@@ -199,9 +232,8 @@ def _check_votes(capsules: torch.Tensor, weight: torch.Tensor, pose: Pose) -> tu
     for name, tensor in (("capsules", capsules), ("weight", weight)):
         if not tensor.is_floating_point():
             raise ArgumentError(f"{name} must be of a floating type; received {tensor.dtype}")
+    check_map(capsules)
     shape, matrices = tuple(capsules.shape), tuple(weight.shape)
-    if len(shape) != 5 or 0 in shape[1:]:
-        raise ShapeError(f"capsules must be (batch, height, width, types, dim), none but the batch 0; received {shape}")
     sizes = "output dim, input dim" if pose == "vector" else "columns of the input, columns of the output"
     if len(matrices) != 6 or 0 in matrices:
         raise ShapeError(
