@@ -16,7 +16,7 @@ from typing import Literal
 import torch
 
 from encapkeras.errors import ArgumentError, ShapeError
-from encapkeras.functional.routing.routing_inputs import check_coefficients, check_map
+from encapkeras.functional.routing.routing_inputs import Competition, check_coefficients, check_map
 from encapkeras.functional.routing.windows import Tensors, Windows, each_child, fold_logsumexp, sum_children
 
 Pose = Literal["vector", "matrix"]
@@ -81,6 +81,13 @@ class WindowVotes:
         tensors = ([self.capsules, *children], [*self._weights, *weights], parents)
         return sum_children(self._with_votes(contribution), self.windows, self.outputs * self.dim, *tensors)
 
+    def attend(self, query_BPQAJC: torch.Tensor, competition: Competition = "position") -> torch.Tensor:
+        """Sum votes, `(B, P, Q, A, J, C)`, by a softmax of their products with what the parents ask for."""
+        if competition == "position":
+            return self.sum(_attend, parents=[query_BPQAJC])[0]
+        total_BHWN = self.log_total(_agreement, [query_BPQAJC])
+        return self.sum(_compete, [total_BHWN], parents=[query_BPQAJC])[0]
+
     def log_total(self, logit: VoteContribution, parents: Sequence[torch.Tensor]) -> torch.Tensor:
         """Return `(B, H, W, N)`: `log sum exp logit` over all parents that a child feeds, of every type and position.
 
@@ -115,7 +122,7 @@ class WindowVotes:
                 fixed_nJ = weights[given]
                 matrices = matrices * fixed_nJ[..., None, None]
                 bias = [part_nAJC * fixed_nJ[:, None, :, None] for part_nAJC in bias]
-            total_MAJC = _summed_votes(children[0], matrices, self.rows, self._pose)
+            total_MAJC = summed_votes(children[0], matrices, self.rows, self._pose)
             if not bias:
                 return (total_MAJC,)
             share_nM = children[1] if len(children) > 1 else children[0].new_ones(children[0].shape[:2])
@@ -170,11 +177,6 @@ def as_poses(row_AJC: torch.Tensor) -> torch.Tensor:
     return row_AJC.movedim(-3, -2).flatten(-2)
 
 
-def agreement(vote_nMAJC: torch.Tensor, parent_MAJC: torch.Tensor) -> torch.Tensor:
-    """Return the products of votes with parents, `(n, M, J)`."""
-    return (vote_nMAJC * parent_MAJC).sum((2, 4))
-
-
 def distance(vote_nMAJC: torch.Tensor, mean_MAJC: torch.Tensor, factor_MAJC: torch.Tensor) -> torch.Tensor:
     """Return `sum_e factor_e (vote_e - mean_e)^2`, `(n, M, J)`."""
     away_nMAJC = vote_nMAJC - mean_MAJC
@@ -184,6 +186,21 @@ def distance(vote_nMAJC: torch.Tensor, mean_MAJC: torch.Tensor, factor_MAJC: tor
 def gather(share_nMJ: torch.Tensor, vote_nMAJC: torch.Tensor) -> torch.Tensor:
     """Return sums of votes weighted by shares, `(M, A, J, C)`."""
     return (share_nMJ[:, :, None, :, None] * vote_nMAJC).sum(0)
+
+
+def _agreement(vote_nMAJC: torch.Tensor, children: Tensors, weights: Tensors, parents: Tensors) -> Tensors:
+    """Return the products of votes with the parents' queries, `(n, M, J)`."""
+    return ((vote_nMAJC * parents[0]).sum((2, 4)),)
+
+
+def _attend(vote_nMAJC: torch.Tensor, children: Tensors, weights: Tensors, parents: Tensors) -> Tensors:
+    (logit_nMJ,) = _agreement(vote_nMAJC, children, weights, parents)
+    return (gather(logit_nMJ.softmax(2), vote_nMAJC),)
+
+
+def _compete(vote_nMAJC: torch.Tensor, children: Tensors, weights: Tensors, parents: Tensors) -> Tensors:
+    (logit_nMJ,) = _agreement(vote_nMAJC, children, weights, parents)
+    return (gather((logit_nMJ - children[1].unsqueeze(2)).exp(), vote_nMAJC),)
 
 
 def _votes(child_nMD: torch.Tensor, weight: torch.Tensor, rows: int, pose: Pose) -> torch.Tensor:
@@ -196,7 +213,8 @@ def _votes(child_nMD: torch.Tensor, weight: torch.Tensor, rows: int, pose: Pose)
     return vote_nMY.view(types, -1, rows, outputs, vote_nMY.shape[2] // outputs)
 
 
-def _summed_votes(child_nMD: torch.Tensor, weight: torch.Tensor, rows: int, pose: Pose) -> torch.Tensor:
+def summed_votes(child_nMD: torch.Tensor, weight: torch.Tensor, rows: int, pose: Pose) -> torch.Tensor:
+    """Return the sums `(M, A, J, C)` of the votes of all types."""
     outputs, inner = weight.shape[1], child_nMD.shape[2] // rows
     # Each row of a parent's pose depends on that row of all children's: they are the components of one vector.
     row_MAY = child_nMD.reshape(*child_nMD.shape[:2], rows, inner).permute(1, 2, 0, 3).flatten(2)
