@@ -34,6 +34,7 @@ def heinsen_2019_routing(
     *,
     iterations: int = 3,
     density: Density = "gaussian",
+    coefficients: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Route matrices with scores: outputs are Gaussians of the votes, scored by what they use and ignore of the inputs.
 
@@ -51,6 +52,8 @@ def heinsen_2019_routing(
         beta_ignore: What it costs to ignore an input, likewise.
         iterations: Number T of iterations, from 1.
         density: `gaussian`; or `skm`, of soft k-means: the softmax of the negative squared distance over the outputs.
+        coefficients: Fixed R, `(I, J)`, or 1 in place of I or J, whose sum over J is 1, in place of the softmax: there
+            is one pass.
 
     Returns:
         Scores `(B, J)`, means and variances `(B, J, R, E)`.
