@@ -33,8 +33,9 @@ def votes_of(
     window: Side | None = None,
 ) -> WindowVotes:
     """Return the votes, gathered first where one matrix per type is shared by the offsets of a window."""
-    shared = window is not None and weight.shape[:2] == (1, 1) and pair("window", window, 1) != (1, 1)
-    return (TypeVotes if shared else WindowVotes)(capsules, weight, strides, padding, pose, window=window)
+    if window is not None and weight.shape[:2] == (1, 1) and pair("window", window, 1) != (1, 1):
+        return TypeVotes(capsules, weight, strides, padding, pose, window=window)
+    return WindowVotes(capsules, weight, strides, padding, pose, window=window)
 
 
 class TypeVotes(WindowVotes):
@@ -58,7 +59,8 @@ class TypeVotes(WindowVotes):
         if coefficients is None:
             child_NMD = self.windows.sums(scaled_BHWND).movedim(3, 0).flatten(1, 3)
             total_MAJC = summed_votes(child_NMD, self._weight, self.rows, self._pose)
-            return total_MAJC.unflatten(0, (len(scaled_BHWND), *self.size))
+            total_BPQAJC: torch.Tensor = total_MAJC.unflatten(0, (len(scaled_BHWND), *self.size))
+            return total_BPQAJC
 
         def contribution(children: Tensors, weights: Tensors, parents: Tensors) -> Tensors:
             gathered_nMJD = torch.einsum("nmod,noj->nmjd", children[0], weights[1])

@@ -71,7 +71,8 @@ def route_positions(
         children = [part[:, rows, columns] for part in padded]
         own = [None if weight is None else weight[p, q] for weight in weights.values()]
         found.append(route(*children, *own, *(part[:, p : p + 1, q : q + 1] for part in parents)))
-    return _join(found, size)
+    result: _Result = _join(found, size)
+    return result
 
 
 def _join(parts: Sequence[Any], size: tuple[int, int]) -> Any:
