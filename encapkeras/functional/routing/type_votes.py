@@ -59,7 +59,7 @@ class TypeVotes(WindowVotes):
         if coefficients is None:
             child_NMD = self.windows.sums(scaled_BHWND).movedim(3, 0).flatten(1, 3)
             total_MAJC = summed_votes(child_NMD, self._weight, self.rows, self._pose)
-            total_BPQAJC: torch.Tensor = total_MAJC.unflatten(0, (len(scaled_BHWND), *self.size))
+            total_BPQAJC: torch.Tensor = total_MAJC.unflatten(0, (scaled_BHWND.shape[0], *self.size))
             return total_BPQAJC
 
         def contribution(children: Tensors, weights: Tensors, parents: Tensors) -> Tensors:

@@ -305,7 +305,7 @@ def fold_logsumexp(value_BPQON: torch.Tensor, windows: Windows, height: int, wid
     size = (value_BPQON.shape[1], value_BPQON.shape[2])
     places = [windows.at(offset, size) for offset in windows.offsets()]
     full = (height + 2 * windows.padding[0], width + 2 * windows.padding[1])
-    shape = (len(value_BPQON), *full, value_BPQON.shape[4])
+    shape = (value_BPQON.shape[0], *full, value_BPQON.shape[4])
     with torch.no_grad():
         origin_BHWN = value_BPQON.new_full(shape, torch.finfo(value_BPQON.dtype).min)
         for number, place in enumerate(places):
@@ -323,7 +323,7 @@ def fold_logsumexp(value_BPQON: torch.Tensor, windows: Windows, height: int, wid
 
 def _spread(part_BPQN: torch.Tensor, place: tuple[slice, slice], size: tuple[int, int]) -> torch.Tensor:
     """Put a strided part into a map of zeros."""
-    whole = part_BPQN.new_zeros(len(part_BPQN), *size, part_BPQN.shape[3])
+    whole = part_BPQN.new_zeros(part_BPQN.shape[0], *size, part_BPQN.shape[3])
     whole[:, *place] = part_BPQN
     return whole
 
