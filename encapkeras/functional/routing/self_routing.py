@@ -148,11 +148,11 @@ def _shares_of_child(children: Tensors, weights: Tensors, parents: Tensors) -> t
 
 
 def _shares_of_window(children: Tensors, weights: Tensors, parents: Tensors) -> torch.Tensor:
-    """Return `a_i r_ij`, `(n, M, O, J)`."""
-    child_nMOD, activation_nMO = children
+    """Return `a_i r_ij`, `(M, n, O, J)`."""
+    child_MnOD, activation_MnO = children
     _, routing_nOJD, bias_nOJ = weights
-    logit_nMOJ = torch.einsum("nmod,nojd->nmoj", child_nMOD, routing_nOJD) + bias_nOJ.unsqueeze(1)
-    return logit_nMOJ.softmax(3) * activation_nMO.unsqueeze(3)
+    logit_MnOJ = torch.einsum("mnod,nojd->mnoj", child_MnOD, routing_nOJD) + bias_nOJ
+    return logit_MnOJ.softmax(3) * activation_MnO.unsqueeze(3)
 
 
 def _shares(amount_BPQJ: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
