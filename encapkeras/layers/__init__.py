@@ -2,7 +2,8 @@
 
 Read `registry` first (`register_layer`, and `CapsuleLayer`, the base of all), with `squash` as the shortest example.
 `conv_bn_relu` and `primary_capsules` come before the capsules; `capsule_convolution` and `capsule_stage` make their
-weights with `block_weights`; `dynamic_capsules` and `em_capsules` are based on `voting_layer`; `capsule_dense` and
+weights with `block_weights`; `dynamic_capsules` and `em_capsules` are based on `voting_layer`; the layers that
+route in windows, such as `self_routing_capsules`, on `window_layer`; `capsule_dense` and
 `capsule_length` end a network. `initializers` and `kernel_sizes` are types of arguments.
 """
 
@@ -23,8 +24,10 @@ from encapkeras.layers.normalize import Normalize
 from encapkeras.layers.primary_capsules import PrimaryCapsules
 from encapkeras.layers.registry import LAYERS, CapsuleLayer, register_layer
 from encapkeras.layers.saved_spec_model import SavedSpecModel  # noqa: F401  # registers itself
+from encapkeras.layers.self_routing_capsules import SelfRoutingCapsules
 from encapkeras.layers.squash import Squash
 from encapkeras.layers.voting_layer import VotingLayer
+from encapkeras.layers.window_layer import WindowLayer
 
 __all__ = [
     "LAYERS",
@@ -40,8 +43,10 @@ __all__ = [
     "ImageToCapsules",
     "Normalize",
     "PrimaryCapsules",
+    "SelfRoutingCapsules",
     "Squash",
     "VotingLayer",
+    "WindowLayer",
     "register_layer",
 ]
 

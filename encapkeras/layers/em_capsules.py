@@ -8,11 +8,11 @@ import keras
 import pydantic
 import torch
 
-from encapkeras.errors import ShapeError
 from encapkeras.functional import em_routing
 from encapkeras.functional.routing.couplings import EMRouting
 from encapkeras.layers.keras_objects import InitializerConfig
 from encapkeras.layers.registry import Shape, register_layer
+from encapkeras.layers.routing_inputs import capsules_and_activations
 from encapkeras.layers.voting_layer import VotingLayer
 
 
@@ -108,25 +108,8 @@ class EmCapsules(VotingLayer):
 
     def _check_shapes(self, input_shape: Any) -> Shape:
         """Return the shape of the capsules among the inputs' shapes."""
-        if isinstance(input_shape, dict) or not input_shape:
-            raise ShapeError(
-                f"{self.name} takes capsules, or a list of capsules and activations; received {input_shape}"
-            )
-        shapes = [tuple(shape) for shape in input_shape] if isinstance(input_shape[0], list | tuple) else [input_shape]
-        capsules = shapes[0]
+        capsules = capsules_and_activations(self, input_shape)
         self.check_capsules(capsules)
-        if len(shapes) > 2:
-            raise ShapeError(f"{self.name} takes capsules, or a list of capsules and activations; received {shapes}")
-        if len(shapes) == 2:
-            expected = capsules[:-1]
-            fits = len(shapes[1]) == len(expected) and all(
-                None in sizes or sizes[0] == sizes[1] for sizes in zip(shapes[1], expected, strict=True)
-            )
-            if not fits:
-                raise ShapeError(
-                    f"{self.name} takes one activation for each capsule: capsules of shape {tuple(capsules)} need "
-                    f"activations of shape {tuple(expected)}; received {shapes[1]}"
-                )
         return capsules
 
     def compute_output_shape(self, input_shape: Any) -> Shape:

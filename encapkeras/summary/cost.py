@@ -19,6 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from encapkeras.data import DataSettings
 from encapkeras.layers.voting_layer import VotingLayer
+from encapkeras.layers.window_layer import WindowLayer
 from encapkeras.losses.side_loss import LABELS
 from encapkeras.model.build import call_layer
 from encapkeras.model.examine import Examined
@@ -277,7 +278,7 @@ class _Walk:
         return Cost(round(operations / 2 / self._batch_size), kept, votes)
 
     def _votes(self, layer: keras.layers.Layer, tensors: list[torch.Tensor]) -> int | None:
-        if not isinstance(layer, VotingLayer):
+        if not isinstance(layer, VotingLayer | WindowLayer):
             return None
         shape = layer.votes_shape(tuple(tensors[0].shape))
         return math.prod(size or 0 for size in shape) * _type(layer.compute_dtype).itemsize

@@ -12,12 +12,14 @@ from encapkeras.layers import (
     ImageToCapsules,
     Normalize,
     PrimaryCapsules,
+    SelfRoutingCapsules,
     Squash,
 )
 
 MAP = (6, 6, 4, 2)
+WITH_ACTIVATIONS = [MAP, MAP[:-1]]
 
-# class, arguments, input shape, trainable weights, moving statistics
+# class, arguments, input shape or list of shapes, trainable weights, other weights
 CASES = {
     "image_to_capsules": (ImageToCapsules, {"types": 4}, (5, 6, 8), 0, 0),
     "capsules_to_image": (CapsulesToImage, {}, MAP, 0, 0),
@@ -116,4 +118,13 @@ CASES = {
         16,
         12,
     ),
+    "self_routing_capsules": (
+        SelfRoutingCapsules,
+        {"capsules": 5, "dim": 3, "kernel_size": 3, "strides": 2, "padding": 1},
+        WITH_ACTIVATIONS,
+        3,
+        0,
+    ),
+    "self_routing_capsules of a list": (SelfRoutingCapsules, {"capsules": 5, "dim": 3}, [(7, 4), (7,)], 3, 0),
+    "self_routing_capsules last": (SelfRoutingCapsules, {"capsules": 5}, WITH_ACTIVATIONS, 2, 0),
 }
