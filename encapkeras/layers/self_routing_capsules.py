@@ -14,7 +14,7 @@ from encapkeras.functional import self_routing
 from encapkeras.layers.keras_objects import InitializerConfig
 from encapkeras.layers.kernel_sizes import Padding, Strides, WindowSize
 from encapkeras.layers.registry import register_layer
-from encapkeras.layers.window_layer import Control, Matrices, WindowLayer, WindowShape
+from encapkeras.layers.window_layer import Control, Matrices, WindowLayer, WindowRecord, WindowShape
 
 
 @register_layer("self_routing_capsules")
@@ -108,15 +108,15 @@ class SelfRoutingCapsules(WindowLayer):
     def build(self, input_shape: Any) -> None:
         """Make the weights."""
         shape = self.add_kernel(input_shape)
+        self._routing_sizes = (*shape.kernel, shape.types, self.capsules, shape.dim)
         self.routing_kernel = self.routing_bias = None
         if self.routing is None:
-            sizes = (*shape.kernel, shape.types, self.capsules)
             regularizing = self.regularizing("routing_kernel", [0, 1, 2, 4])
             self.routing_kernel = self.add_weight(
-                (*sizes, shape.dim), self.routing_initializer, name="routing_kernel", **regularizing
+                self._routing_sizes, self.routing_initializer, name="routing_kernel", **regularizing
             )
             regularizing = self.regularizing("routing_bias")
-            self.routing_bias = self.add_weight(sizes, "zeros", name="routing_bias", **regularizing)
+            self.routing_bias = self.add_weight(self._routing_sizes[:4], "zeros", name="routing_bias", **regularizing)
 
     def default_initializer(self, shape: WindowShape) -> keras.initializers.Initializer:
         """Return that of the paper's code, whose fan leaves out the number of children."""
@@ -137,3 +137,12 @@ class SelfRoutingCapsules(WindowLayer):
         shares = self.lay_out(shares)
         out = shares if poses is None else self.lay_out(poses)
         return {"out": out, "activations": shares} if return_ports else out
+
+    def routing_record(self) -> WindowRecord:
+        """Return the routing's weights and options."""
+        matrices = self.matrices_by_offset()
+        if self.routing_kernel is None or self.routing_bias is None:  # uniform
+            routing = torch.zeros(*self._routing_sizes)
+            return self.window_record("self_routing", [matrices, routing, routing[..., 0]])
+        weights = [matrices, self.routing_kernel.value.detach(), self.routing_bias.value.detach()]
+        return self.window_record("self_routing", weights)

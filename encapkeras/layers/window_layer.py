@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import keras
@@ -15,6 +17,7 @@ import numpy as np
 import torch
 
 from encapkeras.errors import ArgumentError, ShapeError
+from encapkeras.functional.routing.routing_inputs import Competition
 from encapkeras.functional.routing.windows import Windows
 from encapkeras.layers.initializers import window_matrices
 from encapkeras.layers.keras_objects import InitializerConfig
@@ -35,6 +38,39 @@ class WindowShape(NamedTuple):
     dim: int
     kernel: tuple[int, int]
     parents: tuple[int | None, int | None]
+
+
+@dataclass(frozen=True)
+class WindowRecord:
+    """What an analysis needs of a layer: its routing's name and arguments, besides children and their activations.
+
+    Attributes:
+        routing: Its name in analyses.
+        weights: The other positional arguments.
+        options: The arguments by name.
+        kernel: Height and width of the window.
+        strides: Step of the window, in rows and columns.
+        padding: Rows and columns of nothing.
+        outputs: Number J of parent types.
+        dim: Their dimension E.
+        competition: Which parents compete for a child, if `options` do not say.
+    """
+
+    routing: str
+    weights: Sequence[Any]
+    options: Mapping[str, Any]
+    kernel: tuple[int, int]
+    strides: tuple[int, int]
+    padding: tuple[int, int]
+    outputs: int
+    dim: int
+    competition: Competition
+
+    def tensors(self) -> list[torch.Tensor]:
+        """Return the tensors among the weights."""
+        weights = [weight for weight in self.weights if weight is not None]
+        parts = [part for weight in weights for part in (weight, *vars(weight).values())]
+        return [part for part in parts if isinstance(part, torch.Tensor)]
 
 
 class WindowLayer(CapsuleLayer):
@@ -117,6 +153,7 @@ class WindowLayer(CapsuleLayer):
     def add_kernel(self, input_shape: Any) -> WindowShape:
         """Make the vote matrices, `kernel`, and fixed coefficients where `routing` is `random`; return the sizes."""
         shape = self.read_shape(input_shape)
+        self.window = shape.kernel
         _warn_of_gaps(self, shape)
         if not isinstance(input_shape[0], list | tuple):
             warn_of_other_axes(self, input_shape)
@@ -156,15 +193,46 @@ class WindowLayer(CapsuleLayer):
             "padding": as_sides(self.padding),
             "pose": self.pose,
         }
-        window = as_sides(capsules.shape[1:3]) if self.kernel_size is None else as_sides(self.kernel_size)
         if self.matrices == "type":
-            options["window"] = window
+            options["window"] = self.window
         if self.coefficients is not None:
             options["coefficients"] = self.coefficients.value
         elif self.routing == "uniform":
-            shape = (*window, capsules.shape[3], self.capsules)
+            shape = (*self.window, capsules.shape[3], self.capsules)
             options["coefficients"] = capsules.new_full(shape, 1 / self.capsules)
         return options
+
+    def routing_record(self) -> WindowRecord:
+        """Return the routing's weights and options, by which analyses make its coefficients again."""
+        raise NotImplementedError(f"class {type(self).__name__} has no routing_record, so it cannot be analysed")
+
+    def window_record(
+        self, routing: str, weights: Sequence[Any], *, competition: Competition = "position", **options: Any
+    ) -> WindowRecord:
+        """Return a record; `weights` begin with the vote matrices, one for each offset."""
+        sides = {"strides": as_sides(self.strides), "padding": as_sides(self.padding)}
+        return WindowRecord(
+            routing,
+            weights,
+            {**sides, "pose": self.pose, **options},
+            self.window,
+            **sides,
+            outputs=self.capsules,
+            dim=self.dim or 0,
+            competition=competition,
+        )
+
+    def matrices_by_offset(self) -> torch.Tensor | None:
+        """Return the vote matrices, one for each offset of the window, if there are votes; for a record."""
+        if self.matrices == "position" or self.routing == "random":
+            raise ArgumentError(
+                f"layer '{self.name}' cannot be analysed: its matrices are those of each {self.matrices}, its routing "
+                f"is {self.routing or 'its own'}"
+            )
+        if self.kernel is None:
+            return None
+        matrices: torch.Tensor = self.kernel.value.detach()
+        return matrices.expand(*self.window, *matrices.shape[2:]) if self.matrices == "type" else matrices
 
     def as_maps(self, inputs: torch.Tensor | list[torch.Tensor]) -> list[torch.Tensor]:
         """Return the capsules, and their activations if there are any, as maps."""

@@ -12,6 +12,7 @@ pose (E = A * C), X columns of a child's pose.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -20,6 +21,25 @@ from torch.nn import functional as F
 from encapkeras.reference.routing_votes import squash
 
 Step = int | tuple[int, int]
+
+
+@dataclass
+class Trace:
+    """What a routing did: its votes `(I, M, E, J)`, and the states after its iterations.
+
+    Attributes:
+        votes: All of them.
+        states: Of each iteration: coefficients `(I, M, J)`, what the votes count in the parents' mean `(I, M, J)`,
+            parents `(M, E, J)`, and their activations `(M, J)`.
+    """
+
+    votes: torch.Tensor = field(default_factory=lambda: torch.empty(0))
+    states: list[tuple[torch.Tensor, ...]] = field(default_factory=list)
+
+    def add(self, vote_IMEJ: torch.Tensor, *state: torch.Tensor) -> None:
+        """Add the state after an iteration."""
+        self.votes = vote_IMEJ
+        self.states.append(state)
 
 
 class Windows:
@@ -115,22 +135,28 @@ def as_map(parent_MEJ: torch.Tensor, capsules: torch.Tensor, windows: Windows) -
 def self_routing(
     capsules: torch.Tensor,
     activations: torch.Tensor,
-    weight: torch.Tensor,
+    weight: torch.Tensor | None,
     routing_weight: torch.Tensor,
     routing_bias: torch.Tensor,
     *,
     strides: Step = 1,
     padding: Step = 0,
     pose: str = "vector",
+    trace: Trace | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Self-routing (Hahn et al. 2019)."""
-    windows = Windows((weight.shape[0], weight.shape[1]), strides, padding)
+    windows = Windows((routing_weight.shape[0], routing_weight.shape[1]), strides, padding)
     child_IMD, active_IM = windows.children(capsules), windows.children(activations)
     logit_IMJ = torch.baddbmm(routing_bias.flatten(0, 2).unsqueeze(1), child_IMD, routing_weight.flatten(0, 2).mT)
-    share_IMJ = logit_IMJ.softmax(2) * active_IM.unsqueeze(2)
+    coefficient_IMJ = logit_IMJ.softmax(2)
+    share_IMJ = coefficient_IMJ * active_IM.unsqueeze(2)
     amount_MJ = share_IMJ.sum(0)
-    mean_MEJ = gather(share_IMJ, votes(child_IMD, weight, pose)) / amount_MJ.unsqueeze(1)
+    no_votes_IMEJ = share_IMJ.unsqueeze(2)[:, :, :0]
+    vote_IMEJ = no_votes_IMEJ if weight is None else votes(child_IMD, weight, pose)
+    mean_MEJ = gather(share_IMJ, vote_IMEJ) / amount_MJ.unsqueeze(1)
     out_MJ = amount_MJ / amount_MJ.sum(1, keepdim=True)
+    if trace:
+        trace.add(vote_IMEJ, coefficient_IMJ, share_IMJ, mean_MEJ, out_MJ)
     return as_map(mean_MEJ, capsules, windows), as_map(out_MJ, capsules, windows)
 
 
@@ -143,6 +169,7 @@ def window_dynamic_routing(
     strides: Step = 1,
     padding: Step = 0,
     pose: str = "vector",
+    trace: Trace | None = None,
 ) -> torch.Tensor:
     """Dynamic routing (Sabour et al. 2017, procedure 1), in windows."""
     windows = Windows((weight.shape[0], weight.shape[1]), strides, padding)
@@ -152,22 +179,30 @@ def window_dynamic_routing(
     logit_IMJ = torch.zeros_like(vote_IMEJ[:, :, 0])
     for iteration in range(iterations):
         out_MEJ = squash(gather(share_IMJ, vote_IMEJ).mT).mT
+        if trace:
+            trace.add(vote_IMEJ, share_IMJ, share_IMJ, out_MEJ, out_MEJ.norm(dim=1))
         if iteration < iterations - 1:
             logit_IMJ = logit_IMJ + dot(vote_IMEJ, out_MEJ)
             share_IMJ = rivals.softmax(logit_IMJ)
     return as_map(out_MEJ, capsules, windows)
 
 
-def inverted_attention_routing(capsules: torch.Tensor, layer: Any, *, iterations: int = 2) -> torch.Tensor:
+def inverted_attention_routing(
+    capsules: torch.Tensor, layer: Any, *, iterations: int = 2, trace: Trace | None = None
+) -> torch.Tensor:
     """Inverted dot-product attention routing (Tsai et al. 2020) of one layer, an `AttentionLayer`."""
     windows = Windows((layer.weight.shape[0], layer.weight.shape[1]), layer.strides, layer.padding)
     vote_IMEJ = votes(windows.children(capsules), layer.weight, layer.pose)
+    share_IMJ = torch.ones_like(vote_IMEJ[:, :, 0]) / layer.weight.shape[3] if trace else None
     sum_MEJ = vote_IMEJ.sum(0) / layer.weight.shape[3]
     for iteration in range(iterations):
         out_MJE = F.layer_norm(sum_MEJ.mT, layer.scale.shape, layer.scale, layer.offset)
+        if trace and share_IMJ is not None:
+            trace.add(vote_IMEJ, share_IMJ, share_IMJ, out_MJE.mT, out_MJE.norm(dim=2))
         if iteration < iterations - 1:
             logit_IMJ = dot(vote_IMEJ, out_MJE.mT / math.sqrt(out_MJE.shape[2]))
-            sum_MEJ = gather(logit_IMJ.softmax(2), vote_IMEJ) / (1 + 1e-10)
+            share_IMJ = logit_IMJ.softmax(2)
+            sum_MEJ = gather(share_IMJ, vote_IMEJ) / (1 + 1e-10)
     return as_map(out_MJE.mT, capsules, windows)
 
 
@@ -184,6 +219,7 @@ def window_em_routing(
     padding: Step = 0,
     pose: str = "matrix",
     options: Any,
+    trace: Trace | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """EM routing (Hinton et al. 2018, procedure 1), in windows, with `EmOptions` but for fillers."""
     windows = Windows((weight.shape[0], weight.shape[1]), strides, padding)
@@ -196,7 +232,7 @@ def window_em_routing(
         share_IMJ = 1 / (rivals.count(outputs).to(vote_IMEJ) + options.epsilon)
     factor = 100 * outputs / inputs if options.normalize_cost else 1
     for iteration in range(iterations):
-        share_IMJ = share_IMJ * active_IM1
+        coefficient_IMJ, share_IMJ = share_IMJ, share_IMJ * active_IM1
         amount_MJ = share_IMJ.sum(0)
         share_IMJ = share_IMJ / (amount_MJ + options.epsilon)
         mean_MEJ = gather(share_IMJ, vote_IMEJ)
@@ -205,6 +241,8 @@ def window_em_routing(
         log_deviation_MJ = variance_MEJ.log().sum(1) / 2
         cost_MJ = factor * amount_MJ * (dim * beta_v_J + log_deviation_MJ)
         out_MJ = torch.sigmoid(options.final_lambda * (1 - 0.95 ** (iteration + 1)) * (beta_a_J - cost_MJ))
+        if trace:
+            trace.add(vote_IMEJ, coefficient_IMJ, share_IMJ, mean_MEJ, out_MJ)
         if iteration < iterations - 1:
             prior_MJ = (out_MJ + options.activation_floor).log() - log_deviation_MJ
             share_IMJ = rivals.softmax(prior_MJ - dot(square_IMEJ, 0.5 / variance_MEJ))
@@ -221,6 +259,7 @@ def variational_bayes_routing(
     strides: Step = 1,
     padding: Step = 0,
     pose: str = "matrix",
+    trace: Trace | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Variational-Bayes routing (De Sousa Ribeiro et al. 2020) with diagonal covariance.
 
@@ -232,8 +271,9 @@ def variational_bayes_routing(
     vote_IMEJ = votes(windows.children(capsules), weight, pose)
     dim, outputs = vote_IMEJ.shape[2:]
     degree_E11 = torch.arange(dim, dtype=vote_IMEJ.dtype, device=vote_IMEJ.device).view(-1, 1, 1)
-    share_IMJ = (active_IM1 / outputs).expand(-1, -1, outputs)
+    coefficient_IMJ = torch.full_like(active_IM1, 1 / outputs).expand(-1, -1, outputs)
     for iteration in range(iterations):
+        share_IMJ = coefficient_IMJ * active_IM1
         amount_MJ = share_IMJ.sum(0)
         mean_MEJ = gather(share_IMJ, vote_IMEJ) / (1 + amount_MJ).unsqueeze(1)
         square_IMEJ = (vote_IMEJ - mean_MEJ) ** 2
@@ -242,6 +282,8 @@ def variational_bayes_routing(
         log_share_MJ = torch.digamma(1 + amount_MJ) - torch.digamma((1 + amount_MJ).sum(1, keepdim=True))
         halves_MJ = torch.digamma((degrees_MJ - degree_E11) / 2).sum(0)
         log_precision_MJ = halves_MJ + dim * math.log(2) - scatter_MEJ.log().sum(1)
+        if trace:
+            trace.add(vote_IMEJ, coefficient_IMJ, share_IMJ, mean_MEJ, log_share_MJ.exp())
         if iteration < iterations - 1:
             spread_MJ = dim / (1 + amount_MJ) + dim * math.log(2 * math.pi)
             distance_IMJ = dot(square_IMEJ, degrees_MJ.unsqueeze(1) / scatter_MEJ)
@@ -249,6 +291,6 @@ def variational_bayes_routing(
             total_IM1 = rivals.log_total(logit_IMJ)
             if density_floor:
                 total_IM1 = total_IM1.clamp_min(math.log(density_floor))
-            share_IMJ = (logit_IMJ - total_IM1).exp() * active_IM1
+            coefficient_IMJ = (logit_IMJ - total_IM1).exp()
     score_MJ = log_share_MJ.exp() * (log_precision_MJ - dim * math.log(2 * math.pi * math.e)) / 2
     return as_map(mean_MEJ, capsules, windows), as_map(score_MJ, capsules, windows)
