@@ -57,6 +57,10 @@ def routing_layers(model: keras.Model) -> list[RoutingLayer]:
                 f"layer '{layer.name}' (class {type(layer).__name__}) cannot be analysed: it has no method "
                 "routing_record"
             )
+        if layer.routing is not None:
+            raise ArgumentError(
+                f"layer '{layer.name}' has nothing to analyse: its coefficients are fixed (routing: {layer.routing})"
+            )
         calls = len(inputs_of_calls(model, layer))
         if calls > 1:
             raise ArgumentError(

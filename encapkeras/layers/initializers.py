@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
+import numpy as np
 import torch
 
 from encapkeras.layers.keras_objects import InitializerConfig
@@ -69,3 +70,10 @@ def as_matrices(config: InitializerConfig, name: str, axis: int) -> Callable[...
 def _on_meta() -> bool:
     """Return whether weights have shapes alone, as when a spec is checked: drawing numbers takes most of that time."""
     return keras.ops.zeros(()).device.type == "meta"  # type: ignore[no-any-return]
+
+
+def random_shares(shape: tuple[int, ...], dtype: Any = None) -> torch.Tensor:
+    """Draw shares, uniform among all whose sum over the last axis is 1; the same in every model."""
+    drawn = np.random.default_rng(0).exponential(size=shape)
+    shares: torch.Tensor = keras.ops.convert_to_tensor(drawn / drawn.sum(-1, keepdims=True), dtype)
+    return shares

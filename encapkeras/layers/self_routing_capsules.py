@@ -9,12 +9,12 @@ import keras
 import pydantic
 import torch
 
-from encapkeras.errors import ArgumentError
 from encapkeras.functional import self_routing
 from encapkeras.layers.keras_objects import InitializerConfig
 from encapkeras.layers.kernel_sizes import Padding, Strides, WindowSize
 from encapkeras.layers.registry import register_layer
-from encapkeras.layers.window_layer import Control, Matrices, WindowLayer, WindowRecord, WindowShape
+from encapkeras.layers.routing_inputs import Control
+from encapkeras.layers.window_layer import Matrices, WindowLayer, WindowRecord, WindowShape
 
 
 @register_layer("self_routing_capsules")
@@ -35,8 +35,8 @@ class SelfRoutingCapsules(WindowLayer):
         strides: Step of the window, or [rows, columns].
         padding: Rows and columns of nothing on each side, or [rows, columns].
         pose: `vector`: a vote is `W u`; `matrix`: the product of the matrices `U W`.
-        matrices: What has matrices of its own: `offset`: each offset in the window, as published; `type`: each type,
-            which is faster; `position`: each offset of each window.
+        matrices: What has matrices of its own, for votes and for routing: `offset`: each offset in the window, as
+            published; `type`: each type, which is faster; `position`: each offset of each window.
         routing: If given, a control in place of the routing: `uniform`: all coefficients are 1/J; `random`: they are
             drawn once, the same in every model.
         kernel_initializer: Keras initializer of the matrices, by name or as {class_name, config}. If not given, uniform
@@ -101,22 +101,22 @@ class SelfRoutingCapsules(WindowLayer):
             kernel_initializer=kernel_initializer,
             **kwargs,
         )
-        if dim is None and matrices != "offset":
-            raise ArgumentError(f"{self.name}: without 'dim' there are no matrices; received matrices={matrices!r}")
         self.routing_initializer = routing_initializer
 
     def build(self, input_shape: Any) -> None:
         """Make the weights."""
         shape = self.add_kernel(input_shape)
-        self._routing_sizes = (*shape.kernel, shape.types, self.capsules, shape.dim)
         self.routing_kernel = self.routing_bias = None
         if self.routing is None:
-            regularizing = self.regularizing("routing_kernel", [0, 1, 2, 4])
+            sizes = self.shared_sizes(shape)
+            first = len(sizes) - 4
+            regularizing = self.regularizing("routing_kernel", [first, first + 1, first + 2, first + 4])
+            initializer = self.routing_initializer
             self.routing_kernel = self.add_weight(
-                self._routing_sizes, self.routing_initializer, name="routing_kernel", **regularizing
+                (*sizes, shape.dim), initializer, name="routing_kernel", **regularizing
             )
             regularizing = self.regularizing("routing_bias")
-            self.routing_bias = self.add_weight(self._routing_sizes[:4], "zeros", name="routing_bias", **regularizing)
+            self.routing_bias = self.add_weight(sizes, "zeros", name="routing_bias", **regularizing)
 
     def default_initializer(self, shape: WindowShape) -> keras.initializers.Initializer:
         """Return that of the paper's code, whose fan leaves out the number of children."""
@@ -141,8 +141,9 @@ class SelfRoutingCapsules(WindowLayer):
     def routing_record(self) -> WindowRecord:
         """Return the routing's weights and options."""
         matrices = self.matrices_by_offset()
-        if self.routing_kernel is None or self.routing_bias is None:  # uniform
-            routing = torch.zeros(*self._routing_sizes)
-            return self.window_record("self_routing", [matrices, routing, routing[..., 0]])
-        weights = [matrices, self.routing_kernel.value.detach(), self.routing_bias.value.detach()]
-        return self.window_record("self_routing", weights)
+        routing, bias = (
+            weight.value.detach() for weight in (self.routing_kernel, self.routing_bias) if weight is not None
+        )
+        if self.matrices == "type":
+            routing, bias = (weight.expand(*self.window, *weight.shape[2:]) for weight in (routing, bias))
+        return self.window_record("self_routing", [matrices, routing, bias])

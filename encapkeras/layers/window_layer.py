@@ -13,20 +13,18 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import keras
-import numpy as np
 import torch
 
 from encapkeras.errors import ArgumentError, ShapeError
 from encapkeras.functional.routing.routing_inputs import Competition
 from encapkeras.functional.routing.windows import Windows
-from encapkeras.layers.initializers import window_matrices
+from encapkeras.layers.initializers import random_shares, window_matrices
 from encapkeras.layers.keras_objects import InitializerConfig
 from encapkeras.layers.kernel_sizes import Padding, Strides, WindowSize, as_sides
 from encapkeras.layers.registry import CapsuleLayer, Shape, warn_of_other_axes
-from encapkeras.layers.routing_inputs import capsules_and_activations
+from encapkeras.layers.routing_inputs import Control, capsules_and_activations
 
 Matrices = Literal["offset", "type", "position"]
-Control = Literal["uniform", "random"]
 
 
 class WindowShape(NamedTuple):
@@ -166,7 +164,7 @@ class WindowLayer(CapsuleLayer):
             self.kernel = self.add_weight(sizes, make, name="kernel", **self.regularizing("kernel", inputs))
         if self.routing == "random":
             sizes = (*shape.kernel, shape.types, self.capsules)
-            self.coefficients = self.add_weight(sizes, _random_coefficients, name="coefficients", trainable=False)
+            self.coefficients = self.add_weight(sizes, random_shares, name="coefficients", trainable=False)
         return shape
 
     def _kernel_sizes(self, shape: WindowShape, dim: int) -> tuple[tuple[int, ...], list[int]]:
@@ -175,12 +173,16 @@ class WindowLayer(CapsuleLayer):
         if self.pose == "matrix":
             inner = math.isqrt(shape.dim)
             outer = dim // inner
+        matrix = (outer, inner) if self.pose == "vector" else (inner, outer)
+        sizes = (*self.shared_sizes(shape), *matrix)
+        first = len(sizes) - 6
+        return sizes, [first, first + 1, first + 2, len(sizes) - (1 if self.pose == "vector" else 2)]
+
+    def shared_sizes(self, shape: WindowShape) -> tuple[int, ...]:
+        """Return the first sizes of a weight for each pair of a child and a parent type, by what has its own."""
         window = (1, 1) if self.matrices == "type" else shape.kernel
         places = [int(size or 0) for size in shape.parents] if self.matrices == "position" else []
-        matrix = (outer, inner) if self.pose == "vector" else (inner, outer)
-        sizes = (*places, *window, shape.types, self.capsules, *matrix)
-        first = len(places)
-        return sizes, [first, first + 1, first + 2, len(sizes) - (1 if self.pose == "vector" else 2)]
+        return (*places, *window, shape.types, self.capsules)
 
     def default_initializer(self, shape: WindowShape) -> keras.initializers.Initializer:
         """Return the published initializer of the vote matrices."""
@@ -224,11 +226,8 @@ class WindowLayer(CapsuleLayer):
 
     def matrices_by_offset(self) -> torch.Tensor | None:
         """Return the vote matrices, one for each offset of the window, if there are votes; for a record."""
-        if self.matrices == "position" or self.routing == "random":
-            raise ArgumentError(
-                f"layer '{self.name}' cannot be analysed: its matrices are those of each {self.matrices}, its routing "
-                f"is {self.routing or 'its own'}"
-            )
+        if self.matrices == "position":
+            raise ArgumentError(f"layer '{self.name}' cannot be analysed: each position has matrices of its own")
         if self.kernel is None:
             return None
         matrices: torch.Tensor = self.kernel.value.detach()
@@ -294,10 +293,3 @@ def _warn_of_gaps(layer: WindowLayer, shape: WindowShape) -> None:
             "so capsules between the windows are not used",
             stacklevel=2,
         )
-
-
-def _random_coefficients(shape: tuple[int, ...], dtype: Any = None) -> torch.Tensor:
-    """Draw coefficients, uniform among all whose sum over the last axis is 1; the same in every model."""
-    drawn = np.random.default_rng(0).exponential(size=shape)
-    coefficients: torch.Tensor = keras.ops.convert_to_tensor(drawn / drawn.sum(-1, keepdims=True), dtype)
-    return coefficients
