@@ -122,7 +122,7 @@ class WindowLayer(CapsuleLayer):
             warn_of_other_axes(self, input_shape)
         self.kernel = self.coefficients = None
         if self.dim:
-            sizes, inputs = self._kernel_sizes(shape, self.dim)
+            sizes, inputs = self._kernel_sizes(shape)
             config = self.kernel_initializer
             initializer = config if config is not None else self.default_initializer(shape)
             make = window_matrices(initializer, "kernel", self.pose)
@@ -132,18 +132,22 @@ class WindowLayer(CapsuleLayer):
             self.coefficients = self.add_weight(sizes, _random_coefficients, name="coefficients", trainable=False)
         return shape
 
-    def _kernel_sizes(self, shape: WindowShape, dim: int) -> tuple[tuple[int, ...], list[int]]:
+    def _kernel_sizes(self, shape: WindowShape) -> tuple[tuple[int, ...], list[int]]:
         """Return the shape of the vote matrices, and the axes that votes sum over."""
-        inner, outer = shape.dim, dim
-        if self.pose == "matrix":
-            inner = math.isqrt(shape.dim)
-            outer = dim // inner
+        inner, outer = self.matrix_sides(shape)
         window = (1, 1) if self.matrices == "type" else shape.kernel
         places = [int(size or 0) for size in shape.parents] if self.matrices == "position" else []
         matrix = (outer, inner) if self.pose == "vector" else (inner, outer)
         sizes = (*places, *window, shape.types, self.capsules, *matrix)
         first = len(places)
         return sizes, [first, first + 1, first + 2, len(sizes) - (1 if self.pose == "vector" else 2)]
+
+    def matrix_sides(self, shape: WindowShape) -> tuple[int, int]:
+        """Return how many numbers a product with a vote matrix takes, and gives: D and E, or columns of the poses."""
+        if self.pose == "vector":
+            return shape.dim, self.dim or 0
+        rows = math.isqrt(shape.dim)
+        return rows, (self.dim or 0) // rows
 
     def default_initializer(self, shape: WindowShape) -> keras.initializers.Initializer:
         """Return the published initializer of the vote matrices."""
