@@ -51,6 +51,8 @@ class WindowLayer(CapsuleLayer):
     drawn_as = "routing"
     regularizable: ClassVar[tuple[str, ...]] = ("kernel",)
     takes_activations: ClassVar[bool] = False
+    kernel: Any
+    coefficients: Any
 
     def __init__(
         self,
