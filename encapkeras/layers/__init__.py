@@ -20,6 +20,8 @@ from encapkeras.layers.conv_bn_relu import ConvBnRelu
 from encapkeras.layers.dynamic_capsules import DynamicCapsules
 from encapkeras.layers.em_capsules import EmCapsules
 from encapkeras.layers.image_to_capsules import ImageToCapsules
+from encapkeras.layers.inverted_attention_capsules import InvertedAttentionCapsules
+from encapkeras.layers.inverted_attention_stack import InvertedAttentionStack
 from encapkeras.layers.normalize import Normalize
 from encapkeras.layers.primary_capsules import PrimaryCapsules
 from encapkeras.layers.registry import LAYERS, CapsuleLayer, register_layer
@@ -27,6 +29,7 @@ from encapkeras.layers.saved_spec_model import SavedSpecModel  # noqa: F401  # r
 from encapkeras.layers.self_routing_capsules import SelfRoutingCapsules
 from encapkeras.layers.squash import Squash
 from encapkeras.layers.voting_layer import VotingLayer
+from encapkeras.layers.window_dynamic_capsules import WindowDynamicCapsules
 from encapkeras.layers.window_layer import WindowLayer
 
 __all__ = [
@@ -41,11 +44,14 @@ __all__ = [
     "DynamicCapsules",
     "EmCapsules",
     "ImageToCapsules",
+    "InvertedAttentionCapsules",
+    "InvertedAttentionStack",
     "Normalize",
     "PrimaryCapsules",
     "SelfRoutingCapsules",
     "Squash",
     "VotingLayer",
+    "WindowDynamicCapsules",
     "WindowLayer",
     "register_layer",
 ]

@@ -85,6 +85,8 @@ class WindowLayer(CapsuleLayer):
     drawn_as = "routing"
     regularizable: ClassVar[tuple[str, ...]] = ("kernel",)
     takes_activations: ClassVar[bool] = False
+    kernel: Any
+    coefficients: Any
 
     def __init__(
         self,
@@ -157,7 +159,7 @@ class WindowLayer(CapsuleLayer):
             warn_of_other_axes(self, input_shape)
         self.kernel = self.coefficients = None
         if self.dim:
-            sizes, inputs = self._kernel_sizes(shape, self.dim)
+            sizes, inputs = self._kernel_sizes(shape)
             config = self.kernel_initializer
             initializer = config if config is not None else self.default_initializer(shape)
             make = window_matrices(initializer, "kernel", self.pose)
@@ -167,12 +169,9 @@ class WindowLayer(CapsuleLayer):
             self.coefficients = self.add_weight(sizes, random_shares, name="coefficients", trainable=False)
         return shape
 
-    def _kernel_sizes(self, shape: WindowShape, dim: int) -> tuple[tuple[int, ...], list[int]]:
+    def _kernel_sizes(self, shape: WindowShape) -> tuple[tuple[int, ...], list[int]]:
         """Return the shape of the vote matrices, and the axes that votes sum over."""
-        inner, outer = shape.dim, dim
-        if self.pose == "matrix":
-            inner = math.isqrt(shape.dim)
-            outer = dim // inner
+        inner, outer = self.matrix_sides(shape)
         matrix = (outer, inner) if self.pose == "vector" else (inner, outer)
         sizes = (*self.shared_sizes(shape), *matrix)
         first = len(sizes) - 6
@@ -183,6 +182,13 @@ class WindowLayer(CapsuleLayer):
         window = (1, 1) if self.matrices == "type" else shape.kernel
         places = [int(size or 0) for size in shape.parents] if self.matrices == "position" else []
         return (*places, *window, shape.types, self.capsules)
+
+    def matrix_sides(self, shape: WindowShape) -> tuple[int, int]:
+        """Return how many numbers a product with a vote matrix takes, and gives: D and E, or columns of the poses."""
+        if self.pose == "vector":
+            return shape.dim, self.dim or 0
+        rows = math.isqrt(shape.dim)
+        return rows, (self.dim or 0) // rows
 
     def default_initializer(self, shape: WindowShape) -> keras.initializers.Initializer:
         """Return the published initializer of the vote matrices."""

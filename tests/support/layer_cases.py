@@ -10,10 +10,13 @@ from encapkeras.layers import (
     DynamicCapsules,
     EmCapsules,
     ImageToCapsules,
+    InvertedAttentionCapsules,
+    InvertedAttentionStack,
     Normalize,
     PrimaryCapsules,
     SelfRoutingCapsules,
     Squash,
+    WindowDynamicCapsules,
 )
 
 MAP = (6, 6, 4, 2)
@@ -127,4 +130,55 @@ CASES = {
     ),
     "self_routing_capsules of a list": (SelfRoutingCapsules, {"capsules": 5, "dim": 3}, [(7, 4), (7,)], 3, 0),
     "self_routing_capsules last": (SelfRoutingCapsules, {"capsules": 5}, WITH_ACTIVATIONS, 2, 0),
+    "inverted_attention_capsules": (
+        InvertedAttentionCapsules,
+        {"capsules": 5, "dim": 4, "kernel_size": 3, "strides": 2, "iterations": 3},
+        (6, 5, 3, 4),
+        3,
+        0,
+    ),
+    "inverted_attention_capsules of vectors": (
+        InvertedAttentionCapsules,
+        {"capsules": 5, "dim": 3, "pose": "vector"},
+        MAP,
+        3,
+        0,
+    ),
+    "inverted_attention_capsules of numbers": (
+        InvertedAttentionCapsules,
+        {"capsules": 5, "dim": 1, "pose": "vector"},
+        (7, 4),
+        1,
+        0,
+    ),
+    "inverted_attention_stack": (
+        InvertedAttentionStack,
+        {
+            "layers": [
+                {"capsules": 3, "dim": 4, "kernel_size": 3, "strides": 2, "padding": 1},
+                {"capsules": 2, "dim": 6, "kernel_size": [2, 1]},
+                {"capsules": 5, "dim": 3},
+            ],
+            "iterations": 3,
+            "pose": "vector",
+        },
+        MAP,
+        9,
+        0,
+    ),
+    "window_dynamic_capsules": (
+        WindowDynamicCapsules,
+        {"capsules": 5, "dim": 3, "kernel_size": 3, "strides": 2, "padding": 1},
+        MAP,
+        1,
+        0,
+    ),
+    "window_dynamic_capsules by child": (
+        WindowDynamicCapsules,
+        {"capsules": 5, "dim": 4, "kernel_size": [3, 2], "competition": "child", "pose": "matrix"},
+        (5, 6, 2, 4),
+        1,
+        0,
+    ),
+    "window_dynamic_capsules of a list": (WindowDynamicCapsules, {"capsules": 5, "dim": 3}, (7, 4), 1, 0),
 }
