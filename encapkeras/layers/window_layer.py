@@ -156,7 +156,7 @@ class WindowLayer(CapsuleLayer):
             "padding": as_sides(self.padding),
             "pose": self.pose,
         }
-        window = as_sides(capsules.shape[1:3]) if self.kernel_size is None else as_sides(self.kernel_size)
+        window = self.window_of(capsules)
         if self.matrices == "type":
             options["window"] = window
         if self.coefficients is not None:
@@ -165,6 +165,10 @@ class WindowLayer(CapsuleLayer):
             shape = (*window, capsules.shape[3], self.capsules)
             options["coefficients"] = capsules.new_full(shape, 1 / self.capsules)
         return options
+
+    def window_of(self, capsules: torch.Tensor) -> tuple[int, int]:
+        """Return height and width of the window on a map."""
+        return as_sides(capsules.shape[1:3]) if self.kernel_size is None else as_sides(self.kernel_size)
 
     def as_maps(self, inputs: torch.Tensor | list[torch.Tensor]) -> list[torch.Tensor]:
         """Return the capsules, and their activations if there are any, as maps."""
@@ -183,7 +187,7 @@ class WindowLayer(CapsuleLayer):
         parents = () if self.kernel_size is None else shape.parents
         return (shape.batch, *parents, self.capsules, *([self.dim] if self.dim else []))
 
-    def compute_output_spec(self, inputs: Any, return_ports: bool = False) -> Any:
+    def compute_output_spec(self, inputs: Any, return_ports: bool = False, training: bool | None = None) -> Any:
         """Return symbolic outputs: one, or a map of all ports."""
         shape = self.compute_output_shape(keras.tree.map_structure(lambda tensor: tensor.shape, inputs))
         out = keras.KerasTensor(shape, dtype=self.compute_dtype)
