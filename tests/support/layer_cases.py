@@ -1,6 +1,7 @@
 """Every registered layer with arguments, an input and the number of its weights, for the tests of all layers."""
 
 from encapkeras.layers import (
+    BatchNorm,
     CapsuleConvolution,
     CapsuleDense,
     CapsuleLength,
@@ -33,6 +34,11 @@ CASES = {
         0,
         0,
     ),
+    "batch_norm": (BatchNorm, {}, MAP, 2, 2),
+    "batch_norm per type": (BatchNorm, {"per": "type", "moving_average": "warm"}, MAP, 2, 3),
+    "batch_norm of activations": (BatchNorm, {"scale_and_offset": False}, MAP[:-1], 0, 2),
+    "batch_norm of a list": (BatchNorm, {"per": "type"}, (7, 4), 2, 2),
+    "batch_norm of a list of activations": (BatchNorm, {"per": "type"}, (7,), 2, 2),
     "capsule_length": (CapsuleLength, {}, (10, 16), 0, 0),
     "capsule_dense": (CapsuleDense, {"capsules": 5, "dim": 2}, MAP, 1, 0),
     "capsule_dense of a list": (CapsuleDense, {"capsules": 5, "dim": 2}, (7, 2), 1, 0),
