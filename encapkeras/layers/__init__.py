@@ -27,7 +27,9 @@ from encapkeras.layers.registry import LAYERS, CapsuleLayer, register_layer
 from encapkeras.layers.saved_spec_model import SavedSpecModel  # noqa: F401  # registers itself
 from encapkeras.layers.self_routing_capsules import SelfRoutingCapsules
 from encapkeras.layers.squash import Squash
+from encapkeras.layers.variational_bayes_capsules import VariationalBayesCapsules
 from encapkeras.layers.voting_layer import VotingLayer
+from encapkeras.layers.window_em_capsules import WindowEmCapsules
 from encapkeras.layers.window_layer import WindowLayer
 
 __all__ = [
@@ -47,7 +49,9 @@ __all__ = [
     "PrimaryCapsules",
     "SelfRoutingCapsules",
     "Squash",
+    "VariationalBayesCapsules",
     "VotingLayer",
+    "WindowEmCapsules",
     "WindowLayer",
     "register_layer",
 ]

@@ -15,10 +15,13 @@ from encapkeras.layers import (
     PrimaryCapsules,
     SelfRoutingCapsules,
     Squash,
+    VariationalBayesCapsules,
+    WindowEmCapsules,
 )
 
 MAP = (6, 6, 4, 2)
 WITH_ACTIVATIONS = [MAP, MAP[:-1]]
+MATRICES = [(6, 6, 3, 4), (6, 6, 3)]
 
 # class, arguments, input shape or list of shapes, trainable weights, other weights
 CASES = {
@@ -133,4 +136,46 @@ CASES = {
     ),
     "self_routing_capsules of a list": (SelfRoutingCapsules, {"capsules": 5, "dim": 3}, [(7, 4), (7,)], 3, 0),
     "self_routing_capsules last": (SelfRoutingCapsules, {"capsules": 5}, WITH_ACTIVATIONS, 2, 0),
+    "variational_bayes_capsules": (
+        VariationalBayesCapsules,
+        {"capsules": 5, "dim": 4, "kernel_size": 3, "strides": 2, "moving_average": "warm"},
+        MATRICES,
+        1,
+        6,
+    ),
+    "variational_bayes_capsules full": (
+        VariationalBayesCapsules,
+        {"capsules": 5, "dim": 4, "covariance": "full", "coordinates": "child"},
+        MATRICES,
+        1,
+        4,
+    ),
+    "variational_bayes_capsules of a list": (
+        VariationalBayesCapsules,
+        {"capsules": 5, "dim": 3, "pose": "vector"},
+        [(7, 4), (7,)],
+        1,
+        4,
+    ),
+    "window_em_capsules": (
+        WindowEmCapsules,
+        {"capsules": 5, "dim": 4, "kernel_size": 3, "strides": 2, "padding": 1},
+        MATRICES,
+        3,
+        0,
+    ),
+    "window_em_capsules whole": (
+        WindowEmCapsules,
+        {"capsules": 5, "dim": 4, "competition": "position", "coordinates": "child", "iterations": 2},
+        MATRICES,
+        3,
+        0,
+    ),
+    "window_em_capsules of a list": (
+        WindowEmCapsules,
+        {"capsules": 5, "dim": 3, "pose": "vector"},
+        [(7, 4), (7,)],
+        3,
+        0,
+    ),
 }
