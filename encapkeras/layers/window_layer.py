@@ -256,7 +256,7 @@ class WindowLayer(CapsuleLayer):
         parents = () if self.kernel_size is None else shape.parents
         return (shape.batch, *parents, self.capsules, *([self.dim] if self.dim else []))
 
-    def compute_output_spec(self, inputs: Any, return_ports: bool = False) -> Any:
+    def compute_output_spec(self, inputs: Any, return_ports: bool = False, training: bool | None = None) -> Any:
         """Return symbolic outputs: one, or a map of all ports."""
         shape = self.compute_output_shape(keras.tree.map_structure(lambda tensor: tensor.shape, inputs))
         out = keras.KerasTensor(shape, dtype=self.compute_dtype)
