@@ -68,7 +68,7 @@ class WindowStatistics:
         role_MJ = role_BJ.repeat_interleave(trace.votes.shape[1] // len(role_BJ), 0)
         windows = with_votes.Windows(record.kernel, record.strides, record.padding)
         exist_IM = windows.children(torch.ones_like(inputs[0][..., 0])) > 0
-        rivals = with_votes.Rivals(inputs[0], windows, record.options.get("competition", record.competition))
+        rivals = with_votes.Rivals(inputs[0], windows, record.competition)
         rivals_IM = rivals.count(record.outputs)[..., 0].expand_as(exist_IM)
         for sums, state in zip(self._sums, trace.states, strict=True):
             distributions_IM = exist_IM * (record.outputs / rivals_IM.double())  # in how many windows a child counts

@@ -55,15 +55,14 @@ class GaussianLayer(WindowLayer):
         """
         raise NotImplementedError(f"class {type(self).__name__} has no coordinates_of")
 
-    def vote_offsets(self, capsules: torch.Tensor) -> torch.Tensor | None:
+    def vote_offsets(self, like: torch.Tensor) -> torch.Tensor | None:
         """Return what is added to the votes from the offsets of a window, `(K, L, E)`."""
         if self.coordinates is None:
             return None
-        dtype = torch.promote_types(capsules.dtype, torch.float32)
-        window = self.window
-        row, column = (torch.arange(side, dtype=dtype, device=capsules.device) for side in window)
-        rows = math.isqrt(capsules.shape[-1])
-        added_KLE = torch.zeros(*window, self.dim, dtype=dtype, device=capsules.device)
+        dtype = torch.promote_types(like.dtype, torch.float32)
+        row, column = (torch.arange(side, dtype=dtype, device=like.device) for side in self.window)
+        rows = math.isqrt(self.child_dim)
+        added_KLE = torch.zeros(*self.window, self.dim, dtype=dtype, device=like.device)
         by_row = added_KLE.unflatten(-1, (rows, -1))
         by_row[..., 0, -1], by_row[..., 1, -1] = self.coordinates_of(row.unsqueeze(1), column.unsqueeze(0))
         return added_KLE

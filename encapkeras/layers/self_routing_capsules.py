@@ -146,4 +146,4 @@ class SelfRoutingCapsules(WindowLayer):
         )
         if self.matrices == "type":
             routing, bias = (weight.expand(*self.window, *weight.shape[2:]) for weight in (routing, bias))
-        return self.window_record("self_routing", [matrices, routing, bias])
+        return self.window_record("self_routing", [matrices, routing, bias], **self.sides)

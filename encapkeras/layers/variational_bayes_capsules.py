@@ -9,6 +9,7 @@ import keras
 import pydantic
 import torch
 
+from encapkeras.errors import ArgumentError
 from encapkeras.functional import batch_norm, capsule_batch_norm, variational_bayes_routing
 from encapkeras.functional.torch_support.precision import widen
 from encapkeras.layers.block_weights import BlockBuilder, MovingAverage, Weights, norm_weights
@@ -16,7 +17,8 @@ from encapkeras.layers.gaussian_layer import GaussianLayer
 from encapkeras.layers.keras_objects import InitializerConfig
 from encapkeras.layers.kernel_sizes import Padding, Strides, WindowSize
 from encapkeras.layers.registry import register_layer
-from encapkeras.layers.window_layer import Control, Matrices, WindowLayer, WindowShape
+from encapkeras.layers.routing_inputs import Control
+from encapkeras.layers.window_layer import Matrices, WindowLayer, WindowRecord, WindowShape
 
 COORDINATE = 0.1
 """What the paper's code adds to the votes of its class layer for the place of every child alike."""
@@ -173,3 +175,11 @@ class VariationalBayesCapsules(GaussianLayer):
         poses = capsule_batch_norm(means.movedim(3, 1), of_poses, training=training).movedim(1, 3)
         scores = batch_norm(scores.movedim(3, 1), of_scores, training=training).movedim(1, 3)
         return self.lay_out_ports(poses.to(capsules.dtype), scores.sigmoid().to(capsules.dtype), return_ports)
+
+    def routing_record(self) -> WindowRecord:
+        """Return the routing's weights and options."""
+        if self.covariance == "full":
+            raise ArgumentError(f"layer '{self.name}' cannot be analysed: its covariance is full")
+        options = {**self.sides, "iterations": self.iterations, "density_floor": self.density_floor}
+        weights = [self.matrices_by_offset(), self.vote_offsets(self.kernel.value)]
+        return self.window_record("variational_bayes", weights, "child", **options)

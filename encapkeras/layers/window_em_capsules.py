@@ -17,7 +17,8 @@ from encapkeras.layers.initializers import get_initializer
 from encapkeras.layers.keras_objects import InitializerConfig
 from encapkeras.layers.kernel_sizes import Padding, Strides, WindowSize
 from encapkeras.layers.registry import register_layer
-from encapkeras.layers.window_layer import Control, Matrices, WindowLayer, WindowShape
+from encapkeras.layers.routing_inputs import Control
+from encapkeras.layers.window_layer import Matrices, WindowLayer, WindowRecord, WindowShape
 
 
 @register_layer("window_em_capsules")
@@ -172,3 +173,12 @@ class WindowEmCapsules(GaussianLayer):
             **self.window_options(capsules),
         )
         return self.lay_out_ports(means, out_activations, return_ports)
+
+    def routing_record(self) -> WindowRecord:
+        """Return the routing's weights and options."""
+        if self.options.fillers:
+            raise ArgumentError(f"layer '{self.name}' cannot be analysed with fillers, which depend on the batch")
+        betas = [beta.value.detach() for beta in (self.beta_v, self.beta_a)]
+        weights = [self.matrices_by_offset(), *betas, self.vote_offsets(self.kernel.value)]
+        options = {**self.sides, "competition": self.competition, "iterations": self.iterations}
+        return self.window_record("em", weights, options=self.options, **options)

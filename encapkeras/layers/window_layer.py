@@ -51,7 +51,7 @@ class WindowRecord:
         padding: Rows and columns of nothing.
         outputs: Number J of parent types.
         dim: Their dimension E.
-        competition: Which parents compete for a child, if `options` do not say.
+        competition: Which parents compete for a child.
     """
 
     routing: str
@@ -153,7 +153,7 @@ class WindowLayer(CapsuleLayer):
     def add_kernel(self, input_shape: Any) -> WindowShape:
         """Make the vote matrices, `kernel`, and fixed coefficients where `routing` is `random`; return the sizes."""
         shape = self.read_shape(input_shape)
-        self.window = shape.kernel
+        self.window, self.child_dim = shape.kernel, shape.dim
         _warn_of_gaps(self, shape)
         if not isinstance(input_shape[0], list | tuple):
             warn_of_other_axes(self, input_shape)
@@ -194,13 +194,14 @@ class WindowLayer(CapsuleLayer):
         """Return the published initializer of the vote matrices."""
         raise NotImplementedError(f"class {type(self).__name__} has no default_initializer")
 
+    @property
+    def sides(self) -> dict[str, Any]:
+        """Strides, padding and pose, as functions take them."""
+        return {"strides": as_sides(self.strides), "padding": as_sides(self.padding), "pose": self.pose}
+
     def window_options(self, capsules: torch.Tensor) -> dict[str, Any]:
         """Return what all functions take: strides, padding, pose, and the control's coefficients for a map."""
-        options: dict[str, Any] = {
-            "strides": as_sides(self.strides),
-            "padding": as_sides(self.padding),
-            "pose": self.pose,
-        }
+        options = self.sides
         if self.matrices == "type":
             options["window"] = self.window
         if self.coefficients is not None:
@@ -215,20 +216,12 @@ class WindowLayer(CapsuleLayer):
         raise NotImplementedError(f"class {type(self).__name__} has no routing_record, so it cannot be analysed")
 
     def window_record(
-        self, routing: str, weights: Sequence[Any], *, competition: Competition = "position", **options: Any
+        self, routing: str, weights: Sequence[Any], competes_for: Competition = "position", **options: Any
     ) -> WindowRecord:
-        """Return a record; `weights` begin with the vote matrices, one for each offset."""
-        sides = {"strides": as_sides(self.strides), "padding": as_sides(self.padding)}
-        return WindowRecord(
-            routing,
-            weights,
-            {**sides, "pose": self.pose, **options},
-            self.window,
-            **sides,
-            outputs=self.capsules,
-            dim=self.dim or 0,
-            competition=competition,
-        )
+        """Return a record; its weights and options are those of the function that makes all votes."""
+        strides, padding = as_sides(self.strides), as_sides(self.padding)
+        sizes = (self.window, strides, padding, self.capsules, self.dim or 0)
+        return WindowRecord(routing, weights, options, *sizes, options.get("competition", competes_for))
 
     def matrices_by_offset(self) -> torch.Tensor | None:
         """Return the vote matrices, one for each offset of the window, if there are votes; for a record."""

@@ -104,15 +104,24 @@ class Rivals:
         return (logit_IMJ - self.log_total(logit_IMJ)).exp() if self.of_child else logit_IMJ.softmax(2)
 
 
-def votes(child_IMD: torch.Tensor, weight: torch.Tensor, pose: str) -> torch.Tensor:
-    """Return `vote[i, m, :, j] = W[i, j] @ u[i, m]`, or of matrix poses `U[i, m] @ W[i, j]`: `(I, M, E, J)`."""
+def votes(
+    child_IMD: torch.Tensor, weight: torch.Tensor, pose: str, offsets: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Return `vote[i, m, :, j] = W[i, j] @ u[i, m]`, or of matrix poses `U[i, m] @ W[i, j]`: `(I, M, E, J)`.
+
+    Offsets `(K_h, K_w, E)` are added to all votes from an offset of the window.
+    """
     outputs = weight.shape[3]
     if pose == "vector":
         matrix_IDY = weight.permute(0, 1, 2, 5, 4, 3).flatten(4, 5).flatten(0, 2)
-        return (child_IMD @ matrix_IDY).unflatten(2, (-1, outputs))
-    matrix_IXY = weight.permute(0, 1, 2, 4, 5, 3).flatten(4, 5).flatten(0, 2)
-    row_IRX = child_IMD.reshape(len(child_IMD), -1, matrix_IXY.shape[1])
-    return (row_IRX @ matrix_IXY).view(*child_IMD.shape[:2], -1, outputs)
+        vote_IMEJ = (child_IMD @ matrix_IDY).unflatten(2, (-1, outputs))
+    else:
+        matrix_IXY = weight.permute(0, 1, 2, 4, 5, 3).flatten(4, 5).flatten(0, 2)
+        row_IRX = child_IMD.reshape(len(child_IMD), -1, matrix_IXY.shape[1])
+        vote_IMEJ = (row_IRX @ matrix_IXY).view(*child_IMD.shape[:2], -1, outputs)
+    if offsets is None:
+        return vote_IMEJ
+    return vote_IMEJ + offsets.flatten(0, 1).repeat_interleave(weight.shape[2], 0)[:, None, :, None]
 
 
 def gather(share_IMJ: torch.Tensor, vote_IMEJ: torch.Tensor) -> torch.Tensor:
@@ -212,6 +221,7 @@ def window_em_routing(
     weight: torch.Tensor,
     beta_v_J: torch.Tensor,
     beta_a_J: torch.Tensor,
+    offsets: torch.Tensor | None = None,
     *,
     iterations: int = 3,
     competition: str = "child",
@@ -225,7 +235,7 @@ def window_em_routing(
     windows = Windows((weight.shape[0], weight.shape[1]), strides, padding)
     rivals = Rivals(capsules, windows, competition)
     active_IM1 = windows.children(activations).unsqueeze(2)
-    vote_IMEJ = votes(windows.children(capsules), weight, pose)
+    vote_IMEJ = votes(windows.children(capsules), weight, pose, offsets)
     inputs, _, dim, outputs = vote_IMEJ.shape
     share_IMJ = torch.ones_like(active_IM1)
     if options.initial == "uniform":
@@ -253,6 +263,7 @@ def variational_bayes_routing(
     capsules: torch.Tensor,
     activations: torch.Tensor,
     weight: torch.Tensor,
+    offsets: torch.Tensor | None = None,
     *,
     iterations: int = 3,
     density_floor: float = 1e-11,
@@ -268,7 +279,7 @@ def variational_bayes_routing(
     windows = Windows((weight.shape[0], weight.shape[1]), strides, padding)
     rivals = Rivals(capsules, windows, "child")
     active_IM1 = windows.children(activations).unsqueeze(2)
-    vote_IMEJ = votes(windows.children(capsules), weight, pose)
+    vote_IMEJ = votes(windows.children(capsules), weight, pose, offsets)
     dim, outputs = vote_IMEJ.shape[2:]
     degree_E11 = torch.arange(dim, dtype=vote_IMEJ.dtype, device=vote_IMEJ.device).view(-1, 1, 1)
     coefficient_IMJ = torch.full_like(active_IM1, 1 / outputs).expand(-1, -1, outputs)
