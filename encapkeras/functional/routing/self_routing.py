@@ -68,6 +68,16 @@ def self_routing(
         >>> poses, out = self_routing(capsules, activations, weight, routing_weight, routing_bias, strides=2, padding=1)
         >>> poses.shape, out.shape
         (torch.Size([2, 4, 4, 10, 16]), torch.Size([2, 4, 4, 10]))
+
+        One matrix per type for the whole window; and the control without routing:
+
+        >>> poses, out = self_routing(capsules, activations, weight[:1, :1], routing_weight, routing_bias, window=3)
+        >>> poses.shape
+        torch.Size([2, 6, 6, 10, 16])
+        >>> uniform = torch.full((3, 3, 4, 10), 1 / 10)
+        >>> poses, out = self_routing(capsules, activations, weight, None, None, coefficients=uniform)
+        >>> poses.shape
+        torch.Size([2, 6, 6, 10, 16])
     """
     check_map(capsules)
     check_activations(activations, capsules)
