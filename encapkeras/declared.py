@@ -135,7 +135,9 @@ class _Module:
             if isinstance(statement, ast.Import | ast.ImportFrom):
                 self._values[name] = self._imported(name, statement)
             else:
-                self._run(self._declaration(statement) if isinstance(statement, ast.ClassDef) else _untyped(statement))
+                if isinstance(statement, ast.ClassDef) and not _is_settings(statement):
+                    statement = self._declaration(statement)
+                self._run(_untyped(statement))
         return self._values[name]
 
     def _value_or_unknown(self, name: str) -> None:
@@ -166,7 +168,9 @@ class _Module:
             else:
                 self.value(name)
         code = ast.fix_missing_locations(ast.Module([statement], []))
-        exec(compile(code, str(self._values["__name__"]), "exec"), self._values)  # noqa: S102  # our own
+        # The types of settings as such, not as text: pydantic looks for the names in it in imported modules.
+        made = compile(code, str(self._values["__name__"]), "exec", dont_inherit=_is_settings(statement))
+        exec(made, self._values)  # noqa: S102  # our own
 
     def _names(self, node: ast.AST) -> set[str]:
         """The names of this module that have to have values first."""
@@ -220,6 +224,11 @@ def _assigned(statement: ast.stmt) -> Iterator[tuple[ast.expr, ast.expr]]:
 def _arguments(function: ast.FunctionDef) -> list[ast.arg]:
     given = function.args
     return [*given.posonlyargs, *given.args, *given.kwonlyargs, *filter(None, (given.vararg, given.kwarg))]
+
+
+def _is_settings(statement: ast.stmt) -> bool:
+    """Whether a statement is a class of settings, the type of an argument, which needs neither Keras nor torch."""
+    return isinstance(statement, ast.ClassDef) and "Settings" in map(ast.unparse, statement.bases)
 
 
 def _is_type(statement: ast.stmt) -> bool:

@@ -308,6 +308,10 @@ def _models_at(annotation: Any, value: Any, path: Sequence[str | int]) -> list[t
     """The models that the map at a path inside the value may follow; of a union, the member that its tag names."""
     models = _named_by_tag(models_in(annotation), value)
     for step in path:
+        if isinstance(value, list | tuple) and isinstance(step, int):
+            value = value[step]
+            models = _named_by_tag(models, value)
+            continue
         fields = [model.model_fields.get(str(step)) for model in models]
         value = value.get(step) if isinstance(value, dict) else None
         models = _named_by_tag([inner for field in fields if field for inner in models_in(field.annotation)], value)

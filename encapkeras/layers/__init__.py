@@ -2,7 +2,8 @@
 
 Read `registry` first (`register_layer`, and `CapsuleLayer`, the base of all), with `squash` as the shortest example.
 `conv_bn_relu` and `primary_capsules` come before the capsules; `capsule_convolution` and `capsule_stage` make their
-weights with `block_weights`; `dynamic_capsules` and `em_capsules` are based on `voting_layer`; `capsule_dense` and
+weights with `block_weights`; `dynamic_capsules` and `em_capsules` are based on `voting_layer`; the layers that
+route in windows, such as `self_routing_capsules`, on `window_layer`; `capsule_dense` and
 `capsule_length` end a network. `initializers` and `kernel_sizes` are types of arguments.
 """
 
@@ -10,6 +11,7 @@ import warnings
 from typing import Any
 
 import encapkeras.backend  # noqa: F401  # refuses another Keras backend
+from encapkeras.layers.batch_norm import BatchNorm
 from encapkeras.layers.capsule_convolution import CapsuleConvolution
 from encapkeras.layers.capsule_dense import CapsuleDense
 from encapkeras.layers.capsule_length import CapsuleLength
@@ -19,15 +21,23 @@ from encapkeras.layers.conv_bn_relu import ConvBnRelu
 from encapkeras.layers.dynamic_capsules import DynamicCapsules
 from encapkeras.layers.em_capsules import EmCapsules
 from encapkeras.layers.image_to_capsules import ImageToCapsules
+from encapkeras.layers.inverted_attention_capsules import InvertedAttentionCapsules
+from encapkeras.layers.inverted_attention_stack import InvertedAttentionStack
 from encapkeras.layers.normalize import Normalize
 from encapkeras.layers.primary_capsules import PrimaryCapsules
 from encapkeras.layers.registry import LAYERS, CapsuleLayer, register_layer
 from encapkeras.layers.saved_spec_model import SavedSpecModel  # noqa: F401  # registers itself
+from encapkeras.layers.self_routing_capsules import SelfRoutingCapsules
 from encapkeras.layers.squash import Squash
+from encapkeras.layers.variational_bayes_capsules import VariationalBayesCapsules
 from encapkeras.layers.voting_layer import VotingLayer
+from encapkeras.layers.window_dynamic_capsules import WindowDynamicCapsules
+from encapkeras.layers.window_em_capsules import WindowEmCapsules
+from encapkeras.layers.window_layer import WindowLayer
 
 __all__ = [
     "LAYERS",
+    "BatchNorm",
     "CapsuleConvolution",
     "CapsuleDense",
     "CapsuleLayer",
@@ -38,10 +48,17 @@ __all__ = [
     "DynamicCapsules",
     "EmCapsules",
     "ImageToCapsules",
+    "InvertedAttentionCapsules",
+    "InvertedAttentionStack",
     "Normalize",
     "PrimaryCapsules",
+    "SelfRoutingCapsules",
     "Squash",
+    "VariationalBayesCapsules",
     "VotingLayer",
+    "WindowDynamicCapsules",
+    "WindowEmCapsules",
+    "WindowLayer",
     "register_layer",
 ]
 

@@ -8,11 +8,11 @@ import keras
 import pydantic
 import torch
 
-from encapkeras.errors import ShapeError
 from encapkeras.functional import em_routing
 from encapkeras.functional.routing.couplings import EMRouting
 from encapkeras.layers.keras_objects import InitializerConfig
 from encapkeras.layers.registry import Shape, register_layer
+from encapkeras.layers.routing_inputs import Control, capsules_and_activations
 from encapkeras.layers.voting_layer import VotingLayer
 
 
@@ -36,6 +36,8 @@ class EmCapsules(VotingLayer):
         use_bias: Whether votes have a bias.
         map_types: If given, the outputs are a square map of that many types, for capsule layers to follow; J must be
             map_types * side * side.
+        routing: If given, a control in place of the routing: `uniform`: all coefficients are equal; `random`: they are
+            drawn once, the same in every model.
         kernel_initializer: Keras initializer of the matrices, by name or as {class_name, config}; fans are those of a
             1x1 convolution with one group for each type. If not given, normal with variance 2 / (D + E).
         bias_initializer: Keras initializer of the votes' biases.
@@ -80,6 +82,7 @@ class EmCapsules(VotingLayer):
         share_positions: bool = True,
         use_bias: bool = True,
         map_types: pydantic.PositiveInt | None = None,
+        routing: Control | None = None,
         kernel_initializer: InitializerConfig | None = None,
         bias_initializer: InitializerConfig = "zeros",
         **kwargs: Any,
@@ -91,6 +94,7 @@ class EmCapsules(VotingLayer):
             share_positions=share_positions,
             use_bias=use_bias,
             map_types=map_types,
+            routing=routing,
             kernel_initializer=kernel_initializer,
             bias_initializer=bias_initializer,
             **kwargs,
@@ -108,25 +112,8 @@ class EmCapsules(VotingLayer):
 
     def _check_shapes(self, input_shape: Any) -> Shape:
         """Return the shape of the capsules among the inputs' shapes."""
-        if isinstance(input_shape, dict) or not input_shape:
-            raise ShapeError(
-                f"{self.name} takes capsules, or a list of capsules and activations; received {input_shape}"
-            )
-        shapes = [tuple(shape) for shape in input_shape] if isinstance(input_shape[0], list | tuple) else [input_shape]
-        capsules = shapes[0]
+        capsules = capsules_and_activations(self, input_shape)
         self.check_capsules(capsules)
-        if len(shapes) > 2:
-            raise ShapeError(f"{self.name} takes capsules, or a list of capsules and activations; received {shapes}")
-        if len(shapes) == 2:
-            expected = capsules[:-1]
-            fits = len(shapes[1]) == len(expected) and all(
-                None in sizes or sizes[0] == sizes[1] for sizes in zip(shapes[1], expected, strict=True)
-            )
-            if not fits:
-                raise ShapeError(
-                    f"{self.name} takes one activation for each capsule: capsules of shape {tuple(capsules)} need "
-                    f"activations of shape {tuple(expected)}; received {shapes[1]}"
-                )
         return capsules
 
     def compute_output_shape(self, input_shape: Any) -> Shape:
@@ -156,6 +143,7 @@ class EmCapsules(VotingLayer):
             iterations=self.iterations,
             normalize_distances=self.normalize_distances,
             density_floor=self.density_floor,
+            coefficients=self.fixed_coefficients(),
         )
         if not return_ports:
             return self.lay_out(means)

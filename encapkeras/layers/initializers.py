@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
+import numpy as np
 import torch
 
 from encapkeras.layers.keras_objects import InitializerConfig
@@ -34,6 +35,25 @@ def in_torch_layout(config: InitializerConfig, name: str) -> Callable[..., Any]:
     return make
 
 
+def window_matrices(initializer: Any, name: str, pose: str) -> Callable[..., Any]:
+    """Return the initializer of the vote matrices of windows, with the fans of a convolution over all child types.
+
+    The matrices are `(..., K_h, K_w, N, J, E, D)`, or `(..., K_h, K_w, N, J, X, C)` of matrix poses.
+    """
+    initializer = get_initializer(initializer, name)
+
+    def make(shape: tuple[int, ...], dtype: Any = None) -> Any:
+        if _on_meta():
+            return keras.ops.zeros(shape, dtype)
+        *places, height, width, types, outputs, first, second = shape
+        inner, outer = (second, first) if pose == "vector" else (first, second)
+        kernel = initializer((*places, height, width, types * inner, outputs * outer), dtype=dtype)
+        by_matrix = kernel.unflatten(-1, (outputs, outer)).unflatten(-3, (types, inner)).movedim(-3, -2)
+        return (by_matrix.mT if pose == "vector" else by_matrix).contiguous()
+
+    return make
+
+
 def as_matrices(config: InitializerConfig, name: str, axis: int) -> Callable[..., Any]:
     """Return the initializer of a stack of matrices along an axis, each drawn by itself, with a matrix's fans."""
 
@@ -50,3 +70,10 @@ def as_matrices(config: InitializerConfig, name: str, axis: int) -> Callable[...
 def _on_meta() -> bool:
     """Return whether weights have shapes alone, as when a spec is checked: drawing numbers takes most of that time."""
     return keras.ops.zeros(()).device.type == "meta"  # type: ignore[no-any-return]
+
+
+def random_shares(shape: tuple[int, ...], dtype: Any = None) -> torch.Tensor:
+    """Draw shares, uniform among all whose sum over the last axis is 1; the same in every model."""
+    drawn = np.random.default_rng(0).exponential(size=shape)
+    shares: torch.Tensor = keras.ops.convert_to_tensor(drawn / drawn.sum(-1, keepdims=True), dtype)
+    return shares

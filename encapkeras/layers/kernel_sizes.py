@@ -1,7 +1,8 @@
-"""Kernel sizes of master convolutions, as arguments."""
+"""Kernel sizes, strides and padding as arguments."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 import pydantic
@@ -21,6 +22,41 @@ def _odd(value: Any) -> Any:
 
 KernelSizes = Annotated[int | list[int], pydantic.BeforeValidator(_odd)]
 """One odd kernel size, or several whose convolutions are summed: `[5, 3, 1]` is the wide variant."""
+
+
+def _sides(least: int) -> Callable[[Any], Any]:
+    """Return what accepts one whole number for rows and columns, or two."""
+
+    def check(value: Any) -> Any:
+        sides = value if isinstance(value, list | tuple) else [value]
+        whole = [side for side in sides if isinstance(side, int) and not isinstance(side, bool) and side >= least]
+        if len(whole) < len(sides) or (isinstance(value, list | tuple) and len(sides) != 2):
+            raise ValueError(
+                f"must be a whole number of at least {least}, or two of them, [rows, columns]; received {value!r}"
+            )
+        return list(sides) if isinstance(value, list | tuple) else value
+
+    return check
+
+
+def _window(value: Any) -> Any:
+    return value if value is None else _sides(1)(value)
+
+
+WindowSize = Annotated[int | list[int] | None, pydantic.BeforeValidator(_window)]
+"""Height and width of a window: one number, or `[rows, columns]`; None for a window as large as the map."""
+
+Strides = Annotated[int | list[int], pydantic.BeforeValidator(_sides(1))]
+"""Strides: one number, or `[rows, columns]`."""
+
+Padding = Annotated[int | list[int], pydantic.BeforeValidator(_sides(0))]
+"""Padding: one number, or `[rows, columns]`."""
+
+
+def as_sides(value: int | Sequence[int]) -> tuple[int, int]:
+    """Return rows and columns."""
+    rows, columns = (value, value) if isinstance(value, int) else value
+    return rows, columns
 
 
 def as_tuple(sizes: KernelSizes) -> tuple[int, ...]:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from encapkeras.errors import suggest
+from encapkeras.errors import nearest, suggest
 from encapkeras.spec.blocks import PREFIX as BLOCK_PREFIX
 from encapkeras.spec.expand import Expansion
 from encapkeras.spec.known import Known
@@ -164,6 +164,13 @@ class Graph:
             self._report.warn_if_renamed(at, name, kind.name)
         return kind
 
+    def _is_left_to_keras(self, entries: Mapping[str, Tree]) -> bool:
+        layer = entries.get("layer")
+        try:
+            return layer is not None and layer_kind(layer.value, self._known) is None
+        except LookupError:
+            return False
+
     def _checked_defaults(self, defaults: Tree) -> dict[str, dict[str, Tree]]:
         """The valid defaults by layer; an error in one is reported in its place, once rather than for each node."""
         valid: dict[str, dict[str, Tree]] = {}
@@ -187,6 +194,9 @@ class Graph:
         kind = self._kinds[name]
         common_keys = NodeKeys.model_fields
         entries = self._report.as_meant(tree, kind.arguments, common_keys) if kind else tree.entries()
+        if kind is None and self._is_left_to_keras(entries):  # which says whether a key is misspelt
+            guesses = {nearest(key, common_keys): entry.as_guess() for key, entry in entries.items()}
+            entries = {**{key: guess for key, guess in guesses.items() if key}, **entries}
         common = {key: entry for key, entry in entries.items() if key in common_keys}
         head = tree.with_value(common)
         wrong = bool(self._report.add_values(NODE, head)) or any(head.failures())

@@ -18,7 +18,9 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from encapkeras.data import DataSettings
+from encapkeras.layers.inverted_attention_stack import InvertedAttentionStack
 from encapkeras.layers.voting_layer import VotingLayer
+from encapkeras.layers.window_layer import WindowLayer
 from encapkeras.losses.side_loss import LABELS
 from encapkeras.model.build import call_layer
 from encapkeras.model.examine import Examined
@@ -277,10 +279,15 @@ class _Walk:
         return Cost(round(operations / 2 / self._batch_size), kept, votes)
 
     def _votes(self, layer: keras.layers.Layer, tensors: list[torch.Tensor]) -> int | None:
-        if not isinstance(layer, VotingLayer):
+        children = tuple(tensors[0].shape)
+        if isinstance(layer, InvertedAttentionStack):
+            shapes = layer.votes_shapes(children)
+        elif isinstance(layer, VotingLayer | WindowLayer):
+            shapes = [layer.votes_shape(children)]
+        else:
             return None
-        shape = layer.votes_shape(tuple(tensors[0].shape))
-        return math.prod(size or 0 for size in shape) * _type(layer.compute_dtype).itemsize
+        count = sum(math.prod(size or 0 for size in shape) for shape in shapes)
+        return count * _type(layer.compute_dtype).itemsize
 
 
 def _measured(

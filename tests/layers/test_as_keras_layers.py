@@ -5,6 +5,7 @@ import pytest
 import torch
 from keras.src.testing import TestCase  # a test may: the package takes private parts from keras_internals alone
 from support.layer_cases import CASES, MAP
+from support.layer_check import with_batch
 
 from encapkeras.layers import LAYERS, CapsuleStage, EmCapsules
 
@@ -35,14 +36,14 @@ def counts(trainable, moving, losses=0):
 
 
 def output_shape(layer_class, arguments, input_shape):
-    return layer_class(**arguments).compute_output_shape((2, *input_shape))
+    return layer_class(**arguments).compute_output_shape(with_batch(input_shape))
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_a_layer_is_a_layer_of_keras(case, run):
     layer_class, arguments, shape, trainable, moving = CASES[case]
     expected = output_shape(layer_class, arguments, shape)
-    run(layer_class, arguments, (2, *shape), expected_output_shape=expected, **counts(trainable, moving))
+    run(layer_class, arguments, with_batch(shape), expected_output_shape=expected, **counts(trainable, moving))
 
 
 @pytest.mark.parametrize("case", [name for name in CASES if CASES[name][0].regularizable])
@@ -52,7 +53,7 @@ def test_a_regularized_and_constrained_layer_is_one_too(case, run):
     regularizers = {f"{weight}_regularizer": keras.regularizers.L2(0.1) for weight in weights}
     constraints = {f"{weight}_constraint": "non_neg" for weight in weights}
     arguments = {**arguments, **regularizers, **constraints, "activity_regularizer": "l2"}
-    run(layer_class, arguments, (2, *shape), **counts(trainable, moving, losses=trainable + 1))
+    run(layer_class, arguments, with_batch(shape), **counts(trainable, moving, losses=trainable + 1))
 
 
 def test_the_ports_of_a_stage_pass_it_too(run):

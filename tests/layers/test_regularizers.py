@@ -6,6 +6,7 @@ import keras
 import pytest
 import torch
 from support.layer_cases import CASES, MAP
+from support.layer_check import with_batch
 
 import encapkeras
 from encapkeras.errors import ArgumentError, RegistrationError, ShapeError
@@ -26,7 +27,7 @@ WITH_WEIGHTS = [name for name in CASES if CASES[name][3]]
 def built(case, **options):
     layer_class, arguments, shape, *_ = CASES[case]
     layer = layer_class(**arguments, **options)
-    layer.build((None, *shape))
+    layer.build(with_batch(shape, None))
     return layer
 
 

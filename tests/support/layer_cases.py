@@ -1,6 +1,7 @@
 """Every registered layer with arguments, an input and the number of its weights, for the tests of all layers."""
 
 from encapkeras.layers import (
+    BatchNorm,
     CapsuleConvolution,
     CapsuleDense,
     CapsuleLength,
@@ -10,14 +11,22 @@ from encapkeras.layers import (
     DynamicCapsules,
     EmCapsules,
     ImageToCapsules,
+    InvertedAttentionCapsules,
+    InvertedAttentionStack,
     Normalize,
     PrimaryCapsules,
+    SelfRoutingCapsules,
     Squash,
+    VariationalBayesCapsules,
+    WindowDynamicCapsules,
+    WindowEmCapsules,
 )
 
 MAP = (6, 6, 4, 2)
+WITH_ACTIVATIONS = [MAP, MAP[:-1]]
+MATRICES = [(6, 6, 3, 4), (6, 6, 3)]
 
-# class, arguments, input shape, trainable weights, moving statistics
+# class, arguments, input shape or list of shapes, trainable weights, other weights
 CASES = {
     "image_to_capsules": (ImageToCapsules, {"types": 4}, (5, 6, 8), 0, 0),
     "capsules_to_image": (CapsulesToImage, {}, MAP, 0, 0),
@@ -31,6 +40,11 @@ CASES = {
         0,
         0,
     ),
+    "batch_norm": (BatchNorm, {}, MAP, 2, 2),
+    "batch_norm per type": (BatchNorm, {"per": "type", "moving_average": "warm"}, MAP, 2, 3),
+    "batch_norm of activations": (BatchNorm, {"scale_and_offset": False}, MAP[:-1], 0, 2),
+    "batch_norm of a list": (BatchNorm, {"per": "type"}, (7, 4), 2, 2),
+    "batch_norm of a list of activations": (BatchNorm, {"per": "type"}, (7,), 2, 2),
     "capsule_length": (CapsuleLength, {}, (10, 16), 0, 0),
     "capsule_dense": (CapsuleDense, {"capsules": 5, "dim": 2}, MAP, 1, 0),
     "capsule_dense of a list": (CapsuleDense, {"capsules": 5, "dim": 2}, (7, 2), 1, 0),
@@ -115,5 +129,107 @@ CASES = {
         MAP,
         16,
         12,
+    ),
+    "self_routing_capsules": (
+        SelfRoutingCapsules,
+        {"capsules": 5, "dim": 3, "kernel_size": 3, "strides": 2, "padding": 1},
+        WITH_ACTIVATIONS,
+        3,
+        0,
+    ),
+    "self_routing_capsules of a list": (SelfRoutingCapsules, {"capsules": 5, "dim": 3}, [(7, 4), (7,)], 3, 0),
+    "self_routing_capsules last": (SelfRoutingCapsules, {"capsules": 5}, WITH_ACTIVATIONS, 2, 0),
+    "inverted_attention_capsules": (
+        InvertedAttentionCapsules,
+        {"capsules": 5, "dim": 4, "kernel_size": 3, "strides": 2, "iterations": 3},
+        (6, 5, 3, 4),
+        3,
+        0,
+    ),
+    "inverted_attention_capsules of vectors": (
+        InvertedAttentionCapsules,
+        {"capsules": 5, "dim": 3, "pose": "vector"},
+        MAP,
+        3,
+        0,
+    ),
+    "inverted_attention_capsules of numbers": (
+        InvertedAttentionCapsules,
+        {"capsules": 5, "dim": 1, "pose": "vector"},
+        (7, 4),
+        1,
+        0,
+    ),
+    "inverted_attention_stack": (
+        InvertedAttentionStack,
+        {
+            "layers": [
+                {"capsules": 3, "dim": 4, "kernel_size": 3, "strides": 2, "padding": 1},
+                {"capsules": 2, "dim": 6, "kernel_size": [2, 1]},
+                {"capsules": 5, "dim": 3},
+            ],
+            "iterations": 3,
+            "pose": "vector",
+        },
+        MAP,
+        9,
+        0,
+    ),
+    "window_dynamic_capsules": (
+        WindowDynamicCapsules,
+        {"capsules": 5, "dim": 3, "kernel_size": 3, "strides": 2, "padding": 1},
+        MAP,
+        1,
+        0,
+    ),
+    "window_dynamic_capsules by child": (
+        WindowDynamicCapsules,
+        {"capsules": 5, "dim": 4, "kernel_size": [3, 2], "competition": "child", "pose": "matrix"},
+        (5, 6, 2, 4),
+        1,
+        0,
+    ),
+    "window_dynamic_capsules of a list": (WindowDynamicCapsules, {"capsules": 5, "dim": 3}, (7, 4), 1, 0),
+    "variational_bayes_capsules": (
+        VariationalBayesCapsules,
+        {"capsules": 5, "dim": 4, "kernel_size": 3, "strides": 2, "moving_average": "warm"},
+        MATRICES,
+        1,
+        6,
+    ),
+    "variational_bayes_capsules full": (
+        VariationalBayesCapsules,
+        {"capsules": 5, "dim": 4, "covariance": "full", "coordinates": "child"},
+        MATRICES,
+        1,
+        4,
+    ),
+    "variational_bayes_capsules of a list": (
+        VariationalBayesCapsules,
+        {"capsules": 5, "dim": 3, "pose": "vector"},
+        [(7, 4), (7,)],
+        1,
+        4,
+    ),
+    "window_em_capsules": (
+        WindowEmCapsules,
+        {"capsules": 5, "dim": 4, "kernel_size": 3, "strides": 2, "padding": 1},
+        MATRICES,
+        3,
+        0,
+    ),
+    "window_em_capsules whole": (
+        WindowEmCapsules,
+        {"capsules": 5, "dim": 4, "competition": "position", "coordinates": "child", "iterations": 2},
+        MATRICES,
+        3,
+        0,
+    ),
+    "window_em_capsules of a list": (
+        WindowEmCapsules,
+        {"capsules": 5, "dim": 3, "pose": "vector"},
+        [(7, 4), (7,)],
+        3,
+        0,
     ),
 }

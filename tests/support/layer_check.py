@@ -8,6 +8,17 @@ import numpy as np
 import torch
 
 
+def with_batch(shape, batch=2):
+    """An input's shape, or the list of those of several inputs, with the batch before it."""
+    return [(batch, *each) for each in shape] if isinstance(shape, list) else (batch, *shape)
+
+
+def for_each(shape, make, batch=2):
+    """What `make` makes of an input's shape, or a list for several inputs."""
+    shapes = with_batch(shape, batch)
+    return list(map(make, shapes)) if isinstance(shape, list) else make(shapes)
+
+
 def check_layer(layer_class, arguments, input_shape, *, trainable_weights, moving_weights=0):
     """Checks a layer on inputs of a shape (without the batch).
 
@@ -16,7 +27,7 @@ def check_layer(layer_class, arguments, input_shape, *, trainable_weights, movin
     """
     layer = layer_class(**arguments)
     check_config(layer)
-    inputs = keras.Input(input_shape)
+    inputs = for_each(input_shape, lambda shape: keras.Input(shape[1:]))
     outputs = layer(inputs)
     assert len(layer.trainable_weights) == trainable_weights
     assert len(layer.non_trainable_weights) == moving_weights
@@ -26,7 +37,8 @@ def check_layer(layer_class, arguments, input_shape, *, trainable_weights, movin
     model = keras.Model(inputs, outputs)
     check_fit(model, input_shape)
     check_save_and_load(model, input_shape)
-    check_sequential(layer_class, arguments, input_shape)
+    if not isinstance(input_shape, list):
+        check_sequential(layer_class, arguments, input_shape)
     return layer
 
 
@@ -41,27 +53,30 @@ def check_config(layer):
 def check_shapes(layer, symbolic_shape, input_shape):
     for batch in (1, 3):
         for training in (False, True):
-            result = layer(torch.rand(batch, *input_shape), training=training)
+            result = layer(for_each(input_shape, torch.rand, batch), training=training)
             assert tuple(result.shape) == (batch, *symbolic_shape[1:])
             assert torch.isfinite(result).all()
-    assert layer.compute_output_shape((None, *input_shape)) == symbolic_shape
+    assert layer.compute_output_shape(with_batch(input_shape, None)) == symbolic_shape
 
 
 def check_gradients(layer, input_shape):
-    for values in (torch.rand(2, *input_shape), torch.zeros(2, *input_shape), torch.ones(1, *input_shape)):
+    for make, batch in ((torch.rand, 2), (torch.zeros, 2), (torch.ones, 1)):
         for training in (False, True):
             for weight in layer.trainable_weights:
                 weight.value.grad = None
-            x = values.clone().requires_grad_()
+            x = for_each(input_shape, lambda shape: make(shape).requires_grad_(), batch)  # noqa: B023  # called here
             layer(x, training=training).square().sum().backward()
-            gradients = [x.grad, *(weight.value.grad for weight in layer.trainable_weights)]
+            gradients = [
+                *(each.grad for each in keras.tree.flatten(x)),
+                *(weight.value.grad for weight in layer.trainable_weights),
+            ]
             assert all(gradient is not None and torch.isfinite(gradient).all() for gradient in gradients)
 
 
 def check_precisions(layer_class, arguments, input_shape):
     for policy, dtype in (("float64", torch.float64), ("mixed_bfloat16", torch.bfloat16)):
         layer = layer_class(**arguments, dtype=policy)
-        result = layer(torch.rand(2, *input_shape, requires_grad=True), training=True)
+        result = layer(for_each(input_shape, lambda shape: torch.rand(shape, requires_grad=True)), training=True)
         assert result.dtype == dtype
         assert torch.isfinite(result).all()
         result.sum().backward()
@@ -72,7 +87,7 @@ def check_fit(model, input_shape):
         return
     model.compile(optimizer=keras.optimizers.SGD(0.1), loss="mse")
     before = [weight.numpy().copy() for weight in model.trainable_weights]
-    x = np.random.default_rng(0).uniform(size=(5, *input_shape)).astype("float32")
+    x = for_each(input_shape, lambda shape: np.random.default_rng(0).uniform(size=shape).astype("float32"), 5)
     y = np.ones((5, *model.output_shape[1:]), "float32")
     history = model.fit(x, y, batch_size=2, verbose=0)
     assert np.isfinite(history.history["loss"]).all()
@@ -81,7 +96,7 @@ def check_fit(model, input_shape):
 
 
 def check_save_and_load(model, input_shape):
-    x = torch.rand(2, *input_shape)
+    x = for_each(input_shape, torch.rand)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.keras"
         model.save(path)
