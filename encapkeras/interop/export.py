@@ -21,6 +21,13 @@ from encapkeras.keras_internals import layers_within
 FORMS = ("keras", "torch", "onnx")
 CLASS_NAMES = "class_names"
 
+_NOT_IN_ONNX = {
+    "aten.linalg_cholesky_ex.default",
+    "aten.linalg_cholesky.default",
+    "aten.linalg_solve_triangular.default",
+}
+"""Of variational-Bayes routing with a full covariance."""
+
 
 def export_model(model: keras.Model, output: str | Path, form: str) -> None:
     """Write a network for prediction; the file takes any number of images.
@@ -76,14 +83,22 @@ def _write_program(model: keras.Model, file: Path, form: str) -> None:
         torch.export.save(_program(model), content, extra_files={CLASS_NAMES: names})
         file.write_bytes(content.getvalue())
         return
-    network: Any = torch.onnx.export(
-        _program(model),
-        dynamo=True,
-        verbose=False,
-        input_names=["images"],
-        output_names=_outputs(model),
-        dynamic_shapes=({0: "batch"},),
-    )
+    program = _program(model)
+    try:
+        network: Any = torch.onnx.export(
+            program,
+            dynamo=True,
+            verbose=False,
+            input_names=["images"],
+            output_names=_outputs(model),
+            dynamic_shapes=({0: "batch"},),
+        )
+    except torch.onnx.OnnxExporterError as error:
+        missing = sorted({str(node.target) for node in program.graph.nodes} & _NOT_IN_ONNX)
+        reason = f"ONNX has no {', '.join(missing)}" if missing else str(error).strip().partition("\n")[0]
+        raise ExportError(
+            f"model '{model.name}' cannot be written as ONNX: {reason}. It can be exported as torch or .keras."
+        ) from error
     network.model.metadata_props[CLASS_NAMES] = names
     network.save(file)
 

@@ -61,7 +61,7 @@ def variational_bayes_routing(
         activations: Their activations `(B, H, W, N)`, at least 0.
         weight: Matrices of the votes, for each offset of the window: `(K_h, K_w, N, J, X, C)` of matrix poses, or
             `(K_h, K_w, N, J, E, D)`. One for all offsets of a `window`: `(1, 1, N, J, ...)`. For each position of the
-            parents: `(P, Q, K_h, K_w, N, J, ...)`, with competition `position` alone.
+            parents: `(P, Q, K_h, K_w, N, J, ...)`, with competition `position` alone if there are several.
         iterations: Number T of iterations, from 1.
         covariance: `diagonal`: of Psi only the diagonal counts. `full`: all of it.
         density_floor: Children whose density is lower for all parents count less; 0 for none.
@@ -91,7 +91,7 @@ def variational_bayes_routing(
         (torch.Size([2, 3, 3, 10, 16]), torch.Size([2, 3, 3, 10]))
     """
     check_iterations(iterations)
-    check_competition(competition, by_position=has_positions(weight))
+    check_competition(competition, by_position=has_positions(weight) and weight.shape[:2] != (1, 1))
     check_activations(activations, capsules)
     if covariance not in ("diagonal", "full"):
         raise ArgumentError(f"covariance must be 'diagonal' or 'full'; received {covariance!r}")

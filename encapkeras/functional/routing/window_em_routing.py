@@ -94,7 +94,7 @@ def window_em_routing(
         activations: Their activations `(B, H, W, N)`, at least 0.
         weight: Matrices of the votes, for each offset of the window: `(K_h, K_w, N, J, E, D)`, or `(K_h, K_w, N, J, X,
             C)` of matrix poses. One for all offsets of a `window`: `(1, 1, N, J, ...)`. For each position of the
-            parents: `(P, Q, K_h, K_w, N, J, ...)`, with competition `position` alone.
+            parents: `(P, Q, K_h, K_w, N, J, ...)`, with competition `position` alone if there are several.
         beta_v: Cost of one component of a parent of type j, `(J,)`.
         beta_a: What the cost is compared with, `(J,)`.
         iterations: Number T of iterations, from 1.
@@ -125,7 +125,7 @@ def window_em_routing(
         (torch.Size([2, 3, 3, 10, 16]), torch.Size([2, 3, 3, 10]))
     """
     check_iterations(iterations)
-    check_competition(competition, by_position=has_positions(weight))
+    check_competition(competition, by_position=has_positions(weight) and weight.shape[:2] != (1, 1))
     check_activations(activations, capsules)
     _check_options(options)
     if has_positions(weight):

@@ -63,7 +63,7 @@ class WindowVotes:
         self.size = self.windows.output_size(*capsules.shape[1:3])
         self.capsules = capsules
         self._pose = pose
-        self._weights = [weight.expand(*self.windows.kernel_size, -1, -1, -1, -1).flatten(0, 1)]
+        self._weights = [weight.flatten(0, 1).expand(self.windows.count, -1, -1, -1, -1)]
         if offsets is not None:
             window = self.windows.kernel_size
             bias = self.by_position("offsets", offsets, window).flatten(0, 1).unsqueeze(1)
