@@ -312,11 +312,10 @@ def fold_logsumexp(value_BPQON: torch.Tensor, windows: Windows, height: int, wid
         origin_BHWN = value_BPQON.new_full(shape, torch.finfo(value_BPQON.dtype).min)
         for number, place in enumerate(places):
             origin_BHWN[:, *place] = torch.maximum(origin_BHWN[:, *place], value_BPQON[:, :, :, number])
-    parts = []
+    summed_BHWN = torch.zeros_like(origin_BHWN)
     for number, (rows, columns) in enumerate(places):
         exponential = (value_BPQON[:, :, :, number] - origin_BHWN[:, rows, columns]).exp()
-        parts.append(_spread(exponential, (rows, columns), full))
-    summed_BHWN = torch.stack(parts).sum(0)
+        summed_BHWN = summed_BHWN + _spread(exponential, (rows, columns), full)
     held_BHWN = summed_BHWN > 0
     folded = torch.where(held_BHWN, origin_BHWN + torch.where(held_BHWN, summed_BHWN, 1).log(), 0)
     top, left = windows.padding
