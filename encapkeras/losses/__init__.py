@@ -8,6 +8,7 @@ shortest example; then `side_loss`, the base of losses on tensors inside a netwo
 import encapkeras.layers  # noqa: F401  # checks the Keras backend
 from encapkeras.losses.cross_entropy import CrossEntropyLoss, cross_entropy
 from encapkeras.losses.margin import MarginLoss, margin_loss
+from encapkeras.losses.negative_log_likelihood import NegativeLogLikelihoodLoss, negative_log_likelihood
 from encapkeras.losses.optimal_transport import OptimalTransport
 from encapkeras.losses.reconstruction import ReconstructionLoss
 from encapkeras.losses.registry import LOSSES, CapsuleLoss, register_loss
@@ -19,12 +20,14 @@ __all__ = [
     "CapsuleLoss",
     "CrossEntropyLoss",
     "MarginLoss",
+    "NegativeLogLikelihoodLoss",
     "OptimalTransport",
     "ReconstructionLoss",
     "SideLoss",
     "SpreadLoss",
     "cross_entropy",
     "margin_loss",
+    "negative_log_likelihood",
     "register_loss",
     "spread_loss",
 ]

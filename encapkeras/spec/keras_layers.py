@@ -18,7 +18,7 @@ from encapkeras.validation import Argument, shown
 # Layers that mean the same for capsules (B, H, W, N, D) as for an image, or reshape them openly.
 FIT_FOR_CAPSULES = frozenset(
     "Activation ActivityRegularization Add Average Concatenate Dropout Flatten GaussianDropout GaussianNoise Identity "
-    "LeakyReLU Maximum Minimum Multiply Permute ReLU Rescaling Reshape Subtract".split()
+    "LayerNormalization LeakyReLU Maximum Minimum Multiply Permute ReLU Rescaling Reshape Subtract".split()
 )
 
 
