@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
+import numpy as np
 import torch
 
 from encapkeras.layers.keras_objects import InitializerConfig
@@ -64,6 +65,13 @@ def as_matrices(config: InitializerConfig, name: str, axis: int) -> Callable[...
         return torch.stack(drawn, dim=axis)
 
     return make
+
+
+def random_coefficients(shape: tuple[int, ...], dtype: Any = None) -> torch.Tensor:
+    """Draw coefficients, uniform among all whose sum over the last axis is 1; the same in every model."""
+    drawn = np.random.default_rng(0).exponential(size=shape)
+    coefficients: torch.Tensor = keras.ops.convert_to_tensor(drawn / drawn.sum(-1, keepdims=True), dtype)
+    return coefficients
 
 
 def _on_meta() -> bool:

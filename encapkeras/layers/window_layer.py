@@ -11,12 +11,11 @@ import warnings
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import keras
-import numpy as np
 import torch
 
 from encapkeras.errors import ArgumentError, ShapeError
 from encapkeras.functional.routing.windows import Windows
-from encapkeras.layers.initializers import window_matrices
+from encapkeras.layers.initializers import random_coefficients, window_matrices
 from encapkeras.layers.keras_objects import InitializerConfig
 from encapkeras.layers.kernel_sizes import Padding, Strides, WindowSize, as_sides
 from encapkeras.layers.registry import CapsuleLayer, Shape, warn_of_other_axes
@@ -131,7 +130,7 @@ class WindowLayer(CapsuleLayer):
             self.kernel = self.add_weight(sizes, make, name="kernel", **self.regularizing("kernel", inputs))
         if self.routing == "random":
             sizes = (*shape.kernel, shape.types, self.capsules)
-            self.coefficients = self.add_weight(sizes, _random_coefficients, name="coefficients", trainable=False)
+            self.coefficients = self.add_weight(sizes, random_coefficients, name="coefficients", trainable=False)
         return shape
 
     def _kernel_sizes(self, shape: WindowShape) -> tuple[tuple[int, ...], list[int]]:
@@ -232,10 +231,3 @@ def _warn_of_gaps(layer: WindowLayer, shape: WindowShape) -> None:
             "so capsules between the windows are not used",
             stacklevel=2,
         )
-
-
-def _random_coefficients(shape: tuple[int, ...], dtype: Any = None) -> torch.Tensor:
-    """Draw coefficients, uniform among all whose sum over the last axis is 1; the same in every model."""
-    drawn = np.random.default_rng(0).exponential(size=shape)
-    coefficients: torch.Tensor = keras.ops.convert_to_tensor(drawn / drawn.sum(-1, keepdims=True), dtype)
-    return coefficients
