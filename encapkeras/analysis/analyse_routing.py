@@ -13,14 +13,18 @@ from torch import Tensor
 from encapkeras.analysis.measurements import Measurement, RoutingAnalysis
 from encapkeras.analysis.routing_statistics import RoutingStatistics
 from encapkeras.analysis.vote_chunks import CHUNK_ELEMENTS
+from encapkeras.analysis.window_statistics import WindowStatistics
 from encapkeras.errors import ArgumentError
-from encapkeras.functional.routing.couplings import RoutingRecord
 from encapkeras.keras_internals import inputs_of_calls
 from encapkeras.layers import LAYERS
 from encapkeras.layers.voting_layer import VotingLayer
+from encapkeras.layers.window_layer import WindowLayer
+
+ROUTING_LAYERS = (VotingLayer, WindowLayer)
+RoutingLayer = VotingLayer | WindowLayer
 
 
-def routing_layers(model: keras.Model) -> list[VotingLayer]:
+def routing_layers(model: keras.Model) -> list[RoutingLayer]:
     """Return the layers of a network that can be analysed, in its order.
 
     Args:
@@ -41,17 +45,21 @@ def routing_layers(model: keras.Model) -> list[VotingLayer]:
             f"model '{nested[0].name}' inside '{model.name}' has routing layers, but models inside a model are not "
             "looked into; analyse it alone"
         )
-    layers = [layer for layer in model.layers if isinstance(layer, VotingLayer)]
+    layers = [layer for layer in model.layers if isinstance(layer, ROUTING_LAYERS)]
     if not layers:
         targets = {name: LAYERS[name].target for name in LAYERS}
-        routing = [name for name, cls in targets.items() if isinstance(cls, type) and issubclass(cls, VotingLayer)]
+        routing = [name for name, cls in targets.items() if isinstance(cls, type) and issubclass(cls, ROUTING_LAYERS)]
         known = ", ".join(sorted(routing))
         raise ArgumentError(f"network '{model.name}' has no routing layer; layers that can be analysed: {known}")
     for layer in layers:
-        if type(layer).routing_record is VotingLayer.routing_record:
+        if type(layer).routing_record in [base.routing_record for base in ROUTING_LAYERS]:
             raise ArgumentError(
                 f"layer '{layer.name}' (class {type(layer).__name__}) cannot be analysed: it has no method "
                 "routing_record"
+            )
+        if layer.routing is not None:
+            raise ArgumentError(
+                f"layer '{layer.name}' has nothing to analyse: its coefficients are fixed (routing: {layer.routing})"
             )
         calls = len(inputs_of_calls(model, layer))
         if calls > 1:
@@ -64,7 +72,7 @@ def routing_layers(model: keras.Model) -> list[VotingLayer]:
 
 def _has_routing(model: keras.Model) -> bool:
     return any(
-        isinstance(layer, VotingLayer) or (isinstance(layer, keras.Model) and _has_routing(layer))
+        isinstance(layer, ROUTING_LAYERS) or (isinstance(layer, keras.Model) and _has_routing(layer))
         for layer in model.layers
     )
 
@@ -118,7 +126,7 @@ def analyse_routing(
     return RoutingAnalysis(checkpoint, split, len(images), tuple(measurements))
 
 
-def check_analysis(model: keras.Model, images: Any, labels: Any) -> tuple[list[VotingLayer], Tensor | None]:
+def check_analysis(model: keras.Model, images: Any, labels: Any) -> tuple[list[RoutingLayer], Tensor | None]:
     """Return the layers to analyse and the labels, or refuse what `analyse_routing` would."""
     layers = routing_layers(model)
     _check_images(model, images)
@@ -127,7 +135,7 @@ def check_analysis(model: keras.Model, images: Any, labels: Any) -> tuple[list[V
 
 def _measure(
     model: keras.Model,
-    layers: list[VotingLayer],
+    layers: list[RoutingLayer],
     images: Any,
     targets: Tensor | None,
     batch_size: int,
@@ -135,16 +143,16 @@ def _measure(
 ) -> list[Measurement]:
     inner = keras.Model(model.inputs, {layer.name: inputs_of_calls(model, layer)[0] for layer in layers})
     classes = _possible_classes(model)
-    gathered = [RoutingStatistics(_record_of(layer), chunk_elements) for layer in layers]
+    gathered = [_statistics(layer, chunk_elements) for layer in layers]
     with torch.no_grad():
         for start in range(0, len(images), batch_size):
             part = slice(start, start + batch_size)
             inputs = inner(keras.ops.convert_to_tensor(images[part]), training=False)
             for layer, statistics in zip(layers, gathered, strict=True):
-                are_classes = layer.map_types is None and layer.capsules in classes
+                are_classes = _gives_list(layer) and layer.capsules in classes
                 labels = targets[part] if targets is not None and are_classes else None
                 try:
-                    statistics.add(*layer.by_position(*map(_widen, inputs[layer.name])), labels)
+                    statistics.add(*_maps(layer, [_widen(each) for each in inputs[layer.name]]), labels)
                 except ArgumentError as error:
                     raise ArgumentError(f"layer '{layer.name}': {error}") from error
     return [m for layer, each in zip(layers, gathered, strict=True) for m in each.measurements(layer.name)]
@@ -176,11 +184,35 @@ def _possible_classes(model: keras.Model) -> set[int]:
     return {output.shape[1] for output in model.outputs if len(output.shape) == 2}
 
 
-def _record_of(layer: VotingLayer) -> RoutingRecord:
-    """Return the layer's record with weights in float32 or better."""
+def _gives_list(layer: RoutingLayer) -> bool:
+    """Return whether the parents are a list, as classes are, rather than a map."""
+    return layer.map_types is None if isinstance(layer, VotingLayer) else layer.kernel_size is None
+
+
+def _maps(layer: RoutingLayer, inputs: list[Tensor]) -> tuple[Tensor, Tensor | None]:
+    """Return the capsules and their activations as the layer's statistics take them."""
+    if isinstance(layer, VotingLayer):
+        return layer.by_position(*inputs)
+    capsules, *activations = layer.as_maps(inputs)
+    return capsules, activations[0] if activations else None
+
+
+def _statistics(layer: RoutingLayer, chunk_elements: int) -> RoutingStatistics | WindowStatistics:
+    """Return the statistics of a layer with weights in float32 or better."""
+    if isinstance(layer, WindowLayer):
+        windows = layer.routing_record()
+        weights = [None if weight is None else _widened(weight) for weight in windows.weights]
+        return WindowStatistics(dataclasses.replace(windows, weights=weights), chunk_elements)
     record = layer.routing_record()
-    tensors: dict[str, Any] = {name: _widen(value) for name, value in vars(record).items() if isinstance(value, Tensor)}
-    return dataclasses.replace(record, **tensors)
+    return RoutingStatistics(_widened(record), chunk_elements)
+
+
+def _widened(value: Any) -> Any:
+    """Return a tensor, or a dataclass with tensors, in float32 or better."""
+    if isinstance(value, Tensor):
+        return _widen(value)
+    tensors: dict[str, Any] = {name: _widen(part) for name, part in vars(value).items() if isinstance(part, Tensor)}
+    return dataclasses.replace(value, **tensors)
 
 
 def _widen(tensor: Tensor) -> Tensor:

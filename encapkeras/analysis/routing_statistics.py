@@ -6,18 +6,14 @@ R roles (target or other).
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor
 
-from encapkeras.analysis.measurements import COSINE_BINS, Measurement, bin_center
+from encapkeras.analysis.measurements import Measurement
+from encapkeras.analysis.routing_sums import Sums, check_finite, check_labels, roles_of
 from encapkeras.analysis.vote_chunks import CHUNK_ELEMENTS, Chunk, chunk_sizes, vote_chunks
 from encapkeras.errors import ArgumentError
 from encapkeras.functional.routing.couplings import Couplings, RoutingRecord, dot
-
-CLASSES = ("target", "other")
 
 
 class RoutingStatistics:
@@ -34,24 +30,18 @@ class RoutingStatistics:
         self._routing = routing
         self._chunk_elements = chunk_elements
         self._roles: tuple[str, ...] = ()
-        self._sums: list[_Sums] = []
-        self._inputs = 0
+        self._sums: list[Sums] = []
 
     def add(self, capsules_BPND: Tensor, activations_BPN: Tensor | None = None, labels: Tensor | None = None) -> None:
         """Add a batch."""
         self._check_finite(capsules_BPND, activations_BPN)
         outputs = self._routing.weight_NJED.shape[1]
-        roles = ("all",) if labels is None else CLASSES
+        roles = check_labels(labels, outputs)
         if self._sums and roles != self._roles:
             raise ArgumentError("either all batches must have labels, or none")
-        if labels is not None and not ((labels >= 0) & (labels < outputs)).all():
-            raise ArgumentError(
-                f"labels must be from 0 to {outputs - 1}, one of the {outputs} output capsules; received "
-                f"{int(labels.min())} to {int(labels.max())}"
-            )
         if not self._sums:
-            self._roles, self._inputs = roles, capsules_BPND.shape[1] * capsules_BPND.shape[2]
-            self._sums = [_Sums(len(roles)) for _ in range(self._routing.iterations)]
+            self._roles = roles
+            self._sums = [Sums(len(roles)) for _ in range(self._routing.iterations)]
         weight = self._routing.weight_NJED
         images = chunk_sizes(capsules_BPND, weight, self._chunk_elements).images
         for start in range(0, len(capsules_BPND), images):
@@ -59,19 +49,14 @@ class RoutingStatistics:
             self._add_part(
                 capsules_BPND[part],
                 None if activations_BPN is None else activations_BPN[part],
-                _roles_of(None if labels is None else labels[part], len(capsules_BPND[part]), outputs, weight.device),
+                roles_of(None if labels is None else labels[part], len(capsules_BPND[part]), outputs, weight.device),
             )
 
     def _check_finite(self, capsules_BPND: Tensor, activations_BPN: Tensor | None) -> None:
         weights = [value for value in vars(self._routing).values() if isinstance(value, Tensor)]
         activations = [] if activations_BPN is None else [activations_BPN]
         named = {"input capsules": [capsules_BPND], "input activations": activations, "weights": weights}
-        for name, tensors in named.items():
-            if not all(tensor.isfinite().all() for tensor in tensors):
-                raise ArgumentError(
-                    f"the {name} contain NaN or infinity, so there is nothing to analyse; check the images, and "
-                    "the training that produced the weights"
-                )
+        check_finite(named)
 
     def _add_part(self, capsules_BPND: Tensor, activations_BPN: Tensor | None, role_BJ: Tensor) -> None:
         """Add images whose votes of at least one input capsule fit into a chunk together."""
@@ -81,7 +66,7 @@ class RoutingStatistics:
         for iteration, sums in enumerate(self._sums):
             if iteration:
                 couplings.advance()
-            passing = _Pass(couplings, routing.softmax_over, role_BJ)
+            passing = _Pass(couplings, routing.softmax_over, capsules_BPND[0, ..., 0].numel(), role_BJ)
             weights = (routing.weight_NJED, routing.bias_NJE, activations_BPN)
             for chunk in vote_chunks(capsules_BPND, *weights, sizes):
                 shares_NBPJ = passing.add(chunk, sums)
@@ -91,60 +76,23 @@ class RoutingStatistics:
 
     def measurements(self, layer: str) -> list[Measurement]:
         """Return the measurements so far."""
-        return [m for iteration, sums in enumerate(self._sums, start=1) for m in self._metrics(layer, iteration, sums)]
-
-    def _metrics(self, layer: str, iteration: int, sums: _Sums) -> Iterator[Measurement]:
-        over_inputs = self._routing.softmax_over == "inputs"
-        number = self._inputs if over_inputs else self._routing.weight_NJED.shape[1]
-
-        def mean(
-            statistic: str, role: str, total: Tensor, weight: Tensor, count: Tensor, cosine: float | None = None
-        ) -> Measurement:
-            value = (total / weight).item() if weight else None
-            kind = self._routing.kind
-            return Measurement(layer, kind, iteration, statistic, role, cosine, value, round(count.item()))
-
-        for index, role in enumerate(self._roles if over_inputs else ("all",)):
-            count = sums.distributions[index]
-            largest = count * math.log(number)
-            entropy = sums.entropy[index].clamp(max=largest)  # rounded couplings can exceed it a little
-            yield mean("coupling_entropy", role, entropy, count, count)
-            yield mean("coupling_entropy_relative", role, entropy, largest, count)
-        for index, role in enumerate(self._roles):
-            votes, capsules = sums.votes[index].sum(), sums.capsules[index]
-            yield mean("agreement", role, sums.cosine[index], votes, votes)
-            yield mean("agreement_by_coupling", role, sums.shared_cosine[index], sums.share[index], votes)
-            yield mean("activation", role, sums.activation[index], capsules, capsules)
-            for position in range(COSINE_BINS):
-                count = sums.votes[index, position]
-                yield mean("vote_length", role, sums.length[index, position], count, count, bin_center(position))
-
-
-class _Sums:
-    """The sums of one iteration over all images, by role; in double precision, on the CPU."""
-
-    def __init__(self, roles: int) -> None:
-        def zeros(*shape: int) -> Tensor:
-            return torch.zeros(roles, *shape, dtype=torch.float64)
-
-        self.entropy, self.distributions = zeros(), zeros()
-        self.cosine, self.shared_cosine, self.share = zeros(), zeros(), zeros()
-        self.activation, self.capsules = zeros(), zeros()
-        self.votes, self.length = zeros(COSINE_BINS), zeros(COSINE_BINS)
+        roles, kind = self._roles, self._routing.kind
+        return [m for t, sums in enumerate(self._sums, 1) for m in sums.measurements(layer, kind, t, roles)]
 
 
 class _Pass:
     """One iteration of some images, over the chunks of their votes."""
 
-    def __init__(self, couplings: Couplings, softmax_over: str, role_BJ: Tensor) -> None:
+    def __init__(self, couplings: Couplings, softmax_over: str, inputs: int, role_BJ: Tensor) -> None:
         self._couplings = couplings
+        self._inputs = inputs
         self._over_inputs = softmax_over == "inputs"
         self._role_BJ = role_BJ
         self._output_length_BJ = couplings.outputs_BJE.norm(dim=-1)
         zeros = torch.zeros_like(self._output_length_BJ, dtype=torch.float64)  # many small numbers are summed
         self._entropy_BJ, self._cosine_BJ, self._shared_cosine_BJ, self._share_BJ = (zeros.clone() for _ in range(4))
 
-    def add(self, chunk: Chunk, sums: _Sums) -> Tensor:
+    def add(self, chunk: Chunk, sums: Sums) -> Tensor:
         """Add a chunk; return the weights of its votes in their mean, `(n, b, p, J)`."""
         coupling_NBPJ = self._couplings.of(chunk.votes_NBPJE)
         shares_NBPJ = coupling_NBPJ
@@ -162,22 +110,16 @@ class _Pass:
             self._entropy_BJ += entropy_NBPJ.sum(dim=(0, 2), dtype=torch.float64)
         else:
             sums.entropy[0] += entropy_NBPJ.sum(dtype=torch.float64).cpu()
-            sums.distributions[0] += entropy_NBPJ[..., 0].numel()
+            counts = torch.zeros_like(sums.distributions)
+            counts[0] = entropy_NBPJ[..., 0].numel()
+            sums.add_distributions(counts, entropy_NBPJ.shape[-1])
         self._cosine_BJ += cosine_NBPJ.sum(dim=(0, 2), dtype=torch.float64)
         self._shared_cosine_BJ += (shares_NBPJ * cosine_NBPJ).sum(dim=(0, 2), dtype=torch.float64)
         self._share_BJ += shares_NBPJ.sum(dim=(0, 2), dtype=torch.float64)
-        self._add_to_bins(cosine_NBPJ, length_NBPJ, sums)
+        sums.add_votes(cosine_NBPJ, length_NBPJ, self._role_BJ[:, None])
         return shares_NBPJ
 
-    def _add_to_bins(self, cosine_NBPJ: Tensor, length_NBPJ: Tensor, sums: _Sums) -> None:
-        position_NBPJ = ((cosine_NBPJ + 1) * (COSINE_BINS / 2)).long().clamp_(0, COSINE_BINS - 1)
-        position = (position_NBPJ + COSINE_BINS * self._role_BJ[:, None]).flatten()
-        size = sums.votes.numel()
-        sums.votes += torch.bincount(position, minlength=size).view_as(sums.votes).cpu()
-        lengths = torch.bincount(position, length_NBPJ.flatten(), minlength=size)
-        sums.length += lengths.view_as(sums.length).cpu()
-
-    def finish(self, sums: _Sums) -> None:
+    def finish(self, sums: Sums) -> None:
         """Add what is known after the last chunk."""
         role = self._role_BJ.flatten().cpu()
 
@@ -187,16 +129,9 @@ class _Pass:
         capsules = by_role(torch.ones_like(self._share_BJ))
         if self._over_inputs:
             sums.entropy += by_role(self._entropy_BJ)
-            sums.distributions += capsules
+            sums.add_distributions(capsules, self._inputs)
         sums.cosine += by_role(self._cosine_BJ)
         sums.shared_cosine += by_role(self._shared_cosine_BJ)
         sums.share += by_role(self._share_BJ)
         sums.activation += by_role(self._couplings.activations_BJ)
         sums.capsules += capsules
-
-
-def _roles_of(labels: Tensor | None, batch: int, outputs: int, device: torch.device) -> Tensor:
-    """Return the roles of the output capsules `(B, J)`: 0 for the target, 1 for others; 0 without labels."""
-    if labels is None:
-        return torch.zeros(batch, outputs, dtype=torch.long, device=device)
-    return (torch.arange(outputs, device=device) != labels.to(device)[:, None]).long()

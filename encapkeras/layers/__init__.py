@@ -11,6 +11,7 @@ import warnings
 from typing import Any
 
 import encapkeras.backend  # noqa: F401  # refuses another Keras backend
+from encapkeras.layers.batch_norm import BatchNorm
 from encapkeras.layers.capsule_convolution import CapsuleConvolution
 from encapkeras.layers.capsule_dense import CapsuleDense
 from encapkeras.layers.capsule_length import CapsuleLength
@@ -30,12 +31,15 @@ from encapkeras.layers.registry import LAYERS, CapsuleLayer, register_layer
 from encapkeras.layers.saved_spec_model import SavedSpecModel  # noqa: F401  # registers itself
 from encapkeras.layers.self_routing_capsules import SelfRoutingCapsules
 from encapkeras.layers.squash import Squash
+from encapkeras.layers.variational_bayes_capsules import VariationalBayesCapsules
 from encapkeras.layers.voting_layer import VotingLayer
 from encapkeras.layers.window_dynamic_capsules import WindowDynamicCapsules
+from encapkeras.layers.window_em_capsules import WindowEmCapsules
 from encapkeras.layers.window_layer import WindowLayer
 
 __all__ = [
     "LAYERS",
+    "BatchNorm",
     "CapsuleConvolution",
     "CapsuleDense",
     "CapsuleLayer",
@@ -54,8 +58,10 @@ __all__ = [
     "PrimaryCapsules",
     "SelfRoutingCapsules",
     "Squash",
+    "VariationalBayesCapsules",
     "VotingLayer",
     "WindowDynamicCapsules",
+    "WindowEmCapsules",
     "WindowLayer",
     "register_layer",
 ]

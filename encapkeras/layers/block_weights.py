@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 import keras
 import pydantic
+import torch
 
 from encapkeras.functional import (
     ApproximateWeights,
@@ -41,6 +42,13 @@ class Weights:
         return keras.tree.map_structure(lambda leaf: leaf if leaf is None else leaf.value, self._tree)
 
 
+def norm_weights(norm: NormWeights) -> NormWeights:
+    """Return the tensors of a norm that may lack scale and offset, with 1 and 0 in place of them."""
+    if norm.scale is not None:
+        return norm
+    return norm._replace(scale=torch.ones_like(norm.mean), offset=torch.zeros_like(norm.mean))
+
+
 def is_count(variable: keras.Variable) -> bool:
     """Return whether this is the count of batches of a warm batch norm."""
     return bool(variable.name.endswith("_count") and variable.aggregation == "only_first_replica")
@@ -52,8 +60,8 @@ class BlockBuilder:
     def __init__(
         self,
         layer: CapsuleLayer,
-        kernel_initializer: InitializerConfig,
-        bias_initializer: InitializerConfig,
+        kernel_initializer: InitializerConfig = "glorot_normal",
+        bias_initializer: InitializerConfig = "zeros",
         *,
         moving_average: MovingAverage = "momentum",
     ) -> None:
@@ -78,17 +86,22 @@ class BlockBuilder:
         initializer = get_initializer(self._bias_initializer, name)
         return self._layer.add_weight((filters,), initializer, name=f"{name}_bias", **self._layer.regularizing("bias"))
 
-    def norm(self, name: str, channels: int) -> NormWeights:
-        """Add scale, offset and moving statistics `(channels,)`; float32 or better under mixed precision."""
+    def norm(self, name: str, channels: int, *, scale_and_offset: bool = True) -> NormWeights:
+        """Add scale, offset and moving statistics `(channels,)`; float32 or better under mixed precision.
+
+        Without scale and offset both are None: see `norm_weights`.
+        """
 
         def add(part: str, initializer: str, trainable: bool) -> Any:
             options = {"name": f"{name}_{part}", "trainable": trainable, "autocast": False}
             options.update(self._layer.regularizing(part))
             return self._layer.add_weight((channels,), initializer, **options)
 
+        scale: Any = add("scale", "ones", True) if scale_and_offset else None
+        offset: Any = add("offset", "zeros", True) if scale_and_offset else None
         return NormWeights(
-            add("scale", "ones", True),
-            add("offset", "zeros", True),
+            scale,
+            offset,
             add("mean", "zeros", False),
             add("variance", "ones", False),
             self._count(name) if self._moving_average == "warm" else None,

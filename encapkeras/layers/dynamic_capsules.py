@@ -11,6 +11,7 @@ from encapkeras.functional import dynamic_routing
 from encapkeras.functional.routing.couplings import DynamicRouting
 from encapkeras.layers.keras_objects import InitializerConfig
 from encapkeras.layers.registry import Shape, register_layer
+from encapkeras.layers.routing_inputs import Control
 from encapkeras.layers.voting_layer import VotingLayer
 
 
@@ -33,6 +34,8 @@ class DynamicCapsules(VotingLayer):
         use_bias: Whether votes have a bias.
         map_types: If given, the outputs are a square map of that many types, for capsule layers to follow; J must be
             map_types * side * side.
+        routing: If given, a control in place of the routing: `uniform`: all coefficients are equal; `random`: they are
+            drawn once, the same in every model.
         kernel_initializer: Keras initializer of the matrices, by name or as {class_name, config}; fans are those of a
             1x1 convolution with one group for each type. If not given, normal with variance 2 / (D + E).
         bias_initializer: Keras initializer of the votes' biases.
@@ -71,6 +74,7 @@ class DynamicCapsules(VotingLayer):
         share_positions: bool = True,
         use_bias: bool = True,
         map_types: pydantic.PositiveInt | None = None,
+        routing: Control | None = None,
         kernel_initializer: InitializerConfig | None = None,
         bias_initializer: InitializerConfig = "zeros",
         **kwargs: Any,
@@ -82,6 +86,7 @@ class DynamicCapsules(VotingLayer):
             share_positions=share_positions,
             use_bias=use_bias,
             map_types=map_types,
+            routing=routing,
             kernel_initializer=kernel_initializer,
             bias_initializer=bias_initializer,
             **kwargs,
@@ -99,12 +104,17 @@ class DynamicCapsules(VotingLayer):
 
     def call(self, capsules: torch.Tensor) -> torch.Tensor:
         """See the class."""
+        listed, _ = self.by_position(capsules)
+        fixed = self.fixed_coefficients()
+        if fixed is not None and self.softmax_over == "inputs":
+            fixed = fixed * (self.capsules / (listed.shape[1] * listed.shape[2]))
         outputs = dynamic_routing(
-            self.by_position(capsules)[0],
+            listed,
             self.kernel.value,
             None if self.bias is None else self.bias.value,
             iterations=self.iterations,
             softmax_over=self.softmax_over,
+            coefficients=fixed,
         )
         return self.lay_out(outputs)
 

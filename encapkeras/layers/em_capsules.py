@@ -12,7 +12,7 @@ from encapkeras.functional import em_routing
 from encapkeras.functional.routing.couplings import EMRouting
 from encapkeras.layers.keras_objects import InitializerConfig
 from encapkeras.layers.registry import Shape, register_layer
-from encapkeras.layers.routing_inputs import capsules_and_activations
+from encapkeras.layers.routing_inputs import Control, capsules_and_activations
 from encapkeras.layers.voting_layer import VotingLayer
 
 
@@ -36,6 +36,8 @@ class EmCapsules(VotingLayer):
         use_bias: Whether votes have a bias.
         map_types: If given, the outputs are a square map of that many types, for capsule layers to follow; J must be
             map_types * side * side.
+        routing: If given, a control in place of the routing: `uniform`: all coefficients are equal; `random`: they are
+            drawn once, the same in every model.
         kernel_initializer: Keras initializer of the matrices, by name or as {class_name, config}; fans are those of a
             1x1 convolution with one group for each type. If not given, normal with variance 2 / (D + E).
         bias_initializer: Keras initializer of the votes' biases.
@@ -80,6 +82,7 @@ class EmCapsules(VotingLayer):
         share_positions: bool = True,
         use_bias: bool = True,
         map_types: pydantic.PositiveInt | None = None,
+        routing: Control | None = None,
         kernel_initializer: InitializerConfig | None = None,
         bias_initializer: InitializerConfig = "zeros",
         **kwargs: Any,
@@ -91,6 +94,7 @@ class EmCapsules(VotingLayer):
             share_positions=share_positions,
             use_bias=use_bias,
             map_types=map_types,
+            routing=routing,
             kernel_initializer=kernel_initializer,
             bias_initializer=bias_initializer,
             **kwargs,
@@ -139,6 +143,7 @@ class EmCapsules(VotingLayer):
             iterations=self.iterations,
             normalize_distances=self.normalize_distances,
             density_floor=self.density_floor,
+            coefficients=self.fixed_coefficients(),
         )
         if not return_ports:
             return self.lay_out(means)

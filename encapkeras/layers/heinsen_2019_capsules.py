@@ -12,10 +12,9 @@ import torch
 from encapkeras.errors import ArgumentError, ShapeError
 from encapkeras.functional import heinsen_2019_routing
 from encapkeras.functional.routing.heinsen_2019 import Density
-from encapkeras.layers.initializers import random_coefficients
+from encapkeras.layers.initializers import random_shares
 from encapkeras.layers.registry import CapsuleLayer, Shape, register_layer
-from encapkeras.layers.routing_inputs import as_list, capsules_and_activations, listed_shape, numbers_as_list
-from encapkeras.layers.window_layer import Control
+from encapkeras.layers.routing_inputs import Control, as_list, capsules_and_activations, listed_shape, numbers_as_list
 
 
 @register_layer("heinsen_2019_capsules")
@@ -138,7 +137,7 @@ class Heinsen2019Capsules(CapsuleLayer):
             self.beta_ignore = self._beta("beta_ignore", pairs)
         if self.routing == "random":
             self.coefficients = self.add_weight(
-                (pairs[0], self.capsules), random_coefficients, name="coefficients", trainable=False
+                (pairs[0], self.capsules), random_shares, name="coefficients", trainable=False
             )
 
     def _beta(self, name: str, pairs: tuple[int | None, int | None]) -> Any:

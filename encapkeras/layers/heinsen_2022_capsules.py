@@ -12,10 +12,9 @@ import torch
 from encapkeras.errors import ShapeError
 from encapkeras.functional import VectorRoutingWeights, heinsen_2022_routing
 from encapkeras.functional.torch_support.precision import full_precision
-from encapkeras.layers.initializers import random_coefficients
+from encapkeras.layers.initializers import random_shares
 from encapkeras.layers.registry import CapsuleLayer, Shape, register_layer
-from encapkeras.layers.routing_inputs import as_list, capsules_and_activations, listed_shape, numbers_as_list
-from encapkeras.layers.window_layer import Control
+from encapkeras.layers.routing_inputs import Control, as_list, capsules_and_activations, listed_shape, numbers_as_list
 
 
 @register_layer("heinsen_2022_capsules")
@@ -122,7 +121,7 @@ class Heinsen2022Capsules(CapsuleLayer):
         self.coefficients = None
         if self.routing == "random":
             shape = (inputs, self.capsules)
-            self.coefficients = self.add_weight(shape, random_coefficients, name="coefficients", trainable=False)
+            self.coefficients = self.add_weight(shape, random_shares, name="coefficients", trainable=False)
 
     def _add_betas(self, inputs: int | None, dim: int) -> None:
         names = ("use", "ignore")

@@ -67,13 +67,13 @@ def as_matrices(config: InitializerConfig, name: str, axis: int) -> Callable[...
     return make
 
 
-def random_coefficients(shape: tuple[int, ...], dtype: Any = None) -> torch.Tensor:
-    """Draw coefficients, uniform among all whose sum over the last axis is 1; the same in every model."""
-    drawn = np.random.default_rng(0).exponential(size=shape)
-    coefficients: torch.Tensor = keras.ops.convert_to_tensor(drawn / drawn.sum(-1, keepdims=True), dtype)
-    return coefficients
-
-
 def _on_meta() -> bool:
     """Return whether weights have shapes alone, as when a spec is checked: drawing numbers takes most of that time."""
     return keras.ops.zeros(()).device.type == "meta"  # type: ignore[no-any-return]
+
+
+def random_shares(shape: tuple[int, ...], dtype: Any = None) -> torch.Tensor:
+    """Draw shares, uniform among all whose sum over the last axis is 1; the same in every model."""
+    drawn = np.random.default_rng(0).exponential(size=shape)
+    shares: torch.Tensor = keras.ops.convert_to_tensor(drawn / drawn.sum(-1, keepdims=True), dtype)
+    return shares

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 import keras
@@ -13,7 +14,8 @@ from encapkeras.functional import AttentionLayer, inverted_attention_routing
 from encapkeras.layers.keras_objects import InitializerConfig
 from encapkeras.layers.kernel_sizes import Padding, Strides, WindowSize
 from encapkeras.layers.registry import register_layer
-from encapkeras.layers.window_layer import Control, Matrices, WindowLayer, WindowShape
+from encapkeras.layers.routing_inputs import Control
+from encapkeras.layers.window_layer import Matrices, WindowLayer, WindowRecord, WindowShape
 
 
 @register_layer("inverted_attention_capsules")
@@ -123,3 +125,8 @@ class InvertedAttentionCapsules(WindowLayer):
         (capsules,) = self.as_maps(inputs)
         iterations = max(1, self.iterations)
         return self.lay_out(inverted_attention_routing(capsules, self.attention(capsules), iterations=iterations))
+
+    def routing_record(self) -> WindowRecord:
+        """Return the routing's weights and options."""
+        layer = replace(self.attention(self.kernel.value), weight=self.matrices_by_offset(), window=None)  # type: ignore[arg-type]
+        return self.window_record("inverted_attention", [layer], iterations=max(1, self.iterations))

@@ -13,7 +13,8 @@ from encapkeras.layers.inverted_attention_capsules import InvertedAttentionCapsu
 from encapkeras.layers.keras_objects import InitializerConfig
 from encapkeras.layers.kernel_sizes import Padding, Strides, WindowSize
 from encapkeras.layers.registry import CapsuleLayer, Shape, register_layer
-from encapkeras.layers.window_layer import Control, Matrices
+from encapkeras.layers.routing_inputs import Control
+from encapkeras.layers.window_layer import Matrices
 from encapkeras.validation import Settings
 
 

@@ -1,8 +1,8 @@
-"""The inputs of routing layers: capsules, and their activations where the method has them."""
+"""What routing layers have in common: their inputs, and the controls that take the place of a routing."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import keras
 import torch
@@ -10,6 +10,9 @@ import torch
 from encapkeras.errors import ShapeError
 from encapkeras.functional import list_capsules
 from encapkeras.layers.registry import Shape
+
+Control = Literal["uniform", "random"]
+"""What takes the place of a routing: equal coefficients, or those that are drawn once."""
 
 
 def capsules_and_activations(layer: keras.layers.Layer, input_shape: Any, *, takes: int | None = None) -> Shape:

@@ -9,12 +9,12 @@ import keras
 import pydantic
 import torch
 
-from encapkeras.errors import ArgumentError
 from encapkeras.functional import self_routing
 from encapkeras.layers.keras_objects import InitializerConfig
 from encapkeras.layers.kernel_sizes import Padding, Strides, WindowSize
 from encapkeras.layers.registry import register_layer
-from encapkeras.layers.window_layer import Control, Matrices, WindowLayer, WindowShape
+from encapkeras.layers.routing_inputs import Control
+from encapkeras.layers.window_layer import Matrices, WindowLayer, WindowRecord, WindowShape
 
 
 @register_layer("self_routing_capsules")
@@ -35,8 +35,8 @@ class SelfRoutingCapsules(WindowLayer):
         strides: Step of the window, or [rows, columns].
         padding: Rows and columns of nothing on each side, or [rows, columns].
         pose: `vector`: a vote is `W u`; `matrix`: the product of the matrices `U W`.
-        matrices: What has matrices of its own: `offset`: each offset in the window, as published; `type`: each type,
-            which is faster; `position`: each offset of each window.
+        matrices: What has matrices of its own, for votes and for routing: `offset`: each offset in the window, as
+            published; `type`: each type, which is faster; `position`: each offset of each window.
         routing: If given, a control in place of the routing: `uniform`: all coefficients are 1/J; `random`: they are
             drawn once, the same in every model.
         kernel_initializer: Keras initializer of the matrices, by name or as {class_name, config}. If not given, uniform
@@ -101,8 +101,6 @@ class SelfRoutingCapsules(WindowLayer):
             kernel_initializer=kernel_initializer,
             **kwargs,
         )
-        if dim is None and matrices != "offset":
-            raise ArgumentError(f"{self.name}: without 'dim' there are no matrices; received matrices={matrices!r}")
         self.routing_initializer = routing_initializer
 
     def build(self, input_shape: Any) -> None:
@@ -110,10 +108,12 @@ class SelfRoutingCapsules(WindowLayer):
         shape = self.add_kernel(input_shape)
         self.routing_kernel = self.routing_bias = None
         if self.routing is None:
-            sizes = (*shape.kernel, shape.types, self.capsules)
-            regularizing = self.regularizing("routing_kernel", [0, 1, 2, 4])
+            sizes = self.shared_sizes(shape)
+            first = len(sizes) - 4
+            regularizing = self.regularizing("routing_kernel", [first, first + 1, first + 2, first + 4])
+            initializer = self.routing_initializer
             self.routing_kernel = self.add_weight(
-                (*sizes, shape.dim), self.routing_initializer, name="routing_kernel", **regularizing
+                (*sizes, shape.dim), initializer, name="routing_kernel", **regularizing
             )
             regularizing = self.regularizing("routing_bias")
             self.routing_bias = self.add_weight(sizes, "zeros", name="routing_bias", **regularizing)
@@ -137,3 +137,13 @@ class SelfRoutingCapsules(WindowLayer):
         shares = self.lay_out(shares)
         out = shares if poses is None else self.lay_out(poses)
         return {"out": out, "activations": shares} if return_ports else out
+
+    def routing_record(self) -> WindowRecord:
+        """Return the routing's weights and options."""
+        matrices = self.matrices_by_offset()
+        routing, bias = (
+            weight.value.detach() for weight in (self.routing_kernel, self.routing_bias) if weight is not None
+        )
+        if self.matrices == "type":
+            routing, bias = (weight.expand(*self.window, *weight.shape[2:]) for weight in (routing, bias))
+        return self.window_record("self_routing", [matrices, routing, bias], **self.sides)

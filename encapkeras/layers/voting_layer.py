@@ -12,9 +12,10 @@ import torch
 from encapkeras.errors import ArgumentError, ShapeError
 from encapkeras.functional import list_capsules
 from encapkeras.functional.routing.couplings import RoutingRecord
-from encapkeras.layers.initializers import get_initializer, in_torch_layout
+from encapkeras.layers.initializers import get_initializer, in_torch_layout, random_shares
 from encapkeras.layers.keras_objects import InitializerConfig
 from encapkeras.layers.registry import CapsuleLayer, Shape, warn_of_other_axes
+from encapkeras.layers.routing_inputs import Control
 
 
 class VotingLayer(CapsuleLayer):
@@ -34,6 +35,7 @@ class VotingLayer(CapsuleLayer):
         map_types: int | None,
         kernel_initializer: InitializerConfig | None,
         bias_initializer: InitializerConfig,
+        routing: Control | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -45,6 +47,7 @@ class VotingLayer(CapsuleLayer):
         self.map_types = map_types
         self.kernel_initializer = kernel_initializer
         self.bias_initializer = bias_initializer
+        self.routing = routing
         self.map_shape = None if map_types is None else (*[_side_of_map(self.name, capsules, map_types)] * 2, map_types)
 
     def add_vote_weights(self, capsules_shape: Shape) -> None:
@@ -59,6 +62,18 @@ class VotingLayer(CapsuleLayer):
         if self.use_bias:
             initializer = get_initializer(self.bias_initializer, "bias")
             self.bias = self.add_weight(shape[:3], initializer, name="bias", **self.regularizing("bias", []))
+        self.coefficients = None
+        if self.routing == "random":
+            self.coefficients = self.add_weight(shape[:2], random_shares, name="coefficients", trainable=False)
+
+    def fixed_coefficients(self) -> torch.Tensor | None:
+        """Return the coefficients `(N, J)` of a control, whose sum over J is 1; None where the layer routes."""
+        if self.coefficients is not None:
+            fixed: torch.Tensor = self.coefficients.value
+            return fixed
+        if self.routing == "uniform":
+            return torch.full_like(self.kernel.value[:, :, 0, 0], 1 / self.capsules)
+        return None
 
     def _kernel_initializer(self) -> Callable[..., Any]:
         """If not given: Xavier-normal by the fans of one matrix, so that a vote is about as long as its capsule."""

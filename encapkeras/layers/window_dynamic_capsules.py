@@ -15,7 +15,8 @@ from encapkeras.functional.routing.routing_inputs import Competition
 from encapkeras.layers.keras_objects import InitializerConfig
 from encapkeras.layers.kernel_sizes import Padding, Strides, WindowSize, as_sides
 from encapkeras.layers.registry import register_layer
-from encapkeras.layers.window_layer import Control, Matrices, WindowLayer, WindowShape
+from encapkeras.layers.routing_inputs import Control
+from encapkeras.layers.window_layer import Matrices, WindowLayer, WindowRecord, WindowShape
 
 
 @register_layer("window_dynamic_capsules")
@@ -128,3 +129,8 @@ class WindowDynamicCapsules(WindowLayer):
             capsules, self.kernel.value, iterations=iterations, competition=self.competition, **options
         )
         return self.lay_out(parents)
+
+    def routing_record(self) -> WindowRecord:
+        """Return the routing's weights and options."""
+        options = {**self.sides, "competition": self.competition, "iterations": max(1, self.iterations)}
+        return self.window_record("dynamic", [self.matrices_by_offset()], **options)

@@ -8,21 +8,23 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import keras
 import torch
 
 from encapkeras.errors import ArgumentError, ShapeError
+from encapkeras.functional.routing.routing_inputs import Competition
 from encapkeras.functional.routing.windows import Windows
-from encapkeras.layers.initializers import random_coefficients, window_matrices
+from encapkeras.layers.initializers import random_shares, window_matrices
 from encapkeras.layers.keras_objects import InitializerConfig
 from encapkeras.layers.kernel_sizes import Padding, Strides, WindowSize, as_sides
 from encapkeras.layers.registry import CapsuleLayer, Shape, warn_of_other_axes
-from encapkeras.layers.routing_inputs import capsules_and_activations
+from encapkeras.layers.routing_inputs import Control, capsules_and_activations
 
 Matrices = Literal["offset", "type", "position"]
-Control = Literal["uniform", "random"]
 
 
 class WindowShape(NamedTuple):
@@ -34,6 +36,39 @@ class WindowShape(NamedTuple):
     dim: int
     kernel: tuple[int, int]
     parents: tuple[int | None, int | None]
+
+
+@dataclass(frozen=True)
+class WindowRecord:
+    """What an analysis needs of a layer: its routing's name and arguments, besides children and their activations.
+
+    Attributes:
+        routing: Its name in analyses.
+        weights: The other positional arguments.
+        options: The arguments by name.
+        kernel: Height and width of the window.
+        strides: Step of the window, in rows and columns.
+        padding: Rows and columns of nothing.
+        outputs: Number J of parent types.
+        dim: Their dimension E.
+        competition: Which parents compete for a child.
+    """
+
+    routing: str
+    weights: Sequence[Any]
+    options: Mapping[str, Any]
+    kernel: tuple[int, int]
+    strides: tuple[int, int]
+    padding: tuple[int, int]
+    outputs: int
+    dim: int
+    competition: Competition
+
+    def tensors(self) -> list[torch.Tensor]:
+        """Return the tensors among the weights."""
+        weights = [weight for weight in self.weights if weight is not None]
+        parts = [part for weight in weights for part in (weight, *vars(weight).values())]
+        return [part for part in parts if isinstance(part, torch.Tensor)]
 
 
 class WindowLayer(CapsuleLayer):
@@ -118,6 +153,7 @@ class WindowLayer(CapsuleLayer):
     def add_kernel(self, input_shape: Any) -> WindowShape:
         """Make the vote matrices, `kernel`, and fixed coefficients where `routing` is `random`; return the sizes."""
         shape = self.read_shape(input_shape)
+        self.window, self.child_dim = shape.kernel, shape.dim
         _warn_of_gaps(self, shape)
         if not isinstance(input_shape[0], list | tuple):
             warn_of_other_axes(self, input_shape)
@@ -130,18 +166,22 @@ class WindowLayer(CapsuleLayer):
             self.kernel = self.add_weight(sizes, make, name="kernel", **self.regularizing("kernel", inputs))
         if self.routing == "random":
             sizes = (*shape.kernel, shape.types, self.capsules)
-            self.coefficients = self.add_weight(sizes, random_coefficients, name="coefficients", trainable=False)
+            self.coefficients = self.add_weight(sizes, random_shares, name="coefficients", trainable=False)
         return shape
 
     def _kernel_sizes(self, shape: WindowShape) -> tuple[tuple[int, ...], list[int]]:
         """Return the shape of the vote matrices, and the axes that votes sum over."""
         inner, outer = self.matrix_sides(shape)
+        matrix = (outer, inner) if self.pose == "vector" else (inner, outer)
+        sizes = (*self.shared_sizes(shape), *matrix)
+        first = len(sizes) - 6
+        return sizes, [first, first + 1, first + 2, len(sizes) - (1 if self.pose == "vector" else 2)]
+
+    def shared_sizes(self, shape: WindowShape) -> tuple[int, ...]:
+        """Return the first sizes of a weight for each pair of a child and a parent type, by what has its own."""
         window = (1, 1) if self.matrices == "type" else shape.kernel
         places = [int(size or 0) for size in shape.parents] if self.matrices == "position" else []
-        matrix = (outer, inner) if self.pose == "vector" else (inner, outer)
-        sizes = (*places, *window, shape.types, self.capsules, *matrix)
-        first = len(places)
-        return sizes, [first, first + 1, first + 2, len(sizes) - (1 if self.pose == "vector" else 2)]
+        return (*places, *window, shape.types, self.capsules)
 
     def matrix_sides(self, shape: WindowShape) -> tuple[int, int]:
         """Return how many numbers a product with a vote matrix takes, and gives: D and E, or columns of the poses."""
@@ -154,22 +194,43 @@ class WindowLayer(CapsuleLayer):
         """Return the published initializer of the vote matrices."""
         raise NotImplementedError(f"class {type(self).__name__} has no default_initializer")
 
+    @property
+    def sides(self) -> dict[str, Any]:
+        """Strides, padding and pose, as functions take them."""
+        return {"strides": as_sides(self.strides), "padding": as_sides(self.padding), "pose": self.pose}
+
     def window_options(self, capsules: torch.Tensor) -> dict[str, Any]:
         """Return what all functions take: strides, padding, pose, and the control's coefficients for a map."""
-        options: dict[str, Any] = {
-            "strides": as_sides(self.strides),
-            "padding": as_sides(self.padding),
-            "pose": self.pose,
-        }
-        window = as_sides(capsules.shape[1:3]) if self.kernel_size is None else as_sides(self.kernel_size)
+        options = self.sides
         if self.matrices == "type":
-            options["window"] = window
+            options["window"] = self.window
         if self.coefficients is not None:
             options["coefficients"] = self.coefficients.value
         elif self.routing == "uniform":
-            shape = (*window, capsules.shape[3], self.capsules)
+            shape = (*self.window, capsules.shape[3], self.capsules)
             options["coefficients"] = capsules.new_full(shape, 1 / self.capsules)
         return options
+
+    def routing_record(self) -> WindowRecord:
+        """Return the routing's weights and options, by which analyses make its coefficients again."""
+        raise NotImplementedError(f"class {type(self).__name__} has no routing_record, so it cannot be analysed")
+
+    def window_record(
+        self, routing: str, weights: Sequence[Any], competes_for: Competition = "position", **options: Any
+    ) -> WindowRecord:
+        """Return a record; its weights and options are those of the function that makes all votes."""
+        strides, padding = as_sides(self.strides), as_sides(self.padding)
+        sizes = (self.window, strides, padding, self.capsules, self.dim or 0)
+        return WindowRecord(routing, weights, options, *sizes, options.get("competition", competes_for))
+
+    def matrices_by_offset(self) -> torch.Tensor | None:
+        """Return the vote matrices, one for each offset of the window, if there are votes; for a record."""
+        if self.matrices == "position":
+            raise ArgumentError(f"layer '{self.name}' cannot be analysed: each position has matrices of its own")
+        if self.kernel is None:
+            return None
+        matrices: torch.Tensor = self.kernel.value.detach()
+        return matrices.expand(*self.window, *matrices.shape[2:]) if self.matrices == "type" else matrices
 
     def as_maps(self, inputs: torch.Tensor | list[torch.Tensor]) -> list[torch.Tensor]:
         """Return the capsules, and their activations if there are any, as maps."""
@@ -188,7 +249,7 @@ class WindowLayer(CapsuleLayer):
         parents = () if self.kernel_size is None else shape.parents
         return (shape.batch, *parents, self.capsules, *([self.dim] if self.dim else []))
 
-    def compute_output_spec(self, inputs: Any, return_ports: bool = False) -> Any:
+    def compute_output_spec(self, inputs: Any, return_ports: bool = False, training: bool | None = None) -> Any:
         """Return symbolic outputs: one, or a map of all ports."""
         shape = self.compute_output_shape(keras.tree.map_structure(lambda tensor: tensor.shape, inputs))
         out = keras.KerasTensor(shape, dtype=self.compute_dtype)

@@ -10,7 +10,7 @@ from support.routing import gradients, largest_difference
 
 from encapkeras import functional
 from encapkeras.functional import AttentionLayer, EmOptions, VectorRoutingWeights
-from encapkeras.reference import heinsen_loops, window_gaussian_loops, window_routing_loops
+from encapkeras.reference import heinsen_loops, window_gaussian_loops, window_routing_loops, window_routing_votes
 
 LOOPS = SimpleNamespace(
     self_routing=window_routing_loops.self_routing,
@@ -81,9 +81,9 @@ class Random:
         return tensor
 
 
-def compare(routing, leaves):
-    """Compare the outputs and gradients of `routing(functional)` and `routing(LOOPS)`."""
-    received, expected = routing(functional), routing(LOOPS)
+def compare(routing, leaves, reference=LOOPS):
+    """Compare the outputs and gradients of `routing(functional)` and `routing(reference)`."""
+    received, expected = routing(functional), routing(reference)
     assert largest_difference(received, expected) < 1e-10
     of_leaves = [gradients(outputs, leaves, materialize=True) for outputs in (received, expected)]
     assert largest_difference(*of_leaves) < 1e-10
@@ -211,6 +211,23 @@ METHODS = {
 def test_fast_routing_in_windows_equals_loops(method, kind):
     case = Case(kind, seed=list(WINDOWS).index(kind))
     compare(METHODS[method](case), case.leaves)
+
+
+WITH_VOTES = {
+    **{name: METHODS[name] for name in METHODS if name.startswith(("self-routing", "dynamic", "EM"))},
+    "attention": attention,
+    "EM, of a position, all ones": em("position", initial="one"),
+    "Bayes, diagonal": bayes(density_floor=0.01),
+    "Bayes, no floor": bayes(density_floor=0),
+}
+del WITH_VOTES["self-routing, last"], WITH_VOTES["EM, of a child, fillers"]
+
+
+@pytest.mark.parametrize("kind", WINDOWS)
+@pytest.mark.parametrize("method", WITH_VOTES)
+def test_fast_routing_in_windows_equals_that_with_votes(method, kind):
+    case = Case(kind, seed=list(WINDOWS).index(kind))
+    compare(WITH_VOTES[method](case), case.leaves, window_routing_votes)
 
 
 @pytest.mark.parametrize("shared", [False, True])

@@ -19,9 +19,9 @@ class Golden(NamedTuple):
     meta: dict
 
 
-def load(name: str) -> Golden:
+def load(name: str, folder: str = "layers") -> Golden:
     """One layer's golden file; tensors in the original's layouts."""
-    with np.load(FOLDER / "layers" / f"{name}.npz") as file:
+    with np.load(FOLDER / folder / f"{name}.npz") as file:
         parts = {prefix: {} for prefix in ("in", "param", "out", "grad", "gradparam")}
         meta = {}
         for key in file.files:

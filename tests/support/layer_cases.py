@@ -1,6 +1,7 @@
 """Every registered layer with arguments, an input and the number of its weights, for the tests of all layers."""
 
 from encapkeras.layers import (
+    BatchNorm,
     CapsuleConvolution,
     CapsuleDense,
     CapsuleLength,
@@ -18,11 +19,14 @@ from encapkeras.layers import (
     PrimaryCapsules,
     SelfRoutingCapsules,
     Squash,
+    VariationalBayesCapsules,
     WindowDynamicCapsules,
+    WindowEmCapsules,
 )
 
 MAP = (6, 6, 4, 2)
 WITH_ACTIVATIONS = [MAP, MAP[:-1]]
+MATRICES = [(6, 6, 3, 4), (6, 6, 3)]
 
 # class, arguments, input shape or list of shapes, trainable weights, other weights
 CASES = {
@@ -38,6 +42,11 @@ CASES = {
         0,
         0,
     ),
+    "batch_norm": (BatchNorm, {}, MAP, 2, 2),
+    "batch_norm per type": (BatchNorm, {"per": "type", "moving_average": "warm"}, MAP, 2, 3),
+    "batch_norm of activations": (BatchNorm, {"scale_and_offset": False}, MAP[:-1], 0, 2),
+    "batch_norm of a list": (BatchNorm, {"per": "type"}, (7, 4), 2, 2),
+    "batch_norm of a list of activations": (BatchNorm, {"per": "type"}, (7,), 2, 2),
     "capsule_length": (CapsuleLength, {}, (10, 16), 0, 0),
     "capsule_dense": (CapsuleDense, {"capsules": 5, "dim": 2}, MAP, 1, 0),
     "capsule_dense of a list": (CapsuleDense, {"capsules": 5, "dim": 2}, (7, 2), 1, 0),
@@ -197,6 +206,48 @@ CASES = {
         {"capsules": 5, "dim": 1, "variable_inputs": True, "iterations": 3},
         (7, 4),
         14,
+        0,
+    ),
+    "variational_bayes_capsules": (
+        VariationalBayesCapsules,
+        {"capsules": 5, "dim": 4, "kernel_size": 3, "strides": 2, "moving_average": "warm"},
+        MATRICES,
+        1,
+        6,
+    ),
+    "variational_bayes_capsules full": (
+        VariationalBayesCapsules,
+        {"capsules": 5, "dim": 4, "covariance": "full", "coordinates": "child"},
+        MATRICES,
+        1,
+        4,
+    ),
+    "variational_bayes_capsules of a list": (
+        VariationalBayesCapsules,
+        {"capsules": 5, "dim": 3, "pose": "vector"},
+        [(7, 4), (7,)],
+        1,
+        4,
+    ),
+    "window_em_capsules": (
+        WindowEmCapsules,
+        {"capsules": 5, "dim": 4, "kernel_size": 3, "strides": 2, "padding": 1},
+        MATRICES,
+        3,
+        0,
+    ),
+    "window_em_capsules whole": (
+        WindowEmCapsules,
+        {"capsules": 5, "dim": 4, "competition": "position", "coordinates": "child", "iterations": 2},
+        MATRICES,
+        3,
+        0,
+    ),
+    "window_em_capsules of a list": (
+        WindowEmCapsules,
+        {"capsules": 5, "dim": 3, "pose": "vector"},
+        [(7, 4), (7,)],
+        3,
         0,
     ),
 }

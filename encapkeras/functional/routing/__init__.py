@@ -5,7 +5,8 @@ need without making votes, `attention` runs an iteration piece by piece, `deferr
 the matrices once, and `couplings` makes the coefficients of each iteration again, for analyses.
 
 Then `window_dynamic_routing`: parents have the children under a kernel. `windows` goes through the children piece by
-piece, `window_votes` makes their votes, `window_gaussians` their means and variances; on these stand
+piece, `window_votes` makes their votes, `window_positions` routes each parent by matrices of its own, and
+`window_gaussians` has means and variances; on these stand
 `self_routing`, `inverted_attention`, `window_em_routing`, `variational_bayes` and `heinsen_2019`. `heinsen_2022` has no
 votes.
 

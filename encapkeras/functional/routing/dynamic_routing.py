@@ -20,8 +20,8 @@ from torch.nn import functional as F
 from encapkeras.errors import ArgumentError
 from encapkeras.functional.routing.attention import LOG2_E, attend_over_inputs, attend_over_outputs
 from encapkeras.functional.routing.deferred_weight_gradient import Moments, route
-from encapkeras.functional.routing.routing_inputs import check_routing
-from encapkeras.functional.routing.vote_moments import VoteMoments, with_bias
+from encapkeras.functional.routing.routing_inputs import check_coefficients, check_routing
+from encapkeras.functional.routing.vote_moments import VoteMoments, sums_by_type, with_bias
 from encapkeras.functional.squash import squash
 from encapkeras.functional.torch_support.optional_compile import compilable
 from encapkeras.functional.torch_support.precision import full_precision
@@ -37,6 +37,7 @@ def dynamic_routing(
     *,
     iterations: int = 3,
     softmax_over: SoftmaxAxis = "inputs",
+    coefficients: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Route capsules by agreement: outputs are squashed means of the votes that agree with them.
 
@@ -52,6 +53,8 @@ def dynamic_routing(
         iterations: Number T of iterations, from 1.
         softmax_over: `inputs`: the coefficients of an output capsule sum to 1 (Li et al. 2018, code); `outputs`: those
             of an input capsule do (Sabour et al. 2017).
+        coefficients: Fixed c, `(N, J)`, the same for all positions of a type, in place of the softmax: there is one
+            iteration. The first one of the softmax has `1 / J` over `outputs`, `1 / (N P)` over `inputs`.
 
     Returns:
         Capsules `(B, J, E)` of lengths below 1, in the type of `capsules`.
@@ -68,19 +71,30 @@ def dynamic_routing(
     check_routing(capsules, weight, bias, iterations)
     if softmax_over not in ("inputs", "outputs"):
         raise ArgumentError(f"softmax_over must be 'inputs' or 'outputs'; received {softmax_over!r}")
+    if coefficients is not None:
+        check_coefficients(coefficients, (weight.shape[0], weight.shape[1]))
     with full_precision(capsules) as wide:
         vote_JNCE = with_bias(wide(weight), None if bias is None else wide(bias))
         component_BNCP = F.pad(wide(capsules), (1, 0), value=1.0).permute(0, 2, 3, 1).contiguous()
         routing = functools.partial(_iterate, outputs=weight.shape[1], iterations=iterations, axis=softmax_over)
-        (out_JBE,) = route(VoteMoments, routing, vote_JNCE, component_BNCP)
+        fixed_NJ = None if coefficients is None else wide(coefficients)
+        (out_JBE,) = route(VoteMoments, routing, vote_JNCE, component_BNCP, fixed_NJ)
         return out_JBE.transpose(0, 1).to(capsules.dtype)
 
 
 def _iterate(
-    moments: Moments, component_BNCP: torch.Tensor, *, outputs: int, iterations: int, axis: SoftmaxAxis
+    moments: Moments,
+    component_BNCP: torch.Tensor,
+    fixed_NJ: torch.Tensor | None,
+    *,
+    outputs: int,
+    iterations: int,
+    axis: SoftmaxAxis,
 ) -> tuple[torch.Tensor]:
     batch, types, components, _ = component_BNCP.shape
     key_GCP = component_BNCP.flatten(0, 1)
+    if fixed_NJ is not None:
+        return (squash(moments.contract(sums_by_type(component_BNCP, fixed_NJ))[0]),)
     gathered_BX = component_BNCP.sum(3).flatten(1)
     gathered_JBX = (gathered_BX if axis == "inputs" else gathered_BX / outputs).expand(outputs, -1, -1)
     agreement_JBE: torch.Tensor | float = 0.0

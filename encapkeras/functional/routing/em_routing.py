@@ -24,8 +24,8 @@ from torch.nn import functional as F
 
 from encapkeras.functional.routing.attention import LOG2_E, attend_over_outputs, spread_over_outputs
 from encapkeras.functional.routing.deferred_weight_gradient import Moments, route
-from encapkeras.functional.routing.routing_inputs import check_em, check_routing
-from encapkeras.functional.routing.vote_moments import SquareMoments, products, with_bias
+from encapkeras.functional.routing.routing_inputs import check_coefficients, check_em, check_routing
+from encapkeras.functional.routing.vote_moments import SquareMoments, products, sums_by_type, with_bias
 from encapkeras.functional.torch_support.optional_compile import compilable
 from encapkeras.functional.torch_support.precision import full_precision
 from encapkeras.torch_internals import is_tracing
@@ -52,6 +52,7 @@ def em_routing(
     iterations: int = 3,
     normalize_distances: bool = False,
     density_floor: float = EPSILON,
+    coefficients: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Route capsules by expectation maximization: each output capsule is a Gaussian that explains some of the votes.
 
@@ -74,6 +75,8 @@ def em_routing(
         iterations: Number T of iterations, from 1.
         normalize_distances: Whether `range` over j is also applied to the exponents of the E-step.
         density_floor: Added to the root in `p_ij`, from 0; in high dimensions the default, the original's, exceeds it.
+        coefficients: Fixed R before it is multiplied by activations, `(N, J)`, whose sum over J is 1, the same for all
+            positions of a type: there is one M-step, with the t of the last iteration.
 
     Returns:
         Means `(B, J, E)` and activations `(B, J)` between 0 and 1, in the type of `capsules`.
@@ -89,8 +92,10 @@ def em_routing(
     """
     check_routing(capsules, weight, bias, iterations)
     check_em(capsules, weight, activations, {"beta_v": beta_v, "beta_a": beta_a}, density_floor)
+    if coefficients is not None:
+        check_coefficients(coefficients, (weight.shape[0], weight.shape[1]))
     options = _Options(iterations, normalize_distances, density_floor)
-    return _route_relative_to_origin(capsules, weight, bias, activations, beta_v, beta_a, options)
+    return _route_relative_to_origin(capsules, weight, bias, activations, beta_v, beta_a, coefficients, options)
 
 
 class _Options(NamedTuple):
@@ -115,6 +120,7 @@ def _route_relative_to_origin(
     activations: torch.Tensor | None,
     beta_v: torch.Tensor,
     beta_a: torch.Tensor,
+    coefficients: torch.Tensor | None,
     options: _Options,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Move capsules and votes to their origins, route, and move the means back."""
@@ -130,7 +136,8 @@ def _route_relative_to_origin(
         shift_JBE = (origin_BNC * share_BN.unsqueeze(2)).flatten(1) @ weight_JNCE.detach().flatten(1, 2)
         make_moments = functools.partial(SquareMoments, origin_BNC=origin_BNC, shift_JBE=shift_JBE)
         routing = functools.partial(_iterate, options=options)
-        tensors = (products(capsules_BNDP - origin_BND1), active_BNP, wide(beta_v), wide(beta_a))
+        fixed_NJ = None if coefficients is None else wide(coefficients)
+        tensors = (products(capsules_BNDP - origin_BND1), active_BNP, wide(beta_v), wide(beta_a), fixed_NJ)
         mean_JBE, explained_JB1, activation_JB = route(make_moments, routing, weight_JNCE, *tensors)
         mean_JBE = mean_JBE + shift_JBE * explained_JB1
         return mean_JBE.transpose(0, 1).to(capsules.dtype), activation_JB.T.to(capsules.dtype)
@@ -154,14 +161,18 @@ def _iterate(
     active_BNP: torch.Tensor | None,
     beta_v_J: torch.Tensor,
     beta_a_J: torch.Tensor,
+    fixed_NJ: torch.Tensor | None,
     *,
     options: _Options,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Run the iterations; in the first, all output capsules explain the same."""
+    """Run the iterations; in the first, all output capsules explain the same. With fixed shares run the last alone."""
     outputs = len(beta_v_J)
     value_BNKP = feature_BNKP if active_BNP is None else feature_BNKP * active_BNP.unsqueeze(2)
-    gathered_JBY = (value_BNKP.sum(3).flatten(1) / outputs).expand(outputs, -1, -1)
-    for iteration in range(options.iterations):
+    if fixed_NJ is None:
+        gathered_JBY = (value_BNKP.sum(3).flatten(1) / outputs).expand(outputs, -1, -1)
+    else:
+        gathered_JBY = sums_by_type(value_BNKP, fixed_NJ)
+    for iteration in range(0 if fixed_NJ is None else options.iterations - 1, options.iterations):
         gaussian = _fit_gaussian(*moments.contract(gathered_JBY))
         cost_JBE = gaussian.variance_JBE.log() / 2 + beta_v_J[:, None, None]
         cost_JB = (cost_JBE.sum(2, keepdim=True) * gaussian.amount_JB1).squeeze(2)

@@ -54,6 +54,7 @@ def heinsen_2022_routing(
     normalize: bool = True,
     mask: torch.Tensor | None = None,
     length: torch.Tensor | None = None,
+    coefficients: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Route vectors: outputs are combinations of votes that are never made, and predict the inputs in turn.
 
@@ -72,6 +73,8 @@ def heinsen_2022_routing(
         mask: `(I, J)` or `(B, I, J)`; true where an input is hidden from an output. An input that is hidden from all of
             them counts for nothing.
         length: Number of real inputs of each sample, `(B,)`, in place of I in the scale; I if not given.
+        coefficients: Fixed R, `(I, J)` or `(B, I, J)`, whose sum over J is 1, or 1 in place of I where all inputs share
+            them: there is one iteration. Those of pairs that are hidden count for nothing.
 
     Returns:
         Outputs `(B, J, E)`, and the credit `(B, I, J)` of the last iteration.
@@ -90,7 +93,7 @@ def heinsen_2022_routing(
         (torch.Size([2, 5, 6]), torch.Size([2, 20, 5]))
     """
     check_iterations(iterations)
-    _check_sizes(inputs, weights, beta_use, beta_ignore, mask)
+    _check_sizes(inputs, weights, beta_use, beta_ignore, mask, coefficients)
     with full_precision(inputs, weights.vote_weight) as wide:
         w = VectorRoutingWeights(*map(wide, weights))
         input_BID, use, ignore = wide(inputs), wide(beta_use), wide(beta_ignore)
@@ -100,7 +103,10 @@ def heinsen_2022_routing(
         visible = None if mask is None else ~mask.bool()
         if visible is not None:
             active_BI1 = active_BI1 * visible
-        share = _first_share(len(w.vote_bias), input_BID, visible)
+        if coefficients is None:
+            share = _first_share(len(w.vote_bias), input_BID, visible)
+        else:
+            share, iterations = wide(coefficients), 1
         for iteration in range(iterations):
             used = active_BI1 * share
             credit_BIJ = use * used - ignore * (active_BI1 - used)
@@ -159,6 +165,7 @@ def _check_sizes(
     beta_use: torch.Tensor,
     beta_ignore: torch.Tensor,
     mask: torch.Tensor | None,
+    coefficients: torch.Tensor | None,
 ) -> None:
     shape = tuple(inputs.shape)
     if len(shape) != 3 or 0 in shape[1:]:
@@ -177,7 +184,10 @@ def _check_sizes(
         allowed = [single.get(name, (outputs, out_dim))] if rest is None else [(inputs_, *rest), (1, *rest)]
         if tuple(part.shape) not in allowed:
             raise ShapeError(f"{name} must be {' or '.join(map(str, allowed))}; received {tuple(part.shape)}")
-    for name, part in {"beta_use": beta_use, "beta_ignore": beta_ignore, "mask": mask}.items():
+    if coefficients is not None and tuple(coefficients.shape) == (1, outputs):
+        coefficients = None
+    by_pair = {"beta_use": beta_use, "beta_ignore": beta_ignore, "mask": mask, "coefficients": coefficients}
+    for name, part in by_pair.items():
         if part is not None and tuple(part.shape) not in [(inputs_, outputs), (*shape[:2], outputs)]:
             raise ShapeError(
                 f"{name} must be {(inputs_, outputs)}, with the batch before it or not; received {tuple(part.shape)}"

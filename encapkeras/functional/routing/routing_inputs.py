@@ -1,6 +1,7 @@
 """Checks of what a routing takes: sizes that do not match are named with the tensors that have them.
 
-Shape suffixes: B batch, P positions, N capsule types, D capsule dimension, J output capsules, E their dimension.
+Shape suffixes: B batch, P positions, H W map of the children, N capsule types, D capsule dimension, J output capsules,
+E their dimension.
 """
 
 from __future__ import annotations
@@ -69,6 +70,13 @@ def check_iterations(iterations: int) -> None:
         raise ArgumentError(f"iterations must be a whole number of at least 1; received {iterations!r}")
 
 
+def check_map(capsules_BHWND: torch.Tensor) -> None:
+    """Check that capsules are a map."""
+    shape = tuple(capsules_BHWND.shape)
+    if len(shape) != 5 or 0 in shape[1:]:
+        raise ShapeError(f"capsules must be (batch, height, width, types, dim), none but the batch 0; received {shape}")
+
+
 def check_activations(activations_BHWN: torch.Tensor, capsules_BHWND: torch.Tensor) -> None:
     """Check that there is one activation for each capsule of a map."""
     expected = tuple(capsules_BHWND.shape[:-1])
@@ -79,7 +87,20 @@ def check_activations(activations_BHWN: torch.Tensor, capsules_BHWND: torch.Tens
         )
 
 
-def check_competition(competition: str) -> None:
-    """Check which parents compete for a child."""
+def check_competition(competition: str, *, by_position: bool = False) -> None:
+    """Check which parents compete for a child; if each position has its own matrices, those of one position alone."""
     if competition not in ("position", "child"):
         raise ArgumentError(f"competition must be 'position' or 'child'; received {competition!r}")
+    if by_position and competition == "child":
+        raise ArgumentError(
+            "competition must be 'position' where weight has matrices for each position, as the positions are routed "
+            f"one by one; received {competition!r}. Share the matrices by offset or by type, or let parents compete by "
+            "position"
+        )
+
+
+def check_coefficients(coefficients: torch.Tensor, shape: tuple[int, ...]) -> None:
+    """Check that there is one fixed coefficient for each matrix of votes."""
+    if tuple(coefficients.shape) != shape:
+        axes = "types, outputs" if len(shape) == 2 else "window height, window width, types, outputs"
+        raise ShapeError(f"coefficients must be ({axes}) = {shape}; received {tuple(coefficients.shape)}")

@@ -192,6 +192,11 @@ def with_bias(weight_NJED: torch.Tensor, bias_NJE: torch.Tensor | None) -> torch
     return torch.cat([bias_NJE.transpose(0, 1).unsqueeze(2), weight_JNDE], 2)
 
 
+def sums_by_type(feature_BNKP: torch.Tensor, fixed_NJ: torch.Tensor) -> torch.Tensor:
+    """Return the sums of all positions' features, weighted by type, `(J, B, Y)`."""
+    return (feature_BNKP.sum(3) * fixed_NJ.T[:, None, :, None]).flatten(2)
+
+
 def products(capsules_BNDP: torch.Tensor) -> torch.Tensor:
     """Return `x_a x_b`, `(B, N, K, P)`, for all a <= b and `x = [1, u]`; doubled for a < b, which represents both."""
     component_BNCP = F.pad(capsules_BNDP, (0, 0, 1, 0), value=1.0)

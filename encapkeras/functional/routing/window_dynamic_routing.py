@@ -1,17 +1,20 @@
 """Dynamic routing in windows (Sabour et al. 2017, as Hahn et al. 2019 use it in convolutions).
 
-Shape suffixes: B batch, P Q map of the parents, J parent types, E their dimension, A rows and C columns of a pose; n a
-piece of the children, M of the parents' positions.
+Shape suffixes: B batch, H W map of the children, P Q map of the parents, N child types, J parent types, E their
+dimension, A rows and C columns of a pose.
 """
 
 from __future__ import annotations
 
+import functools
+from typing import Any
+
 import torch
 
-from encapkeras.functional.routing.inverted_attention import attend
 from encapkeras.functional.routing.routing_inputs import Competition, check_competition, check_iterations
-from encapkeras.functional.routing.window_votes import Pose, WindowVotes, agreement, as_poses, gather
-from encapkeras.functional.routing.windows import Tensors
+from encapkeras.functional.routing.type_votes import votes_of
+from encapkeras.functional.routing.window_positions import has_positions, route_positions
+from encapkeras.functional.routing.window_votes import Pose, Side, as_poses
 from encapkeras.functional.squash import squash
 from encapkeras.functional.torch_support.precision import full_precision
 
@@ -22,9 +25,11 @@ def window_dynamic_routing(
     *,
     iterations: int = 3,
     competition: Competition = "position",
-    strides: int | tuple[int, int] = 1,
-    padding: int | tuple[int, int] = 0,
+    strides: Side = 1,
+    padding: Side = 0,
     pose: Pose = "vector",
+    window: Side | None = None,
+    coefficients: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Route capsules by agreement, each parent with the children in its window.
 
@@ -34,13 +39,17 @@ def window_dynamic_routing(
     Args:
         capsules: Children `(B, H, W, N, D)`.
         weight: Matrices of the votes, for each offset of the window: `(K_h, K_w, N, J, E, D)`, or `(K_h, K_w, N, J, X,
-            C)` of matrix poses.
+            C)` of matrix poses. One for all offsets of a `window`: `(1, 1, N, J, ...)`. For each position of the
+            parents: `(P, Q, K_h, K_w, N, J, ...)`, with competition `position` alone.
         iterations: Number T of iterations, from 1.
         competition: Which parents compete for a child. `position`: the J types of one position, in each window of a
             child anew. `child`: all parents that the child feeds, of every type and position.
         strides: Step of the windows; one number, or rows and columns.
         padding: Rows and columns of nothing around the map; one number, or rows and columns.
         pose: `vector`: a vote is `W u`. `matrix`: the matrix product `U W`.
+        window: Rows and columns of the windows, those of the weight if not given; one number, or rows and columns.
+        coefficients: Fixed c, `(K_h, K_w, N, J)`, whose sum over J is 1, in place of the softmax: there is one pass.
+            With competition `child` each is divided by the number of windows that hold the child.
 
     Returns:
         Parents `(B, P, Q, J, E)`, of lengths below 1.
@@ -55,29 +64,23 @@ def window_dynamic_routing(
         torch.Size([2, 4, 4, 10, 16])
     """
     check_iterations(iterations)
-    check_competition(competition)
+    check_competition(competition, by_position=has_positions(weight))
+    if has_positions(weight):
+        route = functools.partial(
+            window_dynamic_routing, iterations=iterations, pose=pose, window=window, coefficients=coefficients
+        )
+        windows: dict[str, Any] = {"strides": strides, "padding": padding, "window": window}
+        return route_positions(route, [capsules], {"weight": weight}, **windows)
     with full_precision(capsules, weight) as wide:
-        votes = WindowVotes(wide(capsules), wide(weight), strides, padding, pose)
-        children = [1 / votes.parents_of_child()] if competition == "child" else []
-        share = children[0].expand(votes.capsules.shape[:4]) if children else None
-        out_BPQJE = squash(as_poses(votes.sum_alike(share) / votes.outputs))
+        votes = votes_of(wide(capsules), wide(weight), strides, padding, pose, window)
+        share_BHWN = None
+        if competition == "child":
+            share_BHWN = (1 / votes.parents_of_child()).expand(votes.capsules.shape[:4])
+        if coefficients is not None:
+            return squash(as_poses(votes.sum_alike(share_BHWN, coefficients))).to(capsules.dtype)
+        out_BPQJE = squash(as_poses(votes.sum_alike(share_BHWN) / votes.outputs))
         agreed_BPQJE = out_BPQJE
         for _ in range(iterations - 1):
-            parents = [votes.by_rows(agreed_BPQJE)]
-            if competition == "child":
-                total_BHWN = votes.log_total(_agreement, parents)
-                (sum_BPQAJC,) = votes.sum(_compete, [total_BHWN], parents=parents)
-            else:
-                (sum_BPQAJC,) = votes.sum(attend, parents=parents)
-            out_BPQJE = squash(as_poses(sum_BPQAJC))
+            out_BPQJE = squash(as_poses(votes.attend(votes.by_rows(agreed_BPQJE), competition)))
             agreed_BPQJE = agreed_BPQJE + out_BPQJE
         return out_BPQJE.to(capsules.dtype)
-
-
-def _agreement(vote_nMAJC: torch.Tensor, children: Tensors, weights: Tensors, parents: Tensors) -> Tensors:
-    return (agreement(vote_nMAJC, parents[0]),)
-
-
-def _compete(vote_nMAJC: torch.Tensor, children: Tensors, weights: Tensors, parents: Tensors) -> Tensors:
-    logit_nMJ = agreement(vote_nMAJC, parents[0]) - children[1].unsqueeze(2)
-    return (gather(logit_nMJ.exp(), vote_nMAJC),)

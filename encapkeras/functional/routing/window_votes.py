@@ -16,9 +16,12 @@ from typing import Literal
 import torch
 
 from encapkeras.errors import ArgumentError, ShapeError
+from encapkeras.functional.routing.routing_inputs import Competition, check_coefficients, check_map
 from encapkeras.functional.routing.windows import Tensors, Windows, each_child, fold_logsumexp, sum_children
 
 Pose = Literal["vector", "matrix"]
+Side = int | tuple[int, int]
+"""A number of rows and of columns: one for both, or two."""
 VoteContribution = Callable[[torch.Tensor, Tensors, Tensors, Tensors], Tensors]
 """A `Contribution` that has the votes `(n, M, A, J, C)` of its piece as its first argument."""
 
@@ -28,15 +31,17 @@ class WindowVotes:
 
     Args:
         capsules: Children `(B, H, W, N, D)`.
-        weight: `(K_h, K_w, N, J, E, D)` for vectors, `(K_h, K_w, N, J, X, C)` for matrices of X columns.
+        weight: `(K_h, K_w, N, J, E, D)` for vectors, `(K_h, K_w, N, J, X, C)` for matrices of X columns; or `(1, 1, N,
+            J, ...)` for all offsets of a `window`.
         strides: Step of the windows; one number, or rows and columns.
         padding: Rows and columns of nothing around the map; one number, or rows and columns.
         pose: What a capsule is: a `vector` or a `matrix`.
         bias: Added to the votes; `(O, N, A, J, C)`, or 1 in place of N or J.
         offsets: Added to all votes from an offset of the window, `(K_h, K_w, E)`.
+        window: Rows and columns of the window; those of the weight if not given.
 
     Raises:
-        ArgumentError: `pose`, `strides` or `padding` has an invalid value.
+        ArgumentError: `pose`, `strides`, `padding` or `window` has an invalid value.
         ShapeError: The sizes do not match.
     """
 
@@ -44,22 +49,21 @@ class WindowVotes:
         self,
         capsules: torch.Tensor,
         weight: torch.Tensor,
-        strides: int | tuple[int, int] = 1,
-        padding: int | tuple[int, int] = 0,
+        strides: Side = 1,
+        padding: Side = 0,
         pose: Pose = "vector",
         bias: torch.Tensor | None = None,
         offsets: torch.Tensor | None = None,
+        window: Side | None = None,
     ) -> None:
         self.rows, self.columns = _check_votes(capsules, weight, pose)
         self.outputs = weight.shape[3]
         self.dim = self.rows * self.columns
-        self.windows = Windows(
-            (weight.shape[0], weight.shape[1]), pair("strides", strides, 1), pair("padding", padding, 0)
-        )
+        self.windows = windows_of(weight, strides, padding, window)
         self.size = self.windows.output_size(*capsules.shape[1:3])
         self.capsules = capsules
         self._pose = pose
-        self._weights = [weight.flatten(0, 1)]
+        self._weights = [weight.expand(*self.windows.kernel_size, -1, -1, -1, -1).flatten(0, 1)]
         if offsets is not None:
             window = self.windows.kernel_size
             bias = self.by_position("offsets", offsets, window).flatten(0, 1).unsqueeze(1)
@@ -76,6 +80,13 @@ class WindowVotes:
         """Sum over the children of each parent, as `sum_children`."""
         tensors = ([self.capsules, *children], [*self._weights, *weights], parents)
         return sum_children(self._with_votes(contribution), self.windows, self.outputs * self.dim, *tensors)
+
+    def attend(self, query_BPQAJC: torch.Tensor, competition: Competition = "position") -> torch.Tensor:
+        """Sum votes, `(B, P, Q, A, J, C)`, by a softmax of their products with what the parents ask for."""
+        if competition == "position":
+            return self.sum(_attend, parents=[query_BPQAJC])[0]
+        total_BHWN = self.log_total(_agreement, [query_BPQAJC])
+        return self.sum(_compete, [total_BHWN], parents=[query_BPQAJC])[0]
 
     def log_total(self, logit: VoteContribution, parents: Sequence[torch.Tensor]) -> torch.Tensor:
         """Return `(B, H, W, N)`: `log sum exp logit` over all parents that a child feeds, of every type and position.
@@ -95,19 +106,36 @@ class WindowVotes:
         tensors = ([self.capsules], self._weights, parents)
         return each_child(self._with_votes(contribution), self.windows, self.outputs * self.dim, *tensors)
 
-    def sum_alike(self, share_BHWN: torch.Tensor | None = None) -> torch.Tensor:
-        """Sum votes, `(B, P, Q, A, J, C)`, where a child gives all its parents the same share: a convolution."""
+    def sum_alike(
+        self, share_BHWN: torch.Tensor | None = None, coefficients: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Sum votes, `(B, P, Q, A, J, C)`, by shares of the children times fixed coefficients: a convolution.
+
+        All are 1 if not given; coefficients are `(K_h, K_w, N, J)`.
+        """
         scaled = self.capsules if share_BHWN is None else self.capsules * share_BHWN.unsqueeze(-1)
+        given = len(self._weights)
 
         def contribution(children: Tensors, weights: Tensors, parents: Tensors) -> Tensors:
-            total_MAJC = _summed_votes(children[0], weights[0], self.rows, self._pose)
-            if len(weights) == 1:
+            matrices, *bias = weights[:given]
+            if coefficients is not None:
+                fixed_nJ = weights[given]
+                matrices = matrices * fixed_nJ[..., None, None]
+                bias = [part_nAJC * fixed_nJ[:, None, :, None] for part_nAJC in bias]
+            total_MAJC = summed_votes(children[0], matrices, self.rows, self._pose)
+            if not bias:
                 return (total_MAJC,)
             share_nM = children[1] if len(children) > 1 else children[0].new_ones(children[0].shape[:2])
-            return (total_MAJC + torch.einsum("nm,najc->majc", share_nM, weights[1]),)
+            return (total_MAJC + torch.einsum("nm,najc->majc", share_nM, bias[0]),)
 
         children = [scaled] if share_BHWN is None else [scaled, share_BHWN]
-        return sum_children(contribution, self.windows, self.outputs * self.dim, children, self._weights)[0]
+        weights = self._weights if coefficients is None else [*self._weights, self.fixed(coefficients)]
+        return sum_children(contribution, self.windows, self.outputs * self.dim, children, weights)[0]
+
+    def fixed(self, coefficients: torch.Tensor) -> torch.Tensor:
+        """View fixed coefficients `(K_h, K_w, N, J)` as weights `(O, N, J)`."""
+        check_coefficients(coefficients, (*self.windows.kernel_size, self.capsules.shape[3], self.outputs))
+        return coefficients.to(self.capsules).flatten(0, 1)
 
     def parents_of_child(self) -> torch.Tensor:
         """Return `(1, H, W, 1)`: how many windows hold each child of the map."""
@@ -149,11 +177,6 @@ def as_poses(row_AJC: torch.Tensor) -> torch.Tensor:
     return row_AJC.movedim(-3, -2).flatten(-2)
 
 
-def agreement(vote_nMAJC: torch.Tensor, parent_MAJC: torch.Tensor) -> torch.Tensor:
-    """Return the products of votes with parents, `(n, M, J)`."""
-    return (vote_nMAJC * parent_MAJC).sum((2, 4))
-
-
 def distance(vote_nMAJC: torch.Tensor, mean_MAJC: torch.Tensor, factor_MAJC: torch.Tensor) -> torch.Tensor:
     """Return `sum_e factor_e (vote_e - mean_e)^2`, `(n, M, J)`."""
     away_nMAJC = vote_nMAJC - mean_MAJC
@@ -163,6 +186,21 @@ def distance(vote_nMAJC: torch.Tensor, mean_MAJC: torch.Tensor, factor_MAJC: tor
 def gather(share_nMJ: torch.Tensor, vote_nMAJC: torch.Tensor) -> torch.Tensor:
     """Return sums of votes weighted by shares, `(M, A, J, C)`."""
     return (share_nMJ[:, :, None, :, None] * vote_nMAJC).sum(0)
+
+
+def _agreement(vote_nMAJC: torch.Tensor, children: Tensors, weights: Tensors, parents: Tensors) -> Tensors:
+    """Return the products of votes with the parents' queries, `(n, M, J)`."""
+    return ((vote_nMAJC * parents[0]).sum((2, 4)),)
+
+
+def _attend(vote_nMAJC: torch.Tensor, children: Tensors, weights: Tensors, parents: Tensors) -> Tensors:
+    (logit_nMJ,) = _agreement(vote_nMAJC, children, weights, parents)
+    return (gather(logit_nMJ.softmax(2), vote_nMAJC),)
+
+
+def _compete(vote_nMAJC: torch.Tensor, children: Tensors, weights: Tensors, parents: Tensors) -> Tensors:
+    (logit_nMJ,) = _agreement(vote_nMAJC, children, weights, parents)
+    return (gather((logit_nMJ - children[1].unsqueeze(2)).exp(), vote_nMAJC),)
 
 
 def _votes(child_nMD: torch.Tensor, weight: torch.Tensor, rows: int, pose: Pose) -> torch.Tensor:
@@ -175,7 +213,8 @@ def _votes(child_nMD: torch.Tensor, weight: torch.Tensor, rows: int, pose: Pose)
     return vote_nMY.view(types, -1, rows, outputs, vote_nMY.shape[2] // outputs)
 
 
-def _summed_votes(child_nMD: torch.Tensor, weight: torch.Tensor, rows: int, pose: Pose) -> torch.Tensor:
+def summed_votes(child_nMD: torch.Tensor, weight: torch.Tensor, rows: int, pose: Pose) -> torch.Tensor:
+    """Return the sums `(M, A, J, C)` of the votes of all types."""
     outputs, inner = weight.shape[1], child_nMD.shape[2] // rows
     # Each row of a parent's pose depends on that row of all children's: they are the components of one vector.
     row_MAY = child_nMD.reshape(*child_nMD.shape[:2], rows, inner).permute(1, 2, 0, 3).flatten(2)
@@ -184,7 +223,19 @@ def _summed_votes(child_nMD: torch.Tensor, weight: torch.Tensor, rows: int, pose
     return total_MAY.view(*total_MAY.shape[:2], outputs, total_MAY.shape[2] // outputs)
 
 
-def pair(name: str, value: int | tuple[int, int], least: int) -> tuple[int, int]:
+def windows_of(weight: torch.Tensor, strides: Side, padding: Side, window: Side | None) -> Windows:
+    """Return the windows of a weight `(K_h, K_w, ...)`; of `(1, 1, ...)`, those that are given."""
+    own = (weight.shape[0], weight.shape[1])
+    kernel_size = own if window is None else pair("window", window, 1)
+    if own not in (kernel_size, (1, 1)):
+        raise ShapeError(
+            f"window must be {own}, as weight {tuple(weight.shape)} has matrices for each offset; received {window!r}. "
+            "Leave it out, or give (1, 1, ...): matrices for all offsets"
+        )
+    return Windows(kernel_size, pair("strides", strides, 1), pair("padding", padding, 0))
+
+
+def pair(name: str, value: Side, least: int) -> tuple[int, int]:
     """Return rows and columns of an argument that may be one number for both."""
     both = (value, value) if isinstance(value, int) else tuple(value)
     if len(both) != 2 or not all(type(number) is int and number >= least for number in both):
@@ -199,9 +250,8 @@ def _check_votes(capsules: torch.Tensor, weight: torch.Tensor, pose: Pose) -> tu
     for name, tensor in (("capsules", capsules), ("weight", weight)):
         if not tensor.is_floating_point():
             raise ArgumentError(f"{name} must be of a floating type; received {tensor.dtype}")
+    check_map(capsules)
     shape, matrices = tuple(capsules.shape), tuple(weight.shape)
-    if len(shape) != 5 or 0 in shape[1:]:
-        raise ShapeError(f"capsules must be (batch, height, width, types, dim), none but the batch 0; received {shape}")
     sizes = "output dim, input dim" if pose == "vector" else "columns of the input, columns of the output"
     if len(matrices) != 6 or 0 in matrices:
         raise ShapeError(

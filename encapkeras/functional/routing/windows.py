@@ -4,7 +4,8 @@ A parent at `(h', w')` has the children under a kernel that moves over the map, 
 the window offset y, and columns likewise. Children outside the map do not exist. A routing sums what its children
 contribute. All votes together take `I / N` times as much memory as those of one window offset; so `sum_children` goes
 through the children in pieces, and makes each piece anew in the backward pass. `each_child` does the same for what
-children are to their parents one by one, such as the density of a child's votes.
+children are to their parents one by one, such as the density of a child's votes. A piece has the children at one
+offset of the windows; or whole windows, where what is made of them is gathered over the offsets.
 
 Shape suffixes: B batch, H W map of the children, P Q map of the parents, N child types, O window offsets, I = O * N
 children of a parent, n a piece of N, M a piece of the parents' positions in all samples.
@@ -29,7 +30,7 @@ Tensors = tuple[torch.Tensor, ...]
 Contribution = Callable[[Tensors, Tensors, Tensors], Tensors]
 """What is made of a piece of the children, from `(children, weights, parents)`; for sums `(M, ...)`, or `(n, M, ...)`.
 
-Children are `(n, M, ...)`, weights `(n, ...)` and parents `(M, ...)`.
+Children are `(n, M, ...)`, weights `(n, ...)` and parents `(M, ...)`; children of whole windows `(n, M, O, ...)`.
 """
 
 _PIECE = {"cpu": 1 << 21}
@@ -83,11 +84,13 @@ class Windows:
         )
         return rows, columns
 
-    def sums(self, map_BHW: torch.Tensor) -> torch.Tensor:
-        """Return the sum `(B, P, Q)` of the children in each window."""
-        padded_B1HW = F.pad(map_BHW.unsqueeze(1), [side for side in reversed(self.padding) for _ in range(2)])
-        ones = padded_B1HW.new_ones(1, 1, *self.kernel_size)
-        return F.conv2d(padded_B1HW, ones, stride=self.strides).squeeze(1)
+    def sums(self, map_BHWN: torch.Tensor) -> torch.Tensor:
+        """Return the sums `(B, P, Q, ...)` of the children in each window of a map `(B, H, W, ...)`."""
+        padded, size = self.pad(map_BHWN), self.output_size(*map_BHWN.shape[1:3])
+        total_BPQN, *rest = (padded[:, *self.at(offset, size)] for offset in self.offsets())
+        for part_BPQN in rest:
+            total_BPQN = total_BPQN + part_BPQN
+        return total_BPQN
 
     def pad(self, map_BHWN: torch.Tensor) -> torch.Tensor:
         """Surround a map `(B, H, W, ...)` with zeros."""
@@ -105,6 +108,8 @@ def sum_children(
     children: Sequence[torch.Tensor],
     weights: Sequence[torch.Tensor],
     parents: Sequence[torch.Tensor] = (),
+    *,
+    whole: bool = False,
 ) -> Tensors:
     """Sum what all children contribute to each parent position, piece by piece.
 
@@ -115,13 +120,14 @@ def sum_children(
         windows: Where the children of a parent are.
         votes_of_child: How many numbers a child gives to one parent position, `J * E`; it sets the size of the pieces.
         children: Maps `(B, H, W, N, ...)`.
-        weights: `(O, N, ...)`, the offsets by rows.
+        weights: `(O, N, ...)`, the offsets by rows; for whole windows `(N, ...)`.
         parents: `(B, P, Q, ...)`.
+        whole: Whether a piece has whole windows.
 
     Returns:
         The sums, each `(B, P, Q, ...)`.
     """
-    return _evaluate(_Plan(contribution, windows, votes_of_child, True), children, weights, parents)
+    return _evaluate(_Plan(contribution, windows, votes_of_child, True, whole), children, weights, parents)
 
 
 def each_child(
@@ -131,10 +137,14 @@ def each_child(
     children: Sequence[torch.Tensor],
     weights: Sequence[torch.Tensor],
     parents: Sequence[torch.Tensor] = (),
+    *,
+    whole: bool = False,
 ) -> Tensors:
     """Return what each child is to each parent position, `(B, P, Q, O, N, ...)`; the arguments of `sum_children`."""
-    plan = _Plan(contribution, windows, votes_of_child, False)
+    plan = _Plan(contribution, windows, votes_of_child, False, whole)
     found = _evaluate(plan, children, weights, parents)
+    if whole:
+        return tuple(part.transpose(3, 4) for part in found)
     return tuple(part.unflatten(3, weights[0].shape[:2]) for part in found)
 
 
@@ -143,7 +153,9 @@ def _evaluate(
 ) -> Tensors:
     padded = [plan.windows.pad(child) for child in children]
     size = plan.windows.output_size(*children[0].shape[1:3])
-    if plan.windows.kernel_size == padded[0].shape[1:3]:  # one parent: its children are as many types at one offset
+    if plan.whole:
+        weights = [weight.unsqueeze(0) for weight in weights]
+    elif plan.windows.kernel_size == padded[0].shape[1:3]:  # one parent: its children are as many types at one offset
         padded = [child.flatten(1, 3)[:, None, None] for child in padded]
         weights = [weight.flatten(0, 1).unsqueeze(0) for weight in weights]
         plan = replace(plan, windows=Windows((1, 1)))
@@ -171,6 +183,7 @@ class _Plan:
     windows: Windows
     votes_of_child: int
     sums: bool
+    whole: bool
     size: tuple[int, int] = (0, 0)
     children: int = 0
     weights: int = 0
@@ -188,29 +201,46 @@ class _Plan:
             samples_step = _step(batch, limit / (types_step * width * height)) if rows_step == height else 1
         for samples in [slice(None)] if whole else _slices(batch, samples_step):
             for rows in _slices(height, rows_step):
-                for place, offset in enumerate(self.windows.offsets()):
+                for place, offset in enumerate([(0, 0)] if self.whole else self.windows.offsets()):
                     for kinds in _slices(types, types_step):
                         yield _Piece(samples, rows, offset, place, kinds)
 
+    @property
+    def views_of_child(self) -> int:
+        """How many views a piece has of each map of children."""
+        return self.windows.count if self.whole else 1
+
     def of_piece(self, piece: _Piece, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """Return views of what a piece needs of all tensors, as they lie."""
-        rows, columns = self.windows.at(piece.offset, self.size)
-        first, last = (rows.start + number * rows.step for number in (piece.rows.start, piece.rows.stop - 1))
-        rows = slice(first, last + 1, rows.step)
         until = self.children + self.weights
+        places = [self._place(piece, offset) for offset in (self.windows.offsets() if self.whole else [piece.offset])]
         return [
-            *(child[piece.samples, rows, columns, piece.types] for child in tensors[: self.children]),
+            *(child[piece.samples, *place, piece.types] for child in tensors[: self.children] for place in places),
             *(weight[piece.place, piece.types] for weight in tensors[self.children : until]),
             *(parent[piece.samples, piece.rows] for parent in tensors[until:]),
         ]
 
+    def by_view(self, needed: list[bool]) -> list[bool]:
+        """Return what holds of each tensor for all views of it."""
+        of_children = [need for need in needed[: self.children] for _ in range(self.views_of_child)]
+        return of_children + needed[self.children :]
+
+    def _place(self, piece: _Piece, offset: tuple[int, int]) -> tuple[slice, slice]:
+        rows, columns = self.windows.at(offset, self.size)
+        first, last = (rows.start + number * rows.step for number in (piece.rows.start, piece.rows.stop - 1))
+        return slice(first, last + 1, rows.step), columns
+
     def contribute(self, views: Sequence[torch.Tensor]) -> Tensors:
         """Return what a piece adds to sums, `(B, P, Q, ...)`, or is, `(B, P, Q, n, ...)`."""
-        until = self.children + self.weights
+        first = self.children * self.views_of_child
+        until = first + self.weights
         place = views[0].shape[:3]
-        children = tuple(child.movedim(3, 0).flatten(1, 3) for child in views[: self.children])
+        children = [view.movedim(3, 0) for view in views[:first]]
+        if self.whole:
+            starts = range(0, first, self.views_of_child)
+            children = [torch.stack(children[start : start + self.views_of_child], 4) for start in starts]
         parents = tuple(parent.flatten(0, 2) for parent in views[until:])
-        made = self.contribution(children, tuple(views[self.children : until]), parents)
+        made = self.contribution(tuple(child.flatten(1, 3) for child in children), tuple(views[first:until]), parents)
         return tuple((part if self.sums else part.transpose(0, 1)).unflatten(0, place) for part in made)
 
     def results(self, tensors: Sequence[torch.Tensor]) -> Tensors:
@@ -228,6 +258,8 @@ class _Plan:
         part = result[piece.samples, piece.rows]
         if self.sums:
             return part
+        if self.whole:
+            return part[:, :, :, piece.types]
         types = part.shape[3] // self.windows.count
         return part[:, :, :, piece.place * types + piece.types.start : piece.place * types + piece.types.stop]
 
@@ -251,15 +283,15 @@ class _Evaluation(torch.autograd.Function):
                 aliases = [tensor.view_as(tensor) for tensor in tensors]
                 return None, *gradients_of(plan.results(aliases), aliases, gradients, create_graph=True)
             found = [torch.zeros_like(tensor) if tensor.requires_grad else None for tensor in tensors]
-            whole = [tensor if part is None else part for tensor, part in zip(tensors, found, strict=True)]
+            filled = [tensor if part is None else part for tensor, part in zip(tensors, found, strict=True)]
+            needed = plan.by_view([tensor.requires_grad for tensor in tensors])
             for piece in plan.pieces(tensors[0]):
                 views = plan.of_piece(piece, tensors)
-                needed = [tensor.requires_grad for tensor in tensors]
                 leaves = [view.detach().requires_grad_(need) for view, need in zip(views, needed, strict=True)]
                 with torch.enable_grad():
                     made = plan.contribute(leaves)
                 parts = gradients_of(made, leaves, [plan.part_of(piece, gradient) for gradient in gradients])
-                for place, part in zip(plan.of_piece(piece, whole), parts, strict=True):
+                for place, part in zip(plan.of_piece(piece, filled), parts, strict=True):
                     if part is not None:
                         place += part
         return None, *found
