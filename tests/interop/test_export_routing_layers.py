@@ -11,8 +11,8 @@ from encapkeras.interop import export_model
 
 pytestmark = pytest.mark.slow
 
-PRIMARY = {"layer": "primary_capsules", "inputs": "image", "types": 3, "dim": 4, "kernel_size": 3}
-WINDOW = {"capsules": 3, "dim": 4, "kernel_size": 3}
+PRIMARY = {"layer": "primary_capsules", "inputs": "image", "types": 3, "dim": 4, "kernel_size": 3, "strides": 1}
+WINDOW = {"capsules": 3, "dim": 4, "kernel_size": 3, "strides": 1}
 NETWORKS = {
     "dynamic": {
         "hidden": {"layer": "window_dynamic_capsules", "inputs": "primary", **WINDOW, "competition": "child"},
