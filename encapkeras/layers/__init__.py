@@ -20,6 +20,8 @@ from encapkeras.layers.capsules_to_image import CapsulesToImage
 from encapkeras.layers.conv_bn_relu import ConvBnRelu
 from encapkeras.layers.dynamic_capsules import DynamicCapsules
 from encapkeras.layers.em_capsules import EmCapsules
+from encapkeras.layers.heinsen_2019_capsules import Heinsen2019Capsules
+from encapkeras.layers.heinsen_2022_capsules import Heinsen2022Capsules
 from encapkeras.layers.image_to_capsules import ImageToCapsules
 from encapkeras.layers.inverted_attention_capsules import InvertedAttentionCapsules
 from encapkeras.layers.inverted_attention_stack import InvertedAttentionStack
@@ -47,6 +49,8 @@ __all__ = [
     "ConvBnRelu",
     "DynamicCapsules",
     "EmCapsules",
+    "Heinsen2019Capsules",
+    "Heinsen2022Capsules",
     "ImageToCapsules",
     "InvertedAttentionCapsules",
     "InvertedAttentionStack",

@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import keras
+import torch
 
 from encapkeras.errors import ShapeError
+from encapkeras.functional import list_capsules
 from encapkeras.layers.registry import Shape
 
 Control = Literal["uniform", "random"]
@@ -44,3 +46,28 @@ def capsules_and_activations(layer: keras.layers.Layer, input_shape: Any, *, tak
                 f"shape {expected}; received {shapes[1]}"
             )
     return capsules
+
+
+def listed_shape(layer: keras.layers.Layer, shape: Shape) -> tuple[int | None, int]:
+    """Return number and dimension of the capsules of a list or a map; the number may be unknown."""
+    if len(shape) not in (3, 5) or shape[-1] is None:
+        raise ShapeError(
+            f"{layer.name} takes a list of capsules (batch, capsules, dim), or a map (batch, height, width, types, "
+            f"dim); received shape {tuple(shape)}"
+        )
+    count = 1
+    for size in shape[1:-1]:
+        if size is None:
+            return None, shape[-1]
+        count *= size
+    return count, shape[-1]
+
+
+def as_list(capsules: torch.Tensor) -> torch.Tensor:
+    """Return capsules `(B, I, D)` of a list or a map, in the order (type, row, column)."""
+    return list_capsules(capsules) if capsules.dim() == 5 else capsules
+
+
+def numbers_as_list(numbers: torch.Tensor) -> torch.Tensor:
+    """Return one number for each capsule, `(B, I)`, of a list or a map `(B, H, W, N)`."""
+    return list_capsules(numbers.unsqueeze(-1)).squeeze(-1) if numbers.dim() == 4 else numbers

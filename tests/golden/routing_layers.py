@@ -24,7 +24,7 @@ from encapkeras.functional import (
 def call(name: str, meta: dict, arrays: dict) -> dict[str, torch.Tensor]:
     """Return the outputs that a file has, in its layouts."""
     method = meta.get("method") or ("em_class" if "class" in name else "em_gritzman")
-    return _METHODS[method](meta, arrays)
+    return METHODS[method](meta, arrays)
 
 
 def is_faulty(name: str) -> bool:
@@ -276,7 +276,7 @@ def _one_heinsen_2022(value, meta, arrays, fixed, prefix):
     return heinsen_2022_routing(value, weights, *betas, **options)
 
 
-_METHODS = {
+METHODS = {
     "self_routing": _self_routing,
     "dynamic_conv": _dynamic,
     "em_conv": _em_of_hahn,

@@ -1,0 +1,92 @@
+"""Exported layers that route in windows, and Heinsen's, give the same outputs elsewhere."""
+
+import keras
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+
+from encapkeras import build_model
+from encapkeras.interop import export_model
+
+pytestmark = pytest.mark.slow
+
+PRIMARY = {"layer": "primary_capsules", "inputs": "image", "types": 3, "dim": 4, "kernel_size": 3, "strides": 1}
+WINDOW = {"capsules": 3, "dim": 4, "kernel_size": 3, "strides": 1}
+NETWORKS = {
+    "dynamic": {
+        "hidden": {"layer": "window_dynamic_capsules", "inputs": "primary", **WINDOW, "competition": "child"},
+        "classes": {"layer": "window_dynamic_capsules", "inputs": "hidden", "capsules": 5, "dim": 4},
+        "scores": {"layer": "capsule_length", "inputs": "classes"},
+    },
+    "attention": {
+        "hidden": {"layer": "inverted_attention_capsules", "inputs": "primary", **WINDOW},
+        "classes": {
+            "layer": "inverted_attention_stack",
+            "inputs": "hidden",
+            "layers": [{"capsules": 3, "dim": 4, "kernel_size": 2}, {"capsules": 5, "dim": 4}],
+        },
+        "scores": {"layer": "capsule_length", "inputs": "classes"},
+    },
+    "heinsen of 2019": {
+        "logits": {"layer": "capsule_length", "inputs": "primary"},
+        "hidden": {
+            "layer": "heinsen_2019_capsules",
+            "inputs": ["primary", "logits"],
+            "capsules": 4,
+            "dim": 4,
+            "variable_inputs": True,
+        },
+        "classes": {
+            "layer": "heinsen_2019_capsules",
+            "inputs": ["hidden", "hidden/activations"],
+            "capsules": 5,
+            "dim": 4,
+        },
+        "scores": {"layer": "capsule_length", "inputs": "classes"},
+    },
+    "heinsen of 2022": {
+        "hidden": {
+            "layer": "heinsen_2022_capsules",
+            "inputs": "primary",
+            "capsules": 4,
+            "dim": 6,
+            "variable_inputs": True,
+        },
+        "classes": {"layer": "heinsen_2022_capsules", "inputs": "hidden", "capsules": 5, "dim": 1},
+        "scores": {"layer": "keras.Flatten", "inputs": "classes"},
+    },
+}
+
+
+@pytest.fixture(params=NETWORKS)
+def network(request):
+    """A network with weights of usable size, images, and what it makes of them."""
+    keras.utils.set_random_seed(0)
+    nodes = {"primary": PRIMARY, **NETWORKS[request.param]}
+    spec = {"model": {"inputs": {"image": [7, 7, 1]}, "nodes": nodes, "outputs": {"out": "scores"}}}
+    model = build_model(spec)
+    for weight in model.trainable_weights:
+        weight.assign(torch.randn(weight.shape) / 2)
+    images = np.random.default_rng(0).random((7, 7, 7, 1), "float32")
+    expected = model.predict(images, verbose=0)
+    assert np.abs(expected).max() > 1e-2
+    return model, images, expected
+
+
+def test_torch_gives_the_same_outputs_for_any_number_of_images(network, tmp_path):
+    model, images, expected = network
+    export_model(model, tmp_path / "network.pt2", "torch")
+    program = torch.export.load(tmp_path / "network.pt2").module()
+    for size in (1, 7):
+        found = program(torch.from_numpy(images[:size])).numpy(force=True)
+        np.testing.assert_allclose(found, expected[:size], rtol=0, atol=1e-5)
+
+
+def test_onnx_gives_the_same_outputs_for_any_number_of_images(network, tmp_path):
+    model, images, expected = network
+    export_model(model, tmp_path / "network.onnx", "onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "network.onnx")
+    for size in (1, 7):
+        [found] = session.run(["scores"], {"images": images[:size]})
+        np.testing.assert_allclose(found, expected[:size], rtol=0, atol=1e-5)

@@ -1,0 +1,74 @@
+"""Controls of the layers that route: equal coefficients are one iteration, random ones are the same in every model."""
+
+import keras
+import pytest
+import torch
+from support.layer_check import for_each, with_batch
+
+from encapkeras.layers import (
+    Heinsen2019Capsules,
+    Heinsen2022Capsules,
+    InvertedAttentionCapsules,
+    InvertedAttentionStack,
+    WindowDynamicCapsules,
+)
+
+MAP = (5, 4, 3, 4)
+DYNAMIC = {"capsules": 5, "dim": 3, "kernel_size": 3}
+STACK = {"layers": [{"capsules": 3, "dim": 4, "kernel_size": [2, 3]}, {"capsules": 5, "dim": 4}]}
+
+# class, arguments, shape of the input or list of shapes
+LAYERS = {
+    "dynamic": (WindowDynamicCapsules, DYNAMIC, MAP),
+    "dynamic by child": (
+        WindowDynamicCapsules,
+        {"capsules": 5, "dim": 3, "kernel_size": 3, "competition": "child"},
+        MAP,
+    ),
+    "dynamic whole": (WindowDynamicCapsules, {"capsules": 5, "dim": 3}, MAP),
+    "attention": (InvertedAttentionCapsules, {"capsules": 5, "dim": 4, "kernel_size": 2, "matrices": "type"}, MAP),
+    "stack": (InvertedAttentionStack, STACK, MAP),
+    "heinsen of 2019": (Heinsen2019Capsules, {"capsules": 5, "dim": 6}, [(7, 4), (7,)]),
+    "heinsen of 2019, any number": (
+        Heinsen2019Capsules,
+        {"capsules": 5, "dim": 6, "variable_inputs": True, "variable_outputs": True},
+        [(7, 4), (7,)],
+    ),
+    "heinsen of 2022": (Heinsen2022Capsules, {"capsules": 5, "dim": 6}, (7, 4)),
+    "heinsen of 2022, any number": (Heinsen2022Capsules, {"capsules": 5, "dim": 6, "variable_inputs": True}, (7, 4)),
+}
+
+
+def made(name, **options):
+    """A layer with random weights, the same for all options."""
+    layer_class, arguments, shape = LAYERS[name]
+    layer = layer_class(**arguments, **options)
+    layer.build(with_batch(shape, None))
+    generator = torch.Generator().manual_seed(0)
+    for weight in layer.trainable_weights:
+        weight.assign(torch.randn(weight.shape, generator=generator))
+    return layer, for_each(shape, lambda sizes: torch.randn(sizes, generator=torch.Generator().manual_seed(1)))
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_equal_coefficients_are_one_iteration(name):
+    uniform, inputs = made(name, routing="uniform")
+    once, _ = made(name, iterations=1)
+    torch.testing.assert_close(uniform(inputs), once(inputs))
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_random_coefficients_are_shares_and_the_same_in_every_model(name):
+    layer, inputs = made(name, routing="random")
+    again, _ = made(name, routing="random")
+    uniform, _ = made(name, routing="uniform")
+    assert torch.equal(layer(inputs), again(inputs))
+    assert not torch.allclose(layer(inputs), uniform(inputs), rtol=0.01)
+    fixed = [weight.value for weight in layer.non_trainable_weights]
+    assert len(fixed) == len(STACK["layers"] if name == "stack" else [0])
+    for shares in fixed:
+        torch.testing.assert_close(shares.sum(-1), torch.ones(shares.shape[:-1]))
+    layer(inputs).square().sum().backward()
+    assert all(weight.value.grad is None for weight in layer.non_trainable_weights)
+    config = keras.layers.serialize(layer)
+    assert keras.layers.deserialize(config).get_config()["routing"] == "random"
