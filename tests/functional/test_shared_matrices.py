@@ -92,7 +92,7 @@ def test_gradients_of_one_matrix_per_type(name, pose):
     assert torch.autograd.gradgradcheck(route, tuple(inputs), fast_mode=True)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", [name for name in METHODS if not name.startswith(("em", "bayes"))])
 def test_one_matrix_per_type_never_makes_all_votes(name):
     sizes = {"batch": 4, "height": 7, "width": 7, "kernel": (3, 3), "types": 4, "outputs": 24, "dim": 10}
     inputs = of_type(random_inputs(**sizes, dtype=torch.float32))
@@ -160,7 +160,7 @@ def test_gradients_of_matrices_of_each_position(name):
 
 
 def test_the_last_layer_of_self_routing_has_decisions_of_each_position():
-    capsules, activations, _, *routing, _ = random_inputs(kernel=(2, 2))
+    capsules, activations, _, *routing = random_inputs(kernel=(2, 2))[:5]
     _, expected = self_routing(capsules, activations, None, *routing)
     repeated = [part.expand(4, 3, *part.shape) for part in routing]
     none, received = self_routing(capsules, activations, None, *repeated)
@@ -170,7 +170,7 @@ def test_the_last_layer_of_self_routing_has_decisions_of_each_position():
 
 def test_errors_name_what_does_not_fit():
     inputs = random_inputs()
-    capsules, activations, weight, routing, bias, _ = inputs
+    capsules, activations, weight, routing, bias, *_ = inputs
     with pytest.raises(ShapeError, match=r"window must be \(3, 2\), as weight .* has matrices for each offset"):
         window_dynamic_routing(capsules, weight, window=(2, 2))
     with pytest.raises(ArgumentError, match="window must be a whole number of at least 1"):

@@ -4,7 +4,15 @@ from typing import NamedTuple
 
 import torch
 
-from encapkeras.functional import AttentionLayer, inverted_attention_routing, self_routing, window_dynamic_routing
+from encapkeras.functional import (
+    AttentionLayer,
+    EmOptions,
+    inverted_attention_routing,
+    self_routing,
+    variational_bayes_routing,
+    window_dynamic_routing,
+    window_em_routing,
+)
 
 TYPES, DIM, OUTPUTS = 3, 4, 4
 
@@ -18,6 +26,8 @@ class Inputs(NamedTuple):
     routing_weight: torch.Tensor
     routing_bias: torch.Tensor
     scale: torch.Tensor
+    beta_v: torch.Tensor
+    beta_a: torch.Tensor
 
     def by_position(self, change):
         """Change what belongs to the windows, and may belong to each position."""
@@ -56,6 +66,8 @@ def random_inputs(
         normal(*window, dim),
         normal(*window),
         1 + 0.1 * normal(dim),
+        normal(outputs),
+        normal(outputs),
     )
     return Inputs(*(tensor.to(dtype).requires_grad_() for tensor in tensors))
 
@@ -84,9 +96,32 @@ def _attention(inputs, iterations, **options):
     return (inverted_attention_routing(inputs.capsules, layer, iterations=iterations),)
 
 
+def _em(competition):
+    def route(inputs, iterations, pose="vector", **options):
+        betas = inputs.beta_v, inputs.beta_a
+        options.update(iterations=iterations, competition=competition, pose=pose, options=EmOptions(final_lambda=0.1))
+        return window_em_routing(inputs.capsules, inputs.activations, inputs.weight, *betas, **options)
+
+    return route
+
+
+def _bayes(**how):
+    def route(inputs, iterations, pose="vector", **options):
+        options.update(iterations=iterations, pose=pose, **how)
+        return variational_bayes_routing(inputs.capsules, inputs.activations, inputs.weight, **options)
+
+    return route
+
+
 METHODS = {
     "self_routing": _self_routing,
     "dynamic_position": _dynamic("position"),
     "dynamic_child": _dynamic("child"),
     "inverted_attention": _attention,
+    "em_position": _em("position"),
+    "em_child": _em("child"),
+    "bayes_position": _bayes(competition="position"),
+    "bayes_child": _bayes(),
+    "bayes_full_position": _bayes(competition="position", covariance="full"),
+    "bayes_full_child": _bayes(covariance="full"),
 }

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from encapkeras.errors import ArgumentError, ShapeError
 from encapkeras.functional.routing.routing_inputs import check_iterations
-from encapkeras.functional.routing.window_gaussians import Sums, gaussian, weighted_sums
+from encapkeras.functional.routing.window_gaussians import Sums, gaussian, mean_of, weighted_sums
 from encapkeras.functional.routing.window_votes import WindowVotes, as_poses, distance
 from encapkeras.functional.routing.windows import Tensors
 from encapkeras.functional.torch_support.precision import full_precision
@@ -34,6 +34,7 @@ def heinsen_2019_routing(
     *,
     iterations: int = 3,
     density: Density = "gaussian",
+    coefficients: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Route matrices with scores: outputs are Gaussians of the votes, scored by what they use and ignore of the inputs.
 
@@ -51,6 +52,8 @@ def heinsen_2019_routing(
         beta_ignore: What it costs to ignore an input, likewise.
         iterations: Number T of iterations, from 1.
         density: `gaussian`; or `skm`, of soft k-means: the softmax of the negative squared distance over the outputs.
+        coefficients: Fixed R, `(I, J)`, or 1 in place of I or J, whose sum over J is 1, in place of the softmax: there
+            is one pass.
 
     Returns:
         Scores `(B, J)`, means and variances `(B, J, R, E)`.
@@ -68,7 +71,7 @@ def heinsen_2019_routing(
     check_iterations(iterations)
     if density not in ("gaussian", "skm"):
         raise ArgumentError(f"density must be 'gaussian' or 'skm'; received {density!r}")
-    inputs, outputs = _check_sizes(scores, matrices, weight, bias, beta_use, beta_ignore)
+    inputs, outputs = _check_sizes(scores, matrices, weight, bias, beta_use, beta_ignore, coefficients)
     with full_precision(matrices, weight) as wide:
         full = [wide(part).expand(inputs, outputs, *part.shape[2:]) for part in (weight, bias, beta_use, beta_ignore)]
         child_B11ID = wide(matrices).flatten(2)[:, None, None]
@@ -77,7 +80,14 @@ def heinsen_2019_routing(
         betas = [beta.unsqueeze(0) for beta in full[2:]]
         active_B11I = wide(scores).sigmoid()[:, None, None]
         center = child_B11ID.new_zeros(len(scores), 1, 1, votes.rows, outputs, votes.columns)
-        *sums, score = votes.sum(_first, [active_B11I], betas, [center])
+        if coefficients is None:
+            *sums, score = votes.sum(_first, [active_B11I], betas, [center])
+        else:
+            iterations, fixed = 1, [wide(coefficients).expand(1, inputs, outputs)]
+            with torch.no_grad():
+                *sums, _ = votes.sum(_fixed, [active_B11I], [*betas, *fixed], [center])
+                center = mean_of(Sums(*sums), center)
+            *sums, score = votes.sum(_fixed, [active_B11I], [*betas, *fixed], [center])
         for iteration in range(iterations):
             found = gaussian(Sums(*sums), center, EPSILON)
             variance = found.variance_MAJC + EPSILON
@@ -103,6 +113,11 @@ def _first(vote_nMAJC: torch.Tensor, children: Tensors, weights: Tensors, parent
     outputs = vote_nMAJC.shape[3]
     share_nMJ = (children[1] / outputs).unsqueeze(2).expand(-1, -1, outputs)
     return _sums(share_nMJ, vote_nMAJC, children, weights, parents)
+
+
+def _fixed(vote_nMAJC: torch.Tensor, children: Tensors, weights: Tensors, parents: Tensors) -> Tensors:
+    share_nMJ = weights[2].unsqueeze(1) * children[1].unsqueeze(2)
+    return _sums(share_nMJ, vote_nMAJC, children, weights[:2], parents)
 
 
 def _expect(
@@ -132,6 +147,7 @@ def _check_sizes(
     bias: torch.Tensor,
     beta_use: torch.Tensor,
     beta_ignore: torch.Tensor,
+    coefficients: torch.Tensor | None,
 ) -> tuple[int, int]:
     """Return the numbers of inputs and outputs."""
     shape = tuple(matrices.shape)
@@ -146,6 +162,8 @@ def _check_sizes(
         "beta_use": (beta_use, (shape[1], outputs)),
         "beta_ignore": (beta_ignore, (shape[1], outputs)),
     }
+    if coefficients is not None:
+        expected["coefficients"] = (coefficients, (shape[1], outputs))
     for name, (part, sizes) in expected.items():
         given = tuple(part.shape)
         shared = len(given) == len(sizes) and all(

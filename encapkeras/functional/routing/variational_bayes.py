@@ -6,16 +6,25 @@ window offsets; n a piece of the children, M of the parents' positions.
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any, Literal, NamedTuple
 
 import torch
 
 from encapkeras.errors import ArgumentError
-from encapkeras.functional.routing.routing_inputs import check_activations, check_iterations
-from encapkeras.functional.routing.window_gaussians import weighted_sums
-from encapkeras.functional.routing.window_votes import Pose, WindowVotes, as_poses, distance
+from encapkeras.functional.routing.routing_inputs import (
+    Competition,
+    check_activations,
+    check_competition,
+    check_iterations,
+)
+from encapkeras.functional.routing.type_gaussians import gaussians_of
+from encapkeras.functional.routing.window_gaussians import Density, Sums, WindowGaussians, alike, fixed, of_child
+from encapkeras.functional.routing.window_positions import has_positions, route_positions
+from encapkeras.functional.routing.window_votes import Pose, Side, WindowVotes, as_poses
 from encapkeras.functional.routing.windows import Tensors
+from encapkeras.functional.torch_support.digamma import digamma
 from encapkeras.functional.torch_support.precision import full_precision
 
 Covariance = Literal["diagonal", "full"]
@@ -29,11 +38,14 @@ def variational_bayes_routing(
     iterations: int = 3,
     covariance: Covariance = "diagonal",
     density_floor: float = 1e-11,
+    competition: Competition = "child",
     offsets: torch.Tensor | None = None,
     parent_offsets: torch.Tensor | None = None,
-    strides: int | tuple[int, int] = 1,
-    padding: int | tuple[int, int] = 0,
+    strides: Side = 1,
+    padding: Side = 0,
     pose: Pose = "matrix",
+    window: Side | None = None,
+    coefficients: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Route capsules by variational Bayes: parents are Gaussians of the votes, with priors on all their parameters.
 
@@ -41,21 +53,28 @@ def variational_bayes_routing(
     the votes, a parent has the mean `m = R mu / kappa` and the scatter `Psi = I + sum_i w_i (vote_i - mu)(vote_i -
     mu)^T + R / kappa mu mu^T`. Then `log p_ij = E[log pi_j] + E[log |Lambda_j|] / 2 - (E / kappa_j + nu_j (vote_ij -
     m_j)^T Psi_j^-1 (vote_ij - m_j) + E log(2 pi)) / 2`, and the new `r_ij = p_ij / max(density_floor, sum of p over
-    all parents that child i feeds, of every type and position)` (De Sousa Ribeiro et al. 2020).
+    all parents that child i feeds, of every type and position)` (De Sousa Ribeiro et al. 2020). Where one matrix per
+    type is shared by a window, a diagonal covariance needs no votes; a full one is of votes as ever.
 
     Args:
         capsules: Children `(B, H, W, N, D)`.
         activations: Their activations `(B, H, W, N)`, at least 0.
         weight: Matrices of the votes, for each offset of the window: `(K_h, K_w, N, J, X, C)` of matrix poses, or
-            `(K_h, K_w, N, J, E, D)`.
+            `(K_h, K_w, N, J, E, D)`. One for all offsets of a `window`: `(1, 1, N, J, ...)`. For each position of the
+            parents: `(P, Q, K_h, K_w, N, J, ...)`, with competition `position` alone.
         iterations: Number T of iterations, from 1.
         covariance: `diagonal`: of Psi only the diagonal counts. `full`: all of it.
         density_floor: Children whose density is lower for all parents count less; 0 for none.
+        competition: Which parents compete for a child. `child`: all parents that the child feeds, of every type and
+            position, as published. `position`: the J types of one position, in each window of a child anew.
         offsets: Added to all votes from an offset of the window, `(K_h, K_w, E)`.
         parent_offsets: Added to all votes for a position, `(P, Q, E)`.
         strides: Step of the windows; one number, or rows and columns.
         padding: Rows and columns of nothing around the map; one number, or rows and columns.
         pose: `matrix`: a vote is the matrix product `U W`. `vector`: `W u`.
+        window: Rows and columns of the windows, those of the weight if not given; one number, or rows and columns.
+        coefficients: Fixed r, `(K_h, K_w, N, J)`, whose sum over J is 1, in every window, in place of the routing's
+            own: parents are fitted once. 1/J is what the first iteration has.
 
     Returns:
         Means m `(B, P, Q, J, E)`, and activations before any norm `(B, P, Q, J)`: `-exp(E[log pi]) (E log(2 pi e) -
@@ -72,31 +91,78 @@ def variational_bayes_routing(
         (torch.Size([2, 3, 3, 10, 16]), torch.Size([2, 3, 3, 10]))
     """
     check_iterations(iterations)
+    check_competition(competition, by_position=has_positions(weight))
     check_activations(activations, capsules)
     if covariance not in ("diagonal", "full"):
         raise ArgumentError(f"covariance must be 'diagonal' or 'full'; received {covariance!r}")
     if not 0 <= density_floor < math.inf:
         raise ArgumentError(f"density_floor must be a finite number of at least 0; received {density_floor!r}")
-    posterior: type[_Diagonal] = _Full if covariance == "full" else _Diagonal
+    if has_positions(weight):
+        named: dict[str, Any] = {"iterations": iterations, "covariance": covariance, "density_floor": density_floor}
+        own: dict[str, Any] = {"pose": pose, "window": window, "coefficients": coefficients, "offsets": offsets}
+        route = functools.partial(_route_position, competition=competition, **named, **own)
+        windows: dict[str, Any] = {"strides": strides, "padding": padding, "window": window}
+        added = [] if parent_offsets is None else [parent_offsets.unsqueeze(0)]
+        return route_positions(route, [capsules, activations], {"weight": weight}, added, **windows)
     with full_precision(capsules, weight) as wide:
-        votes = WindowVotes(wide(capsules), wide(weight), strides, padding, pose, offsets=offsets)
-        if parent_offsets is None:
-            parent_offsets = votes.capsules.new_zeros(*votes.size, votes.dim)
-        shift_PQA1C = votes.by_position("parent_offsets", parent_offsets, votes.size)
-        shift_BPQA1C = shift_PQA1C.expand(len(capsules), -1, -1, -1, -1, -1)
-        center_BPQAJC = shift_BPQA1C.expand(-1, -1, -1, -1, votes.outputs, -1)
-        active_BHWN = wide(activations)
-        sums = votes.sum(posterior.first, [active_BHWN], parents=[shift_BPQA1C, center_BPQAJC])
+        active_BHWN, sized = wide(activations), (strides, padding, pose, window, offsets)
+        make_votes = _full_votes if covariance == "full" else gaussians_of
+        votes = make_votes(wide(capsules), active_BHWN, wide(weight), *sized)
+        posterior = _Full if covariance == "full" else _Diagonal
+        shift_BPQA1C = _shift(votes.votes, parent_offsets)
+        with torch.no_grad():
+            center_BPQAJC = votes.mean_alike(active_BHWN)
+        if coefficients is None:
+            sums = votes.sums(alike, [active_BHWN / votes.votes.outputs], center_BPQAJC)
+        else:
+            iterations, fixed_ONJ = 1, votes.votes.fixed(coefficients)
+            sums = votes.sums(fixed, [active_BHWN], center_BPQAJC, weights=[fixed_ONJ])
         for iteration in range(iterations):
-            found = posterior.fit(sums, center_BPQAJC)
+            found = posterior.fit(sums, center_BPQAJC + shift_BPQA1C)
             if iteration < iterations - 1:
-                center_BPQAJC = found.mean_MAJC.detach()
-                parents = [shift_BPQA1C, center_BPQAJC, *found.density()]
-                total_BHWN = votes.log_total(posterior.log_density, parents)
-                if density_floor:
-                    total_BHWN = total_BHWN.clamp_min(math.log(density_floor))
-                sums = votes.sum(posterior.expect, [active_BHWN, total_BHWN], parents=parents)
+                center_BPQAJC = found.mean_MAJC.detach() - shift_BPQA1C.detach()
+                density = found.density()
+                density = density._replace(mean_BPQAJC=density.mean_BPQAJC - shift_BPQA1C)
+                sums = _expectation(votes, active_BHWN, center_BPQAJC, density, competition, density_floor)
         return as_poses(found.prior_mean_MAJC).to(capsules.dtype), found.scores().to(capsules.dtype)
+
+
+def _route_position(
+    capsules: torch.Tensor,
+    activations: torch.Tensor,
+    weight: torch.Tensor,
+    parent_offsets: torch.Tensor | None = None,
+    **options: Any,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    own = None if parent_offsets is None else parent_offsets[0]
+    return variational_bayes_routing(capsules, activations, weight, parent_offsets=own, **options)
+
+
+def _shift(votes: WindowVotes, parent_offsets: torch.Tensor | None) -> torch.Tensor:
+    """Return what is added to all votes for a position, `(1, P, Q, A, 1, C)`."""
+    if parent_offsets is None:
+        parent_offsets = votes.capsules.new_zeros(*votes.size, votes.dim)
+    return votes.by_position("parent_offsets", parent_offsets, votes.size).unsqueeze(0)
+
+
+def _expectation(
+    votes: WindowGaussians,
+    active_BHWN: torch.Tensor,
+    center_BPQAJC: torch.Tensor,
+    density: Density,
+    competition: Competition,
+    density_floor: float,
+) -> Sums:
+    floor = math.log(density_floor) if density_floor else -math.inf
+    if competition == "position":
+        return votes.sums(functools.partial(_of_position, floor=floor), [active_BHWN], center_BPQAJC, density)
+    total_BHWN = votes.log_total(density).clamp_min(floor)
+    return votes.sums(of_child, [active_BHWN, total_BHWN], center_BPQAJC, density)
+
+
+def _of_position(logits: Tensors, children: Tensors, weights: Tensors, *, floor: float) -> torch.Tensor:
+    total = logits[0].logsumexp(-1, keepdim=True).clamp_min(floor)
+    return (logits[0] - total).exp() * children[0].unsqueeze(-1)
 
 
 class _Diagonal(NamedTuple):
@@ -108,7 +174,7 @@ class _Diagonal(NamedTuple):
     log_determinant_MJ: torch.Tensor  # of the inverse of Psi
 
     @classmethod
-    def fit(cls, sums: Tensors, center_MAJC: torch.Tensor) -> _Diagonal:
+    def fit(cls, sums: Sums, center_MAJC: torch.Tensor) -> _Diagonal:
         amount_MJ, first_MAJC, second_MAJC = sums
         amount_M1J1 = amount_MJ[..., None, :, None]
         shift_MAJC = first_MAJC / amount_M1J1.clamp_min(torch.finfo(amount_MJ.dtype).tiny)
@@ -129,55 +195,30 @@ class _Diagonal(NamedTuple):
     def expectations(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Return `E[log pi]` and `E[log |Lambda|]`."""
         alpha_MJ, nu_MJ = 1 + self.amount_MJ, self.dim + 1 + self.amount_MJ
-        log_share_MJ = torch.digamma(alpha_MJ) - torch.digamma(alpha_MJ.sum(-1, keepdim=True))
+        log_share_MJ = digamma(alpha_MJ) - digamma(alpha_MJ.sum(-1, keepdim=True))
         degrees = torch.arange(self.dim, dtype=nu_MJ.dtype, device=nu_MJ.device)
-        halves = torch.digamma((nu_MJ.unsqueeze(-1) - degrees) / 2).sum(-1)
+        halves = digamma((nu_MJ.unsqueeze(-1) - degrees) / 2).sum(-1)
         return log_share_MJ, halves + self.dim * math.log(2) + self.log_determinant_MJ
 
     def scores(self) -> torch.Tensor:
         log_share_MJ, log_precision_MJ = self.expectations()
         return log_share_MJ.exp() * (log_precision_MJ - self.dim * math.log(2 * math.pi * math.e)) / 2
 
-    def density(self) -> list[torch.Tensor]:
-        """Return what densities need: a constant, the mean, and the factor of squared distances."""
+    def density(self) -> Density:
         log_share_MJ, log_precision_MJ = self.expectations()
         spread_MJ = self.dim / (1 + self.amount_MJ) + self.dim * math.log(2 * math.pi)
         constant_MJ = log_share_MJ + (log_precision_MJ - spread_MJ) / 2
-        return [constant_MJ, self.prior_mean_MAJC, self.factor(self.dim + 1 + self.amount_MJ)]
+        return Density(constant_MJ, self.prior_mean_MAJC, self.factor(self.dim + 1 + self.amount_MJ))
 
     def factor(self, nu_MJ: torch.Tensor) -> torch.Tensor:
         return -0.5 * nu_MJ[..., None, :, None] / self.scatter
-
-    @staticmethod
-    def sums(share_nMJ: torch.Tensor, vote_nMAJC: torch.Tensor, center_MAJC: torch.Tensor) -> Tensors:
-        return weighted_sums(share_nMJ, vote_nMAJC, center_MAJC)
-
-    @staticmethod
-    def away(vote_nMAJC: torch.Tensor, mean_MAJC: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
-        return distance(vote_nMAJC, mean_MAJC, factor)
-
-    @classmethod
-    def first(cls, vote_nMAJC: torch.Tensor, children: Tensors, weights: Tensors, parents: Tensors) -> Tensors:
-        share_nMJ = (children[1] / vote_nMAJC.shape[3]).unsqueeze(2).expand(-1, -1, vote_nMAJC.shape[3])
-        return cls.sums(share_nMJ, vote_nMAJC + parents[0], parents[1])
-
-    @classmethod
-    def log_density(cls, vote_nMAJC: torch.Tensor, children: Tensors, weights: Tensors, parents: Tensors) -> Tensors:
-        constant_MJ, mean_MAJC, factor = parents[2:]
-        return (constant_MJ + cls.away(vote_nMAJC + parents[0], mean_MAJC, factor),)
-
-    @classmethod
-    def expect(cls, vote_nMAJC: torch.Tensor, children: Tensors, weights: Tensors, parents: Tensors) -> Tensors:
-        (logit_nMJ,) = cls.log_density(vote_nMAJC, children, weights, parents)
-        share_nMJ = (logit_nMJ - children[2].unsqueeze(2)).exp() * children[1].unsqueeze(2)
-        return cls.sums(share_nMJ, vote_nMAJC + parents[0], parents[1])
 
 
 class _Full(_Diagonal):
     """The posterior of the parents, whose covariance is full; `scatter` is its Cholesky factor."""
 
     @classmethod
-    def fit(cls, sums: Tensors, center_MAJC: torch.Tensor) -> _Full:
+    def fit(cls, sums: Sums, center_MAJC: torch.Tensor) -> _Full:
         amount_MJ, first_MAJC, second_MJEE = sums
         shift_MAJC = first_MAJC / amount_MJ[..., None, :, None].clamp_min(torch.finfo(amount_MJ.dtype).tiny)
         mean_MAJC = center_MAJC + shift_MAJC
@@ -195,8 +236,12 @@ class _Full(_Diagonal):
         inverse_MJEE: Any = torch.linalg.solve_triangular(self.scatter, identity_EE, upper=False)
         return inverse_MJEE * (nu_MJ / 2).sqrt()[..., None, None]  # type: ignore[no-any-return]
 
+
+class _FullVotes(WindowGaussians):
+    """Votes whose squares are matrices, and factors of distances Cholesky factors."""
+
     @staticmethod
-    def sums(share_nMJ: torch.Tensor, vote_nMAJC: torch.Tensor, center_MAJC: torch.Tensor) -> Tensors:
+    def weigh(share_nMJ: torch.Tensor, vote_nMAJC: torch.Tensor, center_MAJC: torch.Tensor) -> Tensors:
         away_nMJE = as_poses(vote_nMAJC - center_MAJC)
         weighted_nMJE = share_nMJ.unsqueeze(-1) * away_nMJE
         second_MJEE = torch.einsum("nmjd,nmje->mjde", weighted_nMJE, away_nMJE)
@@ -207,6 +252,19 @@ class _Full(_Diagonal):
     def away(vote_nMAJC: torch.Tensor, mean_MAJC: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
         away_nMJE = as_poses(vote_nMAJC - mean_MAJC)
         return -torch.einsum("mjde,nmje->nmjd", factor, away_nMJE).square().sum(-1)
+
+
+def _full_votes(
+    capsules: torch.Tensor,
+    active_BHWN: torch.Tensor,
+    weight: torch.Tensor,
+    strides: Side,
+    padding: Side,
+    pose: Pose,
+    window: Side | None,
+    offsets: torch.Tensor | None,
+) -> WindowGaussians:
+    return _FullVotes(WindowVotes(capsules, weight, strides, padding, pose, offsets=offsets, window=window))
 
 
 def _square(vector_MJE: torch.Tensor) -> torch.Tensor:

@@ -68,7 +68,7 @@ class SquareMoments:
     def __init__(self, weight_JNCE: torch.Tensor, origin_BNC: torch.Tensor, shift_JBE: torch.Tensor) -> None:
         self._component_JNCE = F.pad(weight_JNCE[:, :, 1:], (0, 0, 1, 0))
         self._half_JNDE = weight_JNCE[:, :, 1:] / 2  # `products` has u_d twice, as 1 * u_d and u_d * 1
-        self._square_JYE = _pairs(self._component_JNCE, 2).flatten(1, 2)
+        self._square_JYE = pairs(self._component_JNCE, 2).flatten(1, 2)
         self._origin_NBC = origin_BNC.transpose(0, 1)
         self._vote_JNBE = self._origin_NBC @ weight_JNCE - shift_JBE.unsqueeze(1)
 
@@ -203,26 +203,26 @@ def products(capsules_BNDP: torch.Tensor) -> torch.Tensor:
     size = component_BNCP.shape[2]
     one, two = component_BNCP.new_ones(1), component_BNCP.new_full((size - 1,), 2.0)
     times = torch.cat([part for a in range(size) for part in (one, two[a:])])
-    return _pairs(component_BNCP, 2) * times.unsqueeze(1)
+    return pairs(component_BNCP, 2) * times.unsqueeze(1)
 
 
-def _pairs(component: torch.Tensor, dim: int) -> torch.Tensor:
-    """`x_a x_b` for all a <= b, in the order of a."""
+def pairs(component: torch.Tensor, dim: int) -> torch.Tensor:
+    """Return `x_a x_b` for all a <= b, in the order of a."""
     size = component.shape[dim]
-    pairs = [(component.narrow(dim, a, 1), component.narrow(dim, a, size - a)) for a in range(size)]
+    factors = [(component.narrow(dim, a, 1), component.narrow(dim, a, size - a)) for a in range(size)]
     if component.requires_grad or is_tracing():
-        return torch.cat([left * right for left, right in pairs], dim)
+        return torch.cat([left * right for left, right in factors], dim)
     shape = list(component.shape)
     shape[dim] = size * (size + 1) // 2
     out, start = component.new_empty(shape), 0
-    for left, right in pairs:  # written in place: for matrices, the largest tensor of a routing
+    for left, right in factors:  # written in place: for matrices, the largest tensor of a routing
         torch.mul(left, right, out=out.narrow(dim, start, right.shape[dim]))
         start += right.shape[dim]
     return out
 
 
 def _backward_pairs(component_jNCE: torch.Tensor, gradient_jNKE: torch.Tensor, out_jNCE: torch.Tensor) -> None:
-    """Add the backward of `_pairs` to `out`."""
+    """Add the backward of `pairs` to `out`."""
     start, size = 0, component_jNCE.shape[2]
     for a in range(size):
         row_jNCE = gradient_jNKE[:, :, start : start + size - a]

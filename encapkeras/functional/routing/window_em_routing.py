@@ -6,8 +6,9 @@ columns of a pose; n a piece of the children, M of the parents' positions.
 
 from __future__ import annotations
 
+import functools
 import math
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch.nn import functional as F
@@ -19,9 +20,21 @@ from encapkeras.functional.routing.routing_inputs import (
     check_competition,
     check_iterations,
 )
-from encapkeras.functional.routing.window_gaussians import Gaussian, Sums, gaussian, weighted_sums
-from encapkeras.functional.routing.window_votes import Pose, WindowVotes, as_poses, distance
-from encapkeras.functional.routing.windows import Tensors
+from encapkeras.functional.routing.type_gaussians import gaussians_of
+from encapkeras.functional.routing.window_gaussians import (
+    Density,
+    Gaussian,
+    Sums,
+    WindowGaussians,
+    alike,
+    fixed,
+    gaussian,
+    of_child,
+    of_position,
+    sums_about_mean,
+)
+from encapkeras.functional.routing.window_positions import has_positions, route_positions
+from encapkeras.functional.routing.window_votes import Pose, Side, WindowVotes, as_poses
 from encapkeras.functional.torch_support.precision import full_precision
 
 
@@ -60,9 +73,11 @@ def window_em_routing(
     *,
     iterations: int = 3,
     competition: Competition = "child",
-    strides: int | tuple[int, int] = 1,
-    padding: int | tuple[int, int] = 0,
+    strides: Side = 1,
+    padding: Side = 0,
     pose: Pose = "matrix",
+    window: Side | None = None,
+    coefficients: torch.Tensor | None = None,
     offsets: torch.Tensor | None = None,
     options: EmOptions = _DEFAULTS,
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -71,13 +86,15 @@ def window_em_routing(
     M-step, with `w_ij = R_ij a_i`: mean `mu_j` and variance `var_j` of the votes weighted by `w_ij / (sum_i w_ij +
     epsilon)`, `cost_j = sum_i w_ij sum_e (beta_v_j + log(var_je) / 2)` and `a_j = sigmoid(lambda_t (beta_a_j -
     cost_j))`. E-step, but for the last iteration: `R = softmax over parents of (log a_j - sum_e ((vote_ije - mu_je)^2 /
-    var_je + log var_je) / 2)` (Hinton et al. 2018; Gritzman 2019).
+    var_je + log var_je) / 2)` (Hinton et al. 2018; Gritzman 2019). Where one matrix per type is shared by a window,
+    there are no votes; then float32 loses digits where a parent gets one of many children, and float64 does not.
 
     Args:
         capsules: Children `(B, H, W, N, D)`.
         activations: Their activations `(B, H, W, N)`, at least 0.
         weight: Matrices of the votes, for each offset of the window: `(K_h, K_w, N, J, E, D)`, or `(K_h, K_w, N, J, X,
-            C)` of matrix poses.
+            C)` of matrix poses. One for all offsets of a `window`: `(1, 1, N, J, ...)`. For each position of the
+            parents: `(P, Q, K_h, K_w, N, J, ...)`, with competition `position` alone.
         beta_v: Cost of one component of a parent of type j, `(J,)`.
         beta_a: What the cost is compared with, `(J,)`.
         iterations: Number T of iterations, from 1.
@@ -86,6 +103,10 @@ def window_em_routing(
         strides: Step of the windows; one number, or rows and columns.
         padding: Rows and columns of nothing around the map; one number, or rows and columns.
         pose: `vector`: a vote is `W u`. `matrix`: the matrix product `U W`.
+        window: Rows and columns of the windows, those of the weight if not given; one number, or rows and columns.
+        coefficients: Fixed R, `(K_h, K_w, N, J)`, whose sum over J is 1, in place of the E-step: there is one M-step,
+            with the last iteration's lambda. With competition `child` each is divided by the number of windows that
+            hold the child.
         offsets: Added to all votes from an offset of the window, `(K_h, K_w, E)`: such as the coordinates of a child.
         options: Details in which published variants differ.
 
@@ -104,43 +125,60 @@ def window_em_routing(
         (torch.Size([2, 3, 3, 10, 16]), torch.Size([2, 3, 3, 10]))
     """
     check_iterations(iterations)
-    check_competition(competition)
+    check_competition(competition, by_position=has_positions(weight))
     check_activations(activations, capsules)
     _check_options(options)
+    if has_positions(weight):
+        named: dict[str, Any] = {"iterations": iterations, "competition": competition, "pose": pose, "options": options}
+        own: dict[str, Any] = {"window": window, "coefficients": coefficients, "offsets": offsets}
+        route = functools.partial(window_em_routing, beta_v=beta_v, beta_a=beta_a, **named, **own)
+        windows: dict[str, Any] = {"strides": strides, "padding": padding, "window": window}
+        return route_positions(route, [capsules, activations], {"weight": weight}, **windows)
     with full_precision(capsules, weight) as wide:
-        votes = WindowVotes(wide(capsules), wide(weight), strides, padding, pose, offsets=offsets)
-        _check_betas(votes.outputs, beta_v=beta_v, beta_a=beta_a)
         active_BHWN, betas = wide(activations), (wide(beta_v), wide(beta_a))
-        center_BPQAJC, sums = _first_sums(votes, active_BHWN, _first_shares(votes, competition, options))
-        for iteration in range(iterations):
+        votes = gaussians_of(wide(capsules), active_BHWN, wide(weight), strides, padding, pose, window, offsets)
+        _check_betas(votes.votes.outputs, beta_v=beta_v, beta_a=beta_a)
+        steps = range(iterations)
+        if coefficients is None:
+            center_BPQAJC, sums = _first_sums(votes, active_BHWN, competition, options)
+        else:
+            steps = steps[-1:]
+            center_BPQAJC, sums = _fixed_sums(votes, active_BHWN, competition, coefficients)
+        for iteration in steps:
             found = gaussian(sums, center_BPQAJC, options.epsilon)
             found = found._replace(variance_MAJC=found.variance_MAJC + options.epsilon)
-            chance_BPQJ, log_deviation_BPQJ = _chance(votes, found, sums.amount_MJ, betas, iteration, options)
-            if iteration < iterations - 1:
+            chance_BPQJ, log_deviation_BPQJ = _chance(votes.votes, found, sums.amount_MJ, betas, iteration, options)
+            if iteration < steps[-1]:
                 prior_BPQJ = _log_sigmoid(chance_BPQJ, options.activation_floor) - log_deviation_BPQJ
-                parents = [prior_BPQJ, found.mean_MAJC, -0.5 / found.variance_MAJC]
-                center_BPQAJC, sums = _expectation(votes, active_BHWN, parents, competition, options.fillers)
+                density = Density(prior_BPQJ, found.mean_MAJC, -0.5 / found.variance_MAJC)
+                center_BPQAJC, sums = _expectation(votes, active_BHWN, density, competition, options.fillers)
         return as_poses(found.mean_MAJC).to(capsules.dtype), chance_BPQJ.sigmoid().to(capsules.dtype)
 
 
-def _first_shares(votes: WindowVotes, competition: Competition, options: EmOptions) -> torch.Tensor:
-    """Return the coefficients of the first iteration `(1, H, W, 1)`."""
-    if options.initial == "one":
-        return torch.ones_like(votes.capsules[:1, :, :, :1, 0])
-    if competition == "position":
-        return torch.full_like(votes.capsules[:1, :, :, :1, 0], 1 / (votes.outputs + options.epsilon))
-    return 1 / ((votes.parents_of_child() * votes.outputs).clamp_min(1) + options.epsilon)
-
-
-def _first_sums(votes: WindowVotes, active_BHWN: torch.Tensor, share_1HW1: torch.Tensor) -> tuple[torch.Tensor, Sums]:
+def _first_sums(
+    votes: WindowGaussians, active_BHWN: torch.Tensor, competition: Competition, options: EmOptions
+) -> tuple[torch.Tensor, Sums]:
     """Return the sums of the first iteration, about the mean of the votes, and that mean."""
-    share_BHWN = active_BHWN * share_1HW1
+    outputs, share_BHWN = votes.votes.outputs, active_BHWN
+    if options.initial == "uniform" and competition == "position":
+        share_BHWN = active_BHWN / (outputs + options.epsilon)
+    elif options.initial == "uniform":
+        share_BHWN = active_BHWN / ((votes.votes.parents_of_child() * outputs).clamp_min(1) + options.epsilon)
     with torch.no_grad():
-        total_BPQAJC = votes.sum_alike(share_BHWN)
-        amount_BPQ = votes.windows.sums(share_BHWN.sum(3))
-        center_BPQAJC = total_BPQAJC / amount_BPQ[..., None, None, None].clamp_min(torch.finfo(amount_BPQ.dtype).tiny)
-    sums = votes.sum(_alike, [share_BHWN], parents=[center_BPQAJC])
-    return center_BPQAJC, Sums(*sums)
+        center_BPQAJC = votes.mean_alike(share_BHWN)
+    return center_BPQAJC, votes.sums(alike, [share_BHWN], center_BPQAJC)
+
+
+def _fixed_sums(
+    votes: WindowGaussians, active_BHWN: torch.Tensor, competition: Competition, coefficients: torch.Tensor
+) -> tuple[torch.Tensor, Sums]:
+    """Return the sums by fixed coefficients, about the mean of the votes, and that mean."""
+    weights = [votes.votes.fixed(coefficients)]
+    if competition == "child":
+        active_BHWN = active_BHWN / votes.votes.parents_of_child().clamp_min(1)
+    with torch.no_grad():
+        center_BPQAJC = votes.mean_alike(active_BHWN)
+    return sums_about_mean(votes, fixed, [active_BHWN], center_BPQAJC, weights=weights)
 
 
 def _chance(
@@ -165,61 +203,29 @@ def _log_sigmoid(chance: torch.Tensor, floor: float) -> torch.Tensor:
 
 
 def _expectation(
-    votes: WindowVotes,
-    active_BHWN: torch.Tensor,
-    parents: list[torch.Tensor],
-    competition: Competition,
-    fillers: bool,
+    votes: WindowGaussians, active_BHWN: torch.Tensor, density: Density, competition: Competition, fillers: bool
 ) -> tuple[torch.Tensor, Sums]:
-    """Run the E-step, and return the sums of the next M-step about the mean of the votes, and that mean.
-
-    About the mean before, variances lose the digits that shares decide: in float32 all, if a parent gets one child.
-    """
-    expect, children = _expect_of_position, [active_BHWN]
-    if competition == "child":
-        total_BHWN = votes.log_total(_log_density, parents)
-        if fillers:
-            total_BHWN = _with_fillers(votes, total_BHWN, parents)
-        expect, children = _expect_of_child, [active_BHWN, total_BHWN]
-    center_BPQAJC = parents[1].detach()
-    with torch.no_grad():
-        sums = Sums(*votes.sum(expect, children, parents=[*parents, center_BPQAJC]))
-        center_BPQAJC = gaussian(sums, center_BPQAJC, torch.finfo(center_BPQAJC.dtype).tiny).mean_MAJC
-    return center_BPQAJC, Sums(*votes.sum(expect, children, parents=[*parents, center_BPQAJC]))
+    """Run the E-step, and return the sums of the next M-step about the mean of the votes, and that mean."""
+    center_BPQAJC = density.mean_BPQAJC.detach()
+    if competition == "position":
+        return sums_about_mean(votes, of_position, [active_BHWN], center_BPQAJC, density)
+    total_BHWN = votes.log_total(density)
+    if fillers:
+        total_BHWN = _with_fillers(votes, total_BHWN, density)
+    return sums_about_mean(votes, of_child, [active_BHWN, total_BHWN], center_BPQAJC, density)
 
 
-def _with_fillers(votes: WindowVotes, total_BHWN: torch.Tensor, parents: list[torch.Tensor]) -> torch.Tensor:
-    (least_BPQON,) = votes.each(_least, parents)
-    constant = votes.dim * math.log(2 * math.pi) / 2  # which the densities here lack
-    filler = (least_BPQON.where(votes.exist(), math.inf).amin() - constant).clamp_max(-100.0) + constant
-    unconnected_1HW1 = (math.prod(votes.size) - votes.parents_of_child()) * votes.outputs
+def _with_fillers(votes: WindowGaussians, total_BHWN: torch.Tensor, density: Density) -> torch.Tensor:
+    windows = votes.votes
+    least_BPQON = votes.each(_least, density)
+    constant = windows.dim * math.log(2 * math.pi) / 2  # which the densities here lack
+    filler = (least_BPQON.where(windows.exist(), math.inf).amin() - constant).clamp_max(-100.0) + constant
+    unconnected_1HW1 = (math.prod(windows.size) - windows.parents_of_child()) * windows.outputs
     return torch.logaddexp(total_BHWN, filler + unconnected_1HW1.log())
 
 
-def _alike(vote_nMAJC: torch.Tensor, children: Tensors, weights: Tensors, parents: Tensors) -> Tensors:
-    share_nMJ = children[1].unsqueeze(2).expand(-1, -1, vote_nMAJC.shape[3])
-    return weighted_sums(share_nMJ, vote_nMAJC, parents[0])
-
-
-def _log_density(vote_nMAJC: torch.Tensor, children: Tensors, weights: Tensors, parents: Tensors) -> Tensors:
-    """Return `log a_j` and the log density, up to a constant."""
-    prior_MJ, mean_MAJC, factor_MAJC = parents[:3]
-    return (prior_MJ + distance(vote_nMAJC, mean_MAJC, factor_MAJC),)
-
-
-def _least(*arguments: torch.Tensor | Tensors) -> Tensors:
-    return (_log_density(*arguments)[0].amin(2),)  # type: ignore[arg-type]
-
-
-def _expect_of_position(vote_nMAJC: torch.Tensor, children: Tensors, weights: Tensors, parents: Tensors) -> Tensors:
-    (logit_nMJ,) = _log_density(vote_nMAJC, children, weights, parents)
-    return weighted_sums(logit_nMJ.softmax(2) * children[1].unsqueeze(2), vote_nMAJC, parents[3])
-
-
-def _expect_of_child(vote_nMAJC: torch.Tensor, children: Tensors, weights: Tensors, parents: Tensors) -> Tensors:
-    (logit_nMJ,) = _log_density(vote_nMAJC, children, weights, parents)
-    share_nMJ = (logit_nMJ - children[2].unsqueeze(2)).exp() * children[1].unsqueeze(2)
-    return weighted_sums(share_nMJ, vote_nMAJC, parents[3])
+def _least(logit: torch.Tensor) -> torch.Tensor:
+    return logit.amin(-1)
 
 
 def _check_betas(outputs: int, **betas: torch.Tensor) -> None:

@@ -2,14 +2,24 @@
 
 Sums of squares about 0 would lose the digits that variances need; those about a mean of earlier weights lose few.
 
-Shape suffixes: n a piece of the children, M of the parents' positions, J parent types, A rows and C columns of a pose.
+Shape suffixes: B batch, H W map of the children, P Q map of the parents, N child types, O window offsets, n a piece of
+the children, M of the parents' positions, J parent types, A rows and C columns of a pose.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
+
+from encapkeras.functional.routing.window_votes import WindowVotes, distance
+from encapkeras.functional.routing.windows import Tensors, fold_logsumexp
+
+Shares = Callable[[Tensors, Tensors, Tensors], torch.Tensor]
+"""The weights of votes, from `(logits, children, weights)`: from one log density, or none, `(n, M, J)`, children `(n,
+M)` and weights `(n, J)`; or, of whole windows, `(n, M, O, J)`, `(n, M, O)` and `(n, O, J)`. Where J is 1, all parents
+have the same."""
 
 
 class Sums(NamedTuple):
@@ -27,6 +37,97 @@ class Gaussian(NamedTuple):
     variance_MAJC: torch.Tensor
 
 
+class Density(NamedTuple):
+    """What the log density `constant + sum_e factor_e (vote_e - mean_e)^2` of votes is made of."""
+
+    constant_BPQJ: torch.Tensor
+    mean_BPQAJC: torch.Tensor
+    factor: torch.Tensor
+
+
+class WindowGaussians:
+    """Sums and log densities of the votes of windows."""
+
+    def __init__(self, votes: WindowVotes) -> None:
+        self.votes = votes
+
+    def sums(
+        self,
+        shares: Shares,
+        children: Sequence[torch.Tensor],
+        center_BPQAJC: torch.Tensor,
+        density: Density | None = None,
+        weights: Sequence[torch.Tensor] = (),
+    ) -> Sums:
+        """Return the sums of votes weighted by `shares(log density, children, weights)`.
+
+        Children are maps `(B, H, W, N)`, weights `(O, N, J)`.
+        """
+
+        def contribution(vote_nMAJC: torch.Tensor, children: Tensors, weights: Tensors, parents: Tensors) -> Tensors:
+            logits = (self.log_density(vote_nMAJC, parents[1:]),) if density else ()
+            share_nMJ = shares(logits, children[1:], weights)
+            return self.weigh(share_nMJ.expand(-1, -1, vote_nMAJC.shape[3]), vote_nMAJC, parents[0])
+
+        return Sums(*self.votes.sum(contribution, children, weights, [center_BPQAJC, *(density or ())]))
+
+    def each(self, reduce: Callable[[torch.Tensor], torch.Tensor], density: Density) -> torch.Tensor:
+        """Return `(B, P, Q, O, N)`: what is left of log densities without their last axis, the parents' types."""
+
+        def contribution(vote_nMAJC: torch.Tensor, children: Tensors, weights: Tensors, parents: Tensors) -> Tensors:
+            return (reduce(self.log_density(vote_nMAJC, parents)),)
+
+        return self.votes.each(contribution, density)[0]
+
+    def log_total(self, density: Density) -> torch.Tensor:
+        """Return `(B, H, W, N)`: the log of the sum of densities over all parents that a child feeds."""
+        value_BPQON = self.each(_log_sum, density)
+        return fold_logsumexp(value_BPQON, self.votes.windows, *self.votes.capsules.shape[1:3])
+
+    def mean_alike(self, share_BHWN: torch.Tensor) -> torch.Tensor:
+        """Return the mean of the votes where a child has the same weight for all parents: a convolution."""
+        amount_BPQ = self.votes.windows.sums(share_BHWN.sum(3))
+        return self.votes.sum_alike(share_BHWN) / _above_0(amount_BPQ)[..., None, None, None]
+
+    def log_density(self, vote_nMAJC: torch.Tensor, density: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Return the log density of votes, `(n, M, J)`."""
+        constant_MJ, mean_MAJC, factor = density
+        return constant_MJ + self.away(vote_nMAJC, mean_MAJC, factor)
+
+    @staticmethod
+    def away(vote_nMAJC: torch.Tensor, mean_MAJC: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
+        """Return `sum_e factor_e (vote_e - mean_e)^2`."""
+        return distance(vote_nMAJC, mean_MAJC, factor)
+
+    @staticmethod
+    def weigh(share_nMJ: torch.Tensor, vote_nMAJC: torch.Tensor, center_MAJC: torch.Tensor) -> Tensors:
+        """Return what votes add to the sums of their parents."""
+        return weighted_sums(share_nMJ, vote_nMAJC, center_MAJC)
+
+
+def alike(logits: Tensors, children: Tensors, weights: Tensors) -> torch.Tensor:
+    """Return the same weight for all parents: that of the child."""
+    return children[0].unsqueeze(-1)
+
+
+def fixed(logits: Tensors, children: Tensors, weights: Tensors) -> torch.Tensor:
+    """Return the weight of the child times fixed coefficients."""
+    return children[0].unsqueeze(-1) * weights[0].unsqueeze(1)
+
+
+def of_position(logits: Tensors, children: Tensors, weights: Tensors) -> torch.Tensor:
+    """Return the weight of the child, shared by the parents of each position."""
+    return logits[0].softmax(-1) * children[0].unsqueeze(-1)
+
+
+def of_child(logits: Tensors, children: Tensors, weights: Tensors) -> torch.Tensor:
+    """Return the weight of the child, shared by all its parents; the second of the children is their `log_total`.
+
+    No share exceeds 1 but that of children in the padding, which have no total: times their weight 0 it must be 0.
+    """
+    return (logits[0] - children[1].unsqueeze(-1)).clamp_max(0).exp() * children[0].unsqueeze(-1)
+
+
 def weighted_sums(share_nMJ: torch.Tensor, vote_nMAJC: torch.Tensor, center_MAJC: torch.Tensor) -> Sums:
     """Return what children add to the sums of their parents."""
     away_nMAJC = vote_nMAJC - center_MAJC
@@ -41,3 +142,33 @@ def gaussian(sums: Sums, center_MAJC: torch.Tensor, epsilon: float) -> Gaussian:
     shift_MAJC = (sums.first_MAJC - epsilon * center_MAJC) * inverse_M1J1  # of the mean from the center
     second_MAJC = sums.second_MAJC + shift_MAJC * (shift_MAJC * amount_M1J1 - 2 * sums.first_MAJC)
     return Gaussian(center_MAJC + shift_MAJC, (second_MAJC * inverse_M1J1).clamp_min(0))
+
+
+def sums_about_mean(
+    votes: WindowGaussians,
+    shares: Shares,
+    children: Sequence[torch.Tensor],
+    center_BPQAJC: torch.Tensor,
+    density: Density | None = None,
+    weights: Sequence[torch.Tensor] = (),
+) -> tuple[torch.Tensor, Sums]:
+    """Return the mean of the weighted votes, and the sums about it; the center is any.
+
+    About another mean, variances lose the digits that shares decide: in float32 all, if a parent gets one child.
+    """
+    with torch.no_grad():
+        center_BPQAJC = mean_of(votes.sums(shares, children, center_BPQAJC, density, weights), center_BPQAJC)
+    return center_BPQAJC, votes.sums(shares, children, center_BPQAJC, density, weights)
+
+
+def mean_of(sums: Sums, center_MAJC: torch.Tensor) -> torch.Tensor:
+    """Return the weighted mean of the votes; the center where there is no weight."""
+    return center_MAJC + sums.first_MAJC / _above_0(sums.amount_MJ)[..., None, :, None]
+
+
+def _above_0(amount: torch.Tensor) -> torch.Tensor:
+    return amount.clamp_min(torch.finfo(amount.dtype).tiny)
+
+
+def _log_sum(logit: torch.Tensor) -> torch.Tensor:
+    return logit.logsumexp(-1)
