@@ -15,6 +15,7 @@ from encapkeras.functional import (
     VectorRoutingWeights,
     dynamic_routing,
     em_routing,
+    heinsen_2019_routing,
     heinsen_2022_routing,
     inverted_attention_routing,
     self_routing,
@@ -121,7 +122,9 @@ def _bayes(covariance):
         for j, (weight, vote) in of_parents.items():
             mean = (weight * vote).sum(0) / amount[j]
             means[j] = amount[j] / (1 + amount[j]) * mean
-            scatter = torch.eye(dim, dtype=mean.dtype) + torch.einsum("ibo,ibd,ibe->bde", weight, vote - mean, vote - mean)
+            scatter = torch.eye(dim, dtype=mean.dtype) + torch.einsum(
+                "ibo,ibd,ibe->bde", weight, vote - mean, vote - mean
+            )
             scatter = scatter + (amount[j] / (1 + amount[j])).unsqueeze(-1) * mean.unsqueeze(-1) * mean.unsqueeze(-2)
             if covariance == "diagonal":
                 scatter = scatter.diagonal(dim1=-2, dim2=-1).diag_embed()
@@ -314,3 +317,37 @@ def test_iterations_are_checked_though_there_is_one_pass():
     inputs = random_inputs()
     with pytest.raises(ArgumentError, match="iterations must be"):
         window_dynamic_routing(inputs.capsules, inputs.weight, iterations=0, coefficients=random_coefficients())
+
+
+@pytest.mark.parametrize("density", ["gaussian", "skm"])
+def test_coefficients_of_matrices_with_scores(density):
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(2, 5), (2, 5, 2, 3), (5, 3, 3, 4), (5, 3, 2, 4), (5, 3), (5, 3)]
+    tensors = [torch.randn(s, generator=generator, dtype=torch.float64).requires_grad_() for s in shapes]
+    expected = heinsen_2019_routing(*tensors, iterations=1)
+    uniform = torch.full((5, 3), 1 / 3, dtype=torch.float64)
+    for given in (uniform, uniform[:1], uniform[:, :1], uniform[:1, :1]):
+        received = heinsen_2019_routing(*tensors, density=density, coefficients=given)
+        assert largest_difference(received, expected) < 1e-12
+        of_leaves = [gradients(outputs, tensors) for outputs in (received, expected)]
+        assert largest_difference(*of_leaves) < 1e-12
+    with pytest.raises(ShapeError, match=r"coefficients must be \(5, 3\), or 1 in place of the first sizes"):
+        heinsen_2019_routing(*tensors, coefficients=uniform[:2])
+
+
+def test_matrices_with_scores_equal_the_formula():
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(2, 5), (2, 5, 2, 3), (5, 3, 3, 4), (5, 3, 2, 4), (5, 3), (5, 3)]
+    scores, matrices, weight, bias, worth, cost = (
+        torch.randn(s, generator=generator, dtype=torch.float64).requires_grad_() for s in shapes
+    )
+    leaves = [scores, matrices, weight, bias, worth, cost, random_coefficients((), 5, 3)]
+    received = heinsen_2019_routing(*leaves[:-1], iterations=3, coefficients=leaves[-1])
+    vote = torch.einsum("bird,ijde->bijre", matrices, weight) + bias
+    use = scores.sigmoid().unsqueeze(-1) * leaves[-1]
+    score = (worth * use - cost * (scores.sigmoid().unsqueeze(-1) - use)).sum(1)
+    share = (use / (use.sum(1, keepdim=True) + 1e-5))[..., None, None]
+    mean = (share * vote).sum(1)
+    expected = (score, mean, (share * (vote - mean.unsqueeze(1)) ** 2).sum(1) + 1e-5)
+    assert largest_difference(received, expected) < 1e-12
+    assert largest_difference(gradients(received, leaves), gradients(expected, leaves)) < 1e-12

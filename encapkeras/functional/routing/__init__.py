@@ -5,10 +5,10 @@ need without making votes, `attention` runs an iteration piece by piece, `deferr
 the matrices once, and `couplings` makes the coefficients of each iteration again, for analyses.
 
 Then `window_dynamic_routing`: parents have the children under a kernel. `windows` goes through the children piece by
-piece, `window_votes` makes their votes, `window_positions` routes each parent by matrices of its own, and
-`window_gaussians` has means and variances; on these stand
-`self_routing`, `inverted_attention`, `window_em_routing`, `variational_bayes` and `heinsen_2019`. `heinsen_2022` has no
-votes.
+piece, `window_votes` makes their votes, and `type_votes` does without, where a window shares one matrix per type;
+`window_positions` routes each parent by matrices of its own, and `window_gaussians` has the means and variances of
+votes. On these stand `self_routing`, `inverted_attention`, `window_em_routing`, `variational_bayes` and `heinsen_2019`.
+`heinsen_2022` has no votes.
 
 `routing_inputs` checks shapes. A new routing is one file here, one layer in `encapkeras.layers`, and a test.
 """

@@ -79,7 +79,7 @@ def heinsen_2019_routing(
         votes = WindowVotes(child_B11ID, full[0][None, None], pose="matrix", bias=bias_1IAJC)
         betas = [beta.unsqueeze(0) for beta in full[2:]]
         active_B11I = wide(scores).sigmoid()[:, None, None]
-        center = child_B11ID.new_zeros(len(scores), 1, 1, votes.rows, outputs, votes.columns)
+        center = child_B11ID.new_zeros(scores.shape[0], 1, 1, votes.rows, outputs, votes.columns)
         if coefficients is None:
             *sums, score = votes.sum(_first, [active_B11I], betas, [center])
         else:

@@ -117,6 +117,13 @@ def inverted_attention_routing(
         >>> layer = AttentionLayer(weight, torch.ones(16), torch.zeros(16), strides=2)
         >>> inverted_attention_routing(capsules, layer, iterations=2).shape
         torch.Size([2, 3, 3, 4, 16])
+
+        Matrices of each position, as in a map whose places differ:
+
+        >>> weight = torch.randn(3, 3, 3, 3, 8, 4, 16, 16)
+        >>> layer = AttentionLayer(weight, torch.ones(16), torch.zeros(16), strides=2)
+        >>> inverted_attention_routing(capsules, layer, iterations=2).shape
+        torch.Size([2, 3, 3, 4, 16])
     """
     check_iterations(iterations)
     stack = [layers] if isinstance(layers, AttentionLayer) else list(layers)

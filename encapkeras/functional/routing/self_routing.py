@@ -68,6 +68,16 @@ def self_routing(
         >>> poses, out = self_routing(capsules, activations, weight, routing_weight, routing_bias, strides=2, padding=1)
         >>> poses.shape, out.shape
         (torch.Size([2, 4, 4, 10, 16]), torch.Size([2, 4, 4, 10]))
+
+        One matrix per type for the whole window; and the control without routing:
+
+        >>> poses, out = self_routing(capsules, activations, weight[:1, :1], routing_weight, routing_bias, window=3)
+        >>> poses.shape
+        torch.Size([2, 6, 6, 10, 16])
+        >>> uniform = torch.full((3, 3, 4, 10), 1 / 10)
+        >>> poses, out = self_routing(capsules, activations, weight, None, None, coefficients=uniform)
+        >>> poses.shape
+        torch.Size([2, 6, 6, 10, 16])
     """
     check_map(capsules)
     check_activations(activations, capsules)
@@ -148,11 +158,11 @@ def _shares_of_child(children: Tensors, weights: Tensors, parents: Tensors) -> t
 
 
 def _shares_of_window(children: Tensors, weights: Tensors, parents: Tensors) -> torch.Tensor:
-    """Return `a_i r_ij`, `(n, M, O, J)`."""
-    child_nMOD, activation_nMO = children
+    """Return `a_i r_ij`, `(M, n, O, J)`."""
+    child_MnOD, activation_MnO = children
     _, routing_nOJD, bias_nOJ = weights
-    logit_nMOJ = torch.einsum("nmod,nojd->nmoj", child_nMOD, routing_nOJD) + bias_nOJ.unsqueeze(1)
-    return logit_nMOJ.softmax(3) * activation_nMO.unsqueeze(3)
+    logit_MnOJ = torch.einsum("mnod,nojd->mnoj", child_MnOD, routing_nOJD) + bias_nOJ
+    return logit_MnOJ.softmax(3) * activation_MnO.unsqueeze(3)
 
 
 def _shares(amount_BPQJ: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -102,7 +102,7 @@ class TypeGaussians(WindowGaussians):
 
     def mean_alike(self, share_BHWN: torch.Tensor) -> torch.Tensor:
         """See `WindowGaussians`."""
-        zero = share_BHWN.new_zeros(len(share_BHWN), *self.votes.size, *self._weights_of_parent)
+        zero = share_BHWN.new_zeros(share_BHWN.shape[0], *self.votes.size, *self._weights_of_parent)
         return mean_of(self.sums(alike_for_parents, [share_BHWN], zero), zero)
 
     def _window(self, children: Tensors, weights: Tensors) -> _Window:

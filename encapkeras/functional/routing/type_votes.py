@@ -20,8 +20,8 @@ from encapkeras.functional.routing.window_votes import Pose, Side, WindowVotes, 
 from encapkeras.functional.routing.windows import Tensors, each_child, fold_logsumexp, sum_children
 
 Shares = Callable[[Tensors, Tensors, Tensors], torch.Tensor]
-"""The shares `(n, M, O, J)` of a piece of whole windows, from `(children, weights, parents)`; of these the first are
-capsules `(n, M, O, D)` and matrices `(n, J, X, C)`."""
+"""The shares `(M, n, O, J)` of a piece of whole windows, from `(children, weights, parents)`; of these the first are
+capsules `(M, n, O, D)` and matrices `(n, J, X, C)`."""
 
 
 def votes_of(
@@ -59,12 +59,12 @@ class TypeVotes(WindowVotes):
         if coefficients is None:
             child_NMD = self.windows.sums(scaled_BHWND).movedim(3, 0).flatten(1, 3)
             total_MAJC = summed_votes(child_NMD, self._weight, self.rows, self._pose)
-            total_BPQAJC: torch.Tensor = total_MAJC.unflatten(0, (len(scaled_BHWND), *self.size))
+            total_BPQAJC: torch.Tensor = total_MAJC.unflatten(0, (scaled_BHWND.shape[0], *self.size))
             return total_BPQAJC
 
         def contribution(children: Tensors, weights: Tensors, parents: Tensors) -> Tensors:
-            gathered_nMJD = torch.einsum("nmod,noj->nmjd", children[0], weights[1])
-            return (self._map(gathered_nMJD, weights[0]),)
+            gathered_MnJD = torch.einsum("nmod,noj->mnjd", children[0], weights[1])
+            return (self._map(gathered_MnJD, weights[0]),)
 
         weights = [self._matrix_NJXC, self.fixed(coefficients).transpose(0, 1)]
         return sum_children(contribution, self.windows, self._numbers, [scaled_BHWND], weights, whole=True)[0]
@@ -88,9 +88,10 @@ class TypeVotes(WindowVotes):
         """Return the sums of shares `(B, P, Q, J)`, and of votes by these shares `(B, P, Q, A, J, C)`."""
 
         def contribution(children: Tensors, weights: Tensors, parents: Tensors) -> Tensors:
-            share_nMOJ = shares(children, weights, parents)
-            gathered_nMJD = share_nMOJ.mT @ children[0]
-            return share_nMOJ.sum((0, 2)), self._map(gathered_nMJD, weights[0])
+            children = _by_parent(children)
+            share_MnOJ = shares(children, weights, parents)
+            gathered_MnJD = share_MnOJ.mT @ children[0]
+            return share_MnOJ.sum((1, 2)), self._map(gathered_MnJD, weights[0])
 
         tensors = ([self.capsules, *children], [self._matrix_NJXC, *weights], parents)
         return sum_children(contribution, self.windows, self._numbers, *tensors, whole=True)
@@ -101,15 +102,20 @@ class TypeVotes(WindowVotes):
         dim = self.capsules.shape[4]
         return self.outputs * dim + self.windows.count * (self.outputs + dim)
 
-    def _map(self, gathered_nMJD: torch.Tensor, matrix_nJXC: torch.Tensor) -> torch.Tensor:
-        row_nMJAX = gathered_nMJD.unflatten(3, (self.rows, matrix_nJXC.shape[2]))
-        return torch.einsum("nmjax,njxc->majc", row_nMJAX, matrix_nJXC)
+    def _map(self, gathered_MnJD: torch.Tensor, matrix_nJXC: torch.Tensor) -> torch.Tensor:
+        row_MnJAX = gathered_MnJD.unflatten(3, (self.rows, matrix_nJXC.shape[2]))
+        return torch.einsum("mnjax,njxc->majc", row_MnJAX, matrix_nJXC)
+
+
+def _by_parent(children: Tensors) -> Tensors:
+    """View children `(n, M, ...)` as `(M, n, ...)`, as they lie in memory."""
+    return tuple(child.transpose(0, 1) for child in children)
 
 
 def _agreement(children: Tensors, weights: Tensors, parents: Tensors) -> torch.Tensor:
-    """Return the products of votes with the parents' queries, `(n, M, O, J)`."""
-    query_nMJD = torch.einsum("majc,njxc->nmjax", parents[0], weights[0]).flatten(3)
-    return children[0] @ query_nMJD.mT
+    """Return the products of votes with the parents' queries, `(M, n, O, J)`."""
+    query_MnJD = torch.einsum("majc,njxc->mnjax", parents[0], weights[0]).flatten(3)
+    return children[0] @ query_MnJD.mT
 
 
 def _attention(children: Tensors, weights: Tensors, parents: Tensors) -> torch.Tensor:
@@ -121,4 +127,4 @@ def _competition(children: Tensors, weights: Tensors, parents: Tensors) -> torch
 
 
 def _log_total(children: Tensors, weights: Tensors, parents: Tensors) -> Tensors:
-    return (_agreement(children, weights, parents).logsumexp(3),)
+    return (_agreement(_by_parent(children), weights, parents).logsumexp(3).transpose(0, 1),)

@@ -62,6 +62,13 @@ def window_dynamic_routing(
         >>> capsules, weight = torch.randn(2, 8, 8, 4, 16), torch.randn(3, 3, 4, 10, 16, 16)
         >>> window_dynamic_routing(capsules, weight, strides=2, padding=1).shape
         torch.Size([2, 4, 4, 10, 16])
+
+        One matrix per type for the whole window; and the control without routing:
+
+        >>> window_dynamic_routing(capsules, weight[:1, :1], window=3).shape
+        torch.Size([2, 6, 6, 10, 16])
+        >>> window_dynamic_routing(capsules, weight, coefficients=torch.full((3, 3, 4, 10), 1 / 10)).shape
+        torch.Size([2, 6, 6, 10, 16])
     """
     check_iterations(iterations)
     check_competition(competition, by_position=has_positions(weight))

@@ -255,8 +255,8 @@ def _check_votes(capsules: torch.Tensor, weight: torch.Tensor, pose: Pose) -> tu
     sizes = "output dim, input dim" if pose == "vector" else "columns of the input, columns of the output"
     if len(matrices) != 6 or 0 in matrices:
         raise ShapeError(
-            f"weight must be (window height, window width, types, outputs, {sizes}), none of them 0; received "
-            f"{matrices}"
+            f"weight must be (window height, window width, types, outputs, {sizes}), none of them 0, or with the rows "
+            f"and columns of the parents' map before them; received {matrices}"
         )
     what, inner = ("dimension", matrices[5]) if pose == "vector" else ("rows of", matrices[4])
     fits = inner == shape[4] if pose == "vector" else shape[4] % inner == 0

@@ -230,17 +230,19 @@ class _Plan:
         first, last = (rows.start + number * rows.step for number in (piece.rows.start, piece.rows.stop - 1))
         return slice(first, last + 1, rows.step), columns
 
-    def contribute(self, views: Sequence[torch.Tensor]) -> Tensors:
+    def contribute(self, views: list[torch.Tensor]) -> Tensors:
         """Return what a piece adds to sums, `(B, P, Q, ...)`, or is, `(B, P, Q, n, ...)`."""
         first = self.children * self.views_of_child
         until = first + self.weights
         place = views[0].shape[:3]
-        children = [view.movedim(3, 0) for view in views[:first]]
-        if self.whole:
+        if self.whole:  # in memory by parents, as what they gather
             starts = range(0, first, self.views_of_child)
-            children = [torch.stack(children[start : start + self.views_of_child], 4) for start in starts]
+            whole = [torch.stack(views[start : start + self.views_of_child], 4) for start in starts]
+            children = tuple(child.flatten(0, 2).transpose(0, 1) for child in whole)
+        else:
+            children = tuple(view.movedim(3, 0).flatten(1, 3) for view in views[:first])
         parents = tuple(parent.flatten(0, 2) for parent in views[until:])
-        made = self.contribution(tuple(child.flatten(1, 3) for child in children), tuple(views[first:until]), parents)
+        made = self.contribution(children, tuple(views[first:until]), parents)
         return tuple((part if self.sums else part.transpose(0, 1)).unflatten(0, place) for part in made)
 
     def results(self, tensors: Sequence[torch.Tensor]) -> Tensors:
@@ -305,7 +307,7 @@ def fold_logsumexp(value_BPQON: torch.Tensor, windows: Windows, height: int, wid
     size = (value_BPQON.shape[1], value_BPQON.shape[2])
     places = [windows.at(offset, size) for offset in windows.offsets()]
     full = (height + 2 * windows.padding[0], width + 2 * windows.padding[1])
-    shape = (len(value_BPQON), *full, value_BPQON.shape[4])
+    shape = (value_BPQON.shape[0], *full, value_BPQON.shape[4])
     with torch.no_grad():
         origin_BHWN = value_BPQON.new_full(shape, torch.finfo(value_BPQON.dtype).min)
         for number, place in enumerate(places):
@@ -323,7 +325,7 @@ def fold_logsumexp(value_BPQON: torch.Tensor, windows: Windows, height: int, wid
 
 def _spread(part_BPQN: torch.Tensor, place: tuple[slice, slice], size: tuple[int, int]) -> torch.Tensor:
     """Put a strided part into a map of zeros."""
-    whole = part_BPQN.new_zeros(len(part_BPQN), *size, part_BPQN.shape[3])
+    whole = part_BPQN.new_zeros(part_BPQN.shape[0], *size, part_BPQN.shape[3])
     whole[:, *place] = part_BPQN
     return whole
 

@@ -18,8 +18,11 @@ def full_precision(*tensors: torch.Tensor) -> Iterator[Callable[[torch.Tensor], 
 
 
 def without_autocast(tensor: torch.Tensor) -> contextlib.AbstractContextManager[Any]:
-    """Disable autocast on a tensor's device; there is none for meta tensors."""
-    return contextlib.nullcontext() if tensor.is_meta else torch.autocast(tensor.device.type, enabled=False)
+    """Disable autocast on a tensor's device where it is on: exported programs get a part of their own for each time."""
+    device = tensor.device.type
+    if tensor.is_meta or not torch.is_autocast_enabled(device):  # there is none for meta tensors
+        return contextlib.nullcontext()
+    return torch.autocast(device, enabled=False)
 
 
 def widen(tensor: torch.Tensor) -> torch.Tensor:
