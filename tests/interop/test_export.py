@@ -21,6 +21,8 @@ SPECS = {
     "capsnet_dynamic_digits": [],
     "capsnet_em_digits": ["vars.types=4", "vars.filters=16"],
     "few nodes": [],
+    "window_em_capsules": [],
+    "variational_bayes_capsules": [],
 }
 FEW_NODES = {  # what ONNX takes long for is their number
     "spec": "encapkeras/1",
@@ -39,6 +41,31 @@ FEW_NODES = {  # what ONNX takes long for is their number
 }
 
 
+def gaussians(layer, **options):
+    """A spec of two layers whose parents are Gaussians of the votes, behind a batch norm."""
+    common = {"layer": layer, "dim": 4, "iterations": 2, **options}
+    classes = {"capsules": "$classes", "matrices": "type", "coordinates": "child"}
+    return {
+        **FEW_NODES,
+        "model": {
+            "nodes": {
+                "stem": FEW_NODES["model"]["nodes"]["stem"],
+                "poses": {**FEW_NODES["model"]["nodes"]["capsules"], "types": 3, "squash": False},
+                "normed": {"layer": "batch_norm", "inputs": "poses", "per": "type"},
+                "chances": {"layer": "conv_bn_relu", "inputs": "stem", "filters": 3, "strides": 2, "padding": 0},
+                "hidden": {**common, "inputs": ["normed", "chances"], "capsules": 3, "kernel_size": 2},
+                "digits": {**common, "inputs": ["hidden", "hidden/activations"], **classes},
+            },
+            "outputs": {"classes": "digits/activations"},
+        },
+    }
+
+
+def spec_of(name):
+    """What `build_model` takes."""
+    return FEW_NODES if name == "few nodes" else gaussians(name) if name.endswith("_capsules") else name
+
+
 SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in SPECS if name != "capsnet_em_digits"]
 
 
@@ -47,7 +74,7 @@ SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in SPECS if name != 
 )
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning", "ignore::UserWarning")
 def test_keras_own_export_to_onnx_takes_any_number_of_images(name, tmp_path):
-    model = build_model(FEW_NODES if name == "few nodes" else name, SPECS[name])
+    model = build_model(spec_of(name), SPECS[name])
     model(torch.rand(2, *model.input_shape[1:]))  # Keras asks for one call
     model.export(str(tmp_path / "network.onnx"), format="onnx", verbose=False)
     session = onnxruntime.InferenceSession(tmp_path / "network.onnx")
@@ -61,7 +88,7 @@ def test_keras_own_export_to_onnx_takes_any_number_of_images(name, tmp_path):
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
 @pytest.mark.parametrize("name", ["few nodes", "capsnet_em_digits"])
 def test_networks_can_be_traced_by_torchscript(name):
-    model = build_model(FEW_NODES if name == "few nodes" else name, SPECS[name])
+    model = build_model(spec_of(name), SPECS[name])
     images = torch.rand(5, *model.input_shape[1:])
     with torch.no_grad():
         traced = torch.jit.trace(model, (images[:2],), check_trace=False)
@@ -88,7 +115,7 @@ def network(name):
     from encapkeras import load_spec
 
     keras.utils.set_random_seed(0)
-    model = build_model(load_spec(FEW_NODES if name == "few nodes" else name, SPECS[name]))
+    model = build_model(load_spec(spec_of(name), SPECS[name]))
     model.compile(keras.optimizers.Adam(1e-2), loss=model.make_losses(), loss_weights=model.loss_weights)
     images = np.random.default_rng(0).uniform(size=(16, *model.input_shape[1:])).astype("float32")
     model.fit(images, np.arange(16) % 10, epochs=30, batch_size=16, verbose=0)
