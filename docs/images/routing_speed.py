@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 
 HERE = Path(__file__).parent
 STYLE = {"font.size": 11, "axes.spines.top": False, "axes.spines.right": False, "axes.spines.bottom": False}
-COLORS = {"vote-free": "#1f77b4", "textbook": "#b0b0b0"}
-LABELS = {"vote-free": "encapkeras", "textbook": "textbook, with votes"}
+COLORS = {"encapkeras": "#1f77b4", "textbook": "#b0b0b0"}
+LABELS = {"encapkeras": "encapkeras", "textbook": "textbook, with votes"}
 NAMES = {"dynamic": "dynamic routing", "em": "EM routing"}
 
 
@@ -33,11 +33,11 @@ def draw(rows: list[dict]) -> Figure:
 
 def draw_bars(axes: Axes, rows: list[dict], key: str, unit: str) -> None:
     """Draw one quantity, both ways side by side, with its value at the end of each bar."""
-    for offset, way in ((-0.2, "vote-free"), (0.2, "textbook")):
+    for offset, way in ((-0.2, "encapkeras"), (0.2, "textbook")):
         values = [row[key][way] for row in rows]
         bars = axes.barh([n + offset for n in range(len(rows))], values, 0.36, color=COLORS[way], label=LABELS[way])
         axes.bar_label(bars, [f"{value:,.{0 if value >= 100 else 1}f} {unit}" for value in values], padding=4)
-    axes.set_yticks(range(len(rows)), [NAMES[row["routing"]] for row in rows])
+    axes.set_yticks(range(len(rows)), [NAMES[row["method"]] for row in rows])
     axes.invert_yaxis()
     axes.set_xticks([])
     axes.margins(x=0.2)

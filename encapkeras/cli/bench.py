@@ -8,26 +8,18 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
+from encapkeras.benchmarks import routing_sizes
 from encapkeras.cli.arguments.device import add_device, torch_device
 from encapkeras.errors import ArgumentError
 
 Report = dict[str, Any]
 
 AUGMENTATIONS = ("none", "light", "jitter")
-ROUTINGS = ("dynamic", "em")
-ROUTING_SIZES = {
-    "batch_size": (8, "samples in a batch"),
-    "types": (32, "types N of input capsules"),
-    "positions": (64, "positions P of each type"),
-    "dim": (8, "dimension D of input capsules"),
-    "outputs": (512, "output capsules J"),
-    "out_dim": (16, "dimension E of output capsules"),
-    "iterations": (3, "iterations T"),
-}
 EXAMPLES = (
     "encapkeras bench data --augment none jitter",
     "encapkeras bench routing --rounds 3",
-    "encapkeras bench routing --routing dynamic --iterations 1 --json",
+    "encapkeras bench routing --method dynamic --iterations 1 --json",
+    "encapkeras bench routing --method self-routing em-windows --batch-size 8",
     "encapkeras bench step --rounds 5 --steps 2",
     "encapkeras bench transport --batch-sizes 64 256 --no-unit",
 )
@@ -84,9 +76,17 @@ def _run_data(arguments: argparse.Namespace) -> None:
 
 
 def _add_routing(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--routing", choices=ROUTINGS, help="only this one (both)")
-    for name, (default, meaning) in ROUTING_SIZES.items():
-        parser.add_argument(_option(name), type=int, default=default, help=f"{meaning} (%(default)s)")
+    parser.add_argument(
+        "--method",
+        choices=routing_sizes.METHODS,
+        nargs="+",
+        default=routing_sizes.DEFAULT,
+        metavar="METHOD",
+        help=f"what to measure: {', '.join(routing_sizes.METHODS)} ({' '.join(routing_sizes.DEFAULT)})",
+    )
+    for name, meaning in routing_sizes.MEANINGS.items():
+        defaults = routing_sizes.defaults(name)
+        parser.add_argument(_option(name), type=int, help=f"{meaning} ({defaults})")
     parser.add_argument(
         "--rounds", type=int, default=5, help="rounds of each variant, run in turn; the median counts (%(default)s)"
     )
@@ -95,14 +95,23 @@ def _add_routing(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_routing(arguments: argparse.Namespace) -> None:
-    _check_at_least(arguments, **dict.fromkeys(ROUTING_SIZES, 1), rounds=1)
+    given = {name: getattr(arguments, name) for name in routing_sizes.MEANINGS if getattr(arguments, name) is not None}
+    _check_at_least(arguments, **{name: routing_sizes.LEAST[name] for name in given}, rounds=1)
+    sizes = {method: _sizes(method, given) for method in arguments.method}
     from encapkeras.benchmarks import routing
 
-    sizes = routing.Sizes(**{name: getattr(arguments, name) for name in ROUTING_SIZES})
-    names = [arguments.routing] if arguments.routing else ROUTINGS
-    runs = [partial(routing.measure, name, sizes, arguments.rounds, torch_device()) for name in names]
+    runs = [partial(routing.measure, method, sizes[method], arguments.rounds, torch_device()) for method in sizes]
     advice = "Set --batch-size to less, or free memory."
     _print_reports([(run, advice) for run in runs], routing.as_table, arguments.json)
+
+
+def _sizes(method: str, given: routing_sizes.Sizes) -> routing_sizes.Sizes:
+    own = routing_sizes.METHODS[method]
+    foreign = [_option(name) for name in given if name not in own]
+    if foreign:
+        options = ", ".join(map(_option, own))
+        raise ArgumentError(f"{method} has no {', '.join(foreign)}; it has {options}")
+    return {**own, **given}
 
 
 def _add_step(parser: argparse.ArgumentParser) -> None:
@@ -191,7 +200,7 @@ Declare = Callable[[argparse.ArgumentParser], None]
 Run = Callable[[argparse.Namespace], None]
 BENCHMARKS: dict[str, tuple[str, Declare, Run]] = {
     "data": ("images per second that the input pipeline makes", _add_data, _run_data),
-    "routing": ("time and memory of routing without votes, against the textbook way", _add_routing, _run_routing),
+    "routing": ("time and memory of routing, against the textbook way", _add_routing, _run_routing),
     "step": ("time of a training step, against the usual way of writing it", _add_step, _run_step),
     "transport": (
         "time of optimal transport, against POT (pip install 'encapkeras[bench]') and the textbook way",

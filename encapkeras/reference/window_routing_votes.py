@@ -97,7 +97,8 @@ class Rivals:
             highest_SNB = zero_SNB.scatter_reduce(0, places_RNB, value_RNB, "amax", include_self=False)
         exponential_RNB = (value_RNB - highest_SNB[self.place]).exp()
         total_RNB = zero_SNB.index_add(0, self.place, exponential_RNB)[self.place].log() + highest_SNB[self.place]
-        return total_RNB.unflatten(0, (self.offsets, -1)).movedim(1, 3).reshape(*of_position_IM.shape, 1)
+        total_ONBQ: torch.Tensor = total_RNB.unflatten(0, (self.offsets, -1)).movedim(1, 3)
+        return total_ONBQ.reshape(*of_position_IM.shape, 1)
 
     def softmax(self, logit_IMJ: torch.Tensor) -> torch.Tensor:
         """Return the softmax over the parents that compete for each child."""
@@ -114,7 +115,7 @@ def votes(
     outputs = weight.shape[3]
     if pose == "vector":
         matrix_IDY = weight.permute(0, 1, 2, 5, 4, 3).flatten(4, 5).flatten(0, 2)
-        vote_IMEJ = (child_IMD @ matrix_IDY).unflatten(2, (-1, outputs))
+        vote_IMEJ = (child_IMD @ matrix_IDY).view(*child_IMD.shape[:2], -1, outputs)
     else:
         matrix_IXY = weight.permute(0, 1, 2, 4, 5, 3).flatten(4, 5).flatten(0, 2)
         row_IRX = child_IMD.reshape(len(child_IMD), -1, matrix_IXY.shape[1])
@@ -138,7 +139,8 @@ def as_map(parent_MEJ: torch.Tensor, capsules: torch.Tensor, windows: Windows) -
     """Return what the parents have as a map `(B, P, Q, J, ...)`."""
     height, padding = capsules.shape[1], windows.padding[0]
     rows = (height + 2 * padding - windows.kernel_size[0]) // windows.strides[0] + 1
-    return parent_MEJ.unflatten(0, (len(capsules), rows, -1)).movedim(-1, 3)
+    parent_BPQJ: torch.Tensor = parent_MEJ.unflatten(0, (len(capsules), rows, -1)).movedim(-1, 3)
+    return parent_BPQJ
 
 
 def self_routing(

@@ -1,4 +1,4 @@
-"""Routing in windows is analysed as the layers do it: the last state is what they give, and entropies are as by hand."""
+"""Routing in windows is analysed as the layers do it: the last state is theirs, and entropies are as by hand."""
 
 import math
 
