@@ -33,9 +33,9 @@ LAYERS = {
     "attention": (InvertedAttentionCapsules, {"capsules": 5, "dim": 4, "kernel_size": 2, "matrices": "type"}, MAP),
     "stack": (InvertedAttentionStack, STACK, MAP),
     "heinsen of 2019": (Heinsen2019Capsules, {"capsules": 5, "dim": 6}, [(7, 4), (7,)]),
-    "heinsen of 2019, any number": (
+    "heinsen of 2019, shared by outputs": (
         Heinsen2019Capsules,
-        {"capsules": 5, "dim": 6, "variable_inputs": True, "variable_outputs": True},
+        {"capsules": 5, "dim": 6, "variable_outputs": True},
         [(7, 4), (7,)],
     ),
     "heinsen of 2022": (Heinsen2022Capsules, {"capsules": 5, "dim": 6}, (7, 4)),
