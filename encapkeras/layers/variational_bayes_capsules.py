@@ -178,6 +178,13 @@ class VariationalBayesCapsules(GaussianLayer):
         scores = batch_norm(scores.movedim(3, 1), of_scores, training=training).movedim(1, 3)
         return self.lay_out_ports(poses.to(capsules.dtype), scores.sigmoid().to(capsules.dtype), return_ports)
 
+    @property
+    def not_in_onnx(self) -> str:
+        """Why the layer cannot be exported as ONNX: with covariance full."""
+        if self.covariance == "diagonal":
+            return ""
+        return "covariance full needs a Cholesky factorization, which ONNX lacks; export it as torch or keras"
+
     def routing_record(self) -> WindowRecord:
         """Return the routing's weights and options."""
         if self.covariance == "full":
