@@ -30,7 +30,7 @@ class Measurement:
 
     Attributes:
         layer: Name of the layer.
-        routing: `dynamic` or `em`.
+        routing: `dynamic`, `em`, `self_routing`, `inverted_attention` or `variational_bayes`.
         iteration: From 1.
         statistic: `coupling_entropy` (nats), `coupling_entropy_relative` (1 is uniform), `agreement` and
             `agreement_by_coupling` (cosines), `activation` (0 to 1), or `vote_length` (the votes in one cosine bin).

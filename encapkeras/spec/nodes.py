@@ -167,7 +167,7 @@ class Graph:
     def _is_left_to_keras(self, entries: Mapping[str, Tree]) -> bool:
         layer = entries.get("layer")
         try:
-            return layer is not None and layer_kind(layer.value, self._known) is None
+            return layer is not None and isinstance(layer.value, str) and layer_kind(layer.value, self._known) is None
         except LookupError:
             return False
 
