@@ -25,6 +25,8 @@ NOT_OF_THE_ORIGINAL = {
     "routing_attention",
     "routing_dynamic",
     "routing_em",
+    "routing_heinsen_2019",
+    "routing_heinsen_2022",
     "routing_self",
     "routing_variational_bayes",
 }
