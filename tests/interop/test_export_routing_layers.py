@@ -1,4 +1,4 @@
-"""Exported layers that route in windows, and Heinsen's, give the same outputs elsewhere."""
+"""Exported layers of Heinsen's routings give the same outputs elsewhere."""
 
 import keras
 import numpy as np
@@ -11,23 +11,8 @@ from encapkeras.interop import export_model
 
 pytestmark = pytest.mark.slow
 
-PRIMARY = {"layer": "primary_capsules", "inputs": "image", "types": 3, "dim": 4, "kernel_size": 3, "strides": 1}
-WINDOW = {"capsules": 3, "dim": 4, "kernel_size": 3, "strides": 1}
+PRIMARY = {"layer": "primary_capsules", "inputs": "image", "types": 3, "dim": 4, "kernel_size": 3}
 NETWORKS = {
-    "dynamic": {
-        "hidden": {"layer": "window_dynamic_capsules", "inputs": "primary", **WINDOW, "competition": "child"},
-        "classes": {"layer": "window_dynamic_capsules", "inputs": "hidden", "capsules": 5, "dim": 4},
-        "scores": {"layer": "capsule_length", "inputs": "classes"},
-    },
-    "attention": {
-        "hidden": {"layer": "inverted_attention_capsules", "inputs": "primary", **WINDOW},
-        "classes": {
-            "layer": "inverted_attention_stack",
-            "inputs": "hidden",
-            "layers": [{"capsules": 3, "dim": 4, "kernel_size": 2}, {"capsules": 5, "dim": 4}],
-        },
-        "scores": {"layer": "capsule_length", "inputs": "classes"},
-    },
     "heinsen of 2019": {
         "logits": {"layer": "capsule_length", "inputs": "primary"},
         "hidden": {
