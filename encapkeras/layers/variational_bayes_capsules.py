@@ -50,7 +50,8 @@ class VariationalBayesCapsules(GaussianLayer):
         padding: Rows and columns of nothing on each side, or [rows, columns].
         pose: `matrix`: a vote is the product of the matrices `U W`; `vector`: `W u`.
         matrices: What has matrices of its own: `offset`: each offset in the window; `type`: each type, as published for
-            the class layer; `position`: each offset of each window.
+            the class layer; `all`: nothing, all children share them; `position`: each offset of each window, whose
+            parents then compete with those of their position alone.
         betas: Whether the scores have the paper's offsets beta_a - beta_u, which its batch norm takes away again: they
             learn nothing, and only make the number of parameters that of its code.
         moving_average: Of the batch norms' statistics, for prediction: `momentum`: each batch has a share of 0.1;
@@ -161,11 +162,12 @@ class VariationalBayesCapsules(GaussianLayer):
         means, scores = variational_bayes_routing(
             wide,
             activations,
-            self.kernel.value,
+            self.of_types(self.kernel.value),
             iterations=self.iterations,
             covariance=self.covariance,
             density_floor=self.density_floor,
             offsets=self.vote_offsets(capsules),
+            competition="position" if self.matrices == "position" else "child",
             **self.window_options(wide),
         )
         if self.betas:

@@ -56,7 +56,7 @@ class WindowEmCapsules(GaussianLayer):
         padding: Rows and columns of nothing on each side, or [rows, columns].
         pose: `matrix`: a vote is the product of the matrices `U W`; `vector`: `W u`.
         matrices: What has matrices of its own: `offset`: each offset in the window; `type`: each type, as published for
-            the class layer; `position`: each offset of each window.
+            the class layer; `all`: nothing, all children share them; `position`: each offset of each window.
         routing: If given, a control in place of the routing: `uniform`: all coefficients are 1/J; `random`: they are
             drawn once, the same in every model.
         kernel_initializer: Keras initializer of the matrices, by name or as {class_name, config}. If not given, normal
@@ -169,7 +169,7 @@ class WindowEmCapsules(GaussianLayer):
         means, out_activations = window_em_routing(
             capsules,
             activations,
-            self.kernel.value,
+            self.of_types(self.kernel.value),
             self.beta_v.value,
             self.beta_a.value,
             iterations=self.iterations,
