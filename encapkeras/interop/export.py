@@ -6,7 +6,6 @@ import contextlib
 import importlib.util
 import io
 import json
-import re
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +20,6 @@ from encapkeras.keras_internals import layers_within
 
 FORMS = ("keras", "torch", "onnx")
 CLASS_NAMES = "class_names"
-_MISSING_OPERATOR = re.compile(r"No ONNX function found for <OpOverload\(op='([\w.]+)'")
 
 _NOT_IN_ONNX = {
     "aten.linalg_cholesky_ex.default",
