@@ -80,6 +80,14 @@ PARAMETERS = {
     "self_routing_smallnet": 2_432_864,
     "em_smallnet": 1_837_898,
     "dynamic_smallnet": 2_978_560,
+    "routing_attention": 118_369,
+    "routing_average": 24_058,
+    "routing_dynamic": 429_296,
+    "routing_em": 112_668,
+    "routing_heinsen_2019": 108_120,
+    "routing_heinsen_2022": 102_619,
+    "routing_self": 271_880,
+    "routing_variational_bayes": 112_632,
 }
 FILES = {file.stem: file for file in bundled_specs().glob("*.yaml")}
 
