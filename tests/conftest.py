@@ -9,6 +9,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import hypothesis
 import pytest
+from support.double_precision import double_precision
 from support.drawings import without_drawings
 
 import encapkeras  # noqa: F401  # chooses the torch backend before a test imports keras
@@ -37,19 +38,11 @@ def no_drawings(request):
         yield
 
 
-@pytest.fixture
-def double_precision(monkeypatch):
+@pytest.fixture(name="double_precision")
+def in_double_precision():
     """Keras in float64, for comparisons with golden numbers."""
-    import keras
-    from keras.src.backend.common import dtypes
-
-    # Keras' own layers otherwise compute in float32 whatever the policy, and there is no public setting.
-    monkeypatch.setitem(dtypes.BIT64_TO_BIT32_DTYPE, "float64", "float64")
-    keras.config.set_floatx("float64")
-    keras.config.set_dtype_policy("float64")
-    yield
-    keras.config.set_floatx("float32")
-    keras.config.set_dtype_policy("float32")
+    with double_precision():
+        yield
 
 
 @pytest.fixture

@@ -16,18 +16,21 @@ HAVE_COUNTERPARTS = (
     "and em_capsules that ends in capsule_dense, dynamic_capsules, em_capsules or keras.Dense; for a conv_bn_relu that "
     "gives em_capsules its activations; for optimal_transport losses on that chain; for the CapsNet of one "
     "conv_bn_relu, primary_capsules with batch norm and a routing layer; and for a ResNet of two-convolution blocks "
-    "such as resnet14. Layers without weights that take one tensor may stand anywhere."
+    "such as resnet14. Layers without weights that take one tensor may stand anywhere. Or nodes are called as the "
+    "modules of a PyTorch code, and those with weights are convolutions, batch norms, dense layers and conv_bn_relu."
 )
-_REARRANGING = (keras.layers.Flatten, keras.layers.Permute, keras.layers.Reshape)
+REARRANGING = (keras.layers.Flatten, keras.layers.Permute, keras.layers.Reshape)
 _ONE_PORT = "the original's modules have one output, that without a port"
 
 
-def no_counterpart(model: SpecModel, problems: list[str]) -> CheckpointError:
-    """Make the error for parts of a network that the original does not have."""
+def no_counterpart(model: SpecModel, problems: list[str], known: str = HAVE_COUNTERPARTS) -> CheckpointError:
+    """Make the error for parts of a network that the original does not have; `known` says what it has."""
     listed = "\n".join(f"  {problem}" for problem in problems)
-    return CheckpointError(
-        f"network '{model.name}' cannot be given the names of the original code:\n{listed}\n{HAVE_COUNTERPARTS}"
-    )
+    return CheckpointError(f"network '{model.name}' cannot be given the names of the original code:\n{listed}\n{known}")
+
+
+class LackingError(Exception):
+    """Why a place has no counterpart; gathered, and shown together."""
 
 
 @dataclass(frozen=True)
@@ -79,11 +82,8 @@ class Connections:
                 activations = position == 1 and isinstance(place.layer, EmCapsules)
                 if reference.port != "out" and not activations:
                     problems.append(f"{place} takes '{reference}'; {_ONE_PORT}")
-            if isinstance(place.layer, _REARRANGING) and _is_map(place.layer.input.shape):
-                problems.append(
-                    f"{place} takes a map of shape {place.layer.input.shape[1:]}, whose numbers the original has in "
-                    "another order, channel by channel; pool it to 1x1 first, such as by keras.GlobalAveragePooling2D"
-                )
+            if isinstance(place.layer, REARRANGING) and is_map(place.layer.input.shape):
+                problems.append(rearranging(place))
         return problems
 
     def with_weights(self) -> dict[str, Place]:
@@ -96,6 +96,14 @@ class Connections:
         return Reference(*text.split("/"))
 
 
-def _is_map(shape: tuple[int | None, ...]) -> bool:
+def is_map(shape: tuple[int | None, ...]) -> bool:
     """Return whether a tensor is an image or a map of capsules of more than one position."""
     return len(shape) in (4, 5) and tuple(shape[1:3]) != (1, 1)
+
+
+def rearranging(place: Place) -> str:
+    """Say that a place takes a map apart otherwise than the original would."""
+    return (
+        f"{place} takes a map of shape {place.layer.input.shape[1:]}, whose numbers the original has in another order, "
+        "channel by channel; pool it to 1x1 first, such as by keras.GlobalAveragePooling2D"
+    )

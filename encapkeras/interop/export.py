@@ -6,6 +6,7 @@ import contextlib
 import importlib.util
 import io
 import json
+import re
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,7 @@ from encapkeras.keras_internals import layers_within
 
 FORMS = ("keras", "torch", "onnx")
 CLASS_NAMES = "class_names"
+_MISSING_OPERATOR = re.compile(r"No ONNX function found for <OpOverload\(op='([\w.]+)'")
 
 _NOT_IN_ONNX = {
     "aten.linalg_cholesky_ex.default",
@@ -47,7 +49,7 @@ def export_model(model: keras.Model, output: str | Path, form: str) -> None:
 
     Raises:
         ArgumentError: The form is unknown, or the model has several inputs.
-        ExportError: torch cannot trace the model, or a package is missing.
+        ExportError: torch cannot trace the model, ONNX lacks an operator of it, or a package is missing.
         RunFolderError: The file cannot be written.
 
     Examples:
@@ -62,7 +64,7 @@ def export_model(model: keras.Model, output: str | Path, form: str) -> None:
     if form not in FORMS:
         raise ArgumentError(f"a network is exported as {', '.join(FORMS)}; received '{form}'")
     if form == "onnx":
-        _check_onnx()
+        _check_onnx(model)
     if form != "keras" and len(model.inputs) != 1:
         raise ArgumentError(
             f"model '{model.name}' has {len(model.inputs)} inputs; only models of one can be exported as {form}"
@@ -147,7 +149,11 @@ def _outputs(model: keras.Model) -> list[str]:
     return names if len(names) > 1 else ["scores"]
 
 
-def _check_onnx() -> None:
+def _check_onnx(model: keras.Model) -> None:
     missing = [package for package in ("onnx", "onnxscript") if importlib.util.find_spec(package) is None]
     if missing:
         raise ExportError(f"to write ONNX, {' and '.join(missing)} must be installed: pip install 'encapkeras[onnx]'")
+    for layer in layers_within(model):
+        reason = getattr(layer, "not_in_onnx", "")
+        if reason:
+            raise ExportError(f"layer '{layer.name}' cannot be written as ONNX: {reason}")

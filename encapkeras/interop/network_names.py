@@ -1,7 +1,9 @@
 """The original's names for the weights of a network, from its structure alone: nodes may have any names.
 
-The released code has `module0`, the stem; `module1` and on, one for each stage, convolution or routing layer; and
-`final_cls`, the classifier. `generate_activate` makes EM routing's activations, and `moduleK_ot_loss` is the
+Networks that route in windows, and others whose nodes are called as the modules of their code: see `module_names`.
+
+The released code of EncapNet has `module0`, the stem; `module1` and on, one for each stage, convolution or routing
+layer; and `final_cls`, the classifier. `generate_activate` makes EM routing's activations, and `moduleK_ot_loss` is the
 optimal-transport unit whose latent tensor is from module K. The CapsNet with two strided convolutions and the ResNet
 have the names of earlier versions, the last that could train them: `tranfer_conv` (sic), `layer1`.
 """
@@ -12,6 +14,7 @@ from collections.abc import Sequence
 
 import keras
 
+from encapkeras.errors import CheckpointError
 from encapkeras.interop.connections import Connections, Place, no_counterpart
 from encapkeras.interop.layer_names import (
     CONVOLUTION_AND_NORM,
@@ -23,8 +26,10 @@ from encapkeras.interop.layer_names import (
     other_weights,
     routing_tensors,
 )
+from encapkeras.interop.module_names import module_tensors, routes_in_windows
 from encapkeras.interop.original_tensor import OriginalTensor
 from encapkeras.interop.residual_names import is_residual, residual_tensors
+from encapkeras.interop.window_names import uncalled_modules
 from encapkeras.layers import CapsuleConvolution, CapsuleDense, CapsuleStage, ConvBnRelu, EmCapsules, PrimaryCapsules
 from encapkeras.layers.voting_layer import VotingLayer
 from encapkeras.losses import OptimalTransport
@@ -37,10 +42,31 @@ _PRIMARY_CAPSULES = {"convolution": "tranfer_conv1", "norm": "tranfer_bn1"}
 
 def original_tensors(model: SpecModel) -> list[OriginalTensor]:
     """Return all tensors of the original's state dict for a model, without counters; an error names all other parts."""
+    return namings(model)[0]
+
+
+def namings(model: SpecModel) -> list[list[OriginalTensor]]:
+    """Return the tensors under all names that they may have: those from the structure first, then those of nodes."""
     connections = Connections(model)
-    if is_residual(connections):
-        return residual_tensors(connections)
-    return _Names(connections).tensors()
+    schemes = [module_tensors] if routes_in_windows(connections) else [_structural_tensors, module_tensors]
+    found, errors = [], []
+    for scheme in schemes:
+        try:
+            found.append(scheme(connections))
+        except CheckpointError as error:
+            errors.append(error)
+    if not found:
+        raise errors[0]
+    return found
+
+
+def uncalled(model: SpecModel) -> tuple[str, ...]:
+    """Return beginnings of names of tensors that checkpoints may have although the original never uses them."""
+    return uncalled_modules(Connections(model).places.values())
+
+
+def _structural_tensors(connections: Connections) -> list[OriginalTensor]:
+    return residual_tensors(connections) if is_residual(connections) else _Names(connections).tensors()
 
 
 class _Names:

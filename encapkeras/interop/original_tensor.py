@@ -10,12 +10,16 @@ import torch
 
 @dataclass(frozen=True)
 class OriginalTensor:
-    """A tensor of the original and our variable with the same numbers; `axes` are ours in the original's order."""
+    """A tensor of the original and our variable with the same numbers.
+
+    The variable is viewed with the sizes `view`, whose `axes` in the original's order make the original's `shape`.
+    """
 
     name: str
     variable: keras.Variable
     shape: tuple[int, ...]
     axes: tuple[int, ...]
+    view: tuple[int, ...]
 
     @classmethod
     def of(
@@ -25,17 +29,21 @@ class OriginalTensor:
         *,
         shape: tuple[int, ...] | None = None,
         axes: tuple[int, ...] | None = None,
+        view: tuple[int, ...] | None = None,
     ) -> OriginalTensor:
-        """Make it for a variable; `axes` are by default in our order, `shape` follows from them."""
-        axes = axes or tuple(range(len(variable.shape)))
-        return cls(name, variable, shape or tuple(variable.shape[axis] for axis in axes), axes)
+        """Make it for a variable; by default, `view` is its shape, `axes` are in our order, `shape` is theirs."""
+        view = view or tuple(variable.shape)
+        axes = axes or tuple(range(len(view)))
+        return cls(name, variable, shape or tuple(view[axis] for axis in axes), axes, view)
 
     def from_ours(self) -> torch.Tensor:
         """Return a copy of our numbers in the original's layout."""
         value: torch.Tensor = self.variable.value.detach()
-        return value.permute(self.axes).reshape(self.shape).clone(memory_format=torch.contiguous_format)
+        theirs = value.reshape(self.view).permute(self.axes).reshape(self.shape)
+        return theirs.clone(memory_format=torch.contiguous_format)
 
     def to_ours(self, tensor: torch.Tensor) -> torch.Tensor:
         """Return a tensor of the original's shape in our layout."""
-        permuted = tensor.reshape([self.variable.shape[axis] for axis in self.axes])
-        return permuted.permute([self.axes.index(axis) for axis in range(len(self.axes))])
+        permuted = tensor.reshape([self.view[axis] for axis in self.axes])
+        ours = permuted.permute([self.axes.index(axis) for axis in range(len(self.axes))])
+        return ours.reshape(tuple(self.variable.shape))

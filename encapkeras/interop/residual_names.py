@@ -1,7 +1,7 @@
 """The original's names for a ResNet of residual blocks (He et al. 2016): `conv1`, `layer1.0.conv1`, ..., `fc`.
 
-A block is two convolutions with batch norm, ReLU after the first and after the sum with the skip. A block whose skip is
-a convolution begins the next `layerL`.
+A block is two convolutions with batch norm, ReLU after the first and after the sum with the skip. A block with strides,
+or whose skip is a convolution, begins the next `layerL`.
 """
 
 from __future__ import annotations
@@ -109,7 +109,8 @@ def _of_blocks(blocks: list[_Block]) -> list[OriginalTensor]:
     tensors = []
     layer, number = 0, 0
     for block in blocks:
-        layer, number = (layer + 1, 0) if block.projection or not layer else (layer, number + 1)
+        begins = not layer or block.projection or block.first.layer.strides > 1
+        layer, number = (layer + 1, 0) if begins else (layer, number + 1)
         prefix = f"layer{layer}.{number}."
         tensors += convolution_tensors(block.first.layer, prefix, _FIRST)
         for place, name in zip(block.second, ("conv2", "bn2"), strict=True):

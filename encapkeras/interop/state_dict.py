@@ -11,7 +11,7 @@ import torch
 from encapkeras.errors import LONGEST_NAME, MOST_SHOWN, ArgumentError, CheckpointError, printable
 from encapkeras.functional.batch_norm import WARM_BATCHES
 from encapkeras.interop.layer_names import COUNTER
-from encapkeras.interop.network_names import original_tensors
+from encapkeras.interop.network_names import namings, original_tensors, uncalled
 from encapkeras.interop.original_tensor import OriginalTensor
 from encapkeras.model.spec_model import SpecModel
 from encapkeras.text import counted, cut, listed
@@ -21,12 +21,13 @@ _AVERAGED = "n_averaged"  # the counter that torch's AveragedModel puts next to 
 
 
 def load_original_state_dict(model: keras.Model, state_dict: Mapping[str, torch.Tensor]) -> None:
-    """Load weights of the method's released PyTorch code into a model.
+    """Load weights of a method's released PyTorch code into a model.
 
-    Names follow from the structure of the network; its nodes may have any names. Numbers are converted to the dtype of
-    the model's weights. Counters `num_batches_tracked` are optional, and read by warm batch norms alone, which take the
-    statistics for those of ten batches without. Prefixes that all names have are removed, such as
-    `module.` of `torch.nn.DataParallel` or `model.` of a class around the network, and `_orig_mod.` of `torch.compile`.
+    Names follow from the structure of the network, whose nodes may have any names; or they are those of the nodes, as
+    in all networks that route in windows: whichever the state dict has. Numbers are converted to the dtype of the
+    model's weights. Counters `num_batches_tracked` are optional, and read by warm batch norms alone, which take the
+    statistics for those of ten batches without. Prefixes that all names have are removed, such as `module.` of
+    `torch.nn.DataParallel` or `model.` of a class around the network, and `_orig_mod.` of `torch.compile`.
 
     Args:
         model: A model made by `encapkeras.build_model`, or loaded by `encapkeras.load_model`.
@@ -45,14 +46,14 @@ def load_original_state_dict(model: keras.Model, state_dict: Mapping[str, torch.
         >>> bool((model.get_layer("digits").kernel.value == other.get_layer("digits").kernel.value).all())
         True
     """
-    tensors = original_tensors(_of_a_spec(model))
+    tensors, given = _named_alike(namings(_of_a_spec(model)), state_dict)
+    ignored = uncalled(model)
     if any(tensor.variable.value.is_meta for tensor in tensors):
         raise ArgumentError(
             f"model '{model.name}' is on the device \"meta\", where weights have no values. Make it on another device."
         )
-    given = _without_prefixes(state_dict, {tensor.name for tensor in tensors})
     wrong = [f"{tensor.name}: {problem}" for tensor in tensors if (problem := _problem(tensor, given))]
-    unknown = _unknown_entries(tensors, given)
+    unknown = _unknown_entries(tensors, {name: given[name] for name in given if not str(name).startswith(ignored)})
     if wrong or unknown:
         found = len(wrong) + len(unknown)
         shown = [f"  {problem}\n" for problem in [*wrong[:MOST_SHOWN], *unknown][:MOST_SHOWN]]
@@ -70,8 +71,9 @@ def load_original_state_dict(model: keras.Model, state_dict: Mapping[str, torch.
 def original_state_dict(model: keras.Model) -> dict[str, torch.Tensor]:
     """Return the weights of a model with the names and shapes of the method's released PyTorch code.
 
-    Names follow from the structure of the network. Counters `num_batches_tracked` are 0 but those of
-    warm batch norms, since the others do not count.
+    Names follow from the structure of the network; from those of its nodes if it routes in windows, or has another
+    structure than the original. Counters `num_batches_tracked` are 0 but those of warm batch norms, since the others do
+    not count.
 
     Args:
         model: A model made by `encapkeras.build_model`, or loaded by `encapkeras.load_model`.
@@ -105,6 +107,19 @@ def _of_a_spec(model: Any) -> SpecModel:
             f"made with it. Received {type(model).__name__}."
         )
     return model
+
+
+def _named_alike(
+    namings: Sequence[list[OriginalTensor]], state_dict: Any
+) -> tuple[list[OriginalTensor], dict[Any, Any]]:
+    """Return the tensors under the names of which the state dict has most, and its entries without prefixes."""
+    choices = []
+    for tensors in namings:
+        names = {tensor.name for tensor in tensors}
+        given = _without_prefixes(state_dict, names)
+        choices.append((len(names & given.keys()), tensors, given))
+    _, tensors, given = max(choices, key=lambda choice: choice[0])
+    return tensors, given
 
 
 def _without_prefixes(state_dict: Any, known: Collection[str]) -> dict[Any, Any]:

@@ -39,7 +39,7 @@ class Heinsen2019Capsules(CapsuleLayer):
         variable_outputs: Whether all outputs share them; they differ by `output_bias` times -1 to 1 in equal steps.
         single_beta: Whether `beta_use` is `beta_ignore` too.
         routing: If given, a control in place of the routing: `uniform`: all `R_ij` are 1/J; `random`: they are drawn
-            once, the same in every model; with `variable_inputs` for each output.
+            once, the same in every model; with `variable_inputs` for each output, which then changes scores alone.
         **kwargs: `kernel_regularizer`, `kernel_constraint`, the same of `bias`, `beta_use` and `beta_ignore`, and
             `activity_regularizer`; `name`, `dtype`, `trainable`, as for every Keras layer.
 

@@ -37,7 +37,7 @@ class InvertedAttentionCapsules(WindowLayer):
         padding: Rows and columns of nothing on each side, or [rows, columns].
         pose: `vector`: a vote is `W u`; `matrix`: the product of the matrices `U W`.
         matrices: What has matrices of its own: `offset`: each offset in the window, as published; `type`: each type,
-            which is faster; `position`: each offset of each window.
+            which is faster; `all`: nothing, all children share them; `position`: each offset of each window.
         routing: If given, a control in place of the routing: `uniform`: all coefficients are 1/J; `random`: they are
             drawn once, the same in every model.
         kernel_initializer: Keras initializer of the matrices, by name or as {class_name, config}. If not given, normal
@@ -115,7 +115,7 @@ class InvertedAttentionCapsules(WindowLayer):
 
     def attention(self, capsules: torch.Tensor) -> AttentionLayer:
         """Return the weights and options by which a map of children is routed."""
-        kernel = self.kernel.value
+        kernel = self.of_types(self.kernel.value)
         scale = kernel.new_ones(1) if self.scale is None else self.scale.value
         offset = kernel.new_zeros(1) if self.offset is None else self.offset.value
         return AttentionLayer(kernel, scale, offset, **self.window_options(capsules))

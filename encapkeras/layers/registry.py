@@ -193,6 +193,11 @@ class CapsuleLayer(keras.layers.Layer):  # type: ignore[misc]
             value = keras.ops.convert_to_tensor(value)
         return as_floats(value, getattr(torch, self.compute_dtype)) if isinstance(value, torch.Tensor) else value
 
+    @property
+    def not_in_onnx(self) -> str:
+        """Why the layer cannot be exported as ONNX, and what can be done; empty if it can."""
+        return ""
+
     def get_config(self) -> dict[str, Any]:
         """Return the arguments that make this layer again."""
         return {**super().get_config(), **copy.deepcopy(self._arguments)}

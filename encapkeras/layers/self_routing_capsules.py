@@ -36,7 +36,8 @@ class SelfRoutingCapsules(WindowLayer):
         padding: Rows and columns of nothing on each side, or [rows, columns].
         pose: `vector`: a vote is `W u`; `matrix`: the product of the matrices `U W`.
         matrices: What has matrices of its own, for votes and for routing: `offset`: each offset in the window, as
-            published; `type`: each type, which is faster; `position`: each offset of each window.
+            published; `type`: each type, which is faster; `all`: nothing, all children share them; `position`: each
+            offset of each window.
         routing: If given, a control in place of the routing: `uniform`: all coefficients are 1/J; `random`: they are
             drawn once, the same in every model.
         kernel_initializer: Keras initializer of the matrices, by name or as {class_name, config}. If not given, uniform
@@ -129,9 +130,9 @@ class SelfRoutingCapsules(WindowLayer):
         poses, shares = self_routing(
             capsules,
             activations,
-            None if self.kernel is None else self.kernel.value,
-            None if self.routing_kernel is None else self.routing_kernel.value,
-            None if self.routing_bias is None else self.routing_bias.value,
+            None if self.kernel is None else self.of_types(self.kernel.value),
+            None if self.routing_kernel is None else self.of_types(self.routing_kernel.value),
+            None if self.routing_bias is None else self.of_types(self.routing_bias.value),
             **self.window_options(capsules),
         )
         shares = self.lay_out(shares)
@@ -141,9 +142,6 @@ class SelfRoutingCapsules(WindowLayer):
     def routing_record(self) -> WindowRecord:
         """Return the routing's weights and options."""
         matrices = self.matrices_by_offset()
-        routing, bias = (
-            weight.value.detach() for weight in (self.routing_kernel, self.routing_bias) if weight is not None
-        )
-        if self.matrices == "type":
-            routing, bias = (weight.expand(*self.window, *weight.shape[2:]) for weight in (routing, bias))
+        weights = [weight for weight in (self.routing_kernel, self.routing_bias) if weight is not None]
+        routing, bias = (self.by_offset(weight.value) for weight in weights)
         return self.window_record("self_routing", [matrices, routing, bias], **self.sides)

@@ -50,7 +50,8 @@ class VariationalBayesCapsules(GaussianLayer):
         padding: Rows and columns of nothing on each side, or [rows, columns].
         pose: `matrix`: a vote is the product of the matrices `U W`; `vector`: `W u`.
         matrices: What has matrices of its own: `offset`: each offset in the window; `type`: each type, as published for
-            the class layer; `position`: each offset of each window.
+            the class layer; `all`: nothing, all children share them; `position`: each offset of each window, whose
+            parents then compete with those of their position alone.
         betas: Whether the scores have the paper's offsets beta_a - beta_u, which its batch norm takes away again: they
             learn nothing, and only make the number of parameters that of its code.
         moving_average: Of the batch norms' statistics, for prediction: `momentum`: each batch has a share of 0.1;
@@ -161,11 +162,12 @@ class VariationalBayesCapsules(GaussianLayer):
         means, scores = variational_bayes_routing(
             wide,
             activations,
-            self.kernel.value,
+            self.of_types(self.kernel.value),
             iterations=self.iterations,
             covariance=self.covariance,
             density_floor=self.density_floor,
             offsets=self.vote_offsets(capsules),
+            competition="position" if self.matrices == "position" else "child",
             **self.window_options(wide),
         )
         if self.betas:
@@ -175,6 +177,13 @@ class VariationalBayesCapsules(GaussianLayer):
         poses = capsule_batch_norm(means.movedim(3, 1), of_poses, training=training).movedim(1, 3)
         scores = batch_norm(scores.movedim(3, 1), of_scores, training=training).movedim(1, 3)
         return self.lay_out_ports(poses.to(capsules.dtype), scores.sigmoid().to(capsules.dtype), return_ports)
+
+    @property
+    def not_in_onnx(self) -> str:
+        """Why the layer cannot be exported as ONNX: with covariance full."""
+        if self.covariance == "diagonal":
+            return ""
+        return "covariance full needs a Cholesky factorization, which ONNX lacks; export it as torch or keras"
 
     def routing_record(self) -> WindowRecord:
         """Return the routing's weights and options."""

@@ -39,7 +39,8 @@ class WindowDynamicCapsules(WindowLayer):
         padding: Rows and columns of nothing on each side, or [rows, columns].
         pose: `vector`: a vote is `W u`; `matrix`: the product of the matrices `U W`.
         matrices: What has matrices of its own: `offset`: each offset in the window, as published; `type`: each type,
-            which is faster; `position`: each offset of each window, with competition `position` alone.
+            which is faster; `all`: nothing, all children share them (Gu and Tresp 2020, with routing `uniform`);
+            `position`: each offset of each window, with competition `position` alone.
         routing: If given, a control in place of the routing: `uniform`: all coefficients are 1/J; `random`: they are
             drawn once, the same in every model.
         kernel_initializer: Keras initializer of the matrices, by name or as {class_name, config}. If not given, normal
@@ -126,7 +127,7 @@ class WindowDynamicCapsules(WindowLayer):
         options = self.window_options(capsules)
         iterations = max(1, self.iterations)
         parents = window_dynamic_routing(
-            capsules, self.kernel.value, iterations=iterations, competition=self.competition, **options
+            capsules, self.of_types(self.kernel.value), iterations=iterations, competition=self.competition, **options
         )
         return self.lay_out(parents)
 

@@ -20,6 +20,9 @@ from encapkeras.layers.registry import register_layer
 from encapkeras.layers.routing_inputs import Control
 from encapkeras.layers.window_layer import Matrices, WindowLayer, WindowRecord, WindowShape
 
+BETA_A = -1000.0
+"""The mean at the start in the code of Gritzman 2019."""
+
 
 @register_layer("window_em_capsules")
 class WindowEmCapsules(GaussianLayer):
@@ -53,13 +56,15 @@ class WindowEmCapsules(GaussianLayer):
         padding: Rows and columns of nothing on each side, or [rows, columns].
         pose: `matrix`: a vote is the product of the matrices `U W`; `vector`: `W u`.
         matrices: What has matrices of its own: `offset`: each offset in the window; `type`: each type, as published for
-            the class layer; `position`: each offset of each window.
+            the class layer; `all`: nothing, all children share them; `position`: each offset of each window.
         routing: If given, a control in place of the routing: `uniform`: all coefficients are 1/J; `random`: they are
             drawn once, the same in every model.
         kernel_initializer: Keras initializer of the matrices, by name or as {class_name, config}. If not given, normal
             with deviation 1, cut at 2, as in the code of Gritzman 2019.
         beta_v_initializer: Keras initializer of beta_v. If not given, uniform within sqrt(6 / (J + 1)), as there.
-        beta_a_initializer: Keras initializer of beta_a.
+        beta_a_initializer: Keras initializer of beta_a. If not given, -1000, the mean there, against the costs of small
+            variances at the start, which are about as far below 0. The deviation there, 500, is left out: steps of a
+            beta_a change an activation by final_lambda times as much, so differences at the start stay for long.
         **kwargs: `kernel_regularizer`, `kernel_constraint`, the same of `beta_v` and `beta_a`, and
             `activity_regularizer`; `name`, `dtype`, `trainable`, as for every Keras layer.
 
@@ -112,7 +117,7 @@ class WindowEmCapsules(GaussianLayer):
         routing: Control | None = None,
         kernel_initializer: InitializerConfig | None = None,
         beta_v_initializer: InitializerConfig | None = None,
-        beta_a_initializer: InitializerConfig = "zeros",
+        beta_a_initializer: InitializerConfig | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(
@@ -141,13 +146,14 @@ class WindowEmCapsules(GaussianLayer):
         self.add_kernel(input_shape)
         bound = math.sqrt(6 / (self.capsules + 1))
         uniform = keras.initializers.RandomUniform(-bound, bound)
-        self.beta_v = self._beta("beta_v", uniform if self.beta_v_initializer is None else self.beta_v_initializer)
-        self.beta_a = self._beta("beta_a", self.beta_a_initializer)
+        self.beta_v = self._beta("beta_v", self.beta_v_initializer, uniform)
+        self.beta_a = self._beta("beta_a", self.beta_a_initializer, keras.initializers.Constant(BETA_A))
 
-    def _beta(self, name: str, initializer: Any) -> Any:
+    def _beta(self, name: str, given: InitializerConfig | None, usual: keras.initializers.Initializer) -> Any:
         """Add one number for each type, float32 or better: it may be large, and learns in small steps."""
+        initializer = usual if given is None else get_initializer(given, name)
         options = {"autocast": False, **self.regularizing(name)}
-        return self.add_weight((self.capsules,), get_initializer(initializer, name), name=name, **options)
+        return self.add_weight((self.capsules,), initializer, name=name, **options)
 
     def default_initializer(self, shape: WindowShape) -> keras.initializers.Initializer:
         """Return that of Gritzman's code."""
@@ -163,7 +169,7 @@ class WindowEmCapsules(GaussianLayer):
         means, out_activations = window_em_routing(
             capsules,
             activations,
-            self.kernel.value,
+            self.of_types(self.kernel.value),
             self.beta_v.value,
             self.beta_a.value,
             iterations=self.iterations,

@@ -24,7 +24,7 @@ from encapkeras.layers.kernel_sizes import Padding, Strides, WindowSize, as_side
 from encapkeras.layers.registry import CapsuleLayer, Shape, warn_of_other_axes
 from encapkeras.layers.routing_inputs import Control, capsules_and_activations
 
-Matrices = Literal["offset", "type", "position"]
+Matrices = Literal["offset", "type", "all", "position"]
 
 
 class WindowShape(NamedTuple):
@@ -153,7 +153,7 @@ class WindowLayer(CapsuleLayer):
     def add_kernel(self, input_shape: Any) -> WindowShape:
         """Make the vote matrices, `kernel`, and fixed coefficients where `routing` is `random`; return the sizes."""
         shape = self.read_shape(input_shape)
-        self.window, self.child_dim = shape.kernel, shape.dim
+        self.window, self.child_types, self.child_dim = shape.kernel, shape.types, shape.dim
         _warn_of_gaps(self, shape)
         if not isinstance(input_shape[0], list | tuple):
             warn_of_other_axes(self, input_shape)
@@ -179,9 +179,14 @@ class WindowLayer(CapsuleLayer):
 
     def shared_sizes(self, shape: WindowShape) -> tuple[int, ...]:
         """Return the first sizes of a weight for each pair of a child and a parent type, by what has its own."""
-        window = (1, 1) if self.matrices == "type" else shape.kernel
+        if self.matrices in ("type", "all"):
+            return (1, 1, shape.types if self.matrices == "type" else 1, self.capsules)
         places = [int(size or 0) for size in shape.parents] if self.matrices == "position" else []
-        return (*places, *window, shape.types, self.capsules)
+        return (*places, *shape.kernel, shape.types, self.capsules)
+
+    def of_types(self, weight: torch.Tensor) -> torch.Tensor:
+        """Return a weight of `shared_sizes`, that of all children as one of each type."""
+        return weight.expand(-1, -1, self.child_types, *[-1] * (weight.dim() - 3)) if self.matrices == "all" else weight
 
     def matrix_sides(self, shape: WindowShape) -> tuple[int, int]:
         """Return how many numbers a product with a vote matrix takes, and gives: D and E, or columns of the poses."""
@@ -202,7 +207,7 @@ class WindowLayer(CapsuleLayer):
     def window_options(self, capsules: torch.Tensor) -> dict[str, Any]:
         """Return what all functions take: strides, padding, pose, and the control's coefficients for a map."""
         options = self.sides
-        if self.matrices == "type":
+        if self.matrices in ("type", "all"):
             options["window"] = self.window
         if self.coefficients is not None:
             options["coefficients"] = self.coefficients.value
@@ -229,8 +234,12 @@ class WindowLayer(CapsuleLayer):
             raise ArgumentError(f"layer '{self.name}' cannot be analysed: each position has matrices of its own")
         if self.kernel is None:
             return None
-        matrices: torch.Tensor = self.kernel.value.detach()
-        return matrices.expand(*self.window, *matrices.shape[2:]) if self.matrices == "type" else matrices
+        return self.by_offset(self.kernel.value)
+
+    def by_offset(self, weight: torch.Tensor) -> torch.Tensor:
+        """Return a weight of `shared_sizes` as one for each offset of the window, without gradient."""
+        weight = self.of_types(weight.detach())
+        return weight.expand(*self.window, *weight.shape[2:]) if self.matrices in ("type", "all") else weight
 
     def as_maps(self, inputs: torch.Tensor | list[torch.Tensor]) -> list[torch.Tensor]:
         """Return the capsules, and their activations if there are any, as maps."""

@@ -14,7 +14,7 @@ from encapkeras.losses.targets import one_hot_targets
 def negative_log_likelihood(scores: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """Return `-sum_k T_k log(a_k / sum_j a_j)` of each sample, `(B,)`.
 
-    Where a score is 0, the smallest normal number of its type stands for it.
+    Where a score is 0, the smallest normal number of its type stands for it, and its gradient is 0.
 
     Args:
         scores: Activations or lengths a `(B, K)`, at least 0.

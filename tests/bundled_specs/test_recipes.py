@@ -106,6 +106,43 @@ def xavier_deviation(weight):
     return (2 / (field * (shape[0] + shape[1]))) ** 0.5
 
 
+@pytest.mark.parametrize(
+    ("name", "epochs", "milestones", "augment"),
+    [
+        ("self_routing_resnet20", 350, [150, 250], {"pad": 4, "crop": True, "mirror": True}),
+        ("self_routing_resnet20_svhn", 200, [100, 150], {"pad": 4, "crop": True}),
+        (
+            "self_routing_convnet",
+            200,
+            [100, 150],
+            {"resize": 48, "crop": True, "brightness": 32 / 255, "contrast": 0.3},
+        ),
+    ],
+)
+def test_self_routings_recipes(name, epochs, milestones, augment):
+    spec = load_spec(name)
+    train, settings = spec.train, spec.data.augment
+    assert (spec.data.batch_size, spec.data.validation, train.epochs) == (64, 0.1, epochs)
+    given = settings.model_dump(exclude_defaults=True)
+    assert given == pytest.approx(augment, abs=1e-4)
+    optimizer = make_optimizer(train, STEPS_PER_EPOCH)
+    sgd = optimizer.inner_optimizer
+    assert type(optimizer) is CoupledWeightDecay
+    assert isinstance(sgd, keras.optimizers.SGD)
+    assert (optimizer.rate, sgd.momentum, sgd.nesterov) == (1e-4, 0.9, False)
+    rates = [float(sgd._learning_rate(epoch * STEPS_PER_EPOCH)) for epoch in (0, *milestones, epochs - 1)]
+    assert rates == pytest.approx([0.1, 0.01, 0.001, 0.001])
+
+
+def test_the_spread_loss_of_self_routings_comparison_grows_over_the_whole_training():
+    (loss,) = load_spec("em_convnet").make_losses().values()
+    margins = []
+    for epoch in (0, 100, 200):
+        loss.set_epoch(epoch, epochs=200)
+        margins.append(loss.margin)
+    assert margins == pytest.approx([0.2, 0.3, 0.4])
+
+
 def test_the_modern_recipe():
     spec = spec_with("modern_recipe.yaml")
     augment = spec.data.augment

@@ -1,7 +1,8 @@
 """Compares our routings with numbers of their authors' code: `python tests/golden/check.py FOLDER`.
 
-FOLDER/layers holds one file for each call of a layer: its inputs, weights, outputs and gradients.
-Prints the largest difference of each, and exits with 1 where one is too large.
+FOLDER/layers holds one file for each call of a layer: its inputs, weights, outputs and gradients. FOLDER/networks holds
+one for each network: how its weights are drawn, its outputs, its loss and the norms of gradients.
+Prints the largest difference of each, and exits with 1 where one is too large. Networks that are not here are named.
 """
 
 import argparse
@@ -15,26 +16,29 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import numpy as np
 import torch
-from golden import routing_layers
+from golden import routing_layers, routing_networks
 
-BOUND = 1e-9  # relative, with FLOOR as the smallest number that differences are divided by
+BOUND = 1e-9  # of layers: relative, with FLOOR as the smallest number that differences are divided by
 FLOOR = 1e-3
+OUTPUT_BOUND = 1e-8  # of networks' outputs and losses, absolutely
+NORM_BOUND = 1e-6  # of the norms of their gradients, relative
 
 
 class Result(NamedTuple):
-    """The largest difference of an output and of a gradient, and what is allowed."""
+    """The largest difference of an output and of a gradient, and what is allowed of each."""
 
     name: str
     output: float
     gradient: float
-    bound: float
+    output_bound: float
+    gradient_bound: float
 
     @property
     def holds(self) -> bool:
-        return max(self.output, self.gradient) <= self.bound
+        return self.output <= self.output_bound and self.gradient <= self.gradient_bound
 
     def __str__(self) -> str:
-        verdict = "" if self.holds else f"  ABOVE {self.bound:g}"
+        verdict = "" if self.holds else f"  ABOVE {self.output_bound:g} or {self.gradient_bound:g}"
         return f"{self.name:40} outputs {self.output:8.1e}  gradients {self.gradient:8.1e}{verdict}"
 
 
@@ -58,7 +62,13 @@ def check_layer(path: Path) -> Result:
             if name not in ignored
         ),
         BOUND,
+        BOUND,
     )
+
+
+def check_network(path: Path) -> Result:
+    """Compare one network's outputs, loss and gradients."""
+    return Result(path.stem, *routing_networks.differences(path), OUTPUT_BOUND, NORM_BOUND)
 
 
 def read(path: Path) -> tuple[dict, dict[str, torch.Tensor]]:
@@ -87,15 +97,24 @@ def files(folder: Path) -> list[Path]:
     return [path for path in sorted((folder / "layers").glob("*.npz")) if not routing_layers.is_faulty(path.stem)]
 
 
+def network_files(folder: Path) -> tuple[list[Path], list[Path]]:
+    """Return a folder's files of networks that are here, and those of others."""
+    paths = sorted(path for path in (folder / "networks").glob("*") if path.suffix in (".json", ".npz"))
+    here = [path for path in paths if path.stem in routing_networks.SPECS]
+    return here, [path for path in paths if path not in here]
+
+
 def check(folder: Path) -> Iterator[Result]:
     """Compare all files of a folder."""
     for path in files(folder):
         yield check_layer(path)
+    for path in network_files(folder)[0]:
+        yield check_network(path)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path, help="a folder with layers/*.npz")
+    parser.add_argument("folder", type=Path, help="a folder with layers/*.npz, networks/*.json or both")
     folder = parser.parse_args().folder
     failed = found = 0
     for result in check(folder):
@@ -103,8 +122,12 @@ def main() -> int:
         found += 1
         failed += not result.holds
     if not found:
-        print(f"{folder / 'layers'} holds no .npz files")
-    print(f"{found - failed} of {found} files within their bounds")
+        print(f"{folder} holds no files of layers or of networks that are here")
+    others = [path.stem for path in network_files(folder)[1]]
+    for name in others:
+        print(f"{name:40} not covered: there is no such network here")
+    covered = f"; {len(others)} networks not covered: {', '.join(others)}" if others else ""
+    print(f"{found - failed} of {found} files within their bounds{covered}")
     return int(failed > 0 or not found)
 
 

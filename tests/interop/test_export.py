@@ -174,6 +174,24 @@ class Bends(keras.layers.Layer):
         return keras.KerasTensor(inputs.shape, inputs.dtype)
 
 
+class Roots(keras.layers.Layer):
+    def call(self, inputs):
+        return torch.linalg.cholesky(inputs @ inputs.mT + torch.eye(4))
+
+    def compute_output_spec(self, inputs):
+        return keras.KerasTensor(inputs.shape, inputs.dtype)
+
+
+def test_what_onnx_lacks_is_told_and_leaves_nothing(tmp_path):
+    matrix = keras.Input((4, 4))
+    with pytest.raises(ExportError, match=r"as ONNX: it has no operator for aten.linalg_cholesky_ex\. It can still be"):
+        export_model(keras.Model(matrix, Roots()(matrix)), tmp_path / "network.onnx", "onnx")
+    full = build_model(gaussians("variational_bayes_capsules", covariance="full"))
+    with pytest.raises(ExportError, match="layer 'hidden' cannot be written as ONNX: covariance full needs a Cholesky"):
+        export_model(full, tmp_path / "network.onnx", "onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_what_cannot_be_exported_is_told_and_leaves_nothing(tmp_path, monkeypatch):
     image = keras.Input((4,))
     bends = keras.Model(image, Bends()(image))

@@ -22,6 +22,11 @@ NOT_OF_THE_ORIGINAL = {
     "fashion_mnist_best",
     "fashion_mnist_plain",
     "resnet14_ot",
+    "routing_attention",
+    "routing_dynamic",
+    "routing_em",
+    "routing_self",
+    "routing_variational_bayes",
 }
 SPECS = sorted(file.stem for file in bundled_specs().glob("*.yaml"))
 COUNTER = "num_batches_tracked"

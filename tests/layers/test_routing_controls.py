@@ -5,12 +5,16 @@ import pytest
 import torch
 from support.layer_check import for_each, with_batch
 
+from encapkeras.functional import squash
 from encapkeras.layers import (
     Heinsen2019Capsules,
     Heinsen2022Capsules,
     InvertedAttentionCapsules,
     InvertedAttentionStack,
+    SelfRoutingCapsules,
+    VariationalBayesCapsules,
     WindowDynamicCapsules,
+    WindowEmCapsules,
 )
 
 MAP = (5, 4, 3, 4)
@@ -29,9 +33,9 @@ LAYERS = {
     "attention": (InvertedAttentionCapsules, {"capsules": 5, "dim": 4, "kernel_size": 2, "matrices": "type"}, MAP),
     "stack": (InvertedAttentionStack, STACK, MAP),
     "heinsen of 2019": (Heinsen2019Capsules, {"capsules": 5, "dim": 6}, [(7, 4), (7,)]),
-    "heinsen of 2019, any number": (
+    "heinsen of 2019, shared by outputs": (
         Heinsen2019Capsules,
-        {"capsules": 5, "dim": 6, "variable_inputs": True, "variable_outputs": True},
+        {"capsules": 5, "dim": 6, "variable_outputs": True},
         [(7, 4), (7,)],
     ),
     "heinsen of 2022": (Heinsen2022Capsules, {"capsules": 5, "dim": 6}, (7, 4)),
@@ -50,6 +54,10 @@ def made(name, **options):
     return layer, for_each(shape, lambda sizes: torch.randn(sizes, generator=torch.Generator().manual_seed(1)))
 
 
+def ports(layer, inputs):
+    return list(layer(inputs, return_ports=True).values()) if len(layer.ports) > 1 else [layer(inputs)]
+
+
 @pytest.mark.parametrize("name", LAYERS)
 def test_equal_coefficients_are_one_iteration(name):
     uniform, inputs = made(name, routing="uniform")
@@ -63,7 +71,8 @@ def test_random_coefficients_are_shares_and_the_same_in_every_model(name):
     again, _ = made(name, routing="random")
     uniform, _ = made(name, routing="uniform")
     assert torch.equal(layer(inputs), again(inputs))
-    assert not torch.allclose(layer(inputs), uniform(inputs), rtol=0.01)
+    pairs = zip(ports(layer, inputs), ports(uniform, inputs), strict=True)
+    assert not all(torch.allclose(one, other, rtol=0.01) for one, other in pairs)
     fixed = [weight.value for weight in layer.non_trainable_weights]
     assert len(fixed) == len(STACK["layers"] if name == "stack" else [0])
     for shares in fixed:
@@ -72,3 +81,32 @@ def test_random_coefficients_are_shares_and_the_same_in_every_model(name):
     assert all(weight.value.grad is None for weight in layer.non_trainable_weights)
     config = keras.layers.serialize(layer)
     assert keras.layers.deserialize(config).get_config()["routing"] == "random"
+
+
+def test_one_matrix_for_all_children_maps_their_sum():
+    """The layer of Aff-CapsNets (Gu and Tresp 2020): `squash(W_j sum_i u_i / J)`."""
+    layer = WindowDynamicCapsules(5, 3, matrices="all", routing="uniform")
+    capsules = torch.randn(2, *MAP, dtype=torch.float32, generator=torch.Generator().manual_seed(1)).requires_grad_()
+    parents = layer(capsules)
+    (matrix_JED,) = layer.kernel.value[0, 0]
+    expected = squash(torch.einsum("jed,bhwnd->bje", matrix_JED, capsules) / 5)
+    torch.testing.assert_close(parents, expected)
+    inputs = [capsules, layer.kernel.value]
+    for received, wanted in zip(
+        torch.autograd.grad(parents.square().sum(), inputs),
+        torch.autograd.grad(expected.square().sum(), inputs),
+        strict=True,
+    ):
+        torch.testing.assert_close(received, wanted)
+
+
+@pytest.mark.parametrize("make", [SelfRoutingCapsules, WindowEmCapsules, VariationalBayesCapsules])
+def test_matrices_of_all_children_are_those_of_each_type_where_these_are_equal(make):
+    inputs = [torch.randn(2, *MAP), torch.rand(2, *MAP[:-1])]
+    layers = [make(5, 4, kernel_size=3, matrices=matrices) for matrices in ("all", "type")]
+    for layer in layers:
+        layer(inputs)
+    shared, by_type = layers
+    for one, each in zip(shared.weights, by_type.weights, strict=True):
+        each.assign(one.value.expand(each.shape))
+    torch.testing.assert_close(shared(inputs), by_type(inputs))

@@ -150,6 +150,20 @@ def test_coordinates_are_the_column_and_the_row_of_the_child():
     torch.testing.assert_close(found["activations"], out)
 
 
+def test_weights_start_as_in_gritzman_s_code_but_for_the_deviation_of_beta_a():
+    layer = WindowEmCapsules(40, 16, kernel_size=3)
+    layer.build([(None, 6, 6, 16, 16), (None, 6, 6, 16)])
+    kernel, beta_v, beta_a = (weight.value.detach() for weight in (layer.kernel, layer.beta_v, layer.beta_a))
+    assert kernel.abs().max() <= 2
+    assert abs(kernel.std() - 0.88) < 0.01  # of a normal of deviation 1 that is cut at 2
+    assert math.sqrt(6 / 41) * 0.8 < beta_v.abs().max() <= math.sqrt(6 / 41)
+    assert (beta_a == -1000).all()
+    given = {"class_name": "TruncatedNormal", "config": {"mean": -1000.0, "stddev": 500.0}}
+    drawn = WindowEmCapsules(40, 16, kernel_size=3, beta_a_initializer=given)
+    drawn.build([(None, 6, 6, 16, 16), (None, 6, 6, 16)])
+    assert drawn.beta_a.value.detach().std() > 300
+
+
 MAP = [(None, 6, 6, 3, 4), (None, 6, 6, 3)]
 
 

@@ -11,17 +11,20 @@ from encapkeras.errors import ArgumentError, ShapeError
 from encapkeras.losses import (
     CrossEntropyLoss,
     MarginLoss,
+    NegativeLogLikelihoodLoss,
     SideLoss,
     SpreadLoss,
     cross_entropy,
     margin_loss,
+    negative_log_likelihood,
     spread_loss,
 )
 
-LOSSES = [MarginLoss, SpreadLoss, CrossEntropyLoss]
+LOSSES = [MarginLoss, SpreadLoss, CrossEntropyLoss, NegativeLogLikelihoodLoss]
+FUNCTIONS = [margin_loss, functools.partial(spread_loss, margin=0.2), cross_entropy, negative_log_likelihood]
 
 
-@pytest.mark.parametrize("function", [margin_loss, functools.partial(spread_loss, margin=0.2), cross_entropy])
+@pytest.mark.parametrize("function", FUNCTIONS)
 @pytest.mark.parametrize("role", ["loss", "metrics"])
 @pytest.mark.parametrize("method", ["fit", "evaluate"])
 def test_functions_of_scores_and_targets_are_refused_where_keras_gives_labels_first(function, role, method):
@@ -76,6 +79,15 @@ def test_cross_entropy_equals_torch():
     labels = torch.tensor([0, 6, 3, 3, 1])
     expected = torch.nn.functional.cross_entropy(4 * scores, labels)
     golden.assert_equal(CrossEntropyLoss(scale=4.0).call(labels, scores).mean(), expected, 1e-12)
+
+
+def test_negative_log_likelihood_equals_torch_for_shares_and_for_their_multiples():
+    shares = torch.rand(5, 7, dtype=torch.float64).softmax(1)
+    labels = torch.tensor([0, 6, 3, 3, 1])
+    expected = torch.nn.functional.nll_loss(shares.log(), labels)
+    for scores in (shares, 3 * shares):
+        golden.assert_equal(NegativeLogLikelihoodLoss().call(labels, scores).mean(), expected, 1e-12)
+        golden.assert_equal(NegativeLogLikelihoodLoss().probabilities(scores), shares, 1e-12)
 
 
 def test_smoothed_cross_entropy_equals_torch():
@@ -161,7 +173,7 @@ def test_impossible_labels_are_refused_with_their_place(labels, message):
     assert message in str(error.value)
 
 
-@pytest.mark.parametrize("loss", [SpreadLoss, CrossEntropyLoss])
+@pytest.mark.parametrize("loss", [SpreadLoss, CrossEntropyLoss, NegativeLogLikelihoodLoss])
 @pytest.mark.parametrize(("row", "total"), [([1, 1, 0, 0], "2"), ([0, 0, 0, 0], "0"), ([0.5, 0.25, 0, 0], "0.75")])
 def test_losses_of_one_class_refuse_rows_of_several_and_of_none(loss, row, total):
     labels = torch.tensor([[0, 1, 0, 0], row], dtype=torch.float32)

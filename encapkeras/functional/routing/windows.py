@@ -102,6 +102,12 @@ class Windows:
         unpadded = [0, 0] * (map_BHWN.dim() - 3)
         return F.pad(map_BHWN, [*unpadded, horizontal, horizontal, vertical, vertical])
 
+    def unfold(self, padded_BHWN: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+        """Return the children of each parent of a map of that size, `(B, P, Q, I, ...)`, of a padded map."""
+        if self.kernel_size == padded_BHWN.shape[1:3]:
+            return padded_BHWN.flatten(1, 3)[:, None, None]
+        return torch.cat([padded_BHWN[:, *self.at(offset, size)] for offset in self.offsets()], 3)
+
 
 def sum_children(
     contribution: Contribution,
@@ -157,8 +163,9 @@ def _evaluate(
     size = plan.windows.output_size(*children[0].shape[1:3])
     if plan.whole:
         weights = [weight.unsqueeze(0) for weight in weights]
-    elif plan.windows.kernel_size == padded[0].shape[1:3]:  # one parent: its children are as many types at one offset
-        padded = [child.flatten(1, 3)[:, None, None] for child in padded]
+    elif plan.windows.kernel_size == padded[0].shape[1:3] or is_traced():
+        # One parent, or a program that should be short: children are as many types at one offset.
+        padded = [plan.windows.unfold(child, size) for child in padded]
         weights = [weight.flatten(0, 1).unsqueeze(0) for weight in weights]
         plan = replace(plan, windows=Windows((1, 1)))
     plan = replace(plan, size=size, children=len(padded), weights=len(weights))

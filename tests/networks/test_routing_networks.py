@@ -1,0 +1,23 @@
+"""The networks of published routings, built from their specs, equal their authors': outputs, losses and gradients."""
+
+from pathlib import Path
+
+import pytest
+from golden import check
+
+FILES, OTHERS = check.network_files(Path(__file__).parent.parent / "golden" / "routings_a")
+
+
+def test_every_network_with_golden_numbers_is_here():
+    assert len(FILES) == 11
+    assert not OTHERS
+
+
+def case(path):
+    return pytest.param(path, id=path.stem, marks=[] if "convnet" in path.stem else pytest.mark.slow)
+
+
+@pytest.mark.parametrize("path", [case(path) for path in FILES])
+def test_network_equals_its_authors(path):
+    result = check.check_network(path)
+    assert result.holds, str(result)
