@@ -205,7 +205,7 @@ class _Plan:
         whole = is_traced() or not has_values(first) or batch == 0
         if not whole:
             limit = _PIECE.get(first.device.type, _PIECE_ELSEWHERE) / self.votes_of_child
-            types_step = _step(types, max(_TYPES, limit / (batch * height * width)))
+            types_step = _step(types, min(limit, max(_TYPES, limit / (batch * height * width))))
             rows_step = _step(height, limit / (types_step * width))
             samples_step = _step(batch, limit / (types_step * width * height)) if rows_step == height else 1
         for samples in [slice(None)] if whole else _slices(batch, samples_step):
