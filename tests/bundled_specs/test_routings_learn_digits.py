@@ -1,0 +1,31 @@
+"""The networks of one trunk learn digits, whatever routes in them, and all weights of the routings take part."""
+
+import keras
+import pytest
+import torch
+
+from encapkeras import build_model, load_spec
+from encapkeras.training import train
+
+ROUTINGS = ["attention", "dynamic", "em", "heinsen_2019", "heinsen_2022", "self", "variational_bayes"]
+
+
+@pytest.mark.parametrize("name", ROUTINGS)
+def test_gradients_reach_every_weight_of_a_routing(name):
+    keras.utils.set_random_seed(0)
+    model = build_model(f"routing_{name}")
+    (loss,) = model.make_losses().values()
+    images, labels = torch.rand(4, 28, 28, 1), torch.tensor([3, 1, 4, 1])
+    loss(labels, model(images, training=True)).backward()
+    routing = [layer for layer in model.layers if getattr(layer, "drawn_as", "") == "routing"]
+    assert routing
+    for weight in (weight for layer in routing for weight in layer.trainable_weights):
+        assert weight.value.grad is not None, weight.path
+        assert weight.value.grad.abs().max() > 0, weight.path
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ROUTINGS)
+def test_each_routing_learns_digits_in_two_epochs(name, tmp_path):
+    results = train(load_spec(f"routing_{name}", ["train.epochs=2"]), tmp_path / "run")
+    assert results["test_accuracy"] >= 0.7
