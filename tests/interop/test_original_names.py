@@ -21,6 +21,7 @@ NOT_OF_THE_ORIGINAL = {
     "capsnet_sabour_fashion_mnist",
     "fashion_mnist_best",
     "fashion_mnist_plain",
+    "heinsen_2019_small_norb",
     "resnet14_ot",
     "routing_attention",
     "routing_dynamic",

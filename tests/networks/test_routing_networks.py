@@ -9,12 +9,13 @@ FILES, OTHERS = check.network_files(Path(__file__).parent.parent / "golden" / "r
 
 
 def test_every_network_with_golden_numbers_is_here():
-    assert len(FILES) == 11
+    assert len(FILES) == 16
     assert not OTHERS
 
 
 def case(path):
-    return pytest.param(path, id=path.stem, marks=[] if "convnet" in path.stem else pytest.mark.slow)
+    is_fast = path.stem.startswith(("sr_convnet", "vb_"))
+    return pytest.param(path, id=path.stem, marks=[] if is_fast else pytest.mark.slow)
 
 
 @pytest.mark.parametrize("path", [case(path) for path in FILES])
