@@ -85,6 +85,7 @@ PARAMETERS = {
     "variational_bayes_small_norb": 68_714,
     "variational_bayes_small_norb_tiny": 206_154,
     "heinsen_2019_small_norb": 271_688,
+    "em_small_norb": 67_154,
     "routing_attention": 118_369,
     "routing_average": 24_058,
     "routing_dynamic": 429_296,

@@ -158,6 +158,15 @@ def test_the_recipe_of_variational_bayes(name):
     assert (float(optimizer.learning_rate), optimizer.epsilon) == (pytest.approx(1e-3), 1e-8)
 
 
+def test_the_recipe_of_matrix_capsules():
+    spec = load_spec("em_small_norb")
+    assert (spec.data.batch_size, spec.inputs["image"]) == (64, [32, 32, 1])
+    assert spec.data.augment.model_dump(exclude_defaults=True) == {"resize": 48, "crop": True}
+    adam = make_optimizer(spec.train, STEPS_PER_EPOCH)
+    assert isinstance(adam, keras.optimizers.Adam)
+    assert float(adam.learning_rate) == pytest.approx(3e-3)
+
+
 def test_variational_bayes_normalizes_each_channel_of_each_image():
     model = build_model("variational_bayes_small_norb_tiny")
     normal = keras.Model(model.inputs, model.get_layer("normal").output)
