@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from encapkeras.benchmarks import routing_sizes
 from encapkeras.cli.arguments.device import add_device, torch_device
 from encapkeras.errors import ArgumentError
 
@@ -76,6 +75,8 @@ def _run_data(arguments: argparse.Namespace) -> None:
 
 
 def _add_routing(parser: argparse.ArgumentParser) -> None:
+    from encapkeras.benchmarks import routing_sizes
+
     parser.add_argument(
         "--method",
         choices=routing_sizes.METHODS,
@@ -95,6 +96,8 @@ def _add_routing(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_routing(arguments: argparse.Namespace) -> None:
+    from encapkeras.benchmarks import routing_sizes
+
     given = {name: getattr(arguments, name) for name in routing_sizes.MEANINGS if getattr(arguments, name) is not None}
     _check_at_least(arguments, **{name: routing_sizes.LEAST[name] for name in given}, rounds=1)
     sizes = {method: _sizes(method, given) for method in arguments.method}
@@ -105,7 +108,9 @@ def _run_routing(arguments: argparse.Namespace) -> None:
     _print_reports([(run, advice) for run in runs], routing.as_table, arguments.json)
 
 
-def _sizes(method: str, given: routing_sizes.Sizes) -> routing_sizes.Sizes:
+def _sizes(method: str, given: dict[str, int]) -> dict[str, int]:
+    from encapkeras.benchmarks import routing_sizes
+
     own = routing_sizes.METHODS[method]
     foreign = [_option(name) for name in given if name not in own]
     if foreign:

@@ -94,6 +94,11 @@ def batch_norm(
         >>> batch_norm(torch.rand(8, 3, 5), weights, training=True).mean().abs() < 1e-6
         tensor(True)
     """
+    if training and map_BCP.dim() > 3 and 1 in (map_BCP.shape[0], *map_BCP.shape[2:]):
+        # On CPUs torch cannot tell how the memory of such a map is laid out, and some gradients are wrong (2.14).
+        flat_BCP = map_BCP.flatten(2)
+        normed = batch_norm(flat_BCP, weights, training=True, bias=bias, momentum=momentum, epsilon=epsilon)
+        return normed.reshape(map_BCP.shape)
     # `requires_grad_(True)`, torch's way to unfreeze a layer, reaches statistics too; they have no gradients.
     # A count that prediction does not use must not be touched there: torch.export stumbles over it.
     weights = weights._replace(

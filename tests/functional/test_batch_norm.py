@@ -1,5 +1,7 @@
 """Batch norm equals torch's module, and the fused CPU path equals the plain one."""
 
+import itertools
+
 import pytest
 import torch
 from support import golden
@@ -163,3 +165,22 @@ def test_fused_path_takes_any_strides():
     for output in outputs:
         output.square().sum().backward()
     golden.assert_equal(leaves[0].grad, leaves[1].grad, 1e-12)
+
+
+SIDES = [(3, 5, 4, 1), (3, 5, 1, 4), (1, 5, 4, 2), (1, 5, 4, 1), (3, 5, 2, 1, 2), (3, 5, 4, 2)]
+
+
+@pytest.mark.parametrize("shape", SIDES)
+def test_gradients_are_the_same_however_a_map_and_they_lie_in_memory(shape):
+    """Torch's own are wrong for some layouts of maps with a side of 1, and of a single sample."""
+
+    def gradient(x, upstream):
+        return torch.autograd.grad(batch_norm(x, fresh_weights(5), training=True), x, upstream)[0]
+
+    x, upstream = random(*shape).requires_grad_(), 3 * random(*shape).square()
+    expected = gradient(x, upstream)
+    for order in itertools.permutations(range(len(shape))):
+        lies = [order.index(axis) for axis in range(len(shape))]
+        laid = [each.detach().permute(order).contiguous().permute(lies).requires_grad_() for each in (x, upstream)]
+        golden.assert_equal(gradient(laid[0], upstream), expected, 1e-12)
+        golden.assert_equal(gradient(x, laid[1].detach()), expected, 1e-12)

@@ -132,7 +132,8 @@ def weighted_sums(share_nMJ: torch.Tensor, vote_nMAJC: torch.Tensor, center_MAJC
     """Return what children add to the sums of their parents."""
     away_nMAJC = vote_nMAJC - center_MAJC
     weighted_nMAJC = share_nMJ[:, :, None, :, None] * away_nMAJC
-    return Sums(share_nMJ.sum(0), weighted_nMAJC.sum(0), (weighted_nMAJC * away_nMAJC).sum(0))
+    second_nMAJC = weighted_nMAJC * away_nMAJC
+    return Sums(share_nMJ.sum(0), weighted_nMAJC.mT.sum(0).mT, second_nMAJC.mT.sum(0).mT)
 
 
 def gaussian(sums: Sums, center_MAJC: torch.Tensor, epsilon: float) -> Gaussian:

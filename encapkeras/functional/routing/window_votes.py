@@ -63,7 +63,7 @@ class WindowVotes:
         self.size = self.windows.output_size(*capsules.shape[1:3])
         self.capsules = capsules
         self._pose = pose
-        self._weights = [weight.flatten(0, 1).expand(self.windows.count, -1, -1, -1, -1)]
+        self._weights = [_outputs_last(weight, pose).flatten(0, 1).expand(self.windows.count, -1, -1, -1, -1)]
         if offsets is not None:
             window = self.windows.kernel_size
             bias = self.by_position("offsets", offsets, window).flatten(0, 1).unsqueeze(1)
@@ -157,8 +157,8 @@ class WindowVotes:
 
     def by_rows(self, pose_JE: torch.Tensor) -> torch.Tensor:
         """View poses `(..., J, E)` by rows, `(..., A, J, C)`."""
-        by_pose: torch.Tensor = pose_JE.unflatten(-1, (self.rows, self.columns))
-        return by_pose.movedim(-2, -3)
+        by_pose: torch.Tensor = pose_JE.unflatten(-1, (self.rows, self.columns)).movedim(-3, -1)
+        return by_pose.contiguous().mT  # as votes lie in memory
 
     def _with_votes(self, contribution: VoteContribution) -> Callable[[Tensors, Tensors, Tensors], Tensors]:
         given = len(self._weights)
@@ -174,7 +174,7 @@ class WindowVotes:
 
 def as_poses(row_AJC: torch.Tensor) -> torch.Tensor:
     """Return poses by rows `(..., A, J, C)` as `(..., J, E)`."""
-    return row_AJC.movedim(-3, -2).flatten(-2)
+    return row_AJC.movedim(-3, -2).flatten(-2).contiguous()
 
 
 def distance(vote_nMAJC: torch.Tensor, mean_MAJC: torch.Tensor, factor_MAJC: torch.Tensor) -> torch.Tensor:
@@ -185,7 +185,7 @@ def distance(vote_nMAJC: torch.Tensor, mean_MAJC: torch.Tensor, factor_MAJC: tor
 
 def gather(share_nMJ: torch.Tensor, vote_nMAJC: torch.Tensor) -> torch.Tensor:
     """Return sums of votes weighted by shares, `(M, A, J, C)`."""
-    return (share_nMJ[:, :, None, :, None] * vote_nMAJC).sum(0)
+    return (share_nMJ[:, :, None, None] * vote_nMAJC.mT).sum(0).mT  # sums lie in memory as they are written here
 
 
 def _agreement(vote_nMAJC: torch.Tensor, children: Tensors, weights: Tensors, parents: Tensors) -> Tensors:
@@ -204,23 +204,33 @@ def _compete(vote_nMAJC: torch.Tensor, children: Tensors, weights: Tensors, pare
 
 
 def _votes(child_nMD: torch.Tensor, weight: torch.Tensor, rows: int, pose: Pose) -> torch.Tensor:
-    types, outputs = weight.shape[:2]
-    if pose == "vector":
-        vote_nMY = child_nMD @ weight.flatten(1, 2).mT
-    else:
-        row_nRX = child_nMD.reshape(types, -1, weight.shape[2])
-        vote_nMY = row_nRX @ weight.transpose(1, 2).flatten(2)
-    return vote_nMY.view(types, -1, rows, outputs, vote_nMY.shape[2] // outputs)
+    matrix_nXCJ = _by_input(weight, pose)
+    types, inner, columns, outputs = matrix_nXCJ.shape
+    vote_nRY = child_nMD.reshape(types, -1, inner) @ matrix_nXCJ.flatten(2)
+    return vote_nRY.view(types, -1, rows, columns, outputs).mT
 
 
 def summed_votes(child_nMD: torch.Tensor, weight: torch.Tensor, rows: int, pose: Pose) -> torch.Tensor:
     """Return the sums `(M, A, J, C)` of the votes of all types."""
-    outputs, inner = weight.shape[1], child_nMD.shape[2] // rows
+    matrix_nXCJ = _by_input(weight, pose)
+    inner, columns, outputs = matrix_nXCJ.shape[1:]
     # Each row of a parent's pose depends on that row of all children's: they are the components of one vector.
     row_MAY = child_nMD.reshape(*child_nMD.shape[:2], rows, inner).permute(1, 2, 0, 3).flatten(2)
-    by_input = weight.permute(0, 3, 1, 2) if pose == "vector" else weight.transpose(1, 2)
-    total_MAY = row_MAY @ by_input.flatten(0, 1).flatten(1)
-    return total_MAY.view(*total_MAY.shape[:2], outputs, total_MAY.shape[2] // outputs)
+    total_MAY = row_MAY @ matrix_nXCJ.flatten(0, 1).flatten(1)
+    return total_MAY.view(*total_MAY.shape[:2], columns, outputs).mT
+
+
+def _by_input(weight: torch.Tensor, pose: Pose) -> torch.Tensor:
+    return weight.permute(0, 3, 2, 1) if pose == "vector" else weight.permute(0, 2, 3, 1)
+
+
+def _outputs_last(weight: torch.Tensor, pose: Pose) -> torch.Tensor:
+    """Return a weight `(K_h, K_w, N, J, ...)` whose axis J is the last in memory.
+
+    So votes have it there, and shares, which have no components, go along memory with them.
+    """
+    axes, back = ((5, 4, 3), (5, 4, 3)) if pose == "vector" else ((4, 5, 3), (5, 3, 4))
+    return weight.permute(0, 1, 2, *axes).contiguous().permute(0, 1, 2, *back)
 
 
 def windows_of(weight: torch.Tensor, strides: Side, padding: Side, window: Side | None) -> Windows:

@@ -33,9 +33,11 @@ Contribution = Callable[[Tensors, Tensors, Tensors], Tensors]
 Children are `(n, M, ...)`, weights `(n, ...)` and parents `(M, ...)`; children of whole windows `(n, M, O, ...)`.
 """
 
-_PIECE = {"cpu": 1 << 21}
+_PIECE = {"cpu": 1 << 19}
 """Numbers of all votes of a piece: on CPUs for the cache; elsewhere as many as keep the device busy."""
 _PIECE_ELSEWHERE = 1 << 26
+_TYPES = 8
+"""Types of a piece: few, so that it has many positions, for which their matrices are read once."""
 
 
 @dataclass(frozen=True)
@@ -203,7 +205,7 @@ class _Plan:
         whole = is_traced() or not has_values(first) or batch == 0
         if not whole:
             limit = _PIECE.get(first.device.type, _PIECE_ELSEWHERE) / self.votes_of_child
-            types_step = _step(types, limit)
+            types_step = _step(types, min(limit, max(_TYPES, limit / (batch * height * width))))
             rows_step = _step(height, limit / (types_step * width))
             samples_step = _step(batch, limit / (types_step * width * height)) if rows_step == height else 1
         for samples in [slice(None)] if whole else _slices(batch, samples_step):
@@ -274,7 +276,22 @@ class _Plan:
 
 
 def _joined(parts: Sequence[Tensors], axis: int) -> Tensors:
-    return parts[0] if len(parts) == 1 else tuple(torch.cat(part, axis) for part in zip(*parts, strict=True))
+    return parts[0] if len(parts) == 1 else tuple(_cat(part, axis) for part in zip(*parts, strict=True))
+
+
+def _cat(parts: Sequence[torch.Tensor], axis: int) -> torch.Tensor:
+    """Concatenate tensors; the result lies in memory as they do."""
+    order = parts[0].dim_order()
+    return torch.cat([part.permute(order) for part in parts], order.index(axis)).permute(_inverse(order))
+
+
+def _in_order(tensor: torch.Tensor, order: tuple[int, ...]) -> torch.Tensor:
+    """Return a tensor whose axes lie in memory in an order."""
+    return tensor.permute(order).contiguous().permute(_inverse(order))
+
+
+def _inverse(order: tuple[int, ...]) -> list[int]:
+    return sorted(range(len(order)), key=order.__getitem__)
 
 
 class _Evaluation(torch.autograd.Function):
@@ -282,7 +299,9 @@ class _Evaluation(torch.autograd.Function):
     def forward(context: Any, plan: _Plan, *tensors: torch.Tensor) -> Tensors:
         context.plan = plan
         context.save_for_backward(*tensors)
-        return plan.results(tensors)
+        results = plan.results(tensors)
+        context.orders = [result.dim_order() for result in results]
+        return results
 
     @staticmethod
     def backward(context: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
@@ -291,6 +310,7 @@ class _Evaluation(torch.autograd.Function):
             if torch.is_grad_enabled():  # with create_graph=True
                 aliases = [tensor.view_as(tensor) for tensor in tensors]
                 return None, *gradients_of(plan.results(aliases), aliases, gradients, create_graph=True)
+            gradients = tuple(map(_in_order, gradients, context.orders))
             found = [torch.zeros_like(tensor) if tensor.requires_grad else None for tensor in tensors]
             filled = [tensor if part is None else part for tensor, part in zip(tensors, found, strict=True)]
             needed = plan.by_view([tensor.requires_grad for tensor in tensors])
