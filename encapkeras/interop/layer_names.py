@@ -33,11 +33,12 @@ _KERAS = {
     **{"kernel": "weight", "bias": "bias"},
     **{"gamma": "weight", "beta": "bias", "moving_mean": "running_mean", "moving_variance": "running_var"},
 }
-_LEAVES = {
+LEAVES = {
     **{"kernel": "weight", "bias": "bias"},
     **{"scale": "weight", "offset": "bias", "mean": "running_mean", "variance": "running_var"},
     "count": COUNTER,
 }
+"""The original's last part of a name, by ours."""
 _BRANCHES = {
     "master_norm": "main_cap.1",
     "aide": "res_cap.0",
@@ -106,7 +107,7 @@ def _renamed(layer: keras.layers.Layer, prefix: str, original_part: Parts) -> li
     tensors = []
     for variable in layer.weights:
         part, leaf = variable.name.rsplit("_", 1)
-        tensors.append(OriginalTensor.of(f"{prefix}{original_part(part)}.{_LEAVES[leaf]}", variable))
+        tensors.append(OriginalTensor.of(f"{prefix}{original_part(part)}.{LEAVES[leaf]}", variable))
     return tensors
 
 

@@ -12,6 +12,8 @@ from collections.abc import Callable
 
 import keras
 
+from encapkeras.interop.attention_names import attention_tensors, stack_tensors
+from encapkeras.interop.bayes_names import bayes_tensors, with_primary_capsules
 from encapkeras.interop.connections import (
     REARRANGING,
     Connections,
@@ -24,12 +26,19 @@ from encapkeras.interop.connections import (
 from encapkeras.interop.layer_names import convolution_tensors, keras_tensors, other_weights
 from encapkeras.interop.original_tensor import OriginalTensor
 from encapkeras.interop.window_names import window_tensors
-from encapkeras.layers import BatchNorm, ConvBnRelu, WindowLayer
+from encapkeras.layers import (
+    BatchNorm,
+    ConvBnRelu,
+    InvertedAttentionCapsules,
+    InvertedAttentionStack,
+    VariationalBayesCapsules,
+    WindowLayer,
+)
 
 HAVE_COUNTERPARTS = (
     "Nodes with the names of the original's modules have counterparts if they are keras.Conv2D, keras.Dense, "
-    "keras.BatchNormalization, batch_norm, conv_bn_relu, or self-routing, dynamic or EM routing in windows. Layers "
-    "without weights may stand anywhere."
+    "keras.BatchNormalization, keras.LayerNormalization, batch_norm, conv_bn_relu, or self-routing, dynamic or EM "
+    "routing in windows, inverted attention or variational Bayes. Layers without weights may stand anywhere."
 )
 
 
@@ -47,7 +56,7 @@ def module_tensors(connections: Connections) -> list[OriginalTensor]:
 
 def routes_in_windows(connections: Connections) -> bool:
     """Return whether a network has a routing that only codes with names of their own have."""
-    return any(isinstance(place.layer, WindowLayer) for place in connections.places.values())
+    return any(isinstance(place.layer, WindowLayer | InvertedAttentionStack) for place in connections.places.values())
 
 
 def _converted(connections: Connections) -> tuple[list[OriginalTensor], list[str]]:
@@ -59,6 +68,8 @@ def _converted(connections: Connections) -> tuple[list[OriginalTensor], list[str
             tensors += _converter(place)(place, connections)
         except LackingError as lacking:
             problems.append(f"{place} {lacking}")
+    if any(isinstance(place.layer, VariationalBayesCapsules) for place in connections.places.values()):
+        tensors = with_primary_capsules(tensors)
     return tensors, problems
 
 
@@ -74,6 +85,18 @@ def _converter(place: Place) -> Converter:
 
 def _of_windows(place: Place, _: Connections) -> list[OriginalTensor]:
     return window_tensors(place)
+
+
+def _of_attention(place: Place, _: Connections) -> list[OriginalTensor]:
+    return attention_tensors(place.layer, place.name)
+
+
+def _of_stack(place: Place, _: Connections) -> list[OriginalTensor]:
+    return stack_tensors(place.layer, place.name)
+
+
+def _of_bayes(place: Place, _: Connections) -> list[OriginalTensor]:
+    return bayes_tensors(place.layer, place.name)
 
 
 def _of_convolution(place: Place, _: Connections) -> list[OriginalTensor]:
@@ -128,10 +151,14 @@ def _flattened(place: Place, connections: Connections) -> tuple[int, ...] | None
 
 
 _CONVERTERS: dict[type[keras.layers.Layer], Converter] = {
+    InvertedAttentionStack: _of_stack,
+    InvertedAttentionCapsules: _of_attention,
+    VariationalBayesCapsules: _of_bayes,
     WindowLayer: _of_windows,
     ConvBnRelu: _of_convolution,
     BatchNorm: _of_norm,
     keras.layers.Dense: _of_dense,
     keras.layers.Conv2D: _of_keras,
     keras.layers.BatchNormalization: _of_keras,
+    keras.layers.LayerNormalization: _of_keras,
 }

@@ -47,3 +47,34 @@ class OriginalTensor:
         permuted = tensor.reshape([self.view[axis] for axis in self.axes])
         ours = permuted.permute([self.axes.index(axis) for axis in range(len(self.axes))])
         return ours.reshape(tuple(self.variable.shape))
+
+    def assign(self, tensor: torch.Tensor) -> None:
+        """Set our numbers to a tensor of the original's shape."""
+        self.variable.assign(self.to_ours(tensor))
+
+
+@dataclass(frozen=True)
+class JoinedTensor(OriginalTensor):
+    """A tensor of the original whose first axis has those of several of our variables, one behind the other.
+
+    The fields besides the shape are those of the first part.
+    """
+
+    parts: tuple[OriginalTensor, ...]
+
+    @classmethod
+    def join(cls, name: str, *parts: OriginalTensor) -> JoinedTensor:
+        """Make it of tensors that are alike but for the length of their first axis."""
+        first = parts[0]
+        shape = (sum(part.shape[0] for part in parts), *first.shape[1:])
+        return cls(name, first.variable, shape, first.axes, first.view, parts)
+
+    def from_ours(self) -> torch.Tensor:
+        """Return a copy of our numbers in the original's layout."""
+        return torch.cat([part.from_ours() for part in self.parts])
+
+    def assign(self, tensor: torch.Tensor) -> None:
+        """Set our numbers to a tensor of the original's shape."""
+        pieces = tensor.split([part.shape[0] for part in self.parts])
+        for part, piece in zip(self.parts, pieces, strict=True):
+            part.assign(piece)

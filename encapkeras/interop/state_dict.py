@@ -64,8 +64,10 @@ def load_original_state_dict(model: keras.Model, state_dict: Mapping[str, torch.
             f"{_units_without_loss(unknown)}Nothing was loaded."
         )
     for tensor in tensors:
-        known = tensor.name in given  # only counters may be missing
-        tensor.variable.assign(tensor.to_ours(given[tensor.name].detach()) if known else WARM_BATCHES)
+        if tensor.name in given:
+            tensor.assign(given[tensor.name].detach())
+        else:  # only counters may be missing
+            tensor.variable.assign(WARM_BATCHES)
 
 
 def original_state_dict(model: keras.Model) -> dict[str, torch.Tensor]:

@@ -6,7 +6,7 @@ component.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 import keras
 
@@ -27,14 +27,19 @@ def window_tensors(place: Place) -> list[OriginalTensor]:
     names = next((found for kind, found in _NAMES.items() if isinstance(layer, kind)), None)
     if names is None:
         raise LackingError("has no counterpart")
-    if layer.matrices != "offset":
-        raise LackingError(f"has other matrices than those of each offset (matrices: {layer.matrices})")
-    if layer.routing is not None:
-        raise LackingError(f"has fixed coefficients (routing: {layer.routing})")
+    refuse_unpublished(layer)
     return [
         OriginalTensor.of(f"{place.name}.{names[weight.name]}", weight, shape=_shape(layer.pose, weight))
         for weight in layer.weights
     ]
+
+
+def refuse_unpublished(layer: WindowLayer, matrices: Collection[str] = ("offset",)) -> None:
+    """Raise `LackingError` if a layer shares its matrices as no original does, or has fixed coefficients."""
+    if layer.matrices not in matrices:
+        raise LackingError(f"has other matrices than those of each offset (matrices: {layer.matrices})")
+    if layer.routing is not None:
+        raise LackingError(f"has fixed coefficients (routing: {layer.routing})")
 
 
 def uncalled_modules(places: Iterable[Place]) -> tuple[str, ...]:

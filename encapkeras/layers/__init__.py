@@ -11,6 +11,7 @@ import warnings
 from typing import Any
 
 import encapkeras.backend  # noqa: F401  # refuses another Keras backend
+from encapkeras.layers.add_coordinates import AddCoordinates
 from encapkeras.layers.batch_norm import BatchNorm
 from encapkeras.layers.capsule_convolution import CapsuleConvolution
 from encapkeras.layers.capsule_dense import CapsuleDense
@@ -39,6 +40,7 @@ from encapkeras.layers.window_layer import WindowLayer
 
 __all__ = [
     "LAYERS",
+    "AddCoordinates",
     "BatchNorm",
     "CapsuleConvolution",
     "CapsuleDense",

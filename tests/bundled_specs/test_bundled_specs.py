@@ -80,6 +80,12 @@ PARAMETERS = {
     "self_routing_smallnet": 2_432_864,
     "em_smallnet": 1_837_898,
     "dynamic_smallnet": 2_978_560,
+    "inverted_attention_cifar10": 1_828_817,
+    "inverted_attention_cifar100": 2_799_629,
+    "variational_bayes_small_norb": 68_714,
+    "variational_bayes_small_norb_tiny": 206_154,
+    "heinsen_2019_small_norb": 271_688,
+    "em_small_norb": 67_154,
     "routing_attention": 118_369,
     "routing_average": 24_058,
     "routing_dynamic": 429_296,
@@ -101,6 +107,28 @@ def test_the_parameters_are_exact(name):
     with keras.device("meta"):
         model = build_model(FILES[name])
     assert parameters(model) == PARAMETERS[name]
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "expected"),
+    [
+        ("", [], {"small_norb": 68_714, "mnist": 68_404}),
+        ("", ["primary_types=16"], {"small_norb": 95_882, "mnist": 95_572, "svhn": 98_772}),
+        (
+            "",
+            ["primary_types=16", "first_types=32", "second_types=32"],
+            {"small_norb": 244_682, "mnist": 245_652, "svhn": 248_852},
+        ),
+        ("_tiny", [], {"small_norb": 206_154, "mnist": 250_644}),
+    ],
+)
+def test_other_lists_of_types_have_the_parameters_of_variational_bayes_code(name, changes, expected):
+    changes = [f"vars.{change}" for change in changes]
+    for dataset, size in expected.items():
+        images = [] if dataset == "small_norb" else [f"data.dataset={dataset}", "data.channels=null"]
+        with keras.device("meta"):
+            model = build_model(FILES[f"variational_bayes_small_norb{name}"], [*changes, *images])
+        assert parameters(model) == size
 
 
 @pytest.mark.parametrize("name", PARAMETERS)

@@ -134,6 +134,55 @@ def test_self_routings_recipes(name, epochs, milestones, augment):
     assert rates == pytest.approx([0.1, 0.01, 0.001, 0.001])
 
 
+@pytest.mark.parametrize("name", ["inverted_attention_cifar10", "inverted_attention_cifar100"])
+def test_the_recipe_of_inverted_attention(name):
+    spec = load_spec(name)
+    train = spec.train
+    assert (spec.data.batch_size, spec.data.validation, train.epochs) == (128, 0.1, 350)
+    assert spec.data.augment.model_dump(exclude_defaults=True) == {"pad": 4, "crop": True, "mirror": True}
+    optimizer = make_optimizer(train, STEPS_PER_EPOCH)
+    assert type(optimizer) is CoupledWeightDecay
+    assert (optimizer.rate, optimizer.inner_optimizer.momentum) == (5e-4, 0.9)
+    rates = [float(optimizer.inner_optimizer._learning_rate(epoch * STEPS_PER_EPOCH)) for epoch in (0, 150, 250)]
+    assert rates == pytest.approx([0.1, 0.01, 0.001])
+
+
+@pytest.mark.parametrize("name", ["variational_bayes_small_norb", "variational_bayes_small_norb_tiny"])
+def test_the_recipe_of_variational_bayes(name):
+    spec = load_spec(name)
+    assert (spec.data.batch_size, spec.data.validation, spec.train.epochs) == (128, 0.2, 300)
+    assert spec.data.augment.model_dump(exclude_defaults=True) == {"resize": 48, "crop": True}
+    assert spec.inputs["image"] == [32, 32, 2]
+    optimizer = make_optimizer(spec.train, STEPS_PER_EPOCH)
+    assert isinstance(optimizer, keras.optimizers.Adam)
+    assert (float(optimizer.learning_rate), optimizer.epsilon) == (pytest.approx(1e-3), 1e-8)
+
+
+def test_the_recipe_of_matrix_capsules():
+    spec = load_spec("em_small_norb")
+    assert (spec.data.batch_size, spec.inputs["image"]) == (64, [32, 32, 1])
+    assert spec.data.augment.model_dump(exclude_defaults=True) == {"resize": 48, "crop": True}
+    adam = make_optimizer(spec.train, STEPS_PER_EPOCH)
+    assert isinstance(adam, keras.optimizers.Adam)
+    assert float(adam.learning_rate) == pytest.approx(3e-3)
+
+
+def test_variational_bayes_normalizes_each_channel_of_each_image():
+    model = build_model("variational_bayes_small_norb_tiny")
+    normal = keras.Model(model.inputs, model.get_layer("normal").output)
+    images = 0.3 + 0.1 * torch.rand(2, 32, 32, 2, generator=torch.Generator().manual_seed(0))
+    deviation, mean = torch.std_mean(images, (1, 2), keepdim=True)
+    assert torch.allclose(normal(images), (images - mean) / deviation, atol=2e-3)
+
+
+def test_the_recipe_of_heinsens_routing_of_2019():
+    spec = load_spec("heinsen_2019_small_norb")
+    assert (spec.data.batch_size, spec.train.epochs, spec.inputs["image"]) == (20, 50, [96, 96, 2])
+    adam = make_optimizer(spec.train, STEPS_PER_EPOCH)
+    rates = [float(adam._learning_rate(epoch * STEPS_PER_EPOCH)) for epoch in (5, 50)]
+    assert rates == pytest.approx([5e-4, 1e-5], rel=0.02)
+
+
 def test_the_spread_loss_of_self_routings_comparison_grows_over_the_whole_training():
     (loss,) = load_spec("em_convnet").make_losses().values()
     margins = []

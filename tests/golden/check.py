@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import numpy as np
 import torch
-from golden import routing_layers, routing_networks
+from golden import em_networks, routing_layers, routing_networks
 
 BOUND = 1e-9  # of layers: relative, with FLOOR as the smallest number that differences are divided by
 FLOOR = 1e-3
@@ -68,7 +68,8 @@ def check_layer(path: Path) -> Result:
 
 def check_network(path: Path) -> Result:
     """Compare one network's outputs, loss and gradients."""
-    return Result(path.stem, *routing_networks.differences(path), OUTPUT_BOUND, NORM_BOUND)
+    found = em_networks.differences(*read(path)) if path.suffix == ".npz" else routing_networks.differences(path)
+    return Result(path.stem, *found, OUTPUT_BOUND, NORM_BOUND)
 
 
 def read(path: Path) -> tuple[dict, dict[str, torch.Tensor]]:
@@ -100,7 +101,7 @@ def files(folder: Path) -> list[Path]:
 def network_files(folder: Path) -> tuple[list[Path], list[Path]]:
     """Return a folder's files of networks that are here, and those of others."""
     paths = sorted(path for path in (folder / "networks").glob("*") if path.suffix in (".json", ".npz"))
-    here = [path for path in paths if path.stem in routing_networks.SPECS]
+    here = [path for path in paths if path.stem in (*routing_networks.SPECS, *em_networks.NAMES)]
     return here, [path for path in paths if path not in here]
 
 

@@ -28,6 +28,18 @@ SPECS = {
     "sr_convnet_dr1": "dynamic_convnet",
     "sr_convnet_em1": "em_convnet",
     "sr_smallnet_sr": "self_routing_smallnet",
+    "idpa_cifar10_concurrent_t2": "inverted_attention_cifar10",
+    "idpa_cifar10_sequential_t2": "inverted_attention_cifar10",
+    "idpa_cifar10_t1": "inverted_attention_cifar10",
+    "vb_64_8_16_16_5": "variational_bayes_small_norb",
+    "vb_tiny_64_16_5": "variational_bayes_small_norb_tiny",
+}
+OWN_PIXELS = ["vars.mean=0.0", "vars.deviation=1.0"]  # the files' images are not normalized
+CHANGES = {
+    "idpa_cifar10_sequential_t2": [*OWN_PIXELS, "vars.concurrent=false"],
+    "idpa_cifar10_t1": [*OWN_PIXELS, "vars.iterations=1"],
+    "vb_64_8_16_16_5": ["model.nodes.Conv_1.inputs=image"],
+    "vb_tiny_64_16_5": ["model.nodes.Conv_1.inputs=image"],
 }
 MARGIN = 0.3  # of the files' spread loss, which counts the present class too
 NOISE = 1e-7  # norms below are of rounding errors
@@ -44,7 +56,7 @@ def differences(path: Path) -> Differences:
     """Compare outputs in prediction and training, the loss, and the norms of all gradients."""
     expected = json.loads(path.read_text())
     with double_precision():
-        model = build_model(SPECS[path.stem], ["vars.mean=0.0", "vars.deviation=1.0"])
+        model = build_model(SPECS[path.stem], CHANGES.get(path.stem, OWN_PIXELS))
         load_original_state_dict(model, _checkpoint(expected))
         rng = np.random.default_rng(expected["seed"])
         images = torch.from_numpy(rng.uniform(0, 1, (expected["batch"], *expected["image"]))).permute(0, 2, 3, 1)

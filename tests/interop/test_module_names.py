@@ -122,6 +122,88 @@ def test_routing_that_the_authors_do_not_have_is_refused(changed, message):
     assert f"\n  node 'fc' (self_routing_capsules) {message}\n" in str(error.value)
 
 
+ATTENTION = {"layer": "inverted_attention_capsules", "inputs": "poses", "capsules": 3, "dim": 5}
+BAYES = {"layer": "variational_bayes_capsules", "inputs": ["poses", "lengths"], "capsules": 3, "dim": 4}
+
+
+def with_last(last, name="Caps"):
+    changed = routed()
+    changed["model"]["nodes"][name] = {**last}
+    del changed["model"]["nodes"]["fc"]
+    changed["model"]["outputs"] = {"classes": f"{name}/activations" if "bayes" in last["layer"] else name}
+    return changed
+
+
+@pytest.mark.parametrize(
+    ("window", "equation"),
+    [({"kernel_size": 2}, "byxnd,yxndje->bje"), ({}, "bid,idje->bje")],
+)
+@pytest.mark.parametrize("pose", ["vector", "matrix"])
+def test_attention_with_exported_matrices_computes_the_same(window, equation, pose):
+    """One pass: the layer norm of the sum of votes, by the originals' layouts; children of a list go by type."""
+    dim = 5 if pose == "vector" else 4
+    changed = with_last({**ATTENTION, **window, "pose": pose, "dim": dim, "iterations": 1})
+    model = build_model(changed, ["model.nodes.conv1.kernel_size=[5, 3]"])  # a map of 2 x 2
+    fill(model)
+    theirs = original_state_dict(model)
+    images = torch.rand(3, 6, 4, 2, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        maps = torch.nn.functional.conv2d(images.permute(0, 3, 1, 2), theirs["conv1.weight"], theirs["conv1.bias"])
+        children = maps.permute(0, 2, 3, 1).unflatten(-1, (2, 4))
+        if not window:
+            children = children.permute(0, 3, 1, 2, 4).flatten(1, 3)
+        if pose == "matrix":  # the original has rows by columns, and the parents last
+            children = children.unflatten(-1, (2, 2))
+            equation = equation.replace("d,", "ad,").replace("dje", "dej").replace("bje", "bjae")
+        summed = torch.einsum(equation, children, theirs["Caps.w"]).reshape(3, 3, dim) / 3
+        norm = theirs["Caps.nonlinear_act.weight"], theirs["Caps.nonlinear_act.bias"]
+        expected = torch.nn.functional.layer_norm(summed, (dim,), *norm)
+        assert torch.allclose(model(images).reshape(3, 3, dim), expected, atol=1e-5)
+
+
+def test_two_convolutions_of_primary_capsules_are_one_in_the_original():
+    changed = with_last(BAYES, "ClassCaps")
+    nodes = changed["model"]["nodes"]
+    nodes["caps.poses"] = {**nodes.pop("conv1"), "use_bias": False}
+    nodes["poses"]["inputs"] = "caps.poses"
+    nodes["caps.activations"] = {**nodes["caps.poses"], "filters": 2}
+    nodes["lengths"] = {"layer": "keras.Activation", "inputs": "caps.activations", "activation": "sigmoid"}
+    model, other = build_model(changed), build_model(changed)
+    fill(model)
+    state_dict = original_state_dict(model)
+    kernels = [model.get_layer(f"caps:{part}").kernel.value for part in ("poses", "activations")]
+    assert torch.equal(state_dict["caps.weight"], torch.cat(kernels, dim=-1).permute(3, 2, 0, 1))
+    assert set(state_dict) == {
+        "caps.weight",
+        "ClassCaps.W_ij",
+        *(
+            f"ClassRouting.{norm}.{part}"
+            for norm in ("BN_v", "BN_a")
+            for part in ("running_mean", "running_var", "num_batches_tracked")
+        ),
+    }
+    load_original_state_dict(other, state_dict)
+    assert_same(other, values(model))
+    with pytest.raises(CheckpointError, match=r"caps\.weight: has shape \(9, 2, 3, 3\); the network needs \(10, 2"):
+        load_original_state_dict(other, {**state_dict, "caps.weight": torch.ones(9, 2, 3, 3)})
+
+
+@pytest.mark.parametrize(
+    ("last", "name", "message"),
+    [
+        ({**ATTENTION, "pose": "vector", "matrices": "type"}, "Caps", "has other matrices than those of each offset"),
+        ({**ATTENTION, "pose": "vector", "routing": "uniform"}, "Caps", "has fixed coefficients (routing: uniform)"),
+        ({**BAYES, "matrices": "position"}, "Caps", "has other matrices than those of each offset"),
+        ({**BAYES, "pose": "vector"}, "Caps", "has other poses than matrices (pose: vector)"),
+        (BAYES, "classes", "has a routing whose name does not follow from the node's, which must contain 'Caps'"),
+    ],
+)
+def test_attention_and_variational_bayes_that_the_authors_do_not_have_are_refused(last, name, message):
+    with pytest.raises(CheckpointError) as error:
+        original_state_dict(without_weights(with_last(last, name)))
+    assert f"\n  node '{name}' ({last['layer']}) {message}" in str(error.value)
+
+
 def test_a_batch_norm_without_a_name_is_refused():
     changed = routed()
     changed["model"]["nodes"]["conv1"] = {"layer": "image_to_capsules", "inputs": "stem", "types": 2}

@@ -13,6 +13,7 @@ import encapkeras.layers
 from encapkeras.errors import ArgumentError, ShapeError
 from encapkeras.layers import (
     LAYERS,
+    AddCoordinates,
     CapsuleConvolution,
     CapsuleDense,
     CapsuleStage,
@@ -99,6 +100,7 @@ OTHER_AXES = [
     (PrimaryCapsules(types=2, dim=4, kernel_size=1), (1, 28, 28), FIRST),
     (ImageToCapsules(types=2), (3, 32, 32), FIRST),
     (Normalize(mean=0.5, deviation=1.0), (3, 16, 16), FIRST),
+    (AddCoordinates(), (3, 16, 16), FIRST),
     (DynamicCapsules(capsules=3, dim=4), (8, 16, 16, 1), VOLUME),
     (EmCapsules(capsules=3, dim=4), (4, 8, 8, 3), VOLUME),
     (CapsuleDense(capsules=3, dim=4, kind="dense"), (8, 16, 16, 3), VOLUME),
@@ -142,6 +144,15 @@ def test_normalize_equals_its_formula():
         expected = (image[..., channel] - mean[channel]) / deviation[channel]
         assert torch.allclose(made[..., channel], expected, atol=1e-6)
     assert torch.equal(Normalize(mean=0.5, deviation=0.25)(image), (image - 0.5) / 0.25)
+
+
+def test_coordinates_are_rows_then_columns_behind_the_channels_of_any_image():
+    for height, width in ((3, 5), (1, 2)):
+        image = torch.rand(2, height, width, 4)
+        channels, rows, columns = AddCoordinates()(image).split([4, 1, 1], dim=-1)
+        assert torch.equal(channels, image)
+        assert torch.equal(rows, torch.linspace(-1, 1, height)[None, :, None, None].expand_as(rows))
+        assert torch.equal(columns, torch.linspace(-1, 1, width)[None, None, :, None].expand_as(columns))
 
 
 def test_frozen_layer_keeps_its_moving_statistics():
@@ -272,6 +283,7 @@ REFUSED_SHAPES = [
     (Normalize(mean=[0.5, 0.5], deviation=1), (8, 8, 3), "mean must be one number, or one for each of 3 channels"),
     (Normalize(mean=0, deviation=[0.5]), (8, 8, 3), "deviation must be one number"),
     (Normalize(mean=0, deviation=1), MAP, "takes an image"),
+    (AddCoordinates(), MAP, "takes an image"),
 ]
 
 

@@ -5,16 +5,21 @@ from pathlib import Path
 import pytest
 from golden import check
 
-FILES, OTHERS = check.network_files(Path(__file__).parent.parent / "golden" / "routings_a")
+GOLDEN = Path(__file__).parent.parent / "golden"
+FILES, OTHERS = (
+    [path for folder in ("routings_a", "routings_b") for path in check.network_files(GOLDEN / folder)[part]]
+    for part in (0, 1)
+)
 
 
 def test_every_network_with_golden_numbers_is_here():
-    assert len(FILES) == 11
+    assert len(FILES) == 18
     assert not OTHERS
 
 
 def case(path):
-    return pytest.param(path, id=path.stem, marks=[] if "convnet" in path.stem else pytest.mark.slow)
+    is_fast = path.stem.startswith(("sr_convnet", "vb_", "em_"))
+    return pytest.param(path, id=path.stem, marks=[] if is_fast else pytest.mark.slow)
 
 
 @pytest.mark.parametrize("path", [case(path) for path in FILES])

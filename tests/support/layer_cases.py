@@ -1,6 +1,7 @@
 """Every registered layer with arguments, an input and the number of its weights, for the tests of all layers."""
 
 from encapkeras.layers import (
+    AddCoordinates,
     BatchNorm,
     CapsuleConvolution,
     CapsuleDense,
@@ -42,6 +43,7 @@ CASES = {
         0,
         0,
     ),
+    "add_coordinates": (AddCoordinates, {}, (5, 6, 3), 0, 0),
     "batch_norm": (BatchNorm, {}, MAP, 2, 2),
     "batch_norm per type": (BatchNorm, {"per": "type", "moving_average": "warm"}, MAP, 2, 3),
     "batch_norm of activations": (BatchNorm, {"scale_and_offset": False}, MAP[:-1], 0, 2),
