@@ -28,4 +28,4 @@ def test_gradients_reach_every_weight_of_a_routing(name):
 @pytest.mark.parametrize("name", ROUTINGS)
 def test_each_routing_learns_digits_in_two_epochs(name, tmp_path):
     results = train(load_spec(f"routing_{name}", ["train.epochs=2"]), tmp_path / "run")
-    assert results["test_accuracy"] >= 0.7
+    assert results["test_accuracy"] >= 0.6
