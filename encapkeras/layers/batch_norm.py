@@ -24,7 +24,7 @@ class BatchNorm(CapsuleLayer):
     Args:
         per: What has a mean and a variance of its own: each `component` of each type, or each `type`. Of activations
             both are the same.
-        scale_and_offset: Whether there are a scale and an offset, as many as means.
+        scale_and_offset: Whether a `scale` and an `offset` follow, one for each statistic.
         moving_average: Of the statistics, for prediction: `momentum`: each batch has a share of 0.1; `warm`: the plain
             average of the first ten batches, then the same; short trainings validate far better.
         **kwargs: `scale_regularizer`, `scale_constraint`, the same of `offset`, and `activity_regularizer`; `name`,

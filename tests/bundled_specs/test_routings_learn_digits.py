@@ -15,6 +15,8 @@ def test_gradients_reach_every_weight_of_a_routing(name):
     keras.utils.set_random_seed(0)
     model = build_model(f"routing_{name}")
     (loss,) = model.make_losses().values()
+    for weight in model.trainable_weights:  # some start at 0, and keep gradients from those before them
+        weight.assign(weight.value + 0.1 * torch.randn(weight.shape))
     images, labels = torch.rand(4, 28, 28, 1), torch.tensor([3, 1, 4, 1])
     loss(labels, model(images, training=True)).backward()
     routing = [layer for layer in model.layers if getattr(layer, "drawn_as", "") == "routing"]

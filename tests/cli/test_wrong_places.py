@@ -49,7 +49,7 @@ def test_predict_in_the_wrong_order(here, capsys):
         ("runs/first/checkpoints/best.keras", "this is a trained network; a spec is a YAML or JSON file"),
         ("mine.py", "Layers of your own are loaded with --plugin"),
         ("quik", "Did you mean 'quickstart'?"),
-        ("svhn", "Did you mean 'encapnet_svhn'?"),
+        ("svhn", "Did you mean 'encapnet_svhn' or 'self_routing_resnet20_svhn'?"),
         ("digits", "Did you mean 'capsnet_dynamic_digits' or "),
         ("wheel", "'encapkeras specs' lists those that there are."),
     ],
