@@ -8,16 +8,19 @@ children are to their parents one by one, such as the density of a child's votes
 offset of the windows; or whole windows, where what is made of them is gathered over the offsets.
 
 Shape suffixes: B batch, H W map of the children, P Q map of the parents, N child types, O window offsets, I = O * N
-children of a parent, n a piece of N, M a piece of the parents' positions in all samples.
+children of a parent, n a piece of N, M a piece of the parents' positions in all samples; R = P * Q * O places in
+windows, S = H * W children of a type, L windows of a child.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch.nn import functional as F
 
@@ -331,29 +334,30 @@ def fold_logsumexp(value_BPQON: torch.Tensor, windows: Windows, height: int, wid
 
     Children that no window holds get 0.
     """
-    size = (value_BPQON.shape[1], value_BPQON.shape[2])
-    places = [windows.at(offset, size) for offset in windows.offsets()]
-    full = (height + 2 * windows.padding[0], width + 2 * windows.padding[1])
-    shape = (value_BPQON.shape[0], *full, value_BPQON.shape[4])
-    with torch.no_grad():
-        origin_BHWN = value_BPQON.new_full(shape, torch.finfo(value_BPQON.dtype).min)
-        for number, place in enumerate(places):
-            origin_BHWN[:, *place] = torch.maximum(origin_BHWN[:, *place], value_BPQON[:, :, :, number])
-    summed_BHWN = torch.zeros_like(origin_BHWN)
-    for number, (rows, columns) in enumerate(places):
-        exponential = (value_BPQON[:, :, :, number] - origin_BHWN[:, rows, columns]).exp()
-        summed_BHWN = summed_BHWN + _spread(exponential, (rows, columns), full)
-    held_BHWN = summed_BHWN > 0
-    folded = torch.where(held_BHWN, origin_BHWN + torch.where(held_BHWN, summed_BHWN, 1).log(), 0)
+    value_BRN = value_BPQON.flatten(1, 3)
+    padded_BRN = F.pad(value_BRN, (0, 0, 0, 1), value=torch.finfo(value_BRN.dtype).min)
+    place_SL = _places_of_children(windows, height, width, (value_BPQON.shape[1], value_BPQON.shape[2]))
+    place_SL = place_SL.to(value_BRN.device)
+    total_BSN = padded_BRN[:, place_SL].logsumexp(2)
+    held_S1 = place_SL[:, :1] < value_BRN.shape[1]
+    folded: torch.Tensor = torch.where(held_S1, total_BSN, 0).unflatten(1, (height, width))
+    return folded
+
+
+@functools.lru_cache(maxsize=64)
+def _places_of_children(windows: Windows, height: int, width: int, size: tuple[int, int]) -> torch.Tensor:
+    """Return where each child is among all windows, `(S, L)` for at most L windows; one past the end for nowhere."""
     top, left = windows.padding
-    return folded[:, top : top + height, left : left + width]
-
-
-def _spread(part_BPQN: torch.Tensor, place: tuple[slice, slice], size: tuple[int, int]) -> torch.Tensor:
-    """Put a strided part into a map of zeros."""
-    whole = part_BPQN.new_zeros(part_BPQN.shape[0], *size, part_BPQN.shape[3])
-    whole[:, *place] = part_BPQN
-    return whole
+    padded = np.arange((height + 2 * top) * (width + 2 * left)).reshape(height + 2 * top, width + 2 * left)
+    child_R = np.stack([padded[windows.at(offset, size)] for offset in windows.offsets()], 2).ravel()
+    by_child_R = np.argsort(child_R, kind="stable")
+    counts = np.bincount(child_R, minlength=padded.size)
+    starts = np.cumsum(counts) - counts
+    rank_R = np.arange(len(child_R)) - np.repeat(starts, counts)
+    places = np.full((padded.size, counts.max()), len(child_R))
+    places[child_R[by_child_R], rank_R] = by_child_R
+    on_map = padded[top : top + height, left : left + width].ravel()
+    return torch.from_numpy(places[on_map])
 
 
 def _step(total: int, wanted: float) -> int:
