@@ -12,7 +12,7 @@ from support.spec_mutations import KINDS, mutation
 from encapkeras import SpecError, check_spec
 
 
-@pytest.mark.parametrize(("count", "builds"), [(120, 3), pytest.param(1000, 15, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("count", "builds"), [(130, 3), pytest.param(1000, 15, marks=pytest.mark.slow)])
 def test_every_mutation_is_a_model_or_a_spec_error(count, builds, tmp_path):
     """`tests/spec/mutate_specs.py` does the same with more."""
     tally = run(range(count), seed=0, folder=tmp_path, builds=builds, count=count)
