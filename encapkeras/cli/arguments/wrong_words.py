@@ -20,7 +20,7 @@ def check_words(parser: Parser, words: Sequence[str]) -> Parser:
     What takes commands has no options with values, so that a word there is always meant as a command.
 
     Raises:
-        ArgumentError: There is no such command or option; told before argparse asks for what else is missing.
+        ArgumentError: There is no such command or option. This comes before argparse asks for what else is missing.
     """
     for word, following in pairwise([*words, ""]):
         if word == "--":

@@ -92,7 +92,7 @@ def inverted_attention_routing(
 
     In the first pass `r_ij = 1/J`; then `r_i = softmax over the parents j of vote_ij . p_j / sqrt(E)`, with p the
     parents of the pass before. Each pass sets `p_j = layer_norm(sum_i r_ij vote_ij)` (Tsai et al. 2020). A parent
-    competes with those of its position; where E is 1, there is no layer norm.
+    competes with those of its position. If E is 1, the layer norm is left out.
 
     Several layers are routed one by one, each T times on its finished children; or concurrently, as published: after a
     first pass from below, all layers at once make T - 1 passes, from children and parents of the pass before. One

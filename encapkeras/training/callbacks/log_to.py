@@ -18,7 +18,7 @@ class LogTo(keras.callbacks.Callback):  # type: ignore[misc]
     `LogTo(mlflow.log_metrics)` and `LogTo(wandb_run.log)` are all that MLflow and Weights & Biases need; neither needs
     TensorFlow, as the Keras callbacks that come with them do. What the function raises ends the training, such as
     Optuna's `TrialPruned`. A metric with a number for each class, as `keras.metrics.F1Score()`, has the names `NAME_0`,
-    `NAME_1` and so on; what is no number is left out. Of several processes, the first calls it.
+    `NAME_1` and so on; texts are left out. Of several processes, the first calls it.
 
     Args:
         function: What is called as `function(metrics, epoch)`, with the logs of Keras as a new dict of floats.

@@ -21,7 +21,7 @@ def single_values(logs: Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 def single_numbers(logs: Mapping[str, Any] | None) -> dict[str, float]:
-    """Return `single_values` without what is no number: callbacks may log texts.
+    """Return those of `single_values` that are numbers: callbacks may log texts.
 
     Examples:
         >>> single_numbers({"loss": np.float32(0.5), "f1_score": [0.25, 1.0], "phase": "warm-up"})
