@@ -79,6 +79,7 @@ def _add_routing(parser: argparse.ArgumentParser) -> None:
 
     parser.add_argument(
         "--method",
+        "--routing",  # its former name
         choices=routing_sizes.METHODS,
         nargs="+",
         default=routing_sizes.DEFAULT,

@@ -34,6 +34,14 @@ def test_json_and_the_memory_of_the_votes(capsys):
     assert f"1/{report['memory_ratio']:.1f} of the memory" in table
 
 
+def test_the_former_name_of_the_option_still_chooses_methods(capsys, monkeypatch):
+    monkeypatch.setattr(routing, "peak_memory", lambda *_: 0.0)
+    sizes = [f"--{name}=1" for name in "batch-size types positions dim outputs out-dim iterations rounds".split()]
+    assert main(["bench", "routing", *sizes, "--routing", "em", "--json"]) == 0
+    (report,) = json.loads(capsys.readouterr().out)
+    assert report["method"] == "em"
+
+
 def test_the_default_methods_at_the_smallest_sizes(capsys, monkeypatch):
     monkeypatch.setattr(routing, "peak_memory", lambda *_: 0.0)
     sizes = [f"--{name}=1" for name in "batch-size types positions dim outputs out-dim iterations rounds".split()]
