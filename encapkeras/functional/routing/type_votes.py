@@ -71,7 +71,7 @@ class TypeVotes(WindowVotes):
 
     def attend(self, query_BPQAJC: torch.Tensor, competition: Competition = "position") -> torch.Tensor:
         """Sum votes, `(B, P, Q, A, J, C)`, by a softmax of their products with what the parents ask for."""
-        if competition == "position":
+        if competition == "position" or not self.windows.overlap(self.size):
             return self.sum_shares(_attention, parents=[query_BPQAJC])[1]
         tensors = ([self.capsules], [self._matrix_NJXC], [query_BPQAJC])
         (value_BPQON,) = each_child(_log_total, self.windows, self._numbers, *tensors, whole=True)

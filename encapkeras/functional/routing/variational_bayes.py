@@ -19,7 +19,6 @@ from encapkeras.functional.routing.routing_inputs import (
     check_competition,
     check_iterations,
 )
-from encapkeras.functional.routing.type_gaussians import gaussians_of
 from encapkeras.functional.routing.window_gaussians import Density, Sums, WindowGaussians, alike, fixed, of_child
 from encapkeras.functional.routing.window_positions import has_positions, route_positions
 from encapkeras.functional.routing.window_votes import Pose, Side, WindowVotes, as_poses
@@ -53,8 +52,7 @@ def variational_bayes_routing(
     the votes, a parent has the mean `m = R mu / kappa` and the scatter `Psi = I + sum_i w_i (vote_i - mu)(vote_i -
     mu)^T + R / kappa mu mu^T`. Then `log p_ij = E[log pi_j] + E[log |Lambda_j|] / 2 - (E / kappa_j + nu_j (vote_ij -
     m_j)^T Psi_j^-1 (vote_ij - m_j) + E log(2 pi)) / 2`, and the new `r_ij = p_ij / max(density_floor, sum of p over
-    all parents that child i feeds, of every type and position)` (De Sousa Ribeiro et al. 2020). Where one matrix per
-    type is shared by a window, a diagonal covariance needs no votes; a full one is of votes as ever.
+    all parents that child i feeds, of every type and position)` (De Sousa Ribeiro et al. 2020).
 
     Args:
         capsules: Children `(B, H, W, N, D)`.
@@ -105,10 +103,9 @@ def variational_bayes_routing(
         added = [] if parent_offsets is None else [parent_offsets.unsqueeze(0)]
         return route_positions(route, [capsules, activations], {"weight": weight}, added, **windows)
     with full_precision(capsules, weight) as wide:
-        active_BHWN, sized = wide(activations), (strides, padding, pose, window, offsets)
-        make_votes = _full_votes if covariance == "full" else gaussians_of
-        votes = make_votes(wide(capsules), active_BHWN, wide(weight), *sized)
-        posterior = _Full if covariance == "full" else _Diagonal
+        active_BHWN = wide(activations)
+        made = WindowVotes(wide(capsules), wide(weight), strides, padding, pose, offsets=offsets, window=window)
+        votes, posterior = (_FullVotes(made), _Full) if covariance == "full" else (WindowGaussians(made), _Diagonal)
         shift_BPQA1C = _shift(votes.votes, parent_offsets)
         with torch.no_grad():
             center_BPQAJC = votes.mean_alike(active_BHWN)
@@ -154,7 +151,7 @@ def _expectation(
     density_floor: float,
 ) -> Sums:
     floor = math.log(density_floor) if density_floor else -math.inf
-    if competition == "position":
+    if competition == "position" or not votes.votes.windows.overlap(votes.votes.size):
         return votes.sums(functools.partial(_of_position, floor=floor), [active_BHWN], center_BPQAJC, density)
     total_BHWN = votes.log_total(density).clamp_min(floor)
     return votes.sums(of_child, [active_BHWN, total_BHWN], center_BPQAJC, density)
@@ -252,19 +249,6 @@ class _FullVotes(WindowGaussians):
     def away(vote_nMAJC: torch.Tensor, mean_MAJC: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
         away_nMJE = as_poses(vote_nMAJC - mean_MAJC)
         return -torch.einsum("mjde,nmje->nmjd", factor, away_nMJE).square().sum(-1)
-
-
-def _full_votes(
-    capsules: torch.Tensor,
-    active_BHWN: torch.Tensor,
-    weight: torch.Tensor,
-    strides: Side,
-    padding: Side,
-    pose: Pose,
-    window: Side | None,
-    offsets: torch.Tensor | None,
-) -> WindowGaussians:
-    return _FullVotes(WindowVotes(capsules, weight, strides, padding, pose, offsets=offsets, window=window))
 
 
 def _square(vector_MJE: torch.Tensor) -> torch.Tensor:

@@ -20,7 +20,6 @@ from encapkeras.functional.routing.routing_inputs import (
     check_competition,
     check_iterations,
 )
-from encapkeras.functional.routing.type_gaussians import gaussians_of
 from encapkeras.functional.routing.window_gaussians import (
     Density,
     Gaussian,
@@ -86,8 +85,7 @@ def window_em_routing(
     M-step, with `w_ij = R_ij a_i`: mean `mu_j` and variance `var_j` of the votes weighted by `w_ij / (sum_i w_ij +
     epsilon)`, `cost_j = sum_i w_ij sum_e (beta_v_j + log(var_je) / 2)` and `a_j = sigmoid(lambda_t (beta_a_j -
     cost_j))`. E-step, but for the last iteration: `R = softmax over parents of (log a_j - sum_e ((vote_ije - mu_je)^2 /
-    var_je + log var_je) / 2)` (Hinton et al. 2018; Gritzman 2019). Where one matrix per type is shared by a window,
-    there are no votes; then float32 loses digits where a parent gets one of many children, and float64 does not.
+    var_je + log var_je) / 2)` (Hinton et al. 2018; Gritzman 2019).
 
     Args:
         capsules: Children `(B, H, W, N, D)`.
@@ -136,7 +134,8 @@ def window_em_routing(
         return route_positions(route, [capsules, activations], {"weight": weight}, **windows)
     with full_precision(capsules, weight) as wide:
         active_BHWN, betas = wide(activations), (wide(beta_v), wide(beta_a))
-        votes = gaussians_of(wide(capsules), active_BHWN, wide(weight), strides, padding, pose, window, offsets)
+        made = WindowVotes(wide(capsules), wide(weight), strides, padding, pose, offsets=offsets, window=window)
+        votes = WindowGaussians(made)
         _check_betas(votes.votes.outputs, beta_v=beta_v, beta_a=beta_a)
         steps = range(iterations)
         if coefficients is None:
@@ -176,9 +175,7 @@ def _fixed_sums(
     weights = [votes.votes.fixed(coefficients)]
     if competition == "child":
         active_BHWN = active_BHWN / votes.votes.parents_of_child().clamp_min(1)
-    with torch.no_grad():
-        center_BPQAJC = votes.mean_alike(active_BHWN)
-    return sums_about_mean(votes, fixed, [active_BHWN], center_BPQAJC, weights=weights)
+    return sums_about_mean(votes, fixed, [active_BHWN], weights=weights)
 
 
 def _chance(
@@ -206,13 +203,12 @@ def _expectation(
     votes: WindowGaussians, active_BHWN: torch.Tensor, density: Density, competition: Competition, fillers: bool
 ) -> tuple[torch.Tensor, Sums]:
     """Run the E-step, and return the sums of the next M-step about the mean of the votes, and that mean."""
-    center_BPQAJC = density.mean_BPQAJC.detach()
-    if competition == "position":
-        return sums_about_mean(votes, of_position, [active_BHWN], center_BPQAJC, density)
+    if competition == "position" or not (fillers or votes.votes.windows.overlap(votes.votes.size)):
+        return sums_about_mean(votes, of_position, [active_BHWN], density)
     total_BHWN = votes.log_total(density)
     if fillers:
         total_BHWN = _with_fillers(votes, total_BHWN, density)
-    return sums_about_mean(votes, of_child, [active_BHWN, total_BHWN], center_BPQAJC, density)
+    return sums_about_mean(votes, of_child, [active_BHWN, total_BHWN], density)
 
 
 def _with_fillers(votes: WindowGaussians, total_BHWN: torch.Tensor, density: Density) -> torch.Tensor:

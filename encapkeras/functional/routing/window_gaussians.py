@@ -13,13 +13,13 @@ from typing import NamedTuple
 
 import torch
 
-from encapkeras.functional.routing.window_votes import WindowVotes, distance
+from encapkeras.functional.routing.vote_sums import distance, gather, moments
+from encapkeras.functional.routing.window_votes import WindowVotes
 from encapkeras.functional.routing.windows import Tensors, fold_logsumexp
 
 Shares = Callable[[Tensors, Tensors, Tensors], torch.Tensor]
 """The weights of votes, from `(logits, children, weights)`: from one log density, or none, `(n, M, J)`, children `(n,
-M)` and weights `(n, J)`; or, of whole windows, `(n, M, O, J)`, `(n, M, O)` and `(n, O, J)`. Where J is 1, all parents
-have the same."""
+M)` and weights `(n, J)`. Where J is 1, all parents have the same."""
 
 
 class Sums(NamedTuple):
@@ -63,13 +63,36 @@ class WindowGaussians:
 
         Children are maps `(B, H, W, N)`, weights `(O, N, J)`.
         """
+        return Sums(*self._sum(self.weigh, shares, children, [center_BPQAJC], density, weights))
+
+    def mean(
+        self,
+        shares: Shares,
+        children: Sequence[torch.Tensor],
+        density: Density | None = None,
+        weights: Sequence[torch.Tensor] = (),
+    ) -> torch.Tensor:
+        """Return the mean of votes weighted by shares, as `sums`; 0 where there is no weight."""
+        amount_BPQJ, sum_BPQAJC = self._sum(_amount_and_sum, shares, children, [], density, weights)
+        return sum_BPQAJC / _above_0(amount_BPQJ)[..., None, :, None]
+
+    def _sum(
+        self,
+        weigh: Callable[..., Tensors],
+        shares: Shares,
+        children: Sequence[torch.Tensor],
+        centers: Sequence[torch.Tensor],
+        density: Density | None,
+        weights: Sequence[torch.Tensor],
+    ) -> Tensors:
+        given = len(centers)
 
         def contribution(vote_nMAJC: torch.Tensor, children: Tensors, weights: Tensors, parents: Tensors) -> Tensors:
-            logits = (self.log_density(vote_nMAJC, parents[1:]),) if density else ()
+            logits = (self.log_density(vote_nMAJC, parents[given:]),) if density else ()
             share_nMJ = shares(logits, children[1:], weights)
-            return self.weigh(share_nMJ.expand(-1, -1, vote_nMAJC.shape[3]), vote_nMAJC, parents[0])
+            return weigh(share_nMJ.expand(-1, -1, vote_nMAJC.shape[3]), vote_nMAJC, *parents[:given])
 
-        return Sums(*self.votes.sum(contribution, children, weights, [center_BPQAJC, *(density or ())]))
+        return self.votes.sum(contribution, children, weights, [*centers, *(density or ())])
 
     def each(self, reduce: Callable[[torch.Tensor], torch.Tensor], density: Density) -> torch.Tensor:
         """Return `(B, P, Q, O, N)`: what is left of log densities without their last axis, the parents' types."""
@@ -130,10 +153,7 @@ def of_child(logits: Tensors, children: Tensors, weights: Tensors) -> torch.Tens
 
 def weighted_sums(share_nMJ: torch.Tensor, vote_nMAJC: torch.Tensor, center_MAJC: torch.Tensor) -> Sums:
     """Return what children add to the sums of their parents."""
-    away_nMAJC = vote_nMAJC - center_MAJC
-    weighted_nMAJC = share_nMJ[:, :, None, :, None] * away_nMAJC
-    second_nMAJC = weighted_nMAJC * away_nMAJC
-    return Sums(share_nMJ.sum(0), weighted_nMAJC.mT.sum(0).mT, second_nMAJC.mT.sum(0).mT)
+    return Sums(share_nMJ.sum(0), *moments(share_nMJ, vote_nMAJC, center_MAJC))
 
 
 def gaussian(sums: Sums, center_MAJC: torch.Tensor, epsilon: float) -> Gaussian:
@@ -149,16 +169,15 @@ def sums_about_mean(
     votes: WindowGaussians,
     shares: Shares,
     children: Sequence[torch.Tensor],
-    center_BPQAJC: torch.Tensor,
     density: Density | None = None,
     weights: Sequence[torch.Tensor] = (),
 ) -> tuple[torch.Tensor, Sums]:
-    """Return the mean of the weighted votes, and the sums about it; the center is any.
+    """Return the mean of the weighted votes, and the sums about it.
 
     About another mean, variances lose the digits that shares decide: in float32 all, if a parent gets one child.
     """
     with torch.no_grad():
-        center_BPQAJC = mean_of(votes.sums(shares, children, center_BPQAJC, density, weights), center_BPQAJC)
+        center_BPQAJC = votes.mean(shares, children, density, weights)
     return center_BPQAJC, votes.sums(shares, children, center_BPQAJC, density, weights)
 
 
@@ -169,6 +188,10 @@ def mean_of(sums: Sums, center_MAJC: torch.Tensor) -> torch.Tensor:
 
 def _above_0(amount: torch.Tensor) -> torch.Tensor:
     return amount.clamp_min(torch.finfo(amount.dtype).tiny)
+
+
+def _amount_and_sum(share_nMJ: torch.Tensor, vote_nMAJC: torch.Tensor) -> Tensors:
+    return share_nMJ.sum(0), gather(share_nMJ, vote_nMAJC)
 
 
 def _log_sum(logit: torch.Tensor) -> torch.Tensor:

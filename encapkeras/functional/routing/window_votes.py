@@ -17,6 +17,7 @@ import torch
 
 from encapkeras.errors import ArgumentError, ShapeError
 from encapkeras.functional.routing.routing_inputs import Competition, check_coefficients, check_map
+from encapkeras.functional.routing.vote_sums import gather
 from encapkeras.functional.routing.windows import Tensors, Windows, each_child, fold_logsumexp, sum_children
 
 Pose = Literal["vector", "matrix"]
@@ -83,7 +84,7 @@ class WindowVotes:
 
     def attend(self, query_BPQAJC: torch.Tensor, competition: Competition = "position") -> torch.Tensor:
         """Sum votes, `(B, P, Q, A, J, C)`, by a softmax of their products with what the parents ask for."""
-        if competition == "position":
+        if competition == "position" or not self.windows.overlap(self.size):
             return self.sum(_attend, parents=[query_BPQAJC])[0]
         total_BHWN = self.log_total(_agreement, [query_BPQAJC])
         return self.sum(_compete, [total_BHWN], parents=[query_BPQAJC])[0]
@@ -175,17 +176,6 @@ class WindowVotes:
 def as_poses(row_AJC: torch.Tensor) -> torch.Tensor:
     """Return poses by rows `(..., A, J, C)` as `(..., J, E)`."""
     return row_AJC.movedim(-3, -2).flatten(-2).contiguous()
-
-
-def distance(vote_nMAJC: torch.Tensor, mean_MAJC: torch.Tensor, factor_MAJC: torch.Tensor) -> torch.Tensor:
-    """Return `sum_e factor_e (vote_e - mean_e)^2`, `(n, M, J)`."""
-    away_nMAJC = vote_nMAJC - mean_MAJC
-    return (away_nMAJC * away_nMAJC * factor_MAJC).sum((2, 4))
-
-
-def gather(share_nMJ: torch.Tensor, vote_nMAJC: torch.Tensor) -> torch.Tensor:
-    """Return sums of votes weighted by shares, `(M, A, J, C)`."""
-    return (share_nMJ[:, :, None, None] * vote_nMAJC.mT).sum(0).mT  # sums lie in memory as they are written here
 
 
 def _agreement(vote_nMAJC: torch.Tensor, children: Tensors, weights: Tensors, parents: Tensors) -> Tensors:

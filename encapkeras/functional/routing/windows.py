@@ -14,6 +14,7 @@ windows, S = H * W children of a type, L windows of a child.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -25,6 +26,7 @@ import torch
 from torch.nn import functional as F
 
 from encapkeras.errors import ShapeError
+from encapkeras.functional.routing.vote_sums import only_gradients
 from encapkeras.functional.torch_support.fake_tensors import has_values, is_traced
 from encapkeras.functional.torch_support.plain_gradients import gradients_of
 from encapkeras.functional.torch_support.precision import without_autocast
@@ -75,6 +77,11 @@ class Windows:
     def count(self) -> int:
         """Number of offsets in the window."""
         return self.kernel_size[0] * self.kernel_size[1]
+
+    def overlap(self, size: tuple[int, int]) -> bool:
+        """Return whether a child may be in several windows, of a map of parents of that size."""
+        axes = zip(self.kernel_size, self.strides, size, strict=True)
+        return any(kernel > stride and count > 1 for kernel, stride, count in axes)
 
     def offsets(self) -> Iterator[tuple[int, int]]:
         """Yield the window's offsets `(y, x)`, by rows."""
@@ -320,7 +327,7 @@ class _Evaluation(torch.autograd.Function):
             for piece in plan.pieces(tensors[0]):
                 views = plan.of_piece(piece, tensors)
                 leaves = [view.detach().requires_grad_(need) for view, need in zip(views, needed, strict=True)]
-                with torch.enable_grad():
+                with torch.enable_grad(), only_gradients() if plan.sums else contextlib.nullcontext():
                     made = plan.contribute(leaves)
                 parts = gradients_of(made, leaves, [plan.part_of(piece, gradient) for gradient in gradients])
                 for place, part in zip(plan.of_piece(piece, filled), parts, strict=True):
