@@ -153,8 +153,8 @@ def _expectation(
     floor = math.log(density_floor) if density_floor else -math.inf
     if competition == "position" or not votes.votes.windows.overlap(votes.votes.size):
         return votes.sums(functools.partial(_of_position, floor=floor), [active_BHWN], center_BPQAJC, density)
-    total_BHWN = votes.log_total(density).clamp_min(floor)
-    return votes.sums(of_child, [active_BHWN, total_BHWN], center_BPQAJC, density)
+    logit_BPQONJ, total_BHWN = votes.rivals(density)
+    return votes.sums(of_child, [active_BHWN, total_BHWN.clamp_min(floor)], center_BPQAJC, logit_BPQONJ)
 
 
 def _of_position(logits: Tensors, children: Tensors, weights: Tensors, *, floor: float) -> torch.Tensor:

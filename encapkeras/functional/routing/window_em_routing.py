@@ -205,23 +205,18 @@ def _expectation(
     """Run the E-step, and return the sums of the next M-step about the mean of the votes, and that mean."""
     if competition == "position" or not (fillers or votes.votes.windows.overlap(votes.votes.size)):
         return sums_about_mean(votes, of_position, [active_BHWN], density)
-    total_BHWN = votes.log_total(density)
+    logit_BPQONJ, total_BHWN = votes.rivals(density)
     if fillers:
-        total_BHWN = _with_fillers(votes, total_BHWN, density)
-    return sums_about_mean(votes, of_child, [active_BHWN, total_BHWN], density)
+        total_BHWN = _with_fillers(votes.votes, total_BHWN, logit_BPQONJ)
+    return sums_about_mean(votes, of_child, [active_BHWN, total_BHWN], logit_BPQONJ)
 
 
-def _with_fillers(votes: WindowGaussians, total_BHWN: torch.Tensor, density: Density) -> torch.Tensor:
-    windows = votes.votes
-    least_BPQON = votes.each(_least, density)
+def _with_fillers(windows: WindowVotes, total_BHWN: torch.Tensor, logit_BPQONJ: torch.Tensor) -> torch.Tensor:
+    least_BPQON = logit_BPQONJ.amin(5)
     constant = windows.dim * math.log(2 * math.pi) / 2  # which the densities here lack
     filler = (least_BPQON.where(windows.exist(), math.inf).amin() - constant).clamp_max(-100.0) + constant
     unconnected_1HW1 = (math.prod(windows.size) - windows.parents_of_child()) * windows.outputs
     return torch.logaddexp(total_BHWN, filler + unconnected_1HW1.log())
-
-
-def _least(logit: torch.Tensor) -> torch.Tensor:
-    return logit.amin(-1)
 
 
 def _check_betas(outputs: int, **betas: torch.Tensor) -> None:

@@ -15,7 +15,7 @@ import torch
 
 from encapkeras.functional.routing.vote_sums import distance, gather, moments
 from encapkeras.functional.routing.window_votes import WindowVotes
-from encapkeras.functional.routing.windows import Tensors, fold_logsumexp
+from encapkeras.functional.routing.windows import Tensors
 
 Shares = Callable[[Tensors, Tensors, Tensors], torch.Tensor]
 """The weights of votes, from `(logits, children, weights)`: from one log density, or none, `(n, M, J)`, children `(n,
@@ -56,12 +56,12 @@ class WindowGaussians:
         shares: Shares,
         children: Sequence[torch.Tensor],
         center_BPQAJC: torch.Tensor,
-        density: Density | None = None,
+        density: Density | torch.Tensor | None = None,
         weights: Sequence[torch.Tensor] = (),
     ) -> Sums:
         """Return the sums of votes weighted by `shares(log density, children, weights)`.
 
-        Children are maps `(B, H, W, N)`, weights `(O, N, J)`.
+        Children are maps `(B, H, W, N)`, weights `(O, N, J)`; a density may be all its logarithms, of `rivals`.
         """
         return Sums(*self._sum(self.weigh, shares, children, [center_BPQAJC], density, weights))
 
@@ -69,7 +69,7 @@ class WindowGaussians:
         self,
         shares: Shares,
         children: Sequence[torch.Tensor],
-        density: Density | None = None,
+        density: Density | torch.Tensor | None = None,
         weights: Sequence[torch.Tensor] = (),
     ) -> torch.Tensor:
         """Return the mean of votes weighted by shares, as `sums`; 0 where there is no weight."""
@@ -82,37 +82,34 @@ class WindowGaussians:
         shares: Shares,
         children: Sequence[torch.Tensor],
         centers: Sequence[torch.Tensor],
-        density: Density | None,
+        density: Density | torch.Tensor | None,
         weights: Sequence[torch.Tensor],
     ) -> Tensors:
-        given = len(centers)
+        given, known = len(centers), 1 + len(children)
+        links = [density] if isinstance(density, torch.Tensor) else []
+        of_parents = density if isinstance(density, Density) else ()
 
         def contribution(vote_nMAJC: torch.Tensor, children: Tensors, weights: Tensors, parents: Tensors) -> Tensors:
-            logits = (self.log_density(vote_nMAJC, parents[given:]),) if density else ()
-            share_nMJ = shares(logits, children[1:], weights)
+            logits = children[known:] or ((self._log_density(vote_nMAJC, parents[given:]),) if of_parents else ())
+            share_nMJ = shares(logits, children[1:known], weights)
             return weigh(share_nMJ.expand(-1, -1, vote_nMAJC.shape[3]), vote_nMAJC, *parents[:given])
 
-        return self.votes.sum(contribution, children, weights, [*centers, *(density or ())])
+        return self.votes.sum(contribution, children, weights, [*centers, *of_parents], links)
 
-    def each(self, reduce: Callable[[torch.Tensor], torch.Tensor], density: Density) -> torch.Tensor:
-        """Return `(B, P, Q, O, N)`: what is left of log densities without their last axis, the parents' types."""
+    def rivals(self, density: Density) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return log densities `(B, P, Q, O, N, J)`, and the log of their sum over all parents that a child feeds."""
 
-        def contribution(vote_nMAJC: torch.Tensor, children: Tensors, weights: Tensors, parents: Tensors) -> Tensors:
-            return (reduce(self.log_density(vote_nMAJC, parents)),)
+        def logit(vote_nMAJC: torch.Tensor, children: Tensors, weights: Tensors, parents: Tensors) -> Tensors:
+            return (self._log_density(vote_nMAJC, parents),)
 
-        return self.votes.each(contribution, density)[0]
-
-    def log_total(self, density: Density) -> torch.Tensor:
-        """Return `(B, H, W, N)`: the log of the sum of densities over all parents that a child feeds."""
-        value_BPQON = self.each(_log_sum, density)
-        return fold_logsumexp(value_BPQON, self.votes.windows, *self.votes.capsules.shape[1:3])
+        return self.votes.rivals(logit, density)
 
     def mean_alike(self, share_BHWN: torch.Tensor) -> torch.Tensor:
         """Return the mean of the votes where a child has the same weight for all parents: a convolution."""
         amount_BPQ = self.votes.windows.sums(share_BHWN.sum(3))
         return self.votes.sum_alike(share_BHWN) / _above_0(amount_BPQ)[..., None, None, None]
 
-    def log_density(self, vote_nMAJC: torch.Tensor, density: Sequence[torch.Tensor]) -> torch.Tensor:
+    def _log_density(self, vote_nMAJC: torch.Tensor, density: Sequence[torch.Tensor]) -> torch.Tensor:
         """Return the log density of votes, `(n, M, J)`."""
         constant_MJ, mean_MAJC, factor = density
         return constant_MJ + self.away(vote_nMAJC, mean_MAJC, factor)
@@ -169,7 +166,7 @@ def sums_about_mean(
     votes: WindowGaussians,
     shares: Shares,
     children: Sequence[torch.Tensor],
-    density: Density | None = None,
+    density: Density | torch.Tensor | None = None,
     weights: Sequence[torch.Tensor] = (),
 ) -> tuple[torch.Tensor, Sums]:
     """Return the mean of the weighted votes, and the sums about it.
@@ -192,7 +189,3 @@ def _above_0(amount: torch.Tensor) -> torch.Tensor:
 
 def _amount_and_sum(share_nMJ: torch.Tensor, vote_nMAJC: torch.Tensor) -> Tensors:
     return share_nMJ.sum(0), gather(share_nMJ, vote_nMAJC)
-
-
-def _log_sum(logit: torch.Tensor) -> torch.Tensor:
-    return logit.logsumexp(-1)

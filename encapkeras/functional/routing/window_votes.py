@@ -11,7 +11,8 @@ of the parents' positions.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal
+from dataclasses import replace
+from typing import Any, Literal
 
 import torch
 
@@ -63,6 +64,7 @@ class WindowVotes:
         self.windows = windows_of(weight, strides, padding, window)
         self.size = self.windows.output_size(*capsules.shape[1:3])
         self.capsules = capsules
+        self._padded, self._unpadded = self.windows.pad(capsules), replace(self.windows, padding=(0, 0))
         self._pose = pose
         self._weights = [_outputs_last(weight, pose).flatten(0, 1).expand(self.windows.count, -1, -1, -1, -1)]
         if offsets is not None:
@@ -77,35 +79,37 @@ class WindowVotes:
         children: Sequence[torch.Tensor] = (),
         weights: Sequence[torch.Tensor] = (),
         parents: Sequence[torch.Tensor] = (),
+        links: Sequence[torch.Tensor] = (),
     ) -> Tensors:
         """Sum over the children of each parent, as `sum_children`."""
-        tensors = ([self.capsules, *children], [*self._weights, *weights], parents)
-        return sum_children(self._with_votes(contribution), self.windows, self.outputs * self.dim, *tensors)
+        padded = [self._padded, *map(self.windows.pad, children)]
+        tensors = (padded, [*self._weights, *weights], parents, links)
+        return sum_children(self._with_votes(contribution), self._unpadded, self.outputs * self.dim, *tensors)
 
     def attend(self, query_BPQAJC: torch.Tensor, competition: Competition = "position") -> torch.Tensor:
         """Sum votes, `(B, P, Q, A, J, C)`, by a softmax of their products with what the parents ask for."""
         if competition == "position" or not self.windows.overlap(self.size):
             return self.sum(_attend, parents=[query_BPQAJC])[0]
-        total_BHWN = self.log_total(_agreement, [query_BPQAJC])
-        return self.sum(_compete, [total_BHWN], parents=[query_BPQAJC])[0]
+        logit_BPQONJ, total_BHWN = self.rivals(_agreement, [query_BPQAJC])
+        return self.sum(_compete, [total_BHWN], links=[logit_BPQONJ])[0]
 
-    def log_total(self, logit: VoteContribution, parents: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Return `(B, H, W, N)`: `log sum exp logit` over all parents that a child feeds, of every type and position.
+    def rivals(self, logit: VoteContribution, parents: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return logits `(B, P, Q, O, N, J)`, and `log sum exp logit` over all parents of a child, `(B, H, W, N)`.
 
-        `logit` gives `(n, M, J)`. Children that feed no parent get 0.
+        These are of every type and position. `logit` gives `(n, M, J)`. Children that feed no parent get 0.
         """
 
-        def over_types(*arguments: object) -> Tensors:
-            (logit_nMJ,) = logit(*arguments)  # type: ignore[arg-type]
-            return (logit_nMJ.logsumexp(2),)
+        def contribution(*tensors: Any) -> Tensors:
+            (logit_nMJ,) = logit(*tensors)
+            return logit_nMJ, logit_nMJ.logsumexp(2)
 
-        (value_BPQON,) = self.each(over_types, parents)
-        return fold_logsumexp(value_BPQON, self.windows, *self.capsules.shape[1:3])
+        logit_BPQONJ, value_BPQON = self.each(contribution, parents)
+        return logit_BPQONJ, fold_logsumexp(value_BPQON, self.windows, *self.capsules.shape[1:3])
 
     def each(self, contribution: VoteContribution, parents: Sequence[torch.Tensor]) -> Tensors:
         """Return what each child is to each parent position, as `each_child`."""
-        tensors = ([self.capsules], self._weights, parents)
-        return each_child(self._with_votes(contribution), self.windows, self.outputs * self.dim, *tensors)
+        tensors = ([self._padded], self._weights, parents)
+        return each_child(self._with_votes(contribution), self._unpadded, self.outputs * self.dim, *tensors)
 
     def sum_alike(
         self, share_BHWN: torch.Tensor | None = None, coefficients: torch.Tensor | None = None
@@ -189,8 +193,8 @@ def _attend(vote_nMAJC: torch.Tensor, children: Tensors, weights: Tensors, paren
 
 
 def _compete(vote_nMAJC: torch.Tensor, children: Tensors, weights: Tensors, parents: Tensors) -> Tensors:
-    (logit_nMJ,) = _agreement(vote_nMAJC, children, weights, parents)
-    return (gather((logit_nMJ - children[1].unsqueeze(2)).exp(), vote_nMAJC),)
+    _, total_nM, logit_nMJ = children
+    return (gather((logit_nMJ - total_nM.unsqueeze(2)).exp(), vote_nMAJC),)
 
 
 def _votes(child_nMD: torch.Tensor, weight: torch.Tensor, rows: int, pose: Pose) -> torch.Tensor:

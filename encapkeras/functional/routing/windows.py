@@ -38,7 +38,7 @@ Contribution = Callable[[Tensors, Tensors, Tensors], Tensors]
 Children are `(n, M, ...)`, weights `(n, ...)` and parents `(M, ...)`; children of whole windows `(n, M, O, ...)`.
 """
 
-_PIECE = {"cpu": 1 << 19}
+_PIECE = {"cpu": 3 << 18}
 """Numbers of all votes of a piece: on CPUs for the cache; elsewhere as many as keep the device busy."""
 _PIECE_ELSEWHERE = 1 << 26
 _TYPES = 8
@@ -126,6 +126,7 @@ def sum_children(
     children: Sequence[torch.Tensor],
     weights: Sequence[torch.Tensor],
     parents: Sequence[torch.Tensor] = (),
+    links: Sequence[torch.Tensor] = (),
     *,
     whole: bool = False,
 ) -> Tensors:
@@ -140,12 +141,14 @@ def sum_children(
         children: Maps `(B, H, W, N, ...)`.
         weights: `(O, N, ...)`, the offsets by rows; for whole windows `(N, ...)`.
         parents: `(B, P, Q, ...)`.
+        links: What a child is to a parent position, `(B, P, Q, O, N, ...)`, as `each_child` returns it; the last of
+            the children of a piece. Not for whole windows.
         whole: Whether a piece has whole windows.
 
     Returns:
         The sums, each `(B, P, Q, ...)`.
     """
-    return _evaluate(_Plan(contribution, windows, votes_of_child, True, whole), children, weights, parents)
+    return _evaluate(_Plan(contribution, windows, votes_of_child, True, whole), children, links, weights, parents)
 
 
 def each_child(
@@ -160,14 +163,18 @@ def each_child(
 ) -> Tensors:
     """Return what each child is to each parent position, `(B, P, Q, O, N, ...)`; the arguments of `sum_children`."""
     plan = _Plan(contribution, windows, votes_of_child, False, whole)
-    found = _evaluate(plan, children, weights, parents)
+    found = _evaluate(plan, children, [], weights, parents)
     if whole:
         return tuple(part.transpose(3, 4) for part in found)
     return tuple(part.unflatten(3, weights[0].shape[:2]) for part in found)
 
 
 def _evaluate(
-    plan: _Plan, children: Sequence[torch.Tensor], weights: Sequence[torch.Tensor], parents: Sequence[torch.Tensor]
+    plan: _Plan,
+    children: Sequence[torch.Tensor],
+    links: Sequence[torch.Tensor],
+    weights: Sequence[torch.Tensor],
+    parents: Sequence[torch.Tensor],
 ) -> Tensors:
     padded = [plan.windows.pad(child) for child in children]
     size = plan.windows.output_size(*children[0].shape[1:3])
@@ -178,11 +185,13 @@ def _evaluate(
         padded = [plan.windows.unfold(child, size) for child in padded]
         weights = [weight.flatten(0, 1).unsqueeze(0) for weight in weights]
         plan = replace(plan, windows=Windows((1, 1)))
-    plan = replace(plan, size=size, children=len(padded), weights=len(weights))
-    tensors = (*padded, *weights, *parents)
+    plan = replace(plan, size=size, children=len(padded), links=len(links), weights=len(weights))
+    tensors = (*padded, *(link.flatten(3, 4) for link in links), *weights, *parents)
     with without_autocast(padded[0]):
-        if is_traced() or not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)):
+        if is_traced():
             return plan.results(tensors)
+        if not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)):
+            return plan.written(tensors)
         return _Evaluation.apply(plan, *tensors)  # type: ignore[no-any-return]
 
 
@@ -205,6 +214,7 @@ class _Plan:
     whole: bool
     size: tuple[int, int] = (0, 0)
     children: int = 0
+    links: int = 0
     weights: int = 0
 
     def pieces(self, first: torch.Tensor) -> Iterator[_Piece]:
@@ -231,11 +241,13 @@ class _Plan:
 
     def of_piece(self, piece: _Piece, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """Return views of what a piece needs of all tensors, as they lie."""
-        until = self.children + self.weights
+        maps, first = self.children, self.children + self.links
+        until = first + self.weights
         places = [self._place(piece, offset) for offset in (self.windows.offsets() if self.whole else [piece.offset])]
         return [
-            *(child[piece.samples, *place, piece.types] for child in tensors[: self.children] for place in places),
-            *(weight[piece.place, piece.types] for weight in tensors[self.children : until]),
+            *(child[piece.samples, *place, piece.types] for child in tensors[:maps] for place in places),
+            *(self._of_children(piece, link, tensors[0].shape[3]) for link in tensors[maps:first]),
+            *(weight[piece.place, piece.types] for weight in tensors[first:until]),
             *(parent[piece.samples, piece.rows] for parent in tensors[until:]),
         ]
 
@@ -251,7 +263,7 @@ class _Plan:
 
     def contribute(self, views: list[torch.Tensor]) -> Tensors:
         """Return what a piece adds to sums, `(B, P, Q, ...)`, or is, `(B, P, Q, n, ...)`."""
-        first = self.children * self.views_of_child
+        first = self.children * self.views_of_child + self.links
         until = first + self.weights
         place = views[0].shape[:3]
         if self.whole:  # in memory by parents, as what they gather
@@ -274,6 +286,26 @@ class _Plan:
                 parts[:] = [tuple(map(torch.add, *parts))]
         return _joined([_joined([_joined(p, 3) for p in rows.values()], 1) for rows in by_samples.values()], 0)
 
+    def written(self, tensors: Sequence[torch.Tensor]) -> Tensors:
+        """Return the same, written in place: no gradient is needed."""
+        found: list[torch.Tensor] = []
+        with torch.no_grad():
+            for piece in self.pieces(tensors[0]):
+                parts = self.contribute(self.of_piece(piece, tensors))
+                found = found or [self._zeros(part, tensors[0]) for part in parts]
+                for result, part in zip(found, parts, strict=True):
+                    place = self.part_of(piece, result)
+                    place += part
+        return tuple(found)
+
+    def _zeros(self, part: torch.Tensor, first: torch.Tensor) -> torch.Tensor:
+        """Return a whole result, which lies in memory as a part of it."""
+        sizes = [first.shape[0], *self.size, *part.shape[3:]]
+        if not self.sums:
+            sizes[3] = first.shape[3] * (1 if self.whole else self.windows.count)
+        order = part.dim_order()
+        return part.new_zeros([sizes[axis] for axis in order]).permute(_inverse(order))
+
     def part_of(self, piece: _Piece, result: torch.Tensor) -> torch.Tensor:
         """Return the place of a piece in a result."""
         part = result[piece.samples, piece.rows]
@@ -281,8 +313,13 @@ class _Plan:
             return part
         if self.whole:
             return part[:, :, :, piece.types]
-        types = part.shape[3] // self.windows.count
-        return part[:, :, :, piece.place * types + piece.types.start : piece.place * types + piece.types.stop]
+        return self._of_children(piece, result, part.shape[3] // self.windows.count)
+
+    @staticmethod
+    def _of_children(piece: _Piece, link: torch.Tensor, types: int) -> torch.Tensor:
+        """Return the place of a piece in `(B, P, Q, I, ...)`, of that number of types."""
+        first = piece.place * types
+        return link[piece.samples, piece.rows, :, first + piece.types.start : first + piece.types.stop]
 
 
 def _joined(parts: Sequence[Tensors], axis: int) -> Tensors:
@@ -309,7 +346,7 @@ class _Evaluation(torch.autograd.Function):
     def forward(context: Any, plan: _Plan, *tensors: torch.Tensor) -> Tensors:
         context.plan = plan
         context.save_for_backward(*tensors)
-        results = plan.results(tensors)
+        results = plan.written(tensors)
         context.orders = [result.dim_order() for result in results]
         return results
 
