@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -80,7 +81,7 @@ def _activations(sizes: Sizes, random: Random) -> torch.Tensor:
 
 
 def _of_window(sizes: Sizes) -> tuple[int, ...]:
-    return (*[sizes["kernel_size"]] * 2, sizes["types"], sizes["outputs"])
+    return (*[1 if sizes["shared"] else sizes["kernel_size"]] * 2, sizes["types"], sizes["outputs"])
 
 
 def _vector_weight(sizes: Sizes, random: Random) -> torch.Tensor:
@@ -123,30 +124,35 @@ def _window_em_tensors(sizes: Sizes, random: Random) -> list[torch.Tensor]:
     return [*_gaussian_tensors(sizes, random), *(random.uniform(sizes["outputs"]) for _ in range(2))]
 
 
-def _window(sizes: Sizes) -> dict[str, int]:
-    return {name: sizes[name] for name in ("strides", "padding")}
+def _call(route: str, routings: Any, tensors: list[torch.Tensor], sizes: Sizes, **options: Any) -> Outputs:
+    """Call a routing in windows; its textbook version has no matrices but those of offsets."""
+    options |= {name: sizes[name] for name in ("strides", "padding", "iterations") if name in sizes}
+    if routings is not window_routing_votes:
+        options["window"] = sizes["kernel_size"]
+    outputs: Outputs = getattr(routings, route)(*_of_offsets(routings, tensors, sizes), **options)
+    return outputs
+
+
+def _of_offsets(routings: Any, tensors: list[torch.Tensor], sizes: Sizes) -> list[torch.Tensor]:
+    if routings is not window_routing_votes or not sizes["shared"]:
+        return tensors
+    window = [sizes["kernel_size"]] * 2
+    return [part.expand(*window, *part.shape[2:]) if part.shape[:4] == _of_window(sizes) else part for part in tensors]
 
 
 def _call_attention(routings: Any, tensors: list[torch.Tensor], sizes: Sizes) -> Outputs:
-    capsules, weight, scale, offset = tensors
-    layer = AttentionLayer(weight, scale, offset, sizes["strides"], sizes["padding"], pose="matrix")
+    capsules, weight, scale, offset = _of_offsets(routings, tensors, sizes)
+    window = sizes["kernel_size"]
+    layer = AttentionLayer(weight, scale, offset, sizes["strides"], sizes["padding"], pose="matrix", window=window)
     return routings.inverted_attention_routing(capsules, layer, iterations=sizes["iterations"])  # type: ignore[no-any-return]
 
 
 def _window_dynamic(competition: str) -> Method:
-    def call(routings: Any, tensors: list[torch.Tensor], sizes: Sizes) -> Outputs:
-        options = {"iterations": sizes["iterations"], "competition": competition, **_window(sizes)}
-        return routings.window_dynamic_routing(*tensors, **options)  # type: ignore[no-any-return]
-
-    return Method(_window_dynamic_tensors, call)
+    return Method(_window_dynamic_tensors, partial(_call, "window_dynamic_routing", competition=competition))
 
 
 def _window_em(competition: str) -> Method:
-    def call(routings: Any, tensors: list[torch.Tensor], sizes: Sizes) -> Outputs:
-        options = {"iterations": sizes["iterations"], "competition": competition, **_window(sizes)}
-        return routings.window_em_routing(*tensors, options=EmOptions(), **options)  # type: ignore[no-any-return]
-
-    return Method(_window_em_tensors, call)
+    return Method(_window_em_tensors, partial(_call, "window_em_routing", competition=competition, options=EmOptions()))
 
 
 def _floor(width: Callable[[int], int]) -> Callable[[Sizes, str], Way]:
@@ -205,17 +211,9 @@ METHODS: dict[str, Method] = {
         routing_votes,
         _floor(lambda components: math.comb(components + 1, 2)),
     ),
-    "self-routing": Method(
-        _self_routing_tensors,
-        lambda routings, tensors, sizes: routings.self_routing(*tensors, **_window(sizes)),
-    ),
+    "self-routing": Method(_self_routing_tensors, partial(_call, "self_routing")),
     "inverted-attention": Method(_attention_tensors, _call_attention),
-    "variational-bayes": Method(
-        _gaussian_tensors,
-        lambda routings, tensors, sizes: routings.variational_bayes_routing(
-            *tensors, iterations=sizes["iterations"], **_window(sizes)
-        ),
-    ),
+    "variational-bayes": Method(_gaussian_tensors, partial(_call, "variational_bayes_routing")),
     "dynamic-windows": _window_dynamic("position"),
     "dynamic-windows-child": _window_dynamic("child"),
     "em-windows": _window_em("child"),

@@ -22,8 +22,9 @@ MEANINGS = {
     "strides": "step of the windows",
     "padding": "rows and columns of nothing around the map",
     "iterations": "iterations T",
+    "shared": "1: one matrix per type for a whole window, 0: one for each of its offsets",
 }
-LEAST = dict.fromkeys(MEANINGS, 1) | {"padding": 0}
+LEAST = dict.fromkeys(MEANINGS, 1) | {"padding": 0, "shared": 0}
 
 _WITHOUT_WINDOWS = {
     "batch_size": 8, "types": 32, "positions": 64, "dim": 8, "outputs": 512, "out_dim": 16, "iterations": 3
@@ -31,11 +32,11 @@ _WITHOUT_WINDOWS = {
 # Hahn et al. 2019: ResNet-20 with one hidden layer of capsules.
 _SELF_ROUTING = {
     "batch_size": 32, "types": 32, "map_size": 8, "dim": 16, "outputs": 32, "out_dim": 16,
-    "kernel_size": 3, "strides": 2, "padding": 1,
+    "kernel_size": 3, "strides": 2, "padding": 1, "shared": 0,
 }  # fmt: skip
 _OF_MATRICES = {
     "batch_size": 32, "types": 32, "map_size": 8, "outputs": 32, "pose_size": 4,
-    "kernel_size": 3, "strides": 2, "padding": 1, "iterations": 3,
+    "kernel_size": 3, "strides": 2, "padding": 1, "iterations": 3, "shared": 0,
 }  # fmt: skip
 
 METHODS: dict[str, Sizes] = {

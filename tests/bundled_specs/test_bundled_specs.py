@@ -90,7 +90,7 @@ PARAMETERS = {
     "routing_average": 24_058,
     "routing_dynamic": 429_296,
     "routing_em": 112_668,
-    "routing_heinsen_2019": 108_120,
+    "routing_heinsen_2019": 235_416,
     "routing_heinsen_2022": 102_619,
     "routing_self": 271_880,
     "routing_variational_bayes": 112_632,

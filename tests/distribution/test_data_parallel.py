@@ -116,6 +116,25 @@ def test_processes_differ_from_one_by_rounding_alone(tmp_path, processes):
         assert_identical(each[0], other)
 
 
+ROUTINGS = ["attention", "dynamic", "em", "heinsen_2019", "heinsen_2022", "self", "variational_bayes"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("routing", ROUTINGS)
+def test_two_processes_train_each_routing_as_one_and_resume_exactly(tmp_path, routing):
+    options = ["--spec", f"routing_{routing}", *FLOAT64]
+    [alone] = trained(tmp_path / "one", *options)
+    whole, _ = trained(tmp_path / "two", *options, processes=2)
+    for kind in ("weight", "statistic", "predicted"):
+        assert largest_difference(alone, whole, kind) < 1e-9, kind
+    options += ["--resume", str(tmp_path / "state")]
+    assert trained(tmp_path / "parts", *options, "--end-at", "4", processes=2, code=1) == []
+    first, second = trained(tmp_path / "parts", *options, processes=2)
+    for kind in ("weight", "statistic", "optimizer", "evaluated", "predicted"):
+        assert largest_difference(whole, first, kind) == 0, kind
+    assert_identical(first, second)
+
+
 @pytest.mark.slow
 def test_a_training_that_one_process_is_told_to_end_goes_on_to_the_same_weights(tmp_path, float32):
     whole = float32[1][0]

@@ -1,7 +1,7 @@
-"""Trains a small EncapNet with all that a step has, alone or as one of several processes, and keeps its weights.
+"""Trains a small network with all that a step has, alone or as one of several processes, and keeps its weights.
 
     torchrun --nproc-per-node=2 tests/distribution/trained_together.py OUT [--dtype float64] [--precision bfloat16]
-        [--resume DIR]
+        [--resume DIR] [--spec routing_em]
 
 Every process writes `OUT/rank_0.npz`, `OUT/rank_1.npz` ...: weights, statistics, optimizer, metrics, predictions.
 """
@@ -43,6 +43,7 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--dtype", choices=("float32", "float64"), default="float32")
     parser.add_argument("--precision", choices=("float32", "bfloat16", "float16"), default="float32")
+    parser.add_argument("--spec", default="encapnet_ot_digits")
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--accumulate", type=int, default=2)
     parser.add_argument("--without-sync", action="store_true")
@@ -55,12 +56,13 @@ def main() -> None:
     keras.config.set_floatx(arguments.dtype)
     strategy = distribution.DataParallel(sync_batch_norm=not arguments.without_sync, timeout=arguments.timeout)
     keras.utils.set_random_seed(strategy.processes.rank)  # attach has to make the processes alike
-    changes = ["vars.types=4", "vars.sub_layers=1", f"train.precision={arguments.precision}"]
-    changes += ["model.defaults.capsule_stage.moving_average=warm"]  # the others: momentum
-    changes += [f"model.nodes.stem.{name}=l2" for name in ("kernel_regularizer", "activity_regularizer")]
-    largest = "{class_name: max_norm, config: {max_value: 0.5, axis: [0, 1, 2]}}"
-    changes += [f"model.nodes.stem.kernel_constraint={largest}"]
-    model = encapkeras.build_model(encapkeras.load_spec("encapnet_ot_digits", changes))
+    changes = ["vars.types=4", f"train.precision={arguments.precision}"]
+    if arguments.spec == "encapnet_ot_digits":
+        changes += ["vars.sub_layers=1", "model.defaults.capsule_stage.moving_average=warm"]  # the others: momentum
+        changes += [f"model.nodes.stem.{name}=l2" for name in ("kernel_regularizer", "activity_regularizer")]
+        largest = "{class_name: max_norm, config: {max_value: 0.5, axis: [0, 1, 2]}}"
+        changes += [f"model.nodes.stem.kernel_constraint={largest}"]
+    model = encapkeras.build_model(encapkeras.load_spec(arguments.spec, changes))
     optimizer = keras.optimizers.SGD(
         0.01,
         momentum=0.9,
