@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, get_args
 
 import keras
 import numpy as np
@@ -12,16 +12,18 @@ from torch import Tensor
 
 from encapkeras.analysis.measurements import Measurement, RoutingAnalysis
 from encapkeras.analysis.routing_statistics import RoutingStatistics
+from encapkeras.analysis.stack_statistics import StackStatistics
 from encapkeras.analysis.vote_chunks import CHUNK_ELEMENTS
 from encapkeras.analysis.window_statistics import WindowStatistics
 from encapkeras.errors import ArgumentError
 from encapkeras.keras_internals import inputs_of_calls
-from encapkeras.layers import LAYERS
+from encapkeras.layers import LAYERS, Heinsen2019Capsules, Heinsen2022Capsules, InvertedAttentionStack
 from encapkeras.layers.voting_layer import VotingLayer
-from encapkeras.layers.window_layer import WindowLayer
+from encapkeras.layers.window_layer import WindowLayer, WindowRecord
 
-ROUTING_LAYERS = (VotingLayer, WindowLayer)
-RoutingLayer = VotingLayer | WindowLayer
+RoutingLayer = VotingLayer | WindowLayer | Heinsen2019Capsules | Heinsen2022Capsules | InvertedAttentionStack
+ROUTING_LAYERS = get_args(RoutingLayer)
+Statistics = RoutingStatistics | WindowStatistics | StackStatistics
 
 
 def routing_layers(model: keras.Model) -> list[RoutingLayer]:
@@ -52,7 +54,7 @@ def routing_layers(model: keras.Model) -> list[RoutingLayer]:
         known = ", ".join(sorted(routing))
         raise ArgumentError(f"network '{model.name}' has no routing layer; layers that can be analysed: {known}")
     for layer in layers:
-        if type(layer).routing_record in [base.routing_record for base in ROUTING_LAYERS]:
+        if type(layer).routing_record in (VotingLayer.routing_record, WindowLayer.routing_record):
             raise ArgumentError(
                 f"layer '{layer.name}' (class {type(layer).__name__}) cannot be analysed: it has no method "
                 "routing_record"
@@ -61,13 +63,22 @@ def routing_layers(model: keras.Model) -> list[RoutingLayer]:
             raise ArgumentError(
                 f"layer '{layer.name}' has nothing to analyse: its coefficients are fixed (routing: {layer.routing})"
             )
-        calls = len(inputs_of_calls(model, layer))
-        if calls > 1:
-            raise ArgumentError(
-                f"layer '{layer.name}' is called {calls} times in network '{model.name}'; a routing layer can be "
-                "analysed if it is called once"
-            )
+        _check_call(model, layer)
     return layers
+
+
+def _check_call(model: keras.Model, layer: RoutingLayer) -> None:
+    calls = inputs_of_calls(model, layer)
+    if len(calls) > 1:
+        raise ArgumentError(
+            f"layer '{layer.name}' is called {len(calls)} times in network '{model.name}'; a routing layer can be "
+            "analysed if it is called once"
+        )
+    if isinstance(layer, Heinsen2022Capsules) and any(len(each.shape) == 3 for each in calls[0][1:]):
+        raise ArgumentError(
+            f"layer '{layer.name}' cannot be analysed: its mask is one of pairs of inputs and outputs; one of inputs "
+            "can be analysed"
+        )
 
 
 def _has_routing(model: keras.Model) -> bool:
@@ -149,8 +160,7 @@ def _measure(
             part = slice(start, start + batch_size)
             inputs = inner(keras.ops.convert_to_tensor(images[part]), training=False)
             for layer, statistics in zip(layers, gathered, strict=True):
-                are_classes = _gives_list(layer) and layer.capsules in classes
-                labels = targets[part] if targets is not None and are_classes else None
+                labels = targets[part] if targets is not None and _number_in_list(layer) in classes else None
                 try:
                     statistics.add(*_maps(layer, [_widen(each) for each in inputs[layer.name]]), labels)
                 except ArgumentError as error:
@@ -184,33 +194,41 @@ def _possible_classes(model: keras.Model) -> set[int]:
     return {output.shape[1] for output in model.outputs if len(output.shape) == 2}
 
 
-def _gives_list(layer: RoutingLayer) -> bool:
-    """Return whether the parents are a list, as classes are, rather than a map."""
-    return layer.map_types is None if isinstance(layer, VotingLayer) else layer.kernel_size is None
+def _number_in_list(layer: RoutingLayer) -> int | None:
+    """Return how many parents there are, if they are a list, as classes are, rather than a map, and of fixed number."""
+    last = layer.stacked[-1] if isinstance(layer, InvertedAttentionStack) else layer
+    if isinstance(last, VotingLayer):
+        return last.capsules if last.map_types is None else None
+    return None if isinstance(last, WindowLayer) and last.kernel_size is not None else last.capsules
 
 
-def _maps(layer: RoutingLayer, inputs: list[Tensor]) -> tuple[Tensor, Tensor | None]:
+def _maps(layer: RoutingLayer, inputs: list[Tensor]) -> tuple[Tensor, Any]:
     """Return the capsules and their activations as the layer's statistics take them."""
     if isinstance(layer, VotingLayer):
         return layer.by_position(*inputs)
-    capsules, *activations = layer.as_maps(inputs)
-    return capsules, activations[0] if activations else None
+    maps = layer.stacked[0].as_maps(inputs) if isinstance(layer, InvertedAttentionStack) else layer.as_maps(inputs)
+    return maps[0], maps[1] if len(maps) > 1 else None
 
 
-def _statistics(layer: RoutingLayer, chunk_elements: int) -> RoutingStatistics | WindowStatistics:
+def _statistics(layer: RoutingLayer, chunk_elements: int) -> Statistics:
     """Return the statistics of a layer with weights in float32 or better."""
-    if isinstance(layer, WindowLayer):
-        windows = layer.routing_record()
-        weights = [None if weight is None else _widened(weight) for weight in windows.weights]
-        return WindowStatistics(dataclasses.replace(windows, weights=weights), chunk_elements)
-    record = layer.routing_record()
-    return RoutingStatistics(_widened(record), chunk_elements)
+    if isinstance(layer, VotingLayer):
+        return RoutingStatistics(_widened(layer.routing_record()), chunk_elements)
+    if isinstance(layer, InvertedAttentionStack):
+        records = [_wide_record(record) for record in layer.routing_record()]
+        return StackStatistics(records, layer.concurrent, chunk_elements)
+    return WindowStatistics(_wide_record(layer.routing_record()), chunk_elements)
+
+
+def _wide_record(record: WindowRecord) -> WindowRecord:
+    weights = [None if weight is None else _widened(weight) for weight in record.weights]
+    return dataclasses.replace(record, weights=weights)
 
 
 def _widened(value: Any) -> Any:
-    """Return a tensor, or a dataclass with tensors, in float32 or better."""
-    if isinstance(value, Tensor):
-        return _widen(value)
+    """Return a tensor, or a tuple or a dataclass with tensors, in float32 or better."""
+    if isinstance(value, Tensor | tuple):
+        return keras.tree.map_structure(_widen, value)
     tensors: dict[str, Any] = {name: _widen(part) for name, part in vars(value).items() if isinstance(part, Tensor)}
     return dataclasses.replace(value, **tensors)
 

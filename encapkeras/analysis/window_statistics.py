@@ -6,8 +6,7 @@ an image, J parent types, E their dimension.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -18,6 +17,7 @@ from encapkeras.analysis.routing_sums import Sums, check_finite, check_labels, r
 from encapkeras.errors import ArgumentError
 from encapkeras.functional.routing.windows import Windows
 from encapkeras.layers.window_layer import WindowRecord
+from encapkeras.reference import heinsen_votes
 from encapkeras.reference import window_routing_votes as with_votes
 from encapkeras.reference.window_routing_votes import Trace
 
@@ -27,6 +27,8 @@ ROUTINGS: dict[str, Callable[..., Any]] = {
     "dynamic": with_votes.window_dynamic_routing,
     "em": with_votes.window_em_routing,
     "variational_bayes": with_votes.variational_bayes_routing,
+    "heinsen_2019": heinsen_votes.heinsen_2019_routing,
+    "heinsen_2022": heinsen_votes.heinsen_2022_routing,
 }
 
 
@@ -47,39 +49,47 @@ class WindowStatistics:
         inputs = [capsules] if activations is None else [capsules, activations]
         record = self._record
         check_finite({"input capsules": [capsules], "input activations": inputs[1:], "weights": record.tensors()})
-        roles = check_labels(labels, record.outputs)
-        if self._sums and roles != self._roles:
-            raise ArgumentError("either all batches must have labels, or none")
-        self._roles = roles
-        windows = Windows(record.kernel, record.strides, record.padding)
-        positions = math.prod(windows.output_size(*capsules.shape[1:3]))
-        votes = positions * windows.count * capsules.shape[3] * record.outputs * max(1, record.dim)
-        images = max(1, self._chunk_elements // votes)
+        check_labels(labels, record.outputs or capsules.shape[3])
+        numbers, _ = vote_numbers(record, capsules.shape[1:4])
+        images = max(1, self._chunk_elements // numbers)
         for start in range(0, len(capsules), images):
             part = slice(start, start + images)
-            some = [tensor[part] for tensor in inputs]
-            chosen = None if labels is None else labels[part]
-            self._add_part(some, roles_of(chosen, len(some[0]), record.outputs, capsules.device))
+            some, trace = [tensor[part] for tensor in inputs], Trace()
+            ROUTINGS[record.routing](*some, *record.weights, **record.options, trace=trace)
+            self.add_trace(some[0], trace, None if labels is None else labels[part])
 
-    def _add_part(self, inputs: list[Tensor], role_BJ: Tensor) -> None:
-        record, trace = self._record, Trace()
-        ROUTINGS[record.routing](*inputs, *record.weights, **record.options, trace=trace)
-        self._sums = self._sums or [Sums(len(self._roles)) for _ in trace.states]
-        role_MJ = role_BJ.repeat_interleave(trace.votes.shape[1] // len(role_BJ), 0)
+    def add_trace(self, capsules: Tensor, trace: Trace, labels: Tensor | None) -> None:
+        """Add what was done with a few maps `(B, H, W, N, D)`."""
+        record, outputs = self._record, self._record.outputs or capsules.shape[3]
+        roles = check_labels(labels, outputs)
+        if self._sums and roles != self._roles:
+            raise ArgumentError("either all batches must have labels, or none")
+        self._roles, self._sums = roles, self._sums or [Sums(len(roles)) for _ in trace.states]
+        role_BJ = roles_of(labels, len(capsules), outputs, capsules.device)
+        role_MJ = role_BJ.repeat_interleave(trace.votes[0].shape[1] // len(role_BJ), 0)
         windows = with_votes.Windows(record.kernel, record.strides, record.padding)
-        exist_IM = windows.children(torch.ones_like(inputs[0][..., 0])) > 0
-        rivals = with_votes.Rivals(inputs[0], windows, record.competition)
-        rivals_IM = rivals.count(record.outputs)[..., 0].expand_as(exist_IM)
-        for sums, state in zip(self._sums, trace.states, strict=True):
-            distributions_IM = exist_IM * (record.outputs / rivals_IM.double())  # in how many windows a child counts
+        exist_IM = windows.children(torch.ones_like(capsules[..., 0])) > 0
+        if trace.present is not None:
+            exist_IM = exist_IM & trace.present
+        rivals_IM = with_votes.Rivals(capsules, windows, record.competition).count(outputs)[..., 0].expand_as(exist_IM)
+        for sums, vote_IMEJ, state in zip(self._sums, trace.votes, trace.states, strict=True):
+            distributions_IM = exist_IM * (outputs / rivals_IM.double())  # in how many windows a child counts
             sums.distributions[0] += distributions_IM.sum().cpu()
             sums.largest_entropy[0] += (distributions_IM * rivals_IM.log()).sum().cpu()
-            _add_state(sums, trace.votes, state, role_MJ, exist_IM)
+            _add_state(sums, vote_IMEJ, state, role_MJ, exist_IM)
 
     def measurements(self, layer: str) -> list[Measurement]:
         """Return the measurements so far."""
         kind, roles = self._record.routing, self._roles
         return [m for t, sums in enumerate(self._sums, 1) for m in sums.measurements(layer, kind, t, roles)]
+
+
+def vote_numbers(record: WindowRecord, children: Sequence[int]) -> tuple[int, list[int]]:
+    """Return how many numbers the votes of an image are, and rows, columns and types of the parents' map."""
+    height, width, types = children
+    windows, outputs = Windows(record.kernel, record.strides, record.padding), record.outputs or types
+    rows, columns = windows.output_size(height, width)
+    return rows * columns * windows.count * types * outputs * max(1, record.dim), [rows, columns, outputs]
 
 
 def _add_state(sums: Sums, vote_IMEJ: Tensor, state: tuple[Tensor, ...], role_MJ: Tensor, exist_IM: Tensor) -> None:

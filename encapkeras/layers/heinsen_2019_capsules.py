@@ -15,6 +15,7 @@ from encapkeras.functional.routing.heinsen_2019 import Density
 from encapkeras.layers.initializers import random_shares
 from encapkeras.layers.registry import CapsuleLayer, Shape, register_layer
 from encapkeras.layers.routing_inputs import Control, as_list, capsules_and_activations, listed_shape, numbers_as_list
+from encapkeras.layers.window_layer import WindowRecord, list_record
 
 
 @register_layer("heinsen_2019_capsules")
@@ -177,6 +178,18 @@ class Heinsen2019Capsules(CapsuleLayer):
         )
         out = mean.flatten(2)
         return {"out": out, "activations": score, "variances": variance.flatten(2)} if return_ports else out
+
+    def as_maps(self, inputs: list[torch.Tensor]) -> list[torch.Tensor]:
+        """Return the list of capsules as a map of one position, and the sigmoids of the scores."""
+        capsules, scores = as_list(inputs[0]), numbers_as_list(inputs[1])
+        return [capsules[:, None, None], scores.sigmoid()[:, None, None]]
+
+    def routing_record(self) -> WindowRecord:
+        """Return the routing's weights and options."""
+        given = (self.kernel, self.bias, self.output_bias, self.beta_use, self.beta_ignore)
+        weights = [None if weight is None else weight.value for weight in given]
+        options = {"iterations": max(1, self.iterations), "density": self.density, "outputs": self.capsules}
+        return list_record("heinsen_2019", weights, self.capsules, self.dim, options)
 
     def _control(self, like: torch.Tensor, outputs: int) -> dict[str, torch.Tensor]:
         if self.routing is None:

@@ -15,6 +15,7 @@ from encapkeras.functional.torch_support.precision import full_precision
 from encapkeras.layers.initializers import random_shares
 from encapkeras.layers.registry import CapsuleLayer, Shape, register_layer
 from encapkeras.layers.routing_inputs import Control, as_list, capsules_and_activations, listed_shape, numbers_as_list
+from encapkeras.layers.window_layer import WindowRecord, list_record
 
 
 @register_layer("heinsen_2022_capsules")
@@ -164,22 +165,37 @@ class Heinsen2022Capsules(CapsuleLayer):
     ) -> torch.Tensor | dict[str, torch.Tensor]:
         """See the class."""
         listed = as_list(inputs)
-        active = [self.active_kernel, self.active_bias, self.vote_scale, self.vote_kernel, self.vote_bias]
-        weights = [weight.value for weight in (*active, *self.prediction)]
-        if not self.prediction:
-            weights += self._no_prediction(weights[3])
+        weights = self._routing_weights()
         use, ignore = self._beta_values(listed)
         out, credit = heinsen_2022_routing(
             listed,
-            VectorRoutingWeights(*weights),
+            weights,
             use,
             ignore,
             iterations=max(1, self.iterations),
             normalize=self.normalize,
             **self._hidden(listed, mask),
-            **self._control(weights[0]),
+            **self._control(weights.active_weight),
         )
         return {"out": out, "credit": credit} if return_ports else out
+
+    def _routing_weights(self) -> VectorRoutingWeights:
+        active = [self.active_kernel, self.active_bias, self.vote_scale, self.vote_kernel, self.vote_bias]
+        weights = [weight.value for weight in (*active, *self.prediction)]
+        return VectorRoutingWeights(*weights, *([] if self.prediction else self._no_prediction(weights[3])))
+
+    def as_maps(self, inputs: list[torch.Tensor]) -> list[torch.Tensor]:
+        """Return the list of capsules as a map of one position, and 1 where there is an input."""
+        capsules, *mask = inputs
+        listed = as_list(capsules)
+        present = numbers_as_list(mask[0]).to(listed) if mask else torch.ones_like(listed[..., 0])
+        return [listed[:, None, None], present[:, None, None]]
+
+    def routing_record(self) -> WindowRecord:
+        """Return the routing's weights and options."""
+        betas = [tuple(weight.value for weight in parts) for parts in self.betas]
+        options = {"iterations": max(1, self.iterations), "normalize": self.normalize}
+        return list_record("heinsen_2022", [self._routing_weights(), *betas], self.capsules, self.dim, options)
 
     def _no_prediction(self, vote_kernel: torch.Tensor) -> list[torch.Tensor]:
         """Return weights that one iteration does not use."""

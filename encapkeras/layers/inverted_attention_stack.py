@@ -7,14 +7,14 @@ from typing import Annotated, Any, ClassVar, Literal
 import pydantic
 import torch
 
-from encapkeras.errors import ShapeError
+from encapkeras.errors import ArgumentError, ShapeError
 from encapkeras.functional import inverted_attention_routing
 from encapkeras.layers.inverted_attention_capsules import InvertedAttentionCapsules
 from encapkeras.layers.keras_objects import InitializerConfig
 from encapkeras.layers.kernel_sizes import Padding, Strides, WindowSize
 from encapkeras.layers.registry import CapsuleLayer, Shape, register_layer
 from encapkeras.layers.routing_inputs import Control
-from encapkeras.layers.window_layer import Matrices
+from encapkeras.layers.window_layer import Matrices, WindowRecord
 from encapkeras.validation import Settings
 
 
@@ -98,6 +98,7 @@ class InvertedAttentionStack(CapsuleLayer):
         super().__init__(**kwargs)
         self.iterations = iterations
         self.concurrent = concurrent
+        self.routing = routing
         kinds = [f"{weight}_{kind}" for weight in self.regularizable for kind in ("regularizer", "constraint")]
         self.stacked = [
             InvertedAttentionCapsules(
@@ -146,3 +147,10 @@ class InvertedAttentionStack(CapsuleLayer):
         iterations = max(1, self.iterations)
         parents = inverted_attention_routing(capsules, layers, iterations=iterations, concurrent=self.concurrent)
         return self.stacked[-1].lay_out(parents)
+
+    def routing_record(self) -> list[WindowRecord]:
+        """Return the weights and options of each layer's routing."""
+        try:
+            return [layer.routing_record() for layer in self.stacked]
+        except ArgumentError as error:
+            raise ArgumentError(f"{self.name}: {error}") from None

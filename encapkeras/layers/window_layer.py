@@ -49,7 +49,7 @@ class WindowRecord:
         kernel: Height and width of the window.
         strides: Step of the window, in rows and columns.
         padding: Rows and columns of nothing.
-        outputs: Number J of parent types.
+        outputs: Number J of parent types; None for as many as children.
         dim: Their dimension E.
         competition: Which parents compete for a child.
     """
@@ -60,15 +60,26 @@ class WindowRecord:
     kernel: tuple[int, int]
     strides: tuple[int, int]
     padding: tuple[int, int]
-    outputs: int
+    outputs: int | None
     dim: int
     competition: Competition
 
     def tensors(self) -> list[torch.Tensor]:
         """Return the tensors among the weights."""
         weights = [weight for weight in self.weights if weight is not None]
-        parts = [part for weight in weights for part in (weight, *vars(weight).values())]
+        parts = [
+            part
+            for weight in weights
+            for part in (weight if isinstance(weight, tuple) else (weight, *vars(weight).values()))
+        ]
         return [part for part in parts if isinstance(part, torch.Tensor)]
+
+
+def list_record(
+    routing: str, weights: Sequence[Any], outputs: int | None, dim: int, options: Mapping[str, Any]
+) -> WindowRecord:
+    """Return the record of a layer that routes a list, which is a map of one position."""
+    return WindowRecord(routing, weights, options, (1, 1), (1, 1), (0, 0), outputs, dim, "position")
 
 
 class WindowLayer(CapsuleLayer):

@@ -12,6 +12,7 @@ pose (E = A * C), X columns of a child's pose.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,20 +26,22 @@ Step = int | tuple[int, int]
 
 @dataclass
 class Trace:
-    """What a routing did: its votes `(I, M, E, J)`, and the states after its iterations.
+    """What a routing did: its votes, and the states after its iterations.
 
     Attributes:
-        votes: All of them.
+        votes: Of each iteration, `(I, M, E, J)`.
         states: Of each iteration: coefficients `(I, M, J)`, what the votes count in the parents' mean `(I, M, J)`,
             parents `(M, E, J)`, and their activations `(M, J)`.
+        present: Which children count, `(I, M)`; all if not given.
     """
 
-    votes: torch.Tensor = field(default_factory=lambda: torch.empty(0))
+    votes: list[torch.Tensor] = field(default_factory=list)
     states: list[tuple[torch.Tensor, ...]] = field(default_factory=list)
+    present: torch.Tensor | None = None
 
     def add(self, vote_IMEJ: torch.Tensor, *state: torch.Tensor) -> None:
         """Add the state after an iteration."""
-        self.votes = vote_IMEJ
+        self.votes.append(vote_IMEJ)
         self.states.append(state)
 
 
@@ -207,13 +210,58 @@ def inverted_attention_routing(
     share_IMJ = torch.ones_like(vote_IMEJ[:, :, 0]) / layer.weight.shape[3] if trace else None
     sum_MEJ = vote_IMEJ.sum(0) / layer.weight.shape[3]
     for iteration in range(iterations):
-        out_MJE = F.layer_norm(sum_MEJ.mT, layer.scale.shape, layer.scale, layer.offset)
+        out_MJE = attention_norm(sum_MEJ, layer)
         if trace and share_IMJ is not None:
             trace.add(vote_IMEJ, share_IMJ, share_IMJ, out_MJE.mT, out_MJE.norm(dim=2))
         if iteration < iterations - 1:
             logit_IMJ = dot(vote_IMEJ, out_MJE.mT / math.sqrt(out_MJE.shape[2]))
             share_IMJ = logit_IMJ.softmax(2)
             sum_MEJ = gather(share_IMJ, vote_IMEJ) / (1 + 1e-10)
+    return as_map(out_MJE.mT, capsules, windows)
+
+
+def attention_norm(sum_MEJ: torch.Tensor, layer: Any) -> torch.Tensor:
+    """Return the layer norm of the sums, or single numbers as they are, `(M, J, E)`."""
+    if sum_MEJ.shape[1] == 1:
+        return sum_MEJ.mT
+    return F.layer_norm(sum_MEJ.mT, layer.scale.shape, layer.scale, layer.offset)
+
+
+def inverted_attention_stack(
+    capsules: torch.Tensor, layers: Sequence[Any], traces: Sequence[Trace], *, iterations: int, concurrent: bool
+) -> list[torch.Tensor]:
+    """Inverted dot-product attention routing of a stack; return the map of children, and the parents of each layer.
+
+    Concurrent layers route the children of the pass before; passes that cannot reach the top are left out.
+    """
+    values = [capsules]
+    for layer, trace in zip(layers, traces, strict=True):
+        value = attention_pass(values[-1], layer, None, trace)
+        for _ in range(0 if concurrent else iterations - 1):
+            value = attention_pass(values[-1], layer, value, trace)
+        values.append(value)
+    for left in range(iterations - 1 if concurrent else 0, 0, -1):
+        first = max(0, len(layers) - left)
+        routed = [attention_pass(values[i], layers[i], values[i + 1], traces[i]) for i in range(first, len(layers))]
+        values[first + 1 :] = routed
+    return values
+
+
+def attention_pass(
+    capsules: torch.Tensor, layer: Any, parents: torch.Tensor | None, trace: Trace | None = None
+) -> torch.Tensor:
+    """Return the parents `(B, P, Q, J, E)` of a map of children by those of the pass before, if any."""
+    windows = Windows((layer.weight.shape[0], layer.weight.shape[1]), layer.strides, layer.padding)
+    vote_IMEJ = votes(windows.children(capsules), layer.weight, layer.pose)
+    share_IMJ = torch.full_like(vote_IMEJ[:, :, 0], 1 / layer.weight.shape[3])
+    sum_MEJ = gather(share_IMJ, vote_IMEJ)
+    if parents is not None:
+        parent_MEJ = parents.flatten(0, 2).mT
+        share_IMJ = dot(vote_IMEJ, parent_MEJ / math.sqrt(parent_MEJ.shape[1])).softmax(2)
+        sum_MEJ = gather(share_IMJ, vote_IMEJ) / (1 + 1e-10)
+    out_MJE = attention_norm(sum_MEJ, layer)
+    if trace:
+        trace.add(vote_IMEJ, share_IMJ, share_IMJ, out_MJE.mT, out_MJE.norm(dim=2))
     return as_map(out_MJE.mT, capsules, windows)
 
 
