@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal
 
 import pydantic
@@ -150,7 +151,8 @@ class InvertedAttentionStack(CapsuleLayer):
 
     def routing_record(self) -> list[WindowRecord]:
         """Return the weights and options of each layer's routing."""
+        options = {"iterations": max(1, self.iterations)}
         try:
-            return [layer.routing_record() for layer in self.stacked]
+            return [replace(layer.routing_record(), options=options) for layer in self.stacked]
         except ArgumentError as error:
             raise ArgumentError(f"{self.name}: {error}") from None
