@@ -182,9 +182,34 @@ def test_runs_that_cannot_be_analysed(run, tmp_path, capsys):
     capsys.readouterr()
     assert refused(capsys, "analyse", tmp_path / "plain") == (
         "network 'tiny' has no routing layer; layers that can be analysed: dynamic_capsules, em_capsules, "
-        "inverted_attention_capsules, self_routing_capsules, variational_bayes_capsules, window_dynamic_capsules, "
-        "window_em_capsules\n"
+        "heinsen_2019_capsules, heinsen_2022_capsules, inverted_attention_capsules, inverted_attention_stack, "
+        "self_routing_capsules, variational_bayes_capsules, window_dynamic_capsules, window_em_capsules\n"
     )
+
+
+def test_stacks_and_heinsens_routings(tmp_path, capsys):
+    spec = routing_spec(epochs=1, analysis={"every": 1, "images": 10})
+    nodes = spec["model"]["nodes"]
+    stacked = [{"capsules": 4, "dim": 4, "kernel_size": 2}, {"capsules": 8, "dim": 4}]
+    nodes["middle"] = {"layer": "inverted_attention_stack", "inputs": "capsules", "layers": stacked}
+    nodes["vectors"] = {"layer": "heinsen_2022_capsules", "inputs": "middle", "capsules": 6, "dim": 4}
+    nodes["lengths"] = {"layer": "capsule_length", "inputs": "vectors"}
+    nodes["digits"] = {
+        "layer": "heinsen_2019_capsules",
+        "inputs": ["vectors", "lengths"],
+        "capsules": "$classes",
+        "dim": 4,
+    }
+    spec["model"]["outputs"] = {"classes": "digits/activations"}
+    run = tmp_path / "run"
+    assert main(["train", str(write_spec(tmp_path, spec)), "--run-dir", str(run)]) == 0
+    assert analyse(run, "--checkpoint", 1, "last", "--split", "validation", "--images", 10) == 0
+    printed = capsys.readouterr().out
+    assert "digits: heinsen_2019 routing; the image's class / other classes" in printed
+    assert "middle/layer_1: inverted_attention routing\n" in printed
+    (analysis, _) = read_csv(run / "analysis" / "validation" / "routing.csv")
+    assert analysis.layers == ("middle/layer_0", "middle/layer_1", "vectors", "digits")
+    assert (run / "analysis" / "validation" / "routing_middle_layer_0_votes.png").is_file()
 
 
 def test_a_run_without_validation_has_its_last_weights(tmp_path, capsys):
