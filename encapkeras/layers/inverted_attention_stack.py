@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import pydantic
 import torch
 
-from encapkeras.errors import ArgumentError, ShapeError
+from encapkeras.errors import ShapeError
 from encapkeras.functional import inverted_attention_routing
 from encapkeras.layers.inverted_attention_capsules import InvertedAttentionCapsules
 from encapkeras.layers.keras_objects import InitializerConfig
@@ -152,7 +152,4 @@ class InvertedAttentionStack(CapsuleLayer):
     def routing_record(self) -> list[WindowRecord]:
         """Return the weights and options of each layer's routing."""
         options = {"iterations": max(1, self.iterations)}
-        try:
-            return [replace(layer.routing_record(), options=options) for layer in self.stacked]
-        except ArgumentError as error:
-            raise ArgumentError(f"{self.name}: {error}") from None
+        return [replace(layer.routing_record(), options=options) for layer in self.stacked]

@@ -11,6 +11,7 @@ import torch
 
 from encapkeras.errors import ArgumentError
 from encapkeras.functional import batch_norm, capsule_batch_norm, variational_bayes_routing
+from encapkeras.functional.routing.routing_inputs import Competition
 from encapkeras.functional.torch_support.precision import widen
 from encapkeras.layers.block_weights import BlockBuilder, MovingAverage, Weights, norm_weights
 from encapkeras.layers.gaussian_layer import GaussianLayer
@@ -155,6 +156,10 @@ class VariationalBayesCapsules(GaussianLayer):
             return torch.full_like(row, COORDINATE), torch.full_like(row, COORDINATE)
         return (row + 1) / (10 * len(row)), (column + 1) / (10 * column.shape[1])
 
+    @property
+    def _competition(self) -> Competition:
+        return "position" if self.matrices == "position" else "child"
+
     def call(self, inputs: list[torch.Tensor], return_ports: bool = False, training: bool | None = None) -> Any:
         """See the class."""
         capsules, activations = self.as_maps(inputs)
@@ -167,7 +172,7 @@ class VariationalBayesCapsules(GaussianLayer):
             covariance=self.covariance,
             density_floor=self.density_floor,
             offsets=self.vote_offsets(capsules),
-            competition="position" if self.matrices == "position" else "child",
+            competition=self._competition,
             **self.window_options(wide),
         )
         if self.betas:
@@ -190,5 +195,6 @@ class VariationalBayesCapsules(GaussianLayer):
         if self.covariance == "full":
             raise ArgumentError(f"layer '{self.name}' cannot be analysed: its covariance is full")
         options = {**self.sides, "iterations": self.iterations, "density_floor": self.density_floor}
+        options["competition"] = self._competition
         weights = [self.matrices_by_offset(), self.vote_offsets(self.kernel.value)]
-        return self.window_record("variational_bayes", weights, "child", **options)
+        return self.window_record("variational_bayes", weights, **options)

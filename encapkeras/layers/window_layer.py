@@ -231,24 +231,18 @@ class WindowLayer(CapsuleLayer):
         """Return the routing's weights and options, by which analyses make its coefficients again."""
         raise NotImplementedError(f"class {type(self).__name__} has no routing_record, so it cannot be analysed")
 
-    def window_record(
-        self, routing: str, weights: Sequence[Any], competes_for: Competition = "position", **options: Any
-    ) -> WindowRecord:
+    def window_record(self, routing: str, weights: Sequence[Any], **options: Any) -> WindowRecord:
         """Return a record; its weights and options are those of the function that makes all votes."""
         strides, padding = as_sides(self.strides), as_sides(self.padding)
         sizes = (self.window, strides, padding, self.capsules, self.dim or 0)
-        return WindowRecord(routing, weights, options, *sizes, options.get("competition", competes_for))
+        return WindowRecord(routing, weights, options, *sizes, options.get("competition", "position"))
 
     def matrices_by_offset(self) -> torch.Tensor | None:
-        """Return the vote matrices, one for each offset of the window, if there are votes; for a record."""
-        if self.matrices == "position":
-            raise ArgumentError(f"layer '{self.name}' cannot be analysed: each position has matrices of its own")
-        if self.kernel is None:
-            return None
-        return self.by_offset(self.kernel.value)
+        """Return the vote matrices, of each offset of the window or each position, if there are votes; for a record."""
+        return None if self.kernel is None else self.by_offset(self.kernel.value)
 
     def by_offset(self, weight: torch.Tensor) -> torch.Tensor:
-        """Return a weight of `shared_sizes` as one for each offset of the window, without gradient."""
+        """Return a weight of `shared_sizes` as one for each offset of the window or each position, without gradient."""
         weight = self.of_types(weight.detach())
         return weight.expand(*self.window, *weight.shape[2:]) if self.matrices in ("type", "all") else weight
 

@@ -108,24 +108,30 @@ class Rivals:
         return (logit_IMJ - self.log_total(logit_IMJ)).exp() if self.of_child else logit_IMJ.softmax(2)
 
 
+def kernel_of(weight: torch.Tensor) -> tuple[int, int]:
+    """Return rows and columns of the windows of vote matrices."""
+    return weight.shape[-6], weight.shape[-5]
+
+
 def votes(
     child_IMD: torch.Tensor, weight: torch.Tensor, pose: str, offsets: torch.Tensor | None = None
 ) -> torch.Tensor:
     """Return `vote[i, m, :, j] = W[i, j] @ u[i, m]`, or of matrix poses `U[i, m] @ W[i, j]`: `(I, M, E, J)`.
 
+    Matrices are `(K_h, K_w, N, J, ...)`, or `(P, Q, K_h, K_w, N, J, ...)` of each position of the parents.
     Offsets `(K_h, K_w, E)` are added to all votes from an offset of the window.
     """
-    outputs = weight.shape[3]
-    if pose == "vector":
-        matrix_IDY = weight.permute(0, 1, 2, 5, 4, 3).flatten(4, 5).flatten(0, 2)
-        vote_IMEJ = (child_IMD @ matrix_IDY).view(*child_IMD.shape[:2], -1, outputs)
-    else:
-        matrix_IXY = weight.permute(0, 1, 2, 4, 5, 3).flatten(4, 5).flatten(0, 2)
-        row_IRX = child_IMD.reshape(len(child_IMD), -1, matrix_IXY.shape[1])
-        vote_IMEJ = (row_IRX @ matrix_IXY).view(*child_IMD.shape[:2], -1, outputs)
+    weight_QIJXY = (weight if weight.dim() == 8 else weight[None, None]).flatten(0, 1).flatten(1, 3)
+    positions, outputs = len(weight_QIJXY), weight.shape[-3]
+    child_IQBD = child_IMD.unflatten(1, (-1, positions)).transpose(1, 2)  # B is M where all positions share matrices
+    axes = (1, 0, 4, 3, 2) if pose == "vector" else (1, 0, 3, 4, 2)
+    matrix_IQXY = weight_QIJXY.permute(axes).flatten(3, 4)
+    row_IQRX = child_IQBD.reshape(*child_IQBD.shape[:2], -1, matrix_IQXY.shape[2])
+    vote_IQBEJ = (row_IQRX @ matrix_IQXY).view(*child_IQBD.shape[:3], -1, outputs)
+    vote_IMEJ: torch.Tensor = vote_IQBEJ.transpose(1, 2).flatten(1, 2)
     if offsets is None:
         return vote_IMEJ
-    return vote_IMEJ + offsets.flatten(0, 1).repeat_interleave(weight.shape[2], 0)[:, None, :, None]
+    return vote_IMEJ + offsets.flatten(0, 1).repeat_interleave(weight.shape[-4], 0)[:, None, :, None]
 
 
 def gather(share_IMJ: torch.Tensor, vote_IMEJ: torch.Tensor) -> torch.Tensor:
@@ -159,10 +165,13 @@ def self_routing(
     trace: Trace | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Self-routing (Hahn et al. 2019)."""
-    windows = Windows((routing_weight.shape[0], routing_weight.shape[1]), strides, padding)
+    decision = routing_weight.unsqueeze(-2)
+    windows = Windows(kernel_of(decision), strides, padding)
     child_IMD, active_IM = windows.children(capsules), windows.children(activations)
-    logit_IMJ = torch.baddbmm(routing_bias.flatten(0, 2).unsqueeze(1), child_IMD, routing_weight.flatten(0, 2).mT)
-    coefficient_IMJ = logit_IMJ.softmax(2)
+    bias_QIJ = (routing_bias if decision.dim() == 8 else routing_bias[None, None]).flatten(0, 1).flatten(1, 3)
+    product_IMJ = votes(child_IMD, decision, "vector")[:, :, 0]
+    logit_IBQJ = product_IMJ.unflatten(1, (-1, len(bias_QIJ))) + bias_QIJ.transpose(0, 1).unsqueeze(1)
+    coefficient_IMJ = logit_IBQJ.flatten(1, 2).softmax(2)
     share_IMJ = coefficient_IMJ * active_IM.unsqueeze(2)
     amount_MJ = share_IMJ.sum(0)
     no_votes_IMEJ = share_IMJ.unsqueeze(2)[:, :, :0]
@@ -186,10 +195,10 @@ def window_dynamic_routing(
     trace: Trace | None = None,
 ) -> torch.Tensor:
     """Dynamic routing (Sabour et al. 2017, procedure 1), in windows."""
-    windows = Windows((weight.shape[0], weight.shape[1]), strides, padding)
+    windows = Windows(kernel_of(weight), strides, padding)
     rivals = Rivals(capsules, windows, competition)
     vote_IMEJ = votes(windows.children(capsules), weight, pose)
-    share_IMJ = 1 / rivals.count(weight.shape[3]).to(vote_IMEJ)
+    share_IMJ = 1 / rivals.count(weight.shape[-3]).to(vote_IMEJ)
     logit_IMJ = torch.zeros_like(vote_IMEJ[:, :, 0])
     for iteration in range(iterations):
         out_MEJ = squash(gather(share_IMJ, vote_IMEJ).mT).mT
@@ -205,10 +214,10 @@ def inverted_attention_routing(
     capsules: torch.Tensor, layer: Any, *, iterations: int = 2, trace: Trace | None = None
 ) -> torch.Tensor:
     """Inverted dot-product attention routing (Tsai et al. 2020) of one layer, an `AttentionLayer`."""
-    windows = Windows((layer.weight.shape[0], layer.weight.shape[1]), layer.strides, layer.padding)
+    windows = Windows(kernel_of(layer.weight), layer.strides, layer.padding)
     vote_IMEJ = votes(windows.children(capsules), layer.weight, layer.pose)
-    share_IMJ = torch.ones_like(vote_IMEJ[:, :, 0]) / layer.weight.shape[3] if trace else None
-    sum_MEJ = vote_IMEJ.sum(0) / layer.weight.shape[3]
+    share_IMJ = torch.ones_like(vote_IMEJ[:, :, 0]) / layer.weight.shape[-3] if trace else None
+    sum_MEJ = vote_IMEJ.sum(0) / layer.weight.shape[-3]
     for iteration in range(iterations):
         out_MJE = attention_norm(sum_MEJ, layer)
         if trace and share_IMJ is not None:
@@ -251,9 +260,9 @@ def attention_pass(
     capsules: torch.Tensor, layer: Any, parents: torch.Tensor | None, trace: Trace | None = None
 ) -> torch.Tensor:
     """Return the parents `(B, P, Q, J, E)` of a map of children by those of the pass before, if any."""
-    windows = Windows((layer.weight.shape[0], layer.weight.shape[1]), layer.strides, layer.padding)
+    windows = Windows(kernel_of(layer.weight), layer.strides, layer.padding)
     vote_IMEJ = votes(windows.children(capsules), layer.weight, layer.pose)
-    share_IMJ = torch.full_like(vote_IMEJ[:, :, 0], 1 / layer.weight.shape[3])
+    share_IMJ = torch.full_like(vote_IMEJ[:, :, 0], 1 / layer.weight.shape[-3])
     sum_MEJ = gather(share_IMJ, vote_IMEJ)
     if parents is not None:
         parent_MEJ = parents.flatten(0, 2).mT
@@ -282,7 +291,7 @@ def window_em_routing(
     trace: Trace | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """EM routing (Hinton et al. 2018, procedure 1), in windows, with `EmOptions` but for fillers."""
-    windows = Windows((weight.shape[0], weight.shape[1]), strides, padding)
+    windows = Windows(kernel_of(weight), strides, padding)
     rivals = Rivals(capsules, windows, competition)
     active_IM1 = windows.children(activations).unsqueeze(2)
     vote_IMEJ = votes(windows.children(capsules), weight, pose, offsets)
@@ -317,6 +326,7 @@ def variational_bayes_routing(
     *,
     iterations: int = 3,
     density_floor: float = 1e-11,
+    competition: str = "child",
     strides: Step = 1,
     padding: Step = 0,
     pose: str = "matrix",
@@ -326,8 +336,8 @@ def variational_bayes_routing(
 
     The scatter is about m, not mu: `Psi = I + sum_i w_i (vote_i - m)^2 + m^2` is the same.
     """
-    windows = Windows((weight.shape[0], weight.shape[1]), strides, padding)
-    rivals = Rivals(capsules, windows, "child")
+    windows = Windows(kernel_of(weight), strides, padding)
+    rivals = Rivals(capsules, windows, competition)
     active_IM1 = windows.children(activations).unsqueeze(2)
     vote_IMEJ = votes(windows.children(capsules), weight, pose, offsets)
     dim, outputs = vote_IMEJ.shape[2:]

@@ -13,7 +13,7 @@ from encapkeras.reference.window_routing_votes import Trace, inverted_attention_
 LAYERS = [
     {"capsules": 3, "dim": 4, "kernel_size": 3, "strides": 2, "padding": 1},
     {"capsules": 2, "dim": 9, "kernel_size": 2, "matrices": "type"},
-    {"capsules": 5, "dim": 4},
+    {"capsules": 5, "dim": 4, "matrices": "position"},
 ]
 LISTS = [{"capsules": 3, "dim": 4}, {"capsules": 5, "dim": 4}]
 

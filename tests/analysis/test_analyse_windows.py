@@ -1,5 +1,6 @@
 """Routing in windows is analysed as the layers do it: the last state is theirs, and entropies are as by hand."""
 
+import itertools
 import math
 
 import keras
@@ -7,7 +8,9 @@ import pytest
 import torch
 
 from encapkeras import analyse_routing
+from encapkeras.analysis.window_statistics import ROUTINGS
 from encapkeras.errors import ArgumentError
+from encapkeras.functional import variational_bayes_routing
 from encapkeras.layers import (
     InvertedAttentionCapsules,
     SelfRoutingCapsules,
@@ -15,7 +18,9 @@ from encapkeras.layers import (
     WindowDynamicCapsules,
     WindowEmCapsules,
 )
+from encapkeras.reference.window_routing_votes import Trace
 
+OF_POSITIONS = ["self-routing", "attention", "dynamic", "em", "variational Bayes"]
 WINDOW = {"kernel_size": 3, "strides": 2, "padding": 1}
 # layer, iterations, whether all parents that a child feeds compete for it
 LAYERS = {
@@ -44,11 +49,41 @@ def values(analysis, statistic):
     return [m.value for m in analysis.select("layer", statistic)]
 
 
-@pytest.mark.parametrize("matrices", ["offset", "type"])
-@pytest.mark.parametrize("case", LAYERS)
+def options_of(case, matrices):
+    """Options of matrices of each position, where no parents of others compete for a child."""
+    own = {"competition": "position"} if (case, matrices) == ("em", "position") else {}
+    return {"name": "layer", "matrices": matrices, **WINDOW, **own}
+
+
+@pytest.mark.parametrize("matrices", ["offset", "type", "position"])
+@pytest.mark.parametrize("case", OF_POSITIONS)
+def test_outputs_with_votes_are_those_of_the_layer(case, matrices):
+    make, iterations, _ = LAYERS[case]
+    layer = make(**options_of(case, matrices), dtype="float64")
+    children = maps().double()
+    inputs = [children, children[..., 0].sigmoid()] if layer.takes_activations else [children]
+    with torch.no_grad():
+        ports = {"return_ports": True} if len(layer.ports) > 1 else {}
+        outputs = layer(inputs if layer.takes_activations else children, **ports)
+        record, trace = layer.routing_record(), Trace()
+        found = ROUTINGS[record.routing](*inputs, *record.weights, **record.options, trace=trace)
+        if case == "variational Bayes":  # before its batch norm
+            weight, offsets = record.weights
+            expected = variational_bayes_routing(*inputs, weight, offsets=offsets, **record.options)
+        else:
+            expected = [outputs[port] for port in layer.ports] if isinstance(outputs, dict) else outputs
+    assert len(trace.states) == iterations
+    for one, other in zip(found, expected, strict=True):
+        assert torch.allclose(one, other, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("case", "matrices"),
+    [*itertools.product(LAYERS, ["offset", "type"]), *itertools.product(OF_POSITIONS, ["position"])],
+)
 def test_the_last_state_is_what_the_layer_gives(case, matrices):
     make, iterations, _ = LAYERS[case]
-    model = model_of(make(name="layer", matrices=matrices, **WINDOW))
+    model = model_of(make(**options_of(case, matrices)))
     analysis = analyse_routing(model, maps(), chunk_elements=1)
     assert len(values(analysis, "activation")) == iterations
     outputs = model(maps())
@@ -92,7 +127,6 @@ def test_entropy_of_self_routing_is_as_by_hand():
     ("layer", "reason"),
     [
         (SelfRoutingCapsules(5, 9, routing="random", name="layer"), "coefficients are fixed .routing: random"),
-        (WindowDynamicCapsules(5, 9, matrices="position", kernel_size=3, name="layer"), "matrices of its own"),
         (WindowEmCapsules(5, 9, fillers=True, kernel_size=3, name="layer"), "fillers"),
         (VariationalBayesCapsules(5, 4, covariance="full", pose="vector", name="layer"), "covariance is full"),
     ],
