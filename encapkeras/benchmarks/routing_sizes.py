@@ -25,6 +25,7 @@ MEANINGS = {
     "shared": "1: one matrix per type for a whole window, 0: one for each of its offsets",
 }
 LEAST = dict.fromkeys(MEANINGS, 1) | {"padding": 0, "shared": 0}
+CHOICES = {"shared": (0, 1)}
 
 _WITHOUT_WINDOWS = {
     "batch_size": 8, "types": 32, "positions": 64, "dim": 8, "outputs": 512, "out_dim": 16, "iterations": 3

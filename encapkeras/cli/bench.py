@@ -88,7 +88,8 @@ def _add_routing(parser: argparse.ArgumentParser) -> None:
     )
     for name, meaning in routing_sizes.MEANINGS.items():
         defaults = routing_sizes.defaults(name)
-        parser.add_argument(_option(name), type=int, help=f"{meaning} ({defaults})")
+        choices = routing_sizes.CHOICES.get(name)
+        parser.add_argument(_option(name), type=int, choices=choices, help=f"{meaning} ({defaults})")
     parser.add_argument(
         "--rounds", type=int, default=5, help="rounds of each variant, run in turn; the median counts (%(default)s)"
     )

@@ -10,12 +10,15 @@ from encapkeras.cli.main import main
 
 TINY = {
     "batch_size": 2, "types": 2, "positions": 4, "map_size": 5, "dim": 3, "outputs": 5, "out_dim": 4, "pose_size": 2,
-    "kernel_size": 3, "strides": 2, "padding": 1, "iterations": 3,
+    "kernel_size": 3, "strides": 2, "padding": 1, "iterations": 3, "shared": 0,
 }  # fmt: skip
 
 
-def tiny(method):
-    return {name: TINY[name] for name in routing_sizes.METHODS[method]}
+IN_WINDOWS = [method for method, sizes in routing_sizes.METHODS.items() if "shared" in sizes]
+
+
+def tiny(method, **changes):
+    return {name: TINY[name] for name in routing_sizes.METHODS[method]} | changes
 
 
 def test_json_and_the_memory_of_the_votes(capsys):
@@ -49,6 +52,12 @@ def test_the_default_methods_at_the_smallest_sizes(capsys, monkeypatch):
     out = capsys.readouterr().out
     assert out.index("dynamic: batch_size 1") < out.index("em: batch_size 1")
     assert out.count("memory too small to measure") == out.count("times the floor") == 2
+
+
+@pytest.mark.parametrize("method", IN_WINDOWS)
+def test_one_matrix_per_type_for_a_window(method, monkeypatch):
+    monkeypatch.setattr(routing, "peak_memory", lambda *_: 0.0)
+    check(routing.measure(method, tiny(method, shared=1), rounds=1, device="cpu"), method)
 
 
 @pytest.mark.parametrize("method", routing_sizes.METHODS)

@@ -141,7 +141,7 @@ def of_position(logits: Tensors, children: Tensors, weights: Tensors) -> torch.T
 
 
 def of_child(logits: Tensors, children: Tensors, weights: Tensors) -> torch.Tensor:
-    """Return the weight of the child, shared by all its parents; the second of the children is their `log_total`.
+    """Return the weight of the child, shared by all its parents; the second of the children is the total of `rivals`.
 
     No share exceeds 1 but that of children in the padding, which have no total: times their weight 0 it must be 0.
     """
