@@ -2,7 +2,8 @@
 
 For classes read `classify` first (`Classifier` says what the scores are), then `classify_files`, `class_errors`,
 `ten_crop`, `affine` with `affine_plot`, and `perturb`. For routing read `analyse_routing` first, then
-`routing_statistics` (sums over all votes, which come in `vote_chunks`), `measurements` (the results, as CSV too),
+`routing_statistics` (sums over all votes, which come in `vote_chunks`), `window_statistics` and `stack_statistics`
+(the same of windows, from all votes at once), `measurements` (the results, as CSV too),
 `plots` and `tensorboard`. A routing layer can be analysed if it has a `routing_record`.
 """
 

@@ -30,10 +30,11 @@ class Measurement:
 
     Attributes:
         layer: Name of the layer.
-        routing: `dynamic`, `em`, `self_routing`, `inverted_attention` or `variational_bayes`.
+        routing: `dynamic`, `em`, `self_routing`, `inverted_attention`, `variational_bayes`, `heinsen_2019` or
+            `heinsen_2022`.
         iteration: From 1.
         statistic: `coupling_entropy` (nats), `coupling_entropy_relative` (1 is uniform), `agreement` and
-            `agreement_by_coupling` (cosines), `activation` (0 to 1), or `vote_length` (the votes in one cosine bin).
+            `agreement_by_coupling` (cosines), `activation`, or `vote_length` (the votes in one cosine bin).
         capsules: The output capsules that count: `target` and `other`, where they are classes and labels are known;
             otherwise `all`.
         cosine: The middle of the cosine bin; None for all statistics but `vote_length`.

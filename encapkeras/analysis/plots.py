@@ -28,6 +28,7 @@ class _Names(dict[str, str]):
 
 
 KINDS = _Names(em="EM routing")
+OF_LENGTHS = ("dynamic", "inverted_attention", "heinsen_2022")  # whose activations are the lengths of the capsules
 LINES: dict[str, dict[str, Any]] = {
     "all": {"linestyle": "-", "marker": "s"},
     "target": {"linestyle": "-", "marker": "o"},
@@ -67,15 +68,16 @@ def plot_iterations(analyses: Sequence[RoutingAnalysis], layer: str) -> Figure:
         ("coupling_entropy_relative", "coupling entropy\n(1 = uniform)"),
         ("agreement", "agreement\n(mean cosine)"),
         ("agreement_by_coupling", "agreement weighted\nby coupling"),
-        ("activation", "activation\n" + ("$|v_j|$" if _kind(analyses, layer) == "dynamic" else "$a_j$")),
+        ("activation", "activation\n" + ("$|v_j|$" if _kind(analyses, layer) in OF_LENGTHS else "$a_j$")),
     )
     with drawing(STYLE):
         figure, grid = _grid(analyses, layer, [label for _, label in rows])
         for axes_of_row, (statistic, _) in zip(grid, rows, strict=True):
             for axes, analysis in zip(axes_of_row, analyses, strict=True):
                 _draw_iterations(axes, analysis.select(layer, statistic))
-        for row in (0, 3):
-            grid[row][0].set_ylim(0, 1.05)
+        activations = [m.value for each in analyses for m in each.select(layer, "activation") if m.value is not None]
+        for row, top in ((0, 1.0), (3, max([1.0, *activations]))):  # lengths after a layer norm are above 1
+            grid[row][0].set_ylim(0, 1.05 * top)
         for row in (1, 2):
             _widen(grid[row][0])
         for axes in grid[-1]:

@@ -83,6 +83,14 @@ def test_each_kind_has_one_color(routing):
         assert to_rgb(latest.get_color()) == pytest.approx(to_rgb(COLORS[routing]))
 
 
+def test_lengths_above_1_are_in_the_picture():
+    analysis = analysed("best", classes=False, routing="heinsen_2022", iterations=5)  # 1.5 at last
+    panel = plot_iterations([analysis], "digits").axes[3]
+    assert panel.get_ylim() == pytest.approx((0, 1.05 * 1.5))
+    assert panel.get_ylabel() == "activation\n$|v_j|$"
+    assert plot_iterations(BOTH, "digits").axes[-1].get_ylim() == pytest.approx((0, 1.05))
+
+
 def test_rounding_errors_do_not_fill_an_axis():
     figure = plot_iterations([analysed("best", classes=False, iterations=1)], "digits")
     low, high = figure.axes[1].get_ylim()
