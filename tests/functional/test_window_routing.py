@@ -254,9 +254,7 @@ def test_never_makes_all_votes(name):
     with LargestTensor() as largest:
         gradients(case(), case.tensors, materialize=True)
     numbers = {"dynamic_child": 9, "em_child": 9, "bayes_diagonal": 9, "bayes_full": max(9, DIM * DIM)}.get(name, DIM)
-    assert (
-        largest.elements <= 4 * 5 * 5 * 4 * 24 * numbers
-    )  # of each vote of one offset; or a coefficient for each offset
+    assert largest.elements <= 4 * 5 * 5 * 4 * 24 * numbers  # a vote of one offset, or coefficients of all
 
 
 @pytest.mark.parametrize("name", METHODS)
