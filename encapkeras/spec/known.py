@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from encapkeras.declared import Declared
 from encapkeras.registry import Entry
 from encapkeras.spec.keras_names import PREFIX, names_in_source
+
+if TYPE_CHECKING:
+    from encapkeras.spec.layer_kinds import LayerKind
 
 
 @dataclass
@@ -20,6 +24,7 @@ class Known:
         keras_layers: The names of Keras' layers that specs may use, without the prefix.
         is_source: Whether all this is read from source; then only Keras can judge some values.
         undecided: Whether there was something that only Keras can judge.
+        kinds: Of the declared layers that were named, what nodes need of them.
     """
 
     layers: Mapping[str, Entry]
@@ -27,6 +32,7 @@ class Known:
     keras_layers: Collection[str]
     is_source: bool = False
     undecided: bool = False
+    kinds: dict[str, LayerKind] = field(default_factory=dict)
 
     def leave_to_keras(self) -> None:
         """Note that there was something that only Keras can judge."""

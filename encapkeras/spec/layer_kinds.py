@@ -51,7 +51,7 @@ def layer_kind(name: str, known: Known | None = None) -> LayerKind | None:
         known.leave_to_keras()
         return None
     if name in known.layers:
-        return (_declared_kind if known.is_source else _registered_kind)(known.layers[name])
+        return _declared_kind(known, name) if known.is_source else _registered_kind(known.layers[name])
     if name in known.keras_layers:
         raise LookupError(f"no layer is called '{name}'. Did you mean '{PREFIX}{name}'?")
     near = suggest(name, known.layers)
@@ -74,9 +74,11 @@ def _registered_kind(entry: Entry) -> LayerKind:
     return _kind(entry.name, entry.target, map(plain_argument, entry.arguments.values()))
 
 
-@functools.cache
-def _declared_kind(entry: Entry) -> LayerKind:
-    return _kind(entry.name, entry.target, entry.arguments.values())
+def _declared_kind(known: Known, name: str) -> LayerKind:
+    if name not in known.kinds:  # kept with the sources that were read, and no longer
+        entry = known.layers[name]
+        known.kinds[name] = _kind(entry.name, entry.target, entry.arguments.values())
+    return known.kinds[name]
 
 
 def _kind(name: str, target: Any, arguments: Iterable[Argument]) -> LayerKind:

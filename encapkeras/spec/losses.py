@@ -94,8 +94,14 @@ def read_losses(
 
 
 @functools.cache
-def _arguments(entry: Entry, is_source: bool) -> Arguments:
-    """What a loss takes in specs: its arguments and, of a side loss, tensors."""
+def _registered_arguments(entry: Entry) -> Arguments:
+    from encapkeras.spec.keras_layers import plain_argument
+
+    return _arguments(entry, map(plain_argument, entry.arguments.values()))
+
+
+def _arguments(entry: Entry, own: Iterable[Argument]) -> Arguments:
+    """What a loss takes in specs: its own arguments and, of a side loss, tensors."""
     tensors = [
         Argument(name, Any, None)  # labels are checked against the outputs
         if name == LABELS
@@ -104,12 +110,7 @@ def _arguments(entry: Entry, is_source: bool) -> Arguments:
         )
         for name, doc in _tensors(entry).items()
     ]
-    arguments: Iterable[Argument] = entry.arguments.values()
-    if not is_source:
-        from encapkeras.spec.keras_layers import plain_argument
-
-        arguments = map(plain_argument, arguments)
-    return Arguments(f"loss '{entry.name}'", [*arguments, *tensors])
+    return Arguments(f"loss '{entry.name}'", [*own, *tensors])
 
 
 def _tensors(entry: Entry) -> dict[str, str]:
@@ -142,10 +143,15 @@ class _LossCheck:
     known: Known
     report: Report
 
+    def _allowed(self, entry: Entry) -> Arguments:
+        if self.known.is_source:  # not to be kept longer than the sources that were read
+            return _arguments(entry, entry.arguments.values())
+        return _registered_arguments(entry)
+
     def read(self, name: str, tree: Tree) -> OutputLoss | NamedSideLoss | None:
         written = tree.entries().get("loss")
         entry = self._entry(written)
-        allowed = _arguments(entry, self.known.is_source) if entry else None
+        allowed = self._allowed(entry) if entry else None
         entries = self.report.as_meant(tree, allowed, LossKeys.model_fields) if allowed else tree.entries()
         head = tree.with_value({key: entry for key, entry in entries.items() if key in LossKeys.model_fields})
         wrong = bool(self.report.add_values(LOSS, head)) or any(tree.failures())

@@ -34,6 +34,7 @@ def part(first: int, *, count: int, seed: int, builds: int):
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--count", type=int, default=2000, metavar="N", help="how many specs (%(default)s)")
+    parser.add_argument("--first", type=int, default=0, metavar="N", help="where to go on (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of all chance (%(default)s)")
     parser.add_argument("--build", type=int, default=0, metavar="N", help="how many to build and call (%(default)s)")
     parser.add_argument("--processes", type=int, default=1, metavar="N", help="(%(default)s)")
@@ -43,7 +44,7 @@ def main() -> int:
         return only(arguments.only, arguments.seed)
     begin = time.perf_counter()
     work = functools.partial(part, count=arguments.count, seed=arguments.seed, builds=arguments.build)
-    firsts = range(0, arguments.count, PART)
+    firsts = range(arguments.first, arguments.count, PART)
     from support.mutation_run import Tally
 
     tally = Tally()

@@ -1,5 +1,6 @@
 """Mistakes in the text of a spec are reported before Keras and torch are imported."""
 
+import gc
 import subprocess
 import sys
 import textwrap
@@ -135,3 +136,10 @@ def test_what_needs_keras_is_printed_after_it_and_nothing_twice(tmp_path):
     lines = [line for line in ran.stderr.splitlines() if "^" not in line and " | " not in line]
     assert "trian" in lines[0] and lines[2] == "without Keras", ran.stderr
     assert "expect" in lines[3] and lines[-2:] == ["with Keras", "2 errors found"], ran.stderr
+
+
+def test_the_sources_that_were_read_are_let_go():
+    """They are a few megabytes for each look."""
+    assert first_look("encapnet_ot_digits", ["train.epochs=none"], shapes=True).error
+    gc.collect()
+    assert not [thing for thing in gc.get_objects() if type(thing) is Declared]
