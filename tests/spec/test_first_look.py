@@ -139,7 +139,12 @@ def test_what_needs_keras_is_printed_after_it_and_nothing_twice(tmp_path):
 
 
 def test_the_sources_that_were_read_are_let_go():
-    """They are a few megabytes for each look."""
-    assert first_look("encapnet_ot_digits", ["train.epochs=none"], shapes=True).error
-    gc.collect()
-    assert not [thing for thing in gc.get_objects() if type(thing) is Declared]
+    """They are a few megabytes for each look; Python's own caches keep the last ones."""
+
+    def kept_after(looks):
+        for _ in range(looks):
+            assert first_look("encapnet_ot_digits", ["train.epochs=none"], shapes=True).error
+        gc.collect()
+        return sum(type(thing) is Declared for thing in gc.get_objects())
+
+    assert kept_after(2) == kept_after(6)
