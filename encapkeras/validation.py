@@ -299,7 +299,7 @@ def _path_in(value: Any, location: Sequence[str | int], kind: str) -> Path:
 
 def _has_own_type(error: ErrorDetails, path: Path, errors: Sequence[ErrorDetails], paths: Sequence[Path]) -> bool:
     """Whether a value is wrong in one type of a union, its own, so that the other types do not matter."""
-    if isinstance(error["input"], dict) and any(inside[:-1] == path for inside in paths):
+    if isinstance(error["input"], dict) and any(inside and inside[:-1] == path for inside in paths):
         return True
     return any(at == path and other["type"] in _LIMITS for other, at in zip(errors, paths, strict=True))
 

@@ -132,6 +132,8 @@ def _wrong_config(module: Any, name: str, config: dict[str, Any]) -> str:
         return f"'{infinite[0]}' of '{name}' must be a finite number; received {shown(config[infinite[0]])}"
     try:
         getattr(module, name)(**config)
-    except (TypeError, ValueError) as error:
-        return f"'{name}' does not take this config: {error}"
+    except Exception as error:  # whatever follows from a value of a type that Keras does not check
+        plain = isinstance(error, TypeError | ValueError)
+        why = error if plain else f"one of its values has a type that Keras does not take ({error})"
+        return f"'{name}' does not take this config: {why}"
     return ""

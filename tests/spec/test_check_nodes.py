@@ -292,3 +292,15 @@ def test_a_misspelt_setting_is_one_mistake(section):
 def test_a_loss_that_is_not_text_or_missing_is_one_problem(loss):
     (problem,) = problems({**spec_of({"a": relu("image")}, outputs={"o": "a"}), "losses": {"o": loss}})
     assert problem.path.startswith("losses.o")
+
+
+def test_a_shape_that_is_a_map():
+    data = spec_of({"a": relu("image")}, inputs={"image": [8, 8, 4], "other": {"height": 8}})
+    assert problems(data)[0].message.startswith("must be a list; received {'height': 8}")
+
+
+def test_a_value_in_the_config_of_an_initializer_that_keras_does_not_expect():
+    initializer = {"class_name": "variance_scaling", "config": {"distribution": ["normal"]}}
+    layer = {"layer": "keras.Dense", "inputs": "image", "units": 3, "kernel_initializer": initializer}
+    (problem,) = problems(spec_of({"a": layer}))
+    assert "does not take this config: one of its values has a type that Keras does not take" in problem.message
