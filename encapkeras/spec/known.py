@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import Any
 
 from encapkeras.declared import Declared
 from encapkeras.registry import Entry
 from encapkeras.spec.keras_names import PREFIX, names_in_source
-
-if TYPE_CHECKING:
-    from encapkeras.spec.layer_kinds import LayerKind
 
 
 @dataclass
@@ -32,7 +29,7 @@ class Known:
     keras_layers: Collection[str]
     is_source: bool = False
     undecided: bool = False
-    kinds: dict[str, LayerKind] = field(default_factory=dict)
+    kinds: dict[str, Any] = field(default_factory=dict)
 
     def leave_to_keras(self) -> None:
         """Note that there was something that only Keras can judge."""

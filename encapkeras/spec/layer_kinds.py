@@ -78,7 +78,8 @@ def _declared_kind(known: Known, name: str) -> LayerKind:
     if name not in known.kinds:  # kept with the sources that were read, and no longer
         entry = known.layers[name]
         known.kinds[name] = _kind(entry.name, entry.target, entry.arguments.values())
-    return known.kinds[name]
+    kind: LayerKind = known.kinds[name]
+    return kind
 
 
 def _kind(name: str, target: Any, arguments: Iterable[Argument]) -> LayerKind:
