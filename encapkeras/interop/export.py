@@ -88,6 +88,7 @@ def _write_program(model: keras.Model, file: Path, form: str) -> None:
         network: Any = torch.onnx.export(
             program,
             dynamo=True,
+            optimize=False,  # onnxscript takes added numbers of up to 1e-8 for 0: so variances would lose their epsilon
             verbose=False,
             input_names=["images"],
             output_names=_outputs(model),

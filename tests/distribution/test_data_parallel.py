@@ -125,8 +125,9 @@ def test_two_processes_train_each_routing_as_one_and_resume_exactly(tmp_path, ro
     options = ["--spec", f"routing_{routing}", *FLOAT64]
     [alone] = trained(tmp_path / "one", *options)
     whole, _ = trained(tmp_path / "two", *options, processes=2)
-    for kind in ("weight", "statistic", "predicted"):
+    for kind in ("weight", "statistic"):
         assert largest_difference(alone, whole, kind) < 1e-9, kind
+    assert largest_difference(alone, whole, "predicted") < 1e-6  # Keras' LayerNormalization computes in float32
     options += ["--resume", str(tmp_path / "state")]
     assert trained(tmp_path / "parts", *options, "--end-at", "4", processes=2, code=1) == []
     first, second = trained(tmp_path / "parts", *options, processes=2)

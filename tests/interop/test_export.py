@@ -157,6 +157,15 @@ def test_onnx_gives_the_same_outputs_for_any_number_of_images(name, tmp_path):
     np.testing.assert_array_equal(model.predict(images, verbose=0), expected)  # the model is as it was
 
 
+def test_onnx_keeps_the_smallest_epsilon(tmp_path):
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, keras.ops.log(inputs + 1e-9))
+    numbers = 1e-10 * np.arange(8, dtype="float32").reshape(2, 4)
+    export_model(model, tmp_path / "network.onnx", "onnx")
+    [found] = onnxruntime.InferenceSession(tmp_path / "network.onnx").run(None, {"images": numbers})
+    np.testing.assert_allclose(found, model.predict(numbers, verbose=0), rtol=0, atol=1e-5)
+
+
 def test_keras_files_are_read_by_load_model(tmp_path):
     model = build_model("capsnet_dynamic_digits")
     export_model(model, tmp_path / "network.keras", "keras")
