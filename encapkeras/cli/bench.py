@@ -9,9 +9,12 @@ from functools import partial
 from typing import Any
 
 from encapkeras.cli.arguments.device import add_device, torch_device
+from encapkeras.cli.arguments.spec_arguments import add_overrides
 from encapkeras.errors import ArgumentError
 
 Report = dict[str, Any]
+Advised = tuple[Callable[[], Report], str]
+AsTable = Callable[[Report], str]
 
 AUGMENTATIONS = ("none", "light", "jitter")
 EXAMPLES = (
@@ -20,6 +23,7 @@ EXAMPLES = (
     "encapkeras bench routing --method dynamic --iterations 1 --json",
     "encapkeras bench routing --method self-routing em-windows --batch-size 8",
     "encapkeras bench step --rounds 5 --steps 2",
+    "encapkeras bench step --network encapnet_ot --batch-size 128 --set train.precision=bfloat16",
     "encapkeras bench transport --batch-sizes 64 256 --no-unit",
 )
 PAGE = "results.md"
@@ -66,8 +70,10 @@ def _run_data(arguments: argparse.Namespace) -> None:
     from rich.console import Console
 
     from encapkeras.benchmarks import data
+    from encapkeras.benchmarks.runner import warn_of_others
 
     report = data.measure(arguments.dataset, arguments.batch_size, arguments.augment, arguments.repeats)
+    warn_of_others([report])
     if arguments.json:
         print(json.dumps(report, indent=2))
     else:
@@ -122,6 +128,14 @@ def _sizes(method: str, given: dict[str, int]) -> dict[str, int]:
 
 
 def _add_step(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--network",
+        default="encapnet_master_sub2",
+        metavar="SPEC",
+        help="a YAML or JSON file, or the name of a bundled spec (%(default)s, the one that is compared with plain "
+        "modules)",
+    )
+    add_overrides(parser)
     parser.add_argument("--batch-size", type=int, default=64, help="images in a batch (%(default)s)")
     parser.add_argument("--steps", type=int, default=3, help="training steps in a round (%(default)s)")
     parser.add_argument(
@@ -135,8 +149,19 @@ def _run_step(arguments: argparse.Namespace) -> None:
     _check_at_least(arguments, batch_size=1, steps=1, rounds=1)
     from encapkeras.benchmarks import step
 
-    report = step.measure(arguments.batch_size, arguments.steps, arguments.rounds, torch_device())
-    print(json.dumps(report, indent=2) if arguments.json else step.as_table(report))
+    run = partial(
+        step.measure,
+        arguments.batch_size,
+        arguments.steps,
+        arguments.rounds,
+        torch_device(),
+        arguments.network,
+        arguments.overrides,
+    )
+    as_table = None if arguments.json else step.as_table
+    (report,) = _measured([(run, "Set --batch-size to less, or free memory.")], as_table)
+    if arguments.json:
+        print(json.dumps(report, indent=2))
 
 
 def _add_transport(parser: argparse.ArgumentParser) -> None:
@@ -175,20 +200,26 @@ def _run_transport(arguments: argparse.Namespace) -> None:
     _print_reports(runs, transport.as_table, arguments.json)
 
 
-def _print_reports(
-    runs: Sequence[tuple[Callable[[], Report], str]], as_table: Callable[[Report], str], as_json: bool
-) -> None:
-    """Run benchmarks, each with the advice for too little memory; print each table at once, JSON at the end."""
+def _print_reports(runs: Sequence[Advised], as_table: AsTable, as_json: bool) -> None:
+    """Run benchmarks; print each table at once, or JSON at the end."""
+    reports = _measured(runs, None if as_json else as_table)
+    if as_json:
+        print(json.dumps(reports, indent=2))
+
+
+def _measured(runs: Sequence[Advised], as_table: AsTable | None) -> list[Report]:
+    """Run benchmarks, each with the advice for too little memory; say at the end if the machine was busy."""
+    from encapkeras.benchmarks.runner import warn_of_others
     from encapkeras.training.memory.out_of_memory import explain_out_of_memory
 
     reports = []
     for measure, advice in runs:
         with explain_out_of_memory(advice):
             reports.append(measure())
-        if not as_json:
+        if as_table:
             print(as_table(reports[-1]))
-    if as_json:
-        print(json.dumps(reports, indent=2))
+    warn_of_others(reports)
+    return reports
 
 
 def _check_at_least(arguments: argparse.Namespace, **least: int) -> None:
