@@ -40,11 +40,11 @@ def measure(
     trained = make_network(network, batch_size, device, overrides)
     ways = {OURS: trained.fit(steps)}
     difference = None
-    if network == NETWORK and not overrides:
+    if network == NETWORK and all(change.startswith(("train.tf32=", "train.compile=")) for change in overrides):
         modules = EncapNet().to(device)
         copy_weights(trained.model, modules)
         difference = _largest_difference(trained.model, modules, trained.images)
-        ways[PLAIN] = _train_modules(modules, trained.images, trained.labels, steps)
+        ways[PLAIN] = trained.with_tf32(_train_modules(modules, trained.images, trained.labels, steps))
     operations = trained.record()
     for name, some in ((CONVOLUTIONS, convolutions_of(operations)), (PRODUCTS, products_of(operations))):
         if some:

@@ -81,10 +81,10 @@ def measure_sinkhorn(batch_size: int, features: int, settings: Settings) -> dict
     }
 
 
-def measure_unit(settings: Settings) -> dict[str, Any]:
+def measure_unit(settings: Settings, shape: tuple[int, ...] | None = None) -> dict[str, Any]:
     """Compare a whole unit without critic, generator and debiased divergence, with textbook transport."""
     latent, target = (
-        torch.rand(UNIT, generator=torch.Generator().manual_seed(seed)).to(settings.device).requires_grad_()
+        torch.rand(shape or UNIT, generator=torch.Generator().manual_seed(seed)).to(settings.device).requires_grad_()
         for seed in (0, 1)
     )
     options: dict[str, Any] = {"epsilon": settings.epsilon, "iterations": settings.iterations}
@@ -130,7 +130,7 @@ def _unit(latent: torch.Tensor, target: torch.Tensor, options: dict[str, Any]) -
 
 
 def _textbook_unit(latent: torch.Tensor, target: torch.Tensor, options: dict[str, Any]) -> Way:
-    channels = UNIT[3] * UNIT[4]
+    channels = latent.shape[3] * latent.shape[4]
     modules = [torch.nn.ConvTranspose2d(channels, channels, 3, 1, 1), torch.nn.BatchNorm2d(channels), torch.nn.ReLU()]
     generator = torch.nn.Sequential(*modules).to(latent.device)
     latent_BCHW, target_BCHW = (

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from encapkeras.cli.arguments.device import add_device, torch_device
+from encapkeras.cli.arguments.output_file import add_overwrite, check_free
 from encapkeras.cli.arguments.spec_arguments import add_overrides
 from encapkeras.errors import ArgumentError
 
@@ -17,6 +20,8 @@ Advised = tuple[Callable[[], Report], str]
 AsTable = Callable[[Report], str]
 
 AUGMENTATIONS = ("none", "light", "jitter")
+PARTS = ("layer", "step")
+KINDS = ("step", "idle", "memory", "routing", "transport", "peers", "train")
 EXAMPLES = (
     "encapkeras bench data --augment none jitter",
     "encapkeras bench routing --rounds 3",
@@ -24,6 +29,9 @@ EXAMPLES = (
     "encapkeras bench routing --method self-routing em-windows --batch-size 8",
     "encapkeras bench step --rounds 5 --steps 2",
     "encapkeras bench step --network encapnet_ot --batch-size 128 --set train.precision=bfloat16",
+    "encapkeras bench peers --method em --part layer --batch-size 8",
+    "encapkeras bench all --device cuda --json speed.json",
+    "encapkeras bench all --quick --only routing peers --json speed.json",
     "encapkeras bench transport --batch-sizes 64 256 --no-unit",
 )
 PAGE = "results.md"
@@ -44,10 +52,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         benchmark.set_defaults(run_benchmark=run_benchmark)
 
 
+def specs_of(arguments: argparse.Namespace) -> list[tuple[str, Sequence[str]]]:
+    """The spec of `bench step` with its overrides."""
+    return [(arguments.network, arguments.overrides)] if hasattr(arguments, "network") else []
+
+
 def run(arguments: argparse.Namespace) -> int:
-    """Run the chosen benchmark."""
-    arguments.run_benchmark(arguments)
-    return 0
+    """Run the chosen benchmark; return 0, or 1 if a part of all failed."""
+    return arguments.run_benchmark(arguments) or 0
 
 
 def _add_data(parser: argparse.ArgumentParser) -> None:
@@ -164,6 +176,92 @@ def _run_step(arguments: argparse.Namespace) -> None:
         print(json.dumps(report, indent=2))
 
 
+def _add_peers(parser: argparse.ArgumentParser) -> None:
+    from encapkeras.benchmarks.routing_sizes import PEERS
+
+    parser.add_argument(
+        "--method",
+        choices=PEERS,
+        nargs="+",
+        default=tuple(PEERS),
+        help="capsnet: CapsNet of 2017 with dynamic routing; em: EM routing of 512 capsules with 4x4 poses. Default: "
+        "all",
+    )
+    parser.add_argument(
+        "--part",
+        choices=PARTS,
+        nargs="+",
+        default=PARTS,
+        help="layer: the routing alone, forward and backward; step: a whole training step. Default: both",
+    )
+    defaults = "; ".join(f"{' '.join(map(str, batches))}: {method}" for method, batches in PEERS.items())
+    parser.add_argument(
+        "--batch-size", type=int, nargs="+", metavar="B", help=f"images in a batch, a table for each ({defaults})"
+    )
+    parser.add_argument("--steps", type=int, default=3, help="training steps in a round (%(default)s)")
+    parser.add_argument(
+        "--rounds", type=int, default=5, help="rounds of each variant, run in turn; the median counts (%(default)s)"
+    )
+    add_device(parser)
+    parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
+
+
+def _run_peers(arguments: argparse.Namespace) -> None:
+    _check_at_least(arguments, steps=1, rounds=1, **({"batch_size": 1} if arguments.batch_size else {}))
+    from encapkeras.benchmarks import peers
+    from encapkeras.benchmarks.routing_sizes import PEERS
+
+    advice = "Set --batch-size to less, or free memory."
+    runs = [
+        partial(peers.measure, method, part, batch, arguments.rounds, arguments.steps, torch_device())
+        for method in dict.fromkeys(arguments.method)
+        for part in dict.fromkeys(arguments.part)
+        for batch in arguments.batch_size or PEERS[method]
+    ]
+    _print_reports([(run, advice) for run in runs], peers.as_table, arguments.json)
+
+
+def _add_all(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", required=True, metavar="FILE", help="the file to write, anew after each part")
+    add_overwrite(parser)
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        default=8,
+        help="time limit: parts that would not end within it are left out, and the file lists them (%(default)s)",
+    )
+    parser.add_argument(
+        "--only",
+        choices=KINDS,
+        nargs="+",
+        default=KINDS,
+        help="step: training steps in float32, TF32 and bfloat16, compiled and not; idle: how long a GPU waits in a "
+        "step; memory: of training; routing, transport, peers: against textbooks; train: images per second. Default: "
+        "all",
+    )
+    parser.add_argument("--quick", action="store_true", help="tiny sizes: to try whether all parts work")
+    add_device(parser)
+
+
+def _run_all(arguments: argparse.Namespace) -> int:
+    if not 0 < arguments.minutes < math.inf:
+        raise ArgumentError(f"--minutes must be a number above 0; received {arguments.minutes}")
+    file = Path(arguments.json)
+    check_free(file, arguments.overwrite, option=" with --json")
+    from encapkeras.benchmarks import all_parts
+    from encapkeras.benchmarks.everything import Session
+    from encapkeras.benchmarks.runner import warn_of_others
+
+    device, sizes = torch_device(), all_parts.QUICK if arguments.quick else all_parts.FULL
+    parts = [part for part in all_parts.make_parts(sizes, device) if part.name.split(":")[0] in arguments.only]
+    settings = {"quick": arguments.quick, "batch_size": sizes.batch_size}
+    report = Session(file, 60 * arguments.minutes, device, settings, partial(print, flush=True)).run(parts)
+    counts = {name: len(report[name]) for name in ("parts", "errors", "left_out")}
+    print(f"{counts['parts']} parts measured, {counts['left_out']} left out, {counts['errors']} failed; see {file}")
+    warn_of_others(report["parts"].values())
+    return 1 if report["errors"] else 0
+
+
 def _add_transport(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--batch-sizes", type=int, nargs="+", default=[64, 128, 256, 512, 1024, 2048, 4096], metavar="B",
@@ -235,14 +333,16 @@ def _option(name: str) -> str:
 
 
 Declare = Callable[[argparse.ArgumentParser], None]
-Run = Callable[[argparse.Namespace], None]
+Run = Callable[[argparse.Namespace], int | None]
 BENCHMARKS: dict[str, tuple[str, Declare, Run]] = {
     "data": ("images per second that the input pipeline makes", _add_data, _run_data),
     "routing": ("time and memory of routing, against the textbook way", _add_routing, _run_routing),
-    "step": ("time of a training step, against the usual way of writing it", _add_step, _run_step),
+    "step": ("time of a training step, against its own convolutions and plain modules", _add_step, _run_step),
+    "peers": ("time of published methods, against the usual ways of writing them in torch", _add_peers, _run_peers),
     "transport": (
         "time of optimal transport, against POT (pip install 'encapkeras[bench]') and the textbook way",
         _add_transport,
         _run_transport,
     ),
+    "all": ("everything that can be measured in some minutes, into a JSON file", _add_all, _run_all),
 }
