@@ -22,7 +22,11 @@ from encapkeras.reference.peers import CapsNet, Em, EmNet
 OURS, PRODUCTS, BROADCAST = "encapkeras", "torch, votes by one product", "torch, textbook, broadcast"
 ITERATIONS = 3
 CAPSNET = "capsnet_sabour"
-PLAIN_ADAM = ("train.schedule={kind: constant}", "train.optimizer={kind: adam, learning_rate: 1e-3}")
+PLAIN_ADAM = (
+    "train.schedule={kind: constant}",
+    "train.weight_decay=null",
+    "train.optimizer={kind: adam, learning_rate: 1e-3}",
+)
 EM: dict[str, Any] = {
     "spec": "encapkeras/1",
     "name": "em_512",

@@ -161,8 +161,8 @@ def warn_of_others(reports: Iterable[Mapping[str, Any]]) -> None:
     most = max((report.get("other_cores") or 0.0 for report in reports), default=0.0)
     if most > BUSY:
         print(
-            f"warning: other processes used up to {most:.1f} cores meanwhile, so the times may be too long. End them "
-            "and measure again.",
+            f"warning: other processes used up to {most:.1f} cores while this was measured, so times may be too long. "
+            "End them and measure again.",
             file=sys.stderr,
         )
 

@@ -30,11 +30,11 @@ EXAMPLES = (
     "encapkeras bench step --rounds 5 --steps 2",
     "encapkeras bench step --network encapnet_ot --batch-size 128 --set train.precision=bfloat16",
     "encapkeras bench peers --method em --part layer --batch-size 8",
-    "encapkeras bench all --device cuda --json speed.json",
+    "encapkeras bench all --json speed.json",
     "encapkeras bench all --quick --only routing peers --json speed.json",
     "encapkeras bench transport --batch-sizes 64 256 --no-unit",
 )
-PAGE = "results.md"
+PAGE = "benchmarks.md"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
