@@ -12,6 +12,7 @@ import torch
 from encapkeras.benchmarks.network import Network, make_network
 from encapkeras.benchmarks.recorded import Operation, convolutions_of, flops, products_of, replay
 from encapkeras.benchmarks.runner import Way, device_name, milliseconds, spread_text, table_row, total_time
+from encapkeras.functional.kernels.choice import kernels_in_words
 from encapkeras.reference.encapnet import EncapNet
 from encapkeras.spec.load import Source
 
@@ -66,6 +67,7 @@ def _about(trained: Network, batch_size: int, device: str) -> dict[str, Any]:
         "precision": train.precision,
         "tf32": train.tf32,
         "compile": train.compile,
+        "kernels": kernels_in_words(device),
         "device": device_name(device),
     }
 
@@ -147,7 +149,8 @@ def _train_modules(modules: EncapNet, images: torch.Tensor, labels: torch.Tensor
 def as_table(report: dict[str, Any]) -> str:
     """Return the report as lines of text."""
     shown = [f"{report['network']}, batch {report['batch_size']}", report["precision"]]
-    shown += ["TF32"] * bool(report["tf32"]) + ["compiled"] * report["compile"] + [report["device"]]
+    shown += ["TF32"] * bool(report["tf32"]) + ["compiled"] * report["compile"]
+    shown += [f"kernels: {report['kernels']}", report["device"]]
     lines = [f"{', '.join(shown)}; milliseconds an image: medians, least to largest"]
     for name, value in report["milliseconds_per_image"].items():
         lines.append(table_row(name, [f"{value:.3f}", spread_text(report["spread"][name], 3)], (28, 10, 22)))
