@@ -53,12 +53,10 @@ def apply_backward(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Write the gradient g before squash and ReLU; return each channel's sums of g and of `g (x - mean)`."""
     total, moment = map_BCHW.new_empty(2, map_BCHW.shape[1])
-    vectors = map(_numbers, (slope, shift, mean))
-    out_M, _ = _view(out_BCHW)
+    arguments: list[Any] = [*_view(map_BCHW), *_view(gradient_BCHW), *map(_numbers, (slope, shift, mean))]
+    arguments += [_floor(relu), types, _view(out_BCHW)[0], total.numpy(), moment.numpy()]
     with threads_of_torch():
-        _apply_backward(
-            *_view(map_BCHW), *_view(gradient_BCHW), *vectors, _floor(relu), types, out_M, total.numpy(), moment.numpy()
-        )
+        _apply_backward(*arguments)
     return total, moment
 
 
@@ -71,8 +69,9 @@ def through_statistics(
     out_BCHW: torch.Tensor,
 ) -> None:
     """Turn gradients g of what is normalized into the map's: `slope g - constant - of_input (x - mean)`, in place."""
+    arguments: list[Any] = [*_view(map_BCHW), *map(_numbers, (slope, mean, constant, of_input)), _view(out_BCHW)[0]]
     with threads_of_torch():
-        _through_statistics(*_view(map_BCHW), *map(_numbers, (slope, mean, constant, of_input)), _view(out_BCHW)[0])
+        _through_statistics(*arguments)
 
 
 def trial(dtype: torch.dtype) -> Iterator[None]:
