@@ -21,8 +21,6 @@ from encapkeras.functional.kernels.numba_compiler import kernel_part, parallel_k
 
 CHANNELS, POSITIONS = 64, 64
 """Of a block, where a map is channels_last; elsewhere a block is one capsule type."""
-ROW = 1024
-"""Positions of a block, where both maps are contiguous."""
 
 
 def moments(map_BCHW: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -105,8 +103,8 @@ def _load(map_M: Any, last: bool, b: int, first: int, start: int, tile_CR: Any) 
     channels, count = tile_CR.shape
     if last:
         part_RC = map_M[b, start : start + count, first : first + channels]
-        for r in range(count):
-            for c in range(channels):
+        for c in range(channels):
+            for r in range(count):
                 tile_CR[c, r] = part_RC[r, c]
     else:
         part_CR = map_M[b, first : first + channels, start : start + count]
@@ -131,11 +129,77 @@ def _store(tile_CR: Any, map_M: Any, last: bool, b: int, first: int, start: int)
 
 
 @kernel_part
-def _split(channels: int, positions: int, dim: int, last: bool, other_last: bool) -> tuple[int, int]:
-    """Channels (whole types) and positions of a block."""
-    if last or other_last:
-        return min(channels // dim, max(1, CHANNELS // dim)), min(POSITIONS, positions)
-    return 1, min(ROW, positions)
+def _split(channels: int, positions: int, dim: int) -> tuple[int, int]:
+    """Types and positions of a block."""
+    return min(channels // dim, max(1, CHANNELS // dim)), min(POSITIONS, positions)
+
+
+@kernel_part
+def _squash_type(x_CR: Any, out_CR: Any, row: int, slope_D: Any, shift_D: Any, low: Any, factor_R: Any) -> None:
+    """One type, whose channels begin at a row."""
+    one = x_CR.dtype.type(1)
+    factor_R[:] = 0
+    for d in range(len(slope_D)):
+        slope, shift, x_R, out_R = slope_D[d], shift_D[d], x_CR[row + d], out_CR[row + d]
+        for r in range(len(factor_R)):
+            value = slope * x_R[r] + shift
+            value = low if value < low else value
+            out_R[r] = value
+            factor_R[r] += value * value
+    for r in range(len(factor_R)):
+        factor_R[r] = np.sqrt(factor_R[r]) / (one + factor_R[r])
+    for d in range(len(slope_D)):
+        out_R = out_CR[row + d]
+        for r in range(len(factor_R)):
+            out_R[r] *= factor_R[r]
+
+
+@kernel_part
+def _squash_type_backward(
+    x_CR: Any,
+    gradient_CR: Any,
+    out_CR: Any,
+    row: int,
+    slope_D: Any,
+    shift_D: Any,
+    mean_D: Any,
+    low: Any,
+    factor_R: Any,
+    along_R: Any,
+    sum_D: Any,
+    moment_D: Any,
+) -> None:
+    one, zero = x_CR.dtype.type(1), x_CR.dtype.type(0)
+    tiny = np.finfo(x_CR.dtype).tiny
+    factor_R[:] = 0
+    along_R[:] = 0
+    for d in range(len(slope_D)):
+        slope, shift, x_R, gradient_R = slope_D[d], shift_D[d], x_CR[row + d], gradient_CR[row + d]
+        for r in range(len(factor_R)):
+            value = slope * x_R[r] + shift
+            value = low if value < low else value
+            factor_R[r] += value * value
+            along_R[r] += value * gradient_R[r]
+    for r in range(len(factor_R)):
+        square = factor_R[r]
+        length = np.sqrt(square if square > tiny else tiny)
+        inverse = one / (length * (one + square))  # the one division: the others are products with it
+        factor_R[r] = square * inverse  # 0 for the zero vector
+        along_R[r] *= (one - square) * inverse * inverse * length
+    for d in range(len(slope_D)):
+        slope, shift, mean = slope_D[d], shift_D[d], mean_D[d]
+        x_R, gradient_R, out_R = x_CR[row + d], gradient_CR[row + d], out_CR[row + d]
+        total, moment = zero, zero
+        for r in range(len(factor_R)):
+            x = x_R[r]
+            value = slope * x + shift
+            through = gradient_R[r] * factor_R[r] + value * along_R[r]
+            through = zero if value <= low else through
+            out_R[r] = through
+            total += through
+            moment += through * (x - mean)
+        sum_D[d] = total
+        moment_D[d] = moment
 
 
 @parallel_kernel
@@ -198,41 +262,32 @@ def _moments(map_M: Any, last: bool, mean_C: Any, variance_C: Any) -> None:
 def _apply(
     map_M: Any, last: bool, slope_C: Any, shift_C: Any, floor: float, types: int, out_M: Any, out_last: bool
 ) -> None:
-    """Write `squash(max(slope * x + shift, floor))`; floor is 0, or -inf for no ReLU."""
     batch = map_M.shape[0]
     positions, channels = (map_M.shape[1], map_M.shape[2]) if last else (map_M.shape[2], map_M.shape[1])
     dim = channels // types
-    width, size = _split(channels, positions, dim, last, out_last)
+    low = map_M.dtype.type(floor)
+    if not (last or out_last):
+        for k in numba.prange(batch * types):
+            b, first = k // types, k % types * dim
+            factor_R = np.empty(positions, map_M.dtype)
+            slope_D, shift_D = slope_C[first : first + dim], shift_C[first : first + dim]
+            _squash_type(map_M[b], out_M[b], first, slope_D, shift_D, low, factor_R)
+        return
+    width, size = _split(channels, positions, dim)
     groups = (types + width - 1) // width
     blocks = (positions + size - 1) // size
-    one = map_M.dtype.type(1)
-    low = map_M.dtype.type(floor)
     for k in numba.prange(batch * groups * blocks):
         b, group, start = k // (groups * blocks), k // blocks % groups, k % blocks * size
         count = min(size, positions - start)
-        first = group * width * dim
         inside = min(width, types - group * width)
         tile_CR = np.empty((inside * dim, count), map_M.dtype)
-        _load(map_M, last, b, first, start, tile_CR)
-        factor = np.empty(count, map_M.dtype)
+        factor_R = np.empty(count, map_M.dtype)
+        _load(map_M, last, b, group * width * dim, start, tile_CR)
         for n in range(inside):
-            factor[:] = 0
-            for c in range(n * dim, (n + 1) * dim):
-                slope, shift = slope_C[first + c], shift_C[first + c]
-                row = tile_CR[c]
-                for r in range(count):
-                    value = slope * row[r] + shift
-                    value = low if value < low else value
-                    row[r] = value
-                    factor[r] += value * value
-            for r in range(count):
-                square = factor[r]
-                factor[r] = np.sqrt(square) / (one + square)
-            for c in range(n * dim, (n + 1) * dim):
-                row = tile_CR[c]
-                for r in range(count):
-                    row[r] *= factor[r]
-        _store(tile_CR, out_M, out_last, b, first, start)
+            first = (group * width + n) * dim
+            slope_D, shift_D = slope_C[first : first + dim], shift_C[first : first + dim]
+            _squash_type(tile_CR, tile_CR, n * dim, slope_D, shift_D, low, factor_R)
+        _store(tile_CR, out_M, out_last, b, group * width * dim, start)
 
 
 @parallel_kernel
@@ -250,65 +305,42 @@ def _apply_backward(
     sum_C: Any,
     moment_C: Any,
 ) -> None:
-    """Write the gradient g before squash and ReLU, and of each channel the sums of g and of `g (x - mean)`.
-
-    With `f = |s| / (1 + |s|^2)`: `f g + (f' / |s|) (s . g) s`, and 0 where ReLU cut.
-    """
     batch = map_M.shape[0]
     positions, channels = (map_M.shape[1], map_M.shape[2]) if last else (map_M.shape[2], map_M.shape[1])
     dim = channels // types
-    width, size = _split(channels, positions, dim, last, gradient_last)
+    low = map_M.dtype.type(floor)
+    turned = last or gradient_last
+    width, size = _split(channels, positions, dim) if turned else (1, positions)
     groups = (types + width - 1) // width
     blocks = (positions + size - 1) // size
-    one = map_M.dtype.type(1)
-    zero = map_M.dtype.type(0)
-    low = map_M.dtype.type(floor)
-    tiny = np.finfo(map_M.dtype).tiny
     sum_KC = np.empty((batch * blocks, channels), map_M.dtype)
     moment_KC = np.empty((batch * blocks, channels), map_M.dtype)
     for k in numba.prange(batch * groups * blocks):
         b, group, start = k // (groups * blocks), k // blocks % groups, k % blocks * size
         count = min(size, positions - start)
-        first = group * width * dim
         inside = min(width, types - group * width)
+        factor_R, along_R = np.empty(count, map_M.dtype), np.empty(count, map_M.dtype)
+        sum_of_C, moment_of_C = sum_KC[b * blocks + k % blocks], moment_KC[b * blocks + k % blocks]
+        if not turned:
+            first = group * dim
+            stop = first + dim
+            _squash_type_backward(
+                map_M[b], gradient_M[b], out_M[b], first, slope_C[first:stop], shift_C[first:stop], mean_C[first:stop],
+                low, factor_R, along_R, sum_of_C[first:stop], moment_of_C[first:stop],
+            )  # fmt: skip
+            continue
         tile_CR = np.empty((inside * dim, count), map_M.dtype)
         gradient_CR = np.empty((inside * dim, count), map_M.dtype)
-        _load(map_M, last, b, first, start, tile_CR)
-        _load(gradient_M, gradient_last, b, first, start, gradient_CR)
-        factor = np.empty(count, map_M.dtype)
-        along = np.empty(count, map_M.dtype)
+        _load(map_M, last, b, group * width * dim, start, tile_CR)
+        _load(gradient_M, gradient_last, b, group * width * dim, start, gradient_CR)
         for n in range(inside):
-            factor[:] = 0
-            along[:] = 0
-            for c in range(n * dim, (n + 1) * dim):
-                slope, shift = slope_C[first + c], shift_C[first + c]
-                row, gradient = tile_CR[c], gradient_CR[c]
-                for r in range(count):
-                    value = slope * row[r] + shift
-                    value = low if value < low else value
-                    factor[r] += value * value
-                    along[r] += value * gradient[r]
-            for r in range(count):
-                square = factor[r]
-                length = np.sqrt(square if square > tiny else tiny)
-                inverse = one / (one + square)
-                factor[r] = square * inverse / length  # 0 for the zero vector
-                along[r] *= (one - square) * inverse * inverse / length
-            for c in range(n * dim, (n + 1) * dim):
-                slope, shift, mean = slope_C[first + c], shift_C[first + c], mean_C[first + c]
-                total, moment = zero, zero
-                row, gradient = tile_CR[c], gradient_CR[c]
-                for r in range(count):
-                    x = row[r]
-                    value = slope * x + shift
-                    through = gradient[r] * factor[r] + value * along[r]
-                    through = zero if value <= low else through
-                    gradient[r] = through
-                    total += through
-                    moment += through * (x - mean)
-                sum_KC[b * blocks + k % blocks, first + c] = total
-                moment_KC[b * blocks + k % blocks, first + c] = moment
-        _store(gradient_CR, out_M, last, b, first, start)
+            first = (group * width + n) * dim
+            stop = first + dim
+            _squash_type_backward(
+                tile_CR, gradient_CR, gradient_CR, n * dim, slope_C[first:stop], shift_C[first:stop],
+                mean_C[first:stop], low, factor_R, along_R, sum_of_C[first:stop], moment_of_C[first:stop],
+            )  # fmt: skip
+        _store(gradient_CR, out_M, last, b, group * width * dim, start)
     for c in numba.prange(channels):
         total, moment = 0.0, 0.0
         for k in range(batch * blocks):
