@@ -42,6 +42,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the chosen benchmark."""
+    from encapkeras.training.memory import keep_freed_memory
+
+    keep_freed_memory()
     arguments.run_benchmark(arguments)
     return 0
 
