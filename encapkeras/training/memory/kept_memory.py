@@ -32,7 +32,7 @@ def keep_freed_memory() -> bool:
     """Keep freed memory in this process from now on, where glibc allocates it; elsewhere nothing happens.
 
     glibc gives freed blocks of tensors back to the system, which hands them out again page by page in the next step.
-    Kept memory is free for the process itself, but not for others; peaks grow by a few percent. It cannot be undone.
+    Kept memory is free for the process itself, but not for others; the peak may grow by a tenth. It cannot be undone.
     `encapkeras train`, `compare`, `evaluate` and `bench` call it; in your own script, call it before the first step.
 
     Nothing happens if ENCAPKERAS_KEEP_MEMORY=0, if another malloc is loaded, or if glibc's own environment variables
