@@ -163,6 +163,17 @@ def _batch_norm(
     return result
 
 
+def moving_affine(
+    weights: NormWeights, bias: torch.Tensor | None, epsilon: float = 1e-5
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return slope and shift with which prediction normalizes `map + bias`: `slope * map + shift`."""
+    slope = weights.scale * (weights.variance.detach() + epsilon).rsqrt()
+    mean = weights.mean.detach().clone()  # a training step before the backward pass may change it in place
+    if bias is not None:
+        mean = mean - bias
+    return slope, weights.offset - mean * slope
+
+
 def join_moments(map_BCP: torch.Tensor, axes: list[int], shared: SharedBatch) -> tuple[torch.Tensor, torch.Tensor]:
     """Return mean and biased variance `(C,)` over some axes of the maps of all processes; differentiable.
 

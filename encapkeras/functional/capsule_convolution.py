@@ -12,8 +12,14 @@ from typing import Literal, NamedTuple
 import torch
 from torch.nn import functional as F
 
-from encapkeras.functional.batch_norm import NormWeights, batch_norm, capsule_batch_norm, record_statistics
-from encapkeras.functional.batch_norm_relu_squash import batch_norm_relu_squash, is_worthwhile
+from encapkeras.functional.batch_norm import (
+    NormWeights,
+    batch_norm,
+    capsule_batch_norm,
+    moving_affine,
+    record_statistics,
+)
+from encapkeras.functional.batch_norm_relu_squash import affine_relu_squash, batch_norm_relu_squash, is_worthwhile
 from encapkeras.functional.squash import squash
 from encapkeras.functional.torch_support.precision import full_precision
 
@@ -242,14 +248,23 @@ def _normalize_and_squash(
     training: bool,
     layout: torch.memory_format = torch.contiguous_format,
 ) -> torch.Tensor:
-    values = map_BCHW.numel() // map_BCHW.shape[1]
-    usual = options.normalization == "channel" and options.relu
-    if not (training and usual and values > 1 and is_worthwhile(map_BCHW)):
+    by_type = options.normalization == "capsule"
+    values = map_BCHW.numel() // len(norm.scale)
+    if not is_worthwhile(map_BCHW, training=training) or (training and values == 1):
         return _squash_types(_normalize(map_BCHW, bias, norm, options, training), options.types)
-    offset = norm.offset if bias is None else norm.offset + 0 * bias  # as in batch_norm: its gradient is 0, not absent
-    out_BCHW, mean, variance = batch_norm_relu_squash(map_BCHW, norm.scale, offset, options.types, memory_format=layout)
-    record_statistics(norm, mean, variance, values=values, bias=bias)
-    return out_BCHW
+    if by_type and bias is not None:
+        map_BCHW, bias = map_BCHW + bias.view(-1, 1, 1), None
+    if training:
+        offset = norm.offset if bias is None else norm.offset + 0 * bias  # its gradient is 0, as in batch_norm
+        out_BCHW, mean, variance = batch_norm_relu_squash(
+            map_BCHW, norm.scale, offset, options.types, relu=options.relu, memory_format=layout
+        )
+        record_statistics(norm, mean, variance, values=values, bias=bias)
+        return out_BCHW
+    slope, shift = moving_affine(norm, bias)
+    if by_type:
+        slope, shift = (vector.repeat_interleave(map_BCHW.shape[1] // options.types) for vector in (slope, shift))
+    return affine_relu_squash(map_BCHW, slope, shift, options.types, relu=options.relu, memory_format=layout)
 
 
 def _normalize(

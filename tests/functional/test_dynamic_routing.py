@@ -33,8 +33,9 @@ def test_equals_the_literal_loops(axis, iterations, shape, with_bias):
 
 
 @pytest.mark.parametrize("axis", AXES)
-def test_equals_the_textbook_version_over_many_pieces(axis):
-    inputs = random_inputs(batch=8, positions=64, types=12, dim=8, outputs=128, out_dim=16)
+@pytest.mark.parametrize("positions, types", [(64, 12), (1, 77)])
+def test_equals_the_textbook_version_over_many_pieces(axis, positions, types):
+    inputs = random_inputs(batch=8, positions=positions, types=types, dim=8, outputs=128, out_dim=16)
     out = dynamic_routing(*inputs.of_dynamic, softmax_over=axis)
     expected = routing_votes.dynamic_routing(*inputs.of_dynamic, softmax_over=axis)
     assert largest_difference([out], [expected]) < 1e-10

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib
 import importlib.util
 import os
 import warnings
@@ -57,12 +58,15 @@ def use_kernels(choice: str) -> Iterator[None]:
         _chosen.reset(token)
 
 
-def runs_numba(tensor: torch.Tensor) -> bool:
-    """Return whether numba's kernels are chosen, fit this tensor, and work; warns once where they are broken."""
+def runs_numba(tensor: torch.Tensor, kernels: str = "norm") -> bool:
+    """Return whether numba's kernels, those of `numba_KERNELS`, are chosen, fit this tensor, and work.
+
+    Warns once where numba is installed and broken.
+    """
     fits = tensor.device.type == "cpu" and tensor.dtype in (torch.float32, torch.float64)
     if not fits or chosen_kernels() not in ("auto", "numba") or not has_values(tensor):
         return False
-    return _numba_works(tensor.dtype, chosen_kernels() == "numba")
+    return _numba_works(kernels, tensor.dtype, chosen_kernels() == "numba")
 
 
 def runs_triton(tensor: torch.Tensor) -> bool:
@@ -89,15 +93,16 @@ def kernels_in_words(device: str) -> str:
 
 
 @functools.cache
-def _numba_works(dtype: torch.dtype, demanded: bool) -> bool:
+def _numba_works(kernels: str, dtype: torch.dtype, demanded: bool) -> bool:
     if importlib.util.find_spec("numba") is None:
         if demanded:
             raise ArgumentError(f"{VARIABLE}=numba needs numba: pip install 'encapkeras[fast]'")
         return False
     try:
-        from encapkeras.functional.kernels.numba_compiler import compile_all
-
-        compile_all(dtype)
+        compiler, module = (
+            importlib.import_module(f"encapkeras.functional.kernels.numba_{name}") for name in ("compiler", kernels)
+        )
+        compiler.compile_kernels(module, dtype)
     except Exception as error:  # whatever a broken installation raises: torch's operations are still there
         reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}".rstrip(": ")
         if demanded:

@@ -20,9 +20,11 @@ from torch.nn import functional as F
 from encapkeras.errors import ArgumentError
 from encapkeras.functional.routing.attention import LOG2_E, attend_over_inputs, attend_over_outputs
 from encapkeras.functional.routing.deferred_weight_gradient import Moments, route
+from encapkeras.functional.routing.own_matrices import route_own_matrices
 from encapkeras.functional.routing.routing_inputs import check_coefficients, check_routing
 from encapkeras.functional.routing.vote_moments import VoteMoments, sums_by_type, with_bias
 from encapkeras.functional.squash import squash
+from encapkeras.functional.torch_support.fake_tensors import is_traced
 from encapkeras.functional.torch_support.optional_compile import compilable
 from encapkeras.functional.torch_support.precision import full_precision
 
@@ -74,6 +76,13 @@ def dynamic_routing(
     if coefficients is not None:
         check_coefficients(coefficients, (weight.shape[0], weight.shape[1]))
     with full_precision(capsules) as wide:
+        if capsules.shape[1] == 1 and coefficients is None and not is_traced():
+            child_MND, matrix_NJED = wide(capsules).squeeze(1), wide(weight)
+            if bias is not None:
+                child_MND = F.pad(child_MND, (0, 1), value=1.0)
+                matrix_NJED = torch.cat([matrix_NJED, wide(bias).unsqueeze(3)], 3)
+            out_MJE = route_own_matrices(child_MND, matrix_NJED, iterations=iterations, axis=softmax_over)
+            return out_MJE.to(capsules.dtype)
         vote_JNCE = with_bias(wide(weight), None if bias is None else wide(bias))
         component_BNCP = F.pad(wide(capsules), (1, 0), value=1.0).permute(0, 2, 3, 1).contiguous()
         routing = functools.partial(_iterate, outputs=weight.shape[1], iterations=iterations, axis=softmax_over)
