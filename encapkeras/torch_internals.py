@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from encapkeras.errors import environment_number
 
@@ -37,6 +38,24 @@ def is_tracing() -> bool:
 def without_values() -> contextlib.AbstractContextManager[Any]:
     """Make a mode in which tensors have no values, on any device (`FakeTensorMode`; torch 2.9 to 2.14)."""
     return FakeTensorMode()
+
+
+def each_operation(see: Callable[[Any, Sequence[Any], dict[str, Any]], None]) -> contextlib.AbstractContextManager[Any]:
+    """Call a function with each operation and its arguments before it runs (`TorchDispatchMode`; torch 2.9 to 2.14).
+
+    Operations of backward passes count too, and after autocast has chosen types; those within `see` do not.
+    """
+    return _Seen(see)
+
+
+class _Seen(TorchDispatchMode):
+    def __init__(self, see: Callable[[Any, Sequence[Any], dict[str, Any]], None]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.see = see
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.see(func, args, kwargs or {})
+        return func(*args, **(kwargs or {}))
 
 
 def limit_recompiles(shapes: int) -> contextlib.AbstractContextManager[Any]:

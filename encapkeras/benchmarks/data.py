@@ -8,14 +8,14 @@ from typing import Any
 import torch
 from rich.table import Table
 
-from encapkeras.benchmarks.runner import Way, medians
+from encapkeras.benchmarks.runner import Way, take_turns
 from encapkeras.data import AugmentSettings, Batches, DataSettings, describe, load
 from encapkeras.errors import ArgumentError
 from encapkeras.validation import Checker
 
 
 def measure(dataset: str, batch_size: int, augmentations: list[str], repeats: int) -> dict[str, Any]:
-    """Time whole epochs of training batches; return the median images per second for each augmentation.
+    """Time whole epochs of training batches, the augmentations in turn; return the median images per second of each.
 
     An epoch's random draws count; reading the files and resizing, which are done once, do not.
 
@@ -28,17 +28,17 @@ def measure(dataset: str, batch_size: int, augmentations: list[str], repeats: in
     if problems:
         raise ArgumentError("\n".join(problem.text for problem in problems))
     info = describe(DataSettings(**values))
-    rates = {}
-    for name in augmentations:
-        settings = DataSettings(**values, augment=augment_settings(name, info.channels))
-        way = {name: _epoch(load(settings, seed=0).train)}
-        rates[name] = medians(way, repeats, warm_up_each_round=False)[name][0]
+    settings = {name: DataSettings(**values, augment=augment_settings(name, info.channels)) for name in augmentations}
+    ways = {name: _epoch(load(chosen, seed=0).train) for name, chosen in settings.items()}
+    measured = take_turns(ways, repeats, warm_up_each_round=False)
     return {
         "dataset": dataset,
         "image": [info.height, info.width, info.channels],
         "batch_size": batch_size,
         "threads": torch.get_num_threads(),
-        "images_per_second": rates,
+        "images_per_second": measured.median,
+        "spread": measured.spread,
+        "other_cores": measured.other_cores,
     }
 
 
@@ -69,6 +69,8 @@ def as_table(report: dict[str, Any]) -> Table:
     table = Table(title=title, caption=f"threads: {report['threads']}")
     table.add_column("augmentation")
     table.add_column("images/s", justify="right")
+    table.add_column("least to largest", justify="right")
     for name, rate in report["images_per_second"].items():
-        table.add_row(name, f"{rate:,.0f}")
+        least, largest = report["spread"][name]
+        table.add_row(name, f"{rate:,.0f}", f"{least:,.0f} to {largest:,.0f}")
     return table

@@ -14,7 +14,15 @@ from encapkeras import functional
 from encapkeras.benchmarks.routing_methods import METHODS, Outputs, Random
 from encapkeras.benchmarks.routing_sizes import METHODS as SIZES
 from encapkeras.benchmarks.routing_sizes import Sizes
-from encapkeras.benchmarks.runner import Way, as_list, device_name, forward_and_backward, milliseconds, table_row
+from encapkeras.benchmarks.runner import (
+    Way,
+    as_list,
+    device_name,
+    forward_and_backward,
+    milliseconds,
+    spread_text,
+    table_row,
+)
 from encapkeras.errors import ArgumentError
 
 WAYS = ("encapkeras", "textbook")
@@ -24,7 +32,8 @@ def measure(method: str, sizes: Sizes, rounds: int, device: str) -> dict[str, An
     """Measure a method of routing.
 
     Returns:
-        Milliseconds a sample (medians), peaks of extra memory in MB, ratios, and differences in both precisions.
+        Milliseconds a sample (medians, and the spread of the totals), peaks of extra memory in MB, ratios, and
+        differences in both precisions.
 
     Raises:
         ArgumentError: This machine has too little memory.
@@ -35,13 +44,16 @@ def measure(method: str, sizes: Sizes, rounds: int, device: str) -> dict[str, An
     floor = METHODS[method].floor
     if floor is not None:
         ways["floor"] = floor(sizes, device)
-    forward, total = milliseconds(ways, rounds, samples=sizes["batch_size"])
+    measured = milliseconds(ways, rounds, samples=sizes["batch_size"])
+    total = measured.median
     return {
         "method": method,
         **sizes,
         "device": device_name(device),
-        "forward_milliseconds_per_sample": forward,
+        "forward_milliseconds_per_sample": measured.first,
         "forward_and_backward_milliseconds_per_sample": total,
+        "spread": measured.spread,
+        "other_cores": measured.other_cores,
         "speed_up": total["textbook"] / total["encapkeras"],
         "multiple_of_floor": total["encapkeras"] / total["floor"] if floor else None,
         "peak_extra_memory_megabytes": memory,
@@ -138,18 +150,18 @@ def as_table(report: dict[str, Any]) -> str:
     """Return a report as lines of text."""
     forward, total = report["forward_milliseconds_per_sample"], report["forward_and_backward_milliseconds_per_sample"]
     memory, error = report["peak_extra_memory_megabytes"], report["relative_error_float32"]
-    widths = (12, 12, 16, 14, 16)
+    spread, widths = report["spread"], (12, 12, 16, 20, 14, 16)
     sizes = ", ".join(f"{name} {report[name]}" for name in SIZES[report["method"]])
     lines = [f"{report['method']}: {sizes}; {report['device']}; medians a sample"]
-    lines.append(table_row("", ["forward", "and backward", "peak memory", "float32 error"], widths))
+    lines.append(table_row("", ["forward", "and backward", "least to largest", "peak memory", "float32 error"], widths))
     for way in WAYS:
-        cells = [f"{forward[way]:.2f} ms", f"{total[way]:.2f} ms", f"{memory[way]:.0f} MB", f"{error[way]:.1e}"]
-        lines.append(table_row(way, cells, widths))
+        times = [f"{forward[way]:.2f} ms", f"{total[way]:.2f} ms", spread_text(spread[way])]
+        lines.append(table_row(way, [*times, f"{memory[way]:.0f} MB", f"{error[way]:.1e}"], widths))
     ratio, multiple = report["memory_ratio"], report["multiple_of_floor"]
     parts = [f"{report['speed_up']:.1f} times as fast"]
     parts.append(f"1/{ratio:.1f} of the memory" if ratio else "memory too small to measure")
     if multiple:
-        floor = table_row("floor", ["", f"{total['floor']:.2f} ms"], widths[:3])
+        floor = table_row("floor", ["", f"{total['floor']:.2f} ms", spread_text(spread["floor"])], widths[:4])
         lines.append(f"{floor}   (matrix products and exponentials alone)")
         parts.append(f"{multiple:.2f} times the floor")
     difference = f"largest difference in float64 {report['largest_difference_float64']:.0e}"

@@ -1,4 +1,4 @@
-"""The methods of `encapkeras bench routing` and their sizes; needs no torch, so that `--help` is quick.
+"""The methods of `encapkeras bench routing` and `peers`, and their sizes; needs no torch, so that `--help` is quick.
 
 Methods in windows have the sizes of a first routing layer that was published with them.
 """
@@ -58,6 +58,9 @@ METHODS: dict[str, Sizes] = {
 Without such an ending, as is the default of the function."""
 
 DEFAULT = ("dynamic", "em")
+
+PEERS: dict[str, tuple[int, ...]] = {"capsnet": (64, 128), "em": (32,)}
+"""The methods of `encapkeras bench peers`, each with the batch sizes that are measured if none are given."""
 
 
 def defaults(name: str) -> str:

@@ -1,48 +1,95 @@
-"""A training step of the default network, against the usual way of writing it, and its convolutions alone."""
+"""A training step of a network, against its own convolutions alone and, of the default, the usual way of writing it."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import keras
 import torch
 
-from encapkeras.benchmarks.runner import Way, device_name, medians, synchronize, table_row, total_time
-from encapkeras.losses import MarginLoss
-from encapkeras.model.spec_model import build_model
+from encapkeras.benchmarks.network import Network, make_network
+from encapkeras.benchmarks.recorded import Operation, convolutions_of, flops, products_of, replay
+from encapkeras.benchmarks.runner import Way, device_name, milliseconds, spread_text, table_row, total_time
+from encapkeras.functional.kernels.choice import kernels_in_words
 from encapkeras.reference.encapnet import EncapNet
+from encapkeras.spec.load import Source
 
 NETWORK = "encapnet_master_sub2"
+"""The one whose plain modules there are."""
+OURS, PLAIN = "encapkeras, model.fit", "plain torch modules"
+CONVOLUTIONS, PRODUCTS = "its convolutions alone", "its matrix products alone"
 
 
-def measure(batch_size: int, steps: int, rounds: int, device: str = "cpu") -> dict[str, Any]:
-    """Time rounds of `steps` training steps of each way; all have the same weights."""
-    keras.utils.set_random_seed(0)
-    images = torch.rand(batch_size, 32, 32, 3, device=device)
-    labels = torch.randint(0, 10, (batch_size,), device=device)
-    model = build_model(NETWORK)
-    modules = EncapNet().to(device)
-    copy_weights(model, modules)
-    difference = _largest_difference(model, modules, images)
-    model.compile(optimizer=keras.optimizers.Adam(1e-4), loss=MarginLoss())
-    ways = {
-        "encapkeras, model.fit": _fit(model, images, labels, steps),
-        "plain torch modules": _train_modules(modules, images, labels, steps),
-        "convolutions alone": _convolve(modules, images, steps),
-    }
-    times = medians(ways, rounds, warm_up_each_round=False)
-    per_image = {name: 1000 * time / batch_size for name, (time,) in times.items()}
-    ours, usual, floor = per_image.values()
+def measure(
+    batch_size: int,
+    steps: int,
+    rounds: int,
+    device: str = "cpu",
+    network: Source = NETWORK,
+    overrides: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Time rounds of `steps` training steps of a spec's network, and of what its step is compared with.
+
+    The convolutions are those that the network itself makes in a step, recorded once and made again by themselves;
+    its matrix products likewise. The plain modules have the network's weights.
+
+    Raises:
+        EncapkerasError: The spec has errors, or its network cannot be trained so on this device.
+    """
+    trained = make_network(network, batch_size, device, overrides)
+    ways = {OURS: trained.fit(steps)}
+    difference = None
+    if network == NETWORK and all(change.startswith(("train.tf32=", "train.compile=")) for change in overrides):
+        modules = EncapNet().to(device)
+        copy_weights(trained.model, modules)
+        difference = _largest_difference(trained.model, modules, trained.images)
+        ways[PLAIN] = trained.with_tf32(_train_modules(modules, trained.images, trained.labels, steps))
+    operations = trained.record()
+    for name, some in ((CONVOLUTIONS, convolutions_of(operations)), (PRODUCTS, products_of(operations))):
+        if some:
+            ways[name] = trained.with_tf32(total_time(partial(replay, some), device, steps))
+    measured = _in_turns(ways, rounds, batch_size)
     return {
-        "network": NETWORK,
-        "batch_size": batch_size,
-        "device": device_name(device),
-        "milliseconds_per_image": per_image,
-        "speed_up": usual / ours,
-        "multiple_of_convolutions": ours / floor,
+        **_about(trained, batch_size, device),
+        **measured,
         "largest_difference_of_outputs": difference,
+        **_counts(operations),
+    }
+
+
+def _about(trained: Network, batch_size: int, device: str) -> dict[str, Any]:
+    train = trained.model.examined.spec.train
+    return {
+        "network": trained.model.name,
+        "batch_size": batch_size,
+        "precision": train.precision,
+        "tf32": train.tf32,
+        "compile": train.compile,
+        "kernels": kernels_in_words(device),
+        "device": device_name(device),
+    }
+
+
+def _in_turns(ways: dict[str, Way], rounds: int, batch_size: int) -> dict[str, Any]:
+    times = milliseconds(ways, rounds, batch_size, warm_up_each_round=False)
+    per_image = times.median
+    ours, usual, floor = (per_image.get(name) for name in (OURS, PLAIN, CONVOLUTIONS))
+    return {
+        "milliseconds_per_image": per_image,
+        "spread": times.spread,
+        "other_cores": times.other_cores,
+        "speed_up": usual / ours if ours and usual else None,
+        "multiple_of_convolutions": ours / floor if ours and floor else None,
+    }
+
+
+def _counts(operations: list[Operation]) -> dict[str, Any]:
+    some = {"convolutions": convolutions_of(operations), "matrix_products": products_of(operations)}
+    return {
+        "operations": {name: len(part) for name, part in some.items()},
+        "gigaflops": {name: flops(part) / 1e9 for name, part in some.items()},
     }
 
 
@@ -82,35 +129,9 @@ def _largest_difference(model: keras.Model, modules: EncapNet, images: torch.Ten
         return float((received - expected).abs().max())
 
 
-class _BatchEnds(keras.callbacks.Callback):  # type: ignore[misc]
-    def __init__(self, device: str) -> None:
-        super().__init__()
-        self.device = device
-        self.times: list[float] = []
-
-    def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
-        synchronize(self.device)
-        self.times.append(time.perf_counter())
-
-
-def _fit(model: keras.Model, images: torch.Tensor, labels: torch.Tensor, steps: int) -> Way:
-    """Steps of `model.fit`, from the first batch's end to the last's: fit's own start does not count."""
-
-    def batches() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        while True:
-            yield images, labels
-
-    def run() -> tuple[float]:
-        ends = _BatchEnds(images.device.type)
-        model.fit(batches(), steps_per_epoch=steps + 1, epochs=1, shuffle=False, verbose=0, callbacks=[ends])
-        return ((ends.times[-1] - ends.times[0]) / steps,)
-
-    return run
-
-
 def _train_modules(modules: EncapNet, images: torch.Tensor, labels: torch.Tensor, steps: int) -> Way:
-    """Steps written by hand: NCHW, eager, fused Adam."""
-    optimizer = torch.optim.Adam(modules.parameters(), lr=1e-4, fused=True)
+    """Steps written by hand: NCHW, eager, fused Adam with the L2 of the spec."""
+    optimizer = torch.optim.Adam(modules.parameters(), lr=1e-4, weight_decay=5e-4, fused=True)
     nchw = images.permute(0, 3, 1, 2).contiguous()
     targets = torch.nn.functional.one_hot(labels, 10).float()
 
@@ -125,34 +146,20 @@ def _train_modules(modules: EncapNet, images: torch.Tensor, labels: torch.Tensor
     return total_time(train_step, images.device.type, steps)
 
 
-def _convolve(modules: EncapNet, images: torch.Tensor, steps: int) -> Way:
-    """All convolutions of the network, forward and backward, each by itself and in torch's channels_last format."""
-    calls: list[tuple[Any, torch.Tensor, torch.Tensor]] = []
-
-    def record(module: Any, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
-        layout = torch.channels_last
-        x = torch.rand_like(inputs[0]).contiguous(memory_format=layout).requires_grad_(inputs[0].requires_grad)
-        calls.append((module, x, torch.rand_like(output).contiguous(memory_format=layout)))
-
-    convolutions = [module for module in modules.modules() if isinstance(module, torch.nn.Conv2d)]
-    handles = [convolution.register_forward_hook(record) for convolution in convolutions]
-    modules(images.permute(0, 3, 1, 2))
-    for handle in handles:
-        handle.remove()
-
-    def convolve() -> None:
-        for module, x, gradient in calls:
-            inputs = [module.weight, module.bias, *([x] if x.requires_grad else [])]
-            torch.autograd.grad(module(x), inputs, gradient)
-
-    return total_time(convolve, images.device.type, steps)
-
-
 def as_table(report: dict[str, Any]) -> str:
     """Return the report as lines of text."""
-    lines = [f"{report['network']}, batch {report['batch_size']}, {report['device']}; medians, milliseconds an image"]
-    lines += [table_row(name, [f"{value:.2f}"], (24, 8)) for name, value in report["milliseconds_per_image"].items()]
-    lines.append(f"speed-up over plain modules      {report['speed_up']:.2f}")
-    lines.append(f"multiple of the convolutions     {report['multiple_of_convolutions']:.2f}")
-    lines.append(f"largest difference of outputs    {report['largest_difference_of_outputs']:.1e}")
+    shown = [f"{report['network']}, batch {report['batch_size']}", report["precision"]]
+    shown += ["TF32"] * bool(report["tf32"]) + ["compiled"] * report["compile"]
+    shown += [f"kernels: {report['kernels']}", report["device"]]
+    lines = [f"{', '.join(shown)}; milliseconds an image: medians, least to largest"]
+    for name, value in report["milliseconds_per_image"].items():
+        lines.append(table_row(name, [f"{value:.3f}", spread_text(report["spread"][name], 3)], (28, 10, 22)))
+    if report["speed_up"] is not None:
+        lines.append(f"speed-up over plain modules            {report['speed_up']:.2f}")
+    if report["multiple_of_convolutions"] is not None:
+        lines.append(f"multiple of its own convolutions       {report['multiple_of_convolutions']:.2f}")
+    if report["largest_difference_of_outputs"] is not None:
+        lines.append(f"largest difference of outputs          {report['largest_difference_of_outputs']:.1e}")
+    for name, count in report["operations"].items():
+        lines.append(f"{name.replace('_', ' '):<38} {count}, {report['gigaflops'][name]:.1f} GFLOP")
     return "\n".join(lines)

@@ -9,7 +9,15 @@ from typing import Any, NamedTuple
 
 import torch
 
-from encapkeras.benchmarks.runner import Way, device_name, forward_and_backward, milliseconds, table_row, total_time
+from encapkeras.benchmarks.runner import (
+    Way,
+    device_name,
+    forward_and_backward,
+    milliseconds,
+    spread_text,
+    table_row,
+    total_time,
+)
 from encapkeras.errors import ArgumentError
 from encapkeras.functional import transport_divergence
 from encapkeras.losses import OptimalTransport
@@ -73,10 +81,10 @@ def measure_sinkhorn(batch_size: int, features: int, settings: Settings) -> dict
     }
 
 
-def measure_unit(settings: Settings) -> dict[str, Any]:
+def measure_unit(settings: Settings, shape: tuple[int, ...] | None = None) -> dict[str, Any]:
     """Compare a whole unit without critic, generator and debiased divergence, with textbook transport."""
     latent, target = (
-        torch.rand(UNIT, generator=torch.Generator().manual_seed(seed)).to(settings.device).requires_grad_()
+        torch.rand(shape or UNIT, generator=torch.Generator().manual_seed(seed)).to(settings.device).requires_grad_()
         for seed in (0, 1)
     )
     options: dict[str, Any] = {"epsilon": settings.epsilon, "iterations": settings.iterations}
@@ -99,7 +107,7 @@ def measure_unit(settings: Settings) -> dict[str, Any]:
 
 
 def _report(what: str, batch_size: int, features: int, ways: dict[str, Way], settings: Settings) -> dict[str, Any]:
-    forward, total = milliseconds(ways, settings.rounds)
+    measured = milliseconds(ways, settings.rounds)
     return {
         "what": what,
         "batch_size": batch_size,
@@ -107,8 +115,10 @@ def _report(what: str, batch_size: int, features: int, ways: dict[str, Way], set
         "iterations": settings.iterations,
         "epsilon": settings.epsilon,
         "device": device_name(settings.device),
-        "forward_milliseconds": forward,
-        "forward_and_backward_milliseconds": total,
+        "forward_milliseconds": measured.first,
+        "forward_and_backward_milliseconds": measured.median,
+        "spread": measured.spread,
+        "other_cores": measured.other_cores,
     }
 
 
@@ -120,7 +130,7 @@ def _unit(latent: torch.Tensor, target: torch.Tensor, options: dict[str, Any]) -
 
 
 def _textbook_unit(latent: torch.Tensor, target: torch.Tensor, options: dict[str, Any]) -> Way:
-    channels = UNIT[3] * UNIT[4]
+    channels = latent.shape[3] * latent.shape[4]
     modules = [torch.nn.ConvTranspose2d(channels, channels, 3, 1, 1), torch.nn.BatchNorm2d(channels), torch.nn.ReLU()]
     generator = torch.nn.Sequential(*modules).to(latent.device)
     latent_BCHW, target_BCHW = (
@@ -177,14 +187,16 @@ def as_table(report: dict[str, Any]) -> str:
     """Return a report as lines of text."""
     forward, total = report["forward_milliseconds"], report["forward_and_backward_milliseconds"]
     ratios, values = report["speed_up"], report.get("values", {})
-    widths = (28, 13, 17, 12, 12)
+    widths = (28, 13, 17, 24, 12, 12)
     settings = f"{report['iterations']} iterations, epsilon {report['epsilon']:g}; {report['device']}; medians"
     lines = [f"{report['what']}: batch {report['batch_size']}, {report['features']} features, {settings}"]
-    lines.append(table_row("", ["forward", "and backward", "times ours", "value" if values else ""], widths))
+    heads = ["forward", "and backward", "least to largest", "times ours", "value" if values else ""]
+    lines.append(table_row("", heads, widths))
     for way, time in total.items():
         first = f"{forward[way]:.2f} ms" if way in forward else ""
         ratio = f"{ratios[way]:.2f}" if way in ratios else ""
         value = f"{values[way]:.5f}" if way in values else ""
-        lines.append(table_row(way, [first, f"{time:.2f} ms", ratio, value], widths))
+        cells = [first, f"{time:.2f} ms", spread_text(report["spread"][way]), ratio, value]
+        lines.append(table_row(way, cells, widths))
     lines.append(f"  {report['multiple_of_floor']:.2f} times the floor (products of distances and exponentials alone)")
     return "\n".join(lines)

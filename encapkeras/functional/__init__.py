@@ -6,7 +6,7 @@ faster way through three of them, and `torch_support` what they need of torch.
 """
 
 from encapkeras.functional.batch_norm import NormWeights, batch_norm, capsule_batch_norm
-from encapkeras.functional.batch_norm_relu_squash import batch_norm_relu_squash
+from encapkeras.functional.batch_norm_relu_squash import affine_relu_squash, batch_norm_relu_squash
 from encapkeras.functional.capsule_convolution import (
     ApproximateWeights,
     BlockOptions,
@@ -61,6 +61,7 @@ __all__ = [
     "StepWeights",
     "Transport",
     "VectorRoutingWeights",
+    "affine_relu_squash",
     "batch_norm",
     "batch_norm_relu_squash",
     "capsule_batch_norm",

@@ -2,5 +2,6 @@
 
 `routing_loops`, `window_routing_loops`, `window_gaussian_loops` and `heinsen_loops` have a loop per capsule and are
 what tests compare with; `routing_votes`, `window_routing_votes` and `heinsen_votes` make all votes, as a careful
-engineer would; `transport` is plain Sinkhorn with autograd; `encapnet` is the default network in plain torch.
+engineer would; `transport` is plain Sinkhorn with autograd; `encapnet` is the default network in plain torch, `peers`
+are published ones.
 """

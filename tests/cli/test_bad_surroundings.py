@@ -63,6 +63,8 @@ import-weights quickstart CHECKPOINT -o X.keras
 export-weights X -o a.pth
 export-weights RUN -o X.pth
 bench data --dataset X
+bench step --network X
+bench all --quick --only transport --json X
 """.splitlines()
 
 

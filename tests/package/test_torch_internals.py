@@ -30,6 +30,22 @@ def test_tensors_without_values_have_shapes_on_any_device():
     assert not internals.is_fake(torch.zeros(2)) and not internals.is_fake(torch.zeros(2, device="meta"))
 
 
+def test_each_operation_is_seen_in_forward_and_backward_passes_and_in_the_type_of_autocast():
+    def see(operation, arguments, named):
+        seen.append((operation.overloadpacket, [part.dtype for part in arguments[:2] if torch.is_tensor(part)]))
+        torch.zeros(2) + 1  # is not seen
+
+    seen, image, kernel = [], torch.rand(1, 1, 4, 4), torch.rand(1, 1, 2, 2, requires_grad=True)
+    with internals.each_operation(see):
+        with torch.autocast("cpu", torch.bfloat16):
+            output = torch.nn.functional.conv2d(image, kernel)
+        output.sum().backward()
+    torch.nn.functional.conv2d(image, kernel)
+    aten, half = torch.ops.aten, torch.bfloat16
+    found = [entry for entry in seen if entry[0] in (aten.convolution, aten.convolution_backward, aten.add)]
+    assert found == [(aten.convolution, [half, half]), (aten.convolution_backward, [half, half])]
+
+
 @pytest.mark.filterwarnings("ignore:.torch.jit:FutureWarning")
 def test_tracing_is_torchscript_alone():
     found = []

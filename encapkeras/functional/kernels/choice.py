@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
+import importlib.metadata
 import importlib.util
 import os
 import warnings
@@ -80,15 +81,10 @@ def runs_triton(tensor: torch.Tensor) -> bool:
 
 def kernels_in_words(device: str) -> str:
     """Return which kernels run on a device, such as `numba 0.63.1`, for the note of a training."""
-    choice = chosen_kernels()
-    if device == "cuda" and choice == "triton":
-        import triton
-
-        return f"triton {triton.__version__}"
+    if device == "cuda" and chosen_kernels() == "triton":
+        return f"triton {importlib.metadata.version('triton')}"
     if device == "cpu" and runs_numba(torch.empty(1)):
-        import numba
-
-        return f"numba {numba.__version__}"
+        return f"numba {importlib.metadata.version('numba')}"
     return "torch"
 
 

@@ -58,6 +58,14 @@ def compile_kernels(module: Any, dtype: torch.dtype) -> None:
     Raises:
         OSError: The cache is another user's, or this machine has no threads for numba.
     """
+    threads = torch.get_num_threads()
+    try:
+        _compile(module, dtype)
+    finally:
+        torch.set_num_threads(threads)  # the start of numba's threads sets that of OpenMP, which torch shares
+
+
+def _compile(module: Any, dtype: torch.dtype) -> None:
     kernels = [value for value in vars(module).values() if isinstance(value, numba.core.registry.CPUDispatcher)]
     for kernel in kernels:
         check_cache(str(kernel.stats.cache_path))

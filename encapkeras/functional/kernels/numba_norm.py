@@ -292,7 +292,7 @@ def _apply_backward(
                 square = factor[r]
                 length = np.sqrt(square if square > tiny else tiny)
                 inverse = one / (one + square)
-                factor[r] = length * inverse
+                factor[r] = square * inverse / length  # 0 for the zero vector
                 along[r] *= (one - square) * inverse * inverse / length
             for c in range(n * dim, (n + 1) * dim):
                 slope, shift, mean = slope_C[first + c], shift_C[first + c], mean_C[first + c]

@@ -107,7 +107,8 @@ def _backward_relu_squash(capsules: torch.Tensor, gradient: torch.Tensor, relu: 
     along = (capsules * gradient).sum(2, keepdim=True)
     length = square.clamp_min(torch.finfo(square.dtype).tiny).sqrt_()
     inverse_above = (square + 1).reciprocal_()
+    factor = (square * inverse_above).div_(length)  # 0 for the zero vector
     along.mul_(square.neg_().add_(1)).mul_(inverse_above).mul_(inverse_above).div_(length)
-    torch.mul(gradient, length.mul_(inverse_above), out=out).addcmul_(capsules, along)
+    torch.mul(gradient, factor, out=out).addcmul_(capsules, along)
     if relu:
         torch.ops.aten.threshold_backward.grad_input(out, capsules, 0, grad_input=out)

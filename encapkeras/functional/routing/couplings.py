@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from encapkeras.functional.routing.dynamic_routing import SoftmaxAxis, dynamic_routing
-from encapkeras.functional.routing.em_routing import EPSILON, VARIANCE_FLOOR, em_routing
+from encapkeras.functional.routing.em_routing import em_routing
+from encapkeras.functional.routing.em_steps import EPSILON, VARIANCE_FLOOR
 
 
 @dataclass(frozen=True)

@@ -16,28 +16,27 @@ dimension, C = D + 1, Y = N * K, G = B * N.
 from __future__ import annotations
 
 import functools
-import math
-from typing import NamedTuple
 
 import torch
 from torch.nn import functional as F
 
 from encapkeras.functional.routing.attention import LOG2_E, attend_over_outputs, spread_over_outputs
 from encapkeras.functional.routing.deferred_weight_gradient import Moments, route
+from encapkeras.functional.routing.em_steps import (
+    EPSILON,
+    EQUAL_DISTANCES,
+    VARIANCE_FLOOR,
+    Gaussian,
+    Options,
+    inverse_amount,
+    iterate,
+)
+from encapkeras.functional.routing.em_votes import route_by_votes, votes_are_faster
 from encapkeras.functional.routing.routing_inputs import check_coefficients, check_em, check_routing
 from encapkeras.functional.routing.vote_moments import SquareMoments, products, sums_by_type, with_bias
+from encapkeras.functional.torch_support.fake_tensors import is_traced
 from encapkeras.functional.torch_support.optional_compile import compilable
 from encapkeras.functional.torch_support.precision import full_precision
-from encapkeras.torch_internals import is_tracing
-
-EPSILON = 2.220446049250313e-16
-"""The original's, in float32 too: what divisors are increased by."""
-
-VARIANCE_FLOOR = 1e-12
-"""Smallest variance of votes: equal votes have a logarithm and a gradient."""
-
-_EQUAL_DISTANCES = 1e-12
-"""Distances that differ by less are equal: what separates them is rounding."""
 
 
 @compilable
@@ -94,23 +93,10 @@ def em_routing(
     check_em(capsules, weight, activations, {"beta_v": beta_v, "beta_a": beta_a}, density_floor)
     if coefficients is not None:
         check_coefficients(coefficients, (weight.shape[0], weight.shape[1]))
-    options = _Options(iterations, normalize_distances, density_floor)
+    options = Options(iterations, normalize_distances, density_floor)
+    if not is_traced() and votes_are_faster(capsules.shape[1], *weight.shape[1:]):
+        return route_by_votes(capsules, weight, bias, activations, beta_v, beta_a, coefficients, options)
     return _route_relative_to_origin(capsules, weight, bias, activations, beta_v, beta_a, coefficients, options)
-
-
-class _Options(NamedTuple):
-    iterations: int
-    normalize_distances: bool
-    density_floor: float
-
-
-class _Gaussian(NamedTuple):
-    """The distribution of the votes that an output capsule explains."""
-
-    mean_JBE: torch.Tensor
-    variance_JBE: torch.Tensor
-    amount_JB1: torch.Tensor
-    explained_JB1: torch.Tensor
 
 
 def _route_relative_to_origin(
@@ -121,7 +107,7 @@ def _route_relative_to_origin(
     beta_v: torch.Tensor,
     beta_a: torch.Tensor,
     coefficients: torch.Tensor | None,
-    options: _Options,
+    options: Options,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Move capsules and votes to their origins, route, and move the means back."""
     with full_precision(capsules) as wide:
@@ -163,57 +149,35 @@ def _iterate(
     beta_a_J: torch.Tensor,
     fixed_NJ: torch.Tensor | None,
     *,
-    options: _Options,
+    options: Options,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Run the iterations; in the first, all output capsules explain the same. With fixed shares run the last alone."""
-    outputs = len(beta_v_J)
     value_BNKP = feature_BNKP if active_BNP is None else feature_BNKP * active_BNP.unsqueeze(2)
     if fixed_NJ is None:
+        outputs = len(beta_v_J)
         gathered_JBY = (value_BNKP.sum(3).flatten(1) / outputs).expand(outputs, -1, -1)
     else:
         gathered_JBY = sums_by_type(value_BNKP, fixed_NJ)
-    for iteration in range(0 if fixed_NJ is None else options.iterations - 1, options.iterations):
-        gaussian = _fit_gaussian(*moments.contract(gathered_JBY))
-        cost_JBE = gaussian.variance_JBE.log() / 2 + beta_v_J[:, None, None]
-        cost_JB = (cost_JBE.sum(2, keepdim=True) * gaussian.amount_JB1).squeeze(2)
-        chance_JB = (1 + iteration) * (beta_a_J[:, None] - _scale_range(cost_JB))
-        if iteration < options.iterations - 1:
-            prior_JB1 = F.logsigmoid(chance_JB).unsqueeze(2) - _log_divisor(gaussian, options.density_floor)
-            square_JBE = -LOG2_E / (2 * gaussian.variance_JBE + EPSILON)
-            constant_JB1 = torch.zeros_like(prior_JB1) if options.normalize_distances else LOG2_E * prior_JB1
-            query_JBY = moments.expand(square_JBE, gaussian.mean_JBE, constant_JB1)
-            gathered_JBY = _gather_explained(
-                query_JBY, prior_JB1 if options.normalize_distances else None, feature_BNKP, value_BNKP
-            )
+
+    def refit(gaussian: Gaussian, prior_JB1: torch.Tensor) -> Gaussian:
+        square_JBE = -LOG2_E / (2 * gaussian.variance_JBE + EPSILON)
+        constant_JB1 = torch.zeros_like(prior_JB1) if options.normalize_distances else LOG2_E * prior_JB1
+        query_JBY = moments.expand(square_JBE, gaussian.mean_JBE, constant_JB1)
+        ranged_prior_JB1 = prior_JB1 if options.normalize_distances else None
+        gathered_JBY = _gather_explained(query_JBY, ranged_prior_JB1, feature_BNKP, value_BNKP)
+        return _fit_gaussian(*moments.contract(gathered_JBY))
+
+    first = _fit_gaussian(*moments.contract(gathered_JBY))
+    gaussian, chance_JB = iterate(first, refit, beta_v_J, beta_a_J, options, fixed=fixed_NJ is not None)
     return gaussian.mean_JBE, gaussian.explained_JB1, chance_JB.sigmoid()
 
 
-def _fit_gaussian(first_JBE: torch.Tensor, second_JBE: torch.Tensor, amount_JB1: torch.Tensor) -> _Gaussian:
+def _fit_gaussian(first_JBE: torch.Tensor, second_JBE: torch.Tensor, amount_JB1: torch.Tensor) -> Gaussian:
     """The M-step, from the sums of reduced votes."""
-    # An output capsule that explains nothing has no gradient; 1 / EPSILON would be one of 1e15.
-    inverse_JB1 = torch.where(amount_JB1 > EPSILON, 1 / (amount_JB1 + EPSILON), 0)
+    inverse_JB1 = inverse_amount(amount_JB1)
     explained_JB1 = amount_JB1 * inverse_JB1
     mean_JBE = first_JBE * inverse_JB1
     variance_JBE = second_JBE * inverse_JB1 - mean_JBE * mean_JBE * (2 - explained_JB1)
-    return _Gaussian(mean_JBE, variance_JBE.clamp_min(VARIANCE_FLOOR), amount_JB1, explained_JB1)
-
-
-def _scale_range(cost_JB: torch.Tensor) -> torch.Tensor:
-    """`10 (x - min) / (max - min) - 5` over the output capsules; 0 where all are equal."""
-    low_B, high_B = cost_JB.amin(0), cost_JB.amax(0)
-    spread_B = high_B - low_B
-    differ_B = spread_B > EPSILON
-    return torch.where(differ_B, 10 * (cost_JB - low_B) / torch.where(differ_B, spread_B, 1) - 5, 0)
-
-
-def _log_divisor(gaussian: _Gaussian, density_floor: float) -> torch.Tensor:
-    """`log(sqrt(prod_d 2 pi sigma_d^2) + density_floor)`, `(J, B, 1)`."""
-    divisor_JB1 = (2 * math.pi * gaussian.variance_JBE).log().sum(2, keepdim=True) / 2
-    floor = math.log(density_floor) if density_floor else -math.inf
-    floor_JB1 = torch.full_like(divisor_JB1, floor)
-    if is_tracing():  # ONNX has no logaddexp
-        return torch.stack([divisor_JB1, floor_JB1]).logsumexp(0)
-    return torch.logaddexp(divisor_JB1, floor_JB1)
+    return Gaussian(mean_JBE, variance_JBE.clamp_min(VARIANCE_FLOOR), amount_JB1, explained_JB1)
 
 
 def _gather_explained(
@@ -225,7 +189,7 @@ def _gather_explained(
     key_GKP, value_GKP = feature_BNKP.flatten(0, 1), value_BNKP.flatten(0, 1)
     if ranged_prior_JB1 is not None:  # distances are scaled to [-5, 5] through the features: only differences count
         spread_G1P = spread_over_outputs(query_JGK, key_GKP).unsqueeze(1)
-        differ_G1P = spread_G1P > _EQUAL_DISTANCES
+        differ_G1P = spread_G1P > EQUAL_DISTANCES
         slope_G1P = torch.where(differ_G1P, 10 * LOG2_E / torch.where(differ_G1P, spread_G1P, 1), 0)
         prior_JG1 = (LOG2_E * ranged_prior_JB1).expand(-1, -1, types).flatten(1).unsqueeze(2)
         query_JGK = torch.cat([query_JGK, prior_JG1], 2)
