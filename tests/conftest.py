@@ -6,6 +6,8 @@ import signal
 
 # The tests run in one process for each core: torch reads this when it is first imported, and so do their own processes.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# The processes of the tests share one memory: what one has freed is for all.
+os.environ.setdefault("ENCAPKERAS_KEEP_MEMORY", "0")
 
 import hypothesis
 import pytest

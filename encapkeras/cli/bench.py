@@ -59,6 +59,9 @@ def specs_of(arguments: argparse.Namespace) -> list[tuple[str, Sequence[str]]]:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the chosen benchmark; return 0, or 1 if a part of all failed."""
+    from encapkeras.training.memory import keep_freed_memory
+
+    keep_freed_memory()
     return arguments.run_benchmark(arguments) or 0
 
 

@@ -53,7 +53,9 @@ def run(arguments: argparse.Namespace) -> int:
     """Train all, print and write the table; return 2 if a run failed."""
     seeds = None if arguments.seeds is None else _seeds(arguments.seeds)
     from encapkeras.comparison.compare import compare
+    from encapkeras.training.memory import keep_freed_memory
 
+    keep_freed_memory()
     _warn(arguments.specs, arguments.overrides)
     comparison = compare(
         arguments.specs,

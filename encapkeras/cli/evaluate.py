@@ -67,8 +67,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Measure with the best weights."""
     _check(arguments)
+    from encapkeras.training.memory import keep_freed_memory
     from encapkeras.training.memory.out_of_memory import explain_out_of_memory
 
+    keep_freed_memory()
     with explain_out_of_memory():
         if arguments.affine:
             evaluate_affine.run(arguments)

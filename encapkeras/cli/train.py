@@ -53,9 +53,12 @@ def run(arguments: argparse.Namespace) -> int:
     from encapkeras.distribution import finish, initialize
     from encapkeras.distribution.processes import propagate_errors, run_on_first
     from encapkeras.training import train
+    from encapkeras.training.memory import keep_freed_memory
     from encapkeras.training.train import LONGEST_WAIT
 
     processes = initialize(LONGEST_WAIT)
+    with propagate_errors():
+        keep_freed_memory()
     if arguments.resume is not None:
         arguments.resume = run_on_first(lambda: named_run(arguments.resume))
     with propagate_errors():

@@ -337,6 +337,20 @@ def test_a_step_that_is_refused_changes_nothing(make):
     assert len(seen) == 2 and int(model.optimizer.iterations) == 2
 
 
+@pytest.mark.parametrize("clip", [{"global_clipnorm": 0.5}, {"clipnorm": 0.5}, {"clipvalue": 0.5}, {}])
+@pytest.mark.parametrize("ema", [True, False])
+def test_updates_at_once_have_the_bits_of_those_one_by_one(clip, ema):
+    found = []
+    for treat in (internals.update_at_once, lambda optimizer: None):
+        optimizer = keras.optimizers.Adam(0.1, use_ema=ema, ema_momentum=0.9, **clip)
+        treat(optimizer)
+        weights = [keras.Variable([1.0, 2.0]), keras.Variable([[3.0]])]
+        for step in range(3):
+            optimizer.apply([torch.tensor([0.7, step - 1.0]), torch.tensor([[2.0]])], weights)
+        found.append([each.value.tolist() for each in (*weights, *optimizer.variables)])
+    assert found[0] == found[1]
+
+
 @pytest.mark.parametrize("make", [lambda: keras.optimizers.SGD(0.1), scaled])
 def test_scaled_gradients_change_the_step_and_not_what_is_shown(make):
     model = one_weight(make())

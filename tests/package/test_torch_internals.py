@@ -93,6 +93,18 @@ def test_add_all_gives_the_numbers_of_single_additions():
         assert torch.equal(result, torch.add(tensor, other, alpha=1e-3))
 
 
+def test_multiplied_squared_and_mixed_tensors_have_the_numbers_of_single_operations():
+    generator = torch.Generator().manual_seed(0)
+    tensors, others = ([torch.randn(size, 7, generator=generator) for size in (5, 33)] for _ in range(2))
+    factor, rest = torch.tensor(0.99), 1 - torch.tensor(0.99)
+    expected = [factor * tensor + rest * other for tensor, other in zip(tensors, others, strict=True)]
+    multiplied, squared = internals.multiply_all(tensors, factor), internals.square_all(tensors)
+    for tensor, product, square in zip(tensors, multiplied, squared, strict=True):
+        assert torch.equal(product, factor * tensor) and torch.equal(square, torch.square(tensor))
+    internals.mix_all(tensors, others, factor, rest)
+    assert all(torch.equal(*pair) for pair in zip(tensors, expected, strict=True))
+
+
 def test_call_after_backward_waits_for_all_gradients_and_backward_for_it():
     first, second = torch.ones(2, requires_grad=True), torch.ones(2, requires_grad=True)
     moments = []

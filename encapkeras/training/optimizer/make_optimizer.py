@@ -6,6 +6,7 @@ from typing import Any
 
 import keras
 
+from encapkeras.keras_internals import update_at_once
 from encapkeras.spec.train_settings import Constant, TrainSettings
 from encapkeras.training.optimizer.coupled_weight_decay import CoupledWeightDecay
 from encapkeras.training.optimizer.learning_rate import Schedule
@@ -45,6 +46,7 @@ def make_optimizer(settings: TrainSettings, steps_per_epoch: int) -> keras.optim
     # The settings of an optimizer have the names of Keras' arguments.
     own = chosen.model_dump(exclude={"kind", "learning_rate"})
     optimizer = _KINDS[chosen.kind](**own, **common)
+    update_at_once(optimizer)
     if decay and decay.kind == "coupled":
         optimizer = CoupledWeightDecay(optimizer, decay.rate)
     if settings.precision == "float16":

@@ -16,6 +16,7 @@ from encapkeras.distribution.processes import launcher_value, set_launcher_value
 from encapkeras.errors import RunFolderError, TrainingError
 from encapkeras.files import read_json
 from encapkeras.spec.spec import Spec
+from encapkeras.training.memory.kept_memory import freed_memory_is_kept
 from encapkeras.training.run.identity import first_difference, same_places, spec_of_run, without_places, written_spec
 from encapkeras.training.run.resume_state import StateFiles
 from encapkeras.training.run.run_folder import RunFolder
@@ -169,7 +170,7 @@ def numeric_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> li
 
 
 def describe_environment(device: str, seed: int, processes: int = 1) -> dict[str, Any]:
-    """Return versions, device, threads, dtype, seed, number of processes, and command line, for `environment.json`."""
+    """Return versions, device, threads, memory, dtype, seed, processes and command line, for `environment.json`."""
     import keras
     import numpy
     import torch
@@ -185,6 +186,7 @@ def describe_environment(device: str, seed: int, processes: int = 1) -> dict[str
         "system": platform.platform(),
         "device": device,
         "threads": torch.get_num_threads(),
+        "keeps_freed_memory": freed_memory_is_kept(),
         "dtype": keras.config.dtype_policy().name,
         "seed": seed,
         "processes": processes,
