@@ -24,7 +24,18 @@ from encapkeras.training.run.run_folder import RunFolder
 # Settings of `train` that may change when a run is resumed; of the optimizer, not its kind.
 _MAY_CHANGE = ("epochs", "optimizer", "schedule", "weight_decay", "clip_norm", "ema", "resume_state", "max_bad_batches")
 # What can change the last bits of floating-point numbers.
-_DECIDES_NUMBERS = ("torch", "keras", "numpy", "encapkeras", "device", "threads", "dtype", "processes", "system")
+_DECIDES_NUMBERS = (
+    "torch",
+    "keras",
+    "numpy",
+    "encapkeras",
+    "device",
+    "kernels",
+    "threads",
+    "dtype",
+    "processes",
+    "system",
+)
 
 
 class Start(NamedTuple):
@@ -176,6 +187,8 @@ def describe_environment(device: str, seed: int, processes: int = 1) -> dict[str
     import torch
     import torchvision
 
+    from encapkeras.functional.kernels.choice import kernels_in_words
+
     return {
         "encapkeras": __version__,
         "python": platform.python_version(),
@@ -186,6 +199,7 @@ def describe_environment(device: str, seed: int, processes: int = 1) -> dict[str
         "system": platform.platform(),
         "device": device,
         "threads": torch.get_num_threads(),
+        "kernels": kernels_in_words("cuda" if device.startswith("cuda") else "cpu"),
         "keeps_freed_memory": freed_memory_is_kept(),
         "dtype": keras.config.dtype_policy().name,
         "seed": seed,
