@@ -25,7 +25,7 @@ CHANNELS, POSITIONS = 64, 64
 
 def moments(map_BCHW: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Return each channel's mean and biased variance."""
-    mean, variance = map_BCHW.new_empty(2, map_BCHW.shape[1])
+    mean, variance = (map_BCHW.new_empty(map_BCHW.shape[1]) for _ in range(2))  # a graph may keep one alone
     with threads_of_torch():
         _moments(*_view(map_BCHW), mean.numpy(), variance.numpy())
     return mean, variance
