@@ -19,7 +19,7 @@ import torch
 
 from encapkeras.functional.kernels.numba_compiler import kernel_part, parallel_kernel, threads_of_torch
 
-CHANNELS, POSITIONS = 64, 64
+CHANNELS, POSITIONS = 64, 128
 """Of a block, where a map is channels_last; elsewhere a block is one capsule type."""
 
 
@@ -134,24 +134,28 @@ def _split(channels: int, positions: int, dim: int) -> tuple[int, int]:
     return min(channels // dim, max(1, CHANNELS // dim)), min(POSITIONS, positions)
 
 
+# Below, `out` is never the memory that is read, and rows are not cut out: either would cost a loop several times its time.
+
+
 @kernel_part
-def _squash_type(x_CR: Any, out_CR: Any, row: int, slope_D: Any, shift_D: Any, low: Any, factor_R: Any) -> None:
-    """One type, whose channels begin at a row."""
+def _squash_type(
+    x_CR: Any, out_CR: Any, row: int, slope_C: Any, shift_C: Any, first: int, dim: int, low: Any, factor_R: Any
+) -> None:
+    """One type, whose channels begin at `first`, in a block at a row."""
     one = x_CR.dtype.type(1)
     factor_R[:] = 0
-    for d in range(len(slope_D)):
-        slope, shift, x_R, out_R = slope_D[d], shift_D[d], x_CR[row + d], out_CR[row + d]
+    for d in range(dim):
+        slope, shift, c = slope_C[first + d], shift_C[first + d], row + d
         for r in range(len(factor_R)):
-            value = slope * x_R[r] + shift
+            value = slope * x_CR[c, r] + shift
             value = low if value < low else value
-            out_R[r] = value
+            out_CR[c, r] = value
             factor_R[r] += value * value
     for r in range(len(factor_R)):
         factor_R[r] = np.sqrt(factor_R[r]) / (one + factor_R[r])
-    for d in range(len(slope_D)):
-        out_R = out_CR[row + d]
+    for c in range(row, row + dim):
         for r in range(len(factor_R)):
-            out_R[r] *= factor_R[r]
+            out_CR[c, r] *= factor_R[r]
 
 
 @kernel_part
@@ -160,46 +164,48 @@ def _squash_type_backward(
     gradient_CR: Any,
     out_CR: Any,
     row: int,
-    slope_D: Any,
-    shift_D: Any,
-    mean_D: Any,
+    slope_C: Any,
+    shift_C: Any,
+    mean_C: Any,
+    first: int,
+    dim: int,
     low: Any,
     factor_R: Any,
     along_R: Any,
-    sum_D: Any,
-    moment_D: Any,
+    sum_KC: Any,
+    moment_KC: Any,
+    k: int,
 ) -> None:
     one, zero = x_CR.dtype.type(1), x_CR.dtype.type(0)
     tiny = np.finfo(x_CR.dtype).tiny
     factor_R[:] = 0
     along_R[:] = 0
-    for d in range(len(slope_D)):
-        slope, shift, x_R, gradient_R = slope_D[d], shift_D[d], x_CR[row + d], gradient_CR[row + d]
+    for d in range(dim):
+        slope, shift, c = slope_C[first + d], shift_C[first + d], row + d
         for r in range(len(factor_R)):
-            value = slope * x_R[r] + shift
+            value = slope * x_CR[c, r] + shift
             value = low if value < low else value
             factor_R[r] += value * value
-            along_R[r] += value * gradient_R[r]
+            along_R[r] += value * gradient_CR[c, r]
     for r in range(len(factor_R)):
         square = factor_R[r]
         length = np.sqrt(square if square > tiny else tiny)
         inverse = one / (length * (one + square))  # the one division: the others are products with it
         factor_R[r] = square * inverse  # 0 for the zero vector
         along_R[r] *= (one - square) * inverse * inverse * length
-    for d in range(len(slope_D)):
-        slope, shift, mean = slope_D[d], shift_D[d], mean_D[d]
-        x_R, gradient_R, out_R = x_CR[row + d], gradient_CR[row + d], out_CR[row + d]
+    for d in range(dim):
+        slope, shift, mean, c = slope_C[first + d], shift_C[first + d], mean_C[first + d], row + d
         total, moment = zero, zero
         for r in range(len(factor_R)):
-            x = x_R[r]
+            x = x_CR[c, r]
             value = slope * x + shift
-            through = gradient_R[r] * factor_R[r] + value * along_R[r]
+            through = gradient_CR[c, r] * factor_R[r] + value * along_R[r]
             through = zero if value <= low else through
-            out_R[r] = through
+            out_CR[c, r] = through
             total += through
             moment += through * (x - mean)
-        sum_D[d] = total
-        moment_D[d] = moment
+        sum_KC[k, first + d] = total
+        moment_KC[k, first + d] = moment
 
 
 @parallel_kernel
@@ -270,8 +276,7 @@ def _apply(
         for k in numba.prange(batch * types):
             b, first = k // types, k % types * dim
             factor_R = np.empty(positions, map_M.dtype)
-            slope_D, shift_D = slope_C[first : first + dim], shift_C[first : first + dim]
-            _squash_type(map_M[b], out_M[b], first, slope_D, shift_D, low, factor_R)
+            _squash_type(map_M[b], out_M[b], first, slope_C, shift_C, first, dim, low, factor_R)
         return
     width, size = _split(channels, positions, dim)
     groups = (types + width - 1) // width
@@ -281,13 +286,13 @@ def _apply(
         count = min(size, positions - start)
         inside = min(width, types - group * width)
         tile_CR = np.empty((inside * dim, count), map_M.dtype)
+        result_CR = np.empty((inside * dim, count), map_M.dtype)
         factor_R = np.empty(count, map_M.dtype)
         _load(map_M, last, b, group * width * dim, start, tile_CR)
         for n in range(inside):
             first = (group * width + n) * dim
-            slope_D, shift_D = slope_C[first : first + dim], shift_C[first : first + dim]
-            _squash_type(tile_CR, tile_CR, n * dim, slope_D, shift_D, low, factor_R)
-        _store(tile_CR, out_M, out_last, b, group * width * dim, start)
+            _squash_type(tile_CR, result_CR, n * dim, slope_C, shift_C, first, dim, low, factor_R)
+        _store(result_CR, out_M, out_last, b, group * width * dim, start)
 
 
 @parallel_kernel
@@ -320,27 +325,23 @@ def _apply_backward(
         count = min(size, positions - start)
         inside = min(width, types - group * width)
         factor_R, along_R = np.empty(count, map_M.dtype), np.empty(count, map_M.dtype)
-        sum_of_C, moment_of_C = sum_KC[b * blocks + k % blocks], moment_KC[b * blocks + k % blocks]
         if not turned:
-            first = group * dim
-            stop = first + dim
             _squash_type_backward(
-                map_M[b], gradient_M[b], out_M[b], first, slope_C[first:stop], shift_C[first:stop], mean_C[first:stop],
-                low, factor_R, along_R, sum_of_C[first:stop], moment_of_C[first:stop],
+                map_M[b], gradient_M[b], out_M[b], group * dim, slope_C, shift_C, mean_C, group * dim, dim, low,
+                factor_R, along_R, sum_KC, moment_KC, b,
             )  # fmt: skip
             continue
         tile_CR = np.empty((inside * dim, count), map_M.dtype)
         gradient_CR = np.empty((inside * dim, count), map_M.dtype)
+        result_CR = np.empty((inside * dim, count), map_M.dtype)
         _load(map_M, last, b, group * width * dim, start, tile_CR)
         _load(gradient_M, gradient_last, b, group * width * dim, start, gradient_CR)
         for n in range(inside):
-            first = (group * width + n) * dim
-            stop = first + dim
             _squash_type_backward(
-                tile_CR, gradient_CR, gradient_CR, n * dim, slope_C[first:stop], shift_C[first:stop],
-                mean_C[first:stop], low, factor_R, along_R, sum_of_C[first:stop], moment_of_C[first:stop],
+                tile_CR, gradient_CR, result_CR, n * dim, slope_C, shift_C, mean_C, (group * width + n) * dim, dim, low,
+                factor_R, along_R, sum_KC, moment_KC, b * blocks + k % blocks,
             )  # fmt: skip
-        _store(gradient_CR, out_M, last, b, group * width * dim, start)
+        _store(result_CR, out_M, last, b, group * width * dim, start)
     for c in numba.prange(channels):
         total, moment = 0.0, 0.0
         for k in range(batch * blocks):
@@ -359,13 +360,12 @@ def _through_statistics(
     if last:
         for k in numba.prange(batch * map_M.shape[1]):
             b, p = k // map_M.shape[1], k % map_M.shape[1]
-            row, out = map_M[b, p], out_M[b, p]
-            for c in range(len(row)):
-                out[c] = slope_C[c] * out[c] - constant_C[c] - of_input_C[c] * (row[c] - mean_C[c])
+            for c in range(map_M.shape[2]):
+                away = map_M[b, p, c] - mean_C[c]
+                out_M[b, p, c] = slope_C[c] * out_M[b, p, c] - constant_C[c] - of_input_C[c] * away
     else:
         for k in numba.prange(batch * map_M.shape[1]):
             b, c = k // map_M.shape[1], k % map_M.shape[1]
             slope, mean, constant, of_input = slope_C[c], mean_C[c], constant_C[c], of_input_C[c]
-            row, out = map_M[b, c], out_M[b, c]
-            for p in range(len(row)):
-                out[p] = slope * out[p] - constant - of_input * (row[p] - mean)
+            for p in range(map_M.shape[2]):
+                out_M[b, c, p] = slope * out_M[b, c, p] - constant - of_input * (map_M[b, c, p] - mean)
