@@ -134,7 +134,7 @@ def _split(channels: int, positions: int, dim: int) -> tuple[int, int]:
     return min(channels // dim, max(1, CHANNELS // dim)), min(POSITIONS, positions)
 
 
-# Below, `out` is never the memory that is read, and rows are not cut out: either would cost a loop several times its time.
+# Below, `out` is never the memory that is read, and rows are not cut out: either makes a loop several times slower.
 
 
 @kernel_part
