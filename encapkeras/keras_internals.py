@@ -226,8 +226,8 @@ def update_at_once(optimizer: keras.optimizers.Optimizer) -> None:
         if len(dtypes) != 1 or not averages or any(average is None for average in averages):
             move_by_weight(trainable_variables)
             return
-        is_later = keras.ops.not_equal(optimizer.iterations, 0)  # the average begins with the first weights
-        kept = keras.ops.multiply(keras.ops.cast(is_later, *dtypes), optimizer.ema_momentum)
+        is_later = keras.ops.convert_to_tensor(optimizer.iterations) != 0  # the average begins with the first weights
+        kept = keras.ops.multiply(keras.ops.cast(is_later, *dtypes), _number_on(is_later, optimizer.ema_momentum))
         with torch.no_grad():
             mix_all([each.value for each in averages], [w.value for w in trainable_variables], kept, 1 - kept)
 
@@ -237,11 +237,16 @@ def update_at_once(optimizer: keras.optimizers.Optimizer) -> None:
         if not limit or any(others) or len({gradient.dtype for gradient in gradients}) != 1:
             return clip_by_gradient(gradients)
         norm = torch.stack([square.sum() for square in square_all(gradients)]).sum().sqrt()
-        scale = limit * keras.ops.minimum(1.0 / norm, 1.0 / limit)
+        scale = limit * keras.ops.minimum(1.0 / norm, _number_on(norm, 1.0 / limit))
         return multiply_all(gradients, scale + (norm - norm))  # NaN if the norm is not finite
 
     optimizer._update_model_variables_moving_average = move_average
     optimizer._clip_gradients = clip
+
+
+def _number_on(like: torch.Tensor, number: float) -> torch.Tensor:
+    """What Keras makes of a number; filled by the device, since a copy from the host would wait for it."""
+    return torch.full((), number, dtype=getattr(torch, keras.config.floatx()), device=like.device)
 
 
 @contextlib.contextmanager

@@ -11,6 +11,7 @@ os.environ.setdefault("ENCAPKERAS_KEEP_MEMORY", "0")
 
 import hypothesis
 import pytest
+import torch
 from support.double_precision import double_precision
 from support.drawings import without_drawings
 
@@ -22,6 +23,15 @@ hypothesis.settings.load_profile("the same examples in each run")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # So do shells start jobs in the background, also under nohup; here Ctrl-C is what is tested.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(items):
+    """Skip what is marked `gpu` where torch finds none; tests that need more say so themselves."""
+    if torch.cuda.is_available():
+        return
+    for item in items:
+        if item.get_closest_marker("gpu"):
+            item.add_marker(pytest.mark.skip(reason="torch finds no CUDA GPU on this machine"))
 
 
 def pytest_collection_finish():

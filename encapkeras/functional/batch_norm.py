@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch.nn import functional as F
 
+from encapkeras.functional.torch_support.numbers_on import numbers_on
 from encapkeras.functional.torch_support.precision import is_half
 from encapkeras.functional.torch_support.shared_batch import SharedBatch, shared_batch
 from encapkeras.torch_internals import is_in_backward
@@ -182,7 +183,7 @@ def join_moments(map_BCP: torch.Tensor, axes: list[int], shared: SharedBatch) ->
     """
     own_variance, own_mean = torch.var_mean(map_BCP, axes, correction=0)
     mean_PC, variance_PC = shared.stacked(torch.stack([own_mean, own_variance])).unbind(1)
-    share_P1 = mean_PC.new_tensor(shared.shares).unsqueeze(1)
+    share_P1 = numbers_on(mean_PC, shared.shares).unsqueeze(1)
     mean = (share_P1 * mean_PC).sum(0)
     return mean, (share_P1 * (variance_PC + (mean_PC - mean).square())).sum(0)
 

@@ -14,7 +14,7 @@ import torch
 from torch.nn import functional as F
 
 from encapkeras.functional.kernels import torch_norm
-from encapkeras.functional.kernels.choice import runs_numba
+from encapkeras.functional.kernels.choice import runs_numba, runs_triton
 from encapkeras.functional.squash import squash
 from encapkeras.functional.torch_support.fake_tensors import is_traced
 from encapkeras.functional.torch_support.optional_compile import compilable
@@ -23,11 +23,11 @@ from encapkeras.functional.torch_support.shared_batch import shared_batch
 
 
 def is_worthwhile(map_BCHW: torch.Tensor, *, training: bool) -> bool:
-    """Return whether this is possible and faster: on CPUs, in full precision, with this process's own statistics."""
+    """Return whether this is possible and faster: on CPUs or by Triton, in full precision, with own statistics."""
     full = map_BCHW.dtype in (torch.float32, torch.float64)
     shared = shared_batch()
     own = not training or shared is None or not shared.batch_norm
-    return own and map_BCHW.device.type == "cpu" and full and not is_traced()
+    return own and full and not is_traced() and (map_BCHW.device.type == "cpu" or runs_triton(map_BCHW))
 
 
 @compilable
@@ -110,6 +110,11 @@ def _passes(map_BCHW: torch.Tensor) -> Any:
         from encapkeras.functional.kernels import numba_norm
 
         return numba_norm
+    full = map_BCHW.dtype in (torch.float32, torch.float64)
+    if full and not is_traced() and map_BCHW.numel() and runs_triton(map_BCHW):
+        from encapkeras.functional.kernels import triton_norm
+
+        return triton_norm
     return torch_norm
 
 
@@ -125,7 +130,9 @@ class _BatchNormReluSquash(torch.autograd.Function):
         epsilon: float,
         memory_format: torch.memory_format,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        passes = _passes(map_BCHW)
+        context.passes = passes = _passes(
+            map_BCHW
+        )  # a GPU's backward pass is in a thread that does not know the choice
         mean, variance = passes.moments(map_BCHW)
         times = len(mean) // len(scale_S)  # the channels of a statistic
         if times > 1:
@@ -150,7 +157,7 @@ class _BatchNormReluSquash(torch.autograd.Function):
         if torch.is_grad_enabled():  # with create_graph=True
             plain = functools.partial(_plain, **options)
             return (*plain_gradients(plain, (map_BCHW, scale_S, offset_S), gradients[0]), *[None] * 4)
-        passes = _passes(map_BCHW)
+        passes = context.passes
         out_BCHW = torch.empty_like(map_BCHW)
         offset_gradient, moment = passes.apply_backward(
             map_BCHW, _dense(gradients[0]), slope, shift, mean, options["types"], options["relu"], out_BCHW
@@ -181,7 +188,8 @@ class _AffineReluSquash(torch.autograd.Function):
         memory_format: torch.memory_format,
     ) -> torch.Tensor:
         out_BCHW = torch.empty_like(map_BCHW, memory_format=memory_format)
-        _passes(map_BCHW).apply(map_BCHW, slope, shift, types, relu, out_BCHW)
+        context.passes = _passes(map_BCHW)
+        context.passes.apply(map_BCHW, slope, shift, types, relu, out_BCHW)
         context.save_for_backward(map_BCHW, slope, shift)
         context.options = {"types": types, "relu": relu}
         return out_BCHW
@@ -193,7 +201,7 @@ class _AffineReluSquash(torch.autograd.Function):
             plain = functools.partial(_plain_affine, **context.options)
             return (*plain_gradients(plain, (map_BCHW, slope, shift), gradients[0]), None, None, None)
         out_BCHW, zero = torch.empty_like(map_BCHW), torch.zeros_like(slope)
-        shift_gradient, slope_gradient = _passes(map_BCHW).apply_backward(
+        shift_gradient, slope_gradient = context.passes.apply_backward(
             map_BCHW, _dense(gradients[0]), slope, shift, zero, *context.options.values(), out_BCHW
         )
         return out_BCHW.mul_(slope.view(-1, 1, 1)), slope_gradient, shift_gradient, None, None, None

@@ -9,6 +9,7 @@ import pydantic
 import torch
 
 from encapkeras.errors import ShapeError
+from encapkeras.functional.torch_support.numbers_on import numbers_on
 from encapkeras.layers.registry import CapsuleLayer, Shape, register_layer, warn_of_other_axes
 from encapkeras.validation import shown
 
@@ -90,4 +91,4 @@ class Normalize(CapsuleLayer):
 
     def call(self, image: torch.Tensor) -> torch.Tensor:
         """See the class."""
-        return (image - image.new_tensor(self.mean)) / image.new_tensor(self.deviation)
+        return (image - numbers_on(image, self.mean)) / numbers_on(image, self.deviation)

@@ -20,6 +20,7 @@ from encapkeras.functional import (
     transport_generator,
 )
 from encapkeras.functional.optimal_transport.transport_unit import generator_strides
+from encapkeras.functional.torch_support.numbers_on import numbers_on
 from encapkeras.functional.torch_support.shared_batch import shared_batch
 from encapkeras.layers.block_weights import BlockBuilder, Weights
 from encapkeras.layers.keras_objects import InitializerConfig
@@ -178,7 +179,7 @@ class OptimalTransport(SideLoss):
         except NotFiniteError:
             # The network has diverged. A loss that is not finite has the training name the layer it began in; the
             # transport would only say that its own input is wrong.
-            self.report(**dict.fromkeys(self.metric_names, x.new_tensor(math.nan)))
+            self.report(**dict.fromkeys(self.metric_names, numbers_on(x, math.nan)))
             return math.nan * (x.sum() + y.sum())
         self.report(
             mean_cost=cost.mean(), marginal_error=marginal_error(plan), plan_entropy=torch.special.entr(plan).sum()

@@ -135,12 +135,14 @@ class SideLosses:
                 tensors[LABELS] = self._labels(loss, y)
             value = self._layers[loss.name](**tensors, training=training)
             value = _mean(value, _of_output(sample_weight, loss.labels_of, self._output_names))
-            self._trackers[loss.name].update_state(value.detach(), sample_weight=len(first))
-            self._update_reported(loss, len(first))
+            # Keras would copy a number to the device, and wait for it.
+            samples = torch.full((), len(first), dtype=torch.float32, device=first.device)
+            self._trackers[loss.name].update_state(value.detach(), sample_weight=samples)
+            self._update_reported(loss, samples)
             values[loss.name] = self.weights[loss.name] * value
         return values
 
-    def _update_reported(self, loss: NamedSideLoss, samples: int) -> None:
+    def _update_reported(self, loss: NamedSideLoss, samples: torch.Tensor) -> None:
         metrics = self._layers[loss.name].take_metrics()
         if set(metrics) != set(self._reported[loss.name]):
             raise TrainingError(

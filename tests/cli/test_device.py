@@ -14,7 +14,6 @@ from encapkeras.cli.main import main
 from encapkeras.errors import ArgumentError
 
 HAS_GPU = torch.cuda.is_available()
-NEEDS_GPU = pytest.mark.skipif(not HAS_GPU, reason="torch finds no CUDA GPU on this machine")
 NEEDS_TWO = pytest.mark.skipif(torch.cuda.device_count() < 2, reason="this machine has not two CUDA GPUs")
 
 
@@ -104,7 +103,7 @@ def test_it_is_set_before_keras_is_imported():
     assert done.stdout == "cpu\n"
 
 
-@NEEDS_GPU
+@pytest.mark.gpu
 def test_training_on_the_cpu_of_a_machine_with_a_gpu(tmp_path, capsys):
     trained(tmp_path, tiny_spec(epochs=1))
     assert "parameters on cuda" in capsys.readouterr().out
@@ -113,6 +112,7 @@ def test_training_on_the_cpu_of_a_machine_with_a_gpu(tmp_path, capsys):
     assert "parameters on cpu" in capsys.readouterr().out
 
 
+@pytest.mark.gpu
 @NEEDS_TWO
 def test_training_on_the_second_gpu(tmp_path, capsys):
     spec = trained(tmp_path, tiny_spec(epochs=1)).parent / "tiny.yaml"

@@ -201,6 +201,7 @@ def test_the_script_of_the_page_trains(tmp_path, processes):
     assert keras.saving.load_model(tmp_path / "runs" / "many" / "model.keras").count_params() > 0
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
 @pytest.mark.slow
 def test_two_gpus_train_as_one(tmp_path, monkeypatch):

@@ -219,7 +219,7 @@ def test_what_cannot_be_exported_is_told_and_leaves_nothing(tmp_path, monkeypatc
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 def test_a_network_on_a_gpu_is_exported(tmp_path):
     model, images, expected = network("capsnet_em_digits")
     export_model(model, tmp_path / "network.pt2", "torch")

@@ -370,7 +370,7 @@ def test_a_real_training_takes_no_less_and_not_much_more(name):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 @pytest.mark.parametrize("name", ["encapnet_master_sub2", "encapnet_ot", "resnet14"])
 def test_a_real_training_on_a_gpu_takes_no_less_and_not_much_more(name):
     model = build_model(name)

@@ -101,7 +101,7 @@ def test_the_largest_batch_is_the_last_that_fits():
         assert found == max(0, (available - fixed) // each)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA GPU on this machine")
+@pytest.mark.gpu
 def test_a_batch_that_a_real_gpu_cannot_hold(tmp_path, capsys):
     torch.cuda.set_per_process_memory_fraction(1e-4)
     try:

@@ -22,8 +22,6 @@ from encapkeras.spec.train_settings import TrainSettings
 from encapkeras.training import train
 from encapkeras.training.optimizer.make_optimizer import make_optimizer
 
-NEEDS_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA GPU on this machine")
-
 
 def random(*shape, seed=0):
     return torch.rand(*shape, generator=torch.Generator().manual_seed(seed)) - 0.5
@@ -226,7 +224,7 @@ def test_a_run_in_float16_goes_on_with_its_loss_scale(tmp_path, monkeypatch):
     assert scales[-1] == 2.0**14
 
 
-@NEEDS_GPU
+@pytest.mark.gpu
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 def test_half_precision_on_a_gpu(tmp_path, precision):
     assert (

@@ -40,8 +40,9 @@ def sinkhorn(
     It tends to the minimum of `<P, C> + epsilon * sum P (log P - 1)` over plans with rows of sum `source` and columns
     of sum `target`. With `K = exp(-C / epsilon)` and first `b = 1 / M`, the iterations are `a = source / (K b)`, then
     `b = target / (K^T a)`; the plan is `diag(a) K diag(b)`: the columns' sums are exact, the rows' converge. Where the
-    factors would overflow, their logarithms are used, in float64. Gradients flow through all iterations, to the cost
-    and the weights, with memory O(N M + T (N + M)). Differentiable once.
+    factors would overflow, their logarithms are used, in float64: on a GPU always, unless there is a `tolerance`, since
+    a decision would wait for it. Gradients flow through all iterations, to the cost and the weights, with memory
+    O(N M + T (N + M)). Differentiable once.
 
     Args:
         cost: Costs `(N, M)`, or several problems `(..., N, M)` at once. Half precision is computed in float32.
@@ -222,7 +223,7 @@ class _Sinkhorn(torch.autograd.Function):
         tolerance: float | None,
     ) -> torch.Tensor:
         problem = _Problem(cost_KNM, source_N, target_M, epsilon, iterations, tolerance)
-        run = None if is_traced() else _iterate(problem)  # a compiler cannot decide by values
+        run = None if _decides_nothing(problem) else _iterate(problem)
         context.in_logarithms = run is None
         if run is None:
             run = _iterate_logarithms(problem)
@@ -242,6 +243,11 @@ class _Sinkhorn(torch.autograd.Function):
             exponent_KNM, source, target = through(_Run(*parts), plan_KNM * gradient_KNM, source_N, target_M)
         cost = exponent_KNM.div_(-context.epsilon).to(plan_KNM.dtype)
         return cost, source.to(plan_KNM.dtype), target.to(plan_KNM.dtype), None, None, None
+
+
+def _decides_nothing(problem: _Problem) -> bool:
+    """Return whether no value may decide: compilers cannot look at any, and a GPU would have to be waited for."""
+    return is_traced() or (problem.cost_KNM.device.type not in ("cpu", "meta") and problem.tolerance is None)
 
 
 def _iterate(problem: _Problem) -> _Run | None:

@@ -29,14 +29,19 @@ _FEW_FEATURES = 32
 _CLOSE = 0.1
 
 _PIECE = 1 << 18  # numbers of the differences that exist at a time
+_PIECE_ELSEWHERE = 1 << 24  # as many as keep a GPU busy
+
+_DIRECT = 1 << 27
+"""Differences up to which a GPU takes those of all pairs: the close ones are only found by waiting for it."""
 
 
 def transport_cost(x: torch.Tensor, y: torch.Tensor, *, cost: Cost = "l2") -> torch.Tensor:
     """Return the costs between the samples of two sets: `C_ij = c(x_i, y_j)`.
 
-    Distances come from one matrix product where that is accurate; those of close pairs from the differences. Equal
-    samples have distance 0 exactly, and gradient 0. No tensor is larger than the inputs and the result, except under
-    `torch.compile` on a GPU, whose backward pass makes B * A * F numbers. Differentiable once.
+    Distances come from one matrix product where that is accurate; those of close pairs from the differences, and on a
+    GPU all, unless they are very many. Equal samples have distance 0 exactly, and gradient 0. No tensor is larger than
+    the inputs and the result, except on a GPU: backward passes make B * A * F numbers there, in pieces of 64 MB, and at
+    once under `torch.compile`. Differentiable once.
 
     Args:
         x: Samples `(B, F)`. Half precision is computed in float32.
@@ -92,7 +97,9 @@ def _distances(x_BF: torch.Tensor, y_AF: torch.Tensor, *, root: bool) -> torch.T
     if few or is_traced():  # a compiler wants sizes that no values decide
         distance_BA = torch.cdist(x_BF, y_AF, compute_mode="donot_use_mm_for_euclid_dist")
         return differentiable_once(distance_BA if root else distance_BA.square())
-    result_BA: torch.Tensor = _Distances.apply(x_BF, y_AF, root)
+    waits = x_BF.device.type not in ("cpu", "meta")
+    way = _DirectDistances if waits and len(x_BF) * y_AF.numel() <= _DIRECT else _Distances
+    result_BA: torch.Tensor = way.apply(x_BF, y_AF, root)
     return result_BA
 
 
@@ -137,6 +144,37 @@ class _Distances(torch.autograd.Function):
             return (*_gradients_of_samples(gradient_BA, *context.saved_tensors, root=context.root), None)
 
 
+class _DirectDistances(torch.autograd.Function):
+    """Square distances, or their roots, and their gradients by the differences of all pairs."""
+
+    @staticmethod
+    def forward(context: Any, x_BF: torch.Tensor, y_AF: torch.Tensor, root: bool) -> torch.Tensor:
+        distance_BA = torch.cdist(x_BF, y_AF, compute_mode="donot_use_mm_for_euclid_dist")
+        result_BA = distance_BA if root else distance_BA.square_()
+        context.root = root
+        context.save_for_backward(x_BF, y_AF, result_BA)
+        return result_BA
+
+    @staticmethod
+    def backward(context: Any, gradient_BA: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None]:
+        refuse_second_derivative()
+        x_BF, y_AF, result_BA = context.saved_tensors
+        x_gradient, y_gradient = torch.empty_like(x_BF), torch.zeros_like(y_AF)
+        with full_precision(gradient_BA):  # autocast may be on here
+            pull_BA = _pull(gradient_BA, result_BA, root=context.root)
+            size = max(1, _PIECE_ELSEWHERE // y_AF.numel())
+            for x_bF, pull_bA, x_gradient_bF in zip(*(t.split(size) for t in (x_BF, pull_BA, x_gradient)), strict=True):
+                force_bAF = (x_bF[:, None] - y_AF).mul_(pull_bA[..., None])
+                torch.sum(force_bAF, 1, out=x_gradient_bF)
+                y_gradient -= force_bAF.sum(0)
+        return x_gradient, y_gradient, None
+
+
+def _pull(gradient_BA: torch.Tensor, result_BA: torch.Tensor, *, root: bool) -> torch.Tensor:
+    """What the differences of pairs are multiplied by, in the gradient of their distances."""
+    return torch.where(result_BA > 0, gradient_BA / result_BA, 0.0) if root else 2 * gradient_BA
+
+
 def _close_pairs(square_BA: torch.Tensor, sum_BA: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """Rows and columns of pairs whose square distance has lost digits; usually none, as where there are no values."""
     if not has_values(square_BA):
@@ -155,10 +193,7 @@ def _gradients_of_samples(
     *,
     root: bool,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    if root:
-        pull_BA = torch.where(result_BA > 0, gradient_BA / result_BA, 0.0)
-    else:
-        pull_BA = 2 * gradient_BA
+    pull_BA = _pull(gradient_BA, result_BA, root=root)
     close_Q = pull_BA[row_Q, column_Q]
     pull_BA[row_Q, column_Q] = 0
     from_center_BF, from_center_AF = _center(x_BF, y_AF)

@@ -12,6 +12,7 @@ import torch
 from encapkeras.errors import ArgumentError, NotFiniteError, ShapeError
 from encapkeras.functional.optimal_transport.sinkhorn import all_finite, check_transport, sinkhorn
 from encapkeras.functional.optimal_transport.transport_cost import Cost, check_samples, transport_cost
+from encapkeras.functional.torch_support.cholesky import cholesky
 from encapkeras.functional.torch_support.fake_tensors import has_values
 from encapkeras.functional.torch_support.precision import full_precision
 
@@ -160,8 +161,8 @@ def _response(plan_KBB: torch.Tensor, cost_KBB: torch.Tensor, epsilon: float) ->
     # The potentials are only defined up to a constant: the mean of q is set to 0. The rest of the diagonal is for plans
     # that fall apart into blocks, each with such a constant.
     size = plan.shape[-1]
-    system = system + 1 / size**2 + torch.eye(size).to(plan) * (1e-12 / size)
+    system = system + 1 / size**2 + torch.eye(size, dtype=plan.dtype, device=plan.device) * (1e-12 / size)
     right = of_column.mT - plan.mT @ (of_row / row_sum)
-    q = torch.cholesky_solve(right, torch.linalg.cholesky(system))
+    q = torch.cholesky_solve(right, cholesky(system))
     p = (of_row - plan @ q) / row_sum
     return (plan * (p + q.mT - cost) / epsilon).to(plan_KBB.dtype)

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
+from encapkeras.functional.kernels.choice import runs_triton
 from encapkeras.functional.torch_support.fake_tensors import has_values, is_traced
 from encapkeras.functional.torch_support.plain_gradients import plain_gradients
 
@@ -38,6 +39,11 @@ def attend_over_inputs(query_JGK: torch.Tensor, capsule_GKP: torch.Tensor, types
     """
     if is_traced():  # fuses by itself, and could only unroll the pieces
         return _plain_over_inputs(query_JGK, capsule_GKP, types)
+    if runs_triton(query_JGK):
+        from encapkeras.functional.kernels import triton_attention
+
+        if triton_attention.fits(query_JGK, capsule_GKP):
+            return triton_attention.attend_over_inputs(query_JGK, capsule_GKP, types, _plain_over_inputs)
     return _OverInputs.apply(query_JGK, capsule_GKP, types)  # type: ignore[no-any-return]
 
 
@@ -45,6 +51,11 @@ def attend_over_outputs(query_JGK: torch.Tensor, key_GKP: torch.Tensor, value_GL
     """Return `sum_p c_jgp value_gp`, `(J, G, L)`, with `c` a softmax over the output capsules j."""
     if is_traced():
         return _plain_over_outputs(query_JGK, key_GKP, value_GLP)
+    if runs_triton(query_JGK):
+        from encapkeras.functional.kernels import triton_attention
+
+        if triton_attention.fits(query_JGK, key_GKP, value_GLP):
+            return triton_attention.attend_over_outputs(query_JGK, key_GKP, value_GLP, _plain_over_outputs)
     return _OverOutputs.apply(query_JGK, key_GKP, value_GLP)  # type: ignore[no-any-return]
 
 

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from encapkeras.errors import ShapeError
 from encapkeras.functional.routing.routing_inputs import check_iterations
+from encapkeras.functional.torch_support.numbers_on import numbers_on
 from encapkeras.functional.torch_support.precision import full_precision
 
 
@@ -97,7 +98,7 @@ def heinsen_2022_routing(
     with full_precision(inputs, weights.vote_weight) as wide:
         w = VectorRoutingWeights(*map(wide, weights))
         input_BID, use, ignore = wide(inputs), wide(beta_use), wide(beta_ignore)
-        count = input_BID.new_tensor(inputs.shape[1]) if length is None else wide(length).clamp_min(1)[:, None, None]
+        count = numbers_on(input_BID, inputs.shape[1]) if length is None else wide(length).clamp_min(1)[:, None, None]
         scaled_BID = input_BID / count.sqrt()
         active_BI1 = ((scaled_BID * w.active_weight).sum(-1) + w.active_bias).sigmoid().unsqueeze(-1)
         visible = None if mask is None else ~mask.bool()

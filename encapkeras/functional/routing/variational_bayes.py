@@ -23,6 +23,7 @@ from encapkeras.functional.routing.window_gaussians import Density, Sums, Window
 from encapkeras.functional.routing.window_positions import has_positions, route_positions
 from encapkeras.functional.routing.window_votes import Pose, Side, WindowVotes, as_poses
 from encapkeras.functional.routing.windows import Tensors
+from encapkeras.functional.torch_support.cholesky import cholesky
 from encapkeras.functional.torch_support.digamma import digamma
 from encapkeras.functional.torch_support.precision import full_precision
 
@@ -224,7 +225,7 @@ class _Full(_Diagonal):
         around_MJEE = second_MJEE - amount_MJ11 * _square(shift_MJE)
         identity_EE = torch.eye(mean_MJE.shape[-1], dtype=mean_MJE.dtype, device=mean_MJE.device)
         psi_MJEE = identity_EE + around_MJEE + amount_MJ11 / (1 + amount_MJ11) * _square(mean_MJE)
-        factor_MJEE = torch.linalg.cholesky(psi_MJEE)
+        factor_MJEE = cholesky(psi_MJEE)
         log_determinant_MJ = -2 * factor_MJEE.diagonal(dim1=-2, dim2=-1).log().sum(-1)
         return cls(amount_MJ, mean_MAJC, factor_MJEE, log_determinant_MJ)
 

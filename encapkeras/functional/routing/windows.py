@@ -15,7 +15,6 @@ windows, S = H * W children of a type, L windows of a child.
 from __future__ import annotations
 
 import contextlib
-import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -28,6 +27,7 @@ from torch.nn import functional as F
 from encapkeras.errors import ShapeError
 from encapkeras.functional.routing.vote_sums import only_gradients
 from encapkeras.functional.torch_support.fake_tensors import has_values, is_traced
+from encapkeras.functional.torch_support.numbers_on import made_on
 from encapkeras.functional.torch_support.plain_gradients import gradients_of
 from encapkeras.functional.torch_support.precision import without_autocast
 
@@ -380,15 +380,14 @@ def fold_logsumexp(value_BPQON: torch.Tensor, windows: Windows, height: int, wid
     """
     value_BRN = value_BPQON.flatten(1, 3)
     padded_BRN = F.pad(value_BRN, (0, 0, 0, 1), value=torch.finfo(value_BRN.dtype).min)
-    place_SL = _places_of_children(windows, height, width, (value_BPQON.shape[1], value_BPQON.shape[2]))
-    place_SL = place_SL.to(value_BRN.device)
+    size = (value_BPQON.shape[1], value_BPQON.shape[2])
+    place_SL = made_on(value_BRN, _places_of_children, windows, height, width, size)
     total_BSN = padded_BRN[:, place_SL].logsumexp(2)
     held_S1 = place_SL[:, :1] < value_BRN.shape[1]
     folded: torch.Tensor = torch.where(held_S1, total_BSN, 0).unflatten(1, (height, width))
     return folded
 
 
-@functools.lru_cache(maxsize=64)
 def _places_of_children(windows: Windows, height: int, width: int, size: tuple[int, int]) -> torch.Tensor:
     """Return where each child is among all windows, `(S, L)` for at most L windows; one past the end for nowhere."""
     top, left = windows.padding
