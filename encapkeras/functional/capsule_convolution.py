@@ -20,6 +20,7 @@ from encapkeras.functional.batch_norm import (
     record_statistics,
 )
 from encapkeras.functional.batch_norm_relu_squash import affine_relu_squash, batch_norm_relu_squash, is_worthwhile
+from encapkeras.functional.mix_types import mix_types
 from encapkeras.functional.squash import squash
 from encapkeras.functional.torch_support.precision import full_precision
 
@@ -227,12 +228,12 @@ def _convolve(
     training: bool,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Return convolution and skip of one step, without the bias, and the bias."""
-    bias: torch.Tensor | None
     if isinstance(step.routing, ApproximateWeights):
-        out_BCHW = _convolve_approximate(map_BCHW, step.routing, options, strides, training)
-        bias = None
+        out_BCHW, bias = _convolve_approximate(map_BCHW, step.routing, options, strides, training), None
     elif projection is not None and skipped is map_BCHW:
         return _convolve_master_with_projection(map_BCHW, step.routing, projection, options.types, strides)
+    elif projection is None:
+        return _convolve_master(map_BCHW, step.routing, options.types, strides, skipped)
     else:
         out_BCHW, bias = _convolve_master(map_BCHW, step.routing, options.types, strides)
     if skipped is not None and projection is not None:
@@ -308,17 +309,19 @@ def _sum(convolutions: Sequence[ConvolutionWeights]) -> ConvolutionWeights:
 
 
 def _convolve_master(
-    map_BCHW: torch.Tensor, convolutions: Sequence[ConvolutionWeights], types: int, strides: int
+    map_BCHW: torch.Tensor,
+    convolutions: Sequence[ConvolutionWeights],
+    types: int,
+    strides: int,
+    skipped: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the master convolution without its bias, and the bias."""
+    """Return the master convolution and a skip, without the bias, and the bias."""
     kernel, bias = _sum(convolutions)
     size = kernel.shape[-1]
-    if size == 1 and strides == 1:  # a small matrix per type: several times faster than a grouped 1x1 convolution
-        capsules_BNDP = map_BCHW.contiguous().unflatten(1, (types, -1)).flatten(3)
-        out_BNEP = kernel.view(types, -1, kernel.shape[1]) @ capsules_BNDP
-        return out_BNEP.flatten(1, 2).unflatten(2, map_BCHW.shape[2:]), bias
+    if size == 1 and strides == 1:
+        return mix_types(map_BCHW, kernel.view(types, -1, kernel.shape[1]), skipped), bias
     out_BCHW = F.conv2d(_channels_last(map_BCHW), kernel, None, strides, size // 2, groups=types)
-    return out_BCHW, bias
+    return (out_BCHW if skipped is None else out_BCHW.add_(skipped)), bias
 
 
 def _convolve_master_with_projection(
