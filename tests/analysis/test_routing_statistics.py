@@ -274,18 +274,23 @@ class LargestTensor(TorchDispatchMode):
 
 
 @pytest.mark.parametrize(
-    ("make", "positions", "types"),
-    [(dynamic, 36, 4), (functools.partial(dynamic, softmax_over="outputs"), 36, 4), (em, 36, 4), (dynamic, 1, 144)],
+    ("make", "positions", "types", "most"),
+    [
+        (dynamic, 36, 4, 2**16),
+        (functools.partial(dynamic, softmax_over="outputs"), 36, 4, 2**16),
+        (em, 36, 4, 2**18),  # the votes of some samples are so few that they are made
+        (dynamic, 1, 144, 2**16),
+    ],
     ids=["over inputs", "over outputs", "em", "unshared"],
 )
-def test_all_votes_never_exist(make, positions, types):
+def test_all_votes_never_exist(make, positions, types, most):
     routing = make(types=types, outputs=20, dim=16, input_dim=4)
     statistics = RoutingStatistics(routing, chunk_elements=2**16)
     with LargestTensor() as largest:
         statistics.add(random(48, positions, types, 4))
     votes = 48 * positions * types * 20 * 16
-    assert 2**15 < largest.elements <= max(2**16, 1.25 * routing.weight_NJED.numel())  # with the bias, a fourth more
-    assert largest.elements < votes / (30 if positions > 1 else 9)
+    assert 2**15 < largest.elements <= max(most, 1.25 * routing.weight_NJED.numel())  # with the bias, a fourth more
+    assert largest.elements < votes / (9 if positions == 1 or most > 2**16 else 30)
 
 
 def test_labels_that_are_no_output_capsules_are_refused():

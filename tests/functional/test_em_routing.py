@@ -9,6 +9,7 @@ from torch.utils.checkpoint import checkpoint
 
 from encapkeras.errors import ArgumentError, ShapeError
 from encapkeras.functional import em_routing
+from encapkeras.functional.routing.em_votes import votes_are_faster
 from encapkeras.reference import routing_loops, routing_votes
 
 SHAPES = {"shared": {"positions": 4, "types": 3}, "unshared": {"positions": 1, "types": 9}}
@@ -51,8 +52,9 @@ def test_equals_the_textbook_version_over_many_pieces(normalize):
 
 
 @pytest.mark.parametrize("normalize", NORMALIZE)
-def test_float32_is_as_exact_as_the_textbook_version(normalize):
-    exact = random_inputs(batch=2, positions=64, types=8, dim=8, outputs=16, out_dim=16, scale=0.5)
+@pytest.mark.parametrize("positions, types", [(64, 16), (2, 64)])
+def test_float32_is_as_exact_as_the_textbook_version(normalize, positions, types):
+    exact = random_inputs(batch=2, positions=positions, types=types, dim=8, outputs=16, out_dim=16, scale=0.5)
     expected = routing_votes.em_routing(*exact, normalize_distances=normalize)
     expected = [*expected, *gradients(expected, exact)]
     errors = []
@@ -61,7 +63,41 @@ def test_float32_is_as_exact_as_the_textbook_version(normalize):
         out = function(*rough, normalize_distances=normalize)
         found = gradients(tuple(part.double() for part in out), rough)
         errors.append(largest_difference([part.double() for part in (*out, *found)], expected))
-    assert errors[0] <= 1.5 * errors[1]
+    assert errors[0] <= 2 * errors[1]
+
+
+# Batch, positions, types, outputs, dimensions of outputs and inputs; milliseconds of a forward and backward pass by
+# votes and by sums of features, medians of 5 alternating rounds on two cores with AVX-512.
+MEASURED = [
+    (32, 16, 32, 10, 16, 16, 31.2, 55.0),
+    (32, 1, 512, 10, 16, 16, 32.7, 452.3),
+    (32, 1, 1152, 10, 16, 8, 90.8, 402.7),
+    (32, 4, 64, 10, 16, 8, 15.3, 29.6),
+    (32, 16, 32, 10, 16, 8, 30.6, 19.6),
+    (32, 36, 32, 10, 16, 8, 84.6, 32.1),
+    (8, 36, 32, 64, 16, 8, 133.0, 33.9),
+    (8, 64, 32, 512, 16, 8, 2148.2, 219.0),
+    (4, 4, 32, 256, 16, 8, 24.8, 63.3),
+    (2, 16, 32, 10, 16, 8, 2.8, 5.9),
+    (32, 49, 8, 10, 16, 8, 23.3, 12.2),
+]
+
+
+@pytest.mark.parametrize("case", MEASURED)
+def test_the_way_that_was_faster_is_chosen(case):
+    *sizes, by_votes, by_features = case
+    assert votes_are_faster(*sizes) == (by_votes < by_features)
+
+
+def test_many_votes_are_made_for_some_samples_at_a_time():
+    inputs = random_inputs(batch=40, positions=1, types=300, dim=4, outputs=24, out_dim=16)
+    with LargestTensor() as largest:
+        out = em_routing(*inputs)
+        received = gradients(out, inputs)
+    assert largest.elements <= 2**20
+    expected = routing_votes.em_routing(*inputs)
+    assert largest_difference(out, expected) < 1e-10
+    assert largest_difference(received, gradients(expected, inputs)) < 1e-10
 
 
 def test_float32_is_exact_where_one_capsule_has_nearly_all_activation():

@@ -94,7 +94,7 @@ def em_routing(
     if coefficients is not None:
         check_coefficients(coefficients, (weight.shape[0], weight.shape[1]))
     options = Options(iterations, normalize_distances, density_floor)
-    if not is_traced() and votes_are_faster(capsules.shape[1], *weight.shape[1:]):
+    if not is_traced() and votes_are_faster(*capsules.shape[:2], *weight.shape):
         return route_by_votes(capsules, weight, bias, activations, beta_v, beta_a, coefficients, options)
     return _route_relative_to_origin(capsules, weight, bias, activations, beta_v, beta_a, coefficients, options)
 

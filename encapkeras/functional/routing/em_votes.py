@@ -1,7 +1,6 @@
 """EM routing by votes, some samples at a time: for few positions a type, where sums of features cost more.
 
-The votes of some samples stay in the processor's cache through all iterations. In the backward pass they are made
-again, and routed with a graph.
+The votes of some samples stay in the processor's cache through all iterations.
 
 Shape suffixes: B batch, P positions, N capsule types, D their dimension, I = N * P, J outputs, E their dimension, b a
 piece of B.
@@ -10,8 +9,6 @@ piece of B.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
-from typing import Any
 
 import torch
 
@@ -24,21 +21,20 @@ from encapkeras.functional.routing.em_steps import (
     inverse_amount,
     iterate,
 )
-from encapkeras.functional.torch_support.plain_gradients import gradients_of
-from encapkeras.functional.torch_support.precision import full_precision, without_autocast
+from encapkeras.functional.torch_support.precision import full_precision
+from encapkeras.functional.torch_support.sample_pieces import call_by_samples
 
-_PIECE = {"cpu": 1 << 18}
-"""Numbers of votes in a piece: 1 MB in float32; elsewhere as many as keep the device busy."""
-_PIECE_ELSEWHERE = 1 << 26
+_FEW = 1 << 18
+"""Numbers of votes that take less time than the many calls of the other way."""
 
 
-def votes_are_faster(positions: int, outputs: int, out_dim: int, dim: int) -> bool:
+def votes_are_faster(batch: int, positions: int, types: int, outputs: int, out_dim: int, dim: int) -> bool:
     """Return whether routing by votes is faster than by sums of features, by the sizes."""
     features = (dim + 1) * (dim + 2) // 2
     # Multiplications for each capsule type and output: features are summed over the positions, then mapped to votes.
     by_features = positions * features + features * out_dim
-    by_votes = positions * (dim + 4) * out_dim
-    return by_votes < by_features
+    by_votes = 0.8 * positions * (dim + 4) * out_dim
+    return by_votes < by_features or batch * positions * types * outputs * out_dim <= _FEW
 
 
 def route_by_votes(
@@ -56,61 +52,10 @@ def route_by_votes(
         of_all = (weight_NJED, bias_NJE, beta_v_J, beta_a_J, fixed_NJ)
         of_samples = (capsules_BPND, activations_BPN)
         tensors = [None if tensor is None else wide(tensor) for tensor in (*of_samples, *of_all)]
-        results: tuple[torch.Tensor, torch.Tensor] = _InPieces.apply(options, *tensors)
-        mean_BJE, activation_BJ = results
+        numbers = capsules_BPND.shape[1] * weight_NJED[..., 0].numel()
+        route = functools.partial(_route, options=options)
+        mean_BJE, activation_BJ = call_by_samples(route, tensors[:2], tensors[2:], numbers)
         return mean_BJE.to(capsules_BPND.dtype), activation_BJ.to(capsules_BPND.dtype)
-
-
-class _InPieces(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        context: Any, options: Options, capsules: torch.Tensor, active: torch.Tensor | None, *of_all: torch.Tensor
-    ) -> tuple[torch.Tensor, ...]:
-        context.save_for_backward(capsules, active, *of_all)
-        context.options = options
-        pieces = _pieces(capsules, of_all[0])
-        results = [_route(capsules[piece], _of(active, piece), *of_all, options=options) for piece in pieces]
-        return tuple(torch.cat(parts) for parts in zip(*results, strict=True))
-
-    @staticmethod
-    def backward(context: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        capsules, active, *of_all = context.saved_tensors
-        route = functools.partial(_route, options=context.options)
-        with without_autocast(capsules):
-            if torch.is_grad_enabled():  # with create_graph=True
-                inputs: list[Any] = [
-                    None if each is None else each.view_as(each) for each in (capsules, active, *of_all)
-                ]
-                return None, *gradients_of(route(*inputs), inputs, gradients, create_graph=True)
-            wanted = context.needs_input_grad[1:]
-            parts = []
-            leaves: list[Any]
-            for piece in _pieces(capsules, of_all[0]):
-                given = (capsules[piece], _of(active, piece), *of_all)
-                leaves = [
-                    None if each is None else each.detach().requires_grad_(want)
-                    for each, want in zip(given, wanted, strict=True)
-                ]
-                with torch.enable_grad():
-                    results = route(*leaves)
-                parts.append(list(gradients_of(results, leaves, [gradient[piece] for gradient in gradients])))
-        of_pieces = list(zip(*parts, strict=True))
-        found = [torch.cat(each) if want else None for each, want in zip(of_pieces[:2], wanted, strict=False)]
-        found += [
-            sum(each[1:], each[0]) if want else None for each, want in zip(of_pieces[2:], wanted[2:], strict=True)
-        ]
-        return None, *found
-
-
-def _of(tensor: torch.Tensor | None, piece: slice) -> torch.Tensor | None:
-    return None if tensor is None else tensor[piece]
-
-
-def _pieces(capsules_BPND: torch.Tensor, weight_NJED: torch.Tensor) -> Iterator[slice]:
-    batch, positions = capsules_BPND.shape[:2]
-    most = _PIECE.get(capsules_BPND.device.type, _PIECE_ELSEWHERE)
-    size = max(1, most // (positions * weight_NJED[..., 0].numel()))
-    return (slice(start, start + size) for start in range(0, max(batch, 1), size))
 
 
 def _route(
@@ -154,7 +99,8 @@ def _route(
         return fit((prior_Jb1 - distance_JbI).softmax(0))
 
     found, chance_Jb = iterate(fit(share_JbI), refit, beta_v_J, beta_a_J, options, fixed=fixed_NJ is not None)
-    return found.mean_JBE.transpose(0, 1), chance_Jb.sigmoid().T
+    unused_J11 = (0 * (beta_v_J + beta_a_J))[:, None, None]  # gradients of betas that decide nothing are 0, not absent
+    return (found.mean_JBE + unused_J11).transpose(0, 1), chance_Jb.sigmoid().T
 
 
 def _votes(capsules_bPND: torch.Tensor, weight_NJED: torch.Tensor, bias_NJE: torch.Tensor | None) -> torch.Tensor:

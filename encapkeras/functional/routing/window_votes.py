@@ -20,16 +20,19 @@ from encapkeras.errors import ArgumentError, ShapeError
 from encapkeras.functional.routing.routing_inputs import Competition, check_coefficients, check_map
 from encapkeras.functional.routing.vote_sums import gather
 from encapkeras.functional.routing.windows import Tensors, Windows, each_child, fold_logsumexp, sum_children
+from encapkeras.functional.torch_support.fake_tensors import is_traced
 
 Pose = Literal["vector", "matrix"]
 Side = int | tuple[int, int]
 """A number of rows and of columns: one for both, or two."""
+_FEW = 1 << 22
+"""Numbers of votes that are kept, where there is one position of parents: 16 MB in float32."""
 VoteContribution = Callable[[torch.Tensor, Tensors, Tensors, Tensors], Tensors]
 """A `Contribution` that has the votes `(n, M, A, J, C)` of its piece as its first argument."""
 
 
 class WindowVotes:
-    """What children vote for the parents of their windows; never made all at once.
+    """What children vote for the parents of their windows; never made all at once, unless they are few.
 
     Args:
         capsules: Children `(B, H, W, N, D)`.
@@ -64,6 +67,9 @@ class WindowVotes:
         self.windows = windows_of(weight, strides, padding, window)
         self.size = self.windows.output_size(*capsules.shape[1:3])
         self.capsules = capsules
+        votes = capsules.shape[0] * self.windows.count * capsules.shape[3] * self.outputs * self.dim
+        self._keeps = self.size == (1, 1) and votes <= _FEW and not is_traced()
+        self._kept: torch.Tensor | None = None
         self._padded, self._unpadded = self.windows.pad(capsules), replace(self.windows, padding=(0, 0))
         self._pose = pose
         self._weights = [_outputs_last(weight, pose).flatten(0, 1).expand(self.windows.count, -1, -1, -1, -1)]
@@ -84,7 +90,8 @@ class WindowVotes:
         """Sum over the children of each parent, as `sum_children`."""
         padded = [self._padded, *map(self.windows.pad, children)]
         tensors = (padded, [*self._weights, *weights], parents, links)
-        return sum_children(self._with_votes(contribution), self._unpadded, self.outputs * self.dim, *tensors)
+        made = self._with_votes(contribution)
+        return sum_children(made, self._unpadded, self.outputs * self.dim, *tensors, at_once=self._keeps)
 
     def attend(self, query_BPQAJC: torch.Tensor, competition: Competition = "position") -> torch.Tensor:
         """Sum votes, `(B, P, Q, A, J, C)`, by a softmax of their products with what the parents ask for."""
@@ -109,7 +116,8 @@ class WindowVotes:
     def each(self, contribution: VoteContribution, parents: Sequence[torch.Tensor]) -> Tensors:
         """Return what each child is to each parent position, as `each_child`."""
         tensors = ([self._padded], self._weights, parents)
-        return each_child(self._with_votes(contribution), self._unpadded, self.outputs * self.dim, *tensors)
+        made = self._with_votes(contribution)
+        return each_child(made, self._unpadded, self.outputs * self.dim, *tensors, at_once=self._keeps)
 
     def sum_alike(
         self, share_BHWN: torch.Tensor | None = None, coefficients: torch.Tensor | None = None
@@ -169,9 +177,13 @@ class WindowVotes:
         given = len(self._weights)
 
         def with_votes(children: Tensors, weights: Tensors, parents: Tensors) -> Tensors:
-            vote_nMAJC = _votes(children[0], weights[0], self.rows, self._pose)
-            if given > 1:
-                vote_nMAJC = vote_nMAJC + weights[1].unsqueeze(1)
+            vote_nMAJC = self._kept
+            if vote_nMAJC is None:
+                vote_nMAJC = _votes(children[0], weights[0], self.rows, self._pose)
+                if given > 1:
+                    vote_nMAJC = vote_nMAJC + weights[1].unsqueeze(1)
+            if self._keeps and torch.is_grad_enabled():
+                self._kept = vote_nMAJC
             return contribution(vote_nMAJC, children, weights[given:], parents)
 
         return with_votes

@@ -129,6 +129,7 @@ def sum_children(
     links: Sequence[torch.Tensor] = (),
     *,
     whole: bool = False,
+    at_once: bool = False,
 ) -> Tensors:
     """Sum what all children contribute to each parent position, piece by piece.
 
@@ -144,11 +145,14 @@ def sum_children(
         links: What a child is to a parent position, `(B, P, Q, O, N, ...)`, as `each_child` returns it; the last of
             the children of a piece. Not for whole windows.
         whole: Whether a piece has whole windows.
+        at_once: Whether there is one piece, with a graph: for few votes, which are kept.
 
     Returns:
         The sums, each `(B, P, Q, ...)`.
     """
-    return _evaluate(_Plan(contribution, windows, votes_of_child, True, whole), children, links, weights, parents)
+    return _evaluate(
+        _Plan(contribution, windows, votes_of_child, True, whole, at_once), children, links, weights, parents
+    )
 
 
 def each_child(
@@ -160,9 +164,10 @@ def each_child(
     parents: Sequence[torch.Tensor] = (),
     *,
     whole: bool = False,
+    at_once: bool = False,
 ) -> Tensors:
     """Return what each child is to each parent position, `(B, P, Q, O, N, ...)`; the arguments of `sum_children`."""
-    plan = _Plan(contribution, windows, votes_of_child, False, whole)
+    plan = _Plan(contribution, windows, votes_of_child, False, whole, at_once)
     found = _evaluate(plan, children, [], weights, parents)
     if whole:
         return tuple(part.transpose(3, 4) for part in found)
@@ -188,7 +193,7 @@ def _evaluate(
     plan = replace(plan, size=size, children=len(padded), links=len(links), weights=len(weights))
     tensors = (*padded, *(link.flatten(3, 4) for link in links), *weights, *parents)
     with without_autocast(padded[0]):
-        if is_traced():
+        if is_traced() or plan.at_once:
             return plan.results(tensors)
         if not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)):
             return plan.written(tensors)
@@ -212,6 +217,7 @@ class _Plan:
     votes_of_child: int
     sums: bool
     whole: bool
+    at_once: bool = False
     size: tuple[int, int] = (0, 0)
     children: int = 0
     links: int = 0
@@ -222,7 +228,7 @@ class _Plan:
         batch, types = first.shape[0], first.shape[3]
         height, width = self.size
         samples_step, rows_step, types_step = batch, height, types
-        whole = is_traced() or not has_values(first) or batch == 0
+        whole = is_traced() or self.at_once or not has_values(first) or batch == 0
         if not whole:
             limit = _PIECE.get(first.device.type, _PIECE_ELSEWHERE) / self.votes_of_child
             types_step = _step(types, min(limit, max(_TYPES, limit / (batch * height * width))))
