@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import stat
 import sys
@@ -72,11 +73,16 @@ def _compile(module: Any, dtype: torch.dtype) -> None:
     trial = module.trial(dtype)
     next(trial)  # one kernel, which tells whether they are in the cache
     if any(kernel.stats.cache_misses for kernel in kernels):
-        print("compiling kernels with numba, once on this machine (some 10 seconds)", file=sys.stderr, flush=True)
+        _announce()
     for _ in trial:
         pass
     if numba.threading_layer() not in THREAD_SAFE:
         raise OSError("numba found neither OpenMP nor TBB: install libgomp1, or pip install tbb")
+
+
+@functools.cache  # once in a process
+def _announce() -> None:
+    print("compiling kernels with numba, once on this machine (some 10 seconds)", file=sys.stderr, flush=True)
 
 
 def check_cache(path: str) -> None:
