@@ -12,7 +12,7 @@ import psutil
 import torch
 
 BUSY = 0.1
-"""Cores that other processes may use before their users are told that times may be too long."""
+"""Busy cores of other processes above which a benchmark warns that times may be too long."""
 LEAST_SECONDS = 0.3  # of a measurement whose share of others is known: the system counts in hundredths of a second
 
 Way = Callable[[], tuple[float, ...]]

@@ -130,9 +130,7 @@ class _BatchNormReluSquash(torch.autograd.Function):
         epsilon: float,
         memory_format: torch.memory_format,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        context.passes = passes = _passes(
-            map_BCHW
-        )  # a GPU's backward pass is in a thread that does not know the choice
+        passes = _passes(map_BCHW)
         mean, variance = passes.moments(map_BCHW)
         times = len(mean) // len(scale_S)  # the channels of a statistic
         if times > 1:
@@ -147,6 +145,7 @@ class _BatchNormReluSquash(torch.autograd.Function):
         passes.apply(map_BCHW, *vectors[:2], types, relu, out_BCHW)
         context.save_for_backward(map_BCHW, scale_S, offset_S, inverse, *vectors)
         context.options = {"types": types, "relu": relu, "epsilon": epsilon}
+        context.passes = passes  # a GPU's backward pass is in another thread, which does not know the choice
         context.mark_non_differentiable(mean, variance)
         return out_BCHW, mean, variance
 

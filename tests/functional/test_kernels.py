@@ -11,15 +11,13 @@ import torch
 
 from encapkeras.errors import ArgumentError
 from encapkeras.functional import affine_relu_squash, batch_norm_relu_squash
-from encapkeras.functional.kernels import choice, torch_norm
+from encapkeras.functional.kernels import choice, numba_norm, torch_norm
 from encapkeras.functional.kernels.choice import chosen_kernels, kernels_in_words, runs_numba, use_kernels
 from encapkeras.functional.mix_types import mix_types
 
 LAYOUTS = [torch.contiguous_format, torch.channels_last]
 SHAPES = [(5, 8, 3, 3), (1, 8, 2, 1), (2, 4, 40, 30), (3, 96, 9, 9), (70, 16, 1, 1)]
 BOUND = {torch.float32: 1e-6, torch.float64: 1e-12}
-
-numba_norm = pytest.importorskip("encapkeras.functional.kernels.numba_norm")
 
 
 def largest(received, expected):
@@ -53,6 +51,7 @@ def test_each_pass_equals_that_of_torch(dtype, relu, shape, layout, layout_after
     assert largest(*results) < (3 if dtype == torch.float32 else 1) * BOUND[dtype]
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("by_type", [False, True])
 @pytest.mark.parametrize("dtype", BOUND)
 def test_gradients_equal_those_of_torch(dtype, by_type):
@@ -162,6 +161,29 @@ def test_another_users_cache_is_not_used(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "getuid", lambda: tmp_path.stat().st_uid + 1)
     with pytest.raises(OSError, match="another user's"):
         check_cache(str(tmp_path))
+
+
+FORK = """
+import os
+import torch
+from encapkeras.functional import batch_norm_relu_squash
+def run():
+    torch.manual_seed(0)
+    return batch_norm_relu_squash(torch.rand(2, 8, 4, 4), torch.ones(8), torch.zeros(8), 4)[0]
+expected = run()
+child = os.fork()
+if not child:
+    os._exit(0 if torch.allclose(run(), expected, atol=1e-6) else 1)
+assert os.waitpid(child, 0)[1] == 0
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are not forked")
+def test_forked_processes_use_the_operations_of_torch():
+    """Numba would end them."""
+    environment = os.environ | {"ENCAPKERAS_KERNELS": "numba"}
+    run = subprocess.run([sys.executable, "-c", FORK], env=environment, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
 
 
 PROGRAM = """

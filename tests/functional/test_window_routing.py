@@ -21,6 +21,7 @@ from encapkeras.functional import (
     window_dynamic_routing,
     window_em_routing,
 )
+from encapkeras.functional.routing import window_votes
 from encapkeras.functional.routing import windows as windows_module
 
 GOLDEN = Path(__file__).parent.parent / "golden"
@@ -129,6 +130,20 @@ def test_pieces_do_not_change_the_result(name, strides, padding, monkeypatch):
     pieces = case(strides=strides, padding=padding)
     assert largest_difference(pieces, whole) < 1e-10
     assert largest_difference(gradients(pieces, case.tensors, materialize=True), expected) < 1e-8
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_votes_that_are_kept_do_not_change_the_result(name, monkeypatch):
+    """They are where there is one position of parents."""
+    case = Case(name, kernel=(5, 4))
+    kept = case()
+    found = gradients(kept, case.tensors, materialize=True)
+    with torch.no_grad():
+        assert largest_difference(case(), kept) < 1e-12
+    monkeypatch.setattr(window_votes, "_FEW", 0)
+    expected = case()
+    assert largest_difference(kept, expected) < 1e-12
+    assert largest_difference(found, gradients(expected, case.tensors, materialize=True)) < 1e-10
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -24,6 +24,7 @@ from encapkeras.functional.torch_support.fake_tensors import has_values
 VARIABLE = "ENCAPKERAS_KERNELS"
 CHOICES = ("auto", "torch", "numba", "triton")
 
+_started_in: int | None = None  # the process in which numba's threads have started
 _chosen: ContextVar[str | None] = ContextVar("chosen", default=None)
 
 
@@ -67,6 +68,8 @@ def runs_numba(tensor: torch.Tensor, kernels: str = "norm") -> bool:
     fits = tensor.device.type == "cpu" and tensor.dtype in (torch.float32, torch.float64)
     if not fits or chosen_kernels() not in ("auto", "numba") or not has_values(tensor):
         return False
+    if _started_in not in (None, os.getpid()):  # numba ends processes forked from one whose threads it has started
+        return False
     return _numba_works(kernels, tensor.dtype, chosen_kernels() == "numba")
 
 
@@ -90,6 +93,7 @@ def kernels_in_words(device: str) -> str:
 
 @functools.cache
 def _numba_works(kernels: str, dtype: torch.dtype, demanded: bool) -> bool:
+    global _started_in
     if importlib.util.find_spec("numba") is None:
         if demanded:
             raise ArgumentError(f"{VARIABLE}=numba needs numba: pip install 'encapkeras[fast]'")
@@ -98,6 +102,7 @@ def _numba_works(kernels: str, dtype: torch.dtype, demanded: bool) -> bool:
         compiler, module = (
             importlib.import_module(f"encapkeras.functional.kernels.numba_{name}") for name in ("compiler", kernels)
         )
+        _started_in = os.getpid()
         compiler.compile_kernels(module, dtype)
     except Exception as error:  # whatever a broken installation raises: torch's operations are still there
         reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}".rstrip(": ")

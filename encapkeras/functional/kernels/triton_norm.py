@@ -104,7 +104,7 @@ def _strides(map_BCHW: torch.Tensor) -> tuple[int, int, int]:
 
 
 class Layout:
-    """What kernels are told of a map, how its rows are divided, and how many programs there are."""
+    """Sizes and strides of a map, the blocks of its rows and channels, and the grids of programs."""
 
     def __init__(self, map_BCHW: torch.Tensor, dim: int) -> None:
         channels, positions = map_BCHW.shape[1], map_BCHW.shape[2:].numel()

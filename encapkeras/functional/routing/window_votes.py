@@ -69,6 +69,7 @@ class WindowVotes:
         self.capsules = capsules
         votes = capsules.shape[0] * self.windows.count * capsules.shape[3] * self.outputs * self.dim
         self._keeps = self.size == (1, 1) and votes <= _FEW and not is_traced()
+        self._with_graph = torch.is_grad_enabled()
         self._kept: torch.Tensor | None = None
         self._padded, self._unpadded = self.windows.pad(capsules), replace(self.windows, padding=(0, 0))
         self._pose = pose
@@ -182,7 +183,7 @@ class WindowVotes:
                 vote_nMAJC = _votes(children[0], weights[0], self.rows, self._pose)
                 if given > 1:
                     vote_nMAJC = vote_nMAJC + weights[1].unsqueeze(1)
-            if self._keeps and torch.is_grad_enabled():
+            if self._keeps and torch.is_grad_enabled() == self._with_graph:
                 self._kept = vote_nMAJC
             return contribution(vote_nMAJC, children, weights[given:], parents)
 

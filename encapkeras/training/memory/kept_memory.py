@@ -11,7 +11,7 @@ from encapkeras.errors import ArgumentError
 
 VARIABLE = "ENCAPKERAS_KEEP_MEMORY"
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # M_TRIM_THRESHOLD and M_MMAP_MAX of glibc's malloc.h
-# By these a user has told glibc already what to keep.
+# Settings of glibc. If the user has made one of them, nothing is changed.
 _SET_BY_USER = ("mmap_max", "mmap_threshold", "top_pad", "trim_threshold")
 
 _is_kept = False
