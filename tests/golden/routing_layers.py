@@ -23,8 +23,21 @@ from encapkeras.functional import (
 
 def call(name: str, meta: dict, arrays: dict) -> dict[str, torch.Tensor]:
     """Return the outputs that a file has, in its layouts."""
-    method = meta.get("method") or ("em_class" if "class" in name else "em_gritzman")
-    return METHODS[method](meta, arrays)
+    adapter = _adapter(name, meta)
+    assert adapter is not None, name
+    return adapter(meta, arrays)
+
+
+def is_here(name: str, meta: dict) -> bool:
+    """Return whether there is an adapter for a file."""
+    return _adapter(name, meta) is not None
+
+
+def _adapter(name, meta):
+    if "method" in meta:
+        return METHODS.get(meta["method"])
+    known = [start for start in BY_NAME if name.startswith(start)]
+    return BY_NAME[max(known, key=len)] if known else None
 
 
 def is_faulty(name: str) -> bool:
@@ -280,11 +293,15 @@ METHODS = {
     "self_routing": _self_routing,
     "dynamic_conv": _dynamic,
     "em_conv": _em_of_hahn,
-    "em_gritzman": _em_of_gritzman,
-    "em_class": _em_class_of_gritzman,
     "idpa": _attention,
     "vb": _variational_bayes,
     "vb_primary": _variational_bayes_primary,
     "heinsen1": _heinsen_2019,
     "heinsen2": _heinsen_2022,
+}
+
+# Files that do not say their method: by the longest of these that their names begin with.
+BY_NAME = {
+    "em_conv": _em_of_gritzman,
+    "em_class": _em_class_of_gritzman,
 }
