@@ -12,13 +12,14 @@ from typing import Any
 
 import torch
 
+from encapkeras.functional.block_weights import StepOptions
 from encapkeras.functional.kernels import torch_norm
 from encapkeras.functional.kernels.choice import runs_triton
 from encapkeras.functional.torch_support.fake_tensors import is_traced
 from encapkeras.functional.torch_support.optional_compile import compilable
 from encapkeras.functional.torch_support.plain_gradients import plain_gradients
 from encapkeras.functional.torch_support.shared_batch import shared_batch
-from encapkeras.functional.type_steps import StepOptions, dense, plain_step, runs_type_steps, type_steps
+from encapkeras.functional.type_steps import dense, plain_step, runs_type_steps, type_steps
 
 
 def is_worthwhile(map_BCHW: torch.Tensor, *, training: bool) -> bool:

@@ -90,3 +90,27 @@ class BlockOptions(NamedTuple):
     coefficients: Coefficients = "cross"
     normalization: Normalization = "channel"
     relu: bool = True
+
+
+class StepOptions(NamedTuple):
+    """Options of steps that each capsule type takes by itself.
+
+    Attributes:
+        types: Number N of capsule types.
+        relu: Whether there is a ReLU before each squash.
+        by_type: One statistic per capsule type, not per channel; scale and offset are equal within a type.
+        epsilon: Added to variances.
+        given: Whether scale and offset are slope and shift, so that no statistics are made.
+        skip: Whether the last step adds what the first matrix is applied to.
+        taps: Numbers of the steps, but for the last, whose outputs are returned too, contiguous.
+        memory_format: Of the output.
+    """
+
+    types: int
+    relu: bool = True
+    by_type: bool = False
+    epsilon: float = 1e-5
+    given: bool = False
+    skip: bool = False
+    taps: tuple[int, ...] = ()
+    memory_format: torch.memory_format = torch.contiguous_format

@@ -25,12 +25,13 @@ from encapkeras.functional.block_weights import (
     BlockOptions,
     BlockWeights,
     ConvolutionWeights,
+    StepOptions,
     StepWeights,
 )
 from encapkeras.functional.mix_types import mix_types
 from encapkeras.functional.squash import squash
 from encapkeras.functional.torch_support.precision import full_precision
-from encapkeras.functional.type_steps import StepOptions, dense, runs_type_steps, type_steps
+from encapkeras.functional.type_steps import dense, runs_type_steps, type_steps
 
 
 class StageOutputs(NamedTuple):

@@ -6,40 +6,17 @@ Shape suffixes: B batch, C = N * D channels, N capsule types, D and E capsule di
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch.nn import functional as F
 
+from encapkeras.functional.block_weights import StepOptions
 from encapkeras.functional.kernels.choice import runs_numba
 from encapkeras.functional.mix_types import mix_types
 from encapkeras.functional.squash import squash
 from encapkeras.functional.torch_support.plain_gradients import gradients_of
 from encapkeras.functional.torch_support.precision import without_autocast
-
-
-class StepOptions(NamedTuple):
-    """Options of all steps.
-
-    Attributes:
-        types: Number N of capsule types.
-        relu: Whether there is a ReLU before each squash.
-        by_type: One statistic per capsule type, not per channel; scale and offset are equal within a type.
-        epsilon: Added to variances.
-        given: Whether scale and offset are slope and shift, so that no statistics are made.
-        skip: Whether the last step adds what the first matrix is applied to.
-        taps: Numbers of the steps, but for the last, whose outputs are returned too, contiguous.
-        memory_format: Of the output.
-    """
-
-    types: int
-    relu: bool = True
-    by_type: bool = False
-    epsilon: float = 1e-5
-    given: bool = False
-    skip: bool = False
-    taps: tuple[int, ...] = ()
-    memory_format: torch.memory_format = torch.contiguous_format
 
 
 def runs_type_steps(map_BCHW: torch.Tensor, types: int) -> bool:

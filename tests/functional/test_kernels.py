@@ -56,6 +56,13 @@ def test_what_is_not_finite_stays_so(broken):
     assert not out.isfinite().all()
 
 
+@pytest.mark.parametrize("kernels", ["numba", "torch"])
+def test_a_batch_of_none(kernels):
+    with use_kernels(kernels):
+        out = affine_relu_squash(torch.empty(0, 4, 2, 3), torch.ones(4), torch.zeros(4), 2)
+    assert out.shape == (0, 4, 2, 3)
+
+
 def test_squash_of_the_zero_vector_is_zero_and_so_is_its_gradient():
     x = torch.zeros(1, 4, 2, 2, requires_grad=True)
     with use_kernels("numba"):

@@ -16,9 +16,10 @@ from encapkeras.functional import (
     capsule_stage,
     squash,
 )
+from encapkeras.functional.block_weights import StepOptions
 from encapkeras.functional.kernels.choice import use_kernels
 from encapkeras.functional.mix_types import mix_types
-from encapkeras.functional.type_steps import StepOptions, runs_type_steps, type_steps
+from encapkeras.functional.type_steps import runs_type_steps, type_steps
 
 LAYOUTS = [torch.contiguous_format, torch.channels_last]
 BOUND = {torch.float32: 2e-6, torch.float64: 1e-12}

@@ -17,6 +17,7 @@ import numba
 import numpy as np
 import torch
 
+from encapkeras.functional.block_weights import StepOptions
 from encapkeras.functional.kernels.numba_chunks import (
     PADDING,
     add_moments,
@@ -32,7 +33,6 @@ from encapkeras.functional.kernels.numba_chunks import (
     write_normalizers,
 )
 from encapkeras.functional.kernels.numba_compiler import kernel_part, parallel_kernel, threads_of_torch
-from encapkeras.functional.type_steps import StepOptions
 
 CHUNK = 4096
 """Numbers of a capsule type that are worked on together: they stay in the fastest cache."""
