@@ -160,8 +160,9 @@ def _forward(
         group_GQ = np.empty((width * dim, total + PADDING), dtype)
         skip_DQ = np.empty((dim if settings.skip else 0, total + PADDING), dtype)
         after_DR, work_R = np.empty((dim, size + PADDING), dtype), np.empty(size, dtype)
-        for begin in range(thread * width, types, threads * width):
-            inside = min(width, types - begin)
+        stop = types * (thread + 1) // threads  # neighbors for a thread, as they share words of memory
+        for begin in range(types * thread // threads, stop, width):
+            inside = min(width, stop - begin)
             part_GQ = group_GQ[: inside * dim]
             load(map_M, last, begin * dim, part_GQ)
             for k in range(inside):
@@ -223,13 +224,15 @@ def _backward(
     total = len(map_M) * (map_M.shape[1] if last else map_M.shape[2])
     width, size = _width(dim, total, last or gradient_last, settings), min(max(CHUNK // dim, 1), total)
     for thread in numba.prange(threads):
-        group_GQ, gradient_GQ = np.empty((2, width * dim, total + PADDING), dtype)
+        group_GQ = np.empty((width * dim, total + PADDING), dtype)
+        gradient_GQ = np.empty((width * dim, total + PADDING), dtype)
         y_SDQ = np.empty((len(sum_SC), dim, total + PADDING), dtype)
         skip_DQ = np.empty((dim if settings.skip else 0, total + PADDING), dtype)
         tap_DQ = np.empty((dim if len(taps_KBCP) else 0, total + PADDING), dtype)
         work_KDR, work_KR = np.empty((2, dim, size + PADDING), dtype), np.empty((2, size), dtype)
-        for begin in range(thread * width, types, threads * width):
-            inside = min(width, types - begin)
+        stop = types * (thread + 1) // threads  # neighbors for a thread, as they share words of memory
+        for begin in range(types * thread // threads, stop, width):
+            inside = min(width, stop - begin)
             part_GQ, gradient_part_GQ = group_GQ[: inside * dim], gradient_GQ[: inside * dim]
             load(map_M, last, begin * dim, part_GQ)
             load(gradient_M, gradient_last, begin * dim, gradient_part_GQ)
