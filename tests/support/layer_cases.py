@@ -34,6 +34,7 @@ CASES = {
     "image_to_capsules": (ImageToCapsules, {"types": 4}, (5, 6, 8), 0, 0),
     "capsules_to_image": (CapsulesToImage, {}, MAP, 0, 0),
     "squash": (Squash, {}, MAP, 0, 0),
+    "squash exponential": (Squash, {"variant": "exponential"}, MAP, 0, 0),
     "squash sigmoid": (Squash, {"variant": "sigmoid"}, (7, 4), 0, 0),
     "normalize": (Normalize, {"mean": 0.5, "deviation": 2}, (5, 6, 3), 0, 0),
     "normalize by channel": (
