@@ -72,6 +72,13 @@ CASES = {
         4,
         2,
     ),
+    "primary_capsules depthwise": (
+        PrimaryCapsules,
+        {"types": 4, "dim": 3, "kernel_size": None, "depthwise": True, "squash_variant": "exponential"},
+        (5, 6, 12),
+        2,
+        0,
+    ),
     "dynamic_capsules": (DynamicCapsules, {"capsules": 5, "dim": 3}, MAP, 2, 0),
     "dynamic_capsules as a map": (DynamicCapsules, {"capsules": 12, "dim": 3, "map_types": 3}, MAP, 2, 0),
     "dynamic_capsules of 2017": (
