@@ -41,6 +41,7 @@ from encapkeras.functional.routing.em_routing import em_routing
 from encapkeras.functional.routing.heinsen_2019 import heinsen_2019_routing
 from encapkeras.functional.routing.heinsen_2022 import VectorRoutingWeights, end_to_end_credit, heinsen_2022_routing
 from encapkeras.functional.routing.inverted_attention import AttentionLayer, inverted_attention_routing
+from encapkeras.functional.routing.self_attention import self_attention_routing
 from encapkeras.functional.routing.self_routing import self_routing
 from encapkeras.functional.routing.variational_bayes import variational_bayes_routing
 from encapkeras.functional.routing.window_dynamic_routing import window_dynamic_routing
@@ -82,6 +83,7 @@ __all__ = [
     "marginal_error",
     "primary_capsules",
     "reverse_gradient",
+    "self_attention_routing",
     "self_routing",
     "sinkhorn",
     "squash",

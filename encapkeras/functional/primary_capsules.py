@@ -29,8 +29,8 @@ def primary_capsules(
 ) -> torch.Tensor:
     """`squash(relu(batch_norm(convolution(image) + bias)))`, each of the three as chosen.
 
-    A kernel `(C, 1, K, K)` is a depthwise convolution, one kernel for each channel: the primary capsules of Mazzia et al.
-    2021 (arXiv:2101.12491), where it is as large as the map.
+    A kernel `(C, 1, K, K)` is a depthwise convolution, one kernel for each channel: the primary capsules of Mazzia et
+    al. 2021 (arXiv:2101.12491), where it is as large as the map.
 
     Args:
         image_BHWC: Image `(B, H, W, C)`.

@@ -21,10 +21,10 @@ SquashVariant = Literal["paper", "exponential", "sigmoid"]
 def squash(capsules: torch.Tensor, *, variant: SquashVariant = "paper", dim: int = -1) -> torch.Tensor:
     """Shorten capsules to lengths below 1, in their shape; the zero vector stays.
 
-    `paper`: `|s|^2 / (1 + |s|^2) * s / |s|` (Sabour et al. 2017, equation 1). `exponential`: `(1 - exp(-|s|)) * s / |s|`
-    (Mazzia et al. 2021, arXiv:2101.12491, equation 3), which leaves short capsules as they are: its gradient at the zero
-    vector is the identity, those of the others are 0 there. `sigmoid`: `sigmoid(|s| - m) * s / |s|` with `m = (max |s| -
-    min |s|) / 2` over the whole tensor, gradients flowing through m.
+    `paper`: `|s|^2 / (1 + |s|^2) * s / |s|` (Sabour et al. 2017, equation 1). `exponential`: `(1 - exp(-|s|)) * s /
+    |s|` (Mazzia et al. 2021, arXiv:2101.12491), which leaves short capsules as they are: its gradient at the zero
+    vector is the identity, those of the others are 0 there. `sigmoid`: `sigmoid(|s| - m) * s / |s|` with `m = (max |s|
+    - min |s|) / 2` over the whole tensor, gradients flowing through m.
 
     Args:
         capsules: Tensor of any shape; half precision is computed in float32, whole numbers become float32. Squares of

@@ -100,8 +100,8 @@ class PrimaryCapsules(CapsuleLayer):
         self.bias_initializer = bias_initializer
         if kernel_size is None and padding:
             raise ArgumentError(
-                f"{self.name}: kernel_size null is a kernel as large as the map, which has no padding; received padding "
-                f"{padding}"
+                f"{self.name}: kernel_size null is a kernel as large as the map, which has no padding; received "
+                f"padding {padding}"
             )
 
     def build(self, image_shape: Shape) -> None:

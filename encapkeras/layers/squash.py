@@ -15,8 +15,8 @@ from encapkeras.layers.registry import CapsuleLayer, Shape, register_layer
 class Squash(CapsuleLayer):
     """Shorten capsules to lengths below 1, along the last axis; the zero vector is unchanged.
 
-    `paper`: `|s|^2 / (1 + |s|^2) * s / |s|` (Sabour et al. 2017, equation 1). `exponential`: `(1 - exp(-|s|)) * s / |s|`
-    (Mazzia et al. 2021), whose gradient at the zero vector is the identity; those of the others are 0. `sigmoid`:
+    `paper`: `|s|^2 / (1 + |s|^2) * s / |s|` (Sabour et al. 2017, equation 1). `exponential`: `(1 - exp(-|s|)) * s /
+    |s|` (Mazzia et al. 2021), whose gradient at the zero vector is the identity; those of the others are 0. `sigmoid`:
     `sigmoid(|s| - m) * s / |s|` with `m = (max |s| - min |s|) / 2` over the whole batch.
 
     Args:

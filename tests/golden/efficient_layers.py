@@ -2,7 +2,7 @@
 
 import torch
 
-from encapkeras.functional import primary_capsules, squash
+from encapkeras.functional import primary_capsules, self_attention_routing, squash
 
 
 def exponential_squash(meta: dict, arrays: dict) -> dict[str, torch.Tensor]:
@@ -20,7 +20,16 @@ def depthwise_primary(meta: dict, arrays: dict) -> dict[str, torch.Tensor]:
     return {"u": capsules.flatten(1, 3)}
 
 
+def self_attention(meta: dict, arrays: dict) -> dict[str, torch.Tensor]:
+    """The class capsules of a list of children, which is a map of one position."""
+    weight = arrays["param/W"].permute(1, 0, 3, 2)  # (J, I, D, E)
+    bias = arrays["param/b"][..., 0].mT
+    out = self_attention_routing(arrays["in/x"][:, None, None], weight[None, None], bias[None, None])
+    return {"v": out[:, 0, 0]}
+
+
 BY_NAME = {
     "eff_squash": exponential_squash,
     "eff_primary": depthwise_primary,
+    "eff_fccaps": self_attention,
 }
