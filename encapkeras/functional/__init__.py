@@ -23,6 +23,7 @@ from encapkeras.functional.capsule_dense import (
     capsule_dense_per_dim,
     capsule_length,
     list_capsules,
+    mask_capsules,
 )
 from encapkeras.functional.convolution import conv_bn_relu
 from encapkeras.functional.optimal_transport.sinkhorn import marginal_error, sinkhorn
@@ -81,6 +82,7 @@ __all__ = [
     "inverted_attention_routing",
     "list_capsules",
     "marginal_error",
+    "mask_capsules",
     "primary_capsules",
     "reverse_gradient",
     "self_attention_routing",

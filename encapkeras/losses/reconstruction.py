@@ -12,6 +12,7 @@ import pydantic
 import torch
 
 from encapkeras.errors import ArgumentError, ShapeError
+from encapkeras.functional import mask_capsules
 from encapkeras.layers.registry import Shape
 from encapkeras.losses.registry import register_loss
 from encapkeras.losses.side_loss import SideLoss
@@ -112,7 +113,7 @@ class ReconstructionLoss(SideLoss):
 
     def _decode(self, capsules: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         weights = [(bias.value, kernel.value) for kernel, bias in self._dense]
-        features = (capsules * targets[..., None]).flatten(1)
+        features = mask_capsules(capsules, targets)
         for bias, kernel in weights[:-1]:
             features = torch.addmm(bias, features, kernel).relu()
         bias, kernel = weights[-1]

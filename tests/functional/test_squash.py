@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support import golden
 
-from encapkeras.functional import capsule_length, squash
+from encapkeras.functional import capsule_length, mask_capsules, squash
 
 VARIANTS = ["paper", "exponential", "sigmoid"]
 
@@ -88,6 +88,22 @@ def test_length_of_zero_has_zero_gradient():
     x = torch.zeros(2, 3, requires_grad=True)
     capsule_length(x).sum().backward()
     assert x.grad.abs().max() == 0
+
+
+def test_epsilon_is_added_under_the_root_of_lengths():
+    x = torch.tensor([[3.0, 4.0], [0.0, 0.0]], dtype=torch.float64, requires_grad=True)
+    length = capsule_length(x, epsilon=1e-7)
+    golden.assert_equal(length.detach(), torch.tensor([(25 + 1e-7) ** 0.5, 1e-7**0.5], dtype=torch.float64))
+    length.sum().backward()
+    assert x.grad[1].abs().max() == 0
+
+
+def test_the_first_of_the_longest_capsules_is_not_masked():
+    x = torch.tensor([[[0.0, 5.0], [3.0, 4.0], [1.0, 1.0]]], requires_grad=True)
+    masked = mask_capsules(x)
+    assert masked.tolist() == [[0, 5, 0, 0, 0, 0]]
+    masked.sum().backward()
+    assert x.grad.tolist() == [[[1, 1], [0, 0], [0, 0]]]
 
 
 def test_squash_compiles_in_one_graph():

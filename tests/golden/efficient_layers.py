@@ -2,7 +2,14 @@
 
 import torch
 
-from encapkeras.functional import primary_capsules, self_attention_routing, squash
+from encapkeras.functional import (
+    capsule_length,
+    mask_capsules,
+    primary_capsules,
+    self_attention_routing,
+    squash,
+)
+from encapkeras.losses.margin import margin_loss
 
 
 def exponential_squash(meta: dict, arrays: dict) -> dict[str, torch.Tensor]:
@@ -28,8 +35,25 @@ def self_attention(meta: dict, arrays: dict) -> dict[str, torch.Tensor]:
     return {"v": out[:, 0, 0]}
 
 
+def losses(meta: dict, arrays: dict) -> dict[str, torch.Tensor]:
+    """Lengths, the losses of both parts, and what the decoder is given in training and in prediction."""
+    capsules, targets = arrays["in/v"], arrays["in/y"]
+    length = capsule_length(capsules, epsilon=1e-7)
+    margin = margin_loss(length, targets).mean()
+    error = (arrays["in/reconstruction"] - arrays["in/image"]).square().mean()
+    return {
+        "length": length,
+        "margin": margin,
+        "mse": error,
+        "total": margin + meta["args"]["reconstruction_weight"] * error,
+        "masked_true": mask_capsules(capsules, targets),
+        "masked_longest": mask_capsules(capsules),
+    }
+
+
 BY_NAME = {
     "eff_squash": exponential_squash,
     "eff_primary": depthwise_primary,
     "eff_fccaps": self_attention,
+    "eff_loss": losses,
 }

@@ -52,6 +52,7 @@ CASES = {
     "batch_norm of a list": (BatchNorm, {"per": "type"}, (7, 4), 2, 2),
     "batch_norm of a list of activations": (BatchNorm, {"per": "type"}, (7,), 2, 2),
     "capsule_length": (CapsuleLength, {}, (10, 16), 0, 0),
+    "capsule_length with epsilon": (CapsuleLength, {"epsilon": 1e-7}, (10, 16), 0, 0),
     "capsule_dense": (CapsuleDense, {"capsules": 5, "dim": 2}, MAP, 1, 0),
     "capsule_dense of a list": (CapsuleDense, {"capsules": 5, "dim": 2}, (7, 2), 1, 0),
     "capsule_dense dense": (CapsuleDense, {"capsules": 5, "dim": 3, "kind": "dense"}, MAP, 2, 0),
