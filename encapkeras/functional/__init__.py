@@ -7,6 +7,7 @@ faster way through three of them, and `torch_support` what they need of torch.
 
 from encapkeras.functional.batch_norm import NormWeights, batch_norm, capsule_batch_norm
 from encapkeras.functional.batch_norm_relu_squash import affine_relu_squash, batch_norm_relu_squash
+from encapkeras.functional.bilinear_decoder import bilinear_decoder, first_map
 from encapkeras.functional.capsule_convolution import (
     ApproximateWeights,
     BlockOptions,
@@ -66,6 +67,7 @@ __all__ = [
     "affine_relu_squash",
     "batch_norm",
     "batch_norm_relu_squash",
+    "bilinear_decoder",
     "capsule_batch_norm",
     "capsule_block",
     "capsule_dense_factored",
@@ -77,6 +79,7 @@ __all__ = [
     "dynamic_routing",
     "em_routing",
     "end_to_end_credit",
+    "first_map",
     "heinsen_2019_routing",
     "heinsen_2022_routing",
     "inverted_attention_routing",

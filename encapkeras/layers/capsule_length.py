@@ -13,7 +13,7 @@ from encapkeras.layers.registry import CapsuleLayer, Shape, register_layer
 
 @register_layer("capsule_length")
 class CapsuleLength(CapsuleLayer):
-    """Length of each capsule, `sqrt(|s|^2 + epsilon)` along the last axis: of class capsules, the scores of the classes.
+    """Length of each capsule along the last axis, `sqrt(|s|^2 + epsilon)`: of class capsules, the classes' scores.
 
     Args:
         epsilon: Added under the root: 0 for Euclidean lengths, 1e-7 in the code of Efficient-CapsNet (Mazzia et al.
