@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import pydantic
 import torch
@@ -21,13 +21,13 @@ class PrimaryCapsules(CapsuleLayer):
 
     The defaults are the primary capsules of Sabour et al. 2017, section 4: a kernel of 9 at stride 2, no padding, and
     squash alone. Batch norm: epsilon 1e-5, momentum 0.9, unbiased moving variance. Those of Mazzia et al. 2021
-    (arXiv:2101.12491) have one kernel for each channel, as large as the map: `depthwise` with `kernel_size` null and
+    (arXiv:2101.12491) have one kernel for each channel, as large as the map: `depthwise` with `kernel_size` map and
     `squash_variant` exponential.
 
     Args:
         types: Number N of capsule types.
         dim: Dimension D of the capsules.
-        kernel_size: Height and width of the kernel; null: those of the map, whose capsules are then of one position.
+        kernel_size: Height and width of the kernel; `map`: those of the input, so that there is one position.
         strides: Stride.
         padding: Zeros on each side.
         batch_norm: Whether a batch norm follows the convolution.
@@ -58,7 +58,7 @@ class PrimaryCapsules(CapsuleLayer):
         >>> import torch
         >>> PrimaryCapsules(types=32, dim=8)(torch.rand(2, 20, 20, 64)).shape
         torch.Size([2, 6, 6, 32, 8])
-        >>> layer = PrimaryCapsules(types=16, dim=8, kernel_size=None, depthwise=True, squash_variant="exponential")
+        >>> layer = PrimaryCapsules(types=16, dim=8, kernel_size="map", depthwise=True, squash_variant="exponential")
         >>> layer(torch.rand(2, 9, 9, 128)).shape
         torch.Size([2, 1, 1, 16, 8])
     """
@@ -70,7 +70,7 @@ class PrimaryCapsules(CapsuleLayer):
         self,
         types: pydantic.PositiveInt,
         dim: pydantic.PositiveInt,
-        kernel_size: pydantic.PositiveInt | None = 9,
+        kernel_size: pydantic.PositiveInt | Literal["map"] = 9,
         *,
         strides: pydantic.PositiveInt = 2,
         padding: pydantic.NonNegativeInt = 0,
@@ -98,9 +98,9 @@ class PrimaryCapsules(CapsuleLayer):
         self.moving_average = moving_average
         self.kernel_initializer = kernel_initializer
         self.bias_initializer = bias_initializer
-        if kernel_size is None and padding:
+        if kernel_size == "map" and padding:
             raise ArgumentError(
-                f"{self.name}: kernel_size null is a kernel as large as the map, which has no padding; received "
+                f"{self.name}: kernel_size map is a kernel as large as the input, which has no padding; received "
                 f"padding {padding}"
             )
 
@@ -117,7 +117,7 @@ class PrimaryCapsules(CapsuleLayer):
 
     def compute_output_shape(self, image_shape: Shape) -> Shape:
         """`(B, H, W, C)` gives `(B, H', W', N, D)`."""
-        if self.kernel_size is None:
+        if self.kernel_size == "map":
             self._kernel_sides(image_shape)
             height: int | None = 1
             width: int | None = 1
@@ -134,11 +134,11 @@ class PrimaryCapsules(CapsuleLayer):
         return (image_shape[0], height, width, self.types, self.dim)
 
     def _kernel_sides(self, image_shape: Shape) -> tuple[int, int]:
-        if self.kernel_size is not None:
+        if self.kernel_size != "map":
             return self.kernel_size, self.kernel_size
         if len(image_shape) != 4 or None in image_shape[1:]:
             raise ShapeError(
-                f"{self.name}: kernel_size null is a kernel as large as the map, so it takes an image (batch, height, "
+                f"{self.name}: kernel_size map is a kernel as large as the input, so it takes an image (batch, height, "
                 f"width, channels) of known size; received shape {tuple(image_shape)}"
             )
         height, width = (int(size or 0) for size in image_shape[1:3])

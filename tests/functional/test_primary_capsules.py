@@ -61,14 +61,14 @@ def test_depthwise_equals_a_sum_for_each_channel():
 
 
 def test_depthwise_layer_takes_the_whole_map_and_refuses_what_does_not_fit():
-    layer = PrimaryCapsules(4, 3, None, depthwise=True, squash_variant="exponential")
+    layer = PrimaryCapsules(4, 3, "map", depthwise=True, squash_variant="exponential")
     assert layer(torch.randn(2, 5, 4, 12)).shape == (2, 1, 1, 4, 3)
     assert [tuple(weight.shape) for weight in layer.weights] == [(12, 1, 5, 4), (12,)]
     for arguments, shape, message in [
         ({"depthwise": True, "kernel_size": 3}, (2, 5, 4, 10), r"types \* dim = 12 channels; received .* 10\)"),
-        ({"kernel_size": None}, (2, 4, 12), "null is a kernel as large as the map"),
+        ({"kernel_size": "map"}, (2, 4, 12), "map is a kernel as large as the input"),
     ]:
         with pytest.raises(ShapeError, match=message):
             PrimaryCapsules(4, 3, **arguments)(torch.randn(shape))
     with pytest.raises(ArgumentError, match="which has no padding; received padding 1"):
-        PrimaryCapsules(4, 3, None, padding=1)
+        PrimaryCapsules(4, 3, "map", padding=1)

@@ -76,7 +76,7 @@ CASES = {
     ),
     "primary_capsules depthwise": (
         PrimaryCapsules,
-        {"types": 4, "dim": 3, "kernel_size": None, "depthwise": True, "squash_variant": "exponential"},
+        {"types": 4, "dim": 3, "kernel_size": "map", "depthwise": True, "squash_variant": "exponential"},
         (5, 6, 12),
         2,
         0,
