@@ -157,5 +157,6 @@ class PrimaryCapsules(CapsuleLayer):
             padding=self.padding,
             relu=self.relu,
             squash=self.squash,
+            squash_variant=self.squash_variant,
             training=bool(training and self.trainable),
         )

@@ -61,8 +61,12 @@ def test_depthwise_equals_a_sum_for_each_channel():
 
 
 def test_depthwise_layer_takes_the_whole_map_and_refuses_what_does_not_fit():
-    layer = PrimaryCapsules(4, 3, "map", depthwise=True, squash_variant="exponential")
-    assert layer(torch.randn(2, 5, 4, 12)).shape == (2, 1, 1, 4, 3)
+    layer, image = PrimaryCapsules(4, 3, "map", depthwise=True, squash_variant="exponential"), torch.randn(2, 5, 4, 12)
+    capsules = layer(image)
+    assert capsules.shape == (2, 1, 1, 4, 3)
+    kernel, bias = (weight.value for weight in layer.weights)
+    raw = (torch.einsum("bhwc,chw->bc", image, kernel[:, 0]) + bias).view(2, 1, 1, 4, 3)
+    torch.testing.assert_close(capsules, squash(raw, variant="exponential"))
     assert [tuple(weight.shape) for weight in layer.weights] == [(12, 1, 5, 4), (12,)]
     for arguments, shape, message in [
         ({"depthwise": True, "kernel_size": 3}, (2, 5, 4, 10), r"types \* dim = 12 channels; received .* 10\)"),
