@@ -80,9 +80,13 @@ class _Routed(torch.autograd.Function):
 
 
 def sum_alike(child_NDM: torch.Tensor, weight_NJED: torch.Tensor) -> torch.Tensor:
-    """The sums of all votes, `(J, E, M)`: one matrix product."""
-    weight_JEX = weight_NJED.permute(1, 2, 0, 3).flatten(2)
-    return weight_JEX @ child_NDM.flatten(0, 1)
+    """The sums of all votes, `(J, E, M)`: a matrix product for each piece, whose matrices are copied."""
+    outputs, dim = weight_NJED.shape[1:3]
+    sum_XM = child_NDM.new_zeros(outputs * dim, child_NDM.shape[2])
+    for piece in _pieces(child_NDM, weight_NJED):
+        matrix_XY = weight_NJED[piece].permute(1, 2, 0, 3).flatten(2).flatten(0, 1)
+        sum_XM.addmm_(matrix_XY, child_NDM[piece].flatten(0, 1))
+    return sum_XM.unflatten(0, (outputs, dim))
 
 
 def attend(
