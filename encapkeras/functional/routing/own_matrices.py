@@ -86,7 +86,8 @@ def sum_alike(child_NDM: torch.Tensor, weight_NJED: torch.Tensor) -> torch.Tenso
     for piece in _pieces(child_NDM, weight_NJED):
         matrix_XY = weight_NJED[piece].permute(1, 2, 0, 3).flatten(2).flatten(0, 1)
         sum_XM.addmm_(matrix_XY, child_NDM[piece].flatten(0, 1))
-    return sum_XM.unflatten(0, (outputs, dim))
+    sum_JEM: torch.Tensor = sum_XM.unflatten(0, (outputs, dim))
+    return sum_JEM
 
 
 def attend(
