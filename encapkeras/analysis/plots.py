@@ -28,7 +28,7 @@ class _Names(dict[str, str]):
 
 
 KINDS = _Names(em="EM routing")
-OF_LENGTHS = ("dynamic", "inverted_attention", "heinsen_2022")  # whose activations are the lengths of the capsules
+OF_LENGTHS = ("dynamic", "self_attention", "inverted_attention", "heinsen_2022")  # whose activations are lengths
 LINES: dict[str, dict[str, Any]] = {
     "all": {"linestyle": "-", "marker": "s"},
     "target": {"linestyle": "-", "marker": "o"},

@@ -17,12 +17,13 @@ from encapkeras.analysis.routing_sums import Sums, check_finite, check_labels, r
 from encapkeras.errors import ArgumentError
 from encapkeras.functional.routing.windows import Windows
 from encapkeras.layers.window_layer import WindowRecord
-from encapkeras.reference import heinsen_votes
+from encapkeras.reference import heinsen_votes, self_attention_votes
 from encapkeras.reference import window_routing_votes as with_votes
 from encapkeras.reference.window_routing_votes import Trace
 
 ROUTINGS: dict[str, Callable[..., Any]] = {
     "self_routing": with_votes.self_routing,
+    "self_attention": self_attention_votes.self_attention_routing,
     "inverted_attention": with_votes.inverted_attention_routing,
     "dynamic": with_votes.window_dynamic_routing,
     "em": with_votes.window_em_routing,

@@ -16,7 +16,10 @@ import torch
 from encapkeras.benchmarks.routing_sizes import Sizes
 from encapkeras.benchmarks.runner import Way, total_time
 from encapkeras.functional import AttentionLayer, EmOptions
-from encapkeras.reference import routing_votes, window_routing_votes
+from encapkeras.reference import routing_votes, self_attention_votes, window_routing_votes
+
+_WITH_VOTES = (window_routing_votes, self_attention_votes)
+"""Textbook versions of routing in windows."""
 
 Outputs = torch.Tensor | tuple[torch.Tensor, ...]
 
@@ -102,6 +105,12 @@ def _self_routing_tensors(sizes: Sizes, random: Random) -> list[torch.Tensor]:
     ]
 
 
+def _self_attention_tensors(sizes: Sizes, random: Random) -> list[torch.Tensor]:
+    """Capsules, weight and bias."""
+    capsules = _capsules(sizes, random, sizes["dim"])
+    return [capsules, _vector_weight(sizes, random), random.normal(*_of_window(sizes), scale=0.1)]
+
+
 def _window_dynamic_tensors(sizes: Sizes, random: Random) -> list[torch.Tensor]:
     return [_capsules(sizes, random, sizes["dim"]), _vector_weight(sizes, random)]
 
@@ -127,14 +136,14 @@ def _window_em_tensors(sizes: Sizes, random: Random) -> list[torch.Tensor]:
 def _call(route: str, routings: Any, tensors: list[torch.Tensor], sizes: Sizes, **options: Any) -> Outputs:
     """Call a routing in windows; its textbook version has no matrices but those of offsets."""
     options |= {name: sizes[name] for name in ("strides", "padding", "iterations") if name in sizes}
-    if routings is not window_routing_votes:
+    if routings not in _WITH_VOTES:
         options["window"] = sizes["kernel_size"]
     outputs: Outputs = getattr(routings, route)(*_of_offsets(routings, tensors, sizes), **options)
     return outputs
 
 
 def _of_offsets(routings: Any, tensors: list[torch.Tensor], sizes: Sizes) -> list[torch.Tensor]:
-    if routings is not window_routing_votes or not sizes["shared"]:
+    if routings not in _WITH_VOTES or not sizes["shared"]:
         return tensors
     window = [sizes["kernel_size"]] * 2
     return [part.expand(*window, *part.shape[2:]) if part.shape[:4] == _of_window(sizes) else part for part in tensors]
@@ -212,6 +221,7 @@ METHODS: dict[str, Method] = {
         _floor(lambda components: math.comb(components + 1, 2)),
     ),
     "self-routing": Method(_self_routing_tensors, partial(_call, "self_routing")),
+    "self-attention": Method(_self_attention_tensors, partial(_call, "self_attention_routing"), self_attention_votes),
     "inverted-attention": Method(_attention_tensors, _call_attention),
     "variational-bayes": Method(_gaussian_tensors, partial(_call, "variational_bayes_routing")),
     "dynamic-windows": _window_dynamic("position"),

@@ -40,10 +40,17 @@ _OF_MATRICES = {
     "kernel_size": 3, "strides": 2, "padding": 1, "iterations": 3, "shared": 0,
 }  # fmt: skip
 
+# The capsules of Sabour et al. 2017, 1,152 of them; Efficient-CapsNet itself has only 16.
+_SELF_ATTENTION = {
+    "batch_size": 32, "types": 32, "map_size": 6, "dim": 8, "outputs": 10, "out_dim": 16,
+    "kernel_size": 6, "strides": 1, "padding": 0, "shared": 0,
+}  # fmt: skip
+
 METHODS: dict[str, Sizes] = {
     "dynamic": _WITHOUT_WINDOWS,
     "em": _WITHOUT_WINDOWS,
     "self-routing": _SELF_ROUTING,
+    "self-attention": _SELF_ATTENTION,
     # Tsai et al. 2020: the first layer of capsules for CIFAR-10.
     "inverted-attention": _OF_MATRICES | {"map_size": 16, "padding": 0, "iterations": 2},
     # De Sousa Ribeiro et al. 2020: ConvCaps_1 of their code's default network.

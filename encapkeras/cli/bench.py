@@ -101,6 +101,7 @@ def _add_routing(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--method",
         "--routing",  # its former name
+        type=lambda name: name.replace("_", "-"),
         choices=routing_sizes.METHODS,
         nargs="+",
         default=routing_sizes.DEFAULT,

@@ -11,13 +11,15 @@ from encapkeras.errors import ArgumentError
 
 EXAMPLES = ("encapkeras import-weights encapnet_master original.pth -o network.keras",)
 PAGE = "interop.md"
-NO_SPECS = (".keras", ".pth", ".pt")  # how files end that are not the spec
+NO_SPECS = (".keras", ".pth", ".pt", ".npz", ".h5")  # how files end that are not the spec
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     add_spec_arguments(parser)
-    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a file that torch.save wrote")
+    parser.add_argument(
+        "checkpoint", metavar="CHECKPOINT", help="a file that torch.save wrote, or a .npz or .h5 file of Keras 2"
+    )
     add_output_arguments(parser, "MODEL.keras")
 
 

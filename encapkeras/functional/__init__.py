@@ -7,6 +7,7 @@ faster way through three of them, and `torch_support` what they need of torch.
 
 from encapkeras.functional.batch_norm import NormWeights, batch_norm, capsule_batch_norm
 from encapkeras.functional.batch_norm_relu_squash import affine_relu_squash, batch_norm_relu_squash
+from encapkeras.functional.bilinear_decoder import bilinear_decoder, first_map
 from encapkeras.functional.block_weights import (
     ApproximateWeights,
     BlockOptions,
@@ -21,6 +22,7 @@ from encapkeras.functional.capsule_dense import (
     capsule_dense_per_dim,
     capsule_length,
     list_capsules,
+    mask_capsules,
 )
 from encapkeras.functional.convolution import conv_bn_relu
 from encapkeras.functional.optimal_transport.sinkhorn import marginal_error, sinkhorn
@@ -39,6 +41,7 @@ from encapkeras.functional.routing.em_routing import em_routing
 from encapkeras.functional.routing.heinsen_2019 import heinsen_2019_routing
 from encapkeras.functional.routing.heinsen_2022 import VectorRoutingWeights, end_to_end_credit, heinsen_2022_routing
 from encapkeras.functional.routing.inverted_attention import AttentionLayer, inverted_attention_routing
+from encapkeras.functional.routing.self_attention import self_attention_routing
 from encapkeras.functional.routing.self_routing import self_routing
 from encapkeras.functional.routing.variational_bayes import variational_bayes_routing
 from encapkeras.functional.routing.window_dynamic_routing import window_dynamic_routing
@@ -62,6 +65,7 @@ __all__ = [
     "affine_relu_squash",
     "batch_norm",
     "batch_norm_relu_squash",
+    "bilinear_decoder",
     "capsule_batch_norm",
     "capsule_block",
     "capsule_dense_factored",
@@ -73,13 +77,16 @@ __all__ = [
     "dynamic_routing",
     "em_routing",
     "end_to_end_credit",
+    "first_map",
     "heinsen_2019_routing",
     "heinsen_2022_routing",
     "inverted_attention_routing",
     "list_capsules",
     "marginal_error",
+    "mask_capsules",
     "primary_capsules",
     "reverse_gradient",
+    "self_attention_routing",
     "self_routing",
     "sinkhorn",
     "squash",

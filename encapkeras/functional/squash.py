@@ -14,20 +14,22 @@ from encapkeras.functional.torch_support.optional_compile import compilable
 from encapkeras.functional.torch_support.precision import as_floats, widen
 from encapkeras.torch_internals import is_tracing
 
-SquashVariant = Literal["paper", "sigmoid"]
+SquashVariant = Literal["paper", "exponential", "sigmoid"]
 
 
 @compilable
 def squash(capsules: torch.Tensor, *, variant: SquashVariant = "paper", dim: int = -1) -> torch.Tensor:
-    """Shorten capsules to lengths below 1, in their shape; value and gradient at the zero vector are 0.
+    """Shorten capsules to lengths below 1, in their shape; the zero vector stays.
 
-    `paper`: `|s|^2 / (1 + |s|^2) * s / |s|` (Sabour et al. 2017, equation 1). `sigmoid`: `sigmoid(|s| - m) * s / |s|`
-    with `m = (max |s| - min |s|) / 2` over the whole tensor, gradients flowing through m.
+    `paper`: `|s|^2 / (1 + |s|^2) * s / |s|` (Sabour et al. 2017, equation 1). `exponential`: `(1 - exp(-|s|)) * s /
+    |s|` (Mazzia et al. 2021, arXiv:2101.12491), which leaves short capsules as they are: its gradient at the zero
+    vector is the identity, those of the others are 0 there. `sigmoid`: `sigmoid(|s| - m) * s / |s|` with `m = (max |s|
+    - min |s|) / 2` over the whole tensor, gradients flowing through m.
 
     Args:
         capsules: Tensor of any shape; half precision is computed in float32, whole numbers become float32. Squares of
             lengths must not overflow: lengths up to 1e19 in float32.
-        variant: `paper` or `sigmoid`.
+        variant: `paper`, `exponential` or `sigmoid`.
         dim: The axis of the capsule's components.
 
     Raises:
@@ -37,6 +39,8 @@ def squash(capsules: torch.Tensor, *, variant: SquashVariant = "paper", dim: int
         >>> squash(torch.tensor([[3.0, 4.0], [0.0, 0.0]]))
         tensor([[0.5769, 0.7692],
                 [0.0000, 0.0000]])
+        >>> squash(torch.tensor([0.03, 0.04]), variant="exponential")
+        tensor([0.0293, 0.0390])
     """
     capsules = as_floats(capsules)
     if variant == "paper":
@@ -45,7 +49,9 @@ def squash(capsules: torch.Tensor, *, variant: SquashVariant = "paper", dim: int
         return _Squash.apply(capsules, dim)  # type: ignore[no-any-return]
     if variant == "sigmoid":
         return _squash_sigmoid(capsules, dim)
-    raise ValueError(f"variant must be 'paper' or 'sigmoid'; received {variant!r}")
+    if variant == "exponential":
+        return _squash_exponential(capsules, dim)
+    raise ValueError(f"variant must be 'paper', 'exponential' or 'sigmoid'; received {variant!r}")
 
 
 def _dot(left: torch.Tensor, right: torch.Tensor, dim: int) -> torch.Tensor:
@@ -100,4 +106,13 @@ def _squash_sigmoid(capsules: torch.Tensor, dim: int) -> torch.Tensor:
     true_length = torch.where(is_zero, 0, length)
     half_range = (true_length.amax() - true_length.amin()) / 2
     factor = torch.where(is_zero, 0, torch.sigmoid(true_length - half_range) / length)
+    return (wide * factor).to(capsules.dtype)
+
+
+def _squash_exponential(capsules: torch.Tensor, dim: int) -> torch.Tensor:
+    wide = widen(capsules)
+    square = _dot(wide, wide, dim)
+    is_zero = square == 0
+    length = torch.where(is_zero, 1, square).sqrt()
+    factor = torch.where(is_zero, 1, -torch.expm1(-length) / length)  # exp(length) would overflow
     return (wide * factor).to(capsules.dtype)

@@ -1,4 +1,4 @@
-"""State dicts in files, as `torch.save` writes them."""
+"""State dicts in files, as `torch.save` writes them; and named arrays in other files."""
 
 from __future__ import annotations
 
@@ -14,17 +14,21 @@ import torch
 
 from encapkeras.errors import CheckpointError, TrainingError
 from encapkeras.files import open_regular, replacing
+from encapkeras.interop.array_files import SUFFIXES, read_arrays
 from encapkeras.text import cut, listed
 from encapkeras.torch_internals import DamagedFile, load_saved
 from encapkeras.training.memory.out_of_memory import explain_out_of_memory
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> Mapping[str, Any]:
-    """Read the state dict in a file of `torch.save`, to the CPU; no code in the file is run.
+    """Read the state dict in a file of `torch.save`, to the CPU, or named arrays; no code in the file is run.
 
     Checkpoints often keep the state dict next to other things, such as the epoch and the optimizer's state. It is found
     under any name, if it is the only map with arrays of floating-point numbers. If the top level has such arrays, it is
     the state dict itself.
+
+    Files with other suffixes hold weights of Keras 2: `.npz` arrays by name, `.h5` or `.hdf5` those that `save_weights`
+    wrote, which get names such as `conv1.kernel` by the order of the layers.
 
     Args:
         path: The file.
@@ -40,6 +44,9 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Mapping[str, Any]:
         >>> read_checkpoint(path)
         {'weight': tensor([1., 1.])}
     """
+    if Path(path).suffix.lower() in SUFFIXES:
+        with explain_out_of_memory("Free memory to read the file."):
+            return read_arrays(Path(path))
     content = _loaded(Path(path))
     if isinstance(content, Mapping):
         if _has_weights(content):

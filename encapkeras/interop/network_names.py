@@ -1,6 +1,7 @@
 """The original's names for the weights of a network, from its structure alone: nodes may have any names.
 
 Networks that route in windows, and others whose nodes are called as the modules of their code: see `module_names`.
+Networks with self-attention routing: see `efficient_names`.
 
 The released code of EncapNet has `module0`, the stem; `module1` and on, one for each stage, convolution or routing
 layer; and `final_cls`, the classifier. `generate_activate` makes EM routing's activations, and `moduleK_ot_loss` is the
@@ -16,6 +17,7 @@ import keras
 
 from encapkeras.errors import CheckpointError
 from encapkeras.interop.connections import Connections, Place, no_counterpart
+from encapkeras.interop.efficient_names import efficient_tensors, is_efficient
 from encapkeras.interop.layer_names import (
     CONVOLUTION_AND_NORM,
     TRANSPORT_UNIT,
@@ -48,6 +50,8 @@ def original_tensors(model: SpecModel) -> list[OriginalTensor]:
 def namings(model: SpecModel) -> list[list[OriginalTensor]]:
     """Return the tensors under all names that they may have: those from the structure first, then those of nodes."""
     connections = Connections(model)
+    if is_efficient(connections):
+        return [efficient_tensors(connections)]
     schemes = [module_tensors] if routes_in_windows(connections) else [_structural_tensors, module_tensors]
     found, errors = [], []
     for scheme in schemes:

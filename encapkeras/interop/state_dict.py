@@ -10,6 +10,7 @@ import torch
 
 from encapkeras.errors import LONGEST_NAME, MOST_SHOWN, ArgumentError, CheckpointError, printable
 from encapkeras.functional.batch_norm import WARM_BATCHES
+from encapkeras.interop.efficient_names import DECODER
 from encapkeras.interop.layer_names import COUNTER
 from encapkeras.interop.network_names import namings, original_tensors, uncalled
 from encapkeras.interop.original_tensor import OriginalTensor
@@ -61,7 +62,7 @@ def load_original_state_dict(model: keras.Model, state_dict: Mapping[str, torch.
         raise CheckpointError(
             f"the state dict does not fit network '{model.name}':\n{''.join(shown)}{more}{counted(found, 'error')} "
             f"found; {len(tensors) - len(wrong)} of the {len(tensors)} tensors of the network are valid. "
-            f"{_units_without_loss(unknown)}Nothing was loaded."
+            f"{_units_without_loss(unknown)}{_decoder_alone(wrong, unknown)}Nothing was loaded."
         )
     for tensor in tensors:
         if tensor.name in given:
@@ -176,6 +177,19 @@ def _units_without_loss(unknown: Sequence[str]) -> str:
     )
 
 
+def _decoder_alone(wrong: Sequence[str], unknown: Sequence[str]) -> str:
+    """Return a hint where one of network and file has a decoder and the other does not, and all else fits."""
+    if not all(problem.startswith(DECODER) for problem in (*wrong, *unknown)):
+        return ""
+    if wrong and not unknown and all(": missing" in problem for problem in wrong):
+        return (
+            "The file has no decoder, which prediction does not need: --set losses.reconstruction=null leaves it out. "
+        )
+    if unknown and not wrong:
+        return "The network has no decoder: the spec needs a reconstruction loss, or leave these entries out. "
+    return ""
+
+
 def _problem(tensor: OriginalTensor, given: Mapping[Any, Any]) -> str:
     """Say what is wrong with the entry for a tensor; empty if it is valid."""
     counts = _is_counter(tensor.name)
@@ -196,7 +210,8 @@ def _problem(tensor: OriginalTensor, given: Mapping[Any, Any]) -> str:
     numbers = value.detach().to(getattr(torch, dtype))  # torch does not compare numbers of 8 bits
     if not torch.isfinite(numbers).all():
         return f"has numbers that are not finite in {dtype}"
-    if (_counter(tensor.name) or counts) and (numbers < 0).any():
+    is_variance = tensor.name.endswith(("running_var", "moving_variance"))
+    if (is_variance or counts) and (numbers < 0).any():
         return "is below 0" if counts else "has variances below 0"
     return ""
 

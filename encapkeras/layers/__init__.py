@@ -30,6 +30,7 @@ from encapkeras.layers.normalize import Normalize
 from encapkeras.layers.primary_capsules import PrimaryCapsules
 from encapkeras.layers.registry import LAYERS, CapsuleLayer, register_layer
 from encapkeras.layers.saved_spec_model import SavedSpecModel  # noqa: F401  # registers itself
+from encapkeras.layers.self_attention_capsules import SelfAttentionCapsules
 from encapkeras.layers.self_routing_capsules import SelfRoutingCapsules
 from encapkeras.layers.squash import Squash
 from encapkeras.layers.variational_bayes_capsules import VariationalBayesCapsules
@@ -58,6 +59,7 @@ __all__ = [
     "InvertedAttentionStack",
     "Normalize",
     "PrimaryCapsules",
+    "SelfAttentionCapsules",
     "SelfRoutingCapsules",
     "Squash",
     "VariationalBayesCapsules",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pydantic
 import torch
 
 from encapkeras.functional import capsule_length
@@ -12,9 +13,11 @@ from encapkeras.layers.registry import CapsuleLayer, Shape, register_layer
 
 @register_layer("capsule_length")
 class CapsuleLength(CapsuleLayer):
-    """Euclidean length of each capsule, along the last axis: of class capsules, the scores of the classes.
+    """Length of each capsule along the last axis, `sqrt(|s|^2 + epsilon)`: of class capsules, the classes' scores.
 
     Args:
+        epsilon: Added under the root: 0 for Euclidean lengths, 1e-7 in the code of Efficient-CapsNet (Mazzia et al.
+            2021).
         **kwargs: `name`, `dtype`, `trainable`, as for every Keras layer.
 
     Call arguments:
@@ -31,8 +34,9 @@ class CapsuleLength(CapsuleLayer):
 
     scores_are = "length"
 
-    def __init__(self, **kwargs: Any) -> None:
+    def __init__(self, *, epsilon: pydantic.NonNegativeFloat = 0.0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        self.epsilon = epsilon
 
     def build(self, capsules_shape: Shape) -> None:
         """There are no weights."""
@@ -43,4 +47,4 @@ class CapsuleLength(CapsuleLayer):
 
     def call(self, capsules: torch.Tensor) -> torch.Tensor:
         """See the class."""
-        return capsule_length(capsules)
+        return capsule_length(capsules, epsilon=self.epsilon)

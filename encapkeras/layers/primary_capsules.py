@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import pydantic
 import torch
 
+from encapkeras.errors import ArgumentError, ShapeError
 from encapkeras.functional import primary_capsules
+from encapkeras.functional.squash import SquashVariant
 from encapkeras.layers.block_weights import NORMED_CONVOLUTION, BlockBuilder, MovingAverage, Weights
 from encapkeras.layers.keras_objects import InitializerConfig
 from encapkeras.layers.registry import CapsuleLayer, Shape, convolved_size, register_layer, warn_of_other_axes
@@ -18,17 +20,22 @@ class PrimaryCapsules(CapsuleLayer):
     """The first capsules: a convolution with bias to N types of D channels, then batch norm, ReLU and squash if set.
 
     The defaults are the primary capsules of Sabour et al. 2017, section 4: a kernel of 9 at stride 2, no padding, and
-    squash alone. Batch norm: epsilon 1e-5, momentum 0.9, unbiased moving variance.
+    squash alone. Batch norm: epsilon 1e-5, momentum 0.9, unbiased moving variance. Those of Mazzia et al. 2021
+    (arXiv:2101.12491) have one kernel for each channel, as large as the map: `depthwise` with `kernel_size` map and
+    `squash_variant` exponential.
 
     Args:
         types: Number N of capsule types.
         dim: Dimension D of the capsules.
-        kernel_size: Height and width of the kernel.
+        kernel_size: Height and width of the kernel; `map`: those of the input, so that there is one position.
         strides: Stride.
         padding: Zeros on each side.
         batch_norm: Whether a batch norm follows the convolution.
         relu: Whether ReLU follows.
         squash: Whether each capsule is squashed at the end.
+        squash_variant: How: `paper`, `exponential` or `sigmoid`, as in the layer `squash`.
+        depthwise: Whether each channel has one kernel of its own, without the other channels; there must be types * dim
+            channels.
         moving_average: Of the batch norm's statistics, for prediction: `momentum`: each batch has a share of 0.1;
             `warm`: the plain average of the first ten batches, then the same; short trainings validate far better.
         kernel_initializer: Keras initializer of the kernel, by name or as {class_name, config}.
@@ -44,12 +51,16 @@ class PrimaryCapsules(CapsuleLayer):
         Capsules `(B, H', W', N, D)` with `H' = (H + 2 * padding - kernel_size) // strides + 1`.
 
     Raises:
-        ShapeError: The input is not an image, or smaller than the kernel.
+        ArgumentError: An argument has an invalid value.
+        ShapeError: The input is not an image, smaller than the kernel, or has other channels than `depthwise` takes.
 
     Examples:
         >>> import torch
         >>> PrimaryCapsules(types=32, dim=8)(torch.rand(2, 20, 20, 64)).shape
         torch.Size([2, 6, 6, 32, 8])
+        >>> layer = PrimaryCapsules(types=16, dim=8, kernel_size="map", depthwise=True, squash_variant="exponential")
+        >>> layer(torch.rand(2, 9, 9, 128)).shape
+        torch.Size([2, 1, 1, 16, 8])
     """
 
     squashes = True
@@ -59,13 +70,15 @@ class PrimaryCapsules(CapsuleLayer):
         self,
         types: pydantic.PositiveInt,
         dim: pydantic.PositiveInt,
-        kernel_size: pydantic.PositiveInt = 9,
+        kernel_size: pydantic.PositiveInt | Literal["map"] = 9,
         *,
         strides: pydantic.PositiveInt = 2,
         padding: pydantic.NonNegativeInt = 0,
         batch_norm: bool = False,
         relu: bool = False,
         squash: bool = True,
+        squash_variant: SquashVariant = "paper",
+        depthwise: bool = False,
         moving_average: MovingAverage = "momentum",
         kernel_initializer: InitializerConfig = "glorot_normal",
         bias_initializer: InitializerConfig = "zeros",
@@ -80,9 +93,16 @@ class PrimaryCapsules(CapsuleLayer):
         self.batch_norm = batch_norm
         self.relu = relu
         self.squash = squash
+        self.squash_variant = squash_variant
+        self.depthwise = depthwise
         self.moving_average = moving_average
         self.kernel_initializer = kernel_initializer
         self.bias_initializer = bias_initializer
+        if kernel_size == "map" and padding:
+            raise ArgumentError(
+                f"{self.name}: kernel_size map is a kernel as large as the input, which has no padding; received "
+                f"padding {padding}"
+            )
 
     def build(self, image_shape: Shape) -> None:
         """Make the weights."""
@@ -90,15 +110,39 @@ class PrimaryCapsules(CapsuleLayer):
         warn_of_other_axes(self, image_shape)
         builder = BlockBuilder(self, self.kernel_initializer, self.bias_initializer, moving_average=self.moving_average)
         channels = self.types * self.dim
-        convolution = builder.convolution("convolution", int(image_shape[3] or 0), channels, self.kernel_size)
-        self._weights = Weights((*convolution, builder.norm("norm", channels) if self.batch_norm else None))
+        inputs = 1 if self.depthwise else int(image_shape[3] or 0)
+        kernel = builder.kernel("convolution", (channels, inputs, *self._kernel_sides(image_shape)))
+        bias = builder.bias("convolution", channels)
+        self._weights = Weights((kernel, bias, builder.norm("norm", channels) if self.batch_norm else None))
 
     def compute_output_shape(self, image_shape: Shape) -> Shape:
         """`(B, H, W, C)` gives `(B, H', W', N, D)`."""
-        height, width = convolved_size(
-            self, image_shape, kernel_size=self.kernel_size, strides=self.strides, padding=self.padding
-        )
+        if self.kernel_size == "map":
+            self._kernel_sides(image_shape)
+            height: int | None = 1
+            width: int | None = 1
+        else:
+            height, width = convolved_size(
+                self, image_shape, kernel_size=self.kernel_size, strides=self.strides, padding=self.padding
+            )
+        channels = self.types * self.dim
+        if self.depthwise and image_shape[3] != channels:
+            raise ShapeError(
+                f"{self.name}: depthwise makes one channel of each, so an image must have types * dim = {channels} "
+                f"channels; received shape {tuple(image_shape)}"
+            )
         return (image_shape[0], height, width, self.types, self.dim)
+
+    def _kernel_sides(self, image_shape: Shape) -> tuple[int, int]:
+        if self.kernel_size != "map":
+            return self.kernel_size, self.kernel_size
+        if len(image_shape) != 4 or None in image_shape[1:]:
+            raise ShapeError(
+                f"{self.name}: kernel_size map is a kernel as large as the input, so it takes an image (batch, height, "
+                f"width, channels) of known size; received shape {tuple(image_shape)}"
+            )
+        height, width = (int(size or 0) for size in image_shape[1:3])
+        return height, width
 
     def call(self, image: torch.Tensor, training: bool | None = None) -> torch.Tensor:
         """See the class."""
@@ -113,5 +157,6 @@ class PrimaryCapsules(CapsuleLayer):
             padding=self.padding,
             relu=self.relu,
             squash=self.squash,
+            squash_variant=self.squash_variant,
             training=bool(training and self.trainable),
         )

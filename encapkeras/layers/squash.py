@@ -13,13 +13,14 @@ from encapkeras.layers.registry import CapsuleLayer, Shape, register_layer
 
 @register_layer("squash")
 class Squash(CapsuleLayer):
-    """Shorten capsules to lengths below 1, along the last axis; the zero vector is unchanged and has gradient 0.
+    """Shorten capsules to lengths below 1, along the last axis; the zero vector is unchanged.
 
-    `paper`: `|s|^2 / (1 + |s|^2) * s / |s|` (Sabour et al. 2017, equation 1). `sigmoid`: `sigmoid(|s| - m) * s / |s|`
-    with `m = (max |s| - min |s|) / 2` over the whole batch.
+    `paper`: `|s|^2 / (1 + |s|^2) * s / |s|` (Sabour et al. 2017, equation 1). `exponential`: `(1 - exp(-|s|)) * s /
+    |s|` (Mazzia et al. 2021), whose gradient at the zero vector is the identity; those of the others are 0. `sigmoid`:
+    `sigmoid(|s| - m) * s / |s|` with `m = (max |s| - min |s|) / 2` over the whole batch.
 
     Args:
-        variant: `paper` or `sigmoid`.
+        variant: `paper`, `exponential` or `sigmoid`.
         **kwargs: `name`, `dtype`, `trainable`, as for every Keras layer.
 
     Call arguments:

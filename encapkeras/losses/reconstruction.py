@@ -5,13 +5,17 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import keras
 import pydantic
 import torch
 
 from encapkeras.errors import ArgumentError, ShapeError
+from encapkeras.functional import bilinear_decoder, first_map, mask_capsules
+from encapkeras.functional.bilinear_decoder import FILTERS
+from encapkeras.layers.initializers import get_initializer, in_torch_layout
+from encapkeras.layers.keras_objects import InitializerConfig
 from encapkeras.layers.registry import Shape
 from encapkeras.losses.registry import register_loss
 from encapkeras.losses.side_loss import SideLoss
@@ -23,12 +27,18 @@ from encapkeras.validation import shown
 class ReconstructionLoss(SideLoss):
     """The capsule of the labeled class, decoded, should reproduce the image (Sabour et al. 2017, section 4.1).
 
-    All other class capsules are set to 0; dense layers with ReLU, then a dense layer with sigmoid, make an image of all
-    J * E numbers. The loss of an image is the SUM over its pixels and channels of `(made - given)^2`; mean over the
-    batch. The paper multiplies it by 0.0005 (`weight: 0.0005` in a spec).
+    All other class capsules are set to 0; a decoder makes an image of all J * E numbers. The loss of an image is the
+    SUM over its pixels and channels of `(made - given)^2`; mean over the batch. The paper multiplies it by 0.0005
+    (`weight: 0.0005` in a spec).
 
     Args:
-        hidden: Sizes of the dense layers before the last, whose size is that of the image.
+        decoder: `dense`: dense layers with ReLU, then a dense layer with sigmoid, as in the paper. `bilinear`: that of
+            Efficient-CapsNet for smallNORB (Mazzia et al. 2021): a dense layer makes a small map, then three times
+            the map is doubled and convolved, and a last convolution ends in a sigmoid; for images whose sides are
+            multiples of 8. See `encapkeras.functional.bilinear_decoder`.
+        hidden: Of the dense decoder: sizes of the layers before the last, whose size is that of the image.
+        kernel_initializer: Keras initializer of all kernels but the last, by name or as {class_name, config}.
+        output_initializer: Keras initializer of the last kernel.
         **kwargs: `name`, `dtype`, `trainable`, as for every Keras layer.
 
     Call arguments:
@@ -54,9 +64,20 @@ class ReconstructionLoss(SideLoss):
 
     per_class = "capsules"
 
-    def __init__(self, *, hidden: Sequence[pydantic.PositiveInt] = (512, 1024), **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *,
+        decoder: Literal["dense", "bilinear"] = "dense",
+        hidden: Sequence[pydantic.PositiveInt] = (512, 1024),
+        kernel_initializer: InitializerConfig = "glorot_uniform",
+        output_initializer: InitializerConfig = "glorot_uniform",
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
+        self.decoder = decoder
         self.hidden = tuple(hidden)
+        self.kernel_initializer = kernel_initializer
+        self.output_initializer = output_initializer
 
     def build(self, capsules_shape: Shape, image_shape: Shape) -> None:
         """Make the decoder's weights."""
@@ -68,14 +89,31 @@ class ReconstructionLoss(SideLoss):
             raise ShapeError(f"image must be of known size; received shape {image_shape}")
         self._capsules_shape = tuple(size for size in capsules_shape[1:] if size)
         self._image_shape = tuple(size for size in image_shape[1:] if size)
-        sizes = [math.prod(self._capsules_shape), *self.hidden, math.prod(self._image_shape)]
-        self._dense = [
-            (
-                self.add_weight(shape=(inputs, units), initializer="glorot_uniform", name=f"kernel{number}"),
-                self.add_weight(shape=(units,), initializer="zeros", name=f"bias{number}"),
-            )
-            for number, (inputs, units) in enumerate(itertools.pairwise(sizes), 1)
+        shapes = self._dense_shapes() if self.decoder == "dense" else self._bilinear_shapes()
+        self._kernels_and_biases = [
+            self._add_layer(number, shape, len(shapes)) for number, shape in enumerate(shapes, 1)
         ]
+
+    def _dense_shapes(self) -> list[tuple[int, ...]]:
+        sizes = [math.prod(self._capsules_shape), *self.hidden, math.prod(self._image_shape)]
+        return list(itertools.pairwise(sizes))
+
+    def _bilinear_shapes(self) -> list[tuple[int, ...]]:
+        if len(self._image_shape) != 3:
+            raise ShapeError(f"the bilinear decoder makes images (H, W, C); received shape {self._image_shape}")
+        *size, channels = self._image_shape
+        dense = (math.prod(self._capsules_shape), math.prod(first_map(*size)))
+        convolutions = itertools.pairwise([1, *FILTERS, channels])
+        return [dense, *((filters, inputs, 3, 3) for inputs, filters in convolutions)]
+
+    def _add_layer(self, number: int, shape: tuple[int, ...], count: int) -> tuple[Any, Any]:
+        """Add the kernel of a dense layer `(inputs, units)` or a convolution `(filters, inputs, 3, 3)`, and a bias."""
+        name, config = f"kernel{number}", self.output_initializer if number == count else self.kernel_initializer
+        is_dense = len(shape) == 2
+        initializer = get_initializer(config, name) if is_dense else in_torch_layout(config, name)
+        kernel = self.add_weight(shape=shape, initializer=initializer, name=name)
+        units = shape[1] if is_dense else shape[0]
+        return kernel, self.add_weight(shape=(units,), initializer="zeros", name=f"bias{number}")
 
     def call(self, capsules: torch.Tensor, image: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Return losses `(B,)`; see the class."""
@@ -111,11 +149,14 @@ class ReconstructionLoss(SideLoss):
         return images
 
     def _decode(self, capsules: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        weights = [(bias.value, kernel.value) for kernel, bias in self._dense]
-        features = (capsules * targets[..., None]).flatten(1)
-        for bias, kernel in weights[:-1]:
+        weights = [(kernel.value, bias.value) for kernel, bias in self._kernels_and_biases]
+        features = mask_capsules(capsules, targets)
+        if self.decoder == "bilinear":
+            *size, _ = self._image_shape
+            return bilinear_decoder(features, weights[0], weights[1:], first_map(*size)).flatten(1)
+        for kernel, bias in weights[:-1]:
             features = torch.addmm(bias, features, kernel).relu()
-        bias, kernel = weights[-1]
+        kernel, bias = weights[-1]
         image: torch.Tensor = torch.addmm(bias, features, kernel).sigmoid()
         return image
 

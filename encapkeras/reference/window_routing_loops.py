@@ -152,6 +152,33 @@ def window_dynamic_routing(
     return windows.map(routed)
 
 
+def self_attention_routing(
+    capsules: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    *,
+    strides: Step = 1,
+    padding: Step = 0,
+    pose: str = "vector",
+) -> torch.Tensor:
+    """Self-attention routing (Mazzia et al. 2021): each vote's mean agreement with all votes for the same parent."""
+    windows = Windows(capsules, weight, strides, padding)
+    vote = votes(windows, capsules, weight, pose)
+    logit = {}
+    for j, i in vote:
+        root = math.sqrt(vote[j, i].shape[1])
+        logit[j, i] = total([dot(vote[j, i], vote[j, k]) / root for k in windows.children[j]])
+    share = softmax(logit, windows.rivals("position"))
+    if bias is not None:
+        added = windows.of_edges(bias)
+        share = {edge: c + added[edge] for edge, c in share.items()}
+    routed = {}
+    for j, s in gather(windows, share, vote).items():
+        length = dot(s, s).sqrt()
+        routed[j] = (1 - 1 / length.exp()) * s / length
+    return windows.map(routed)
+
+
 def attention_pass(capsules: torch.Tensor, layer: Any, parents: torch.Tensor | None = None) -> torch.Tensor:
     """Return the parents of a layer, an `AttentionLayer`, by those of the pass before; None in the first.
 

@@ -13,6 +13,7 @@ from encapkeras.errors import ArgumentError
 from encapkeras.functional import variational_bayes_routing
 from encapkeras.layers import (
     InvertedAttentionCapsules,
+    SelfAttentionCapsules,
     SelfRoutingCapsules,
     VariationalBayesCapsules,
     WindowDynamicCapsules,
@@ -20,11 +21,12 @@ from encapkeras.layers import (
 )
 from encapkeras.reference.window_routing_votes import Trace
 
-OF_POSITIONS = ["self-routing", "attention", "dynamic", "em", "variational Bayes"]
+OF_POSITIONS = ["self-routing", "self-attention", "attention", "dynamic", "em", "variational Bayes"]
 WINDOW = {"kernel_size": 3, "strides": 2, "padding": 1}
 # layer, iterations, whether all parents that a child feeds compete for it
 LAYERS = {
     "self-routing": (lambda **k: SelfRoutingCapsules(5, 9, routing_initializer="glorot_normal", **k), 1, False),
+    "self-attention": (lambda **k: SelfAttentionCapsules(5, 9, **k), 1, False),
     "attention": (lambda **k: InvertedAttentionCapsules(5, 9, iterations=3, **k), 3, False),
     "dynamic": (lambda **k: WindowDynamicCapsules(5, 9, **k), 3, False),
     "dynamic of child": (lambda **k: WindowDynamicCapsules(5, 9, competition="child", **k), 3, True),

@@ -86,6 +86,8 @@ PARAMETERS = {
     "variational_bayes_small_norb_tiny": 206_154,
     "heinsen_2019_small_norb": 271_688,
     "em_small_norb": 67_154,
+    "efficient_capsnet": 161_824 + 1_411_344,  # encoder and decoder
+    "efficient_capsnet_small_norb": 151_664 + 229_570,
     "routing_attention": 118_369,
     "routing_average": 24_058,
     "routing_dynamic": 429_296,
@@ -93,6 +95,7 @@ PARAMETERS = {
     "routing_heinsen_2019": 235_416,
     "routing_heinsen_2022": 102_619,
     "routing_self": 271_880,
+    "routing_self_attention": 430_592,
     "routing_variational_bayes": 112_632,
 }
 FILES = {file.stem: file for file in bundled_specs().glob("*.yaml")}

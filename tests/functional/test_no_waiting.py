@@ -120,7 +120,7 @@ def test_routing_in_windows(name, pose):
     without_waiting(lambda *leaves: METHODS[name](type(inputs)(*leaves), **options), *inputs)
 
 
-@pytest.mark.parametrize("variant", ["paper", "sigmoid"])
+@pytest.mark.parametrize("variant", ["paper", "exponential", "sigmoid"])
 def test_squash(variant):
     without_waiting(lambda x: squash(x, variant=variant), normal(0, 3, 4, 5))
 

@@ -3,7 +3,9 @@
 import pytest
 import torch
 
+from encapkeras.errors import ArgumentError, ShapeError
 from encapkeras.functional import NormWeights, primary_capsules, squash
+from encapkeras.layers import PrimaryCapsules
 
 TYPES, DIM = 4, 3
 
@@ -42,3 +44,35 @@ def test_primary_capsules_equal_torch(training, with_norm, relu, with_squash):
     if with_norm:
         assert torch.allclose(norm.mean, module.running_mean, rtol=0, atol=1e-12)
         assert torch.allclose(norm.variance, module.running_var, rtol=0, atol=1e-12)
+
+
+def test_depthwise_equals_a_sum_for_each_channel():
+    """A kernel as large as the map gives one position, a smaller one several, in the order row, column, type."""
+    generator = torch.Generator().manual_seed(0)
+    image, bias = torch.randn(2, 5, 4, 12, generator=generator).double(), torch.randn(12, generator=generator).double()
+    for rows, columns, strides in ((5, 4, 1), (2, 2, 2)):
+        kernel = torch.randn(12, 1, rows, columns, generator=generator).double()
+        options = {"types": TYPES, "strides": strides, "padding": 0, "relu": False, "squash": True, "training": False}
+        received = primary_capsules(image, kernel, bias, None, **options, squash_variant="exponential")
+        windows = image.unfold(1, rows, strides).unfold(2, columns, strides)
+        expected = torch.einsum("bpqcyx,cyx->bpqc", windows, kernel[:, 0]) + bias
+        expected = squash(expected.unflatten(3, (TYPES, DIM)), variant="exponential")
+        torch.testing.assert_close(received, expected)
+
+
+def test_depthwise_layer_takes_the_whole_map_and_refuses_what_does_not_fit():
+    layer, image = PrimaryCapsules(4, 3, "map", depthwise=True, squash_variant="exponential"), torch.randn(2, 5, 4, 12)
+    capsules = layer(image)
+    assert capsules.shape == (2, 1, 1, 4, 3)
+    kernel, bias = (weight.value for weight in layer.weights)
+    raw = (torch.einsum("bhwc,chw->bc", image, kernel[:, 0]) + bias).view(2, 1, 1, 4, 3)
+    torch.testing.assert_close(capsules, squash(raw, variant="exponential"))
+    assert [tuple(weight.shape) for weight in layer.weights] == [(12, 1, 5, 4), (12,)]
+    for arguments, shape, message in [
+        ({"depthwise": True, "kernel_size": 3}, (2, 5, 4, 10), r"types \* dim = 12 channels; received .* 10\)"),
+        ({"kernel_size": "map"}, (2, 4, 12), "map is a kernel as large as the input"),
+    ]:
+        with pytest.raises(ShapeError, match=message):
+            PrimaryCapsules(4, 3, **arguments)(torch.randn(shape))
+    with pytest.raises(ArgumentError, match="which has no padding; received padding 1"):
+        PrimaryCapsules(4, 3, "map", padding=1)

@@ -6,12 +6,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support import golden
 
-from encapkeras.functional import capsule_length, squash
+from encapkeras.functional import capsule_length, mask_capsules, squash
 
-VARIANTS = ["paper", "sigmoid"]
+VARIANTS = ["paper", "exponential", "sigmoid"]
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", ["paper", "sigmoid"])  # exponential: golden/routings_b/layers/eff_squash.npz
 def test_squash_equals_the_original(variant):
     expected = golden.load(f"squash_{variant}")
     x = expected.inputs["x"].clone().requires_grad_()
@@ -40,19 +40,20 @@ def test_gradients_are_right_twice(variant, dim):
 
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
-def test_zero_vectors_have_zero_value_and_gradient(variant, dtype):
+def test_zero_vectors_have_zero_value_and_known_gradient(variant, dtype):
     x = torch.tensor([[0.0, 0.0], [3.0, 4.0]], dtype=dtype, requires_grad=True)
     y = squash(x, variant=variant)
     y.sum().backward()
     assert y.dtype == dtype
     assert y[0].abs().max() == 0
-    assert x.grad[0].abs().max() == 0
+    assert x.grad[0].tolist() == ([1, 1] if variant == "exponential" else [0, 0])
     assert torch.isfinite(x.grad).all()
 
 
-def test_tiny_and_huge_vectors_stay_finite():
+@pytest.mark.parametrize("variant", ["paper", "exponential"])
+def test_tiny_and_huge_vectors_stay_finite(variant):
     x = torch.tensor([[1e-30, 0.0], [1e-12, 1e-12], [1e18, -1e18]], requires_grad=True)
-    y = squash(x)
+    y = squash(x, variant=variant)
     y.sum().backward()
     assert torch.isfinite(y).all()
     assert torch.isfinite(x.grad).all()
@@ -68,8 +69,18 @@ def test_squash_keeps_the_direction_and_gives_the_known_length(values):
     assert abs((x * y).sum() - length * y.norm()) <= 1e-9
 
 
+def test_exponential_squash_has_the_known_length_and_keeps_short_capsules():
+    x = torch.tensor([[3e-9, 4e-9], [0.3, 0.4], [30.0, 40.0], [300.0, 400.0]], requires_grad=True)
+    y = squash(x, variant="exponential")
+    length = x.detach().double().norm(dim=1)
+    golden.assert_equal(y.detach().double().norm(dim=1), -torch.expm1(-length), 1e-6)
+    gradients = torch.autograd.grad(y[:, 0].sum(), x)[0]
+    golden.assert_equal(gradients[0], torch.tensor([1.0, 0.0]), 1e-6)
+    assert torch.isfinite(gradients).all()
+
+
 def test_unknown_variant_is_refused():
-    with pytest.raises(ValueError, match="variant must be 'paper' or 'sigmoid'; received 'logistic'"):
+    with pytest.raises(ValueError, match="variant must be 'paper', 'exponential' or 'sigmoid'; received 'logistic'"):
         squash(torch.zeros(2), variant="logistic")
 
 
@@ -77,6 +88,22 @@ def test_length_of_zero_has_zero_gradient():
     x = torch.zeros(2, 3, requires_grad=True)
     capsule_length(x).sum().backward()
     assert x.grad.abs().max() == 0
+
+
+def test_epsilon_is_added_under_the_root_of_lengths():
+    x = torch.tensor([[3.0, 4.0], [0.0, 0.0]], dtype=torch.float64, requires_grad=True)
+    length = capsule_length(x, epsilon=1e-7)
+    golden.assert_equal(length.detach(), torch.tensor([(25 + 1e-7) ** 0.5, 1e-7**0.5], dtype=torch.float64))
+    length.sum().backward()
+    assert x.grad[1].abs().max() == 0
+
+
+def test_the_first_of_the_longest_capsules_is_not_masked():
+    x = torch.tensor([[[0.0, 5.0], [3.0, 4.0], [1.0, 1.0]]], requires_grad=True)
+    masked = mask_capsules(x)
+    assert masked.tolist() == [[0, 5, 0, 0, 0, 0]]
+    masked.sum().backward()
+    assert x.grad.tolist() == [[[1, 1], [0, 0], [0, 0]]]
 
 
 def test_squash_compiles_in_one_graph():

@@ -15,6 +15,7 @@ from encapkeras.functional import (
     VectorRoutingWeights,
     heinsen_2022_routing,
     inverted_attention_routing,
+    self_attention_routing,
     self_routing,
     squash,
     variational_bayes_routing,
@@ -43,6 +44,8 @@ class Case:
         matrix = weight.unflatten(4, (2, 2))[..., 0]
         if self.name == "self_routing":
             return self_routing(capsules, activations, weight, routing, bias, **window)
+        if self.name == "self_attention":
+            return (self_attention_routing(capsules, weight, bias, **window),)
         if self.name == "inverted_attention":
             layer = AttentionLayer(weight, scale, 0.1 * scale, **window)
             return (inverted_attention_routing(capsules, layer, iterations=3),)
@@ -72,6 +75,7 @@ class Case:
 
 METHODS = [
     "self_routing",
+    "self_attention",
     "inverted_attention",
     "inverted_attention_matrix",
     "dynamic_position",
@@ -81,7 +85,7 @@ METHODS = [
     "bayes_diagonal",
     "bayes_full",
 ]
-ACTIVE = [name for name in METHODS if name.startswith(("self", "em", "bayes"))]
+ACTIVE = [name for name in METHODS if name.startswith(("self_routing", "em", "bayes"))]
 POSE_ALONE = [name for name in METHODS if name not in ACTIVE]
 
 

@@ -432,6 +432,68 @@ def _checkpoint(folder: Path) -> Format:
     return Format(("a.pth", "b.pth", "c.pth"), read, (structured,), guarded=("a.pth", "b.pth"))
 
 
+def _weights(ending: str) -> Callable[[Path], Format]:
+    """Weights of Keras 2: named arrays, or a file with the names that Keras gave."""
+
+    def make(folder: Path) -> Format:
+        import h5py
+        import keras
+
+        from encapkeras import build_model
+        from encapkeras.interop import load_original_state_dict, original_state_dict, read_checkpoint
+
+        keras.utils.set_random_seed(0)
+        primary = {
+            "layer": "primary_capsules",
+            "inputs": "bn1",
+            "types": 2,
+            "dim": 2,
+            "kernel_size": 3,
+            "depthwise": True,
+        }
+        nodes = {
+            "conv1": {"layer": "keras.Conv2D", "inputs": "image", "filters": 4, "kernel_size": 3},
+            "bn1": {"layer": "keras.BatchNormalization", "inputs": "conv1"},
+            "primary": primary,
+            "caps": {"layer": "self_attention_capsules", "inputs": "primary", "capsules": 3, "dim": 2},
+        }
+        model = build_model({"model": {"inputs": {"image": [7, 7, 1]}, "nodes": nodes, "outputs": {"out": "caps"}}})
+        arrays = {name: tensor.numpy() for name, tensor in original_state_dict(model).items()}
+        kinds = {
+            "conv1": "conv2d_3",
+            "bn1": "batch_normalization",
+            "primary": "primary_caps/conv2d_4",
+            "caps": "fc_caps",
+        }
+        if ending == "npz":
+            np.savez(folder / "a.npz", **arrays)
+        else:
+            with h5py.File(folder / "a.h5", "w") as file:
+                for name, array in arrays.items():
+                    layer, leaf = name.split(".")
+                    file[f"model/{kinds[layer]}/{leaf}:0"] = array
+
+        def changed(chance: random.Random, data: bytes) -> Mutant:
+            if ending == "h5":
+                return _changed_hdf5(chance, data), False
+            with np.load(io.BytesIO(data)) as file:
+                found = {name: file[name] for name in file.files}
+            name = chance.choice(list(found))
+            found[name] = changed_array(chance, found[name])
+            written = io.BytesIO()
+            np.savez(written, **found)
+            return written.getvalue(), False
+
+        def read(path: Path) -> Any:
+            load_original_state_dict(model, read_checkpoint(path))
+            return digest([weight.value for weight in model.weights])
+
+        changes = (changed, _directory, _members) if ending == "npz" else (changed,)
+        return Format((f"a.{ending}",), read, changes, guarded=("a.npz",) if ending == "npz" else ())
+
+    return make
+
+
 def _small_model() -> Any:
     import keras
 
@@ -662,6 +724,8 @@ FORMATS: dict[str, Callable[[Path], Format]] = {
     "json": _spec("json"),
     "keras": _keras,
     "pth": _checkpoint,
+    "weights_npz": _weights("npz"),
+    "weights_h5": _weights("h5"),
     "state": _state,
 }
 

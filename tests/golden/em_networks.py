@@ -2,6 +2,7 @@
 
 import math
 import zlib
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -14,7 +15,6 @@ from encapkeras import build_model
 OWN_PIXELS = "model.nodes.batch_normal.inputs=image"  # the files' images are not normalized
 SIZES = {"A": "filters", "B": "primary_types", "C": "first_types", "D": "second_types", "iterations": "iterations"}
 SPEC = "em_small_norb"
-NAMES = ("em_smallnorb_it2", "em_small_it3")
 LAYERS = {
     "BatchNorm": "batch_normal",
     "relu_conv1": "conv",
@@ -28,7 +28,11 @@ WEIGHTS = {"weights": "kernel", "biases": "bias", "w": "kernel"}
 MARGIN = 0.2 + 0.79 / (1 + math.exp(-(200_000 / 50_000 - 4)))  # of the spread loss after 200,000 steps
 
 
-def differences(meta: dict, expected: dict[str, torch.Tensor]) -> Differences:
+def is_here(name: str) -> bool:
+    return name.startswith("em_small")
+
+
+def differences(meta: dict, expected: dict[str, torch.Tensor], path: Path) -> Differences:
     """Compare scores in prediction and training, the loss, and the norms of all gradients."""
     with double_precision():
         model = _model(meta)

@@ -1,4 +1,4 @@
-"""Exported layers of Heinsen's routings give the same outputs elsewhere."""
+"""Exported layers of Heinsen's routings, and of self-attention, give the same outputs elsewhere."""
 
 import keras
 import numpy as np
@@ -40,6 +40,19 @@ NETWORKS = {
         },
         "classes": {"layer": "heinsen_2022_capsules", "inputs": "hidden", "capsules": 5, "dim": 1},
         "scores": {"layer": "keras.Flatten", "inputs": "classes"},
+    },
+    "self-attention": {
+        "short": {"layer": "squash", "inputs": "primary", "variant": "exponential"},
+        "hidden": {
+            "layer": "self_attention_capsules",
+            "inputs": "short",
+            "capsules": 4,
+            "dim": 6,
+            "kernel_size": 2,
+            "matrices": "type",
+        },
+        "classes": {"layer": "self_attention_capsules", "inputs": "hidden", "capsules": 5, "dim": 4},
+        "scores": {"layer": "capsule_length", "inputs": "classes", "epsilon": 1e-7},
     },
 }
 

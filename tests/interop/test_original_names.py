@@ -30,6 +30,7 @@ NOT_OF_THE_ORIGINAL = {
     "routing_heinsen_2019",
     "routing_heinsen_2022",
     "routing_self",
+    "routing_self_attention",
     "routing_variational_bayes",
 }
 SPECS = sorted(file.stem for file in bundled_specs().glob("*.yaml"))

@@ -11,6 +11,7 @@ from encapkeras.layers import (
     Heinsen2022Capsules,
     InvertedAttentionCapsules,
     InvertedAttentionStack,
+    SelfAttentionCapsules,
     SelfRoutingCapsules,
     VariationalBayesCapsules,
     WindowDynamicCapsules,
@@ -81,6 +82,27 @@ def test_random_coefficients_are_shares_and_the_same_in_every_model(name):
     assert all(weight.value.grad is None for weight in layer.non_trainable_weights)
     config = keras.layers.serialize(layer)
     assert keras.layers.deserialize(config).get_config()["routing"] == "random"
+
+
+@pytest.mark.parametrize("arguments", [{}, {"kernel_size": 2, "matrices": "type"}, {"matrices": "all"}])
+def test_controls_of_self_attention_have_no_bias(arguments):
+    inputs = torch.randn(2, *MAP, generator=torch.Generator().manual_seed(1))
+    routed, uniform, random, again = (
+        SelfAttentionCapsules(5, 3, routing=routing, **arguments) for routing in (None, "uniform", "random", "random")
+    )
+    for layer in (routed, uniform, random, again):
+        layer.build(inputs.shape)
+        layer.kernel.assign(routed.kernel.value)
+    sums = WindowDynamicCapsules(5, 3, iterations=0, **arguments)
+    sums.build(inputs.shape)
+    sums.kernel.assign(routed.kernel.value)
+    length = sums(inputs).norm(dim=-1)
+    length = (length / (1 - length)).sqrt()  # before dynamic routing's squash
+    torch.testing.assert_close(uniform(inputs).norm(dim=-1), 1 - (-length).exp())
+    assert torch.equal(random(inputs), again(inputs))
+    assert not torch.allclose(random(inputs), uniform(inputs), rtol=0.01)
+    assert [len(layer.trainable_weights) for layer in (routed, uniform, random)] == [2, 1, 1]
+    assert keras.layers.deserialize(keras.layers.serialize(random)).get_config()["routing"] == "random"
 
 
 def test_one_matrix_for_all_children_maps_their_sum():

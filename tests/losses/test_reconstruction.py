@@ -51,6 +51,41 @@ def test_the_decoder_has_the_papers_size():
     ]
 
 
+def test_the_bilinear_decoder_equals_operations_on_whole_maps():
+    """The map is doubled between the centers of pixels: weights of 3/4 and 1/4, at the edges those of the edge."""
+    keras.utils.set_random_seed(0)
+    loss = ReconstructionLoss(decoder="bilinear", kernel_initializer="he_normal")
+    capsules, image, labels = torch.randn(3, 4, 2), torch.rand(3, 16, 24, 2), torch.tensor([3, 0, 2])
+    values = loss(capsules=capsules, image=image, labels=labels)
+    (kernel, bias, *others) = [weight.value for weight in loss.weights]
+    masked = capsules * torch.nn.functional.one_hot(labels, 4)[..., None]
+    made = (masked.flatten(1) @ kernel + bias).view(3, 1, 4, 5)
+    for number, (kernel, bias) in enumerate(zip(others[::2], others[1::2], strict=True)):
+        if number < 3:
+            for axis in (2, 3):
+                first, last = made.narrow(axis, 0, 1), made.narrow(axis, -1, 1)
+                before = torch.cat([first, made.narrow(axis, 0, made.shape[axis] - 1)], axis)
+                after = torch.cat([made.narrow(axis, 1, made.shape[axis] - 1), last], axis)
+                both = [0.75 * made + 0.25 * before, 0.75 * made + 0.25 * after]
+                made = torch.stack(both, axis + 1).flatten(axis, axis + 1)
+        made = torch.nn.functional.conv2d(made, kernel, bias)
+        made = torch.where(made > 0, made, 0.2 * made) if number < 3 else made.sigmoid()
+    expected = (made.permute(0, 2, 3, 1) - image).square().sum((1, 2, 3))
+    torch.testing.assert_close(values, expected, rtol=1e-4, atol=1e-4)
+    assert loss.reconstruct(capsules).shape == image.shape
+
+
+def test_the_bilinear_decoder_has_the_codes_size_and_names_what_it_cannot_make():
+    loss = ReconstructionLoss(decoder="bilinear")
+    loss(capsules=torch.rand(1, 5, 16), image=torch.rand(1, 48, 48, 2), labels=torch.tensor([0]))
+    assert sum(weight.value.numel() for weight in loss.weights) == 229_570
+    for shape, message in [((28, 28, 1), "multiples of 8; received 28 x 28"), ((9,), r"\(H, W, C\); received shape")]:
+        with pytest.raises(ShapeError, match=message):
+            ReconstructionLoss(decoder="bilinear")(
+                capsules=torch.rand(1, 5, 16), image=torch.rand(1, *shape), labels=torch.tensor([0])
+            )
+
+
 def test_labels_may_be_integers_columns_or_one_hot():
     loss, capsules, image, labels = make()
     forms = [labels, labels.to(torch.uint8), labels.float()[:, None], torch.nn.functional.one_hot(labels, 3)]

@@ -5,16 +5,23 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from golden import check, routing_layers
+from golden import check, efficient_layers, routing_layers
 from support.routing import gradients, largest_difference
 
 from encapkeras import functional
 from encapkeras.functional import AttentionLayer, EmOptions, VectorRoutingWeights
-from encapkeras.reference import heinsen_loops, window_gaussian_loops, window_routing_loops, window_routing_votes
+from encapkeras.reference import (
+    heinsen_loops,
+    self_attention_votes,
+    window_gaussian_loops,
+    window_routing_loops,
+    window_routing_votes,
+)
 
 LOOPS = SimpleNamespace(
     self_routing=window_routing_loops.self_routing,
     window_dynamic_routing=window_routing_loops.window_dynamic_routing,
+    self_attention_routing=window_routing_loops.self_attention_routing,
     inverted_attention_routing=window_routing_loops.inverted_attention_routing,
     window_em_routing=window_gaussian_loops.window_em_routing,
     variational_bayes_routing=window_gaussian_loops.variational_bayes_routing,
@@ -24,7 +31,7 @@ LOOPS = SimpleNamespace(
 )
 
 GOLDEN = Path(__file__).parent.parent / "golden"
-ROUTINGS = ("sr", "idpa", "vb_class", "vb_conv", "heinsen", "em_conv")  # beginnings of the files' names
+ROUTINGS = ("sr", "idpa", "vb_class", "vb_conv", "heinsen", "em_conv", "eff_fccaps")  # beginnings of the files' names
 SMALL = {
     "sr_hidden_k2s2_nopad",
     "sr_last_whole",
@@ -38,6 +45,7 @@ SMALL = {
     "vb_class_floor_t3",
     "vb_class_full_t1",
     "vb_class_shared_t2_eval",
+    "eff_fccaps",
     "heinsen1_skm_t3",
     "heinsen1_variable_both_t3",
     "heinsen2_fixed_t2",
@@ -57,7 +65,8 @@ def files():
 @pytest.mark.parametrize("path", list(files()))
 def test_loops_equal_the_authors_code(path, monkeypatch):
     for name, loops in vars(LOOPS).items():
-        monkeypatch.setattr(routing_layers, name, loops)
+        for module in (routing_layers, efficient_layers):
+            monkeypatch.setattr(module, name, loops, raising=False)
     result = check.check_layer(path)
     assert result.holds, str(result)
 
@@ -157,6 +166,14 @@ def stack(concurrent):
     return make
 
 
+def self_attention(with_bias):
+    def make(case):
+        bias = case.random(*case.kernel) if with_bias else None
+        return lambda routings: (routings.self_attention_routing(case.capsules, case.weight, bias, **case.window),)
+
+    return make
+
+
 def em(competition, **options):
     def make(case):
         betas = case.random(OUTPUTS), case.random(OUTPUTS)
@@ -198,6 +215,8 @@ METHODS = {
     "attention": attention,
     "attention, sequential stack": stack(concurrent=False),
     "attention, concurrent stack": stack(concurrent=True),
+    "self-attention": self_attention(with_bias=True),
+    "self-attention, no bias": self_attention(with_bias=False),
     "EM, of a position": em("position", final_lambda=0.1, normalize_cost=False),
     "EM, of a child": em("child", final_lambda=0.1),
     "EM, of a child, fillers": em_with_fillers,
@@ -228,6 +247,13 @@ del WITH_VOTES["self-routing, last"], WITH_VOTES["EM, of a child, fillers"]
 def test_fast_routing_in_windows_equals_that_with_votes(method, kind):
     case = Case(kind, seed=list(WINDOWS).index(kind))
     compare(WITH_VOTES[method](case), case.leaves, window_routing_votes)
+
+
+@pytest.mark.parametrize("kind", WINDOWS)
+@pytest.mark.parametrize("with_bias", [False, True])
+def test_self_attention_equals_that_with_votes(with_bias, kind):
+    case = Case(kind, seed=8)
+    compare(self_attention(with_bias)(case), case.leaves, self_attention_votes)
 
 
 @pytest.mark.parametrize("shared", [False, True])

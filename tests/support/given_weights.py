@@ -5,12 +5,12 @@ from pathlib import Path
 import keras
 from golden import check
 
-FOLDER = Path(__file__).parent.parent / "golden" / "routings_a"
+GOLDEN = Path(__file__).parent.parent / "golden"
 
 
-def golden_files(beginning):
+def golden_files(beginning, folder="routings_a"):
     """The golden files of a method."""
-    return [path for path in check.files(FOLDER) if path.stem.startswith(beginning)]
+    return [path for path in check.files(GOLDEN / folder) if path.stem.startswith(beginning)]
 
 
 def called(layer, inputs, weights, **options):

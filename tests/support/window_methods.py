@@ -8,6 +8,7 @@ from encapkeras.functional import (
     AttentionLayer,
     EmOptions,
     inverted_attention_routing,
+    self_attention_routing,
     self_routing,
     variational_bayes_routing,
     window_dynamic_routing,
@@ -96,6 +97,10 @@ def _attention(inputs, iterations, **options):
     return (inverted_attention_routing(inputs.capsules, layer, iterations=iterations),)
 
 
+def _self_attention(inputs, iterations, **options):
+    return (self_attention_routing(inputs.capsules, inputs.weight, inputs.routing_bias, **options),)
+
+
 def _em(competition):
     def route(inputs, iterations, pose="vector", **options):
         betas = inputs.beta_v, inputs.beta_a
@@ -118,6 +123,7 @@ METHODS = {
     "dynamic_position": _dynamic("position"),
     "dynamic_child": _dynamic("child"),
     "inverted_attention": _attention,
+    "self_attention": _self_attention,
     "em_position": _em("position"),
     "em_child": _em("child"),
     "bayes_position": _bayes(competition="position"),

@@ -97,7 +97,7 @@ class _Archive:
 
     def header(self, name: str) -> Header:
         with self._opened(name) as file:
-            return _header(file, self._zip.getinfo(f"{name}.npy").file_size)
+            return array_header(file, self._zip.getinfo(f"{name}.npy").file_size)
 
     def read(self, name: str) -> Array:
         self.header(name)  # refuses absurd sizes before there is memory for them
@@ -135,7 +135,7 @@ def _check_directory(file: IO[bytes], archive: zipfile.ZipFile) -> None:
         raise ValueError(f"its directory shows {len(members)} members of {counted_there}")
 
 
-def _header(file: IO[bytes], size: int) -> Header:
+def array_header(file: IO[bytes], size: int) -> Header:
     """Return shape and type of an array; raise `ValueError` if it does not fill the `size` bytes of its file."""
     start = io.BytesIO(file.read(LONGEST_HEADER))
     version = np.lib.format.read_magic(start)

@@ -44,14 +44,14 @@ class _Routed(torch.autograd.Function):
         context: Any, child_NDM: torch.Tensor, weight_NJED: torch.Tensor, iterations: int, axis: Axis
     ) -> torch.Tensor:
         alike = 1 / (weight_NJED.shape[1] if axis == "outputs" else len(child_NDM))
-        sum_JEM = _sum_alike(child_NDM, weight_NJED).mul_(alike)
+        sum_JEM = sum_alike(child_NDM, weight_NJED).mul_(alike)
         sums = [sum_JEM]
         shares: list[torch.Tensor] = []
         queries: list[torch.Tensor] = []
         query_JEM = torch.zeros_like(sum_JEM)
         for _ in range(iterations - 1):
             query_JEM = query_JEM + squash(sum_JEM, dim=1)
-            sum_JEM, share_NJM = _attend(child_NDM, weight_NJED, query_JEM, axis)
+            sum_JEM, share_NJM = attend(child_NDM, weight_NJED, query_JEM, axis)
             for kept, tensor in ((sums, sum_JEM), (shares, share_NJM), (queries, query_JEM)):
                 kept.append(tensor)
         context.save_for_backward(child_NDM, weight_NJED, *sums, *shares, *queries)
@@ -70,25 +70,37 @@ class _Routed(torch.autograd.Function):
         of_queries_JEM = torch.zeros_like(out_gradient_JEM)
         for sum_JEM, share_NJM, query_JEM in reversed(list(zip(sums[1:], shares, queries, strict=True))):
             gradient_JEM = _through_squash(sum_JEM, out_gradient_JEM)
-            query_gradient_JEM, slope_NJM = _attend_backward(
+            query_gradient_JEM, slope_NJM = attend_backward(
                 child_NDM, weight_NJED, share_NJM, sum_JEM, gradient_JEM, axis
             )
             uses.append((share_NJM, gradient_JEM, slope_NJM, query_JEM))
             out_gradient_JEM = of_queries_JEM.add_(query_gradient_JEM)  # an output is in all later queries
         alike_JEM = _through_squash(sums[0], out_gradient_JEM).mul_(context.alike)
-        return *_gradients(child_NDM, weight_NJED, alike_JEM, uses), None, None
+        return *vote_gradients(child_NDM, weight_NJED, alike_JEM, uses), None, None
 
 
-def _sum_alike(child_NDM: torch.Tensor, weight_NJED: torch.Tensor) -> torch.Tensor:
-    """The sums of all votes, `(J, E, M)`: one matrix product."""
-    weight_JEX = weight_NJED.permute(1, 2, 0, 3).flatten(2)
-    return weight_JEX @ child_NDM.flatten(0, 1)
+def sum_alike(child_NDM: torch.Tensor, weight_NJED: torch.Tensor) -> torch.Tensor:
+    """The sums of all votes, `(J, E, M)`: a matrix product for each piece, whose matrices are copied."""
+    outputs, dim = weight_NJED.shape[1:3]
+    sum_XM = child_NDM.new_zeros(outputs * dim, child_NDM.shape[2])
+    for piece in _pieces(child_NDM, weight_NJED):
+        matrix_XY = weight_NJED[piece].permute(1, 2, 0, 3).flatten(2).flatten(0, 1)
+        sum_XM.addmm_(matrix_XY, child_NDM[piece].flatten(0, 1))
+    sum_JEM: torch.Tensor = sum_XM.unflatten(0, (outputs, dim))
+    return sum_JEM
 
 
-def _attend(
-    child_NDM: torch.Tensor, weight_NJED: torch.Tensor, query_JEM: torch.Tensor, axis: Axis
+def attend(
+    child_NDM: torch.Tensor,
+    weight_NJED: torch.Tensor,
+    query_JEM: torch.Tensor,
+    axis: Axis,
+    added_NJ: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return `sum_n c vote`, `(J, E, M)`, with `c` a softmax of `vote . query`, and `c`, `(N, J, M)`."""
+    """Return `sum_n (c + added) vote`, `(J, E, M)`, with `c` a softmax of `vote . query`, and `c`, `(N, J, M)`.
+
+    Something can be added to the softmax over the outputs alone.
+    """
     shares_NJM = child_NDM.new_empty(len(child_NDM), *query_JEM.shape[::2])
     sum_JEM = torch.zeros_like(query_JEM)
     peak_JM = query_JEM.new_full(query_JEM.shape[::2], -torch.inf)
@@ -98,6 +110,8 @@ def _attend(
         if axis == "outputs":
             share_nJM = torch.softmax(logit_nJM, 1)
             shares_NJM[piece] = share_nJM
+            if added_NJ is not None:
+                share_nJM += added_NJ[piece].unsqueeze(2)
         else:
             shares_NJM[piece] = logit_nJM
             higher_JM = torch.maximum(peak_JM, logit_nJM.amax(0))
@@ -113,27 +127,33 @@ def _attend(
     return sum_JEM, shares_NJM
 
 
-def _attend_backward(
+def attend_backward(
     child_NDM: torch.Tensor,
     weight_NJED: torch.Tensor,
     share_NJM: torch.Tensor,
     sum_JEM: torch.Tensor,
     gradient_JEM: torch.Tensor,
     axis: Axis,
+    added_gradient_NJ: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the gradients of the query, and of the logits, `(N, J, M)`: `c (h . vote - mean of it)`."""
+    """Return the gradients of the query, and of the logits, `(N, J, M)`: `c (h . vote - mean of it)`.
+
+    The gradient of what was added to the softmax is written into `added_gradient_NJ`.
+    """
     slope_NJM = torch.empty_like(share_NJM)
     query_gradient_JEM = torch.zeros_like(gradient_JEM)
     mean_JM = (gradient_JEM * sum_JEM).sum(1)  # over all children, which share 1
     for piece, vote_nJEM in _votes(child_NDM, weight_NJED):
         slope_nJM = torch.sum(vote_nJEM * gradient_JEM, 2, out=slope_NJM[piece])
         share_nJM = share_NJM[piece]
+        if added_gradient_NJ is not None:
+            torch.sum(slope_nJM, 2, out=added_gradient_NJ[piece])
         slope_nJM.sub_((slope_nJM * share_nJM).sum(1, keepdim=True) if axis == "outputs" else mean_JM).mul_(share_nJM)
         query_gradient_JEM += vote_nJEM.mul_(slope_nJM.unsqueeze(2)).sum(0)
     return query_gradient_JEM, slope_NJM
 
 
-def _gradients(
+def vote_gradients(
     child_NDM: torch.Tensor, weight_NJED: torch.Tensor, alike_JEM: torch.Tensor, uses: Sequence[Use]
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the gradients of children and matrices, of sums of all votes alike and of all uses."""
