@@ -25,6 +25,7 @@ from encapkeras.functional.capsule_dense import (
     list_capsules,
 )
 from encapkeras.functional.convolution import conv_bn_relu
+from encapkeras.functional.convolution_capsules import convolution_capsules
 from encapkeras.functional.optimal_transport.sinkhorn import marginal_error, sinkhorn
 from encapkeras.functional.optimal_transport.transport_cost import transport_cost
 from encapkeras.functional.optimal_transport.transport_divergence import Transport, transport, transport_divergence
@@ -36,6 +37,7 @@ from encapkeras.functional.optimal_transport.transport_unit import (
     transport_generator,
 )
 from encapkeras.functional.primary_capsules import primary_capsules
+from encapkeras.functional.routing.convolution_dynamic_routing import convolution_dynamic_routing
 from encapkeras.functional.routing.dynamic_routing import dynamic_routing
 from encapkeras.functional.routing.em_routing import em_routing
 from encapkeras.functional.routing.heinsen_2019 import heinsen_2019_routing
@@ -73,6 +75,8 @@ __all__ = [
     "capsule_length",
     "capsule_stage",
     "conv_bn_relu",
+    "convolution_capsules",
+    "convolution_dynamic_routing",
     "dynamic_routing",
     "em_routing",
     "end_to_end_credit",

@@ -1,14 +1,41 @@
-"""Plain convolution, batch norm and ReLU, with torch's padding.
+"""Plain convolution, batch norm and ReLU, with torch's padding; and the padding of other libraries.
 
 Shape suffixes: B batch, H height, W width, C channels.
 """
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch.nn import functional as F
 
 from encapkeras.functional.batch_norm import NormWeights, batch_norm
+
+Padding = Literal["same", "valid"]
+"""Zeros around a map, so that its sides are divided by the stride, rounded up; or none."""
+
+
+def pad_map(map_BHW: torch.Tensor, kernel: tuple[int, int], strides: int, padding: Padding) -> torch.Tensor:
+    """Return a map `(B, H, W, ...)` with the zeros that `padding` means; an odd one at the bottom and on the right.
+
+    Args:
+        map_BHW: The map.
+        kernel: Height and width of the kernel.
+        strides: Stride.
+        padding: `same` or `valid`.
+
+    Examples:
+        >>> pad_map(torch.ones(1, 4, 4, 2), (3, 3), 2, "same").shape
+        torch.Size([1, 5, 5, 2])
+    """
+    if padding == "valid":
+        return map_BHW
+    sides: list[int] = []
+    for size, side in zip(map_BHW.shape[1:3], kernel, strict=True):
+        total = max((-(-size // strides) - 1) * strides + side - size, 0)
+        sides = [total // 2, total - total // 2, *sides]  # the last axis first
+    return F.pad(map_BHW, [0, 0] * (map_BHW.dim() - 3) + sides) if any(sides) else map_BHW
 
 
 def conv_bn_relu(

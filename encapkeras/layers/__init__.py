@@ -19,6 +19,8 @@ from encapkeras.layers.capsule_length import CapsuleLength
 from encapkeras.layers.capsule_stage import CapsuleStage
 from encapkeras.layers.capsules_to_image import CapsulesToImage
 from encapkeras.layers.conv_bn_relu import ConvBnRelu
+from encapkeras.layers.convolution_capsules import ConvolutionCapsules
+from encapkeras.layers.convolution_dynamic_capsules import ConvolutionDynamicCapsules
 from encapkeras.layers.dynamic_capsules import DynamicCapsules
 from encapkeras.layers.em_capsules import EmCapsules
 from encapkeras.layers.heinsen_2019_capsules import Heinsen2019Capsules
@@ -49,6 +51,8 @@ __all__ = [
     "CapsuleStage",
     "CapsulesToImage",
     "ConvBnRelu",
+    "ConvolutionCapsules",
+    "ConvolutionDynamicCapsules",
     "DynamicCapsules",
     "EmCapsules",
     "Heinsen2019Capsules",
