@@ -48,6 +48,7 @@ from encapkeras.functional.routing.variational_bayes import variational_bayes_ro
 from encapkeras.functional.routing.window_dynamic_routing import window_dynamic_routing
 from encapkeras.functional.routing.window_em_routing import EmOptions, window_em_routing
 from encapkeras.functional.squash import SquashOptions, squash
+from encapkeras.functional.transposed_decoder import DecoderWeights, TransposedConvolution, transposed_decoder
 
 __all__ = [
     "ApproximateWeights",
@@ -56,6 +57,7 @@ __all__ = [
     "BlockWeights",
     "ConvolutionWeights",
     "CriticWeights",
+    "DecoderWeights",
     "EmOptions",
     "NormWeights",
     "NormedConvolution",
@@ -63,6 +65,7 @@ __all__ = [
     "StageOutputs",
     "StepWeights",
     "Transport",
+    "TransposedConvolution",
     "VectorRoutingWeights",
     "affine_relu_squash",
     "batch_norm",
@@ -95,6 +98,7 @@ __all__ = [
     "transport_critic",
     "transport_divergence",
     "transport_generator",
+    "transposed_decoder",
     "variational_bayes_routing",
     "window_dynamic_routing",
     "window_em_routing",

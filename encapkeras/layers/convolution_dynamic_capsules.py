@@ -113,12 +113,12 @@ class ConvolutionDynamicCapsules(CapsuleLayer):
         self.kernel = self.add_weight(shape, make, name="kernel", **self.regularizing("kernel", [2, 3, 1]))
         given = self.bias_initializer
         initializer = keras.initializers.Constant(0.1) if given is None else get_initializer(given, "bias")
-        shape = (self.types, self.dim)
-        self.bias = self.add_weight(shape, initializer, name="bias", **self.regularizing("bias", []))
+        sizes = (self.types, self.dim)
+        self.bias = self.add_weight(sizes, initializer, name="bias", **self.regularizing("bias", []))
         self.coefficients = None
         if self.routing == "random":
-            shape = (types, self.types)
-            self.coefficients = self.add_weight(shape, random_shares, name="coefficients", trainable=False)
+            sizes = (types, self.types)
+            self.coefficients = self.add_weight(sizes, random_shares, name="coefficients", trainable=False)
 
     def compute_output_shape(self, capsules_shape: Shape) -> Shape:
         """`(B, H, W, N, D)` gives `(B, H', W', J, E)`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import keras
 import pydantic
@@ -16,6 +16,7 @@ from encapkeras.layers.registry import Shape
 from encapkeras.losses.registry import register_loss
 from encapkeras.losses.side_loss import SideLoss
 from encapkeras.losses.targets import one_hot_targets
+from encapkeras.losses.transposed_decoder import TransposedDecoder, check_strides
 from encapkeras.validation import shown
 
 
@@ -27,8 +28,18 @@ class ReconstructionLoss(SideLoss):
     J * E numbers. The loss of an image is the SUM over its pixels and channels of `(made - given)^2`; mean over the
     batch. The paper multiplies it by 0.0005 (`weight: 0.0005` in a spec).
 
+    A class-independent decoder takes the E numbers of the capsule alone, so that a component means the same for all
+    classes. That of DeepCaps (Rajasegaran et al. 2019, arXiv 1904.09546, section 3.3) is `transposed`: a dense layer
+    with ReLU to a map of 16 channels, batch norm, transposed 3x3 convolutions without activations, and ReLU at the end.
+
     Args:
-        hidden: Sizes of the dense layers before the last, whose size is that of the image.
+        hidden: Of the `dense` decoder: sizes of the layers before the last, whose size is that of the image.
+        decoder: `dense`, or `transposed`.
+        class_independent: Whether the decoder takes the capsule of the class alone, not all J with zeros in between.
+        filters: Of the `transposed` decoder: channels of its transposed convolutions but the last, whose are those of
+            the image.
+        strides: Of the `transposed` decoder: a stride for each of `filters`, by which both sides grow; the last
+            convolution has stride 1.
         **kwargs: `name`, `dtype`, `trainable`, as for every Keras layer.
 
     Call arguments:
@@ -54,9 +65,24 @@ class ReconstructionLoss(SideLoss):
 
     per_class = "capsules"
 
-    def __init__(self, *, hidden: Sequence[pydantic.PositiveInt] = (512, 1024), **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *,
+        hidden: Sequence[pydantic.PositiveInt] = (512, 1024),
+        decoder: Literal["dense", "transposed"] = "dense",
+        class_independent: bool = False,
+        filters: Sequence[pydantic.PositiveInt] = (64, 32, 16),
+        strides: Sequence[pydantic.PositiveInt] = (1, 2, 2),
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.hidden = tuple(hidden)
+        self.decoder = decoder
+        self.class_independent = class_independent
+        self.filters = tuple(filters)
+        self.strides = tuple(strides)
+        if decoder == "transposed":
+            check_strides(self.name, self.filters, self.strides)
 
     def build(self, capsules_shape: Shape, image_shape: Shape) -> None:
         """Make the decoder's weights."""
@@ -68,7 +94,11 @@ class ReconstructionLoss(SideLoss):
             raise ShapeError(f"image must be of known size; received shape {image_shape}")
         self._capsules_shape = tuple(size for size in capsules_shape[1:] if size)
         self._image_shape = tuple(size for size in image_shape[1:] if size)
-        sizes = [math.prod(self._capsules_shape), *self.hidden, math.prod(self._image_shape)]
+        inputs = self._capsules_shape[1] if self.class_independent else math.prod(self._capsules_shape)
+        if self.decoder == "transposed":
+            self._transposed = TransposedDecoder(self, inputs, self._image_shape, self.filters, self.strides)
+            return
+        sizes = [inputs, *self.hidden, math.prod(self._image_shape)]
         self._dense = [
             (
                 self.add_weight(shape=(inputs, units), initializer="glorot_uniform", name=f"kernel{number}"),
@@ -77,9 +107,12 @@ class ReconstructionLoss(SideLoss):
             for number, (inputs, units) in enumerate(itertools.pairwise(sizes), 1)
         ]
 
-    def call(self, capsules: torch.Tensor, image: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    def call(
+        self, capsules: torch.Tensor, image: torch.Tensor, labels: torch.Tensor, training: bool | None = None
+    ) -> torch.Tensor:
         """Return losses `(B,)`; see the class."""
-        made = self._decode(capsules, one_hot_targets(labels, capsules[..., 0]))
+        targets = one_hot_targets(labels, capsules[..., 0])
+        made = self._decode(capsules, targets, training=bool(training and self.trainable))
         return (made - image.flatten(1)).square().sum(1)
 
     @torch.no_grad()
@@ -92,7 +125,8 @@ class ReconstructionLoss(SideLoss):
                 not given.
 
         Returns:
-            Images with values from 0 to 1, of the shape that the loss was built for.
+            Images with values from 0 to 1 (of the `transposed` decoder: at least 0), of the shape that the loss was
+            built for.
 
         Raises:
             ArgumentError: Capsules or labels are not numbers, or a label is none of the J classes.
@@ -110,9 +144,12 @@ class ReconstructionLoss(SideLoss):
         images: torch.Tensor = self._decode(capsules, targets).unflatten(1, self._image_shape)
         return images
 
-    def _decode(self, capsules: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    def _decode(self, capsules: torch.Tensor, targets: torch.Tensor, *, training: bool = False) -> torch.Tensor:
+        chosen = capsules * targets[..., None]
+        features = chosen.sum(1) if self.class_independent else chosen.flatten(1)
+        if self.decoder == "transposed":
+            return self._transposed.decode(features, training).flatten(1)
         weights = [(bias.value, kernel.value) for kernel, bias in self._dense]
-        features = (capsules * targets[..., None]).flatten(1)
         for bias, kernel in weights[:-1]:
             features = torch.addmm(bias, features, kernel).relu()
         bias, kernel = weights[-1]

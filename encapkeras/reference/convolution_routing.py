@@ -71,7 +71,8 @@ def convolution_dynamic_routing_loops(
                 out = torch.stack([squash(parents[place]) for place in every]).reshape(positions, outputs, -1)
             logit = logit + (vote * out).sum(3)
         results.append(out)
-    return torch.stack(results).unflatten(1, size)
+    all_maps: torch.Tensor = torch.stack(results).unflatten(1, size)
+    return all_maps
 
 
 def convolution_dynamic_routing(
@@ -93,4 +94,5 @@ def convolution_dynamic_routing(
         out_BPJE = sum_BPJE * (length_B1J1 / (1 + length_B1J1**2))
         if iteration < iterations - 1:
             logit_BNPJ = logit_BNPJ + (vote_BNPJE * out_BPJE.unsqueeze(1)).sum(4)
-    return out_BPJE.unflatten(1, size)
+    out_BPQJE: torch.Tensor = out_BPJE.unflatten(1, size)
+    return out_BPQJE

@@ -3,12 +3,16 @@
 import torch
 
 from encapkeras.functional import (
+    DecoderWeights,
+    NormWeights,
     SquashOptions,
+    TransposedConvolution,
     capsule_length,
     convolution_capsules,
     convolution_dynamic_routing,
     dynamic_routing,
     squash,
+    transposed_decoder,
 )
 from encapkeras.losses.margin import margin_loss
 
@@ -80,7 +84,27 @@ def classes(meta, arrays):
     return {"v": out}
 
 
+def decoder(meta, arrays):
+    *size, channels = meta["args"]["reshape"]
+    moving = [torch.zeros(channels, dtype=torch.float64), torch.ones(channels, dtype=torch.float64)]
+    count = len(meta["args"]["strides"])
+    weights = DecoderWeights(
+        arrays["param/dense.kernel"],
+        arrays["param/dense.bias"],
+        NormWeights(arrays["param/bn.gamma"], arrays["param/bn.beta"], *moving),
+        [
+            TransposedConvolution(
+                arrays[f"param/deconv{number}.kernel"].permute(3, 2, 0, 1), arrays[f"param/deconv{number}.bias"]
+            )
+            for number in range(1, count + 1)
+        ],
+    )
+    strides = meta["args"]["strides"]
+    return {"image": transposed_decoder(arrays["in/v"], weights, size=tuple(size), strides=strides, training=True)}
+
+
 BY_NAME = {
+    "deep_decoder": decoder,
     "deep_squash": squashes,
     "deep_flatten": flatten_and_choose,
     "deep_losses": losses,

@@ -12,7 +12,7 @@ parent types, E their dimension, G = K * K * D numbers of a patch.
 from __future__ import annotations
 
 import functools
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 
@@ -108,7 +108,8 @@ def convolution_dynamic_routing(
             (out_BPJE,) = call_by_samples(route, (padded_BHWND,), of_all, numbers, little=_PIECE, piece=piece)
         else:
             (out_BPJE,) = route(padded_BHWND, *of_all)
-        return out_BPJE.unflatten(1, size).to(capsules.dtype)
+        out_BPQJE: torch.Tensor = out_BPJE.unflatten(1, size)
+        return out_BPQJE.to(capsules.dtype)
 
 
 def _route(
@@ -145,14 +146,16 @@ def _route(
 def _softmax(logit_BPNJ: torch.Tensor) -> torch.Tensor:
     """The softmax of each type over positions and parents together."""
     by_type_BNX = logit_BPNJ.transpose(1, 2).flatten(2).softmax(2)
-    return by_type_BNX.unflatten(2, (-1, logit_BPNJ.shape[3])).transpose(1, 2)
+    by_type_BNPJ: torch.Tensor = by_type_BNX.unflatten(2, (-1, logit_BPNJ.shape[3]))
+    return by_type_BNPJ.transpose(1, 2)
 
 
 def _read_again(capsules_BHWND: torch.Tensor) -> torch.Tensor:
     """The memory of capsules read as channels, rows and columns."""
     batch, height, width, types, dim = capsules_BHWND.shape
     image_BCHW = capsules_BHWND.reshape(batch, types * dim, height, width)
-    return image_BCHW.permute(0, 2, 3, 1).unflatten(3, (types, dim))
+    again_BHWND: torch.Tensor = image_BCHW.permute(0, 2, 3, 1).unflatten(3, (types, dim))
+    return again_BHWND
 
 
 def _piece(capsules: torch.Tensor, numbers: int) -> int:
@@ -172,10 +175,13 @@ def _check(
 ) -> None:
     check_iterations(iterations)
     check_map(capsules)
-    options = {"layout": layout, "normalize_over": normalize_over, "squash_over": squash_over}
-    allowed = {"layout": Layout, "normalize_over": NormalizeOver, "squash_over": SquashOver}
-    for name, value in options.items():
-        values = allowed[name].__args__
+    options = {
+        "layout": (layout, Layout),
+        "normalize_over": (normalize_over, NormalizeOver),
+        "squash_over": (squash_over, SquashOver),
+    }
+    for name, (value, kind) in options.items():
+        values = get_args(kind)
         if value not in values:
             raise ArgumentError(f"{name} must be {' or '.join(map(repr, values))}; received {value!r}")
     sizes = tuple(weight.shape)
