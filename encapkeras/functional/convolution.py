@@ -16,26 +16,26 @@ Padding = Literal["same", "valid"]
 """Zeros around a map, so that its sides are divided by the stride, rounded up; or none."""
 
 
-def pad_map(map_BHW: torch.Tensor, kernel: tuple[int, int], strides: int, padding: Padding) -> torch.Tensor:
-    """Return a map `(B, H, W, ...)` with the zeros that `padding` means; an odd one at the bottom and on the right.
+def padding_of(size: tuple[int, int], kernel: tuple[int, int], strides: int, padding: Padding) -> list[int]:
+    """Return how many zeros `padding` means: on the left, on the right, at the top and at the bottom.
 
     Args:
-        map_BHW: The map.
+        size: Height and width of the map.
         kernel: Height and width of the kernel.
         strides: Stride.
         padding: `same` or `valid`.
 
     Examples:
-        >>> pad_map(torch.ones(1, 4, 4, 2), (3, 3), 2, "same").shape
-        torch.Size([1, 5, 5, 2])
+        >>> padding_of((4, 5), (3, 3), 2, "same")
+        [1, 1, 0, 1]
     """
     if padding == "valid":
-        return map_BHW
-    sides: list[int] = []
-    for size, side in zip(map_BHW.shape[1:3], kernel, strict=True):
-        total = max((-(-size // strides) - 1) * strides + side - size, 0)
-        sides = [total // 2, total - total // 2, *sides]  # the last axis first
-    return F.pad(map_BHW, [0, 0] * (map_BHW.dim() - 3) + sides) if any(sides) else map_BHW
+        return [0, 0, 0, 0]
+    zeros: list[int] = []
+    for length, side in zip(size, kernel, strict=True):
+        total = max((-(-length // strides) - 1) * strides + side - length, 0)
+        zeros = [total // 2, total - total // 2, *zeros]  # the last axis first, as torch has it
+    return zeros
 
 
 def conv_bn_relu(

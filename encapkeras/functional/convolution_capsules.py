@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch.nn import functional as F
 
-from encapkeras.functional.convolution import Padding, pad_map
+from encapkeras.functional.convolution import Padding, padding_of
 from encapkeras.functional.squash import squash
 
 
@@ -44,7 +44,12 @@ def convolution_capsules(
         torch.Size([2, 4, 4, 5, 8])
     """
     image_BHWC = inputs.flatten(3) if inputs.dim() == 5 else inputs
-    padded_BHWC = pad_map(image_BHWC, (kernel.shape[2], kernel.shape[3]), strides, padding)
-    image_BCHW = padded_BHWC.permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
-    image_BHWC = F.conv2d(image_BCHW, kernel, None, strides).permute(0, 2, 3, 1)
+    image_BCHW = image_BHWC.permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
+    size, sides = (image_BHWC.shape[1], image_BHWC.shape[2]), (kernel.shape[2], kernel.shape[3])
+    left, right, top, bottom = padding_of(size, sides, strides, padding)
+    if (left, top) == (right, bottom):  # zeros that no one has to write
+        image_BCHW = F.conv2d(image_BCHW, kernel, None, strides, (top, left))
+    else:
+        image_BCHW = F.conv2d(F.pad(image_BCHW, (left, right, top, bottom)), kernel, None, strides)
+    image_BHWC = image_BCHW.permute(0, 2, 3, 1)
     return squash(image_BHWC.unflatten(-1, (types, -1)), epsilon=epsilon)

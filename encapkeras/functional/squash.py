@@ -66,7 +66,8 @@ def squash(
         options = SquashOptions(variant, epsilon, epsilon_in)
         return squash(capsules, dim=dim, **options._asdict()) + offset
     if variant == "paper" and epsilon:
-        return _squash_with_epsilon(capsules, dim, epsilon, epsilon_in)
+        with_epsilon = _SquashWithEpsilon.forward if is_tracing() else _SquashWithEpsilon.apply
+        return with_epsilon(capsules, dim, epsilon, epsilon_in)  # type: ignore[no-any-return]
     if variant == "paper":
         if is_tracing():  # ONNX would take the batch behind a function of one's own for fixed
             return _Squash.forward(capsules, dim)
@@ -117,20 +118,53 @@ class _Squash(torch.autograd.Function):
         return torch.addcmul(gradient * (square / denominator), wide, slope).to(capsules.dtype), None
 
 
-def _squash_with_epsilon(
-    capsules: torch.Tensor, dim: int | tuple[int, ...], epsilon: float, place: EpsilonPlace
-) -> torch.Tensor:
-    wide = widen(capsules)
-    square = _dot(wide, wide, dim)
-    if place == "length":
-        length = torch.where(square == 0, 1, square).sqrt()  # its gradient at 0 would be infinite
-        return (wide * (square / ((1 + square) * (length + epsilon)))).to(capsules.dtype)
-    if place == "square":
+class _SquashWithEpsilon(torch.autograd.Function):
+    """As `_Squash`: nothing is kept but the capsules."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(
+        capsules: torch.Tensor, dim: int | tuple[int, ...], epsilon: float, place: EpsilonPlace
+    ) -> torch.Tensor:
+        wide = widen(capsules)
+        return (wide * _factor(_dot(wide, wide, dim), epsilon, place)[0]).to(capsules.dtype)
+
+    @staticmethod
+    def setup_context(
+        context: Any, inputs: tuple[torch.Tensor, Any, float, EpsilonPlace], output: torch.Tensor
+    ) -> None:
+        capsules, *context.options = inputs
+        context.save_for_backward(capsules)
+
+    @staticmethod
+    def backward(context: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
+        """`f g + 2 (df / d|s|^2) (s . g) s`; differentiable itself."""
+        (capsules,) = context.saved_tensors
+        dim, epsilon, place = context.options
+        wide, gradient = widen(capsules), widen(gradients[0])
+        factor, slope = _factor(_dot(wide, wide, dim), epsilon, place)
+        slope = slope * _dot(wide, gradient, dim)
+        return torch.addcmul(gradient * factor, wide, slope).to(capsules.dtype), None, None, None
+
+
+def _factor(square: torch.Tensor, epsilon: float, place: EpsilonPlace) -> tuple[torch.Tensor, torch.Tensor]:
+    """What capsules are multiplied by, and twice its slope in `|s|^2`."""
+    if place == "root":
+        rest = square + epsilon
+        divisor, fall = rest.sqrt(), square / rest
+    elif place == "length":
+        is_zero = square == 0  # where the gradient of the root would be infinite
+        length = torch.where(is_zero, 0, torch.where(is_zero, 1, square).sqrt())
+        divisor = length + epsilon
+        fall = length / divisor
+    elif place == "square":
         square = square + epsilon
-    elif place != "root":
+        divisor, fall = square.sqrt(), torch.ones_like(square)
+    else:
         raise ValueError(f"epsilon_in must be 'root', 'length' or 'square'; received {place!r}")
-    root = square.sqrt() if place == "square" else (square + epsilon).sqrt()
-    return (wide * (square / ((1 + square) * root))).to(capsules.dtype)
+    above = 1 + square
+    return square / (above * divisor), (2 / above - fall) / (above * divisor)
 
 
 def _squash_sigmoid(capsules: torch.Tensor, dim: int | tuple[int, ...]) -> torch.Tensor:

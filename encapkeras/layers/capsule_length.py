@@ -15,6 +15,7 @@ class CapsuleLength(CapsuleLayer):
     """Euclidean length of each capsule, along the last axis: of class capsules, the scores of the classes.
 
     Args:
+        offset: Added to each component before, as in the code of DeepCaps (1e-7).
         **kwargs: `name`, `dtype`, `trainable`, as for every Keras layer.
 
     Call arguments:
@@ -31,8 +32,9 @@ class CapsuleLength(CapsuleLayer):
 
     scores_are = "length"
 
-    def __init__(self, **kwargs: Any) -> None:
+    def __init__(self, *, offset: float = 0.0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        self.offset = offset
 
     def build(self, capsules_shape: Shape) -> None:
         """There are no weights."""
@@ -43,4 +45,4 @@ class CapsuleLength(CapsuleLayer):
 
     def call(self, capsules: torch.Tensor) -> torch.Tensor:
         """See the class."""
-        return capsule_length(capsules)
+        return capsule_length(capsules, offset=self.offset)

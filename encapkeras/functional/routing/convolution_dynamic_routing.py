@@ -15,13 +15,14 @@ import functools
 from typing import Literal, get_args
 
 import torch
+from torch.nn import functional as F
 
 from encapkeras.errors import ArgumentError, ShapeError
-from encapkeras.functional.convolution import Padding, pad_map
+from encapkeras.functional.convolution import Padding, padding_of
 from encapkeras.functional.routing.routing_inputs import check_coefficients, check_iterations, check_map
 from encapkeras.functional.routing.windows import Windows
 from encapkeras.functional.squash import squash
-from encapkeras.functional.torch_support.fake_tensors import has_values
+from encapkeras.functional.torch_support.fake_tensors import is_traced
 from encapkeras.functional.torch_support.precision import full_precision
 from encapkeras.functional.torch_support.sample_pieces import call_by_samples
 
@@ -89,7 +90,8 @@ def convolution_dynamic_routing(
     with full_precision(capsules) as wide:
         map_BHWND = wide(capsules if layout == "transposed" else _read_again(capsules))
         kernel = (weight.shape[2], weight.shape[3])
-        padded_BHWND = pad_map(map_BHWND, kernel, strides, padding)
+        zeros = padding_of((capsules.shape[1], capsules.shape[2]), kernel, strides, padding)
+        padded_BHWND = F.pad(map_BHWND, [0, 0, 0, 0, *zeros])
         windows = Windows(kernel, (strides, strides))
         size = windows.output_size(*padded_BHWND.shape[1:3])
         weight_JGE = wide(weight).permute(2, 3, 1, 0).flatten(0, 2).unflatten(1, (outputs, -1)).transpose(0, 1)
@@ -103,11 +105,11 @@ def convolution_dynamic_routing(
             squash_dims=(1, 3) if squash_over == "map" else (3,),
         )
         numbers = size[0] * size[1] * max(types, outputs) * weight_JGE.shape[1]
-        if has_values(capsules):
+        if is_traced():
+            (out_BPJE,) = route(padded_BHWND, *of_all)
+        else:
             piece = _piece(capsules, numbers)
             (out_BPJE,) = call_by_samples(route, (padded_BHWND,), of_all, numbers, little=_PIECE, piece=piece)
-        else:
-            (out_BPJE,) = route(padded_BHWND, *of_all)
         out_BPQJE: torch.Tensor = out_BPJE.unflatten(1, size)
         return out_BPQJE.to(capsules.dtype)
 
