@@ -10,14 +10,17 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import numpy as np
 import torch
-from golden import em_networks, routing_layers, routing_networks
+from golden import deepcaps_networks, em_networks, routing_layers, routing_networks
 
+# By the start of their files' names.
+DRAWN_NETWORKS = {"deep_": deepcaps_networks, "em_": em_networks}
 BOUND = 1e-9  # of layers: relative, with FLOOR as the smallest number that differences are divided by
 FLOOR = 1e-3
 OUTPUT_BOUND = 1e-8  # of networks' outputs and losses, absolutely
@@ -68,7 +71,8 @@ def check_layer(path: Path) -> Result:
 
 def check_network(path: Path) -> Result:
     """Compare one network's outputs, loss and gradients."""
-    found = em_networks.differences(*read(path)) if path.suffix == ".npz" else routing_networks.differences(path)
+    drawn = _drawn_network(path.stem)
+    found = drawn.differences(*read(path)) if drawn else routing_networks.differences(path)
     return Result(path.stem, *found, OUTPUT_BOUND, NORM_BOUND)
 
 
@@ -105,10 +109,15 @@ def layers_without_adapter(folder: Path) -> list[Path]:
     return [path for path in paths if not routing_layers.is_here(path.stem, read(path)[0])]
 
 
+def _drawn_network(name: str) -> ModuleType | None:
+    """Return the module that compares a network whose weights are drawn by the names of the original's."""
+    return next((module for start, module in DRAWN_NETWORKS.items() if name.startswith(start)), None)
+
+
 def network_files(folder: Path) -> tuple[list[Path], list[Path]]:
     """Return a folder's files of networks that are here, and those of others."""
     paths = sorted(path for path in (folder / "networks").glob("*") if path.suffix in (".json", ".npz"))
-    here = [path for path in paths if path.stem in (*routing_networks.SPECS, *em_networks.NAMES)]
+    here = [path for path in paths if path.stem in routing_networks.SPECS or _drawn_network(path.stem)]
     return here, [path for path in paths if path not in here]
 
 

@@ -14,7 +14,6 @@ from encapkeras import build_model
 OWN_PIXELS = "model.nodes.batch_normal.inputs=image"  # the files' images are not normalized
 SIZES = {"A": "filters", "B": "primary_types", "C": "first_types", "D": "second_types", "iterations": "iterations"}
 SPEC = "em_small_norb"
-NAMES = ("em_smallnorb_it2", "em_small_it3")
 LAYERS = {
     "BatchNorm": "batch_normal",
     "relu_conv1": "conv",
