@@ -67,7 +67,7 @@ def squash(
         return squash(capsules, dim=dim, **options._asdict()) + offset
     if variant == "paper" and epsilon:
         with_epsilon = _SquashWithEpsilon.forward if is_tracing() else _SquashWithEpsilon.apply
-        return with_epsilon(capsules, dim, epsilon, epsilon_in)  # type: ignore[no-any-return]
+        return with_epsilon(capsules, dim, epsilon, epsilon_in)
     if variant == "paper":
         if is_tracing():  # ONNX would take the batch behind a function of one's own for fixed
             return _Squash.forward(capsules, dim)

@@ -17,6 +17,7 @@ from encapkeras.layers.initializers import get_initializer, in_torch_layout, ran
 from encapkeras.layers.keras_objects import InitializerConfig
 from encapkeras.layers.registry import CapsuleLayer, Shape, register_layer, warn_of_other_axes
 from encapkeras.layers.routing_inputs import Control
+from encapkeras.layers.window_layer import WindowRecord
 
 
 @register_layer("convolution_dynamic_capsules")
@@ -148,6 +149,14 @@ class ConvolutionDynamicCapsules(CapsuleLayer):
             squash_over=self.squash_over,
             coefficients=self._fixed(capsules.shape[3]),
         )
+
+    def routing_record(self) -> WindowRecord:
+        """Return the routing's weights and options; the types are the children of each position."""
+        options = {name: getattr(self, name) for name in ("iterations", "strides", "padding")}
+        options |= {name: getattr(self, name) for name in ("layout", "normalize_over", "squash_over")}
+        weights = [weight.value.detach() for weight in (self.kernel, self.bias)]
+        one = (1, 1)
+        return WindowRecord("convolution_dynamic", weights, options, one, one, (0, 0), self.types, self.dim, "position")
 
     def _fixed(self, types: int) -> torch.Tensor | None:
         if self.coefficients is not None:

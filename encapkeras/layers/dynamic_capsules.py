@@ -47,7 +47,7 @@ class DynamicCapsules(VotingLayer):
             `activity_regularizer`; `name`, `dtype`, `trainable`, as for every Keras layer.
 
     Call arguments:
-        capsules: Capsules `(B, H, W, N, D)`.
+        capsules: Capsules `(B, H, W, N, D)`, or a list `(B, I, D)`, each of which has matrices of its own.
 
     Returns:
         Capsules `(B, J, E)`, shorter than 1; with `map_types`, `(B, side, side, map_types, E)`, `j = (type, row,
@@ -55,7 +55,7 @@ class DynamicCapsules(VotingLayer):
 
     Raises:
         ArgumentError: An argument has an invalid value, or J capsules are not a square map.
-        ShapeError: The input is not a map of capsules.
+        ShapeError: The input is neither a map of capsules nor a list.
 
     Examples:
         >>> import torch

@@ -12,6 +12,7 @@ import torch
 from torch.nn import functional as F
 
 from encapkeras.reference.routing_loops import squash, total
+from encapkeras.reference.window_routing_votes import Trace
 
 
 def _sides(size: int, kernel: int, strides: int) -> tuple[int, int]:
@@ -22,7 +23,12 @@ def _sides(size: int, kernel: int, strides: int) -> tuple[int, int]:
 
 
 def votes(
-    capsules_BHWND: torch.Tensor, weight: torch.Tensor, outputs: int, strides: int, layout: str
+    capsules_BHWND: torch.Tensor,
+    weight: torch.Tensor,
+    outputs: int,
+    strides: int,
+    layout: str,
+    padding: str = "same",
 ) -> tuple[torch.Tensor, tuple[int, int]]:
     """Return the votes `(B, N, P, J, E)`, and height and width of the parents' map."""
     batch, height, width, types, dim = capsules_BHWND.shape
@@ -30,9 +36,10 @@ def votes(
         image_BCHW = capsules_BHWND.reshape(batch, types * dim, height, width)
     else:
         image_BCHW = capsules_BHWND.permute(0, 3, 4, 1, 2).flatten(1, 2)
-    top, bottom = _sides(height, weight.shape[2], strides)
-    left, right = _sides(width, weight.shape[3], strides)
-    image_BCHW = F.pad(image_BCHW, (left, right, top, bottom))
+    if padding == "same":
+        top, bottom = _sides(height, weight.shape[2], strides)
+        left, right = _sides(width, weight.shape[3], strides)
+        image_BCHW = F.pad(image_BCHW, (left, right, top, bottom))
     by_type = F.conv2d(image_BCHW.reshape(batch * types, dim, *image_BCHW.shape[2:]), weight, stride=strides)
     size = (by_type.shape[2], by_type.shape[3])
     vote_BNPJE = by_type.reshape(batch, types, outputs, -1, size[0] * size[1]).permute(0, 1, 4, 2, 3)
@@ -82,17 +89,34 @@ def convolution_dynamic_routing(
     *,
     iterations: int = 3,
     strides: int = 1,
+    padding: str = "same",
     layout: str = "transposed",
+    normalize_over: str = "parents_and_positions",
+    squash_over: str = "map",
+    trace: Trace | None = None,
 ) -> torch.Tensor:
-    """Route with all votes, as published: over parents and positions, and squashed by map; `(B, H', W', J, E)`."""
-    vote_BNPJE, size = votes(capsules_BHWND, weight, len(bias_JE), strides, layout)
+    """Route with all votes; return capsules `(B, H', W', J, E)`."""
+    vote_BNPJE, size = votes(capsules_BHWND, weight, len(bias_JE), strides, layout, padding)
+    first = 2 if normalize_over == "parents_and_positions" else 3
     logit_BNPJ = torch.zeros_like(vote_BNPJE[..., 0])
     for iteration in range(iterations):
-        share_BNPJ = logit_BNPJ.flatten(2).softmax(2).view_as(logit_BNPJ)
+        share_BNPJ = logit_BNPJ.flatten(first).softmax(first).view_as(logit_BNPJ)
         sum_BPJE = (share_BNPJ.unsqueeze(4) * vote_BNPJE).sum(1) + bias_JE
-        length_B1J1 = torch.linalg.vector_norm(sum_BPJE, dim=(1, 3), keepdim=True)
-        out_BPJE = sum_BPJE * (length_B1J1 / (1 + length_B1J1**2))
+        length = torch.linalg.vector_norm(sum_BPJE, dim=(1, 3) if squash_over == "map" else 3, keepdim=True)
+        out_BPJE = sum_BPJE * (length / (1 + length**2))
+        if trace:
+            _record(trace, vote_BNPJE, share_BNPJ, out_BPJE, rivals=logit_BNPJ[0, 0].numel() if first == 2 else None)
         if iteration < iterations - 1:
             logit_BNPJ = logit_BNPJ + (vote_BNPJE * out_BPJE.unsqueeze(1)).sum(4)
     out_BPQJE: torch.Tensor = out_BPJE.unflatten(1, size)
     return out_BPQJE
+
+
+def _record(
+    trace: Trace, vote_BNPJE: torch.Tensor, share_BNPJ: torch.Tensor, out_BPJE: torch.Tensor, rivals: int | None
+) -> None:
+    """Record an iteration, with the types as the children of each position."""
+    share_NMJ = share_BNPJ.transpose(0, 1).flatten(1, 2)
+    out_MEJ = out_BPJE.flatten(0, 1).mT
+    trace.add(vote_BNPJE.transpose(0, 1).flatten(1, 2).mT, share_NMJ, share_NMJ, out_MEJ, out_MEJ.norm(dim=1))
+    trace.rivals = torch.full_like(share_NMJ[..., 0], rivals or share_NMJ.shape[2])

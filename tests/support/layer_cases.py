@@ -112,7 +112,9 @@ CASES = {
         2,
         0,
     ),
+    "dynamic_capsules of a list": (DynamicCapsules, {"capsules": 5, "dim": 3}, (7, 4), 2, 0),
     "em_capsules": (EmCapsules, {"capsules": 5, "dim": 3}, MAP, 4, 0),
+    "em_capsules of a list": (EmCapsules, {"capsules": 5, "dim": 3}, [(7, 4), (7,)], 4, 0),
     "em_capsules as a map": (
         EmCapsules,
         {"capsules": 12, "dim": 3, "map_types": 3, "normalize_distances": True, "iterations": 2},
