@@ -140,6 +140,18 @@ def test_compiles_without_a_break(axis):
     assert largest_difference(gradients(out, inputs), gradients(expected, inputs)) < 1e-12
 
 
+@pytest.mark.parametrize("positions", [1, 3])
+def test_a_bias_of_the_outputs_compiles_and_stays_in_half_precision(positions):
+    capsules, weight, _ = random_inputs(positions=positions, dtype=torch.float32).of_dynamic
+    added = torch.randn(weight.shape[1:3])
+    expected = dynamic_routing(capsules, weight, output_bias=added)
+    compiled = torch.compile(dynamic_routing, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(capsules, weight, output_bias=added), expected)
+    half = dynamic_routing(capsules.bfloat16(), weight, output_bias=added.bfloat16())
+    assert half.dtype == torch.bfloat16
+    assert largest_difference([half.float()], [expected]) < 0.03
+
+
 def test_half_precision_is_computed_in_float32():
     inputs = random_inputs(dtype=torch.float32).of_dynamic
     expected = dynamic_routing(*inputs)
