@@ -1,8 +1,9 @@
 """The mathematics: pure functions on torch tensors, without Keras.
 
 Read `squash`, `convolution` and `batch_norm` first; then `capsule_convolution` (steps, blocks and stages),
-`primary_capsules`, `capsule_dense`, and the packages `routing` and `optimal_transport`. `batch_norm_relu_squash` is a
-faster way through three of them, and `torch_support` what they need of torch.
+`primary_capsules`, `convolution_capsules`, `capsule_dense`, and the packages `routing` and `optimal_transport`.
+`batch_norm_relu_squash` is a faster way through three of them, `transposed_decoder` makes images, and `torch_support`
+has what they need of torch.
 """
 
 from encapkeras.functional.batch_norm import NormWeights, batch_norm, capsule_batch_norm

@@ -164,7 +164,7 @@ def _factor(square: torch.Tensor, epsilon: float, place: EpsilonPlace) -> tuple[
     else:
         raise ValueError(f"epsilon_in must be 'root', 'length' or 'square'; received {place!r}")
     above = 1 + square
-    return square / (above * divisor), (2 / above - fall) / (above * divisor)
+    return square / above / divisor, (2 / above - fall) / above / divisor  # products of both could overflow
 
 
 def _squash_sigmoid(capsules: torch.Tensor, dim: int | tuple[int, ...]) -> torch.Tensor:

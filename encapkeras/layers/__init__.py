@@ -3,8 +3,9 @@
 Read `registry` first (`register_layer`, and `CapsuleLayer`, the base of all), with `squash` as the shortest example.
 `conv_bn_relu` and `primary_capsules` come before the capsules; `capsule_convolution` and `capsule_stage` make their
 weights with `block_weights`; `dynamic_capsules` and `em_capsules` are based on `voting_layer`; the layers that
-route in windows, such as `self_routing_capsules`, on `window_layer`; `capsule_dense` and
-`capsule_length` end a network. `initializers` and `kernel_sizes` are types of arguments.
+route in windows, such as `self_routing_capsules`, on `window_layer`; `convolution_capsules` and
+`convolution_dynamic_capsules` are those of DeepCaps; `capsule_dense` and `capsule_length` end a network.
+`initializers` and `kernel_sizes` are types of arguments.
 """
 
 import warnings

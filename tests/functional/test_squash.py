@@ -50,9 +50,10 @@ def test_zero_vectors_have_zero_value_and_gradient(variant, dtype):
     assert torch.isfinite(x.grad).all()
 
 
-def test_tiny_and_huge_vectors_stay_finite():
+@pytest.mark.parametrize("options", [{}, *({"epsilon": 1e-7, "epsilon_in": p} for p in ("root", "length", "square"))])
+def test_tiny_and_huge_vectors_stay_finite(options):
     x = torch.tensor([[1e-30, 0.0], [1e-12, 1e-12], [1e18, -1e18]], requires_grad=True)
-    y = squash(x)
+    y = squash(x, **options)
     y.sum().backward()
     assert torch.isfinite(y).all()
     assert torch.isfinite(x.grad).all()
