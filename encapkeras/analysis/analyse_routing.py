@@ -17,11 +17,24 @@ from encapkeras.analysis.vote_chunks import CHUNK_ELEMENTS
 from encapkeras.analysis.window_statistics import WindowStatistics
 from encapkeras.errors import ArgumentError
 from encapkeras.keras_internals import inputs_of_calls
-from encapkeras.layers import LAYERS, Heinsen2019Capsules, Heinsen2022Capsules, InvertedAttentionStack
+from encapkeras.layers import (
+    LAYERS,
+    ConvolutionDynamicCapsules,
+    Heinsen2019Capsules,
+    Heinsen2022Capsules,
+    InvertedAttentionStack,
+)
 from encapkeras.layers.voting_layer import VotingLayer
 from encapkeras.layers.window_layer import WindowLayer, WindowRecord
 
-RoutingLayer = VotingLayer | WindowLayer | Heinsen2019Capsules | Heinsen2022Capsules | InvertedAttentionStack
+RoutingLayer = (
+    VotingLayer
+    | WindowLayer
+    | ConvolutionDynamicCapsules
+    | Heinsen2019Capsules
+    | Heinsen2022Capsules
+    | InvertedAttentionStack
+)
 ROUTING_LAYERS = get_args(RoutingLayer)
 Statistics = RoutingStatistics | WindowStatistics | StackStatistics
 
@@ -196,6 +209,8 @@ def _possible_classes(model: keras.Model) -> set[int]:
 
 def _number_in_list(layer: RoutingLayer) -> int | None:
     """Return how many parents there are, if they are a list, as classes are, rather than a map, and of fixed number."""
+    if isinstance(layer, ConvolutionDynamicCapsules):
+        return None
     last = layer.stacked[-1] if isinstance(layer, InvertedAttentionStack) else layer
     if isinstance(last, VotingLayer):
         return last.capsules if last.map_types is None else None
@@ -206,6 +221,8 @@ def _maps(layer: RoutingLayer, inputs: list[Tensor]) -> tuple[Tensor, Any]:
     """Return the capsules and their activations as the layer's statistics take them."""
     if isinstance(layer, VotingLayer):
         return layer.by_position(*inputs)
+    if isinstance(layer, ConvolutionDynamicCapsules):
+        return inputs[0], None
     maps = layer.stacked[0].as_maps(inputs) if isinstance(layer, InvertedAttentionStack) else layer.as_maps(inputs)
     return maps[0], maps[1] if len(maps) > 1 else None
 

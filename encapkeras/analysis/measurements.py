@@ -30,7 +30,7 @@ class Measurement:
 
     Attributes:
         layer: Name of the layer.
-        routing: `dynamic`, `em`, `self_routing`, `self_attention`, `inverted_attention`, `variational_bayes`,
+        routing: `dynamic`, `convolution_dynamic`, `em`, `self_routing`, `self_attention`, `inverted_attention`, `variational_bayes`,
             `heinsen_2019` or `heinsen_2022`.
         iteration: From 1.
         statistic: `coupling_entropy` (nats), `coupling_entropy_relative` (1 is uniform), `agreement` and

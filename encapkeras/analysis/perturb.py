@@ -167,7 +167,7 @@ def _draw_table(axes: Axes, changed: Tensor) -> None:
 
 
 def _show(axes: Axes, picture: Tensor) -> None:
-    axes.imshow(picture.expand(-1, -1, 3).numpy(), vmin=0, vmax=1, interpolation="nearest")
+    axes.imshow(picture.clamp(0, 1).expand(-1, -1, 3).numpy(), vmin=0, vmax=1, interpolation="nearest")
     axes.set_xticks([])
     axes.set_yticks([])
     axes.grid(False)

@@ -27,8 +27,9 @@ class _Names(dict[str, str]):
         return f"{kind} routing"
 
 
-KINDS = _Names(em="EM routing")
-OF_LENGTHS = ("dynamic", "self_attention", "inverted_attention", "heinsen_2022")  # whose activations are lengths
+KINDS = _Names(em="EM routing", convolution_dynamic="dynamic routing")
+# Whose activations are the lengths of the capsules.
+OF_LENGTHS = ("dynamic", "convolution_dynamic", "self_attention", "inverted_attention", "heinsen_2022")
 LINES: dict[str, dict[str, Any]] = {
     "all": {"linestyle": "-", "marker": "s"},
     "target": {"linestyle": "-", "marker": "o"},

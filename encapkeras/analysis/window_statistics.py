@@ -17,7 +17,7 @@ from encapkeras.analysis.routing_sums import Sums, check_finite, check_labels, r
 from encapkeras.errors import ArgumentError
 from encapkeras.functional.routing.windows import Windows
 from encapkeras.layers.window_layer import WindowRecord
-from encapkeras.reference import heinsen_votes, self_attention_votes
+from encapkeras.reference import convolution_routing, heinsen_votes, self_attention_votes
 from encapkeras.reference import window_routing_votes as with_votes
 from encapkeras.reference.window_routing_votes import Trace
 
@@ -25,6 +25,7 @@ ROUTINGS: dict[str, Callable[..., Any]] = {
     "self_routing": with_votes.self_routing,
     "self_attention": self_attention_votes.self_attention_routing,
     "inverted_attention": with_votes.inverted_attention_routing,
+    "convolution_dynamic": convolution_routing.convolution_dynamic_routing,
     "dynamic": with_votes.window_dynamic_routing,
     "em": with_votes.window_em_routing,
     "variational_bayes": with_votes.variational_bayes_routing,
@@ -61,23 +62,31 @@ class WindowStatistics:
 
     def add_trace(self, capsules: Tensor, trace: Trace, labels: Tensor | None) -> None:
         """Add what was done with a few maps `(B, H, W, N, D)`."""
-        record, outputs = self._record, self._record.outputs or capsules.shape[3]
+        outputs = self._record.outputs or capsules.shape[3]
         roles = check_labels(labels, outputs)
         if self._sums and roles != self._roles:
             raise ArgumentError("either all batches must have labels, or none")
         self._roles, self._sums = roles, self._sums or [Sums(len(roles)) for _ in trace.states]
         role_BJ = roles_of(labels, len(capsules), outputs, capsules.device)
         role_MJ = role_BJ.repeat_interleave(trace.votes[0].shape[1] // len(role_BJ), 0)
-        windows = with_votes.Windows(record.kernel, record.strides, record.padding)
-        exist_IM = windows.children(torch.ones_like(capsules[..., 0])) > 0
-        if trace.present is not None:
-            exist_IM = exist_IM & trace.present
-        rivals_IM = with_votes.Rivals(capsules, windows, record.competition).count(outputs)[..., 0].expand_as(exist_IM)
+        exist_IM, rivals_IM = self._competition(capsules, trace, outputs)
         for sums, vote_IMEJ, state in zip(self._sums, trace.votes, trace.states, strict=True):
             distributions_IM = exist_IM * (outputs / rivals_IM.double())  # in how many windows a child counts
             sums.distributions[0] += distributions_IM.sum().cpu()
             sums.largest_entropy[0] += (distributions_IM * rivals_IM.log()).sum().cpu()
             _add_state(sums, vote_IMEJ, state, role_MJ, exist_IM)
+
+    def _competition(self, capsules: Tensor, trace: Trace, outputs: int) -> tuple[Tensor, Tensor]:
+        """Return which children there are, and how many parents compete for each, `(I, M)`."""
+        if trace.rivals is not None:
+            return torch.ones_like(trace.rivals, dtype=torch.bool), trace.rivals
+        record = self._record
+        windows = with_votes.Windows(record.kernel, record.strides, record.padding)
+        exist_IM = windows.children(torch.ones_like(capsules[..., 0])) > 0
+        if trace.present is not None:
+            exist_IM = exist_IM & trace.present
+        rivals = with_votes.Rivals(capsules, windows, record.competition)
+        return exist_IM, rivals.count(outputs)[..., 0].expand_as(exist_IM)
 
     def measurements(self, layer: str) -> list[Measurement]:
         """Return the measurements so far."""

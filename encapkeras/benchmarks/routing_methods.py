@@ -16,7 +16,7 @@ import torch
 from encapkeras.benchmarks.routing_sizes import Sizes
 from encapkeras.benchmarks.runner import Way, total_time
 from encapkeras.functional import AttentionLayer, EmOptions
-from encapkeras.reference import routing_votes, self_attention_votes, window_routing_votes
+from encapkeras.reference import convolution_routing, routing_votes, self_attention_votes, window_routing_votes
 
 _WITH_VOTES = (window_routing_votes, self_attention_votes)
 """Textbook versions of routing in windows."""
@@ -156,6 +156,31 @@ def _call_attention(routings: Any, tensors: list[torch.Tensor], sizes: Sizes) ->
     return routings.inverted_attention_routing(capsules, layer, iterations=sizes["iterations"])  # type: ignore[no-any-return]
 
 
+def _convolution_tensors(sizes: Sizes, random: Random) -> list[torch.Tensor]:
+    """Capsules, kernel and bias."""
+    outputs, out_dim, dim = sizes["outputs"], sizes["out_dim"], sizes["dim"]
+    sides = [sizes["kernel_size"]] * 2
+    kernel = random.normal(outputs * out_dim, dim, *sides, scale=(2 / (dim * sizes["kernel_size"] ** 2)) ** 0.5)
+    return [_capsules(sizes, random, dim), kernel, 0.1 + random.normal(outputs, out_dim, scale=0.02)]
+
+
+def _class_tensors(sizes: Sizes, random: Random) -> list[torch.Tensor]:
+    """Capsules, weight, and a bias of the outputs."""
+    return [*_dynamic_tensors(sizes, random)[:2], random.normal(sizes["outputs"], sizes["out_dim"], scale=0.1)]
+
+
+def _call_convolution(routings: Any, tensors: list[torch.Tensor], sizes: Sizes) -> Outputs:
+    options = {name: sizes[name] for name in ("strides", "iterations")}
+    return routings.convolution_dynamic_routing(*tensors, **options)  # type: ignore[no-any-return]
+
+
+def _call_classes(routings: Any, tensors: list[torch.Tensor], sizes: Sizes) -> Outputs:
+    *tensors, bias = tensors
+    return routings.dynamic_routing(  # type: ignore[no-any-return]
+        *tensors, iterations=sizes["iterations"], softmax_over="outputs", output_bias=bias
+    )
+
+
 def _window_dynamic(competition: str) -> Method:
     return Method(_window_dynamic_tensors, partial(_call, "window_dynamic_routing", competition=competition))
 
@@ -228,5 +253,7 @@ METHODS: dict[str, Method] = {
     "dynamic-windows-child": _window_dynamic("child"),
     "em-windows": _window_em("child"),
     "em-windows-position": _window_em("position"),
+    "dynamic-convolution": Method(_convolution_tensors, _call_convolution, convolution_routing),
+    "dynamic-classes": Method(_class_tensors, _call_classes, routing_votes),
 }
 """Named as in `routing_sizes`, which has their sizes."""

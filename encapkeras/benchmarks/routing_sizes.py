@@ -45,6 +45,14 @@ _SELF_ATTENTION = {
     "batch_size": 32, "types": 32, "map_size": 6, "dim": 8, "outputs": 10, "out_dim": 16,
     "kernel_size": 6, "strides": 1, "padding": 0, "shared": 0,
 }  # fmt: skip
+# Rajasegaran et al. 2019, for CIFAR-10: routing by a convolution, and class capsules with matrices of their own.
+_CONVOLUTION = {
+    "batch_size": 32, "types": 32, "map_size": 4, "dim": 8, "outputs": 32, "out_dim": 8, "kernel_size": 3,
+    "strides": 1, "iterations": 3,
+}  # fmt: skip
+_CLASSES = {
+    "batch_size": 32, "types": 2560, "positions": 1, "dim": 8, "outputs": 10, "out_dim": 32, "iterations": 3
+}  # fmt: skip
 
 METHODS: dict[str, Sizes] = {
     "dynamic": _WITHOUT_WINDOWS,
@@ -60,6 +68,8 @@ METHODS: dict[str, Sizes] = {
     "dynamic-windows-child": _SELF_ROUTING | {"iterations": 3},
     "em-windows": _OF_MATRICES,
     "em-windows-position": _OF_MATRICES,
+    "dynamic-convolution": _CONVOLUTION,
+    "dynamic-classes": _CLASSES,
 }
 """Of a name that ends in `child`, or `position`: all parents that a child feeds compete for it, or those of a position.
 Without such an ending, as is the default of the function."""

@@ -1,8 +1,9 @@
 """The mathematics: pure functions on torch tensors, without Keras.
 
 Read `squash`, `convolution` and `batch_norm` first; then `capsule_convolution` (steps, blocks and stages),
-`primary_capsules`, `capsule_dense`, and the packages `routing` and `optimal_transport`. `batch_norm_relu_squash` is a
-faster way through three of them, and `torch_support` what they need of torch.
+`primary_capsules`, `convolution_capsules`, `capsule_dense`, and the packages `routing` and `optimal_transport`.
+`batch_norm_relu_squash` is a faster way through three of them, `transposed_decoder` makes images, and `torch_support`
+has what they need of torch.
 """
 
 from encapkeras.functional.batch_norm import NormWeights, batch_norm, capsule_batch_norm
@@ -25,6 +26,7 @@ from encapkeras.functional.capsule_dense import (
     mask_capsules,
 )
 from encapkeras.functional.convolution import conv_bn_relu
+from encapkeras.functional.convolution_capsules import convolution_capsules
 from encapkeras.functional.optimal_transport.sinkhorn import marginal_error, sinkhorn
 from encapkeras.functional.optimal_transport.transport_cost import transport_cost
 from encapkeras.functional.optimal_transport.transport_divergence import Transport, transport, transport_divergence
@@ -36,6 +38,7 @@ from encapkeras.functional.optimal_transport.transport_unit import (
     transport_generator,
 )
 from encapkeras.functional.primary_capsules import primary_capsules
+from encapkeras.functional.routing.convolution_dynamic_routing import convolution_dynamic_routing
 from encapkeras.functional.routing.dynamic_routing import dynamic_routing
 from encapkeras.functional.routing.em_routing import em_routing
 from encapkeras.functional.routing.heinsen_2019 import heinsen_2019_routing
@@ -46,7 +49,8 @@ from encapkeras.functional.routing.self_routing import self_routing
 from encapkeras.functional.routing.variational_bayes import variational_bayes_routing
 from encapkeras.functional.routing.window_dynamic_routing import window_dynamic_routing
 from encapkeras.functional.routing.window_em_routing import EmOptions, window_em_routing
-from encapkeras.functional.squash import squash
+from encapkeras.functional.squash import SquashOptions, squash
+from encapkeras.functional.transposed_decoder import DecoderWeights, TransposedConvolution, transposed_decoder
 
 __all__ = [
     "ApproximateWeights",
@@ -55,12 +59,15 @@ __all__ = [
     "BlockWeights",
     "ConvolutionWeights",
     "CriticWeights",
+    "DecoderWeights",
     "EmOptions",
     "NormWeights",
     "NormedConvolution",
+    "SquashOptions",
     "StageOutputs",
     "StepWeights",
     "Transport",
+    "TransposedConvolution",
     "VectorRoutingWeights",
     "affine_relu_squash",
     "batch_norm",
@@ -74,6 +81,8 @@ __all__ = [
     "capsule_length",
     "capsule_stage",
     "conv_bn_relu",
+    "convolution_capsules",
+    "convolution_dynamic_routing",
     "dynamic_routing",
     "em_routing",
     "end_to_end_credit",
@@ -95,6 +104,7 @@ __all__ = [
     "transport_critic",
     "transport_divergence",
     "transport_generator",
+    "transposed_decoder",
     "variational_bayes_routing",
     "window_dynamic_routing",
     "window_em_routing",

@@ -81,7 +81,7 @@ def capsule_dense_factored(
     return squash(torch.einsum("bjd,dej->bje", gathered_BJD, component_weight_DEJ))
 
 
-def capsule_length(capsules: torch.Tensor, *, dim: int = -1, epsilon: float = 0.0) -> torch.Tensor:
+def capsule_length(capsules: torch.Tensor, *, dim: int = -1, epsilon: float = 0.0, offset: float = 0.0) -> torch.Tensor:
     """Return `sqrt(|s|^2 + epsilon)` of each capsule, without axis `dim`; its gradient at the zero vector is 0.
 
     Args:
@@ -89,13 +89,14 @@ def capsule_length(capsules: torch.Tensor, *, dim: int = -1, epsilon: float = 0.
         dim: The axis of the capsule's components.
         epsilon: Added under the root, at least 0: 0 for Euclidean lengths, 1e-7 in the code of Efficient-CapsNet
             (Mazzia et al. 2021), where the zero vector has a length of 3e-4.
+        offset: Added to each component before, as in the code of DeepCaps (1e-7).
 
     Examples:
         >>> capsule_length(torch.tensor([[3.0, 4.0], [0.0, 0.0]]))
         tensor([5., 0.])
     """
     capsules = as_floats(capsules)
-    wide = widen(capsules)
+    wide = widen(capsules) + offset if offset else widen(capsules)
     if epsilon:
         return (wide.square().sum(dim) + epsilon).sqrt().to(capsules.dtype)
     lengths: torch.Tensor = torch.linalg.vector_norm(wide, dim=dim)

@@ -1,14 +1,41 @@
-"""Plain convolution, batch norm and ReLU, with torch's padding.
+"""Plain convolution, batch norm and ReLU, with torch's padding; and the padding of other libraries.
 
 Shape suffixes: B batch, H height, W width, C channels.
 """
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch.nn import functional as F
 
 from encapkeras.functional.batch_norm import NormWeights, batch_norm
+
+Padding = Literal["same", "valid"]
+"""Zeros around a map, so that its sides are divided by the stride, rounded up; or none."""
+
+
+def padding_of(size: tuple[int, int], kernel: tuple[int, int], strides: int, padding: Padding) -> list[int]:
+    """Return how many zeros `padding` means: on the left, on the right, at the top and at the bottom.
+
+    Args:
+        size: Height and width of the map.
+        kernel: Height and width of the kernel.
+        strides: Stride.
+        padding: `same` or `valid`.
+
+    Examples:
+        >>> padding_of((4, 5), (3, 3), 2, "same")
+        [1, 1, 0, 1]
+    """
+    if padding == "valid":
+        return [0, 0, 0, 0]
+    zeros: list[int] = []
+    for length, side in zip(size, kernel, strict=True):
+        total = max((-(-length // strides) - 1) * strides + side - length, 0)
+        zeros = [total // 2, total - total // 2, *zeros]  # the last axis first, as torch has it
+    return zeros
 
 
 def conv_bn_relu(

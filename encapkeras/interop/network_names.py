@@ -163,6 +163,9 @@ class _Names:
             return convolution_tensors(layer, prefix, CONVOLUTION_AND_NORM)
         if isinstance(layer, CapsuleStage | CapsuleConvolution):
             return block_tensors(layer, prefix)
+        if getattr(layer, "use_output_bias", False):
+            self._lacks(place, "has a bias of the outputs (use_output_bias: true)")
+            return []
         if isinstance(layer, VotingLayer) and layer.share_positions:
             return routing_tensors(layer, prefix)
         if isinstance(layer, VotingLayer):

@@ -3,8 +3,9 @@
 Read `registry` first (`register_layer`, and `CapsuleLayer`, the base of all), with `squash` as the shortest example.
 `conv_bn_relu` and `primary_capsules` come before the capsules; `capsule_convolution` and `capsule_stage` make their
 weights with `block_weights`; `dynamic_capsules` and `em_capsules` are based on `voting_layer`; the layers that
-route in windows, such as `self_routing_capsules`, on `window_layer`; `capsule_dense` and
-`capsule_length` end a network. `initializers` and `kernel_sizes` are types of arguments.
+route in windows, such as `self_routing_capsules`, on `window_layer`; `convolution_capsules` and
+`convolution_dynamic_capsules` are those of DeepCaps; `capsule_dense` and `capsule_length` end a network.
+`initializers` and `kernel_sizes` are types of arguments.
 """
 
 import warnings
@@ -19,6 +20,8 @@ from encapkeras.layers.capsule_length import CapsuleLength
 from encapkeras.layers.capsule_stage import CapsuleStage
 from encapkeras.layers.capsules_to_image import CapsulesToImage
 from encapkeras.layers.conv_bn_relu import ConvBnRelu
+from encapkeras.layers.convolution_capsules import ConvolutionCapsules
+from encapkeras.layers.convolution_dynamic_capsules import ConvolutionDynamicCapsules
 from encapkeras.layers.dynamic_capsules import DynamicCapsules
 from encapkeras.layers.em_capsules import EmCapsules
 from encapkeras.layers.heinsen_2019_capsules import Heinsen2019Capsules
@@ -50,6 +53,8 @@ __all__ = [
     "CapsuleStage",
     "CapsulesToImage",
     "ConvBnRelu",
+    "ConvolutionCapsules",
+    "ConvolutionDynamicCapsules",
     "DynamicCapsules",
     "EmCapsules",
     "Heinsen2019Capsules",

@@ -18,6 +18,7 @@ class CapsuleLength(CapsuleLayer):
     Args:
         epsilon: Added under the root: 0 for Euclidean lengths, 1e-7 in the code of Efficient-CapsNet (Mazzia et al.
             2021).
+        offset: Added to each component before, as in the code of DeepCaps (1e-7).
         **kwargs: `name`, `dtype`, `trainable`, as for every Keras layer.
 
     Call arguments:
@@ -34,9 +35,10 @@ class CapsuleLength(CapsuleLayer):
 
     scores_are = "length"
 
-    def __init__(self, *, epsilon: pydantic.NonNegativeFloat = 0.0, **kwargs: Any) -> None:
+    def __init__(self, *, epsilon: pydantic.NonNegativeFloat = 0.0, offset: float = 0.0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.epsilon = epsilon
+        self.offset = offset
 
     def build(self, capsules_shape: Shape) -> None:
         """There are no weights."""
@@ -47,4 +49,4 @@ class CapsuleLength(CapsuleLayer):
 
     def call(self, capsules: torch.Tensor) -> torch.Tensor:
         """See the class."""
-        return capsule_length(capsules, epsilon=self.epsilon)
+        return capsule_length(capsules, epsilon=self.epsilon, offset=self.offset)

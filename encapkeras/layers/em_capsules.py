@@ -45,7 +45,8 @@ class EmCapsules(VotingLayer):
             `activity_regularizer`; `name`, `dtype`, `trainable`, as for every Keras layer.
 
     Call arguments:
-        inputs: Capsules `(B, H, W, N, D)`, or a list of them and their activations `(B, H, W, N)`, at least 0.
+        inputs: Capsules `(B, H, W, N, D)`, or a list of them and their activations `(B, H, W, N)`, at least 0; or of a
+            list of capsules `(B, I, D)`, each of which has matrices of its own, and `(B, I)`.
         return_ports: Whether to return all ports: `out` and `activations`.
 
     Returns:
@@ -55,7 +56,7 @@ class EmCapsules(VotingLayer):
 
     Raises:
         ArgumentError: An argument has an invalid value, or J capsules are not a square map.
-        ShapeError: The input is not a map of capsules, or the activations do not belong to it.
+        ShapeError: The input is neither a map of capsules nor a list, or the activations do not belong to it.
 
     Examples:
         >>> import torch

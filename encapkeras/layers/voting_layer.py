@@ -91,12 +91,15 @@ class VotingLayer(CapsuleLayer):
         return make
 
     def check_capsules(self, shape: Shape) -> tuple[int | None, int | None, int, int]:
-        """Return height, width, types and dimension of the input capsules."""
+        """Return height, width, types and dimension of the input capsules; each of a list is a type of its own."""
+        if len(shape) == 3:
+            shape = (shape[0], 1, 1, *shape[1:])
         first_known = 3 if self.share_positions else 1  # shared matrices fit maps of any height and width
         if len(shape) != 5 or None in shape[first_known:]:
             known = "" if self.share_positions else " of known size"
             raise ShapeError(
-                f"{self.name} takes capsules (batch, height, width, types, dim){known}; received shape {tuple(shape)}"
+                f"{self.name} takes capsules (batch, height, width, types, dim){known}, or a list (batch, capsules, "
+                f"dim); received shape {tuple(shape)}"
             )
         height, width, types, dim = shape[1:]
         return height, width, int(types or 0), int(dim or 0)
@@ -110,7 +113,10 @@ class VotingLayer(CapsuleLayer):
     def by_position(
         self, capsules: torch.Tensor, activations: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Return capsules `(B, P, N, D)` and activations `(B, P, N)` of a map; P = 1, N = I if no positions share."""
+        """Return capsules `(B, P, N, D)` and activations `(B, P, N)` of a map or a list; P = 1, N = I if none share."""
+        if capsules.dim() == 3:
+            capsules = capsules[:, None, None]
+            activations = None if activations is None else activations[:, None, None]
         if activations is not None:
             activations = self._list(activations.unsqueeze(-1)).squeeze(-1)
         return self._list(capsules), activations

@@ -20,6 +20,7 @@ from encapkeras.layers.registry import Shape
 from encapkeras.losses.registry import register_loss
 from encapkeras.losses.side_loss import SideLoss
 from encapkeras.losses.targets import one_hot_targets
+from encapkeras.losses.transposed_decoder import TransposedDecoder, check_strides
 from encapkeras.validation import shown
 
 
@@ -31,14 +32,25 @@ class ReconstructionLoss(SideLoss):
     SUM over its pixels and channels of `(made - given)^2`; mean over the batch. The paper multiplies it by 0.0005
     (`weight: 0.0005` in a spec).
 
+    A class-independent decoder takes the E numbers of the capsule alone, so that a component means the same for all
+    classes. That of DeepCaps (Rajasegaran et al. 2019, arXiv 1904.09546, section 3.3) is `transposed`: a dense layer
+    with ReLU to a map of 16 channels, batch norm, transposed 3x3 convolutions without activations, and ReLU at the end.
+
     Args:
         decoder: `dense`: dense layers with ReLU, then a dense layer with sigmoid, as in the paper. `bilinear`: that of
             Efficient-CapsNet for smallNORB (Mazzia et al. 2021): a dense layer makes a small map, then three times
             the map is doubled and convolved, and a last convolution ends in a sigmoid; for images whose sides are
-            multiples of 8. See `encapkeras.functional.bilinear_decoder`.
-        hidden: Of the dense decoder: sizes of the layers before the last, whose size is that of the image.
-        kernel_initializer: Keras initializer of all kernels but the last, by name or as {class_name, config}.
-        output_initializer: Keras initializer of the last kernel.
+            multiples of 8. See `encapkeras.functional.bilinear_decoder`. `transposed`: that of DeepCaps (Rajasegaran
+            et al. 2019), by transposed convolutions.
+        hidden: Of the `dense` decoder: sizes of the layers before the last, whose size is that of the image.
+        kernel_initializer: Of the `dense` and `bilinear` decoders: Keras initializer of all kernels but the last, by
+            name or as {class_name, config}.
+        output_initializer: Of the `dense` and `bilinear` decoders: Keras initializer of the last kernel.
+        class_independent: Whether the decoder takes the capsule of the class alone, not all J with zeros in between.
+        filters: Of the `transposed` decoder: channels of its transposed convolutions but the last, whose are those of
+            the image.
+        strides: Of the `transposed` decoder: a stride for each of `filters`, by which both sides grow; the last
+            convolution has stride 1.
         **kwargs: `name`, `dtype`, `trainable`, as for every Keras layer.
 
     Call arguments:
@@ -67,17 +79,26 @@ class ReconstructionLoss(SideLoss):
     def __init__(
         self,
         *,
-        decoder: Literal["dense", "bilinear"] = "dense",
+        decoder: Literal["dense", "bilinear", "transposed"] = "dense",
         hidden: Sequence[pydantic.PositiveInt] = (512, 1024),
         kernel_initializer: InitializerConfig = "glorot_uniform",
         output_initializer: InitializerConfig = "glorot_uniform",
+        class_independent: bool = False,
+        filters: Sequence[pydantic.PositiveInt] = (64, 32, 16),
+        strides: Sequence[pydantic.PositiveInt] = (1, 2, 2),
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.decoder = decoder
         self.hidden = tuple(hidden)
+        self.decoder = decoder
         self.kernel_initializer = kernel_initializer
         self.output_initializer = output_initializer
+        self.class_independent = class_independent
+        self.filters = tuple(filters)
+        self.strides = tuple(strides)
+        if decoder == "transposed":
+            check_strides(self.name, self.filters, self.strides)
 
     def build(self, capsules_shape: Shape, image_shape: Shape) -> None:
         """Make the decoder's weights."""
@@ -89,20 +110,24 @@ class ReconstructionLoss(SideLoss):
             raise ShapeError(f"image must be of known size; received shape {image_shape}")
         self._capsules_shape = tuple(size for size in capsules_shape[1:] if size)
         self._image_shape = tuple(size for size in image_shape[1:] if size)
-        shapes = self._dense_shapes() if self.decoder == "dense" else self._bilinear_shapes()
+        inputs = self._capsules_shape[1] if self.class_independent else math.prod(self._capsules_shape)
+        if self.decoder == "transposed":
+            self._transposed = TransposedDecoder(self, inputs, self._image_shape, self.filters, self.strides)
+            return
+        shapes = self._dense_shapes(inputs) if self.decoder == "dense" else self._bilinear_shapes(inputs)
         self._kernels_and_biases = [
             self._add_layer(number, shape, len(shapes)) for number, shape in enumerate(shapes, 1)
         ]
 
-    def _dense_shapes(self) -> list[tuple[int, ...]]:
-        sizes = [math.prod(self._capsules_shape), *self.hidden, math.prod(self._image_shape)]
+    def _dense_shapes(self, inputs: int) -> list[tuple[int, ...]]:
+        sizes = [inputs, *self.hidden, math.prod(self._image_shape)]
         return list(itertools.pairwise(sizes))
 
-    def _bilinear_shapes(self) -> list[tuple[int, ...]]:
+    def _bilinear_shapes(self, inputs: int) -> list[tuple[int, ...]]:
         if len(self._image_shape) != 3:
             raise ShapeError(f"the bilinear decoder makes images (H, W, C); received shape {self._image_shape}")
         *size, channels = self._image_shape
-        dense = (math.prod(self._capsules_shape), math.prod(first_map(*size)))
+        dense = (inputs, math.prod(first_map(*size)))
         convolutions = itertools.pairwise([1, *FILTERS, channels])
         return [dense, *((filters, inputs, 3, 3) for inputs, filters in convolutions)]
 
@@ -115,9 +140,12 @@ class ReconstructionLoss(SideLoss):
         units = shape[1] if is_dense else shape[0]
         return kernel, self.add_weight(shape=(units,), initializer="zeros", name=f"bias{number}")
 
-    def call(self, capsules: torch.Tensor, image: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    def call(
+        self, capsules: torch.Tensor, image: torch.Tensor, labels: torch.Tensor, training: bool | None = None
+    ) -> torch.Tensor:
         """Return losses `(B,)`; see the class."""
-        made = self._decode(capsules, one_hot_targets(labels, capsules[..., 0]))
+        targets = one_hot_targets(labels, capsules[..., 0])
+        made = self._decode(capsules, targets, training=bool(training and self.trainable))
         return (made - image.flatten(1)).square().sum(1)
 
     @torch.no_grad()
@@ -130,7 +158,8 @@ class ReconstructionLoss(SideLoss):
                 not given.
 
         Returns:
-            Images with values from 0 to 1, of the shape that the loss was built for.
+            Images with values from 0 to 1 (of the `transposed` decoder: at least 0), of the shape that the loss was
+            built for.
 
         Raises:
             ArgumentError: Capsules or labels are not numbers, or a label is none of the J classes.
@@ -148,9 +177,13 @@ class ReconstructionLoss(SideLoss):
         images: torch.Tensor = self._decode(capsules, targets).unflatten(1, self._image_shape)
         return images
 
-    def _decode(self, capsules: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    def _decode(self, capsules: torch.Tensor, targets: torch.Tensor, *, training: bool = False) -> torch.Tensor:
+        features = (
+            (capsules * targets[..., None]).sum(1) if self.class_independent else mask_capsules(capsules, targets)
+        )
+        if self.decoder == "transposed":
+            return self._transposed.decode(features, training).flatten(1)
         weights = [(kernel.value, bias.value) for kernel, bias in self._kernels_and_biases]
-        features = mask_capsules(capsules, targets)
         if self.decoder == "bilinear":
             *size, _ = self._image_shape
             return bilinear_decoder(features, weights[0], weights[1:], first_map(*size)).flatten(1)

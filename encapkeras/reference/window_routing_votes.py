@@ -33,11 +33,13 @@ class Trace:
         states: Of each iteration: coefficients `(I, M, J)`, what the votes count in the parents' mean `(I, M, J)`,
             parents `(M, E, J)`, and their activations `(M, J)`.
         present: Which children count, `(I, M)`; all if not given.
+        rivals: How many parents compete for each child, `(I, M)`; as many as the windows have if not given.
     """
 
     votes: list[torch.Tensor] = field(default_factory=list)
     states: list[tuple[torch.Tensor, ...]] = field(default_factory=list)
     present: torch.Tensor | None = None
+    rivals: torch.Tensor | None = None
 
     def add(self, vote_IMEJ: torch.Tensor, *state: torch.Tensor) -> None:
         """Add the state after an iteration."""

@@ -18,6 +18,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from encapkeras.data import DataSettings
+from encapkeras.layers.convolution_dynamic_capsules import ConvolutionDynamicCapsules
 from encapkeras.layers.inverted_attention_stack import InvertedAttentionStack
 from encapkeras.layers.voting_layer import VotingLayer
 from encapkeras.layers.window_layer import WindowLayer
@@ -282,7 +283,7 @@ class _Walk:
         children = tuple(tensors[0].shape)
         if isinstance(layer, InvertedAttentionStack):
             shapes = layer.votes_shapes(children)
-        elif isinstance(layer, VotingLayer | WindowLayer):
+        elif isinstance(layer, VotingLayer | WindowLayer | ConvolutionDynamicCapsules):
             shapes = [layer.votes_shape(children)]
         else:
             return None

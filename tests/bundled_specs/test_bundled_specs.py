@@ -11,6 +11,10 @@ from encapkeras.summary.node_table import parameters
 # Trainable numbers, on the spec's own data set; those of the paper's networks are the original's.
 PARAMETERS = {
     "quickstart": 295_584,
+    "deepcaps_mnist": 8_441_920 + 58_417,  # with the decoder
+    "deepcaps_cifar10": 13_359_424 + 67_571,
+    "deepcaps_cifar10_small": 8_444_224 + 42_227,
+    "deepcaps_digits": 671_937,
     "encapnet_digits": 138_576,
     "encapnet_ot_digits": 268_374,
     "encapnet_mnist": 3_796_806,

@@ -6,7 +6,15 @@ from support.pretended_gpu import GPU, PretendedGpu
 from support.transport_problems import normal
 from support.window_methods import METHODS, random_inputs
 
-from encapkeras.functional import dynamic_routing, em_routing, sinkhorn, squash, transport, transport_cost
+from encapkeras.functional import (
+    convolution_dynamic_routing,
+    dynamic_routing,
+    em_routing,
+    sinkhorn,
+    squash,
+    transport,
+    transport_cost,
+)
 from encapkeras.functional.torch_support.cholesky import cholesky
 from encapkeras.functional.torch_support.numbers_on import numbers_on
 
@@ -99,6 +107,26 @@ def test_dynamic_routing(axis):
     )
 
 
+@pytest.mark.parametrize("positions", [1, 9])
+def test_dynamic_routing_with_a_bias_of_the_outputs(positions):
+    without_waiting(
+        lambda *leaves: dynamic_routing(*leaves[:2], output_bias=leaves[2]),
+        normal(0, 2, positions, 3, 4),
+        normal(1, 3, 5, 6, 4),
+        normal(2, 5, 6),
+    )
+
+
+@pytest.mark.parametrize("squash_over", ["map", "capsule"])
+def test_convolution_dynamic_routing(squash_over):
+    without_waiting(
+        lambda *leaves: convolution_dynamic_routing(*leaves, squash_over=squash_over),
+        normal(0, 2, 4, 3, 3, 4),
+        normal(1, 10, 4, 3, 3),
+        normal(2, 5, 2),
+    )
+
+
 @pytest.mark.parametrize("normalize", [False, True])
 def test_em_routing(normalize):
     without_waiting(
@@ -118,6 +146,11 @@ def test_routing_in_windows(name, pose):
     inputs = random_inputs(pose=pose)
     options = {"iterations": 2, "strides": (2, 1), "padding": 1, "pose": pose}
     without_waiting(lambda *leaves: METHODS[name](type(inputs)(*leaves), **options), *inputs)
+
+
+@pytest.mark.parametrize("place", ["root", "length", "square"])
+def test_squash_with_an_epsilon(place):
+    without_waiting(lambda x: squash(x, epsilon=1e-7, epsilon_in=place, offset=1e-8), normal(0, 3, 4, 5))
 
 
 @pytest.mark.parametrize("variant", ["paper", "exponential", "sigmoid"])

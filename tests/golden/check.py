@@ -17,13 +17,14 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import numpy as np
 import torch
-from golden import efficient_networks, em_networks, routing_layers, routing_networks
+from golden import deepcaps_networks, efficient_networks, em_networks, routing_layers, routing_networks
 
 BOUND = 1e-9  # of layers: relative, with FLOOR as the smallest number that differences are divided by
 FLOOR = 1e-3
 OUTPUT_BOUND = 1e-8  # of networks' outputs and losses, absolutely
 NORM_BOUND = 1e-6  # of the norms of their gradients, relative
-NETWORKS = (efficient_networks, em_networks)  # whose files hold arrays; each knows its own by their names
+# Whose files hold arrays, by the start of the files' names.
+NETWORKS = {"deep_": deepcaps_networks, "eff_": efficient_networks, "em_": em_networks}
 
 
 class Result(NamedTuple):
@@ -77,7 +78,8 @@ def check_network(path: Path) -> Result:
 
 def _module_of(path: Path) -> ModuleType | None:
     """Return the module that builds a network whose file holds arrays; None if there is none."""
-    return next((module for module in NETWORKS if path.suffix == ".npz" and module.is_here(path.stem)), None)
+    names = [start for start in NETWORKS if path.suffix == ".npz" and path.stem.startswith(start)]
+    return NETWORKS[names[0]] if names else None
 
 
 def read(path: Path) -> tuple[dict, dict[str, torch.Tensor]]:

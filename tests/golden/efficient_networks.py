@@ -27,10 +27,6 @@ LOOSER_NORM = 1e-1  # likewise, of the norms of gradients
 SMALLEST_NORM = 1e-14  # a sigmoid that saturates leaves gradients of 1e-13
 
 
-def is_here(name: str) -> bool:
-    return name.startswith(tuple(SPECS))
-
-
 def differences(meta: dict, expected: dict[str, torch.Tensor], path: Path) -> Differences:
     """Compare outputs in prediction and training, the losses, and the norms of all gradients."""
     has_decoder = "out/train_mse" in expected

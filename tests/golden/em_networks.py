@@ -28,10 +28,6 @@ WEIGHTS = {"weights": "kernel", "biases": "bias", "w": "kernel"}
 MARGIN = 0.2 + 0.79 / (1 + math.exp(-(200_000 / 50_000 - 4)))  # of the spread loss after 200,000 steps
 
 
-def is_here(name: str) -> bool:
-    return name.startswith("em_small")
-
-
 def differences(meta: dict, expected: dict[str, torch.Tensor], path: Path) -> Differences:
     """Compare scores in prediction and training, the loss, and the norms of all gradients."""
     with double_precision():

@@ -1,7 +1,7 @@
 """Calls our functions with the numbers of golden files: one adapter for each method, between its layouts and ours."""
 
 import torch
-from golden import efficient_layers
+from golden import deepcaps_layers, efficient_layers
 from torch.nn import functional as F
 
 from encapkeras.functional import (
@@ -305,5 +305,6 @@ METHODS = {
 BY_NAME = {
     "em_conv": _em_of_gritzman,
     "em_class": _em_class_of_gritzman,
+    **deepcaps_layers.BY_NAME,
     **efficient_layers.BY_NAME,
 }

@@ -1,4 +1,4 @@
-"""Exported layers of Heinsen's routings, and of self-attention, give the same outputs elsewhere."""
+"""Exported layers of Heinsen's routings, of DeepCaps and of self-attention give the same outputs elsewhere."""
 
 import keras
 import numpy as np
@@ -40,6 +40,22 @@ NETWORKS = {
         },
         "classes": {"layer": "heinsen_2022_capsules", "inputs": "hidden", "capsules": 5, "dim": 1},
         "scores": {"layer": "keras.Flatten", "inputs": "classes"},
+    },
+    "DeepCaps": {
+        "hidden": {"layer": "convolution_capsules", "inputs": "primary", "types": 3, "dim": 4, "strides": 2},
+        "routed": {"layer": "convolution_dynamic_capsules", "inputs": "hidden", "types": 5, "dim": 3},
+        "list": {"layer": "keras.Reshape", "inputs": "routed", "target_shape": [-1, 3]},
+        "classes": {
+            "layer": "dynamic_capsules",
+            "inputs": "list",
+            "capsules": 5,
+            "dim": 4,
+            "softmax_over": "outputs",
+            "share_positions": False,
+            "use_bias": False,
+            "use_output_bias": True,
+        },
+        "scores": {"layer": "capsule_length", "inputs": "classes", "offset": 1e-7},
     },
     "self-attention": {
         "short": {"layer": "squash", "inputs": "primary", "variant": "exponential"},

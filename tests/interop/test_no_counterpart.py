@@ -49,6 +49,18 @@ TRANSPORT = {"loss": "optimal_transport", "critic": "none"}
         ),
         (
             changed(
+                second={
+                    "layer": "dynamic_capsules",
+                    "inputs": "first",
+                    "capsules": 3,
+                    "dim": 4,
+                    "use_output_bias": True,
+                }
+            ),
+            "node 'second' (dynamic_capsules) has a bias of the outputs (use_output_bias: true)",
+        ),
+        (
+            changed(
                 second={"layer": "capsule_dense", "inputs": "first", "capsules": 9, "dim": 4},
                 lengths={"layer": "capsule_dense", "inputs": "second", "capsules": 3, "dim": 4},
             ),

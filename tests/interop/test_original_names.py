@@ -19,6 +19,10 @@ CALLED_OTHERWISE = {"encapnet_wide_every_n4": "encapnet_master_wide"}
 NOT_OF_THE_ORIGINAL = {
     "capsnet_sabour",
     "capsnet_sabour_fashion_mnist",
+    "deepcaps_cifar10",
+    "deepcaps_cifar10_small",
+    "deepcaps_digits",
+    "deepcaps_mnist",
     "em_small_norb",
     "fashion_mnist_best",
     "fashion_mnist_plain",

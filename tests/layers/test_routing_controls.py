@@ -7,6 +7,7 @@ from support.layer_check import for_each, with_batch
 
 from encapkeras.functional import squash
 from encapkeras.layers import (
+    ConvolutionDynamicCapsules,
     Heinsen2019Capsules,
     Heinsen2022Capsules,
     InvertedAttentionCapsules,
@@ -31,6 +32,12 @@ LAYERS = {
         MAP,
     ),
     "dynamic whole": (WindowDynamicCapsules, {"capsules": 5, "dim": 3}, MAP),
+    "convolution": (ConvolutionDynamicCapsules, {"types": 5, "dim": 3}, MAP),
+    "convolution by position": (
+        ConvolutionDynamicCapsules,
+        {"types": 5, "dim": 3, "normalize_over": "parents", "squash_over": "capsule"},
+        MAP,
+    ),
     "attention": (InvertedAttentionCapsules, {"capsules": 5, "dim": 4, "kernel_size": 2, "matrices": "type"}, MAP),
     "stack": (InvertedAttentionStack, STACK, MAP),
     "heinsen of 2019": (Heinsen2019Capsules, {"capsules": 5, "dim": 6}, [(7, 4), (7,)]),

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from encapkeras.errors import ArgumentError, ShapeError
+from encapkeras.functional import DecoderWeights, NormWeights, TransposedConvolution, transposed_decoder
 from encapkeras.losses import ReconstructionLoss
 
 
@@ -171,3 +172,85 @@ def test_half_precision_rounds_neither_labels_nor_weights():
     assert values.dtype == torch.float32
     expected = literal(loss, capsules.bfloat16().float(), image, [300, 299])
     torch.testing.assert_close(values, expected)
+
+
+def transposed(shape=(8, 8, 2), **options):
+    keras.utils.set_random_seed(0)
+    options = {"class_independent": True, "filters": (5, 3), "strides": (1, 2), **options}
+    loss = ReconstructionLoss(decoder="transposed", **options)
+    capsules, image = torch.randn(6, 3, 4), torch.rand(6, *shape)
+    return loss, capsules, image, torch.arange(6) % 3
+
+
+def test_the_transposed_decoder_equals_keras():
+    """Of Keras' own layers, of which a kernel as large as the stride, or stride 1, needs no odd padding."""
+    loss, capsules, image, labels = transposed(strides=(1, 1))
+    values = loss(capsules=capsules, image=image, labels=labels, training=True)
+    weights = {weight.name: weight.value for weight in loss.weights}
+    features = torch.relu(capsules[torch.arange(6), labels] @ weights["kernel"] + weights["dense_bias"])
+    features = keras.layers.BatchNormalization(momentum=0.8)(features.reshape(6, 8, 8, 16), training=True)
+    for number in (1, 2, 3):
+        kernel = weights[f"transposed{number}_kernel"]
+        layer = keras.layers.Conv2DTranspose(kernel.shape[1], 3, padding="same")
+        layer.build(features.shape)
+        layer.kernel.assign(kernel.detach().permute(2, 3, 1, 0))
+        features = layer(features)
+    expected = (torch.relu(features) - image).square().flatten(1).sum(1)
+    torch.testing.assert_close(values, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_stride_doubles_the_sides_and_cuts_at_the_end():
+    """An image of one hot pixel: where the kernel's numbers come out is where TensorFlow puts them."""
+    norm = NormWeights(torch.ones(1), torch.zeros(1), torch.zeros(1), torch.ones(1) - 1e-3)
+    kernel = torch.arange(1.0, 10).reshape(1, 1, 3, 3)
+    weights = DecoderWeights(torch.eye(4), torch.zeros(4), norm, [TransposedConvolution(kernel, torch.zeros(1))])
+    made = [
+        transposed_decoder(torch.eye(4)[[pixel]], weights, size=(2, 2), strides=[2], training=False)[0, :, :, 0]
+        for pixel in (0, 3)
+    ]
+    assert torch.equal(made[0].round(), torch.tensor([[1.0, 2, 3, 0], [4, 5, 6, 0], [7, 8, 9, 0], [0, 0, 0, 0]]))
+    assert torch.equal(made[1].round(), torch.tensor([[0.0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 1, 2], [0, 0, 4, 5]]))
+
+
+def test_a_class_independent_decoder_does_not_know_the_class():
+    loss, capsules, image, labels = transposed()
+    loss(capsules=capsules, image=image, labels=labels)
+    alike = capsules[:, :1].expand(-1, 3, -1)
+    first, second = (loss.reconstruct(alike, torch.full((6,), label)) for label in (0, 2))
+    assert torch.equal(first, second)
+    assert first.shape == image.shape
+    dense = ReconstructionLoss(hidden=(5,), class_independent=True)
+    dense(capsules=capsules, image=image, labels=labels)
+    assert dense.weights[0].shape == (4, 5)
+    assert torch.equal(dense.reconstruct(alike, labels), dense.reconstruct(alike, (labels + 1) % 3))
+
+
+def test_the_batch_norm_of_the_decoder_learns_statistics_in_training_alone():
+    loss, capsules, image, labels = transposed()
+    loss(capsules=capsules, image=image, labels=labels)
+    (mean,) = [weight for weight in loss.non_trainable_weights if weight.name == "norm_mean"]
+    before = mean.value.clone()
+    loss(capsules=capsules, image=image, labels=labels)
+    loss.reconstruct(capsules)
+    assert torch.equal(mean.value, before)
+    loss(capsules=capsules, image=image, labels=labels, training=True)
+    assert not torch.equal(mean.value, before)
+
+
+def test_a_transposed_decoder_can_be_made_again():
+    loss, capsules, image, labels = transposed()
+    values = loss(capsules=capsules, image=image, labels=labels)
+    again = ReconstructionLoss.from_config(loss.get_config())
+    again(capsules=capsules, image=image, labels=labels)
+    again.set_weights(loss.get_weights())
+    assert torch.equal(again(capsules=capsules, image=image, labels=labels), values)
+    values.sum().backward()
+    assert all(weight.value.grad is not None for weight in loss.trainable_weights)
+
+
+def test_impossible_transposed_decoders():
+    with pytest.raises(ArgumentError, match=r"strides must be one for each of the 2 filters, each from 1 to 3"):
+        transposed(strides=(2,))
+    loss, capsules, image, labels = transposed(shape=(7, 8, 1))
+    with pytest.raises(ShapeError, match=r"whose sides divide by 2, the product of strides=\[1, 2\]; received"):
+        loss(capsules=capsules, image=image, labels=labels)

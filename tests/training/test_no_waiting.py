@@ -27,7 +27,7 @@ OF_KERAS |= {
 
 NETWORKS = ["quickstart", "encapnet_digits", "encapnet_ot_digits", "capsnet_em_digits"]
 NETWORKS += ["routing_heinsen_2019", "routing_heinsen_2022", "routing_self", "routing_attention"]
-NETWORKS += ["routing_variational_bayes", "routing_average", "capsnet_sabour_fashion_mnist"]
+NETWORKS += ["routing_variational_bayes", "routing_average", "capsnet_sabour_fashion_mnist", "deepcaps_digits"]
 CHANGES = [
     "train.accumulate=2",
     "train.clip_norm=1.0",

@@ -28,29 +28,38 @@ def call_by_samples(
     of_samples: Sequence[torch.Tensor | None],
     of_all: Sequence[torch.Tensor | None],
     numbers: int,
+    *,
+    little: int = _LITTLE,
+    piece: int | None = None,
 ) -> Tensors:
     """Return `function(*of_samples, *of_all)`, whose results have one entry a sample, as have the first tensors.
 
-    Derivatives of any order. `numbers` is how many numbers the largest tensor inside has for each sample.
+    Derivatives of any order. `numbers` is how many numbers the largest tensor inside has for each sample, `little` how
+    many of all samples are kept, and `piece` how many a piece has at most.
     """
-    if of_samples[0] is not None and len(of_samples[0]) * numbers <= _LITTLE:
+    if of_samples[0] is not None and len(of_samples[0]) * numbers <= little:
         return function(*of_samples, *of_all)
-    return _BySamples.apply(function, numbers, len(of_samples), *of_samples, *of_all)  # type: ignore[no-any-return]
+    tensors = (*of_samples, *of_all)
+    return _BySamples.apply(function, (numbers, piece), len(of_samples), *tensors)  # type: ignore[no-any-return]
 
 
-def _pieces(first: torch.Tensor, numbers: int) -> Iterator[slice]:
-    size = max(1, _PIECE.get(first.device.type, _PIECE_ELSEWHERE) // numbers)
+def _pieces(first: torch.Tensor, numbers: int, piece: int | None) -> Iterator[slice]:
+    size = max(1, (piece or _PIECE.get(first.device.type, _PIECE_ELSEWHERE)) // numbers)
     return (slice(start, start + size) for start in range(0, max(len(first), 1), size))
 
 
 class _BySamples(torch.autograd.Function):
     @staticmethod
     def forward(
-        context: Any, function: Callable[..., Tensors], numbers: int, count: int, *tensors: torch.Tensor | None
+        context: Any,
+        function: Callable[..., Tensors],
+        sizes: tuple[int, int | None],
+        count: int,
+        *tensors: torch.Tensor | None,
     ) -> Tensors:
-        context.function, context.numbers, context.count = function, numbers, count
+        context.function, context.sizes, context.count = function, sizes, count
         context.save_for_backward(*tensors)
-        pieces = _pieces(tensors[0], numbers)  # type: ignore[arg-type]
+        pieces = _pieces(tensors[0], *sizes)  # type: ignore[arg-type]
         results = [function(*_of_piece(piece, count, tensors)) for piece in pieces]
         return tuple(torch.cat(parts) for parts in zip(*results, strict=True))
 
@@ -64,7 +73,7 @@ class _BySamples(torch.autograd.Function):
                 results = context.function(*inputs)
                 return None, None, None, *gradients_of(results, inputs, gradients, create_graph=True)
             parts = []
-            for piece in _pieces(tensors[0], context.numbers):
+            for piece in _pieces(tensors[0], *context.sizes):
                 given = zip(_of_piece(piece, count, tensors), wanted, strict=True)
                 leaves: list[Any] = [
                     None if each is None else each.detach().requires_grad_(want) for each, want in given

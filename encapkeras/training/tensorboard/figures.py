@@ -47,7 +47,7 @@ def draw_reconstructions(predictions: Predictions, decoded: Tensor, names: Seque
         part = slice(start, min(start + COLUMNS, count))
         missing = COLUMNS - len(predictions.images[part])
         blank = predictions.images.new_ones(missing, *predictions.images.shape[1:])
-        rows += [predictions.images[part], blank, decoded[part], blank]
+        rows += [predictions.images[part], blank, decoded[part].clamp(0, 1), blank]
         captions += [_short(names[int(label)]) for label in predictions.labels[part]] + [""] * missing
         captions += [f"as {_short(names[int(label)])}" for label in predictions.predicted[part]] + [""] * missing
     images = np.concatenate([part.numpy() for part in rows])
