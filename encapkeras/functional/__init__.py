@@ -25,6 +25,7 @@ from encapkeras.functional.capsule_dense import (
     list_capsules,
 )
 from encapkeras.functional.convolution import conv_bn_relu
+from encapkeras.functional.homogeneous_vectors import homogeneous_vector_capsules, merge_branches
 from encapkeras.functional.optimal_transport.sinkhorn import marginal_error, sinkhorn
 from encapkeras.functional.optimal_transport.transport_cost import transport_cost
 from encapkeras.functional.optimal_transport.transport_divergence import Transport, transport, transport_divergence
@@ -77,9 +78,11 @@ __all__ = [
     "end_to_end_credit",
     "heinsen_2019_routing",
     "heinsen_2022_routing",
+    "homogeneous_vector_capsules",
     "inverted_attention_routing",
     "list_capsules",
     "marginal_error",
+    "merge_branches",
     "primary_capsules",
     "reverse_gradient",
     "self_routing",
