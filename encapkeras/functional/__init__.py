@@ -46,7 +46,7 @@ from encapkeras.functional.routing.self_routing import self_routing
 from encapkeras.functional.routing.variational_bayes import variational_bayes_routing
 from encapkeras.functional.routing.window_dynamic_routing import window_dynamic_routing
 from encapkeras.functional.routing.window_em_routing import EmOptions, window_em_routing
-from encapkeras.functional.squash import squash
+from encapkeras.functional.squash import SquashOptions, squash
 
 __all__ = [
     "ApproximateWeights",
@@ -58,6 +58,7 @@ __all__ = [
     "EmOptions",
     "NormWeights",
     "NormedConvolution",
+    "SquashOptions",
     "StageOutputs",
     "StepWeights",
     "Transport",

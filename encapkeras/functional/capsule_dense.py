@@ -81,17 +81,18 @@ def capsule_dense_factored(
     return squash(torch.einsum("bjd,dej->bje", gathered_BJD, component_weight_DEJ))
 
 
-def capsule_length(capsules: torch.Tensor, *, dim: int = -1) -> torch.Tensor:
+def capsule_length(capsules: torch.Tensor, *, dim: int = -1, offset: float = 0.0) -> torch.Tensor:
     """Return the Euclidean length of each capsule, without axis `dim`; its gradient at the zero vector is 0.
 
     Args:
         capsules: Tensor of any shape; half precision is computed in float32, whole numbers become float32.
         dim: The axis of the capsule's components.
+        offset: Added to each component before, as in the code of DeepCaps (1e-7).
 
     Examples:
         >>> capsule_length(torch.tensor([[3.0, 4.0], [0.0, 0.0]]))
         tensor([5., 0.])
     """
     capsules = as_floats(capsules)
-    lengths: torch.Tensor = torch.linalg.vector_norm(widen(capsules), dim=dim)
+    lengths: torch.Tensor = torch.linalg.vector_norm(widen(capsules) + offset if offset else widen(capsules), dim=dim)
     return lengths.to(capsules.dtype)

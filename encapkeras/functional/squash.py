@@ -5,7 +5,7 @@ Shape suffixes: B batch, N capsule types, D capsule dimension, P positions (H * 
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 
@@ -15,10 +15,28 @@ from encapkeras.functional.torch_support.precision import as_floats, widen
 from encapkeras.torch_internals import is_tracing
 
 SquashVariant = Literal["paper", "sigmoid"]
+EpsilonPlace = Literal["root", "length", "square"]
+
+
+class SquashOptions(NamedTuple):
+    """The squash inside of a routing: the arguments of `squash` but its axis, with their meaning and defaults."""
+
+    variant: SquashVariant = "paper"
+    epsilon: float = 0.0
+    epsilon_in: EpsilonPlace = "root"
+    offset: float = 0.0
 
 
 @compilable
-def squash(capsules: torch.Tensor, *, variant: SquashVariant = "paper", dim: int = -1) -> torch.Tensor:
+def squash(
+    capsules: torch.Tensor,
+    *,
+    variant: SquashVariant = "paper",
+    dim: int | tuple[int, ...] = -1,
+    epsilon: float = 0.0,
+    epsilon_in: EpsilonPlace = "root",
+    offset: float = 0.0,
+) -> torch.Tensor:
     """Shorten capsules to lengths below 1, in their shape; value and gradient at the zero vector are 0.
 
     `paper`: `|s|^2 / (1 + |s|^2) * s / |s|` (Sabour et al. 2017, equation 1). `sigmoid`: `sigmoid(|s| - m) * s / |s|`
@@ -28,10 +46,15 @@ def squash(capsules: torch.Tensor, *, variant: SquashVariant = "paper", dim: int
         capsules: Tensor of any shape; half precision is computed in float32, whole numbers become float32. Squares of
             lengths must not overflow: lengths up to 1e19 in float32.
         variant: `paper` or `sigmoid`.
-        dim: The axis of the capsule's components.
+        dim: The axis of the capsule's components; several axes for a length over all of them.
+        epsilon: Of `paper`, in several authors' code: a number in the divisor. With place `root`, s is divided by
+            `sqrt(|s|^2 + epsilon)`; with `length`, by `|s| + epsilon`; with `square`, `|s|^2 + epsilon` takes the place
+            of each `|s|^2`.
+        epsilon_in: `root`, `length` or `square`.
+        offset: Added to each component at the end.
 
     Raises:
-        ValueError: An unknown variant.
+        ValueError: An unknown variant or place.
 
     Examples:
         >>> squash(torch.tensor([[3.0, 4.0], [0.0, 0.0]]))
@@ -39,6 +62,11 @@ def squash(capsules: torch.Tensor, *, variant: SquashVariant = "paper", dim: int
                 [0.0000, 0.0000]])
     """
     capsules = as_floats(capsules)
+    if offset:
+        options = SquashOptions(variant, epsilon, epsilon_in)
+        return squash(capsules, dim=dim, **options._asdict()) + offset
+    if variant == "paper" and epsilon:
+        return _squash_with_epsilon(capsules, dim, epsilon, epsilon_in)
     if variant == "paper":
         if is_tracing():  # ONNX would take the batch behind a function of one's own for fixed
             return _Squash.forward(capsules, dim)
@@ -48,7 +76,7 @@ def squash(capsules: torch.Tensor, *, variant: SquashVariant = "paper", dim: int
     raise ValueError(f"variant must be 'paper' or 'sigmoid'; received {variant!r}")
 
 
-def _dot(left: torch.Tensor, right: torch.Tensor, dim: int) -> torch.Tensor:
+def _dot(left: torch.Tensor, right: torch.Tensor, dim: int | tuple[int, ...]) -> torch.Tensor:
     return (left * right).sum(dim, keepdim=True)
 
 
@@ -64,12 +92,12 @@ class _Squash(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(capsules: torch.Tensor, dim: int) -> torch.Tensor:
+    def forward(capsules: torch.Tensor, dim: int | tuple[int, ...]) -> torch.Tensor:
         wide = widen(capsules)
         return (wide * _paper_factor(_dot(wide, wide, dim))).to(capsules.dtype)
 
     @staticmethod
-    def setup_context(context: Any, inputs: tuple[torch.Tensor, int], output: torch.Tensor) -> None:
+    def setup_context(context: Any, inputs: tuple[torch.Tensor, Any], output: torch.Tensor) -> None:
         capsules, context.dim = inputs
         context.save_for_backward(capsules)
 
@@ -89,7 +117,23 @@ class _Squash(torch.autograd.Function):
         return torch.addcmul(gradient * (square / denominator), wide, slope).to(capsules.dtype), None
 
 
-def _squash_sigmoid(capsules: torch.Tensor, dim: int) -> torch.Tensor:
+def _squash_with_epsilon(
+    capsules: torch.Tensor, dim: int | tuple[int, ...], epsilon: float, place: EpsilonPlace
+) -> torch.Tensor:
+    wide = widen(capsules)
+    square = _dot(wide, wide, dim)
+    if place == "length":
+        length = torch.where(square == 0, 1, square).sqrt()  # its gradient at 0 would be infinite
+        return (wide * (square / ((1 + square) * (length + epsilon)))).to(capsules.dtype)
+    if place == "square":
+        square = square + epsilon
+    elif place != "root":
+        raise ValueError(f"epsilon_in must be 'root', 'length' or 'square'; received {place!r}")
+    root = square.sqrt() if place == "square" else (square + epsilon).sqrt()
+    return (wide * (square / ((1 + square) * root))).to(capsules.dtype)
+
+
+def _squash_sigmoid(capsules: torch.Tensor, dim: int | tuple[int, ...]) -> torch.Tensor:
     if has_values(capsules) and not capsules.numel():
         return capsules
     wide = widen(capsules)

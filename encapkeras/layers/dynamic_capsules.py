@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import pydantic
 import torch
 
 from encapkeras.functional import dynamic_routing
 from encapkeras.functional.routing.couplings import DynamicRouting
+from encapkeras.layers.initializers import get_initializer
 from encapkeras.layers.keras_objects import InitializerConfig
 from encapkeras.layers.registry import Shape, register_layer
 from encapkeras.layers.routing_inputs import Control
@@ -21,7 +22,8 @@ class DynamicCapsules(VotingLayer):
 
     Input capsule i of type n votes `vote_ij = W[n, j] u_i + bias[n, j]`. Logits `b_ij` start at 0; each iteration takes
     `c = softmax(b)`, `s_j = sum_i c_ij vote_ij` and `v_j = squash(s_j)`, and adds `vote_ij . v_j` to the logits.
-    Gradients flow through all iterations.
+    Gradients flow through all iterations. With a bias of the outputs, `v_j = squash(s_j + output_bias_j)` in each
+    iteration (Rajasegaran et al. 2019, arXiv 1904.09546).
 
     Args:
         capsules: Number J of output capsules; for a classifier, the number of classes.
@@ -32,6 +34,7 @@ class DynamicCapsules(VotingLayer):
         share_positions: Whether all positions of a type share their matrices. If not, each input capsule has its own,
             in the order (type, row, column).
         use_bias: Whether votes have a bias.
+        use_output_bias: Whether each output has a bias, which is added to its sum of votes.
         map_types: If given, the outputs are a square map of that many types, for capsule layers to follow; J must be
             map_types * side * side.
         routing: If given, a control in place of the routing: `uniform`: all coefficients are equal; `random`: they are
@@ -39,8 +42,9 @@ class DynamicCapsules(VotingLayer):
         kernel_initializer: Keras initializer of the matrices, by name or as {class_name, config}; fans are those of a
             1x1 convolution with one group for each type. If not given, normal with variance 2 / (D + E).
         bias_initializer: Keras initializer of the votes' biases.
-        **kwargs: `kernel_regularizer`, `kernel_constraint`, the same of `bias`, and `activity_regularizer`; `name`,
-            `dtype`, `trainable`, as for every Keras layer.
+        output_bias_initializer: Keras initializer of the outputs' biases, `(J, E)`.
+        **kwargs: `kernel_regularizer`, `kernel_constraint`, the same of `bias` and `output_bias`, and
+            `activity_regularizer`; `name`, `dtype`, `trainable`, as for every Keras layer.
 
     Call arguments:
         capsules: Capsules `(B, H, W, N, D)`.
@@ -63,6 +67,7 @@ class DynamicCapsules(VotingLayer):
     """
 
     squashes = True
+    regularizable: ClassVar[tuple[str, ...]] = (*VotingLayer.regularizable, "output_bias")
 
     def __init__(
         self,
@@ -73,10 +78,12 @@ class DynamicCapsules(VotingLayer):
         softmax_over: Literal["inputs", "outputs"] = "inputs",
         share_positions: bool = True,
         use_bias: bool = True,
+        use_output_bias: bool = False,
         map_types: pydantic.PositiveInt | None = None,
         routing: Control | None = None,
         kernel_initializer: InitializerConfig | None = None,
         bias_initializer: InitializerConfig = "zeros",
+        output_bias_initializer: InitializerConfig = "zeros",
         **kwargs: Any,
     ) -> None:
         super().__init__(
@@ -92,10 +99,19 @@ class DynamicCapsules(VotingLayer):
             **kwargs,
         )
         self.softmax_over = softmax_over
+        self.use_output_bias = use_output_bias
+        self.output_bias_initializer = output_bias_initializer
 
     def build(self, capsules_shape: Shape) -> None:
         """Make the weights."""
         self.add_vote_weights(capsules_shape)
+        self.output_bias = None
+        if self.use_output_bias:
+            initializer = get_initializer(self.output_bias_initializer, "output_bias")
+            regularizing = self.regularizing("output_bias", [])
+            self.output_bias = self.add_weight(
+                (self.capsules, self.dim), initializer, name="output_bias", **regularizing
+            )
 
     def compute_output_shape(self, capsules_shape: Shape) -> Shape:
         """`(B, H, W, N, D)` gives `(B, J, E)`, or a map."""
@@ -115,10 +131,13 @@ class DynamicCapsules(VotingLayer):
             iterations=self.iterations,
             softmax_over=self.softmax_over,
             coefficients=fixed,
+            output_bias=None if self.output_bias is None else self.output_bias.value,
         )
         return self.lay_out(outputs)
 
     def routing_record(self) -> DynamicRouting:
         """Return the routing's weights and options."""
-        bias = None if self.bias is None else self.bias.value.detach()
-        return DynamicRouting(self.kernel.value.detach(), bias, self.iterations, self.softmax_over)
+        bias, output_bias = (
+            None if weight is None else weight.value.detach() for weight in (self.bias, self.output_bias)
+        )
+        return DynamicRouting(self.kernel.value.detach(), bias, self.iterations, self.softmax_over, output_bias)

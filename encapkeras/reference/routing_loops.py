@@ -39,7 +39,12 @@ def squash(capsule: torch.Tensor) -> torch.Tensor:
 
 
 def dynamic_routing(
-    capsules: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, iterations: int, softmax_over: str
+    capsules: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    iterations: int,
+    softmax_over: str,
+    output_bias: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Run dynamic routing (Sabour et al. 2017, procedure 1), sample by sample; return capsules `(B, J, E)`."""
     results = []
@@ -52,7 +57,8 @@ def dynamic_routing(
             routed = []
             for j in outputs:
                 alternatives = [exp[j] if softmax_over == "inputs" else [exp[k][i] for k in outputs] for i in inputs]
-                routed.append(squash(total([exp[j][i] / total(alternatives[i]) * vote[j][i] for i in inputs])))
+                added = [] if output_bias is None else [output_bias[j]]
+                routed.append(squash(total([exp[j][i] / total(alternatives[i]) * vote[j][i] for i in inputs] + added)))
             if iteration < iterations - 1:
                 logit = [[logit[j][i] + vote[j][i] @ routed[j] for i in inputs] for j in outputs]
         results.append(torch.stack(routed))

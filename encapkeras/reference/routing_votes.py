@@ -39,6 +39,7 @@ def dynamic_routing(
     *,
     iterations: int = 3,
     softmax_over: str = "inputs",
+    output_bias: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Run dynamic routing (Sabour et al. 2017, procedure 1); return capsules `(B, J, E)`."""
     vote_BJIE = votes(capsules_BPND, weight_NJED, bias_NJE)
@@ -46,7 +47,8 @@ def dynamic_routing(
     logit_BJI = torch.zeros(vote_BJIE.shape[:3], dtype=vote_BJIE.dtype, device=vote_BJIE.device)
     for iteration in range(iterations):
         coupling_BJI = logit_BJI.softmax(axis)
-        output_BJE = squash((coupling_BJI.unsqueeze(2) @ vote_BJIE).squeeze(2))
+        sum_BJE = (coupling_BJI.unsqueeze(2) @ vote_BJIE).squeeze(2)
+        output_BJE = squash(sum_BJE if output_bias is None else sum_BJE + output_bias)
         if iteration < iterations - 1:
             logit_BJI = logit_BJI + (vote_BJIE @ output_BJE.unsqueeze(3)).squeeze(3)
     return output_BJE

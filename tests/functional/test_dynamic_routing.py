@@ -8,7 +8,7 @@ from support.routing import LargestTensor, gradients, largest_difference, random
 from torch.utils.checkpoint import checkpoint
 
 from encapkeras.errors import ArgumentError, ShapeError
-from encapkeras.functional import dynamic_routing
+from encapkeras.functional import SquashOptions, dynamic_routing, squash
 from encapkeras.reference import routing_loops, routing_votes
 
 AXES = ["inputs", "outputs"]
@@ -30,6 +30,47 @@ def test_equals_the_literal_loops(axis, iterations, shape, with_bias):
     expected = routing_loops.dynamic_routing(capsules, weight, bias if with_bias else None, iterations, axis)
     assert largest_difference([out], [expected]) < 1e-13
     assert largest_difference(gradients(out, leaves), gradients(expected, leaves)) < 1e-13
+
+
+@pytest.mark.parametrize("axis", AXES)
+@pytest.mark.parametrize("iterations", [1, 3])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_bias_of_the_outputs_is_in_each_iteration(axis, iterations, shape):
+    capsules, weight, bias = random_inputs(**SHAPES[shape]).of_dynamic
+    added = torch.randn(weight.shape[1:3], dtype=torch.float64, requires_grad=True)
+    leaves = (capsules, weight, bias, added)
+
+    def routed(capsules, weight, bias, added):
+        return dynamic_routing(capsules, weight, bias, iterations=iterations, softmax_over=axis, output_bias=added)
+
+    out = routed(*leaves)
+    expected = routing_loops.dynamic_routing(capsules, weight, bias, iterations, axis, added)
+    assert largest_difference([out], [expected]) < 1e-13
+    assert largest_difference(gradients(out, leaves), gradients(expected, leaves)) < 1e-12
+    assert torch.autograd.gradgradcheck(routed, leaves)
+    assert torch.autograd.gradcheck(lambda added: routed(*(x.detach() for x in leaves[:3]), added), (added,))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("place", ["root", "length", "square"])
+def test_any_squash(shape, place):
+    """Of a large number in the divisor, which cannot be missed."""
+    capsules, weight, bias = random_inputs(**SHAPES[shape]).of_dynamic
+    options = SquashOptions(epsilon=0.5, epsilon_in=place, offset=0.1)
+    votes = routing_votes.votes(capsules, weight, bias)
+    logits = torch.zeros_like(votes[..., 0])
+    for _ in range(3):
+        expected = squash((logits.softmax(1).unsqueeze(3) * votes).sum(2), **options._asdict())
+        logits = logits + (votes * expected.unsqueeze(2)).sum(3)
+    out = dynamic_routing(capsules, weight, bias, softmax_over="outputs", squash_options=options)
+    leaves = (capsules, weight, bias)
+    assert largest_difference([out], [expected]) < 1e-13
+    assert largest_difference(gradients(out, leaves), gradients(expected, leaves)) < 1e-12
+
+
+def test_a_bias_of_the_outputs_of_another_size():
+    with pytest.raises(ShapeError, match=r"output_bias must be \(outputs, output dim\) = \(3, 5\)"):
+        dynamic_routing(*random_inputs().of_dynamic, output_bias=torch.zeros(5))
 
 
 @pytest.mark.parametrize("axis", AXES)

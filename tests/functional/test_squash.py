@@ -93,3 +93,75 @@ def test_squash_works_under_function_transforms():
     leaf = x.clone().requires_grad_()
     squash(leaf).sum().backward()
     golden.assert_equal(torch.func.grad(lambda x: squash(x).sum())(x), leaf.grad)
+
+
+def _deepcaps(s):
+    square = s.square().sum(-1, keepdim=True)
+    return square / (1 + square) * s / (square + 1e-7).sqrt()
+
+
+def _capsnet_in_tf2(s):
+    length = s.norm(dim=-1, keepdim=True)
+    return length**2 / (1 + length**2) / (length + 1e-7) * s
+
+
+def _affcaps(s):
+    square = s.square().sum(-1, keepdim=True) + 1e-8
+    return square / (1 + square) * s / square.sqrt() + 1e-8
+
+
+EPSILONS = {
+    "root": (_deepcaps, {"epsilon": 1e-7}),
+    "length": (_capsnet_in_tf2, {"epsilon": 1e-7, "epsilon_in": "length"}),
+    "square": (_affcaps, {"epsilon": 1e-8, "epsilon_in": "square", "offset": 1e-8}),
+}
+
+
+@pytest.mark.parametrize("place", EPSILONS)
+@pytest.mark.parametrize("scale", [1e-4, 1.0])
+def test_epsilons_of_published_code(place, scale):
+    formula, options = EPSILONS[place]
+    x = scale * torch.randn(5, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    x.requires_grad_()
+    torch.testing.assert_close(squash(x, **options), formula(x), rtol=1e-12, atol=0)
+    found, expected = (torch.autograd.grad(y[:, 1].sum(), x)[0] for y in (squash(x, **options), formula(x)))
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-14)
+
+
+@pytest.mark.parametrize("place", EPSILONS)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_zero_vectors_with_an_epsilon_are_finite(place, dtype):
+    x = torch.tensor([[0.0, 0.0], [3.0, 4.0]], dtype=dtype, requires_grad=True)
+    y = squash(x, **EPSILONS[place][1])
+    y.sum().backward()
+    assert y.dtype == dtype
+    assert y[0].abs().max() <= 1e-8
+    assert torch.isfinite(x.grad).all()
+
+
+@pytest.mark.parametrize("place", EPSILONS)
+def test_gradients_with_an_epsilon_are_right_twice(place):
+    options = {**EPSILONS[place][1], "epsilon": 0.1}
+    x = torch.randn(3, 4, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    for dim in (-1, 1, (0, 2)):
+        assert torch.autograd.gradcheck(lambda x, dim=dim: squash(x, dim=dim, **options), x)
+        assert torch.autograd.gradgradcheck(lambda x, dim=dim: squash(x, dim=dim, **options), x)
+
+
+def test_a_length_over_several_axes():
+    x = torch.randn(3, 4, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    together = squash(x, dim=(1, 2))
+    torch.testing.assert_close(together.flatten(1), squash(x.flatten(1)))
+
+
+def test_an_unknown_place_of_the_epsilon():
+    with pytest.raises(ValueError, match="epsilon_in must be 'root', 'length' or 'square'; received 'cube'"):
+        squash(torch.ones(2), epsilon=1, epsilon_in="cube")
+
+
+def test_lengths_with_an_offset():
+    x = torch.zeros(2, 3, dtype=torch.float64, requires_grad=True)
+    length = capsule_length(x, offset=1e-7)
+    length.sum().backward()
+    torch.testing.assert_close(length, torch.full((2,), 1e-7 * 3**0.5, dtype=torch.float64))
+    assert torch.isfinite(x.grad).all()

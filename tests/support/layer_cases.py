@@ -82,6 +82,13 @@ CASES = {
         1,
         0,
     ),
+    "dynamic_capsules of DeepCaps": (
+        DynamicCapsules,
+        {"capsules": 5, "dim": 3, "share_positions": False, "use_bias": False, "use_output_bias": True},
+        MAP,
+        2,
+        0,
+    ),
     "em_capsules": (EmCapsules, {"capsules": 5, "dim": 3}, MAP, 4, 0),
     "em_capsules as a map": (
         EmCapsules,

@@ -43,6 +43,8 @@ class RoutingRecord(ABC):
 class DynamicRouting(RoutingRecord):
     """Weights and options of `dynamic_routing`."""
 
+    output_bias_JE: Tensor | None = None
+
     kind = "dynamic"
 
     def couplings(self, capsules_BPND: Tensor, activations_BPN: Tensor | None) -> Couplings:
@@ -91,7 +93,12 @@ class _DynamicCouplings(Couplings):
     def __init__(self, routing: DynamicRouting, capsules_BPND: Tensor) -> None:
         weights = (capsules_BPND, routing.weight_NJED, routing.bias_NJE)
         self._states = [
-            dynamic_routing(*weights, iterations=t + 1, softmax_over=routing.softmax_over)
+            dynamic_routing(
+                *weights,
+                iterations=t + 1,
+                softmax_over=routing.softmax_over,
+                output_bias=routing.output_bias_JE,
+            )
             for t in range(routing.iterations)
         ]
         self._over_inputs = routing.softmax_over == "inputs"

@@ -21,14 +21,15 @@ from encapkeras.errors import ArgumentError
 from encapkeras.functional.routing.attention import LOG2_E, attend_over_inputs, attend_over_outputs
 from encapkeras.functional.routing.deferred_weight_gradient import Moments, route
 from encapkeras.functional.routing.own_matrices import route_own_matrices
-from encapkeras.functional.routing.routing_inputs import check_coefficients, check_routing
+from encapkeras.functional.routing.routing_inputs import check_coefficients, check_output_bias, check_routing
 from encapkeras.functional.routing.vote_moments import VoteMoments, sums_by_type, with_bias
-from encapkeras.functional.squash import squash
+from encapkeras.functional.squash import SquashOptions, squash
 from encapkeras.functional.torch_support.fake_tensors import is_traced
 from encapkeras.functional.torch_support.optional_compile import compilable
 from encapkeras.functional.torch_support.precision import full_precision
 
 SoftmaxAxis = Literal["inputs", "outputs"]
+_PAPER = SquashOptions()
 
 
 @compilable
@@ -40,13 +41,16 @@ def dynamic_routing(
     iterations: int = 3,
     softmax_over: SoftmaxAxis = "inputs",
     coefficients: torch.Tensor | None = None,
+    output_bias: torch.Tensor | None = None,
+    squash_options: SquashOptions = _PAPER,
 ) -> torch.Tensor:
     """Route capsules by agreement: outputs are squashed means of the votes that agree with them.
 
     `vote_ij = W[n, j] u_i + bias[n, j]` for the input capsules `i = (n, p)`. Logits start at 0; T times:
     `c = softmax(logits)`, `s_j = sum_i c_ij vote_ij`, `v_j = squash(s_j)`, and between the iterations
-    `logits_ij += vote_ij . v_j` (Sabour et al. 2017, procedure 1). Neither the votes nor the coefficients of all pairs
-    ever exist.
+    `logits_ij += vote_ij . v_j` (Sabour et al. 2017, procedure 1). With `output_bias`, `v_j = squash(s_j +
+    output_bias_j)` in each iteration (Rajasegaran et al. 2019, arXiv 1904.09546, code). Neither the votes nor the
+    coefficients of all pairs ever exist.
 
     Args:
         capsules: `(B, P, N, D)`: P positions of N types. Half precision is computed in float32.
@@ -57,6 +61,8 @@ def dynamic_routing(
             of an input capsule do (Sabour et al. 2017).
         coefficients: Fixed c, `(N, J)`, the same for all positions of a type, in place of the softmax: there is one
             iteration. The first one of the softmax has `1 / J` over `outputs`, `1 / (N P)` over `inputs`.
+        output_bias: Added to the sums of votes of each output, `(J, E)`.
+        squash_options: The squash of each iteration, as `squash` takes it.
 
     Returns:
         Capsules `(B, J, E)` of lengths below 1, in the type of `capsules`.
@@ -75,19 +81,25 @@ def dynamic_routing(
         raise ArgumentError(f"softmax_over must be 'inputs' or 'outputs'; received {softmax_over!r}")
     if coefficients is not None:
         check_coefficients(coefficients, (weight.shape[0], weight.shape[1]))
+    check_output_bias(output_bias, weight)
     with full_precision(capsules) as wide:
+        added_JE = None if output_bias is None else wide(output_bias)
         if capsules.shape[1] == 1 and coefficients is None and not is_traced():
             child_MND, matrix_NJED = wide(capsules).squeeze(1), wide(weight)
             if bias is not None:
                 child_MND = F.pad(child_MND, (0, 1), value=1.0)
                 matrix_NJED = torch.cat([matrix_NJED, wide(bias).unsqueeze(3)], 3)
-            out_MJE = route_own_matrices(child_MND, matrix_NJED, iterations=iterations, axis=softmax_over)
+            out_MJE = route_own_matrices(
+                child_MND, matrix_NJED, added_JE, iterations=iterations, axis=softmax_over, options=squash_options
+            )
             return out_MJE.to(capsules.dtype)
         vote_JNCE = with_bias(wide(weight), None if bias is None else wide(bias))
         component_BNCP = F.pad(wide(capsules), (1, 0), value=1.0).permute(0, 2, 3, 1).contiguous()
-        routing = functools.partial(_iterate, outputs=weight.shape[1], iterations=iterations, axis=softmax_over)
+        routing = functools.partial(
+            _iterate, outputs=weight.shape[1], iterations=iterations, axis=softmax_over, options=squash_options
+        )
         fixed_NJ = None if coefficients is None else wide(coefficients)
-        (out_JBE,) = route(VoteMoments, routing, vote_JNCE, component_BNCP, fixed_NJ)
+        (out_JBE,) = route(VoteMoments, routing, vote_JNCE, component_BNCP, fixed_NJ, added_JE)
         return out_JBE.transpose(0, 1).to(capsules.dtype)
 
 
@@ -95,21 +107,27 @@ def _iterate(
     moments: Moments,
     component_BNCP: torch.Tensor,
     fixed_NJ: torch.Tensor | None,
+    added_JE: torch.Tensor | None,
     *,
     outputs: int,
     iterations: int,
     axis: SoftmaxAxis,
+    options: SquashOptions,
 ) -> tuple[torch.Tensor]:
     batch, types, components, _ = component_BNCP.shape
     key_GCP = component_BNCP.flatten(0, 1)
+
+    def squashed(sum_JBE: torch.Tensor) -> torch.Tensor:
+        return squash(sum_JBE if added_JE is None else sum_JBE + added_JE.unsqueeze(1), **options._asdict())
+
     if fixed_NJ is not None:
-        return (squash(moments.contract(sums_by_type(component_BNCP, fixed_NJ))[0]),)
+        return (squashed(moments.contract(sums_by_type(component_BNCP, fixed_NJ))[0]),)
     gathered_BX = component_BNCP.sum(3).flatten(1)
     gathered_JBX = (gathered_BX if axis == "inputs" else gathered_BX / outputs).expand(outputs, -1, -1)
     agreement_JBE: torch.Tensor | float = 0.0
     for iteration in range(iterations):
         routed_JBE, amount_JB1 = moments.contract(gathered_JBX)
-        out_JBE = squash(routed_JBE / amount_JB1 if axis == "inputs" else routed_JBE)
+        out_JBE = squashed(routed_JBE / amount_JB1 if axis == "inputs" else routed_JBE)
         if iteration < iterations - 1:
             agreement_JBE = agreement_JBE + out_JBE
             query_JBX = moments.expand(agreement_JBE * LOG2_E, torch.zeros_like(amount_JB1))

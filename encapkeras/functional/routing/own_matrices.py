@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import torch
 
-from encapkeras.functional.squash import squash
+from encapkeras.functional.squash import SquashOptions, squash
 from encapkeras.functional.torch_support.fake_tensors import has_values
 from encapkeras.functional.torch_support.plain_gradients import plain_gradients
 
@@ -27,56 +27,82 @@ Use = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
 _PIECE = {"cpu": 1 << 19}
 """Numbers of votes in a piece: 2 MB in float32, for the cache; elsewhere as many as keep the device busy."""
 _PIECE_ELSEWHERE = 1 << 26
+_PAPER = SquashOptions()
 
 
 def route_own_matrices(
-    child_MND: torch.Tensor, weight_NJED: torch.Tensor, *, iterations: int, axis: Axis
+    child_MND: torch.Tensor,
+    weight_NJED: torch.Tensor,
+    bias_JE: torch.Tensor | None = None,
+    *,
+    iterations: int,
+    axis: Axis,
+    options: SquashOptions = _PAPER,
 ) -> torch.Tensor:
-    """Return outputs `(M, J, E)` of dynamic routing; the softmax goes over the children, or over the outputs."""
+    """Return outputs `(M, J, E)` of dynamic routing; the softmax goes over the children, or over the outputs.
+
+    `bias_JE` is added to the sums of votes in each iteration.
+    """
     child_NDM = child_MND.permute(1, 2, 0).contiguous()
-    out_JEM: torch.Tensor = _Routed.apply(child_NDM, weight_NJED.contiguous(), iterations, axis)
+    out_JEM: torch.Tensor = _Routed.apply(child_NDM, weight_NJED.contiguous(), bias_JE, iterations, axis, options)
     return out_JEM.permute(2, 0, 1)
 
 
 class _Routed(torch.autograd.Function):
     @staticmethod
     def forward(
-        context: Any, child_NDM: torch.Tensor, weight_NJED: torch.Tensor, iterations: int, axis: Axis
+        context: Any,
+        child_NDM: torch.Tensor,
+        weight_NJED: torch.Tensor,
+        bias_JE: torch.Tensor | None,
+        iterations: int,
+        axis: Axis,
+        options: SquashOptions,
     ) -> torch.Tensor:
         alike = 1 / (weight_NJED.shape[1] if axis == "outputs" else len(child_NDM))
         sum_JEM = _sum_alike(child_NDM, weight_NJED).mul_(alike)
-        sums = [sum_JEM]
+        sums = [_add_bias(sum_JEM, bias_JE)]
         shares: list[torch.Tensor] = []
         queries: list[torch.Tensor] = []
         query_JEM = torch.zeros_like(sum_JEM)
         for _ in range(iterations - 1):
-            query_JEM = query_JEM + squash(sum_JEM, dim=1)
+            query_JEM = query_JEM + squash(sums[-1], dim=1, **options._asdict())
             sum_JEM, share_NJM = _attend(child_NDM, weight_NJED, query_JEM, axis)
-            for kept, tensor in ((sums, sum_JEM), (shares, share_NJM), (queries, query_JEM)):
+            for kept, tensor in ((sums, _add_bias(sum_JEM, bias_JE)), (shares, share_NJM), (queries, query_JEM)):
                 kept.append(tensor)
-        context.save_for_backward(child_NDM, weight_NJED, *sums, *shares, *queries)
-        context.iterations, context.axis, context.alike = iterations, axis, alike
-        return squash(sum_JEM, dim=1)
+        context.save_for_backward(child_NDM, weight_NJED, bias_JE, *sums, *shares, *queries)
+        context.iterations, context.axis, context.options, context.alike = iterations, axis, options, alike
+        return squash(sums[-1], dim=1, **options._asdict())
 
     @staticmethod
     def backward(context: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        child_NDM, weight_NJED, *kept = context.saved_tensors
-        count, axis = context.iterations, context.axis
+        child_NDM, weight_NJED, bias_JE, *kept = context.saved_tensors
+        count, axis, options = context.iterations, context.axis, context.options
         if torch.is_grad_enabled():  # with create_graph=True
-            plain = functools.partial(_plain, iterations=count, axis=axis)
-            return (*plain_gradients(plain, (child_NDM, weight_NJED), gradients[0]), None, None)
+            plain = functools.partial(_plain, iterations=count, axis=axis, options=options)
+            return (*plain_gradients(plain, (child_NDM, weight_NJED, bias_JE), gradients[0]), None, None, None)
         sums, shares, queries = kept[:count], kept[count : 2 * count - 1], kept[2 * count - 1 :]
         out_gradient_JEM, uses = gradients[0].contiguous(), []
-        of_queries_JEM = torch.zeros_like(out_gradient_JEM)
+        of_queries_JEM, of_bias_JEM = (torch.zeros_like(out_gradient_JEM) for _ in range(2))
         for sum_JEM, share_NJM, query_JEM in reversed(list(zip(sums[1:], shares, queries, strict=True))):
-            gradient_JEM = _through_squash(sum_JEM, out_gradient_JEM)
+            gradient_JEM = _through_squash(sum_JEM, out_gradient_JEM, options)
             query_gradient_JEM, slope_NJM = _attend_backward(
-                child_NDM, weight_NJED, share_NJM, sum_JEM, gradient_JEM, axis
+                child_NDM, weight_NJED, share_NJM, _without_bias(sum_JEM, bias_JE), gradient_JEM, axis
             )
             uses.append((share_NJM, gradient_JEM, slope_NJM, query_JEM))
+            of_bias_JEM += gradient_JEM
             out_gradient_JEM = of_queries_JEM.add_(query_gradient_JEM)  # an output is in all later queries
-        alike_JEM = _through_squash(sums[0], out_gradient_JEM).mul_(context.alike)
-        return *_gradients(child_NDM, weight_NJED, alike_JEM, uses), None, None
+        alike_JEM = _through_squash(sums[0], out_gradient_JEM, options)
+        of_bias_JE = None if bias_JE is None else of_bias_JEM.add_(alike_JEM).sum(2)
+        return *_gradients(child_NDM, weight_NJED, alike_JEM * context.alike, uses), of_bias_JE, None, None, None
+
+
+def _add_bias(sum_JEM: torch.Tensor, bias_JE: torch.Tensor | None) -> torch.Tensor:
+    return sum_JEM if bias_JE is None else sum_JEM + bias_JE.unsqueeze(2)
+
+
+def _without_bias(sum_JEM: torch.Tensor, bias_JE: torch.Tensor | None) -> torch.Tensor:
+    return sum_JEM if bias_JE is None else sum_JEM - bias_JE.unsqueeze(2)
 
 
 def _sum_alike(child_NDM: torch.Tensor, weight_NJED: torch.Tensor) -> torch.Tensor:
@@ -149,10 +175,10 @@ def _gradients(
     return child_gradient_NDM, weight_gradient_NJED
 
 
-def _through_squash(sum_JEM: torch.Tensor, gradient_JEM: torch.Tensor) -> torch.Tensor:
+def _through_squash(sum_JEM: torch.Tensor, gradient_JEM: torch.Tensor, options: SquashOptions) -> torch.Tensor:
     with torch.enable_grad():
         leaf = sum_JEM.detach().requires_grad_()
-        return torch.autograd.grad(squash(leaf, dim=1), leaf, gradient_JEM)[0]
+        return torch.autograd.grad(squash(leaf, dim=1, **options._asdict()), leaf, gradient_JEM)[0]
 
 
 def _votes(child_NDM: torch.Tensor, weight_NJED: torch.Tensor) -> Iterator[tuple[slice, torch.Tensor]]:
@@ -175,11 +201,19 @@ def _pieces(child_NDM: torch.Tensor, weight_NJED: torch.Tensor) -> Iterator[slic
     return (slice(start, min(start + size, children)) for start in range(0, children, size))
 
 
-def _plain(child_NDM: torch.Tensor, weight_NJED: torch.Tensor, iterations: int, axis: Axis) -> torch.Tensor:
+def _plain(
+    child_NDM: torch.Tensor,
+    weight_NJED: torch.Tensor,
+    bias_JE: torch.Tensor | None,
+    iterations: int,
+    axis: Axis,
+    options: SquashOptions,
+) -> torch.Tensor:
     vote_NJEM = torch.einsum("njed,ndm->njem", weight_NJED, child_NDM)
     logit_NJM = torch.zeros_like(vote_NJEM[:, :, 0])
     for _ in range(iterations):
         share_NJM = logit_NJM.softmax(0 if axis == "inputs" else 1)
-        out_JEM = squash((share_NJM.unsqueeze(2) * vote_NJEM).sum(0), dim=1)
+        sum_JEM = _add_bias((share_NJM.unsqueeze(2) * vote_NJEM).sum(0), bias_JE)
+        out_JEM = squash(sum_JEM, dim=1, **options._asdict())
         logit_NJM = logit_NJM + (vote_NJEM * out_JEM).sum(2)
     return out_JEM

@@ -40,6 +40,16 @@ def check_routing(
         raise ShapeError(f"bias must be {weight[:3]}, as weight is {weight}; received {tuple(bias_NJE.shape)}")
 
 
+def check_output_bias(bias_JE: torch.Tensor | None, weight_NJED: torch.Tensor) -> None:
+    """Check that a bias of the outputs has one number for each component of each."""
+    expected = tuple(weight_NJED.shape[1:3])
+    if bias_JE is not None and tuple(bias_JE.shape) != expected:
+        raise ShapeError(
+            f"output_bias must be (outputs, output dim) = {expected}, as weight is {tuple(weight_NJED.shape)}; "
+            f"received {tuple(bias_JE.shape)}"
+        )
+
+
 def check_em(
     capsules_BPND: torch.Tensor,
     weight_NJED: torch.Tensor,

@@ -10,11 +10,11 @@ from encapkeras.functional.torch_support.precision import without_autocast
 
 
 def plain_gradients(
-    plain: Callable[..., torch.Tensor], inputs: Sequence[torch.Tensor], gradient: torch.Tensor
+    plain: Callable[..., torch.Tensor], inputs: Sequence[torch.Tensor | None], gradient: torch.Tensor
 ) -> Iterator[torch.Tensor | None]:
     """Return differentiable gradients of `plain(*inputs)` for each input; None for constants."""
     # Aliases, because an input may depend on another, or be given twice.
-    aliases = [tensor.view_as(tensor) for tensor in inputs]
+    aliases = [None if tensor is None else tensor.view_as(tensor) for tensor in inputs]
     with without_autocast(gradient):
         yield from gradients_of((plain(*aliases),), aliases, (gradient,), create_graph=True)
 
