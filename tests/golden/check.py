@@ -10,18 +10,20 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import numpy as np
 import torch
-from golden import em_networks, routing_layers, routing_networks
+from golden import em_networks, hvc_networks, routing_layers, routing_networks
 
 BOUND = 1e-9  # of layers: relative, with FLOOR as the smallest number that differences are divided by
 FLOOR = 1e-3
 OUTPUT_BOUND = 1e-8  # of networks' outputs and losses, absolutely
 NORM_BOUND = 1e-6  # of the norms of their gradients, relative
+NETWORKS = (em_networks, hvc_networks)  # whose files hold arrays; each knows its own by their names
 
 
 class Result(NamedTuple):
@@ -68,8 +70,14 @@ def check_layer(path: Path) -> Result:
 
 def check_network(path: Path) -> Result:
     """Compare one network's outputs, loss and gradients."""
-    found = em_networks.differences(*read(path)) if path.suffix == ".npz" else routing_networks.differences(path)
+    module = _module_of(path)
+    found = routing_networks.differences(path) if module is None else module.differences(*read(path))
     return Result(path.stem, *found, OUTPUT_BOUND, NORM_BOUND)
+
+
+def _module_of(path: Path) -> ModuleType | None:
+    """Return the module that builds a network whose file holds arrays; None if there is none."""
+    return next((module for module in NETWORKS if path.suffix == ".npz" and module.is_here(path.stem)), None)
 
 
 def read(path: Path) -> tuple[dict, dict[str, torch.Tensor]]:
@@ -108,7 +116,7 @@ def layers_without_adapter(folder: Path) -> list[Path]:
 def network_files(folder: Path) -> tuple[list[Path], list[Path]]:
     """Return a folder's files of networks that are here, and those of others."""
     paths = sorted(path for path in (folder / "networks").glob("*") if path.suffix in (".json", ".npz"))
-    here = [path for path in paths if path.stem in (*routing_networks.SPECS, *em_networks.NAMES)]
+    here = [path for path in paths if path.stem in routing_networks.SPECS or _module_of(path)]
     return here, [path for path in paths if path not in here]
 
 

@@ -1,11 +1,11 @@
 """Builds the matrix capsules of Gritzman's code from our spec, draws weights by its files' recipe, and compares."""
 
 import math
-import zlib
 
 import keras
 import numpy as np
 import torch
+from golden.drawn_weights import drawn
 from golden.routing_networks import Differences
 from support.double_precision import double_precision
 
@@ -14,7 +14,6 @@ from encapkeras import build_model
 OWN_PIXELS = "model.nodes.batch_normal.inputs=image"  # the files' images are not normalized
 SIZES = {"A": "filters", "B": "primary_types", "C": "first_types", "D": "second_types", "iterations": "iterations"}
 SPEC = "em_small_norb"
-NAMES = ("em_smallnorb_it2", "em_small_it3")
 LAYERS = {
     "BatchNorm": "batch_normal",
     "relu_conv1": "conv",
@@ -28,16 +27,17 @@ WEIGHTS = {"weights": "kernel", "biases": "bias", "w": "kernel"}
 MARGIN = 0.2 + 0.79 / (1 + math.exp(-(200_000 / 50_000 - 4)))  # of the spread loss after 200,000 steps
 
 
+def is_here(name: str) -> bool:
+    return name.startswith("em_small")
+
+
 def differences(meta: dict, expected: dict[str, torch.Tensor]) -> Differences:
     """Compare scores in prediction and training, the loss, and the norms of all gradients."""
     with double_precision():
         model = _model(meta)
         weights = {name: _weight(model, name) for name in meta["specs"]}
-        for name, (shape, kind, scale, shift) in meta["specs"].items():
-            rng = np.random.default_rng([meta["seed"], zlib.crc32(name.encode())])
-            normal = kind == "normal"
-            drawn = shift + scale * rng.standard_normal(shape) if normal else rng.uniform(0.5, 1.5, shape)
-            weights[name].assign(drawn.reshape(weights[name].shape))
+        for name, value in drawn(meta).items():
+            weights[name].assign(value.reshape(weights[name].shape))
         images = np.random.default_rng(meta["seed"]).standard_normal((meta["batch"], *meta["shape"]))
         with torch.no_grad():
             evaluated = model(torch.from_numpy(images), training=False)

@@ -1,6 +1,7 @@
 """Calls our functions with the numbers of golden files: one adapter for each method, between its layouts and ours."""
 
 import torch
+from golden import hvc_layers
 from torch.nn import functional as F
 
 from encapkeras.functional import (
@@ -302,6 +303,7 @@ METHODS = {
 
 # Files that do not say their method: by the longest of these that their names begin with.
 BY_NAME = {
+    **hvc_layers.BY_NAME,
     "em_conv": _em_of_gritzman,
     "em_class": _em_class_of_gritzman,
 }
