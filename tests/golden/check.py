@@ -49,6 +49,8 @@ def check_layer(path: Path) -> Result:
     meta, arrays = read(path)
     leaves = {name: array.requires_grad_() for name, array in arrays.items() if _is_leaf(name, array)}
     outputs = routing_layers.call(path.stem, meta, arrays)
+    if "r_seed" not in meta and "r" not in meta:
+        return _check_each(path.stem, arrays, outputs)
     seeds = meta.get("r") or meta["r_seed"]
     total = sum((outputs[name] * _random(seed, outputs[name].shape)).sum() for name, seed in seeds.items())
     expected = {f"grad{name.removeprefix('in')}": leaf for name, leaf in leaves.items()}
@@ -66,6 +68,19 @@ def check_layer(path: Path) -> Result:
         BOUND,
         BOUND,
     )
+
+
+def _check_each(name: str, arrays: dict[str, torch.Tensor], outputs: dict[str, torch.Tensor]) -> Result:
+    """Compare where each output, such as `loss_100`, has a gradient of its own, such as `scores_100`."""
+    gradients = []
+    for key, output in outputs.items():
+        suffix = key.rpartition("_")[2]
+        (wanted,) = [each for each in arrays if each.startswith("grad/") and each.endswith(f"_{suffix}")]
+        leaf = arrays[f"in/{wanted.removeprefix('grad/').removesuffix(f'_{suffix}')}"]
+        (gradient,) = torch.autograd.grad(output, leaf, retain_graph=True)
+        gradients.append(_difference(gradient, arrays[wanted]))
+    found = [_difference(output, arrays[f"out/{key}"]) for key, output in outputs.items()]
+    return Result(name, max(found), max(gradients), BOUND, BOUND)
 
 
 def check_network(path: Path) -> Result:

@@ -1,11 +1,10 @@
 """Builds the matrix capsules of Gritzman's code from our spec, draws weights by its files' recipe, and compares."""
 
-import math
-
 import keras
 import numpy as np
 import torch
 from golden.drawn_weights import drawn
+from golden.em_layers import margin
 from golden.routing_networks import Differences
 from support.double_precision import double_precision
 
@@ -24,7 +23,7 @@ LAYERS = {
     "class_caps": "toys",
 }
 WEIGHTS = {"weights": "kernel", "biases": "bias", "w": "kernel"}
-MARGIN = 0.2 + 0.79 / (1 + math.exp(-(200_000 / 50_000 - 4)))  # of the spread loss after 200,000 steps
+MARGIN = margin(200_000)  # of the spread loss
 
 
 def is_here(name: str) -> bool:
