@@ -15,8 +15,8 @@ import torch
 
 from encapkeras.benchmarks.routing_sizes import Sizes
 from encapkeras.benchmarks.runner import Way, total_time
-from encapkeras.functional import AttentionLayer, EmOptions
-from encapkeras.reference import routing_votes, window_routing_votes
+from encapkeras.functional import AttentionLayer, EmOptions, NormWeights
+from encapkeras.reference import homogeneous_vector_products, routing_votes, window_routing_votes
 
 Outputs = torch.Tensor | tuple[torch.Tensor, ...]
 
@@ -155,6 +155,20 @@ def _window_em(competition: str) -> Method:
     return Method(_window_em_tensors, partial(_call, "window_em_routing", competition=competition, options=EmOptions()))
 
 
+def _homogeneous_tensors(sizes: Sizes, random: Random) -> list[torch.Tensor]:
+    """Capsules, weight and offset."""
+    batch, positions, dim, outputs = sizes.values()
+    weight = random.normal(dim, positions, outputs, scale=positions**-0.5)
+    return [random.normal(batch, positions, dim, scale=0.5), weight, random.normal(dim, scale=0.1)]
+
+
+def _call_homogeneous(routings: Any, tensors: list[torch.Tensor], sizes: Sizes) -> Outputs:
+    capsules, weight, offset = tensors
+    fixed = offset.detach()
+    norm = NormWeights(torch.ones_like(fixed), offset, torch.zeros_like(fixed), torch.ones_like(fixed))
+    return routings.homogeneous_vector_capsules(capsules, weight, norm, training=True)  # type: ignore[no-any-return]
+
+
 def _floor(width: Callable[[int], int]) -> Callable[[Sizes, str], Way]:
     """The matrix products and exponentials that no way without votes can do without, each in the cache if it fits.
 
@@ -218,5 +232,6 @@ METHODS: dict[str, Method] = {
     "dynamic-windows-child": _window_dynamic("child"),
     "em-windows": _window_em("child"),
     "em-windows-position": _window_em("position"),
+    "homogeneous-vectors": Method(_homogeneous_tensors, _call_homogeneous, homogeneous_vector_products),
 }
 """Named as in `routing_sizes`, which has their sizes."""

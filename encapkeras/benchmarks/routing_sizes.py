@@ -53,6 +53,8 @@ METHODS: dict[str, Sizes] = {
     "dynamic-windows-child": _SELF_ROUTING | {"iterations": 3},
     "em-windows": _OF_MATRICES,
     "em-windows-position": _OF_MATRICES,
+    # Byerly et al. 2020: the first branch of the network for MNIST.
+    "homogeneous-vectors": {"batch_size": 120, "positions": 484, "dim": 64, "outputs": 10},
 }
 """Of a name that ends in `child`, or `position`: all parents that a child feeds compete for it, or those of a position.
 Without such an ending, as is the default of the function."""

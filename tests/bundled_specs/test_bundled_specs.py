@@ -90,6 +90,7 @@ PARAMETERS = {
     "homogeneous_vectors_mnist": 1_513_686,
     "homogeneous_vectors_small_norb": 1_828_166,
     "routing_attention": 118_369,
+    "routing_affine": 100_240,
     "routing_average": 24_058,
     "routing_dynamic": 429_296,
     "routing_em": 112_668,
@@ -97,6 +98,7 @@ PARAMETERS = {
     "routing_heinsen_2022": 102_619,
     "routing_homogeneous_vectors": 54_832,
     "routing_self": 271_880,
+    "routing_uniform": 429_584,
     "routing_variational_bayes": 112_632,
 }
 FILES = {file.stem: file for file in bundled_specs().glob("*.yaml")}

@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+from support.routing import LargestTensor
 
 from encapkeras.errors import ArgumentError, ShapeError
 from encapkeras.functional import NormWeights, capsule_length, homogeneous_vector_capsules, merge_branches
+from encapkeras.reference import homogeneous_vector_products
 from encapkeras.reference.homogeneous_vector_loops import homogeneous_vectors, merged_branches
 
 OF = ("position", "filter")
@@ -37,6 +39,22 @@ def test_equals_loops_in_training_and_prediction(capsules_of, batch):
         out = homogeneous_vector_capsules(image, weight, norm, training=training, capsules_of=capsules_of)
         expected = homogeneous_vectors(image, weight, offset, capsules_of=capsules_of, moments=moments)
         assert torch.allclose(out, expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_equals_the_textbook_version(training):
+    image, weight, offset = problem("position")
+    given = (image, weight, norm_of(len(offset), offset))
+    expected = homogeneous_vector_products.homogeneous_vector_capsules(*given, training=training)
+    assert torch.allclose(homogeneous_vector_capsules(*given, training=training), expected, rtol=0, atol=1e-12)
+
+
+def test_the_products_are_never_made():
+    image, weight, offset = torch.rand(4, 6, 6, 8), torch.rand(8, 36, 10, requires_grad=True), torch.rand(8)
+    norm = NormWeights(torch.ones(8), offset, torch.zeros(8), torch.ones(8))
+    with LargestTensor() as largest:
+        homogeneous_vector_capsules(image, weight, norm, training=True).sum().backward()
+    assert largest.elements == weight.numel()
 
 
 @pytest.mark.parametrize("capsules_of", OF)

@@ -1,7 +1,7 @@
 """Calls our functions with the numbers of golden files: one adapter for each method, between its layouts and ours."""
 
 import torch
-from golden import em_layers, hvc_layers
+from golden import em_layers, hvc_layers, peer_layers
 from torch.nn import functional as F
 
 from encapkeras.functional import (
@@ -302,6 +302,7 @@ METHODS = {
 BY_NAME = {
     **em_layers.BY_NAME,
     **hvc_layers.BY_NAME,
+    **peer_layers.BY_NAME,
     "em_conv": _em_of_gritzman,
     "em_class": _em_class_of_gritzman,
 }

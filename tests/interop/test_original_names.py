@@ -27,6 +27,7 @@ NOT_OF_THE_ORIGINAL = {
     "homogeneous_vectors_mnist",
     "homogeneous_vectors_small_norb",
     "resnet14_ot",
+    "routing_affine",
     "routing_attention",
     "routing_dynamic",
     "routing_em",
@@ -34,6 +35,7 @@ NOT_OF_THE_ORIGINAL = {
     "routing_heinsen_2022",
     "routing_homogeneous_vectors",
     "routing_self",
+    "routing_uniform",
     "routing_variational_bayes",
 }
 SPECS = sorted(file.stem for file in bundled_specs().glob("*.yaml"))

@@ -202,6 +202,20 @@ CASES = {
         1,
         0,
     ),
+    "window_dynamic_capsules with a bias": (
+        WindowDynamicCapsules,
+        {"capsules": 5, "dim": 3, "kernel_size": 3, "use_output_bias": True},
+        MAP,
+        2,
+        0,
+    ),
+    "window_dynamic_capsules of one map": (
+        WindowDynamicCapsules,
+        {"capsules": 5, "dim": 3, "matrices": "all", "routing": "uniform", "use_output_bias": True},
+        MAP,
+        2,
+        0,
+    ),
     "window_dynamic_capsules of a list": (WindowDynamicCapsules, {"capsules": 5, "dim": 3}, (7, 4), 1, 0),
     "heinsen_2019_capsules": (Heinsen2019Capsules, {"capsules": 5, "dim": 6, "rows": 2}, [(7, 4), (7,)], 4, 0),
     "heinsen_2019_capsules of any number": (
