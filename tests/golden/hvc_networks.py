@@ -11,7 +11,7 @@ from support.double_precision import double_precision
 
 from encapkeras import build_model
 
-SPEC = "homogeneous_vectors_mnist"
+SPEC = "base/homogeneous_vectors.yaml"
 NOISE = 1e-9  # norms below are of rounding errors: logits that all grow alike change no loss
 WEIGHTS = {"beta": "offset", "mean": "mean", "variance": "variance"}
 IN_KERAS = {"beta": "beta", "mean": "moving_mean", "variance": "moving_variance"}
@@ -43,24 +43,27 @@ def differences(meta: dict, expected: dict[str, torch.Tensor]) -> Differences:
 
 
 def _model(meta: dict) -> keras.Model:
-    arguments, (side, _, channels) = meta["args"], meta["shape"]
+    """Return our network for images, classes, convolutions and branches of any number."""
+    arguments = meta["args"]
     after = [number + 1 for number in arguments["branches_after"]]
-    names = ", ".join(f"branch{number}" for number in range(1, len(after) + 1))
-    rows = ", ".join(f"{{i: {number}}}" for number in range(1, arguments["convolutions"] + 1))
-    branches = ", ".join(f"{{i: {number}, after: {place}}}" for number, place in enumerate(after, 1))
-    changes = [
-        f"vars.filters={arguments['filters']}",
-        f"vars.growth={arguments['growth']}",
-        f"model.nodes.conv$i.repeat=[{rows}]",
-        f"model.nodes.branch$i.repeat=[{branches}]",
-        f"model.nodes.merge.inputs=[{names}]",
-        f"model.nodes.merge.branch_weights={'learned' if arguments['merge'] else 'fixed'}",
-        f"data.image_size={side}",
-        "data.augment=null",
-        f"data.dataset={'mnist' if channels == 1 else 'cifar10' if channels == 3 else 'small_norb'}",
-        *(["data.channels=2"] if channels == 2 else []),
-    ]
-    return build_model(SPEC, changes)
+    nodes = {
+        "conv$i": {"repeat": [{"i": number + 1} for number in range(arguments["convolutions"])]},
+        "branch$i": {"repeat": [{"i": number, "after": place} for number, place in enumerate(after, 1)]},
+        "merge": {
+            "inputs": [f"branch{number}" for number in range(1, len(after) + 1)],
+            "branch_weights": "learned" if "merge.W" in meta["specs"] else "fixed",
+        },
+    }
+    sizes = {name: arguments[name] for name in ("filters", "growth")}
+    spec = {
+        "spec": "encapkeras/1",
+        "name": "golden",
+        "extends": SPEC,
+        "vars": {**sizes, "classes": meta["specs"]["branch1.W"][0][0]},
+        "data": None,
+        "model": {"inputs": {"image": meta["shape"]}, "nodes": nodes},
+    }
+    return build_model(spec)
 
 
 def _weight(model: keras.Model, name: str) -> keras.Variable:

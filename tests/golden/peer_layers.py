@@ -22,8 +22,9 @@ def uniform(meta, arrays):
 
 
 def agreement(meta, arrays):
+    """Children with their own matrices are types of one position; with one matrix, positions of one type."""
     out = dynamic_routing(
-        arrays["in/x"].unsqueeze(1),
+        arrays["in/x"].unsqueeze(2 if meta["args"]["one_map"] else 1),
         arrays["param/W"][0].transpose(0, 1),
         iterations=meta["args"]["iterations"],
         softmax_over="outputs",
