@@ -86,7 +86,7 @@ def _check_each(name: str, arrays: dict[str, torch.Tensor], outputs: dict[str, t
 def check_network(path: Path) -> Result:
     """Compare one network's outputs, loss and gradients."""
     module = _module_of(path)
-    found = routing_networks.differences(path) if module is None else module.differences(*read(path))
+    found = routing_networks.differences(path) if module is None else module.differences(*read(path), path)
     return Result(path.stem, *found, OUTPUT_BOUND, NORM_BOUND)
 
 

@@ -1,5 +1,7 @@
 """Builds the matrix capsules of Gritzman's code from our spec, draws weights by its files' recipe, and compares."""
 
+from pathlib import Path
+
 import keras
 import numpy as np
 import torch
@@ -30,7 +32,7 @@ def is_here(name: str) -> bool:
     return name.startswith("em_small")
 
 
-def differences(meta: dict, expected: dict[str, torch.Tensor]) -> Differences:
+def differences(meta: dict, expected: dict[str, torch.Tensor], path: Path) -> Differences:
     """Compare scores in prediction and training, the loss, and the norms of all gradients."""
     with double_precision():
         model = _model(meta)

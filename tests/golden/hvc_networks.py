@@ -1,6 +1,7 @@
 """Builds networks of homogeneous vector capsules from our spec, draws weights by the files' recipe, and compares."""
 
 import re
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -21,7 +22,7 @@ def is_here(name: str) -> bool:
     return name.startswith("hvc_")
 
 
-def differences(meta: dict, expected: dict[str, torch.Tensor]) -> Differences:
+def differences(meta: dict, expected: dict[str, torch.Tensor], path: Path) -> Differences:
     """Compare logits in prediction and training, the loss, and the norms of all gradients."""
     with double_precision():
         model = _model(meta)
