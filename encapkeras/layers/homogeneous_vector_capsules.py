@@ -49,7 +49,7 @@ class HomogeneousVectorCapsules(CapsuleLayer):
 
     Raises:
         ArgumentError: An argument has an invalid value.
-        ShapeError: The input is no map, or its size is not known.
+        ShapeError: The input is not a map, or its size is not known.
 
     Examples:
         >>> import torch
