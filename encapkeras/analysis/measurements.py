@@ -30,8 +30,8 @@ class Measurement:
 
     Attributes:
         layer: Name of the layer.
-        routing: `dynamic`, `convolution_dynamic`, `em`, `self_routing`, `self_attention`, `inverted_attention`, `variational_bayes`,
-            `heinsen_2019` or `heinsen_2022`.
+        routing: `dynamic`, `convolution_dynamic`, `em`, `self_routing`, `self_attention`, `inverted_attention`,
+            `variational_bayes`, `heinsen_2019` or `heinsen_2022`.
         iteration: From 1.
         statistic: `coupling_entropy` (nats), `coupling_entropy_relative` (1 is uniform), `agreement` and
             `agreement_by_coupling` (cosines), `activation`, or `vote_length` (the votes in one cosine bin).

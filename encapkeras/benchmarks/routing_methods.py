@@ -15,8 +15,14 @@ import torch
 
 from encapkeras.benchmarks.routing_sizes import Sizes
 from encapkeras.benchmarks.runner import Way, total_time
-from encapkeras.functional import AttentionLayer, EmOptions
-from encapkeras.reference import convolution_routing, routing_votes, self_attention_votes, window_routing_votes
+from encapkeras.functional import AttentionLayer, EmOptions, NormWeights
+from encapkeras.reference import (
+    convolution_routing,
+    homogeneous_vector_products,
+    routing_votes,
+    self_attention_votes,
+    window_routing_votes,
+)
 
 _WITH_VOTES = (window_routing_votes, self_attention_votes)
 """Textbook versions of routing in windows."""
@@ -189,6 +195,20 @@ def _window_em(competition: str) -> Method:
     return Method(_window_em_tensors, partial(_call, "window_em_routing", competition=competition, options=EmOptions()))
 
 
+def _homogeneous_tensors(sizes: Sizes, random: Random) -> list[torch.Tensor]:
+    """Capsules, weight and offset."""
+    batch, positions, dim, outputs = sizes.values()
+    weight = random.normal(dim, positions, outputs, scale=positions**-0.5)
+    return [random.normal(batch, positions, dim, scale=0.5), weight, random.normal(dim, scale=0.1)]
+
+
+def _call_homogeneous(routings: Any, tensors: list[torch.Tensor], sizes: Sizes) -> Outputs:
+    capsules, weight, offset = tensors
+    fixed = offset.detach()
+    norm = NormWeights(torch.ones_like(fixed), offset, torch.zeros_like(fixed), torch.ones_like(fixed))
+    return routings.homogeneous_vector_capsules(capsules, weight, norm, training=True)  # type: ignore[no-any-return]
+
+
 def _floor(width: Callable[[int], int]) -> Callable[[Sizes, str], Way]:
     """The matrix products and exponentials that no way without votes can do without, each in the cache if it fits.
 
@@ -255,5 +275,6 @@ METHODS: dict[str, Method] = {
     "em-windows-position": _window_em("position"),
     "dynamic-convolution": Method(_convolution_tensors, _call_convolution, convolution_routing),
     "dynamic-classes": Method(_class_tensors, _call_classes, routing_votes),
+    "homogeneous-vectors": Method(_homogeneous_tensors, _call_homogeneous, homogeneous_vector_products),
 }
 """Named as in `routing_sizes`, which has their sizes."""

@@ -70,6 +70,8 @@ METHODS: dict[str, Sizes] = {
     "em-windows-position": _OF_MATRICES,
     "dynamic-convolution": _CONVOLUTION,
     "dynamic-classes": _CLASSES,
+    # Byerly et al. 2020: the first branch of the network for MNIST.
+    "homogeneous-vectors": {"batch_size": 120, "positions": 484, "dim": 64, "outputs": 10},
 }
 """Of a name that ends in `child`, or `position`: all parents that a child feeds compete for it, or those of a position.
 Without such an ending, as is the default of the function."""

@@ -27,6 +27,7 @@ from encapkeras.functional.capsule_dense import (
 )
 from encapkeras.functional.convolution import conv_bn_relu
 from encapkeras.functional.convolution_capsules import convolution_capsules
+from encapkeras.functional.homogeneous_vectors import homogeneous_vector_capsules, merge_branches
 from encapkeras.functional.optimal_transport.sinkhorn import marginal_error, sinkhorn
 from encapkeras.functional.optimal_transport.transport_cost import transport_cost
 from encapkeras.functional.optimal_transport.transport_divergence import Transport, transport, transport_divergence
@@ -89,10 +90,12 @@ __all__ = [
     "first_map",
     "heinsen_2019_routing",
     "heinsen_2022_routing",
+    "homogeneous_vector_capsules",
     "inverted_attention_routing",
     "list_capsules",
     "marginal_error",
     "mask_capsules",
+    "merge_branches",
     "primary_capsules",
     "reverse_gradient",
     "self_attention_routing",

@@ -67,6 +67,7 @@ def batch_norm(
     bias: torch.Tensor | None = None,
     momentum: float = MOMENTUM,
     epsilon: float = 1e-5,
+    unbiased: bool = True,
 ) -> torch.Tensor:
     """Normalize `map + bias` over all axes but the second: `scale * (x - mean) / sqrt(variance + epsilon) + offset`.
 
@@ -89,6 +90,7 @@ def batch_norm(
             normalized batch does not depend on it: one pass over the map less.
         momentum: Share of the new statistics in the moving ones.
         epsilon: Added to the variance.
+        unbiased: Whether the moving variance is that of unbiased ones, as torch has it; Keras' is of biased ones.
 
     Examples:
         >>> weights = NormWeights(torch.ones(3), torch.zeros(3), torch.zeros(3), torch.ones(3))
@@ -98,8 +100,8 @@ def batch_norm(
     if training and map_BCP.dim() > 3 and 1 in (map_BCP.shape[0], *map_BCP.shape[2:]):
         # On CPUs torch cannot tell how the memory of such a map is laid out, and some gradients are wrong (2.14).
         flat_BCP = map_BCP.flatten(2)
-        normed = batch_norm(flat_BCP, weights, training=True, bias=bias, momentum=momentum, epsilon=epsilon)
-        return normed.reshape(map_BCP.shape)
+        options: dict[str, Any] = {"bias": bias, "momentum": momentum, "epsilon": epsilon, "unbiased": unbiased}
+        return batch_norm(flat_BCP, weights, training=True, **options).reshape(map_BCP.shape)
     # `requires_grad_(True)`, torch's way to unfreeze a layer, reaches statistics too; they have no gradients.
     # A count that prediction does not use must not be touched there: torch.export stumbles over it.
     weights = weights._replace(
@@ -109,9 +111,9 @@ def batch_norm(
     if repeated:
         weights = NormWeights(weights.scale, weights.offset, *(each.clone() for each in weights.moving()))
     if repeated or not is_half(map_BCP) or _restored_by_caller.get():
-        return _batch_norm(map_BCP, weights, training, bias, momentum, epsilon).to(map_BCP.dtype)
+        return _batch_norm(map_BCP, weights, training, bias, momentum, epsilon, unbiased).to(map_BCP.dtype)
     before = [each.clone() for each in weights.moving()]
-    normed = _batch_norm(map_BCP, weights, training, bias, momentum, epsilon)
+    normed = _batch_norm(map_BCP, weights, training, bias, momentum, epsilon, unbiased)
     if training:
         with torch.no_grad():
             finite = (weights.mean + weights.variance).isfinite().all()  # no answer is waited for
@@ -128,6 +130,7 @@ def _batch_norm(
     bias: torch.Tensor | None,
     momentum: float,
     epsilon: float,
+    unbiased: bool,
 ) -> torch.Tensor:
     """The computation; statistics, and the result where torch does not round it itself, have the weights' type."""
     scale, offset, mean, variance, batches = weights
@@ -141,7 +144,8 @@ def _batch_norm(
     shared = shared_batch()
     if shared is not None and shared.batch_norm:
         map_BCP = map_BCP.to(mean.dtype) if is_half(map_BCP) else map_BCP
-        return _batch_norm_over_processes(map_BCP, weights._replace(offset=offset), shared, bias, momentum, epsilon)
+        weights = weights._replace(offset=offset)
+        return _batch_norm_over_processes(map_BCP, weights, shared, bias, momentum, epsilon, unbiased)
     if map_BCP.numel() == map_BCP.shape[1]:
         if batches is None:
             with torch.no_grad():
@@ -149,9 +153,11 @@ def _batch_norm(
                 mean.lerp_(constant.to(mean.dtype), momentum)
         by_channel = (1, -1, *[1] * (map_BCP.dim() - 2))
         return map_BCP * (0 * scale).view(by_channel) + offset.view(by_channel)  # gradients are 0, not absent
-    if batches is not None:
+    if batches is not None or not unbiased:
         own_mean, own_variance = torch.zeros_like(mean), torch.zeros_like(variance)
         result = F.batch_norm(map_BCP, own_mean, own_variance, scale, offset, True, 1.0, epsilon)
+        if not unbiased:
+            own_variance = own_variance * (1 - map_BCP.shape[1] / map_BCP.numel())
         _move(weights, own_mean, own_variance, bias, momentum)
         return result
     if bias is None:
@@ -195,10 +201,12 @@ def _batch_norm_over_processes(
     bias: torch.Tensor | None,
     momentum: float,
     epsilon: float,
+    unbiased: bool,
 ) -> torch.Tensor:
     mean, variance = join_moments(map_BCP, [0, *range(2, map_BCP.dim())], shared)
     values = map_BCP.numel() // map_BCP.shape[1] // shared.sizes[shared.rank] * sum(shared.sizes)
-    record_statistics(weights, mean.detach(), variance.detach(), values=values, bias=bias, momentum=momentum)
+    moved: dict[str, Any] = {"values": values, "bias": bias, "momentum": momentum, "unbiased": unbiased}
+    record_statistics(weights, mean.detach(), variance.detach(), **moved)
     slope = weights.scale * (variance + epsilon).rsqrt()
     by_channel = (1, -1, *[1] * (map_BCP.dim() - 2))
     return torch.addcmul((weights.offset - mean * slope).view(by_channel), map_BCP, slope.view(by_channel))
@@ -212,10 +220,12 @@ def record_statistics(
     values: int,
     bias: torch.Tensor | None,
     momentum: float = MOMENTUM,
+    unbiased: bool = True,
 ) -> None:
     """Move the moving statistics towards a batch's of (at least 2) values a channel, in place; see `batch_norm`."""
     if not is_in_backward():
-        _move(weights, mean, biased_variance * (values / (values - 1)), bias, momentum)
+        variance = biased_variance * (values / (values - 1)) if unbiased else biased_variance
+        _move(weights, mean, variance, bias, momentum)
 
 
 @torch.no_grad()

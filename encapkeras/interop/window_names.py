@@ -40,6 +40,8 @@ def refuse_unpublished(layer: WindowLayer, matrices: Collection[str] = ("offset"
         raise LackingError(f"has other matrices than those of each offset (matrices: {layer.matrices})")
     if layer.routing is not None:
         raise LackingError(f"has fixed coefficients (routing: {layer.routing})")
+    if getattr(layer, "use_output_bias", False):
+        raise LackingError("has biases of its outputs (use_output_bias)")
 
 
 def uncalled_modules(places: Iterable[Place]) -> tuple[str, ...]:

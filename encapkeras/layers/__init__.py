@@ -26,9 +26,11 @@ from encapkeras.layers.dynamic_capsules import DynamicCapsules
 from encapkeras.layers.em_capsules import EmCapsules
 from encapkeras.layers.heinsen_2019_capsules import Heinsen2019Capsules
 from encapkeras.layers.heinsen_2022_capsules import Heinsen2022Capsules
+from encapkeras.layers.homogeneous_vector_capsules import HomogeneousVectorCapsules
 from encapkeras.layers.image_to_capsules import ImageToCapsules
 from encapkeras.layers.inverted_attention_capsules import InvertedAttentionCapsules
 from encapkeras.layers.inverted_attention_stack import InvertedAttentionStack
+from encapkeras.layers.merge_branches import MergeBranches
 from encapkeras.layers.normalize import Normalize
 from encapkeras.layers.primary_capsules import PrimaryCapsules
 from encapkeras.layers.registry import LAYERS, CapsuleLayer, register_layer
@@ -59,9 +61,11 @@ __all__ = [
     "EmCapsules",
     "Heinsen2019Capsules",
     "Heinsen2022Capsules",
+    "HomogeneousVectorCapsules",
     "ImageToCapsules",
     "InvertedAttentionCapsules",
     "InvertedAttentionStack",
+    "MergeBranches",
     "Normalize",
     "PrimaryCapsules",
     "SelfAttentionCapsules",

@@ -70,7 +70,9 @@ class BatchNorm(CapsuleLayer):
         sizes = self._normed(input_shape)
         channels = sizes[0] if self.per == "type" else sizes[0] * sizes[-1]
         builder = BlockBuilder(self, moving_average=self.moving_average)
-        self._weights = Weights(builder.norm("norm", channels, scale_and_offset=self.scale_and_offset))
+        self._weights = Weights(
+            builder.norm("norm", channels, scale=self.scale_and_offset, offset=self.scale_and_offset)
+        )
 
     def _normed(self, input_shape: Shape) -> tuple[int, int]:
         """Return the number of types, and that of components."""

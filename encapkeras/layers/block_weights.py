@@ -44,9 +44,9 @@ class Weights:
 
 def norm_weights(norm: NormWeights) -> NormWeights:
     """Return the tensors of a norm that may lack scale and offset, with 1 and 0 in place of them."""
-    if norm.scale is not None:
-        return norm
-    return norm._replace(scale=torch.ones_like(norm.mean), offset=torch.zeros_like(norm.mean))
+    scale = torch.ones_like(norm.mean) if norm.scale is None else norm.scale
+    offset = torch.zeros_like(norm.mean) if norm.offset is None else norm.offset
+    return norm._replace(scale=scale, offset=offset)
 
 
 def is_count(variable: keras.Variable) -> bool:
@@ -86,10 +86,10 @@ class BlockBuilder:
         initializer = get_initializer(self._bias_initializer, name)
         return self._layer.add_weight((filters,), initializer, name=f"{name}_bias", **self._layer.regularizing("bias"))
 
-    def norm(self, name: str, channels: int, *, scale_and_offset: bool = True) -> NormWeights:
+    def norm(self, name: str, channels: int, *, scale: bool = True, offset: bool = True) -> NormWeights:
         """Add scale, offset and moving statistics `(channels,)`; float32 or better under mixed precision.
 
-        Without scale and offset both are None: see `norm_weights`.
+        Scale and offset that are left out are None: see `norm_weights`.
         """
 
         def add(part: str, initializer: str, trainable: bool) -> Any:
@@ -97,11 +97,11 @@ class BlockBuilder:
             options.update(self._layer.regularizing(part))
             return self._layer.add_weight((channels,), initializer, **options)
 
-        scale: Any = add("scale", "ones", True) if scale_and_offset else None
-        offset: Any = add("offset", "zeros", True) if scale_and_offset else None
+        made_scale: Any = add("scale", "ones", True) if scale else None
+        made_offset: Any = add("offset", "zeros", True) if offset else None
         return NormWeights(
-            scale,
-            offset,
+            made_scale,
+            made_offset,
             add("mean", "zeros", False),
             add("variance", "ones", False),
             self._count(name) if self._moving_average == "warm" else None,

@@ -142,7 +142,7 @@ class VariationalBayesCapsules(GaussianLayer):
             self.beta_u = self.add_weight(shape, "zeros", name="beta_u", **self.regularizing("beta_u"))
         builder = BlockBuilder(self, moving_average=self.moving_average)
         names = ("pose_norm", "activation_norm")
-        self._norms = [Weights(builder.norm(name, self.capsules, scale_and_offset=False)) for name in names]
+        self._norms = [Weights(builder.norm(name, self.capsules, scale=False, offset=False)) for name in names]
 
     def default_initializer(self, shape: WindowShape) -> keras.initializers.Initializer:
         """Return that of the paper's code, whose fans count the elements of a pose."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import keras
 import pydantic
@@ -12,6 +12,7 @@ import torch
 from encapkeras.errors import ArgumentError
 from encapkeras.functional import window_dynamic_routing
 from encapkeras.functional.routing.routing_inputs import Competition
+from encapkeras.layers.initializers import get_initializer
 from encapkeras.layers.keras_objects import InitializerConfig
 from encapkeras.layers.kernel_sizes import Padding, Strides, WindowSize, as_sides
 from encapkeras.layers.registry import register_layer
@@ -43,12 +44,15 @@ class WindowDynamicCapsules(WindowLayer):
             `position`: each offset of each window, with competition `position` alone.
         routing: If given, a control in place of the routing: `uniform`: all coefficients are 1/J; `random`: they are
             drawn once, the same in every model.
+        use_output_bias: Whether each parent type has a bias, which is added to its sum of votes in each iteration.
+            Without it, negative children give negative parents of equal lengths (Peer et al. 2021).
         kernel_initializer: Keras initializer of the matrices, by name or as {class_name, config}. If not given, normal
             such that the first sums of votes are about as long as the children, for squash all but deletes short ones:
             variance J^2 / (I * E) with I children of a parent, E being the columns where poses are matrices. The
             paper's code has J * D / 3 in place of J^2 / I, or deviations drawn by hand, which this one explains.
-        **kwargs: `kernel_regularizer`, `kernel_constraint` and `activity_regularizer`; `name`, `dtype`, `trainable`,
-            as for every Keras layer.
+        output_bias_initializer: Keras initializer of these biases, `(J, E)`; the code of capsnet-limitations has 0.1.
+        **kwargs: `kernel_regularizer`, `kernel_constraint`, the same of `output_bias`, and `activity_regularizer`;
+            `name`, `dtype`, `trainable`, as for every Keras layer.
 
     Call arguments:
         inputs: Capsules `(B, H, W, N, D)`, or a list of them `(B, I, D)`; lengths should be below 1.
@@ -71,6 +75,7 @@ class WindowDynamicCapsules(WindowLayer):
     """
 
     squashes = True
+    regularizable: ClassVar[tuple[str, ...]] = (*WindowLayer.regularizable, "output_bias")
 
     def __init__(
         self,
@@ -85,7 +90,9 @@ class WindowDynamicCapsules(WindowLayer):
         pose: Literal["vector", "matrix"] = "vector",
         matrices: Matrices = "offset",
         routing: Control | None = None,
+        use_output_bias: bool = False,
         kernel_initializer: InitializerConfig | None = None,
+        output_bias_initializer: InitializerConfig = "zeros",
         **kwargs: Any,
     ) -> None:
         super().__init__(
@@ -107,10 +114,17 @@ class WindowDynamicCapsules(WindowLayer):
             )
         self.iterations = iterations
         self.competition = competition
+        self.use_output_bias = use_output_bias
+        self.output_bias_initializer = output_bias_initializer
 
     def build(self, input_shape: Any) -> None:
         """Make the weights."""
         self.add_kernel(input_shape)
+        self.output_bias = None
+        if self.use_output_bias:
+            initializer = get_initializer(self.output_bias_initializer, "output_bias")
+            options = self.regularizing("output_bias", [])
+            self.output_bias = self.add_weight((self.capsules, self.dim), initializer, name="output_bias", **options)
 
     def default_initializer(self, shape: WindowShape) -> keras.initializers.Initializer:
         """Return that which keeps lengths in the first iteration, where a child gives all its parents as much."""
@@ -126,12 +140,16 @@ class WindowDynamicCapsules(WindowLayer):
         (capsules,) = self.as_maps(inputs)
         options = self.window_options(capsules)
         iterations = max(1, self.iterations)
-        parents = window_dynamic_routing(
-            capsules, self.of_types(self.kernel.value), iterations=iterations, competition=self.competition, **options
-        )
+        if self.routing == "uniform":  # one iteration, by sums alone
+            iterations, _ = 1, options.pop("coefficients")
+        bias = None if self.output_bias is None else self.output_bias.value
+        options.update(iterations=iterations, competition=self.competition, output_bias=bias)
+        parents = window_dynamic_routing(capsules, self.kernel.value, **options)
         return self.lay_out(parents)
 
     def routing_record(self) -> WindowRecord:
         """Return the routing's weights and options."""
         options = {**self.sides, "competition": self.competition, "iterations": max(1, self.iterations)}
+        if self.output_bias is not None:
+            options["output_bias"] = self.output_bias.value.detach()
         return self.window_record("dynamic", [self.matrices_by_offset()], **options)

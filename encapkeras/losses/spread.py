@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+import math
+from typing import Annotated, Any, Literal
 
 import pydantic
 import torch
@@ -32,15 +33,17 @@ def spread_loss(scores: torch.Tensor, targets: torch.Tensor, *, margin: float) -
 class SpreadLoss(CapsuleLoss):
     """Spread loss (Hinton et al. 2018, equation 3): the present class should lead each other class by a margin.
 
-    `sum_{k != t} max(0, m - (a_t - a_k))^2`, mean over the batch. m is `start` until epoch `start_epoch`, then grows
-    linearly, and is `end` from `final_epochs` epochs before the training's end. A training too short for both grows it
-    linearly from the first epoch to the last. Without calls of `set_epoch`, m is `end`.
+    `sum_{k != t} max(0, m - (a_t - a_k))^2`, mean over the batch. m is `start` until epoch `start_epoch`, then grows,
+    and is `end` from `final_epochs` epochs before the training's end. A training too short for both lets it grow
+    from the first epoch to the last. Without calls of `set_epoch`, m is `end`.
 
     Args:
         start: Margin at the beginning.
         end: Margin at the end.
         start_epoch: First epoch, counted from 0, from which the margin grows.
         final_epochs: Number of last epochs with the full margin.
+        growth: `linear`; or `sigmoid`, as in the code of Gritzman 2019: `start + (end - start) * sigmoid(14 p - 4)`
+            where p goes from 0 to 1, so that m begins slightly above `start` and is close to `end` from p = 0.6 on.
         **kwargs: `name`, `reduction`, `dtype`, as for every Keras loss.
 
     Call arguments:
@@ -65,6 +68,7 @@ class SpreadLoss(CapsuleLoss):
         end: Annotated[float, pydantic.Field(ge=0)] = 0.9,
         start_epoch: pydantic.NonNegativeInt = 20,
         final_epochs: pydantic.NonNegativeInt = 20,
+        growth: Literal["linear", "sigmoid"] = "linear",
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -72,6 +76,7 @@ class SpreadLoss(CapsuleLoss):
         self.end = end
         self.start_epoch = start_epoch
         self.final_epochs = final_epochs
+        self.growth = growth
         self.margin = end
 
     def set_epoch(self, epoch: int, epochs: int) -> None:
@@ -80,6 +85,8 @@ class SpreadLoss(CapsuleLoss):
         if first >= last:
             first, last = 0, max(epochs - 1, 1)
         share = min(max((epoch - first) / (last - first), 0.0), 1.0)
+        if self.growth == "sigmoid":
+            share = 1 / (1 + math.exp(4 - 14 * share))
         self.margin = self.start + share * (self.end - self.start)
 
     def call(self, y_true: torch.Tensor, y_pred: torch.Tensor) -> torch.Tensor:

@@ -138,6 +138,7 @@ def window_dynamic_routing(
     strides: Step = 1,
     padding: Step = 0,
     pose: str = "vector",
+    output_bias: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Dynamic routing (Sabour et al. 2017, procedure 1), in windows."""
     windows = Windows(capsules, weight, strides, padding)
@@ -146,8 +147,9 @@ def window_dynamic_routing(
     for _ in range(iterations):
         routed = {}
         for j, s in gather(windows, softmax(logit, windows.rivals(competition)), vote).items():
-            length = dot(s, s).sqrt()
-            routed[j] = length**2 / (1 + length**2) * s / length
+            biased = s if output_bias is None else s + output_bias[j[2]]
+            length = dot(biased, biased).sqrt()
+            routed[j] = length**2 / (1 + length**2) * biased / length
         logit = {(j, i): logit[j, i] + dot(vote[j, i], routed[j]) for j, i in vote}
     return windows.map(routed)
 

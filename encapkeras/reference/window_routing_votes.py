@@ -194,6 +194,7 @@ def window_dynamic_routing(
     strides: Step = 1,
     padding: Step = 0,
     pose: str = "vector",
+    output_bias: torch.Tensor | None = None,
     trace: Trace | None = None,
 ) -> torch.Tensor:
     """Dynamic routing (Sabour et al. 2017, procedure 1), in windows."""
@@ -203,7 +204,8 @@ def window_dynamic_routing(
     share_IMJ = 1 / rivals.count(weight.shape[-3]).to(vote_IMEJ)
     logit_IMJ = torch.zeros_like(vote_IMEJ[:, :, 0])
     for iteration in range(iterations):
-        out_MEJ = squash(gather(share_IMJ, vote_IMEJ).mT).mT
+        sum_MJE = gather(share_IMJ, vote_IMEJ).mT
+        out_MEJ = squash(sum_MJE if output_bias is None else sum_MJE + output_bias).mT
         if trace:
             trace.add(vote_IMEJ, share_IMJ, share_IMJ, out_MEJ, out_MEJ.norm(dim=1))
         if iteration < iterations - 1:

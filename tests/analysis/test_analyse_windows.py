@@ -21,7 +21,15 @@ from encapkeras.layers import (
 )
 from encapkeras.reference.window_routing_votes import Trace
 
-OF_POSITIONS = ["self-routing", "self-attention", "attention", "dynamic", "em", "variational Bayes"]
+OF_POSITIONS = [
+    "self-routing",
+    "self-attention",
+    "attention",
+    "dynamic",
+    "dynamic with a bias",
+    "em",
+    "variational Bayes",
+]
 WINDOW = {"kernel_size": 3, "strides": 2, "padding": 1}
 # layer, iterations, whether all parents that a child feeds compete for it
 LAYERS = {
@@ -30,6 +38,11 @@ LAYERS = {
     "attention": (lambda **k: InvertedAttentionCapsules(5, 9, iterations=3, **k), 3, False),
     "dynamic": (lambda **k: WindowDynamicCapsules(5, 9, **k), 3, False),
     "dynamic of child": (lambda **k: WindowDynamicCapsules(5, 9, competition="child", **k), 3, True),
+    "dynamic with a bias": (
+        lambda **k: WindowDynamicCapsules(5, 9, use_output_bias=True, output_bias_initializer="ones", **k),
+        3,
+        False,
+    ),
     "em": (lambda **k: WindowEmCapsules(5, 9, coordinates="child", **k), 3, True),
     "variational Bayes": (lambda **k: VariationalBayesCapsules(5, 9, coordinates="child", **k), 3, True),
 }

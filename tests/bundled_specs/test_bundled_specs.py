@@ -92,14 +92,20 @@ PARAMETERS = {
     "em_small_norb": 67_154,
     "efficient_capsnet": 161_824 + 1_411_344,  # encoder and decoder
     "efficient_capsnet_small_norb": 151_664 + 229_570,
+    "homogeneous_vectors_cifar10": 1_952_022,
+    "homogeneous_vectors_mnist": 1_513_686,
+    "homogeneous_vectors_small_norb": 1_828_166,
     "routing_attention": 118_369,
+    "routing_affine": 100_240,
     "routing_average": 24_058,
     "routing_dynamic": 429_296,
     "routing_em": 112_668,
     "routing_heinsen_2019": 235_416,
     "routing_heinsen_2022": 102_619,
+    "routing_homogeneous_vectors": 54_832,
     "routing_self": 271_880,
     "routing_self_attention": 430_592,
+    "routing_uniform": 429_584,
     "routing_variational_bayes": 112_632,
 }
 FILES = {file.stem: file for file in bundled_specs().glob("*.yaml")}

@@ -2,11 +2,13 @@
 
 import itertools
 
+import keras
 import pytest
 import torch
 from support import golden
 
 from encapkeras.functional import NormWeights, batch_norm, batch_norm_relu_squash, capsule_batch_norm, squash
+from encapkeras.functional.torch_support.shared_batch import SharedBatch, share_batch
 
 GENERATOR_SEED = 0
 
@@ -43,6 +45,39 @@ def test_batch_norm_equals_torch_in_training_and_after(with_bias):
         golden.assert_equal(y, module(x + shift), 1e-12)
     golden.assert_equal(weights.mean, module.running_mean, 1e-12)
     golden.assert_equal(weights.variance, module.running_var, 1e-12)
+
+
+@pytest.mark.usefixtures("double_precision")
+@pytest.mark.parametrize("with_bias", [False, True])
+def test_batch_norm_with_biased_moving_variances_equals_keras(with_bias):
+    weights = fresh_weights(3)
+    layer = keras.layers.BatchNormalization(axis=1, momentum=0.75, epsilon=1e-3)
+    layer.build((None, 3, 5))
+    layer.set_weights([part.detach() for part in weights[:4]])
+    bias = torch.tensor([5.0, -2.0, 0.5], dtype=torch.float64) if with_bias else None
+    for training in (True, True, False):
+        x = random(4, 3, 5)
+        y = batch_norm(x, weights, training=training, bias=bias, momentum=0.25, epsilon=1e-3, unbiased=False)
+        golden.assert_equal(y, layer(x if bias is None else x + bias.view(-1, 1), training=training), 1e-12)
+    golden.assert_equal(weights.mean, layer.moving_mean.value, 1e-12)
+    golden.assert_equal(weights.variance, layer.moving_variance.value, 1e-12)
+
+
+class Alone(SharedBatch):
+    """A batch that is shared with nobody."""
+
+    def stacked(self, tensor):
+        return tensor.unsqueeze(0)
+
+
+@pytest.mark.parametrize("unbiased", [True, False])
+def test_a_shared_batch_moves_the_variances_as_a_whole_one(unbiased):
+    whole, shared = fresh_weights(3), fresh_weights(3)
+    x = random(4, 3, 5)
+    expected = batch_norm(x, whole, training=True, unbiased=unbiased)
+    with share_batch(Alone((4,), 0)):
+        golden.assert_equal(batch_norm(x, shared, training=True, unbiased=unbiased), expected, 1e-12)
+    golden.assert_equal(shared.variance, whole.variance, 1e-12)
 
 
 def test_bias_has_its_gradient_outside_training_and_a_zero_one_while_training():

@@ -49,6 +49,29 @@ def test_one_matrix_per_type_equals_it_at_every_offset(name, window, pose, fixed
 
 
 @pytest.mark.parametrize("pose", POSES)
+@pytest.mark.parametrize("window", WINDOWS)
+@pytest.mark.parametrize("iterations", [1, 3])
+@pytest.mark.parametrize("fixed", [False, True])
+@pytest.mark.parametrize("competition", ["position", "child"])
+def test_one_matrix_for_all_equals_it_for_each_type(competition, window, pose, iterations, fixed):
+    kernel, options = WINDOWS[window]
+    capsules, _, weight, *_ = random_inputs(kernel=kernel, pose=pose)
+    weight = weight[:1, :1, :1].detach().requires_grad_()
+    bias = torch.randn(4, 4, dtype=torch.float64, requires_grad=True)
+    options = {**options, "competition": competition, "pose": pose, "window": kernel, "iterations": iterations}
+    options.update(output_bias=bias, coefficients=random_coefficients(kernel) if fixed else None)
+    expected = window_dynamic_routing(capsules, weight.expand(-1, -1, 3, -1, -1, -1), **options)
+    compare((window_dynamic_routing(capsules, weight, **options),), (expected,), (capsules, weight, bias))
+
+
+def test_one_matrix_for_all_maps_nothing_but_the_sum():
+    capsules, weight = torch.rand(2, 1, 1, 50, 4), torch.rand(1, 1, 1, 10, 16, 4)
+    with LargestTensor() as largest:
+        window_dynamic_routing(capsules, weight, window=1, iterations=1)
+    assert largest.elements == 10 * 16 * 4  # the matrices
+
+
+@pytest.mark.parametrize("pose", POSES)
 @pytest.mark.parametrize("weights", ["offset", "type", "none"])
 @pytest.mark.parametrize("window", WINDOWS)
 def test_one_decision_per_type_equals_it_at_every_offset(window, weights, pose):

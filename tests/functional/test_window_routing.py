@@ -315,6 +315,8 @@ def test_errors_name_what_does_not_fit():
         window_em_routing(capsules, activations, weight, beta[:1], beta, pose="vector")
     with pytest.raises(ShapeError, match="takes 3 types of rows of 3"):
         window_em_routing(capsules, activations, weight[..., :3, :3], beta, beta)
+    with pytest.raises(ShapeError, match=r"output_bias must be \(outputs, output dim\) = \(4, 4\); received \(4,\)"):
+        window_dynamic_routing(capsules, weight, output_bias=beta)
     for options in ({"strides": 0}, {"padding": -1}, {"pose": "row"}, {"iterations": 0}, {"competition": "all"}):
         with pytest.raises(ArgumentError, match=f"{next(iter(options))} must be"):
             window_dynamic_routing(capsules, weight, **options)

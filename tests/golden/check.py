@@ -17,14 +17,21 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import numpy as np
 import torch
-from golden import deepcaps_networks, efficient_networks, em_networks, routing_layers, routing_networks
+from golden import (
+    deepcaps_networks,
+    efficient_networks,
+    em_networks,
+    hvc_networks,
+    routing_layers,
+    routing_networks,
+)
 
 BOUND = 1e-9  # of layers: relative, with FLOOR as the smallest number that differences are divided by
 FLOOR = 1e-3
 OUTPUT_BOUND = 1e-8  # of networks' outputs and losses, absolutely
 NORM_BOUND = 1e-6  # of the norms of their gradients, relative
 # Whose files hold arrays, by the start of the files' names.
-NETWORKS = {"deep_": deepcaps_networks, "eff_": efficient_networks, "em_": em_networks}
+NETWORKS = {"deep_": deepcaps_networks, "eff_": efficient_networks, "em_": em_networks, "hvc_": hvc_networks}
 
 
 class Result(NamedTuple):
@@ -50,6 +57,8 @@ def check_layer(path: Path) -> Result:
     meta, arrays = read(path)
     leaves = {name: array.requires_grad_() for name, array in arrays.items() if _is_leaf(name, array)}
     outputs = routing_layers.call(path.stem, meta, arrays)
+    if "r_seed" not in meta and "r" not in meta:
+        return _check_each(path.stem, arrays, outputs)
     seeds = meta.get("r") or meta["r_seed"]
     total = sum((outputs[name] * _random(seed, outputs[name].shape)).sum() for name, seed in seeds.items())
     expected = {f"grad{name.removeprefix('in')}": leaf for name, leaf in leaves.items()}
@@ -67,6 +76,19 @@ def check_layer(path: Path) -> Result:
         BOUND,
         BOUND,
     )
+
+
+def _check_each(name: str, arrays: dict[str, torch.Tensor], outputs: dict[str, torch.Tensor]) -> Result:
+    """Compare where each output, such as `loss_100`, has a gradient of its own, such as `scores_100`."""
+    gradients = []
+    for key, output in outputs.items():
+        suffix = key.rpartition("_")[2]
+        (wanted,) = [each for each in arrays if each.startswith("grad/") and each.endswith(f"_{suffix}")]
+        leaf = arrays[f"in/{wanted.removeprefix('grad/').removesuffix(f'_{suffix}')}"]
+        (gradient,) = torch.autograd.grad(output, leaf, retain_graph=True)
+        gradients.append(_difference(gradient, arrays[wanted]))
+    found = [_difference(output, arrays[f"out/{key}"]) for key, output in outputs.items()]
+    return Result(name, max(found), max(gradients), BOUND, BOUND)
 
 
 def check_network(path: Path) -> Result:

@@ -1,12 +1,12 @@
 """Builds the matrix capsules of Gritzman's code from our spec, draws weights by its files' recipe, and compares."""
 
-import math
-import zlib
 from pathlib import Path
 
 import keras
 import numpy as np
 import torch
+from golden.drawn_weights import drawn
+from golden.em_layers import margin
 from golden.routing_networks import Differences
 from support.double_precision import double_precision
 
@@ -25,7 +25,7 @@ LAYERS = {
     "class_caps": "toys",
 }
 WEIGHTS = {"weights": "kernel", "biases": "bias", "w": "kernel"}
-MARGIN = 0.2 + 0.79 / (1 + math.exp(-(200_000 / 50_000 - 4)))  # of the spread loss after 200,000 steps
+MARGIN = margin(200_000)  # of the spread loss
 
 
 def differences(meta: dict, expected: dict[str, torch.Tensor], path: Path) -> Differences:
@@ -33,11 +33,8 @@ def differences(meta: dict, expected: dict[str, torch.Tensor], path: Path) -> Di
     with double_precision():
         model = _model(meta)
         weights = {name: _weight(model, name) for name in meta["specs"]}
-        for name, (shape, kind, scale, shift) in meta["specs"].items():
-            rng = np.random.default_rng([meta["seed"], zlib.crc32(name.encode())])
-            normal = kind == "normal"
-            drawn = shift + scale * rng.standard_normal(shape) if normal else rng.uniform(0.5, 1.5, shape)
-            weights[name].assign(drawn.reshape(weights[name].shape))
+        for name, value in drawn(meta).items():
+            weights[name].assign(value.reshape(weights[name].shape))
         images = np.random.default_rng(meta["seed"]).standard_normal((meta["batch"], *meta["shape"]))
         with torch.no_grad():
             evaluated = model(torch.from_numpy(images), training=False)

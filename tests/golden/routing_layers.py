@@ -1,7 +1,7 @@
 """Calls our functions with the numbers of golden files: one adapter for each method, between its layouts and ours."""
 
 import torch
-from golden import deepcaps_layers, efficient_layers
+from golden import deepcaps_layers, efficient_layers, em_layers, hvc_layers, peer_layers
 from torch.nn import functional as F
 
 from encapkeras.functional import (
@@ -128,9 +128,6 @@ def _em_of_gritzman(meta, arrays):
 def _em_class_of_gritzman(meta, arrays):
     """The class layer: matrices shared by all positions, votes with the coordinates of the child."""
     arguments, side = meta["args"], arrays["in/pose"].shape[1]
-    places = (torch.arange(side, dtype=torch.float64) + 0.5) / side
-    offsets = torch.zeros(side, side, 16, dtype=torch.float64)
-    offsets[..., 3], offsets[..., 7] = places, places[:, None]
     pose, out = window_em_routing(
         arrays["in/pose"],
         arrays["in/activation"][..., 0],
@@ -138,7 +135,7 @@ def _em_class_of_gritzman(meta, arrays):
         arrays["param/beta_v"].flatten(),
         arrays["param/beta_a"].flatten(),
         iterations=arguments["iterations"],
-        offsets=offsets,
+        offsets=em_layers.coordinates(side),
         options=EmOptions(arguments["final_lambda"]),
     )
     return {"pose_out": pose[:, 0, 0], "activation_out": out[:, 0, 0]}
@@ -303,6 +300,9 @@ METHODS = {
 
 # Files that do not say their method: by the longest of these that their names begin with.
 BY_NAME = {
+    **em_layers.BY_NAME,
+    **hvc_layers.BY_NAME,
+    **peer_layers.BY_NAME,
     "em_conv": _em_of_gritzman,
     "em_class": _em_class_of_gritzman,
     **deepcaps_layers.BY_NAME,

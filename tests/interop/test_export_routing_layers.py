@@ -1,4 +1,4 @@
-"""Exported layers of Heinsen's routings, of DeepCaps and of self-attention give the same outputs elsewhere."""
+"""Exported layers of routings, and of capsules without one, give the same outputs elsewhere."""
 
 import keras
 import numpy as np
@@ -69,6 +69,20 @@ NETWORKS = {
         },
         "classes": {"layer": "self_attention_capsules", "inputs": "hidden", "capsules": 5, "dim": 4},
         "scores": {"layer": "capsule_length", "inputs": "classes", "epsilon": 1e-7},
+    },
+    "homogeneous vectors": {
+        "conv": {"layer": "capsules_to_image", "inputs": "primary"},
+        "first": {"layer": "homogeneous_vector_capsules", "inputs": "conv", "capsules": 5},
+        "second": {
+            "layer": "homogeneous_vector_capsules",
+            "inputs": "image",
+            "capsules": 5,
+            "capsules_of": "filter",
+            "moving_average": "warm",
+        },
+        "first_lengths": {"layer": "capsule_length", "inputs": "first"},
+        "second_lengths": {"layer": "capsule_length", "inputs": "second"},
+        "scores": {"layer": "merge_branches", "inputs": ["first_lengths", "second_lengths"]},
     },
 }
 

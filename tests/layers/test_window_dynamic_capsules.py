@@ -42,6 +42,29 @@ def test_no_iteration_is_one_without_routing():
     assert not torch.allclose(one(capsules), uniform(capsules))
 
 
+@pytest.mark.parametrize("matrices", ["offset", "type", "all"])
+@pytest.mark.parametrize("competition", ["position", "child"])
+def test_uniform_coefficients_are_sums_with_a_bias(matrices, competition):
+    options = {"kernel_size": 2, "matrices": matrices, "competition": competition, "use_output_bias": True}
+    layer = WindowDynamicCapsules(5, 3, routing="uniform", output_bias_initializer="ones", **options)
+    capsules = torch.rand(2, 4, 3, 2, 4)
+    out = layer(capsules)
+    kernel = layer.kernel.value.expand(2, 2, 2, -1, -1, -1)
+    windows = capsules.unfold(1, 2, 1).unfold(2, 2, 1)  # of the children's windows
+    if competition == "child":
+        holding = torch.tensor([1, 2, 2, 1])[:, None] * torch.tensor([1, 2, 1])
+        windows = windows / holding.unfold(0, 2, 1).unfold(1, 2, 1)[None, :, :, None, None]
+    sums = torch.einsum("bpqndyx,yxnjed->bpqje", windows, kernel) / 5
+    torch.testing.assert_close(out, squash(sums + 1))
+
+
+def test_without_a_bias_the_layer_is_odd():
+    capsules = torch.randn(2, 4, 3, 2, 4)
+    for biased in (False, True):
+        layer = WindowDynamicCapsules(5, 3, use_output_bias=biased, output_bias_initializer="ones")
+        assert torch.allclose(layer(-capsules), -layer(capsules), atol=1e-6) != biased
+
+
 def test_a_window_as_large_as_the_map_gives_a_list():
     layer = WindowDynamicCapsules(5, 3, kernel_size=[4, 6])
     whole = WindowDynamicCapsules(5, 3)

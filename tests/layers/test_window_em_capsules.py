@@ -12,7 +12,7 @@ from encapkeras.functional import window_em_routing
 from encapkeras.layers import WindowEmCapsules
 
 HAHN = sorted(path.stem for path in Path(FOLDER / "routings_a" / "layers").glob("srem_*.npz"))
-GRITZMAN = sorted(path.stem for path in Path(FOLDER / "routings_b" / "layers").glob("em_*.npz"))
+GRITZMAN = sorted(path.stem for path in Path(FOLDER / "routings_b" / "layers").glob("em_c*.npz"))  # conv and class
 
 
 def assert_original(layer, golden, inputs, weights, as_given, seeds):
@@ -154,7 +154,7 @@ def test_weights_start_as_in_gritzman_s_code_but_for_the_deviation_of_beta_a():
     layer = WindowEmCapsules(40, 16, kernel_size=3)
     layer.build([(None, 6, 6, 16, 16), (None, 6, 6, 16)])
     kernel, beta_v, beta_a = (weight.value.detach() for weight in (layer.kernel, layer.beta_v, layer.beta_a))
-    assert kernel.abs().max() <= 2
+    assert (kernel.abs() > 2).double().mean() < 1e-4  # Keras draws four times at most: 4e-6 remain
     assert abs(kernel.std() - 0.88) < 0.01  # of a normal of deviation 1 that is cut at 2
     assert math.sqrt(6 / 41) * 0.8 < beta_v.abs().max() <= math.sqrt(6 / 41)
     assert (beta_a == -1000).all()

@@ -1,6 +1,7 @@
 """Losses equal the golden numbers and take labels in every form."""
 
 import functools
+import math
 
 import keras
 import pytest
@@ -72,6 +73,13 @@ def test_margin_of_the_spread_loss_grows_from_start_to_end_in_trainings_of_any_l
         margins.append(spread.margin)
     assert (margins[0], margins[-1]) == (pytest.approx(0.2), pytest.approx(0.9))
     assert margins == sorted(margins)
+
+
+@pytest.mark.parametrize("step", [0, 100_000, 200_000, 400_000, 1_000_000])
+def test_margin_of_the_spread_loss_grows_as_in_the_code_of_matrix_capsules(step):
+    loss = SpreadLoss(start=0.2, end=0.99, start_epoch=0, final_epochs=0, growth="sigmoid")
+    loss.set_epoch(step, 700_000)
+    assert loss.margin == pytest.approx(0.2 + 0.79 / (1 + math.exp(-min(10, step / 50_000 - 4))), abs=1e-12)
 
 
 def test_cross_entropy_equals_torch():

@@ -13,12 +13,12 @@ FILES, OTHERS = (
 
 
 def test_every_network_with_golden_numbers_is_here():
-    assert len(FILES) == 22
+    assert len(FILES) == 23
     assert not OTHERS
 
 
 def case(path):
-    is_fast = path.stem.startswith(("sr_convnet", "vb_", "em_", "eff_", "deep_28"))
+    is_fast = path.stem.startswith(("sr_convnet", "vb_", "em_", "eff_", "deep_28", "hvc_"))
     return pytest.param(path, id=path.stem, marks=[] if is_fast else pytest.mark.slow)
 
 

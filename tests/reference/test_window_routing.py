@@ -143,6 +143,15 @@ def dynamic(competition):
     return make
 
 
+def biased_dynamic(competition):
+    def make(case):
+        bias = case.random(OUTPUTS, case.out_dim)
+        arguments = {"competition": competition, "output_bias": bias, **case.window}
+        return lambda routings: (routings.window_dynamic_routing(case.capsules, case.weight, **arguments),)
+
+    return make
+
+
 def attention(case):
     norm = case.random(case.out_dim, offset=1), case.random(case.out_dim)
     layer = AttentionLayer(case.weight, *norm, **case.window)
@@ -212,6 +221,8 @@ METHODS = {
     "self-routing, last": last_self_routing,
     "dynamic, of a position": dynamic("position"),
     "dynamic, of a child": dynamic("child"),
+    "dynamic, of a position, biased": biased_dynamic("position"),
+    "dynamic, of a child, biased": biased_dynamic("child"),
     "attention": attention,
     "attention, sequential stack": stack(concurrent=False),
     "attention, concurrent stack": stack(concurrent=True),

@@ -50,6 +50,12 @@ def check_output_bias(bias_JE: torch.Tensor | None, weight_NJED: torch.Tensor) -
         )
 
 
+def check_window_bias(bias_JE: torch.Tensor | None, expected: tuple[int, int]) -> None:
+    """Check that a bias of a window's parents has one number for each component of each type."""
+    if bias_JE is not None and tuple(bias_JE.shape) != expected:
+        raise ShapeError(f"output_bias must be (outputs, output dim) = {expected}; received {tuple(bias_JE.shape)}")
+
+
 def check_em(
     capsules_BPND: torch.Tensor,
     weight_NJED: torch.Tensor,

@@ -99,6 +99,8 @@ class Windows:
     def sums(self, map_BHWN: torch.Tensor) -> torch.Tensor:
         """Return the sums `(B, P, Q, ...)` of the children in each window of a map `(B, H, W, ...)`."""
         padded, size = self.pad(map_BHWN), self.output_size(*map_BHWN.shape[1:3])
+        if self.kernel_size == padded.shape[1:3]:
+            return padded.sum((1, 2), keepdim=True)
         total_BPQN, *rest = (padded[:, *self.at(offset, size)] for offset in self.offsets())
         for part_BPQN in rest:
             total_BPQN = total_BPQN + part_BPQN
