@@ -40,6 +40,8 @@ from encapkeras.functional.routing.dynamic_routing import dynamic_routing
 from encapkeras.functional.routing.em_routing import em_routing
 from encapkeras.functional.routing.heinsen_2019 import heinsen_2019_routing
 from encapkeras.functional.routing.heinsen_2022 import VectorRoutingWeights, end_to_end_credit, heinsen_2022_routing
+from encapkeras.functional.routing.interest_attention import interest_attention, label_attention
+from encapkeras.functional.routing.interest_routing import interest_count, interest_routing
 from encapkeras.functional.routing.inverted_attention import AttentionLayer, inverted_attention_routing
 from encapkeras.functional.routing.self_routing import self_routing
 from encapkeras.functional.routing.variational_bayes import variational_bayes_routing
@@ -77,7 +79,11 @@ __all__ = [
     "end_to_end_credit",
     "heinsen_2019_routing",
     "heinsen_2022_routing",
+    "interest_attention",
+    "interest_count",
+    "interest_routing",
     "inverted_attention_routing",
+    "label_attention",
     "list_capsules",
     "marginal_error",
     "primary_capsules",

@@ -18,7 +18,9 @@ SquashVariant = Literal["paper", "sigmoid"]
 
 
 @compilable
-def squash(capsules: torch.Tensor, *, variant: SquashVariant = "paper", dim: int = -1) -> torch.Tensor:
+def squash(
+    capsules: torch.Tensor, *, variant: SquashVariant = "paper", dim: int = -1, epsilon: float = 0.0
+) -> torch.Tensor:
     """Shorten capsules to lengths below 1, in their shape; value and gradient at the zero vector are 0.
 
     `paper`: `|s|^2 / (1 + |s|^2) * s / |s|` (Sabour et al. 2017, equation 1). `sigmoid`: `sigmoid(|s| - m) * s / |s|`
@@ -29,6 +31,7 @@ def squash(capsules: torch.Tensor, *, variant: SquashVariant = "paper", dim: int
             lengths must not overflow: lengths up to 1e19 in float32.
         variant: `paper` or `sigmoid`.
         dim: The axis of the capsule's components.
+        epsilon: Of `paper`, added below the root: `|s|^2 / (1 + |s|^2) * s / sqrt(|s|^2 + epsilon)`.
 
     Raises:
         ValueError: An unknown variant.
@@ -40,6 +43,8 @@ def squash(capsules: torch.Tensor, *, variant: SquashVariant = "paper", dim: int
     """
     capsules = as_floats(capsules)
     if variant == "paper":
+        if epsilon:
+            return _squash_with_epsilon(capsules, dim, epsilon)
         if is_tracing():  # ONNX would take the batch behind a function of one's own for fixed
             return _Squash.forward(capsules, dim)
         return _Squash.apply(capsules, dim)  # type: ignore[no-any-return]
@@ -87,6 +92,12 @@ class _Squash(torch.autograd.Function):
         denominator = length * above
         slope = _dot(wide, gradient, dim) * (1 - square) / (denominator * above)
         return torch.addcmul(gradient * (square / denominator), wide, slope).to(capsules.dtype), None
+
+
+def _squash_with_epsilon(capsules: torch.Tensor, dim: int, epsilon: float) -> torch.Tensor:
+    wide = widen(capsules)
+    square = _dot(wide, wide, dim)
+    return (wide * (square / (1 + square) * (square + epsilon).rsqrt())).to(capsules.dtype)
 
 
 def _squash_sigmoid(capsules: torch.Tensor, dim: int) -> torch.Tensor:

@@ -24,8 +24,11 @@ from encapkeras.layers.em_capsules import EmCapsules
 from encapkeras.layers.heinsen_2019_capsules import Heinsen2019Capsules
 from encapkeras.layers.heinsen_2022_capsules import Heinsen2022Capsules
 from encapkeras.layers.image_to_capsules import ImageToCapsules
+from encapkeras.layers.interest_attention import InterestAttention
+from encapkeras.layers.interest_capsules import InterestCapsules
 from encapkeras.layers.inverted_attention_capsules import InvertedAttentionCapsules
 from encapkeras.layers.inverted_attention_stack import InvertedAttentionStack
+from encapkeras.layers.label_attention import LabelAttention
 from encapkeras.layers.normalize import Normalize
 from encapkeras.layers.primary_capsules import PrimaryCapsules
 from encapkeras.layers.registry import LAYERS, CapsuleLayer, register_layer
@@ -54,8 +57,11 @@ __all__ = [
     "Heinsen2019Capsules",
     "Heinsen2022Capsules",
     "ImageToCapsules",
+    "InterestAttention",
+    "InterestCapsules",
     "InvertedAttentionCapsules",
     "InvertedAttentionStack",
+    "LabelAttention",
     "Normalize",
     "PrimaryCapsules",
     "SelfRoutingCapsules",

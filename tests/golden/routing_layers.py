@@ -1,6 +1,7 @@
 """Calls our functions with the numbers of golden files: one adapter for each method, between its layouts and ours."""
 
 import torch
+from golden import sequence_layers
 from torch.nn import functional as F
 
 from encapkeras.functional import (
@@ -304,4 +305,5 @@ METHODS = {
 BY_NAME = {
     "em_conv": _em_of_gritzman,
     "em_class": _em_class_of_gritzman,
+    **sequence_layers.ADAPTERS,
 }
