@@ -33,6 +33,7 @@ class CapsuleLength(CapsuleLayer):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        self.supports_masking = True
 
     def build(self, capsules_shape: Shape) -> None:
         """There are no weights."""

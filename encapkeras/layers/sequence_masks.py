@@ -28,6 +28,47 @@ def step_mask(layer: keras.layers.Layer, mask: Any, expected: Sequence[int]) -> 
     return seen
 
 
+def capsule_mask(layer: keras.layers.Layer, mask: Any, capsules: torch.Tensor) -> torch.Tensor | None:
+    """Return a Keras mask, true where a capsule is real: `(B, I)` of a list, `(B, H, W, N)` of a map.
+
+    Args:
+        layer: Whose inputs they are.
+        mask: That of the capsules, or a list of those of capsules and activations.
+        capsules: `(B, I, D)` or `(B, H, W, N, D)`.
+
+    Raises:
+        ShapeError: The mask has another shape.
+    """
+    given = [each for each in (mask if isinstance(mask, list | tuple) else [mask]) if each is not None]
+    if not given:
+        return None
+    seen: torch.Tensor = torch.stack([keras.ops.convert_to_tensor(each).bool() for each in given]).all(0)
+    expected = tuple(capsules.shape[:-1])
+    if tuple(seen.shape) != expected:
+        raise ShapeError(
+            f"{layer.name}: mask must have one entry for each capsule, {expected}; received {tuple(seen.shape)}"
+        )
+    return seen
+
+
+def without_padding(layer: keras.layers.Layer, inputs: Any, mask: Any, *, hidden: float = 0.0) -> Any:
+    """Return capsules, or a list of capsules and activations, with those that are not real set to 0.
+
+    Args:
+        layer: Whose inputs they are.
+        inputs: Capsules, or a list of them and their activations.
+        mask: As Keras hands it on; None changes nothing.
+        hidden: The activation of what is not real.
+    """
+    capsules, *activations = inputs if isinstance(inputs, list | tuple) else [inputs]
+    seen = capsule_mask(layer, mask, capsules)
+    if seen is None:
+        return inputs
+    shown = capsules.masked_fill(~seen.unsqueeze(-1), 0)
+    masked = [each.masked_fill(~seen, hidden) for each in activations]
+    return [shown, *masked] if isinstance(inputs, list | tuple) else shown
+
+
 def check_steps(layer: keras.layers.Layer, steps: int | None, most: int, what: str) -> None:
     """Raise `ShapeError` where a sequence is longer than the layer has weights for."""
     if steps is not None and steps > most:

@@ -16,6 +16,7 @@ from encapkeras.layers.initializers import get_initializer, in_torch_layout, ran
 from encapkeras.layers.keras_objects import InitializerConfig
 from encapkeras.layers.registry import CapsuleLayer, Shape, warn_of_other_axes
 from encapkeras.layers.routing_inputs import Control
+from encapkeras.layers.sequence_masks import capsule_mask
 
 
 class VotingLayer(CapsuleLayer):
@@ -48,6 +49,7 @@ class VotingLayer(CapsuleLayer):
         self.kernel_initializer = kernel_initializer
         self.bias_initializer = bias_initializer
         self.routing = routing
+        self.supports_masking = True
         self.map_shape = None if map_types is None else (*[_side_of_map(self.name, capsules, map_types)] * 2, map_types)
 
     def add_vote_weights(self, capsules_shape: Shape) -> None:
@@ -91,12 +93,15 @@ class VotingLayer(CapsuleLayer):
         return make
 
     def check_capsules(self, shape: Shape) -> tuple[int | None, int | None, int, int]:
-        """Return height, width, types and dimension of the input capsules."""
+        """Return height, width, types and dimension of the input capsules; a sequence is one type at all positions."""
+        if len(shape) == 3:
+            shape = (*shape[:2], 1, 1, shape[2])
         first_known = 3 if self.share_positions else 1  # shared matrices fit maps of any height and width
         if len(shape) != 5 or None in shape[first_known:]:
             known = "" if self.share_positions else " of known size"
             raise ShapeError(
-                f"{self.name} takes capsules (batch, height, width, types, dim){known}; received shape {tuple(shape)}"
+                f"{self.name} takes capsules (batch, height, width, types, dim), or a sequence of them (batch, steps, "
+                f"dim),{known or ' of known dimension'}; received shape {tuple(shape)}"
             )
         height, width, types, dim = shape[1:]
         return height, width, int(types or 0), int(dim or 0)
@@ -115,7 +120,17 @@ class VotingLayer(CapsuleLayer):
             activations = self._list(activations.unsqueeze(-1)).squeeze(-1)
         return self._list(capsules), activations
 
+    def real(self, mask: Any, capsules: torch.Tensor) -> torch.Tensor | None:
+        """Return a Keras mask as `(B, P, N)`, true where a capsule is real."""
+        seen = capsule_mask(self, mask, capsules)
+        return None if seen is None else self._list(seen.unsqueeze(-1)).squeeze(-1)
+
+    def compute_mask(self, inputs: Any, previous_mask: Any = None) -> None:
+        """Outputs are all there."""
+
     def _list(self, capsules: torch.Tensor) -> torch.Tensor:
+        if capsules.dim() == 3:
+            capsules = capsules[:, :, None, None]
         if self.share_positions:
             positions: torch.Tensor = capsules.flatten(1, 2)
             return positions

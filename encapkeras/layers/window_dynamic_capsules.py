@@ -52,6 +52,7 @@ class WindowDynamicCapsules(WindowLayer):
 
     Call arguments:
         inputs: Capsules `(B, H, W, N, D)`, or a list of them `(B, I, D)`; lengths should be below 1.
+        mask: True where a child is real, `(B, I)` of a list; the others count for nothing.
 
     Returns:
         Parents `(B, P, Q, J, E)`, or `(B, J, E)` where the window is the map, of lengths below 1.
@@ -121,9 +122,9 @@ class WindowDynamicCapsules(WindowLayer):
         _, side = self.matrix_sides(shape)
         return keras.initializers.RandomNormal(stddev=outputs / math.sqrt(children * side))
 
-    def call(self, inputs: torch.Tensor) -> torch.Tensor:
+    def call(self, inputs: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
         """See the class."""
-        (capsules,) = self.as_maps(inputs)
+        (capsules,) = self.as_maps(inputs, mask)
         options = self.window_options(capsules)
         iterations = max(1, self.iterations)
         parents = window_dynamic_routing(

@@ -23,6 +23,7 @@ from encapkeras.layers.keras_objects import InitializerConfig
 from encapkeras.layers.kernel_sizes import Padding, Strides, WindowSize, as_sides
 from encapkeras.layers.registry import CapsuleLayer, Shape, warn_of_other_axes
 from encapkeras.layers.routing_inputs import Control, capsules_and_activations
+from encapkeras.layers.sequence_masks import without_padding
 
 Matrices = Literal["offset", "type", "all", "position"]
 
@@ -123,6 +124,7 @@ class WindowLayer(CapsuleLayer):
         self.matrices = matrices
         self.routing = routing
         self.kernel_initializer = kernel_initializer
+        self.supports_masking = True
         if kernel_size is None and (as_sides(strides), as_sides(padding)) != ((1, 1), (0, 0)):
             raise ArgumentError(
                 f"{self.name}: kernel_size null is a window as large as the map, which has no strides and no padding; "
@@ -246,8 +248,12 @@ class WindowLayer(CapsuleLayer):
         weight = self.of_types(weight.detach())
         return weight.expand(*self.window, *weight.shape[2:]) if self.matrices in ("type", "all") else weight
 
-    def as_maps(self, inputs: torch.Tensor | list[torch.Tensor]) -> list[torch.Tensor]:
-        """Return the capsules, and their activations if there are any, as maps."""
+    def compute_mask(self, inputs: Any, previous_mask: Any = None) -> None:
+        """Parents are all there."""
+
+    def as_maps(self, inputs: torch.Tensor | list[torch.Tensor], mask: Any = None) -> list[torch.Tensor]:
+        """Return the capsules, and their activations if there are any, as maps; what is not real by the mask is 0."""
+        inputs = without_padding(self, inputs, mask)
         capsules, *activations = inputs if isinstance(inputs, list | tuple) else [inputs]
         if capsules.dim() == 3:
             return [tensor[:, None, None] for tensor in (capsules, *activations)]
@@ -263,7 +269,9 @@ class WindowLayer(CapsuleLayer):
         parents = () if self.kernel_size is None else shape.parents
         return (shape.batch, *parents, self.capsules, *([self.dim] if self.dim else []))
 
-    def compute_output_spec(self, inputs: Any, return_ports: bool = False, training: bool | None = None) -> Any:
+    def compute_output_spec(
+        self, inputs: Any, return_ports: bool = False, training: bool | None = None, mask: Any = None
+    ) -> Any:
         """Return symbolic outputs: one, or a map of all ports."""
         shape = self.compute_output_shape(keras.tree.map_structure(lambda tensor: tensor.shape, inputs))
         out = keras.KerasTensor(shape, dtype=self.compute_dtype)

@@ -104,6 +104,16 @@ def check_step_mask(mask_BL: torch.Tensor | None, sequence_BLD: torch.Tensor) ->
         )
 
 
+def check_capsule_mask(mask_BPN: torch.Tensor | None, capsules_BPND: torch.Tensor) -> None:
+    """Check that there is one entry of the mask for each capsule."""
+    expected = tuple(capsules_BPND.shape[:3])
+    if mask_BPN is not None and tuple(mask_BPN.shape) != expected:
+        raise ShapeError(
+            f"mask must be (batch, positions, types) = {expected}, as capsules are {tuple(capsules_BPND.shape)}; "
+            f"received {tuple(mask_BPN.shape)}"
+        )
+
+
 def check_competition(competition: str, *, by_position: bool = False) -> None:
     """Check which parents compete for a child; if each position has its own matrices, those of one position alone."""
     if competition not in ("position", "child"):
