@@ -81,8 +81,8 @@ def starter_spec(
     info = describe(data)
     if info.samples != "images":
         raise ArgumentError(
-            f"starter specs are networks for images; data set '{data.dataset}' has {info.samples}. Begin with a copy of "
-            "sequence_capsules"
+            f"starter specs are networks for images; data set '{data.dataset}' has {info.samples}. Begin with a copy "
+            "of sequence_capsules"
         )
     plan = _PLANS[size]
     text = _template(_TEMPLATE_OF[routing])

@@ -213,7 +213,7 @@ def test_networks_of_images_do_not_take_sequences(tmp_path):
     with pytest.raises(EncapkerasError):
         build_model(spec)
     spec = load_spec("sequence_average", ["data.sequences=100", "model.inputs.sequence=[$width, 7]"])
-    with pytest.raises(EncapkerasError, match=r"inputs of shape \(20, 7\); the sequences of the data set are \(20, 6\)"):
+    with pytest.raises(EncapkerasError, match=r"\(20, 7\); the sequences of the data set are \(20, 6\)"):
         train(spec, tmp_path / "run", verbose=0)
 
 
