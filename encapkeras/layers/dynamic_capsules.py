@@ -43,8 +43,8 @@ class DynamicCapsules(VotingLayer):
             `dtype`, `trainable`, as for every Keras layer.
 
     Call arguments:
-        capsules: Capsules `(B, H, W, N, D)`, or a sequence of them `(B, I, D)`.
-        mask: True where a capsule is real, `(B, I)` of a sequence; the others have coefficients 0.
+        capsules: Capsules `(B, H, W, N, D)`, or a sequence of them `(B, I, D)` or `(B, T, N, D)`.
+        mask: True where a capsule is real, `(B, I)` or `(B, T)` of a sequence; the others have coefficients 0.
 
     Returns:
         Capsules `(B, J, E)`, shorter than 1; with `map_types`, `(B, side, side, map_types, E)`, `j = (type, row,

@@ -47,8 +47,8 @@ class EmCapsules(VotingLayer):
 
     Call arguments:
         inputs: Capsules `(B, H, W, N, D)`, or a list of them and their activations `(B, H, W, N)`, at least 0; or a
-            sequence `(B, I, D)`, or a list of it and `(B, I)`.
-        mask: True where a capsule is real, `(B, I)` of a sequence; the others have activation 0.
+            sequence `(B, I, D)` or `(B, T, N, D)`, or a list of it and `(B, I)` or `(B, T, N)`.
+        mask: True where a capsule is real, `(B, I)` or `(B, T)` of a sequence; the others have activation 0.
         return_ports: Whether to return all ports: `out` and `activations`.
 
     Returns:

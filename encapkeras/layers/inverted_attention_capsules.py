@@ -47,8 +47,9 @@ class InvertedAttentionCapsules(WindowLayer):
             `activity_regularizer`; `name`, `dtype`, `trainable`, as for every Keras layer.
 
     Call arguments:
-        inputs: Capsules `(B, H, W, N, D)`, or a list of them `(B, I, D)`.
-        mask: True where a child is real, `(B, I)` of a list; the others count for nothing.
+        inputs: Capsules `(B, H, W, N, D)`, or a list of them `(B, I, D)`, or a sequence `(B, T, N, D)`, which has
+            one row: `kernel_size`, `strides` and `padding` are one number each.
+        mask: True where a child is real, `(B, I)` of a list, `(B, T)` of a sequence; the others count for nothing.
 
     Returns:
         Parents `(B, P, Q, J, E)`, or `(B, J, E)` where the window is the map.

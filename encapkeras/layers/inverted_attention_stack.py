@@ -66,8 +66,9 @@ class InvertedAttentionStack(CapsuleLayer):
             `activity_regularizer`; `name`, `dtype`, `trainable`, as for every Keras layer.
 
     Call arguments:
-        inputs: Capsules `(B, H, W, N, D)`, or a list of them `(B, I, D)`.
-        mask: True where a child is real, `(B, I)` of a list; the others count for nothing.
+        inputs: Capsules `(B, H, W, N, D)`, or a list of them `(B, I, D)`, or a sequence `(B, T, N, D)`, which has
+            one row: `kernel_size`, `strides` and `padding` are one number each.
+        mask: True where a child is real, `(B, I)` of a list, `(B, T)` of a sequence; the others count for nothing.
 
     Returns:
         The last layer's parents `(B, P, Q, J, E)`, or `(B, J, E)` where its window is the map.
@@ -148,7 +149,7 @@ class InvertedAttentionStack(CapsuleLayer):
         """See the class."""
         layers = []
         for layer, shape in zip(self.stacked, self._shapes(inputs.shape)[:-1], strict=True):
-            children: tuple[Any, ...] = (1, *shape[1:]) if len(shape) == 5 else (1, 1, 1, *shape[1:])
+            children: tuple[Any, ...] = (1, *[1] * (5 - len(shape)), *shape[1:])
             layers.append(layer.attention(inputs.new_empty(()).expand(children)))  # its shape alone matters
         (capsules,) = self.stacked[0].as_maps(without_padding(self, inputs, mask))
         iterations = max(1, self.iterations)

@@ -10,7 +10,10 @@ import torch
 from encapkeras.functional import primary_capsules
 from encapkeras.layers.block_weights import NORMED_CONVOLUTION, BlockBuilder, MovingAverage, Weights
 from encapkeras.layers.keras_objects import InitializerConfig
+from encapkeras.layers.kernel_sizes import KernelSize, Padding, Strides
 from encapkeras.layers.registry import CapsuleLayer, Shape, convolved_size, register_layer, warn_of_other_axes
+from encapkeras.layers.sequence_maps import ConvolutionSides, as_map_shape, convolution_sides, steps_mask
+from encapkeras.layers.sequence_masks import without_padding
 
 
 @register_layer("primary_capsules")
@@ -23,9 +26,9 @@ class PrimaryCapsules(CapsuleLayer):
     Args:
         types: Number N of capsule types.
         dim: Dimension D of the capsules.
-        kernel_size: Height and width of the kernel.
-        strides: Stride.
-        padding: Zeros on each side.
+        kernel_size: Height and width of the kernel, or [rows, columns]; of a sequence one number.
+        strides: Stride, or [rows, columns].
+        padding: Zeros on each side, or [rows, columns].
         batch_norm: Whether a batch norm follows the convolution.
         relu: Whether ReLU follows.
         squash: Whether each capsule is squashed at the end.
@@ -37,11 +40,12 @@ class PrimaryCapsules(CapsuleLayer):
             `activity_regularizer`; `name`, `dtype`, `trainable`, as for every Keras layer.
 
     Call arguments:
-        image: Tensor `(B, H, W, C)`.
+        image: Tensor `(B, H, W, C)`, or a sequence `(B, T, C)`.
+        mask: True where a step of a sequence is real, `(B, T)`; the others are 0.
         training: Whether the batch norm uses the batch's statistics.
 
     Returns:
-        Capsules `(B, H', W', N, D)` with `H' = (H + 2 * padding - kernel_size) // strides + 1`.
+        Capsules `(B, H', W', N, D)` with `H' = (H + 2 * padding - kernel_size) // strides + 1`; or `(B, T', N, D)`.
 
     Raises:
         ShapeError: The input is not an image, or smaller than the kernel.
@@ -50,6 +54,8 @@ class PrimaryCapsules(CapsuleLayer):
         >>> import torch
         >>> PrimaryCapsules(types=32, dim=8)(torch.rand(2, 20, 20, 64)).shape
         torch.Size([2, 6, 6, 32, 8])
+        >>> PrimaryCapsules(types=4, dim=8)(torch.rand(2, 50, 3)).shape
+        torch.Size([2, 21, 4, 8])
     """
 
     squashes = True
@@ -59,10 +65,10 @@ class PrimaryCapsules(CapsuleLayer):
         self,
         types: pydantic.PositiveInt,
         dim: pydantic.PositiveInt,
-        kernel_size: pydantic.PositiveInt = 9,
+        kernel_size: KernelSize = 9,
         *,
-        strides: pydantic.PositiveInt = 2,
-        padding: pydantic.NonNegativeInt = 0,
+        strides: Strides = 2,
+        padding: Padding = 0,
         batch_norm: bool = False,
         relu: bool = False,
         squash: bool = True,
@@ -83,6 +89,11 @@ class PrimaryCapsules(CapsuleLayer):
         self.moving_average = moving_average
         self.kernel_initializer = kernel_initializer
         self.bias_initializer = bias_initializer
+        self.supports_masking = True
+
+    def _sides(self, image_shape: Shape) -> ConvolutionSides:
+        flat = len(image_shape) == 3
+        return convolution_sides(self.name, self.kernel_size, self.strides, self.padding, flat=flat)
 
     def build(self, image_shape: Shape) -> None:
         """Make the weights."""
@@ -90,18 +101,32 @@ class PrimaryCapsules(CapsuleLayer):
         warn_of_other_axes(self, image_shape)
         builder = BlockBuilder(self, self.kernel_initializer, self.bias_initializer, moving_average=self.moving_average)
         channels = self.types * self.dim
-        convolution = builder.convolution("convolution", int(image_shape[3] or 0), channels, self.kernel_size)
+        shape = (channels, int(image_shape[-1] or 0), *self._sides(image_shape).kernel_size)
+        convolution = (builder.kernel("convolution", shape), builder.bias("convolution", channels))
         self._weights = Weights((*convolution, builder.norm("norm", channels) if self.batch_norm else None))
 
     def compute_output_shape(self, image_shape: Shape) -> Shape:
-        """`(B, H, W, C)` gives `(B, H', W', N, D)`."""
-        height, width = convolved_size(
-            self, image_shape, kernel_size=self.kernel_size, strides=self.strides, padding=self.padding
-        )
-        return (image_shape[0], height, width, self.types, self.dim)
+        """`(B, H, W, C)` gives `(B, H', W', N, D)`, `(B, T, C)` gives `(B, T', N, D)`."""
+        flat = len(image_shape) == 3
+        given = as_map_shape(image_shape) if flat else image_shape
+        size = convolved_size(self, given, **self._sides(image_shape)._asdict())
+        return (image_shape[0], *size[flat:], self.types, self.dim)
 
-    def call(self, image: torch.Tensor, training: bool | None = None) -> torch.Tensor:
+    def compute_mask(self, image: Any, previous_mask: Any = None) -> Any:
+        """Return which steps of a sequence are real."""
+        if len(image.shape) != 3:
+            return None
+        steps = self.compute_output_shape(tuple(image.shape))[1]
+        return steps_mask(previous_mask, steps or 0, self._sides(image.shape))
+
+    def call(self, image: torch.Tensor, training: bool | None = None, mask: torch.Tensor | None = None) -> torch.Tensor:
         """See the class."""
+        if image.dim() == 4:
+            return self._convolve(image, self._sides(image.shape), training)
+        steps = without_padding(self, image, mask).unsqueeze(1)
+        return self._convolve(steps, self._sides(image.shape), training).squeeze(1)
+
+    def _convolve(self, image: torch.Tensor, sides: ConvolutionSides, training: bool | None) -> torch.Tensor:
         kernel, bias, norm = self._weights.tensors()
         return primary_capsules(
             image,
@@ -109,8 +134,8 @@ class PrimaryCapsules(CapsuleLayer):
             bias,
             norm,
             types=self.types,
-            strides=self.strides,
-            padding=self.padding,
+            strides=sides.strides,
+            padding=sides.padding,
             relu=self.relu,
             squash=self.squash,
             training=bool(training and self.trainable),

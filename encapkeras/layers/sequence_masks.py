@@ -44,11 +44,13 @@ def capsule_mask(layer: keras.layers.Layer, mask: Any, capsules: torch.Tensor) -
         return None
     seen: torch.Tensor = torch.stack([keras.ops.convert_to_tensor(each).bool() for each in given]).all(0)
     expected = tuple(capsules.shape[:-1])
+    if capsules.dim() == 4 and seen.dim() == 2:  # a sequence of capsules of several types
+        expected = expected[:2]
     if tuple(seen.shape) != expected:
         raise ShapeError(
             f"{layer.name}: mask must have one entry for each capsule, {expected}; received {tuple(seen.shape)}"
         )
-    return seen
+    return seen.unsqueeze(2).expand(capsules.shape[:-1]) if seen.dim() < capsules.dim() - 1 else seen
 
 
 def without_padding(layer: keras.layers.Layer, inputs: Any, mask: Any, *, hidden: float = 0.0) -> Any:
@@ -67,6 +69,12 @@ def without_padding(layer: keras.layers.Layer, inputs: Any, mask: Any, *, hidden
     shown = capsules.masked_fill(~seen.unsqueeze(-1), 0)
     masked = [each.masked_fill(~seen, hidden) for each in activations]
     return [shown, *masked] if isinstance(inputs, list | tuple) else shown
+
+
+def without_padded_steps(layer: keras.layers.Layer, sequence: torch.Tensor, mask: Any) -> torch.Tensor:
+    """Return a sequence `(B, T, ...)` whose padded steps are 0."""
+    seen = step_mask(layer, mask, sequence.shape[:2])
+    return sequence if seen is None else sequence.masked_fill(~seen[(..., *[None] * (sequence.dim() - 2))], 0)
 
 
 def check_steps(layer: keras.layers.Layer, steps: int | None, most: int, what: str) -> None:

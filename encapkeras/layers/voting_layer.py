@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -55,6 +56,7 @@ class VotingLayer(CapsuleLayer):
     def add_vote_weights(self, capsules_shape: Shape) -> None:
         """Make `kernel` `(N, J, E, D)` and `bias` `(N, J, E)`; N counts the input capsules if none share."""
         warn_of_other_axes(self, capsules_shape)
+        _warn_of_images(self, capsules_shape)
         height, width, types, dim = self.check_capsules(capsules_shape)
         matrices = types if self.share_positions else (height or 0) * (width or 0) * types
         shape = (matrices, self.capsules, self.dim, dim)
@@ -93,15 +95,15 @@ class VotingLayer(CapsuleLayer):
         return make
 
     def check_capsules(self, shape: Shape) -> tuple[int | None, int | None, int, int]:
-        """Return height, width, types and dimension of the input capsules; a sequence is one type at all positions."""
-        if len(shape) == 3:
-            shape = (*shape[:2], 1, 1, shape[2])
+        """Return height, width, types and dimension of the input capsules; a sequence is a map of one column."""
+        if len(shape) in (3, 4):
+            shape = (*shape[:2], *[1] * (5 - len(shape)), *shape[2:])
         first_known = 3 if self.share_positions else 1  # shared matrices fit maps of any height and width
         if len(shape) != 5 or None in shape[first_known:]:
             known = "" if self.share_positions else " of known size"
             raise ShapeError(
-                f"{self.name} takes capsules (batch, height, width, types, dim), or a sequence of them (batch, steps, "
-                f"dim),{known or ' of known dimension'}; received shape {tuple(shape)}"
+                f"{self.name} takes capsules (batch, height, width, types, dim), or a sequence (batch, steps, dim) or "
+                f"(batch, steps, types, dim),{known or ' of known dimension'}; received shape {tuple(shape)}"
             )
         height, width, types, dim = shape[1:]
         return height, width, int(types or 0), int(dim or 0)
@@ -130,7 +132,9 @@ class VotingLayer(CapsuleLayer):
 
     def _list(self, capsules: torch.Tensor) -> torch.Tensor:
         if capsules.dim() == 3:
-            capsules = capsules[:, :, None, None]
+            capsules = capsules.unsqueeze(2)
+        if capsules.dim() == 4:
+            capsules = capsules.unsqueeze(2)
         if self.share_positions:
             positions: torch.Tensor = capsules.flatten(1, 2)
             return positions
@@ -151,6 +155,15 @@ class VotingLayer(CapsuleLayer):
         side, _, types = self.map_shape
         by_type: torch.Tensor = outputs.unflatten(1, (types, side, side))
         return by_type.movedim(1, 3)
+
+
+def _warn_of_images(layer: VotingLayer, shape: Shape) -> None:
+    if len(shape) == 4 and shape[1] is not None and shape[1] == shape[2]:
+        warnings.warn(
+            f"{layer.name} takes a sequence of capsules (batch, steps, types, dim); this looks like an image (batch, "
+            f"height, width, channels). If so, put an image_to_capsules before it. Received shape {tuple(shape)}",
+            stacklevel=2,
+        )
 
 
 def _side_of_map(name: str, capsules: int, types: int) -> int:

@@ -71,8 +71,9 @@ class WindowEmCapsules(GaussianLayer):
 
     Call arguments:
         inputs: A list of capsules `(B, H, W, N, D)` and their activations `(B, H, W, N)`, at least 0; or of a list of
-            capsules `(B, I, D)` and `(B, I)`.
-        mask: True where a child is real, `(B, I)` of a list; the others count for nothing.
+            capsules `(B, I, D)` and `(B, I)`, or a sequence of them `(B, T, N, D)` and `(B, T, N)`, which has one row:
+            `kernel_size`, `strides` and `padding` are one number each.
+        mask: True where a child is real, `(B, I)` of a list, `(B, T)` of a sequence; the others count for nothing.
         return_ports: Whether to return all ports: `out` and `activations`.
 
     Returns:
