@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import keras
 import torch
 from torch.nn import functional as F
 
@@ -59,10 +60,9 @@ def square_kernels(tree: Any) -> Any:
 
     On a map of one row, a square kernel with half of it as padding is its middle row.
     """
-    if isinstance(tree, torch.Tensor):
-        is_row = tree.dim() == 4 and tree.shape[2] == 1 < tree.shape[3]
-        return F.pad(tree, (0, 0, *[tree.shape[3] // 2] * 2)) if is_row else tree
-    if isinstance(tree, tuple):
-        made = [square_kernels(part) for part in tree]
-        return type(tree)(*made) if hasattr(tree, "_fields") else tuple(made)
-    return tree
+
+    def square(weight: torch.Tensor | None) -> torch.Tensor | None:
+        is_row = weight is not None and weight.dim() == 4 and weight.shape[2] == 1 < weight.shape[3]
+        return F.pad(weight, (0, 0, *[weight.shape[3] // 2] * 2)) if weight is not None and is_row else weight
+
+    return keras.tree.map_structure(square, tree)
