@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from encapkeras import build_model, load_spec
+from encapkeras.cli.main import main
 from encapkeras.data import DataSettings, describe, load
 from encapkeras.errors import ArgumentError, DataError, EncapkerasError
 from encapkeras.training import train
@@ -222,3 +223,8 @@ def test_networks_of_images_do_not_take_sequences(tmp_path):
 def test_the_order_of_the_steps_decides(name, least, most, tmp_path):
     results = train(load_spec(f"sequence_{name}"), tmp_path / "run", verbose=0)
     assert least <= results["test_accuracy"] <= most
+
+
+def test_starter_specs_are_for_images(tmp_path, capsys):
+    assert main(["new", str(tmp_path / "a.yaml"), "--dataset", "patterns"]) == 2
+    assert "data set 'patterns' has sequences. Begin with a copy of sequence_capsules" in capsys.readouterr().err
