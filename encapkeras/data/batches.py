@@ -43,11 +43,15 @@ def _part(draws: Draws, start: int, end: int | None) -> Draws:
 
 @dataclass(frozen=True)
 class BatchMaker:
-    """Makes a batch from the draws for its images, and from nothing else; squares have the side `cutout` in pixels."""
+    """Makes a batch from the draws for its images, and from nothing else; squares have the side `cutout` in pixels.
+
+    With less than 3 `axes` samples have no height, as sequences, or no width either.
+    """
 
     windows: Windows
     labels: Tensor
     cutout: int
+    axes: int = 3
 
     def __call__(self, draws: Draws) -> tuple[Tensor, Tensor]:
         """Return images float32 `(B, H, W, C)` in [0, 1] and labels int64 `(B,)`."""
@@ -61,7 +65,7 @@ class BatchMaker:
         if "cutout" in draws:
             rows, columns = torch.from_numpy(draws["cutout"]).T
             images = augment.cutout(images, rows, columns, self.cutout)
-        return images, self.labels[torch.from_numpy(draws["order"])]
+        return images.flatten(0, 3 - self.axes), self.labels[torch.from_numpy(draws["order"])]
 
 
 class Batches(DataLoader[tuple[Tensor, ...]]):
@@ -82,6 +86,8 @@ class Batches(DataLoader[tuple[Tensor, ...]]):
         seed: At least 0; None: no shuffling and no augmentation.
         settings: The random changes; None for none.
         workers: How many processes make batches ahead; 0 for none.
+        axes: Of a yielded sample: 3 of an image, 2 of a sequence, which is an image of height 1 without that axis, 1 of
+            a vector, without width too.
 
     Examples:
         >>> images = torch.arange(10, dtype=torch.uint8).reshape(5, 1, 2, 1)
@@ -101,6 +107,7 @@ class Batches(DataLoader[tuple[Tensor, ...]]):
         seed: int | None = None,
         settings: AugmentSettings | None = None,
         workers: int = 0,
+        axes: int = 3,
     ) -> None:
         super().__init__(TensorDataset(labels), batch_size=batch_size)  # says to Keras how many images there are
         self.labels = labels
@@ -112,7 +119,7 @@ class Batches(DataLoader[tuple[Tensor, ...]]):
         self._process, self._processes = 0, 1
         self._size = (height, width)
         self._windows = TensorWindows(images, height, width) if isinstance(images, Tensor) else images
-        self._make = BatchMaker(self._windows, labels, self.settings.cutout)
+        self._make = BatchMaker(self._windows, labels, self.settings.cutout, axes)
         self._draws: tuple[int, Draws] | None = None
 
     @property
@@ -180,6 +187,7 @@ class Batches(DataLoader[tuple[Tensor, ...]]):
             width=width,
             batch_size=self._step,
             workers=self.workers,
+            axes=self._make.axes,
         )
 
     def corner_crops(self) -> Iterator[tuple[list[Tensor], Tensor]]:

@@ -34,6 +34,8 @@ def as_given_to_the_network(settings: DataSettings, reader: DatasetReader) -> Da
     """Return the description after resizing, checked against the settings; the reader's remarks become warnings."""
     size = settings.image_size or reader.image_size
     stored = reader.describe()
+    if stored.samples != "images":
+        return _without_images(settings, stored, reader.remarks())
     remarks = reader.remarks()
     if hint := layout_hint((-1, stored.height, stored.width, stored.channels)):
         shape = f"{stored.height} x {stored.width} pixels of {stored.channels} channels"
@@ -44,11 +46,29 @@ def as_given_to_the_network(settings: DataSettings, reader: DatasetReader) -> Da
     if settings.augment is not None:
         settings.augment.check(info.height, info.width, info.channels)
     if settings.validation == "own" and info.validation_images is None:
-        raise ArgumentError(
-            f"data.validation is 'own', but data set '{settings.dataset}' has no validation part; choose the fraction "
-            f"of the training images to hold out, for example 0.1. {' '.join(remarks)}".rstrip()
-        )
+        raise _no_validation(settings, remarks)
     return info if settings.subset is None else replace(info, train_images=_subset_size(settings.subset, info))
+
+
+def _without_images(settings: DataSettings, info: DatasetInfo, remarks: list[str]) -> DatasetInfo:
+    """Return the description of sequences or vectors, which are given as they are."""
+    for name in ("image_size", "augment"):
+        if getattr(settings, name) is not None:
+            raise ArgumentError(
+                f"data.{name} changes images; those of data set '{settings.dataset}' are {info.samples}"
+            )
+    for remark in remarks:
+        warnings.warn(remark, stacklevel=4)
+    if settings.validation == "own" and info.validation_images is None:
+        raise _no_validation(settings, remarks)
+    return info if settings.subset is None else replace(info, train_images=_subset_size(settings.subset, info))
+
+
+def _no_validation(settings: DataSettings, remarks: list[str]) -> ArgumentError:
+    return ArgumentError(
+        f"data.validation is 'own', but data set '{settings.dataset}' has no validation part; choose the fraction "
+        f"of the training images to hold out, for example 0.1. {' '.join(remarks)}".rstrip()
+    )
 
 
 def _subset_size(count: int, info: DatasetInfo) -> int:

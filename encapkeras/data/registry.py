@@ -8,7 +8,7 @@ import typing
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import PurePath
-from typing import Annotated, Any, ClassVar, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import numpy.typing as npt
 
@@ -26,6 +26,8 @@ DATASETS = Registry("data set", reserved=frozenset(COMMON_SETTINGS))
 
 _IS_PATH = object()
 _PATHS_BY_NAME = {"path", "class_list", "boxes"}  # of plugins that were written before there was `DataPath`
+
+SAMPLE_AXES = {"images": 3, "sequences": 2, "vectors": 1}
 
 DataPath = Annotated[str, _IS_PATH]
 """The type of a reader's argument that names a file or folder.
@@ -47,6 +49,8 @@ class DatasetInfo:
         class_names: The name of each class, in the order of the labels.
         train_images: Number of images for training and validation; None if not known before reading.
         validation_images: Number of images in the data set's own validation part; None if it has none.
+        samples: What the samples are: `images`; `sequences` of `width` steps, each of `channels` numbers, with height
+            1; or `vectors` of `channels` numbers, with height and width 1.
 
     Raises:
         DataError: The name of a class is not valid Unicode, as that of a folder may be.
@@ -59,6 +63,12 @@ class DatasetInfo:
     class_names: tuple[str, ...]
     train_images: int | None = None
     validation_images: int | None = None
+    samples: Literal["images", "sequences", "vectors"] = "images"
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """The shape of a sample as the network takes it: `(H, W, C)`, `(T, F)` of a sequence, `(F,)` of a vector."""
+        return (self.height, self.width, self.channels)[-SAMPLE_AXES[self.samples] :]
 
     def __post_init__(self) -> None:
         for name in self.class_names:
@@ -71,7 +81,8 @@ class ImageArrays:
     """All images and labels of a data set, as read, before any resizing.
 
     Args:
-        train_images: `(N, H, W, C)`, uint8, or float32 in [0, 1]; or image files, decoded when they are needed.
+        train_images: `(N, H, W, C)`, uint8, or float32 in [0, 1]; or image files, decoded when they are needed. Of
+            sequences `(N, 1, T, F)`, of vectors `(N, 1, 1, F)`, float32.
         train_labels: `(N,)`, int64.
         test_images: `M` images, as `train_images`.
         test_labels: `(M,)`, int64.

@@ -17,7 +17,7 @@ from encapkeras.data.checks import layout_hint, range_hint
 from encapkeras.data.description import as_given_to_the_network, too_few
 from encapkeras.data.fingerprint import Fingerprint, fingerprint
 from encapkeras.data.image_files import ImageFiles
-from encapkeras.data.registry import Array, DatasetInfo, ImageArrays
+from encapkeras.data.registry import SAMPLE_AXES, Array, DatasetInfo, ImageArrays
 from encapkeras.data.settings import AugmentSettings, DataSettings
 from encapkeras.data.windows import FileWindows, Windows, decoded
 from encapkeras.data.worker_processes import default_workers
@@ -88,7 +88,7 @@ def load(settings: DataSettings, *, seed: int) -> DataSplits:
             )
     info = as_given_to_the_network(settings, reader)
     for part, images in {"training": arrays.train_images, "test": arrays.test_images}.items():
-        if len(images) and (hint := range_hint(images)):
+        if info.samples == "images" and len(images) and (hint := range_hint(images)):
             warnings.warn(f"pixels of the {part} images of data set '{settings.dataset}': {hint}", stacklevel=2)
     train, validation, test = _parts(arrays, settings, seed)
     make = _BatchesMaker(settings, info, [images for images, _ in (train, validation, test)])
@@ -130,6 +130,7 @@ class _BatchesMaker:
             seed=seed,
             settings=augmented,
             workers=self._workers if self._stay_files else 0,
+            axes=SAMPLE_AXES[self._info.samples],
         )
 
     def _in_memory(self, images: Array | ImageFiles) -> Tensor:
@@ -139,6 +140,8 @@ class _BatchesMaker:
             text = f"data set '{self._settings.dataset}' describes images (N, H, W, {self._info.channels}), and returns"
             raise DataError(f"{text} {images.shape}. {layout_hint(images.shape)}".rstrip())
         writable = np.require(images, requirements=["C_CONTIGUOUS", "WRITEABLE"])
+        if self._info.samples != "images":
+            return torch.from_numpy(writable)
         return augment.fit(torch.from_numpy(writable), *self._whole)
 
 

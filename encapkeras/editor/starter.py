@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 from encapkeras.data import DatasetInfo, DataSettings, describe
 from encapkeras.data.registry import path_arguments
-from encapkeras.errors import printable
+from encapkeras.errors import ArgumentError, printable
 from encapkeras.spec.spec_files import installed_schema, move_path
 from encapkeras.spec.write import yaml_line
 from encapkeras.text import quoted
@@ -79,6 +79,11 @@ def starter_spec(
 ) -> str:
     """Return the text of a starter spec; `data` holds the data set, its files and its image size."""
     info = describe(data)
+    if info.samples != "images":
+        raise ArgumentError(
+            f"starter specs are networks for images; data set '{data.dataset}' has {info.samples}. Begin with a copy "
+            "of sequence_capsules"
+        )
     plan = _PLANS[size]
     text = _template(_TEMPLATE_OF[routing])
     text = re.sub(r"(?<=\S) {3,}(?=# .*$)", "\t", text, flags=re.MULTILINE)  # comments behind values, until aligned

@@ -44,6 +44,8 @@ from encapkeras.functional.routing.dynamic_routing import dynamic_routing
 from encapkeras.functional.routing.em_routing import em_routing
 from encapkeras.functional.routing.heinsen_2019 import heinsen_2019_routing
 from encapkeras.functional.routing.heinsen_2022 import VectorRoutingWeights, end_to_end_credit, heinsen_2022_routing
+from encapkeras.functional.routing.interest_attention import interest_attention, label_attention
+from encapkeras.functional.routing.interest_routing import interest_count, interest_routing
 from encapkeras.functional.routing.inverted_attention import AttentionLayer, inverted_attention_routing
 from encapkeras.functional.routing.self_attention import self_attention_routing
 from encapkeras.functional.routing.self_routing import self_routing
@@ -91,7 +93,11 @@ __all__ = [
     "heinsen_2019_routing",
     "heinsen_2022_routing",
     "homogeneous_vector_capsules",
+    "interest_attention",
+    "interest_count",
+    "interest_routing",
     "inverted_attention_routing",
+    "label_attention",
     "list_capsules",
     "marginal_error",
     "mask_capsules",

@@ -44,19 +44,19 @@ def conv_bn_relu(
     bias: torch.Tensor | None,
     norm: NormWeights,
     *,
-    strides: int,
-    padding: int,
+    strides: int | tuple[int, int],
+    padding: int | tuple[int, int],
     training: bool,
 ) -> torch.Tensor:
     """`relu(batch_norm(convolution(image) + bias))`.
 
     Args:
         image_BHWC: Image `(B, H, W, C)`.
-        kernel: `(filters, C, K, K)`.
+        kernel: `(filters, C, K, K)`, or of two sides.
         bias: `(filters,)`, or None.
         norm: Weights of the batch norm, each `(filters,)`.
-        strides: Stride.
-        padding: Zeros on each side.
+        strides: Stride; one number, or rows and columns.
+        padding: Zeros on each side; one number, or rows and columns.
         training: Whether the batch norm uses and records the batch's statistics.
 
     Returns:

@@ -20,8 +20,8 @@ def primary_capsules(
     norm: NormWeights | None,
     *,
     types: int,
-    strides: int,
-    padding: int,
+    strides: int | tuple[int, int],
+    padding: int | tuple[int, int],
     relu: bool,
     squash: bool,
     training: bool,
@@ -38,8 +38,8 @@ def primary_capsules(
         bias: `(N * D,)`.
         norm: Weights of the batch norm, each `(N * D,)`; None for no batch norm.
         types: Number N of capsule types.
-        strides: Stride.
-        padding: Zeros on each side.
+        strides: Stride; one number, or rows and columns.
+        padding: Zeros on each side; one number, or rows and columns.
         relu: Whether ReLU is applied.
         squash: Whether each capsule is squashed.
         training: Whether the batch norm uses and records the batch's statistics.

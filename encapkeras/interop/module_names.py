@@ -141,7 +141,7 @@ def _flattened(place: Place, connections: Connections) -> tuple[int, ...] | None
     size = None
     before = connections.places.get(place.node.inputs[0].node)
     while before is not None and not before.layer.weights and len(before.node.inputs) == 1:
-        shape = before.layer.input.shape
+        shape = keras.tree.flatten(before.layer.input)[0].shape  # behind it there may be a mask
         if isinstance(before.layer, keras.layers.Flatten) and len(shape) == 4:
             size = tuple(shape[1:])
         elif isinstance(before.layer, REARRANGING) and is_map(shape):

@@ -28,8 +28,11 @@ from encapkeras.layers.heinsen_2019_capsules import Heinsen2019Capsules
 from encapkeras.layers.heinsen_2022_capsules import Heinsen2022Capsules
 from encapkeras.layers.homogeneous_vector_capsules import HomogeneousVectorCapsules
 from encapkeras.layers.image_to_capsules import ImageToCapsules
+from encapkeras.layers.interest_attention import InterestAttention
+from encapkeras.layers.interest_capsules import InterestCapsules
 from encapkeras.layers.inverted_attention_capsules import InvertedAttentionCapsules
 from encapkeras.layers.inverted_attention_stack import InvertedAttentionStack
+from encapkeras.layers.label_attention import LabelAttention
 from encapkeras.layers.merge_branches import MergeBranches
 from encapkeras.layers.normalize import Normalize
 from encapkeras.layers.primary_capsules import PrimaryCapsules
@@ -63,8 +66,11 @@ __all__ = [
     "Heinsen2022Capsules",
     "HomogeneousVectorCapsules",
     "ImageToCapsules",
+    "InterestAttention",
+    "InterestCapsules",
     "InvertedAttentionCapsules",
     "InvertedAttentionStack",
+    "LabelAttention",
     "MergeBranches",
     "Normalize",
     "PrimaryCapsules",

@@ -64,15 +64,17 @@ class BlockBuilder:
         bias_initializer: InitializerConfig = "zeros",
         *,
         moving_average: MovingAverage = "momentum",
+        flat: bool = False,
     ) -> None:
         self._layer = layer
+        self._flat = flat
         self._moving_average = moving_average
         self._kernel_initializer = kernel_initializer
         self._bias_initializer = bias_initializer
 
     def convolution(self, name: str, inputs: int, filters: int, size: int, groups: int = 1) -> ConvolutionWeights:
-        """Add a kernel `(filters, inputs / groups, size, size)` and a bias `(filters,)`."""
-        kernel = self.kernel(name, (filters, inputs // groups, size, size))
+        """Add a kernel `(filters, inputs / groups, size, size)`, of one row if flat, and a bias `(filters,)`."""
+        kernel = self.kernel(name, (filters, inputs // groups, 1 if self._flat else size, size))
         return ConvolutionWeights(kernel, self.bias(name, filters))
 
     def kernel(self, name: str, shape: tuple[int, ...]) -> Any:

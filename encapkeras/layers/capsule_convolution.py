@@ -20,6 +20,8 @@ from encapkeras.layers.registry import (
     strided_capsule_shape,
     warn_of_other_axes,
 )
+from encapkeras.layers.sequence_maps import as_map_shape, square_kernels
+from encapkeras.layers.sequence_masks import without_padded_steps
 
 
 @register_layer("capsule_convolution")
@@ -43,6 +45,7 @@ class CapsuleConvolution(CapsuleLayer):
             Where the shape changes, the skip goes through a 3x3 convolution.
         normalization: Batch norm with one statistic per `channel` or per `capsule` type.
         relu: Whether each step applies ReLU before squash.
+        sequence: Whether the input is a sequence of capsules; one of channels `(B, T, C)` is known by its axes.
         moving_average: Of the batch norms' statistics, for prediction: `momentum`: each batch has a share of 0.1;
             `warm`: the plain average of the first ten batches, then the same; short trainings validate far better.
         kernel_initializer: Keras initializer of all convolution kernels, by name or as {class_name, config}.
@@ -51,7 +54,9 @@ class CapsuleConvolution(CapsuleLayer):
             `activity_regularizer`; `name`, `dtype`, `trainable`, as for every Keras layer.
 
     Call arguments:
-        inputs: Capsules `(B, H, W, N, D_in)`, or an image `(B, H, W, C)` whose channels divide by `types`.
+        inputs: Capsules `(B, H, W, N, D_in)`, or an image `(B, H, W, C)` whose channels divide by `types`; or a
+            sequence `(B, T, C)`, or with `sequence` `(B, T, N, D_in)`.
+        mask: True where a step of a sequence is real, `(B, T)`; the others are 0.
         training: Whether batch norms use the batch's statistics.
 
     Returns:
@@ -65,6 +70,8 @@ class CapsuleConvolution(CapsuleLayer):
         >>> layer = CapsuleConvolution(types=8, dim=4, strides=2, skip="last")
         >>> layer(torch.rand(1, 9, 9, 8, 2)).shape
         torch.Size([1, 5, 5, 8, 4])
+        >>> CapsuleConvolution(types=8, dim=4, sequence=True)(torch.rand(1, 50, 8, 2)).shape
+        torch.Size([1, 50, 8, 4])
     """
 
     squashes = True
@@ -83,12 +90,15 @@ class CapsuleConvolution(CapsuleLayer):
         skip: Skip = "none",
         normalization: Normalization = "channel",
         relu: bool = True,
+        sequence: bool = False,
         moving_average: MovingAverage = "momentum",
         kernel_initializer: InitializerConfig = "glorot_normal",
         bias_initializer: InitializerConfig = "zeros",
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        self.supports_masking = True
+        self.sequence = sequence
         self.types = types
         self.dim = dim
         self.strides = strides
@@ -103,10 +113,17 @@ class CapsuleConvolution(CapsuleLayer):
 
     def build(self, input_shape: Shape) -> None:
         """Make the weights."""
-        warn_of_other_axes(self, input_shape)
+        if not self._is_flat(input_shape):
+            warn_of_other_axes(self, input_shape)
         self.compute_output_shape(input_shape)  # refuses what does not fit
-        _, _, _, input_dim = input_capsule_shape(self, input_shape, self.types)
-        builder = BlockBuilder(self, self.kernel_initializer, self.bias_initializer, moving_average=self.moving_average)
+        _, _, _, input_dim = input_capsule_shape(self, self._map_shape(input_shape), self.types)
+        builder = BlockBuilder(
+            self,
+            self.kernel_initializer,
+            self.bias_initializer,
+            moving_average=self.moving_average,
+            flat=self._is_flat(input_shape),
+        )
         block = builder.block(
             "step",
             self.types * input_dim,
@@ -118,12 +135,33 @@ class CapsuleConvolution(CapsuleLayer):
         )
         self._weights = Weights(block)
 
-    def compute_output_shape(self, input_shape: Shape) -> Shape:
-        """`(B, H, W, N, D_in)` gives `(B, H', W', N, D)`."""
-        return strided_capsule_shape(self, input_shape)
+    def _is_flat(self, shape: Shape) -> bool:
+        return self.sequence or len(shape) == 3
 
-    def call(self, inputs: torch.Tensor, training: bool | None = None) -> torch.Tensor:
+    def _map_shape(self, shape: Shape) -> Shape:
+        return as_map_shape(shape) if self._is_flat(shape) else shape
+
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
+        """`(B, H, W, N, D_in)` gives `(B, H', W', N, D)`; a sequence gives `(B, T', N, D)`."""
+        return strided_capsule_shape(self, self._map_shape(input_shape), flat=self._is_flat(input_shape))
+
+    def compute_mask(self, inputs: Any, previous_mask: Any = None) -> Any:
+        """Return which steps of a sequence are real: every so many by the stride."""
+        is_mask = self._is_flat(inputs.shape) and isinstance(previous_mask, torch.Tensor)
+        return previous_mask[:, :: self.strides] if is_mask else None
+
+    def _as_map(self, inputs: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        """Return the input as a map of capsules; padded steps of a sequence are 0."""
+        if self._is_flat(inputs.shape):
+            inputs = without_padded_steps(self, inputs, mask).unsqueeze(1)
+        return inputs if inputs.dim() == 5 else inputs.unflatten(-1, (self.types, -1))
+
+    def call(
+        self, inputs: torch.Tensor, training: bool | None = None, mask: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """See the class."""
-        capsules = inputs if inputs.dim() == 5 else inputs.unflatten(-1, (self.types, -1))
+        flat, capsules = self._is_flat(inputs.shape), self._as_map(inputs, mask)
         training = bool(training and self.trainable)
-        return capsule_block(capsules, self._weights.tensors(), self._options, training=training)
+        weights = self._weights.tensors()
+        out = capsule_block(capsules, square_kernels(weights) if flat else weights, self._options, training=training)
+        return out.squeeze(1) if flat else out

@@ -14,6 +14,7 @@ from encapkeras.functional import capsule_dense_factored, capsule_dense_full, ca
 from encapkeras.layers.initializers import as_matrices, get_initializer
 from encapkeras.layers.keras_objects import InitializerConfig
 from encapkeras.layers.registry import CapsuleLayer, Shape, register_layer, warn_of_other_axes
+from encapkeras.layers.sequence_masks import without_padding
 
 
 @register_layer("capsule_dense")
@@ -36,6 +37,7 @@ class CapsuleDense(CapsuleLayer):
 
     Call arguments:
         inputs: Capsules `(B, H, W, N, D)`, or a list of capsules `(B, I, D)`.
+        mask: True where a capsule is real, `(B, I)` of a list; the others are taken for 0.
 
     Returns:
         Capsules `(B, J, dim)`.
@@ -68,11 +70,13 @@ class CapsuleDense(CapsuleLayer):
         self.kind = kind
         self.kernel_initializer = kernel_initializer
         self.bias_initializer = bias_initializer
+        self.supports_masking = True
 
     def build(self, input_shape: Shape) -> None:
         """Make the weights."""
         warn_of_other_axes(self, input_shape)
         inputs, input_dim = self._input_capsules(input_shape)
+        self.inputs = inputs
         if self.kind == "per_dim":
             self.kernel = self._kernel("kernel", (input_dim, inputs, self.capsules), fan=inputs, inputs=1, stacked=0)
         elif self.kind == "dense":
@@ -116,8 +120,15 @@ class CapsuleDense(CapsuleLayer):
         self._input_capsules(input_shape)
         return (input_shape[0], self.capsules, self.dim)
 
-    def call(self, inputs: torch.Tensor) -> torch.Tensor:
+    def compute_mask(self, inputs: Any, previous_mask: Any = None) -> None:
+        """Outputs are all there."""
+
+    def call(self, inputs: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
         """See the class."""
+        inputs = without_padding(self, inputs, mask)
+        count = math.prod(inputs.shape[1:-1])
+        if count != self.inputs:
+            raise ShapeError(f"{self.name} has weights for {self.inputs} capsules; received {count}")
         if self.kind == "dense":
             return capsule_dense_full(inputs, self.kernel.value, self.bias.value, self.capsules)
         listed = list_capsules(inputs) if inputs.dim() == 5 else inputs

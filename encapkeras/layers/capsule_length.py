@@ -39,6 +39,7 @@ class CapsuleLength(CapsuleLayer):
         super().__init__(**kwargs)
         self.epsilon = epsilon
         self.offset = offset
+        self.supports_masking = True
 
     def build(self, capsules_shape: Shape) -> None:
         """There are no weights."""

@@ -21,6 +21,8 @@ from encapkeras.layers.registry import (
     strided_capsule_shape,
     warn_of_other_axes,
 )
+from encapkeras.layers.sequence_maps import as_map_shape, square_kernels
+from encapkeras.layers.sequence_masks import without_padded_steps
 
 
 @register_layer("capsule_stage")
@@ -43,6 +45,7 @@ class CapsuleStage(CapsuleLayer):
         kernel_size: Of the main block: one odd size, or several in parallel; `[5, 3, 1]` is the wide variant.
         normalization: Batch norm with one statistic per `channel` or per `capsule` type.
         relu: Whether each step applies ReLU before squash.
+        sequence: Whether the input is a sequence of capsules; one of channels `(B, T, C)` is known by its axes.
         moving_average: Of the batch norms' statistics, for prediction: `momentum`: each batch has a share of 0.1;
             `warm`: the plain average of the first ten batches, then the same; short trainings validate far better.
         kernel_initializer: Keras initializer of all convolution kernels, by name or as {class_name, config}.
@@ -51,7 +54,9 @@ class CapsuleStage(CapsuleLayer):
             `activity_regularizer`; `name`, `dtype`, `trainable`, as for every Keras layer.
 
     Call arguments:
-        inputs: Capsules `(B, H, W, N, D_in)`, or an image `(B, H, W, C)` whose channels divide by `types`.
+        inputs: Capsules `(B, H, W, N, D_in)`, or an image `(B, H, W, C)` whose channels divide by `types`; or a
+            sequence `(B, T, C)`, or with `sequence` `(B, T, N, D_in)`.
+        mask: True where a step of a sequence is real, `(B, T)`; the others are 0.
         training: Whether batch norms use the batch's statistics.
         return_ports: Whether to return all ports: `input`, `main` (the main block's output), `half` (after half of the
             sub block's steps; for an odd number, the middle step after ReLU, before squash) and `out`.
@@ -67,6 +72,8 @@ class CapsuleStage(CapsuleLayer):
         >>> stage = CapsuleStage(types=8, dim=4, kind="approximate")
         >>> stage(torch.rand(2, 16, 16, 8, 2)).shape
         torch.Size([2, 8, 8, 8, 4])
+        >>> CapsuleStage(types=8, dim=4, sequence=True)(torch.rand(2, 50, 8, 2)).shape
+        torch.Size([2, 25, 8, 4])
     """
 
     squashes = True
@@ -86,12 +93,15 @@ class CapsuleStage(CapsuleLayer):
         kernel_size: KernelSizes = 3,
         normalization: Normalization = "channel",
         relu: bool = True,
+        sequence: bool = False,
         moving_average: MovingAverage = "momentum",
         kernel_initializer: InitializerConfig = "glorot_normal",
         bias_initializer: InitializerConfig = "zeros",
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        self.supports_masking = True
+        self.sequence = sequence
         self.types = types
         self.dim = dim
         self.strides = strides
@@ -107,11 +117,18 @@ class CapsuleStage(CapsuleLayer):
 
     def build(self, input_shape: Shape) -> None:
         """Make the weights."""
-        warn_of_other_axes(self, input_shape)
+        if not self._is_flat(input_shape):
+            warn_of_other_axes(self, input_shape)
         self.compute_output_shape(input_shape)  # refuses what does not fit
-        _, _, _, input_dim = input_capsule_shape(self, input_shape, self.types)
+        _, _, _, input_dim = input_capsule_shape(self, self._map_shape(input_shape), self.types)
         channels = self.types * self.dim
-        builder = BlockBuilder(self, self.kernel_initializer, self.bias_initializer, moving_average=self.moving_average)
+        builder = BlockBuilder(
+            self,
+            self.kernel_initializer,
+            self.bias_initializer,
+            moving_average=self.moving_average,
+            flat=self._is_flat(input_shape),
+        )
         approximate = self.kind == "approximate"
         main = builder.block(
             "main",
@@ -133,12 +150,29 @@ class CapsuleStage(CapsuleLayer):
         )
         self._weights = Weights((main, sub))
 
+    def _is_flat(self, shape: Shape) -> bool:
+        return self.sequence or len(shape) == 3
+
+    def _map_shape(self, shape: Shape) -> Shape:
+        return as_map_shape(shape) if self._is_flat(shape) else shape
+
     def compute_output_shape(self, input_shape: Shape) -> Shape:
-        """`(B, H, W, N, D_in)` gives `(B, H', W', N, D)`."""
-        return strided_capsule_shape(self, input_shape)
+        """`(B, H, W, N, D_in)` gives `(B, H', W', N, D)`; a sequence gives `(B, T', N, D)`."""
+        return strided_capsule_shape(self, self._map_shape(input_shape), flat=self._is_flat(input_shape))
+
+    def compute_mask(self, inputs: Any, previous_mask: Any = None) -> Any:
+        """Return which steps of a sequence are real: every so many by the stride."""
+        is_mask = self._is_flat(inputs.shape) and isinstance(previous_mask, torch.Tensor)
+        return previous_mask[:, :: self.strides] if is_mask else None
+
+    def _as_map(self, inputs: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        """Return the input as a map of capsules; padded steps of a sequence are 0."""
+        if self._is_flat(inputs.shape):
+            inputs = without_padded_steps(self, inputs, mask).unsqueeze(1)
+        return inputs if inputs.dim() == 5 else inputs.unflatten(-1, (self.types, -1))
 
     def compute_output_spec(
-        self, inputs: keras.KerasTensor, training: bool | None = None, return_ports: bool = False
+        self, inputs: keras.KerasTensor, training: bool | None = None, return_ports: bool = False, mask: Any = None
     ) -> Any:
         """Return symbolic outputs: one, or a map of all ports."""
         out = keras.KerasTensor(self.compute_output_shape(inputs.shape), dtype=self.compute_dtype)
@@ -148,15 +182,22 @@ class CapsuleStage(CapsuleLayer):
         return {"input": keras.KerasTensor(inputs.shape, dtype=self.compute_dtype), **ports}
 
     def call(
-        self, inputs: torch.Tensor, training: bool | None = None, return_ports: bool = False
+        self,
+        inputs: torch.Tensor,
+        training: bool | None = None,
+        return_ports: bool = False,
+        mask: torch.Tensor | None = None,
     ) -> torch.Tensor | dict[str, torch.Tensor | None]:
         """See the class."""
-        capsules = inputs if inputs.dim() == 5 else inputs.unflatten(-1, (self.types, -1))
-        main, sub = self._weights.tensors()
+        flat, capsules = self._is_flat(inputs.shape), self._as_map(inputs, mask)
+        main, sub = square_kernels(self._weights.tensors()) if flat else self._weights.tensors()
         training = bool(training and self.trainable)
         outputs = capsule_stage(
             capsules, main, sub, self._main_options, self._sub_options, training=training, half=return_ports
         )
-        if not return_ports:
-            return outputs.out
-        return {"input": inputs, "main": outputs.main, "half": outputs.half, "out": outputs.out}
+        ports = {"main": outputs.main, "half": outputs.half, "out": outputs.out}
+        if flat:
+            ports = {name: port if port is None else port.squeeze(1) for name, port in ports.items()}
+        if return_ports:
+            return {"input": inputs, **ports}
+        return outputs.out.squeeze(1) if flat else outputs.out

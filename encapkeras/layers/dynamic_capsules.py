@@ -31,8 +31,8 @@ class DynamicCapsules(VotingLayer):
         iterations: Number of iterations.
         softmax_over: `inputs`: an output's coefficients sum to 1 over the input capsules, as in the code of Neural
             Network Encapsulation. `outputs`: an input's sum to 1 over the output capsules, as in Sabour et al. 2017.
-        share_positions: Whether all positions of a type share their matrices. If not, each input capsule has its own,
-            in the order (type, row, column).
+        share_positions: Whether all positions of a type share their matrices, and all steps of a sequence. If not, each
+            input capsule has its own, in the order (type, row, column).
         use_bias: Whether votes have a bias.
         use_output_bias: Whether each output has a bias, which is added to its sum of votes.
         map_types: If given, the outputs are a square map of that many types, for capsule layers to follow; J must be
@@ -47,7 +47,8 @@ class DynamicCapsules(VotingLayer):
             `activity_regularizer`; `name`, `dtype`, `trainable`, as for every Keras layer.
 
     Call arguments:
-        capsules: Capsules `(B, H, W, N, D)`, or a list `(B, I, D)`, each of which has matrices of its own.
+        capsules: Capsules `(B, H, W, N, D)`, or a sequence of them `(B, I, D)` or `(B, T, N, D)`.
+        mask: True where a capsule is real, `(B, I)` or `(B, T)` of a sequence; the others have coefficients 0.
 
     Returns:
         Capsules `(B, J, E)`, shorter than 1; with `map_types`, `(B, side, side, map_types, E)`, `j = (type, row,
@@ -55,7 +56,7 @@ class DynamicCapsules(VotingLayer):
 
     Raises:
         ArgumentError: An argument has an invalid value, or J capsules are not a square map.
-        ShapeError: The input is neither a map of capsules nor a list.
+        ShapeError: The input is not a map or a sequence of capsules, or its mask is of another size.
 
     Examples:
         >>> import torch
@@ -114,11 +115,11 @@ class DynamicCapsules(VotingLayer):
             )
 
     def compute_output_shape(self, capsules_shape: Shape) -> Shape:
-        """`(B, H, W, N, D)` gives `(B, J, E)`, or a map."""
+        """`(B, H, W, N, D)` or `(B, I, D)` gives `(B, J, E)`, or a map."""
         self.check_capsules(capsules_shape)
         return self.output_shape(capsules_shape[0])
 
-    def call(self, capsules: torch.Tensor) -> torch.Tensor:
+    def call(self, capsules: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
         """See the class."""
         listed, _ = self.by_position(capsules)
         fixed = self.fixed_coefficients()
@@ -132,6 +133,7 @@ class DynamicCapsules(VotingLayer):
             softmax_over=self.softmax_over,
             coefficients=fixed,
             output_bias=None if self.output_bias is None else self.output_bias.value,
+            mask=self.real(mask, capsules),
         )
         return self.lay_out(outputs)
 

@@ -13,6 +13,7 @@ from encapkeras.functional.routing.couplings import EMRouting
 from encapkeras.layers.keras_objects import InitializerConfig
 from encapkeras.layers.registry import Shape, register_layer
 from encapkeras.layers.routing_inputs import Control, capsules_and_activations
+from encapkeras.layers.sequence_masks import without_padding
 from encapkeras.layers.voting_layer import VotingLayer
 
 
@@ -31,8 +32,8 @@ class EmCapsules(VotingLayer):
         iterations: Number of iterations.
         normalize_distances: Whether the E-step's distances are spread to [-5, 5] over the outputs, for each input.
         density_floor: Added to the densities' denominator. The default is that of the paper's code.
-        share_positions: Whether all positions of a type share their matrices. If not, each input capsule has its own,
-            in the order (type, row, column).
+        share_positions: Whether all positions of a type share their matrices, and all steps of a sequence. If not, each
+            input capsule has its own, in the order (type, row, column).
         use_bias: Whether votes have a bias.
         map_types: If given, the outputs are a square map of that many types, for capsule layers to follow; J must be
             map_types * side * side.
@@ -45,8 +46,9 @@ class EmCapsules(VotingLayer):
             `activity_regularizer`; `name`, `dtype`, `trainable`, as for every Keras layer.
 
     Call arguments:
-        inputs: Capsules `(B, H, W, N, D)`, or a list of them and their activations `(B, H, W, N)`, at least 0; or of a
-            list of capsules `(B, I, D)`, each of which has matrices of its own, and `(B, I)`.
+        inputs: Capsules `(B, H, W, N, D)`, or a list of them and their activations `(B, H, W, N)`, at least 0; or a
+            sequence `(B, I, D)` or `(B, T, N, D)`, or a list of it and `(B, I)` or `(B, T, N)`.
+        mask: True where a capsule is real, `(B, I)` or `(B, T)` of a sequence; the others have activation 0.
         return_ports: Whether to return all ports: `out` and `activations`.
 
     Returns:
@@ -56,7 +58,7 @@ class EmCapsules(VotingLayer):
 
     Raises:
         ArgumentError: An argument has an invalid value, or J capsules are not a square map.
-        ShapeError: The input is neither a map of capsules nor a list, or the activations do not belong to it.
+        ShapeError: The input is not a map or a sequence of capsules, or the activations do not belong to it.
 
     Examples:
         >>> import torch
@@ -118,10 +120,10 @@ class EmCapsules(VotingLayer):
         return capsules
 
     def compute_output_shape(self, input_shape: Any) -> Shape:
-        """`(B, H, W, N, D)` gives `(B, J, E)`, or a map."""
+        """`(B, H, W, N, D)` or `(B, I, D)` gives `(B, J, E)`, or a map."""
         return self.output_shape(self._check_shapes(input_shape)[0])
 
-    def compute_output_spec(self, inputs: Any, return_ports: bool = False) -> Any:
+    def compute_output_spec(self, inputs: Any, return_ports: bool = False, mask: Any = None) -> Any:
         """Return symbolic outputs: one, or a map of both ports."""
         shape = self.compute_output_shape(keras.tree.map_structure(lambda tensor: tensor.shape, inputs))
         out = keras.KerasTensor(shape, dtype=self.compute_dtype)
@@ -130,10 +132,15 @@ class EmCapsules(VotingLayer):
         return {"out": out, "activations": keras.KerasTensor(shape[:-1], dtype=self.compute_dtype)}
 
     def call(
-        self, inputs: torch.Tensor | list[torch.Tensor], return_ports: bool = False
+        self, inputs: torch.Tensor | list[torch.Tensor], return_ports: bool = False, mask: Any = None
     ) -> torch.Tensor | dict[str, torch.Tensor]:
         """See the class."""
-        capsules, activations = self.by_position(*(inputs if isinstance(inputs, list | tuple) else [inputs]))
+        shown = without_padding(self, inputs, mask)
+        listed = shown if isinstance(shown, list | tuple) else [shown]
+        capsules, activations = self.by_position(*listed)
+        if activations is None:
+            seen = self.real(mask, listed[0])
+            activations = None if seen is None else seen.to(capsules)
         means, out_activations = em_routing(
             capsules,
             self.kernel.value,

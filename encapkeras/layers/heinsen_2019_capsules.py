@@ -15,6 +15,7 @@ from encapkeras.functional.routing.heinsen_2019 import Density
 from encapkeras.layers.initializers import random_shares
 from encapkeras.layers.registry import CapsuleLayer, Shape, register_layer
 from encapkeras.layers.routing_inputs import Control, as_list, capsules_and_activations, listed_shape, numbers_as_list
+from encapkeras.layers.sequence_masks import without_padding
 from encapkeras.layers.window_layer import WindowRecord, list_record
 
 
@@ -47,6 +48,7 @@ class Heinsen2019Capsules(CapsuleLayer):
     Call arguments:
         inputs: A list of capsules `(B, I, D)` and their scores `(B, I)`, logits, where -inf takes an input out; or of
             maps `(B, H, W, N, D)` and `(B, H, W, N)`, listed in the order (type, row, column).
+        mask: True where an input is real, `(B, I)` of a list; the others have the score -inf.
         return_ports: Whether to return all ports: `out`, `activations` and `variances`.
 
     Returns:
@@ -96,6 +98,7 @@ class Heinsen2019Capsules(CapsuleLayer):
         self.variable_outputs = variable_outputs
         self.single_beta = single_beta
         self.routing = routing
+        self.supports_masking = True
         if self.capsules is None and not variable_outputs:
             raise ArgumentError(f"{self.name}: with capsules 'inputs', 'variable_outputs' must be true")
         if self.capsules is None and routing == "random":
@@ -149,15 +152,21 @@ class Heinsen2019Capsules(CapsuleLayer):
         count, *_ = self._sizes(input_shape)
         return (input_shape[0][0], self.capsules or count, self.dim)
 
-    def compute_output_spec(self, inputs: Any, return_ports: bool = False) -> Any:
+    def compute_mask(self, inputs: Any, previous_mask: Any = None) -> None:
+        """Outputs are all there."""
+
+    def compute_output_spec(self, inputs: Any, return_ports: bool = False, mask: Any = None) -> Any:
         """Return symbolic outputs: one, or a map of all ports."""
         shape = self.compute_output_shape(keras.tree.map_structure(lambda tensor: tensor.shape, inputs))
         shapes = {port: shape[:-1] if port == "activations" else shape for port in self.ports}
         made = {port: keras.KerasTensor(each, dtype=self.compute_dtype) for port, each in shapes.items()}
         return made if return_ports else made["out"]
 
-    def call(self, inputs: list[torch.Tensor], return_ports: bool = False) -> torch.Tensor | dict[str, torch.Tensor]:
+    def call(
+        self, inputs: list[torch.Tensor], return_ports: bool = False, mask: Any = None
+    ) -> torch.Tensor | dict[str, torch.Tensor]:
         """See the class."""
+        inputs = without_padding(self, inputs, mask, hidden=-math.inf)
         capsules, scores = as_list(inputs[0]), numbers_as_list(inputs[1])
         _, rows, columns = self._sizes([tuple(each.shape) for each in inputs])
         outputs = self.capsules or capsules.shape[1]

@@ -165,6 +165,9 @@ class Heinsen2022Capsules(CapsuleLayer):
     ) -> torch.Tensor | dict[str, torch.Tensor]:
         """See the class."""
         listed = as_list(inputs)
+        hidden = self._hidden(listed, mask)
+        if "length" in hidden:  # padding may hold anything
+            listed = listed.masked_fill(hidden["mask"][:, :, :1], 0)
         weights = self._routing_weights()
         use, ignore = self._beta_values(listed)
         out, credit = heinsen_2022_routing(
@@ -174,7 +177,7 @@ class Heinsen2022Capsules(CapsuleLayer):
             ignore,
             iterations=max(1, self.iterations),
             normalize=self.normalize,
-            **self._hidden(listed, mask),
+            **hidden,
             **self._control(weights.active_weight),
         )
         return {"out": out, "credit": credit} if return_ports else out

@@ -47,7 +47,9 @@ class InvertedAttentionCapsules(WindowLayer):
             `activity_regularizer`; `name`, `dtype`, `trainable`, as for every Keras layer.
 
     Call arguments:
-        inputs: Capsules `(B, H, W, N, D)`, or a list of them `(B, I, D)`.
+        inputs: Capsules `(B, H, W, N, D)`, or a list of them `(B, I, D)`, or a sequence `(B, T, N, D)`, which has
+            one row: `kernel_size`, `strides` and `padding` are one number each.
+        mask: True where a child is real, `(B, I)` of a list, `(B, T)` of a sequence; the others count for nothing.
 
     Returns:
         Parents `(B, P, Q, J, E)`, or `(B, J, E)` where the window is the map.
@@ -120,9 +122,9 @@ class InvertedAttentionCapsules(WindowLayer):
         offset = kernel.new_zeros(1) if self.offset is None else self.offset.value
         return AttentionLayer(kernel, scale, offset, **self.window_options(capsules))
 
-    def call(self, inputs: torch.Tensor) -> torch.Tensor:
+    def call(self, inputs: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
         """See the class."""
-        (capsules,) = self.as_maps(inputs)
+        (capsules,) = self.as_maps(inputs, mask)
         iterations = max(1, self.iterations)
         return self.lay_out(inverted_attention_routing(capsules, self.attention(capsules), iterations=iterations))
 

@@ -15,6 +15,7 @@ from encapkeras.layers.keras_objects import InitializerConfig
 from encapkeras.layers.kernel_sizes import Padding, Strides, WindowSize
 from encapkeras.layers.registry import CapsuleLayer, Shape, register_layer
 from encapkeras.layers.routing_inputs import Control
+from encapkeras.layers.sequence_masks import without_padding
 from encapkeras.layers.window_layer import Matrices, WindowRecord
 from encapkeras.validation import Settings
 
@@ -65,7 +66,9 @@ class InvertedAttentionStack(CapsuleLayer):
             `activity_regularizer`; `name`, `dtype`, `trainable`, as for every Keras layer.
 
     Call arguments:
-        inputs: Capsules `(B, H, W, N, D)`, or a list of them `(B, I, D)`.
+        inputs: Capsules `(B, H, W, N, D)`, or a list of them `(B, I, D)`, or a sequence `(B, T, N, D)`, which has
+            one row: `kernel_size`, `strides` and `padding` are one number each.
+        mask: True where a child is real, `(B, I)` of a list, `(B, T)` of a sequence; the others count for nothing.
 
     Returns:
         The last layer's parents `(B, P, Q, J, E)`, or `(B, J, E)` where its window is the map.
@@ -97,6 +100,7 @@ class InvertedAttentionStack(CapsuleLayer):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        self.supports_masking = True
         self.iterations = iterations
         self.concurrent = concurrent
         self.routing = routing
@@ -138,13 +142,16 @@ class InvertedAttentionStack(CapsuleLayer):
         shapes = self._shapes(capsules_shape)[:-1]
         return [layer.votes_shape(shape) for layer, shape in zip(self.stacked, shapes, strict=True)]
 
-    def call(self, inputs: torch.Tensor) -> torch.Tensor:
+    def compute_mask(self, inputs: Any, previous_mask: Any = None) -> None:
+        """Parents are all there."""
+
+    def call(self, inputs: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
         """See the class."""
         layers = []
         for layer, shape in zip(self.stacked, self._shapes(inputs.shape)[:-1], strict=True):
-            children: tuple[Any, ...] = (1, *shape[1:]) if len(shape) == 5 else (1, 1, 1, *shape[1:])
+            children: tuple[Any, ...] = (1, *[1] * (5 - len(shape)), *shape[1:])
             layers.append(layer.attention(inputs.new_empty(()).expand(children)))  # its shape alone matters
-        (capsules,) = self.stacked[0].as_maps(inputs)
+        (capsules,) = self.stacked[0].as_maps(without_padding(self, inputs, mask))
         iterations = max(1, self.iterations)
         parents = inverted_attention_routing(capsules, layers, iterations=iterations, concurrent=self.concurrent)
         return self.stacked[-1].lay_out(parents)

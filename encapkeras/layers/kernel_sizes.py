@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import pydantic
+
+from encapkeras.errors import ShapeError
 
 
 def _odd(value: Any) -> Any:
@@ -46,6 +48,15 @@ def _window(value: Any) -> Any:
 WindowSize = Annotated[int | list[int] | None, pydantic.BeforeValidator(_window)]
 """Height and width of a window: one number, or `[rows, columns]`; None for a window as large as the map."""
 
+KernelSize = Annotated[int | list[int], pydantic.BeforeValidator(_sides(1))]
+"""Height and width of a kernel: one number, or `[rows, columns]`."""
+
+KernelSizeOrMap = Annotated[
+    int | list[int] | Literal["map"],
+    pydantic.BeforeValidator(lambda value: value if value == "map" else _sides(1)(value)),
+]
+"""The same, or `map` for a kernel as large as the input."""
+
 Strides = Annotated[int | list[int], pydantic.BeforeValidator(_sides(1))]
 """Strides: one number, or `[rows, columns]`."""
 
@@ -53,10 +64,29 @@ Padding = Annotated[int | list[int], pydantic.BeforeValidator(_sides(0))]
 """Padding: one number, or `[rows, columns]`."""
 
 
+PaddingOrHalf = Annotated[
+    int | list[int] | None, pydantic.BeforeValidator(lambda value: value if value is None else _sides(0)(value))
+]
+"""Padding, or None for half the kernel."""
+
+
 def as_sides(value: int | Sequence[int]) -> tuple[int, int]:
     """Return rows and columns."""
     rows, columns = (value, value) if isinstance(value, int) else value
     return rows, columns
+
+
+def sides_of(owner: str, name: str, value: int | Sequence[int], *, flat: bool, across: int) -> tuple[int, int]:
+    """Return rows and columns of an argument; of a sequence, which is a map of one row, `across` and its number.
+
+    Raises:
+        ShapeError: A sequence, and two numbers.
+    """
+    if not flat:
+        return as_sides(value)
+    if not isinstance(value, int):
+        raise ShapeError(f"{owner}: of a sequence {name} is one number; received {list(value)}")
+    return across, value
 
 
 def as_tuple(sizes: KernelSizes) -> tuple[int, ...]:

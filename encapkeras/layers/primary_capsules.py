@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import pydantic
 import torch
@@ -12,7 +12,10 @@ from encapkeras.functional import primary_capsules
 from encapkeras.functional.squash import SquashVariant
 from encapkeras.layers.block_weights import NORMED_CONVOLUTION, BlockBuilder, MovingAverage, Weights
 from encapkeras.layers.keras_objects import InitializerConfig
+from encapkeras.layers.kernel_sizes import KernelSizeOrMap, Padding, Strides
 from encapkeras.layers.registry import CapsuleLayer, Shape, convolved_size, register_layer, warn_of_other_axes
+from encapkeras.layers.sequence_maps import ConvolutionSides, as_map_shape, convolution_sides, steps_mask
+from encapkeras.layers.sequence_masks import without_padding
 
 
 @register_layer("primary_capsules")
@@ -27,9 +30,10 @@ class PrimaryCapsules(CapsuleLayer):
     Args:
         types: Number N of capsule types.
         dim: Dimension D of the capsules.
-        kernel_size: Height and width of the kernel; `map`: those of the input, so that there is one position.
-        strides: Stride.
-        padding: Zeros on each side.
+        kernel_size: Height and width of the kernel, or [rows, columns]; of a sequence one number; `map`: those of the
+            input, so that there is one position.
+        strides: Stride, or [rows, columns].
+        padding: Zeros on each side, or [rows, columns].
         batch_norm: Whether a batch norm follows the convolution.
         relu: Whether ReLU follows.
         squash: Whether each capsule is squashed at the end.
@@ -44,11 +48,12 @@ class PrimaryCapsules(CapsuleLayer):
             `activity_regularizer`; `name`, `dtype`, `trainable`, as for every Keras layer.
 
     Call arguments:
-        image: Tensor `(B, H, W, C)`.
+        image: Tensor `(B, H, W, C)`, or a sequence `(B, T, C)`.
+        mask: True where a step of a sequence is real, `(B, T)`; the others are 0.
         training: Whether the batch norm uses the batch's statistics.
 
     Returns:
-        Capsules `(B, H', W', N, D)` with `H' = (H + 2 * padding - kernel_size) // strides + 1`.
+        Capsules `(B, H', W', N, D)` with `H' = (H + 2 * padding - kernel_size) // strides + 1`; or `(B, T', N, D)`.
 
     Raises:
         ArgumentError: An argument has an invalid value.
@@ -61,6 +66,8 @@ class PrimaryCapsules(CapsuleLayer):
         >>> layer = PrimaryCapsules(types=16, dim=8, kernel_size="map", depthwise=True, squash_variant="exponential")
         >>> layer(torch.rand(2, 9, 9, 128)).shape
         torch.Size([2, 1, 1, 16, 8])
+        >>> PrimaryCapsules(types=4, dim=8)(torch.rand(2, 50, 3)).shape
+        torch.Size([2, 21, 4, 8])
     """
 
     squashes = True
@@ -70,10 +77,10 @@ class PrimaryCapsules(CapsuleLayer):
         self,
         types: pydantic.PositiveInt,
         dim: pydantic.PositiveInt,
-        kernel_size: pydantic.PositiveInt | Literal["map"] = 9,
+        kernel_size: KernelSizeOrMap = 9,
         *,
-        strides: pydantic.PositiveInt = 2,
-        padding: pydantic.NonNegativeInt = 0,
+        strides: Strides = 2,
+        padding: Padding = 0,
         batch_norm: bool = False,
         relu: bool = False,
         squash: bool = True,
@@ -98,11 +105,25 @@ class PrimaryCapsules(CapsuleLayer):
         self.moving_average = moving_average
         self.kernel_initializer = kernel_initializer
         self.bias_initializer = bias_initializer
+        self.supports_masking = True
         if kernel_size == "map" and padding:
             raise ArgumentError(
                 f"{self.name}: kernel_size map is a kernel as large as the input, which has no padding; received "
                 f"padding {padding}"
             )
+
+    def _sides(self, image_shape: Shape) -> ConvolutionSides:
+        flat, kernel_size = len(image_shape) == 3, self.kernel_size
+        if kernel_size == "map":
+            if len(image_shape) not in (3, 4) or None in image_shape[1:]:
+                raise ShapeError(
+                    f"{self.name}: kernel_size map is a kernel as large as the input, so it takes an image (batch, "
+                    f"height, width, channels) or a sequence (batch, steps, channels) of known size; received shape "
+                    f"{tuple(image_shape)}"
+                )
+            height, width = (int(size or 0) for size in (image_shape[-3], image_shape[-2]))
+            kernel_size = width if flat else [height, width]
+        return convolution_sides(self.name, kernel_size, self.strides, self.padding, flat=flat)
 
     def build(self, image_shape: Shape) -> None:
         """Make the weights."""
@@ -110,42 +131,39 @@ class PrimaryCapsules(CapsuleLayer):
         warn_of_other_axes(self, image_shape)
         builder = BlockBuilder(self, self.kernel_initializer, self.bias_initializer, moving_average=self.moving_average)
         channels = self.types * self.dim
-        inputs = 1 if self.depthwise else int(image_shape[3] or 0)
-        kernel = builder.kernel("convolution", (channels, inputs, *self._kernel_sides(image_shape)))
-        bias = builder.bias("convolution", channels)
-        self._weights = Weights((kernel, bias, builder.norm("norm", channels) if self.batch_norm else None))
+        inputs = 1 if self.depthwise else int(image_shape[-1] or 0)
+        shape = (channels, inputs, *self._sides(image_shape).kernel_size)
+        convolution = (builder.kernel("convolution", shape), builder.bias("convolution", channels))
+        self._weights = Weights((*convolution, builder.norm("norm", channels) if self.batch_norm else None))
 
     def compute_output_shape(self, image_shape: Shape) -> Shape:
-        """`(B, H, W, C)` gives `(B, H', W', N, D)`."""
-        if self.kernel_size == "map":
-            self._kernel_sides(image_shape)
-            height: int | None = 1
-            width: int | None = 1
-        else:
-            height, width = convolved_size(
-                self, image_shape, kernel_size=self.kernel_size, strides=self.strides, padding=self.padding
-            )
+        """`(B, H, W, C)` gives `(B, H', W', N, D)`, `(B, T, C)` gives `(B, T', N, D)`."""
+        flat = len(image_shape) == 3
+        given = as_map_shape(image_shape) if flat else image_shape
+        size = convolved_size(self, given, **self._sides(image_shape)._asdict())
         channels = self.types * self.dim
-        if self.depthwise and image_shape[3] != channels:
+        if self.depthwise and image_shape[-1] != channels:
             raise ShapeError(
                 f"{self.name}: depthwise makes one channel of each, so an image must have types * dim = {channels} "
                 f"channels; received shape {tuple(image_shape)}"
             )
-        return (image_shape[0], height, width, self.types, self.dim)
+        return (image_shape[0], *size[flat:], self.types, self.dim)
 
-    def _kernel_sides(self, image_shape: Shape) -> tuple[int, int]:
-        if self.kernel_size != "map":
-            return self.kernel_size, self.kernel_size
-        if len(image_shape) != 4 or None in image_shape[1:]:
-            raise ShapeError(
-                f"{self.name}: kernel_size map is a kernel as large as the input, so it takes an image (batch, height, "
-                f"width, channels) of known size; received shape {tuple(image_shape)}"
-            )
-        height, width = (int(size or 0) for size in image_shape[1:3])
-        return height, width
+    def compute_mask(self, image: Any, previous_mask: Any = None) -> Any:
+        """Return which steps of a sequence are real."""
+        if len(image.shape) != 3:
+            return None
+        steps = self.compute_output_shape(tuple(image.shape))[1]
+        return steps_mask(previous_mask, steps or 0, self._sides(image.shape))
 
-    def call(self, image: torch.Tensor, training: bool | None = None) -> torch.Tensor:
+    def call(self, image: torch.Tensor, training: bool | None = None, mask: torch.Tensor | None = None) -> torch.Tensor:
         """See the class."""
+        if image.dim() == 4:
+            return self._convolve(image, self._sides(image.shape), training)
+        steps = without_padding(self, image, mask).unsqueeze(1)
+        return self._convolve(steps, self._sides(image.shape), training).squeeze(1)
+
+    def _convolve(self, image: torch.Tensor, sides: ConvolutionSides, training: bool | None) -> torch.Tensor:
         kernel, bias, norm = self._weights.tensors()
         return primary_capsules(
             image,
@@ -153,8 +171,8 @@ class PrimaryCapsules(CapsuleLayer):
             bias,
             norm,
             types=self.types,
-            strides=self.strides,
-            padding=self.padding,
+            strides=sides.strides,
+            padding=sides.padding,
             relu=self.relu,
             squash=self.squash,
             squash_variant=self.squash_variant,

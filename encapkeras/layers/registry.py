@@ -47,6 +47,7 @@ def regularizing_arguments(cls: object) -> Iterator[Argument]:
 LAYERS = Registry("layer", skip=_SKIP, reserved=_KEYS, more=regularizing_arguments)
 
 Shape = tuple[int | None, ...]
+Sides = int | tuple[int, int]
 
 
 def register_layer(name: str, *, formerly: Collection[str] = ()) -> Callable[[LayerClass], LayerClass]:
@@ -260,29 +261,31 @@ def strided_size(layer: keras.layers.Layer, size: int, strides: int) -> int:
     return -(-size // strides)
 
 
-def strided_capsule_shape(layer: Any, input_shape: Shape) -> Shape:
-    """Return the output shape `(B, H', W', N, D)` of a layer with `types`, `dim` and `strides`."""
+def strided_capsule_shape(layer: Any, input_shape: Shape, *, flat: bool = False) -> Shape:
+    """Return the output shape `(B, H', W', N, D)` of a layer with `types`, `dim` and `strides`; flat: without H'."""
     height, width, _, _ = input_capsule_shape(layer, input_shape, layer.types)
-    sides = (strided_size(layer, size, layer.strides) for size in (height, width))
+    sides = (strided_size(layer, size, layer.strides) for size in ((width,) if flat else (height, width)))
     return (input_shape[0], *sides, layer.types, layer.dim)
 
 
 def convolved_size(
-    layer: keras.layers.Layer, image_shape: Shape, *, kernel_size: int, strides: int, padding: int
+    layer: keras.layers.Layer, image_shape: Shape, *, kernel_size: Sides, strides: Sides, padding: Sides
 ) -> tuple[int | None, int | None]:
     """Return height and width after a convolution: `(size + 2 * padding - kernel_size) // strides + 1`, or None."""
     if len(image_shape) != 4 or image_shape[3] is None:
         raise ShapeError(
             f"{layer.name} takes an image (batch, height, width, channels); received shape {tuple(image_shape)}"
         )
-    height, width = image_shape[1:3]
-    if any(size is not None and size + 2 * padding < kernel_size for size in (height, width)):
+    sides = [value if isinstance(value, tuple) else (value, value) for value in (kernel_size, strides, padding)]
+    axes = list(zip(image_shape[1:3], *sides, strict=True))
+    if any(size is not None and size + 2 * border < side for size, side, _, border in axes):
+        kernel, border = (" x ".join(map(str, dict.fromkeys(sides[place]))) for place in (0, 2))
         raise ShapeError(
-            f"{layer.name}: a kernel of {kernel_size} does not fit an image of shape {tuple(image_shape)} with "
-            f"padding {padding}"
+            f"{layer.name}: a kernel of {kernel} does not fit an image of shape {tuple(image_shape)} with padding "
+            f"{border}"
         )
 
-    def convolved(size: int | None) -> int | None:
-        return None if size is None else (size + 2 * padding - kernel_size) // strides + 1
-
-    return convolved(height), convolved(width)
+    height, width = (
+        None if size is None else (size + 2 * border - side) // step + 1 for size, side, step, border in axes
+    )
+    return height, width

@@ -48,7 +48,9 @@ class SelfRoutingCapsules(WindowLayer):
 
     Call arguments:
         inputs: A list of capsules `(B, H, W, N, D)` and their activations `(B, H, W, N)`, at least 0; or of a list of
-            capsules `(B, I, D)` and `(B, I)`.
+            capsules `(B, I, D)` and `(B, I)`, or a sequence of them `(B, T, N, D)` and `(B, T, N)`, which has one row:
+            `kernel_size`, `strides` and `padding` are one number each.
+        mask: True where a child is real, `(B, I)` of a list, `(B, T)` of a sequence; the others count for nothing.
         return_ports: Whether to return all ports: `out` and `activations`.
 
     Returns:
@@ -124,9 +126,11 @@ class SelfRoutingCapsules(WindowLayer):
         bound = math.sqrt(6 / (self.capsules * (self.dim or 1) * shape.dim))
         return keras.initializers.RandomUniform(-bound, bound)
 
-    def call(self, inputs: list[torch.Tensor], return_ports: bool = False) -> torch.Tensor | dict[str, torch.Tensor]:
+    def call(
+        self, inputs: list[torch.Tensor], return_ports: bool = False, mask: Any = None
+    ) -> torch.Tensor | dict[str, torch.Tensor]:
         """See the class."""
-        capsules, activations = self.as_maps(inputs)
+        capsules, activations = self.as_maps(inputs, mask)
         poses, shares = self_routing(
             capsules,
             activations,

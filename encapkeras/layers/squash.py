@@ -43,6 +43,7 @@ class Squash(CapsuleLayer):
     def __init__(self, variant: SquashVariant = "paper", **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.variant = variant
+        self.supports_masking = True
 
     def build(self, capsules_shape: Shape) -> None:
         """There are no weights."""

@@ -66,7 +66,9 @@ class VariationalBayesCapsules(GaussianLayer):
 
     Call arguments:
         inputs: A list of capsules `(B, H, W, N, D)` and their activations `(B, H, W, N)`, at least 0; or of a list of
-            capsules `(B, I, D)` and `(B, I)`.
+            capsules `(B, I, D)` and `(B, I)`, or a sequence of them `(B, T, N, D)` and `(B, T, N)`, which has one row:
+            `kernel_size`, `strides` and `padding` are one number each.
+        mask: True where a child is real, `(B, I)` of a list, `(B, T)` of a sequence; the others count for nothing.
         return_ports: Whether to return all ports: `out` and `activations`.
         training: Whether the batch norms use the batch's statistics.
 
@@ -160,9 +162,11 @@ class VariationalBayesCapsules(GaussianLayer):
     def _competition(self) -> Competition:
         return "position" if self.matrices == "position" else "child"
 
-    def call(self, inputs: list[torch.Tensor], return_ports: bool = False, training: bool | None = None) -> Any:
+    def call(
+        self, inputs: list[torch.Tensor], return_ports: bool = False, training: bool | None = None, mask: Any = None
+    ) -> Any:
         """See the class."""
-        capsules, activations = self.as_maps(inputs)
+        capsules, activations = self.as_maps(inputs, mask)
         wide = widen(capsules)  # a batch norm needs the digits of the scores
         means, scores = variational_bayes_routing(
             wide,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -16,6 +17,7 @@ from encapkeras.layers.initializers import get_initializer, in_torch_layout, ran
 from encapkeras.layers.keras_objects import InitializerConfig
 from encapkeras.layers.registry import CapsuleLayer, Shape, warn_of_other_axes
 from encapkeras.layers.routing_inputs import Control
+from encapkeras.layers.sequence_masks import capsule_mask
 
 
 class VotingLayer(CapsuleLayer):
@@ -48,11 +50,13 @@ class VotingLayer(CapsuleLayer):
         self.kernel_initializer = kernel_initializer
         self.bias_initializer = bias_initializer
         self.routing = routing
+        self.supports_masking = True
         self.map_shape = None if map_types is None else (*[_side_of_map(self.name, capsules, map_types)] * 2, map_types)
 
     def add_vote_weights(self, capsules_shape: Shape) -> None:
         """Make `kernel` `(N, J, E, D)` and `bias` `(N, J, E)`; N counts the input capsules if none share."""
         warn_of_other_axes(self, capsules_shape)
+        _warn_of_images(self, capsules_shape)
         height, width, types, dim = self.check_capsules(capsules_shape)
         matrices = types if self.share_positions else (height or 0) * (width or 0) * types
         shape = (matrices, self.capsules, self.dim, dim)
@@ -91,15 +95,15 @@ class VotingLayer(CapsuleLayer):
         return make
 
     def check_capsules(self, shape: Shape) -> tuple[int | None, int | None, int, int]:
-        """Return height, width, types and dimension of the input capsules; each of a list is a type of its own."""
-        if len(shape) == 3:
-            shape = (shape[0], 1, 1, *shape[1:])
+        """Return height, width, types and dimension of the input capsules; a sequence is a map of one column."""
+        if len(shape) in (3, 4):
+            shape = (*shape[:2], *[1] * (5 - len(shape)), *shape[2:])
         first_known = 3 if self.share_positions else 1  # shared matrices fit maps of any height and width
         if len(shape) != 5 or None in shape[first_known:]:
             known = "" if self.share_positions else " of known size"
             raise ShapeError(
-                f"{self.name} takes capsules (batch, height, width, types, dim){known}, or a list (batch, capsules, "
-                f"dim); received shape {tuple(shape)}"
+                f"{self.name} takes capsules (batch, height, width, types, dim), or a sequence (batch, steps, dim) or "
+                f"(batch, steps, types, dim),{known or ' of known dimension'}; received shape {tuple(shape)}"
             )
         height, width, types, dim = shape[1:]
         return height, width, int(types or 0), int(dim or 0)
@@ -113,15 +117,24 @@ class VotingLayer(CapsuleLayer):
     def by_position(
         self, capsules: torch.Tensor, activations: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Return capsules `(B, P, N, D)` and activations `(B, P, N)` of a map or a list; P = 1, N = I if none share."""
-        if capsules.dim() == 3:
-            capsules = capsules[:, None, None]
-            activations = None if activations is None else activations[:, None, None]
+        """Return capsules `(B, P, N, D)` and activations `(B, P, N)`; P = 1, N = I if none share."""
         if activations is not None:
             activations = self._list(activations.unsqueeze(-1)).squeeze(-1)
         return self._list(capsules), activations
 
+    def real(self, mask: Any, capsules: torch.Tensor) -> torch.Tensor | None:
+        """Return a Keras mask as `(B, P, N)`, true where a capsule is real."""
+        seen = capsule_mask(self, mask, capsules)
+        return None if seen is None else self._list(seen.unsqueeze(-1)).squeeze(-1)
+
+    def compute_mask(self, inputs: Any, previous_mask: Any = None) -> None:
+        """Outputs are all there."""
+
     def _list(self, capsules: torch.Tensor) -> torch.Tensor:
+        if capsules.dim() == 3:
+            capsules = capsules.unsqueeze(2)
+        if capsules.dim() == 4:
+            capsules = capsules.unsqueeze(2)
         if self.share_positions:
             positions: torch.Tensor = capsules.flatten(1, 2)
             return positions
@@ -142,6 +155,15 @@ class VotingLayer(CapsuleLayer):
         side, _, types = self.map_shape
         by_type: torch.Tensor = outputs.unflatten(1, (types, side, side))
         return by_type.movedim(1, 3)
+
+
+def _warn_of_images(layer: VotingLayer, shape: Shape) -> None:
+    if len(shape) == 4 and shape[1] is not None and shape[1] == shape[2]:
+        warnings.warn(
+            f"{layer.name} takes a sequence of capsules (batch, steps, types, dim); this looks like an image (batch, "
+            f"height, width, channels). If so, put an image_to_capsules before it. Received shape {tuple(shape)}",
+            stacklevel=2,
+        )
 
 
 def _side_of_map(name: str, capsules: int, types: int) -> int:

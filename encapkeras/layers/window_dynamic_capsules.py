@@ -14,7 +14,7 @@ from encapkeras.functional import window_dynamic_routing
 from encapkeras.functional.routing.routing_inputs import Competition
 from encapkeras.layers.initializers import get_initializer
 from encapkeras.layers.keras_objects import InitializerConfig
-from encapkeras.layers.kernel_sizes import Padding, Strides, WindowSize, as_sides
+from encapkeras.layers.kernel_sizes import Padding, Strides, WindowSize
 from encapkeras.layers.registry import register_layer
 from encapkeras.layers.routing_inputs import Control
 from encapkeras.layers.window_layer import Matrices, WindowLayer, WindowRecord, WindowShape
@@ -55,7 +55,9 @@ class WindowDynamicCapsules(WindowLayer):
             `name`, `dtype`, `trainable`, as for every Keras layer.
 
     Call arguments:
-        inputs: Capsules `(B, H, W, N, D)`, or a list of them `(B, I, D)`; lengths should be below 1.
+        inputs: Capsules `(B, H, W, N, D)`, or a list of them `(B, I, D)`, or a sequence `(B, T, N, D)`, which has
+            one row: `kernel_size`, `strides` and `padding` are one number each; lengths should be below 1.
+        mask: True where a child is real, `(B, I)` of a list, `(B, T)` of a sequence; the others count for nothing.
 
     Returns:
         Parents `(B, P, Q, J, E)`, or `(B, J, E)` where the window is the map, of lengths below 1.
@@ -130,14 +132,14 @@ class WindowDynamicCapsules(WindowLayer):
         """Return that which keeps lengths in the first iteration, where a child gives all its parents as much."""
         outputs: float = self.capsules
         if self.competition == "child" and self.kernel_size is not None:
-            outputs *= max(1, math.prod(shape.kernel) / math.prod(as_sides(self.strides)))
+            outputs *= max(1, math.prod(shape.kernel) / math.prod(self.sides["strides"]))
         children = math.prod(shape.kernel) * shape.types
         _, side = self.matrix_sides(shape)
         return keras.initializers.RandomNormal(stddev=outputs / math.sqrt(children * side))
 
-    def call(self, inputs: torch.Tensor) -> torch.Tensor:
+    def call(self, inputs: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
         """See the class."""
-        (capsules,) = self.as_maps(inputs)
+        (capsules,) = self.as_maps(inputs, mask)
         options = self.window_options(capsules)
         iterations = max(1, self.iterations)
         if self.routing == "uniform":  # one iteration, by sums alone

@@ -18,6 +18,7 @@ from encapkeras.layers.keras_objects import InitializerConfig
 from encapkeras.layers.kernel_sizes import Padding, Strides, WindowSize
 from encapkeras.layers.registry import register_layer
 from encapkeras.layers.routing_inputs import Control
+from encapkeras.layers.sequence_masks import capsule_mask
 from encapkeras.layers.window_layer import Matrices, WindowLayer, WindowRecord, WindowShape
 
 BETA_A = -1000.0
@@ -70,7 +71,9 @@ class WindowEmCapsules(GaussianLayer):
 
     Call arguments:
         inputs: A list of capsules `(B, H, W, N, D)` and their activations `(B, H, W, N)`, at least 0; or of a list of
-            capsules `(B, I, D)` and `(B, I)`.
+            capsules `(B, I, D)` and `(B, I)`, or a sequence of them `(B, T, N, D)` and `(B, T, N)`, which has one row:
+            `kernel_size`, `strides` and `padding` are one number each.
+        mask: True where a child is real, `(B, I)` of a list, `(B, T)` of a sequence; the others count for nothing.
         return_ports: Whether to return all ports: `out` and `activations`.
 
     Returns:
@@ -163,9 +166,10 @@ class WindowEmCapsules(GaussianLayer):
         """Return column and row, as fractions of the window."""
         return (column + 0.5) / column.shape[1], (row + 0.5) / len(row)
 
-    def call(self, inputs: list[torch.Tensor], return_ports: bool = False) -> Any:
+    def call(self, inputs: list[torch.Tensor], return_ports: bool = False, mask: Any = None) -> Any:
         """See the class."""
-        capsules, activations = self.as_maps(inputs)
+        capsules, activations = self.as_maps(inputs, mask)
+        seen = capsule_mask(self, mask, inputs[0]) if self.kernel_size is None else None
         means, out_activations = window_em_routing(
             capsules,
             activations,
@@ -175,6 +179,7 @@ class WindowEmCapsules(GaussianLayer):
             iterations=self.iterations,
             competition=self.competition,
             offsets=self.vote_offsets(capsules),
+            count=None if seen is None else seen.flatten(1).sum(1),
             options=self.options,
             **self.window_options(capsules),
         )

@@ -20,9 +20,11 @@ from encapkeras.functional.routing.routing_inputs import Competition
 from encapkeras.functional.routing.windows import Windows
 from encapkeras.layers.initializers import random_shares, window_matrices
 from encapkeras.layers.keras_objects import InitializerConfig
-from encapkeras.layers.kernel_sizes import Padding, Strides, WindowSize, as_sides
+from encapkeras.layers.kernel_sizes import Padding, Strides, WindowSize, as_sides, sides_of
 from encapkeras.layers.registry import CapsuleLayer, Shape, warn_of_other_axes
 from encapkeras.layers.routing_inputs import Control, capsules_and_activations
+from encapkeras.layers.sequence_maps import ConvolutionSides, steps_mask
+from encapkeras.layers.sequence_masks import without_padding
 
 Matrices = Literal["offset", "type", "all", "position"]
 
@@ -123,6 +125,8 @@ class WindowLayer(CapsuleLayer):
         self.matrices = matrices
         self.routing = routing
         self.kernel_initializer = kernel_initializer
+        self.supports_masking = True
+        self.flat = False
         if kernel_size is None and (as_sides(strides), as_sides(padding)) != ((1, 1), (0, 0)):
             raise ArgumentError(
                 f"{self.name}: kernel_size null is a window as large as the map, which has no strides and no padding; "
@@ -134,20 +138,24 @@ class WindowLayer(CapsuleLayer):
         return self._read(capsules_and_activations(self, input_shape, takes=1 + self.takes_activations))
 
     def _read(self, shape: Shape) -> WindowShape:
-        if len(shape) == 3:
-            shape = (shape[0], 1, 1, *shape[1:])
+        self.flat = len(shape) == 4  # a sequence, a map of one row
+        if len(shape) in (3, 4):
+            shape = (shape[0], *[1] * (5 - len(shape)), *shape[1:])
         if len(shape) != 5 or None in shape[3:]:
             raise ShapeError(
-                f"{self.name} takes capsules (batch, height, width, types, dim), or a list (batch, capsules, dim); "
-                f"received shape {shape}"
+                f"{self.name} takes capsules (batch, height, width, types, dim), a sequence of them (batch, steps, "
+                f"types, dim), or a list (batch, capsules, dim); received shape {shape}"
             )
         height, width, types, dim = shape[1:]
         whole = self.kernel_size is None
         if None in (height, width) and (whole or self.matrices == "position"):
             why = "kernel_size null is a window as large as the map" if whole else "each position has own matrices"
             raise ShapeError(f"{self.name}: {why}, whose size must be known; received shape {shape}")
-        kernel = (int(height or 0), int(width or 0)) if self.kernel_size is None else as_sides(self.kernel_size)
-        parents = _parents((height, width), kernel, as_sides(self.strides), as_sides(self.padding), self.name)
+        kernel = (int(height or 0), int(width or 0))
+        if self.kernel_size is not None:
+            kernel = sides_of(self.name, "kernel_size", self.kernel_size, flat=self.flat, across=1)
+        sides = self.sides
+        parents = _parents((height, width), kernel, sides["strides"], sides["padding"], self.name)
         read = WindowShape(shape[0], (height, width), int(types or 0), int(dim or 0), kernel, parents)
         self._check_poses(read)
         return read
@@ -166,7 +174,7 @@ class WindowLayer(CapsuleLayer):
         shape = self.read_shape(input_shape)
         self.window, self.child_types, self.child_dim = shape.kernel, shape.types, shape.dim
         _warn_of_gaps(self, shape)
-        if not isinstance(input_shape[0], list | tuple):
+        if not isinstance(input_shape[0], list | tuple) and not self.flat:
             warn_of_other_axes(self, input_shape)
         self.kernel = self.coefficients = None
         if self.dim:
@@ -213,7 +221,9 @@ class WindowLayer(CapsuleLayer):
     @property
     def sides(self) -> dict[str, Any]:
         """Strides, padding and pose, as functions take them."""
-        return {"strides": as_sides(self.strides), "padding": as_sides(self.padding), "pose": self.pose}
+        strides = sides_of(self.name, "strides", self.strides, flat=self.flat, across=1)
+        padding = sides_of(self.name, "padding", self.padding, flat=self.flat, across=0)
+        return {"strides": strides, "padding": padding, "pose": self.pose}
 
     def window_options(self, capsules: torch.Tensor) -> dict[str, Any]:
         """Return what all functions take: strides, padding, pose, and the control's coefficients for a map."""
@@ -233,8 +243,7 @@ class WindowLayer(CapsuleLayer):
 
     def window_record(self, routing: str, weights: Sequence[Any], **options: Any) -> WindowRecord:
         """Return a record; its weights and options are those of the function that makes all votes."""
-        strides, padding = as_sides(self.strides), as_sides(self.padding)
-        sizes = (self.window, strides, padding, self.capsules, self.dim or 0)
+        sizes = (self.window, self.sides["strides"], self.sides["padding"], self.capsules, self.dim or 0)
         return WindowRecord(routing, weights, options, *sizes, options.get("competition", "position"))
 
     def matrices_by_offset(self) -> torch.Tensor | None:
@@ -246,24 +255,43 @@ class WindowLayer(CapsuleLayer):
         weight = self.of_types(weight.detach())
         return weight.expand(*self.window, *weight.shape[2:]) if self.matrices in ("type", "all") else weight
 
-    def as_maps(self, inputs: torch.Tensor | list[torch.Tensor]) -> list[torch.Tensor]:
-        """Return the capsules, and their activations if there are any, as maps."""
+    def compute_mask(self, inputs: Any, previous_mask: Any = None) -> Any:
+        """Return which windows of a sequence have a real step at their center; None where all parents are there."""
+        capsules = inputs[0] if isinstance(inputs, list | tuple) else inputs
+        masks = previous_mask if isinstance(previous_mask, list | tuple) else [previous_mask]
+        if len(capsules.shape) != 4 or self.kernel_size is None or masks[0] is None:
+            return None
+        (steps,) = self.read_shape(keras.tree.map_structure(lambda each: tuple(each.shape), inputs)).parents[1:]
+        made = steps_mask(
+            masks[0], steps or 0, ConvolutionSides(self.window, self.sides["strides"], self.sides["padding"])
+        )
+        return made
+
+    def as_maps(self, inputs: torch.Tensor | list[torch.Tensor], mask: Any = None) -> list[torch.Tensor]:
+        """Return the capsules, and their activations if there are any, as maps; what is not real by the mask is 0."""
+        inputs = without_padding(self, inputs, mask)
         capsules, *activations = inputs if isinstance(inputs, list | tuple) else [inputs]
         if capsules.dim() == 3:
             return [tensor[:, None, None] for tensor in (capsules, *activations)]
+        if capsules.dim() == 4:
+            return [tensor[:, None] for tensor in (capsules, *activations)]
         return [capsules, *activations]
 
     def lay_out(self, parents: torch.Tensor) -> torch.Tensor:
-        """Return parents `(B, P, Q, J, ...)`, or `(B, J, ...)` of a window as large as the map."""
-        return parents[:, 0, 0] if self.kernel_size is None else parents
+        """Return parents `(B, P, Q, J, ...)`, `(B, Q, J, ...)` of a sequence, `(B, J, ...)` of one window."""
+        if self.kernel_size is None:
+            return parents[:, 0, 0]
+        return parents[:, 0] if self.flat else parents
 
     def compute_output_shape(self, input_shape: Any) -> Shape:
         """`(B, H, W, N, D)` gives `(B, P, Q, J, E)`, or `(B, J, E)` where the window is the map."""
         shape = self.read_shape(input_shape)
-        parents = () if self.kernel_size is None else shape.parents
+        parents = () if self.kernel_size is None else shape.parents[self.flat :]
         return (shape.batch, *parents, self.capsules, *([self.dim] if self.dim else []))
 
-    def compute_output_spec(self, inputs: Any, return_ports: bool = False, training: bool | None = None) -> Any:
+    def compute_output_spec(
+        self, inputs: Any, return_ports: bool = False, training: bool | None = None, mask: Any = None
+    ) -> Any:
         """Return symbolic outputs: one, or a map of all ports."""
         shape = self.compute_output_shape(keras.tree.map_structure(lambda tensor: tensor.shape, inputs))
         out = keras.KerasTensor(shape, dtype=self.compute_dtype)
@@ -300,7 +328,7 @@ def _parents(
 
 
 def _warn_of_gaps(layer: WindowLayer, shape: WindowShape) -> None:
-    if any(stride > side for stride, side in zip(as_sides(layer.strides), shape.kernel, strict=True)):
+    if any(stride > side for stride, side in zip(layer.sides["strides"], shape.kernel, strict=True)):
         warnings.warn(
             f"{layer.name}: strides {layer.strides} are larger than the window, {shape.kernel[0]} x {shape.kernel[1]}, "
             "so capsules between the windows are not used",

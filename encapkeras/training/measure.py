@@ -44,9 +44,11 @@ def check_fits(model: keras.Model, info: DatasetInfo) -> None:
         )
     if not model.trainable_weights:
         raise TrainingError(f"'{model.name}' has no trainable weights: there is nothing to train")
-    given, image = tuple(model.inputs[0].shape[1:]), (info.height, info.width, info.channels)
-    if len(given) != 3 or any(size not in (None, has) for size, has in zip(given, image, strict=True)):
-        raise TrainingError(f"'{model.name}' takes inputs of shape {given}; the images of the data set are {image}")
+    given, sample = tuple(model.inputs[0].shape[1:]), info.input_shape
+    if len(given) != len(sample) or any(size not in (None, has) for size, has in zip(given, sample, strict=True)):
+        raise TrainingError(
+            f"'{model.name}' takes inputs of shape {given}; the {info.samples} of the data set are {sample}"
+        )
     scores = tuple(model.outputs[0].shape[1:])
     if scores != (info.classes,):
         raise TrainingError(

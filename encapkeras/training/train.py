@@ -327,7 +327,8 @@ def _train_epochs(run: _Run) -> dict[str, Any]:
 def callbacks_of(run: _Run) -> list[keras.callbacks.Callback]:
     """Make the callbacks of a run in their order; `Resume` is the first, and saves what the others remember."""
     settings, splits, folder = run.spec.train, run.splits, run.folder
-    images = splits.train.batch(0)[0] if connected().is_first else None
+    pictured = splits.info.samples == "images"  # others have no pictures
+    images = splits.train.batch(0)[0] if pictured and connected().is_first else None
     shown = {**main_settings(run.spec), "parameters": parameters(run.model)}
     others = [
         *([] if has_schedule(settings) else [ConstantRate(settings.optimizer.learning_rate)]),
@@ -337,7 +338,9 @@ def callbacks_of(run: _Run) -> list[keras.callbacks.Callback]:
         callbacks.ValidateAverage(),
         run.checkpoints,
         callbacks.MetricsFile(folder.metrics),
-        callbacks.TensorBoard(folder.tensorboard, splits.validation, settings=shown, training_images=images),
+        callbacks.TensorBoard(
+            folder.tensorboard, splits.validation if pictured else None, settings=shown, training_images=images
+        ),
         run.progress,
     ]
     if settings.early_stopping:

@@ -188,7 +188,10 @@ def test_names_are_never_echoed_raw(capsys):
         (["a.yaml", "--dataset", "digit"], "--dataset: no data set is called 'digit'. Did you mean 'digits'?"),
         (["a.yaml", "--dataset", "npz"], "'npz' needs 'path'"),
         (["a.yaml", "--dataset", "npz", "--path", "none.npz"], "none.npz: there is no such file"),
-        (["a.yaml", "--dataset", "digits", "--path", "a.npz"], "--path: 'path' is an argument of data set 'npz'"),
+        (
+            ["a.yaml", "--dataset", "digits", "--path", "a.npz"],
+            "--path: 'path' is an argument of data set 'csv' or 'npz'",
+        ),
         (["a.yaml", "--dataset", "digits", "--image-size", "0"], "--image-size: must be greater than 0; received 0"),
         (["a.yaml", "--dataset", "digits", "--routing", "eb"], "invalid choice: 'eb'"),
         (["a.yaml"], "--dataset"),

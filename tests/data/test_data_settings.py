@@ -127,7 +127,7 @@ def test_settings_that_do_not_go_together(values, text):
             {"dataset": "digits", "path": "a.npz"},
             "path",
             "unknown",
-            "'path' is an argument of data set 'npz', not of 'digits': remove it",
+            "'path' is an argument of data set 'csv' or 'npz', not of 'digits': remove it",
         ),
         (
             {"dataset": "cifar10", "channels": 1},
@@ -276,4 +276,4 @@ def test_a_path_may_be_optional_or_in_a_list(own_registry):
     register_dataset("own")(taking(list[DataPath] | None))
     assert path_arguments("own") == ["root", "files"]
     assert path_arguments("h_imagenet") == ["root", "class_list", "boxes"]
-    assert {"root", "path", "class_list", "boxes", "files"} == set(path_arguments("unknown"))
+    assert {"root", "path", "test_path", "class_list", "boxes", "files"} == set(path_arguments("unknown"))

@@ -1,7 +1,7 @@
 """Calls our functions with the numbers of golden files: one adapter for each method, between its layouts and ours."""
 
 import torch
-from golden import deepcaps_layers, efficient_layers, em_layers, hvc_layers, peer_layers
+from golden import deepcaps_layers, efficient_layers, em_layers, hvc_layers, peer_layers, sequence_layers
 from torch.nn import functional as F
 
 from encapkeras.functional import (
@@ -307,4 +307,5 @@ BY_NAME = {
     "em_class": _em_class_of_gritzman,
     **deepcaps_layers.BY_NAME,
     **efficient_layers.BY_NAME,
+    **sequence_layers.ADAPTERS,
 }

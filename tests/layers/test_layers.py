@@ -22,6 +22,7 @@ from encapkeras.layers import (
     DynamicCapsules,
     EmCapsules,
     ImageToCapsules,
+    InterestCapsules,
     Normalize,
     PrimaryCapsules,
     Squash,
@@ -77,7 +78,11 @@ def test_meta_tensors_give_meta_tensors(case):
     assert tuple(result.shape) == layer.compute_output_shape(with_batch(input_shape))
 
 
-@pytest.mark.parametrize("case", [name for name in CASES if CASES[name][3] and CASES[name][4]])
+# Those that draw numbers have the state of a seed, whole numbers, which torch cannot thaw in Keras' layers either.
+MOVING = [name for name in CASES if CASES[name][3] and CASES[name][4] and CASES[name][0] is not InterestCapsules]
+
+
+@pytest.mark.parametrize("case", MOVING)
 def test_moving_statistics_stay_such_when_torch_thaws_a_layer(case):
     layer, shape = made(case)
     twin = type(layer).from_config(layer.get_config())

@@ -117,7 +117,7 @@ def test_wrong_arguments_are_refused(layer_class, make, message):
 
 
 REFUSED_SHAPES = [
-    ({}, (6, 5, 12), "takes capsules (batch, height, width, types, dim); received shape (None, 6, 5, 12)"),
+    ({}, (12,), "takes capsules (batch, height, width, types, dim), or a sequence"),
     ({}, (6, 5, None, 4), "takes capsules"),
     ({"share_positions": False}, (None, 5, 4, 3), "of known size; received shape (None, None, 5, 4, 3)"),
 ]

@@ -7,12 +7,14 @@ images of `image_folder` and `h_imagenet`.
 from encapkeras.data.readers import (  # noqa: F401  # each registers its data set
     cifar10,
     cifar100,
+    csv,
     digits,
     fashion_mnist,
     h_imagenet,
     image_folder,
     mnist,
     npz,
+    patterns,
     small_norb,
     svhn,
 )

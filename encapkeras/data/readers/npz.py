@@ -1,9 +1,10 @@
-"""The user's own images, in one NumPy .npz file."""
+"""The user's own images or sequences, in one NumPy .npz file."""
 
 from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import math
 import os
 import warnings
@@ -25,6 +26,7 @@ from encapkeras.text import counted, cut
 PARTS = ("train", "test")
 OWN_VALIDATION = "validation"
 NAMES = "class_names"
+KINDS = {"images": "(N, H, W) and (N, H, W, C)", "sequences": "(N, T) and (N, T, F)"}
 LONGEST_HEADER = 2**16  # bytes; NumPy refuses headers of more than 10,000 characters
 LONGEST_LIST = 500  # characters
 
@@ -34,6 +36,10 @@ Header = tuple[tuple[int, ...], np.dtype[Any]]
 @register_dataset("npz")
 class Npz(DatasetReader):
     """The user's own images in a .npz file with `train_images`, `train_labels`, `test_images` and `test_labels`.
+
+    Or sequences: `train_sequences` and `test_sequences`, finite numbers of shape (N, T) or (N, T, F), in place of the
+    images, with `train_lengths` and `test_lengths` where only the first steps of each are real: the others become 0,
+    which a `keras.Masking` masks.
 
     It may have a validation part, `validation_images` and `validation_labels`. Images are uint8, or floats in [0, 1],
     of shape (N, H, W) or (N, H, W, C); labels are whole numbers from 0. With `class_names`, an array of strings, there
@@ -60,14 +66,18 @@ class Npz(DatasetReader):
             info, problems = _described(archive)
             images = {}
             for part in archive.parts:
-                name = f"{part}_images"
-                if name in archive.names and _is_image_type(archive.header(name)[1]):
+                name = f"{part}_{archive.kind}"
+                if name in archive.names and _has_type(archive.kind, archive.header(name)[1]):
                     images[part] = archive.read(name)
-                    problems += _pixel_problems(name, images[part])
+                    check = _pixel_problems if archive.kind == "images" else _number_problems
+                    problems += check(name, images[part])
+            if archive.kind == "sequences" and not problems:
+                images = {part: _without_padding(archive, part, steps, problems) for part, steps in images.items()}
             if info is None or problems:
                 raise listed_error(f"{self.path} cannot be used as a data set", problems)
             labels = {part: archive.read(f"{part}_labels").astype(np.int64) for part in archive.parts}
-        shaped = {part: _with_channels(array) for part, array in images.items()}
+        shape = _with_channels if archive.kind == "images" else _with_features
+        shaped = {part: shape(array) for part, array in images.items()}
         own = shaped.get(OWN_VALIDATION), labels.get(OWN_VALIDATION)
         return ImageArrays(shaped["train"], labels["train"], shaped["test"], labels["test"], *own)
 
@@ -86,6 +96,7 @@ class _Archive:
             self._close = stack.pop_all().close
         members = [name for name in self._zip.namelist() if not any(map(is_hidden, name.split("/")))]
         self.names = {name.removesuffix(".npy") for name in members if name.endswith(".npy")}
+        self.kind = "sequences" if any(name.endswith("_sequences") for name in self.names) else "images"
         own = any(name.startswith(f"{OWN_VALIDATION}_") for name in self.names)
         self.parts = (*PARTS, OWN_VALIDATION) if own else PARTS
 
@@ -153,42 +164,51 @@ def array_header(file: IO[bytes], size: int) -> Header:
 
 def _described(archive: _Archive) -> tuple[DatasetInfo | None, list[str]]:
     """Return the description, None if it cannot be known, and all that is wrong apart from pixels."""
-    needed, known = _arrays(archive.parts), {*_arrays((*PARTS, OWN_VALIDATION)), NAMES}
+    kind, everywhere = archive.kind, (*PARTS, OWN_VALIDATION)
+    needed, known = _arrays(archive.parts, kind, "labels"), {*_arrays(everywhere, kind, "labels"), NAMES}
+    lengths = _arrays(everywhere, "lengths") if kind == "sequences" else ()
+    known |= set(lengths)
     there = cut(", ".join(sorted(archive.names)) or "nothing", LONGEST_LIST)
     problems = [f"{name}: missing; the file holds {there}" for name in needed if name not in archive.names]
     problems += [
         f"{name}: not an array of this format. {suggest(name, known) if place < MOST_LISTED else ''}"
         for place, name in enumerate(sorted(archive.names - known))
     ]
-    headers = {name: archive.header(name) for name in needed if name in archive.names}
+    headers = {name: archive.header(name) for name in (*needed, *lengths) if name in archive.names}
     for name, header in headers.items():
-        problems += _image_problems(name, *header) if name.endswith("images") else _label_problems(name, *header)
-    problems += [*_length_problems(archive.parts, headers), *_size_problems(headers)]
+        of_samples = name.endswith(kind)
+        problems += _sample_problems(name, kind, *header) if of_samples else _label_problems(name, *header)
+    problems += [*_length_problems(archive.parts, kind, headers), *_size_problems(kind, headers)]
     class_names, name_problems = _class_names(archive)
     value_problems, classes = _labels_and_classes(archive, headers, class_names)
     problems += name_problems + value_problems
     if problems or not classes:
         return None, problems
-    count, height, width, *rest = headers["train_images"][0]
+    count, *size = headers[f"train_{kind}"][0]
+    height, width, *rest = size if kind == "images" else (1, *size)
     names = class_names or tuple(map(str, range(classes)))
-    validation = headers[f"{OWN_VALIDATION}_images"][0][0] if OWN_VALIDATION in archive.parts else None
-    return DatasetInfo(height, width, rest[0] if rest else 1, classes, names, count, validation), []
+    validation = headers[f"{OWN_VALIDATION}_{kind}"][0][0] if OWN_VALIDATION in archive.parts else None
+    channels = rest[0] if rest else 1
+    samples: Any = kind
+    return DatasetInfo(height, width, channels, classes, names, count, validation, samples), []
 
 
-def _arrays(parts: Iterable[str]) -> tuple[str, ...]:
-    return tuple(f"{part}_{what}" for part in parts for what in ("images", "labels"))
+def _arrays(parts: Iterable[str], *kinds: str) -> tuple[str, ...]:
+    return tuple(f"{part}_{what}" for part in parts for what in kinds)
 
 
-def _is_image_type(dtype: np.dtype[Any]) -> bool:
-    return dtype == np.uint8 or dtype.kind == "f"
+def _has_type(kind: str, dtype: np.dtype[Any]) -> bool:
+    return dtype == np.uint8 or dtype.kind == "f" or (kind == "sequences" and dtype.kind in "iu")
 
 
-def _image_problems(name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> list[str]:
+def _sample_problems(name: str, kind: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> list[str]:
     problems = []
-    if not _is_image_type(dtype):
-        problems.append(f"{name}: pixels are {dtype}; allowed are uint8, or floats in [0, 1]")
-    if len(shape) not in (3, 4):
-        problems.append(f"{name}: has shape {shape}; allowed are (N, H, W) and (N, H, W, C)")
+    if not _has_type(kind, dtype):
+        allowed = "pixels are {}; allowed are uint8, or floats in [0, 1]" if kind == "images" else "is {}, not numbers"
+        problems.append(f"{name}: {allowed.format(dtype)}")
+    axes = (3, 4) if kind == "images" else (2, 3)
+    if len(shape) not in axes:
+        problems.append(f"{name}: has shape {shape}; allowed are {KINDS[kind]}")
     elif 0 in shape:
         problems.append(f"{name}: is empty, its shape is {shape}")
     return problems
@@ -197,33 +217,35 @@ def _image_problems(name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> 
 def _label_problems(name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> list[str]:
     problems = []
     if dtype.kind not in "iu":
-        problems.append(f"{name}: labels are {dtype}; they must be integers, for example int64")
+        problems.append(f"{name}: {name.partition('_')[2]} are {dtype}; they must be integers, for example int64")
     if len(shape) != 1:
-        problems.append(f"{name}: has shape {shape}; it must be (N,), one class index for each image")
+        what = "class index for each image" if name.endswith("labels") else "number of real steps for each sequence"
+        problems.append(f"{name}: has shape {shape}; it must be (N,), one {what}")
     elif shape[0] == 0:
         problems.append(f"{name}: is empty")
     return problems
 
 
-def _length_problems(parts: Iterable[str], headers: dict[str, Header]) -> list[str]:
+def _length_problems(parts: Iterable[str], kind: str, headers: dict[str, Header]) -> list[str]:
     problems = []
-    for part in parts:
-        images, labels = (headers.get(f"{part}_{what}", ((), None))[0] for what in ("images", "labels"))
+    for part, what in itertools.product(parts, ("labels", "lengths")):
+        images, labels = (headers.get(f"{part}_{each}", ((), None))[0] for each in (kind, what))
         if images and labels and images[0] != labels[0]:
-            problems.append(f"{part}_labels: has {labels[0]} entries, {part}_images has {images[0]}")
+            problems.append(f"{part}_{what}: has {labels[0]} entries, {part}_{kind} has {images[0]}")
     return problems
 
 
-def _size_problems(headers: dict[str, Header]) -> list[str]:
-    """Return which images have another height, width or channels than those of the training part."""
+def _size_problems(kind: str, headers: dict[str, Header]) -> list[str]:
+    """Return which samples have another size than those of the training part."""
+    axes, letters = (4, "(H, W, C)") if kind == "images" else (3, "(T, F)")
     sizes = {
-        name: shape[1:] if len(shape) == 4 else (*shape[1:], 1)
+        name: shape[1:] if len(shape) == axes else (*shape[1:], 1)
         for name, (shape, _) in headers.items()
-        if name.endswith("images") and len(shape) in (3, 4) and 0 not in shape
+        if name.endswith(kind) and len(shape) in (axes - 1, axes) and 0 not in shape
     }
-    train = sizes.get("train_images")
+    train = sizes.get(f"train_{kind}")
     return [
-        f"{name}: images are {size} (H, W, C), those of train_images {train}"
+        f"{name}: {kind} are {size} {letters}, those of train_{kind} {train}"
         for name, size in sizes.items()
         if train and size != train
     ]
@@ -285,6 +307,35 @@ def _pixel_problems(name: str, images: Array) -> list[str]:
         hint = "; divide by 255, or save the images as uint8" if 1 < high <= 255 and low >= 0 else ""
         return [f"{name}: float pixels must be in [0, 1], these range from {low:g} to {high:g}{hint}"]
     return []
+
+
+def _number_problems(name: str, sequences: Array) -> list[str]:
+    wrong = ~np.isfinite(sequences)
+    if not wrong.any():
+        return []
+    first = tuple(int(index) for index in np.argwhere(wrong)[0])
+    return [f"{name}: {counted(int(wrong.sum()), 'number')} not finite (NaN or infinite), the first at index {first}"]
+
+
+def _without_padding(archive: _Archive, part: str, sequences: Array, problems: list[str]) -> Array:
+    """Return sequences whose steps behind their lengths are 0; add what is wrong with the lengths."""
+    name = f"{part}_lengths"
+    if name not in archive.names:
+        return sequences
+    lengths, steps = archive.read(name), sequences.shape[1]
+    outside = np.flatnonzero((lengths < 1) | (lengths > steps))
+    if len(outside):
+        text = f"{counted(len(outside), 'length')} outside 1..{steps}, the first is {lengths[outside[0]]} at index"
+        problems.append(f"{name}: {text} {outside[0]}")
+        return sequences
+    real = np.arange(steps) < lengths[:, np.newaxis]
+    return np.where(real[..., np.newaxis] if sequences.ndim == 3 else real, sequences, 0)
+
+
+def _with_features(sequences: Array) -> Array:
+    """Return sequences as images of height 1."""
+    steps = sequences if sequences.ndim == 3 else sequences[..., np.newaxis]
+    return np.ascontiguousarray(steps[:, np.newaxis], dtype=np.float32)
 
 
 def _with_channels(images: Array) -> Array:

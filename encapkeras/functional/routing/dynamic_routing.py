@@ -21,7 +21,12 @@ from encapkeras.errors import ArgumentError
 from encapkeras.functional.routing.attention import LOG2_E, attend_over_inputs, attend_over_outputs
 from encapkeras.functional.routing.deferred_weight_gradient import Moments, route
 from encapkeras.functional.routing.own_matrices import route_own_matrices
-from encapkeras.functional.routing.routing_inputs import check_coefficients, check_output_bias, check_routing
+from encapkeras.functional.routing.routing_inputs import (
+    check_capsule_mask,
+    check_coefficients,
+    check_output_bias,
+    check_routing,
+)
 from encapkeras.functional.routing.vote_moments import VoteMoments, sums_by_type, with_bias
 from encapkeras.functional.squash import SquashOptions, squash
 from encapkeras.functional.torch_support.fake_tensors import is_traced
@@ -43,6 +48,7 @@ def dynamic_routing(
     coefficients: torch.Tensor | None = None,
     output_bias: torch.Tensor | None = None,
     squash_options: SquashOptions = _PAPER,
+    mask: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Route capsules by agreement: outputs are squashed means of the votes that agree with them.
 
@@ -60,9 +66,12 @@ def dynamic_routing(
         softmax_over: `inputs`: the coefficients of an output capsule sum to 1 (Li et al. 2018, code); `outputs`: those
             of an input capsule do (Sabour et al. 2017).
         coefficients: Fixed c, `(N, J)`, the same for all positions of a type, in place of the softmax: there is one
-            iteration. The first one of the softmax has `1 / J` over `outputs`, `1 / (N P)` over `inputs`.
+            iteration. The first one of the softmax has `1 / J` over `outputs`, `1 / (N P)` over `inputs`. With a mask,
+            those over `inputs` are multiplied by N P over the number of real capsules.
         output_bias: Added to the sums of votes of each output, `(J, E)`.
         squash_options: The squash of each iteration, as `squash` takes it.
+        mask: True where a capsule is real, `(B, P, N)`; the others, such as padded steps, have coefficients 0. Where
+            none is real, sums of votes are 0.
 
     Returns:
         Capsules `(B, J, E)` of lengths below 1, in the type of `capsules`.
@@ -82,25 +91,46 @@ def dynamic_routing(
     if coefficients is not None:
         check_coefficients(coefficients, (weight.shape[0], weight.shape[1]))
     check_output_bias(output_bias, weight)
+    check_capsule_mask(mask, capsules)
+    # Of own matrices, a softmax over the inputs counts all of them.
+    own = capsules.shape[1] == 1 and coefficients is None and (mask is None or softmax_over == "outputs")
     with full_precision(capsules) as wide:
         added_JE = None if output_bias is None else wide(output_bias)
-        if capsules.shape[1] == 1 and coefficients is None and not is_traced():
-            child_MND, matrix_NJED = wide(capsules).squeeze(1), wide(weight)
-            if bias is not None:
-                child_MND = F.pad(child_MND, (0, 1), value=1.0)
-                matrix_NJED = torch.cat([matrix_NJED, wide(bias).unsqueeze(3)], 3)
+        if own and not is_traced():
+            children = _with_constant(wide(capsules).squeeze(1), bias, None if mask is None else mask.squeeze(1))
+            matrices = wide(weight) if bias is None else torch.cat([wide(bias).unsqueeze(3), wide(weight)], 3)
             out_MJE = route_own_matrices(
-                child_MND, matrix_NJED, added_JE, iterations=iterations, axis=softmax_over, options=squash_options
+                children, matrices, added_JE, iterations=iterations, axis=softmax_over, options=squash_options
             )
             return out_MJE.to(capsules.dtype)
         vote_JNCE = with_bias(wide(weight), None if bias is None else wide(bias))
-        component_BNCP = F.pad(wide(capsules), (1, 0), value=1.0).permute(0, 2, 3, 1).contiguous()
+        component_BPNC = _with_constant(wide(capsules), 1, mask)
+        if mask is not None and coefficients is not None and softmax_over == "inputs":
+            real_B111 = mask.sum((1, 2)).clamp_min(1).to(component_BPNC)[:, None, None, None]
+            component_BPNC = component_BPNC * (mask[0].numel() / real_B111)
+        component_BNCP = component_BPNC.permute(0, 2, 3, 1).contiguous()
         routing = functools.partial(
-            _iterate, outputs=weight.shape[1], iterations=iterations, axis=softmax_over, options=squash_options
+            _iterate,
+            outputs=weight.shape[1],
+            iterations=iterations,
+            axis=softmax_over,
+            options=squash_options,
+            masked=mask is not None,
         )
         fixed_NJ = None if coefficients is None else wide(coefficients)
         (out_JBE,) = route(VoteMoments, routing, vote_JNCE, component_BNCP, fixed_NJ, added_JE)
         return out_JBE.transpose(0, 1).to(capsules.dtype)
+
+
+def _with_constant(capsules: torch.Tensor, constant: object, mask: torch.Tensor | None) -> torch.Tensor:
+    """Put a 1 before the components, if there is a constant; set those of capsules that are not real to 0.
+
+    Their votes are 0 then, biases included, and they add nothing to the sums and to the denominator, which the 1
+    gathers. Their logits are 0 too. Of an output, the largest logit of a real capsule is at least that: the logarithm
+    of the sum of their exponentials rises with each iteration. So no denominator is too small for a float.
+    """
+    components = capsules if constant is None else F.pad(capsules, (1, 0), value=1.0)
+    return components if mask is None else components.masked_fill(~mask.bool().unsqueeze(-1), 0)
 
 
 def _iterate(
@@ -113,6 +143,7 @@ def _iterate(
     iterations: int,
     axis: SoftmaxAxis,
     options: SquashOptions,
+    masked: bool,
 ) -> tuple[torch.Tensor]:
     batch, types, components, _ = component_BNCP.shape
     key_GCP = component_BNCP.flatten(0, 1)
@@ -127,6 +158,8 @@ def _iterate(
     agreement_JBE: torch.Tensor | float = 0.0
     for iteration in range(iterations):
         routed_JBE, amount_JB1 = moments.contract(gathered_JBX)
+        if masked:
+            amount_JB1 = torch.where(amount_JB1 > 0, amount_JB1, 1)
         out_JBE = squashed(routed_JBE / amount_JB1 if axis == "inputs" else routed_JBE)
         if iteration < iterations - 1:
             agreement_JBE = agreement_JBE + out_JBE

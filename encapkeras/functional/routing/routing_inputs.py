@@ -103,6 +103,33 @@ def check_activations(activations_BHWN: torch.Tensor, capsules_BHWND: torch.Tens
         )
 
 
+def check_sequence(sequence_BLD: torch.Tensor) -> None:
+    """Check that there is at least one step in each sequence."""
+    shape = tuple(sequence_BLD.shape)
+    if len(shape) != 3 or 0 in shape[1:]:
+        raise ShapeError(f"sequence must be (batch, steps, dim), none but the batch 0; received {shape}")
+
+
+def check_step_mask(mask_BL: torch.Tensor | None, sequence_BLD: torch.Tensor) -> None:
+    """Check that there is one entry of the mask for each step."""
+    expected = tuple(sequence_BLD.shape[:2])
+    if mask_BL is not None and tuple(mask_BL.shape) != expected:
+        raise ShapeError(
+            f"mask must be (batch, steps) = {expected}, as the sequence is {tuple(sequence_BLD.shape)}; received "
+            f"{tuple(mask_BL.shape)}"
+        )
+
+
+def check_capsule_mask(mask_BPN: torch.Tensor | None, capsules_BPND: torch.Tensor) -> None:
+    """Check that there is one entry of the mask for each capsule."""
+    expected = tuple(capsules_BPND.shape[:3])
+    if mask_BPN is not None and tuple(mask_BPN.shape) != expected:
+        raise ShapeError(
+            f"mask must be (batch, positions, types) = {expected}, as capsules are {tuple(capsules_BPND.shape)}; "
+            f"received {tuple(mask_BPN.shape)}"
+        )
+
+
 def check_competition(competition: str, *, by_position: bool = False) -> None:
     """Check which parents compete for a child; if each position has its own matrices, those of one position alone."""
     if competition not in ("position", "child"):

@@ -78,6 +78,7 @@ def window_em_routing(
     window: Side | None = None,
     coefficients: torch.Tensor | None = None,
     offsets: torch.Tensor | None = None,
+    count: torch.Tensor | None = None,
     options: EmOptions = _DEFAULTS,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Route capsules by EM, each parent with the children in its window: parents are Gaussians of the votes.
@@ -106,6 +107,8 @@ def window_em_routing(
             with the last iteration's lambda. With competition `child` each is divided by the number of windows that
             hold the child.
         offsets: Added to all votes from an offset of the window, `(K_h, K_w, E)`: such as the coordinates of a child.
+        count: Number of real children of each sample, `(B,)`, where the others are padding, with activation 0: what
+            `normalize_cost` divides by.
         options: Details in which published variants differ.
 
     Returns:
@@ -128,7 +131,7 @@ def window_em_routing(
     _check_options(options)
     if has_positions(weight):
         named: dict[str, Any] = {"iterations": iterations, "competition": competition, "pose": pose, "options": options}
-        own: dict[str, Any] = {"window": window, "coefficients": coefficients, "offsets": offsets}
+        own: dict[str, Any] = {"window": window, "coefficients": coefficients, "offsets": offsets, "count": count}
         route = functools.partial(window_em_routing, beta_v=beta_v, beta_a=beta_a, **named, **own)
         windows: dict[str, Any] = {"strides": strides, "padding": padding, "window": window}
         return route_positions(route, [capsules, activations], {"weight": weight}, **windows)
@@ -146,7 +149,9 @@ def window_em_routing(
         for iteration in steps:
             found = gaussian(sums, center_BPQAJC, options.epsilon)
             found = found._replace(variance_MAJC=found.variance_MAJC + options.epsilon)
-            chance_BPQJ, log_deviation_BPQJ = _chance(votes.votes, found, sums.amount_MJ, betas, iteration, options)
+            chance_BPQJ, log_deviation_BPQJ = _chance(
+                votes.votes, found, sums.amount_MJ, betas, iteration, options, count
+            )
             if iteration < steps[-1]:
                 prior_BPQJ = _log_sigmoid(chance_BPQJ, options.activation_floor) - log_deviation_BPQJ
                 density = Density(prior_BPQJ, found.mean_MAJC, -0.5 / found.variance_MAJC)
@@ -185,12 +190,16 @@ def _chance(
     betas: tuple[torch.Tensor, torch.Tensor],
     iteration: int,
     options: EmOptions,
+    count: torch.Tensor | None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the logits of the activations, and the sums of the log deviations."""
     log_deviation_BPQJ = found.variance_MAJC.log().sum((-3, -1)) / 2
     cost_BPQJ = (votes.dim * betas[0] + log_deviation_BPQJ) * amount_BPQJ
     if options.normalize_cost:
-        cost_BPQJ = cost_BPQJ * (100 * votes.outputs / (votes.windows.count * votes.capsules.shape[3]))
+        children: int | torch.Tensor = votes.windows.count * votes.capsules.shape[3]
+        if count is not None:
+            children = count.clamp_min(1).to(cost_BPQJ)[:, None, None, None]
+        cost_BPQJ = cost_BPQJ * (100 * votes.outputs / children)
     inverse_temperature = options.final_lambda * (1 - 0.95 ** (iteration + 1))
     return inverse_temperature * (betas[1] - cost_BPQJ), log_deviation_BPQJ
 
