@@ -13,10 +13,12 @@ import pytest
 import scipy.io
 import torch
 from support.dataset_files import (
+    NORB_TOYS,
     as_cifar_rows,
     cycling_labels,
     idx_bytes,
     norb_bytes,
+    norb_info,
     python2_pickle,
     random_images,
     write_cifar_files,
@@ -308,6 +310,90 @@ def test_impossible_categories_of_small_norb(tmp_path):
     [path] = tmp_path.glob("*training-cat.mat")
     path.write_bytes(norb_bytes(np.array([0, 1, 2, 3, 4, 5, 0, 0, 0, 0], np.int32)))
     assert "training labels: 1 label outside 0..4, the first is 5 at index 5" in error_of("small_norb", tmp_path)
+
+
+AZIMUTHS, ELEVATIONS = (0, 2, 4, 30, 32, 34), (0, 1, 2)
+
+
+@pytest.mark.parametrize("gzipped", [True, False])
+@pytest.mark.parametrize(
+    ("split", "column", "familiar"),
+    [
+        ("novel_azimuths", 2, AZIMUTHS),
+        ("familiar_azimuths", 2, AZIMUTHS),
+        ("novel_elevations", 1, ELEVATIONS),
+        ("familiar_elevations", 1, ELEVATIONS),
+    ],
+)
+def test_small_norb_by_viewpoint(tmp_path, split, column, familiar, gzipped):
+    written = write_norb_files(tmp_path, count=60, gzipped=gzipped)
+    arrays = DATASETS["small_norb"].target(root=str(tmp_path), split=split).read()
+    for part, images, labels in [
+        ("training", arrays.train_images, arrays.train_labels),
+        ("testing", arrays.test_images, arrays.test_labels),
+    ]:
+        chosen = np.isin(norb_info(60, NORB_TOYS[part])[:, column], familiar)
+        if part == "testing" and split.startswith("novel"):
+            chosen = ~chosen
+        assert 0 < chosen.sum() < 60
+        assert np.array_equal(images[..., 0], written[part][0][chosen, 0])
+        assert np.array_equal(labels, written[part][1][chosen])
+    assert describe(DataSettings(dataset="small_norb", split=split)).train_images == 8_100
+
+
+def test_small_norb_needs_its_info_files_only_for_viewpoints(tmp_path):
+    write_norb_files(tmp_path)
+    for path in tmp_path.glob("*-info.mat"):
+        path.unlink()
+    assert len(read("small_norb", tmp_path).train_labels) == 10
+    with pytest.raises(DataError, match=r"smallnorb-5x46789x9x18x6x2x96x96-training-info\.mat"):
+        DATASETS["small_norb"].target(root=str(tmp_path), split="novel_azimuths").read()
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "text"),
+    [
+        (0, 10, "the instance of image 3 is 10; it must be 0..9"),
+        (1, -1, "the elevation of image 3 is -1; it must be 0..8"),
+        (2, 7, "the azimuth of image 3 is 7; it must be 0..34, even"),
+        (3, 6, "the lighting of image 3 is 6; it must be 0..5"),
+        (None, None, "holds int32 (10, 3) instead of int32 (10, 4)"),
+    ],
+)
+def test_impossible_viewpoints_of_small_norb(tmp_path, column, value, text):
+    write_norb_files(tmp_path)
+    info = norb_info(10, NORB_TOYS["testing"])
+    if column is None:
+        info = np.ascontiguousarray(info[:, :3])
+    else:
+        info[3, column] = value
+    [path] = tmp_path.glob("*testing-info.mat")
+    path.write_bytes(norb_bytes(info))
+    with pytest.raises(DataError) as caught:
+        DATASETS["small_norb"].target(root=str(tmp_path), split="familiar_elevations").read()
+    assert f"{path} cannot be read as a file of data set" in str(caught.value)
+    assert text in str(caught.value)
+
+
+@pytest.mark.parametrize("split", ["instances", "familiar_azimuths"])
+def test_a_test_image_of_small_norb_that_is_a_training_image(tmp_path, split):
+    written = write_norb_files(tmp_path, count=30)
+    pairs = written["testing"][0].copy()
+    pairs[20] = written["training"][0][2]  # azimuths 4 and 4
+    [path] = tmp_path.glob("*testing-dat.mat")
+    path.write_bytes(norb_bytes(pairs))
+    with pytest.raises(DataError, match="1 test image among the training images: test image 20 is training image 2"):
+        DATASETS["small_norb"].target(root=str(tmp_path), split=split).read()
+
+
+def test_toys_of_small_norb_that_are_in_both_parts(tmp_path):
+    write_norb_files(tmp_path, count=30)
+    [path] = tmp_path.glob("*testing-info.mat")
+    path.write_bytes(norb_bytes(norb_info(30, (0, 9, 1, 2, 3))))
+    with pytest.raises(
+        DataError, match="5 toys in both training and test images, the first is instance 9 of class animal"
+    ):
+        DATASETS["small_norb"].target(root=str(tmp_path), split="novel_elevations").read()
 
 
 def test_small_norb_has_to_be_got_by_hand(tmp_path):

@@ -141,11 +141,21 @@ def write_image_folder(
     return root
 
 
+NORB_TOYS = {"training": (4, 6, 7, 8, 9), "testing": (0, 1, 2, 3, 5)}
+
+
 def norb_bytes(array: np.ndarray) -> bytes:
     """The format of NORB: type, axes, at least three lengths, values; lowest byte first."""
     magic = {"uint8": 0x1E3D4C55, "int32": 0x1E3D4C54}[str(array.dtype)]
     lengths = [*array.shape, *[1] * (3 - array.ndim)]
     return struct.pack(f"<{2 + len(lengths)}I", magic, array.ndim, *lengths) + array.tobytes()
+
+
+def norb_info(count: int, toys: tuple[int, ...]) -> np.ndarray:
+    """Toy, elevation, azimuth and lighting of pairs whose classes are `cycling_labels(count, 5)`."""
+    numbers = np.arange(count)
+    toy = np.array(toys)[numbers // 5 % len(toys)]
+    return np.stack([toy, numbers % 9, 2 * (numbers % 18), numbers % 6], axis=1).astype(np.int32)
 
 
 def write_norb_files(
@@ -157,7 +167,7 @@ def write_norb_files(
     parts = {"5x46789x9x18x6x2x96x96-training": 1, "5x01235x9x18x6x2x96x96-testing": 2}
     for part, seed in parts.items():
         pairs, labels = random_images(count, 2, 96, 96, seed=seed), cycling_labels(count, 5).astype(np.int32)
-        info = np.zeros((count, 4), np.int32)
+        info = norb_info(count, NORB_TOYS[part.rpartition("-")[2]])
         for content, array in {"dat": pairs, "cat": labels, "info": info}.items():
             name, data = f"smallnorb-{part}-{content}.mat", norb_bytes(array)
             if gzipped:
