@@ -152,7 +152,7 @@ class DataSettings(Settings):
     image_size: PositiveInt | None = Field(
         default=None,
         description="Height and width in pixels of the images that the network takes. null: 32 for the built-in data "
-        "sets, 64 for image_folder, 128 for h_imagenet, the arrays' own size for npz.",
+        "sets, 40 for affnist, 64 for image_folder, 128 for h_imagenet, the arrays' own size for npz.",
     )
     augment: AugmentSettings | None = Field(
         default=None, description="Random changes of the training images; null for none."

@@ -1,5 +1,6 @@
 """Files of the genuine formats, read through the public entry; and what a damaged one says."""
 
+import contextlib
 import dataclasses
 import gzip
 import pickle
@@ -12,8 +13,11 @@ import numpy as np
 import pytest
 import scipy.io
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from support.dataset_files import (
     NORB_TOYS,
+    affnist_structure,
     as_cifar_rows,
     cycling_labels,
     idx_bytes,
@@ -21,6 +25,7 @@ from support.dataset_files import (
     norb_info,
     python2_pickle,
     random_images,
+    write_affnist_files,
     write_cifar_files,
     write_idx_files,
     write_norb_files,
@@ -90,6 +95,100 @@ def test_svhn_files(tmp_path):
     assert np.array_equal(arrays.train_labels, written["train"][1])
     assert np.array_equal(arrays.test_images, written["test"][0])
     assert arrays.test_labels.min() == 0
+
+
+@pytest.mark.parametrize("subfolder", ["affNIST", ""])
+@pytest.mark.parametrize("training_files", [0, 1, 3])
+def test_affnist_files(tmp_path, subfolder, training_files):
+    test, *training = write_affnist_files(tmp_path / subfolder, training_files=training_files).values()
+    arrays = DATASETS["affnist"].target(root=str(tmp_path), training_files=training_files).read()
+    assert np.array_equal(arrays.test_images[..., 0], test[0])
+    assert np.array_equal(arrays.test_labels, test[1])
+    assert np.array_equal(arrays.train_images[..., 0], np.concatenate([images for images, _ in training]))
+    assert np.array_equal(arrays.train_labels, np.concatenate([labels for _, labels in training]))
+    info = describe(DataSettings(dataset="affnist", training_files=training_files))
+    assert info.train_images == 60_000 * max(training_files, 1)
+    splits = load(DataSettings(dataset="affnist", root=str(tmp_path), training_files=training_files), seed=0)
+    assert splits.train.batch(0)[0].shape[1:] == (40, 40, 1) == (info.height, info.width, info.channels)
+
+
+@pytest.mark.parametrize("compressed", [True, False])
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"label_int": np.arange(10.0)[np.newaxis]}, ""),  # as MATLAB's own numbers
+        ({"label_int": np.arange(10)[:, np.newaxis]}, ""),
+        ({"image": None}, "does not hold a structure affNISTdata with the fields image and label_int"),
+        ({"label_int": None}, "does not hold a structure affNISTdata with the fields image and label_int"),
+        ({"image": np.zeros((10, 1600), np.uint8)}, "image is uint8 (10, 1600); it must be uint8 (1600, N)"),
+        ({"image": np.zeros((40, 40, 10), np.uint8)}, "image is uint8 (40, 40, 10)"),
+        ({"image": np.zeros((784, 10), np.uint8)}, "image is uint8 (784, 10)"),
+        ({"image": np.zeros((1600, 10))}, "image is float64 (1600, 10)"),
+        ({"image": {"a": 1}}, "something else than arrays of real numbers"),
+        ({"label_int": np.zeros((1, 9))}, "label_int is float64 (1, 9); it must be whole numbers (1, 10)"),
+        ({"label_int": np.full((1, 10), 0.5)}, "label_int is float64 (1, 10); it must be whole numbers"),
+        ({"label_int": np.full((1, 10), np.inf)}, "label_int is float64 (1, 10); it must be whole numbers"),
+        ({"label_int": np.full((1, 10), 10)}, "test labels: 10 labels outside 0..9, the first is 10"),
+    ],
+)
+def test_an_affnist_file_with_other_fields(tmp_path, changes, text, compressed):
+    [images, labels], _ = write_affnist_files(tmp_path).values()
+    fields = {name: value for name, value in (affnist_structure(images, labels) | changes).items() if value is not None}
+    path = tmp_path / "transformed" / "test.mat"
+    scipy.io.savemat(path, {"other": 1.0, "affNISTdata": fields}, do_compression=compressed, long_field_names=True)
+    if not text:
+        assert read("affnist", tmp_path).test_labels.tolist() == list(range(10))
+        return
+    message = error_of("affnist", tmp_path)
+    assert text in message
+    assert str(path) in message or "test labels" in message
+
+
+@pytest.mark.parametrize("content", [{"affNISTdata": np.zeros((1600, 10))}, {"image": np.zeros((1600, 10))}])
+def test_an_affnist_file_without_the_structure(tmp_path, content):
+    write_affnist_files(tmp_path)
+    scipy.io.savemat(tmp_path / "transformed" / "test.mat", content)
+    assert "structure" in error_of("affnist", tmp_path)
+
+
+def test_an_affnist_file_with_several_structures(tmp_path):
+    [images, labels], _ = write_affnist_files(tmp_path).values()
+    records = np.zeros((1, 2), [("image", object), ("label_int", object)])
+    for place in (0, 1):
+        records[0, place] = (images.reshape(10, -1).T, labels[np.newaxis])
+    scipy.io.savemat(tmp_path / "transformed" / "test.mat", {"affNISTdata": records})
+    assert "something else than one structure with names of fields" in error_of("affnist", tmp_path)
+
+
+@pytest.mark.parametrize("kept", [0, 50, 130, 300, 2000, -1])
+def test_a_truncated_affnist_file(tmp_path, kept):
+    write_affnist_files(tmp_path)
+    path = tmp_path / "just_centered" / "training_and_validation.mat"
+    path.write_bytes(path.read_bytes()[:kept])
+    assert error_of("affnist", tmp_path).startswith(f"{path} cannot be read as a file of data set ")
+
+
+@given(place=st.integers(128, 1200), value=st.integers(0, 255))
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_an_affnist_file_with_a_wrong_byte_is_read_or_named(tmp_path, place, value):
+    path = tmp_path / "transformed" / "test.mat"
+    if not path.exists():
+        write_affnist_files(tmp_path)
+    images, labels = random_images(10, 40, 40), cycling_labels(10)
+    fields = {"label_int": labels[np.newaxis], "image": images.reshape(10, -1).T}
+    scipy.io.savemat(path, {"affNISTdata": fields})
+    data = bytearray(path.read_bytes())
+    data[place] = value
+    path.write_bytes(data)
+    with contextlib.suppress(DataError):
+        assert len(read("affnist", tmp_path).test_labels) == 10
+
+
+def test_affnist_has_to_be_got_by_hand(tmp_path):
+    message = error_of("affnist", tmp_path)
+    assert "'affnist' are not on this machine, and there is no download for them" in message
+    assert "just_centered/training_and_validation.mat" in message
+    assert "https://www.cs.toronto.edu/~tijmen/affNIST/32x/" in message
 
 
 @pytest.mark.parametrize("name", ["mnist", "fashion_mnist", "cifar10", "cifar100", "svhn"])

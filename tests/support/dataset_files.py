@@ -1,4 +1,4 @@
-"""Writes small data sets in the genuine file formats of MNIST, CIFAR, SVHN, small NORB, ImageNet and of folders."""
+"""Writes small data sets in the genuine formats of MNIST, affNIST, CIFAR, SVHN, small NORB, ImageNet and of folders."""
 
 from __future__ import annotations
 
@@ -104,6 +104,40 @@ def write_svhn_files(
             folder / f"{name}_32x32.mat", {"X": images.transpose(1, 2, 3, 0), "y": stored}, do_compression=True
         )
         written[name] = images, digits
+    return written
+
+
+def affnist_structure(images: np.ndarray, labels: np.ndarray) -> dict[str, object]:
+    """The fields of affNIST's structure, in their order: of each image a column; the last two are structures too."""
+    count = len(images)
+    return {
+        "affine_transformation_matrix": np.ones((6, count)),
+        "affine_transformation_matrix_inverse": np.ones((6, count)),
+        "image": images.reshape(count, -1).T,
+        "index": np.arange(1, count + 1, dtype=np.uint32)[np.newaxis],
+        "label_one_of_n": np.eye(10, dtype=np.uint8)[:, labels],
+        "label_int": labels.astype(np.uint8)[np.newaxis],
+        "human_readable_transformation": {"rotation": np.zeros((1, count)), "shearing": np.zeros((1, count))},
+        "original_id": np.array([["a", "b"]], object),
+    }
+
+
+def write_affnist_files(
+    folder: Path, *, train: int = 20, test: int = 10, training_files: int = 0
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """The files of affNIST: centered training digits, or some files of transformed ones, and the transformed test."""
+    batches = [f"transformed/training_and_validation_batches/{number}.mat" for number in range(1, training_files + 1)]
+    names = ["transformed/test.mat", *(batches or ["just_centered/training_and_validation.mat"])]
+    written = {}
+    for seed, name in enumerate(names):
+        count = train if seed else test
+        images, labels = random_images(count, 40, 40, seed=seed), (cycling_labels(count) + seed) % 10
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        scipy.io.savemat(
+            path, {"affNISTdata": affnist_structure(images, labels)}, do_compression=True, long_field_names=True
+        )
+        written[name] = images, labels
     return written
 
 
