@@ -96,8 +96,9 @@ def prepared_image(model: keras.Model, path: str | os.PathLike[str]) -> Tensor:
         )
     names = classifier.class_names
     info = DatasetInfo(height, width, channels, len(names), names)
-    augment = (classifier.model.spec.get("data") or {}).get("augment") or {}
-    return prepare(read_image(path, channels), info, augment.get("resize"))
+    data = classifier.model.spec.get("data") or {}
+    resize, border = (data.get("augment") or {}).get("resize"), (data.get("affine") or {}).get("border", 0)
+    return prepare(read_image(path, channels), info, resize, border)
 
 
 def _files_of(paths: Iterable[str | os.PathLike[str]]) -> tuple[list[Path], dict[Path, str]]:

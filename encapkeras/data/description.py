@@ -40,7 +40,8 @@ def as_given_to_the_network(settings: DataSettings, reader: DatasetReader) -> Da
         remarks.append(f"data set '{settings.dataset}': images have {shape}. {hint}")
     for remark in remarks:
         warnings.warn(remark, stacklevel=3)
-    info = replace(stored, height=size, width=size) if size else stored
+    height, width = (size, size) if size else (stored.height, stored.width)
+    info = replace(stored, height=height + 2 * settings.margin, width=width + 2 * settings.margin)
     if settings.augment is not None:
         settings.augment.check(info.height, info.width, info.channels)
     if settings.validation == "own" and info.validation_images is None:

@@ -21,7 +21,7 @@ Array = npt.NDArray[Any]
 ReaderClass = TypeVar("ReaderClass", bound="type[DatasetReader]")
 
 # What every data set has in the `data:` section, whatever its own arguments are; `DataSettings` declares it.
-COMMON_SETTINGS = ("dataset", "workers", "batch_size", "subset", "validation", "image_size", "augment")
+COMMON_SETTINGS = ("dataset", "workers", "batch_size", "subset", "validation", "image_size", "augment", "affine")
 DATASETS = Registry("data set", reserved=frozenset(COMMON_SETTINGS))
 
 _IS_PATH = object()
