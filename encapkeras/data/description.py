@@ -41,7 +41,13 @@ def as_given_to_the_network(settings: DataSettings, reader: DatasetReader) -> Da
     for remark in remarks:
         warnings.warn(remark, stacklevel=3)
     height, width = (size, size) if size else (stored.height, stored.width)
-    info = replace(stored, height=height + 2 * settings.margin, width=width + 2 * settings.margin)
+    height, width = height + 2 * settings.margin, width + 2 * settings.margin
+    info = replace(stored, height=height, width=width, classes_per_image=settings.overlap or 1)
+    if settings.overlap and info.classes <= settings.overlap:
+        raise ArgumentError(
+            f"data.overlap is {settings.overlap}, and there are {info.classes} classes: all images would have the same "
+            "ones. Use more classes, or remove data.overlap"
+        )
     if settings.augment is not None:
         settings.augment.check(info.height, info.width, info.channels)
     if settings.validation == "own" and info.validation_images is None:

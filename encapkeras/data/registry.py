@@ -21,7 +21,10 @@ Array = npt.NDArray[Any]
 ReaderClass = TypeVar("ReaderClass", bound="type[DatasetReader]")
 
 # What every data set has in the `data:` section, whatever its own arguments are; `DataSettings` declares it.
-COMMON_SETTINGS = ("dataset", "workers", "batch_size", "subset", "validation", "image_size", "augment", "affine")
+COMMON_SETTINGS = (
+    *("dataset", "workers", "batch_size", "subset", "validation", "image_size"),
+    *("augment", "affine", "overlap"),
+)
 DATASETS = Registry("data set", reserved=frozenset(COMMON_SETTINGS))
 
 _IS_PATH = object()
@@ -47,6 +50,7 @@ class DatasetInfo:
         class_names: The name of each class, in the order of the labels.
         train_images: Number of images for training and validation; None if not known before reading.
         validation_images: Number of images in the data set's own validation part; None if it has none.
+        classes_per_image: How many classes each image has: 2 with `data.overlap`.
 
     Raises:
         DataError: The name of a class is not valid Unicode, as that of a folder may be.
@@ -59,6 +63,7 @@ class DatasetInfo:
     class_names: tuple[str, ...]
     train_images: int | None = None
     validation_images: int | None = None
+    classes_per_image: int = 1
 
     def __post_init__(self) -> None:
         for name in self.class_names:

@@ -25,6 +25,8 @@ from encapkeras.validation import Argument, Checker, Settings, ValueProblem, err
 
 STRICT = ConfigDict(extra="forbid", strict=True, frozen=True)
 
+OVERLAP_SHIFT = 4  # pixels
+
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -202,6 +204,11 @@ class DataSettings(Settings):
         description="An affine map of each test image, always the same one: rotation, shear, scale and shift. null for "
         "none; {} for the ranges of affNIST.",
     )
+    overlap: Literal[2] | None = Field(
+        default=None,
+        description="2: each image is merged with one of another class, pixel by pixel the larger value, both shifted "
+        "by up to 4 pixels, on images that are 8 pixels larger than 'image_size'. Both classes are to be recognized.",
+    )
 
     @field_validator("dataset")
     @classmethod
@@ -225,11 +232,7 @@ class DataSettings(Settings):
         if problems:
             raise error_of(cls.__name__, problems, given)
         size = settings.image_size or DATASETS[settings.dataset].target.image_size  # type: ignore[attr-defined]
-        if settings.augment is not None and settings.augment.resize is not None and settings.margin:
-            raise ArgumentError(
-                "data.affine.border is put around images of data.image_size, which augment.resize would change: remove "
-                "one of them"
-            )
+        settings._check_margin()
         if settings.augment is not None and size is not None:
             settings.augment.check(size + 2 * settings.margin, size + 2 * settings.margin)
         return settings
@@ -255,7 +258,21 @@ class DataSettings(Settings):
     @property
     def margin(self) -> int:
         """Black pixels on each side of the images that the network takes."""
-        return self.affine.border if self.affine else 0
+        return (self.affine.border if self.affine else 0) + (OVERLAP_SHIFT if self.overlap else 0)
+
+    def _check_margin(self) -> None:
+        """Check that augmentation does not cut off, or double, what is put around the images."""
+        if self.augment is None:
+            return
+        if self.overlap and (self.augment.resize is not None or self.augment.crop):
+            raise ArgumentError(
+                "data.overlap shifts each image by itself: remove augment.resize, augment.crop and augment.pad"
+            )
+        if self.margin and self.augment.resize is not None:
+            raise ArgumentError(
+                "data.affine.border is put around images of data.image_size, which augment.resize would change: remove "
+                "one of them"
+            )
 
     @property
     def arguments(self) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from encapkeras.data.checks import layout_hint, range_hint
 from encapkeras.data.description import as_given_to_the_network, too_few
 from encapkeras.data.fingerprint import Fingerprint, fingerprint
 from encapkeras.data.image_files import ImageFiles
+from encapkeras.data.overlap import MARGIN
 from encapkeras.data.registry import Array, DatasetInfo, ImageArrays
 from encapkeras.data.settings import AugmentSettings, DataSettings
 from encapkeras.data.windows import FileWindows, Layout, Windows, decoded
@@ -124,8 +125,10 @@ class _BatchesMaker:
 
     def __call__(self, part: Part, augmented: AugmentSettings | None = None, seed: int | None = None) -> Batches:
         height, width = self._info.height, self._info.width
-        pad = augmented.pad if augmented else 0
-        layout = Layout(self._whole, self._settings.margin, self._affine(part), pad)
+        settings = self._settings
+        pad = MARGIN if settings.overlap else augmented.pad if augmented else 0
+        border = settings.affine.border if settings.affine else 0
+        layout = Layout(self._whole, border, self._affine(part), pad)
         source: Tensor | Windows
         if isinstance(part.images, ImageFiles) and self._stay_files:
             source = FileWindows(part.images, height, width, layout)
@@ -136,10 +139,11 @@ class _BatchesMaker:
             torch.from_numpy(part.labels),
             height=height,
             width=width,
-            batch_size=self._settings.batch_size,
+            batch_size=settings.batch_size,
             seed=seed,
             settings=augmented,
             workers=self._workers if self._stay_files else 0,
+            overlap_classes=self._info.classes if settings.overlap else None,
         )
 
     def _affine(self, part: Part) -> AffineImages | None:

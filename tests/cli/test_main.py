@@ -80,6 +80,12 @@ def test_evaluate_on_changed_images(run_folder, capsys):
     assert line.endswith(f", 360 images, {', '.join(still)}\n")
 
 
+def test_evaluate_on_pairs_of_images(run_folder, capsys):
+    changes = ["--change", "data.overlap=2", "--change", "data.image_size=24"]
+    assert main(["evaluate", str(run_folder), *changes]) == 0
+    assert capsys.readouterr().out.endswith(", 360 images, data.overlap=2, data.image_size=24\n")
+
+
 @pytest.mark.parametrize("closer", [["--per-class"], ["--affine", "--images", "20"]])
 def test_evaluate_more_closely_on_changed_images(run_folder, capsys, tmp_path, closer):
     output = ["-o", str(tmp_path / "out.csv")]
