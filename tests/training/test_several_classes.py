@@ -12,7 +12,7 @@ from support.commands import refused
 from support.dataset_files import random_images
 from support.tiny_spec import tiny_spec, write_spec
 
-from encapkeras import build_model, load_model, load_spec
+from encapkeras import build_model, check_spec, load_model, load_spec
 from encapkeras.analysis import classify_files
 from encapkeras.cli.main import main
 from encapkeras.data import DatasetInfo, load
@@ -82,6 +82,13 @@ def test_losses_of_one_class_are_refused_before_there_is_a_run(tmp_path, capsys,
     message = refused(capsys, "train", path, "--run-dir", tmp_path / "run")
     assert "the loss on classes of 'tiny' is of images with one. Use the loss margin there" in " ".join(message.split())
     assert not (tmp_path / "run").exists()
+
+
+def test_a_loss_of_one_class_is_a_warning_of_the_spec():
+    assert not check_spec(overlapped_spec()).warnings
+    (warning,) = check_spec(overlapped_spec(losses={"classes": {"loss": "spread"}})).warnings
+    assert warning.path == "losses.classes"
+    assert "data.overlap gives each image 2 classes" in warning.message
 
 
 def test_side_losses_that_take_labels(tmp_path):
