@@ -34,7 +34,7 @@ def numbers_in(path: Path, names: Collection[str], structure: str = "") -> dict[
     """Return the arrays with these names that are in a file, or in its structure of that name.
 
     Raises:
-        ValueError: The file is damaged, or what has one of these names is no array of numbers.
+        ValueError: The file is damaged, or one of these names is that of something else than numbers.
     """
     with open_regular(path) as file:
         content = memoryview(file.read())
@@ -87,7 +87,7 @@ def _fields(
         kind, matrix = next(values, (0, memoryview(b"")))
         if name in wanted:
             if kind != MATRIX:
-                raise ValueError(f"the field {name} in it is no array")
+                raise ValueError(f"the field {name} in it is not an array")
             _, of_field, shape, numbers = _parts_of(matrix, order)
             arrays[name] = _array(of_field, shape, list(islice(numbers, 2)), order)
     return arrays
