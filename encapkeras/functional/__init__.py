@@ -7,16 +7,14 @@ faster way through three of them, and `torch_support` what they need of torch.
 
 from encapkeras.functional.batch_norm import NormWeights, batch_norm, capsule_batch_norm
 from encapkeras.functional.batch_norm_relu_squash import affine_relu_squash, batch_norm_relu_squash
-from encapkeras.functional.capsule_convolution import (
+from encapkeras.functional.block_weights import (
     ApproximateWeights,
     BlockOptions,
     BlockWeights,
     ConvolutionWeights,
-    StageOutputs,
     StepWeights,
-    capsule_block,
-    capsule_stage,
 )
+from encapkeras.functional.capsule_convolution import StageOutputs, capsule_block, capsule_stage
 from encapkeras.functional.capsule_dense import (
     capsule_dense_factored,
     capsule_dense_full,

@@ -1,6 +1,6 @@
 """Batch norm, ReLU and squash in few passes over the map; nothing but the input is kept for the backward pass.
 
-The passes are in `kernels`: by torch's operations (`torch_norm`), or compiled.
+By numba this is a single one of `type_steps`; elsewhere four passes, by torch's operations or by Triton (`kernels`).
 
 Shape suffixes: B batch, C = N * D channels, N capsule types, D capsule dimension, S statistics: C or N.
 """
@@ -11,15 +11,15 @@ import functools
 from typing import Any
 
 import torch
-from torch.nn import functional as F
 
+from encapkeras.functional.block_weights import StepOptions
 from encapkeras.functional.kernels import torch_norm
-from encapkeras.functional.kernels.choice import runs_numba, runs_triton
-from encapkeras.functional.squash import squash
+from encapkeras.functional.kernels.choice import runs_triton
 from encapkeras.functional.torch_support.fake_tensors import is_traced
 from encapkeras.functional.torch_support.optional_compile import compilable
 from encapkeras.functional.torch_support.plain_gradients import plain_gradients
 from encapkeras.functional.torch_support.shared_batch import shared_batch
+from encapkeras.functional.type_steps import dense, plain_step, runs_type_steps, type_steps
 
 
 def is_worthwhile(map_BCHW: torch.Tensor, *, training: bool) -> bool:
@@ -62,8 +62,16 @@ def batch_norm_relu_squash(
         >>> out.shape, mean.shape
         (torch.Size([2, 8, 4, 4]), torch.Size([8]))
     """
+    map_BCHW = dense(map_BCHW)
+    if runs_type_steps(map_BCHW, types):
+        times = map_BCHW.shape[1] // len(scale)  # the channels of a statistic
+        options = StepOptions(types, relu, times > 1, epsilon, memory_format=memory_format)
+        scale_SC, offset_SC = (each.repeat_interleave(times).unsqueeze(0) for each in (scale, offset))
+        no_matrix = _no_matrix(map_BCHW, types)
+        mean_SC, variance_SC, out_BCHW = type_steps(map_BCHW, no_matrix, scale_SC, offset_SC, options)
+        return out_BCHW, mean_SC[0, ::times], variance_SC[0, ::times]
     result: tuple[torch.Tensor, torch.Tensor, torch.Tensor] = _BatchNormReluSquash.apply(
-        _dense(map_BCHW), scale, offset, types, relu, epsilon, memory_format
+        map_BCHW, scale, offset, types, relu, epsilon, memory_format
     )
     return result
 
@@ -92,24 +100,22 @@ def affine_relu_squash(
         >>> affine_relu_squash(torch.rand(2, 8, 4, 4), torch.ones(8), torch.zeros(8), 4).shape
         torch.Size([2, 8, 4, 4])
     """
-    result: torch.Tensor = _AffineReluSquash.apply(_dense(map_BCHW), slope, shift, types, relu, memory_format)
+    map_BCHW = dense(map_BCHW)
+    if runs_type_steps(map_BCHW, types):
+        options = StepOptions(types, relu, given=True, memory_format=memory_format)
+        no_matrix = _no_matrix(map_BCHW, types)
+        return type_steps(map_BCHW, no_matrix, slope.unsqueeze(0), shift.unsqueeze(0), options)[2]
+    result: torch.Tensor = _AffineReluSquash.apply(map_BCHW, slope, shift, types, relu, memory_format)
     return result
 
 
-def _dense(map_BCHW: torch.Tensor) -> torch.Tensor:
-    return map_BCHW if _is_dense(map_BCHW) else map_BCHW.contiguous()
-
-
-def _is_dense(map_BCHW: torch.Tensor) -> bool:
-    return map_BCHW.is_contiguous() or map_BCHW.is_contiguous(memory_format=torch.channels_last)
+def _no_matrix(map_BCHW: torch.Tensor, types: int) -> torch.Tensor:
+    dim = map_BCHW.shape[1] // types
+    return map_BCHW.new_empty(0, types, dim, dim)
 
 
 def _passes(map_BCHW: torch.Tensor) -> Any:
     """The module with the passes."""
-    if runs_numba(map_BCHW):
-        from encapkeras.functional.kernels import numba_norm
-
-        return numba_norm
     full = map_BCHW.dtype in (torch.float32, torch.float64)
     if full and not is_traced() and map_BCHW.numel() and runs_triton(map_BCHW):
         from encapkeras.functional.kernels import triton_norm
@@ -159,7 +165,7 @@ class _BatchNormReluSquash(torch.autograd.Function):
         passes = context.passes
         out_BCHW = torch.empty_like(map_BCHW)
         offset_gradient, moment = passes.apply_backward(
-            map_BCHW, _dense(gradients[0]), slope, shift, mean, options["types"], options["relu"], out_BCHW
+            map_BCHW, dense(gradients[0]), slope, shift, mean, options["types"], options["relu"], out_BCHW
         )
         times = len(mean) // len(scale_S)
         if times > 1:
@@ -201,7 +207,7 @@ class _AffineReluSquash(torch.autograd.Function):
             return (*plain_gradients(plain, (map_BCHW, slope, shift), gradients[0]), None, None, None)
         out_BCHW, zero = torch.empty_like(map_BCHW), torch.zeros_like(slope)
         shift_gradient, slope_gradient = context.passes.apply_backward(
-            map_BCHW, _dense(gradients[0]), slope, shift, zero, *context.options.values(), out_BCHW
+            map_BCHW, dense(gradients[0]), slope, shift, zero, *context.options.values(), out_BCHW
         )
         return out_BCHW.mul_(slope.view(-1, 1, 1)), slope_gradient, shift_gradient, None, None, None
 
@@ -209,18 +215,12 @@ class _AffineReluSquash(torch.autograd.Function):
 def _plain(
     map_BCHW: torch.Tensor, scale: torch.Tensor, offset: torch.Tensor, types: int, relu: bool, epsilon: float
 ) -> torch.Tensor:
-    by_statistic = map_BCHW.flatten(2).unflatten(1, (len(scale), -1)).flatten(2)
-    normed_BCHW = F.batch_norm(by_statistic, None, None, scale, offset, True, 0.0, epsilon).view(map_BCHW.shape)
-    return _plain_relu_squash(normed_BCHW, types, relu)
+    times = map_BCHW.shape[1] // len(scale)
+    options = StepOptions(types, relu, times > 1, epsilon)
+    return plain_step(map_BCHW, scale.repeat_interleave(times), offset.repeat_interleave(times), options)
 
 
 def _plain_affine(
     map_BCHW: torch.Tensor, slope: torch.Tensor, shift: torch.Tensor, types: int, relu: bool
 ) -> torch.Tensor:
-    moved_BCHW = torch.addcmul(shift.view(-1, 1, 1), map_BCHW, slope.view(-1, 1, 1))
-    return _plain_relu_squash(moved_BCHW, types, relu)
-
-
-def _plain_relu_squash(map_BCHW: torch.Tensor, types: int, relu: bool) -> torch.Tensor:
-    rectified_BCHW = F.relu(map_BCHW) if relu else map_BCHW
-    return squash(rectified_BCHW.unflatten(1, (types, -1)), dim=2).flatten(1, 2)
+    return plain_step(map_BCHW, slope, shift, StepOptions(types, relu, given=True))

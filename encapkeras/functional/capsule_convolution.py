@@ -7,7 +7,7 @@ P = H * W positions, K kernel size. Inside, maps are `(B, C, H, W)`; the views b
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch.nn import functional as F
@@ -20,89 +20,18 @@ from encapkeras.functional.batch_norm import (
     record_statistics,
 )
 from encapkeras.functional.batch_norm_relu_squash import affine_relu_squash, batch_norm_relu_squash, is_worthwhile
+from encapkeras.functional.block_weights import (
+    ApproximateWeights,
+    BlockOptions,
+    BlockWeights,
+    ConvolutionWeights,
+    StepOptions,
+    StepWeights,
+)
 from encapkeras.functional.mix_types import mix_types
 from encapkeras.functional.squash import squash
 from encapkeras.functional.torch_support.precision import full_precision
-
-Coefficients = Literal["cross", "own"]
-Skip = Literal["none", "last", "every"]
-Normalization = Literal["channel", "capsule"]
-
-
-class ConvolutionWeights(NamedTuple):
-    """Weights of a convolution, in torch's layout.
-
-    Attributes:
-        kernel: `(out, in / groups, K, K)`.
-        bias: `(out,)`.
-    """
-
-    kernel: torch.Tensor
-    bias: torch.Tensor
-
-
-class ApproximateWeights(NamedTuple):
-    """Weights of one approximate routing.
-
-    Attributes:
-        master: The grouped convolutions, one per kernel size: kernels `(N * E, D, K, K)`.
-        master_norm: Batch norm of the master branch, `(N * E,)`.
-        aide: The ungrouped convolution, kernel `(N * E, N * D, K + 4, K + 4)`.
-        aide_norm: Batch norm of the aide branch, `(N * E,)`.
-        master_coefficient: Grouped convolution `(N, E, 3, 3)` that makes coefficients of the master branch.
-        aide_coefficient: The same of the aide branch.
-    """
-
-    master: tuple[ConvolutionWeights, ...]
-    master_norm: NormWeights
-    aide: ConvolutionWeights
-    aide_norm: NormWeights
-    master_coefficient: ConvolutionWeights
-    aide_coefficient: ConvolutionWeights
-
-
-class StepWeights(NamedTuple):
-    """Weights of one step: convolution, batch norm, ReLU, squash.
-
-    Attributes:
-        routing: The grouped convolutions of a master step, one per kernel size, or an approximate routing's weights.
-        norm: The step's own batch norm: `(N * E,)`, or `(N,)` for one statistic per capsule type.
-    """
-
-    routing: tuple[ConvolutionWeights, ...] | ApproximateWeights
-    norm: NormWeights
-
-
-class BlockWeights(NamedTuple):
-    """Weights of a block of steps.
-
-    Attributes:
-        steps: One entry per step.
-        projection: The ungrouped 3x3 convolution that fits the skip to a changed shape, or None.
-    """
-
-    steps: tuple[StepWeights, ...]
-    projection: ConvolutionWeights | None
-
-
-class BlockOptions(NamedTuple):
-    """Options of a block.
-
-    Attributes:
-        types: Number N of capsule types.
-        strides: Stride of the first step and of the projection.
-        skip: Where the input is added: never, the block's at the last step, or each step's own.
-        coefficients: `cross`: each approximate branch is weighted by the other's coefficients; `own`: by its own.
-        normalization: One statistic per channel, or per capsule type.
-        relu: Whether each step applies ReLU before squash.
-    """
-
-    types: int
-    strides: int = 1
-    skip: Skip = "none"
-    coefficients: Coefficients = "cross"
-    normalization: Normalization = "channel"
-    relu: bool = True
+from encapkeras.functional.type_steps import dense, runs_type_steps, type_steps
 
 
 class StageOutputs(NamedTuple):
@@ -167,14 +96,22 @@ def capsule_stage(
         The outputs of the main block, of the first half of the sub block's steps (for an odd number: the middle step
         after ReLU, before squash), and of the sub block.
     """
-    # The sub block multiplies small matrices along H * W; what comes after the stage is mostly a convolution.
-    layout = torch.contiguous_format
-    main_BCHW, _ = _block(_as_map(capsules_BHWND), main, main_options, training, layout=layout)
-    out_BCHW, half_BCHW = _block(main_BCHW, sub, sub_options, training, want_half=half)
-    half_BHWND = None if half_BCHW is None else _as_capsules(half_BCHW, main_options.types)
-    return StageOutputs(
-        _as_capsules(main_BCHW, main_options.types), half_BHWND, _as_capsules(out_BCHW, main_options.types)
-    )
+    types = main_options.types
+    map_BCHW, step = _as_map(capsules_BHWND), main.steps[0]
+    skipped = None if main_options.skip == "none" else map_BCHW
+    strides = main_options.strides
+    before_BCHW, bias = _convolve(map_BCHW, step, main_options, strides, skipped, main.projection, training)
+    if _run_together(before_BCHW, sub, sub_options, half, training):
+        norms = (step.norm, *(each.norm for each in sub.steps))
+        taps = (0, len(sub.steps) // 2) if half else (0,)
+        out_BCHW, main_BCHW, *halves = _steps_together(before_BCHW, bias, norms, sub, sub_options, taps, training)
+        half_BCHW = halves[0] if half else None
+    else:
+        # The sub block multiplies small matrices along H * W; what comes after the stage is mostly a convolution.
+        main_BCHW = _normalize_and_squash(before_BCHW, bias, step.norm, main_options, training)
+        out_BCHW, half_BCHW = _block(main_BCHW, sub, sub_options, training, want_half=half)
+    half_BHWND = None if half_BCHW is None else _as_capsules(half_BCHW, types)
+    return StageOutputs(_as_capsules(main_BCHW, types), half_BHWND, _as_capsules(out_BCHW, types))
 
 
 def _as_map(capsules_BHWND: torch.Tensor) -> torch.Tensor:
@@ -193,11 +130,13 @@ def _block(
     training: bool,
     *,
     want_half: bool = False,
-    layout: torch.memory_format = torch.channels_last,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Return the block's output, preferably in a layout, and the value in its middle if wanted."""
+    """Return the block's output, preferably channels_last, and the value in its middle if wanted."""
     block_input = map_BCHW
     count = len(weights.steps)
+    if not want_half and _run_together(map_BCHW, weights, options, False, training):
+        norms = [step.norm for step in weights.steps]
+        return _steps_together(map_BCHW, None, norms, weights, options, (), training)[0], None
     half = None
     for number, step in enumerate(weights.steps, start=1):
         skipped = None
@@ -212,10 +151,70 @@ def _block(
             half = _normalize(map_BCHW, bias, step.norm, options, training)
             map_BCHW = _squash_types(half, options.types)
         else:
-            after = layout if number == count else torch.contiguous_format
+            after = torch.channels_last if number == count else torch.contiguous_format
             map_BCHW = _normalize_and_squash(map_BCHW, bias, step.norm, options, training, after)
             half = map_BCHW if is_middle else half
     return map_BCHW, half
+
+
+def _run_together(
+    map_BCHW: torch.Tensor, weights: BlockWeights, options: BlockOptions, half: bool, training: bool
+) -> bool:
+    """Return whether a kernel can take all steps of a block at once: each type by itself, with one matrix a step."""
+    values = map_BCHW.numel() // map_BCHW.shape[1]
+    splits = half and len(weights.steps) % 2 == 1  # the middle is before a squash
+    own = not splits and options.strides == 1 and options.normalization == "channel" and weights.projection is None
+    return (
+        own
+        and all(
+            not isinstance(step.routing, ApproximateWeights)
+            and all(each.kernel.shape[-1] == 1 and len(each.kernel) == map_BCHW.shape[1] for each in step.routing)
+            for step in weights.steps
+        )
+        and not (training and values == 1)
+        and is_worthwhile(map_BCHW, training=training)
+        and runs_type_steps(map_BCHW, options.types)
+    )
+
+
+def _steps_together(
+    map_BCHW: torch.Tensor,
+    first_bias: torch.Tensor | None,
+    norms: Sequence[NormWeights],
+    weights: BlockWeights,
+    options: BlockOptions,
+    taps: tuple[int, ...],
+    training: bool,
+) -> Sequence[torch.Tensor]:
+    """Return the output of a block, channels_last, and those of some steps; one more norm than steps comes first."""
+    sums = [_sum(step.routing) for step in weights.steps]  # type: ignore[arg-type]
+    biases = [first_bias, *(each.bias for each in sums)][-len(norms) :]
+    matrix_SNED = torch.stack([each.kernel.view(options.types, -1, each.kernel.shape[1]) for each in sums])
+    if options.skip == "every":
+        matrix_SNED = matrix_SNED + torch.eye(matrix_SNED.shape[-1], dtype=matrix_SNED.dtype)
+    if training:
+        # The gradients of biases are 0, as in batch_norm.
+        affine = [
+            (norm.scale, norm.offset if bias is None else norm.offset + 0 * bias)
+            for norm, bias in zip(norms, biases, strict=True)
+        ]
+    else:
+        affine = [moving_affine(norm, bias) for norm, bias in zip(norms, biases, strict=True)]
+    step_options = StepOptions(
+        options.types,
+        options.relu,
+        given=not training,
+        skip=options.skip == "last",
+        taps=taps,
+        memory_format=torch.channels_last,
+    )
+    scale_SC, offset_SC = (torch.stack(vectors) for vectors in zip(*affine, strict=True))
+    mean_SC, variance_SC, *outputs = type_steps(dense(map_BCHW), matrix_SNED, scale_SC, offset_SC, step_options)
+    if training:
+        values = map_BCHW.numel() // map_BCHW.shape[1]
+        for norm, bias, mean, variance in zip(norms, biases, mean_SC, variance_SC, strict=True):
+            record_statistics(norm, mean, variance, values=values, bias=bias)
+    return outputs
 
 
 def _convolve(

@@ -9,7 +9,7 @@ import pydantic
 import torch
 
 from encapkeras.functional import BlockOptions, capsule_stage
-from encapkeras.functional.capsule_convolution import Coefficients, Normalization, Skip
+from encapkeras.functional.block_weights import Coefficients, Normalization, Skip
 from encapkeras.layers.block_weights import NORMED_CONVOLUTION, BlockBuilder, MovingAverage, Steps, Weights
 from encapkeras.layers.keras_objects import InitializerConfig
 from encapkeras.layers.kernel_sizes import KernelSizes, as_tuple

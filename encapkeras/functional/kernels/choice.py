@@ -60,8 +60,8 @@ def use_kernels(choice: str) -> Iterator[None]:
         _chosen.reset(token)
 
 
-def runs_numba(tensor: torch.Tensor, kernels: str = "norm") -> bool:
-    """Return whether numba's kernels, those of `numba_KERNELS`, are chosen, fit this tensor, and work.
+def runs_numba(tensor: torch.Tensor) -> bool:
+    """Return whether numba's kernels are chosen, fit this tensor, and work.
 
     Warns once where numba is installed and broken.
     """
@@ -70,7 +70,7 @@ def runs_numba(tensor: torch.Tensor, kernels: str = "norm") -> bool:
         return False
     if _started_in not in (None, os.getpid()):  # numba ends processes forked from one whose threads it has started
         return False
-    return _numba_works(kernels, tensor.dtype, chosen_kernels() == "numba")
+    return _numba_works(tensor.dtype, chosen_kernels() == "numba")
 
 
 def runs_triton(tensor: torch.Tensor) -> bool:
@@ -92,7 +92,7 @@ def kernels_in_words(device: str) -> str:
 
 
 @functools.cache
-def _numba_works(kernels: str, dtype: torch.dtype, demanded: bool) -> bool:
+def _numba_works(dtype: torch.dtype, demanded: bool) -> bool:
     global _started_in
     if importlib.util.find_spec("numba") is None:
         if demanded:
@@ -100,7 +100,7 @@ def _numba_works(kernels: str, dtype: torch.dtype, demanded: bool) -> bool:
         return False
     try:
         compiler, module = (
-            importlib.import_module(f"encapkeras.functional.kernels.numba_{name}") for name in ("compiler", kernels)
+            importlib.import_module(f"encapkeras.functional.kernels.numba_{name}") for name in ("compiler", "steps")
         )
         _started_in = os.getpid()
         compiler.compile_kernels(module, dtype)

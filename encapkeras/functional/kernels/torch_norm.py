@@ -85,7 +85,8 @@ def through_statistics(
 
 
 def _pieces(*maps_BCP: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:
-    size = max(1, PIECE // maps_BCP[0][0].numel()) if has_values(maps_BCP[0]) else len(maps_BCP[0])
+    samples = max(1, len(maps_BCP[0]))
+    size = max(1, PIECE * samples // max(1, maps_BCP[0].numel())) if has_values(maps_BCP[0]) else samples
     return zip(*(map_BCP.split(size) for map_BCP in maps_BCP), strict=True)
 
 
