@@ -8,10 +8,9 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from encapkeras.analysis.classify import Classifier
-from encapkeras.data import Batches
+from encapkeras.data import Batches, augment
 from encapkeras.data.splits import balanced_sample
 from encapkeras.errors import ArgumentError
 
@@ -77,17 +76,11 @@ def transformed(
         )
     if (degrees, right, down, factor) == (0, 0, 0, 1):
         return images
-    height, width = images.shape[1:3]
-    # In pixels from the middle; rows grow downwards, so that counter-clockwise is from x to -y.
+    # Rows grow downwards, so that counter-clockwise is from x to -y.
     cos, sin = math.cos(math.radians(degrees)) / factor, math.sin(math.radians(degrees)) / factor
     back = torch.tensor([[cos, -sin], [sin, cos]], dtype=torch.float64)
     offset = -back @ torch.tensor([right, down], dtype=torch.float64)
-    half = torch.tensor([width / 2, height / 2], dtype=torch.float64)  # affine_grid's coordinates end at the edges
-    matrix = torch.cat([back * half / half[:, None], (offset / half)[:, None]], dim=1)
-    batch = images.permute(0, 3, 1, 2)
-    grid = F.affine_grid(matrix.expand(len(images), 2, 3), list(batch.shape), align_corners=False)
-    moved = F.grid_sample(batch, grid.to(images), mode="bilinear", padding_mode="zeros", align_corners=False)
-    return moved.permute(0, 2, 3, 1)
+    return augment.warp(images, back.expand(len(images), 2, 2), offset.expand(len(images), 2))
 
 
 def affine_accuracy(classifier: Classifier, batches: Batches, count: int | None = None) -> list[AffineAccuracy]:

@@ -19,6 +19,7 @@ from encapkeras.data.checks import range_hint
 from encapkeras.data.files import files_below
 from encapkeras.data.image_files import ENDINGS, read_image
 from encapkeras.data.preprocess import prepare
+from encapkeras.data.settings import OVERLAP_SHIFT
 from encapkeras.errors import ArgumentError, DataError
 
 
@@ -96,8 +97,10 @@ def prepared_image(model: keras.Model, path: str | os.PathLike[str]) -> Tensor:
         )
     names = classifier.class_names
     info = DatasetInfo(height, width, channels, len(names), names)
-    augment = (classifier.model.spec.get("data") or {}).get("augment") or {}
-    return prepare(read_image(path, channels), info, augment.get("resize"))
+    data = classifier.model.spec.get("data") or {}
+    resize, border = (data.get("augment") or {}).get("resize"), (data.get("affine") or {}).get("border", 0)
+    margin = border + (OVERLAP_SHIFT if data.get("overlap") else 0)
+    return prepare(read_image(path, channels), info, resize, margin)
 
 
 def _files_of(paths: Iterable[str | os.PathLike[str]]) -> tuple[list[Path], dict[Path, str]]:

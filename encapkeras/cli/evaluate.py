@@ -11,11 +11,12 @@ from encapkeras.cli.arguments.device import add_device, print_device
 from encapkeras.cli.arguments.output_file import add_overwrite
 from encapkeras.cli.arguments.spec_arguments import add_plugins
 from encapkeras.cli.arguments.trained_run import TrainedRun, add_places
-from encapkeras.errors import ArgumentError
+from encapkeras.errors import ArgumentError, printable
 
 EXAMPLES = (
     "encapkeras evaluate latest",
     "encapkeras evaluate runs/first --per-class -o classes.csv",
+    "encapkeras evaluate runs/first --change data.affine={}",
     "encapkeras evaluate runs/first --data-root /data/photos",
 )
 PAGE = "evaluate.md"
@@ -26,6 +27,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("runs", metavar="RUN", nargs="+", help="run folder of a training; --affine takes several")
     add_plugins(parser)
     add_places(parser)
+    parser.add_argument(
+        "--change",
+        action="append",
+        default=[],
+        metavar="data.KEY=VALUE",
+        dest="changes",
+        help="measure on other images: change a setting of the run's data, such as data.affine={}; may be given "
+        "several times",
+    )
     parser.add_argument("--split", choices=("test", "validation"), default="test", help="images to use (%(default)s)")
     parser.add_argument("--json", action="store_true", help="print JSON")
     closer = parser.add_mutually_exclusive_group()
@@ -108,20 +118,22 @@ def _measured(arguments: argparse.Namespace) -> dict[str, Any]:
     from encapkeras.analysis import ten_crop_accuracy
     from encapkeras.training import measure
 
-    trained = TrainedRun.open(arguments.runs[0], arguments.data_root, arguments.overrides)
+    trained = TrainedRun.open(arguments.runs[0], arguments.data_root, arguments.overrides, arguments.changes)
     splits = trained.splits()
     batches = trained.chosen(splits, arguments.split)
     ten_crop = {}
     if arguments.ten_crop:  # first, since it fails early
         ten_crop["ten_crop_accuracy"] = ten_crop_accuracy(trained.classifier(splits), batches)
     metrics = measure(trained.checkpoint, batches, splits.info)
-    return {"split": arguments.split, **metrics, **ten_crop, "images": batches.num_images}
+    changes = {"changes": arguments.changes} if arguments.changes else {}
+    return {"split": arguments.split, **changes, **metrics, **ten_crop, "images": batches.num_images}
 
 
 def _print(metrics: dict[str, Any], as_json: bool) -> None:
     if as_json:
         print(json.dumps(metrics, indent=2))
         return
-    print("{split} accuracy {accuracy:.4f}, loss {loss:.4f}, {images:,} images".format(**metrics))
+    changed = "".join(f", {printable(change)}" for change in metrics.get("changes", ()))
+    print("{split} accuracy {accuracy:.4f}, loss {loss:.4f}, {images:,} images".format(**metrics) + changed)
     if "ten_crop_accuracy" in metrics:
         print("{split} accuracy {ten_crop_accuracy:.4f} with ten crops of each image".format(**metrics))

@@ -34,7 +34,8 @@ def run(arguments: argparse.Namespace) -> None:
         raise ArgumentError(f"--images must be at least 1; received {count}")
     if len(arguments.runs) > MOST_NETWORKS:
         raise ArgumentError(f"at most {MOST_NETWORKS} runs can be compared; received {len(arguments.runs)}")
-    runs = [TrainedRun.open(path, arguments.data_root, arguments.overrides) for path in arguments.runs]
+    places = (arguments.data_root, arguments.overrides, arguments.changes)
+    runs = [TrainedRun.open(path, *places) for path in arguments.runs]
     names = _names(runs)
     output = Path(arguments.output) if arguments.output else runs[0].folder.analysis_in("affine")
     table, plot = output / "affine.csv", output / "affine.png"

@@ -24,7 +24,7 @@ def run(arguments: argparse.Namespace) -> None:
         check_free(output, arguments.overwrite, option=" with -o")
     from encapkeras.analysis import class_errors, hardest
 
-    trained = TrainedRun.open(arguments.runs[0], arguments.data_root, arguments.overrides)
+    trained = TrainedRun.open(arguments.runs[0], arguments.data_root, arguments.overrides, arguments.changes)
     splits = trained.splits()
     batches = trained.chosen(splits, arguments.split)
     found = class_errors(trained.classifier(splits), batches, top=arguments.top or 1)

@@ -15,7 +15,7 @@ import encapkeras.data.readers  # noqa: F401  # registers the data sets
 from encapkeras.data.description import describe
 from encapkeras.data.image_files import ImageFiles, read_image
 from encapkeras.data.registry import DATASETS, DataPath, DatasetInfo, DatasetReader, ImageArrays, register_dataset
-from encapkeras.data.settings import AugmentSettings, DataSettings
+from encapkeras.data.settings import AffineSettings, AugmentSettings, DataSettings
 
 if TYPE_CHECKING:
     from encapkeras.data.batches import Batches
@@ -26,6 +26,7 @@ _NEED_TORCH = {"Batches": "batches", "DataSplits": "splits", "load": "splits", "
 
 __all__ = [
     "DATASETS",
+    "AffineSettings",
     "AugmentSettings",
     "Batches",
     "DataPath",

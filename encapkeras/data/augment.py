@@ -52,6 +52,35 @@ def mirror(images: Tensor, chosen: Tensor) -> Tensor:
     return torch.where(chosen[:, None, None, None], images.flip(2), images)
 
 
+def warp(images: Tensor, back: Tensor, offset: Tensor) -> Tensor:
+    """Return float images whose pixel at p has the value of the given one at `back p + offset`, bilinear, 0 outside.
+
+    Coordinates are in pixels from the middle of the image, x to the right and y down. What an image becomes does not
+    depend on the others, to the bit.
+
+    Args:
+        images: `(B, H, W, C)`.
+        back: `(B, 2, 2)`, float64.
+        offset: `(B, 2)`, float64.
+    """
+    height, width = images.shape[1:3]
+    x = torch.arange(width, dtype=torch.float64) - (width - 1) / 2
+    y = (torch.arange(height, dtype=torch.float64) - (height - 1) / 2)[:, None]
+    axes = zip(back.unbind(1), offset.unbind(1), (width, height), strict=True)
+    places = [
+        (_map(row[:, 0]) * x + _map(row[:, 1]) * y + _map(moved)) * (2 / length) for row, moved, length in axes
+    ]  # from -1 to 1, the outer edges of the first and last pixel
+    grid = torch.stack(places, dim=-1).to(images)
+    moved = torch.nn.functional.grid_sample(
+        images.permute(0, 3, 1, 2), grid, mode="bilinear", padding_mode="zeros", align_corners=False
+    )
+    return moved.permute(0, 2, 3, 1)
+
+
+def _map(numbers: Tensor) -> Tensor:
+    return numbers[:, None, None]
+
+
 def to_unit_range(images: Tensor) -> Tensor:
     """Return float32 images in [0, 1] from uint8 ones; float images as they are."""
     return images.to(torch.float32).div_(255) if images.dtype == torch.uint8 else images

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 from encapkeras.data import augment
+from encapkeras.data.overlap import PairWindows, both_classes, draw_pairs, fixed_pairs, merged
 from encapkeras.data.registry import Array
 from encapkeras.data.settings import AugmentSettings
 from encapkeras.data.windows import ChosenWindows, TensorWindows, Windows
@@ -33,7 +34,8 @@ JITTERS = {
 # All random choices for some images, so that any batch can be made without those before it, in any process. Entry k of
 # each array belongs to the k-th image: `order` is its index, `tops` and `lefts` the first row and column of its window.
 # What is not wanted is not there: `mirrored`, bool; a strength by the name of each jitter; `cutout`, `(N, 2)`, row and
-# column of the square's center.
+# column of the square's center; `partners`, the image that each is merged with, and its place as `partner_tops` and
+# `partner_lefts`.
 Draws = dict[str, Array]
 
 
@@ -52,10 +54,11 @@ class BatchMaker:
     labels: Tensor
     cutout: int
     axes: int = 3
+    classes: int = 0  # of all images, where two make one
 
     def __call__(self, draws: Draws) -> tuple[Tensor, Tensor]:
-        """Return images float32 `(B, H, W, C)` in [0, 1] and labels int64 `(B,)`."""
-        images = self.windows.cut(draws["order"], draws["tops"], draws["lefts"])
+        """Return images float32 `(B, H, W, C)` in [0, 1] and labels: int64 `(B,)`, or of pairs `(B, K)`."""
+        images = self.cut(draws)
         if "mirrored" in draws:
             images = augment.mirror(images, torch.from_numpy(draws["mirrored"]))
         images = augment.to_unit_range(images)
@@ -65,7 +68,19 @@ class BatchMaker:
         if "cutout" in draws:
             rows, columns = torch.from_numpy(draws["cutout"]).T
             images = augment.cutout(images, rows, columns, self.cutout)
-        return images.flatten(0, 3 - self.axes), self.labels[torch.from_numpy(draws["order"])]
+        return images.flatten(0, 3 - self.axes), self.labels_of(draws)
+
+    def cut(self, draws: Draws) -> Tensor:
+        """Return the windows `(B, H, W, C)`, uint8 or float32, of images or pairs, without other changes."""
+        if "partners" in draws:
+            return merged(self.windows, draws)
+        return self.windows.cut(draws["order"], draws["tops"], draws["lefts"])
+
+    def labels_of(self, draws: Draws) -> Tensor:
+        """Return the labels of a batch."""
+        if "partners" in draws:
+            return both_classes(self.labels, draws, self.classes)
+        return self.labels[torch.from_numpy(draws["order"])]
 
 
 class Batches(DataLoader[tuple[Tensor, ...]]):
@@ -88,6 +103,9 @@ class Batches(DataLoader[tuple[Tensor, ...]]):
         workers: How many processes make batches ahead; 0 for none.
         axes: Of a yielded sample: 3 of an image, 2 of a sequence, which is an image of height 1 without that axis, 1 of
             a vector, without width too.
+        overlap_classes: The number of classes K, if each image is to be merged with one of another class, both shifted:
+            labels are then `(B, K)`, float32, 1 for both classes. Pairs are drawn anew in each epoch; without a seed
+            they are always the same. None: images stay alone.
 
     Examples:
         >>> images = torch.arange(10, dtype=torch.uint8).reshape(5, 1, 2, 1)
@@ -108,6 +126,7 @@ class Batches(DataLoader[tuple[Tensor, ...]]):
         settings: AugmentSettings | None = None,
         workers: int = 0,
         axes: int = 3,
+        overlap_classes: int | None = None,
     ) -> None:
         super().__init__(TensorDataset(labels), batch_size=batch_size)  # says to Keras how many images there are
         self.labels = labels
@@ -119,8 +138,11 @@ class Batches(DataLoader[tuple[Tensor, ...]]):
         self._process, self._processes = 0, 1
         self._size = (height, width)
         self._windows = TensorWindows(images, height, width) if isinstance(images, Tensor) else images
-        self._make = BatchMaker(self._windows, labels, self.settings.cutout, axes)
+        self._make = BatchMaker(self._windows, labels, self.settings.cutout, axes, overlap_classes or 0)
         self._draws: tuple[int, Draws] | None = None
+        self._pairs = None if overlap_classes is None else fixed_pairs(labels.numpy())
+        if self._pairs is not None:
+            self.labels = self._make.labels_of({"order": np.arange(len(labels)), **self._pairs})
 
     @property
     def num_images(self) -> int:
@@ -134,7 +156,7 @@ class Batches(DataLoader[tuple[Tensor, ...]]):
             raise ArgumentError(
                 "an accuracy or a choice that is balanced over the classes needs one class for each image: labels "
                 f"(N,), whole numbers; received {str(self.labels.dtype).removeprefix('torch.')} of shape "
-                f"{tuple(self.labels.shape)}"
+                f"{tuple(self.labels.shape)}. With data.overlap, each image has two classes"
             )
         return self.labels
 
@@ -180,8 +202,9 @@ class Batches(DataLoader[tuple[Tensor, ...]]):
     def take(self, indices: Array) -> Batches:
         """Return the images at these indices `(M,)`, in this order, cut at the center, not augmented."""
         height, width = self._size
+        source = self._windows if self._pairs is None else PairWindows(self._windows, self._pairs)
         return Batches(
-            ChosenWindows(self._windows, indices),
+            ChosenWindows(source, indices),
             self.labels[torch.from_numpy(indices)],
             height=height,
             width=width,
@@ -202,6 +225,8 @@ class Batches(DataLoader[tuple[Tensor, ...]]):
             DataError: An image file is missing or damaged.
         """
         bottom, right = self._windows.rows - 1, self._windows.columns - 1
+        if self._pairs is not None:
+            raise ArgumentError("images that data.overlap merges have no corners to crop: their places are shifts")
         if not bottom and not right:
             given = "x".join(map(str, self._size))
             raise ArgumentError(
@@ -244,7 +269,7 @@ class Batches(DataLoader[tuple[Tensor, ...]]):
             return made
         padded = images.new_zeros(len(whole["order"]), *images.shape[1:])
         padded[part] = images
-        return padded, self.labels[torch.from_numpy(whole["order"])]
+        return padded, self._make.labels_of(whole)
 
     def batch(self, index: int, epoch: int | None = None) -> tuple[Tensor, Tensor]:
         """Return one batch, images and labels, of an epoch (None: the current one), made without the others.
@@ -266,12 +291,15 @@ class Batches(DataLoader[tuple[Tensor, ...]]):
         Raises:
             DataError: An image file is missing or damaged.
         """
-        images = self._windows.cut(**_part(self._center(self.num_images), 0, count))
+        images = self._make.cut(_part(self._unchanged_draws(), 0, count))
         return images if images.dtype == torch.uint8 else (images * 255).round_().to(torch.uint8)
 
     def _center(self, count: int) -> Draws:
         top, left = (self._windows.rows - 1) // 2, (self._windows.columns - 1) // 2
         return {"order": np.arange(count), "tops": np.full(count, top), "lefts": np.full(count, left)}
+
+    def _unchanged_draws(self) -> Draws:
+        return self._center(self.num_images) | (self._pairs or {})
 
     def _draws_for(self, index: int, epoch: int) -> Draws:
         """Return the draws for a batch; those of the latest epoch are kept."""
@@ -281,10 +309,10 @@ class Batches(DataLoader[tuple[Tensor, ...]]):
 
     def _draw(self, epoch: int) -> Draws:
         """Draw everything, wanted or not, so that switching one change on leaves the draws of the others alone."""
+        if self.seed is None:
+            return self._unchanged_draws()
         count = self.num_images
         draws = self._center(count)
-        if self.seed is None:
-            return draws
         random = np.random.default_rng([self.seed, 1 + epoch])
         draws["order"] = random.permutation(count)
         tops, lefts = (random.integers(places, size=count) for places in (self._windows.rows, self._windows.columns))
@@ -301,4 +329,7 @@ class Batches(DataLoader[tuple[Tensor, ...]]):
         squares = random.integers(self._size, size=(count, 2))
         if self.settings.cutout:
             draws["cutout"] = squares
+        if self._pairs is not None:
+            pairs = draw_pairs(self._make.labels.numpy(), random)
+            draws |= {name: each[draws["order"]] for name, each in pairs.items()}
         return draws

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -47,6 +48,22 @@ def check_arrays(dataset: str, arrays: ImageArrays, classes: int) -> ImageArrays
     if problems:
         raise listed_error(f"the files of data set '{dataset}' contain invalid values", problems)
     return arrays
+
+
+def check_no_image_in_both(dataset: str, train: Array, test: Array) -> None:
+    """Raise `DataError` if an image `(N, ...)` of the test, pixel by pixel, is one of the training."""
+    places = {_digest(image): place for place, image in enumerate(train)}
+    found = [(index, places[key]) for index, key in enumerate(map(_digest, test)) if key in places]
+    if found:
+        count, (index, place) = counted(len(found), "test image"), found[0]
+        raise DataError(
+            f"the files of data set '{dataset}' have {count} among the training images: test image {index} is training "
+            f"image {place}. A test with them would measure nothing; replace the files with intact copies."
+        )
+
+
+def _digest(image: Array) -> bytes:
+    return hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=16).digest()
 
 
 def layout_hint(shape: Sequence[int]) -> str:

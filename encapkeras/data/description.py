@@ -42,7 +42,14 @@ def as_given_to_the_network(settings: DataSettings, reader: DatasetReader) -> Da
         remarks.append(f"data set '{settings.dataset}': images have {shape}. {hint}")
     for remark in remarks:
         warnings.warn(remark, stacklevel=3)
-    info = replace(stored, height=size, width=size) if size else stored
+    height, width = (size, size) if size else (stored.height, stored.width)
+    height, width = height + 2 * settings.margin, width + 2 * settings.margin
+    info = replace(stored, height=height, width=width, classes_per_image=settings.overlap or 1)
+    if settings.overlap and info.classes <= settings.overlap:
+        raise ArgumentError(
+            f"data.overlap is {settings.overlap}, and there are {info.classes} classes: all images would have the same "
+            "ones. Use more classes, or remove data.overlap"
+        )
     if settings.augment is not None:
         settings.augment.check(info.height, info.width, info.channels)
     if settings.validation == "own" and info.validation_images is None:

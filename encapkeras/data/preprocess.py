@@ -13,13 +13,14 @@ from encapkeras.errors import DataError
 from encapkeras.validation import shown
 
 
-def prepare(image: Array, info: DatasetInfo, resize: int | None = None) -> Tensor:
+def prepare(image: Array, info: DatasetInfo, resize: int | None = None, border: int = 0) -> Tensor:
     """Return an image as `load` makes those of the test: resized, cut at the center, in [0, 1], not augmented.
 
     Args:
         image: `(H, W, C)` or `(H, W)`, uint8, or floats in [0, 1].
         info: What the network takes. Gray is repeated for three channels, colors become gray (ITU-R BT.601) for one.
         resize: `augment.resize` of the settings it was trained with; None if that is not set.
+        border: `DataSettings.margin` of these settings: black pixels on each side of what the network takes.
 
     Returns:
         `(1, H, W, C)`, float32 in [0, 1].
@@ -44,7 +45,8 @@ def prepare(image: Array, info: DatasetInfo, resize: int | None = None) -> Tenso
         )
     pixels = image if image.dtype == np.uint8 else image.astype(np.float32)
     batch = _with_channels(torch.from_numpy(np.array(pixels)).reshape(1, *image.shape[:2], -1), info.channels)
-    whole = augment.fit(batch, *((resize, resize) if resize else (info.height, info.width)))
+    inside = (info.height - 2 * border, info.width - 2 * border)
+    whole = augment.pad(augment.fit(batch, *((resize, resize) if resize else inside)), border)
     top, left = (whole.shape[1] - info.height) // 2, (whole.shape[2] - info.width) // 2
     return augment.to_unit_range(whole[:, top : top + info.height, left : left + info.width]).contiguous()
 

@@ -21,7 +21,10 @@ Array = npt.NDArray[Any]
 ReaderClass = TypeVar("ReaderClass", bound="type[DatasetReader]")
 
 # What every data set has in the `data:` section, whatever its own arguments are; `DataSettings` declares it.
-COMMON_SETTINGS = ("dataset", "workers", "batch_size", "subset", "validation", "image_size", "augment")
+COMMON_SETTINGS = (
+    *("dataset", "workers", "batch_size", "subset", "validation", "image_size"),
+    *("augment", "affine", "overlap"),
+)
 DATASETS = Registry("data set", reserved=frozenset(COMMON_SETTINGS))
 
 _IS_PATH = object()
@@ -51,6 +54,7 @@ class DatasetInfo:
         validation_images: Number of images in the data set's own validation part; None if it has none.
         samples: What the samples are: `images`; `sequences` of `width` steps, each of `channels` numbers, with height
             1; or `vectors` of `channels` numbers, with height and width 1.
+        classes_per_image: How many classes each image has: 2 with `data.overlap`.
 
     Raises:
         DataError: The name of a class is not valid Unicode, as that of a folder may be.
@@ -64,6 +68,7 @@ class DatasetInfo:
     train_images: int | None = None
     validation_images: int | None = None
     samples: Literal["images", "sequences", "vectors"] = "images"
+    classes_per_image: int = 1
 
     @property
     def input_shape(self) -> tuple[int, ...]:

@@ -25,6 +25,8 @@ from encapkeras.validation import Argument, Checker, Settings, ValueProblem, err
 
 STRICT = ConfigDict(extra="forbid", strict=True, frozen=True)
 
+OVERLAP_SHIFT = 4  # pixels
+
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -111,6 +113,46 @@ class AugmentSettings(Settings):
             )
 
 
+class AffineSettings(Settings):
+    """An affine map of each image, always the same one, as affNIST's: of test images, and of others if wanted.
+
+    A point p, from the middle of the image, goes to `R(r) S(k) diag(a, b) p + t`: it is scaled by a across and b along,
+    sheared, turned by r, and moved by t. All six numbers are drawn for each image by themselves, uniformly.
+
+    Examples:
+        >>> AffineSettings(rotation=45).scale
+        0.2
+    """
+
+    model_config = STRICT
+
+    border: NonNegativeInt = Field(
+        default=0,
+        description="Black pixels put on each side of all images, those of the training too, before the change: 6 "
+        "makes 40x40 of 28x28 ('image_size'), as affNIST. The network takes images of that size.",
+    )
+    rotation: Annotated[float, Field(ge=0, le=180)] = Field(
+        default=20.0, description="Largest angle r in degrees, in both directions (0 to 180)."
+    )
+    shear: Share = Field(default=0.2, description="Largest shear k, in both directions (0 to 1).")
+    scale: Annotated[float, Field(ge=0, lt=1)] = Field(
+        default=0.2, description="Factors a and b are from 1 - value to 1 + value (0 to below 1)."
+    )
+    shift: NonNegativeInt | None = Field(
+        default=None,
+        description="Largest shift in pixels to the right, left, bottom and top. null: a fifth of the side with its "
+        "border, rounded down: 8 of 40.",
+    )
+    training: bool = Field(
+        default=False,
+        description="Whether training and validation images are changed too, each always in the same way; otherwise "
+        "they only get the border.",
+    )
+    seed: NonNegativeInt = Field(
+        default=0, description="Decides the maps, whatever the seed of the training: the same for all networks."
+    )
+
+
 class DataSettings(Settings):
     """The `data:` section: which images, how they become batches, and the arguments of the data set.
 
@@ -152,10 +194,20 @@ class DataSettings(Settings):
     image_size: PositiveInt | None = Field(
         default=None,
         description="Height and width in pixels of the images that the network takes. null: 32 for the built-in data "
-        "sets, 64 for image_folder, 128 for h_imagenet, the arrays' own size for npz.",
+        "sets, 40 for affnist, 64 for image_folder, 128 for h_imagenet, the arrays' own size for npz.",
     )
     augment: AugmentSettings | None = Field(
         default=None, description="Random changes of the training images; null for none."
+    )
+    affine: AffineSettings | None = Field(
+        default=None,
+        description="An affine map of each test image, always the same one: rotation, shear, scale and shift. null for "
+        "none; {} for the ranges of affNIST.",
+    )
+    overlap: Literal[2] | None = Field(
+        default=None,
+        description="2: each image is merged with one of another class, pixel by pixel the larger value, both shifted "
+        "by up to 4 pixels, on images that are 8 pixels larger than 'image_size'. Both classes are to be recognized.",
     )
 
     @field_validator("dataset")
@@ -180,8 +232,9 @@ class DataSettings(Settings):
         if problems:
             raise error_of(cls.__name__, problems, given)
         size = settings.image_size or DATASETS[settings.dataset].target.image_size  # type: ignore[attr-defined]
+        settings._check_margin()
         if settings.augment is not None and size is not None:
-            settings.augment.check(size, size)
+            settings.augment.check(size + 2 * settings.margin, size + 2 * settings.margin)
         return settings
 
     @model_serializer(mode="wrap")
@@ -201,6 +254,25 @@ class DataSettings(Settings):
     def has_validation(self) -> bool:
         """Whether there is a validation part."""
         return self.validation == "own" or self.validation > 0
+
+    @property
+    def margin(self) -> int:
+        """Black pixels on each side of the images that the network takes."""
+        return (self.affine.border if self.affine else 0) + (OVERLAP_SHIFT if self.overlap else 0)
+
+    def _check_margin(self) -> None:
+        """Check that augmentation does not cut off, or double, what is put around the images."""
+        if self.augment is None:
+            return
+        if self.overlap and (self.augment.resize is not None or self.augment.crop):
+            raise ArgumentError(
+                "data.overlap shifts each image by itself: remove augment.resize, augment.crop and augment.pad"
+            )
+        if self.margin and self.augment.resize is not None:
+            raise ArgumentError(
+                "data.affine.border is put around images of data.image_size, which augment.resize would change: remove "
+                "one of them"
+            )
 
     @property
     def arguments(self) -> dict[str, Any]:

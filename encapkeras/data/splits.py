@@ -6,26 +6,36 @@ import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from encapkeras.data import augment
+from encapkeras.data.affine import AffineImages, DataPart
 from encapkeras.data.batches import Batches
 from encapkeras.data.checks import layout_hint, range_hint
 from encapkeras.data.description import as_given_to_the_network, too_few
 from encapkeras.data.fingerprint import Fingerprint, fingerprint
 from encapkeras.data.image_files import ImageFiles
+from encapkeras.data.overlap import MARGIN
 from encapkeras.data.registry import SAMPLE_AXES, Array, DatasetInfo, ImageArrays
 from encapkeras.data.settings import AugmentSettings, DataSettings
-from encapkeras.data.windows import FileWindows, Windows, decoded
+from encapkeras.data.windows import FileWindows, Layout, Windows, decoded
 from encapkeras.data.worker_processes import default_workers
 from encapkeras.errors import ArgumentError, DataError
 
 IN_MEMORY = 2**30  # bytes; image files that take no more, resized, are decoded once
 
-Part = tuple[Array | ImageFiles, Array]  # images and labels
+
+class Part(NamedTuple):
+    """The images of training, validation or test."""
+
+    images: Array | ImageFiles
+    labels: Array
+    numbers: Array  # of the images, in the part of the data set that they were read from
+    source: DataPart  # that part
 
 
 @dataclass(frozen=True)
@@ -91,11 +101,11 @@ def load(settings: DataSettings, *, seed: int) -> DataSplits:
         if info.samples == "images" and len(images) and (hint := range_hint(images)):
             warnings.warn(f"pixels of the {part} images of data set '{settings.dataset}': {hint}", stacklevel=2)
     train, validation, test = _parts(arrays, settings, seed)
-    make = _BatchesMaker(settings, info, [images for images, _ in (train, validation, test)])
+    make = _BatchesMaker(settings, info, [part.images for part in (train, validation, test)])
     return DataSplits(
         info=info,
         train=make(train, settings.augment, seed),
-        validation=make(validation) if len(validation[1]) else None,
+        validation=make(validation) if len(validation.labels) else None,
         test=make(test),
         fingerprint=fingerprint(info.class_names, arrays),
     )
@@ -107,31 +117,42 @@ class _BatchesMaker:
     def __init__(self, settings: DataSettings, info: DatasetInfo, images: Sequence[Array | ImageFiles]) -> None:
         self._settings, self._info = settings, info
         larger = settings.augment and settings.augment.resize
-        self._whole = (larger, larger) if larger else (info.height, info.width)  # before batches are cut from it
+        margin = 2 * settings.margin
+        self._whole = (larger, larger) if larger else (info.height - margin, info.width - margin)  # as resized
         files = [part for part in images if isinstance(part, ImageFiles)]
         self._stay_files = sum(len(part) * math.prod(self._whole) * part.channels for part in files) > IN_MEMORY
         self._workers = default_workers() if settings.workers is None else settings.workers
 
     def __call__(self, part: Part, augmented: AugmentSettings | None = None, seed: int | None = None) -> Batches:
-        images, labels = part
         height, width = self._info.height, self._info.width
-        pad = augmented.pad if augmented else 0
+        settings = self._settings
+        pad = MARGIN if settings.overlap else augmented.pad if augmented else 0
+        border = settings.affine.border if settings.affine else 0
+        layout = Layout(self._whole, border, self._affine(part), pad)
         source: Tensor | Windows
-        if isinstance(images, ImageFiles) and self._stay_files:
-            source = FileWindows(images, height, width, whole=self._whole, pad=pad)
+        if isinstance(part.images, ImageFiles) and self._stay_files:
+            source = FileWindows(part.images, height, width, layout)
         else:
-            source = augment.pad(self._in_memory(images), pad)
+            source = layout.placed(self._in_memory(part.images), np.arange(len(part.labels)))
         return Batches(
             source,
-            torch.from_numpy(labels),
+            torch.from_numpy(part.labels),
             height=height,
             width=width,
-            batch_size=self._settings.batch_size,
+            batch_size=settings.batch_size,
             seed=seed,
             settings=augmented,
             workers=self._workers if self._stay_files else 0,
             axes=SAMPLE_AXES[self._info.samples],
+            overlap_classes=self._info.classes if settings.overlap else None,
         )
+
+    def _affine(self, part: Part) -> AffineImages | None:
+        settings = self._settings.affine
+        if settings is None or (part.source != "test" and not settings.training):
+            return None
+        canvas = (self._whole[0] + 2 * settings.border, self._whole[1] + 2 * settings.border)
+        return AffineImages(settings, part.source, part.numbers, canvas)
 
     def _in_memory(self, images: Array | ImageFiles) -> Tensor:
         if isinstance(images, ImageFiles):
@@ -211,15 +232,20 @@ def _parts(arrays: ImageArrays, settings: DataSettings, seed: int) -> tuple[Part
     """Return images and labels for training, validation (none, if there is no such part) and test."""
     used = subset_indices(arrays.train_labels, settings.subset, seed)
     if settings.validation == "own" and arrays.validation_images is not None and arrays.validation_labels is not None:
-        kept, validation = used, (arrays.validation_images, arrays.validation_labels)
+        kept = used
+        validation = _whole_part(arrays.validation_images, arrays.validation_labels, "validation")
     else:
         held_out = held_out_indices(len(used), float(settings.validation), seed)
         kept = np.delete(used, held_out)
         validation = _taken(arrays, used[held_out])
-    return _taken(arrays, kept), validation, (arrays.test_images, arrays.test_labels)
+    return _taken(arrays, kept), validation, _whole_part(arrays.test_images, arrays.test_labels, "test")
+
+
+def _whole_part(images: Array | ImageFiles, labels: Array, source: DataPart) -> Part:
+    return Part(images, labels, np.arange(len(labels)), source)
 
 
 def _taken(arrays: ImageArrays, indices: Array) -> Part:
     images = arrays.train_images
     chosen = images.take(indices) if isinstance(images, ImageFiles) else images[indices]
-    return chosen, arrays.train_labels[indices]
+    return Part(chosen, arrays.train_labels[indices], indices, "training")

@@ -5,6 +5,7 @@ Both give for each image any window of the size that a network takes, by the win
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from encapkeras.data import augment
+from encapkeras.data.affine import AffineImages
 from encapkeras.data.checks import layout_hint
 from encapkeras.data.image_files import ImageFiles
 from encapkeras.data.registry import Array
@@ -57,12 +59,33 @@ class TensorWindows:
         return torch.from_numpy(self._windows[order, tops, lefts]).view(-1, *self._shape)
 
 
-class FileWindows:
-    """Windows of images, resized to `whole` and padded, that are decoded from their files whenever one is cut."""
+@dataclass(frozen=True)
+class Layout:
+    """How images, resized to `size`, are laid out before windows are cut from them."""
 
-    def __init__(self, files: ImageFiles, height: int, width: int, *, whole: tuple[int, int], pad: int = 0) -> None:
-        self._files, self._height, self._width, self._whole, self._pad = files, height, width, whole, pad
-        self.rows, self.columns = whole[0] + 2 * pad + 1 - height, whole[1] + 2 * pad + 1 - width
+    size: tuple[int, int]
+    border: int = 0  # black pixels on each side,
+    affine: AffineImages | None = None  # of images with this border
+    pad: int = 0  # more of them, after that
+
+    @property
+    def whole(self) -> tuple[int, int]:
+        """Height and width with all black pixels."""
+        height, width = self.size
+        return height + 2 * (self.border + self.pad), width + 2 * (self.border + self.pad)
+
+    def placed(self, images: Tensor, order: Array) -> Tensor:
+        """Return images `(B, *size, C)`, whose places among all are `order`, laid out."""
+        images = augment.pad(images, self.border)
+        return augment.pad(self.affine(images, order) if self.affine else images, self.pad)
+
+
+class FileWindows:
+    """Windows of images that are decoded from their files whenever one is cut."""
+
+    def __init__(self, files: ImageFiles, height: int, width: int, layout: Layout) -> None:
+        self._files, self._height, self._width, self._layout = files, height, width, layout
+        self.rows, self.columns = layout.whole[0] + 1 - height, layout.whole[1] + 1 - width
 
     def __len__(self) -> int:
         return len(self._files)
@@ -72,8 +95,9 @@ class FileWindows:
         shape = (len(order), self._height, self._width, self._files.channels)
         cut = torch.empty(shape, dtype=torch.uint8)
         for place, (index, top, left) in enumerate(zip(order.tolist(), tops.tolist(), lefts.tolist(), strict=True)):
-            image = augment.fit(torch.from_numpy(self._files.read(index))[None], *self._whole)
-            cut[place] = augment.pad(image, self._pad)[0, top : top + self._height, left : left + self._width]
+            image = augment.fit(torch.from_numpy(self._files.read(index))[None], *self._layout.size)
+            placed = self._layout.placed(image, order[place : place + 1])
+            cut[place] = placed[0, top : top + self._height, left : left + self._width]
         return cut
 
     def whole_images(self, order: Array) -> Tensor:
@@ -98,7 +122,7 @@ class ChosenWindows:
 
 def decoded(files: ImageFiles, size: tuple[int, int], workers: int) -> Tensor:
     """Return all images in this height and width, `(N, H, W, C)`, uint8, decoded by `workers` processes."""
-    windows = FileWindows(files, *size, whole=size)
+    windows = FileWindows(files, *size, Layout(size))
     images = torch.empty((len(files), *size, files.channels), dtype=torch.uint8)
     parts = np.split(np.arange(len(files)), range(AT_ONCE, len(files), AT_ONCE))
     for part, made in zip(parts, in_workers(windows.whole_images, parts, workers), strict=True):

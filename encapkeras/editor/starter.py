@@ -145,6 +145,8 @@ def _with_data(text: str, data: DataSettings, info: DatasetInfo, plan: _Plan, fo
     changes: dict[str, Any] = {}
     if data.dataset in _CROPPED and info.height == info.width:
         changes |= {"resize": info.height + max(2, info.height // 16), "crop": True}
+    if data.dataset == "affnist":
+        changes |= {"pad": 6, "crop": True}  # digits anywhere on the canvas, as those of the test are
     if data.dataset in _MIRRORED or not changes:
         changes["mirror"] = True
     in_use = data.dataset in _CROPPED and plan.epochs

@@ -73,8 +73,6 @@ def squash(
         with_epsilon = _SquashWithEpsilon.forward if is_tracing() else _SquashWithEpsilon.apply
         return with_epsilon(capsules, dim, epsilon, epsilon_in)
     if variant == "paper":
-        if epsilon:
-            return _squash_with_epsilon(capsules, dim, epsilon)
         if is_tracing():  # ONNX would take the batch behind a function of one's own for fixed
             return _Squash.forward(capsules, dim)
         return _Squash.apply(capsules, dim)  # type: ignore[no-any-return]

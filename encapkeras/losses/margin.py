@@ -63,6 +63,8 @@ class MarginLoss(CapsuleLoss):
         tensor(0.1800)
     """
 
+    several_classes = True
+
     def __init__(
         self,
         *,

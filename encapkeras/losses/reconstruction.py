@@ -56,7 +56,8 @@ class ReconstructionLoss(SideLoss):
     Call arguments:
         capsules: Class capsules `(B, J, E)`.
         image: What is reconstructed, `(B, H, W, C)` with values from 0 to 1, or of another known shape.
-        labels: Labels `(B,)` as whole numbers, or one-hot `(B, J)`.
+        labels: Labels `(B,)` as whole numbers, or targets `(B, J)`, with a 1 for each class: of several, the capsules
+            are decoded together, into one image.
 
     Returns:
         Losses `(B,)`.
@@ -75,6 +76,7 @@ class ReconstructionLoss(SideLoss):
     """
 
     per_class = "capsules"
+    several_classes = True
 
     def __init__(
         self,

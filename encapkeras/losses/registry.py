@@ -6,7 +6,7 @@ import copy
 import functools
 import inspect
 from collections.abc import Callable, Collection
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import keras
 import torch
@@ -83,6 +83,9 @@ class CapsuleLoss(keras.losses.Loss):  # type: ignore[misc]
     """
 
     _arguments: dict[str, Any]
+
+    several_classes: ClassVar[bool] = False
+    """Whether samples may have several classes: targets `(B, K)` with a 1 for each of them."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)

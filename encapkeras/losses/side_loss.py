@@ -34,7 +34,8 @@ class SideLoss(CapsuleLayer):
 
     `per_class` may name a tensor `(B, J, ...)` that must have one entry for each class: a spec where J differs from the
     scores in the output whose labels it takes is refused. `metric_names` names numbers that each call gives to
-    `report`; training and evaluation show their means over the batches as `<name of the loss>_<metric>`.
+    `report`; training and evaluation show their means over the batches as `<name of the loss>_<metric>`. With
+    `several_classes`, labels may also be `(B, K)`, 1 for each of several classes of an image (`data.overlap`).
 
     Args:
         dtype: Keras' dtype policy; its global one if not given.
@@ -59,6 +60,7 @@ class SideLoss(CapsuleLayer):
     per_class: ClassVar[str] = ""
     metric_names: ClassVar[tuple[str, ...]] = ()
     training_only: ClassVar[bool] = False
+    several_classes: ClassVar[bool] = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

@@ -20,8 +20,17 @@ def warn_about_shapes(graph: BuiltGraph, spec: Spec, written: Tree, report: Repo
             text = "these capsules have dimension 1: squash leaves one number of each, and no direction to agree on"
             report.warn(place, f"{text}. Give 'dim' 2 or more.")
     info, outputs = spec.info, spec.outputs
-    for name in (name for name, loss in spec.losses.items() if info and isinstance(loss, OutputLoss)):
+    for name, loss in spec.losses.items():
+        if not info or not isinstance(loss, OutputLoss):
+            continue
         made = tuple(graph.tensors[outputs[name]].shape[1:])
-        if info and len(outputs) == 1 and made != (info.classes,):
+        if len(outputs) == 1 and made != (info.classes,):
             text = f"outputs {made}, and the data set has {info.classes} classes: 'encapkeras train' refuses that"
             report.warn(written.deepest("model", "outputs", name), f"{text}. Make one score for each class.")
+        if info.classes_per_image > 1 and not getattr(loss.make(), "several_classes", False):
+            text = (
+                f"data.overlap gives each image {info.classes_per_image} classes, and this loss is of images with one"
+            )
+            report.warn(
+                written.deepest("losses", name), f"{text}: 'encapkeras train' refuses that. Use the loss margin."
+            )

@@ -313,7 +313,7 @@ class SpecModel(keras.Model):  # type: ignore[misc]
         spec = config["spec"]
         data = spec.get("data") or {}
         entries = [*spec["model"]["nodes"].values(), *(spec.get("losses") or {}).values()]
-        maps = [data, data.get("augment") or {}, spec.get("train") or {}, *entries]
+        maps = [data, data.get("augment") or {}, data.get("affine") or {}, spec.get("train") or {}, *entries]
         if "extends" in spec or any(type(part) is not dict for part in maps):
             raise ArgumentError("a saved model has a complete spec: no 'extends', and no node or section that is null")
         structure = {key: part for key, part in config["spec"].items() if key not in ("data", "train")}

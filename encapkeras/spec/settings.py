@@ -17,7 +17,11 @@ from encapkeras.spec.tree import Tree
 from encapkeras.validation import Checker
 
 _DATA = Checker(DataSettings)
-_NOT_OF_IMAGES = set(COMMON_SETTINGS) - {"dataset", "image_size"}  # what decides nothing about the images themselves
+_NOT_OF_IMAGES = set(COMMON_SETTINGS) - {
+    "dataset",
+    "image_size",
+    "affine",
+}  # what decides nothing about the images themselves
 
 
 def read_settings(checker: Checker, tree: Tree, report: Report) -> Any:

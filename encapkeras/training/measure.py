@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import keras
+import torch
 
 from encapkeras.data import Batches, DatasetInfo, DataSettings
 from encapkeras.data.fingerprint import class_differences, classes_moved
 from encapkeras.errors import TrainingError
+from encapkeras.losses.side_loss import LABELS
 from encapkeras.model.load_model import load_model
 from encapkeras.model.spec_model import SpecModel
+from encapkeras.text import listed
 from encapkeras.training.memory.advice import advice_for_measuring
 from encapkeras.training.memory.out_of_memory import explain_out_of_memory
 
@@ -55,6 +58,8 @@ def check_fits(model: keras.Model, info: DatasetInfo) -> None:
             f"output '{model.output_names[0]}' of '{model.name}' has shape {scores}; it must be ({info.classes},), one "
             "score per class of the data set"
         )
+    if info.classes_per_image > 1:
+        _check_takes_several_classes(model, info.classes_per_image)
     if model.class_names and classes_moved(model.class_names, info.class_names):
         raise TrainingError(
             f"the classes of '{model.name}' (there) are not those of the data set (here), so its outputs mean other "
@@ -63,9 +68,47 @@ def check_fits(model: keras.Model, info: DatasetInfo) -> None:
         )
 
 
-def compile_with_losses(model: SpecModel, optimizer: keras.optimizers.Optimizer | None = None) -> None:
-    """Compile a model with the losses of its spec and with `accuracy`; without optimizer it is only measured."""
-    accuracy = keras.metrics.SparseCategoricalAccuracy(name="accuracy")
+def _check_takes_several_classes(model: SpecModel, count: int) -> None:
+    """Check that the losses of a network can be of images with several classes."""
+    of_labels = [loss for loss in model.side_losses.items() if LABELS in type(loss[1]).tensors()]
+    every = [*model.make_losses().items(), *of_labels]
+    one = [name for name, loss in every if not getattr(loss, "several_classes", False)]
+    if one:
+        raise TrainingError(
+            f"data.overlap gives each image {count} classes, and the loss on {listed(one)} of '{model.name}' is of "
+            "images with one. Use the loss margin there, or remove data.overlap."
+        )
+
+
+def exact_match(y_true: torch.Tensor, y_pred: torch.Tensor) -> torch.Tensor:
+    """Return 1 where the classes with the highest scores are just those of the target, in any order, else 0, `(B,)`.
+
+    Args:
+        y_true: Targets `(B, K)`, 1 for each class of the image. Of two ones, the two highest scores count.
+        y_pred: Scores `(B, K)`.
+
+    Examples:
+        >>> exact_match(torch.tensor([[1, 0, 1], [1, 1, 0]]), torch.tensor([[0.9, 0.1, 0.8], [0.9, 0.1, 0.8]]))
+        tensor([1., 0.])
+    """
+    places = torch.argsort(y_pred, dim=1, descending=True, stable=True).argsort(1)
+    chosen = places < y_true.sum(1, keepdim=True)
+    matches: torch.Tensor = (chosen == (y_true > 0.5)).all(1)
+    return matches.to(torch.float32)
+
+
+def compile_with_losses(
+    model: SpecModel, optimizer: keras.optimizers.Optimizer | None = None, classes_per_image: int = 1
+) -> None:
+    """Compile a model with the losses of its spec and with `accuracy`; without optimizer it is only measured.
+
+    Of images of several classes, the accuracy is `exact_match`.
+    """
+    accuracy = (
+        keras.metrics.SparseCategoricalAccuracy(name="accuracy")
+        if classes_per_image == 1
+        else keras.metrics.MeanMetricWrapper(exact_match, name="accuracy")
+    )
     model.compile(
         optimizer, loss=model.make_losses(), loss_weights=model.loss_weights, metrics=[accuracy], jit_compile=False
     )
@@ -85,7 +128,7 @@ def measure(checkpoint: Path, batches: Batches, info: DatasetInfo) -> dict[str, 
     """
     model = load_model(checkpoint)
     check_fits(model, info)
-    compile_with_losses(model)
+    compile_with_losses(model, classes_per_image=info.classes_per_image)
     with explain_out_of_memory(advice_for_measuring(model, batches.batch_size or batches.num_images)):
         return measure_metrics(model, batches)
 

@@ -240,7 +240,7 @@ def _open_run(spec: Spec, start: Start, launched: LaunchedRun, folder: RunFolder
     with propagate_errors(), explain_out_of_memory():  # of all processes, before one of them changes the folder
         check_fits(model, splits.info)
         check_device(spec.train, _device_of(model))
-        compile_with_losses(model, make_optimizer(spec.train, len(splits.train)))
+        compile_with_losses(model, make_optimizer(spec.train, len(splits.train)), splits.info.classes_per_image)
     run = _Run(spec, model, splits, folder, asked)
     device = _device_of(model)
     gpu = f" ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else ""
@@ -377,7 +377,7 @@ def _test(run: _Run) -> dict[str, float]:
             best = load_model(chosen)
         else:
             best = build_model(run.spec)
-        compile_with_losses(best)
+        compile_with_losses(best, classes_per_image=run.splits.info.classes_per_image)
     with contextlib.closing(run.progress):
         found = measure_metrics(run.strategy.attach(best), run.own_splits.test, [run.progress])
     return {"test_accuracy": found["accuracy"], "test_loss": found["loss"]}

@@ -65,6 +65,52 @@ def test_evaluate_reproduces_the_validation_accuracy(run_folder, capsys):
     assert json.loads(capsys.readouterr().out)["accuracy"] == results(run_folder)["validation_accuracy"]
 
 
+def test_evaluate_on_changed_images(run_folder, capsys):
+    assert main(["evaluate", str(run_folder), "--change", "data.affine={}", "--json"]) == 0
+    streams = capsys.readouterr()
+    figures = json.loads(streams.out)
+    assert figures["changes"] == ["data.affine={}"]
+    assert figures["images"] == 360
+    assert figures["accuracy"] < results(run_folder)["test_accuracy"]
+    assert "other images" not in streams.err
+    still = [f"data.affine.{name}=0" for name in ("rotation", "shear", "scale", "shift")]
+    assert main(["evaluate", str(run_folder), *(f"--change={change}" for change in still)]) == 0
+    line = capsys.readouterr().out
+    assert line.startswith(f"test accuracy {results(run_folder)['test_accuracy']:.4f}, loss ")
+    assert line.endswith(f", 360 images, {', '.join(still)}\n")
+
+
+def test_evaluate_on_pairs_of_images(run_folder, capsys):
+    changes = ["--change", "data.overlap=2", "--change", "data.image_size=24"]
+    assert main(["evaluate", str(run_folder), *changes]) == 0
+    assert capsys.readouterr().out.endswith(", 360 images, data.overlap=2, data.image_size=24\n")
+
+
+@pytest.mark.parametrize("closer", [["--per-class"], ["--affine", "--images", "20"]])
+def test_evaluate_more_closely_on_changed_images(run_folder, capsys, tmp_path, closer):
+    output = ["-o", str(tmp_path / "out.csv")]
+    assert main(["evaluate", str(run_folder), "--change", "data.affine={}", *closer, *output]) == 0
+    assert capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ("data.subset=100", "--change 'data.subset=100': give data.KEY=VALUE, such as data.affine={}"),
+        ("data.validation=0", "KEY may be any setting of the data but validation and subset"),
+        ("train.seed=1", "--change 'train.seed=1': give data.KEY=VALUE"),
+        ("data", "--change 'data': give data.KEY=VALUE"),
+        ("data.affine.turn=3", "'turn' is not allowed here"),
+        (
+            "data.affine.border=2",
+            "'tiny' takes inputs of shape (32, 32, 1); the images of the data set are (36, 36, 1)",
+        ),
+    ],
+)
+def test_evaluate_on_images_that_cannot_be(run_folder, capsys, change, text):
+    assert text in refused(capsys, "evaluate", str(run_folder), "--change", change)
+
+
 def test_evaluate_prints_a_line(run_folder, capsys):
     assert main(["evaluate", str(run_folder)]) == 0
     assert capsys.readouterr().out == (

@@ -76,13 +76,20 @@ def test_starters_fit_images_of_any_size(size, options, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("options", PAIRWISE, ids=str)
-@pytest.mark.parametrize("dataset", ["digits", "mnist", "fashion_mnist", "cifar10", "cifar100", "svhn", "npz"])
+@pytest.mark.parametrize(
+    "dataset", ["affnist", "digits", "mnist", "fashion_mnist", "cifar10", "cifar100", "small_norb", "svhn", "npz"]
+)
 def test_all_starters_have_no_errors_and_no_warnings(dataset, options, tmp_path):
     data = {"dataset": dataset}
     if dataset == "npz":
         write_images("own.npz", 45, 60, 3, 300, 7)
         data["path"] = "own.npz"
     check(tmp_path, data, *options)
+
+
+def test_digits_are_moved_and_not_mirrored(tmp_path, capsys):
+    new(capsys, "mine.yaml", "--dataset", "affnist")
+    assert "augment: {pad: 6, crop: true}" in (tmp_path / "mine.yaml").read_text()
 
 
 @pytest.mark.slow

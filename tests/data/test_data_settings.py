@@ -146,8 +146,8 @@ def test_settings_that_do_not_go_together(values, text):
             {"dataset": "svhn", "zzz": 3},
             "zzz",
             "unknown",
-            "'zzz' is not an argument of data set 'svhn'. Allowed: augment, batch_size, dataset, extra, image_size, "
-            "root, subset, validation, workers.",
+            "'zzz' is not an argument of data set 'svhn'. Allowed: affine, augment, batch_size, dataset, extra, "
+            "image_size, overlap, root, subset, validation, workers.",
         ),
         ({"dataset": "svhn", "extra": 1}, "extra", "value", "must be a boolean; received 1"),
         ({"dataset": "small_norb", "channels": 3}, "channels", "value", "must be 1 or 2; received 3"),

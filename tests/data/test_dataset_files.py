@@ -1,5 +1,6 @@
 """Files of the genuine formats, read through the public entry; and what a damaged one says."""
 
+import contextlib
 import dataclasses
 import gzip
 import pickle
@@ -12,13 +13,19 @@ import numpy as np
 import pytest
 import scipy.io
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from support.dataset_files import (
+    NORB_TOYS,
+    affnist_structure,
     as_cifar_rows,
     cycling_labels,
     idx_bytes,
     norb_bytes,
+    norb_info,
     python2_pickle,
     random_images,
+    write_affnist_files,
     write_cifar_files,
     write_idx_files,
     write_norb_files,
@@ -88,6 +95,100 @@ def test_svhn_files(tmp_path):
     assert np.array_equal(arrays.train_labels, written["train"][1])
     assert np.array_equal(arrays.test_images, written["test"][0])
     assert arrays.test_labels.min() == 0
+
+
+@pytest.mark.parametrize("subfolder", ["affNIST", ""])
+@pytest.mark.parametrize("training_files", [0, 1, 3])
+def test_affnist_files(tmp_path, subfolder, training_files):
+    test, *training = write_affnist_files(tmp_path / subfolder, training_files=training_files).values()
+    arrays = DATASETS["affnist"].target(root=str(tmp_path), training_files=training_files).read()
+    assert np.array_equal(arrays.test_images[..., 0], test[0])
+    assert np.array_equal(arrays.test_labels, test[1])
+    assert np.array_equal(arrays.train_images[..., 0], np.concatenate([images for images, _ in training]))
+    assert np.array_equal(arrays.train_labels, np.concatenate([labels for _, labels in training]))
+    info = describe(DataSettings(dataset="affnist", training_files=training_files))
+    assert info.train_images == 60_000 * max(training_files, 1)
+    splits = load(DataSettings(dataset="affnist", root=str(tmp_path), training_files=training_files), seed=0)
+    assert splits.train.batch(0)[0].shape[1:] == (40, 40, 1) == (info.height, info.width, info.channels)
+
+
+@pytest.mark.parametrize("compressed", [True, False])
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"label_int": np.arange(10.0)[np.newaxis]}, ""),  # as MATLAB's own numbers
+        ({"label_int": np.arange(10)[:, np.newaxis]}, ""),
+        ({"image": None}, "does not hold a structure affNISTdata with the fields image and label_int"),
+        ({"label_int": None}, "does not hold a structure affNISTdata with the fields image and label_int"),
+        ({"image": np.zeros((10, 1600), np.uint8)}, "image is uint8 (10, 1600); it must be uint8 (1600, N)"),
+        ({"image": np.zeros((40, 40, 10), np.uint8)}, "image is uint8 (40, 40, 10)"),
+        ({"image": np.zeros((784, 10), np.uint8)}, "image is uint8 (784, 10)"),
+        ({"image": np.zeros((1600, 10))}, "image is float64 (1600, 10)"),
+        ({"image": {"a": 1}}, "something else than arrays of real numbers"),
+        ({"label_int": np.zeros((1, 9))}, "label_int is float64 (1, 9); it must be whole numbers (1, 10)"),
+        ({"label_int": np.full((1, 10), 0.5)}, "label_int is float64 (1, 10); it must be whole numbers"),
+        ({"label_int": np.full((1, 10), np.inf)}, "label_int is float64 (1, 10); it must be whole numbers"),
+        ({"label_int": np.full((1, 10), 10)}, "test labels: 10 labels outside 0..9, the first is 10"),
+    ],
+)
+def test_an_affnist_file_with_other_fields(tmp_path, changes, text, compressed):
+    [images, labels], _ = write_affnist_files(tmp_path).values()
+    fields = {name: value for name, value in (affnist_structure(images, labels) | changes).items() if value is not None}
+    path = tmp_path / "transformed" / "test.mat"
+    scipy.io.savemat(path, {"other": 1.0, "affNISTdata": fields}, do_compression=compressed, long_field_names=True)
+    if not text:
+        assert read("affnist", tmp_path).test_labels.tolist() == list(range(10))
+        return
+    message = error_of("affnist", tmp_path)
+    assert text in message
+    assert str(path) in message or "test labels" in message
+
+
+@pytest.mark.parametrize("content", [{"affNISTdata": np.zeros((1600, 10))}, {"image": np.zeros((1600, 10))}])
+def test_an_affnist_file_without_the_structure(tmp_path, content):
+    write_affnist_files(tmp_path)
+    scipy.io.savemat(tmp_path / "transformed" / "test.mat", content)
+    assert "structure" in error_of("affnist", tmp_path)
+
+
+def test_an_affnist_file_with_several_structures(tmp_path):
+    [images, labels], _ = write_affnist_files(tmp_path).values()
+    records = np.zeros((1, 2), [("image", object), ("label_int", object)])
+    for place in (0, 1):
+        records[0, place] = (images.reshape(10, -1).T, labels[np.newaxis])
+    scipy.io.savemat(tmp_path / "transformed" / "test.mat", {"affNISTdata": records})
+    assert "something else than one structure with names of fields" in error_of("affnist", tmp_path)
+
+
+@pytest.mark.parametrize("kept", [0, 50, 130, 300, 2000, -1])
+def test_a_truncated_affnist_file(tmp_path, kept):
+    write_affnist_files(tmp_path)
+    path = tmp_path / "just_centered" / "training_and_validation.mat"
+    path.write_bytes(path.read_bytes()[:kept])
+    assert error_of("affnist", tmp_path).startswith(f"{path} cannot be read as a file of data set ")
+
+
+@given(place=st.integers(128, 1200), value=st.integers(0, 255))
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_an_affnist_file_with_a_wrong_byte_is_read_or_named(tmp_path, place, value):
+    path = tmp_path / "transformed" / "test.mat"
+    if not path.exists():
+        write_affnist_files(tmp_path)
+    images, labels = random_images(10, 40, 40), cycling_labels(10)
+    fields = {"label_int": labels[np.newaxis], "image": images.reshape(10, -1).T}
+    scipy.io.savemat(path, {"affNISTdata": fields})
+    data = bytearray(path.read_bytes())
+    data[place] = value
+    path.write_bytes(data)
+    with contextlib.suppress(DataError):
+        assert len(read("affnist", tmp_path).test_labels) == 10
+
+
+def test_affnist_has_to_be_got_by_hand(tmp_path):
+    message = error_of("affnist", tmp_path)
+    assert "'affnist' are not on this machine, and there is no download for them" in message
+    assert "just_centered/training_and_validation.mat" in message
+    assert "https://www.cs.toronto.edu/~tijmen/affNIST/32x/" in message
 
 
 @pytest.mark.parametrize("name", ["mnist", "fashion_mnist", "cifar10", "cifar100", "svhn"])
@@ -308,6 +409,90 @@ def test_impossible_categories_of_small_norb(tmp_path):
     [path] = tmp_path.glob("*training-cat.mat")
     path.write_bytes(norb_bytes(np.array([0, 1, 2, 3, 4, 5, 0, 0, 0, 0], np.int32)))
     assert "training labels: 1 label outside 0..4, the first is 5 at index 5" in error_of("small_norb", tmp_path)
+
+
+AZIMUTHS, ELEVATIONS = (0, 2, 4, 30, 32, 34), (0, 1, 2)
+
+
+@pytest.mark.parametrize("gzipped", [True, False])
+@pytest.mark.parametrize(
+    ("split", "column", "familiar"),
+    [
+        ("novel_azimuths", 2, AZIMUTHS),
+        ("familiar_azimuths", 2, AZIMUTHS),
+        ("novel_elevations", 1, ELEVATIONS),
+        ("familiar_elevations", 1, ELEVATIONS),
+    ],
+)
+def test_small_norb_by_viewpoint(tmp_path, split, column, familiar, gzipped):
+    written = write_norb_files(tmp_path, count=60, gzipped=gzipped)
+    arrays = DATASETS["small_norb"].target(root=str(tmp_path), split=split).read()
+    for part, images, labels in [
+        ("training", arrays.train_images, arrays.train_labels),
+        ("testing", arrays.test_images, arrays.test_labels),
+    ]:
+        chosen = np.isin(norb_info(60, NORB_TOYS[part])[:, column], familiar)
+        if part == "testing" and split.startswith("novel"):
+            chosen = ~chosen
+        assert 0 < chosen.sum() < 60
+        assert np.array_equal(images[..., 0], written[part][0][chosen, 0])
+        assert np.array_equal(labels, written[part][1][chosen])
+    assert describe(DataSettings(dataset="small_norb", split=split)).train_images == 8_100
+
+
+def test_small_norb_needs_its_info_files_only_for_viewpoints(tmp_path):
+    write_norb_files(tmp_path)
+    for path in tmp_path.glob("*-info.mat"):
+        path.unlink()
+    assert len(read("small_norb", tmp_path).train_labels) == 10
+    with pytest.raises(DataError, match=r"smallnorb-5x46789x9x18x6x2x96x96-training-info\.mat"):
+        DATASETS["small_norb"].target(root=str(tmp_path), split="novel_azimuths").read()
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "text"),
+    [
+        (0, 10, "the instance of image 3 is 10; it must be 0..9"),
+        (1, -1, "the elevation of image 3 is -1; it must be 0..8"),
+        (2, 7, "the azimuth of image 3 is 7; it must be 0..34, even"),
+        (3, 6, "the lighting of image 3 is 6; it must be 0..5"),
+        (None, None, "holds int32 (10, 3) instead of int32 (10, 4)"),
+    ],
+)
+def test_impossible_viewpoints_of_small_norb(tmp_path, column, value, text):
+    write_norb_files(tmp_path)
+    info = norb_info(10, NORB_TOYS["testing"])
+    if column is None:
+        info = np.ascontiguousarray(info[:, :3])
+    else:
+        info[3, column] = value
+    [path] = tmp_path.glob("*testing-info.mat")
+    path.write_bytes(norb_bytes(info))
+    with pytest.raises(DataError) as caught:
+        DATASETS["small_norb"].target(root=str(tmp_path), split="familiar_elevations").read()
+    assert f"{path} cannot be read as a file of data set" in str(caught.value)
+    assert text in str(caught.value)
+
+
+@pytest.mark.parametrize("split", ["instances", "familiar_azimuths"])
+def test_a_test_image_of_small_norb_that_is_a_training_image(tmp_path, split):
+    written = write_norb_files(tmp_path, count=30)
+    pairs = written["testing"][0].copy()
+    pairs[20] = written["training"][0][2]  # azimuths 4 and 4
+    [path] = tmp_path.glob("*testing-dat.mat")
+    path.write_bytes(norb_bytes(pairs))
+    with pytest.raises(DataError, match="1 test image among the training images: test image 20 is training image 2"):
+        DATASETS["small_norb"].target(root=str(tmp_path), split=split).read()
+
+
+def test_toys_of_small_norb_that_are_in_both_parts(tmp_path):
+    write_norb_files(tmp_path, count=30)
+    [path] = tmp_path.glob("*testing-info.mat")
+    path.write_bytes(norb_bytes(norb_info(30, (0, 9, 1, 2, 3))))
+    with pytest.raises(
+        DataError, match="5 toys in both training and test images, the first is instance 9 of class animal"
+    ):
+        DATASETS["small_norb"].target(root=str(tmp_path), split="novel_elevations").read()
 
 
 def test_small_norb_has_to_be_got_by_hand(tmp_path):

@@ -110,7 +110,11 @@ def test_they_can_be_set_from_the_command_line(capsys):
         ({"more": ["two.txt", 3]}, "data.more.1", "must be a string; received 3"),
         ({"direction": "up"}, "data.direction", "must be 'across' or 'down'; received 'up'"),
         ({"directoin": "down"}, "data.directoin", "Did you mean 'direction'?"),
-        ({"zzz": 1}, "data.zzz", "'zzz' is not an argument of data set 'stripes'. Allowed: augment, batch_size, "),
+        (
+            {"zzz": 1},
+            "data.zzz",
+            "'zzz' is not an argument of data set 'stripes'. Allowed: affine, augment, batch_size, ",
+        ),
         ({"extra": True}, "data.extra", "'extra' is an argument of data set 'svhn', not of 'stripes': remove it"),
     ],
 )

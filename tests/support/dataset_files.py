@@ -1,4 +1,4 @@
-"""Writes small data sets in the genuine file formats of MNIST, CIFAR, SVHN, small NORB, ImageNet and of folders."""
+"""Writes small data sets in the genuine formats of MNIST, affNIST, CIFAR, SVHN, small NORB, ImageNet and of folders."""
 
 from __future__ import annotations
 
@@ -107,6 +107,40 @@ def write_svhn_files(
     return written
 
 
+def affnist_structure(images: np.ndarray, labels: np.ndarray) -> dict[str, object]:
+    """The fields of affNIST's structure, in their order: of each image a column; the last two are structures too."""
+    count = len(images)
+    return {
+        "affine_transformation_matrix": np.ones((6, count)),
+        "affine_transformation_matrix_inverse": np.ones((6, count)),
+        "image": images.reshape(count, -1).T,
+        "index": np.arange(1, count + 1, dtype=np.uint32)[np.newaxis],
+        "label_one_of_n": np.eye(10, dtype=np.uint8)[:, labels],
+        "label_int": labels.astype(np.uint8)[np.newaxis],
+        "human_readable_transformation": {"rotation": np.zeros((1, count)), "shearing": np.zeros((1, count))},
+        "original_id": np.array([["a", "b"]], object),
+    }
+
+
+def write_affnist_files(
+    folder: Path, *, train: int = 20, test: int = 10, training_files: int = 0
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """The files of affNIST: centered training digits, or some files of transformed ones, and the transformed test."""
+    batches = [f"transformed/training_and_validation_batches/{number}.mat" for number in range(1, training_files + 1)]
+    names = ["transformed/test.mat", *(batches or ["just_centered/training_and_validation.mat"])]
+    written = {}
+    for seed, name in enumerate(names):
+        count = train if seed else test
+        images, labels = random_images(count, 40, 40, seed=seed), (cycling_labels(count) + seed) % 10
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        scipy.io.savemat(
+            path, {"affNISTdata": affnist_structure(images, labels)}, do_compression=True, long_field_names=True
+        )
+        written[name] = images, labels
+    return written
+
+
 def write_npz(path: Path, **changes: object) -> Path:
     """A good .npz data set of three classes, with some arrays changed, or left out where None is given."""
     arrays: dict[str, object] = {
@@ -141,11 +175,21 @@ def write_image_folder(
     return root
 
 
+NORB_TOYS = {"training": (4, 6, 7, 8, 9), "testing": (0, 1, 2, 3, 5)}
+
+
 def norb_bytes(array: np.ndarray) -> bytes:
     """The format of NORB: type, axes, at least three lengths, values; lowest byte first."""
     magic = {"uint8": 0x1E3D4C55, "int32": 0x1E3D4C54}[str(array.dtype)]
     lengths = [*array.shape, *[1] * (3 - array.ndim)]
     return struct.pack(f"<{2 + len(lengths)}I", magic, array.ndim, *lengths) + array.tobytes()
+
+
+def norb_info(count: int, toys: tuple[int, ...]) -> np.ndarray:
+    """Toy, elevation, azimuth and lighting of pairs whose classes are `cycling_labels(count, 5)`."""
+    numbers = np.arange(count)
+    toy = np.array(toys)[numbers // 5 % len(toys)]
+    return np.stack([toy, numbers % 9, 2 * (numbers % 18), numbers % 6], axis=1).astype(np.int32)
 
 
 def write_norb_files(
@@ -157,7 +201,7 @@ def write_norb_files(
     parts = {"5x46789x9x18x6x2x96x96-training": 1, "5x01235x9x18x6x2x96x96-testing": 2}
     for part, seed in parts.items():
         pairs, labels = random_images(count, 2, 96, 96, seed=seed), cycling_labels(count, 5).astype(np.int32)
-        info = np.zeros((count, 4), np.int32)
+        info = norb_info(count, NORB_TOYS[part.rpartition("-")[2]])
         for content, array in {"dat": pairs, "cat": labels, "info": info}.items():
             name, data = f"smallnorb-{part}-{content}.mat", norb_bytes(array)
             if gzipped:

@@ -32,22 +32,32 @@ class TrainedRun:
     folder: RunFolder
     spec: Spec
     checkpoint: Path
+    changed: bool = False  # whether the images are meant to be others than those of the training
 
     @classmethod
-    def open(cls, path: str | Path, data_root: str | None = None, overrides: Sequence[str] = ()) -> TrainedRun:
-        """Open a run folder, of which overrides change only places; say on stderr if the run is unfinished."""
+    def open(
+        cls,
+        path: str | Path,
+        data_root: str | None = None,
+        overrides: Sequence[str] = (),
+        changes: Sequence[str] = (),
+    ) -> TrainedRun:
+        """Open a run folder; say on stderr if the run is unfinished.
+
+        Overrides change only places; `changes` what the images are.
+        """
         from encapkeras.training.measure import data_of
         from encapkeras.training.run.identity import check_checkpoint
 
-        folder, spec = open_folder(path, data_root, overrides)
+        folder, spec = open_folder(path, data_root, overrides, changes=changes)
         checkpoint = folder.chosen(data_of(spec).has_validation)
         check_checkpoint(folder, checkpoint)
         note_unfinished(folder, checkpoint)
-        return cls(folder, spec, checkpoint)
+        return cls(folder, spec, checkpoint, bool(changes))
 
     def splits(self) -> DataSplits:
-        """Return the images that it was trained and tested with."""
-        return images_of(self.folder, self.spec)
+        """Return the images that it was trained and tested with, or those that were asked for in their place."""
+        return images_of(self.folder, self.spec, self.changed)
 
     def chosen(self, splits: DataSplits, split: str) -> Batches:
         """Return the images of a split, in their own order and not augmented."""
@@ -105,10 +115,14 @@ def named_run(path: str | Path) -> Path:
 
 
 def open_folder(
-    path: str | Path, data_root: str | None = None, overrides: Sequence[str] = (), only_places: bool = True
+    path: str | Path,
+    data_root: str | None = None,
+    overrides: Sequence[str] = (),
+    only_places: bool = True,
+    changes: Sequence[str] = (),
 ) -> tuple[RunFolder, Spec]:
-    """Return the folder of a run and its spec, with its data set at another place if that is given."""
-    from encapkeras.training.run.identity import check_places, moved_data, spec_of_run
+    """Return the folder of a run and its spec, with its data set at another place, or changed, if that is given."""
+    from encapkeras.training.run.identity import check_changes, check_places, moved_data, spec_of_run
     from encapkeras.training.run.run_folder import RunFolder
 
     folder = RunFolder(named_run(path))
@@ -116,8 +130,9 @@ def open_folder(
     folder.check_plugins()
     if only_places and overrides:
         check_places(folder, overrides)
+    check_changes(changes)
     moved = [] if data_root is None else moved_data(folder, data_root)
-    return folder, spec_of_run(folder, [*moved, *overrides])
+    return folder, spec_of_run(folder, [*moved, *overrides, *changes])
 
 
 def _check_run(folder: RunFolder) -> None:
@@ -152,8 +167,8 @@ def _runs_in(folder: Path) -> list[str]:
     return [str(note.parent) for note in sorted(notes, key=lambda note: note.stat().st_mtime, reverse=True)]
 
 
-def images_of(folder: RunFolder, spec: Spec) -> DataSplits:
-    """Load the images of a run; say on stderr if they are not those that it was started with."""
+def images_of(folder: RunFolder, spec: Spec, changed: bool = False) -> DataSplits:
+    """Load the images of a run; say on stderr if they are not those that it was started with, unless that is meant."""
     from encapkeras.data import load
     from encapkeras.training.measure import data_of
     from encapkeras.training.run.identity import changed_images, missing_places
@@ -165,9 +180,9 @@ def images_of(folder: RunFolder, spec: Spec) -> DataSplits:
         if not advice:
             raise
         raise DataError(f"the images of run {folder.path} cannot be used: {error}\n{advice}") from error
-    changed = changed_images(folder, splits.fingerprint)
-    if changed:
-        print(f"run {folder.path} was trained with other images (there) than these (here): {changed}", file=sys.stderr)
+    others = "" if changed else changed_images(folder, splits.fingerprint)
+    if others:
+        print(f"run {folder.path} was trained with other images (there) than these (here): {others}", file=sys.stderr)
     return splits
 
 

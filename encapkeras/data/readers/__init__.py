@@ -1,10 +1,11 @@
 """One data set per file, which registers itself.
 
-Begin with `digits`, the shortest. `idx` and `cifar` are formats that two data sets share; `class_folders` lists the
-images of `image_folder` and `h_imagenet`.
+Begin with `digits`, the shortest. `idx`, `cifar` and `matlab` are formats that two data sets share; `class_folders`
+lists the images of `image_folder` and `h_imagenet`.
 """
 
 from encapkeras.data.readers import (  # noqa: F401  # each registers its data set
+    affnist,
     cifar10,
     cifar100,
     csv,

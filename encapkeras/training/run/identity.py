@@ -139,6 +139,17 @@ def check_places(folder: RunFolder, overrides: Sequence[str]) -> None:
             )
 
 
+def check_changes(changes: Sequence[str]) -> None:
+    """Check that changes are of a run's data, and leave it which images are held out from the training."""
+    for text in changes:
+        section, _, name = text.partition("=")[0].partition(".")
+        if section != "data" or not name or name in ("validation", "subset"):
+            raise ArgumentError(
+                f"--change {shown(text)}: give data.KEY=VALUE, such as data.affine={{}}; KEY may be any setting of the "
+                "data but validation and subset, which decide on the images that a network was not trained on"
+            )
+
+
 def moved_data(folder: RunFolder, place: str) -> list[str]:
     """Return overrides for a data set that is at `place` now: its root, or its only file, and what is below that."""
     key, before = _places(folder)
