@@ -187,7 +187,7 @@ def _squash_sigmoid(capsules: torch.Tensor, dim: int | tuple[int, ...]) -> torch
     return (wide * factor).to(capsules.dtype)
 
 
-def _squash_exponential(capsules: torch.Tensor, dim: int) -> torch.Tensor:
+def _squash_exponential(capsules: torch.Tensor, dim: int | tuple[int, ...]) -> torch.Tensor:
     wide = widen(capsules)
     square = _dot(wide, wide, dim)
     is_zero = square == 0
