@@ -15,6 +15,7 @@ from encapkeras.functional.block_weights import StepOptions
 from encapkeras.functional.kernels.choice import runs_numba
 from encapkeras.functional.mix_types import mix_types
 from encapkeras.functional.squash import squash
+from encapkeras.functional.torch_support.fake_tensors import has_values
 from encapkeras.functional.torch_support.plain_gradients import gradients_of
 from encapkeras.functional.torch_support.precision import without_autocast
 
@@ -60,20 +61,26 @@ class _TypeSteps(torch.autograd.Function):
         offset_SC: torch.Tensor,
         options: StepOptions,
     ) -> tuple[torch.Tensor, ...]:
-        from encapkeras.functional.kernels import numba_steps
-
         if options.given:
             zero = torch.zeros_like(scale_SC)
-            statistics = numba_steps.Statistics(scale_SC, offset_SC, zero, zero)
+            vectors = [scale_SC, offset_SC, zero, zero]
         else:
-            statistics = numba_steps.Statistics(*(torch.empty_like(scale_SC) for _ in range(4)))
+            vectors = [torch.empty_like(scale_SC) for _ in range(4)]
         out_BCHW = torch.empty_like(map_BCHW, memory_format=options.memory_format)
-        affine = None if options.given else (scale_SC, offset_SC)
-        taps_KBCP = numba_steps.forward(map_BCHW, matrix_SNED, statistics, affine, options, out_BCHW)
-        context.save_for_backward(map_BCHW, matrix_SNED, scale_SC, offset_SC, *statistics)
+        if has_values(map_BCHW):
+            from encapkeras.functional.kernels import numba_steps
+
+            affine = None if options.given else (scale_SC, offset_SC)
+            statistics = numba_steps.Statistics(*vectors)
+            taps_KBCP = numba_steps.forward(map_BCHW, matrix_SNED, statistics, affine, options, out_BCHW)
+        else:  # an estimate: shapes, and products that are counted
+            taps_KBCP = map_BCHW.new_empty(len(options.taps), *map_BCHW.flatten(2).shape)
+            for matrix_NED in matrix_SNED:
+                mix_types(map_BCHW, matrix_NED)
+        context.save_for_backward(map_BCHW, matrix_SNED, scale_SC, offset_SC, *vectors)
         context.options = options
         context.set_materialize_grads(False)
-        mean, variance = statistics.mean.clone(), statistics.variance.clone()  # a graph may keep one alone
+        mean, variance = (vector.clone() for vector in vectors[2:])  # a graph may keep one alone
         context.mark_non_differentiable(mean, variance)
         return mean, variance, out_BCHW, *(tap_BCP.view(map_BCHW.shape) for tap_BCP in taps_KBCP)
 

@@ -32,7 +32,7 @@ class MergeBranches(CapsuleLayer):
         epsilon: Added to the variance.
         moving_average: Of the statistics, for prediction: `momentum`: each batch has a share of 1 - momentum; `warm`:
             the plain average of the first batches, until their number is 1 / (1 - momentum), then the same.
-        **kwargs: `branch_weight_regularizer`, `branch_weight_constraint`, the same of `offset`, and
+        **kwargs: Regularizers and constraints of `branch_weight` and `offset`, such as `offset_regularizer`, and
             `activity_regularizer`; `name`, `dtype`, `trainable`, as for every Keras layer.
 
     Call arguments:

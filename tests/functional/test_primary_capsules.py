@@ -70,9 +70,10 @@ def test_depthwise_layer_takes_the_whole_map_and_refuses_what_does_not_fit():
     assert [tuple(weight.shape) for weight in layer.weights] == [(12, 1, 5, 4), (12,)]
     for arguments, shape, message in [
         ({"depthwise": True, "kernel_size": 3}, (2, 5, 4, 10), r"types \* dim = 12 channels; received .* 10\)"),
-        ({"kernel_size": "map"}, (2, 4, 12), "map is a kernel as large as the input"),
     ]:
         with pytest.raises(ShapeError, match=message):
             PrimaryCapsules(4, 3, **arguments)(torch.randn(shape))
+    with pytest.raises(ShapeError, match="map is a kernel as large as the input"):
+        PrimaryCapsules(4, 3, "map").compute_output_shape((None, None, 4, 12))
     with pytest.raises(ArgumentError, match="which has no padding; received padding 1"):
         PrimaryCapsules(4, 3, "map", padding=1)

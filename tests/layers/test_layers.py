@@ -251,7 +251,7 @@ REFUSED_ARGUMENTS = [
     (lambda: Normalize(mean=0.5), "'normalize' needs 'deviation'"),
     (lambda: Normalize(mean=0.5, deviation=[0.2, 0]), "deviation: must be above 0; received [0.2, 0]"),
     (lambda: Normalize(mean=[], deviation=1), "mean: must be a number, or a list of one for each channel; received []"),
-    (lambda: Squash(variant="logistic"), "variant: must be 'paper' or 'sigmoid'; received 'logistic'"),
+    (lambda: Squash(variant="logistic"), "variant: must be 'paper', 'exponential' or 'sigmoid'; received 'logistic'"),
 ]
 
 

@@ -76,7 +76,9 @@ def refused(error, folder, spec):
 
 def test_a_network_without_routing_is_refused_before_anything_is_written(tmp_path):
     message = refused(ArgumentError, tmp_path, tiny_spec(analysis={"every": 1}))
-    assert message.startswith("network 'tiny' has no routing layer; layers that can be analysed: dynamic_capsules, em_")
+    assert message.startswith(
+        "network 'tiny' has no routing layer; layers that can be analysed: convolution_dynamic_capsules, "
+    )
 
 
 def test_an_analysis_needs_validation_images(tmp_path):

@@ -45,7 +45,8 @@ def random(shape):
     return torch.rand(2, *shape, device="cuda", requires_grad=True)
 
 
-@pytest.mark.parametrize("name", CASES)
+# The pretended GPU has no integer parameters, such as the state of a generator of random numbers.
+@pytest.mark.parametrize("name", [name for name in CASES if not name.startswith("interest_capsules")])
 def test_no_layer_waits(name):
     kind, arguments, shape, *_ = CASES[name]
     with keras.device("cuda"), PretendedGpu() as gpu:

@@ -19,7 +19,7 @@ from contextvars import ContextVar
 import torch
 
 from encapkeras.errors import ArgumentError
-from encapkeras.functional.torch_support.fake_tensors import has_values
+from encapkeras.functional.torch_support.fake_tensors import has_values, is_traced
 
 VARIABLE = "ENCAPKERAS_KERNELS"
 CHOICES = ("auto", "torch", "numba", "triton")
@@ -66,8 +66,10 @@ def runs_numba(tensor: torch.Tensor) -> bool:
     Warns once where numba is installed and broken.
     """
     fits = tensor.device.type == "cpu" and tensor.dtype in (torch.float32, torch.float64)
-    if not fits or chosen_kernels() not in ("auto", "numba") or not has_values(tensor):
+    if not fits or chosen_kernels() not in ("auto", "numba") or is_traced():
         return False
+    if not has_values(tensor):  # an estimate of what a step keeps: not worth a compilation
+        return importlib.util.find_spec("numba") is not None
     if _started_in not in (None, os.getpid()):  # numba ends processes forked from one whose threads it has started
         return False
     return _numba_works(tensor.dtype, chosen_kernels() == "numba")
