@@ -183,7 +183,8 @@ def test_runs_that_cannot_be_analysed(run, tmp_path, capsys):
     assert refused(capsys, "analyse", tmp_path / "plain") == (
         "network 'tiny' has no routing layer; layers that can be analysed: convolution_dynamic_capsules, "
         "dynamic_capsules, em_capsules, heinsen_2019_capsules, heinsen_2022_capsules, inverted_attention_capsules, "
-        "inverted_attention_stack, self_attention_capsules, self_routing_capsules, variational_bayes_capsules, window_dynamic_capsules, window_em_capsules\n"
+        "inverted_attention_stack, self_attention_capsules, self_routing_capsules, variational_bayes_capsules, "
+        "window_dynamic_capsules, window_em_capsules\n"
     )
 
 
