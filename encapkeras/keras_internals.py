@@ -41,6 +41,11 @@ def seed_states(model: keras.Model) -> list[torch.Tensor]:
     return [seeds.state.value for layer in layers_within(model) for seeds in layer._seed_generators]
 
 
+def mask_of(tensor: Any) -> Any:
+    """Get the mask that Keras' layers hand on with a tensor; None without one (`_keras_mask`; Keras 3.15)."""
+    return getattr(tensor, "_keras_mask", None)
+
+
 def global_seed_state() -> torch.Tensor | None:
     """Get the state of the generator behind random functions without a seed; None at first (Keras 3.15)."""
     generator = global_state.get_global_attribute(GLOBAL_SEED_GENERATOR)

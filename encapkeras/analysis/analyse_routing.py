@@ -16,7 +16,7 @@ from encapkeras.analysis.stack_statistics import StackStatistics
 from encapkeras.analysis.vote_chunks import CHUNK_ELEMENTS
 from encapkeras.analysis.window_statistics import WindowStatistics
 from encapkeras.errors import ArgumentError
-from encapkeras.keras_internals import inputs_of_calls
+from encapkeras.keras_internals import inputs_of_calls, mask_of
 from encapkeras.layers import (
     LAYERS,
     ConvolutionDynamicCapsules,
@@ -173,6 +173,12 @@ def _measure(
             part = slice(start, start + batch_size)
             inputs = inner(keras.ops.convert_to_tensor(images[part]), training=False)
             for layer, statistics in zip(layers, gathered, strict=True):
+                of_heinsen = isinstance(layer, Heinsen2019Capsules | Heinsen2022Capsules)
+                if not of_heinsen and any(mask_of(each) is not None for each in inputs[layer.name]):
+                    raise ArgumentError(
+                        f"layer '{layer.name}' takes a sequence with a mask, and padded steps would count as capsules; "
+                        "routing of sequences can be analysed without a mask only"
+                    )
                 labels = targets[part] if targets is not None and _number_in_list(layer) in classes else None
                 try:
                     statistics.add(*_maps(layer, [_widen(each) for each in inputs[layer.name]]), labels)

@@ -100,6 +100,11 @@ def _check(arguments: argparse.Namespace) -> None:
             f"only --affine takes several runs; received {len(arguments.runs)}. 'encapkeras compare' trains and "
             "compares several networks."
         )
+    if arguments.changes and arguments.split != "test":
+        raise ArgumentError(
+            f"--change is for the test images; received --split {arguments.split}, whose images it would leave alone "
+            "or hold out anew"
+        )
     if arguments.top is not None and not by_class:
         raise ArgumentError("--top belongs to --per-class and --hardest")
     if arguments.images is not None and not arguments.affine:

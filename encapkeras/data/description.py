@@ -59,7 +59,7 @@ def as_given_to_the_network(settings: DataSettings, reader: DatasetReader) -> Da
 
 def _without_images(settings: DataSettings, info: DatasetInfo, remarks: list[str]) -> DatasetInfo:
     """Return the description of sequences or vectors, which are given as they are."""
-    for name in ("image_size", "augment"):
+    for name in ("image_size", "augment", "affine", "overlap"):
         if getattr(settings, name) is not None:
             raise ArgumentError(
                 f"data.{name} changes images; those of data set '{settings.dataset}' are {info.samples}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch.nn import functional as F
 
+from encapkeras.errors import ArgumentError
 from encapkeras.functional.squash import squash
 from encapkeras.functional.torch_support.precision import as_floats, widen
 
@@ -96,6 +97,8 @@ def capsule_length(capsules: torch.Tensor, *, dim: int = -1, epsilon: float = 0.
         tensor([5., 0.])
     """
     capsules = as_floats(capsules)
+    if epsilon < 0:
+        raise ArgumentError(f"epsilon must be at least 0; received {epsilon}")
     wide = widen(capsules) + offset if offset else widen(capsules)
     if epsilon:
         return (wide.square().sum(dim) + epsilon).sqrt().to(capsules.dtype)

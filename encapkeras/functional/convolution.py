@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 from torch.nn import functional as F
 
+from encapkeras.errors import ArgumentError
 from encapkeras.functional.batch_norm import NormWeights, batch_norm
 
 Padding = Literal["same", "valid"]
@@ -31,6 +32,8 @@ def padding_of(size: tuple[int, int], kernel: tuple[int, int], strides: int, pad
     """
     if padding == "valid":
         return [0, 0, 0, 0]
+    if padding != "same":
+        raise ArgumentError(f"padding must be 'same' or 'valid'; received {padding!r}")
     zeros: list[int] = []
     for length, side in zip(size, kernel, strict=True):
         total = max((-(-length // strides) - 1) * strides + side - length, 0)

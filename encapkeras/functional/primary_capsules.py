@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch.nn import functional as F
 
+from encapkeras.errors import ShapeError
 from encapkeras.functional.batch_norm import NormWeights, batch_norm
 from encapkeras.functional.squash import SquashVariant
 from encapkeras.functional.squash import squash as squashed
@@ -34,7 +35,7 @@ def primary_capsules(
 
     Args:
         image_BHWC: Image `(B, H, W, C)`.
-        kernel: `(N * D, C, K, K)`, type by type; or `(N * D, C / groups, K, K)` of groups of channels.
+        kernel: `(N * D, C, K, K)`, type by type; or `(C, 1, K, K)` with `C = N * D`.
         bias: `(N * D,)`.
         norm: Weights of the batch norm, each `(N * D,)`; None for no batch norm.
         types: Number N of capsule types.
@@ -57,7 +58,13 @@ def primary_capsules(
         >>> primary_capsules(image, kernel, bias, None, **options, squash_variant="exponential").shape
         torch.Size([2, 1, 1, 4, 8])
     """
-    groups = image_BHWC.shape[3] // kernel.shape[1]
+    channels = image_BHWC.shape[3]
+    groups = channels if kernel.shape[1] == 1 and len(kernel) == channels else 1
+    if kernel.shape[1] * groups != channels:
+        raise ShapeError(
+            f"a kernel {tuple(kernel.shape)} takes {kernel.shape[1]} channels, or {len(kernel)} if it is depthwise; "
+            f"received an image of shape {tuple(image_BHWC.shape)}"
+        )
     image_BCHW = image_BHWC.permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
     if norm is None:
         image_BCHW = F.conv2d(image_BCHW, kernel, bias, strides, padding, groups=groups)

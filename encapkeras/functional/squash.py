@@ -37,7 +37,7 @@ def squash(
     epsilon_in: EpsilonPlace = "root",
     offset: float = 0.0,
 ) -> torch.Tensor:
-    """Shorten capsules to lengths below 1, in their shape; the zero vector stays.
+    """Shorten capsules to lengths below 1, in their shape; the zero vector stays, but for an offset.
 
     `paper`: `|s|^2 / (1 + |s|^2) * s / |s|` (Sabour et al. 2017, equation 1). `exponential`: `(1 - exp(-|s|)) * s /
     |s|` (Mazzia et al. 2021, arXiv:2101.12491), which leaves short capsules as they are: its gradient at the zero
@@ -56,7 +56,7 @@ def squash(
         offset: Added to each component at the end.
 
     Raises:
-        ValueError: An unknown variant or place.
+        ValueError: An unknown variant or place, or an epsilon with another variant than `paper`.
 
     Examples:
         >>> squash(torch.tensor([[3.0, 4.0], [0.0, 0.0]]))
@@ -66,6 +66,8 @@ def squash(
         tensor([0.0293, 0.0390])
     """
     capsules = as_floats(capsules)
+    if epsilon and variant != "paper":
+        raise ValueError(f"epsilon belongs to variant 'paper'; received epsilon={epsilon} with variant {variant!r}")
     if offset:
         options = SquashOptions(variant, epsilon, epsilon_in)
         return squash(capsules, dim=dim, **options._asdict()) + offset

@@ -47,7 +47,8 @@ def read_arrays(path: Path) -> Mapping[str, torch.Tensor]:
 
 
 def _native(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    return np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("="))
+    dtype = array.dtype.newbyteorder("=")
+    return np.ascontiguousarray(array, dtype=np.float64 if dtype.itemsize > 8 else dtype)  # torch has no wider ones
 
 
 def _read_npz(path: Path) -> dict[str, np.ndarray[Any, Any]]:

@@ -82,6 +82,8 @@ def _of_primary_capsules(layer: PrimaryCapsules, name: str) -> list[OriginalTens
 
 
 def _of_decoder(loss: ReconstructionLoss) -> list[OriginalTensor]:
+    if loss.decoder == "transposed" or loss.class_independent:
+        raise LackingError("has another decoder than the original")
     tensors = []
     counts = {"dense": 0, "conv": 0}
     for kernel, bias in zip(loss.weights[::2], loss.weights[1::2], strict=True):

@@ -161,9 +161,9 @@ class CapsuleStage(CapsuleLayer):
         return strided_capsule_shape(self, self._map_shape(input_shape), flat=self._is_flat(input_shape))
 
     def compute_mask(self, inputs: Any, previous_mask: Any = None) -> Any:
-        """Return which steps of a sequence are real: every so many by the stride."""
+        """Return which steps of a sequence are real, for each port: every so many by the stride."""
         is_mask = self._is_flat(inputs.shape) and isinstance(previous_mask, torch.Tensor)
-        return previous_mask[:, :: self.strides] if is_mask else None
+        return [previous_mask[:, :: self.strides]] * len(self.ports) if is_mask else None
 
     def _as_map(self, inputs: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
         """Return the input as a map of capsules; padded steps of a sequence are 0."""

@@ -9,6 +9,7 @@ import torch
 
 from encapkeras.errors import ShapeError
 from encapkeras.functional import label_attention
+from encapkeras.functional.routing.interest_attention import check_power
 from encapkeras.layers.registry import CapsuleLayer, Shape, register_layer
 from encapkeras.layers.sequence_masks import step_mask
 
@@ -23,8 +24,8 @@ class LabelAttention(CapsuleLayer):
     Args:
         power: Exponent of the agreement, above 0. From 100 on the interest that agrees most is taken, as with `hard`.
         hard: Whether the interest that agrees most is taken, the first of equal ones; the choice has no gradient.
-        keep_sign: Whether the power of a negative agreement is negative. If not, an even power makes the strongest
-            disagreement win, as in MIND's code.
+        keep_sign: Whether the power of a negative agreement is negative. If not, `power` must be a whole number, and an
+            even one makes the strongest disagreement win, as in MIND's code.
         **kwargs: `name`, `dtype`, `trainable`, as for every Keras layer.
 
     Call arguments:
@@ -51,6 +52,7 @@ class LabelAttention(CapsuleLayer):
         self, power: pydantic.PositiveFloat = 1.0, *, hard: bool = False, keep_sign: bool = True, **kwargs: Any
     ) -> None:
         super().__init__(**kwargs)
+        check_power(power, keep_sign=keep_sign)
         self.power = power
         self.hard = hard
         self.keep_sign = keep_sign

@@ -12,7 +12,7 @@ from encapkeras.functional import primary_capsules
 from encapkeras.functional.squash import SquashVariant
 from encapkeras.layers.block_weights import NORMED_CONVOLUTION, BlockBuilder, MovingAverage, Weights
 from encapkeras.layers.keras_objects import InitializerConfig
-from encapkeras.layers.kernel_sizes import KernelSizeOrMap, Padding, Strides
+from encapkeras.layers.kernel_sizes import KernelSizeOrMap, Padding, Strides, as_sides
 from encapkeras.layers.registry import CapsuleLayer, Shape, convolved_size, register_layer, warn_of_other_axes
 from encapkeras.layers.sequence_maps import ConvolutionSides, as_map_shape, convolution_sides, steps_mask
 from encapkeras.layers.sequence_masks import without_padding
@@ -106,7 +106,7 @@ class PrimaryCapsules(CapsuleLayer):
         self.kernel_initializer = kernel_initializer
         self.bias_initializer = bias_initializer
         self.supports_masking = True
-        if kernel_size == "map" and padding:
+        if kernel_size == "map" and as_sides(padding) != (0, 0):
             raise ArgumentError(
                 f"{self.name}: kernel_size map is a kernel as large as the input, which has no padding; received "
                 f"padding {padding}"
@@ -151,8 +151,10 @@ class PrimaryCapsules(CapsuleLayer):
 
     def compute_mask(self, image: Any, previous_mask: Any = None) -> Any:
         """Return which steps of a sequence are real."""
-        if len(image.shape) != 3:
+        if len(image.shape) != 3 or not isinstance(previous_mask, torch.Tensor):
             return None
+        if self.kernel_size == "map":
+            return previous_mask.any(1, keepdim=True)
         steps = self.compute_output_shape(tuple(image.shape))[1]
         return steps_mask(previous_mask, steps or 0, self._sides(image.shape))
 
@@ -165,6 +167,11 @@ class PrimaryCapsules(CapsuleLayer):
 
     def _convolve(self, image: torch.Tensor, sides: ConvolutionSides, training: bool | None) -> torch.Tensor:
         kernel, bias, norm = self._weights.tensors()
+        if self.kernel_size == "map" and kernel.shape[2:] != image.shape[1:3]:
+            raise ShapeError(
+                f"{self.name}: kernel_size map was built for a map of {tuple(kernel.shape[2:])}; received shape "
+                f"{tuple(image.shape)}"
+            )
         return primary_capsules(
             image,
             kernel,

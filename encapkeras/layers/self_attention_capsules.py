@@ -49,10 +49,12 @@ class SelfAttentionCapsules(WindowLayer):
             `dtype`, `trainable`, as for every Keras layer.
 
     Call arguments:
-        inputs: Capsules `(B, H, W, N, D)`, or a list of them `(B, I, D)`.
+        inputs: Capsules `(B, H, W, N, D)`, a list of them `(B, I, D)`, or a sequence `(B, T, N, D)`.
+        mask: True where a child is real, `(B, I)` of a list, `(B, T)` of a sequence; the others count for nothing.
 
     Returns:
-        Parents `(B, P, Q, J, E)`, or `(B, J, E)` where the window is the map, of lengths below 1.
+        Parents `(B, P, Q, J, E)`, `(B, Q, J, E)` of a sequence, or `(B, J, E)` where the window is the map; of lengths
+        below 1.
 
     Raises:
         ArgumentError: An argument has an invalid value.
@@ -110,9 +112,9 @@ class SelfAttentionCapsules(WindowLayer):
         inputs = self.capsules * math.prod(shape.kernel) * shape.types * side
         return keras.initializers.TruncatedNormal(stddev=math.sqrt(2 / inputs) / _TRUNCATED)
 
-    def call(self, inputs: torch.Tensor) -> torch.Tensor:
+    def call(self, inputs: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
         """See the class."""
-        (capsules,) = self.as_maps(inputs)
+        (capsules,) = self.as_maps(inputs, mask)
         bias = None if self.bias is None else self.of_types(self.bias.value)
         parents = self_attention_routing(
             capsules, self.of_types(self.kernel.value), bias, **self.window_options(capsules)

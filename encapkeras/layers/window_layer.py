@@ -262,15 +262,15 @@ class WindowLayer(CapsuleLayer):
         if len(capsules.shape) != 4 or self.kernel_size is None or masks[0] is None:
             return None
         (steps,) = self.read_shape(keras.tree.map_structure(lambda each: tuple(each.shape), inputs)).parents[1:]
-        made = steps_mask(
-            masks[0], steps or 0, ConvolutionSides(self.window, self.sides["strides"], self.sides["padding"])
-        )
-        return made
+        sides = ConvolutionSides(self.window, self.sides["strides"], self.sides["padding"])
+        made = steps_mask(masks[0], steps or 0, sides)
+        return made if len(self.ports) == 1 else [made] * len(self.ports)
 
     def as_maps(self, inputs: torch.Tensor | list[torch.Tensor], mask: Any = None) -> list[torch.Tensor]:
         """Return the capsules, and their activations if there are any, as maps; what is not real by the mask is 0."""
         inputs = without_padding(self, inputs, mask)
         capsules, *activations = inputs if isinstance(inputs, list | tuple) else [inputs]
+        self.flat = capsules.dim() == 4
         if capsules.dim() == 3:
             return [tensor[:, None, None] for tensor in (capsules, *activations)]
         if capsules.dim() == 4:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
+from inspect import signature
 from typing import Any, Literal
 
 import keras
@@ -43,9 +44,8 @@ class ReconstructionLoss(SideLoss):
             multiples of 8. See `encapkeras.functional.bilinear_decoder`. `transposed`: that of DeepCaps (Rajasegaran
             et al. 2019), by transposed convolutions.
         hidden: Of the `dense` decoder: sizes of the layers before the last, whose size is that of the image.
-        kernel_initializer: Of the `dense` and `bilinear` decoders: Keras initializer of all kernels but the last, by
-            name or as {class_name, config}.
-        output_initializer: Of the `dense` and `bilinear` decoders: Keras initializer of the last kernel.
+        kernel_initializer: Keras initializer of all kernels but the last, by name or as {class_name, config}.
+        output_initializer: Keras initializer of the last kernel.
         class_independent: Whether the decoder takes the capsule of the class alone, not all J with zeros in between.
         filters: Of the `transposed` decoder: channels of its transposed convolutions but the last, whose are those of
             the image.
@@ -93,12 +93,20 @@ class ReconstructionLoss(SideLoss):
         super().__init__(**kwargs)
         self.decoder = decoder
         self.hidden = tuple(hidden)
-        self.decoder = decoder
         self.kernel_initializer = kernel_initializer
         self.output_initializer = output_initializer
         self.class_independent = class_independent
         self.filters = tuple(filters)
         self.strides = tuple(strides)
+        for option, value, owner in (
+            ("hidden", self.hidden, "dense"), ("filters", self.filters, "transposed"),
+            ("strides", self.strides, "transposed"),
+        ):  # fmt: skip
+            if decoder != owner and value != signature(ReconstructionLoss).parameters[option].default:
+                raise ArgumentError(
+                    f"{self.name}: {option} is of the decoder '{owner}', and there is '{decoder}'; received "
+                    f"{option}={list(value)}. Remove it, or set decoder: {owner}"
+                )
         if decoder == "transposed":
             check_strides(self.name, self.filters, self.strides)
 
@@ -114,7 +122,10 @@ class ReconstructionLoss(SideLoss):
         self._image_shape = tuple(size for size in image_shape[1:] if size)
         inputs = self._capsules_shape[1] if self.class_independent else math.prod(self._capsules_shape)
         if self.decoder == "transposed":
-            self._transposed = TransposedDecoder(self, inputs, self._image_shape, self.filters, self.strides)
+            initializers = (self.kernel_initializer, self.output_initializer)
+            self._transposed = TransposedDecoder(
+                self, inputs, self._image_shape, self.filters, self.strides, initializers
+            )
             return
         shapes = self._dense_shapes(inputs) if self.decoder == "dense" else self._bilinear_shapes(inputs)
         self._kernels_and_biases = [

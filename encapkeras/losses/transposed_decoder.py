@@ -13,6 +13,8 @@ from encapkeras.errors import ArgumentError, ShapeError
 from encapkeras.functional import DecoderWeights, NormWeights, TransposedConvolution, transposed_decoder
 from encapkeras.layers import CapsuleLayer
 from encapkeras.layers.block_weights import BlockBuilder
+from encapkeras.layers.initializers import get_initializer
+from encapkeras.layers.keras_objects import InitializerConfig
 
 _CHANNELS = 16
 _KERNEL = 3
@@ -37,6 +39,7 @@ class TransposedDecoder:
         image_shape: Sequence[int],
         filters: Sequence[int],
         strides: Sequence[int],
+        initializers: tuple[InitializerConfig, InitializerConfig],
     ) -> None:
         factor = math.prod(strides)
         if len(image_shape) != 3 or any(side % factor for side in image_shape[:2]):
@@ -46,15 +49,18 @@ class TransposedDecoder:
             )
         self._strides = (*strides, 1)
         self._size = (image_shape[0] // factor, image_shape[1] // factor)
-        builder = BlockBuilder(layer, "glorot_uniform")
+        inner, last = initializers
+        builder, last_builder = BlockBuilder(layer, inner), BlockBuilder(layer, last)
         numbers = math.prod(self._size) * _CHANNELS
-        dense = layer.add_weight((inputs, numbers), "glorot_uniform", name="kernel")
+        dense = layer.add_weight((inputs, numbers), get_initializer(inner, "kernel"), name="kernel")
         self._dense = (dense, builder.bias("dense", numbers))
         self._norm: Sequence[Any] = builder.norm("norm", _CHANNELS)
         sizes = itertools.pairwise([_CHANNELS, *filters, image_shape[2]])
         self._convolutions: list[tuple[Any, Any]] = [
             (
-                builder.kernel(f"transposed{number}", (taken, given, _KERNEL, _KERNEL)),
+                (builder if number <= len(filters) else last_builder).kernel(
+                    f"transposed{number}", (taken, given, _KERNEL, _KERNEL)
+                ),
                 builder.bias(f"transposed{number}", given),
             )
             for number, (taken, given) in enumerate(sizes, 1)

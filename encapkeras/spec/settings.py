@@ -21,6 +21,7 @@ _NOT_OF_IMAGES = set(COMMON_SETTINGS) - {
     "dataset",
     "image_size",
     "affine",
+    "overlap",
 }  # what decides nothing about the images themselves
 
 

@@ -109,6 +109,9 @@ def test_evaluate_more_closely_on_changed_images(run_folder, capsys, tmp_path, c
 )
 def test_evaluate_on_images_that_cannot_be(run_folder, capsys, change, text):
     assert text in refused(capsys, "evaluate", str(run_folder), "--change", change)
+    assert "--change is for the test images; received --split validation" in refused(
+        capsys, "evaluate", str(run_folder), "--split", "validation", "--change", "data.affine={}"
+    )
 
 
 def test_evaluate_prints_a_line(run_folder, capsys):

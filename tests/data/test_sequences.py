@@ -103,7 +103,11 @@ WRONG = [
     ({"train_lengths": np.ones(11, int)}, "train_lengths: has 11 entries, train_sequences has 12"),
     ({"train_lengths": np.ones(12)}, "train_lengths: lengths are float64; they must be integers"),
     ({"test_sequences": np.ones((6, 8, 3))}, r"test_sequences: sequences are (8, 3) (T, F), those of train_sequences"),
-    ({"test_sequences": np.full((6, 7, 3), np.nan)}, "test_sequences: 126 numbers not finite (NaN or infinite)"),
+    (
+        {"test_sequences": np.full((6, 7, 3), np.nan)},
+        "test_sequences: 126 numbers not finite, or too large for float32",
+    ),
+    ({"test_sequences": np.full((6, 7, 3), 1e300)}, "test_sequences: 126 numbers not finite, or too large"),
     ({"test_sequences": None}, "test_sequences: missing; the file holds"),
     ({"train_sequences": np.ones((12, 7, 3, 1))}, "has shape (12, 7, 3, 1); allowed are (N, T) and (N, T, F)"),
     ({"train_images": np.ones((12, 7, 3))}, "train_images: not an array of this format"),
@@ -118,7 +122,7 @@ def test_wrong_npz_files_of_sequences_are_refused(changed, message, tmp_path):
 
 
 def test_sequences_are_not_augmented_or_resized(tmp_path):
-    for options in ({"augment": {"mirror": True}}, {"image_size": 8}):
+    for options in ({"augment": {"mirror": True}}, {"image_size": 8}, {"affine": {}}, {"overlap": 2}):
         (name,) = options
         with pytest.raises(ArgumentError, match=f"data.{name} changes images; those of data set 'patterns' are seq"):
             load(patterns(**options), seed=0)
@@ -165,6 +169,7 @@ WRONG_TABLES = [
     ("x,sort\n1,a\n2,b\n", "train.csv:1: no column is called 'kind' (data.label)"),
     ("x,kind\n1,a\n2,a\n", "all samples are of class 'a'"),
     ("x,kind\n", "has no samples"),
+    (",x,kind\n0,1,a\n", "train.csv:1: column 1 has no name. Save the table without an index, or list data.features"),
     ("x,x,kind\n1,1,a\n", "train.csv:1: column 'x' is there twice"),
     ("kind\na\nb\n", "data.features must be columns other than that of the label"),
     ('x,kind\n1,"a\n', "cannot be read as a CSV file"),
@@ -228,3 +233,8 @@ def test_the_order_of_the_steps_decides(name, least, most, tmp_path):
 def test_starter_specs_are_for_images(tmp_path, capsys):
     assert main(["new", str(tmp_path / "a.yaml"), "--dataset", "patterns"]) == 2
     assert "data set 'patterns' has sequences. Begin with a copy of sequence_capsules" in capsys.readouterr().err
+
+
+def test_csv_cells_may_hold_any_characters_but_ends_of_lines(tmp_path):
+    table = "x,kind\n1,a\u2028b\n2,c\n3,c\n4,a\u2028b\n"
+    assert load(write_csv(tmp_path, table, table), seed=0).info.class_names == ("a\u2028b", "c")

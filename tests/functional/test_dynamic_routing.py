@@ -291,3 +291,12 @@ def test_whole_numbers_are_refused():
     capsules, weight, bias = random_inputs().of_dynamic
     with pytest.raises(ArgumentError, match=r"capsules must be of a floating type; received torch\.int64"):
         dynamic_routing(capsules.long(), weight, bias)
+
+
+def test_a_mask_and_an_output_bias_need_a_softmax_over_the_outputs():
+    capsules, weight, bias = torch.randn(2, 5, 1, 4), torch.randn(1, 3, 2, 4), torch.randn(3, 2)
+    mask = torch.ones(2, 5, 1, dtype=torch.bool)
+    with pytest.raises(ArgumentError, match="need softmax_over 'outputs'"):
+        dynamic_routing(capsules, weight, output_bias=bias, mask=mask)
+    out = dynamic_routing(capsules, weight, output_bias=bias, mask=mask, softmax_over="outputs")
+    torch.testing.assert_close(out, dynamic_routing(capsules, weight, output_bias=bias, softmax_over="outputs"))

@@ -179,3 +179,8 @@ def test_what_does_not_fit_is_named():
         label_attention(torch.randn(2, 3, 4), torch.randn(2, 5))
     with pytest.raises(ShapeError, match="mask must be"):
         label_attention(torch.randn(2, 3, 4), torch.randn(2, 4), mask=torch.ones(2, 4))
+
+
+def test_a_fraction_of_a_negative_agreement_is_refused():
+    with pytest.raises(ArgumentError, match=r"whole number without keep_sign.*received 2\.5"):
+        label_attention(torch.randn(1, 2, 3), torch.randn(1, 3), power=2.5, keep_sign=False)

@@ -77,3 +77,18 @@ def test_depthwise_layer_takes_the_whole_map_and_refuses_what_does_not_fit():
         PrimaryCapsules(4, 3, "map").compute_output_shape((None, None, 4, 12))
     with pytest.raises(ArgumentError, match="which has no padding; received padding 1"):
         PrimaryCapsules(4, 3, "map", padding=1)
+
+
+@pytest.mark.parametrize("kernel", [(12, 4, 3, 3), (12, 1, 3, 3)])
+def test_a_kernel_for_other_channels_is_refused(kernel):
+    options = {"types": 4, "strides": 1, "padding": 0, "relu": False, "squash": False, "training": False}
+    with pytest.raises(ShapeError, match=r"takes \d channels, or 12 .* received an image of shape \(1, 5, 5, 8\)"):
+        primary_capsules(torch.rand(1, 5, 5, 8), torch.rand(kernel), torch.zeros(12), None, **options)
+
+
+def test_a_kernel_as_large_as_the_map_takes_no_other_maps():
+    layer = PrimaryCapsules(2, 2, "map")
+    layer(torch.rand(1, 4, 4, 3))
+    with pytest.raises(ShapeError, match=r"built for a map of \(4, 4\); received shape \(1, 6, 6, 3\)"):
+        layer(torch.rand(1, 6, 6, 3))
+    assert PrimaryCapsules(2, 2, "map", padding=[0, 0])(torch.rand(1, 4, 4, 3)).shape == (1, 1, 1, 2, 2)

@@ -6,6 +6,7 @@ import torch
 from torch.nn import functional as F
 
 from encapkeras.errors import ShapeError
+from encapkeras.keras_internals import mask_of
 from encapkeras.layers import (
     CapsuleConvolution,
     CapsuleStage,
@@ -15,6 +16,7 @@ from encapkeras.layers import (
     InvertedAttentionCapsules,
     InvertedAttentionStack,
     PrimaryCapsules,
+    SelfAttentionCapsules,
     SelfRoutingCapsules,
     VariationalBayesCapsules,
     WindowDynamicCapsules,
@@ -121,6 +123,7 @@ def test_stages_of_sequences_have_the_same_ports():
 
 WINDOW = {"kernel_size": 3, "strides": 2, "padding": 1}
 WINDOWS = {
+    "self_attention": (SelfAttentionCapsules, {}, False),
     "self_routing": (SelfRoutingCapsules, {}, True),
     "self_routing by type": (SelfRoutingCapsules, {"matrices": "type"}, True),
     "attention": (InvertedAttentionCapsules, {}, False),
@@ -166,8 +169,8 @@ def test_padded_steps_count_for_nothing_in_windows(name):
     for tensor in tensors:
         tensor[~mask] = torch.nan
     assert torch.equal(call(layer, tensors, mask=masks), found)
-    made = layer.compute_mask(tensors if len(tensors) > 1 else tensors[0], masks)
-    assert made.tolist() == [[True] * 5, [True, True, True, False, False]]
+    handed_on = mask_of(call(layer, tensors, mask=masks))
+    assert handed_on.tolist() == [[True] * 5, [True, True, True, False, False]]
 
 
 def test_masks_go_through_a_network_of_sequences():
@@ -216,3 +219,34 @@ def test_stacks_route_sequences():
 def test_images_that_are_no_sequences_get_a_warning():
     with pytest.warns(UserWarning, match="this looks like an image"):
         DynamicCapsules(5, 4)(torch.randn(2, 8, 8, 4))
+
+
+MASK = torch.tensor([[True] * 5 + [False] * 4, [True] * 9])
+
+
+@pytest.mark.parametrize(
+    "layer, inputs",
+    [
+        (CapsuleStage(types=2, dim=4), [torch.randn(2, 9, 8)]),
+        (WindowEmCapsules(3, 4, kernel_size=3), [torch.randn(2, 9, 2, 4), torch.rand(2, 9, 2)]),
+    ],
+)
+def test_every_port_has_the_mask(layer, inputs):
+    given = inputs[0] if len(inputs) == 1 else inputs
+    mask = MASK if len(inputs) == 1 else [MASK, None]
+    ports = layer(given, mask=mask, return_ports=True)
+    masks = [mask_of(tensor) for port, tensor in ports.items() if port != "input"]
+    assert all(torch.equal(each, masks[0]) for each in masks)
+    assert masks[0].shape == (2, ports["out"].shape[1])
+
+
+def test_a_kernel_over_the_whole_sequence_sees_its_real_steps():
+    layer = PrimaryCapsules(2, 3, "map")
+    assert mask_of(layer(torch.randn(2, 9, 4), mask=MASK & (torch.arange(9) < 3))).tolist() == [[True], [True]]
+
+
+def test_a_question_for_a_shape_changes_no_output():
+    layer, capsules = WindowDynamicCapsules(3, 4, kernel_size=3), torch.randn(2, 6, 6, 3, 4)
+    expected = layer(capsules)
+    layer.compute_output_shape((None, 12, 3, 4))
+    assert torch.equal(layer(capsules), expected)

@@ -254,3 +254,24 @@ def test_impossible_transposed_decoders():
     loss, capsules, image, labels = transposed(shape=(7, 8, 1))
     with pytest.raises(ShapeError, match=r"whose sides divide by 2, the product of strides=\[1, 2\]; received"):
         loss(capsules=capsules, image=image, labels=labels)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"decoder": "transposed", "hidden": [3]}, "hidden is of the decoder 'dense', and there is 'transposed'"),
+        ({"filters": [3]}, "filters is of the decoder 'transposed', and there is 'dense'"),
+    ],
+)
+def test_options_of_another_decoder_are_refused(options, message):
+    with pytest.raises(ArgumentError, match=message):
+        ReconstructionLoss(**options)
+
+
+def test_all_decoders_take_initializers():
+    for decoder in ("dense", "bilinear", "transposed"):
+        loss = ReconstructionLoss(decoder=decoder, kernel_initializer="zeros", output_initializer="ones")
+        loss(capsules=torch.rand(2, 3, 4), image=torch.rand(2, 8, 8, 1), labels=torch.tensor([0, 2]))
+        kernels = [weight.value for weight in loss.trainable_weights if weight.value.dim() > 1]
+        assert not any(kernel.any() for kernel in kernels[:-1])
+        assert (kernels[-1] == 1).all()

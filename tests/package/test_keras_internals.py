@@ -26,6 +26,13 @@ def weight(model):
     return model.layers[0].kernel.value.item()
 
 
+def test_mask_of_gives_what_a_masking_layer_hands_on():
+    steps = np.array([[[1.0], [0.0]]], "float32")
+    masked = keras.layers.Masking()(steps)
+    assert internals.mask_of(masked).tolist() == [[True, False]]
+    assert internals.mask_of(torch.ones(2)) is None
+
+
 def test_called_by_keras_knows_who_calls_a_loss():
     asked = []
 

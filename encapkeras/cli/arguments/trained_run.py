@@ -46,6 +46,7 @@ class TrainedRun:
 
         Overrides change only places; `changes` what the images are.
         """
+        from encapkeras.data.registry import COMMON_SETTINGS
         from encapkeras.training.measure import data_of
         from encapkeras.training.run.identity import check_checkpoint
 
@@ -53,7 +54,8 @@ class TrainedRun:
         checkpoint = folder.chosen(data_of(spec).has_validation)
         check_checkpoint(folder, checkpoint)
         note_unfinished(folder, checkpoint)
-        return cls(folder, spec, checkpoint, bool(changes))
+        settings = {change.partition("=")[0].removeprefix("data.").partition(".")[0] for change in changes}
+        return cls(folder, spec, checkpoint, not settings <= set(COMMON_SETTINGS) - {"dataset"})
 
     def splits(self) -> DataSplits:
         """Return the images that it was trained and tested with, or those that were asked for in their place."""

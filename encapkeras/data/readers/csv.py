@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -87,7 +88,7 @@ class Csv(DatasetReader):
         advice = "Save it as CSV in UTF-8."
         with reading(path, "a CSV file", DataError, advice), open_regular(path) as binary:
             text = binary.read().decode("utf-8-sig")
-            rows = csv.reader(text.splitlines(keepends=True), delimiter=self.delimiter, strict=True)
+            rows = csv.reader(io.StringIO(text, newline=""), delimiter=self.delimiter, strict=True)
             lines = [(rows.line_num, row) for row in rows if row]
         if len(lines) < 2:
             raise DataError(
@@ -99,6 +100,11 @@ class Csv(DatasetReader):
 
     def _columns(self, path: Path, header: list[str], features: list[str] | None) -> list[str]:
         twice = [name for name in header if header.count(name) > 1]
+        nameless = [number for number, name in enumerate(header, 1) if not name.strip()]
+        if nameless and features is None:
+            raise DataError(
+                f"{path}:1: column {nameless[0]} has no name. Save the table without an index, or list data.features"
+            )
         if twice:
             raise DataError(f"{path}:1: column {shown(twice[0])} is there twice")
         columns = [name for name in header if name != self.label] if features is None else features

@@ -310,11 +310,12 @@ def _pixel_problems(name: str, images: Array) -> list[str]:
 
 
 def _number_problems(name: str, sequences: Array) -> list[str]:
-    wrong = ~np.isfinite(sequences)
+    wrong = ~(np.abs(sequences) <= np.finfo(np.float32).max)
     if not wrong.any():
         return []
     first = tuple(int(index) for index in np.argwhere(wrong)[0])
-    return [f"{name}: {counted(int(wrong.sum()), 'number')} not finite (NaN or infinite), the first at index {first}"]
+    kind = "not finite, or too large for float32"
+    return [f"{name}: {counted(int(wrong.sum()), 'number')} {kind}, the first at index {first}"]
 
 
 def _without_padding(archive: _Archive, part: str, sequences: Array, problems: list[str]) -> Array:

@@ -77,7 +77,8 @@ def dynamic_routing(
         Capsules `(B, J, E)` of lengths below 1, in the type of `capsules`.
 
     Raises:
-        ArgumentError: `iterations` or `softmax_over` has an invalid value.
+        ArgumentError: `iterations` or `softmax_over` has an invalid value; or there are a mask and an output bias, and
+            the softmax goes over the inputs.
         ShapeError: The sizes do not match.
 
     Examples:
@@ -92,6 +93,11 @@ def dynamic_routing(
         check_coefficients(coefficients, (weight.shape[0], weight.shape[1]))
     check_output_bias(output_bias, weight)
     check_capsule_mask(mask, capsules)
+    if mask is not None and output_bias is not None and softmax_over == "inputs":
+        raise ArgumentError(
+            "a mask and a bias of the outputs need softmax_over 'outputs': over 'inputs', a bias can make the shares "
+            "of all real capsules too small for floating-point numbers"
+        )
     # Of own matrices, a softmax over the inputs counts all of them.
     own = capsules.shape[1] == 1 and coefficients is None and (mask is None or softmax_over == "outputs")
     with full_precision(capsules) as wide:

@@ -86,15 +86,15 @@ def label_attention(
         target: The label's vector, `(B, E)`.
         power: Above 0. From 100 on the result is that of `hard`, as a power of 100 overflows.
         hard: Whether to take one interest; the choice is a constant for the gradient.
-        keep_sign: Whether a negative agreement has a negative power, `-|a|^power`. If not, an even power makes
-            the strongest disagreement win, as in MIND's code.
+        keep_sign: Whether a negative agreement has a negative power, `-|a|^power`. If not, `power` is a whole number,
+            and an even one makes the strongest disagreement win, as in MIND's code.
         mask: True where a sample has the interest, `(B, J)`; the others have weight 0.
 
     Returns:
         Vectors `(B, E)`, in the type of `interests`.
 
     Raises:
-        ArgumentError: `power` is not above 0.
+        ArgumentError: `power` is not above 0, or not whole without `keep_sign`.
         ShapeError: The sizes do not match.
 
     Examples:
@@ -104,8 +104,7 @@ def label_attention(
         >>> label_attention(interests, torch.tensor([[2.0, 1.0]]), power=2)
         tensor([[0.9526, 0.0474]])
     """
-    if not power > 0:
-        raise ArgumentError(f"power must be a number above 0; received {power!r}")
+    check_power(power, keep_sign=keep_sign)
     shape = tuple(interests.shape)
     if len(shape) != 3 or 0 in shape[1:] or tuple(target.shape) != (shape[0], shape[2]):
         raise ShapeError(
@@ -127,6 +126,17 @@ def label_attention(
             return _take_largest(interest_BJE, agreement_BJ, hidden_BJ).to(interests.dtype)
         share_BJ = masked_softmax(agreement_BJ, hidden_BJ, 1)
         return (share_BJ.unsqueeze(1) @ interest_BJE).squeeze(1).to(interests.dtype)
+
+
+def check_power(power: float, *, keep_sign: bool) -> None:
+    """Check the exponent of label-aware attention."""
+    if not power > 0:
+        raise ArgumentError(f"power must be a number above 0; received {power!r}")
+    if not keep_sign and power < HARD_POWER and power != int(power):
+        raise ArgumentError(
+            f"power must be a whole number without keep_sign, as negative agreements have no other powers; received "
+            f"{power!r}"
+        )
 
 
 def masked_softmax(logits: torch.Tensor, hidden: torch.Tensor | None, dim: int) -> torch.Tensor:
