@@ -19,7 +19,7 @@ OWN = {f"^{OWN_KEYS}": True}  # keys that are the user's
 
 _VARIABLE = r"\$"
 _OR_VARIABLE = "or a variable such as $name"
-_MANY = 12  # names that a message does not list
+_MANY = 16  # names that a message does not list
 _TEXTS = ("description", "markdownDescription")
 _LIMITS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
 _LENGTHS = ("minItems", "maxItems")

@@ -66,7 +66,7 @@ train:
   optimizer: adam
 """
 MISTAKES = {
-    (2, "digit", "no such data set; known: cifar10, cifar100, digits"),
+    (2, "digit", "no such data set; known: affnist, cifar10, cifar100, csv, digits"),
     (5, "sixteen", "must be a whole number above 0, or a variable such as $name"),
     (5, "stride", "Property stride is not allowed"),
     (6, "squahs", "there is no such layer"),
@@ -168,7 +168,10 @@ def test_the_arguments_of_a_layer_are_completed(draft):
     keys = draft.completions("use_bias: false\n      ")
     assert {"kernel_size", "strides", "padding", "kernel_initializer", "expect", "repeat"} <= set(keys)
     assert not {"types", "filters", "units"} & set(keys)  # of other layers, or there already
-    assert keys["kernel_size"] == "Height and width of the kernel.\n\nA whole number above 0. Default: 3."
+    assert keys["kernel_size"] == (
+        "Height and width of the kernel, or [rows, columns]; of a sequence one number.\n\n"
+        "A whole number, or a list of whole numbers. Default: 3."
+    )
 
 
 def test_the_arguments_of_a_layer_of_keras_are_completed(draft):
