@@ -82,7 +82,7 @@ def _compile(module: Any, dtype: torch.dtype) -> None:
 
 @functools.cache  # once in a process
 def _announce() -> None:
-    print("compiling kernels with numba, once on this machine (some 10 seconds)", file=sys.stderr, flush=True)
+    print("compiling kernels with numba, once on this machine (some 30 seconds)", file=sys.stderr, flush=True)
 
 
 def check_cache(path: str) -> None:
