@@ -49,7 +49,7 @@ class ConvolutionCapsules(CapsuleLayer):
         Capsules `(B, H', W', J, E)`, shorter than 1.
 
     Raises:
-        ShapeError: The input is no map of capsules and no image, or smaller than the kernel.
+        ShapeError: The input is neither a map of capsules nor an image, or it is smaller than the kernel.
 
     Examples:
         >>> import torch

@@ -1,17 +1,19 @@
 """Compiled kernels: equal to torch's operations, chosen by one switch, and never in the way."""
 
+import hashlib
 import importlib.util
 import os
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
 
 from encapkeras.errors import ArgumentError
 from encapkeras.functional import affine_relu_squash, batch_norm_relu_squash
-from encapkeras.functional.kernels import choice
+from encapkeras.functional.kernels import choice, numba_chunks, numba_compiler, numba_steps
 from encapkeras.functional.kernels.choice import chosen_kernels, kernels_in_words, runs_numba, use_kernels
 
 BOUND = {torch.float32: 1e-6, torch.float64: 1e-12}
@@ -150,6 +152,12 @@ def test_forked_processes_use_the_operations_of_torch():
     environment = os.environ | {"ENCAPKERAS_KERNELS": "numba"}
     run = subprocess.run([sys.executable, "-c", FORK], env=environment, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
+
+
+def test_the_kernels_file_changes_with_its_parts():
+    """Else numba would go on with what it compiled before: copy the new value into `numba_steps.PARTS`."""
+    sources = "".join(Path(module.__file__).read_text("utf-8") for module in (numba_chunks, numba_compiler))
+    assert numba_steps.PARTS == hashlib.sha256(sources.encode()).hexdigest()[:12]
 
 
 PROGRAM = """

@@ -1,6 +1,6 @@
 """Parts of the kernels of `numba_steps`: what is done to a chunk of rows that stays in the fastest cache.
 
-Numba keeps compiled kernels until their own file changes: after a change of this file alone, set NUMBA_CACHE_DIR anew.
+Numba keeps compiled kernels until their own file changes, so `numba_steps.PARTS` changes with this one.
 
 Shape suffixes: B batch, D and E capsule dimensions, C channels, P positions, Q = B * P, R positions of a chunk,
 S steps, G channels of a group. M is a map: `(B, C, P)` or, where its `last` is set, `(B, P, C)`.
