@@ -25,13 +25,14 @@ STARTING = 1  # seconds until the training begins, about
 def trained_in_one_go(run, kills):
     """Trains for as long as so many kills need; gives the seconds of an epoch."""
     subprocess.run([*_command(kills), "--run-dir", str(run)], check=True, env=ONE_THREAD, capture_output=True)
-    return json.loads((run / "results.json").read_text())["seconds"] / (EPOCHS_A_KILL * kills)
+    return json.loads((run / "results.json").read_text())["seconds"] / _length(kills)
 
 
 def killed_and_resumed(run, kills, seconds, seed, say=print):
     """Kills a training with SIGKILL so many times, each time resuming it, then lets it end; tells how far it came.
 
-    Every fourth is killed while it starts, the others while they train, at a random moment of some two epochs.
+    Every fourth is killed while it starts, the others while they train, at a random moment of some two epochs, and at
+    the latest once so many are in `metrics.csv`: how fast a machine is must not decide whether any are left.
     """
     random_moments = random.Random(seed)  # noqa: S311  # no secret
     done = 0
@@ -47,18 +48,31 @@ def killed_and_resumed(run, kills, seconds, seed, say=print):
             for line in process.stdout:
                 if line.startswith("run folder"):
                     break
-            time.sleep(random_moments.uniform(0, 2 + EPOCHS_A_KILL * seconds))
+            moment = time.monotonic() + random_moments.uniform(0, 2 + EPOCHS_A_KILL * seconds)
+            while time.monotonic() < moment and _epochs(run) < EPOCHS_A_KILL * (done + 1):
+                time.sleep(0.01)
         process.send_signal(signal.SIGKILL)
         _, message = process.communicate()
         if process.returncode == 0:
-            raise AssertionError(f"the training ended after {done} of {kills} kills: make it longer")
+            raise AssertionError(f"the training ended before kill {done + 1} of {kills}")
         assert process.returncode == -signal.SIGKILL, message
         done += 1
         say(f"kill {done} of {kills}: {_state(run)}")
 
 
 def _command(kills):
-    return [*warm_python(), *TRAIN, str(SPEC), "--set", f"train.epochs={EPOCHS_A_KILL * kills}"]
+    return [*warm_python(), *TRAIN, str(SPEC), "--set", f"train.epochs={_length(kills)}"]
+
+
+def _length(kills):
+    """The epochs of a training that so many kills can't see the end of."""
+    return EPOCHS_A_KILL * (kills + 1)
+
+
+def _epochs(run):
+    """How many epochs are in the run's table: a line each, below the head."""
+    table = run / "metrics.csv"
+    return max(len(table.read_bytes().splitlines()) - 1, 0) if table.exists() else 0
 
 
 def _started(run, kills):
