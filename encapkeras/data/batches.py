@@ -43,6 +43,21 @@ def _part(draws: Draws, start: int, end: int | None) -> Draws:
     return {name: choices[start:end] for name, choices in draws.items()}
 
 
+def balanced_draws(labels: Array, random: np.random.Generator) -> Array:
+    """Draw as many indices of labels `(N,)` as there are, of each class equally many but for one more or less.
+
+    An image comes again only when all others of its class have come.
+    """
+    names = np.unique(labels)
+    one_more = random.permutation(np.arange(len(names)) < len(labels) % len(names))
+    drawn = []
+    for name, more in zip(names, one_more.tolist(), strict=True):
+        number = len(labels) // len(names) + more
+        own = np.flatnonzero(labels == name)
+        drawn.append(np.concatenate([random.permutation(own) for _ in range(-(-number // len(own)))])[:number])
+    return random.permutation(np.concatenate(drawn))
+
+
 @dataclass(frozen=True)
 class BatchMaker:
     """Makes a batch from the draws for its images, and from nothing else; squares have the side `cutout` in pixels.
@@ -84,7 +99,7 @@ class BatchMaker:
 
 
 class Batches(DataLoader[tuple[Tensor, ...]]):
-    """Batches `(images, labels)`: float32 `(B, H, W, C)` in [0, 1], and int64 `(B,)`; the last may be smaller.
+    """Batches `(images, labels)`: float32 `(B, H, W, C)` in [0, 1], and labels as given; the last may be smaller.
 
     A `DataLoader`, because `keras.Model.fit` takes one as it is; but batches are cut from one tensor of all images, or
     made from image files in separate processes. With a seed, order and augmentation depend on the seed and the
@@ -94,7 +109,7 @@ class Batches(DataLoader[tuple[Tensor, ...]]):
 
     Args:
         images: `(N, H, W, C)`, uint8 or float32 in [0, 1]; or a source of windows of the size to be cut.
-        labels: `(N,)`, int64.
+        labels: `(N,)`, int64; or `(N, K)`, float32, 1 for each label of an image.
         height: Height of the yielded images in pixels, at most H.
         width: Their width in pixels, at most W.
         batch_size: Images in a batch.
@@ -127,6 +142,7 @@ class Batches(DataLoader[tuple[Tensor, ...]]):
         workers: int = 0,
         axes: int = 3,
         overlap_classes: int | None = None,
+        balance: bool = False,
     ) -> None:
         super().__init__(TensorDataset(labels), batch_size=batch_size)  # says to Keras how many images there are
         self.labels = labels
@@ -140,6 +156,8 @@ class Batches(DataLoader[tuple[Tensor, ...]]):
         self._windows = TensorWindows(images, height, width) if isinstance(images, Tensor) else images
         self._make = BatchMaker(self._windows, labels, self.settings.cutout, axes, overlap_classes or 0)
         self._draws: tuple[int, Draws] | None = None
+        self._balance = balance
+        self._class_weights: Tensor | None = None
         self._pairs = None if overlap_classes is None else fixed_pairs(labels.numpy())
         if self._pairs is not None:
             self.labels = self._make.labels_of({"order": np.arange(len(labels)), **self._pairs})
@@ -156,7 +174,8 @@ class Batches(DataLoader[tuple[Tensor, ...]]):
             raise ArgumentError(
                 "an accuracy or a choice that is balanced over the classes needs one class for each image: labels "
                 f"(N,), whole numbers; received {str(self.labels.dtype).removeprefix('torch.')} of shape "
-                f"{tuple(self.labels.shape)}. With data.overlap, each image has two classes"
+                f"{tuple(self.labels.shape)}. With data.overlap, each image has two classes, and with several labels "
+                "any number"
             )
         return self.labels
 
@@ -194,6 +213,25 @@ class Batches(DataLoader[tuple[Tensor, ...]]):
         part = copy.copy(self)
         part._process, part._processes = process, processes
         return part
+
+    def weighted(self, class_weights: Tensor) -> Batches:
+        """Return the same batches with a third tensor `(B,)`, what the loss of each image is multiplied by.
+
+        Args:
+            class_weights: Those of images of each class, `(K,)`.
+
+        Raises:
+            ArgumentError: The images have several labels.
+
+        Examples:
+            >>> batches = Batches(torch.ones(2, 1, 1, 1), torch.tensor([0, 1]), height=1, width=1, batch_size=2)
+            >>> [weights.tolist() for _, _, weights in batches.weighted(torch.tensor([0.5, 2.0]))]
+            [[0.5, 2.0]]
+        """
+        _ = self.classes  # refuses several labels
+        weighted = copy.copy(self)
+        weighted._class_weights = class_weights
+        return weighted
 
     def unchanged(self) -> Batches:
         """Return the same images in their own order, cut at the center, not augmented."""
@@ -244,7 +282,7 @@ class Batches(DataLoader[tuple[Tensor, ...]]):
             while crops := list(itertools.islice(made, len(places))):
                 yield [images for images, _ in crops], crops[0][1]
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:  # type: ignore[override]
+    def __iter__(self) -> Iterator[tuple[Tensor, ...]]:  # type: ignore[override]
         """Yield the batches of the epoch that is current when the first of them is asked for."""
         epoch, count = self.epoch, len(self)
         first = min(self.skipped, count - 1)
@@ -256,11 +294,15 @@ class Batches(DataLoader[tuple[Tensor, ...]]):
             for index, (whole, part, batch) in enumerate(zip(draws, own, made, strict=True), first):
                 batch = self._completed(batch, whole, part)
                 if index == first:
-                    yield from itertools.repeat(batch, first)
+                    yield from itertools.repeat(self._weighted(batch), first)
                 if index == count - 1:
                     # Before the last yield: Keras takes that batch and never resumes this generator.
                     self.epoch = epoch + 1
-                yield batch
+                yield self._weighted(batch)
+
+    def _weighted(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
+        """Add the weight of each image, if classes have weights."""
+        return batch if self._class_weights is None else (*batch, self._class_weights[batch[1]])
 
     def _completed(self, made: tuple[Tensor, Tensor], whole: Draws, part: slice) -> tuple[Tensor, Tensor]:
         """Return a batch in its whole size, of which only a part was made."""
@@ -315,6 +357,8 @@ class Batches(DataLoader[tuple[Tensor, ...]]):
         draws = self._center(count)
         random = np.random.default_rng([self.seed, 1 + epoch])
         draws["order"] = random.permutation(count)
+        if self._balance:
+            draws["order"] = balanced_draws(self.classes.numpy(), np.random.default_rng([self.seed, 1 + epoch, 1]))
         tops, lefts = (random.integers(places, size=count) for places in (self._windows.rows, self._windows.columns))
         if self.settings.crop:
             draws |= {"tops": tops, "lefts": lefts}

@@ -34,6 +34,10 @@ def as_given_to_the_network(settings: DataSettings, reader: DatasetReader) -> Da
     """Return the description after resizing, checked against the settings; the reader's remarks become warnings."""
     size = settings.image_size or reader.image_size
     stored = reader.describe()
+    if stored.classes_per_image is None:
+        for name, what in (("overlap", "merges images of one class each"), ("balance", "draws images by their class")):
+            if getattr(settings, name):
+                raise ArgumentError(f"data.{name} {what}; those of data set '{settings.dataset}' have several labels")
     if stored.samples != "images":
         return _without_images(settings, stored, reader.remarks())
     remarks = reader.remarks()
@@ -44,7 +48,7 @@ def as_given_to_the_network(settings: DataSettings, reader: DatasetReader) -> Da
         warnings.warn(remark, stacklevel=3)
     height, width = (size, size) if size else (stored.height, stored.width)
     height, width = height + 2 * settings.margin, width + 2 * settings.margin
-    info = replace(stored, height=height, width=width, classes_per_image=settings.overlap or 1)
+    info = replace(stored, height=height, width=width, classes_per_image=settings.overlap or stored.classes_per_image)
     if settings.overlap and info.classes <= settings.overlap:
         raise ArgumentError(
             f"data.overlap is {settings.overlap}, and there are {info.classes} classes: all images would have the same "

@@ -37,10 +37,14 @@ def fingerprint(class_names: Sequence[str], arrays: ImageArrays) -> Fingerprint:
     root = _common_folder([images for images, _ in given.values() if isinstance(images, ImageFiles)])
     described = {}
     for name, (images, labels) in given.items():
-        of_class = [np.flatnonzero(labels == label) for label in range(len(class_names))]
+        several = labels.ndim == 2
+        of_class = [
+            np.flatnonzero(labels[:, label] if several else labels == label) for label in range(len(class_names))
+        ]
+        unlabeled = _contents(images, np.flatnonzero(~labels.any(1)), root) if several else ()
         described[name] = {
             "images": len(labels),
-            "order": _digest([np.ascontiguousarray(labels, dtype="<i8").data]),
+            "order": _digest([np.ascontiguousarray(labels, dtype="<i8").data.cast("B"), *unlabeled]),
             "classes": [f"{len(indices)} {_digest(_contents(images, indices, root))}" for indices in of_class],
         }
     return {"format": FORMAT, "class_names": list(class_names), "parts": described}

@@ -23,7 +23,7 @@ ReaderClass = TypeVar("ReaderClass", bound="type[DatasetReader]")
 # What every data set has in the `data:` section, whatever its own arguments are; `DataSettings` declares it.
 COMMON_SETTINGS = (
     *("dataset", "workers", "batch_size", "subset", "validation", "image_size"),
-    *("augment", "affine", "overlap"),
+    *("augment", "affine", "overlap", "balance"),
 )
 DATASETS = Registry("data set", reserved=frozenset(COMMON_SETTINGS))
 
@@ -54,7 +54,8 @@ class DatasetInfo:
         validation_images: Number of images in the data set's own validation part; None if it has none.
         samples: What the samples are: `images`; `sequences` of `width` steps, each of `channels` numbers, with height
             1; or `vectors` of `channels` numbers, with height and width 1.
-        classes_per_image: How many classes each image has: 2 with `data.overlap`.
+        classes_per_image: How many classes each image has: 2 with `data.overlap`; None for any number, none among them,
+            as labels `(N, K)` have.
 
     Raises:
         DataError: The name of a class is not valid Unicode, as that of a folder may be.
@@ -68,7 +69,7 @@ class DatasetInfo:
     train_images: int | None = None
     validation_images: int | None = None
     samples: Literal["images", "sequences", "vectors"] = "images"
-    classes_per_image: int = 1
+    classes_per_image: int | None = 1
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -88,9 +89,9 @@ class ImageArrays:
     Args:
         train_images: `(N, H, W, C)`, uint8, or float32 in [0, 1]; or image files, decoded when they are needed. Of
             sequences `(N, 1, T, F)`, of vectors `(N, 1, 1, F)`, float32.
-        train_labels: `(N,)`, int64.
+        train_labels: `(N,)`, int64; or, if images have any number of labels, `(N, K)`, float32, 1 for each of them.
         test_images: `M` images, as `train_images`.
-        test_labels: `(M,)`, int64.
+        test_labels: `(M,)` or `(M, K)`, as `train_labels`.
         validation_images: Those of the data set's own validation part, as `train_images`; None if it has none.
         validation_labels: Their labels; None if there are none.
     """

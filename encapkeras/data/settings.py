@@ -210,6 +210,12 @@ class DataSettings(Settings):
         "by up to 4 pixels, on images that are 8 pixels larger than 'image_size'. Both classes are to be recognized.",
     )
 
+    balance: bool = Field(
+        default=False,
+        description="Whether each epoch draws equally many training images of each class, as many in total as there "
+        "are: images of rare classes come several times, some of frequent ones not at all.",
+    )
+
     @field_validator("dataset")
     @classmethod
     def _known(cls, name: str) -> str:
@@ -233,6 +239,8 @@ class DataSettings(Settings):
             raise error_of(cls.__name__, problems, given)
         size = settings.image_size or DATASETS[settings.dataset].target.image_size  # type: ignore[attr-defined]
         settings._check_margin()
+        if settings.balance and settings.overlap:
+            raise ArgumentError("data.balance needs images of one class each, and data.overlap gives them two")
         if settings.augment is not None and size is not None:
             settings.augment.check(size + 2 * settings.margin, size + 2 * settings.margin)
         return settings

@@ -90,13 +90,15 @@ def load(settings: DataSettings, *, seed: int) -> DataSplits:
         raise ArgumentError(f"the seed must be at least 0; received {seed}")
     reader = settings.reader()
     arrays = reader.read()  # before the description: it finds all that is wrong, the description only a part
-    for labels in (arrays.train_labels, arrays.validation_labels, arrays.test_labels):
-        if labels is not None and labels.ndim != 1:
-            raise DataError(
-                f"data set '{settings.dataset}' gives labels of shape {labels.shape}; training and measuring need one "
-                "class for each image, (N,). Images of several classes can be trained with in a script of your own"
-            )
     info = as_given_to_the_network(settings, reader)
+    axes = 2 if info.classes_per_image is None else 1
+    for labels in (arrays.train_labels, arrays.validation_labels, arrays.test_labels):
+        if labels is not None and labels.ndim != axes:
+            wanted = "one class for each image, (N,)" if axes == 1 else "(N, K), 1 for each label of an image"
+            raise DataError(
+                f"data set '{settings.dataset}' gives labels of shape {labels.shape}; its description says {wanted}. "
+                "Images of any number of labels have classes_per_image=None in the DatasetInfo"
+            )
     for part, images in {"training": arrays.train_images, "test": arrays.test_images}.items():
         if info.samples == "images" and len(images) and (hint := range_hint(images)):
             warnings.warn(f"pixels of the {part} images of data set '{settings.dataset}': {hint}", stacklevel=2)
@@ -145,6 +147,7 @@ class _BatchesMaker:
             workers=self._workers if self._stay_files else 0,
             axes=SAMPLE_AXES[self._info.samples],
             overlap_classes=self._info.classes if settings.overlap else None,
+            balance=settings.balance and seed is not None,
         )
 
     def _affine(self, part: Part) -> AffineImages | None:
@@ -206,8 +209,12 @@ def describe_sample(count: int, total: int, split: str, classes: int) -> str:
 
 
 def _in_shares(labels: Array, seed: int) -> Array:
-    """Return a random order of the indices of labels in which all beginnings hold the shares of the classes."""
+    """Return a random order of the indices of labels in which all beginnings hold the shares of the classes.
+
+    Of several labels for each image it is any random order.
+    """
     total = len(labels)
+    labels = labels if labels.ndim == 1 else np.zeros(total, dtype=np.int64)
     mixed = np.random.default_rng([seed, 0, 1]).permutation(total)
     by_class = mixed[np.argsort(labels[mixed], kind="stable")]
     sizes = np.bincount(labels)

@@ -6,6 +6,7 @@ shortest example; then `side_loss`, the base of losses on tensors inside a netwo
 """
 
 import encapkeras.layers  # noqa: F401  # checks the Keras backend
+from encapkeras.losses.binary_cross_entropy import BinaryCrossEntropyLoss, binary_cross_entropy
 from encapkeras.losses.cross_entropy import CrossEntropyLoss, cross_entropy
 from encapkeras.losses.margin import MarginLoss, margin_loss
 from encapkeras.losses.negative_log_likelihood import NegativeLogLikelihoodLoss, negative_log_likelihood
@@ -17,6 +18,7 @@ from encapkeras.losses.spread import SpreadLoss, spread_loss
 
 __all__ = [
     "LOSSES",
+    "BinaryCrossEntropyLoss",
     "CapsuleLoss",
     "CrossEntropyLoss",
     "MarginLoss",
@@ -25,6 +27,7 @@ __all__ = [
     "ReconstructionLoss",
     "SideLoss",
     "SpreadLoss",
+    "binary_cross_entropy",
     "cross_entropy",
     "margin_loss",
     "negative_log_likelihood",

@@ -64,6 +64,7 @@ class MarginLoss(CapsuleLoss):
     """
 
     several_classes = True
+    of_lengths = True
 
     def __init__(
         self,

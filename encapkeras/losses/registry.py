@@ -87,6 +87,9 @@ class CapsuleLoss(keras.losses.Loss):  # type: ignore[misc]
     several_classes: ClassVar[bool] = False
     """Whether samples may have several classes: targets `(B, K)` with a 1 for each of them."""
 
+    of_lengths: ClassVar[bool] = False
+    """Whether scores, 0 to 1, say how probable it is that each class is present, as lengths do."""
+
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
 

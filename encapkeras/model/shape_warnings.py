@@ -27,10 +27,8 @@ def warn_about_shapes(graph: BuiltGraph, spec: Spec, written: Tree, report: Repo
         if len(outputs) == 1 and made != (info.classes,):
             text = f"outputs {made}, and the data set has {info.classes} classes: 'encapkeras train' refuses that"
             report.warn(written.deepest("model", "outputs", name), f"{text}. Make one score for each class.")
-        if info.classes_per_image > 1 and not getattr(loss.make(), "several_classes", False):
-            text = (
-                f"data.overlap gives each image {info.classes_per_image} classes, and this loss is of images with one"
-            )
-            report.warn(
-                written.deepest("losses", name), f"{text}: 'encapkeras train' refuses that. Use the loss margin."
-            )
+        if info.classes_per_image != 1 and not getattr(loss.make(), "several_classes", False):
+            count = info.classes_per_image
+            why = f"data.overlap gives each image {count} classes" if count else "images have several labels each"
+            text = f"{why}, and this loss is of images with one: 'encapkeras train' refuses that"
+            report.warn(written.deepest("losses", name), f"{text}. Use the loss margin or binary_cross_entropy.")

@@ -11,7 +11,9 @@ import numpy as np
 from encapkeras.data.checks import listed_error
 from encapkeras.data.files import not_found, user_path
 from encapkeras.data.image_files import ImageFiles
+from encapkeras.data.label_matrix import matrix_problems, one_class_remark
 from encapkeras.data.readers.class_folders import LabeledFiles, classes_in, find_labeled_files, named, stray_files
+from encapkeras.data.readers.label_table import LabelTable, read_label_table
 from encapkeras.data.registry import DataPath, DatasetInfo, DatasetReader, ImageArrays, register_dataset
 from encapkeras.text import counted
 
@@ -31,23 +33,31 @@ class ImageFolder(DatasetReader):
     Without these folders, `CLASS/IMAGE`: then a fifth of each class is set aside for the test, always the same images.
     Classes are called as their folders are, in the order of names; folders may hold further ones.
 
+    With `labels`, images may have any number of labels, and other folders mean nothing. Images that the table does not
+    name are not used.
+
     Args:
         root: The folder.
         channels: 3 for color, 1 for grayscale; all images are converted to that.
+        labels: A .csv file with a line for each image: `file`, its path from the root, and a column of 0 and 1 for each
+            label.
     """
 
     image_size = 64
 
-    def __init__(self, root: DataPath, channels: Literal[1, 3] = 3) -> None:
+    def __init__(self, root: DataPath, channels: Literal[1, 3] = 3, labels: DataPath | None = None) -> None:
         self.root = user_path(root)
         self.channels = channels
+        self.labels = None if labels is None else user_path(labels)
 
     def describe(self) -> DatasetInfo:
         """Classes and numbers of images from the names of the files."""
         classes, parts = self._listed()
         validation = len(parts["val"].paths) if "val" in parts else None
-        size = self.image_size
-        return DatasetInfo(size, size, self.channels, len(classes), classes, len(parts["train"].paths), validation)
+        size, count = self.image_size, len(parts["train"].paths)
+        per_image = None if self.labels else 1
+        sizes = (size, size, self.channels, len(classes))
+        return DatasetInfo(*sizes, classes, count, validation, classes_per_image=per_image)
 
     def read(self) -> ImageArrays:
         """All files, not decoded yet."""
@@ -58,8 +68,10 @@ class ImageFolder(DatasetReader):
         return ImageArrays(images["train"], labels["train"], images["test"], labels["test"], *own)
 
     def remarks(self) -> list[str]:
-        """Say which folders beside the parts are not used."""
+        """Say which folders beside the parts are not used; of a table, if all images have one label."""
         folders = self._folders()
+        if self.labels:
+            return [f"{self.labels}: {remark}" for remark in one_class_remark(self._listed()[1]["train"].labels)]
         if not folders:
             return []
         meant, others = [], []
@@ -81,6 +93,8 @@ class ImageFolder(DatasetReader):
     def _listed(self) -> tuple[tuple[str, ...], dict[str, LabeledFiles]]:
         """Return the classes, and the files of each part; raise `DataError` naming all that is wrong."""
         folders = self._folders()
+        if self.labels:
+            return self._of_table(read_label_table(self.labels, self.root), folders)
         classes = tuple(classes_in(folders.get("train", self.root)))
         problems = [
             f"there is a folder '{given}', but none called '{lacking}'{hint}"
@@ -106,6 +120,20 @@ class ImageFolder(DatasetReader):
         if problems:
             raise listed_error(f"{self.root} cannot be used as a data set", problems)
         return classes, parts
+
+    def _of_table(self, table: LabelTable, folders: dict[str, Path]) -> tuple[tuple[str, ...], dict[str, LabeledFiles]]:
+        """Return the labels of a table, and the files of each part that it names."""
+        if "train" in folders and "test" in folders:
+            parts = {name: table.part(self.root, name) for name in folders}
+        else:
+            every = table.part(self.root, "")
+            tested = np.random.default_rng(0).permutation(len(every.paths)) < round(TEST_SHARE * len(every.paths))
+            parts = {"train": every.chosen(~tested), "test": every.chosen(tested)}
+        problems = [f"it names no image of {name}" for name, part in parts.items() if not part.paths]
+        problems = problems or matrix_problems({name: part.labels for name, part in parts.items()}, table.names)
+        if problems:
+            raise listed_error(f"{self.labels} cannot be used as the labels of {self.root}", problems)
+        return table.names, parts
 
     def _part(self, folder: Path, classes: tuple[str, ...], problems: list[str]) -> LabeledFiles:
         strays = stray_files(folder)

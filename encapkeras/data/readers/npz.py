@@ -18,6 +18,7 @@ import numpy as np
 
 from encapkeras.data.checks import MOST_LISTED, label_problems, listed_error, missing_classes
 from encapkeras.data.files import is_hidden, not_found, reading_arrays, user_path
+from encapkeras.data.label_matrix import as_targets, matrix_problems, one_class_remark
 from encapkeras.data.registry import Array, DataPath, DatasetInfo, DatasetReader, ImageArrays, register_dataset
 from encapkeras.errors import suggest
 from encapkeras.files import open_regular
@@ -43,7 +44,8 @@ class Npz(DatasetReader):
 
     It may have a validation part, `validation_images` and `validation_labels`. Images are uint8, or floats in [0, 1],
     of shape (N, H, W) or (N, H, W, C); labels are whole numbers from 0. With `class_names`, an array of strings, there
-    are as many classes as names; without, as many as the training labels say.
+    are as many classes as names; without, as many as the training labels say. Images of which each may have any number
+    of labels have labels (N, K) of 0 and 1, a column for each label.
 
     Args:
         path: The file.
@@ -75,11 +77,18 @@ class Npz(DatasetReader):
                 images = {part: _without_padding(archive, part, steps, problems) for part, steps in images.items()}
             if info is None or problems:
                 raise listed_error(f"{self.path} cannot be used as a data set", problems)
-            labels = {part: archive.read(f"{part}_labels").astype(np.int64) for part in archive.parts}
+            labels = {part: archive.read(f"{part}_labels") for part in archive.parts}
+        labels = {part: as_targets(each) if each.ndim == 2 else each.astype(np.int64) for part, each in labels.items()}
         shape = _with_channels if archive.kind == "images" else _with_features
         shaped = {part: shape(array) for part, array in images.items()}
         own = shaped.get(OWN_VALIDATION), labels.get(OWN_VALIDATION)
         return ImageArrays(shaped["train"], labels["train"], shaped["test"], labels["test"], *own)
+
+    def remarks(self) -> list[str]:
+        """Say if images could have several labels, and all have one."""
+        with _Archive(self.path) as archive:
+            labels = archive.read("train_labels")
+        return [f"{self.path}: {remark}" for remark in one_class_remark(labels)] if labels.ndim == 2 else []
 
 
 class _Archive:
@@ -190,7 +199,8 @@ def _described(archive: _Archive) -> tuple[DatasetInfo | None, list[str]]:
     validation = headers[f"{OWN_VALIDATION}_{kind}"][0][0] if OWN_VALIDATION in archive.parts else None
     channels = rest[0] if rest else 1
     samples: Any = kind
-    return DatasetInfo(height, width, channels, classes, names, count, validation, samples), []
+    per_image = None if len(headers["train_labels"][0]) == 2 else 1
+    return DatasetInfo(height, width, channels, classes, names, count, validation, samples, per_image), []
 
 
 def _arrays(parts: Iterable[str], *kinds: str) -> tuple[str, ...]:
@@ -215,7 +225,9 @@ def _sample_problems(name: str, kind: str, shape: tuple[int, ...], dtype: np.dty
 
 
 def _label_problems(name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> list[str]:
-    problems = []
+    problems: list[str] = []
+    if name.endswith("labels") and len(shape) == 2 and dtype.kind in "biu" and 0 not in shape:
+        return problems  # of several labels
     if dtype.kind not in "iu":
         problems.append(f"{name}: {name.partition('_')[2]} are {dtype}; they must be integers, for example int64")
     if len(shape) != 1:
@@ -273,6 +285,8 @@ def _labels_and_classes(
     usable = [name for name in headers if name.endswith("labels") and not _label_problems(name, *headers[name])]
     labels = {name: archive.read(name) for name in usable}
     classes = len(class_names or ())
+    if any(each.ndim == 2 for each in labels.values()):
+        return _label_matrices(labels, class_names)
     if not classes and "train_labels" in labels:
         train = labels["train_labels"]
         index = int(train.argmax())
@@ -292,6 +306,13 @@ def _labels_and_classes(
         found = f"{NAMES}: there is one name" if class_names else "train_labels: all labels are 0"
         problems = [f"{found}; a network needs at least two classes"]
     return problems, classes
+
+
+def _label_matrices(labels: dict[str, Array], class_names: tuple[str, ...] | None) -> tuple[list[str], int]:
+    """As `_labels_and_classes`, where images have any number of labels."""
+    first = labels.get("train_labels", next(iter(labels.values())))
+    names = class_names or tuple(map(str, range(first.shape[1] if first.ndim == 2 else 0)))
+    return matrix_problems(labels, names), len(names)
 
 
 def _pixel_problems(name: str, images: Array) -> list[str]:
