@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import keras
 import torch
 from torch import Tensor
 
+from encapkeras.analysis.probabilities import Probabilities, ScoreKind
 from encapkeras.data.checks import layout_hint
 from encapkeras.errors import ArgumentError
-from encapkeras.losses import CapsuleLoss
 from encapkeras.model.spec_model import SpecModel
-
-ScoreKind = Literal["length", "activation", "probability", "score"]
 
 
 @dataclass(frozen=True)
@@ -26,11 +24,20 @@ class Classified:
             `probability`, or a `score`: outputs of another kind, as they are.
         class_names: The name of each class, in the order of the labels; the labels themselves if the model has none.
         scores: `(B, K)`, float32.
+        temperature: That of a calibrated network, whose scores are probabilities; None of others.
+        present: Which labels each image has, `(B, K)`, bool, for a network of several labels; None of others.
     """
 
     kind: ScoreKind
     class_names: tuple[str, ...]
     scores: Tensor
+    temperature: float | None = None
+    present: Tensor | None = None
+
+    def labels(self) -> list[list[str]]:
+        """Return for each image the labels that it has, in their order; none of a network of one class each."""
+        rows = [] if self.present is None else self.present.tolist()
+        return [[name for name, there in zip(self.class_names, row, strict=True) if there] for row in rows]
 
     def best(self, count: int = 1) -> list[list[tuple[str, float]]]:
         """Return for each image the classes with the highest scores, the highest first; of equal ones the lower label.
@@ -55,7 +62,8 @@ class Classifier:
     """A network made from a spec as a classifier: what its scores are, and how they follow from its output.
 
     Capsule lengths and activations stay as they are, whatever the loss. Other outputs become probabilities where their
-    loss takes them for logits (`CapsuleLoss.probabilities`), as `cross_entropy` does.
+    loss takes them for logits (`CapsuleLoss.probabilities`), as `cross_entropy` does. Of a calibrated network, all
+    become probabilities: see `Probabilities`.
 
     Args:
         model: A network with one input and one output, one score for each class.
@@ -84,20 +92,9 @@ class Classifier:
             )
         self.model = model
         self.image_shape: tuple[int, int, int] = shapes[0]
-        self.class_names = model.class_names or tuple(map(str, range(shapes[1][0])))
-        self._loss = next(iter(model.make_losses().values()), None)
-        self.kind = self._kind()
-
-    def _kind(self) -> ScoreKind:
-        (reference,) = self.model.examined.spec.outputs.values()
-        layer = self.model.examined.graph.layers[reference.node]
-        declared: ScoreKind | Literal[""] = getattr(layer, "scores_are", "")
-        if declared:
-            return declared
-        return "score" if self._probabilities(torch.zeros(1, len(self.class_names))) is None else "probability"
-
-    def _probabilities(self, outputs: Tensor) -> Tensor | None:
-        return self._loss.probabilities(outputs) if isinstance(self._loss, CapsuleLoss) else None
+        self._probabilities = Probabilities(model, model.classes_per_image)
+        self.class_names = self._probabilities.names
+        self.kind: ScoreKind = "probability" if model.temperature else self._probabilities.kind
 
     @torch.no_grad()
     def scores(self, images: Any) -> Tensor:
@@ -109,9 +106,18 @@ class Classifier:
         Returns:
             `(B, K)`, float32, on the CPU.
         """
-        outputs = self.model(images, training=False).detach().float().cpu()
-        probabilities = self._probabilities(outputs) if self.kind == "probability" else None
-        return outputs if probabilities is None else probabilities
+        outputs: Tensor = self.model(images, training=False).detach().float().cpu()
+        return self._probabilities(outputs).float() if self.kind == "probability" else outputs
+
+    def classified(self, scores: Tensor) -> Classified:
+        """Return scores, as `scores` returns them, with what they are."""
+        several = self.model.classes_per_image is None
+        present = self._present(scores) if several else None
+        return Classified(self.kind, self.class_names, scores, self.model.temperature, present)
+
+    def _present(self, scores: Tensor) -> Tensor:
+        """Return which labels are there by their scores; a probability is at least 0.5, whatever the temperature."""
+        return scores >= 0.5 if self.kind == "probability" else self._probabilities.present(scores)
 
 
 def classify(model: keras.Model, images: Any, *, batch_size: int = 64) -> Classified:
@@ -136,7 +142,7 @@ def classify(model: keras.Model, images: Any, *, batch_size: int = 64) -> Classi
     classifier = Classifier(model)
     batch = _as_images(images, classifier.image_shape)
     parts = [classifier.scores(part) for part in batch.split(batch_size)]
-    return Classified(classifier.kind, classifier.class_names, torch.cat(parts))
+    return classifier.classified(torch.cat(parts))
 
 
 def _as_images(images: Any, shape: tuple[int, int, int]) -> Tensor:

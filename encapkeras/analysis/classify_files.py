@@ -71,7 +71,7 @@ def classify_files(
             read += images
     if hints and all(hints):
         warnings.warn(f"pixels of the images: {hints[0]}", stacklevel=2)
-    return ClassifiedFiles(read, Classified(classifier.kind, classifier.class_names, torch.cat(scores)), problems)
+    return ClassifiedFiles(read, classifier.classified(torch.cat(scores)), problems)
 
 
 def prepared_image(model: keras.Model, path: str | os.PathLike[str]) -> Tensor:

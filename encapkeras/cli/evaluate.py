@@ -6,7 +6,7 @@ import argparse
 import json
 from typing import Any
 
-from encapkeras.cli import evaluate_affine, evaluate_classes
+from encapkeras.cli import evaluate_affine, evaluate_calibration, evaluate_classes
 from encapkeras.cli.arguments.device import add_device, print_device
 from encapkeras.cli.arguments.output_file import add_overwrite
 from encapkeras.cli.arguments.spec_arguments import add_plugins
@@ -16,6 +16,7 @@ from encapkeras.errors import ArgumentError, printable
 EXAMPLES = (
     "encapkeras evaluate latest",
     "encapkeras evaluate runs/first --per-class -o classes.csv",
+    "encapkeras evaluate runs/first --calibrate",
     "encapkeras evaluate runs/first --change data.affine={}",
     "encapkeras evaluate runs/first --data-root /data/photos",
 )
@@ -58,6 +59,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="measure the accuracy on rotated, shifted and scaled images, as a plot and a table",
     )
+    closer.add_argument(
+        "--calibrate",
+        action="store_true",
+        help="fit a temperature on the validation images, keep it in the file of the network, so that predict gives "
+        "probabilities, and draw their reliability on the test images before and after",
+    )
     parser.add_argument(
         "--top",
         type=int,
@@ -68,7 +75,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--images", type=int, metavar="N", help="with --affine: use N images, balanced over classes (1000)"
     )
     parser.add_argument(
-        "-o", "--output", metavar="PATH", help="the file to write; with --affine the folder (RUN/analysis/affine)"
+        "-o",
+        "--output",
+        metavar="PATH",
+        help="the file to write; of --affine and --calibrate a folder (in RUN/analysis)",
     )
     add_overwrite(parser)
     add_device(parser)
@@ -84,6 +94,8 @@ def run(arguments: argparse.Namespace) -> int:
     with explain_out_of_memory():
         if arguments.affine:
             evaluate_affine.run(arguments)
+        elif arguments.calibrate:
+            evaluate_calibration.run(arguments)
         elif arguments.per_class or arguments.hardest is not None:
             evaluate_classes.run(arguments)
         else:
@@ -105,12 +117,19 @@ def _check(arguments: argparse.Namespace) -> None:
             f"--change is for the test images; received --split {arguments.split}, whose images it would leave alone "
             "or hold out anew"
         )
+    if arguments.calibrate and (arguments.changes or arguments.split != "test"):
+        raise ArgumentError(
+            "--calibrate fits on the validation images of the run, and measures on its test images: leave out --split "
+            "and --change"
+        )
     if arguments.top is not None and not by_class:
         raise ArgumentError("--top belongs to --per-class and --hardest")
     if arguments.images is not None and not arguments.affine:
         raise ArgumentError("--images belongs to --affine")
-    if arguments.output is not None and not (by_class or arguments.affine):
-        raise ArgumentError("-o belongs to --per-class, --hardest and --affine; --json prints the results for programs")
+    if arguments.output is not None and not (by_class or arguments.affine or arguments.calibrate):
+        raise ArgumentError(
+            "-o belongs to --per-class, --hardest, --affine and --calibrate; --json prints the results for programs"
+        )
     if arguments.hardest is not None and arguments.output is None:
         raise ArgumentError("--hardest needs the file to write: -o hardest.txt")
     if arguments.hardest is not None and arguments.json:
@@ -138,7 +157,12 @@ def _print(metrics: dict[str, Any], as_json: bool) -> None:
     if as_json:
         print(json.dumps(metrics, indent=2))
         return
+    from encapkeras.analysis.scores import METRICS
+
     changed = "".join(f", {printable(change)}" for change in metrics.get("changes", ()))
     print("{split} accuracy {accuracy:.4f}, loss {loss:.4f}, {images:,} images".format(**metrics) + changed)
     if "ten_crop_accuracy" in metrics:
         print("{split} accuracy {ten_crop_accuracy:.4f} with ten crops of each image".format(**metrics))
+    found = {words: metrics[name] for name, words in METRICS.items() if metrics.get(name) is not None}
+    if found:
+        print(", ".join(f"{words} {value:.4f}" for words, value in found.items()))

@@ -76,10 +76,15 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _print(found: ClassifiedFiles, checkpoint: Path, top: int) -> None:
-    print(f"{printable(str(checkpoint))}: {SCORES[found.classified.kind]}")
+    temperature = found.classified.temperature
+    scores = f"probabilities (temperature {temperature:.4g})" if temperature else SCORES[found.classified.kind]
+    print(f"{printable(str(checkpoint))}: {scores}")
+    of_files = iter(found.classified.labels())
     for file, classes in zip(found.files, found.classified.best(top), strict=True):
         shown = ", ".join(f"{printable(name)} {score:.3f}" for name, score in classes)
-        print(f"{printable(str(file))}: {shown}")
+        labels = next(of_files, None)
+        named = "" if labels is None else f"{printable(', '.join(labels)) or 'no label'} ("
+        print(f"{printable(str(file))}: {named}{shown}{')' if named else ''}")
 
 
 def _as_json(found: ClassifiedFiles, checkpoint: Path, top: int) -> dict[str, Any]:
@@ -88,6 +93,8 @@ def _as_json(found: ClassifiedFiles, checkpoint: Path, top: int) -> dict[str, An
         {"file": str(file), "classes": [{"class": name, kind: score} for name, score in classes]}
         for file, classes in zip(found.files, found.classified.best(top), strict=True)
     ]
+    for image, labels in zip(images, found.classified.labels(), strict=False):
+        image["labels"] = labels
     problems = [{"file": str(file), "problem": problem} for file, problem in found.problems.items()]
     return {"model": str(checkpoint), "scores": kind, "images": images, "not_read": problems}
 

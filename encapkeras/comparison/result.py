@@ -14,7 +14,7 @@ from typing import Any
 from rich.console import Console, Group
 
 from encapkeras.comparison.latex import latex_tables
-from encapkeras.comparison.rows import Network, Pair, Row, Run
+from encapkeras.comparison.rows import METRICS, Network, Pair, Row, Run
 from encapkeras.comparison.statistics import CONFIDENCE, Difference, Spread
 from encapkeras.comparison.tables import WIDEST, markdown_table, terminal_tables
 from encapkeras.spec.sweep import short_paths, value_text
@@ -80,6 +80,7 @@ class Comparison:
         results = self._results(network)
         accuracies = _values(results, "test_accuracy")
         validation = _values(results, "validation_accuracy")
+        metrics = {name: list(values.values()) for name in METRICS if (values := _values(results, name))}
         return Row(
             network=network,
             finished=len(results),
@@ -91,6 +92,7 @@ class Comparison:
             seconds=_median(_values(results, "seconds")),
             peak_memory_mib=_median(_values(results, "peak_memory_mib")),
             difference=difference,
+            metrics={name: Spread.of(values) for name, values in metrics.items()},
         )
 
     def _results(self, network: Network) -> dict[int, Mapping[str, Any]]:
@@ -189,6 +191,13 @@ class Comparison:
         pairs = [self.pair_cells(pair) for pair in self.pairs()]
         return [[self.cells(row) for row in self.rows()], *([pairs] if pairs else [])]
 
+    def _metrics(self) -> list[list[dict[str, str]]]:
+        """Return the rows of the metrics beside the accuracy, if there are any."""
+        rows = self.rows()
+        names = [name for name in METRICS if any(name in row.metrics for row in rows)]
+        cells = [{METRICS[name]: _cell(row.metrics.get(name), "{}") for name in names} for row in rows]
+        return [[{"spec": row.network.label, **each} for row, each in zip(rows, cells, strict=True)]] if names else []
+
     def __rich__(self) -> Group:
         """The tables, for a terminal."""
         return terminal_tables(*self._tables())
@@ -203,14 +212,15 @@ class Comparison:
     def _repr_html_(self) -> str:
         """The tables and notes, for a notebook."""
         notes = "".join(f"<li>{in_html(note)}</li>" for note in self.notes())
-        tables = [html_table(list(rows[0]), [list(row.values()) for row in rows]) for rows in self._tables()]
+        parts = [*self._tables(), *self._metrics()]
+        tables = [html_table(list(rows[0]), [list(row.values()) for row in rows]) for rows in parts]
         return "".join([*tables, f"<ul>{notes}</ul>"])
 
     def as_markdown(self) -> str:
         """Return the tables and their notes."""
         notes = [in_markdown(note).replace("\n", "\n  ") for note in self.notes()]
         lines = "\n".join(f"- {note}" for note in notes)
-        return "\n".join([*map(markdown_table, self._tables()), lines]) + "\n"
+        return "\n".join([*map(markdown_table, [*self._tables(), *self._metrics()]), lines]) + "\n"
 
     def as_latex(self) -> str:
         """Return the tables for a paper: LaTeX with the package `booktabs`."""
@@ -253,7 +263,7 @@ class Comparison:
 
 def _values(results: Mapping[int, Mapping[str, Any]], name: str) -> dict[int, float]:
     """Return a number of finished runs by seed, of those that have it."""
-    return {seed: result[name] for seed, result in results.items() if result[name] is not None}
+    return {seed: result[name] for seed, result in results.items() if result.get(name) is not None}
 
 
 def _median(values: Mapping[int, float]) -> float | None:
@@ -291,6 +301,8 @@ def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
             flat.update({path: _csv_cell(swept) for path, swept in value.items()})
         elif name in _PARTS:
             flat.update({f"{name}_{part}": (value or {}).get(part) for part in _PARTS[name]})
+        elif name == "metrics":
+            flat.update({f"{metric}_{part}": value.get(metric, {}).get(part) for metric in METRICS for part in _SPREAD})
         else:
             flat[name] = value
     return flat

@@ -7,8 +7,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from encapkeras.analysis import scores
 from encapkeras.comparison.statistics import Difference, Spread
 from encapkeras.data import DataSettings
+
+METRICS = {f"test_{name}": words for name, words in scores.METRICS.items()}
+"""Further metrics of the test, with their headings; terminals show the accuracy alone."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +107,7 @@ class Row:
             not report it.
         difference: Of the test accuracy from the first network's; None also for the first itself, with another data
             set than the first's, and without common seeds.
+        metrics: Of the test over seeds, by their name in `results.json`; those of `METRICS` that runs have.
     """
 
     network: Network
@@ -115,6 +120,7 @@ class Row:
     seconds: float | None
     peak_memory_mib: float | None
     difference: Difference | None
+    metrics: Mapping[str, Spread] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import keras
@@ -13,11 +12,12 @@ import torch
 from encapkeras.errors import ArgumentError, EncapkerasError, suggest
 from encapkeras.keras_internals import cloned_by_keras, name_outputs
 from encapkeras.losses import SideLoss
-from encapkeras.model.build import BuiltGraph, build_nodes, build_side_losses
+from encapkeras.model.build import build_nodes, build_side_losses
 from encapkeras.model.copied_weights import copy_layers
 from encapkeras.model.examine import Examined, check_spec
 from encapkeras.model.image_range import IMAGE_RANGE, ImageRange
 from encapkeras.model.moving_statistics import MovingStatistics
+from encapkeras.model.origin import ModelOrigin, ScoreMetrics, TrainingLoss, saved_meaning
 from encapkeras.model.precision import tf32, use_precision
 from encapkeras.model.side_losses import SideLosses, taps_wanted
 from encapkeras.plugins import check_loaded, used_plugins
@@ -25,32 +25,6 @@ from encapkeras.spec.load import Source, load_spec
 from encapkeras.spec.nodes import Node
 from encapkeras.spec.report import Report
 from encapkeras.spec.spec import Spec
-
-
-@dataclass(frozen=True)
-class ModelOrigin:
-    """What a model is made from; one object, which Keras does not track. `resolved` is the whole spec as plain data."""
-
-    spec: Spec
-    resolved: dict[str, Any]
-    graph: BuiltGraph
-    class_names: tuple[str, ...]
-
-    @property
-    def layers(self) -> dict[str, keras.layers.Layer]:
-        """The layers of all nodes and side losses, by name."""
-        return {**self.graph.layers, **self.graph.side_losses}
-
-
-@dataclass(frozen=True)
-class TrainingLoss:
-    """The loss of a training step before the weights change, with its parts and the batch as `fit` got it."""
-
-    x: Any
-    y: Any
-    sample_weight: Any
-    total: torch.Tensor
-    parts: Mapping[str, torch.Tensor]
 
 
 @keras.saving.register_keras_serializable(package="encapkeras")
@@ -70,6 +44,8 @@ class SpecModel(keras.Model):  # type: ignore[misc]
 
     Attributes:
         loss_watcher: What is called with the loss of each training step before the weights change; None for nothing.
+        score_metrics: What adds metrics of all scores to those of `evaluate`, and so of validation; None for nothing.
+        temperature: By which the logits are divided that become probabilities; None if the network is not calibrated.
     """
 
     def __init__(
@@ -89,6 +65,8 @@ class SpecModel(keras.Model):  # type: ignore[misc]
         self._statistics = MovingStatistics(self)
         self._images = ImageRange(self.name, self.inputs, origin.graph)
         self.loss_watcher: Callable[[TrainingLoss], None] | None = None
+        self.score_metrics: ScoreMetrics | None = None
+        self.temperature: float | None = None
 
     @property
     def spec(self) -> dict[str, Any]:
@@ -99,6 +77,11 @@ class SpecModel(keras.Model):  # type: ignore[misc]
     def class_names(self) -> tuple[str, ...]:
         """The name of each class, in the order of the labels; empty if not known."""
         return self._origin.class_names
+
+    @property
+    def classes_per_image(self) -> int | None:
+        """How many classes each image has; None for any number."""
+        return self._origin.classes_per_image
 
     def make_losses(self) -> dict[str, keras.losses.Loss]:
         """A new Keras loss for each output that has one, for `compile(loss=...)`."""
@@ -175,8 +158,12 @@ class SpecModel(keras.Model):  # type: ignore[misc]
         return self._side.fit(super().fit, self._some(x), *args, **kwargs)
 
     def evaluate(self, x: Any = None, *args: Any, **kwargs: Any) -> Any:
-        """Evaluate as Keras does; raises `ArgumentError` if there are no images."""
-        return super().evaluate(self._some(x), *args, **kwargs)
+        """Evaluate as Keras does, with `score_metrics` in a map; raises `ArgumentError` if there are no images."""
+        if self.score_metrics is None or not kwargs.get("return_dict"):
+            return super().evaluate(self._some(x), *args, **kwargs)
+        with self.score_metrics.collecting():
+            found = super().evaluate(self._some(x), *args, **kwargs)
+        return {**found, **self.score_metrics.result()}
 
     def predict(self, x: Any, *args: Any, **kwargs: Any) -> Any:
         """Predict as Keras does; for 0 images the outputs have 0 rows."""
@@ -222,6 +209,8 @@ class SpecModel(keras.Model):  # type: ignore[misc]
     def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> dict[str, Any]:
         """The metrics of a batch; raises `TrainingError` if a side loss needs labels and there are none."""
         self._side.check_labels(y)
+        if self.score_metrics is not None:
+            self.score_metrics.add(y, y_pred)
         return super().compute_metrics(x, y, y_pred, sample_weight)  # type: ignore[no-any-return]
 
     def test_step(self, data: Any) -> dict[str, Any]:
@@ -294,6 +283,8 @@ class SpecModel(keras.Model):  # type: ignore[misc]
             "spec": self.spec,
             "plugins": {plugin.path.name: dict(plugin.registers) for plugin in used_plugins(self.spec)},
             "class_names": list(self.class_names),
+            "classes_per_image": self.classes_per_image,
+            "temperature": self.temperature,
             "image_range": list(IMAGE_RANGE),
             "trainable": self.trainable,
             "frozen": [name for name, layer in layers.items() if not layer.trainable],
@@ -322,10 +313,12 @@ class SpecModel(keras.Model):  # type: ignore[misc]
         around = keras.config.dtype_policy()
         keras.config.set_dtype_policy(deserialize(config["policy"]))
         try:
-            model = _made(load_spec(structure), config["spec"], config["class_names"], policies)
+            per_image, temperature = saved_meaning(config)
+            model = _made(load_spec(structure), config["spec"], config["class_names"], per_image, policies)
         finally:
             keras.config.set_dtype_policy(around)
         model.trainable = config["trainable"]
+        model.temperature = temperature
         for name, layer in model._origin.layers.items():
             layer.trainable = name not in config["frozen"]
         return model
@@ -353,16 +346,22 @@ def build_model(source: Source, overrides: Sequence[str] = ()) -> SpecModel:
         (None, 10)
     """
     spec = check_spec(source, overrides)  # first without weights, so that no error costs memory
-    class_names = spec.info.class_names if spec.info else ()
-    return _made(spec, spec.resolved, class_names, {})
+    class_names, per_image = (spec.info.class_names, spec.info.classes_per_image) if spec.info else ((), 1)
+    return _made(spec, spec.resolved, class_names, per_image, {})
 
 
-def _made(spec: Spec, resolved: dict[str, Any], class_names: Sequence[str], policies: dict[str, Any]) -> SpecModel:
+def _made(
+    spec: Spec,
+    resolved: dict[str, Any],
+    class_names: Sequence[str],
+    classes_per_image: int | None,
+    policies: dict[str, Any],
+) -> SpecModel:
     report = Report()
     graph = build_nodes(spec.nodes, spec.inputs, report, policies)
     build_side_losses(graph, spec.side_losses, spec.outputs, report, policies)
     report.raise_if_any()
-    return SpecModel(origin=ModelOrigin(spec, resolved, graph, tuple(class_names)))
+    return SpecModel(origin=ModelOrigin(spec, resolved, graph, tuple(class_names), classes_per_image))
 
 
 def _clone_of(model: SpecModel | None, as_it_is: bool) -> ModelOrigin:

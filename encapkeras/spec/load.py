@@ -20,7 +20,7 @@ from encapkeras.spec.nodes import Graph, Node, Reference, is_name
 from encapkeras.spec.parse import OWN_KEYS, load_data, load_file
 from encapkeras.spec.report import Report
 from encapkeras.spec.sections import MODEL, NOT_IN_NAMES, TOP_LEVEL, Shape, Size, TopLevel
-from encapkeras.spec.settings import read_data, read_settings
+from encapkeras.spec.settings import check_class_weights, read_data, read_settings
 from encapkeras.spec.spec import Spec
 from encapkeras.spec.spec_files import find_spec
 from encapkeras.spec.sweep import Sweep, Variant, read_sweep, read_variants
@@ -195,6 +195,7 @@ def read(merged: Tree, report: Report, known: Known | None = None) -> Reading:
     model = _read_model(sections, known)
     losses = _read_losses(sections, model, known)
     train = read_settings(_TRAIN, sections.computed("train"), report)
+    check_class_weights(train, data.info, sections.written("train"), report)
     return Reading(merged, report, sections, data, sweep, model, losses, train, _read_name(sections))
 
 

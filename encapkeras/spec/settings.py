@@ -11,8 +11,9 @@ from typing import Any
 
 from encapkeras.data import DatasetInfo, DataSettings, describe
 from encapkeras.data.registry import COMMON_SETTINGS, path_arguments
-from encapkeras.errors import ArgumentError, DataError
+from encapkeras.errors import ArgumentError, DataError, printable, suggest
 from encapkeras.spec.report import Report
+from encapkeras.spec.train_settings import TrainSettings
 from encapkeras.spec.tree import Tree
 from encapkeras.validation import Checker
 
@@ -33,6 +34,16 @@ def read_settings(checker: Checker, tree: Tree, report: Report) -> Any:
     if any(problem.kind != "unknown" for problem in problems) or any(tree.failures()):
         return None
     return _converted(checker, tree)
+
+
+def check_class_weights(train: TrainSettings | None, info: DatasetInfo | None, written: Tree, report: Report) -> None:
+    """Check that the classes which have weights are those of the data set."""
+    if train is None or info is None or not isinstance(train.class_weights, dict):
+        return
+    for name in train.class_weights:
+        if name not in info.class_names:
+            text = f"'{printable(name)}' is not a class of the data set. {suggest(name, info.class_names)}"
+            report.add(written.deepest("class_weights", name), text)
 
 
 def read_data(section: Tree, report: Report) -> tuple[DataSettings | None, DatasetInfo | None]:

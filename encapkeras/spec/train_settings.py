@@ -118,12 +118,12 @@ class Ema(Section):
 
 
 class EarlyStopping(Section):
-    """Ends the training when the validation accuracy no longer rises."""
+    """Ends the training when the metric `select` no longer becomes better."""
 
     patience: pydantic.PositiveInt = Field(
-        description="Epochs without a better validation accuracy after which training stops."
+        description="Epochs without a better value of `select` after which training stops."
     )
-    min_delta: Share = Field(0.0, description="By how much an accuracy (0 to 1) must rise to count as better.")
+    min_delta: Share = Field(0.0, description="By how much the metric (0 to 1) must change to count as better.")
 
 
 class Analysis(Section):
@@ -194,6 +194,19 @@ class TrainSettings(Section):
     )
     ema: Ema | None = Field(
         None, description="Use a moving average of the weights in their place; null for the weights themselves."
+    )
+    class_weights: Literal["balanced"] | dict[str, Rate] | None = Field(
+        None,
+        description="Factors of the losses of training images, by the name of their class, 1 for those not named; "
+        "'balanced': images / (classes * images of that class), so that each class counts the same and their mean over "
+        "the images is 1. null for none.",
+    )
+    select: Literal[
+        "val_accuracy", "val_loss", "val_balanced_accuracy", "val_macro_f1", "val_auc", "val_calibration_error"
+    ] = Field(
+        "val_accuracy",
+        description="The metric of the validation images that chooses the best epoch: the highest, or the lowest "
+        "`val_loss` or `val_calibration_error`.",
     )
     early_stopping: EarlyStopping | None = Field(
         None, description="When to stop before the last epoch; null for never."

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 import keras
 import torch
 
+from encapkeras.analysis.scores import OF_LABELS
 from encapkeras.data import DataSettings
 from encapkeras.data.fingerprint import Fingerprint, data_differences
 from encapkeras.distribution.processes import broadcast, connected, propagate_errors, restarts_lose_state
@@ -108,19 +109,43 @@ def check_settings(spec: Spec) -> DataSettings:
     data = data_of(spec)
     if spec.train.early_stopping and not data.has_validation:
         raise TrainingError(
-            "train.early_stopping watches the validation accuracy, but data.validation is 0. Set data.validation "
+            "train.early_stopping watches the validation, but data.validation is 0. Set data.validation "
             "above 0, or remove train.early_stopping."
         )
+    _check_task(spec, data)
     if spec.train.analysis and not data.has_validation:
         raise TrainingError(
             "train.analysis looks at validation images, but data.validation is 0. Set data.validation above 0, or "
             "remove train.analysis; encapkeras analyse works without."
         )
-    if spec.train.analysis and data.overlap:
-        raise TrainingError(
-            "train.analysis needs images of one class each, and data.overlap gives them two. Remove one of them."
-        )
+    if spec.train.analysis and spec.info is not None and spec.info.classes_per_image != 1:
+        why = "data.overlap gives them two" if data.overlap else "these have several labels"
+        raise TrainingError(f"train.analysis needs images of one class each, and {why}. Remove one of them.")
     return data
+
+
+def _check_task(spec: Spec, data: DataSettings) -> None:
+    """Check that what depends on images of one class each, and on validation images, has them."""
+    select = spec.train.select
+    if select != TrainSettings().select and not data.has_validation:
+        raise TrainingError(
+            f"train.select is {select}, but data.validation is 0. Set data.validation above 0, or remove train.select."
+        )
+    if data.balance and spec.train.class_weights == "balanced":
+        raise TrainingError(
+            "data.balance draws all classes equally often, and train.class_weights: balanced weighs them as if they "
+            "were not. Use one of them."
+        )
+    several = spec.info is not None and spec.info.classes_per_image != 1
+    if several and (spec.train.class_weights or data.balance):
+        key = "train.class_weights weighs" if spec.train.class_weights else "data.balance draws"
+        raise TrainingError(f"{key} images by their class, and these have several labels each. Remove it.")
+    if several and select == "val_balanced_accuracy":
+        allowed = ", ".join(f"val_{name}" for name in ("accuracy", "loss", *OF_LABELS))
+        raise TrainingError(
+            f"train.select is {select}, which is of images with one class each; these have several labels. Choose "
+            f"one of {allowed}."
+        )
 
 
 def other_callbacks_of_run(error: OtherCallbacksError, own: int, folder: Path) -> TrainingError:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +13,7 @@ import torch
 
 from encapkeras.data import Batches, DatasetInfo, DataSettings
 from encapkeras.data.fingerprint import class_differences, classes_moved
+from encapkeras.distribution.processes import connected
 from encapkeras.errors import TrainingError
 from encapkeras.losses.side_loss import LABELS
 from encapkeras.model.load_model import load_model
@@ -18,9 +21,11 @@ from encapkeras.model.spec_model import SpecModel
 from encapkeras.text import listed
 from encapkeras.training.memory.advice import advice_for_measuring
 from encapkeras.training.memory.out_of_memory import explain_out_of_memory
+from encapkeras.training.score_metrics import EvaluationScores
 
 if TYPE_CHECKING:
     from encapkeras.spec.spec import Spec
+    from encapkeras.training.callbacks.checkpoints import Checkpoints
 
 
 def data_of(spec: Spec) -> DataSettings:
@@ -58,7 +63,7 @@ def check_fits(model: keras.Model, info: DatasetInfo) -> None:
             f"output '{model.output_names[0]}' of '{model.name}' has shape {scores}; it must be ({info.classes},), one "
             "score per class of the data set"
         )
-    if info.classes_per_image > 1:
+    if info.classes_per_image != 1:
         _check_takes_several_classes(model, info.classes_per_image)
     if model.class_names and classes_moved(model.class_names, info.class_names):
         raise TrainingError(
@@ -68,15 +73,16 @@ def check_fits(model: keras.Model, info: DatasetInfo) -> None:
         )
 
 
-def _check_takes_several_classes(model: SpecModel, count: int) -> None:
+def _check_takes_several_classes(model: SpecModel, count: int | None) -> None:
     """Check that the losses of a network can be of images with several classes."""
     of_labels = [loss for loss in model.side_losses.items() if LABELS in type(loss[1]).tensors()]
     every = [*model.make_losses().items(), *of_labels]
     one = [name for name, loss in every if not getattr(loss, "several_classes", False)]
     if one:
+        why = f"data.overlap gives each image {count} classes" if count else "images have several labels each"
         raise TrainingError(
-            f"data.overlap gives each image {count} classes, and the loss on {listed(one)} of '{model.name}' is of "
-            "images with one. Use the loss margin there, or remove data.overlap."
+            f"{why}, and the loss on {listed(one)} of '{model.name}' is of images with one. Use the loss margin or "
+            f"binary_cross_entropy there{', or remove data.overlap' if count else ''}."
         )
 
 
@@ -98,24 +104,35 @@ def exact_match(y_true: torch.Tensor, y_pred: torch.Tensor) -> torch.Tensor:
 
 
 def compile_with_losses(
-    model: SpecModel, optimizer: keras.optimizers.Optimizer | None = None, classes_per_image: int = 1
+    model: SpecModel,
+    optimizer: keras.optimizers.Optimizer | None = None,
+    classes_per_image: int | None = 1,
+    shown: str = "",
 ) -> None:
     """Compile a model with the losses of its spec and with `accuracy`; without optimizer it is only measured.
 
-    Of images of several classes, the accuracy is `exact_match`.
+    Of images of several classes, the accuracy is `exact_match`; of any number, the part whose labels are just those
+    that the network sees. Evaluations, those of `fit` too, have the means of `Scores` as well, of which progress shows
+    the one that is called `shown`.
     """
+    scores = EvaluationScores(model, classes_per_image, shown)
+
+    def all_labels_match(y_true: torch.Tensor, y_pred: torch.Tensor) -> torch.Tensor:
+        return (scores.probabilities.present(y_pred) == (y_true > 0.5)).all(1).to(torch.float32)
+
     accuracy = (
         keras.metrics.SparseCategoricalAccuracy(name="accuracy")
         if classes_per_image == 1
-        else keras.metrics.MeanMetricWrapper(exact_match, name="accuracy")
+        else keras.metrics.MeanMetricWrapper(exact_match if classes_per_image else all_labels_match, name="accuracy")
     )
+    model.score_metrics = scores
     model.compile(
         optimizer, loss=model.make_losses(), loss_weights=model.loss_weights, metrics=[accuracy], jit_compile=False
     )
 
 
-def measure(checkpoint: Path, batches: Batches, info: DatasetInfo) -> dict[str, float]:
-    """Measure the `accuracy` (0 to 1) and mean `loss` of a saved model.
+def measure(checkpoint: Path, batches: Batches, info: DatasetInfo) -> dict[str, float | None]:
+    """Measure the `accuracy` (0 to 1), the mean `loss` and the means of `Scores` of a saved model.
 
     Args:
         checkpoint: A `.keras` file of a model built from a spec.
@@ -126,16 +143,49 @@ def measure(checkpoint: Path, batches: Batches, info: DatasetInfo) -> dict[str, 
         EncapkerasError: The file is not a model.
         TrainingError: The model and the data set do not fit each other, or out of memory.
     """
-    model = load_model(checkpoint)
-    check_fits(model, info)
-    compile_with_losses(model, classes_per_image=info.classes_per_image)
+    model = loaded(checkpoint, info)
     with explain_out_of_memory(advice_for_measuring(model, batches.batch_size or batches.num_images)):
         return measure_metrics(model, batches)
 
 
+def loaded(checkpoint: Path, info: DatasetInfo) -> SpecModel:
+    """Load a saved model to measure it; a `TrainingError` if it does not fit the data set."""
+    model: SpecModel = load_model(checkpoint)
+    check_fits(model, info)
+    compile_with_losses(model, classes_per_image=info.classes_per_image)
+    return model
+
+
 def measure_metrics(
-    model: keras.Model, batches: Batches, callbacks: Sequence[keras.callbacks.Callback] = ()
-) -> dict[str, float]:
-    """Return the `accuracy` (0 to 1) and mean `loss` of a model that `compile_with_losses` has compiled."""
+    model: SpecModel, batches: Batches, callbacks: Sequence[keras.callbacks.Callback] = ()
+) -> dict[str, float | None]:
+    """Return the metrics of a model that `compile_with_losses` has compiled; None where one is not defined."""
     found = model.evaluate(batches, verbose=0, return_dict=True, callbacks=list(callbacks))
-    return {"accuracy": found["accuracy"], "loss": found["loss"]}
+    scores = {name: _defined(found[name]) for name in score_names(model)}
+    return {"accuracy": found["accuracy"], "loss": found["loss"], **scores}
+
+
+def measure_scores(model: SpecModel, batches: Batches) -> EvaluationScores:
+    """Return all scores that a model, which `loaded` returned, gives images."""
+    with explain_out_of_memory(advice_for_measuring(model, batches.batch_size or batches.num_images)):
+        measure_metrics(model, batches)
+    return copy.copy(model.score_metrics)  # type: ignore[return-value]  # the next evaluation replaces its scores
+
+
+def score_names(model: SpecModel) -> tuple[str, ...]:
+    """Return the names of the metrics that `compile_with_losses` adds to accuracy and loss."""
+    return model.score_metrics.names if isinstance(model.score_metrics, EvaluationScores) else ()
+
+
+def validation_results(best: Checkpoints, model: SpecModel) -> dict[str, float | None]:
+    """Return the metrics of the best epoch on the validation images, None without any; the first process has them."""
+    if connected().is_first and best.best is not None and best.best_epoch is None:
+        raise TrainingError(
+            f"train.select: {best.monitor} is not a number in any epoch, so there is no best one. Choose another metric"
+        )
+    found = {best.monitor: best.best_accuracy, **best.best_metrics}  # states of earlier versions have no `best_metrics`
+    return {f"validation_{name}": _defined(found.get(f"val_{name}")) for name in ("accuracy", *score_names(model))}
+
+
+def _defined(value: float | None) -> float | None:
+    return None if value is None or math.isnan(value) else value

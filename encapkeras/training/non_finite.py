@@ -12,8 +12,9 @@ import torch
 
 from encapkeras.errors import TrainingError
 from encapkeras.functional.torch_support.shared_batch import share_batch
+from encapkeras.model.origin import TrainingLoss
 from encapkeras.model.precision import use_precision
-from encapkeras.model.spec_model import SpecModel, TrainingLoss
+from encapkeras.model.spec_model import SpecModel
 
 ADVICE = "Try a smaller learning rate, a warm-up (train.schedule.warmup_epochs) or train.clip_norm."
 

@@ -35,6 +35,7 @@ from encapkeras.summary.main_settings import main_settings
 from encapkeras.summary.node_table import parameters
 from encapkeras.training import callbacks
 from encapkeras.training.analysis_images import sample_images
+from encapkeras.training.callbacks.checkpoints import LOWEST
 from encapkeras.training.callbacks.resume import OtherCallbacksError
 from encapkeras.training.check import (
     Verbose,
@@ -47,8 +48,9 @@ from encapkeras.training.check import (
     check_verbose,
     other_callbacks_of_run,
 )
+from encapkeras.training.class_weights import with_class_weights
 from encapkeras.training.introduction import introduction
-from encapkeras.training.measure import check_fits, compile_with_losses, measure_metrics
+from encapkeras.training.measure import check_fits, compile_with_losses, measure_metrics, validation_results
 from encapkeras.training.memory.advice import advice_for_training
 from encapkeras.training.memory.out_of_memory import explain_out_of_memory
 from encapkeras.training.memory.peak_memory import PeakMemory
@@ -101,7 +103,8 @@ def train(
             alone; `auto` is 1. Of several processes, the first prints.
 
     Returns:
-        The content of `results.json`: `test_accuracy`, `test_loss`, `validation_accuracy` and `best_epoch` (both None
+        The content of `results.json`: `test_accuracy`, `test_loss` and the other metrics of the test, `test_classes`
+        with those of each class, `validation_accuracy`, the other metrics of the validation, and `best_epoch` (None
         without a validation part, where the last weights are tested), `parameters`, `images_per_second`, `seconds`,
         and `peak_memory_mib`, beyond the program itself (None where the system does not report it).
 
@@ -161,7 +164,8 @@ class _Run:
         self.own_splits = self.splits.only_part(connected().rank, connected().count)
         self.strategy = DataParallel(sync_batch_norm=self.spec.train.sync_batch_norm)
         self.stopwatch = callbacks.Stopwatch(self.splits.train.num_images)
-        self.checkpoints = callbacks.Checkpoints(self.folder.best if self.splits.validation else None, self.folder.last)
+        best = self.folder.best if self.splits.validation else None
+        self.checkpoints = callbacks.Checkpoints(best, self.folder.last, self.spec.train.select)
         self.progress = callbacks.Progress(self.splits.train.num_images, self.asked.console, self.asked.bar)
 
     def say(self, *lines: str) -> None:
@@ -240,7 +244,9 @@ def _open_run(spec: Spec, start: Start, launched: LaunchedRun, folder: RunFolder
     with propagate_errors(), explain_out_of_memory():  # of all processes, before one of them changes the folder
         check_fits(model, splits.info)
         check_device(spec.train, _device_of(model))
-        compile_with_losses(model, make_optimizer(spec.train, len(splits.train)), splits.info.classes_per_image)
+        optimizer = make_optimizer(spec.train, len(splits.train))
+        compile_with_losses(model, optimizer, splits.info.classes_per_image, spec.train.select)
+        splits = with_class_weights(splits, spec.train.class_weights)
     run = _Run(spec, model, splits, folder, asked)
     device = _device_of(model)
     gpu = f" ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else ""
@@ -315,8 +321,10 @@ def _train_epochs(run: _Run) -> dict[str, Any]:
             shuffle=False,  # the batches are shuffled already
             verbose=0,
         )
+    with propagate_errors():
+        validated = validation_results(run.checkpoints, run.model)
     return {
-        "validation_accuracy": run.checkpoints.best_accuracy,
+        **validated,
         "best_epoch": run.checkpoints.best_epoch,
         "parameters": parameters(run.model),
         "images_per_second": round(run.stopwatch.images_per_second, 1),
@@ -345,7 +353,8 @@ def callbacks_of(run: _Run) -> list[keras.callbacks.Callback]:
     ]
     if settings.early_stopping:
         patience, least = settings.early_stopping.patience, settings.early_stopping.min_delta
-        others.append(keras.callbacks.EarlyStopping("val_accuracy", least, patience, mode="max"))
+        mode = "min" if settings.select.endswith(LOWEST) else "max"
+        others.append(keras.callbacks.EarlyStopping(settings.select, least, patience, mode=mode))
     if settings.analysis:
         some, every = sample_images(splits, "validation", settings.analysis.images), settings.analysis.every
         others.append(
@@ -368,7 +377,7 @@ def _closing(in_order: Sequence[keras.callbacks.Callback]) -> Iterator[None]:
         yield
 
 
-def _test(run: _Run) -> dict[str, float]:
+def _test(run: _Run) -> dict[str, Any]:
     with propagate_errors():
         validated = run.splits.validation is not None
         if connected().is_first:
@@ -380,7 +389,8 @@ def _test(run: _Run) -> dict[str, float]:
         compile_with_losses(best, classes_per_image=run.splits.info.classes_per_image)
     with contextlib.closing(run.progress):
         found = measure_metrics(run.strategy.attach(best), run.own_splits.test, [run.progress])
-    return {"test_accuracy": found["accuracy"], "test_loss": found["loss"]}
+    classes = {"test_classes": best.score_metrics.measured().rows()}
+    return {**{f"test_{name}": value for name, value in found.items()}, **classes}
 
 
 def _close(run: _Run, results: dict[str, Any]) -> dict[str, Any]:

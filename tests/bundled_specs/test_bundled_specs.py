@@ -44,6 +44,7 @@ PARAMETERS = {
     "capsnet_em": 773_492,
     "capsnet_dynamic_digits": 102_528,
     "capsnet_em_digits": 121_028,
+    "capsnet_pairs_digits": 102_528,
     "capnet_dynamic_fashion_mnist": 2_835_136,
     "capnet_em_fashion_mnist": 2_910_004,
     "capsnet_dynamic_fashion_mnist": 658_176,

@@ -75,15 +75,18 @@ def test_evaluate_on_changed_images(run_folder, capsys):
     assert "other images" not in streams.err
     still = [f"data.affine.{name}=0" for name in ("rotation", "shear", "scale", "shift")]
     assert main(["evaluate", str(run_folder), *(f"--change={change}" for change in still)]) == 0
-    line = capsys.readouterr().out
+    line, others = capsys.readouterr().out.splitlines()
+    assert others.startswith("balanced accuracy 0.")
     assert line.startswith(f"test accuracy {results(run_folder)['test_accuracy']:.4f}, loss ")
-    assert line.endswith(f", 360 images, {', '.join(still)}\n")
+    assert line.endswith(f", 360 images, {', '.join(still)}")
 
 
 def test_evaluate_on_pairs_of_images(run_folder, capsys):
     changes = ["--change", "data.overlap=2", "--change", "data.image_size=24"]
     assert main(["evaluate", str(run_folder), *changes]) == 0
-    assert capsys.readouterr().out.endswith(", 360 images, data.overlap=2, data.image_size=24\n")
+    line, others = capsys.readouterr().out.splitlines()
+    assert line.endswith(", 360 images, data.overlap=2, data.image_size=24")
+    assert others.startswith("macro F1 0.")
 
 
 @pytest.mark.parametrize("closer", [["--per-class"], ["--affine", "--images", "20"]])
@@ -114,11 +117,13 @@ def test_evaluate_on_images_that_cannot_be(run_folder, capsys, change, text):
     )
 
 
-def test_evaluate_prints_a_line(run_folder, capsys):
+def test_evaluate_prints_two_lines(run_folder, capsys):
     assert main(["evaluate", str(run_folder)]) == 0
+    found = {name.removeprefix("test_"): value for name, value in results(run_folder).items()}
     assert capsys.readouterr().out == (
-        f"test accuracy {results(run_folder)['test_accuracy']:.4f}, loss {results(run_folder)['test_loss']:.4f}, "
-        "360 images\n"
+        "test accuracy {accuracy:.4f}, loss {loss:.4f}, 360 images\n"
+        "balanced accuracy {balanced_accuracy:.4f}, macro F1 {macro_f1:.4f}, AUC {auc:.4f}, "
+        "calibration error {calibration_error:.4f}\n".format(**found)
     )
 
 

@@ -165,6 +165,14 @@ def test_any_value(tmp_path, ours, name, value):
         assert name in ("class_names", "frozen", "plugins", "policies")
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("temperature", value) for value in ("x", 0, -1.0, True, [1])] + [("classes_per_image", n) for n in (0, "2", 1.5)],
+)
+def test_what_its_scores_mean(tmp_path, ours, name, value):
+    assert name in refused(tmp_path, configured(ours, lambda config: config["config"].update({name: value})))
+
+
 def test_a_spec_in_it_names_no_other_files(tmp_path, ours, monkeypatch):
     (tmp_path / "base.yaml").write_text("spec: encapkeras/1\nname: base\n")
     monkeypatch.chdir(tmp_path)

@@ -8,6 +8,7 @@ import torch
 import yaml
 from support.tiny_spec import tiny_spec, write_spec
 
+from encapkeras.analysis.scores import METRICS
 from encapkeras.data import Batches, DatasetInfo
 from encapkeras.errors import DataError, RunFolderError, SpecError, TrainingError
 from encapkeras.model.load_model import load_model
@@ -37,7 +38,10 @@ def test_results_hold_what_the_documentation_says(finished):
     assert list(results) == [
         "test_accuracy",
         "test_loss",
+        *(f"test_{name}" for name in METRICS),
+        "test_classes",
         "validation_accuracy",
+        *(f"validation_{name}" for name in METRICS),
         "best_epoch",
         "parameters",
         "images_per_second",

@@ -25,7 +25,7 @@ def copied(name, tmp_path):
 
 
 def rows(text):
-    return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(text.splitlines())]
+    return [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(text.splitlines())]
 
 
 def points(folder):
@@ -50,7 +50,8 @@ def test_an_interrupted_run_continues_as_if_it_had_not_been(resumed):
     written = (resumed / "metrics.csv").read_text()
     whole = (OLD / "whole/metrics.csv").read_text()
     for row, expected in zip(rows(written), rows(whole), strict=True):
-        assert row == pytest.approx(expected, rel=1e-3, abs=1e-3)
+        known = {name: row[name] for name in expected}  # later versions measure more
+        assert known == pytest.approx(expected, rel=1e-3, abs=1e-3)
     results, expected = (json.loads((run / "results.json").read_text()) for run in (resumed, OLD / "whole"))
     names = expected.keys() - MEASURED
     assert {name: results[name] for name in names} == pytest.approx({name: expected[name] for name in names}, rel=1e-3)

@@ -20,8 +20,13 @@ class Killed(Exception):
     """The process ends here."""
 
 
-def test_train_goes_on_with_the_run_in_a_folder(tmp_path, monkeypatch, capsys):
-    spec = write_spec(tmp_path, tiny_spec(epochs=3, resume_state={"minutes": 1e-9}))
+@pytest.mark.parametrize("rebalanced", [False, True])
+def test_train_goes_on_with_the_run_in_a_folder(tmp_path, monkeypatch, capsys, rebalanced):
+    content = tiny_spec(epochs=3, resume_state={"minutes": 1e-9})
+    if rebalanced:
+        content["data"]["balance"] = True
+        content["train"] |= {"class_weights": {"3": 2.5}, "select": "val_auc"}
+    spec = write_spec(tmp_path, content)
     assert main(["train", str(spec), "--run-dir", str(tmp_path / "whole")]) == 0
     with monkeypatch.context() as patch:
         patch.setattr(MetricsFile, "on_epoch_end", _killed)

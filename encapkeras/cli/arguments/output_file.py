@@ -66,6 +66,19 @@ def check_free(output: Path, overwrite: bool, option: str = "") -> None:
         )
 
 
+def check_free_folder(folder: Path, files: Sequence[Path], overwrite: bool) -> None:
+    """Check that these files can be written into a folder, which need not exist yet."""
+    shown = printable(str(folder))
+    if os.path.lexists(folder) and not folder.is_dir():
+        raise ArgumentError(f"'{shown}' is not a folder. Name a folder with -o.")
+    taken = [file.name for file in files if os.path.lexists(file)]
+    if taken and not overwrite:
+        raise ArgumentError(
+            f"'{shown}' has {' and '.join(taken)} already. Name another folder with -o, or replace them with "
+            "--overwrite."
+        )
+
+
 def write_text(output: Path, text: str) -> None:
     """Write a text file whole or not at all."""
     from encapkeras.files import replacing

@@ -20,9 +20,9 @@ from encapkeras.training.callbacks.callback_state import KeptTypes
 from encapkeras.training.callbacks.first_process import in_first_process
 from encapkeras.training.callbacks.log_values import single_numbers
 from encapkeras.training.optimizer.averaged_weights import averaged
-from encapkeras.training.run.identity import file_digest, mark_checkpoint
+from encapkeras.training.run.identity import file_digest, mark_checkpoint, mark_of
 
-_LOWEST = ("loss", "error")  # ends of the names of logs of which the lowest is best
+LOWEST = ("loss", "error")  # ends of the names of logs of which the lowest is best
 
 
 @in_first_process
@@ -45,6 +45,7 @@ class Checkpoints(keras.callbacks.Callback):  # type: ignore[misc]
         best_epoch: The best epoch, from 1; None without validation.
         best_accuracy: Its value of `monitor`; None without validation.
         best_loss: Its validation loss; None without validation.
+        best_metrics: All its logs of the validation, by name; empty without validation.
         best_digest: SHA-256 of the file `best`; None without validation.
         last_epoch: The epoch that `last` holds, from 1; None before the first is complete.
         run: The run whose name the files bear; None for none.
@@ -57,6 +58,7 @@ class Checkpoints(keras.callbacks.Callback):  # type: ignore[misc]
         "best_epoch": (int, NoneType),
         "best_accuracy": (float, int, NoneType),
         "best_loss": (float, int, NoneType),
+        "best_metrics": (dict,),
         "best_digest": (str, NoneType),
         "last_epoch": (int, NoneType),
         "run": (str, NoneType),
@@ -70,6 +72,7 @@ class Checkpoints(keras.callbacks.Callback):  # type: ignore[misc]
         self.best_epoch: int | None = None
         self.best_accuracy: float | None = None
         self.best_loss: float | None = None
+        self.best_metrics: dict[str, float] = {}
         self.best_digest: str | None = None
         self.last_epoch: int | None = None
         self.run: str | None = None
@@ -93,6 +96,7 @@ class Checkpoints(keras.callbacks.Callback):  # type: ignore[misc]
 
     def _forget(self) -> None:
         self.best_epoch = self.best_accuracy = self.best_loss = self.best_digest = None
+        self.best_metrics = {}
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Save."""
@@ -113,12 +117,13 @@ class Checkpoints(keras.callbacks.Callback):  # type: ignore[misc]
             with replacing(self.best) as file:
                 shutil.copyfile(self.last, file)
             self.best_epoch, self.best_accuracy, self.best_loss = epoch + 1, accuracy, loss
+            self.best_metrics = {name: value for name, value in values.items() if name.startswith("val_")}
             self.best_digest = file_digest(self.best)
 
     def _is_better(self, accuracy: float, loss: float) -> bool:
         if self.best_accuracy is None or self.best_loss is None:
             return not math.isnan(accuracy)
-        lowest = self.monitor.endswith(_LOWEST) or lowest_is_best(self.model, self.monitor)
+        lowest = self.monitor.endswith(LOWEST) or lowest_is_best(self.model, self.monitor)
         sign = -1 if lowest else 1
         return (sign * accuracy, -loss) > (sign * self.best_accuracy, -self.best_loss)
 
@@ -134,6 +139,15 @@ class Checkpoints(keras.callbacks.Callback):  # type: ignore[misc]
         if of_validation and not fit_validates:
             why, advice = f"no epoch is validated, so that {why}", f"Give fit validation data, or c{advice[1:]}"
         warnings.warn(f"Checkpoints does not write {best}: {why}. They have: {', '.join(logs)}. {advice}", stacklevel=2)
+
+
+def replace_checkpoint(file: Path, model: keras.Model) -> None:
+    """Save a network in place of the checkpoint that it was loaded from, with the mark that it has."""
+    mark = mark_of(file)
+    with replacing(file) as new, not_compiled(model):
+        model.save(new)
+        if mark:
+            mark_checkpoint(new, mark["run"], mark["epoch"])
 
 
 def _check_saves(model: keras.Model) -> None:

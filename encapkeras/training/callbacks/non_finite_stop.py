@@ -18,7 +18,8 @@ from encapkeras.distribution.processes import all_reduce_max, broadcast, connect
 from encapkeras.errors import ArgumentError, TrainingError
 from encapkeras.files import replacing, writing
 from encapkeras.keras_internals import ask_before_steps, ask_no_longer
-from encapkeras.model.spec_model import SpecModel, TrainingLoss
+from encapkeras.model.origin import TrainingLoss
+from encapkeras.model.spec_model import SpecModel
 from encapkeras.training.callbacks.callback_state import KeptTypes
 from encapkeras.training.callbacks.log_values import single_numbers
 from encapkeras.training.non_finite import ADVICE, NonFiniteTrainingError, Origin, cause_in_gradients, cause_of, in_data

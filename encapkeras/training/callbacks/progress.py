@@ -35,8 +35,8 @@ class Progress(keras.callbacks.Callback):  # type: ignore[misc]
     longer than a minute gets a plain line a minute, the first after ten seconds, with step, speed, time left and loss
     at least. A network whose validation is at chance because its batch norms have seen few steps gets a line that says
     so, once. It works in any `fit`, and in `evaluate`; the length of an epoch need not be known. It leaves out texts,
-    metrics with several numbers, metrics that side losses report in addition to their values, and what does not fit
-    into the width of the output.
+    metrics with several numbers, metrics that side losses report in addition to their values, those of `train` beside
+    accuracy, loss and the one that chooses the weights, and what does not fit into the width of the output.
 
     Args:
         images: How many images an epoch trains on. None: as many as the data given to `fit` have; where that is not
@@ -133,7 +133,8 @@ class Progress(keras.callbacks.Callback):  # type: ignore[misc]
                 self._per_step = self.images / self._steps
         speed = f"{numbers['images_per_second']:,.0f} images/s" if "images_per_second" in numbers else self._speed()
         left, width = self._left(epoch + 1), self._console.width
-        self._print(epoch_line(self._label, self._metrics(logs), speed, left, width))
+        first = self.model.score_metrics.shown if isinstance(self.model, SpecModel) and self.model.score_metrics else ""
+        self._print(epoch_line(self._label, self._metrics(logs, first), speed, left, width))
         if self.young_steps is not None:
             why = why_at_chance(self.model, self.young_steps, numbers)
             if why:
@@ -203,6 +204,9 @@ class Progress(keras.callbacks.Callback):  # type: ignore[misc]
         return f"{duration_text(seconds)} left"
 
     def _metrics(self, logs: dict[str, Any] | None, first: str = "") -> list[str]:
-        of_side_losses = self.model.side_figures if isinstance(self.model, SpecModel) else []
-        hidden = {"images_per_second", "learning_rate", *of_side_losses, *(f"val_{name}" for name in of_side_losses)}
+        ours = isinstance(self.model, SpecModel)
+        of_side_losses = self.model.side_figures if ours else []
+        of_scores = self.model.score_metrics.hidden if ours and self.model.score_metrics else ()
+        validated = (f"val_{name}" for name in of_side_losses)
+        hidden = {"images_per_second", "learning_rate", *of_side_losses, *validated, *of_scores}
         return metric_texts(logs, hidden, first)

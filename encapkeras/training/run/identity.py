@@ -233,6 +233,12 @@ def mark_checkpoint(file: Path, run: str, epoch: int) -> None:
         archive.writestr(MARK, json.dumps({"run": run, "epoch": epoch}))
 
 
+def mark_of(file: Path) -> dict[str, Any]:
+    """Return of which run and epoch a saved model is; empty if it is not marked."""
+    with zipfile.ZipFile(file) as archive:
+        return _mark_of(archive)
+
+
 def _mark_of(archive: zipfile.ZipFile) -> dict[str, Any]:
     return dict(json.loads(read_member(archive, MARK, _LONGEST_MARK))) if MARK in archive.namelist() else {}
 
