@@ -14,6 +14,7 @@ from support.tiny_spec import tiny_spec, write_spec
 from support.warm import warm_python
 
 from encapkeras import __version__
+from encapkeras.analysis.scores import METRICS
 from encapkeras.cli.main import COMMANDS, main
 from encapkeras.data import Batches
 
@@ -56,6 +57,7 @@ def test_evaluate_reproduces_the_test_figures(run_folder, capsys):
         "split": "test",
         "accuracy": expected["test_accuracy"],
         "loss": expected["test_loss"],
+        **{name: expected[f"test_{name}"] for name in METRICS},
         "images": 360,
     }
 
