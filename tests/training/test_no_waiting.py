@@ -5,6 +5,7 @@ import pytest
 import torch
 from support.layer_cases import CASES
 from support.pretended_gpu import GPU, PretendedGpu
+from support.small_networks import INTERESTS, SMALL_NETWORKS
 from support.training_steps import batch_of, compiled_model
 
 FROM_HOST = "torch.as_tensor, from the host"
@@ -27,7 +28,9 @@ OF_KERAS |= {
 
 NETWORKS = ["quickstart", "encapnet_digits", "encapnet_ot_digits", "capsnet_em_digits"]
 NETWORKS += ["routing_heinsen_2019", "routing_heinsen_2022", "routing_self", "routing_attention"]
-NETWORKS += ["routing_variational_bayes", "routing_average", "capsnet_sabour_fashion_mnist", "deepcaps_digits"]
+NETWORKS += ["routing_variational_bayes", "routing_average", "capsnet_sabour_fashion_mnist"]
+# The pretended GPU has no integer parameters, such as the state of a generator of random numbers.
+SMALL = {name: changes for name, changes in SMALL_NETWORKS.items() if name != INTERESTS}
 CHANGES = [
     "train.accumulate=2",
     "train.clip_norm=1.0",
@@ -45,7 +48,6 @@ def random(shape):
     return torch.rand(2, *shape, device="cuda", requires_grad=True)
 
 
-# The pretended GPU has no integer parameters, such as the state of a generator of random numbers.
 @pytest.mark.parametrize("name", [name for name in CASES if not name.startswith("interest_capsules")])
 def test_no_layer_waits(name):
     kind, arguments, shape, *_ = CASES[name]
@@ -61,7 +63,8 @@ def test_no_layer_waits(name):
 
 
 @pytest.mark.parametrize(
-    "name, changes", [*((name, []) for name in NETWORKS), *(("quickstart", [each]) for each in CHANGES)]
+    "name, changes",
+    [*((name, []) for name in NETWORKS), *SMALL.items(), *(("quickstart", [each]) for each in CHANGES)],
 )
 def test_no_step_waits(name, changes):
     model = compiled_model(name, changes)
