@@ -18,6 +18,8 @@ OF_KERAS = {
     (FROM_HOST, "metrics/reduction_metrics.py update_state"): "the number of samples",
     (FROM_HOST, "optimizers/base_optimizer.py apply"): "1, that the count of steps grows by",
     (FROM_HOST, "optimizers/base_optimizer.py _update_step_fn"): "the number of steps whose gradients are added",
+    (FROM_HOST, "layers/core/masking.py call"): "the number that padded steps have, and 0, which they become",
+    (FROM_HOST, "models/functional.py call"): "the number that padded steps have, for their mask",
 }
 OF_STEP = "optimizers/base_optimizer.py _backend_apply_gradients"
 OF_KERAS |= {
