@@ -17,6 +17,7 @@ import torch
 from encapkeras.errors import ArgumentError, ExportError
 from encapkeras.files import replacing
 from encapkeras.keras_internals import layers_within
+from encapkeras.model.build import plain_text
 
 FORMS = ("keras", "torch", "onnx")
 CLASS_NAMES = "class_names"
@@ -118,10 +119,13 @@ def _program(model: keras.Model) -> torch.export.ExportedProgram:
                 _Predicting(model).eval(), (images,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},)
             )
     except Exception as error:  # whatever a layer's operations end in when they are traced
-        reason = str(error).strip().partition("\n")[0]
+        reason = plain_text(error).partition("\n")[0].rstrip(".")
+        hint = "Layers must not branch on values, or on the size of the batch, with a Python if"
+        backward = [layer.name for layer in layers_within(model) if _is_recurrent(layer) and layer.go_backwards]
+        if backward:
+            hint = f"Keras cannot take a sequence with a mask backwards step by step, as layer '{backward[0]}' does"
         raise ExportError(
-            f"model '{model.name}' cannot be traced: {reason}. Layers must not branch on values, or on the size "
-            "of the batch, with a Python if. It can still be exported as .keras."
+            f"model '{model.name}' cannot be traced: {reason}. {hint}. It can still be exported as .keras."
         ) from error
 
 
@@ -133,9 +137,7 @@ def _changed_for_tracing(model: keras.Model) -> Iterator[None]:
     """
     before = []
     for layer in layers_within(model):
-        changes = {"activity_regularizer": None}
-        if isinstance(layer, keras.layers.RNN):
-            changes["unroll"] = True
+        changes = {"activity_regularizer": None} | ({"unroll": True} if _is_recurrent(layer) else {})
         for name, value in changes.items():
             before.append((layer, name, getattr(layer, name)))
             setattr(layer, name, value)
@@ -144,6 +146,10 @@ def _changed_for_tracing(model: keras.Model) -> Iterator[None]:
     finally:
         for layer, name, value in before:
             setattr(layer, name, value)
+
+
+def _is_recurrent(layer: keras.layers.Layer) -> bool:
+    return isinstance(layer, keras.layers.RNN)
 
 
 class _Predicting(torch.nn.Module):

@@ -233,6 +233,13 @@ def test_recurrent_layers_are_exported_step_by_step(tmp_path):
     assert not layer.unroll
 
 
+def test_a_masked_sequence_backwards_cannot_be_traced(tmp_path):
+    sequence = keras.Input((6, 4))
+    model = keras.Model(sequence, keras.layers.GRU(3, go_backwards=True, name="x")(keras.layers.Masking()(sequence)))
+    with pytest.raises(ExportError, match="with a mask backwards step by step, as layer 'x' does"):
+        export_model(model, tmp_path / "network.pt2", "torch")
+
+
 def test_sequences_of_unknown_length_cannot_be_exported(tmp_path):
     sequence = keras.Input((None, 4))
     model = keras.Model(sequence, keras.layers.GRU(3)(sequence))
