@@ -128,15 +128,17 @@ for name in ("efficient_capsnet_small_norb", "routing_self_attention"):  # as ef
 def test_two_processes_train_each_network_as_one_and_resume_exactly(tmp_path, spec):
     options = ["--spec", spec, *FLOAT64, *(word for change in NETWORKS[spec] for word in ("--set", change))]
     whole, _ = trained(tmp_path / "two", *options, processes=2)
+    kinds = [kind for kind in ("weight", "statistic") if any(name.startswith(kind) for name in whole)]
     if spec != INTERESTS:  # its processes draw other numbers
         [alone] = trained(tmp_path / "one", *options)
-        for kind in ("weight", "statistic"):
-            assert largest_difference(alone, whole, kind) < 1e-9, kind
-        assert largest_difference(alone, whole, "predicted") < 1e-6  # Keras' LayerNormalization computes in float32
+        tolerance = 1e-6 if spec in SMALL_NETWORKS else 1e-9  # Keras' normalizations compute in float32
+        for kind in kinds:
+            assert largest_difference(alone, whole, kind) < tolerance, kind
+        assert largest_difference(alone, whole, "predicted") < 1e-6
     options += ["--resume", str(tmp_path / "state")]
     assert trained(tmp_path / "parts", *options, "--end-at", "4", processes=2, code=1) == []
     first, second = trained(tmp_path / "parts", *options, processes=2)
-    for kind in ("weight", "statistic", "optimizer", "evaluated", "predicted"):
+    for kind in (*kinds, "optimizer", "evaluated", "predicted"):
         assert largest_difference(whole, first, kind) == 0, kind
     assert_identical(first, second)
 
