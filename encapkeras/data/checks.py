@@ -97,7 +97,7 @@ def range_hint(images: Array | ImageFiles) -> str:
     )
 
 
-def listed_error(text: str, problems: Sequence[str]) -> DataError:
-    """Return an error that lists what is wrong, a line each."""
+def listed_error(text: str, problems: Sequence[str], advice: Sequence[str] = ()) -> DataError:
+    """Return an error that lists what is wrong, and what to do about all of it, a line each."""
     more = [f"and {counted(len(problems) - MOST_LISTED, 'more problem')}"] if len(problems) > MOST_LISTED else []
-    return DataError("\n  ".join([f"{text}:", *problems[:MOST_LISTED], *more]))
+    return DataError("\n  ".join([f"{text}:", *problems[:MOST_LISTED], *more, *advice]))
