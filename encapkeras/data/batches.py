@@ -156,7 +156,7 @@ class Batches(DataLoader[tuple[Tensor, ...]]):
             raise ArgumentError(
                 "an accuracy or a choice that is balanced over the classes needs one class for each image: labels "
                 f"(N,), whole numbers; received {str(self.labels.dtype).removeprefix('torch.')} of shape "
-                f"{tuple(self.labels.shape)}. With data.overlap, each image has two classes"
+                f"{tuple(self.labels.shape)}. With data.overlap, each image has two: load the images without it"
             )
         return self.labels
 

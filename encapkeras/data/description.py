@@ -10,6 +10,8 @@ from encapkeras.data.registry import DatasetInfo, DatasetReader
 from encapkeras.data.settings import DataSettings
 from encapkeras.errors import ArgumentError
 
+FOR_IMAGES = ("image_size", "augment", "affine", "overlap")  # settings
+
 
 def describe(settings: DataSettings) -> DatasetInfo:
     """Return what a network has to know about the images it will be given; download nothing and read no pixel.
@@ -59,11 +61,13 @@ def as_given_to_the_network(settings: DataSettings, reader: DatasetReader) -> Da
 
 def _without_images(settings: DataSettings, info: DatasetInfo, remarks: list[str]) -> DatasetInfo:
     """Return the description of sequences or vectors, which are given as they are."""
-    for name in ("image_size", "augment", "affine", "overlap"):
-        if getattr(settings, name) is not None:
-            raise ArgumentError(
-                f"data.{name} changes images; those of data set '{settings.dataset}' are {info.samples}"
-            )
+    for_images = [f"data.{name}" for name in FOR_IMAGES if getattr(settings, name) is not None]
+    if for_images:
+        verb = "changes" if len(for_images) == 1 else "change"
+        raise ArgumentError(
+            f"{' and '.join(for_images)} {verb} images; data set '{settings.dataset}' has {info.samples}: remove "
+            f"{'it' if len(for_images) == 1 else 'them'}"
+        )
     for remark in remarks:
         warnings.warn(remark, stacklevel=4)
     if settings.validation == "own" and info.validation_images is None:

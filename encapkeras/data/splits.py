@@ -19,7 +19,7 @@ from encapkeras.data.checks import layout_hint, range_hint
 from encapkeras.data.description import as_given_to_the_network, too_few
 from encapkeras.data.fingerprint import Fingerprint, fingerprint
 from encapkeras.data.image_files import ImageFiles
-from encapkeras.data.overlap import MARGIN
+from encapkeras.data.overlap import MARGIN, check_parts
 from encapkeras.data.registry import SAMPLE_AXES, Array, DatasetInfo, ImageArrays
 from encapkeras.data.settings import AugmentSettings, DataSettings
 from encapkeras.data.windows import FileWindows, Layout, Windows, decoded
@@ -101,6 +101,9 @@ def load(settings: DataSettings, *, seed: int) -> DataSplits:
         if info.samples == "images" and len(images) and (hint := range_hint(images)):
             warnings.warn(f"pixels of the {part} images of data set '{settings.dataset}': {hint}", stacklevel=2)
     train, validation, test = _parts(arrays, settings, seed)
+    if settings.overlap:
+        labels = {"training": train.labels, "validation": validation.labels, "test": test.labels}
+        check_parts(labels, info.class_names)
     make = _BatchesMaker(settings, info, [part.images for part in (train, validation, test)])
     return DataSplits(
         info=info,
