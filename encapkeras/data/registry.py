@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import inspect
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
@@ -74,6 +74,11 @@ class DatasetInfo:
     def input_shape(self) -> tuple[int, ...]:
         """The shape of a sample as the network takes it: `(H, W, C)`, `(T, F)` of a sequence, `(F,)` of a vector."""
         return (self.height, self.width, self.channels)[-SAMPLE_AXES[self.samples] :]
+
+    def fits(self, shape: Sequence[int | None]) -> bool:
+        """Return whether an input of this shape, without the batch, takes the samples; None is any size."""
+        sample = self.input_shape
+        return len(shape) == len(sample) and all(a in (None, b) for a, b in zip(shape, sample, strict=True))
 
     def __post_init__(self) -> None:
         for name in self.class_names:

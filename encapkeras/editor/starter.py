@@ -80,9 +80,9 @@ def starter_spec(
     """Return the text of a starter spec; `data` holds the data set, its files and its image size."""
     info = describe(data)
     if info.samples != "images":
+        example = "a copy of sequence_capsules" if info.samples == "sequences" else "the example in docs/data.md"
         raise ArgumentError(
-            f"starter specs are networks for images; data set '{data.dataset}' has {info.samples}. Begin with a copy "
-            "of sequence_capsules"
+            f"starter specs are networks for images; data set '{data.dataset}' has {info.samples}. Begin with {example}"
         )
     plan = _PLANS[size]
     text = _template(_TEMPLATE_OF[routing])

@@ -11,7 +11,7 @@ from encapkeras.spec.tree import Tree
 
 
 def warn_about_shapes(graph: BuiltGraph, spec: Spec, written: Tree, report: Report) -> None:
-    """Warn about capsules of one dimension, and outputs that do not have the size of the data set's classes."""
+    """Warn about capsules of one dimension, and an input or output that does not have the size of the data set."""
     for node in spec.nodes:
         shape = graph.tensors[Reference(node.name)].shape
         squashes = getattr(node.kind.target, "squashes", False)
@@ -20,6 +20,10 @@ def warn_about_shapes(graph: BuiltGraph, spec: Spec, written: Tree, report: Repo
             text = "these capsules have dimension 1: squash leaves one number of each, and no direction to agree on"
             report.warn(place, f"{text}. Give 'dim' 2 or more.")
     info, outputs = spec.info, spec.outputs
+    for name, shape in spec.inputs.items():
+        if info and len(spec.inputs) == 1 and not info.fits(shape):
+            text = f"takes {tuple(shape)}, and the {info.samples} of the data set are {info.input_shape}"
+            report.warn(written.deepest("model", "inputs", name), f"{text}: 'encapkeras train' refuses that.")
     for name, loss in spec.losses.items():
         if not info or not isinstance(loss, OutputLoss):
             continue

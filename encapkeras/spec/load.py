@@ -33,6 +33,7 @@ from encapkeras.validation import Checker, shown
 _TRAIN = Checker(TrainSettings)
 _SHAPE = Checker(Shape)
 _SIZE = Checker(Size)
+_INPUTS = {"sequences": "{sequence: [$width, $channels]}", "vectors": "{vector: [$channels]}"}  # by kinds of samples
 
 Source = str | os.PathLike[str] | Mapping[str, Any] | Spec
 
@@ -192,7 +193,7 @@ def read(merged: Tree, report: Report, known: Known | None = None) -> Reading:
     sections = _Sections(tree, Variables(variables.entries() if variables else {}, facts, report), report)
     data = _read_data(sections, facts)
     sweep = read_sweep(merged, sections.scope, report)
-    model = _read_model(sections, known)
+    model = _read_model(sections, data.info, known)
     losses = _read_losses(sections, model, known)
     train = read_settings(_TRAIN, sections.computed("train"), report)
     return Reading(merged, report, sections, data, sweep, model, losses, train, _read_name(sections))
@@ -225,13 +226,13 @@ def _read_data(sections: _Sections, facts: Scope) -> _Data:
     return _Data(settings, info)
 
 
-def _read_model(sections: _Sections, known: Known) -> _Model:
+def _read_model(sections: _Sections, info: DatasetInfo | None, known: Known) -> _Model:
     scope, report, written = sections.scope, sections.report, sections.written("model")
     model = {key: e if key == "nodes" else substitute(e, scope, report) for key, e in written.entries().items()}
     tree = written.with_value(model)
     if "model" in sections.tree.entries() and isinstance(written.value, dict):
         report.add_values(MODEL, tree)
-    inputs = model["inputs"].entries() if "inputs" in model else {"image": _image(sections, tree)}
+    inputs = model["inputs"].entries() if "inputs" in model else {"image": _image(sections, info, tree)}
     _check_names(inputs, "an input", report)
     shapes = {
         name: shape.plain()
@@ -263,7 +264,7 @@ def _read_losses(sections: _Sections, model: _Model, known: Known) -> Mapping[st
     return losses
 
 
-def _image(sections: _Sections, model: Tree) -> Tree:
+def _image(sections: _Sections, info: DatasetInfo | None, model: Tree) -> Tree:
     place = Tree(FAILED, model.file, model.line, model.column, "model")
     try:
         sizes = {name: sections.scope.lookup(name) for name in ("height", "width", "channels")}
@@ -273,6 +274,10 @@ def _image(sections: _Sections, model: Tree) -> Tree:
             sections.report.add_missing(place, text)
         return place
     if any(any(size.failures()) for size in sizes.values()):
+        return place
+    if info and info.samples != "images":
+        text = f"the data set has {info.samples}, so the model needs 'inputs', for example {_INPUTS[info.samples]}"
+        sections.report.add_missing(place, text)
         return place
     for name, size in sizes.items():
         for problem in _SIZE.problems(size.plain()):

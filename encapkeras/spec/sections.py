@@ -24,7 +24,9 @@ class ModelSection(Section):
     """The `model:` section."""
 
     inputs: Annotated[dict[str, Shape], Field(min_length=1)] = Field(
-        {}, description="Shape of each input without the batch; `{image: [$height, $width, $channels]}` if not given."
+        {},
+        description="Shape of each input without the batch; of images `{image: [$height, $width, $channels]}` if not "
+        "given.",
     )
     defaults: dict[str, dict[str, Any]] = Field({}, description="Arguments for all nodes of a layer, by layer.")
     nodes: Annotated[dict[str, dict[str, Any]], Field(min_length=1)] = Field(

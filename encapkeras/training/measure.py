@@ -47,10 +47,10 @@ def check_fits(model: keras.Model, info: DatasetInfo) -> None:
         )
     if not model.trainable_weights:
         raise TrainingError(f"'{model.name}' has no trainable weights: there is nothing to train")
-    given, sample = tuple(model.inputs[0].shape[1:]), info.input_shape
-    if len(given) != len(sample) or any(size not in (None, has) for size, has in zip(given, sample, strict=True)):
+    given = tuple(model.inputs[0].shape[1:])
+    if not info.fits(given):
         raise TrainingError(
-            f"'{model.name}' takes inputs of shape {given}; the {info.samples} of the data set are {sample}"
+            f"'{model.name}' takes inputs of shape {given}; the {info.samples} of the data set are {info.input_shape}"
         )
     scores = tuple(model.outputs[0].shape[1:])
     if scores != (info.classes,):
