@@ -124,6 +124,8 @@ def _measured(arguments: argparse.Namespace) -> dict[str, Any]:
     from encapkeras.training import measure
 
     trained = TrainedRun.open(arguments.runs[0], arguments.data_root, arguments.overrides, arguments.changes)
+    if arguments.ten_crop:
+        trained.check_one_class("--ten-crop", arguments.changes)
     splits = trained.splits()
     batches = trained.chosen(splits, arguments.split)
     ten_crop = {}

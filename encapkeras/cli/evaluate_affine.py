@@ -36,6 +36,8 @@ def run(arguments: argparse.Namespace) -> None:
         raise ArgumentError(f"at most {MOST_NETWORKS} runs can be compared; received {len(arguments.runs)}")
     places = (arguments.data_root, arguments.overrides, arguments.changes)
     runs = [TrainedRun.open(path, *places) for path in arguments.runs]
+    for trained in runs:
+        trained.check_one_class("--affine", arguments.changes)
     names = _names(runs)
     output = Path(arguments.output) if arguments.output else runs[0].folder.analysis_in("affine")
     table, plot = output / "affine.csv", output / "affine.png"
