@@ -1,7 +1,7 @@
 """One data set per file, which registers itself.
 
 Begin with `digits`, the shortest. `idx`, `cifar` and `matlab` are formats that two data sets share; `class_folders`
-lists the images of `image_folder` and `h_imagenet`.
+lists the images of `image_folder` and `h_imagenet`, `csv_table` reads a file of `csv`.
 """
 
 from encapkeras.data.readers import (  # noqa: F401  # each registers its data set
