@@ -7,7 +7,7 @@ import numpy as np
 from encapkeras.data.files import user_path
 from encapkeras.data.readers.csv_table import LABEL, Problems, Table, Wanted, read_lines, read_table, sorted_classes
 from encapkeras.data.registry import DataPath, DatasetInfo, DatasetReader, ImageArrays, register_dataset
-from encapkeras.errors import DataError
+from encapkeras.errors import DataError, printable
 from encapkeras.text import listed
 from encapkeras.validation import shown
 
@@ -100,6 +100,7 @@ class Csv(DatasetReader):
         first = dict(zip(reversed(test.labels), reversed(test.lines), strict=True))
         for name in sorted(first.keys() - set(classes), key=lambda name: first[name]):
             text = f"column {shown(self.label)}: no training sample is of class {shown(name)}"
-            problems.add(f"{self.test_path}:{first[name]}: {text}", f"The classes of {self.path} are {listed(classes)}")
+            known = f"The classes of {self.path} are {listed(map(printable, classes))}"
+            problems.add(f"{self.test_path}:{first[name]}: {text}", known)
         if problems.found:
             raise problems.error()
