@@ -383,6 +383,13 @@ CASES = {
         10,
         2,
     ),
+    "convolution_capsules of a sequence": (
+        ConvolutionCapsules,
+        {"types": 5, "dim": 3, "sequence": True, "strides": 2},
+        (7, 4, 2),
+        1,
+        0,
+    ),
     "capsule_stage of a sequence": (
         CapsuleStage,
         {"types": 4, "dim": 4, "sequence": True, "kind": "approximate", "sub_layers": 1, "skip": "none"},
