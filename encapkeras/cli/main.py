@@ -28,6 +28,7 @@ from encapkeras.cli import (
     train,
 )
 from encapkeras.cli import format as format_spec
+from encapkeras.cli.arguments import devices
 from encapkeras.cli.arguments.completion import answer_shell
 from encapkeras.cli.arguments.device import use_device
 from encapkeras.cli.arguments.first_look import look_first
@@ -109,9 +110,15 @@ def _run(words: list[str], script: str | None) -> int:
         import encapkeras.backend  # noqa: F401  # refuses another Keras backend
 
         specs = arguments.specs_of(arguments)
-        look_first(specs, getattr(arguments, "plugins", []), shapes=arguments.run is not train.run)
+        plugins, alone = getattr(arguments, "plugins", []), not devices.wants_processes(arguments)
+        look_first(specs, plugins, shapes=arguments.run is not train.run, alone=alone)
+        wanted = devices.read_devices(arguments)
+        if wanted:
+            from encapkeras.cli.launch import launch
+
+            return launch(wanted, words)
         with use_device(getattr(arguments, "run_on", None)):  # before a plugin imports Keras
-            for plugin in getattr(arguments, "plugins", []):
+            for plugin in plugins:
                 from encapkeras.plugins import load_plugin
 
                 load_plugin(plugin)
