@@ -41,6 +41,7 @@ def launch(wanted: Launch, words: Sequence[str]) -> int:
     """
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.elastic.rendezvous import RendezvousError
     from torch.distributed.launcher import LaunchConfig, elastic_launch
 
     from encapkeras.data.worker_processes import usable_cores
@@ -70,7 +71,7 @@ def launch(wanted: Launch, words: Sequence[str]) -> int:
         except ChildFailedError as error:
             codes = {rank: failure.exitcode for rank, failure in error.failures.items()}
             return _exit_code(codes, error.get_first_failure()[1].exitcode, wanted.count, signals.received)
-        except (OSError, RuntimeError) as error:  # no port, no connection
+        except (OSError, RuntimeError, RendezvousError) as error:  # no port, no connection, no more processes
             raise DistributionError(f"the processes cannot be started: {error}") from error
     return 0
 
@@ -81,16 +82,16 @@ def _exit_code(codes: Mapping[int, int], first: int, count: int, received: int) 
         if received == signal.SIGINT and codes.get(0, 1) < 0:  # it had no time to say so
             print("interrupted", file=sys.stderr)
         return 128 + received
-    by_signal = {rank: -code for rank, code in codes.items() if code < 0 and -code != signal.SIGTERM}
-    for rank, number in list(by_signal.items())[:1]:
-        why = ", as the system does when memory runs out" if number == getattr(signal, "SIGKILL", None) else ""
-        print(
-            f"process {rank} of {count} was ended by {signal.Signals(number).name}{why}. Continue the run with "
-            "--resume and its folder.",
-            file=sys.stderr,
-        )
-        return DistributionError.exit_code
-    return first if first > 0 else DistributionError.exit_code
+    # The launcher ends by SIGTERM what is left after the first.
+    silent = max(codes.values()) < 0
+    ended = next((rank for rank, code in codes.items() if code < 0 and (silent or -code != signal.SIGTERM)), None)
+    if ended is None:
+        return first if first > 0 else DistributionError.exit_code
+    name = signal.Signals(-codes[ended]).name
+    why = ", as the system does when memory runs out" if name == "SIGKILL" else ""
+    how = "" if ended else ". Continue the run with --resume and its folder"  # else the first process has said how
+    print(f"process {ended} of {count} was ended by {name}{why}{how}", file=sys.stderr)
+    return DistributionError.exit_code
 
 
 class _Signals:

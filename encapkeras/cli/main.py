@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -43,6 +44,7 @@ from encapkeras.errors import (
     EncapkerasError,
     SpecError,
     environment_number,
+    launched_with,
     printable,
 )
 from encapkeras.text import cut
@@ -151,6 +153,8 @@ def _print_error(error: Exception | KeyboardInterrupt) -> int | None:
         print(error, file=sys.stderr)
         return error.exit_code
     if isinstance(error, KeyboardInterrupt):
+        if launched_with():  # the launcher ends by SIGTERM what is slow to end, and would say the same again
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
         if os.environ.get("RANK", "0") == "0":  # torchrun's other processes are interrupted too
             print(str(error) or "interrupted", file=sys.stderr)
         return INTERRUPTED
