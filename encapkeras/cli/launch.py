@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from encapkeras.cli.arguments.devices import Launch
 
 THREADS = "OMP_NUM_THREADS"
+SOON = 10  # seconds; after 30 the launcher kills processes that are still there when one has failed
 # Those that torchrun hands on; a system may lack some.
 SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT")
 # The words of `main` in a process that imports from where this one does.
@@ -69,24 +70,25 @@ def launch(wanted: Launch, words: Sequence[str]) -> int:
         try:
             thread.submit(elastic_launch(config, sys.executable), "-c", program).result()
         except ChildFailedError as error:
-            codes = {rank: failure.exitcode for rank, failure in error.failures.items()}
-            return _exit_code(codes, error.get_first_failure()[1].exitcode, wanted.count, signals.received)
+            first = error.get_first_failure()[1].timestamp
+            soon = {rank: each.exitcode for rank, each in error.failures.items() if each.timestamp < first + SOON}
+            return _exit_code(soon, wanted.count, signals.received)
         except (OSError, RuntimeError, RendezvousError) as error:  # no port, no connection, no more processes
             raise DistributionError(f"the processes cannot be started: {error}") from error
     return 0
 
 
-def _exit_code(codes: Mapping[int, int], first: int, count: int, received: int) -> int:
-    """Return the exit code; say what the processes could not, which a signal has ended."""
+def _exit_code(codes: Mapping[int, int], count: int, received: int) -> int:
+    """Return the exit code, from those of the processes; say what these could not, if a signal has ended them."""
     if received:
         if received == signal.SIGINT and codes.get(0, 1) < 0:  # it had no time to say so
             print("interrupted", file=sys.stderr)
         return 128 + received
+    said = max(codes.values())
     # The launcher ends by SIGTERM what is left after the first.
-    silent = max(codes.values()) < 0
-    ended = next((rank for rank, code in codes.items() if code < 0 and (silent or -code != signal.SIGTERM)), None)
+    ended = next((rank for rank, code in codes.items() if code < 0 and (said < 0 or -code != signal.SIGTERM)), None)
     if ended is None:
-        return first if first > 0 else DistributionError.exit_code
+        return said
     name = signal.Signals(-codes[ended]).name
     why = ", as the system does when memory runs out" if name == "SIGKILL" else ""
     how = "" if ended else ". Continue the run with --resume and its folder"  # else the first process has said how
@@ -126,7 +128,8 @@ class _Signals:
         processes = psutil.Process().children(recursive=again)
         if not processes:  # none is there yet, so that nothing can be lost
             os.write(2, b"interrupted\n")
-            os._exit(128 + number)
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
         for process in processes:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill() if again else process.send_signal(number)
