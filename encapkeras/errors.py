@@ -112,6 +112,14 @@ def environment_number(name: str, default: int) -> int:
     return int(value)
 
 
+LAUNCHED_WITH = "ENCAPKERAS_LAUNCHED_WITH"
+
+
+def launched_with() -> str:
+    """The option of `train` that has started this process among others, such as `--processes 2`; empty if none has."""
+    return os.environ.get(LAUNCHED_WITH, "")
+
+
 def printable(text: str, keep: str = "") -> str:
     """The text with escapes for all that a terminal would not show as it is written, line ends too unless kept."""
     return "".join(c if c.isprintable() or c in keep else c.encode("unicode_escape").decode() for c in text)

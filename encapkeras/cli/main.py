@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -28,6 +29,7 @@ from encapkeras.cli import (
     train,
 )
 from encapkeras.cli import format as format_spec
+from encapkeras.cli.arguments import devices
 from encapkeras.cli.arguments.completion import answer_shell
 from encapkeras.cli.arguments.device import use_device
 from encapkeras.cli.arguments.first_look import look_first
@@ -42,6 +44,7 @@ from encapkeras.errors import (
     EncapkerasError,
     SpecError,
     environment_number,
+    launched_with,
     printable,
 )
 from encapkeras.text import cut
@@ -109,9 +112,15 @@ def _run(words: list[str], script: str | None) -> int:
         import encapkeras.backend  # noqa: F401  # refuses another Keras backend
 
         specs = arguments.specs_of(arguments)
-        look_first(specs, getattr(arguments, "plugins", []), shapes=arguments.run is not train.run)
+        plugins, alone = getattr(arguments, "plugins", []), not devices.wants_processes(arguments)
+        look_first(specs, plugins, shapes=arguments.run is not train.run, alone=alone)
+        wanted = devices.read_devices(arguments)
+        if wanted:
+            from encapkeras.cli.launch import launch
+
+            return launch(wanted, words)
         with use_device(getattr(arguments, "run_on", None)):  # before a plugin imports Keras
-            for plugin in getattr(arguments, "plugins", []):
+            for plugin in plugins:
                 from encapkeras.plugins import load_plugin
 
                 load_plugin(plugin)
@@ -144,6 +153,8 @@ def _print_error(error: Exception | KeyboardInterrupt) -> int | None:
         print(error, file=sys.stderr)
         return error.exit_code
     if isinstance(error, KeyboardInterrupt):
+        if launched_with():  # the launcher ends by SIGTERM what is slow to end, and would say the same again
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
         if os.environ.get("RANK", "0") == "0":  # torchrun's other processes are interrupted too
             print(str(error) or "interrupted", file=sys.stderr)
         return INTERRUPTED

@@ -25,7 +25,7 @@ from encapkeras.distribution.processes import (
     report_lost_processes,
     run_on_first,
 )
-from encapkeras.errors import DataError, DistributionError, RunFolderError, TrainingError, printable
+from encapkeras.errors import DataError, DistributionError, RunFolderError, TrainingError, launched_with, printable
 from encapkeras.files import own_folder, write_json
 from encapkeras.functional.torch_support.optional_compile import enable_compile
 from encapkeras.model.load_model import load_model
@@ -196,6 +196,7 @@ class _Run:
 
     def _how_to_continue(self, with_changes: bool = False) -> str:
         launcher = ", started with torchrun as before" if connected().count > 1 else ""
+        launcher = f" {launched_with()}" if launched_with() else launcher
         train, how = self.spec.train, "Continue with other settings" if with_changes else "Continue with"
         rate = f"optimizer.learning_rate={train.optimizer.learning_rate / 10:g}"
         change = f"train.{rate if train.clip_norm else 'clip_norm=1'}" if with_changes else ""
