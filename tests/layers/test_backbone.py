@@ -42,20 +42,25 @@ def test_all_networks_of_keras_are_known():
 
 @pytest.mark.parametrize(
     ("name", "arguments", "mode"),
-    [("MobileNet", SMALL, "tf"), ("VGG16", {"until": "block1_conv2"}, "caffe"), ("DenseNet121", {}, "torch")],
+    [
+        ("MobileNet", SMALL, "tf"),
+        ("VGG16", {"until": "block1_conv2"}, "caffe"),
+        pytest.param("DenseNet121", {"until": "conv1_relu"}, "torch", marks=pytest.mark.slow),
+    ],
 )
 def test_images_from_0_to_1_are_preprocessed_as_the_network_does(name, arguments, mode):
     outputs, layer = called(Backbone(name, **arguments))
     expected = keras.applications.imagenet_utils.preprocess_input(255 * IMAGES.numpy(), mode=mode)
-    torch.testing.assert_close(outputs, layer.network(torch.from_numpy(expected)), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(outputs, layer.network(torch.from_numpy(expected.copy())), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["MobileNetV3Small", "EfficientNetV2B0"])
+@pytest.mark.parametrize("name", ["MobileNetV3Small", pytest.param("EfficientNetV2B0", marks=pytest.mark.slow)])
 def test_networks_with_preprocessing_inside_take_images_to_255(name):
     outputs, layer = called(Backbone(name))
     torch.testing.assert_close(outputs, layer.network(255 * IMAGES), rtol=0, atol=0)
 
 
+@pytest.mark.slow
 def test_efficientnet_has_the_mean_and_deviation_of_imagenet():
     """Keras has them in weights, and divides by the deviation only where the weights are ImageNet's."""
     outputs, layer = called(Backbone("EfficientNetB0"))
