@@ -15,6 +15,7 @@ import pydantic
 import torch
 
 from encapkeras.errors import ArgumentError, ShapeError, suggest
+from encapkeras.files import reading
 from encapkeras.keras_internals import names_counted_anew, places_in_weights_file
 from encapkeras.layers.backbone_weights import check_weights_file
 from encapkeras.layers.registry import Shape, register_for_loading
@@ -187,7 +188,8 @@ class Backbone(keras.layers.Layer):  # type: ignore[misc]
         shape = (None, *self.network.input_shape[1:])
         if self.pretrained != IMAGENET:
             whole = self._whole(shape, None)
-            whole.load_weights(self.pretrained)
+            with reading(self.pretrained, "a file of weights of Keras", ArgumentError):
+                whole.load_weights(self.pretrained)
         else:
             try:
                 whole = self._whole(shape, IMAGENET)
@@ -204,7 +206,6 @@ class Backbone(keras.layers.Layer):  # type: ignore[misc]
         """The shape of the map."""
         if not self.built:
             self.build(input_shape)
-            self.built = True
         return (input_shape[0], *self.network.output_shape[1:])
 
     def call(self, inputs: torch.Tensor, training: bool | None = None) -> torch.Tensor:

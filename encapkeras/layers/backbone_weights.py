@@ -9,7 +9,7 @@ from typing import Any
 from encapkeras.errors import ArgumentError
 from encapkeras.files import open_regular, reading
 from encapkeras.keras_internals import LayerPlace
-from encapkeras.text import listed
+from encapkeras.text import counted, listed
 
 ENDINGS = (".weights.h5", ".h5")
 MOST_SHOWN = 10  # layers that differ
@@ -33,8 +33,8 @@ def check_weights_file(path: str, network: str, places: Sequence[LayerPlace]) ->
     if differences:
         more = f"; and {len(differences) - MOST_SHOWN} more" if len(differences) > MOST_SHOWN else ""
         raise ArgumentError(
-            f"'{path}' has the weights of another network than {network} without its classifier, with these arguments; "
-            f"{len(differences)} layers differ: {'; '.join(differences[:MOST_SHOWN])}{more}"
+            f"'{path}' has the weights of another network than {network} without its classifier and with these "
+            f"arguments. They differ in {counted(len(differences), 'layer')}: {'; '.join(differences[:MOST_SHOWN])}{more}"
         )
 
 

@@ -18,8 +18,8 @@ from encapkeras.model.copied_weights import copy_layers
 from encapkeras.model.examine import Examined, check_spec
 from encapkeras.model.image_range import IMAGE_RANGE, ImageRange
 from encapkeras.model.moving_statistics import MovingStatistics
-from encapkeras.model.pretrained import load_pretrained
 from encapkeras.model.precision import tf32, use_precision
+from encapkeras.model.pretrained import load_pretrained
 from encapkeras.model.side_losses import SideLosses, taps_wanted
 from encapkeras.plugins import check_loaded, used_plugins
 from encapkeras.spec.load import Source, load_spec

@@ -65,7 +65,7 @@ def test_efficientnet_has_the_mean_and_deviation_of_imagenet():
     """Keras has them in weights, and divides by the deviation only where the weights are ImageNet's."""
     outputs, layer = called(Backbone("EfficientNetB0"))
     network = keras.applications.EfficientNetB0(include_top=False, weights=None, input_shape=(32, 32, 3))
-    normalization = [each for each in network.layers if isinstance(each, keras.layers.Normalization)][0]
+    normalization = next(each for each in network.layers if isinstance(each, keras.layers.Normalization))
     network.set_weights([*normalization.get_weights(), *layer.network.get_weights()])
     normalized = (IMAGES - torch.tensor([0.485, 0.456, 0.406])) / torch.tensor([0.229, 0.224, 0.225])
     expected = network(255 * normalized)
@@ -229,7 +229,7 @@ def test_a_download_that_fails_says_what_to_do(monkeypatch):
 
 @pytest.mark.parametrize("shape", [(2, 31, 40, 3), (2, 64, 64, 2), (2, 64, 64), (2, 4, 4, 8, 8)])
 def test_other_images_are_refused(shape):
-    with pytest.raises(ShapeError, match=r"at least 32 x 32; received 31 x 40|\(batch, height, width, 1 or 3 channels\)"):
+    with pytest.raises(ShapeError, match=r"at least 32 x 32; received 31 x 40|\(batch, height, width, 1 or 3 "):
         small()(torch.rand(shape))
 
 

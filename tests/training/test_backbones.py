@@ -32,6 +32,7 @@ train:
   ema: {momentum: 0.9}
 """
 
+
 class Killed(Exception):
     """The process ends here."""
 

@@ -1,7 +1,6 @@
 """Every recipe makes the same steps as the same recipe written by hand on torch, in float64."""
 
 import math
-
 from types import SimpleNamespace
 
 import keras
@@ -181,7 +180,10 @@ def groups(weights):
     ("settings", "make"),
     [
         ({"optimizer": ADAM}, lambda w: torch.optim.Adam(groups(w), eps=TINY)),
-        ({"optimizer": ADAM, "weight_decay": COUPLED}, lambda w: torch.optim.Adam(groups(w), eps=TINY, weight_decay=0.1)),
+        (
+            {"optimizer": ADAM, "weight_decay": COUPLED},
+            lambda w: torch.optim.Adam(groups(w), eps=TINY, weight_decay=0.1),
+        ),
         (
             {"optimizer": ADAM, "weight_decay": DECOUPLED},
             lambda w: torch.optim.AdamW(groups(w), eps=TINY, weight_decay=0.1),
@@ -192,10 +194,8 @@ def groups(weights):
         ),
     ],
 )
-@pytest.mark.parametrize("clip_norm", [None, 0.5])
-def test_nodes_have_their_own_learning_rates(settings, make, clip_norm):
-    ours = by_recipe({**settings, "learning_rates": RATES, "clip_norm": clip_norm})
-    assert_same(ours, by_torch(make, clip_norm=clip_norm))
+def test_nodes_have_their_own_learning_rates(settings, make):
+    assert_same(by_recipe({**settings, "learning_rates": RATES}), by_torch(make))
 
 
 @pytest.mark.parametrize("kind", ["adam", "sgd", "rmsprop"])
