@@ -6,6 +6,7 @@ import contextlib
 import inspect
 import re
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from fnmatch import fnmatchcase
 from typing import Annotated, Any
@@ -117,7 +118,7 @@ class Backbone(keras.layers.Layer):  # type: ignore[misc]
         self.network = self._part(whole)
         self._preprocess = _preprocessing(self.application)
         self._check_patterns()
-        self.trainable = self._trainable
+        self.trainable = bool(self.trainable)  # of the network, too
 
     def _whole(self, input_shape: Shape, weights: str | None) -> keras.Model:
         """Make the network without its classifier; raises `ShapeError` with the least size."""
@@ -162,7 +163,7 @@ class Backbone(keras.layers.Layer):  # type: ignore[misc]
     @property
     def trainable(self) -> bool:
         """Whether the layers that match `train_only` are trained, or all without it."""
-        return bool(self._trainable)
+        return bool(super().trainable)
 
     @trainable.setter
     def trainable(self, trainable: bool) -> None:
@@ -175,10 +176,8 @@ class Backbone(keras.layers.Layer):  # type: ignore[misc]
     def check_weights(self) -> None:
         """Check the file of weights, without values; raises `ArgumentError` if it is not of this network."""
         if self.pretrained not in (None, IMAGENET):
-            try:
+            with _about("weights"):
                 check_weights_file(self.pretrained, PREFIX + self.application, self._places)
-            except ArgumentError as error:
-                raise ArgumentError(str(error), argument="weights") from error.__cause__
 
     def load_weights(self) -> None:
         """Load the weights that the layer was asked for; a saved model brings its own, and never calls this."""
@@ -186,21 +185,24 @@ class Backbone(keras.layers.Layer):  # type: ignore[misc]
             return
         self.check_weights()
         shape = (None, *self.network.input_shape[1:])
-        if self.pretrained != IMAGENET:
-            whole = self._whole(shape, None)
-            with reading(self.pretrained, "a file of weights of Keras", ArgumentError):
-                whole.load_weights(self.pretrained)
+        if self.pretrained == IMAGENET:
+            whole = self._downloaded(shape)
         else:
-            try:
-                whole = self._whole(shape, IMAGENET)
-            except Exception as error:  # Keras' downloads raise whatever happens
-                reason = cut(" ".join(str(error).split()) or type(error).__name__, _LONGEST_REASON)
-                raise ArgumentError(
-                    f"Keras cannot load the weights 'imagenet' of {PREFIX}{self.application}: {reason}. Without a "
-                    "network connection, give the path of their file; null is for random weights",
-                    argument="weights",
-                ) from error
+            whole = self._whole(shape, None)
+            with _about("weights"), reading(self.pretrained, "a file of weights of Keras", ArgumentError):
+                whole.load_weights(self.pretrained)
         self.network.set_weights(self._part(whole).get_weights())
+
+    def _downloaded(self, input_shape: Shape) -> keras.Model:
+        try:
+            return self._whole(input_shape, IMAGENET)
+        except Exception as error:  # Keras' downloads raise whatever happens
+            reason = cut(" ".join(str(error).split()) or type(error).__name__, _LONGEST_REASON).removesuffix(".")
+            raise ArgumentError(
+                f"Keras cannot load the weights 'imagenet' of {PREFIX}{self.application}: {reason}. Without a network "
+                "connection, give the path of their file; null is for random weights",
+                argument="weights",
+            ) from error
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         """The shape of the map."""
@@ -224,13 +226,24 @@ register_for_loading(Backbone, "encapkeras.layers", "backbone", ())
 
 
 @contextlib.contextmanager
+def _about(argument: str) -> Iterator[None]:
+    """Let errors in the block be about an argument."""
+    try:
+        yield
+    except ArgumentError as error:
+        raise ArgumentError(str(error), argument=argument) from error.__cause__
+
+
+@contextlib.contextmanager
 def _defaults(policy: Any) -> Iterator[None]:
     """Set what `keras.applications` takes from Keras' configuration, for the block."""
     before = keras.config.image_data_format(), keras.config.dtype_policy()
     keras.config.set_image_data_format("channels_last")
     keras.config.set_dtype_policy(policy)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "`input_shape` is undefined")  # ImageNet's weights fit other sizes
+            yield
     finally:
         keras.config.set_image_data_format(before[0])
         keras.config.set_dtype_policy(before[1])

@@ -31,10 +31,11 @@ def check_weights_file(path: str, network: str, places: Sequence[LayerPlace]) ->
     with reading(path, "a file of weights of Keras", ArgumentError, "Get the file again."):
         differences = _differences(path, places)
     if differences:
-        more = f"; and {len(differences) - MOST_SHOWN} more" if len(differences) > MOST_SHOWN else ""
+        more = [f"and {len(differences) - MOST_SHOWN} more"] if len(differences) > MOST_SHOWN else []
         raise ArgumentError(
             f"'{path}' has the weights of another network than {network} without its classifier and with these "
-            f"arguments. They differ in {counted(len(differences), 'layer')}: {'; '.join(differences[:MOST_SHOWN])}{more}"
+            f"arguments. They differ in {counted(len(differences), 'layer')}: "
+            f"{'; '.join([*differences[:MOST_SHOWN], *more])}"
         )
 
 

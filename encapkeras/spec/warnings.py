@@ -99,7 +99,8 @@ def _warn_about_frozen_chance(spec: Spec, report: Report) -> None:
     for node in spec.nodes:
         if node.kind.is_backbone and node.settings.trainable is not True and not node.arguments.get("weights"):
             text = "keeps random weights, for it has no 'weights'"
-            report.warn(node.tree.entries()["trainable"], f"{text}. Name them: imagenet or a file, or train all of it.")
+            place = node.tree.entries().get("trainable", node.tree)
+            report.warn(place, f"{text}. Name them: imagenet or a file, or train all of it.")
 
 
 def _warn_about_missing_validation(data: DataSettings, train: TrainSettings, written: Tree, report: Report) -> None:

@@ -234,16 +234,15 @@ def _open_run(spec: Spec, start: Start, launched: LaunchedRun, folder: RunFolder
     """Build the network, load the data and check that they go together; only then make or change the run folder."""
     keras.utils.set_random_seed(spec.train.seed)
     model = _in_turns(lambda: build_model(spec))
-    with propagate_errors():
-        if spec.train.analysis:
+    if spec.train.analysis:
+        with propagate_errors():
             routing_layers(model)
     splits = _in_turns(lambda: load(check_settings(spec), seed=spec.train.seed))
     check_same_images(splits.fingerprint)
     with propagate_errors(), explain_out_of_memory():  # of all processes, before one of them changes the folder
         check_fits(model, splits.info)
         check_device(spec.train, _device_of(model))
-        optimizer = make_optimizer(spec.train, len(splits.train), model)
-        compile_with_losses(model, optimizer, splits.info.classes_per_image)
+        compile_with_losses(model, make_optimizer(spec.train, len(splits.train), model), splits.info.classes_per_image)
     run = _Run(spec, model, splits, folder, asked)
     device = _device_of(model)
     gpu = f" ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else ""

@@ -27,6 +27,13 @@ def whole(**arguments):
     return keras.applications.MobileNet(**arguments)
 
 
+def is_same(one, other, tolerance=1e-4):
+    """Compares maps by their own scale: those of random weights vanish with the depth."""
+    scale = float(other.abs().max())
+    assert scale > 0
+    return bool(((one - other).abs().max() / scale) < tolerance)
+
+
 @pytest.fixture
 def file(tmp_path):
     """Weights as Keras saves them."""
@@ -51,13 +58,14 @@ def test_all_networks_of_keras_are_known():
 def test_images_from_0_to_1_are_preprocessed_as_the_network_does(name, arguments, mode):
     outputs, layer = called(Backbone(name, **arguments))
     expected = keras.applications.imagenet_utils.preprocess_input(255 * IMAGES.numpy(), mode=mode)
-    torch.testing.assert_close(outputs, layer.network(torch.from_numpy(expected.copy())), rtol=1e-4, atol=1e-5)
+    assert is_same(outputs, layer.network(torch.from_numpy(expected.copy())))
+    assert not is_same(outputs, layer.network(IMAGES))
 
 
 @pytest.mark.parametrize("name", ["MobileNetV3Small", pytest.param("EfficientNetV2B0", marks=pytest.mark.slow)])
 def test_networks_with_preprocessing_inside_take_images_to_255(name):
     outputs, layer = called(Backbone(name))
-    torch.testing.assert_close(outputs, layer.network(255 * IMAGES), rtol=0, atol=0)
+    assert is_same(outputs, layer.network(255 * IMAGES), tolerance=1e-7)
 
 
 @pytest.mark.slow
@@ -69,13 +77,13 @@ def test_efficientnet_has_the_mean_and_deviation_of_imagenet():
     network.set_weights([*normalization.get_weights(), *layer.network.get_weights()])
     normalized = (IMAGES - torch.tensor([0.485, 0.456, 0.406])) / torch.tensor([0.229, 0.224, 0.225])
     expected = network(255 * normalized)
-    torch.testing.assert_close(outputs / expected.std(), expected / expected.std(), rtol=1e-4, atol=1e-4)
+    assert is_same(outputs, expected)
 
 
 def test_gray_images_are_repeated_for_three_channels():
     gray = IMAGES[..., :1]
     layer = small()
-    torch.testing.assert_close(layer(gray), layer(gray.expand(-1, -1, -1, 3)), rtol=0, atol=0)
+    assert is_same(layer(gray), layer(gray.expand(-1, -1, -1, 3)), tolerance=1e-7)
     assert bool((gray >= 0).all() and (gray <= 1).all())  # preprocessing has changed nothing in place
 
 
@@ -107,11 +115,11 @@ def test_frozen_batch_norms_stay_in_inference():
     layer = small(train_only=["conv_pw_13*"])
     inference = layer(IMAGES, training=False)
     before = {weight.path: weight.value.detach().clone() for weight in layer.non_trainable_weights}
-    assert not torch.allclose(inference, layer(IMAGES, training=True), atol=1e-3)  # by the one that is trained
+    assert not is_same(layer(IMAGES, training=True), inference)  # by the one that is trained
     moved = [weight.path for weight in layer.non_trainable_weights if not before[weight.path].equal(weight.value)]
     assert {path.split("/")[-2] for path in moved} == {"conv_pw_13_bn"}
     layer.trainable = False
-    torch.testing.assert_close(layer(IMAGES, training=True), layer(IMAGES, training=False), rtol=0, atol=0)
+    assert is_same(layer(IMAGES, training=True), layer(IMAGES, training=False), tolerance=1e-7)
 
 
 @pytest.mark.parametrize("until", [None, "conv_pw_5_relu"])
@@ -123,8 +131,8 @@ def test_a_file_of_keras_is_loaded(file, until):
     outputs = layer(IMAGES)
     layer.load_weights()
     images = torch.from_numpy(keras.applications.mobilenet.preprocess_input(255 * IMAGES.numpy()))
-    torch.testing.assert_close(layer(IMAGES), expected(images), rtol=1e-5, atol=1e-5)
-    assert not torch.allclose(outputs, layer(IMAGES))
+    assert is_same(layer(IMAGES), expected(images))
+    assert not is_same(layer(IMAGES), outputs)
 
 
 def write_download(path, network):
@@ -280,5 +288,5 @@ def test_a_model_with_it_is_saved_and_loaded(tmp_path):
     model.save(tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras")
     gray = IMAGES[..., :1]
-    torch.testing.assert_close(loaded(gray), model(gray), rtol=0, atol=0)
+    assert is_same(loaded(gray), model(gray), tolerance=1e-7)
     assert len(loaded.trainable_weights) == len(model.trainable_weights) == 3

@@ -126,7 +126,12 @@ def test_it_is_one_node_with_its_parameters_and_multiply_adds(folder):
 def test_exported_networks_give_the_same(folder):
     model = build_model("mine.yaml")
     images = np.random.default_rng(0).uniform(size=(3, 32, 32, 1)).astype("float32")
+    for layer in model.get_layer("trunk").network.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.momentum = 0.0  # the next batch makes all statistics: outputs of random weights vanish without
+    model(images, training=True)
     expected = model.predict(images, verbose=0)
+    assert expected.std(0).min() > 1e-3
     export_model(model, folder / "network.pt2", "torch")
     program = torch.export.load(folder / "network.pt2").module()
     np.testing.assert_allclose(program(torch.from_numpy(images)).detach(), expected, atol=1e-5)
@@ -219,9 +224,16 @@ def test_a_starter_with_a_network_of_keras(folder, capsys):
     assert "Leave out one of them" in refused(capsys, "new", "-", *words, "--ot")
 
 
-@pytest.mark.parametrize("routing", ["none", "master", "approximate", "em"])
-@pytest.mark.parametrize(("size", "backbone"), [("small", "ResNet50"), ("large", "vgg16")])
-def test_starters_with_a_network_of_keras_have_no_errors(folder, routing, size, backbone, capsys):
+@pytest.mark.parametrize(
+    ("routing", "size", "backbone"),
+    [
+        ("none", "small", "mobilenet"),
+        ("master", "large", "vgg16"),
+        ("approximate", "medium", "MobileNet"),
+        ("em", "large", "VGG16"),
+    ],
+)
+def test_starters_with_a_network_of_keras_have_no_errors(folder, routing, size, backbone):
     words = ["--dataset", "cifar10", "--routing", routing, "--size", size]
     assert main(["new", "new.yaml", *words, "--backbone", backbone]) == 0
     assert check_spec("new.yaml").warnings == ()

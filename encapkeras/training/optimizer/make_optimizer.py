@@ -53,7 +53,7 @@ def make_optimizer(
     own = chosen.model_dump(exclude={"kind", "learning_rate"})
     optimizer = _KINDS[chosen.kind](**own, **common)
     update_at_once(optimizer)
-    if model and settings.learning_rates:
+    if model is not None and settings.learning_rates:
         _scale_rates_of_nodes(optimizer, model, settings.learning_rates)
     if decay and decay.kind == "coupled":
         optimizer = CoupledWeightDecay(optimizer, decay.rate)
