@@ -149,9 +149,9 @@ def test_what_is_wrong_is_told_at_its_place(folder, capsys):
     wrong = wrong.replace("trunk: 0.1", "trunc: 0.1, s*: 2")
     (folder / "mine.yaml").write_text(wrong)
     errors = found(capsys)
-    assert "mine.yaml:5:93  model.nodes.trunk.weights\n" in errors
+    assert "mine.yaml:5:78  model.nodes.trunk.weights\n" in errors
     assert f"'{folder / 'wider.weights.h5'}' has the weights of another network" in errors
-    assert "mine.yaml:12:27  train.learning_rates.trunc\n" in errors
+    assert "mine.yaml:12:20  train.learning_rates.trunc\n" in errors
     assert "no node matches 'trunc'. Did you mean 'trunk'?" in errors
     assert "2 errors found" in errors
 
@@ -181,8 +181,11 @@ def test_images_that_are_too_small_or_no_images(folder, capsys):
     errors = found(capsys, "data.image_size=31")
     assert "mine.yaml:5:5  model.nodes.trunk\n" in errors
     assert "takes images of at least 32 x 32; received 31 x 31. Set data.image_size to 32 or more" in errors
-    nodes = "{layer: image_to_capsules, inputs: image, types: 1}"
-    errors = found(capsys, f"model.nodes.capsules={nodes}", f"{TRUNK}.inputs=capsules")
+    capsules = "capsules: {layer: image_to_capsules, inputs: image, types: 1}"
+    (folder / "mine.yaml").write_text(
+        TEXT.replace("inputs: image", "inputs: capsules").replace("nodes:", f"nodes:\n    {capsules}")
+    )
+    errors = found(capsys)
     assert "'keras.applications.MobileNet' would not treat capsules" in errors
 
 
