@@ -54,7 +54,16 @@ class EncapkerasError(Exception):
 
 
 class ArgumentError(EncapkerasError, ValueError):
-    """An argument of a layer, loss or data set has a value that it cannot have."""
+    """An argument of a layer, loss or data set has a value that it cannot have.
+
+    Args:
+        *texts: What is wrong.
+        argument: Its name, for a message in a spec that has no other way to its place.
+    """
+
+    def __init__(self, *texts: str, argument: str = "") -> None:
+        super().__init__(*texts)
+        self.argument = argument
 
 
 class NotFiniteError(ArgumentError):

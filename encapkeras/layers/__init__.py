@@ -13,6 +13,7 @@ from typing import Any
 
 import encapkeras.backend  # noqa: F401  # refuses another Keras backend
 from encapkeras.layers.add_coordinates import AddCoordinates
+from encapkeras.layers.backbone import Backbone  # noqa: F401  # registers itself
 from encapkeras.layers.batch_norm import BatchNorm
 from encapkeras.layers.capsule_convolution import CapsuleConvolution
 from encapkeras.layers.capsule_dense import CapsuleDense

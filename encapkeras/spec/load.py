@@ -6,11 +6,12 @@ import dataclasses
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 from encapkeras.data import DatasetInfo, DataSettings
-from encapkeras.errors import ArgumentError
+from encapkeras.errors import ArgumentError, suggest
 from encapkeras.spec.blocks import read_blocks
 from encapkeras.spec.expand import Expansion
 from encapkeras.spec.inherit import Inheritance, cleaned, override
@@ -196,6 +197,7 @@ def read(merged: Tree, report: Report, known: Known | None = None) -> Reading:
     model = _read_model(sections, data.info, known)
     losses = _read_losses(sections, model, known)
     train = read_settings(_TRAIN, sections.computed("train"), report)
+    _check_learning_rates(train, sections.written("train"), model.graph, report)
     return Reading(merged, report, sections, data, sweep, model, losses, train, _read_name(sections))
 
 
@@ -262,6 +264,17 @@ def _read_losses(sections: _Sections, model: _Model, known: Known) -> Mapping[st
     if len(losses) == len(written.entries()):  # a loss with an error may be meant to use an input
         model.graph.add_unused_inputs()
     return losses
+
+
+def _check_learning_rates(train: TrainSettings | None, written: Tree, graph: Graph, report: Report) -> None:
+    """Add an error for each pattern that matches no node, unless it may be meant for a node with an error."""
+    if not train or graph.failed or not report.whole:
+        return
+    names = [node.name for node in graph.nodes]
+    for pattern in train.learning_rates or ():
+        if names and not any(fnmatchcase(name, pattern) for name in names):
+            text = f"no node matches '{pattern}'. {suggest(pattern, names)}"
+            report.add(written.deepest("learning_rates", pattern), text)
 
 
 def _image(sections: _Sections, info: DatasetInfo | None, model: Tree) -> Tree:

@@ -117,6 +117,9 @@ def _references(value: Any) -> Any:
     return value
 
 
+Trainable = bool | Annotated[list[str], Field(min_length=1)]
+
+
 class NodeKeys(Section):
     """What every node may have in addition to its layer's arguments."""
 
@@ -126,7 +129,11 @@ class NodeKeys(Section):
     )
     expect: Shape | None = Field(None, description="The output shape that the node must have, without the batch.")
     doc: str = Field("", description="A remark.")
-    trainable: bool = Field(True, description="Whether its weights are trained.")
+    trainable: Trainable = Field(
+        True,
+        description="Whether its weights are trained; of a network of `keras.applications` also patterns of the names "
+        "of its layers that are, such as `[expanded_conv_1*]`.",
+    )
     dtype: Policy | None = Field(None, description="The dtype of its weights and outputs.")
 
 

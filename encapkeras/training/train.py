@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import keras
 import torch
@@ -71,6 +71,7 @@ if TYPE_CHECKING:
     from encapkeras.model.spec_model import SpecModel
     from encapkeras.spec.spec import Spec
 
+_Made = TypeVar("_Made")
 LONGEST_WAIT = 3600.0  # seconds that processes wait for one that reads its data, which may have to be fetched first
 SMALL_FILES = 10_000_000  # bytes: more than all files of a run that hold no weights
 
@@ -233,15 +234,16 @@ def _say_of_unfinished(name: str, console: Console) -> None:
 def _open_run(spec: Spec, start: Start, launched: LaunchedRun, folder: RunFolder, asked: _Asked) -> _Run:
     """Build the network, load the data and check that they go together; only then make or change the run folder."""
     keras.utils.set_random_seed(spec.train.seed)
-    with propagate_errors(), explain_out_of_memory():
-        model = build_model(spec)
-        if spec.train.analysis:
+    model = _in_turns(lambda: build_model(spec))
+    if spec.train.analysis:
+        with propagate_errors():
             routing_layers(model)
-    splits = _load_data(spec)
+    splits = _in_turns(lambda: load(check_settings(spec), seed=spec.train.seed))
+    check_same_images(splits.fingerprint)
     with propagate_errors(), explain_out_of_memory():  # of all processes, before one of them changes the folder
         check_fits(model, splits.info)
         check_device(spec.train, _device_of(model))
-        compile_with_losses(model, make_optimizer(spec.train, len(splits.train)), splits.info.classes_per_image)
+        compile_with_losses(model, make_optimizer(spec.train, len(splits.train), model), splits.info.classes_per_image)
     run = _Run(spec, model, splits, folder, asked)
     device = _device_of(model)
     gpu = f" ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else ""
@@ -251,15 +253,14 @@ def _open_run(spec: Spec, start: Start, launched: LaunchedRun, folder: RunFolder
     return run
 
 
-def _load_data(spec: Spec) -> DataSplits:
-    """Load the data; one process of each machine reads first, so that the others find its files in the cache."""
+def _in_turns(make: Callable[[], _Made]) -> _Made:
+    """Make what may be read or downloaded; one process of each machine first, so that the others find the files."""
     is_first_here = os.environ.get("LOCAL_RANK", "0") == "0"
     for turn in (True, False):
         with propagate_errors(), explain_out_of_memory():
             if is_first_here == turn:
-                splits = load(check_settings(spec), seed=spec.train.seed)
-    check_same_images(splits.fingerprint)
-    return splits
+                made = make()
+    return made
 
 
 def _write_start(run: _Run, start: Start, launched: LaunchedRun, environment: dict[str, Any]) -> str | None:

@@ -92,6 +92,7 @@ PARAMETERS = {
     "em_small_norb": 67_154,
     "efficient_capsnet": 161_824 + 1_411_344,  # encoder and decoder
     "efficient_capsnet_small_norb": 151_664 + 229_570,
+    "mobilenet_digits": 132_560,
     "homogeneous_vectors_cifar10": 1_952_022,
     "homogeneous_vectors_mnist": 1_513_686,
     "homogeneous_vectors_small_norb": 1_828_166,

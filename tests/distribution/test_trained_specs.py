@@ -93,6 +93,28 @@ def test_a_capsule_network_is_trained_by_two_processes_as_by_one(tmp_path):
 
 
 @pytest.mark.slow
+def test_a_network_of_keras_is_trained_by_two_processes_as_by_one(tmp_path):
+    settings = {
+        "data.subset": 150,
+        "model.nodes.trunk.until": "conv_pw_3_relu",
+        "model.nodes.trunk.expect": "null",
+        "model.nodes.trunk.trainable": "[conv_pw_3*]",
+        "train.epochs": 2,
+        "train.learning_rates": "{trunk: 0.1}",
+        "train.ema": "{momentum: 0.9}",
+        "train.sync_batch_norm": "true",
+    }
+    words = ["mobilenet_digits", *(word for item in settings.items() for word in ("--set", "{}={}".format(*item)))]
+    ran(0, *words, "--run-dir", tmp_path / "alone")
+    ran(2, *words, "--run-dir", tmp_path / "two")
+    assert largest_difference(tmp_path / "alone", tmp_path / "two") < 1e-5
+    assert_same_figures(tmp_path / "alone", tmp_path / "two", 1e-4)
+    models = [load_model(tmp_path / run / "checkpoints/last.keras") for run in ("alone", "two")]
+    frozen = [model.get_layer("trunk").network.get_layer("conv1_bn").get_weights() for model in models]
+    assert all(map(np.array_equal, *frozen))  # its statistics are those that it began with, to the bit
+
+
+@pytest.mark.slow
 def test_image_files_are_decoded_by_parts(tmp_path):
     write_image_folder(tmp_path / "images", {"train": 9, "test": 4})
     spec = without_dropout()

@@ -30,6 +30,7 @@ NOT_OF_THE_ORIGINAL = {
     "homogeneous_vectors_cifar10",
     "homogeneous_vectors_mnist",
     "homogeneous_vectors_small_norb",
+    "mobilenet_digits",
     "resnet14_ot",
     "routing_affine",
     "routing_attention",
