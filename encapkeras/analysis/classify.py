@@ -134,12 +134,12 @@ def classify(model: keras.Model, images: Any, *, batch_size: int = 64) -> Classi
         ('length', torch.Size([5, 10]))
     """
     classifier = Classifier(model)
-    batch = _as_images(images, classifier.image_shape)
+    batch = as_images(images, classifier.image_shape)
     parts = [classifier.scores(part) for part in batch.split(batch_size)]
     return Classified(classifier.kind, classifier.class_names, torch.cat(parts))
 
 
-def _as_images(images: Any, shape: tuple[int, int, int]) -> Tensor:
+def as_images(images: Any, shape: tuple[int, int, int]) -> Tensor:
     """Convert to float images in [0, 1]."""
     batch = torch.as_tensor(images)
     fits = batch.dim() == 4 and all(size in (None, has) for size, has in zip(shape, batch.shape[1:], strict=True))

@@ -17,6 +17,7 @@ from encapkeras.cli import (
     check,
     compare,
     evaluate,
+    explain,
     export,
     export_weights,
     import_weights,
@@ -55,6 +56,7 @@ COMMANDS: dict[str, tuple[ModuleType, str]] = {
     "runs": (runs, "list the runs in a folder, and how far each has come"),
     "evaluate": (evaluate, "measure a trained network again"),
     "predict": (predict, "classify images with a trained network"),
+    "explain": (explain, "show where in images a trained network sees its classes"),
     "analyse": (analyse, "show what the routing layers of a trained network do"),
     "check": (check, "find the errors in a spec"),
     "show": (show, "show a network: its nodes, their costs, pictures, the difference from another"),
@@ -215,6 +217,6 @@ def _parser() -> Parser:
         )
         command.set_defaults(run=module.run, specs_of=getattr(module, "specs_of", lambda _: []))
         module.add_arguments(command)
-    explain = commands.add_parser(HELP, help="explain a command", examples=EXAMPLES, page=PAGE)
-    explain.add_argument("command", metavar="COMMAND", nargs="*")
+    helper = commands.add_parser(HELP, help="explain a command", examples=EXAMPLES, page=PAGE)
+    helper.add_argument("command", metavar="COMMAND", nargs="*")
     return parser

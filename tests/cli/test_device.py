@@ -42,7 +42,9 @@ def test_what_is_no_device_is_refused(capsys, word):
     assert "\x1b" not in message
 
 
-@pytest.mark.parametrize("command", [["train"], ["evaluate"], ["predict", "a.png"], ["analyse"], ["compare"]])
+@pytest.mark.parametrize(
+    "command", [["train"], ["evaluate"], ["predict", "a.png"], ["explain", "a.png"], ["analyse"], ["compare"]]
+)
 def test_a_gpu_that_is_not_there(run, capsys, monkeypatch, command):
     without_gpus(monkeypatch)
     name, *rest = command
