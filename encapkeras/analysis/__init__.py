@@ -1,7 +1,7 @@
 """What a trained network does: the classes it sees, how robust they are, and how its routing layers come to them.
 
 For classes read `classify` first (`Classifier` says what the scores are), then `classify_files`, `class_errors`,
-`ten_crop`, `affine` with `affine_plot`, and `perturb`. For routing read `analyse_routing` first, then
+`confusion`, `ten_crop`, `affine` with `affine_plot`, and `perturb`. For routing read `analyse_routing` first, then
 `routing_statistics` (sums over all votes, which come in `vote_chunks`), `window_statistics` and `stack_statistics`
 (the same of windows, from all votes at once), `measurements` (the results, as CSV too),
 `plots` and `tensorboard`. A routing layer can be analysed if it has a `routing_record`.
@@ -14,6 +14,7 @@ from encapkeras.analysis.analyse_routing import analyse_routing, routing_layers
 from encapkeras.analysis.class_errors import ClassErrors, class_errors, hardest
 from encapkeras.analysis.classify import Classified, Classifier, classify
 from encapkeras.analysis.classify_files import ClassifiedFiles, classify_files, prepared_image
+from encapkeras.analysis.confusion import confusion
 from encapkeras.analysis.measurements import Measurement, RoutingAnalysis, append_csv, layers_of, read_csv, write_csv
 from encapkeras.analysis.perturb import Decoder, Perturbed, decoders, one_of_each_class, plot_perturbed
 from encapkeras.analysis.plots import plot_iterations, plot_votes
@@ -36,6 +37,7 @@ __all__ = [
     "class_errors",
     "classify",
     "classify_files",
+    "confusion",
     "decoders",
     "hardest",
     "layers_of",
