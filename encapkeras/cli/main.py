@@ -26,6 +26,7 @@ from encapkeras.cli import (
     push,
     runs,
     schema,
+    search,
     show,
     specs,
     train,
@@ -52,6 +53,7 @@ from encapkeras.text import cut
 COMMANDS: dict[str, tuple[ModuleType, str]] = {
     "train": (train, "train the network of a spec"),
     "compare": (compare, "train several networks with several seeds each, and compare them"),
+    "search": (search, "search for the settings with which a network validates best, with Optuna"),
     "runs": (runs, "list the runs in a folder, and how far each has come"),
     "evaluate": (evaluate, "measure a trained network again"),
     "predict": (predict, "classify images with a trained network"),

@@ -118,6 +118,7 @@ def test_whatever_is_imported_is_declared():
         *optional["bench"],
         *optional["fast"],
         *optional["hub"],
+        *optional["search"],
         "triton",
     ]  # torch brings Triton
     declared = {re.match(r"[\w.-]+", requirement)[0].lower() for requirement in requirements}

@@ -20,7 +20,7 @@ def test_the_oldest_versions_are_the_lower_bounds():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = project["optional-dependencies"]
     requirements = [
-        each for group in ("bench", "fast", "hub", "onnx", "test") for each in extras[group]
+        each for group in ("bench", "fast", "hub", "onnx", "search", "test") for each in extras[group]
     ] + project["dependencies"]
     bounds = dict(re.match(r"([\w-]+)(?:\[.*\])?(?:>=([\d.]+))?$", each).groups() for each in requirements)
     wanted = {name.lower(): bound for name, bound in bounds.items() if name.lower() not in NOT_FOR_TESTS}
