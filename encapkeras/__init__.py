@@ -16,6 +16,7 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "build_model": "encapkeras.model",
     "load_model": "encapkeras.model",
+    "load": "encapkeras.packing.load",
     "check_spec": "encapkeras.model",
     "SpecModel": "encapkeras.model",
     "load_spec": "encapkeras.spec",
@@ -41,6 +42,7 @@ _PACKAGES = (
     "comparison",
     "callbacks",
     "interop",
+    "packing",
     "errors",
     "graph",  # deprecated
 )

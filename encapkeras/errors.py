@@ -98,6 +98,10 @@ class ExportError(EncapkerasError):
     """A network cannot be written for another program."""
 
 
+class PackedModelError(EncapkerasError):
+    """A packed model is missing, incomplete or changed, or a run cannot be packed."""
+
+
 class RegistrationError(EncapkerasError, TypeError):
     """A layer, loss or data set cannot be registered as it is declared."""
 

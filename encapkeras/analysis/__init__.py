@@ -1,7 +1,7 @@
 """What a trained network does: the classes it sees, how robust they are, and how its routing layers come to them.
 
 For classes read `classify` first (`Classifier` says what the scores are), then `classify_files`, `class_errors`,
-`ten_crop`, `affine` with `affine_plot`, and `perturb`. For routing read `analyse_routing` first, then
+`confusion`, `ten_crop`, `affine` with `affine_plot`, and `perturb`. For routing read `analyse_routing` first, then
 `routing_statistics` (sums over all votes, which come in `vote_chunks`), `window_statistics` and `stack_statistics`
 (the same of windows, from all votes at once), `measurements` (the results, as CSV too),
 `plots` and `tensorboard`. A routing layer can be analysed if it has a `routing_record`. For single images read
@@ -16,6 +16,7 @@ from encapkeras.analysis.analyse_routing import analyse_routing, routing_layers
 from encapkeras.analysis.class_errors import ClassErrors, class_errors, hardest
 from encapkeras.analysis.classify import Classified, Classifier, classify
 from encapkeras.analysis.classify_files import ClassifiedFiles, classify_files, image_paths, prepared_image
+from encapkeras.analysis.confusion import confusion
 from encapkeras.analysis.deletion import Curves, deletion_and_insertion, measure_explanations
 from encapkeras.analysis.explain import Explainer, Explanation, explain
 from encapkeras.analysis.explain_plot import plot_curves, plot_explanation
@@ -44,6 +45,7 @@ __all__ = [
     "class_errors",
     "classify",
     "classify_files",
+    "confusion",
     "decoders",
     "deletion_and_insertion",
     "explain",

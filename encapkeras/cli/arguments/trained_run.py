@@ -173,14 +173,18 @@ def _check_run(folder: RunFolder) -> None:
 
 
 def _hint(path: Path) -> str:
+    from encapkeras.packing.load import is_packed
+    from encapkeras.packing.zoo import zoo_models
     from encapkeras.spec.bundled import bundled_names
 
+    if is_packed(path):
+        return f"'{path}' is a packed model, which predict and export take; this command needs the run of a training."
     inside = _runs_in(path)
     if inside:
         return f"It holds {counted(len(inside), 'run')}; the newest is {inside[0]}"
     above = next((str(folder) for folder in path.parents if (folder / NOTE).is_file()), None)
     known = _runs_in(Path("runs"))
-    near = above or nearest(str(path), known)
+    near = above or nearest(str(path), [*known, *zoo_models()])
     if near:
         return f"Did you mean {near}?"
     if path.suffix in SPECS or str(path) in bundled_names():
@@ -214,7 +218,11 @@ def images_of(folder: RunFolder, spec: Spec, changed: bool = False) -> DataSplit
 
 
 def chosen_checkpoint(path: Path) -> Path:
-    """Return a `.keras` file, or the one that a run chose; its data need not be on this machine."""
+    """Return a `.keras` file, or the one that a run chose or a packed model has; no data need be on this machine."""
+    from encapkeras.packing.load import is_packed, packed_model
+
+    if is_packed(path):
+        return packed_model(path)
     path = named_run(path)
     if path.suffix == MODEL or (path.is_file() and path.suffix not in SPECS):
         return path
