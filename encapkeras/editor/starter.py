@@ -84,6 +84,11 @@ def starter_spec(
             f"starter specs are networks for images; data set '{data.dataset}' has {info.samples}. Begin with a copy "
             "of sequence_capsules"
         )
+    if info.task == "segments":
+        raise ArgumentError(
+            f"starter specs are networks for images of one class; data set '{data.dataset}' has a class for each pixel"
+            ". Begin with a copy of shapes_capsules or shapes_unet"
+        )
     plan = _PLANS[size]
     text = _template(_TEMPLATE_OF[routing])
     text = re.sub(r"(?<=\S) {3,}(?=# .*$)", "\t", text, flags=re.MULTILINE)  # comments behind values, until aligned

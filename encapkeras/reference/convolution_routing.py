@@ -61,7 +61,9 @@ def convolution_dynamic_routing_loops(
 ) -> torch.Tensor:
     """Route sample by sample and child by child; return capsules `(B, H', W', J, E)`."""
     all_votes, size = votes(capsules, weight, len(bias), strides, layout)
-    return _route_loops(all_votes, bias, iterations, normalize_over, squash_over).unflatten(1, size)
+    out_BPJE = _route_loops(all_votes, bias, iterations, normalize_over, squash_over)
+    out_BPQJE: torch.Tensor = out_BPJE.unflatten(1, size)
+    return out_BPQJE
 
 
 def _route_loops(
@@ -98,7 +100,7 @@ def transposed_votes(
     rows, columns = weight.shape[2:]
     size = (strides * height, strides * width)
     top, left = (rows - strides) // 2, (columns - strides) // 2
-    votes = {}
+    votes: dict[tuple[int, ...], torch.Tensor] = {}
     for b, n, p, q in itertools.product(range(batch), range(types), range(height), range(width)):
         for k, m in itertools.product(range(rows), range(columns)):
             place = (b, n, p * strides + k - top, q * strides + m - left)
@@ -114,7 +116,8 @@ def transposed_convolution_dynamic_routing_loops(
 ) -> torch.Tensor:
     """Route sample by sample and child by child; return capsules `(B, strides * H, strides * W, J, E)`."""
     all_votes, size = transposed_votes(capsules, weight, len(bias), strides)
-    return _route_loops(all_votes, bias, iterations, "parents", "capsule").unflatten(1, size)
+    out_BPQJE: torch.Tensor = _route_loops(all_votes, bias, iterations, "parents", "capsule").unflatten(1, size)
+    return out_BPQJE
 
 
 def transposed_convolution_dynamic_routing(

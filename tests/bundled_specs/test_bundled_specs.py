@@ -108,6 +108,8 @@ PARAMETERS = {
     "routing_uniform": 429_584,
     "routing_variational_bayes": 112_632,
     "sequence_average": 13_156,
+    "shapes_capsules": 33_536,
+    "shapes_unet": 33_604,
     "sequence_capsules": 13_880,
     "sequence_gru": 14_084,
 }

@@ -11,10 +11,18 @@ from encapkeras.benchmarks.routing_sizes import METHODS
 from encapkeras.errors import ArgumentError, ShapeError
 from encapkeras.functional import convolution_dynamic_routing
 from encapkeras.functional.routing import convolution_dynamic_routing as module
+from encapkeras.functional.torch_support import sample_pieces
 from encapkeras.reference import convolution_routing
 
 OVER = list(itertools.product(["parents_and_positions", "parents"], ["map", "capsule"]))
 WAYS = {"votes": 3, "patches": 9}  # by the dimension of the parents: what is fewer numbers
+
+
+@pytest.fixture
+def one_sample_a_piece(monkeypatch):
+    """Take the way of large inputs, whose pieces hold one sample."""
+    whole = sample_pieces.call_by_samples
+    monkeypatch.setattr(module, "call_by_samples", lambda *all_, **_: whole(*all_, little=0, piece=1))
 
 
 def inputs(*, batch=2, size=(4, 3), types=3, dim=2, outputs=2, out_dim=3, kernel=3, scale=1.0, dtype=torch.float64):
@@ -45,8 +53,7 @@ def test_equals_the_literal_loops(way, over, options):
 
 @pytest.mark.parametrize("batch", [1, 7])
 @pytest.mark.parametrize("way", WAYS)
-def test_equals_the_textbook_version_over_many_pieces(way, batch, monkeypatch):
-    monkeypatch.setattr(module, "_PIECE", 1)
+def test_equals_the_textbook_version_over_many_pieces(way, batch, one_sample_a_piece):
     leaves = inputs(batch=batch, size=(4, 4), types=5, out_dim=WAYS[way])
     out = convolution_dynamic_routing(*leaves)
     expected = convolution_routing.convolution_dynamic_routing(*leaves)
@@ -55,10 +62,8 @@ def test_equals_the_textbook_version_over_many_pieces(way, batch, monkeypatch):
 
 
 @pytest.mark.parametrize("over", OVER, ids="-".join)
-@pytest.mark.parametrize("piece", [1, 1 << 18])
 @pytest.mark.parametrize("out_dim", [2, 4])
-def test_gradients_are_right_twice(over, out_dim, piece, monkeypatch):
-    monkeypatch.setattr(module, "_PIECE", piece)
+def test_gradients_are_right_twice(over, out_dim):
     leaves = inputs(size=(2, 2), types=2, kernel=2, out_dim=out_dim)
 
     def routed(*tensors):
@@ -66,6 +71,13 @@ def test_gradients_are_right_twice(over, out_dim, piece, monkeypatch):
 
     assert torch.autograd.gradcheck(routed, leaves)
     assert torch.autograd.gradgradcheck(routed, leaves)
+
+
+@pytest.mark.parametrize("out_dim", [2, 4])
+def test_gradients_are_right_twice_over_pieces(out_dim, one_sample_a_piece):
+    leaves = inputs(size=(2, 2), types=2, kernel=2, out_dim=out_dim)
+    assert torch.autograd.gradcheck(convolution_dynamic_routing, leaves)
+    assert torch.autograd.gradgradcheck(convolution_dynamic_routing, leaves)
 
 
 @pytest.mark.parametrize("out_dim, way", [(8, "votes"), (9, "patches")])

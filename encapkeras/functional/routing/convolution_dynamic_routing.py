@@ -13,6 +13,7 @@ parent types, E their dimension, K kernel, G = K * K * D numbers of a patch.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any, Literal, get_args
 
 import torch
@@ -32,7 +33,7 @@ NormalizeOver = Literal["parents_and_positions", "parents"]
 SquashOver = Literal["map", "capsule"]
 
 _PIECE = 1 << 18
-"""Numbers of the patches or votes of a piece, for the cache; where a device needs more to be busy, a quarter of the batch."""
+"""Numbers of the patches of a piece, for the cache; where a device needs more to be busy, a quarter of the batch."""
 _PIECE_ELSEWHERE = 1 << 26
 
 
@@ -102,17 +103,19 @@ def convolution_dynamic_routing(
             "over_map": squash_over == "map",
         }
         patch = kernel[0] * kernel[1] * capsules.shape[4]
+        route: Callable[..., tuple[torch.Tensor]]
+        sizes: dict[str, int] = {}
         if bias.numel() < patch:
             route = functools.partial(_route_votes, strides=strides, **options)
             numbers = size[0] * size[1] * types * bias.numel()
         else:
             route = functools.partial(_route_patches, windows=windows, size=size, **options)
             numbers = size[0] * size[1] * max(types, outputs) * patch
+            sizes = {"little": _PIECE, "piece": _piece(capsules, numbers)}
         if is_traced():
             (out_BPJE,) = route(padded_BHWND, *of_all)
         else:
-            piece = _piece(capsules, numbers)
-            (out_BPJE,) = call_by_samples(route, (padded_BHWND,), of_all, numbers, little=_PIECE, piece=piece)
+            (out_BPJE,) = call_by_samples(route, (padded_BHWND,), of_all, numbers, **sizes)
         out_BPQJE: torch.Tensor = out_BPJE.unflatten(1, size)
         return out_BPQJE.to(capsules.dtype)
 

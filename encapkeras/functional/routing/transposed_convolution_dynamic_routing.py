@@ -95,9 +95,7 @@ def _route(
     return (route_votes(vote_BNJEP, bias_JE, fixed_NJ, iterations=iterations),)
 
 
-def _check(
-    capsules: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, strides: int, iterations: int
-) -> None:
+def _check(capsules: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, strides: int, iterations: int) -> None:
     check_iterations(iterations)
     check_map(capsules)
     sizes = tuple(weight.shape)
