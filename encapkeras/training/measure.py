@@ -63,6 +63,13 @@ def check_fits(model: keras.Model, info: DatasetInfo) -> None:
         )
     if info.task == "segments":
         _check_takes_pixels(model)
+    for name, loss in losses.items():
+        weights = getattr(loss, "class_weights", None)
+        if weights is not None and len(weights) != info.classes:
+            raise TrainingError(
+                f"class_weights of the loss on '{name}' of '{model.name}' has {len(weights)} numbers; the data set has "
+                f"{info.classes} classes: {listed(info.class_names)}"
+            )
     if info.classes_per_image > 1:
         _check_takes_several_classes(model, info.classes_per_image)
     if model.class_names and classes_moved(model.class_names, info.class_names):

@@ -110,6 +110,14 @@ def test_losses_of_one_class_are_refused_before_there_is_a_run(tmp_path, capsys,
     assert not (tmp_path / "run").exists()
 
 
+def test_weights_of_other_classes_are_refused_before_there_is_a_run(tmp_path):
+    spec = segments_spec()
+    spec["losses"]["classes"] = {"loss": "margin", "class_weights": [1.0, 2.0]}
+    with pytest.raises(TrainingError, match="has 2 numbers; the data set has 4 classes: background, disk"):
+        train(load_spec(spec), tmp_path / "run", verbose=0)
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_network_with_scores_of_images_is_warned_about_and_refused(tmp_path):
     spec = segments_spec()
     spec["model"]["nodes"]["pooled"] = {"layer": "keras.GlobalAveragePooling2D", "inputs": "scores"}
