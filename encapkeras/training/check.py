@@ -32,8 +32,8 @@ def check_options(spec: Spec, run_dir: str | Path | None, overwrite: bool, resum
     """Check what `train` was called with, alone and in several processes."""
     if spec.sweep:
         raise TrainingError(
-            f"'{spec.name}' has a sweep, and so describes several networks. Train them with encapkeras compare, or "
-            "the spec as it is with --set sweep=null."
+            f"'{spec.name}' has a sweep, and so describes several networks. Train them with encapkeras compare or "
+            "search, or the spec as it is with --set sweep=null."
         )
     if resume and (overwrite or run_dir is None):
         raise ArgumentError("resume needs the run's folder, and overwrite would remove what it resumes from")
@@ -115,6 +115,11 @@ def check_settings(spec: Spec) -> DataSettings:
         raise TrainingError(
             "train.analysis looks at validation images, but data.validation is 0. Set data.validation above 0, or "
             "remove train.analysis; encapkeras analyse works without."
+        )
+    if spec.train.analysis and spec.info and spec.info.task == "segments":
+        raise TrainingError(
+            "train.analysis needs images of one class each, and this data set has a class for each pixel. Remove "
+            "train.analysis."
         )
     if spec.train.analysis and data.overlap:
         raise TrainingError(
