@@ -24,6 +24,7 @@ _PUBLIC = {
     "register_layer": "encapkeras.layers",
     "load_plugin": "encapkeras.plugins",
     "analyse_routing": "encapkeras.analysis",
+    "explain": "encapkeras.analysis",
     "SpecError": "encapkeras.errors",
     "EncapkerasError": "encapkeras.errors",
 }

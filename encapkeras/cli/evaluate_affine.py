@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from encapkeras.cli.arguments.output_file import csv_text
+from encapkeras.cli.arguments.output_file import check_free_in, csv_text
 from encapkeras.cli.arguments.trained_run import TrainedRun
 from encapkeras.cli.terminal.table import print_table
 from encapkeras.errors import ArgumentError, printable
@@ -36,10 +35,12 @@ def run(arguments: argparse.Namespace) -> None:
         raise ArgumentError(f"at most {MOST_NETWORKS} runs can be compared; received {len(arguments.runs)}")
     places = (arguments.data_root, arguments.overrides, arguments.changes)
     runs = [TrainedRun.open(path, *places) for path in arguments.runs]
+    for trained in runs:
+        trained.check_one_class("--affine", arguments.changes)
     names = _names(runs)
     output = Path(arguments.output) if arguments.output else runs[0].folder.analysis_in("affine")
     table, plot = output / "affine.csv", output / "affine.png"
-    _check_free(output, (table, plot), arguments.overwrite)
+    check_free_in(output, (table, plot), arguments.overwrite)
     _check_same_data_set(runs, names)
     measured: dict[str, Sequence[AffineAccuracy]] = {}
     labels: list[int] = []
@@ -77,18 +78,6 @@ def _names(runs: Sequence[TrainedRun]) -> list[str]:
     if len(set(folders)) < len(folders):
         raise ArgumentError("a run was given twice; name each run once")
     return names if len(set(names)) == len(names) else folders
-
-
-def _check_free(folder: Path, files: Sequence[Path], overwrite: bool) -> None:
-    shown = printable(str(folder))
-    if os.path.lexists(folder) and not folder.is_dir():
-        raise ArgumentError(f"'{shown}' is not a folder. Name a folder with -o.")
-    taken = [file.name for file in files if os.path.lexists(file)]
-    if taken and not overwrite:
-        raise ArgumentError(
-            f"'{shown}' has {' and '.join(taken)} already. Name another folder with -o, or replace them with "
-            "--overwrite."
-        )
 
 
 def _check_same_data_set(runs: Sequence[TrainedRun], names: Sequence[str]) -> None:

@@ -25,6 +25,7 @@ def run(arguments: argparse.Namespace) -> None:
     from encapkeras.analysis import class_errors, hardest
 
     trained = TrainedRun.open(arguments.runs[0], arguments.data_root, arguments.overrides, arguments.changes)
+    trained.check_one_class("--per-class" if arguments.hardest is None else "--hardest", arguments.changes)
     splits = trained.splits()
     batches = trained.chosen(splits, arguments.split)
     found = class_errors(trained.classifier(splits), batches, top=arguments.top or 1)

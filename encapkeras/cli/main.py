@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from encapkeras.cli import (
     check,
     compare,
     evaluate,
+    explain,
     export,
     export_weights,
     import_weights,
@@ -32,6 +34,7 @@ from encapkeras.cli import (
     train,
 )
 from encapkeras.cli import format as format_spec
+from encapkeras.cli.arguments import devices
 from encapkeras.cli.arguments.completion import answer_shell
 from encapkeras.cli.arguments.device import use_device
 from encapkeras.cli.arguments.first_look import look_first
@@ -46,6 +49,7 @@ from encapkeras.errors import (
     EncapkerasError,
     SpecError,
     environment_number,
+    launched_with,
     printable,
 )
 from encapkeras.text import cut
@@ -57,6 +61,7 @@ COMMANDS: dict[str, tuple[ModuleType, str]] = {
     "runs": (runs, "list the runs in a folder, and how far each has come"),
     "evaluate": (evaluate, "measure a trained network again"),
     "predict": (predict, "classify images with a trained network"),
+    "explain": (explain, "show where in images a trained network sees its classes"),
     "analyse": (analyse, "show what the routing layers of a trained network do"),
     "check": (check, "find the errors in a spec"),
     "show": (show, "show a network: its nodes, their costs, pictures, the difference from another"),
@@ -117,9 +122,15 @@ def _run(words: list[str], script: str | None) -> int:
         import encapkeras.backend  # noqa: F401  # refuses another Keras backend
 
         specs = arguments.specs_of(arguments)
-        look_first(specs, getattr(arguments, "plugins", []), shapes=arguments.run is not train.run)
+        plugins, alone = getattr(arguments, "plugins", []), not devices.wants_processes(arguments)
+        look_first(specs, plugins, shapes=arguments.run is not train.run, alone=alone)
+        wanted = devices.read_devices(arguments)
+        if wanted:
+            from encapkeras.cli.launch import launch
+
+            return launch(wanted, words)
         with use_device(getattr(arguments, "run_on", None)):  # before a plugin imports Keras
-            for plugin in getattr(arguments, "plugins", []):
+            for plugin in plugins:
                 from encapkeras.plugins import load_plugin
 
                 load_plugin(plugin)
@@ -152,6 +163,8 @@ def _print_error(error: Exception | KeyboardInterrupt) -> int | None:
         print(error, file=sys.stderr)
         return error.exit_code
     if isinstance(error, KeyboardInterrupt):
+        if launched_with():  # the launcher ends by SIGTERM what is slow to end, and would say the same again
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
         if os.environ.get("RANK", "0") == "0":  # torchrun's other processes are interrupted too
             print(str(error) or "interrupted", file=sys.stderr)
         return INTERRUPTED
@@ -212,6 +225,6 @@ def _parser() -> Parser:
         )
         command.set_defaults(run=module.run, specs_of=getattr(module, "specs_of", lambda _: []))
         module.add_arguments(command)
-    explain = commands.add_parser(HELP, help="explain a command", examples=EXAMPLES, page=PAGE)
-    explain.add_argument("command", metavar="COMMAND", nargs="*")
+    helper = commands.add_parser(HELP, help="explain a command", examples=EXAMPLES, page=PAGE)
+    helper.add_argument("command", metavar="COMMAND", nargs="*")
     return parser

@@ -19,6 +19,7 @@ from encapkeras.model.examine import Examined, check_spec
 from encapkeras.model.image_range import IMAGE_RANGE, ImageRange
 from encapkeras.model.moving_statistics import MovingStatistics
 from encapkeras.model.precision import tf32, use_precision
+from encapkeras.model.pretrained import load_pretrained
 from encapkeras.model.side_losses import SideLosses, taps_wanted
 from encapkeras.plugins import check_loaded, used_plugins
 from encapkeras.spec.load import Source, load_spec
@@ -354,7 +355,11 @@ def build_model(source: Source, overrides: Sequence[str] = ()) -> SpecModel:
     """
     spec = check_spec(source, overrides)  # first without weights, so that no error costs memory
     class_names = spec.info.class_names if spec.info else ()
-    return _made(spec, spec.resolved, class_names, {})
+    model = _made(spec, spec.resolved, class_names, {})
+    report = Report()
+    load_pretrained(spec, model.examined.graph, report)
+    report.raise_if_any()
+    return model
 
 
 def _made(spec: Spec, resolved: dict[str, Any], class_names: Sequence[str], policies: dict[str, Any]) -> SpecModel:

@@ -25,7 +25,9 @@ class ModelSection(Section):
     """The `model:` section."""
 
     inputs: Annotated[dict[str, Shape], Field(min_length=1)] = Field(
-        {}, description="Shape of each input without the batch; `{image: [$height, $width, $channels]}` if not given."
+        {},
+        description="Shape of each input without the batch; of images `{image: [$height, $width, $channels]}` if not "
+        "given.",
     )
     defaults: dict[str, dict[str, Any]] = Field({}, description="Arguments for all nodes of a layer, by layer.")
     nodes: Annotated[dict[str, dict[str, Any]], Field(min_length=1)] = Field(
@@ -140,6 +142,9 @@ def _references(value: Any) -> Any:
     return value
 
 
+Trainable = bool | Annotated[list[str], Field(min_length=1)]
+
+
 class NodeKeys(Section):
     """What every node may have in addition to its layer's arguments."""
 
@@ -149,7 +154,11 @@ class NodeKeys(Section):
     )
     expect: Shape | None = Field(None, description="The output shape that the node must have, without the batch.")
     doc: str = Field("", description="A remark.")
-    trainable: bool = Field(True, description="Whether its weights are trained.")
+    trainable: Trainable = Field(
+        True,
+        description="Whether its weights are trained; of a network of `keras.applications` also patterns of the names "
+        "of its layers that are, such as `[expanded_conv_1*]`.",
+    )
     dtype: Policy | None = Field(None, description="The dtype of its weights and outputs.")
 
 
