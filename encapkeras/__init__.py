@@ -16,6 +16,7 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "build_model": "encapkeras.model",
     "load_model": "encapkeras.model",
+    "load": "encapkeras.packing.load",
     "check_spec": "encapkeras.model",
     "SpecModel": "encapkeras.model",
     "load_spec": "encapkeras.spec",
@@ -23,6 +24,7 @@ _PUBLIC = {
     "register_layer": "encapkeras.layers",
     "load_plugin": "encapkeras.plugins",
     "analyse_routing": "encapkeras.analysis",
+    "explain": "encapkeras.analysis",
     "SpecError": "encapkeras.errors",
     "EncapkerasError": "encapkeras.errors",
 }
@@ -40,6 +42,7 @@ _PACKAGES = (
     "comparison",
     "callbacks",
     "interop",
+    "packing",
     "errors",
     "graph",  # deprecated
 )

@@ -54,7 +54,16 @@ class EncapkerasError(Exception):
 
 
 class ArgumentError(EncapkerasError, ValueError):
-    """An argument of a layer, loss or data set has a value that it cannot have."""
+    """An argument of a layer, loss or data set has a value that it cannot have.
+
+    Args:
+        *texts: What is wrong.
+        argument: Its name, for a message in a spec that has no other way to its place.
+    """
+
+    def __init__(self, *texts: str, argument: str = "") -> None:
+        super().__init__(*texts)
+        self.argument = argument
 
 
 class NotFiniteError(ArgumentError):
@@ -89,6 +98,10 @@ class ExportError(EncapkerasError):
     """A network cannot be written for another program."""
 
 
+class PackedModelError(EncapkerasError):
+    """A packed model is missing, incomplete or changed, or a run cannot be packed."""
+
+
 class RegistrationError(EncapkerasError, TypeError):
     """A layer, loss or data set cannot be registered as it is declared."""
 
@@ -110,6 +123,14 @@ def environment_number(name: str, default: int) -> int:
             "Unset it to work in one process."
         )
     return int(value)
+
+
+LAUNCHED_WITH = "ENCAPKERAS_LAUNCHED_WITH"
+
+
+def launched_with() -> str:
+    """The option of `train` that has started this process among others, such as `--processes 2`; empty if none has."""
+    return os.environ.get(LAUNCHED_WITH, "")
 
 
 def printable(text: str, keep: str = "") -> str:

@@ -9,14 +9,16 @@ from __future__ import annotations
 import contextlib
 import inspect
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import FrameType
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import torch
 from keras.src.backend.common import global_state
 from keras.src.random.seed_generator import GLOBAL_SEED_GENERATOR
+from keras.src.utils.naming import to_snake_case
 
 import encapkeras.backend  # noqa: F401  # before Keras
 from encapkeras.torch_internals import mix_all, multiply_all, square_all
@@ -30,15 +32,51 @@ def layers_within(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
     return list(layer._flatten_layers())
 
 
-def statistics_within(layer: keras.layers.Layer) -> list[keras.Variable]:
-    """List moving statistics, neither frozen weights nor seeds (`_non_trainable_variables`; Keras 3.15)."""
-    made = [variable for each in layers_within(layer) for variable in each._non_trainable_variables]
+def statistics_within(layer: keras.layers.Layer, *, frozen: bool = True) -> list[keras.Variable]:
+    """List moving statistics, neither frozen weights nor seeds (`_non_trainable_variables`; Keras 3.15).
+
+    With `frozen=False` without those of frozen layers, which do not move.
+    """
+    layers = [each for each in layers_within(layer) if frozen or each.trainable]
+    made = [variable for each in layers for variable in each._non_trainable_variables]
     return [variable for variable in made if keras.backend.is_float_dtype(variable.dtype)]
 
 
 def seed_states(model: keras.Model) -> list[torch.Tensor]:
     """List the states `[seed, draws]` of the seed generators of all layers (`_seed_generators`; Keras 3.15)."""
     return [seeds.state.value for layer in layers_within(model) for seeds in layer._seed_generators]
+
+
+class LayerPlace(NamedTuple):
+    """Where a `.weights.h5` file has the weights of a layer of a model, the layer's name, and the weights' shapes."""
+
+    path: str
+    layer: str
+    shapes: tuple[tuple[int, ...], ...]
+
+
+def places_in_weights_file(model: keras.Model) -> list[LayerPlace]:
+    """List the places of a model's layers with weights of their own (`saving_lib`, `to_snake_case`; Keras 3.15)."""
+    counts: Counter[str] = Counter()
+    places = []
+    for layer in model.layers:
+        kind = to_snake_case(type(layer).__name__)
+        path = f"layers/{kind}_{counts[kind]}" if counts[kind] else f"layers/{kind}"
+        counts[kind] += 1
+        if layer.weights:
+            places.append(LayerPlace(path, layer.name, tuple(tuple(weight.shape) for weight in layer.weights)))
+    return places
+
+
+@contextlib.contextmanager
+def names_counted_anew() -> Iterator[None]:
+    """Name layers in the block as if there had been none before (`object_name_uids`; Keras 3.15)."""
+    before = global_state.get_global_attribute("object_name_uids", default=defaultdict(int))
+    global_state.set_global_attribute("object_name_uids", defaultdict(int))
+    try:
+        yield
+    finally:
+        global_state.set_global_attribute("object_name_uids", before)
 
 
 def mask_of(tensor: Any) -> Any:
@@ -247,6 +285,37 @@ def update_at_once(optimizer: keras.optimizers.Optimizer) -> None:
 
     optimizer._update_model_variables_moving_average = move_average
     optimizer._clip_gradients = clip
+
+
+def scale_rates(optimizer: keras.optimizers.Optimizer, factors: Mapping[int, float]) -> None:
+    """Multiply the learning rate, and with it decoupled decay, of some weights, by `id(weight)` (in the object).
+
+    Weights with the same factor are updated at once (`_backend_update_step`, `_apply_weight_decay`; Keras 3.15).
+    """
+    update, decay = optimizer._backend_update_step, optimizer._apply_weight_decay
+
+    def groups(weights: Sequence[keras.Variable]) -> dict[float, list[int]]:
+        found: dict[float, list[int]] = {}
+        for place, weight in enumerate(weights):
+            found.setdefault(factors.get(id(weight), 1.0), []).append(place)
+        return found
+
+    def update_groups(gradients: Sequence[Any], weights: Sequence[keras.Variable], learning_rate: Any) -> None:
+        for factor, places in groups(weights).items():
+            rate = learning_rate if factor == 1.0 else keras.ops.convert_to_tensor(learning_rate) * factor
+            update([gradients[place] for place in places], [weights[place] for place in places], rate)
+
+    def decay_groups(weights: Sequence[keras.Variable]) -> None:
+        rate = optimizer.weight_decay
+        try:
+            for factor, places in groups(weights).items() if rate is not None else ():
+                optimizer.weight_decay = rate * factor
+                decay([weights[place] for place in places])
+        finally:
+            optimizer.weight_decay = rate
+
+    optimizer._backend_update_step = update_groups
+    optimizer._apply_weight_decay = decay_groups
 
 
 def _number_on(like: torch.Tensor, number: float) -> torch.Tensor:

@@ -314,7 +314,8 @@ def _models_at(annotation: Any, value: Any, path: Sequence[str | int]) -> list[t
             continue
         fields = [model.model_fields.get(str(step)) for model in models]
         value = value.get(step) if isinstance(value, dict) else None
-        models = _named_by_tag([inner for field in fields if field for inner in models_in(field.annotation)], value)
+        inside = [inner for field in fields if field for inner in models_in(field.annotation)]
+        models = _named_by_tag(inside if any(fields) else models, value)  # or it is a key of a map of such models
     return models
 
 

@@ -181,7 +181,7 @@ def _measure(
                     )
                 labels = targets[part] if targets is not None and _number_in_list(layer) in classes else None
                 try:
-                    statistics.add(*_maps(layer, [_widen(each) for each in inputs[layer.name]]), labels)
+                    statistics.add(*maps_of(layer, [widen(each) for each in inputs[layer.name]]), labels)
                 except ArgumentError as error:
                     raise ArgumentError(f"layer '{layer.name}': {error}") from error
     return [m for layer, each in zip(layers, gathered, strict=True) for m in each.measurements(layer.name)]
@@ -223,7 +223,7 @@ def _number_in_list(layer: RoutingLayer) -> int | None:
     return None if isinstance(last, WindowLayer) and last.kernel_size is not None else last.capsules
 
 
-def _maps(layer: RoutingLayer, inputs: list[Tensor]) -> tuple[Tensor, Any]:
+def maps_of(layer: RoutingLayer, inputs: list[Tensor]) -> tuple[Tensor, Any]:
     """Return the capsules and their activations as the layer's statistics take them."""
     if isinstance(layer, VotingLayer):
         return layer.by_position(*inputs)
@@ -236,25 +236,27 @@ def _maps(layer: RoutingLayer, inputs: list[Tensor]) -> tuple[Tensor, Any]:
 def _statistics(layer: RoutingLayer, chunk_elements: int) -> Statistics:
     """Return the statistics of a layer with weights in float32 or better."""
     if isinstance(layer, VotingLayer):
-        return RoutingStatistics(_widened(layer.routing_record()), chunk_elements)
+        return RoutingStatistics(widened(layer.routing_record()), chunk_elements)
     if isinstance(layer, InvertedAttentionStack):
-        records = [_wide_record(record) for record in layer.routing_record()]
+        records = [wide_record(record) for record in layer.routing_record()]
         return StackStatistics(records, layer.concurrent, chunk_elements)
-    return WindowStatistics(_wide_record(layer.routing_record()), chunk_elements)
+    return WindowStatistics(wide_record(layer.routing_record()), chunk_elements)
 
 
-def _wide_record(record: WindowRecord) -> WindowRecord:
-    weights = [None if weight is None else _widened(weight) for weight in record.weights]
+def wide_record(record: WindowRecord) -> WindowRecord:
+    """Return a record with weights in float32 or better."""
+    weights = [None if weight is None else widened(weight) for weight in record.weights]
     return dataclasses.replace(record, weights=weights)
 
 
-def _widened(value: Any) -> Any:
+def widened(value: Any) -> Any:
     """Return a tensor, or a tuple or a dataclass with tensors, in float32 or better."""
     if isinstance(value, Tensor | tuple):
-        return keras.tree.map_structure(_widen, value)
-    tensors: dict[str, Any] = {name: _widen(part) for name, part in vars(value).items() if isinstance(part, Tensor)}
+        return keras.tree.map_structure(widen, value)
+    tensors: dict[str, Any] = {name: widen(part) for name, part in vars(value).items() if isinstance(part, Tensor)}
     return dataclasses.replace(value, **tensors)
 
 
-def _widen(tensor: Tensor) -> Tensor:
+def widen(tensor: Tensor) -> Tensor:
+    """Return a tensor in float32 or better."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

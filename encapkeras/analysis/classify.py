@@ -86,9 +86,12 @@ class Classifier:
             )
         shapes = [tuple(tensor.shape[1:]) for tensor in (*model.inputs, *model.outputs)]
         if len(model.inputs) != 1 or len(model.outputs) != 1 or len(shapes[0]) != 3 or len(shapes[1]) != 1:
+            pixels = (
+                ". It gives scores of a class for each pixel: use its method predict" if len(shapes[-1]) == 3 else ""
+            )
             raise ArgumentError(
                 "only a network with one input (height, width, channels) and one output (classes,) can classify "
-                f"images; '{model.name}' has inputs and outputs of the shapes {', '.join(map(str, shapes))}"
+                f"images; '{model.name}' has inputs and outputs of the shapes {', '.join(map(str, shapes))}{pixels}"
             )
         self.model = model
         self.image_shape: tuple[int, int, int] = shapes[0]
@@ -140,12 +143,12 @@ def classify(model: keras.Model, images: Any, *, batch_size: int = 64) -> Classi
         ('length', torch.Size([5, 10]))
     """
     classifier = Classifier(model)
-    batch = _as_images(images, classifier.image_shape)
+    batch = as_images(images, classifier.image_shape)
     parts = [classifier.scores(part) for part in batch.split(batch_size)]
     return classifier.classified(torch.cat(parts))
 
 
-def _as_images(images: Any, shape: tuple[int, int, int]) -> Tensor:
+def as_images(images: Any, shape: tuple[int, int, int]) -> Tensor:
     """Convert to float images in [0, 1]."""
     batch = torch.as_tensor(images)
     fits = batch.dim() == 4 and all(size in (None, has) for size, has in zip(shape, batch.shape[1:], strict=True))

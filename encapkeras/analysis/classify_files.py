@@ -53,7 +53,7 @@ def classify_files(
         ArgumentError: The network is of another kind.
     """
     classifier = Classifier(model)
-    files, problems = _files_of(paths)
+    files, problems = image_paths(paths)
     read: list[Path] = []
     scores = [torch.empty(0, len(classifier.class_names))]
     hints = []
@@ -103,8 +103,12 @@ def prepared_image(model: keras.Model, path: str | os.PathLike[str]) -> Tensor:
     return prepare(read_image(path, channels), info, resize, margin)
 
 
-def _files_of(paths: Iterable[str | os.PathLike[str]]) -> tuple[list[Path], dict[Path, str]]:
-    """Return the files, each once, and the folders without any."""
+def image_paths(paths: Iterable[str | os.PathLike[str]]) -> tuple[list[Path], dict[Path, str]]:
+    """Return the files, each once, and the folders without any, with the reason.
+
+    Args:
+        paths: Files, and folders, as for `classify_files`.
+    """
     files: list[Path] = []
     problems = {}
     for path in map(Path, paths):

@@ -28,11 +28,7 @@ class StackStatistics:
         check_finite({"input capsules": [capsules], "weights": tensors})
         check_labels(labels, self._records[-1].outputs or 0)
         iterations = self._records[0].options["iterations"]
-        numbers, children = 0, list(capsules.shape[1:4])
-        for record in self._records:
-            more, children = vote_numbers(record, children)
-            numbers += more * iterations  # each pass has votes of its own
-        images = max(1, self._chunk_elements // numbers)
+        images = images_at_once(self._records, capsules.shape[1:4], self._chunk_elements)
         for start in range(0, len(capsules), images):
             part = slice(start, start + images)
             self._add_part(capsules[part], iterations, None if labels is None else labels[part])
@@ -51,3 +47,12 @@ class StackStatistics:
             for number, statistics in enumerate(self._statistics)
             for m in statistics.measurements(f"{layer}/layer_{number}")
         ]
+
+
+def images_at_once(records: Sequence[WindowRecord], children: Sequence[int], elements: int) -> int:
+    """Return for how many images all votes of a stack may exist at once; `children` are rows, columns and types."""
+    numbers, sizes = 0, list(children)
+    for record in records:
+        more, sizes = vote_numbers(record, sizes)
+        numbers += more * record.options["iterations"]  # each pass has votes of its own
+    return max(1, elements // numbers)

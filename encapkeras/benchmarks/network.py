@@ -92,7 +92,7 @@ def make_network(source: Source, batch_size: int, device: str, overrides: Sequen
             f"{', '.join(model.make_losses()) or 'none of them'}. Name another spec, or add data: to this one."
         )
     check_device(spec.train, torch.device(device))
-    compile_with_losses(model, make_optimizer(spec.train, STEPS_PER_EPOCH))
+    compile_with_losses(model, make_optimizer(spec.train, STEPS_PER_EPOCH, model))
     images = torch.rand(batch_size, *shapes[0], device=device)
     return Network(model, images, torch.randint(0, shapes[1][0], (batch_size,), device=device))
 

@@ -6,7 +6,7 @@ import argparse
 import json
 from typing import Any
 
-from encapkeras.cli import evaluate_affine, evaluate_calibration, evaluate_classes
+from encapkeras.cli import evaluate_affine, evaluate_calibration, evaluate_classes, evaluate_explain
 from encapkeras.cli.arguments.device import add_device, print_device
 from encapkeras.cli.arguments.output_file import add_overwrite
 from encapkeras.cli.arguments.spec_arguments import add_plugins
@@ -65,6 +65,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="fit a temperature on the validation images, keep it in the file of the network, so that predict gives "
         "probabilities, and draw their reliability on the test images before and after",
     )
+    closer.add_argument(
+        "--explain",
+        action="store_true",
+        help="measure what explanations of the classes are worth, by deletion and insertion, as a plot and a table",
+    )
     parser.add_argument(
         "--top",
         type=int,
@@ -72,13 +77,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="with --per-class and --hardest: an image counts as an error if its class is not among the K best (1)",
     )
     parser.add_argument(
-        "--images", type=int, metavar="N", help="with --affine: use N images, balanced over classes (1000)"
+        "--images",
+        type=int,
+        metavar="N",
+        help="with --affine and --explain: use N images, balanced over classes (1000; 500)",
     )
     parser.add_argument(
         "-o",
         "--output",
         metavar="PATH",
-        help="the file to write; of --affine and --calibrate a folder (in RUN/analysis)",
+        help="the file to write; with --affine, --calibrate and --explain the folder (RUN/analysis/affine, "
+        "../calibration, ../faithfulness)",
     )
     add_overwrite(parser)
     add_device(parser)
@@ -96,6 +105,8 @@ def run(arguments: argparse.Namespace) -> int:
             evaluate_affine.run(arguments)
         elif arguments.calibrate:
             evaluate_calibration.run(arguments)
+        elif arguments.explain:
+            evaluate_explain.run(arguments)
         elif arguments.per_class or arguments.hardest is not None:
             evaluate_classes.run(arguments)
         else:
@@ -124,11 +135,13 @@ def _check(arguments: argparse.Namespace) -> None:
         )
     if arguments.top is not None and not by_class:
         raise ArgumentError("--top belongs to --per-class and --hardest")
-    if arguments.images is not None and not arguments.affine:
-        raise ArgumentError("--images belongs to --affine")
-    if arguments.output is not None and not (by_class or arguments.affine or arguments.calibrate):
+    into_folder = arguments.affine or arguments.explain
+    if arguments.images is not None and not into_folder:
+        raise ArgumentError("--images belongs to --affine and --explain")
+    if arguments.output is not None and not (by_class or into_folder or arguments.calibrate):
         raise ArgumentError(
-            "-o belongs to --per-class, --hardest, --affine and --calibrate; --json prints the results for programs"
+            "-o belongs to --per-class, --hardest, --affine, --calibrate and --explain; --json prints the results for "
+            "programs"
         )
     if arguments.hardest is not None and arguments.output is None:
         raise ArgumentError("--hardest needs the file to write: -o hardest.txt")
@@ -143,6 +156,8 @@ def _measured(arguments: argparse.Namespace) -> dict[str, Any]:
     from encapkeras.training import measure
 
     trained = TrainedRun.open(arguments.runs[0], arguments.data_root, arguments.overrides, arguments.changes)
+    if arguments.ten_crop:
+        trained.check_one_class("--ten-crop", arguments.changes)
     splits = trained.splits()
     batches = trained.chosen(splits, arguments.split)
     ten_crop = {}
@@ -160,7 +175,9 @@ def _print(metrics: dict[str, Any], as_json: bool) -> None:
     from encapkeras.analysis.scores import METRICS
 
     changed = "".join(f", {printable(change)}" for change in metrics.get("changes", ()))
-    print("{split} accuracy {accuracy:.4f}, loss {loss:.4f}, {images:,} images".format(**metrics) + changed)
+    mean_iou = ", mean IoU {mean_iou:.4f}" if "mean_iou" in metrics else ""
+    line = "{split} accuracy {accuracy:.4f}, loss {loss:.4f}" + mean_iou + ", {images:,} images"
+    print(line.format(**metrics) + changed)
     if "ten_crop_accuracy" in metrics:
         print("{split} accuracy {ten_crop_accuracy:.4f} with ten crops of each image".format(**metrics))
     found = {words: metrics[name] for name, words in METRICS.items() if metrics.get(name) is not None}

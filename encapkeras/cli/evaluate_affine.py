@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from encapkeras.cli.arguments.output_file import check_free_folder, csv_text
+from encapkeras.cli.arguments.output_file import check_free_in, csv_text
 from encapkeras.cli.arguments.trained_run import TrainedRun
 from encapkeras.cli.terminal.table import print_table
 from encapkeras.errors import ArgumentError, printable
@@ -35,10 +35,12 @@ def run(arguments: argparse.Namespace) -> None:
         raise ArgumentError(f"at most {MOST_NETWORKS} runs can be compared; received {len(arguments.runs)}")
     places = (arguments.data_root, arguments.overrides, arguments.changes)
     runs = [TrainedRun.open(path, *places) for path in arguments.runs]
+    for trained in runs:
+        trained.check_one_class("--affine", arguments.changes)
     names = _names(runs)
     output = Path(arguments.output) if arguments.output else runs[0].folder.analysis_in("affine")
     table, plot = output / "affine.csv", output / "affine.png"
-    check_free_folder(output, (table, plot), arguments.overwrite)
+    check_free_in(output, (table, plot), arguments.overwrite)
     _check_same_data_set(runs, names)
     measured: dict[str, Sequence[AffineAccuracy]] = {}
     labels: list[int] = []

@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from encapkeras.cli.arguments.output_file import check_free_folder
+from encapkeras.cli.arguments.output_file import check_free_in
 from encapkeras.cli.arguments.trained_run import TrainedRun
-from encapkeras.errors import RunFolderError, printable
+from encapkeras.errors import ArgumentError, RunFolderError, printable
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -27,8 +27,10 @@ def run(arguments: argparse.Namespace) -> None:
         )
     output = Path(arguments.output) if arguments.output else trained.folder.analysis_in("calibration")
     table, picture = output / "calibration.json", output / "reliability.png"
-    check_free_folder(output, (table, picture), arguments.overwrite)
+    check_free_in(output, (table, picture), arguments.overwrite)
     splits = trained.splits()
+    if splits.info.task == "segments":
+        raise ArgumentError("--calibrate is for images with classes or labels; in these, each pixel has a class")
     model = loaded(trained.checkpoint, splits.info)
     measured = [measure_scores(model, trained.chosen(splits, split)) for split in ("validation", "test")]
     calibration = calibrate(measured[0].probabilities, *((each.scores, each.labels) for each in measured))

@@ -28,9 +28,12 @@ def run(arguments: argparse.Namespace) -> None:
     from encapkeras.analysis import class_errors, hardest
 
     trained = TrainedRun.open(arguments.runs[0], arguments.data_root, arguments.overrides, arguments.changes)
+    if arguments.hardest is not None or arguments.top is not None:
+        trained.check_one_class("--per-class" if arguments.hardest is None else "--hardest", arguments.changes)
     splits = trained.splits()
     batches = trained.chosen(splits, arguments.split)
-    if arguments.hardest is None and (arguments.top is None or splits.info.classes_per_image != 1):
+    by_scores = arguments.top is None or splits.info.classes_per_image != 1
+    if arguments.hardest is None and by_scores and splits.info.task == "classes":
         _show_scores(trained, splits, batches, output, arguments)
         return
     found = class_errors(trained.classifier(splits), batches, top=arguments.top or 1)

@@ -22,7 +22,11 @@ PAGE = "export.md"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("model", metavar="RUN_OR_MODEL", help="run folder of a training, or a .keras file")
+    parser.add_argument(
+        "model",
+        metavar="RUN_OR_MODEL",
+        help="run folder of a training, a .keras file, a packed folder, or a packed model such as digits_dynamic",
+    )
     parser.add_argument("--format", choices=ENDINGS, help="what to write (what -o names: .keras, .pt2 or .onnx)")
     add_plugins(parser)
     parser.add_argument(

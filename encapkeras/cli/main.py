@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -16,18 +17,24 @@ from encapkeras.cli import (
     check,
     compare,
     evaluate,
+    explain,
     export,
     export_weights,
     import_weights,
     new,
+    pack,
     predict,
+    pull,
+    push,
     runs,
     schema,
+    search,
     show,
     specs,
     train,
 )
 from encapkeras.cli import format as format_spec
+from encapkeras.cli.arguments import devices
 from encapkeras.cli.arguments.completion import answer_shell
 from encapkeras.cli.arguments.device import use_device
 from encapkeras.cli.arguments.first_look import look_first
@@ -42,6 +49,7 @@ from encapkeras.errors import (
     EncapkerasError,
     SpecError,
     environment_number,
+    launched_with,
     printable,
 )
 from encapkeras.text import cut
@@ -49,9 +57,11 @@ from encapkeras.text import cut
 COMMANDS: dict[str, tuple[ModuleType, str]] = {
     "train": (train, "train the network of a spec"),
     "compare": (compare, "train several networks with several seeds each, and compare them"),
+    "search": (search, "search for the settings with which a network validates best, with Optuna"),
     "runs": (runs, "list the runs in a folder, and how far each has come"),
     "evaluate": (evaluate, "measure a trained network again"),
     "predict": (predict, "classify images with a trained network"),
+    "explain": (explain, "show where in images a trained network sees its classes"),
     "analyse": (analyse, "show what the routing layers of a trained network do"),
     "check": (check, "find the errors in a spec"),
     "show": (show, "show a network: its nodes, their costs, pictures, the difference from another"),
@@ -60,6 +70,9 @@ COMMANDS: dict[str, tuple[ModuleType, str]] = {
     "format": (format_spec, "convert a spec to JSON or YAML"),
     "schema": (schema, "write the JSON Schema with which editors help to write specs"),
     "export": (export, "write a trained network as a file for other programs"),
+    "pack": (pack, "write a trained network into a folder, with a card, for others to use"),
+    "push": (push, "upload a packed network to the Hugging Face hub"),
+    "pull": (pull, "download a packed network from the Hugging Face hub"),
     "import-weights": (import_weights, "convert a checkpoint of the original code to a network"),
     "export-weights": (export_weights, "convert a network to a checkpoint for the original code"),
     "bench": (bench, "time a part of encapkeras on this machine"),
@@ -109,9 +122,15 @@ def _run(words: list[str], script: str | None) -> int:
         import encapkeras.backend  # noqa: F401  # refuses another Keras backend
 
         specs = arguments.specs_of(arguments)
-        look_first(specs, getattr(arguments, "plugins", []), shapes=arguments.run is not train.run)
+        plugins, alone = getattr(arguments, "plugins", []), not devices.wants_processes(arguments)
+        look_first(specs, plugins, shapes=arguments.run is not train.run, alone=alone)
+        wanted = devices.read_devices(arguments)
+        if wanted:
+            from encapkeras.cli.launch import launch
+
+            return launch(wanted, words)
         with use_device(getattr(arguments, "run_on", None)):  # before a plugin imports Keras
-            for plugin in getattr(arguments, "plugins", []):
+            for plugin in plugins:
                 from encapkeras.plugins import load_plugin
 
                 load_plugin(plugin)
@@ -144,6 +163,8 @@ def _print_error(error: Exception | KeyboardInterrupt) -> int | None:
         print(error, file=sys.stderr)
         return error.exit_code
     if isinstance(error, KeyboardInterrupt):
+        if launched_with():  # the launcher ends by SIGTERM what is slow to end, and would say the same again
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
         if os.environ.get("RANK", "0") == "0":  # torchrun's other processes are interrupted too
             print(str(error) or "interrupted", file=sys.stderr)
         return INTERRUPTED
@@ -204,6 +225,6 @@ def _parser() -> Parser:
         )
         command.set_defaults(run=module.run, specs_of=getattr(module, "specs_of", lambda _: []))
         module.add_arguments(command)
-    explain = commands.add_parser(HELP, help="explain a command", examples=EXAMPLES, page=PAGE)
-    explain.add_argument("command", metavar="COMMAND", nargs="*")
+    helper = commands.add_parser(HELP, help="explain a command", examples=EXAMPLES, page=PAGE)
+    helper.add_argument("command", metavar="COMMAND", nargs="*")
     return parser

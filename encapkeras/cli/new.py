@@ -8,7 +8,7 @@ from pathlib import Path
 
 from encapkeras.cli.arguments.output_file import add_overwrite, check_free, write_text
 from encapkeras.cli.arguments.spec_arguments import add_plugins
-from encapkeras.errors import ArgumentError, printable
+from encapkeras.errors import ArgumentError, printable, suggest
 from encapkeras.text import quoted
 
 ENDINGS = (".yaml", ".yml")
@@ -17,6 +17,7 @@ EXAMPLES = (
     "encapkeras new mine.yaml --dataset cifar10",
     "encapkeras new mine.yaml --dataset image_folder --root photos/",
     "encapkeras new - --dataset digits --routing dynamic",
+    "encapkeras new mine.yaml --dataset digits --backbone mobilenet_v3_small",
 )
 PAGE = "spec_files.md"
 
@@ -42,6 +43,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("none", "master", "approximate", "dynamic", "em"),
         default="approximate",
         help="how capsules are routed; none: a plain network on the same convolutions, to compare with (%(default)s)",
+    )
+    parser.add_argument(
+        "--backbone",
+        metavar="NAME",
+        help="a network of keras.applications in the place of the convolutions, such as mobilenet_v3_small",
     )
     parser.add_argument("--ot", action="store_true", help="add optimal-transport losses")
     parser.add_argument(
@@ -87,8 +93,9 @@ def _text(arguments: argparse.Namespace, file: Path | None) -> str:
         raise ArgumentError(
             "\n".join(f"--{'.'.join(map(str, p.path)).replace('_', '-') or 'dataset'}: {p.text}" for p in problems)
         )
-    data = DataSettings(**settings)
-    name = NOT_IN_NAMES.sub("-", file.stem if file else f"{arguments.dataset}-{arguments.routing}")
+    data, backbone = DataSettings(**settings), _backbone(arguments)
+    parts = (arguments.dataset, arguments.backbone, arguments.routing)
+    name = NOT_IN_NAMES.sub("-", file.stem if file else "-".join(filter(None, parts)))
     return starter_spec(
         name,
         data,
@@ -97,4 +104,21 @@ def _text(arguments: argparse.Namespace, file: Path | None) -> str:
         routing=arguments.routing,
         size=arguments.size,
         ot=arguments.ot,
+        backbone=backbone,
     )
+
+
+def _backbone(arguments: argparse.Namespace) -> str | None:
+    """Return the name in Keras of the network that was asked for, with or without capitals and underscores."""
+    if arguments.backbone is None:
+        return None
+    if arguments.ot:
+        raise ArgumentError("--ot aligns two convolutions, and --backbone replaces these. Leave out one of them")
+    from encapkeras.spec.keras_names import applications_in_source
+
+    names = {name.lower(): name for name in applications_in_source()}
+    found = names.get(arguments.backbone.replace("_", "").lower())
+    if found is None:
+        text = f"keras.applications has no network '{printable(arguments.backbone)}'"
+        raise ArgumentError(f"--backbone: {text}. {suggest(arguments.backbone, names.values())}")
+    return found

@@ -26,6 +26,7 @@ SCORES = {
 }
 EXAMPLES = (
     "encapkeras predict latest photo.png",
+    "encapkeras predict digits_dynamic photo.png",
     "encapkeras predict runs/first photos/ --csv predictions.csv",
 )
 PAGE = "evaluate.md"
@@ -33,7 +34,11 @@ PAGE = "evaluate.md"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("model", metavar="RUN_OR_MODEL", help="run folder of a training, or a .keras file")
+    parser.add_argument(
+        "model",
+        metavar="RUN_OR_MODEL",
+        help="run folder of a training, a .keras file, a packed folder, or a packed model such as digits_dynamic",
+    )
     parser.add_argument("images", metavar="IMAGE", nargs="+", help="image files, or folders of them")
     add_plugins(parser)
     parser.add_argument(

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from encapkeras.cli.arguments.device import add_device
+from encapkeras.cli.arguments.devices import add_devices, print_unused_gpus, refuse_second_launcher
 from encapkeras.cli.arguments.spec_arguments import add_spec_arguments
 from encapkeras.cli.arguments.trained_run import add_data_root, named_run, open_folder
 from encapkeras.cli.terminal.spec_errors import print_problems
@@ -22,6 +22,7 @@ EXAMPLES = (
     "encapkeras train quickstart",
     "encapkeras train mine.yaml --set train.epochs=3 --run-dir runs/short",
     "encapkeras train --resume latest",
+    "encapkeras train encapnet_cifar10 --devices 0,2",
 )
 PAGE = "train.md"
 
@@ -33,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--run-dir", metavar="DIR", help="folder for everything that the run writes (runs/NAME/DATE_TIME)"
     )
     add_data_root(parser)
-    add_device(parser)
+    add_devices(parser)
     choice = parser.add_mutually_exclusive_group()
     choice.add_argument("--overwrite", action="store_true", help="replace the run that is already in the run folder")
     choice.add_argument(
@@ -58,6 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     processes = initialize(LONGEST_WAIT)
     with propagate_errors():
+        refuse_second_launcher(arguments)
         keep_freed_memory()
     if arguments.resume is not None:
         arguments.resume = run_on_first(lambda: named_run(arguments.resume))
@@ -65,6 +67,8 @@ def run(arguments: argparse.Namespace) -> int:
         spec = _spec_of(arguments)
     if processes.is_first:
         print_problems(spec.warnings)
+        if processes.count == 1:
+            print_unused_gpus(arguments)
     with warnings.catch_warnings():
         for problem in spec.warnings:  # loading the data would say the same once more
             warnings.filterwarnings("ignore", re.escape(problem.message))

@@ -152,7 +152,7 @@ def _check_data(trainings: Sequence[Planned], kept: Sequence[Planned]) -> None:
 
 
 def _trained(planned: Planned, replace: bool, console: Console) -> Run:
-    _clear_session()
+    clear_session()
     try:
         for folder in (planned.folder.path.parent, planned.folder.path):  # between two runs, time has passed
             check_no_link(folder, "Put what it leads to in its place.")
@@ -180,7 +180,7 @@ def _ended(planned: Planned, results: Mapping[str, Any] | None, error: str = "",
     return Run(planned.network.label, planned.seed, str(folder.path), results, error, trained_on(folder), reused)
 
 
-def _clear_session() -> None:
+def clear_session() -> None:
     """Clear Keras' random state, names and caches, and unused memory; keep the user's dtype policy."""
     policy = keras.config.dtype_policy()
     with defer_ctrl_c():

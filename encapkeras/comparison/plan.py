@@ -145,6 +145,15 @@ def _checked(sources: Sequence[Source], overrides: Sequence[str]) -> list[_Candi
         except EncapkerasError as error:
             errors.add(error, _name_of(source))
             continue
+        if spec.sweep and spec.sweep.ranges:
+            errors.add(
+                ArgumentError(
+                    f"{spec.source} has sweep.ranges, from which 'encapkeras search' draws; a comparison trains all "
+                    "networks of a 'grid' or 'list'. Leave them out with --set sweep.ranges=null"
+                ),
+                spec.name,
+            )
+            continue
         candidates.append(_Candidate(spec, variants or [Variant("", {}, spec)]))
         for variant in candidates[-1].variants:
             try:

@@ -10,6 +10,8 @@ from encapkeras.data.registry import DatasetInfo, DatasetReader
 from encapkeras.data.settings import DataSettings
 from encapkeras.errors import ArgumentError
 
+FOR_IMAGES = ("image_size", "augment", "affine", "overlap")  # settings
+
 
 def describe(settings: DataSettings) -> DatasetInfo:
     """Return what a network has to know about the images it will be given; download nothing and read no pixel.
@@ -49,6 +51,8 @@ def as_given_to_the_network(settings: DataSettings, reader: DatasetReader) -> Da
     height, width = (size, size) if size else (stored.height, stored.width)
     height, width = height + 2 * settings.margin, width + 2 * settings.margin
     info = replace(stored, height=height, width=width, classes_per_image=settings.overlap or stored.classes_per_image)
+    if info.task == "segments":
+        _check_moves_masks(settings)
     if settings.overlap and info.classes <= settings.overlap:
         raise ArgumentError(
             f"data.overlap is {settings.overlap}, and there are {info.classes} classes: all images would have the same "
@@ -61,13 +65,27 @@ def as_given_to_the_network(settings: DataSettings, reader: DatasetReader) -> Da
     return info if settings.subset is None else replace(info, train_images=_subset_size(settings.subset, info))
 
 
+def _check_moves_masks(settings: DataSettings) -> None:
+    """Refuse changes that move images alone, or add pixels that have no class."""
+    moved = [name for name in ("affine", "overlap") if getattr(settings, name) is not None]
+    moved += ["augment.pad"] if settings.augment and settings.augment.pad else []
+    if moved:
+        raise ArgumentError(
+            f"data.{moved[0]} does not fit masks: it moves images without their masks, or adds pixels without a class. "
+            f"Remove it; data set '{settings.dataset}' can be changed by augment.resize with crop, mirror, and what "
+            "changes colors"
+        )
+
+
 def _without_images(settings: DataSettings, info: DatasetInfo, remarks: list[str]) -> DatasetInfo:
     """Return the description of sequences or vectors, which are given as they are."""
-    for name in ("image_size", "augment", "affine", "overlap"):
-        if getattr(settings, name) is not None:
-            raise ArgumentError(
-                f"data.{name} changes images; those of data set '{settings.dataset}' are {info.samples}"
-            )
+    for_images = [f"data.{name}" for name in FOR_IMAGES if getattr(settings, name) is not None]
+    if for_images:
+        verb = "changes" if len(for_images) == 1 else "change"
+        raise ArgumentError(
+            f"{' and '.join(for_images)} {verb} images; data set '{settings.dataset}' has {info.samples}: remove "
+            f"{'it' if len(for_images) == 1 else 'them'}"
+        )
     for remark in remarks:
         warnings.warn(remark, stacklevel=4)
     if settings.validation == "own" and info.validation_images is None:

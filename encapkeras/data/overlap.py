@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -9,10 +11,25 @@ from torch import Tensor
 from encapkeras.data.registry import Array
 from encapkeras.data.settings import OVERLAP_SHIFT
 from encapkeras.data.windows import Windows
-from encapkeras.errors import DataError
+from encapkeras.errors import DataError, printable
+from encapkeras.text import counted
 
 MARGIN = 2 * OVERLAP_SHIFT  # black pixels around an image: each place of the larger window in it is a shift
 FIXED = (0, 2)  # the seed of pairs that are always the same: those of validation and test
+
+
+def check_parts(parts: Mapping[str, Array], class_names: Sequence[str]) -> None:
+    """Check that each part of a data set, given by its labels `(N,)`, has images of different classes."""
+    alone = [
+        f"the {part} part has {counted(len(labels), 'image')}, of class '{printable(class_names[labels[0]])}' alone"
+        for part, labels in parts.items()
+        if len(labels) and (labels == labels[0]).all()
+    ]
+    if alone:
+        raise DataError(
+            f"data.overlap puts two images of different classes into one, and {', and '.join(alone)}. Give each part "
+            "images of two classes; data.validation says how many are held out, data.subset how many are used"
+        )
 
 
 def draw_pairs(labels: Array, random: np.random.Generator) -> dict[str, Array]:
@@ -20,7 +37,7 @@ def draw_pairs(labels: Array, random: np.random.Generator) -> dict[str, Array]:
     count, sizes = len(labels), np.bincount(labels)
     if sizes.max(initial=0) == count:
         raise DataError(
-            "data.overlap puts two images of different classes into one, and all images of a part have the same class"
+            "data.overlap puts two images of different classes into one, and all of these images have the same class"
         )
     # Sorted by their classes, the images of the other classes are those before and after the own class.
     by_class, starts, own = np.argsort(labels, kind="stable"), np.cumsum(sizes) - sizes, sizes[labels]

@@ -272,14 +272,18 @@ class DataSettings(Settings):
         """Check that augmentation does not cut off, or double, what is put around the images."""
         if self.augment is None:
             return
-        if self.overlap and (self.augment.resize is not None or self.augment.crop):
-            raise ArgumentError(
-                "data.overlap shifts each image by itself: remove augment.resize, augment.crop and augment.pad"
-            )
+        moving = [f"augment.{name}" for name in ("resize", "crop", "pad") if getattr(self.augment, name)]
+        if self.overlap and moving:
+            raise ArgumentError(f"data.overlap shifts each image by itself: remove {' and '.join(moving)}")
         if self.margin and self.augment.resize is not None:
             raise ArgumentError(
                 "data.affine.border is put around images of data.image_size, which augment.resize would change: remove "
                 "one of them"
+            )
+        if self.margin and self.augment.crop and not self.augment.pad:
+            raise ArgumentError(
+                "augment.crop has nothing to crop: images have the size of the network with data.affine.border. Set "
+                "augment.pad, or remove augment.crop"
             )
 
     @property

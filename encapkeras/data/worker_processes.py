@@ -26,9 +26,13 @@ _RUNNING: set[Any] = set()  # keeps those that nothing else refers to, so that t
 
 def default_workers() -> int:
     """Return how many processor cores this process may use, at most 8; processes of torchrun share them."""
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     sharing = max(1, environment_number("LOCAL_WORLD_SIZE", 1))
-    return min(max(1, allowed // sharing), MOST_BY_DEFAULT)
+    return min(max(1, usable_cores() // sharing), MOST_BY_DEFAULT)
+
+
+def usable_cores() -> int:
+    """Return how many processor cores this process may use, with all others that share them."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def in_workers(make: Callable[[Key], Made], keys: Sequence[Key], workers: int) -> Generator[Made, None, None]:

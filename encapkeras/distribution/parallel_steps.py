@@ -156,7 +156,7 @@ class ParallelSteps:
 
     @torch.no_grad()
     def _average_statistics(self, share: float) -> None:
-        statistics = statistics_within(self.model)
+        statistics = statistics_within(self.model, frozen=False)  # the others are equal, and would be rounded
         for variable in statistics:
             # A count would be rounded, and is the same in all.
             of_first = variable.aggregation == "only_first_replica"

@@ -21,7 +21,7 @@ from torch.distributed import PrefixStore, Store  # type: ignore[attr-defined]
 from torch.distributed.rendezvous import rendezvous
 
 from encapkeras.distribution.attempt import agree_on_attempt
-from encapkeras.errors import ArgumentError, DistributionError, EncapkerasError, environment_number
+from encapkeras.errors import ArgumentError, DistributionError, EncapkerasError, environment_number, launched_with
 from encapkeras.torch_internals import launcher_keeps_store, launcher_restarts
 
 TIMEOUT = 600.0  # as torch's own with NCCL, and as long as torchrun waits for a machine
@@ -232,6 +232,8 @@ def report_lost_processes() -> Iterator[None]:
         reason = re.sub(r"^\[\S+\] ", "", next(iter(str(error).strip().splitlines()), "")).partition(". ")[0]
         if connected().count == 1 or not (isinstance(error, distributed.DistError) or _OF_GLOO.search(str(error))):
             raise
+        if launched_with() and not connected().is_first:  # the first says so, and the launcher which one has ended
+            exit_silently(DistributionError.exit_code)
         lost = DistributionError(
             f"process {connected().rank} of {connected().count} has lost the others ({reason}). One of them has "
             "ended, or its machine cannot be reached; its own message is above, or in its own log."

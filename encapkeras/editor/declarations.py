@@ -19,10 +19,11 @@ import pydantic
 
 from encapkeras.data import DataSettings
 from encapkeras.layers import LAYERS
+from encapkeras.layers.backbone import backbone_arguments
 from encapkeras.losses import SideLoss
 from encapkeras.registry import Entry, argument_docs
 from encapkeras.spec.keras_layers import keras_layer, object_kind, parameters
-from encapkeras.spec.keras_names import PREFIX
+from encapkeras.spec.keras_names import APPLICATIONS, PREFIX
 from encapkeras.spec.renamed import RENAMED
 from encapkeras.spec.sections import NodeKeys, TopLevel
 from encapkeras.spec.train_settings import TrainSettings
@@ -120,8 +121,16 @@ def of_keras(name: str) -> Schema:
     }
 
 
+def of_application(name: str) -> Schema:
+    """Return the arguments of the network `keras.applications.NAME`."""
+    own = {each.name: _argument(each) for each in backbone_arguments(name.removeprefix(APPLICATIONS))}
+    return {"description": "A network of Keras without its classifier.", "properties": own, "required": []}
+
+
 def layer(name: str) -> Schema:
     """Return the arguments of a registered layer or of one of Keras."""
+    if name.startswith(APPLICATIONS):
+        return of_application(name)
     return of_keras(name) if name.startswith(PREFIX) else registered(LAYERS[name])
 
 

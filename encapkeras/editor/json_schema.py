@@ -36,9 +36,11 @@ from encapkeras.editor.schema_types import (
     texts_of,
 )
 from encapkeras.layers import LAYERS
+from encapkeras.layers.backbone import application_names
 from encapkeras.losses import LOSSES
 from encapkeras.registry import Registry
 from encapkeras.spec.keras_layers import keras_layer_aliases, keras_layer_names
+from encapkeras.spec.keras_names import APPLICATIONS
 from encapkeras.spec.parse import OWN_KEYS
 from encapkeras.spec.sections import BlockSection, LossKeys, ModelSection, SweepSection
 from encapkeras.spec.variables import NAME, NODE_NAME, RESERVED
@@ -89,6 +91,7 @@ class _Layers:
         self.former = dict(sorted(LAYERS.former_names().items()))
         self.aliases = {**second, **self.former}
         of_keras = sorted(set(keras_layer_names()) - set(second))
+        of_keras += sorted(APPLICATIONS + name for name in application_names())
         self.declared = {name: declarations.layer(name) for name in [*sorted(LAYERS), *of_keras]}
 
     def by_names(self) -> dict[tuple[str, ...], Schema]:

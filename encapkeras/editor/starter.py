@@ -8,6 +8,7 @@ any size: convolutions halve the map as often as the images allow, and `expect` 
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 import operator
@@ -33,6 +34,8 @@ LARGEST_MAP = 8
 IMAGES_OF_SMALL = 17_000  # that a small network sees in all epochs together
 TEMPLATES = Path(__file__).with_name("templates")
 TEMPLATE_CONVOLUTIONS = 4
+BACKBONE_STRIDE = 32  # of the last map of networks of Keras
+BACKBONE_SIDE = 96  # pixels: a last map of 3x3
 
 _TEMPLATE_OF = {"none": "none", "master": "stages", "approximate": "stages", "dynamic": "dynamic", "em": "em"}
 _IDEAS = {
@@ -76,16 +79,32 @@ def starter_spec(
     routing: Routing = "approximate",
     size: Size = "small",
     ot: bool = False,
+    backbone: str | None = None,
 ) -> str:
-    """Return the text of a starter spec; `data` holds the data set, its files and its image size."""
+    """Return the text of a starter spec; `data` holds the data set, its files and its image size.
+
+    With `backbone`, a network of `keras.applications` takes the place of the convolutions, and small images are made
+    larger, unless `data` says how large.
+    """
     info = describe(data)
+    if backbone and data.image_size is None and min(info.height, info.width) < BACKBONE_SIDE:
+        data = data.model_copy(update={"image_size": BACKBONE_SIDE})
+        info = describe(data)
     if info.samples != "images":
+        example = "a copy of sequence_capsules" if info.samples == "sequences" else "the example in docs/data.md"
         raise ArgumentError(
-            f"starter specs are networks for images; data set '{data.dataset}' has {info.samples}. Begin with a copy "
-            "of sequence_capsules"
+            f"starter specs are networks for images; data set '{data.dataset}' has {info.samples}. Begin with {example}"
+        )
+    if info.task == "segments":
+        raise ArgumentError(
+            f"starter specs are networks for images of one class; data set '{data.dataset}' has a class for each pixel"
+            ". Begin with a copy of shapes_capsules or shapes_unet"
         )
     plan = _PLANS[size]
     text = _template(_TEMPLATE_OF[routing])
+    if backbone:
+        text = _with_backbone(text, backbone)
+        plan = dataclasses.replace(plan, filters=plan.filters[-1:], strides=(BACKBONE_STRIDE,))
     text = re.sub(r"(?<=\S) {3,}(?=# .*$)", "\t", text, flags=re.MULTILINE)  # comments behind values, until aligned
     # The user's own words come last, since what precedes would change them too.
     text = _with_training(_with_network(text, info, plan), info, plan)
@@ -111,6 +130,15 @@ def _template(part: str) -> str:
     trunk, own = ((TEMPLATES / f"{name}.yaml").read_text(encoding="utf-8") for name in ("trunk", part))
     variables, _, nodes = own.partition("\n")[2].partition("model:\n  nodes:\n")
     return trunk.replace("data:\n", f"{variables}data:\n", 1).replace("losses:\n", f"{nodes}\nlosses:\n", 1)
+
+
+def _with_backbone(text: str, backbone: str) -> str:
+    """Put a network of Keras in the place of the trunk's convolutions."""
+    own = (TEMPLATES / "backbone.yaml").read_text(encoding="utf-8").partition("conv$i: null\n")[2]
+    own = own.replace("MobileNetV3Small", backbone)
+    text = re.sub(r"    # Convolutions, each(?:.+\n)+", lambda old: own, text)
+    rates = "  # learning_rates: {backbone: 0.1}\t# where it is trained: a tenth of the rate\n"
+    return re.sub(r"  optimizer: .*\n", lambda old: old[0] + rates, text)
 
 
 class _Template(string.Template):
@@ -162,10 +190,11 @@ def _with_data(text: str, data: DataSettings, info: DatasetInfo, plan: _Plan, fo
 
 
 def _with_network(text: str, info: DatasetInfo, plan: _Plan) -> str:
-    strides = _choose_strides(plan.strides, info)
+    strides = list(plan.strides) if plan.strides == (BACKBONE_STRIDE,) else _choose_strides(plan.strides, info)
     filters = (*plan.filters[:1] * (len(strides) - len(plan.strides)), *plan.filters)
     shrinks = list(itertools.accumulate(strides, operator.mul))
     text = _with_rows(text, "conv$i", {"filters": filters, "stride": strides, "shrink": shrinks})
+    text = re.sub(r"(    conv4: .*filters: )\d+", lambda old: f"{old[1]}{filters[-1]}", text)
     text = re.sub(r"\bconv([34])\b", lambda old: f"conv{int(old[1]) + len(filters) - TEMPLATE_CONVOLUTIONS}", text)
     if all(side % shrinks[-1] == 0 for side in (info.height, info.width)):
         text = re.sub(r"\((height|width) \+ [^)]*\) // shrink", r"\1 // shrink", text)

@@ -17,6 +17,7 @@ import torch
 from encapkeras.errors import ArgumentError, ExportError
 from encapkeras.files import replacing
 from encapkeras.keras_internals import layers_within
+from encapkeras.model.build import plain_text
 
 FORMS = ("keras", "torch", "onnx")
 CLASS_NAMES = "class_names"
@@ -38,7 +39,8 @@ def export_model(model: keras.Model, output: str | Path, form: str) -> None:
     - `onnx`: for onnxruntime and others, with the input `images` and the output `scores` (or several, named as in the
       model), whose first axis is called `batch`. The metadata property `class_names` has the class names as JSON.
 
-    Programs for torch and ONNX compute in float32 whatever `train.precision` is.
+    Programs for torch and ONNX compute in float32 whatever `train.precision` is. Of a recurrent layer they have the
+    operations of each step, so the length of sequences must be known.
 
     Args:
         model: A built model of one input.
@@ -46,7 +48,7 @@ def export_model(model: keras.Model, output: str | Path, form: str) -> None:
         form: `keras`, `torch` or `onnx`.
 
     Raises:
-        ArgumentError: The form is unknown, or the model has several inputs.
+        ArgumentError: The form is unknown, or the model has several inputs, or one of unknown size.
         ExportError: torch cannot trace the model, ONNX lacks an operator of it, or a package is missing.
         RunFolderError: The file cannot be written.
 
@@ -66,6 +68,11 @@ def export_model(model: keras.Model, output: str | Path, form: str) -> None:
     if form != "keras" and len(model.inputs) != 1:
         raise ArgumentError(
             f"model '{model.name}' has {len(model.inputs)} inputs; only models of one can be exported as {form}"
+        )
+    if form != "keras" and None in model.input_shape[1:]:
+        raise ArgumentError(
+            f"model '{model.name}' takes inputs of shape {model.input_shape}; only models whose input has a known size "
+            f"can be exported as {form}: of sequences, that of the longest"
         )
     with replacing(Path(output)) as file, warnings.catch_warnings():
         # Of torch and onnx about their own code; only errors concern the user.
@@ -107,29 +114,42 @@ def _write_program(model: keras.Model, file: Path, form: str) -> None:
 def _program(model: keras.Model) -> torch.export.ExportedProgram:
     images = keras.ops.zeros((3, *model.input_shape[1:]))  # not 0 or 1, which torch would make fixed sizes
     try:
-        with torch.no_grad(), _without_activity_losses(model):
+        with torch.no_grad(), _changed_for_tracing(model):
             return torch.export.export(
                 _Predicting(model).eval(), (images,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},)
             )
     except Exception as error:  # whatever a layer's operations end in when they are traced
-        reason = str(error).strip().partition("\n")[0]
+        reason = plain_text(error).partition("\n")[0].rstrip(".")
+        hint = "Layers must not branch on values, or on the size of the batch, with a Python if"
+        backward = [layer.name for layer in layers_within(model) if _is_recurrent(layer) and layer.go_backwards]
+        if backward:
+            hint = f"Keras cannot take a sequence with a mask backwards step by step, as layer '{backward[0]}' does"
         raise ExportError(
-            f"model '{model.name}' cannot be traced: {reason}. Layers must not branch on values, or on the size "
-            "of the batch, with a Python if. It can still be exported as .keras."
+            f"model '{model.name}' cannot be traced: {reason}. {hint}. It can still be exported as .keras."
         ) from error
 
 
 @contextlib.contextmanager
-def _without_activity_losses(model: keras.Model) -> Iterator[None]:
-    """Predictions have none, and Keras computes them in a way that a trace takes for a fixed size of the batch."""
-    regularizers = {layer: layer.activity_regularizer for layer in layers_within(model)}
-    for layer in regularizers:
-        layer.activity_regularizer = None
+def _changed_for_tracing(model: keras.Model) -> Iterator[None]:
+    """Change for a while what a trace would take for a fixed size of the batch: same predictions.
+
+    Activity regularizers, which predictions have none of, and loops of recurrent layers, which Keras writes per sample.
+    """
+    before = []
+    for layer in layers_within(model):
+        changes = {"activity_regularizer": None} | ({"unroll": True} if _is_recurrent(layer) else {})
+        for name, value in changes.items():
+            before.append((layer, name, getattr(layer, name)))
+            setattr(layer, name, value)
     try:
         yield
     finally:
-        for layer, regularizer in regularizers.items():
-            layer.activity_regularizer = regularizer
+        for layer, name, value in before:
+            setattr(layer, name, value)
+
+
+def _is_recurrent(layer: keras.layers.Layer) -> bool:
+    return isinstance(layer, keras.layers.RNN)
 
 
 class _Predicting(torch.nn.Module):

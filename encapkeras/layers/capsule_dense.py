@@ -13,7 +13,7 @@ from encapkeras.errors import ShapeError
 from encapkeras.functional import capsule_dense_factored, capsule_dense_full, capsule_dense_per_dim, list_capsules
 from encapkeras.layers.initializers import as_matrices, get_initializer
 from encapkeras.layers.keras_objects import InitializerConfig
-from encapkeras.layers.registry import CapsuleLayer, Shape, register_layer, warn_of_other_axes
+from encapkeras.layers.registry import CapsuleLayer, Shape, check_own_weights, register_layer, warn_of_other_axes
 from encapkeras.layers.sequence_masks import without_padding
 
 
@@ -126,9 +126,7 @@ class CapsuleDense(CapsuleLayer):
     def call(self, inputs: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
         """See the class."""
         inputs = without_padding(self, inputs, mask)
-        count = math.prod(inputs.shape[1:-1])
-        if count != self.inputs:
-            raise ShapeError(f"{self.name} has weights for {self.inputs} capsules; received {count}")
+        check_own_weights(self, math.prod(inputs.shape[1:-1]), self.inputs)
         if self.kind == "dense":
             return capsule_dense_full(inputs, self.kernel.value, self.bias.value, self.capsules)
         listed = list_capsules(inputs) if inputs.dim() == 5 else inputs

@@ -22,7 +22,7 @@ from encapkeras.layers.registry import (
     warn_of_other_axes,
 )
 from encapkeras.layers.sequence_maps import as_map_shape, square_kernels
-from encapkeras.layers.sequence_masks import without_padded_steps
+from encapkeras.layers.sequence_masks import OF_CAPSULES, check_no_steps, without_padded_steps
 
 
 @register_layer("capsule_stage")
@@ -65,7 +65,8 @@ class CapsuleStage(CapsuleLayer):
         Capsules `(B, H', W', N, D)` with `H' = ceil(H / strides)`, or a map of the ports' tensors.
 
     Raises:
-        ShapeError: The input has another number of types, or is not a map.
+        ShapeError: The input has another number of types, is not a map, or has the mask of a sequence without being
+            one.
 
     Examples:
         >>> import torch
@@ -162,7 +163,10 @@ class CapsuleStage(CapsuleLayer):
 
     def compute_mask(self, inputs: Any, previous_mask: Any = None) -> Any:
         """Return which steps of a sequence are real, for each port: every so many by the stride."""
-        is_mask = self._is_flat(inputs.shape) and isinstance(previous_mask, torch.Tensor)
+        is_flat = self._is_flat(inputs.shape)
+        if not is_flat:
+            check_no_steps(self, inputs.shape, previous_mask, OF_CAPSULES)
+        is_mask = is_flat and isinstance(previous_mask, torch.Tensor)
         return [previous_mask[:, :: self.strides]] * len(self.ports) if is_mask else None
 
     def _as_map(self, inputs: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:

@@ -13,7 +13,7 @@ from encapkeras.layers.keras_objects import InitializerConfig
 from encapkeras.layers.kernel_sizes import KernelSize, PaddingOrHalf, Strides
 from encapkeras.layers.registry import CapsuleLayer, Shape, convolved_size, register_layer, warn_of_other_axes
 from encapkeras.layers.sequence_maps import ConvolutionSides, as_map_shape, convolution_sides, steps_mask
-from encapkeras.layers.sequence_masks import without_padding
+from encapkeras.layers.sequence_masks import OF_CHANNELS, check_no_steps, without_padding
 
 
 @register_layer("conv_bn_relu")
@@ -105,6 +105,7 @@ class ConvBnRelu(CapsuleLayer):
     def compute_mask(self, image: Any, previous_mask: Any = None) -> Any:
         """Return which steps of a sequence are real."""
         if len(image.shape) != 3:
+            check_no_steps(self, image.shape, previous_mask, OF_CHANNELS)
             return None
         steps = self.compute_output_shape(tuple(image.shape))[1]
         return steps_mask(previous_mask, steps or 0, self._sides(image.shape))

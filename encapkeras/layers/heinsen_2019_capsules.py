@@ -13,7 +13,7 @@ from encapkeras.errors import ArgumentError, ShapeError
 from encapkeras.functional import heinsen_2019_routing
 from encapkeras.functional.routing.heinsen_2019 import Density
 from encapkeras.layers.initializers import random_shares
-from encapkeras.layers.registry import CapsuleLayer, Shape, register_layer
+from encapkeras.layers.registry import CapsuleLayer, Shape, check_own_weights, register_layer
 from encapkeras.layers.routing_inputs import Control, as_list, capsules_and_activations, listed_shape, numbers_as_list
 from encapkeras.layers.sequence_masks import without_padding
 from encapkeras.layers.window_layer import WindowRecord, list_record
@@ -115,6 +115,8 @@ class Heinsen2019Capsules(CapsuleLayer):
                 f"{self.name}: each input has own matrices, so their number must be known; received {input_shape}. "
                 "With 'variable_inputs' all share theirs"
             )
+        if self.built and not self.variable_inputs:
+            check_own_weights(self, count, self.kernel.shape[0], ", or set 'variable_inputs' to true")
         rows = self.rows or math.isqrt(dim)
         if dim % rows or (self.rows is None and rows**2 != dim):
             wanted = f"matrices of rows={rows}" if self.rows else "square matrices, or 'rows'"

@@ -13,7 +13,7 @@ from encapkeras.errors import ShapeError
 from encapkeras.functional import VectorRoutingWeights, heinsen_2022_routing
 from encapkeras.functional.torch_support.precision import full_precision
 from encapkeras.layers.initializers import random_shares
-from encapkeras.layers.registry import CapsuleLayer, Shape, register_layer
+from encapkeras.layers.registry import CapsuleLayer, Shape, check_own_weights, register_layer
 from encapkeras.layers.routing_inputs import Control, as_list, capsules_and_activations, listed_shape, numbers_as_list
 from encapkeras.layers.window_layer import WindowRecord, list_record
 
@@ -97,6 +97,11 @@ class Heinsen2022Capsules(CapsuleLayer):
                 f"{self.name}: each input has own weights, so their number must be known; received {input_shape}. With "
                 "'variable_inputs' all share theirs"
             )
+        if self.built and dim != self.active_kernel.shape[1]:
+            built = self.active_kernel.shape[1]
+            raise ShapeError(f"{self.name} was built for capsules of dimension {built}; received shape {input_shape}")
+        if self.built and not self.variable_inputs:
+            check_own_weights(self, count, self.active_kernel.shape[0], ", or set 'variable_inputs' to true")
         return count, dim
 
     def build(self, input_shape: Any) -> None:
@@ -164,6 +169,7 @@ class Heinsen2022Capsules(CapsuleLayer):
         self, inputs: torch.Tensor, return_ports: bool = False, mask: torch.Tensor | None = None
     ) -> torch.Tensor | dict[str, torch.Tensor]:
         """See the class."""
+        self._sizes(tuple(inputs.shape))
         listed = as_list(inputs)
         hidden = self._hidden(listed, mask)
         if "length" in hidden:  # padding may hold anything

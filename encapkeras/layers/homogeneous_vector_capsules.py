@@ -102,7 +102,14 @@ class HomogeneousVectorCapsules(CapsuleLayer):
                 f"positions, channels), of known size; received shape {tuple(input_shape)}"
             )
         positions, channels = math.prod(sizes[:-1]), sizes[-1]
-        return (positions, channels) if self.capsules_of == "position" else (channels, positions)
+        found = (positions, channels) if self.capsules_of == "position" else (channels, positions)
+        if self.built and found != (self.kernel.shape[1], self.kernel.shape[0]):
+            built = "{1} positions of {0}" if self.capsules_of == "position" else "{0} positions of {1}"
+            raise ShapeError(
+                f"{self.name} was built for {built.format(*self.kernel.shape)} channels, each with own weights; "
+                f"received shape {tuple(input_shape)}. Resize or crop images to one size"
+            )
+        return found
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         """`(B, H, W, C)` gives `(B, J, D)`."""
@@ -111,6 +118,7 @@ class HomogeneousVectorCapsules(CapsuleLayer):
 
     def call(self, inputs: torch.Tensor, training: bool | None = None) -> torch.Tensor:
         """See the class."""
+        self._input_capsules(tuple(inputs.shape))
         return homogeneous_vector_capsules(
             inputs,
             self.kernel.value,

@@ -26,7 +26,8 @@ class InterestAttention(CapsuleLayer):
         capsules: Number J of interests.
         hidden: Numbers of `h` for each step. If not given, four times the dimension of the steps, as published.
         use_positions: Whether each step has a learned vector, which is added for the coefficients alone.
-        length: Largest number of steps, which have a vector. If not given, that of the input.
+        length: Largest number of steps; longer sequences are refused. If not given, that of the input, or any number
+            without `use_positions`.
         kernel_initializer: Keras initializer of both matrices, by name or as {class_name, config}.
         bias_initializer: Keras initializer of both biases.
         position_initializer: Keras initializer of the steps' vectors.
@@ -104,9 +105,8 @@ class InterestAttention(CapsuleLayer):
         """Return number and dimension of the steps."""
         if len(shape) != 3 or shape[2] is None:
             raise ShapeError(f"{self.name} takes a sequence (batch, steps, dim); received shape {tuple(shape)}")
-        if self.use_positions:
-            most = self.positions.shape[0] if self.built and self.positions is not None else self.length
-            check_steps(self, shape[1], most or shape[1] or 0, "positions")
+        most = self.positions.shape[0] if self.built and self.positions is not None else self.length
+        check_steps(self, shape[1], most)
         return shape[1], shape[2]
 
     def compute_output_shape(self, sequence_shape: Shape) -> Shape:

@@ -37,7 +37,9 @@ class InterestCapsules(CapsuleLayer):
         logits: Logits at the start. `random`: normal, within 2 deviations; drawn anew in each training step, the same
             ones in prediction. `zeros`: with `matrices: all` all interests would stay equal. If not given, random for
             `all`, zeros for the others.
-        length: Largest number of steps, which have own matrices or own logits. If not given, that of the input.
+        length: Largest number of steps; longer sequences are refused. If not given, that of the input with `matrices:
+            step`; with the others any number, and random logits of prediction repeat behind the steps of the first
+            input, or behind 256 where their number was not known.
         count_by_length: Whether a sequence has `log2(1 + its length)` interests, rounded down, from 1 to J, as in MIND;
             the others are 0 and masked for the layers behind.
         use_bias: Whether votes have a bias; not with `matrices: step`.
@@ -153,9 +155,8 @@ class InterestCapsules(CapsuleLayer):
         """Return number and dimension of the steps."""
         if len(shape) != 3 or shape[2] is None:
             raise ShapeError(f"{self.name} takes a sequence (batch, steps, dim); received shape {tuple(shape)}")
-        if self.matrices == "step":
-            most = self.kernel.shape[0] if self.built else self.length
-            check_steps(self, shape[1], most or shape[1] or 0, "matrices")
+        most = self.kernel.shape[0] if self.built and self.matrices == "step" else self.length
+        check_steps(self, shape[1], most)
         return shape[1], shape[2]
 
     def compute_output_shape(self, sequence_shape: Shape) -> Shape:

@@ -117,7 +117,7 @@ class InvertedAttentionCapsules(WindowLayer):
 
     def attention(self, capsules: torch.Tensor) -> AttentionLayer:
         """Return the weights and options by which a map of children is routed."""
-        kernel = self.of_types(self.kernel.value)
+        kernel = self.of_types(self.kernel.value, capsules.shape[3])
         scale = kernel.new_ones(1) if self.scale is None else self.scale.value
         offset = kernel.new_zeros(1) if self.offset is None else self.offset.value
         return AttentionLayer(kernel, scale, offset, **self.window_options(capsules))

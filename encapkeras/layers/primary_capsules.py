@@ -15,7 +15,7 @@ from encapkeras.layers.keras_objects import InitializerConfig
 from encapkeras.layers.kernel_sizes import KernelSizeOrMap, Padding, Strides, as_sides
 from encapkeras.layers.registry import CapsuleLayer, Shape, convolved_size, register_layer, warn_of_other_axes
 from encapkeras.layers.sequence_maps import ConvolutionSides, as_map_shape, convolution_sides, steps_mask
-from encapkeras.layers.sequence_masks import without_padding
+from encapkeras.layers.sequence_masks import OF_CHANNELS, check_no_steps, without_padding
 
 
 @register_layer("primary_capsules")
@@ -151,6 +151,8 @@ class PrimaryCapsules(CapsuleLayer):
 
     def compute_mask(self, image: Any, previous_mask: Any = None) -> Any:
         """Return which steps of a sequence are real."""
+        if len(image.shape) != 3:
+            check_no_steps(self, image.shape, previous_mask, OF_CHANNELS)
         if len(image.shape) != 3 or not isinstance(previous_mask, torch.Tensor):
             return None
         if self.kernel_size == "map":

@@ -253,6 +253,15 @@ def input_capsule_shape(layer: keras.layers.Layer, shape: Sequence[int | None], 
     )
 
 
+def check_own_weights(layer: keras.layers.Layer, received: int | None, built: int, remedy: str = "") -> None:
+    """Raise `ShapeError` where each input capsule has own weights, and there are not as many as when they were made."""
+    if received is not None and received != built:
+        raise ShapeError(
+            f"{layer.name} was built for {built} input capsules, each with own weights; received {received}. Pad or "
+            f"cut all inputs to one size{remedy}"
+        )
+
+
 def strided_size(layer: keras.layers.Layer, size: int, strides: int) -> int:
     """Return a map's side after a convolution that pads half its kernel: `ceil(size / strides)`."""
     if strides > size or (strides > 2 and size % strides):

@@ -115,10 +115,10 @@ class SelfAttentionCapsules(WindowLayer):
     def call(self, inputs: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
         """See the class."""
         (capsules,) = self.as_maps(inputs, mask)
-        bias = None if self.bias is None else self.of_types(self.bias.value)
-        parents = self_attention_routing(
-            capsules, self.of_types(self.kernel.value), bias, **self.window_options(capsules)
-        )
+        types = capsules.shape[3]
+        kernel = self.of_types(self.kernel.value, types)
+        bias = None if self.bias is None else self.of_types(self.bias.value, types)
+        parents = self_attention_routing(capsules, kernel, bias, **self.window_options(capsules))
         return self.lay_out(parents)
 
     def routing_record(self) -> WindowRecord:

@@ -131,14 +131,11 @@ class SelfRoutingCapsules(WindowLayer):
     ) -> torch.Tensor | dict[str, torch.Tensor]:
         """See the class."""
         capsules, activations = self.as_maps(inputs, mask)
-        poses, shares = self_routing(
-            capsules,
-            activations,
-            None if self.kernel is None else self.of_types(self.kernel.value),
-            None if self.routing_kernel is None else self.of_types(self.routing_kernel.value),
-            None if self.routing_bias is None else self.of_types(self.routing_bias.value),
-            **self.window_options(capsules),
+        weights = (
+            None if weight is None else self.of_types(weight.value, capsules.shape[3])
+            for weight in (self.kernel, self.routing_kernel, self.routing_bias)
         )
+        poses, shares = self_routing(capsules, activations, *weights, **self.window_options(capsules))
         shares = self.lay_out(shares)
         out = shares if poses is None else self.lay_out(poses)
         return {"out": out, "activations": shares} if return_ports else out

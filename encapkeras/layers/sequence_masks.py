@@ -10,6 +10,12 @@ import torch
 
 from encapkeras.errors import ShapeError
 
+OF_CAPSULES = "For capsules (batch, steps, types, dim), set 'sequence' to true"
+OF_CHANNELS = (
+    "It takes sequences (batch, steps, channels); those of capsules (batch, steps, types, dim) are for "
+    "capsule_convolution and convolution_capsules with 'sequence'"
+)
+
 
 def step_mask(layer: keras.layers.Layer, mask: Any, expected: Sequence[int]) -> torch.Tensor | None:
     """Return a Keras mask `(B, L)`, true where a step is real, as a tensor.
@@ -77,10 +83,19 @@ def without_padded_steps(layer: keras.layers.Layer, sequence: torch.Tensor, mask
     return sequence if seen is None else sequence.masked_fill(~seen[(..., *[None] * (sequence.dim() - 2))], 0)
 
 
-def check_steps(layer: keras.layers.Layer, steps: int | None, most: int, what: str) -> None:
-    """Raise `ShapeError` where a sequence is longer than the layer has weights for."""
-    if steps is not None and steps > most:
+def check_no_steps(layer: keras.layers.Layer, shape: Sequence[int | None], mask: Any, remedy: str) -> None:
+    """Raise `ShapeError` where an input counts as an image, and has the mask of a sequence."""
+    if mask is not None and len(mask.shape) == 2:
         raise ShapeError(
-            f"{layer.name} has {what} for {most} steps; received a sequence of {steps}. Set 'length' to the longest "
+            f"{layer.name} takes its input of shape {tuple(shape)} for an image, but the input has a mask of steps, as "
+            f"sequences have. {remedy}"
+        )
+
+
+def check_steps(layer: keras.layers.Layer, steps: int | None, most: int | None) -> None:
+    """Raise `ShapeError` where a sequence is longer than the layer's largest number of steps, if it has one."""
+    if steps is not None and most is not None and steps > most:
+        raise ShapeError(
+            f"{layer.name} takes sequences of up to {most} steps; received one of {steps}. Set 'length' to the longest "
             "sequence, or cut sequences to it"
         )

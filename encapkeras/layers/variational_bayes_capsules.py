@@ -171,7 +171,7 @@ class VariationalBayesCapsules(GaussianLayer):
         means, scores = variational_bayes_routing(
             wide,
             activations,
-            self.of_types(self.kernel.value),
+            self.of_types(self.kernel.value, wide.shape[3]),
             iterations=self.iterations,
             covariance=self.covariance,
             density_floor=self.density_floor,

@@ -15,7 +15,7 @@ from encapkeras.functional import list_capsules
 from encapkeras.functional.routing.couplings import RoutingRecord
 from encapkeras.layers.initializers import get_initializer, in_torch_layout, random_shares
 from encapkeras.layers.keras_objects import InitializerConfig
-from encapkeras.layers.registry import CapsuleLayer, Shape, warn_of_other_axes
+from encapkeras.layers.registry import CapsuleLayer, Shape, check_own_weights, warn_of_other_axes
 from encapkeras.layers.routing_inputs import Control
 from encapkeras.layers.sequence_masks import capsule_mask
 
@@ -106,6 +106,9 @@ class VotingLayer(CapsuleLayer):
                 f"(batch, steps, types, dim),{known or ' of known dimension'}; received shape {tuple(shape)}"
             )
         height, width, types, dim = shape[1:]
+        if self.built and not self.share_positions:
+            inputs = (height or 0) * (width or 0) * (types or 0)
+            check_own_weights(self, inputs, self.kernel.shape[0], ", or set 'share_positions' to true")
         return height, width, int(types or 0), int(dim or 0)
 
     def votes_shape(self, capsules_shape: Shape) -> Shape:
@@ -118,6 +121,7 @@ class VotingLayer(CapsuleLayer):
         self, capsules: torch.Tensor, activations: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Return capsules `(B, P, N, D)` and activations `(B, P, N)`; P = 1, N = I if none share."""
+        self.check_capsules(tuple(capsules.shape))
         if activations is not None:
             activations = self._list(activations.unsqueeze(-1)).squeeze(-1)
         return self._list(capsules), activations

@@ -173,7 +173,7 @@ class WindowEmCapsules(GaussianLayer):
         means, out_activations = window_em_routing(
             capsules,
             activations,
-            self.of_types(self.kernel.value),
+            self.of_types(self.kernel.value, capsules.shape[3]),
             self.beta_v.value,
             self.beta_a.value,
             iterations=self.iterations,

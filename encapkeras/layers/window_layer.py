@@ -21,7 +21,7 @@ from encapkeras.functional.routing.windows import Windows
 from encapkeras.layers.initializers import random_shares, window_matrices
 from encapkeras.layers.keras_objects import InitializerConfig
 from encapkeras.layers.kernel_sizes import Padding, Strides, WindowSize, as_sides, sides_of
-from encapkeras.layers.registry import CapsuleLayer, Shape, warn_of_other_axes
+from encapkeras.layers.registry import CapsuleLayer, Shape, check_own_weights, warn_of_other_axes
 from encapkeras.layers.routing_inputs import Control, capsules_and_activations
 from encapkeras.layers.sequence_maps import ConvolutionSides, steps_mask
 from encapkeras.layers.sequence_masks import without_padding
@@ -138,7 +138,7 @@ class WindowLayer(CapsuleLayer):
         return self._read(capsules_and_activations(self, input_shape, takes=1 + self.takes_activations))
 
     def _read(self, shape: Shape) -> WindowShape:
-        self.flat = len(shape) == 4  # a sequence, a map of one row
+        self.flat, listed = len(shape) == 4, len(shape) == 3  # a sequence is a map of one row
         if len(shape) in (3, 4):
             shape = (shape[0], *[1] * (5 - len(shape)), *shape[1:])
         if len(shape) != 5 or None in shape[3:]:
@@ -158,6 +158,15 @@ class WindowLayer(CapsuleLayer):
         parents = _parents((height, width), kernel, sides["strides"], sides["padding"], self.name)
         read = WindowShape(shape[0], (height, width), int(types or 0), int(dim or 0), kernel, parents)
         self._check_poses(read)
+        if self.built and whole and kernel != self.window:
+            built_for, received = (" x ".join(map(str, sides)) for sides in (self.window, kernel))
+            raise ShapeError(
+                f"{self.name}: kernel_size null is a window as large as the map, and was built for {built_for}; "
+                f"received a map of {received}. Resize or cut all inputs to one size"
+            )
+        if self.built and listed and (self.matrices != "all" or self.routing == "random"):
+            remedy = "" if self.routing == "random" else ", or set 'matrices' to 'all'"
+            check_own_weights(self, read.types, self.child_types, remedy)
         return read
 
     def _check_poses(self, shape: WindowShape) -> None:
@@ -203,9 +212,9 @@ class WindowLayer(CapsuleLayer):
         places = [int(size or 0) for size in shape.parents] if self.matrices == "position" else []
         return (*places, *shape.kernel, shape.types, self.capsules)
 
-    def of_types(self, weight: torch.Tensor) -> torch.Tensor:
+    def of_types(self, weight: torch.Tensor, types: int) -> torch.Tensor:
         """Return a weight of `shared_sizes`, that of all children as one of each type."""
-        return weight.expand(-1, -1, self.child_types, *[-1] * (weight.dim() - 3)) if self.matrices == "all" else weight
+        return weight.expand(-1, -1, types, *[-1] * (weight.dim() - 3)) if self.matrices == "all" else weight
 
     def matrix_sides(self, shape: WindowShape) -> tuple[int, int]:
         """Return how many numbers a product with a vote matrix takes, and gives: D and E, or columns of the poses."""
@@ -252,7 +261,7 @@ class WindowLayer(CapsuleLayer):
 
     def by_offset(self, weight: torch.Tensor) -> torch.Tensor:
         """Return a weight of `shared_sizes` as one for each offset of the window or each position, without gradient."""
-        weight = self.of_types(weight.detach())
+        weight = self.of_types(weight.detach(), self.child_types)
         return weight.expand(*self.window, *weight.shape[2:]) if self.matrices in ("type", "all") else weight
 
     def compute_mask(self, inputs: Any, previous_mask: Any = None) -> Any:
@@ -270,7 +279,7 @@ class WindowLayer(CapsuleLayer):
         """Return the capsules, and their activations if there are any, as maps; what is not real by the mask is 0."""
         inputs = without_padding(self, inputs, mask)
         capsules, *activations = inputs if isinstance(inputs, list | tuple) else [inputs]
-        self.flat = capsules.dim() == 4
+        self._read(tuple(capsules.shape))
         if capsules.dim() == 3:
             return [tensor[:, None, None] for tensor in (capsules, *activations)]
         if capsules.dim() == 4:

@@ -8,6 +8,7 @@ shortest example; then `side_loss`, the base of losses on tensors inside a netwo
 import encapkeras.layers  # noqa: F401  # checks the Keras backend
 from encapkeras.losses.binary_cross_entropy import BinaryCrossEntropyLoss, binary_cross_entropy
 from encapkeras.losses.cross_entropy import CrossEntropyLoss, cross_entropy
+from encapkeras.losses.dice import DiceLoss, dice_loss
 from encapkeras.losses.margin import MarginLoss, margin_loss
 from encapkeras.losses.negative_log_likelihood import NegativeLogLikelihoodLoss, negative_log_likelihood
 from encapkeras.losses.optimal_transport import OptimalTransport
@@ -21,6 +22,7 @@ __all__ = [
     "BinaryCrossEntropyLoss",
     "CapsuleLoss",
     "CrossEntropyLoss",
+    "DiceLoss",
     "MarginLoss",
     "NegativeLogLikelihoodLoss",
     "OptimalTransport",
@@ -29,6 +31,7 @@ __all__ = [
     "SpreadLoss",
     "binary_cross_entropy",
     "cross_entropy",
+    "dice_loss",
     "margin_loss",
     "negative_log_likelihood",
     "register_loss",

@@ -90,6 +90,9 @@ class CapsuleLoss(keras.losses.Loss):  # type: ignore[misc]
     of_lengths: ClassVar[bool] = False
     """Whether scores, 0 to 1, say how probable it is that each class is present, as lengths do."""
 
+    pixels: ClassVar[bool] = False
+    """Whether each pixel may have a class: scores `(B, H, W, K)` with masks `(B, H, W)`."""
+
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import keras
 
-from encapkeras.errors import EncapkerasError
+from encapkeras.errors import ArgumentError, EncapkerasError
 from encapkeras.layers.keras_layout import InKerasLayout
 from encapkeras.losses import SideLoss
 from encapkeras.losses.side_loss import LABELS
@@ -150,8 +150,9 @@ class _Builder:
             outputs = self._like(node, twin) if twin else call_layer(node, layer, given)
             _try_regularizing(layer)
         except Exception as error:  # whatever a layer's own code or Keras raises is about this node
-            trace = "" if layer is None else self.graph.trace(node.inputs)
-            self._report.add(node.tree, _plain_message(error, node.layer, node.layer_name), trace=trace)
+            at = node.tree.entries().get(getattr(error, "argument", ""), node.tree)
+            trace = "" if layer is None or at is not node.tree else self.graph.trace(node.inputs)
+            self._report.add(at, _plain_message(error, node.layer, node.layer_name), trace=trace)
             return
         problem = _outputs_problem(node, outputs)
         if problem:
@@ -194,8 +195,13 @@ class _Builder:
 
     def _made(self, node: Node) -> keras.layers.Layer:
         policy = self._policies.get(node.name, node.settings.dtype)
-        layer = make_layer(node.kind, node.layer_name, node.arguments, policy)
-        layer.trainable = node.settings.trainable  # not every layer of Keras takes it as an argument
+        trained = node.settings.trainable
+        patterns = {"train_only": trained} if isinstance(trained, list) else {}
+        if patterns and not node.kind.is_backbone:
+            text = f"is true or false for '{node.layer}'; only networks of keras.applications are trained in parts"
+            raise ArgumentError(f"'trainable' {text}", argument="trainable")
+        layer = make_layer(node.kind, node.layer_name, {**node.arguments, **patterns}, policy)
+        layer.trainable = bool(trained)  # not every layer of Keras takes it as an argument
         return layer
 
 

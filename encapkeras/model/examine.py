@@ -9,6 +9,7 @@ from typing import NamedTuple
 import keras
 
 from encapkeras.model.build import BuiltGraph, build_nodes, build_side_losses
+from encapkeras.model.pretrained import check_pretrained
 from encapkeras.model.shape_warnings import warn_about_shapes
 from encapkeras.spec.load import Reading, Source, merge, read
 from encapkeras.spec.report import Report
@@ -67,6 +68,7 @@ def _without_numbers(source: Spec | Reading, report: Report) -> BuiltGraph:
     with keras.device("meta"):
         graph = build_nodes(source.nodes, source.inputs, report, {}, share=True)
         build_side_losses(graph, source.side_losses, source.outputs, report, {})
+    check_pretrained(source, graph, report)
     return graph
 
 

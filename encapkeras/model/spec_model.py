@@ -19,6 +19,7 @@ from encapkeras.model.image_range import IMAGE_RANGE, ImageRange
 from encapkeras.model.moving_statistics import MovingStatistics
 from encapkeras.model.origin import ModelOrigin, ScoreMetrics, TrainingLoss, saved_meaning
 from encapkeras.model.precision import tf32, use_precision
+from encapkeras.model.pretrained import load_pretrained
 from encapkeras.model.side_losses import SideLosses, taps_wanted
 from encapkeras.plugins import check_loaded, used_plugins
 from encapkeras.spec.load import Source, load_spec
@@ -347,7 +348,11 @@ def build_model(source: Source, overrides: Sequence[str] = ()) -> SpecModel:
     """
     spec = check_spec(source, overrides)  # first without weights, so that no error costs memory
     class_names, per_image = (spec.info.class_names, spec.info.classes_per_image) if spec.info else ((), 1)
-    return _made(spec, spec.resolved, class_names, per_image, {})
+    model = _made(spec, spec.resolved, class_names, per_image, {})
+    report = Report()
+    load_pretrained(spec, model.examined.graph, report)
+    report.raise_if_any()
+    return model
 
 
 def _made(

@@ -14,6 +14,7 @@ from typing import Any
 
 from encapkeras.errors import ArgumentError, suggest
 from encapkeras.spec.bundled import bundled_specs
+from encapkeras.spec.keras_names import APPLICATIONS, IMAGENET
 from encapkeras.spec.parse import comments, is_json, load_text, read_text
 from encapkeras.spec.report import Report
 from encapkeras.spec.spec_files import SpecFile, installed_schema, move_path
@@ -85,7 +86,20 @@ def _moved(data: dict[str, Any], old: Path, new: Path) -> dict[str, Any]:
         _check_data_set(section.get("dataset"), DATASETS, new)
         paths = {key: _moved_path(f"data.{key}", section[key], old, new) for key in names if key in section}
         data = {**data, "data": {**section, **paths}}
+    for key in data.keys() & {"blocks", "model"}:
+        data = {**data, key: _with_moved_weights(key, data[key], old, new)}
     return data
+
+
+def _with_moved_weights(path: str, part: Any, old: Path, new: Path) -> Any:
+    """Return a part of a spec with the files of weights of networks of `keras.applications` as from the new folder."""
+    if not isinstance(part, dict):
+        return part
+    moved = {key: _with_moved_weights(f"{path}.{key}", value, old, new) for key, value in part.items()}
+    names_network = str(part.get("layer")).startswith(APPLICATIONS) or APPLICATIONS in path  # a node, or its defaults
+    if names_network and part.get("weights") not in (None, IMAGENET):
+        moved["weights"] = _moved_path(f"{path}.weights", part["weights"], old, new)
+    return moved
 
 
 def _check_data_set(name: Any, known: Collection[str], new: Path) -> None:

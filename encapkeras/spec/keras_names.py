@@ -8,6 +8,10 @@ import importlib.util
 from pathlib import Path
 
 PREFIX = "keras."
+APPLICATIONS = "keras.applications."
+"""The prefix of the networks of Keras that can be nodes."""
+IMAGENET = "imagenet"
+"""The weights of these that Keras downloads."""
 
 _CODE = "it holds code, and a spec is plain data; write a layer and register it with encapkeras.register_layer"
 _INNER = "it wraps other layers, which are not plain data; write a layer and register it with encapkeras.register_layer"
@@ -27,9 +31,18 @@ _NO_LAYERS = {*REFUSED, "InputSpec"}
 @functools.cache
 def names_in_source() -> frozenset[str]:
     """The names in `keras.layers` that begin as those of classes do, read from the text of that module."""
+    return frozenset(name for name in _imported("layers") if name[:1].isupper() and name not in _NO_LAYERS)
+
+
+@functools.cache
+def applications_in_source() -> frozenset[str]:
+    """The names of the networks in `keras.applications`, read from the text of that module."""
+    return frozenset(name for name in _imported("applications") if name[:1].isupper())
+
+
+def _imported(module: str) -> list[str]:
     found = importlib.util.find_spec("keras")
     folders = found.submodule_search_locations if found else None
-    text = (Path((folders or [""])[0]) / "layers" / "__init__.py").read_text("utf-8")
+    text = (Path((folders or [""])[0]) / module / "__init__.py").read_text("utf-8")
     imports = [node for node in ast.parse(text).body if isinstance(node, ast.ImportFrom)]
-    names = [alias.asname or alias.name for node in imports for alias in node.names]
-    return frozenset(name for name in names if name[:1].isupper() and name not in _NO_LAYERS)
+    return [alias.asname or alias.name for node in imports for alias in node.names]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from encapkeras.errors import suggest
 from encapkeras.registry import Entry
-from encapkeras.spec.keras_names import PREFIX
+from encapkeras.spec.keras_names import APPLICATIONS, PREFIX
 from encapkeras.spec.known import Known, registered
 from encapkeras.validation import Argument, Arguments
 
@@ -30,6 +30,11 @@ class LayerKind:
     def is_keras(self) -> bool:
         """Whether it is a layer of Keras itself."""
         return self.name.startswith(PREFIX)
+
+    @property
+    def is_backbone(self) -> bool:
+        """Whether it is a network of `keras.applications`."""
+        return self.name.startswith(APPLICATIONS)
 
     @property
     def takes_capsules(self) -> bool:
@@ -63,8 +68,17 @@ def layer_kind(name: str, known: Known | None = None) -> LayerKind | None:
 def _keras_kind(name: str) -> LayerKind:
     from encapkeras.spec.keras_layers import keras_arguments, keras_layer, plain_argument
 
+    if name.startswith(APPLICATIONS):
+        return _backbone_kind(name)
     layer = keras_layer(name)
     return _kind(name, layer, map(plain_argument, keras_arguments(layer)))
+
+
+def _backbone_kind(name: str) -> LayerKind:
+    from encapkeras.layers.backbone import Backbone, backbone_arguments
+
+    short = name.removeprefix(APPLICATIONS)
+    return _kind(name, functools.partial(Backbone, short), backbone_arguments(short))
 
 
 @functools.cache

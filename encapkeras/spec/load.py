@@ -6,11 +6,12 @@ import dataclasses
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 from encapkeras.data import DatasetInfo, DataSettings
-from encapkeras.errors import ArgumentError
+from encapkeras.errors import ArgumentError, suggest
 from encapkeras.spec.blocks import read_blocks
 from encapkeras.spec.expand import Expansion
 from encapkeras.spec.inherit import Inheritance, cleaned, override
@@ -33,6 +34,7 @@ from encapkeras.validation import Checker, shown
 _TRAIN = Checker(TrainSettings)
 _SHAPE = Checker(Shape)
 _SIZE = Checker(Size)
+_INPUTS = {"sequences": "{sequence: [$width, $channels]}", "vectors": "{vector: [$channels]}"}  # by kinds of samples
 
 Source = str | os.PathLike[str] | Mapping[str, Any] | Spec
 
@@ -192,10 +194,11 @@ def read(merged: Tree, report: Report, known: Known | None = None) -> Reading:
     sections = _Sections(tree, Variables(variables.entries() if variables else {}, facts, report), report)
     data = _read_data(sections, facts)
     sweep = read_sweep(merged, sections.scope, report)
-    model = _read_model(sections, known)
+    model = _read_model(sections, data.info, known)
     losses = _read_losses(sections, model, known)
     train = read_settings(_TRAIN, sections.computed("train"), report)
     check_class_weights(train, data.info, sections.written("train"), report)
+    _check_learning_rates(train, sections.written("train"), model.graph, report)
     return Reading(merged, report, sections, data, sweep, model, losses, train, _read_name(sections))
 
 
@@ -226,13 +229,13 @@ def _read_data(sections: _Sections, facts: Scope) -> _Data:
     return _Data(settings, info)
 
 
-def _read_model(sections: _Sections, known: Known) -> _Model:
+def _read_model(sections: _Sections, info: DatasetInfo | None, known: Known) -> _Model:
     scope, report, written = sections.scope, sections.report, sections.written("model")
     model = {key: e if key == "nodes" else substitute(e, scope, report) for key, e in written.entries().items()}
     tree = written.with_value(model)
     if "model" in sections.tree.entries() and isinstance(written.value, dict):
         report.add_values(MODEL, tree)
-    inputs = model["inputs"].entries() if "inputs" in model else {"image": _image(sections, tree)}
+    inputs = model["inputs"].entries() if "inputs" in model else {"image": _image(sections, info, tree)}
     _check_names(inputs, "an input", report)
     shapes = {
         name: shape.plain()
@@ -264,7 +267,18 @@ def _read_losses(sections: _Sections, model: _Model, known: Known) -> Mapping[st
     return losses
 
 
-def _image(sections: _Sections, model: Tree) -> Tree:
+def _check_learning_rates(train: TrainSettings | None, written: Tree, graph: Graph, report: Report) -> None:
+    """Add an error for each pattern that matches no node, unless it may be meant for a node with an error."""
+    if not train or graph.failed or not report.whole:
+        return
+    names = [node.name for node in graph.nodes]
+    for pattern in train.learning_rates or ():
+        if names and not any(fnmatchcase(name, pattern) for name in names):
+            text = f"no node matches '{pattern}'. {suggest(pattern, names)}"
+            report.add(written.deepest("learning_rates", pattern), text)
+
+
+def _image(sections: _Sections, info: DatasetInfo | None, model: Tree) -> Tree:
     place = Tree(FAILED, model.file, model.line, model.column, "model")
     try:
         sizes = {name: sections.scope.lookup(name) for name in ("height", "width", "channels")}
@@ -274,6 +288,10 @@ def _image(sections: _Sections, model: Tree) -> Tree:
             sections.report.add_missing(place, text)
         return place
     if any(any(size.failures()) for size in sizes.values()):
+        return place
+    if info and info.samples != "images":
+        text = f"the data set has {info.samples}, so the model needs 'inputs', for example {_INPUTS[info.samples]}"
+        sections.report.add_missing(place, text)
         return place
     for name, size in sizes.items():
         for problem in _SIZE.problems(size.plain()):

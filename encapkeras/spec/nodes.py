@@ -11,10 +11,12 @@ from typing import Any
 from encapkeras.errors import nearest, suggest
 from encapkeras.spec.blocks import PREFIX as BLOCK_PREFIX
 from encapkeras.spec.expand import Expansion
+from encapkeras.spec.keras_names import IMAGENET
 from encapkeras.spec.known import Known
 from encapkeras.spec.layer_kinds import LayerKind, layer_kind
 from encapkeras.spec.report import Report
 from encapkeras.spec.sections import NODE, NodeKeys
+from encapkeras.spec.settings import absolute_path
 from encapkeras.spec.tree import FAILED, Tree
 from encapkeras.spec.variables import NODE_NAME, RESERVED
 
@@ -206,6 +208,8 @@ class Graph:
         if kind is None:
             return None
         own = {**self._defaults.get(kind.name, {}), **{k: e for k, e in entries.items() if k not in common}}
+        if kind.is_backbone and "weights" in own and own["weights"].value != IMAGENET:
+            own["weights"] = absolute_path(own["weights"])
         written = tree.with_value(own)
         if self._report.add_values(kind.arguments, written) or any(written.failures()) or wrong or inputs is None:
             return None

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 import pydantic
 from pydantic import Field
+from pydantic_core import PydanticCustomError
 
 from encapkeras.spec.train_settings import Section
 from encapkeras.validation import Checker
@@ -24,7 +25,9 @@ class ModelSection(Section):
     """The `model:` section."""
 
     inputs: Annotated[dict[str, Shape], Field(min_length=1)] = Field(
-        {}, description="Shape of each input without the batch; `{image: [$height, $width, $channels]}` if not given."
+        {},
+        description="Shape of each input without the batch; of images `{image: [$height, $width, $channels]}` if not "
+        "given.",
     )
     defaults: dict[str, dict[str, Any]] = Field({}, description="Arguments for all nodes of a layer, by layer.")
     nodes: Annotated[dict[str, dict[str, Any]], Field(min_length=1)] = Field(
@@ -53,6 +56,7 @@ class BlockSection(Section):
     output: str = Field(description="Its node whose output is that of the block.")
 
 
+Finite = Annotated[float, Field(allow_inf_nan=False)]
 Grid = Annotated[dict[str, Annotated[list[Any], Field(min_length=1)]], Field(min_length=1)]
 Variants = Annotated[list[dict[str, Any]], Field(min_length=1)]
 
@@ -77,14 +81,35 @@ Seeds = Annotated[
 ]
 
 
+class Range(Section):
+    """The values that the command `search` draws from, `low` and `high` included; whole numbers if both are."""
+
+    low: int | Finite = Field(description="The lowest value.")
+    high: int | Finite = Field(description="The highest value.")
+    log: bool = Field(
+        False, description="Whether values are drawn evenly on a logarithmic scale; `low` is then above 0."
+    )
+
+    @pydantic.model_validator(mode="after")
+    def _check_order(self) -> Range:
+        if not self.low < self.high:
+            raise PydanticCustomError("order", "low must be below high")
+        if self.log and self.low <= 0:
+            raise PydanticCustomError("log", "low must be above 0 for a logarithmic scale")
+        return self
+
+
 class SweepSection(Section):
-    """The `sweep:` section: what the command `compare` trains instead of the spec as it is."""
+    """The `sweep:` section: what the commands `compare` and `search` train instead of the spec as it is."""
 
     grid: Grid | None = Field(None, description="Values by path, as in `--set`: every combination is trained.")
     list: Variants | None = Field(
         None,
         description="Maps of a value by path, each a network ({} is the spec as it is); with a grid, each with every "
         "combination of it.",
+    )
+    ranges: Annotated[dict[str, Range], Field(min_length=1)] | None = Field(
+        None, description="Ranges of numbers by path, from which `search` draws; `grid` then has its other choices."
     )
     seeds: Seeds | None = Field(
         None, description="How many seeds, counting from 0, or which ones; `--seeds` overrides it."
@@ -105,7 +130,9 @@ class TopLevel(Section):
         {}, description="The loss of each output, by the output's name; losses on other tensors, under any other name."
     )
     train: dict[str, Any] = Field({}, description="How the network is trained.")
-    sweep: dict[str, Any] = Field({}, description="Variants that the command `compare` trains side by side.")
+    sweep: dict[str, Any] = Field(
+        {}, description="Variants that `compare` trains side by side, or `search` draws from."
+    )
 
 
 def _references(value: Any) -> Any:
@@ -113,6 +140,9 @@ def _references(value: Any) -> Any:
     if not all(isinstance(element, str) for element in elements):
         raise ValueError("must be a node, node/port, or a list of them")
     return value
+
+
+Trainable = bool | Annotated[list[str], Field(min_length=1)]
 
 
 class NodeKeys(Section):
@@ -124,7 +154,11 @@ class NodeKeys(Section):
     )
     expect: Shape | None = Field(None, description="The output shape that the node must have, without the batch.")
     doc: str = Field("", description="A remark.")
-    trainable: bool = Field(True, description="Whether its weights are trained.")
+    trainable: Trainable = Field(
+        True,
+        description="Whether its weights are trained; of a network of `keras.applications` also patterns of the names "
+        "of its layers that are, such as `[expanded_conv_1*]`.",
+    )
     dtype: Policy | None = Field(None, description="The dtype of its weights and outputs.")
 
 
@@ -171,3 +205,4 @@ BLOCK = Checker(BlockSection)
 NODE = Checker(NodeKeys)
 LOSS = Checker(LossKeys)
 SWEEP = Checker(SweepSection)
+RANGE = Checker(Range)

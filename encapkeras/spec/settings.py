@@ -100,7 +100,7 @@ def _in_one_line(text: str) -> str:
 
 def _with_absolute_paths(data: Tree) -> Tree:
     """Make the paths of `data` absolute, from the file that wrote them, or the current folder."""
-    absolute = {key: _absolute(path) for key, path in _paths(data).items()}
+    absolute = {key: absolute_path(path) for key, path in _paths(data).items()}
     return data.with_value({**data.entries(), **absolute}) if absolute else data
 
 
@@ -110,9 +110,10 @@ def _paths(data: Tree) -> dict[str, Tree]:
     return {key: entries[key] for key in path_arguments(dataset) if key in entries}
 
 
-def _absolute(path: Tree) -> Tree:
+def absolute_path(path: Tree) -> Tree:
+    """Make a path, or each of a list, absolute, from the file that wrote it, or the current folder."""
     if isinstance(path.value, list):
-        return path.with_value([_absolute(element) for element in path.value])
+        return path.with_value([absolute_path(element) for element in path.value])
     if not isinstance(path.value, str):
         return path
     return path.with_value(os.path.abspath(Path(path.file).parent / os.path.expanduser(path.value)))

@@ -1,7 +1,8 @@
 """The section `sweep`: what it changes in the spec, network by network.
 
-A network of a sweep is a row of `list` with a combination of `grid`. Its values take the place of others as those of
-`--set` do, and keep their places in the file, so that an error in one is reported there.
+A network of a sweep is a row of `list` with a combination of `grid`; of `ranges` there are two, with all lowest and
+with all highest values. Its values take the place of others as those of `--set` do, and keep their places in the file,
+so that an error in one is reported there.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from encapkeras.errors import Problem, printable
 from encapkeras.spec.inherit import Change, kept_entries, longest_key, override
 from encapkeras.spec.parse import OWN_KEYS
 from encapkeras.spec.report import Report
-from encapkeras.spec.sections import SWEEP, SweepSection
+from encapkeras.spec.sections import RANGE, SWEEP, SweepSection
 from encapkeras.spec.tree import Tree
 from encapkeras.spec.variables import Scope, substitute
 from encapkeras.text import cut
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 LARGEST = 1000  # networks: more is a slip in a grid
 LONGEST_VALUE = 40  # characters of a value in a label
 LONGEST_LABEL = 120
+_RANGES = "sweep.ranges."
 
 # What no sweep changes, by the path or its first part, and why.
 _NOT_SWEPT = {
@@ -80,13 +82,18 @@ def read_sweep(written: Tree, scope: Scope, report: Report) -> Sweep | None:
         axes = kept_entries(entries["grid"]).items()
         known = {path: axis if isinstance(axis.value, list) else substitute(axis, scope, report) for path, axis in axes}
         entries["grid"] = entries["grid"].with_value(known)
+    if "ranges" in entries:
+        entries["ranges"] = substitute(entries["ranges"], scope, report)
     tree = tree.with_value(entries)
     substitute(tree, scope, Report())  # only to mark variables as read; its networks report what is wrong
     problems = report.add_values(SWEEP, tree)
-    if not problems and not {"grid", "list"} & set(entries):
-        report.add_missing(tree, "a sweep needs a 'grid' or a 'list' of what it changes")
+    if not problems and not {"grid", "list", "ranges"} & set(entries):
+        report.add_missing(tree, "a sweep needs a 'grid', a 'list' or 'ranges' of what it changes")
     section = None if problems or any(tree.failures()) else SWEEP.convert(tree.plain())
     rows = [_row(row, report) for row in _elements(entries.get("list"))] or [[]]
+    if "ranges" in entries:
+        ends = _ends(entries["ranges"], rows, report)
+        rows = [[*row, *end] for row in rows for end in ends]
     grid = _axes(entries.get("grid"), rows, report)
     count = len(rows) * math.prod(map(len, grid))
     if count > LARGEST:
@@ -97,16 +104,34 @@ def read_sweep(written: Tree, scope: Scope, report: Report) -> Sweep | None:
 
 def _axes(grid: Tree | None, rows: Sequence[Sequence[Change]], report: Report) -> list[list[Change]]:
     """The changes of each path of a grid, of those that can be swept."""
-    in_rows = {change.path for row in rows for change in row}
+    where = {change.path: "the 'list'" for row in rows for change in row}
+    where |= {change.path: "'ranges'" for row in rows for change in row if change.value.path.startswith(_RANGES)}
     axes = []
     for path, axis in grid.entries().items() if grid else ():
-        if path in in_rows:
-            report.add(axis, f"'{path}' is in the 'list' too; give it in one of them")
+        if path in where:
+            report.add(axis, f"'{path}' is in {where[path]} too; give it in one of them")
             continue
         # The values of a path have its place: what is wrong with the path is wrong with all of them, and reported once.
         values = [Change(path, replace(axis, value=value.value)) for value in _elements(axis)]
         axes.append([change for change in values if _may_be_swept(change, report)])
     return [axis for axis in axes if axis]
+
+
+def _ends(ranges: Tree, rows: Sequence[Sequence[Change]], report: Report) -> list[list[Change]]:
+    """The changes to the lowest values of all ranges, and to the highest: the networks by which ranges are checked."""
+    in_rows = {change.path for row in rows for change in row}
+    lowest, highest = [], []
+    for path, each in kept_entries(ranges).items() if isinstance(ranges.value, dict) else ():
+        if RANGE.problems(each.plain()):
+            continue  # reported already
+        # Both ends have the place of the range, as the values of a grid have that of their path.
+        low, high = (Change(path, replace(each, value=each.entries()[end].value)) for end in ("low", "high"))
+        if path in in_rows:
+            report.add(each, f"'{path}' is in the 'list' too; give it in one of them")
+        elif _may_be_swept(low, report):
+            lowest.append(low)
+            highest.append(high)
+    return [lowest, highest] if lowest else [[]]
 
 
 def _elements(tree: Tree | None) -> list[Tree]:

@@ -163,6 +163,11 @@ class TrainSettings(Section):
     schedule: Annotated[Schedule, Field(discriminator="kind")] = Field(
         Constant(), description="How the learning rate changes during training."
     )
+    learning_rates: dict[str, Rate] | None = Field(
+        None,
+        description="Factors of the learning rate by node, or by patterns (`*`, `?`) of nodes' names: `{trunk: 0.1}`. "
+        "Of several patterns that match a node, the last one counts. null for one rate.",
+    )
     weight_decay: WeightDecay | None = Field(None, description="Weight decay; null for none.")
     precision: Literal["float32", "bfloat16", "float16"] = Field(
         "float32",

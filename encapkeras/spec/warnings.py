@@ -28,6 +28,7 @@ LONG = 100  # epochs, of which the first few are a small part
 def warn_about_settings(spec: Spec, written: Tree, report: Report) -> None:
     """Warn about values of nodes, `data` and `train`; `written` is the spec with all that it extends and `--set`."""
     _warn_about_dropouts(spec, report)
+    _warn_about_frozen_chance(spec, report)
     if spec.data:
         _warn_about_missing_validation(spec.data, spec.train, written, report)
         if spec.info:
@@ -92,6 +93,14 @@ def _warn_about_dropouts(spec: Spec, report: Report) -> None:
         if node.layer.startswith("keras.") and node.layer.endswith("Dropout") and node.arguments.get("rate") == 1:
             place = node.tree.entries().get("rate", node.tree)
             report.warn(place, "drops everything in training, so that nothing behind it learns. Choose less than 1.")
+
+
+def _warn_about_frozen_chance(spec: Spec, report: Report) -> None:
+    for node in spec.nodes:
+        if node.kind.is_backbone and node.settings.trainable is not True and not node.arguments.get("weights"):
+            text = "keeps random weights, for it has no 'weights'"
+            place = node.tree.entries().get("trainable", node.tree)
+            report.warn(place, f"{text}. Name them: imagenet or a file, or train all of it.")
 
 
 def _warn_about_missing_validation(data: DataSettings, train: TrainSettings, written: Tree, report: Report) -> None:

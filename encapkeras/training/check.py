@@ -33,8 +33,8 @@ def check_options(spec: Spec, run_dir: str | Path | None, overwrite: bool, resum
     """Check what `train` was called with, alone and in several processes."""
     if spec.sweep:
         raise TrainingError(
-            f"'{spec.name}' has a sweep, and so describes several networks. Train them with encapkeras compare, or "
-            "the spec as it is with --set sweep=null."
+            f"'{spec.name}' has a sweep, and so describes several networks. Train them with encapkeras compare or "
+            "search, or the spec as it is with --set sweep=null."
         )
     if resume and (overwrite or run_dir is None):
         raise ArgumentError("resume needs the run's folder, and overwrite would remove what it resumes from")
@@ -118,7 +118,12 @@ def check_settings(spec: Spec) -> DataSettings:
             "train.analysis looks at validation images, but data.validation is 0. Set data.validation above 0, or "
             "remove train.analysis; encapkeras analyse works without."
         )
-    if spec.train.analysis and spec.info is not None and spec.info.classes_per_image != 1:
+    if spec.train.analysis and spec.info and spec.info.task == "segments":
+        raise TrainingError(
+            "train.analysis needs images of one class each, and this data set has a class for each pixel. Remove "
+            "train.analysis."
+        )
+    if spec.train.analysis and spec.info and spec.info.classes_per_image != 1:
         why = "data.overlap gives them two" if data.overlap else "these have several labels"
         raise TrainingError(f"train.analysis needs images of one class each, and {why}. Remove one of them.")
     return data
@@ -136,6 +141,13 @@ def _check_task(spec: Spec, data: DataSettings) -> None:
             "data.balance draws all classes equally often, and train.class_weights: balanced weighs them as if they "
             "were not. Use one of them."
         )
+    if spec.info and spec.info.task == "segments":
+        if spec.train.class_weights or data.balance or select not in ("val_accuracy", "val_loss"):
+            raise TrainingError(
+                "train.class_weights, data.balance and train.select are of images with one class each, and each pixel "
+                "of these has one. Remove them, or select val_loss; without, the mean IoU chooses the best epoch."
+            )
+        return
     several = spec.info is not None and spec.info.classes_per_image != 1
     if several and (spec.train.class_weights or data.balance):
         key = "train.class_weights weighs" if spec.train.class_weights else "data.balance draws"

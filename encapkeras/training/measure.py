@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from encapkeras.training.callbacks.checkpoints import Checkpoints
 
 
+MEAN_IOU = "mean_iou"
+
+
 def data_of(spec: Spec) -> DataSettings:
     """Return the `data:` section of a spec that is to be trained or measured; a TrainingError if it has none."""
     if spec.data is None:
@@ -52,17 +55,26 @@ def check_fits(model: keras.Model, info: DatasetInfo) -> None:
         )
     if not model.trainable_weights:
         raise TrainingError(f"'{model.name}' has no trainable weights: there is nothing to train")
-    given, sample = tuple(model.inputs[0].shape[1:]), info.input_shape
-    if len(given) != len(sample) or any(size not in (None, has) for size, has in zip(given, sample, strict=True)):
+    given = tuple(model.inputs[0].shape[1:])
+    if not info.fits(given):
         raise TrainingError(
-            f"'{model.name}' takes inputs of shape {given}; the {info.samples} of the data set are {sample}"
+            f"'{model.name}' takes inputs of shape {given}; the {info.samples} of the data set are {info.input_shape}"
         )
     scores = tuple(model.outputs[0].shape[1:])
-    if scores != (info.classes,):
+    if not info.takes(scores):
         raise TrainingError(
-            f"output '{model.output_names[0]}' of '{model.name}' has shape {scores}; it must be ({info.classes},), one "
-            "score per class of the data set"
+            f"output '{model.output_names[0]}' of '{model.name}' has shape {scores}; it must be {info.output_shape}, "
+            f"one score per class of the data set{' for each pixel' if info.task == 'segments' else ''}"
         )
+    if info.task == "segments":
+        _check_takes_pixels(model)
+    for name, loss in losses.items():
+        weights = getattr(loss, "class_weights", None)
+        if weights is not None and len(weights) != info.classes:
+            raise TrainingError(
+                f"class_weights of the loss on '{name}' of '{model.name}' has {len(weights)} numbers; the data set has "
+                f"{info.classes} classes: {listed(info.class_names)}"
+            )
     if info.classes_per_image != 1:
         _check_takes_several_classes(model, info.classes_per_image)
     if model.class_names and classes_moved(model.class_names, info.class_names):
@@ -83,6 +95,17 @@ def _check_takes_several_classes(model: SpecModel, count: int | None) -> None:
         raise TrainingError(
             f"{why}, and the loss on {listed(one)} of '{model.name}' is of images with one. Use the loss margin or "
             f"binary_cross_entropy there{', or remove data.overlap' if count else ''}."
+        )
+
+
+def _check_takes_pixels(model: SpecModel) -> None:
+    """Check that the losses of a network can be of images with a class for each pixel."""
+    of_labels = [name for name, loss in model.side_losses.items() if LABELS in type(loss).tensors()]
+    one = [name for name, loss in model.make_losses().items() if not getattr(loss, "pixels", False)] + of_labels
+    if one:
+        raise TrainingError(
+            f"each pixel of the data set has a class, and the loss on {listed(one)} of '{model.name}' is of images "
+            "with one class. Use the loss margin, cross_entropy or dice on the output, and side losses without labels."
         )
 
 
@@ -107,13 +130,15 @@ def compile_with_losses(
     model: SpecModel,
     optimizer: keras.optimizers.Optimizer | None = None,
     classes_per_image: int | None = 1,
+    segments: int | None = None,
     shown: str = "",
 ) -> None:
     """Compile a model with the losses of its spec and with `accuracy`; without optimizer it is only measured.
 
     Of images of several classes, the accuracy is `exact_match`; of any number, the part whose labels are just those
     that the network sees. Evaluations, those of `fit` too, have the means of `Scores` as well, of which progress shows
-    the one that is called `shown`.
+    the one that is called `shown`. Of pixels with one of `segments` classes the accuracy is the share of pixels, and
+    there is `mean_iou` in place of these.
     """
     scores = EvaluationScores(model, classes_per_image, shown)
 
@@ -125,14 +150,27 @@ def compile_with_losses(
         if classes_per_image == 1
         else keras.metrics.MeanMetricWrapper(exact_match if classes_per_image else all_labels_match, name="accuracy")
     )
-    model.score_metrics = scores
+    metrics = [accuracy]
+    if segments is not None:
+        metrics.append(keras.metrics.MeanIoU(segments, name=MEAN_IOU, sparse_y_pred=False))
+    model.score_metrics = None if segments is not None else scores
     model.compile(
-        optimizer, loss=model.make_losses(), loss_weights=model.loss_weights, metrics=[accuracy], jit_compile=False
+        optimizer, loss=model.make_losses(), loss_weights=model.loss_weights, metrics=metrics, jit_compile=False
     )
 
 
+def segments_of(info: DatasetInfo) -> int | None:
+    """Return how many classes pixels have; None if images have one."""
+    return info.classes if info.task == "segments" else None
+
+
+def selecting_metric(info: DatasetInfo, select: str = "val_accuracy") -> str:
+    """Return the log of the validation that chooses the best epoch; of pixels the mean IoU in place of the accuracy."""
+    return f"val_{MEAN_IOU}" if info.task == "segments" and select == "val_accuracy" else select
+
+
 def measure(checkpoint: Path, batches: Batches, info: DatasetInfo) -> dict[str, float | None]:
-    """Measure the `accuracy` (0 to 1), the mean `loss` and the means of `Scores` of a saved model.
+    """Measure the `accuracy` (0 to 1), the mean `loss` and the means of `Scores`, or `mean_iou`, of a saved model.
 
     Args:
         checkpoint: A `.keras` file of a model built from a spec.
@@ -152,7 +190,7 @@ def loaded(checkpoint: Path, info: DatasetInfo) -> SpecModel:
     """Load a saved model to measure it; a `TrainingError` if it does not fit the data set."""
     model: SpecModel = load_model(checkpoint)
     check_fits(model, info)
-    compile_with_losses(model, classes_per_image=info.classes_per_image)
+    compile_with_losses(model, classes_per_image=info.classes_per_image, segments=segments_of(info))
     return model
 
 
@@ -174,7 +212,7 @@ def measure_scores(model: SpecModel, batches: Batches) -> EvaluationScores:
 
 def score_names(model: SpecModel) -> tuple[str, ...]:
     """Return the names of the metrics that `compile_with_losses` adds to accuracy and loss."""
-    return model.score_metrics.names if isinstance(model.score_metrics, EvaluationScores) else ()
+    return model.score_metrics.names if isinstance(model.score_metrics, EvaluationScores) else (MEAN_IOU,)
 
 
 def validation_results(best: Checkpoints, model: SpecModel) -> dict[str, float | None]:

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import keras
 import torch
@@ -25,7 +25,7 @@ from encapkeras.distribution.processes import (
     report_lost_processes,
     run_on_first,
 )
-from encapkeras.errors import DataError, DistributionError, RunFolderError, TrainingError, printable
+from encapkeras.errors import DataError, DistributionError, RunFolderError, TrainingError, launched_with, printable
 from encapkeras.files import own_folder, write_json
 from encapkeras.functional.torch_support.optional_compile import enable_compile
 from encapkeras.model.load_model import load_model
@@ -50,7 +50,14 @@ from encapkeras.training.check import (
 )
 from encapkeras.training.class_weights import with_class_weights
 from encapkeras.training.introduction import introduction
-from encapkeras.training.measure import check_fits, compile_with_losses, measure_metrics, validation_results
+from encapkeras.training.measure import (
+    check_fits,
+    compile_with_losses,
+    measure_metrics,
+    segments_of,
+    selecting_metric,
+    validation_results,
+)
 from encapkeras.training.memory.advice import advice_for_training
 from encapkeras.training.memory.out_of_memory import explain_out_of_memory
 from encapkeras.training.memory.peak_memory import PeakMemory
@@ -68,11 +75,13 @@ from encapkeras.training.run.start import (
     describe_environment,
     numeric_differences,
 )
+from encapkeras.training.score_metrics import EvaluationScores
 
 if TYPE_CHECKING:
     from encapkeras.model.spec_model import SpecModel
     from encapkeras.spec.spec import Spec
 
+_Made = TypeVar("_Made")
 LONGEST_WAIT = 3600.0  # seconds that processes wait for one that reads its data, which may have to be fetched first
 SMALL_FILES = 10_000_000  # bytes: more than all files of a run that hold no weights
 
@@ -105,7 +114,8 @@ def train(
     Returns:
         The content of `results.json`: `test_accuracy`, `test_loss` and the other metrics of the test, `test_classes`
         with those of each class, `validation_accuracy`, the other metrics of the validation, and `best_epoch` (None
-        without a validation part, where the last weights are tested), `parameters`, `images_per_second`, `seconds`,
+        without a validation part, where the last weights are tested), with masks `test_mean_iou` and
+        `validation_mean_iou` in place of the others, `parameters`, `images_per_second`, `seconds`,
         and `peak_memory_mib`, beyond the program itself (None where the system does not report it).
 
     Raises:
@@ -165,7 +175,8 @@ class _Run:
         self.strategy = DataParallel(sync_batch_norm=self.spec.train.sync_batch_norm)
         self.stopwatch = callbacks.Stopwatch(self.splits.train.num_images)
         best = self.folder.best if self.splits.validation else None
-        self.checkpoints = callbacks.Checkpoints(best, self.folder.last, self.spec.train.select)
+        select = selecting_metric(self.splits.info, self.spec.train.select)
+        self.checkpoints = callbacks.Checkpoints(best, self.folder.last, select)
         self.progress = callbacks.Progress(self.splits.train.num_images, self.asked.console, self.asked.bar)
 
     def say(self, *lines: str) -> None:
@@ -200,6 +211,7 @@ class _Run:
 
     def _how_to_continue(self, with_changes: bool = False) -> str:
         launcher = ", started with torchrun as before" if connected().count > 1 else ""
+        launcher = f" {launched_with()}" if launched_with() else launcher
         train, how = self.spec.train, "Continue with other settings" if with_changes else "Continue with"
         rate = f"optimizer.learning_rate={train.optimizer.learning_rate / 10:g}"
         change = f"train.{rate if train.clip_norm else 'clip_norm=1'}" if with_changes else ""
@@ -236,16 +248,17 @@ def _say_of_unfinished(name: str, console: Console) -> None:
 def _open_run(spec: Spec, start: Start, launched: LaunchedRun, folder: RunFolder, asked: _Asked) -> _Run:
     """Build the network, load the data and check that they go together; only then make or change the run folder."""
     keras.utils.set_random_seed(spec.train.seed)
-    with propagate_errors(), explain_out_of_memory():
-        model = build_model(spec)
-        if spec.train.analysis:
+    model = _in_turns(lambda: build_model(spec))
+    if spec.train.analysis:
+        with propagate_errors():
             routing_layers(model)
-    splits = _load_data(spec)
+    splits = _in_turns(lambda: load(check_settings(spec), seed=spec.train.seed))
+    check_same_images(splits.fingerprint)
     with propagate_errors(), explain_out_of_memory():  # of all processes, before one of them changes the folder
         check_fits(model, splits.info)
         check_device(spec.train, _device_of(model))
-        optimizer = make_optimizer(spec.train, len(splits.train))
-        compile_with_losses(model, optimizer, splits.info.classes_per_image, spec.train.select)
+        optimizer, info = make_optimizer(spec.train, len(splits.train), model), splits.info
+        compile_with_losses(model, optimizer, info.classes_per_image, segments_of(info), spec.train.select)
         splits = with_class_weights(splits, spec.train.class_weights)
     run = _Run(spec, model, splits, folder, asked)
     device = _device_of(model)
@@ -256,15 +269,14 @@ def _open_run(spec: Spec, start: Start, launched: LaunchedRun, folder: RunFolder
     return run
 
 
-def _load_data(spec: Spec) -> DataSplits:
-    """Load the data; one process of each machine reads first, so that the others find its files in the cache."""
+def _in_turns(make: Callable[[], _Made]) -> _Made:
+    """Make what may be read or downloaded; one process of each machine first, so that the others find the files."""
     is_first_here = os.environ.get("LOCAL_RANK", "0") == "0"
     for turn in (True, False):
         with propagate_errors(), explain_out_of_memory():
             if is_first_here == turn:
-                splits = load(check_settings(spec), seed=spec.train.seed)
-    check_same_images(splits.fingerprint)
-    return splits
+                made = make()
+    return made
 
 
 def _write_start(run: _Run, start: Start, launched: LaunchedRun, environment: dict[str, Any]) -> str | None:
@@ -347,14 +359,18 @@ def callbacks_of(run: _Run) -> list[keras.callbacks.Callback]:
         run.checkpoints,
         callbacks.MetricsFile(folder.metrics),
         callbacks.TensorBoard(
-            folder.tensorboard, splits.validation if pictured else None, settings=shown, training_images=images
+            folder.tensorboard,
+            splits.validation if pictured and splits.info.task == "classes" else None,
+            settings=shown,
+            training_images=images,
         ),
         run.progress,
     ]
     if settings.early_stopping:
         patience, least = settings.early_stopping.patience, settings.early_stopping.min_delta
-        mode = "min" if settings.select.endswith(LOWEST) else "max"
-        others.append(keras.callbacks.EarlyStopping(settings.select, least, patience, mode=mode))
+        select = selecting_metric(splits.info, settings.select)
+        mode = "min" if select.endswith(LOWEST) else "max"
+        others.append(keras.callbacks.EarlyStopping(select, least, patience, mode=mode))
     if settings.analysis:
         some, every = sample_images(splits, "validation", settings.analysis.images), settings.analysis.every
         others.append(
@@ -386,11 +402,14 @@ def _test(run: _Run) -> dict[str, Any]:
             best = load_model(chosen)
         else:
             best = build_model(run.spec)
-        compile_with_losses(best, classes_per_image=run.splits.info.classes_per_image)
+        info = run.splits.info
+        compile_with_losses(best, classes_per_image=info.classes_per_image, segments=segments_of(info))
     with contextlib.closing(run.progress):
         found = measure_metrics(run.strategy.attach(best), run.own_splits.test, [run.progress])
-    classes = {"test_classes": best.score_metrics.measured().rows()}
-    return {**{f"test_{name}": value for name, value in found.items()}, **classes}
+    tested = {f"test_{name}": value for name, value in found.items()}
+    if isinstance(best.score_metrics, EvaluationScores):
+        tested["test_classes"] = best.score_metrics.measured().rows()
+    return tested
 
 
 def _close(run: _Run, results: dict[str, Any]) -> dict[str, Any]:
@@ -398,7 +417,8 @@ def _close(run: _Run, results: dict[str, Any]) -> dict[str, Any]:
     results = broadcast(results)
     run_on_first(lambda: write_json(run.folder.results, results))
     run_on_first(lambda: StateFiles(run.folder.resume).remove(run.folder.lock))
-    run.say(f"test accuracy {results['test_accuracy']:.4f}, loss {results['test_loss']:.4f}")
+    mean_iou = f", mean IoU {results['test_mean_iou']:.4f}" if "test_mean_iou" in results else ""
+    run.say(f"test accuracy {results['test_accuracy']:.4f}, loss {results['test_loss']:.4f}{mean_iou}")
     return results
 
 

@@ -20,6 +20,7 @@ LEARNED = {
     "heinsen_2022": 0.7,
     "homogeneous_vectors": 0.7,
     "self": 0.7,
+    "self_attention": 0.5,
     "uniform": 0.7,
     "variational_bayes": 0.4,
 }

@@ -34,10 +34,14 @@ compare quickstart plain_small --run-dir X
 compare quickstart plain_small --resume X
 evaluate X
 evaluate RUN X --affine
+evaluate RUN --explain --images 2 -o X
 evaluate RUN --per-class -o X.csv
 predict X IMAGE
 predict RUN X
 predict RUN IMAGE --csv X.csv
+explain X IMAGE
+explain RUN X
+explain RUN IMAGE -o X
 analyse X
 analyse RUN --output X
 analyse RUN --perturb --output X
@@ -222,6 +226,8 @@ def test_names_do_not_control_the_terminal(folder, tiny_run, capsys):
         ["evaluate", name, "--per-class"],
         ["predict", name, f"{name}.png", "image.png"],
         ["predict", f"{name}x", f"{name}.png"],
+        ["explain", name, f"{name}.png"],
+        ["explain", name, "image.png", "--class", name],
         ["check", f"{name}.yaml"],
         ["check", "quickstart", "--plugin", f"{name}.py"],
         ["show", "quickstart", "--set", f"name={name}"],

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from argparse import Namespace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from support.tiny_spec import tiny_spec
 from support.trained import trained
 
 from encapkeras.cli.arguments.device import check_device, torch_device
+from encapkeras.cli.arguments.devices import print_unused_gpus, read_devices, refuse_second_launcher
 from encapkeras.cli.main import main
 from encapkeras.errors import ArgumentError
 
@@ -40,7 +42,9 @@ def test_what_is_no_device_is_refused(capsys, word):
     assert "\x1b" not in message
 
 
-@pytest.mark.parametrize("command", [["train"], ["evaluate"], ["predict", "a.png"], ["analyse"], ["compare"]])
+@pytest.mark.parametrize(
+    "command", [["train"], ["evaluate"], ["predict", "a.png"], ["explain", "a.png"], ["analyse"], ["compare"]]
+)
 def test_a_gpu_that_is_not_there(run, capsys, monkeypatch, command):
     without_gpus(monkeypatch)
     name, *rest = command
@@ -119,3 +123,100 @@ def test_training_on_the_second_gpu(tmp_path, capsys):
     command = [sys.executable, "-m", "encapkeras", "train", str(spec), "--device", "cuda:1"]
     done = subprocess.run([*command, "--run-dir", str(tmp_path / "second")], capture_output=True, text=True, check=True)
     assert "parameters on cuda:1" in done.stdout
+
+
+def given(devices=None, processes=None):
+    return Namespace(devices=devices, processes=processes, run_on=None)
+
+
+@pytest.mark.parametrize("gpus", [0, 2])
+@pytest.mark.parametrize(
+    "word", ["a", "", "0,a", "0,,1", "0;1", "cuda:0,cuda:1", "-1", "\N{SUPERSCRIPT TWO}", "0,\x1b"]
+)
+def test_what_are_no_devices_is_refused(capsys, monkeypatch, word, gpus):
+    with_gpus(monkeypatch, *["Blue"] * gpus) if gpus else without_gpus(monkeypatch)
+    message = refused(capsys, "train", "quickstart", f"--devices={word}")
+    assert "--devices must be numbers of GPUs with commas between them, such as 0,2, or all; received" in message
+    assert f"This machine has cpu{', cuda:0 (Blue), cuda:1 (Blue)' * (gpus > 0)}" in message
+    assert "\x1b" not in message
+
+
+@pytest.mark.parametrize("word", ["0", "0,1", "all"])
+def test_devices_without_a_gpu(capsys, monkeypatch, word):
+    without_gpus(monkeypatch)
+    message = refused(capsys, "train", "quickstart", "--devices", word)
+    assert "torch finds no CUDA GPU. This machine has cpu; train on it with --processes 2" in message
+
+
+@pytest.mark.parametrize(
+    ("word", "what"),
+    [("7", "no GPU with the number 7;"), ("0,2,9", "no GPU with the number 2, 9;"), ("1,1", "1 is there twice")],
+)
+def test_devices_that_are_not_there_or_there_twice(capsys, monkeypatch, word, what):
+    with_gpus(monkeypatch, "Blue 1", "Blue 2")
+    message = refused(capsys, "train", "quickstart", "--devices", word)
+    assert what in message
+    assert "This machine has cpu, cuda:0 (Blue 1), cuda:1 (Blue 2)" in message
+
+
+@pytest.mark.parametrize("word", ["0", "a", "", "1.5", "-2", "1000000", "\N{SUPERSCRIPT TWO}"])
+def test_no_number_of_processes(capsys, word):
+    message = refused(capsys, "train", "quickstart", f"--processes={word}")
+    assert "--processes must be a whole number from 1 to " in message
+    assert f"received '{word}'" in message
+
+
+@pytest.mark.parametrize("words", [["--devices", "0"], ["--processes", "2"]])
+def test_one_way_to_choose_devices_excludes_the_others(capsys, words):
+    message = refused(capsys, "train", "quickstart", "--device", "cpu", *words)
+    assert f"argument {words[0]}: not allowed with argument --device" in message
+
+
+def test_one_device_starts_nothing(monkeypatch):
+    with_gpus(monkeypatch, "Blue 1", "Blue 2")
+    for arguments, device in ((given("1"), "cuda:1"), (given(processes="1"), "cpu")):
+        assert read_devices(arguments) is None
+        assert arguments.run_on == device
+    with_gpus(monkeypatch, "Blue")
+    only = given("all")
+    assert read_devices(only) is None and only.run_on == "cuda:0"
+
+
+@pytest.mark.parametrize(
+    ("visible", "word", "chosen"),
+    [(None, "0,2", "0,2"), (None, "all", "0,1,2"), ("4,GPU-5a,6", "2, 0", "6,4"), ("4,GPU-5a,6", "all", "4,GPU-5a,6")],
+)
+def test_several_devices_are_a_process_each(monkeypatch, visible, word, chosen):
+    with_gpus(monkeypatch, "Blue 1", "Blue 2", "Blue 3")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    wanted = read_devices(given(word))
+    assert wanted.count == chosen.count(",") + 1
+    assert wanted.environment == {"KERAS_TORCH_DEVICE": "cuda", "CUDA_VISIBLE_DEVICES": chosen}
+
+
+def test_processes_on_the_cpu_leave_the_gpus_alone(monkeypatch):
+    with_gpus(monkeypatch, "Blue 1", "Blue 2")
+    assert read_devices(given(processes="2")) == (2, "--processes 2", {"KERAS_TORCH_DEVICE": "cpu"})
+
+
+@pytest.mark.parametrize("variable", ["WORLD_SIZE", "TORCHELASTIC_RUN_ID"])
+def test_devices_under_torchrun(monkeypatch, variable):
+    monkeypatch.setenv(variable, "1")
+    assert read_devices(given("0,1")) is None
+    with pytest.raises(ArgumentError, match=rf"^--devices starts the processes itself.*{variable} is set"):
+        refuse_second_launcher(given("0,1"))
+    monkeypatch.setenv("ENCAPKERAS_LAUNCHED_WITH", "--devices 0,1")
+    refuse_second_launcher(given("0,1"))
+
+
+def test_gpus_that_are_not_used_are_pointed_out_unless_one_was_chosen(monkeypatch, capsys):
+    monkeypatch.delenv("KERAS_TORCH_DEVICE", raising=False)
+    with_gpus(monkeypatch, "Blue")
+    print_unused_gpus(given())
+    with_gpus(monkeypatch, "Blue 1", "Blue 2", "Blue 3")
+    print_unused_gpus(Namespace(run_on="cuda:1"))
+    assert capsys.readouterr().out == ""
+    print_unused_gpus(given())
+    assert capsys.readouterr().out.startswith("this training uses 1 of 3 GPUs; --devices all trains on all of them")

@@ -12,6 +12,7 @@ from support.pages import PROJECT
 
 from encapkeras import __version__
 from encapkeras.cli import bench
+from encapkeras.cli.arguments import devices
 from encapkeras.cli.main import COMMANDS, main
 
 EVERY = [[], *([name] for name in COMMANDS), *(["bench", name] for name in bench.BENCHMARKS)]
@@ -29,6 +30,7 @@ def test_every_help_has_examples_that_are_right_and_the_page_of_the_docs(words, 
     assert page.startswith(str(PROJECT / "docs")) and os.path.isfile(page)
     for module, _ in COMMANDS.values():
         monkeypatch.setattr(module, "run", lambda arguments: 0)
+    monkeypatch.setattr(devices, "read_devices", lambda arguments: None)
     monkeypatch.setattr("encapkeras.plugins.load_plugin", lambda file: None)
     for example in examples.splitlines():
         program, *rest = shlex.split(example, comments=True)

@@ -11,6 +11,7 @@ from PIL import Image
 from support.commands import interrupted, refused
 from support.dataset_files import cycling_labels, random_images, write_image_folder, write_npz
 from support.tiny_spec import tiny_spec, write_spec
+from support.trained import trained
 from support.warm import warm_python
 
 from encapkeras import __version__
@@ -105,7 +106,13 @@ def test_evaluate_more_closely_on_changed_images(run_folder, capsys, tmp_path, c
         ("data.validation=0", "KEY may be any setting of the data but validation and subset"),
         ("train.seed=1", "--change 'train.seed=1': give data.KEY=VALUE"),
         ("data", "--change 'data': give data.KEY=VALUE"),
-        ("data.affine.turn=3", "'turn' is not allowed here"),
+        ("data.affine", "--change 'data.affine': give data.KEY=VALUE"),
+        ("data.affine.=3", "--change 'data.affine.=3': give data.KEY=VALUE"),
+        ("data.affine.turn=3", "--change  data.affine.turn"),
+        ("data.afine={}", "'afine' is not an argument of data set 'digits'. Did you mean 'affine'?"),
+        ("data.affine={", "If it is a text, quote it: --change 'data.affine=\"{\"'"),
+        ("data.batch_size=9 # few", "would be dropped: in YAML it is a comment"),
+        ("data.dataset=npz", "--change  data\n    data set 'npz' needs 'path'"),
         (
             "data.affine.border=2",
             "'tiny' takes inputs of shape (32, 32, 1); the images of the data set are (36, 36, 1)",
@@ -113,10 +120,32 @@ def test_evaluate_more_closely_on_changed_images(run_folder, capsys, tmp_path, c
     ],
 )
 def test_evaluate_on_images_that_cannot_be(run_folder, capsys, change, text):
-    assert text in refused(capsys, "evaluate", str(run_folder), "--change", change)
+    message = refused(capsys, "evaluate", str(run_folder), "--change", change)
+    assert text in message
+    assert "--set" not in message
+    assert "--data-root" not in message
     assert "--change is for the test images; received --split validation" in refused(
         capsys, "evaluate", str(run_folder), "--split", "validation", "--change", "data.affine={}"
     )
+
+
+def test_a_change_of_the_data_set_names_its_place_too(run_folder, tmp_path, capsys):
+    words = ["evaluate", str(run_folder), "--change", "data.dataset=npz"]
+    missing = refused(capsys, *words, "--change", f"data.path={tmp_path / 'none.npz'}")
+    assert missing.startswith("--change  data.path\n")
+    assert "none.npz: there is no such file" in missing
+    assert "--change data.root=FOLDER" in refused(capsys, *words, "--data-root", str(tmp_path))
+
+
+def test_what_a_run_has_and_a_change_does_not_go_with(tmp_path, capsys):
+    path = write_npz(tmp_path / "a.npz", train_images=random_images(12, 8, 8), test_images=random_images(6, 8, 8))
+    run = trained(tmp_path, {**tiny_spec(epochs=1), "data": {"dataset": "npz", "path": str(path), "batch_size": 9}})
+    capsys.readouterr()
+    message = " ".join(refused(capsys, "evaluate", run, "--change", "data.dataset=digits").split())
+    assert message.startswith("--change data.path 'path' is an argument of data set 'csv' or 'npz', not of 'digits'")
+    assert "to remove it: --change data.path=null." in message
+    path.unlink()
+    assert "give their place with --data-root" in refused(capsys, "evaluate", run, "--change", "data.affine={}")
 
 
 def test_evaluate_prints_two_lines(run_folder, capsys):

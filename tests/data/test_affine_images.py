@@ -172,6 +172,10 @@ def test_the_network_is_given_images_with_their_border():
 def test_a_border_and_resizing_before_a_crop():
     with pytest.raises(ArgumentError, match=r"affine\.border is put around images of data\.image_size"):
         DataSettings(dataset="digits", affine={"border": 2}, augment={"resize": 34, "crop": True})
+    with pytest.raises(
+        ArgumentError, match=r"augment.crop has nothing to crop.* Set augment.pad, or remove augment.crop"
+    ):
+        DataSettings(dataset="digits", affine={"border": 2}, augment={"crop": True})
     splits = load(DataSettings(dataset="digits", affine={}, augment={"resize": 34, "crop": True}), seed=0)
     assert splits.test.batch(0)[0].shape[1:] == (32, 32, 1)
     assert DataSettings(dataset="digits", affine={"border": 2}, augment={"pad": 2, "crop": True}).margin == 2

@@ -175,9 +175,12 @@ def test_what_needs_one_class_of_each_image(arrays):
         next(splits.test.corner_crops())
 
 
-@pytest.mark.parametrize("augment", [{"resize": 40}, {"resize": 40, "crop": True}, {"pad": 2, "crop": True}])
+@pytest.mark.parametrize(
+    "augment", [{"resize": 40}, {"resize": 40, "crop": True}, {"crop": True, "pad": 2}, {"pad": 2}]
+)
 def test_images_are_not_shifted_twice(augment):
-    with pytest.raises(ArgumentError, match=r"data\.overlap shifts each image by itself: remove augment\.resize"):
+    named = " and ".join(f"augment.{name}" for name in augment)
+    with pytest.raises(ArgumentError, match=f"data.overlap shifts each image by itself: remove {named}$"):
         DataSettings(dataset="digits", overlap=2, augment=augment)
 
 
@@ -193,7 +196,12 @@ def test_two_classes_are_too_few(tmp_path):
         describe(DataSettings(dataset="npz", path=str(path), overlap=2))
 
 
-def test_a_part_of_one_class(tmp_path):
-    path = write_npz(tmp_path / "a.npz", test_labels=np.zeros(6, int))
-    with pytest.raises(DataError, match="all images of a part have the same class"):
-        load(DataSettings(dataset="npz", path=str(path), overlap=2), seed=0)
+def test_parts_of_one_class(tmp_path):
+    path = write_npz(tmp_path / "a.npz", test_labels=np.ones(6, int), class_names=np.array(["x", "y", "z"]))
+    data = {"dataset": "npz", "path": str(path), "overlap": 2}
+    with pytest.raises(DataError, match=r"into one, and the test part has 6 images, of class 'y' alone\. Give each"):
+        load(DataSettings(**data, validation=0), seed=0)
+    with pytest.raises(DataError, match=r"the validation part has 1 image, of class '.' alone, and the test part has"):
+        load(DataSettings(**data, validation=1 / 12), seed=0)
+    with pytest.raises(DataError, match="all of these images have the same class"):
+        draw_pairs(np.zeros(5, int), np.random.default_rng(0))

@@ -1,9 +1,11 @@
 """Sequences and tables: made patterns, .npz files with lengths, .csv files; what is wrong is named by its place."""
 
+import os
+
 import numpy as np
 import pytest
 
-from encapkeras import build_model, load_spec
+from encapkeras import SpecError, build_model, check_spec, load_spec
 from encapkeras.cli.main import main
 from encapkeras.data import DataSettings, describe, load
 from encapkeras.errors import ArgumentError, DataError, EncapkerasError
@@ -77,6 +79,7 @@ def write_npz(path, **changed):
         "train_lengths": np.arange(12) % 7 + 1,
         "train_labels": np.arange(12) % 3,
         "test_sequences": random.normal(0, 5, (6, 7, 3)),
+        "test_lengths": np.full(6, 7),
         "test_labels": np.arange(6) % 3,
         **changed,
     }
@@ -111,6 +114,13 @@ WRONG = [
     ({"test_sequences": None}, "test_sequences: missing; the file holds"),
     ({"train_sequences": np.ones((12, 7, 3, 1))}, "has shape (12, 7, 3, 1); allowed are (N, T) and (N, T, F)"),
     ({"train_images": np.ones((12, 7, 3))}, "train_images: not an array of this format"),
+    ({"test_lengths": None}, "test_lengths: missing, and the file has train_lengths. If all steps are real, save num"),
+    ({"train_lengths": None}, "train_lengths: missing, and the file has test_lengths. If all steps are real, save num"),
+    (
+        {"validation_sequences": np.ones((2, 7, 3)), "validation_labels": np.arange(2)},
+        "validation_lengths: missing, and the file has train_lengths. If all steps are real, save numpy.full(2, 7)",
+    ),
+    ({"test_mask": np.ones((6, 7))}, "not an array of this format. Save the number of real steps of each sequence, w"),
 ]
 
 
@@ -121,11 +131,40 @@ def test_wrong_npz_files_of_sequences_are_refused(changed, message, tmp_path):
     assert message in str(error.value)
 
 
+def test_what_is_behind_the_lengths_does_not_count(tmp_path):
+    lengths = np.arange(12) % 7 + 1
+    sequences = np.ones((12, 7, 3))
+    sequences[np.arange(7) >= lengths[:, None]] = np.nan
+    images = write_npz(tmp_path / "a.npz", train_sequences=sequences).reader().read().train_images[:, 0]
+    assert np.array_equal(images.sum((1, 2)), 3 * lengths)
+    sequences[4, 2] = np.inf
+    with pytest.raises(DataError, match=r"train_sequences: 3 numbers not finite.*the first at index \(4, 2, 0\)"):
+        load(write_npz(tmp_path / "b.npz", train_sequences=sequences), seed=0)
+
+
+def test_wrong_lengths_are_found_without_reading_the_sequences(tmp_path):
+    wrong = write_npz(tmp_path / "a.npz", train_lengths=np.arange(12), test_sequences=np.full((6, 7, 3), np.nan))
+    with pytest.raises(DataError, match="train_lengths: 5 lengths outside"):
+        describe(wrong)
+    with pytest.raises(DataError, match=r"(?s)train_lengths: 5 lengths outside.*test_sequences: 126 numbers not fin"):
+        load(wrong, seed=0)
+
+
+def test_lengths_of_images_are_refused(tmp_path):
+    parts = {"train": 12, "test": 6}
+    images = {f"{part}_images": np.zeros((count, 4, 4), np.uint8) for part, count in parts.items()}
+    settings = write_npz(tmp_path / "a.npz", train_sequences=None, test_sequences=None, **images)
+    with pytest.raises(DataError, match=r"train_lengths: not an array .* Lengths are of sequences: train_sequences"):
+        describe(settings)
+
+
 def test_sequences_are_not_augmented_or_resized(tmp_path):
     for options in ({"augment": {"mirror": True}}, {"image_size": 8}, {"affine": {}}, {"overlap": 2}):
         (name,) = options
-        with pytest.raises(ArgumentError, match=f"data.{name} changes images; those of data set 'patterns' are seq"):
+        with pytest.raises(ArgumentError, match=f"data.{name} changes images; data set 'patterns' has sequences"):
             load(patterns(**options), seed=0)
+    with pytest.raises(ArgumentError, match=r"data.image_size and data.overlap change images"):
+        describe(patterns(image_size=8, overlap=2))
     with pytest.raises(ArgumentError, match="has no validation part"):
         load(patterns(validation="own"), seed=0)
 
@@ -159,59 +198,174 @@ def test_classes_that_are_numbers_are_in_their_order(tmp_path):
     assert describe(settings).class_names == ("9", "10")
 
 
+def rows(*lines):
+    return "".join(f"{line}\n" for line in lines)
+
+
 WRONG_TABLES = [
     ("x,kind\n1,a\n,b\n", "train.csv:3: column 'x': the number is missing"),
     ("x,kind\n1,a\n2,b\nnine,b\n", "train.csv:4: column 'x': 'nine' is not a number"),
     ("x,kind\n1,a\n2,b\nnan,b\n", "train.csv:4: column 'x': nan is not finite in float32"),
     ("x,kind\n1,a\n1e60,b\n", "train.csv:3: column 'x': 1e60 is not finite in float32"),
-    ("x,kind\n1,a\n2\n", "train.csv:3: has 1 cells; line 1 names 2 columns"),
+    ("x,kind\n1,a\n1_000,b\n", "train.csv:3: column 'x': '1_000' is not a number"),
+    ("x,kind\n1,a\n2\n", "train.csv:3: has 1 cell; line 1 names 2 columns"),
+    ("x,kind\n1,a\n2,b,\n", "train.csv:3: has 3 cells; line 1 names 2 columns. Cells with ',' in them need quotes"),
+    ("x,kind\n1,a,\n2,b,\n", "train.csv:2: has 3 cells; line 1 names 2 columns (all lines below are wrong too)"),
+    ("x,kind\n1,\n2,\n", "train.csv:2: column 'kind': the class is missing (all lines below are wrong too)"),
+    ('x,kind\n1,"a\nb"\ntwo,c\n', "train.csv:4: column 'x': 'two' is not a number"),
+    ('x,kind\n1,a\ntwo,"b\nc"\n3,a\n', "train.csv:3: column 'x': 'two' is not a number"),
+    ("x,label\n1,a\n2,b\n", "train.csv:1: no column is called 'kind' (data.label). Allowed: label, x"),
     ("x,kind\n1,a\n2, \n", "train.csv:3: column 'kind': the class is missing"),
     ("x,sort\n1,a\n2,b\n", "train.csv:1: no column is called 'kind' (data.label)"),
     ("x,kind\n1,a\n2,a\n", "all samples are of class 'a'"),
     ("x,kind\n", "has no samples"),
     (",x,kind\n0,1,a\n", "train.csv:1: column 1 has no name. Save the table without an index, or list data.features"),
-    ("x,x,kind\n1,1,a\n", "train.csv:1: column 'x' is there twice"),
-    ("kind\na\nb\n", "data.features must be columns other than that of the label"),
-    ('x,kind\n1,"a\n', "cannot be read as a CSV file"),
+    ("x,x,kind\n1,1,a\n", "train.csv:1: column 'x' is there 2 times"),
+    ("kind\na\nb\n", "train.csv:1: there is no column but that of the classes"),
+    ('x,kind\n1,a\n2,"b\n3,c\n', "train.csv:3: the sample that begins here cannot be read: unexpected end of data"),
+    ('x,kind\n1,a\n2,"b"c\n', "train.csv:3: the sample that begins here cannot be read: ',' expected after '\"'"),
+    ("x;kind\n1;a\n", "train.csv:1: cells seem to be separated by ';', not by ',': set data.delimiter: \";\""),
+    ("x\tkind\n1\ta\n", 'set data.delimiter: "\\t"'),
+    ('"x";"kind"\n1;a\n', "train.csv:1: cells seem to be separated by ';'"),
 ]
 
 
 @pytest.mark.parametrize(("table", "message"), WRONG_TABLES)
 def test_wrong_tables_are_refused_by_line_and_column(table, message, tmp_path):
     with pytest.raises(DataError) as error:
-        load(write_csv(tmp_path, table), seed=0)
+        load(write_csv(tmp_path, table, "x,kind\n1,a\n"), seed=0)
     assert message in str(error.value)
 
 
+def csv_error(tmp_path, *tables, **arguments):
+    """What is wrong with a data set, which its description says too."""
+    settings = write_csv(tmp_path, *tables, **arguments)
+    with pytest.raises(DataError) as described:
+        describe(settings)
+    with pytest.raises(DataError) as loaded:
+        load(settings, seed=0)
+    assert str(described.value) == str(loaded.value)
+    return str(loaded.value).replace(f"{tmp_path}{os.sep}", "")
+
+
+def test_columns_of_text_are_one_problem(tmp_path):
+    table = rows("name,kind,x,y", *(f"bob {number},{'ab'[number % 2]},{number},2" for number in range(60)))
+    assert csv_error(tmp_path, table, table).splitlines() == [
+        "the tables cannot be used as a data set:",
+        "  train.csv:2: column 'name': 'bob 0' is not a number (all lines below are wrong too)",
+        "  test.csv:2: column 'name': 'bob 0' is not a number (all lines below are wrong too)",
+        '  To leave out columns that are not numbers, list the others: data.features: ["x", "y"]',
+    ]
+    assert describe(write_csv(tmp_path, table, table, features=["x", "y"])).input_shape == (2,)
+    assert "leave such columns out of data.features" in csv_error(tmp_path, table, table, features=["x", "name"])
+
+
+def test_numbers_with_a_decimal_comma(tmp_path):
+    table = rows("x;kind", "1,5;a", "2,5;b")
+    message = csv_error(tmp_path, table, table, delimiter=";")
+    assert "train.csv:2: column 'x': '1,5' is not a number" in message
+    assert message.endswith("Numbers have a decimal point, not a comma")
+    assert "data.features" not in message
+
+
+@pytest.mark.parametrize("delimiter", ['"', "\n", "\r", "\0", "e", "7", ".", "-", "", ";;"])
+def test_impossible_delimiters(delimiter, tmp_path):
+    assert csv_error(tmp_path, delimiter=delimiter).startswith("data.delimiter must be one character")
+
+
+def test_impossible_features(tmp_path):
+    repeated = csv_error(tmp_path, features=["width", "height", "width"])
+    assert repeated == "data.features names column 'width' twice; name each column once"
+    for features in ([], ["width", "kind"]):
+        assert "data.features must name at least one column, and not" in csv_error(tmp_path, features=features)
+
+
+def test_what_is_not_utf_8_is_named_by_its_line(tmp_path):
+    settings = write_csv(tmp_path)
+    (tmp_path / "train.csv").write_bytes("x,kind\n1,a\n2,é\n".encode("latin-1"))
+    with pytest.raises(DataError, match=r"train.csv:3: byte 0xe9 is not UTF-8. Save the file as CSV in UTF-8"):
+        describe(settings)
+
+
+def test_a_label_that_nobody_named(tmp_path):
+    assert csv_error(tmp_path, label="label") == (
+        "train.csv:1: no column is called 'label' (the default of data.label, the column of the classes). Allowed: "
+        "height, kind, width."
+    )
+
+
+def test_columns_that_are_not_read_may_be_anything(tmp_path):
+    table = ",,note,note,x,kind\n0,0,some,text,1,a\n1,1,more,text,2,b\n"
+    assert describe(write_csv(tmp_path, table, table, features=["x"])).input_shape == (1,)
+
+
 def test_test_tables_fit_those_of_the_training(tmp_path):
-    with pytest.raises(DataError, match=r"test.csv: no training sample is of class 'c'"):
-        load(write_csv(tmp_path, test="width,height,kind\n1,2,c\n"), seed=0)
-    with pytest.raises(DataError, match=r"test.csv:1: no column is called 'height' \(data.features\)"):
-        load(write_csv(tmp_path, test="width,kind\n1,a\n"), seed=0)
-    with pytest.raises(DataError, match=r"no column is called 'heigth' \(data.features\). Did you mean 'height'"):
-        load(write_csv(tmp_path, features=["heigth"]), seed=0)
+    unknown = csv_error(tmp_path, TABLE, "width,height,kind\n1,2,d\n1,2,a\n1,2,c\n1,2,d\n")
+    assert unknown.splitlines()[1:] == [
+        "  test.csv:2: column 'kind': no training sample is of class 'd'",
+        "  test.csv:4: column 'kind': no training sample is of class 'c'",
+        "  The classes of train.csv are a, b",
+    ]
+    lacking = csv_error(tmp_path, TABLE, "width,kind\n1,a\n")
+    assert lacking.startswith("test.csv:1: no column is called 'height' (a column of the training file). Allowed: kind")
+    lacking = csv_error(tmp_path, features=["heigth"])
+    assert lacking == "train.csv:1: no column is called 'heigth' (data.features). Did you mean 'height'?"
+
+
+def test_what_is_wrong_with_both_tables_is_said_at_once(tmp_path):
+    message = csv_error(tmp_path, TABLE.replace("2.5", "?"), TABLE.replace(",a", ",", 1))
+    assert "train.csv:2: column 'height': '?' is not a number" in message
+    assert "test.csv:3: column 'kind': the class is missing" in message
     with pytest.raises(EncapkerasError, match="there is no such file"):
         load(DataSettings(dataset="csv", path=str(tmp_path / "none.csv"), test_path=str(tmp_path / "none.csv")), seed=0)
 
 
+def table_spec(settings, **model):
+    return {
+        "spec": "encapkeras/1",
+        "name": "table",
+        "data": settings.model_dump(exclude_none=True),
+        "model": {
+            "inputs": {"row": ["$channels"]},
+            "nodes": {"scores": {"layer": "keras.Dense", "inputs": "row", "units": "$classes"}},
+            "outputs": {"classes": "scores"},
+            **model,
+        },
+        "losses": {"classes": {"loss": "cross_entropy"}},
+        "train": {"epochs": 1},
+    }
+
+
 def test_a_network_of_vectors_trains(tmp_path):
-    settings = write_csv(tmp_path)
-    spec = load_spec(
-        {
-            "spec": "encapkeras/1",
-            "name": "table",
-            "data": settings.model_dump(exclude_none=True),
-            "model": {
-                "inputs": {"row": ["$channels"]},
-                "nodes": {"scores": {"layer": "keras.Dense", "inputs": "row", "units": "$classes"}},
-                "outputs": {"classes": "scores"},
-            },
-            "losses": {"classes": {"loss": "cross_entropy"}},
-            "train": {"epochs": 1},
-        }
-    )
-    results = train(spec, tmp_path / "run", verbose=0)
+    results = train(load_spec(table_spec(write_csv(tmp_path))), tmp_path / "run", verbose=0)
     assert 0 <= results["test_accuracy"] <= 1
+
+
+def test_inputs_of_what_is_no_image_have_no_default(tmp_path):
+    nodes = {"scores": {"layer": "keras.Dense", "inputs": "image", "units": "$classes"}}
+    spec = {**table_spec(write_csv(tmp_path)), "model": {"nodes": nodes, "outputs": {"classes": "scores"}}}
+    with pytest.raises(SpecError, match=r"has vectors, so the model needs 'inputs', .* {vector: \[\$channels\]}"):
+        check_spec(spec)
+    spec["data"] = {"dataset": "patterns", "sequences": 100}
+    with pytest.raises(SpecError, match=r"has sequences, so .* for example {sequence: \[\$width, \$channels\]}"):
+        load_spec(spec)
+
+
+def test_inputs_that_do_not_fit_the_data_set_are_a_warning(tmp_path):
+    settings = write_csv(tmp_path, batch_size=2, validation=0)
+    assert not check_spec(table_spec(settings)).warnings
+    (warning,) = check_spec(table_spec(settings, inputs={"row": [3]})).warnings
+    assert warning.path == "model.inputs.row"
+    assert "takes (3,), and the vectors of the data set are (2,): 'encapkeras train' refuses that" in warning.message
+
+
+def test_a_spec_names_the_file_that_is_wrong(tmp_path):
+    spec = table_spec(write_csv(tmp_path, test=TABLE.replace("2.5", "?")))
+    with pytest.raises(SpecError) as error:
+        check_spec(spec)
+    (problem,) = error.value.problems
+    assert problem.path == "data.test_path"
+    assert "test.csv:2: column 'height': '?' is not a number" in problem.message
 
 
 def test_networks_of_images_do_not_take_sequences(tmp_path):

@@ -1,24 +1,22 @@
 """`train.py SPEC` under torchrun, as a user starts it."""
 
-import csv
 import json
 import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 from support.dataset_files import write_image_folder
+from support.processes import ENVIRONMENT, children, largest_difference, rows, wait_for
 from support.tiny_spec import tiny_spec, write_spec
 from support.warm import warm_python, warm_torchrun
 
 from encapkeras import load_model
 
 ROOT = Path(__file__).parents[2]
-ENVIRONMENT = {**os.environ, "KERAS_BACKEND": "torch", "OMP_NUM_THREADS": "1", "KERAS_TORCH_DEVICE": "cpu"}
 
 
 def command(processes, *words, script=ROOT / "train.py", restarts=0):
@@ -38,15 +36,6 @@ def ran(processes, *words, code=0, environment=ENVIRONMENT, **options):
     done = subprocess.run(started, env=environment, capture_output=True, text=True, timeout=300)
     assert bool(done.returncode) == bool(code), done.stdout + done.stderr[-4000:]
     return done
-
-
-def rows(run):
-    return list(csv.DictReader((run / "metrics.csv").read_text().splitlines()))
-
-
-def largest_difference(one, other, checkpoint="last"):
-    both = [load_model(run / "checkpoints" / f"{checkpoint}.keras").get_weights() for run in (one, other)]
-    return max(np.abs(a - b).max() for a, b in zip(*both, strict=True))
 
 
 def assert_same_figures(one, other, tolerance):
@@ -106,6 +95,28 @@ def test_a_capsule_network_is_trained_by_two_processes_as_by_one(tmp_path):
 
 
 @pytest.mark.slow
+def test_a_network_of_keras_is_trained_by_two_processes_as_by_one(tmp_path):
+    settings = {
+        "data.subset": 150,
+        "model.nodes.trunk.until": "conv_pw_3_relu",
+        "model.nodes.trunk.expect": "null",
+        "model.nodes.trunk.trainable": "[conv_pw_3*]",
+        "train.epochs": 2,
+        "train.learning_rates": "{trunk: 0.1}",
+        "train.ema": "{momentum: 0.9}",
+        "train.sync_batch_norm": "true",
+    }
+    words = ["mobilenet_digits", *(word for item in settings.items() for word in ("--set", "{}={}".format(*item)))]
+    ran(0, *words, "--run-dir", tmp_path / "alone")
+    ran(2, *words, "--run-dir", tmp_path / "two")
+    assert largest_difference(tmp_path / "alone", tmp_path / "two") < 1e-5
+    assert_same_figures(tmp_path / "alone", tmp_path / "two", 1e-4)
+    models = [load_model(tmp_path / run / "checkpoints/last.keras") for run in ("alone", "two")]
+    frozen = [model.get_layer("trunk").network.get_layer("conv1_bn").get_weights() for model in models]
+    assert all(map(np.array_equal, *frozen))  # its statistics are those that it began with, to the bit
+
+
+@pytest.mark.slow
 def test_image_files_are_decoded_by_parts(tmp_path):
     write_image_folder(tmp_path / "images", {"train": 9, "test": 4})
     spec = without_dropout()
@@ -161,22 +172,6 @@ def third_epoch(folder):
     """A state of that epoch, in a run that is not the whole one."""
     states = folder.glob("**/resume/epoch_3_step_*.pt")
     return next((state for state in states if not state.is_relative_to(folder / "whole")), None)
-
-
-def wait_for(ready):
-    end = time.monotonic() + 120
-    while time.monotonic() < end:
-        found = ready()
-        if found:
-            return found
-        time.sleep(0.01)
-    raise TimeoutError
-
-
-def children(process):
-    """Those in the order in which they were started."""
-    lists = Path(f"/proc/{process.pid}/task").glob("*/children")
-    return sorted(int(child) for each in lists for child in each.read_text().split())
 
 
 @pytest.mark.slow

@@ -1,7 +1,7 @@
 """Trains a small network with all that a step has, alone or as one of several processes, and keeps its weights.
 
     torchrun --nproc-per-node=2 tests/distribution/trained_together.py OUT [--dtype float64] [--precision bfloat16]
-        [--resume DIR] [--spec routing_em]
+        [--resume DIR] [--spec routing_em --set vars.types=4]
 
 Every process writes `OUT/rank_0.npz`, `OUT/rank_1.npz` ...: weights, statistics, optimizer, metrics, predictions.
 """
@@ -44,6 +44,7 @@ def main() -> None:
     parser.add_argument("--dtype", choices=("float32", "float64"), default="float32")
     parser.add_argument("--precision", choices=("float32", "bfloat16", "float16"), default="float32")
     parser.add_argument("--spec", default="encapnet_ot_digits")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="changes the spec")
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--accumulate", type=int, default=2)
     parser.add_argument("--without-sync", action="store_true")
@@ -56,9 +57,10 @@ def main() -> None:
     keras.config.set_floatx(arguments.dtype)
     strategy = distribution.DataParallel(sync_batch_norm=not arguments.without_sync, timeout=arguments.timeout)
     keras.utils.set_random_seed(strategy.processes.rank)  # attach has to make the processes alike
-    changes = ["vars.types=4", f"train.precision={arguments.precision}"]
+    changes = [*arguments.set, f"train.precision={arguments.precision}"]
     if arguments.spec == "encapnet_ot_digits":
-        changes += ["vars.sub_layers=1", "model.defaults.capsule_stage.moving_average=warm"]  # the others: momentum
+        changes += ["vars.types=4", "vars.sub_layers=1"]
+        changes += ["model.defaults.capsule_stage.moving_average=warm"]  # the others: momentum
         changes += [f"model.nodes.stem.{name}=l2" for name in ("kernel_regularizer", "activity_regularizer")]
         largest = "{class_name: max_norm, config: {max_value: 0.5, axis: [0, 1, 2]}}"
         changes += [f"model.nodes.stem.kernel_constraint={largest}"]
@@ -78,7 +80,7 @@ def main() -> None:
 
     generator = np.random.default_rng(0)
     images = generator.uniform(size=(IMAGES, *model.input_shape[1:])).astype(arguments.dtype)
-    labels = generator.integers(0, 10, IMAGES)
+    labels = generator.integers(0, len(model.class_names), IMAGES)
     callbacks = [Resume(arguments.resume, minutes=0 if arguments.every_step else 10)] if arguments.resume else []
     callbacks += [EndAt(arguments.end_at)] if arguments.end_at else []
     history = model.fit(

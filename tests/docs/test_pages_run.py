@@ -19,6 +19,7 @@ from support.plugins import plugins_forgotten
 from support.warm import warm_python
 
 from encapkeras import SpecError, check_spec, load_spec, plugins
+from encapkeras.cli.arguments import devices
 from encapkeras.cli.main import COMMANDS, main
 from encapkeras.data import Batches
 
@@ -158,6 +159,7 @@ def test_reports_are_those_that_the_page_shows(spec, report, tmp_path, monkeypat
 def test_commands_are_understood(page, monkeypatch):
     for module, _ in COMMANDS.values():
         monkeypatch.setattr(module, "run", lambda arguments: 0)
+    monkeypatch.setattr(devices, "read_devices", lambda arguments: None)
     monkeypatch.setattr(plugins, "load_plugin", lambda file: None)
     for command in commands(page):
         words = shlex.split(command.replace("python train.py", "encapkeras train"), comments=True)[1:]

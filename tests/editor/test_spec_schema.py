@@ -16,6 +16,7 @@ from encapkeras.data import DATASETS
 from encapkeras.editor.json_schema import schema_text, spec_schema
 from encapkeras.editor.reference_page import KERAS_PART, reference_page
 from encapkeras.layers import LAYERS, register_layer
+from encapkeras.layers.backbone import application_names
 from encapkeras.losses import LOSSES
 from encapkeras.spec.keras_layers import keras_layer_names
 from encapkeras.spec.parse import load_value
@@ -271,7 +272,8 @@ def test_mistakes_are_found_at_their_place(path, value, place, mistakes):
 def test_whatever_is_registered_may_be_named(schema):
     definitions = schema["definitions"]
     layers = {one["const"] for one in definitions["node"]["properties"]["layer"]["anyOf"] if "const" in one}
-    assert layers == {*LAYERS, *LAYERS.former_names(), *keras_layer_names()}
+    networks = {f"keras.applications.{name}" for name in application_names()}
+    assert layers == {*LAYERS, *LAYERS.former_names(), *keras_layer_names(), *networks}
     losses = {one["const"] for one in definitions["loss"]["properties"]["loss"]["anyOf"] if "const" in one}
     assert losses == set(LOSSES)
     datasets = {

@@ -219,6 +219,35 @@ def test_what_cannot_be_exported_is_told_and_leaves_nothing(tmp_path, monkeypatc
     assert list(tmp_path.iterdir()) == []
 
 
+def test_recurrent_layers_are_exported_step_by_step(tmp_path):
+    sequence = keras.Input((6, 4))
+    hidden = keras.layers.GRU(3, return_sequences=True)(keras.layers.Masking()(sequence))
+    layer = keras.layers.LSTM(5)
+    model = keras.Model(sequence, layer(hidden))
+    steps = np.random.default_rng(0).normal(size=(3, 6, 4)).astype("float32")
+    steps[1, 4:] = 0
+    expected = model.predict(steps, verbose=0)
+    export_model(model, tmp_path / "network.pt2", "torch")
+    found = torch.export.load(tmp_path / "network.pt2").module()(torch.from_numpy(steps))
+    np.testing.assert_allclose(found.numpy(force=True), expected, rtol=0, atol=1e-6)
+    assert not layer.unroll
+
+
+def test_a_masked_sequence_backwards_cannot_be_traced(tmp_path):
+    sequence = keras.Input((6, 4))
+    model = keras.Model(sequence, keras.layers.GRU(3, go_backwards=True, name="x")(keras.layers.Masking()(sequence)))
+    with pytest.raises(ExportError, match="with a mask backwards step by step, as layer 'x' does"):
+        export_model(model, tmp_path / "network.pt2", "torch")
+
+
+def test_sequences_of_unknown_length_cannot_be_exported(tmp_path):
+    sequence = keras.Input((None, 4))
+    model = keras.Model(sequence, keras.layers.GRU(3)(sequence))
+    with pytest.raises(ArgumentError, match=r"takes inputs of shape \(None, None, 4\); only models .* known size"):
+        export_model(model, tmp_path / "network.pt2", "torch")
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.gpu
 def test_a_network_on_a_gpu_is_exported(tmp_path):
     model, images, expected = network("capsnet_em_digits")

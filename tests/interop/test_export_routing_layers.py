@@ -1,10 +1,13 @@
-"""Exported layers of routings, and of capsules without one, give the same outputs elsewhere."""
+"""Exported layers of routings, of capsules without one and of sequences give the same outputs elsewhere."""
+
+from pathlib import Path
 
 import keras
 import numpy as np
 import onnxruntime
 import pytest
 import torch
+from support.small_networks import INTERESTS, SMALL_NETWORKS
 
 from encapkeras import build_model
 from encapkeras.interop import export_model
@@ -57,6 +60,19 @@ NETWORKS = {
         },
         "scores": {"layer": "capsule_length", "inputs": "classes", "offset": 1e-7},
     },
+    "SegCaps": {
+        "hidden": {"layer": "transposed_convolution_dynamic_capsules", "inputs": "primary", "types": 3, "dim": 4},
+        "routed": {
+            "layer": "convolution_dynamic_capsules",
+            "inputs": "hidden",
+            "types": 5,
+            "dim": 3,
+            "normalize_over": "parents",
+            "squash_over": "capsule",
+        },
+        "lengths": {"layer": "capsule_length", "inputs": "routed"},
+        "scores": {"layer": "keras.GlobalAveragePooling2D", "inputs": "lengths"},
+    },
     "self-attention": {
         "short": {"layer": "squash", "inputs": "primary", "variant": "exponential"},
         "hidden": {
@@ -87,16 +103,24 @@ NETWORKS = {
 }
 
 
-@pytest.fixture(params=NETWORKS)
+WHOLE = ["efficient_capsnet_small_norb", "em_small_norb", "sequence_capsules", "sequence_gru", INTERESTS]
+
+
+@pytest.fixture(params=[*NETWORKS, *WHOLE], ids=lambda name: Path(name).stem)
 def network(request):
-    """A network with weights of usable size, images, and what it makes of them."""
+    """A network with weights of usable size, images or sequences, and what it makes of them."""
     keras.utils.set_random_seed(0)
-    nodes = {"primary": PRIMARY, **NETWORKS[request.param]}
-    spec = {"model": {"inputs": {"image": [7, 7, 1]}, "nodes": nodes, "outputs": {"out": "scores"}}}
-    model = build_model(spec)
-    for weight in model.trainable_weights:
-        weight.assign(torch.randn(weight.shape) / 2)
-    images = np.random.default_rng(0).random((7, 7, 7, 1), "float32")
+    if request.param in NETWORKS:
+        nodes = {"primary": PRIMARY, **NETWORKS[request.param]}
+        model = build_model({"model": {"inputs": {"image": [7, 7, 1]}, "nodes": nodes, "outputs": {"out": "scores"}}})
+        for weight in model.trainable_weights:
+            weight.assign(torch.randn(weight.shape) / 2)
+    else:
+        model = build_model(request.param, SMALL_NETWORKS[request.param])
+        for weight in model.trainable_weights:  # short capsules of a start would hide faults
+            weight.assign(weight.value + torch.randn(weight.shape) / 10)
+    images = np.random.default_rng(0).random((7, *model.input_shape[1:]), "float32")
+    images[::2, 5:] *= images.ndim > 3  # padded steps of sequences
     expected = model.predict(images, verbose=0)
     assert np.abs(expected).max() > 1e-2
     return model, images, expected

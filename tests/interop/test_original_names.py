@@ -30,6 +30,7 @@ NOT_OF_THE_ORIGINAL = {
     "homogeneous_vectors_cifar10",
     "homogeneous_vectors_mnist",
     "homogeneous_vectors_small_norb",
+    "mobilenet_digits",
     "resnet14_ot",
     "routing_affine",
     "routing_attention",
@@ -42,6 +43,8 @@ NOT_OF_THE_ORIGINAL = {
     "routing_self_attention",
     "routing_uniform",
     "routing_variational_bayes",
+    "shapes_capsules",
+    "shapes_unet",
     "sequence_capsules",
     "sequence_gru",
 }

@@ -83,20 +83,25 @@ def test_sequences_of_any_length_have_random_logits_too():
         assert model(torch.randn(2, steps, 4)).shape == (2, 3, 5)
 
 
-def test_longer_sequences_than_there_are_matrices_are_refused():
-    for layer, what in (
-        (LAYERS["step"](length=5, name="x"), "matrices"),
-        (InterestAttention(3, length=5, name="x"), "positions"),
-    ):
-        with pytest.raises(ShapeError, match=f"x has {what} for 5 steps; received a sequence of 7. Set 'length'"):
-            layer(torch.randn(3, 7, 4))
-        layer = type(layer).from_config({**layer.get_config(), "length": None})
+@pytest.mark.parametrize("name", LAYERS)
+def test_longer_sequences_than_the_length_are_refused(name):
+    layer = LAYERS[name](length=5, name="x")
+    with pytest.raises(ShapeError, match="x takes sequences of up to 5 steps; received one of 7"):
         layer(torch.randn(3, 7, 4))
+    assert layer(torch.randn(3, 4, 4)).shape[0] == 3
+    with pytest.raises(ShapeError, match="up to 5 steps; received one of 6"):
         layer(torch.randn(3, 6, 4))
-        with pytest.raises(ShapeError, match=f"{what} for 7 steps; received a sequence of 8"):
-            layer(torch.randn(3, 8, 4))
-        with pytest.raises(ShapeError, match="the length of sequences must be known"):
-            type(layer).from_config(layer.get_config())(keras.Input((None, 4)))
+
+
+@pytest.mark.parametrize("make", [LAYERS["step"], lambda **options: InterestAttention(3, **options)])
+def test_weights_of_steps_are_for_as_many_as_there_were(make):
+    layer = make()
+    layer(torch.randn(3, 7, 4))
+    layer(torch.randn(3, 6, 4))
+    with pytest.raises(ShapeError, match="up to 7 steps; received one of 8"):
+        layer(torch.randn(3, 8, 4))
+    with pytest.raises(ShapeError, match="the length of sequences must be known"):
+        make()(keras.Input((None, 4)))
 
 
 def test_the_number_of_interests_masks_the_others():

@@ -21,11 +21,16 @@ from encapkeras.layers import (
     ConvBnRelu,
     DynamicCapsules,
     EmCapsules,
+    Heinsen2022Capsules,
+    HomogeneousVectorCapsules,
     ImageToCapsules,
     InterestCapsules,
+    InvertedAttentionStack,
     Normalize,
     PrimaryCapsules,
+    SelfAttentionCapsules,
     Squash,
+    WindowDynamicCapsules,
 )
 from encapkeras.registry import Registry
 
@@ -297,6 +302,34 @@ def test_wrong_inputs_are_refused(layer, shape, message):
     with pytest.raises(ShapeError) as error:
         layer(keras.Input(shape))
     assert message in str(error.value)
+
+
+WINDOW_OF_MAP = "kernel_size null is a window as large as the map, and was built for"
+OTHER_SIZES = [
+    (CapsuleDense(capsules=3, dim=2), (2, 2, 4, 2), (3, 2, 4, 2), "was built for 16 input capsules"),
+    (DynamicCapsules(3, 4, share_positions=False), (2, 2, 4, 2), (3, 2, 4, 2), "was built for 16 input capsules"),
+    (SelfAttentionCapsules(3, 4), (2, 2, 4, 2), (3, 2, 4, 2), f"{WINDOW_OF_MAP} 2 x 2; received a map of 3 x 2"),
+    (WindowDynamicCapsules(3, 4, matrices="all"), (5, 4, 2), (6, 4, 2), f"{WINDOW_OF_MAP} 1 x 5"),
+    (WindowDynamicCapsules(3, 4, matrices="all", routing="random"), (5, 2), (6, 2), "was built for 5 input capsules"),
+    (InvertedAttentionStack([{"capsules": 3, "dim": 4}]), (2, 2, 4, 4), (3, 2, 4, 4), f"layer_0: {WINDOW_OF_MAP}"),
+    (HomogeneousVectorCapsules(3), (2, 2, 4), (3, 2, 4), "was built for 4 positions of 4 channels"),
+    (
+        HomogeneousVectorCapsules(3, capsules_of="filter"),
+        (2, 2, 4),
+        (2, 2, 5),
+        "was built for 4 positions of 4 channels",
+    ),
+    (Heinsen2022Capsules(3, 4, variable_inputs=True), (5, 4), (6, 5), "was built for capsules of dimension 4"),
+]
+
+
+@pytest.mark.parametrize(("layer", "shape", "other", "message"), OTHER_SIZES)
+def test_inputs_of_another_size_than_at_first_are_refused(layer, shape, other, message):
+    expected = layer(torch.ones(2, *shape))
+    with pytest.raises(ShapeError) as error:
+        layer(torch.ones(2, *other))
+    assert message in str(error.value)
+    assert torch.equal(layer(torch.ones(2, *shape)), expected)
 
 
 def test_the_default_kernel_of_dense_capsules_has_both_signs():

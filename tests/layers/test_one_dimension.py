@@ -6,11 +6,13 @@ import torch
 from torch.nn import functional as F
 
 from encapkeras.errors import ShapeError
+from encapkeras.functional import squash
 from encapkeras.keras_internals import mask_of
 from encapkeras.layers import (
     CapsuleConvolution,
     CapsuleStage,
     ConvBnRelu,
+    ConvolutionCapsules,
     DynamicCapsules,
     EmCapsules,
     InvertedAttentionCapsules,
@@ -25,6 +27,7 @@ from encapkeras.layers import (
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*looks like an image")
 
+MASK = torch.tensor([[True] * 5 + [False] * 4, [True] * 9])
 CONVOLUTIONS = [{}, {"strides": 2}, {"kernel_size": 5, "strides": 3, "padding": 0}, {"kernel_size": 4, "padding": 2}]
 
 
@@ -86,6 +89,24 @@ def test_capsule_convolutions_are_the_middle_rows_of_square_kernels(options):
     channels.build((2, 9, 8))
     channels.set_weights(layer.get_weights())
     torch.testing.assert_close(channels(sequence.flatten(2)), layer(sequence))
+
+
+@pytest.mark.parametrize("options", [{}, {"strides": 2}, {"kernel_size": 4, "strides": 3, "padding": "valid"}])
+def test_plain_convolutions_are_torchs_over_all_channels(options):
+    layer, sequence = ConvolutionCapsules(3, 2, **options, sequence=True), torch.randn(2, 12, 4, 2)
+    found = layer(sequence)
+    size, strides = layer.kernel_size, layer.strides
+    channels = sequence.flatten(2).mT
+    if layer.padding == "same":  # an odd zero at the end
+        zeros = (-(-12 // strides) - 1) * strides + size - 12
+        channels = F.pad(channels, (zeros // 2, zeros - zeros // 2))
+    made = F.conv1d(channels, layer.kernel.value.squeeze(2), None, strides).mT.unflatten(2, (3, 2))
+    torch.testing.assert_close(found, squash(made, epsilon=1e-7))
+    assert tuple(found.shape) == layer.compute_output_shape(sequence.shape)
+    twin = ConvolutionCapsules(3, 2, **options)
+    twin.build((2, 12, 8))
+    twin.set_weights(layer.get_weights())
+    torch.testing.assert_close(twin(sequence.flatten(2)), found)
 
 
 def as_rows(sequence, strides):
@@ -181,16 +202,19 @@ def test_masks_go_through_a_network_of_sequences():
     first = ConvBnRelu(8, strides=2)(real)
     second = PrimaryCapsules(4, 3, kernel_size=3, strides=1, padding=1)(first)
     third = CapsuleConvolution(4, 4, strides=2, sequence=True)(second)
-    model = keras.Model(inputs, [first, second, third, DynamicCapsules(5, 4)(third), EmCapsules(5, 4)(third)])
+    fourth = ConvolutionCapsules(4, 4, sequence=True)(third)
+    model = keras.Model(inputs, [first, second, third, fourth, DynamicCapsules(5, 4)(third), EmCapsules(5, 4)(third)])
     *maps, dynamic, em = model(sequence * mask.unsqueeze(2))
-    expected = [mask[:, ::2], mask[:, ::2], mask[:, ::4]]
+    expected = [mask[:, ::2], mask[:, ::2], mask[:, ::4], mask[:, ::4]]
     assert all(torch.equal(each._keras_mask, wanted) for each, wanted in zip(maps, expected, strict=True))
     assert getattr(dynamic, "_keras_mask", None) is None
     assert getattr(em, "_keras_mask", None) is None
     assert (dynamic.shape, em.shape) == ((2, 5, 4), (2, 5, 4))
 
 
-@pytest.mark.parametrize("layer", [ConvBnRelu(8), PrimaryCapsules(4, 2, 3), CapsuleStage(4, 4)])
+@pytest.mark.parametrize(
+    "layer", [ConvBnRelu(8), PrimaryCapsules(4, 2, 3), CapsuleStage(4, 4), ConvolutionCapsules(4, 2)]
+)
 def test_padded_steps_do_not_reach_real_ones(layer):
     sequence = torch.randn(2, 12, 4)
     mask = torch.arange(12) < torch.tensor([[12], [7]])
@@ -199,6 +223,17 @@ def test_padded_steps_do_not_reach_real_ones(layer):
     assert torch.equal(layer(sequence, mask=mask), first)
     with pytest.raises(ShapeError, match=r"mask must .* \(2, 12\); received \(2, 11\)"):
         layer(sequence, mask=mask[:, 1:])
+
+
+@pytest.mark.parametrize(
+    "layer_class", [CapsuleConvolution, CapsuleStage, ConvolutionCapsules, ConvBnRelu, PrimaryCapsules]
+)
+def test_a_sequence_that_would_count_as_an_image_is_known_by_its_mask(layer_class):
+    layer = layer_class(8, name="x") if layer_class is ConvBnRelu else layer_class(2, 8, kernel_size=3, name="x")
+    capsules = torch.randn(2, 9, 3, 4)
+    with pytest.raises(ShapeError, match=r"x takes its input of shape \(2, 9, 3, 4\) for an image, but .* 'sequence'"):
+        layer(capsules, mask=MASK)
+    assert layer(capsules).shape[0] == 2
 
 
 def test_two_sides_are_for_maps():
@@ -219,9 +254,6 @@ def test_stacks_route_sequences():
 def test_images_that_are_no_sequences_get_a_warning():
     with pytest.warns(UserWarning, match="this looks like an image"):
         DynamicCapsules(5, 4)(torch.randn(2, 8, 8, 4))
-
-
-MASK = torch.tensor([[True] * 5 + [False] * 4, [True] * 9])
 
 
 @pytest.mark.parametrize(

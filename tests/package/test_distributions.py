@@ -10,7 +10,10 @@ import venv
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
+from sklearn.datasets import load_digits
 
 import encapkeras
 
@@ -41,6 +44,9 @@ def test_the_wheel_holds_the_package_and_the_specs(distributions):
     specs = {f"encapkeras/{path.relative_to(PROJECT)}" for path in (PROJECT / "specs").rglob("*.yaml")}
     assert {"encapkeras/specs/quickstart.yaml", "encapkeras/specs/base/encapnet.yaml"} <= specs
     assert specs | {"encapkeras/specs/spec.schema.json", "encapkeras/py.typed", "encapkeras/cli/main.py"} <= names
+    zoo = {str(path.relative_to(PROJECT)) for path in (PROJECT / "encapkeras/zoo").rglob("*") if path.is_file()}
+    assert "encapkeras/zoo/digits_dynamic/model.keras" in zoo
+    assert zoo | {"encapkeras/LICENSE"} <= names
     assert not any(name.startswith(("tests/", "docs/")) for name in names)
 
 
@@ -78,6 +84,13 @@ def test_a_fresh_environment_trains_the_quickstart_elsewhere(kind, distributions
     assert installed.startswith(inside)
     run(binaries / "encapkeras", "train", "quickstart", "--run-dir", "run", cwd=elsewhere)
     assert json.loads((elsewhere / "run" / "results.json").read_text())["test_accuracy"] >= 0.97
+
+    # So do the packed models that come with it, and a licence for those of the user.
+    Image.fromarray(load_digits().images[0].astype(np.uint8) * 15).save(elsewhere / "digit.png")
+    shown = run(binaries / "encapkeras", "predict", "digits_dynamic", "digit.png", cwd=elsewhere)
+    assert "digit.png: 0 " in shown and str(Path(installed).parent / "zoo") in shown
+    run(binaries / "encapkeras", "pack", "run", "-o", "packed", cwd=elsewhere)
+    assert "Apache License" in (elsewhere / "packed" / "LICENSE").read_text()
 
     # Specs, bases and the schema are those that were installed, whatever the current folder.
     specs = Path(installed).parent / "specs"

@@ -113,7 +113,14 @@ def test_commands_import_heavy_modules_only_when_they_run(module):
 def test_whatever_is_imported_is_declared():
     project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())["project"]
     optional = project["optional-dependencies"]
-    requirements = [*project["dependencies"], *optional["bench"], *optional["fast"], "triton"]  # torch brings Triton
+    requirements = [
+        *project["dependencies"],
+        *optional["bench"],
+        *optional["fast"],
+        *optional["hub"],
+        *optional["search"],
+        "triton",
+    ]  # torch brings Triton
     declared = {re.match(r"[\w.-]+", requirement)[0].lower() for requirement in requirements}
     distributions = {
         "yaml": "pyyaml",

@@ -438,3 +438,64 @@ def test_callbacks_see_what_those_before_them_add_to_the_logs():
     )
     one_weight().fit(X, Y, batch_size=2, callbacks=[adding, looking], verbose=0)
     assert seen == [0, 1, 10.0]
+
+
+def network():
+    """Layers of several kinds, some twice, some without weights, one frozen."""
+    image = keras.Input((8, 8, 3))
+    layers = [
+        keras.layers.Conv2D(2, 3),
+        keras.layers.ReLU(),
+        keras.layers.BatchNormalization(),
+        keras.layers.Conv2D(4, 3),
+    ]
+    layers += [keras.layers.SeparableConv2D(2, 3), keras.layers.Dropout(0.5), keras.layers.BatchNormalization()]
+    outputs = image
+    for layer in layers:
+        outputs = layer(outputs)
+    layers[2].trainable = False
+    return keras.Model(image, outputs)
+
+
+def test_places_in_weights_file_are_those_that_keras_writes(tmp_path):
+    import h5py
+
+    model = network()
+    model.save_weights(tmp_path / "model.weights.h5")
+    with h5py.File(tmp_path / "model.weights.h5") as file:
+        for place in (places := internals.places_in_weights_file(model)):
+            variables = file[place.path]["vars"]
+            assert tuple(tuple(variables[str(i)].shape) for i in range(len(variables))) == place.shapes
+        assert {place.path for place in places} == {
+            f"layers/{name}" for name, group in file["layers"].items() if len(group.get("vars", {}))
+        }
+    assert [place.layer for place in places] == [layer.name for layer in model.layers if layer.weights]
+
+
+def test_names_are_counted_anew_and_then_go_on():
+    before = keras.layers.ReLU().name
+    with internals.names_counted_anew():
+        assert [keras.layers.ReLU().name for _ in range(2)] == ["re_lu", "re_lu_1"]
+    assert keras.layers.ReLU().name == f"re_lu_{int(before.removeprefix('re_lu').strip('_') or 0) + 1}"
+
+
+def test_statistics_of_frozen_layers_can_be_left_out():
+    model = network()
+    assert len(internals.statistics_within(model)) == 4
+    moving = internals.statistics_within(model, frozen=False)
+    assert {id(each) for each in moving} == {id(each) for each in model.layers[-1].non_trainable_weights}
+
+
+@pytest.mark.parametrize("optimizer", [keras.optimizers.SGD, keras.optimizers.Adam, keras.optimizers.RMSprop])
+def test_scaled_rates_are_those_of_the_step_and_of_decay(optimizer):
+    def stepped(rate, factor):
+        weights = [keras.Variable([1.0, 2.0]), keras.Variable([3.0])]
+        made = optimizer(rate, weight_decay=0.25)
+        if factor != 1:
+            internals.scale_rates(made, {id(weights[1]): factor})
+        made.apply([torch.ones(2), torch.ones(1)], weights)
+        return [weight.value.tolist() for weight in weights], made.weight_decay
+
+    (first, scaled), decay = stepped(0.5, 0.5)
+    assert decay == 0.25
+    assert first == stepped(0.5, 1)[0][0] and scaled == stepped(0.25, 1)[0][1]

@@ -19,9 +19,9 @@ def normalized(version):
 def test_the_oldest_versions_are_the_lower_bounds():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = project["optional-dependencies"]
-    requirements = [each for group in ("bench", "fast", "onnx", "test") for each in extras[group]] + project[
-        "dependencies"
-    ]
+    requirements = [
+        each for group in ("bench", "fast", "hub", "onnx", "search", "test") for each in extras[group]
+    ] + project["dependencies"]
     bounds = dict(re.match(r"([\w-]+)(?:\[.*\])?(?:>=([\d.]+))?$", each).groups() for each in requirements)
     wanted = {name.lower(): bound for name, bound in bounds.items() if name.lower() not in NOT_FOR_TESTS}
     pinned = dict(re.findall(r"^([\w-]+)==([\d.]+)$", OLDEST.read_text(encoding="utf-8"), re.MULTILINE))

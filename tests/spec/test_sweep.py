@@ -231,8 +231,8 @@ def test_a_mistake_of_the_spec_itself_is_not_told_again(tmp_path):
 @pytest.mark.parametrize(
     ("sweep", "path", "message"),
     [
-        ("{}", "sweep", "a sweep needs a 'grid' or a 'list' of what it changes"),
-        ("{seeds: 3}", "sweep", "a sweep needs a 'grid' or a 'list' of what it changes"),
+        ("{}", "sweep", "a sweep needs a 'grid', a 'list' or 'ranges' of what it changes"),
+        ("{seeds: 3}", "sweep", "a sweep needs a 'grid', a 'list' or 'ranges' of what it changes"),
         ("3", "sweep", "must be a map; received 3"),
         ("{gird: {vars.units: [1]}}", "sweep.gird", "'gird' is not allowed here. Did you mean 'grid'?"),
         ("{grid: {}}", "sweep.grid", "must not be empty"),
@@ -295,3 +295,57 @@ def test_paths_are_as_short_as_they_can_be():
 def test_values_are_shown_on_one_line_and_not_too_long():
     assert value_text([True, None, 1e-5, "a\nb\x1b"]) == "[true, null, 1e-05, a\\nb\\x1b]"
     assert len(value_text("x" * 1000)) == 40
+
+
+RANGES = "sweep: {ranges: {vars.units: {low: 2, high: 8}, vars.rate: {low: 0.1, high: 1, log: true}}}\n"
+
+
+def test_ranges_are_checked_at_both_ends(variants):
+    found = variants(RANGES, ["model.nodes.scores.units=$units"])
+    assert list(found) == ["units=2 rate=0.1", "units=8 rate=1"]
+    assert [units_and_rate(variant)[0] for variant in found.values()] == [2, 8]
+
+
+def test_every_network_of_the_grid_has_both_ends(variants):
+    sweep = "sweep: {grid: {train.epochs: [1, 2]}, ranges: {vars.units: {low: 2, high: 8}}}\n"
+    assert list(variants(sweep)) == [f"units={units} epochs={epochs}" for units in (2, 8) for epochs in (1, 2)]
+
+
+def test_each_mistake_in_ranges_is_told_at_its_place(problems):
+    sweep = """\
+sweep:
+  ranges:
+    vars.unit: {low: 1, high: 2}
+    train.epochs: {low: 0, high: 5}
+    train.seed: {low: 0, high: 5}
+    vars.rate: {low: 1, high: 0.1}
+    train.optimizer.learning_rate: {low: 0, high: 1, log: true}
+    model.nodes.pool.pool_size: {low: 1, hihg: 2}
+    vars.units: {low: many, high: .inf}
+    train.optimizer.momentum: [0.1, 0.9]
+  grid:
+    train.epochs: [1, 2]
+"""
+    found = problems(sweep)
+    assert [(line, column, path) for line, column, path, _, _ in found] == [
+        (3, 5, "sweep.ranges.vars.unit"),
+        (4, 5, "sweep.ranges.train.epochs"),
+        (5, 5, "sweep.ranges.train.seed"),
+        (6, 5, "sweep.ranges.vars.rate"),
+        (7, 5, "sweep.ranges.train.optimizer.learning_rate"),
+        (8, 42, "sweep.ranges.model.nodes.pool.pool_size.hihg"),
+        (9, 18, "sweep.ranges.vars.units.low"),
+        (9, 29, "sweep.ranges.vars.units.high"),
+        (10, 5, "sweep.ranges.train.optimizer.momentum"),
+        (12, 5, "sweep.grid.train.epochs"),
+    ]
+    texts = " | ".join(message for _, _, _, message, _ in found)
+    for text in (
+        "must be greater than 0; received 0",
+        "low must be below high",
+        "low must be above 0 for a logarithmic scale",
+        "Did you mean 'high'?",
+        "must be a map; received [0.1, 0.9]",
+        "'train.epochs' is in 'ranges' too",
+    ):
+        assert text in texts

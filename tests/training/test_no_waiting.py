@@ -5,6 +5,7 @@ import pytest
 import torch
 from support.layer_cases import CASES
 from support.pretended_gpu import GPU, PretendedGpu
+from support.small_networks import INTERESTS, SMALL_NETWORKS
 from support.training_steps import batch_of, compiled_model
 
 FROM_HOST = "torch.as_tensor, from the host"
@@ -17,6 +18,8 @@ OF_KERAS = {
     (FROM_HOST, "metrics/reduction_metrics.py update_state"): "the number of samples",
     (FROM_HOST, "optimizers/base_optimizer.py apply"): "1, that the count of steps grows by",
     (FROM_HOST, "optimizers/base_optimizer.py _update_step_fn"): "the number of steps whose gradients are added",
+    (FROM_HOST, "layers/core/masking.py call"): "the number that padded steps have, and 0, which they become",
+    (FROM_HOST, "models/functional.py call"): "the number that padded steps have, for their mask",
 }
 OF_STEP = "optimizers/base_optimizer.py _backend_apply_gradients"
 OF_KERAS |= {
@@ -27,7 +30,9 @@ OF_KERAS |= {
 
 NETWORKS = ["quickstart", "encapnet_digits", "encapnet_ot_digits", "capsnet_em_digits"]
 NETWORKS += ["routing_heinsen_2019", "routing_heinsen_2022", "routing_self", "routing_attention"]
-NETWORKS += ["routing_variational_bayes", "routing_average", "capsnet_sabour_fashion_mnist", "deepcaps_digits"]
+NETWORKS += ["routing_variational_bayes", "routing_average", "capsnet_sabour_fashion_mnist"]
+# The pretended GPU has no integer parameters, such as the state of a generator of random numbers.
+SMALL = {name: changes for name, changes in SMALL_NETWORKS.items() if name != INTERESTS}
 CHANGES = [
     "train.accumulate=2",
     "train.clip_norm=1.0",
@@ -45,7 +50,6 @@ def random(shape):
     return torch.rand(2, *shape, device="cuda", requires_grad=True)
 
 
-# The pretended GPU has no integer parameters, such as the state of a generator of random numbers.
 @pytest.mark.parametrize("name", [name for name in CASES if not name.startswith("interest_capsules")])
 def test_no_layer_waits(name):
     kind, arguments, shape, *_ = CASES[name]
@@ -61,7 +65,8 @@ def test_no_layer_waits(name):
 
 
 @pytest.mark.parametrize(
-    "name, changes", [*((name, []) for name in NETWORKS), *(("quickstart", [each]) for each in CHANGES)]
+    "name, changes",
+    [*((name, []) for name in NETWORKS), *SMALL.items(), *(("quickstart", [each]) for each in CHANGES)],
 )
 def test_no_step_waits(name, changes):
     model = compiled_model(name, changes)

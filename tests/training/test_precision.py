@@ -10,7 +10,9 @@ import pytest
 import torch
 import yaml
 from support.commands import refused
+from support.small_networks import SMALL_NETWORKS, named
 from support.tiny_spec import tiny_spec, write_spec
+from support.training_steps import batch_of, compiled_model
 
 import encapkeras
 from encapkeras.cli.main import main
@@ -251,6 +253,19 @@ def test_exported_programs_compute_in_float32(tmp_path):
     images = random(8, 32, 32, 1)
     program = torch.export.load(tmp_path / "half.pt2").module()
     torch.testing.assert_close(program(images), full(images))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", **named(SMALL_NETWORKS))
+def test_each_network_trains_in_bfloat16_nearly_as_in_float32(name):
+    losses = []
+    for precision in ("float32", "bfloat16"):
+        keras.utils.set_random_seed(0)
+        model = compiled_model(name, [*SMALL_NETWORKS[name], f"train.precision={precision}"])
+        batch = batch_of(model, "cpu")
+        losses.append([float(model.train_step(batch)["loss"]) for _ in range(3)])
+    assert np.isfinite(losses).all()
+    assert losses[1] == pytest.approx(losses[0], rel=0.05)
 
 
 @pytest.mark.slow

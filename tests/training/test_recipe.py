@@ -1,6 +1,7 @@
 """Every recipe makes the same steps as the same recipe written by hand on torch, in float64."""
 
 import math
+from types import SimpleNamespace
 
 import keras
 import pytest
@@ -34,9 +35,16 @@ def first_weights():
     return [torch.randn(4, 3, generator=generator, dtype=torch.float64), torch.randn(3, generator=generator).double()]
 
 
+def of_nodes(**nodes):
+    """What an optimizer needs of a model: its nodes, here with one weight each."""
+    layers = [(SimpleNamespace(name=name), SimpleNamespace(weights=[weight])) for name, weight in nodes.items()]
+    return SimpleNamespace(nodes=lambda: layers)
+
+
 def by_recipe(settings, steps_per_epoch=STEPS):
-    optimizer = make_optimizer(TrainSettings.model_validate(settings), steps_per_epoch)
     variables = [keras.Variable(weight) for weight in first_weights()]
+    model = of_nodes(matrix=variables[0], vector=variables[1])
+    optimizer = make_optimizer(TrainSettings.model_validate(settings), steps_per_epoch, model)
     for _ in range(STEPS):
         for variable in variables:
             variable.value.grad = None
@@ -158,6 +166,70 @@ def test_decoupled_decay_follows_the_schedule():
         rate_of_step=lambda step: 0.05 * 0.5 ** (step // 4),
     )
     assert_same(ours, theirs)
+
+
+RATES = {"*": 3.0, "matrix": 0.1}  # of several patterns the last one counts
+
+
+def groups(weights):
+    """The same rates as groups of torch."""
+    return [{"params": weights[:1], "lr": 0.05 * 0.1}, {"params": weights[1:], "lr": 0.05 * 3}]
+
+
+@pytest.mark.parametrize(
+    ("settings", "make"),
+    [
+        ({"optimizer": ADAM}, lambda w: torch.optim.Adam(groups(w), eps=TINY)),
+        (
+            {"optimizer": ADAM, "weight_decay": COUPLED},
+            lambda w: torch.optim.Adam(groups(w), eps=TINY, weight_decay=0.1),
+        ),
+        (
+            {"optimizer": ADAM, "weight_decay": DECOUPLED},
+            lambda w: torch.optim.AdamW(groups(w), eps=TINY, weight_decay=0.1),
+        ),
+        (
+            {"optimizer": {"kind": "sgd", "learning_rate": 0.05, "momentum": 0.9, "nesterov": True}},
+            lambda w: torch.optim.SGD(groups(w), momentum=0.9, nesterov=True),
+        ),
+    ],
+)
+def test_nodes_have_their_own_learning_rates(settings, make):
+    assert_same(by_recipe({**settings, "learning_rates": RATES}), by_torch(make))
+
+
+@pytest.mark.parametrize("kind", ["adam", "sgd", "rmsprop"])
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {"weight_decay": DECOUPLED, "ema": {"momentum": 0.9}, "schedule": {"kind": "cosine", "warmup_epochs": 1}},
+        {"weight_decay": COUPLED, "ema": {"momentum": 0.9}, "accumulate": 2},
+    ],
+    ids=["decoupled", "coupled"],
+)
+def test_a_node_is_trained_as_if_it_were_alone_with_its_rate(kind, parts):
+    """All that an optimizer keeps is the same, to the bit."""
+    momentum = {} if kind == "adam" else {"momentum": 0.9}
+    whole = {"epochs": 3, "optimizer": {"kind": kind, "learning_rate": 0.05, **momentum}, **parts}
+    half = {**whole, "optimizer": {**whole["optimizer"], "learning_rate": 0.025}}
+
+    def trained(settings, *places):
+        weights = [keras.Variable(first_weights()[place]) for place in places]
+        names = dict(zip(("matrix", "vector")[places[0] :], weights, strict=False))
+        optimizer = make_optimizer(TrainSettings.model_validate(settings), 4, of_nodes(**names))
+        generator = torch.Generator().manual_seed(0)
+        for _ in range(STEPS):
+            gradients = [torch.randn(w.shape, generator=generator).double() for w in first_weights()]
+            optimizer.apply([gradients[place] for place in places], weights)
+        return [weight.value.detach() for weight in (*weights, *optimizer.variables) if weight.shape]
+
+    both = trained({**whole, "learning_rates": {"matrix": 0.5}}, 0, 1)
+    matrix, vector = trained(half, 0), trained(whole, 1)
+    for shape, expected in ((4, 3), matrix), ((3,), vector):
+        found = [each for each in both if each.shape == shape]
+        assert len(found) == len(expected) > 1
+        for one, other in zip(found, expected, strict=True):
+            torch.testing.assert_close(one, other, rtol=0, atol=0)
 
 
 def test_weights_without_gradient_do_not_decay():

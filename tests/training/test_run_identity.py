@@ -265,9 +265,15 @@ def test_a_checkpoint_of_another_run_is_refused(copied, capsys):
     train(load_spec(spec_of(copied / "photos", epochs=1, seed=1)), copied / "other")
     shutil.copy(copied / "other/checkpoints/best.keras", best)
     capsys.readouterr()
-    for command in (["evaluate"], ["predict"], ["export", "--format", "keras"], ["analyse", "--checkpoint", "best"]):
-        words = [copied / "photos/cat/1.png"] if command == ["predict"] else []
-        message = refused(capsys, command[0], copied / "run", *words, *command[1:])
+    image = str(copied / "photos/cat/1.png")
+    for command in (
+        ["evaluate"],
+        ["predict", image],
+        ["explain", image],
+        ["export", "--format", "keras"],
+        ["analyse", "--checkpoint", "best"],
+    ):
+        message = refused(capsys, command[0], copied / "run", *command[1:])
         assert f"{best} is not a checkpoint of run {copied / 'run'}: it is of another run" in message
 
 

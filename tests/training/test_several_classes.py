@@ -1,6 +1,7 @@
 """Training and measuring with images of two classes, which `data.overlap` makes."""
 
 import json
+import shlex
 
 import hypothesis.strategies as st
 import numpy as np
@@ -11,6 +12,7 @@ from PIL import Image
 from support.commands import refused
 from support.dataset_files import random_images
 from support.tiny_spec import tiny_spec, write_spec
+from support.trained import trained
 
 from encapkeras import build_model, check_spec, load_model, load_spec
 from encapkeras.analysis import classify_files
@@ -82,9 +84,28 @@ def test_each_class_is_measured_as_a_label(run, capsys):
     assert sum(given) <= 2 * 360 + 1e-6
 
 
-@pytest.mark.parametrize("closer", ["--ten-crop", "--affine"])
-def test_measurements_of_single_classes_are_refused(run, capsys, closer):
-    assert "With data.overlap, each image has two classes" in refused(capsys, "evaluate", str(run[0]), closer)
+@pytest.mark.parametrize(
+    "closer", [["--per-class", "--top", "2"], ["--hardest", "2", "-o", "classes.txt"], ["--affine"]]
+)
+def test_measurements_of_single_classes_say_how_to_measure(run, tmp_path, capsys, closer, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = ["evaluate", str(run[0]), *closer]
+    message = refused(capsys, *words)
+    assert message.startswith(f"{closer[0]} needs images of one class, and data.overlap gives each two classes. To mea")
+    changes = shlex.split(message[message.index("--change") : -2])
+    output = ["-o", "affine", "--images", "10"] if closer == ["--affine"] else []
+    assert main([*words, *changes, *output]) == 0
+
+
+def test_measurements_of_single_classes_are_refused(run, tmp_path, capsys):
+    corners = refused(capsys, "evaluate", run[0], "--ten-crop")
+    assert "Leave it out: where the objects are is a shift, so images have no corners to crop" in corners
+    single = trained(tmp_path, tiny_spec(epochs=1))
+    capsys.readouterr()
+    changes = ["--change", "data.overlap=2", "--change", "data.image_size=24"]
+    assert "Leave out --change data.overlap" in refused(
+        capsys, "evaluate", single, "--per-class", "--top", "2", *changes
+    )
 
 
 @pytest.mark.parametrize("loss", ["cross_entropy", "spread", "negative_log_likelihood"])

@@ -20,12 +20,12 @@ def answer_shell(parser: Parser) -> None:
     if "_ARGCOMPLETE" not in os.environ:
         return
     from argcomplete import autocomplete
-    from argcomplete.completers import DirectoriesCompleter, FilesCompleter
+    from argcomplete.completers import DirectoriesCompleter
 
     completers: dict[str, Callable[..., Any]] = {
         **dict.fromkeys(SPECS, _specs),
         **dict.fromkeys(FOLDERS, DirectoriesCompleter()),
-        "model": FilesCompleter(("keras",)),
+        "model": _models,
         "run_on": lambda **_: ["cpu", "cuda", "mps"],
     }
     _attach(parser, completers)
@@ -39,6 +39,14 @@ def _specs(prefix: str, **_: Any) -> list[str]:
 
     files = FilesCompleter(("yaml", "yml", "json"))(prefix)
     return [*(name for name in bundled_names() if name.startswith(prefix)), *files]
+
+
+def _models(prefix: str, **_: Any) -> list[str]:
+    from argcomplete.completers import FilesCompleter
+
+    from encapkeras.packing.zoo import zoo_models
+
+    return [*(name for name in zoo_models() if name.startswith(prefix)), *FilesCompleter(("keras",))(prefix)]
 
 
 def _attach(parser: Parser, completers: dict[str, Callable[..., Any]]) -> None:

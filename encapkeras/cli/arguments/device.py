@@ -58,30 +58,37 @@ def check_device(device: str) -> None:
         hint = " A GPU of NVIDIA or AMD is cuda." if "gpu" in device.lower() else ""
         raise ArgumentError(
             f"--device must be cpu, cuda, cuda:N or mps; received '{printable(device)}'.{hint} This machine has "
-            f"{_shown(devices())}"
+            f"{shown_devices(devices())}"
         )
     import torch
 
     if device == "mps" and not torch.backends.mps.is_available():
         raise ArgumentError(
-            f"--device mps: torch finds no Apple GPU. This machine has {_shown(devices())}; choose one of these, or "
-            "leave out --device"
+            f"--device mps: torch finds no Apple GPU. This machine has {shown_devices(devices())}; choose one of "
+            "these, or leave out --device"
         )
     if device.startswith("cuda") and not torch.cuda.is_available():
-        why = (
-            f"this torch ({torch.__version__}) was built without CUDA: install one with CUDA (pytorch.org/get-started)"
-            if torch.version.cuda is None and torch.version.hip is None
-            else "check the driver with nvidia-smi, and the environment variable CUDA_VISIBLE_DEVICES"
-        )
         raise ArgumentError(
-            f"--device {device}: torch finds no CUDA GPU. This machine has {_shown(devices())}; choose one of these, "
-            f"or leave out --device. If it should have a GPU, {why}"
+            f"--device {device}: torch finds no CUDA GPU. This machine has {shown_devices(devices())}; choose one of "
+            f"these, or leave out --device. {advice_without_cuda()}"
         )
     if found[1] and int(found[1]) >= torch.cuda.device_count():
         raise ArgumentError(
             f"--device {device}: there is no GPU with that number; they count from 0. This machine has "
-            f"{_shown(devices())}; choose one of these, or leave out --device"
+            f"{shown_devices(devices())}; choose one of these, or leave out --device"
         )
+
+
+def advice_without_cuda() -> str:
+    """Return what to do where torch should find a GPU, and does not."""
+    import torch
+
+    why = (
+        f"this torch ({torch.__version__}) was built without CUDA: install one with CUDA (pytorch.org/get-started)"
+        if torch.version.cuda is None and torch.version.hip is None
+        else "check the driver with nvidia-smi, and the environment variable CUDA_VISIBLE_DEVICES"
+    )
+    return f"If it should have a GPU, {why}"
 
 
 def devices() -> dict[str, str]:
@@ -116,8 +123,9 @@ def print_device() -> None:
         import torch
 
         name = torch.cuda.get_device_name(device)
-    print(f"computed on {_shown({str(device): name})}", file=sys.stderr)
+    print(f"computed on {shown_devices({str(device): name})}", file=sys.stderr)
 
 
-def _shown(found: dict[str, str]) -> str:
+def shown_devices(found: dict[str, str]) -> str:
+    """Return devices with their names for reading."""
     return ", ".join(f"{device} ({name})" if name else device for device, name in found.items())

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from encapkeras.errors import ArgumentError, RunFolderError, printable
+from encapkeras.text import listed
 
 
 def add_output_arguments(parser: argparse.ArgumentParser, metavar: str) -> None:
@@ -66,16 +67,16 @@ def check_free(output: Path, overwrite: bool, option: str = "") -> None:
         )
 
 
-def check_free_folder(folder: Path, files: Sequence[Path], overwrite: bool) -> None:
-    """Check that these files can be written into a folder, which need not exist yet."""
+def check_free_in(folder: Path, files: Sequence[Path], overwrite: bool) -> None:
+    """Check that files can be written into a folder, which need not exist."""
     shown = printable(str(folder))
     if os.path.lexists(folder) and not folder.is_dir():
         raise ArgumentError(f"'{shown}' is not a folder. Name a folder with -o.")
     taken = [file.name for file in files if os.path.lexists(file)]
     if taken and not overwrite:
+        names = " and ".join(taken) if len(taken) < 3 else listed(taken, most=3)
         raise ArgumentError(
-            f"'{shown}' has {' and '.join(taken)} already. Name another folder with -o, or replace them with "
-            "--overwrite."
+            f"'{shown}' has {printable(names)} already. Name another folder with -o, or replace them with --overwrite."
         )
 
 

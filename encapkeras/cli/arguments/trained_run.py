@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from encapkeras.cli.arguments.spec_arguments import SPECS
-from encapkeras.errors import DataError, RunFolderError, nearest, printable
-from encapkeras.text import counted
+from encapkeras.errors import ArgumentError, DataError, RunFolderError, nearest, printable
+from encapkeras.text import counted, quoted
 
 if TYPE_CHECKING:
     from encapkeras.analysis import Classifier
@@ -69,6 +69,26 @@ class TrainedRun:
                 f"run {self.folder.path} has no validation part (data.validation is 0); use another with --split"
             )
         return batches
+
+    def check_one_class(self, option: str, changes: Sequence[str]) -> None:
+        """Check that each image has one class, as the measurement of an option needs."""
+        from encapkeras.data.settings import OVERLAP_SHIFT
+
+        data = self.spec.data
+        if data is None or not data.overlap:
+            return
+        change = f"data.affine={{border: {OVERLAP_SHIFT}, rotation: 0, shear: 0, scale: 0, shift: 0}}"
+        if data.affine:
+            change = f"data.affine.border={data.affine.border + OVERLAP_SHIFT}"
+        hint = (
+            "To measure on test images of one object, in the middle of as large an image, add "
+            f"--change data.overlap=null --change {quoted(change)}"
+        )
+        if any(text.startswith("data.overlap=") for text in changes):
+            hint = "Leave out --change data.overlap"
+        elif option == "--ten-crop":
+            hint = "Leave it out: where the objects are is a shift, so images have no corners to crop"
+        raise ArgumentError(f"{option} needs images of one class, and data.overlap gives each two classes. {hint}.")
 
     def classifier(self, splits: DataSplits) -> Classifier:
         """Return its network as a classifier; raise a `TrainingError` if it does not fit the data set."""
@@ -133,8 +153,13 @@ def open_folder(
     if only_places and overrides:
         check_places(folder, overrides)
     check_changes(changes)
+    if (data_root or overrides) and any(text.startswith("data.dataset=") for text in changes):
+        raise ArgumentError(
+            "--data-root and --set give the place of the run's own data set, which --change data.dataset replaces. "
+            "Give the place of the other with --change too, for example --change data.root=FOLDER"
+        )
     moved = [] if data_root is None else moved_data(folder, data_root)
-    return folder, spec_of_run(folder, [*moved, *overrides, *changes])
+    return folder, spec_of_run(folder, [*moved, *overrides], changes)
 
 
 def _check_run(folder: RunFolder) -> None:
@@ -148,14 +173,18 @@ def _check_run(folder: RunFolder) -> None:
 
 
 def _hint(path: Path) -> str:
+    from encapkeras.packing.load import is_packed
+    from encapkeras.packing.zoo import zoo_models
     from encapkeras.spec.bundled import bundled_names
 
+    if is_packed(path):
+        return f"'{path}' is a packed model, which predict and export take; this command needs the run of a training."
     inside = _runs_in(path)
     if inside:
         return f"It holds {counted(len(inside), 'run')}; the newest is {inside[0]}"
     above = next((str(folder) for folder in path.parents if (folder / NOTE).is_file()), None)
     known = _runs_in(Path("runs"))
-    near = above or nearest(str(path), known)
+    near = above or nearest(str(path), [*known, *zoo_models()])
     if near:
         return f"Did you mean {near}?"
     if path.suffix in SPECS or str(path) in bundled_names():
@@ -189,7 +218,11 @@ def images_of(folder: RunFolder, spec: Spec, changed: bool = False) -> DataSplit
 
 
 def chosen_checkpoint(path: Path) -> Path:
-    """Return a `.keras` file, or the one that a run chose; its data need not be on this machine."""
+    """Return a `.keras` file, or the one that a run chose or a packed model has; no data need be on this machine."""
+    from encapkeras.packing.load import is_packed, packed_model
+
+    if is_packed(path):
+        return packed_model(path)
     path = named_run(path)
     if path.suffix == MODEL or (path.is_file() and path.suffix not in SPECS):
         return path

@@ -2,31 +2,14 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import os
-from collections.abc import Sequence
-from pathlib import Path
-from typing import NamedTuple
-
 import numpy as np
 
-from encapkeras.data.checks import listed_error
-from encapkeras.data.files import not_found, user_path
-from encapkeras.data.registry import Array, DataPath, DatasetInfo, DatasetReader, ImageArrays, register_dataset
-from encapkeras.errors import DataError, printable, suggest
-from encapkeras.files import open_regular, reading
+from encapkeras.data.files import user_path
+from encapkeras.data.readers.csv_table import LABEL, Problems, Table, Wanted, read_lines, read_table, sorted_classes
+from encapkeras.data.registry import DataPath, DatasetInfo, DatasetReader, ImageArrays, register_dataset
+from encapkeras.errors import DataError, printable
+from encapkeras.text import listed
 from encapkeras.validation import shown
-
-LONGEST_CELL = 40  # characters of a cell in an error
-
-
-class _Table(NamedTuple):
-    """Features `(N, F)`, float32, and labels as written."""
-
-    features: Array
-    labels: list[str]
-    columns: list[str]
 
 
 @register_dataset("csv")
@@ -48,115 +31,76 @@ class Csv(DatasetReader):
         self,
         path: DataPath,
         test_path: DataPath,
-        label: str = "label",
+        label: str = LABEL,
         features: list[str] | None = None,
         delimiter: str = ",",
     ) -> None:
         self.path, self.test_path = user_path(path), user_path(test_path)
         self.label, self.features, self.delimiter = label, features, delimiter
-        if len(delimiter) != 1:
-            raise DataError(f"data.delimiter must be one character; received {shown(delimiter)}")
+        self._info: DatasetInfo | None = None
+        if len(delimiter) != 1 or delimiter.isalnum() or delimiter in '"\r\n\0.+-':
+            raise DataError(
+                "data.delimiter must be one character, and no quote, end of a line, letter or digit, nor one of . + -, "
+                f"which are in numbers; received {shown(delimiter)}"
+            )
+        names = features or []
+        twice = [name for place, name in enumerate(names) if name in names[:place]]
+        if twice:
+            raise DataError(f"data.features names column {shown(twice[0])} twice; name each column once")
+        if features == [] or label in names:
+            raise DataError(
+                f"data.features must name at least one column, and not that of the classes, {shown(label)}; received "
+                f"{shown(features)}"
+            )
 
     def describe(self) -> DatasetInfo:
-        """Columns and classes of the training file."""
-        train = self._read(self.path, "data.path", self.features)
-        return self._described(train, _classes(self.path, train))
-
-    def _described(self, train: _Table, classes: Sequence[str]) -> DatasetInfo:
-        columns = len(train.columns)
-        return DatasetInfo(1, 1, columns, len(classes), tuple(classes), len(train.labels), samples="vectors")
+        """Columns and classes, after all cells of both files have been checked."""
+        return self._info or self._described_and_read()[0]
 
     def read(self) -> ImageArrays:
         """All samples, every cell checked."""
-        train = self._read(self.path, "data.path", self.features)
-        classes = _classes(self.path, train)
-        test = self._read(self.test_path, "data.test_path", train.columns)
+        return self._described_and_read()[1]
+
+    def _described_and_read(self) -> tuple[DatasetInfo, ImageArrays]:
+        train, test = self._tables()
+        classes = sorted_classes(train.labels)
+        if len(classes) < 2:
+            raise DataError(
+                f"{self.path}: all samples are of class {shown(classes[0])}; a network needs at least two classes"
+            )
+        self._check_known(test, classes)
+        columns = len(train.columns)
+        self._info = DatasetInfo(1, 1, columns, len(classes), tuple(classes), len(train.labels), samples="vectors")
         numbers = {name: number for number, name in enumerate(classes)}
-        unknown = sorted(set(test.labels) - set(classes))
-        if unknown:
-            raise DataError(f"{self.test_path}: no training sample is of class {shown(unknown[0])}")
         parts = []
         for table in (train, test):
             labels = np.array([numbers[name] for name in table.labels], dtype=np.int64)
             parts += [table.features[:, np.newaxis, np.newaxis], labels]
-        return ImageArrays(*parts)
+        return self._info, ImageArrays(*parts)
 
-    def _read(self, path: Path, key: str, features: list[str] | None) -> _Table:
-        """Return a file's samples; raise a `DataError` that lists each wrong cell by line and column."""
-        if not os.path.isfile(path):
-            raise not_found(path, "file", key)
-        advice = "Save it as CSV in UTF-8."
-        with reading(path, "a CSV file", DataError, advice), open_regular(path) as binary:
-            text = binary.read().decode("utf-8-sig")
-            rows = csv.reader(io.StringIO(text, newline=""), delimiter=self.delimiter, strict=True)
-            lines = [(rows.line_num, row) for row in rows if row]
-        if len(lines) < 2:
-            raise DataError(
-                f"{path} has no samples: it needs a line with the names of columns, and one for each sample"
-            )
-        header = [name.strip() for name in lines[0][1]]
-        columns = self._columns(path, header, features)
-        return self._table(path, header, columns, lines[1:])
+    def _tables(self) -> tuple[Table, Table]:
+        """Return training and test samples, or raise an error that lists all that is wrong with both files."""
+        problems = Problems()
+        train_lines = read_lines(self.path, "data.path", self.delimiter, problems)
+        test_lines = read_lines(self.test_path, "data.test_path", self.delimiter, problems)
+        if problems.found:
+            raise problems.error()
+        wanted = Wanted(self.label, self.features, self.features is not None, self.delimiter)
+        train = read_table(self.path, train_lines, wanted, problems)
+        if train is None:
+            raise problems.error()
+        test = read_table(self.test_path, test_lines, wanted._replace(features=train.columns), problems)
+        if test is None or problems.found:
+            raise problems.error()
+        return train, test
 
-    def _columns(self, path: Path, header: list[str], features: list[str] | None) -> list[str]:
-        twice = [name for name in header if header.count(name) > 1]
-        nameless = [number for number, name in enumerate(header, 1) if not name.strip()]
-        if nameless and features is None:
-            raise DataError(
-                f"{path}:1: column {nameless[0]} has no name. Save the table without an index, or list data.features"
-            )
-        if twice:
-            raise DataError(f"{path}:1: column {shown(twice[0])} is there twice")
-        columns = [name for name in header if name != self.label] if features is None else features
-        for name, key in ((self.label, "label"), *((name, "features") for name in columns)):
-            if name not in header:
-                raise DataError(f"{path}:1: no column is called {shown(name)} (data.{key}). {suggest(name, header)}")
-        if not columns or self.label in columns:
-            raise DataError(f"{path}: data.features must be columns other than that of the label, at least one")
-        return columns
-
-    def _table(self, path: Path, header: list[str], columns: list[str], lines: list[tuple[int, list[str]]]) -> _Table:
-        problems: list[str] = []
-        places = [header.index(name) for name in columns]
-        label_at = header.index(self.label)
-        features, labels = np.zeros((len(lines), len(columns)), np.float32), []
-        for sample, (line, row) in enumerate(lines):
-            if len(row) != len(header):
-                problems.append(f"{path}:{line}: has {len(row)} cells; line 1 names {len(header)} columns")
-                continue
-            labels.append(row[label_at].strip())
-            if not labels[-1]:
-                problems.append(f"{path}:{line}: column {shown(self.label)}: the class is missing")
-            for column, place in enumerate(places):
-                number, problem = _number(row[place])
-                features[sample, column] = number
-                if problem:
-                    problems.append(f"{path}:{line}: column {shown(columns[column])}: {problem}")
-        if problems:
-            raise listed_error(f"{path} cannot be used as a data set", problems)
-        return _Table(features, labels, columns)
-
-
-def _number(cell: str) -> tuple[float, str]:
-    """Return the number in a cell, and what is wrong with it."""
-    text = cell.strip()
-    if not text:
-        return 0.0, "the number is missing"
-    try:
-        number = float(text)
-    except ValueError:
-        return 0.0, f"{shown(printable(text[:LONGEST_CELL]))} is not a number"
-    if not abs(number) <= float(np.finfo(np.float32).max):  # NaN included
-        return 0.0, f"{text[:LONGEST_CELL]} is not finite in float32"
-    return number, ""
-
-
-def _classes(path: Path, table: _Table) -> list[str]:
-    """Return the names of the classes, in the order of numbers where all are."""
-    names = sorted(set(table.labels))
-    if len(names) < 2:
-        raise DataError(f"{path}: all samples are of class {shown(names[0])}; a network needs at least two classes")
-    try:
-        return sorted(names, key=float)
-    except ValueError:
-        return names
+    def _check_known(self, test: Table, classes: list[str]) -> None:
+        """Check that no test sample is of a class of which there is none to train on."""
+        problems = Problems()
+        first = dict(zip(reversed(test.labels), reversed(test.lines), strict=True))
+        for name in sorted(first.keys() - set(classes), key=lambda name: first[name]):
+            text = f"column {shown(self.label)}: no training sample is of class {shown(name)}"
+            known = f"The classes of {self.path} are {listed(map(printable, classes))}"
+            problems.add(f"{self.test_path}:{first[name]}: {text}", known)
+        if problems.found:
+            raise problems.error()

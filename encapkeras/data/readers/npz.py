@@ -39,8 +39,8 @@ class Npz(DatasetReader):
     """The user's own images in a .npz file with `train_images`, `train_labels`, `test_images` and `test_labels`.
 
     Or sequences: `train_sequences` and `test_sequences`, finite numbers of shape (N, T) or (N, T, F), in place of the
-    images, with `train_lengths` and `test_lengths` where only the first steps of each are real: the others become 0,
-    which a `keras.Masking` masks.
+    images. Where only the first steps of some are real, `train_lengths` and `test_lengths` say how many of each: the
+    others, whatever they hold, become 0, which a `keras.Masking` masks.
 
     It may have a validation part, `validation_images` and `validation_labels`. Images are uint8, or floats in [0, 1],
     of shape (N, H, W) or (N, H, W, C); labels are whole numbers from 0. With `class_names`, an array of strings, there
@@ -66,15 +66,16 @@ class Npz(DatasetReader):
         """All arrays, every pixel checked."""
         with _Archive(self.path) as archive:
             info, problems = _described(archive)
-            images = {}
+            images, wrong = {}, {problem.partition("_")[0] for problem in problems}
             for part in archive.parts:
                 name = f"{part}_{archive.kind}"
                 if name in archive.names and _has_type(archive.kind, archive.header(name)[1]):
                     images[part] = archive.read(name)
-                    check = _pixel_problems if archive.kind == "images" else _number_problems
-                    problems += check(name, images[part])
-            if archive.kind == "sequences" and not problems:
-                images = {part: _without_padding(archive, part, steps, problems) for part, steps in images.items()}
+                    if archive.kind == "images":
+                        problems += _pixel_problems(name, images[part])
+                    elif part not in wrong or f"{part}_lengths" not in archive.names:
+                        images[part] = _without_padding(archive, part, images[part])
+                        problems += _number_problems(name, images[part])
             if info is None or problems:
                 raise listed_error(f"{self.path} cannot be used as a data set", problems)
             labels = {part: archive.read(f"{part}_labels") for part in archive.parts}
@@ -180,14 +181,15 @@ def _described(archive: _Archive) -> tuple[DatasetInfo | None, list[str]]:
     there = cut(", ".join(sorted(archive.names)) or "nothing", LONGEST_LIST)
     problems = [f"{name}: missing; the file holds {there}" for name in needed if name not in archive.names]
     problems += [
-        f"{name}: not an array of this format. {suggest(name, known) if place < MOST_LISTED else ''}"
+        f"{name}: not an array of this format. {_instead_of(name, known) if place < MOST_LISTED else ''}"
         for place, name in enumerate(sorted(archive.names - known))
     ]
     headers = {name: archive.header(name) for name in (*needed, *lengths) if name in archive.names}
     for name, header in headers.items():
         of_samples = name.endswith(kind)
         problems += _sample_problems(name, kind, *header) if of_samples else _label_problems(name, *header)
-    problems += [*_length_problems(archive.parts, kind, headers), *_size_problems(kind, headers)]
+    problems += [*_count_problems(archive.parts, kind, headers), *_size_problems(kind, headers)]
+    problems += _length_problems(archive, headers)
     class_names, name_problems = _class_names(archive)
     value_problems, classes = _labels_and_classes(archive, headers, class_names)
     problems += name_problems + value_problems
@@ -205,6 +207,17 @@ def _described(archive: _Archive) -> tuple[DatasetInfo | None, list[str]]:
 
 def _arrays(parts: Iterable[str], *kinds: str) -> tuple[str, ...]:
     return tuple(f"{part}_{what}" for part in parts for what in kinds)
+
+
+def _instead_of(name: str, known: Iterable[str]) -> str:
+    """Return what to save instead of an array that is not known."""
+    part = name.partition("_")[0] if name.startswith((*PARTS, OWN_VALIDATION)) else PARTS[0]
+    lengths = f"{part}_lengths"
+    if "mask" in name and lengths in known:
+        return f"Save the number of real steps of each sequence, which come first: {lengths}"
+    if name.endswith("_lengths"):
+        return f"Lengths are of sequences: {part}_sequences"
+    return suggest(name, known)
 
 
 def _has_type(kind: str, dtype: np.dtype[Any]) -> bool:
@@ -238,12 +251,30 @@ def _label_problems(name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> 
     return problems
 
 
-def _length_problems(parts: Iterable[str], kind: str, headers: dict[str, Header]) -> list[str]:
+def _count_problems(parts: Iterable[str], kind: str, headers: dict[str, Header]) -> list[str]:
     problems = []
     for part, what in itertools.product(parts, ("labels", "lengths")):
         images, labels = (headers.get(f"{part}_{each}", ((), None))[0] for each in (kind, what))
         if images and labels and images[0] != labels[0]:
             problems.append(f"{part}_{what}: has {labels[0]} entries, {part}_{kind} has {images[0]}")
+    return problems
+
+
+def _length_problems(archive: _Archive, headers: dict[str, Header]) -> list[str]:
+    """Return which lengths are missing, though those of another part are there, or impossible."""
+    given = [name for name in headers if name.endswith("_lengths")]
+    problems = []
+    for part in archive.parts if given else ():
+        name, (shape, _) = f"{part}_lengths", headers.get(f"{part}_sequences", ((), None))
+        if name not in given:
+            full = f"numpy.full({shape[0]}, {shape[1]})" if len(shape) > 1 else "numpy.full(N, T)"
+            problems.append(f"{name}: missing, and the file has {given[0]}. If all steps are real, save {full}")
+        elif len(shape) > 1 and not _label_problems(name, *headers[name]):
+            lengths, steps = archive.read(name), shape[1]
+            outside = np.flatnonzero((lengths < 1) | (lengths > steps))
+            if len(outside):
+                text = f"{counted(len(outside), 'length')} outside 1..{steps}, the first is {lengths[outside[0]]}"
+                problems.append(f"{name}: {text} at index {outside[0]}")
     return problems
 
 
@@ -339,18 +370,12 @@ def _number_problems(name: str, sequences: Array) -> list[str]:
     return [f"{name}: {counted(int(wrong.sum()), 'number')} {kind}, the first at index {first}"]
 
 
-def _without_padding(archive: _Archive, part: str, sequences: Array, problems: list[str]) -> Array:
-    """Return sequences whose steps behind their lengths are 0; add what is wrong with the lengths."""
+def _without_padding(archive: _Archive, part: str, sequences: Array) -> Array:
+    """Return sequences whose steps behind their lengths are 0."""
     name = f"{part}_lengths"
     if name not in archive.names:
         return sequences
-    lengths, steps = archive.read(name), sequences.shape[1]
-    outside = np.flatnonzero((lengths < 1) | (lengths > steps))
-    if len(outside):
-        text = f"{counted(len(outside), 'length')} outside 1..{steps}, the first is {lengths[outside[0]]} at index"
-        problems.append(f"{name}: {text} {outside[0]}")
-        return sequences
-    real = np.arange(steps) < lengths[:, np.newaxis]
+    real = np.arange(sequences.shape[1]) < archive.read(name)[:, np.newaxis]
     return np.where(real[..., np.newaxis] if sequences.ndim == 3 else real, sequences, 0)
 
 

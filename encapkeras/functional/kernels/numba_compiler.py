@@ -80,8 +80,10 @@ def _compile(module: Any, dtype: torch.dtype) -> None:
         raise OSError("numba found neither OpenMP nor TBB: install libgomp1, or pip install tbb")
 
 
-@functools.cache  # once in a process
+@functools.cache  # once in a process, and in one of those that train together
 def _announce() -> None:
+    if os.environ.get("LOCAL_RANK", "0") != "0":
+        return
     print("compiling kernels with numba, once on this machine (some 30 seconds)", file=sys.stderr, flush=True)
 
 

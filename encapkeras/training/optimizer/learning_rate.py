@@ -62,7 +62,7 @@ class Schedule(keras.optimizers.schedules.LearningRateSchedule):  # type: ignore
     def _shape(self, step: torch.Tensor, warmup: float) -> torch.Tensor:
         if isinstance(self.settings, Step):
             passed = sum(step >= milestone * self.steps_per_epoch for milestone in self.settings.milestones)
-            return torch.as_tensor(self.settings.factor, dtype=step.dtype, device=step.device) ** passed
+            return torch.full_like(step, self.settings.factor) ** passed
         if isinstance(self.settings, Cosine):
             remaining = max(self.epochs * self.steps_per_epoch - warmup, 1)
             return _half_cosine(1.0, self.settings.final_factor, (step - warmup) / remaining)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
 from typing import Any
 
 import keras
 
-from encapkeras.keras_internals import update_at_once
+from encapkeras.keras_internals import scale_rates, update_at_once
+from encapkeras.model.spec_model import SpecModel
 from encapkeras.spec.train_settings import Constant, TrainSettings
 from encapkeras.training.optimizer.coupled_weight_decay import CoupledWeightDecay
 from encapkeras.training.optimizer.learning_rate import Schedule
@@ -14,12 +17,15 @@ from encapkeras.training.optimizer.learning_rate import Schedule
 _KINDS = {"adam": keras.optimizers.Adam, "rmsprop": keras.optimizers.RMSprop, "sgd": keras.optimizers.SGD}
 
 
-def make_optimizer(settings: TrainSettings, steps_per_epoch: int) -> keras.optimizers.Optimizer:
+def make_optimizer(
+    settings: TrainSettings, steps_per_epoch: int, model: SpecModel | None = None
+) -> keras.optimizers.Optimizer:
     """Make the optimizer with its schedule, accumulation, weight decay, clipping and moving average.
 
     Args:
         settings: The `train:` section of a spec.
         steps_per_epoch: Batches in an epoch.
+        model: The model whose nodes `learning_rates` names; None for one rate for all weights.
 
     Returns:
         One of Keras' own optimizers; with coupled weight decay, that optimizer inside a `CoupledWeightDecay`;
@@ -47,11 +53,24 @@ def make_optimizer(settings: TrainSettings, steps_per_epoch: int) -> keras.optim
     own = chosen.model_dump(exclude={"kind", "learning_rate"})
     optimizer = _KINDS[chosen.kind](**own, **common)
     update_at_once(optimizer)
+    if model is not None and settings.learning_rates:
+        _scale_rates_of_nodes(optimizer, model, settings.learning_rates)
     if decay and decay.kind == "coupled":
         optimizer = CoupledWeightDecay(optimizer, decay.rate)
     if settings.precision == "float16":
         return keras.optimizers.LossScaleOptimizer(optimizer)
     return optimizer
+
+
+def _scale_rates_of_nodes(
+    optimizer: keras.optimizers.Optimizer, model: SpecModel, factors: Mapping[str, float]
+) -> None:
+    by_weight: dict[int, float] = {}
+    for node, layer in model.nodes():
+        matching = [factor for pattern, factor in factors.items() if fnmatchcase(node.name, pattern)]
+        if matching:
+            by_weight |= dict.fromkeys(map(id, layer.weights), matching[-1])
+    scale_rates(optimizer, by_weight)
 
 
 def has_schedule(settings: TrainSettings) -> bool:

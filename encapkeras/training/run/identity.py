@@ -18,7 +18,15 @@ from pydantic import ValidationError
 from encapkeras.data import DATASETS, DataSettings
 from encapkeras.data.fingerprint import Fingerprint, data_differences
 from encapkeras.data.registry import path_arguments
-from encapkeras.errors import ArgumentError, DataError, EncapkerasError, RunFolderError, SpecError, TrainingError
+from encapkeras.errors import (
+    ArgumentError,
+    DataError,
+    EncapkerasError,
+    Problem,
+    RunFolderError,
+    SpecError,
+    TrainingError,
+)
 from encapkeras.files import LONGEST_CONFIGURATION, read_member, reading
 from encapkeras.spec.load import load_spec
 from encapkeras.spec.parse import load_file
@@ -33,13 +41,20 @@ _LONGEST_MARK = 1024  # bytes
 _NOT_OF_NETWORK = ("data", "train", "name", "source")  # sections of a spec
 
 
-def spec_of_run(folder: RunFolder, overrides: Sequence[str] = ()) -> Spec:
-    """Load the resolved spec of a run; an error says whether the spec is damaged, or what it names is missing."""
+def spec_of_run(folder: RunFolder, overrides: Sequence[str] = (), changes: Sequence[str] = ()) -> Spec:
+    """Load the resolved spec of a run; an error says whether the spec is damaged, or what it names is missing.
+
+    Overrides come from `--set`, and changes, which are made after them, from `--change`.
+    """
     folder.check_run()
     folder.check_plugins()
     try:
-        return load_spec(folder.spec, overrides)
+        return load_spec(folder.spec, [*overrides, *changes])
     except SpecError as error:
+        if changes:
+            if overrides or all(problem.file != "--set" for problem in error.problems):
+                spec_of_run(folder, overrides)  # raises what is wrong without the changes
+            raise _of_changes(error) from error
         if any(problem.file == "--set" for problem in error.problems):
             raise
         if _names_missing_data(folder, error):
@@ -48,6 +63,12 @@ def spec_of_run(folder: RunFolder, overrides: Sequence[str] = ()) -> Spec:
                 f"the images of run {folder.path} cannot be used: {texts}\n{_how_to_place(folder, overrides)}".rstrip()
             ) from error
         raise _damaged(folder, error) from error
+
+
+def _of_changes(error: SpecError) -> SpecError:
+    """Return the errors of a spec that changes of its data have made, as errors of `--change`."""
+    texts = [(problem.path, problem.message.replace("--set ", "--change ")) for problem in error.problems]
+    return SpecError([Problem("--change", 0, 0, path, text) for path, text in texts])
 
 
 def _damaged(folder: RunFolder, error: SpecError) -> RunFolderError:
@@ -123,6 +144,9 @@ def _how_to_place(folder: RunFolder, overrides: Sequence[str]) -> str:
 
 def missing_places(folder: RunFolder, spec: Spec) -> str:
     """Return which options give the places of what is not where `spec`, of a run, has it; empty if all is there."""
+    if spec.data and spec.data.dataset != _written_data(folder)["dataset"]:
+        has_root = "root" in DATASETS[spec.data.dataset].arguments and spec.data.root is None
+        return "If they are elsewhere, give their place with --change data.root=FOLDER." if has_root else ""
     written = [_as_override(name, place) for name, place in _places(folder)[1].items()]
     moved = [text for text in same_places(folder, spec) if text not in written]
     return _how_to_place(folder, moved) if _gone(folder, moved) else ""
@@ -141,13 +165,17 @@ def check_places(folder: RunFolder, overrides: Sequence[str]) -> None:
 
 def check_changes(changes: Sequence[str]) -> None:
     """Check that changes are of a run's data, and leave it which images are held out from the training."""
+    wrong = []
     for text in changes:
-        section, _, name = text.partition("=")[0].partition(".")
-        if section != "data" or not name or name in ("validation", "subset"):
-            raise ArgumentError(
-                f"--change {shown(text)}: give data.KEY=VALUE, such as data.affine={{}}; KEY may be any setting of the "
-                "data but validation and subset, which decide on the images that a network was not trained on"
-            )
+        path, equals, _ = text.partition("=")
+        section, _, name = path.strip().partition(".")
+        if not equals or section != "data" or not name or name.endswith(".") or name in ("validation", "subset"):
+            wrong.append(f"--change {shown(text)}")
+    if wrong:
+        raise ArgumentError(
+            f"{', '.join(wrong)}: give data.KEY=VALUE, such as data.affine={{}}; KEY may be any setting of the "
+            "data but validation and subset, which decide on the images that a network was not trained on"
+        )
 
 
 def moved_data(folder: RunFolder, place: str) -> list[str]:

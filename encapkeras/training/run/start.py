@@ -22,7 +22,10 @@ from encapkeras.training.run.resume_state import StateFiles
 from encapkeras.training.run.run_folder import RunFolder
 
 # Settings of `train` that may change when a run is resumed; of the optimizer, not its kind.
-_MAY_CHANGE = ("epochs", "optimizer", "schedule", "weight_decay", "clip_norm", "ema", "resume_state", "max_bad_batches")
+_MAY_CHANGE = (
+    *("epochs", "optimizer", "schedule", "learning_rates", "weight_decay", "clip_norm", "ema"),
+    *("resume_state", "max_bad_batches"),
+)
 # What can change the last bits of floating-point numbers.
 _DECIDES_NUMBERS = (
     "torch",

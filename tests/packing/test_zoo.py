@@ -1,0 +1,66 @@
+"""The packed models that come with encapkeras are what their cards say."""
+
+import json
+
+import pytest
+from PIL import Image
+
+import encapkeras
+from encapkeras import load_spec
+from encapkeras.cli.main import main
+from encapkeras.data import load
+from encapkeras.packing.zoo import ZOO, zoo_models
+from encapkeras.spec.bundled import bundled_names
+from encapkeras.training.measure import compile_with_losses, measure_metrics
+from encapkeras.training.run.identity import first_difference
+
+MODELS = sorted(zoo_models())
+WITH_DATA_HERE = [name for name in MODELS if name.startswith("digits")]
+
+
+def results_of(name):
+    return json.loads((zoo_models()[name] / "results.json").read_text())
+
+
+def test_there_are_models_of_both_routings():
+    assert {"digits_dynamic", "digits_em"} <= set(MODELS)
+
+
+def test_together_they_are_small():
+    assert sum(file.stat().st_size for file in ZOO.rglob("*") if file.is_file()) < 8_000_000
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_they_are_packed_from_the_specs_as_they_are_now(name):
+    """After a change of its spec, train the model and pack it anew, as docs/ready_weights.md says."""
+    packed = load_spec(zoo_models()[name] / "spec.yaml").resolved
+    bundled = load_spec(bundled_names()[packed["name"]]).resolved
+    assert not first_difference(packed, bundled)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_their_licence_is_stated(name):
+    assert "license: apache-2.0\n" in (zoo_models()[name] / "README.md").read_text()
+    assert "Apache License" in (zoo_models()[name] / "LICENSE").read_text()
+
+
+@pytest.mark.parametrize("name", WITH_DATA_HERE)
+def test_their_accuracy_is_the_stated_one(name):
+    model, results = encapkeras.load(name), results_of(name)
+    spec = load_spec(zoo_models()[name] / "spec.yaml")
+    compile_with_losses(model)
+    found = measure_metrics(model, load(spec.data, seed=spec.train.seed).test)
+    assert found["accuracy"] == pytest.approx(results["packed"]["accuracy"], abs=1e-6)
+    assert found["accuracy"] == pytest.approx(results["runs"][0]["test_accuracy"], abs=1e-6)
+    assert found["accuracy"] >= 0.97
+    assert len(results["runs"]) == 3
+
+
+def test_predict_takes_their_names_and_says_whose_they_are(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    image = load(load_spec("capsnet_dynamic_digits").data, seed=0).test.images_as_uint8(1)[0, ..., 0]
+    Image.fromarray(image.numpy()).save("digit.png")
+    assert main(["predict", "digits_dynamic", "digit.png", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["model"] == str(zoo_models()["digits_dynamic"] / "model.keras")
+    assert len(found["images"][0]["classes"]) == 3
