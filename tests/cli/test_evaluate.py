@@ -172,7 +172,7 @@ def test_options_without_those_that_they_belong_to(run, plain_run, tmp_path, cap
         (run, plain_run): "only --affine takes several runs; received 2",
         (run, "--top", 2): "--top belongs to --per-class and --hardest",
         (run, "--images", 2): "--images belongs to --affine",
-        (run, "-o", tmp_path / "x.csv"): "-o belongs to --per-class, --hardest, --affine and --calibrate",
+        (run, "-o", tmp_path / "x.csv"): "-o belongs to --per-class, --hardest, --affine, --calibrate and --explain",
         (run, "--hardest", 2): "--hardest needs the file to write",
         (run, "--hardest", 2, "-o", tmp_path / "x.txt", "--json"): "--hardest writes names, one per line",
         (*[run] * 11, "--affine"): "at most 10 runs can be compared; received 11",
