@@ -14,6 +14,8 @@ from support.processes import ENVIRONMENT, children, largest_difference, rows, w
 from support.tiny_spec import tiny_spec, write_spec
 from support.warm import warm_python, warm_torchrun
 
+from encapkeras import load_model
+
 ROOT = Path(__file__).parents[2]
 
 
