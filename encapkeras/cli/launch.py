@@ -43,14 +43,14 @@ def launch(wanted: Launch, words: Sequence[str]) -> int:
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.elastic.rendezvous import RendezvousError
-    from torch.distributed.launcher import LaunchConfig, elastic_launch
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     from encapkeras.data.worker_processes import usable_cores
 
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
-        nproc_per_node=wanted.count,
+        nproc_per_node=wanted.processes,
         run_id=uuid.uuid4().hex,
         rdzv_backend="c10d",
         rdzv_endpoint="localhost:0",  # a free port, as of `torchrun --standalone`
@@ -58,7 +58,7 @@ def launch(wanted: Launch, words: Sequence[str]) -> int:
         max_restarts=0,
         logs_specs=DefaultLogsSpecs(log_dir=os.devnull),
     )
-    threads = os.environ.get(THREADS, str(max(1, usable_cores() // wanted.count)))
+    threads = os.environ.get(THREADS, str(max(1, usable_cores() // wanted.processes)))
     program = PROGRAM.format(path=sys.path, argv=sys.argv, words=list(words))
     signals = _Signals()
     with (
@@ -72,7 +72,7 @@ def launch(wanted: Launch, words: Sequence[str]) -> int:
         except ChildFailedError as error:
             first = error.get_first_failure()[1].timestamp
             soon = {rank: each.exitcode for rank, each in error.failures.items() if each.timestamp < first + SOON}
-            return _exit_code(soon, wanted.count, signals.received)
+            return _exit_code(soon, wanted.processes, signals.received)
         except (OSError, RuntimeError, RendezvousError) as error:  # no port, no connection, no more processes
             raise DistributionError(f"the processes cannot be started: {error}") from error
     return 0

@@ -99,8 +99,9 @@ def load(settings: DataSettings, *, seed: int) -> DataSplits:
             warnings.warn(f"pixels of the {part} images of data set '{settings.dataset}': {hint}", stacklevel=2)
     train, validation, test = _parts(arrays, settings, seed)
     if settings.overlap:
-        parts = {"training": train.labels, "validation": validation.labels, "test": test.labels}
-        check_parts(parts, info.class_names)
+        parts = {"training": train, "validation": validation, "test": test}
+        labels_of = {name: part.labels for name, part in parts.items() if isinstance(part.labels, np.ndarray)}
+        check_parts(labels_of, info.class_names)
     make = _BatchesMaker(settings, info, [part.images for part in (train, validation, test)])
     return DataSplits(
         info=info,

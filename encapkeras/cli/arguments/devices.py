@@ -18,12 +18,12 @@ class Launch(NamedTuple):
     """Processes that are to be started on this machine.
 
     Attributes:
-        count: How many.
+        processes: How many.
         option: The option that asked for them, with its value.
         environment: What is set for them.
     """
 
-    count: int
+    processes: int
     option: str
     environment: dict[str, str]
 
