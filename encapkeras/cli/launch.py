@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import threading
+import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -43,14 +44,14 @@ def launch(wanted: Launch, words: Sequence[str]) -> int:
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.elastic.rendezvous import RendezvousError
-    from torch.distributed.launcher import LaunchConfig, elastic_launch
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     from encapkeras.data.worker_processes import usable_cores
 
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
-        nproc_per_node=wanted.count,
+        nproc_per_node=wanted.processes,
         run_id=uuid.uuid4().hex,
         rdzv_backend="c10d",
         rdzv_endpoint="localhost:0",  # a free port, as of `torchrun --standalone`
@@ -58,7 +59,7 @@ def launch(wanted: Launch, words: Sequence[str]) -> int:
         max_restarts=0,
         logs_specs=DefaultLogsSpecs(log_dir=os.devnull),
     )
-    threads = os.environ.get(THREADS, str(max(1, usable_cores() // wanted.count)))
+    threads = os.environ.get(THREADS, str(max(1, usable_cores() // wanted.processes)))
     program = PROGRAM.format(path=sys.path, argv=sys.argv, words=list(words))
     signals = _Signals()
     with (
@@ -72,7 +73,7 @@ def launch(wanted: Launch, words: Sequence[str]) -> int:
         except ChildFailedError as error:
             first = error.get_first_failure()[1].timestamp
             soon = {rank: each.exitcode for rank, each in error.failures.items() if each.timestamp < first + SOON}
-            return _exit_code(soon, wanted.count, signals.received)
+            return _exit_code(soon, wanted.processes, signals.received)
         except (OSError, RuntimeError, RendezvousError) as error:  # no port, no connection, no more processes
             raise DistributionError(f"the processes cannot be started: {error}") from error
     return 0
@@ -91,8 +92,10 @@ def _exit_code(codes: Mapping[int, int], count: int, received: int) -> int:
         return said
     name = signal.Signals(-codes[ended]).name
     why = ", as the system does when memory runs out" if name == "SIGKILL" else ""
-    how = "" if ended else ". Continue the run with --resume and its folder"  # else the first process has said how
-    print(f"process {ended} of {count} was ended by {name}{why}{how}", file=sys.stderr)
+    print(
+        f"process {ended} of {count} was ended by {name}{why}. Continue the run with --resume and its folder.",
+        file=sys.stderr,
+    )
     return DistributionError.exit_code
 
 
@@ -126,7 +129,11 @@ class _Signals:
         again = self.received == number == signal.SIGINT
         self.received = self.received or number
         processes = psutil.Process().children(recursive=again)
-        if not processes:  # none is there yet, so that nothing can be lost
+        until = time.monotonic() + 1  # one that is just being started may not be seen yet
+        while not processes and time.monotonic() < until:
+            time.sleep(0.05)
+            processes = psutil.Process().children(recursive=again)
+        if not processes:  # nothing can be lost
             os.write(2, b"interrupted\n")
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
