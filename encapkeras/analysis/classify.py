@@ -78,9 +78,12 @@ class Classifier:
             )
         shapes = [tuple(tensor.shape[1:]) for tensor in (*model.inputs, *model.outputs)]
         if len(model.inputs) != 1 or len(model.outputs) != 1 or len(shapes[0]) != 3 or len(shapes[1]) != 1:
+            pixels = (
+                ". It gives scores of a class for each pixel: use its method predict" if len(shapes[-1]) == 3 else ""
+            )
             raise ArgumentError(
                 "only a network with one input (height, width, channels) and one output (classes,) can classify "
-                f"images; '{model.name}' has inputs and outputs of the shapes {', '.join(map(str, shapes))}"
+                f"images; '{model.name}' has inputs and outputs of the shapes {', '.join(map(str, shapes))}{pixels}"
             )
         self.model = model
         self.image_shape: tuple[int, int, int] = shapes[0]

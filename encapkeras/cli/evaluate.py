@@ -157,6 +157,8 @@ def _print(metrics: dict[str, Any], as_json: bool) -> None:
         print(json.dumps(metrics, indent=2))
         return
     changed = "".join(f", {printable(change)}" for change in metrics.get("changes", ()))
-    print("{split} accuracy {accuracy:.4f}, loss {loss:.4f}, {images:,} images".format(**metrics) + changed)
+    mean_iou = ", mean IoU {mean_iou:.4f}" if "mean_iou" in metrics else ""
+    line = "{split} accuracy {accuracy:.4f}, loss {loss:.4f}" + mean_iou + ", {images:,} images"
+    print(line.format(**metrics) + changed)
     if "ten_crop_accuracy" in metrics:
         print("{split} accuracy {ten_crop_accuracy:.4f} with ten crops of each image".format(**metrics))

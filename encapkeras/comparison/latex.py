@@ -32,27 +32,32 @@ def in_latex(text: str) -> str:
     return _SPECIAL.sub(shown, printable(text))
 
 
-def latex_tables(rows: Sequence[Row], pairs: Sequence[Pair], swept: Mapping[str, str], notes: Sequence[str]) -> str:
+def latex_tables(
+    rows: Sequence[Row],
+    pairs: Sequence[Pair],
+    swept: Mapping[str, str],
+    notes: Sequence[str],
+    compared_by: str = "accuracy",
+) -> str:
     """Return a table of the networks and one of the pairs, which need the package `booktabs`."""
     level = f"{CONFIDENCE:.0%}"
     together = f"; all {len(pairs)} intervals hold together (Bonferroni)" if len(pairs) > 1 else ""
     remarks = printable("\n".join(notes), keep="\n").replace("\n", "\n% ")
     tables = [
         _table(
-            [_network(row, swept) for row in rows],
-            f"Test accuracy in percent: mean over seeds, and its {level} confidence interval (Student's t).",
+            [_network(row, swept, compared_by) for row in rows],
+            f"Test {compared_by} in percent: mean over seeds, and its {level} confidence interval (Student's t).",
         )
     ]
     if pairs:
-        caption = (
-            f"Differences in test accuracy over equal seeds, in percentage points, with {level} intervals{together}."
-        )
+        differences = f"Differences in test {compared_by} over equal seeds, in percentage points"
+        caption = f"{differences}, with {level} intervals{together}."
         tables.append(_table([_pair(pair) for pair in pairs], caption))
     return "\n".join([f"% {remarks}", r"% In the preamble: \usepackage{booktabs}", *tables])
 
 
-def _network(row: Row, swept: Mapping[str, str]) -> dict[str, str]:
-    spread = row.test_accuracy
+def _network(row: Row, swept: Mapping[str, str], compared_by: str) -> dict[str, str]:
+    spread = row.test_accuracy if compared_by == "accuracy" else row.test_mean_iou
     accuracy = "--"
     if spread:
         deviation = spread.standard_deviation
@@ -64,7 +69,13 @@ def _network(row: Row, swept: Mapping[str, str]) -> dict[str, str]:
     }
     parameters = "--" if row.parameters is None else f"{row.parameters:,}"
     name = in_latex(row.network.title)
-    return {"Network": name, **values, "Accuracy": accuracy, "Parameters": parameters, "Seeds": str(row.finished)}
+    return {
+        "Network": name,
+        **values,
+        compared_by[:1].upper() + compared_by[1:]: accuracy,
+        "Parameters": parameters,
+        "Seeds": str(row.finished),
+    }
 
 
 def _pair(pair: Pair) -> dict[str, str]:

@@ -24,6 +24,7 @@ _WIDE = 2.5  # times as much on an axis: from there on it is logarithmic
 
 def plot_comparison(comparison: Comparison) -> Figure | None:
     """Draw what the networks reached, when, and with how many parameters; None while no run is finished."""
+    compared_by, log = ("mean IoU", "val_mean_iou") if comparison.has_masks else ("accuracy", "val_accuracy")
     rows = [row for row in comparison.rows() if row.test_accuracy]
     if not rows:
         return None
@@ -35,10 +36,10 @@ def plot_comparison(comparison: Comparison) -> Figure | None:
         for row, color in zip(rows, colors, strict=True):
             runs = [run for run in comparison.runs if run.network == row.network.label and run.results]
             for run in runs:
-                over_time.plot(*_course(run), color=color, marker="o", markersize=3, linewidth=1.2)
+                over_time.plot(*_course(run, log), color=color, marker="o", markersize=3, linewidth=1.2)
             _draw_point(over_size, row, color)
-        _label(over_time, "seconds of training", "validation accuracy after each epoch")
-        _label(over_size, "parameters", "test accuracy, mean and range over seeds")
+        _label(over_time, "seconds of training", f"validation {compared_by} after each epoch")
+        _label(over_size, "parameters", f"test {compared_by}, mean and range over seeds")
         points, names = over_size.get_legend_handles_labels()
         figure.legend(points[:MOST_NAMED], names[:MOST_NAMED], loc="outside lower center", ncols=3)
         return figure
@@ -50,19 +51,19 @@ def _colors(count: int) -> list[str]:
     return [to_hex(colors(number)) for number in range(count)]
 
 
-def _course(run: Run) -> tuple[list[float], list[float]]:
-    """Return seconds and validation accuracy of each epoch; nothing without validation or with a damaged file."""
+def _course(run: Run, log: str) -> tuple[list[float], list[float]]:
+    """Return seconds and a log of the validation of each epoch; nothing without validation or with a damaged file."""
     results: Mapping[str, Any] = run.results or {}
     try:
         with RunFolder(run.folder).metrics.open(encoding="utf-8", newline="") as file:
-            accuracies = [float(line["val_accuracy"]) for line in csv.DictReader(file)]
+            accuracies = [float(line[log]) for line in csv.DictReader(file)]
         return [results["seconds"] * (n + 1) / len(accuracies) for n in range(len(accuracies))], accuracies
     except (OSError, ValueError, KeyError, TypeError, csv.Error):
         return [], []
 
 
 def _draw_point(axes: Axes, row: Row, color: str) -> None:
-    spread = row.test_accuracy
+    spread = row.test_mean_iou or row.test_accuracy
     if spread is None or row.parameters is None:
         return
     bar = [[spread.mean - spread.lowest], [spread.highest - spread.mean]]

@@ -26,6 +26,7 @@ _EFFECTS = {
     "image_size": "their images have different sizes",
 }
 _HEADINGS = ("spec", "seed", "runs", "parameters", "seconds")  # of tables; no short name of a path may be one of them
+_SPREADS = ("test_accuracy", "validation_accuracy", "test_mean_iou", "validation_mean_iou")
 MOST_IN_PAIRS = 10  # of more networks, each is compared with the first alone
 WEIGHTS = {True: "best on validation", False: "last epoch"}
 
@@ -60,11 +61,11 @@ class Comparison:
         rows = [self._row(network, differences.get(network.label)) for network in self.networks]
         if not self.swept():
             return rows
-        return sorted(rows, key=lambda row: 1 - row.validation_accuracy.mean if row.validation_accuracy else math.inf)
+        return sorted(rows, key=lambda row: 1 - found.mean if (found := _selecting(row)) else math.inf)
 
     def pairs(self) -> list[Pair]:
         """Return all pairs of networks that compare; of more than 10 networks, those with the first."""
-        accuracies = {network.label: _values(self._results(network), "test_accuracy") for network in self.networks}
+        accuracies = {network.label: self._compared(network) for network in self.networks}
         references = self.networks if len(self.networks) <= MOST_IN_PAIRS else self.networks[:1]
         compared = [
             (network, reference)
@@ -76,16 +77,31 @@ class Comparison:
         differences = (Difference.of(accuracies[n.label], accuracies[r.label], len(compared)) for n, r in compared)
         return [Pair(*pair, found) for pair, found in zip(compared, differences, strict=True) if found]
 
+    def _compared(self, network: Network) -> dict[int, float]:
+        """Return the numbers by which a network is compared: mean IoUs if it has masks, otherwise accuracies."""
+        results = self._results(network)
+        return _values(results, "test_mean_iou") or _values(results, "test_accuracy")
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether the networks give each pixel a class, and so are compared by their mean IoU."""
+        return any(run.results is not None and "test_mean_iou" in run.results for run in self.runs)
+
+    @property
+    def compared_by(self) -> str:
+        """What the networks are compared by."""
+        return "mean IoU" if self.has_masks else "accuracy"
+
     def _row(self, network: Network, difference: Difference | None) -> Row:
         results = self._results(network)
-        accuracies = _values(results, "test_accuracy")
-        validation = _values(results, "validation_accuracy")
+        spreads = {
+            name: Spread.of(list(values.values())) if (values := _values(results, name)) else None for name in _SPREADS
+        }
         return Row(
             network=network,
             finished=len(results),
             failed=sum(run.network == network.label for run in self.failed),
-            test_accuracy=Spread.of(list(accuracies.values())) if accuracies else None,
-            validation_accuracy=Spread.of(list(validation.values())) if validation else None,
+            **spreads,
             parameters=next((result["parameters"] for result in results.values()), None),
             images_per_second=_median(_values(results, "images_per_second")),
             seconds=_median(_values(results, "seconds")),
@@ -125,15 +141,17 @@ class Comparison:
 
     def _order(self) -> Iterator[str]:
         if self.swept() and any(row.validation_accuracy for row in self.rows()):
-            yield "Sorted by mean validation accuracy, best first; test accuracies are not used."
+            tested = "test mean IoUs" if self.has_masks else "test accuracies"
+            yield f"Sorted by mean validation {self.compared_by}, best first; {tested} are not used."
 
     def _differences(self) -> Iterator[str]:
         pairs = self.pairs()
         if not pairs:
             return
+        what = "mean IoUs" if self.has_masks else "accuracies"
         together = f" for all {len(pairs)} pairs together (Bonferroni)" if len(pairs) > 1 else ""
         yield (
-            f"Differences of test accuracies: in percentage points, mean over equal seeds. Intervals: {CONFIDENCE:.0%}"
+            f"Differences of test {what}: in percentage points, mean over equal seeds. Intervals: {CONFIDENCE:.0%}"
             f"{together}, Student's t."
         )
         yield "better, worse: 0 is outside of the interval. unclear: these seeds show no difference."
@@ -171,6 +189,13 @@ class Comparison:
             "images/s": _cell(row.images_per_second, "{:,.0f}"),
             "seconds": _cell(row.seconds, "{:,.0f}"),
             "peak MiB": _cell(row.peak_memory_mib, "{:,.0f}"),
+            **(self._mean_ious(row) if self.has_masks else {}),
+        }
+
+    def _mean_ious(self, row: Row) -> dict[str, str]:
+        return {
+            "test mean IoU": _cell(row.test_mean_iou, "{}"),
+            "lowest-highest (mean IoU)": _range(row.test_mean_iou),
         }
 
     def pair_cells(self, pair: Pair) -> dict[str, str]:
@@ -191,7 +216,7 @@ class Comparison:
 
     def __rich__(self) -> Group:
         """The tables, for a terminal."""
-        return terminal_tables(*self._tables())
+        return terminal_tables(*self._tables(), compared_by=self.compared_by)
 
     def __repr__(self) -> str:
         """The tables, as in a terminal."""
@@ -214,7 +239,7 @@ class Comparison:
 
     def as_latex(self) -> str:
         """Return the tables for a paper: LaTeX with the package `booktabs`."""
-        return latex_tables(self.rows(), self.pairs(), self.swept(), self.notes())
+        return latex_tables(self.rows(), self.pairs(), self.swept(), self.notes(), self.compared_by)
 
     def as_json(self) -> str:
         """Return all numbers in full, and every run."""
@@ -229,6 +254,8 @@ class Comparison:
     def _plain(self, row: Row) -> dict[str, Any]:
         cells = asdict(row)
         network = cells.pop("network")
+        if not self.has_masks:
+            cells = {name: value for name, value in cells.items() if not name.endswith("mean_iou")}
         if row.difference:
             cells["difference"]["verdict"] = row.difference.verdict
         swept = {path: network["swept"].get(path) for path in self.swept()}
@@ -253,7 +280,12 @@ class Comparison:
 
 def _values(results: Mapping[int, Mapping[str, Any]], name: str) -> dict[int, float]:
     """Return a number of finished runs by seed, of those that have it."""
-    return {seed: result[name] for seed, result in results.items() if result[name] is not None}
+    return {seed: result[name] for seed, result in results.items() if result.get(name) is not None}
+
+
+def _selecting(row: Row) -> Spread | None:
+    """Return the numbers of the validation by which networks of a sweep are sorted."""
+    return row.validation_mean_iou or row.validation_accuracy
 
 
 def _median(values: Mapping[int, float]) -> float | None:
@@ -277,8 +309,7 @@ def _range(spread: Spread | None) -> str:
 
 _SPREAD = [part.name for part in fields(Spread)]
 _PARTS = {
-    "test_accuracy": _SPREAD,
-    "validation_accuracy": _SPREAD,
+    **dict.fromkeys(_SPREADS, _SPREAD),
     "difference": [*(part.name for part in fields(Difference)), "verdict"],
 }
 

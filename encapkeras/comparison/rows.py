@@ -96,13 +96,15 @@ class Row:
         failed: Its failed runs.
         test_accuracy: Over seeds.
         validation_accuracy: Over seeds; None also without a validation part.
+        test_mean_iou: Over seeds; None without masks.
+        validation_mean_iou: Over seeds; None also without a validation part.
         parameters: Trainable weights.
         images_per_second: In training, the median over runs.
         seconds: Of a whole training, the median over runs.
         peak_memory_mib: Of a training beyond the program itself, the median over runs; None also where the system does
             not report it.
-        difference: Of the test accuracy from the first network's; None also for the first itself, with another data
-            set than the first's, and without common seeds.
+        difference: Of the test accuracy, or with masks of the test mean IoU, from the first network's; None also for
+            the first itself, with another data set than the first's, and without common seeds.
     """
 
     network: Network
@@ -110,6 +112,8 @@ class Row:
     failed: int
     test_accuracy: Spread | None
     validation_accuracy: Spread | None
+    test_mean_iou: Spread | None
+    validation_mean_iou: Spread | None
     parameters: int | None
     images_per_second: float | None
     seconds: float | None
@@ -124,7 +128,7 @@ class Pair:
     Args:
         network: The later one.
         reference: The earlier one, which it is compared with.
-        difference: The test accuracy of `network` minus that of `reference`.
+        difference: The test accuracy, or with masks the test mean IoU, of `network` minus that of `reference`.
     """
 
     network: Network

@@ -17,9 +17,11 @@ WIDEST = 10_000  # of a table, which is as wide as its names: a line that runs o
 _METRICS = ("test\naccuracy", "test\nerror %", "validation\naccuracy", "parameters", "images/s", "seconds", "peak\nMiB")
 
 
-def terminal_tables(networks: Sequence[Mapping[str, str]], pairs: Sequence[Mapping[str, str]] = ()) -> Group:
+def terminal_tables(
+    networks: Sequence[Mapping[str, str]], pairs: Sequence[Mapping[str, str]] = (), *, compared_by: str = "accuracy"
+) -> Group:
     """Return the tables of a comparison from their cells by heading."""
-    return Group(_networks(networks), *([_pairs(pairs)] if pairs else []))
+    return Group(_networks(networks), *([_pairs(pairs, compared_by)] if pairs else []))
 
 
 def _networks(rows: Sequence[Mapping[str, str]]) -> Table:
@@ -27,12 +29,14 @@ def _networks(rows: Sequence[Mapping[str, str]]) -> Table:
     names = list(rows[0])[: list(rows[0]).index("runs") + 1]  # between spec and runs is what sweeps set
     for heading in names:
         table.add_column(Text(printable(heading)), justify="left" if heading in ("spec", "runs") else "right")
-    for heading in _METRICS:
+    has_masks = "test mean IoU" in rows[0]
+    for heading in (*_METRICS, *(["test\nmean IoU"] if has_masks else [])):
         table.add_column(heading, justify="right")
     for row in rows:
         cells = [Text(printable(cell)) for cell in row.values()]
         before, figures = cells[: len(names)], cells[len(names) :]
         test, test_range, error, validation, validation_range, *rest = figures
+        rest = [*rest[:-2], _below(*rest[-2:])] if has_masks else rest
         table.add_row(*before, _below(test, test_range), error, _below(validation, validation_range), *rest)
     return table
 
@@ -41,10 +45,10 @@ def _below(mean: Text, lowest_and_highest: Text) -> Text:
     return Text("\n").join([mean, lowest_and_highest])
 
 
-def _pairs(rows: Sequence[Mapping[str, str]]) -> Table:
+def _pairs(rows: Sequence[Mapping[str, str]], compared_by: str) -> Table:
     """Make a block of rows for each network that others are compared with, so that a name is alone in its line."""
     table = _table()
-    table.add_column("test accuracy\nin points")
+    table.add_column(f"test {compared_by}\nin points")
     for heading in ("\ndifference", "\ninterval", "\nverdict", "\nseeds"):
         table.add_column(heading, justify="right")
     for reference, pairs in itertools.groupby(rows, key=lambda row: row["compared with"]):

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import encapkeras.data.readers  # noqa: F401  # registers the data sets
 from encapkeras.data.description import describe
 from encapkeras.data.image_files import ImageFiles, read_image
+from encapkeras.data.mask_files import MaskFiles
 from encapkeras.data.registry import DATASETS, DataPath, DatasetInfo, DatasetReader, ImageArrays, register_dataset
 from encapkeras.data.settings import AffineSettings, AugmentSettings, DataSettings
 
@@ -36,6 +37,7 @@ __all__ = [
     "DatasetReader",
     "ImageArrays",
     "ImageFiles",
+    "MaskFiles",
     "describe",
     "load",
     "prepare",

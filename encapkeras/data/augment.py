@@ -6,6 +6,8 @@ strength, given as a tensor `(B,)`.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -16,23 +18,29 @@ from encapkeras.data.registry import Array
 GRAY_WEIGHTS = (0.299, 0.587, 0.114)
 
 
-def resize(images: Tensor, height: int, width: int) -> Tensor:
-    """Return uint8 or float images in another size, bilinear with antialiasing; the same tensor if none is needed."""
+def resize(images: Tensor, height: int, width: int, *, nearest: bool = False) -> Tensor:
+    """Return uint8 or float images in another size; the same tensor if none is needed.
+
+    Bilinear with antialiasing; masks, whose values cannot be mixed, with the `nearest` pixel.
+    """
     if tuple(images.shape[1:3]) == (height, width):
         return images
+    kind: dict[str, Any] = {"mode": "bilinear", "antialias": True, "align_corners": False}
     planes = torch.nn.functional.interpolate(
-        images.permute(0, 3, 1, 2), (height, width), mode="bilinear", antialias=True, align_corners=False
+        images.permute(0, 3, 1, 2), (height, width), **({"mode": "nearest-exact"} if nearest else kind)
     )
     return planes.permute(0, 2, 3, 1).contiguous()
 
 
-def fit(images: Tensor, height: int, width: int) -> Tensor:
+def fit(images: Tensor, height: int, width: int, *, nearest: bool = False) -> Tensor:
     """Return images in another size, undistorted: the largest part of the new proportions, from the center, resized."""
     rows, columns = images.shape[1:3]
     kept_rows = min(rows, max(1, round(columns * height / width)))
     kept_columns = min(columns, max(1, round(rows * width / height)))
     top, left = (rows - kept_rows) // 2, (columns - kept_columns) // 2
-    return resize(images[:, top : top + kept_rows, left : left + kept_columns].contiguous(), height, width)
+    return resize(
+        images[:, top : top + kept_rows, left : left + kept_columns].contiguous(), height, width, nearest=nearest
+    )
 
 
 def pad(images: Tensor, pixels: int) -> Tensor:

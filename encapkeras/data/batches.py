@@ -55,9 +55,10 @@ class BatchMaker:
     cutout: int
     axes: int = 3
     classes: int = 0  # of all images, where two make one
+    masks: Windows | None = None  # in the places of those of the images
 
     def __call__(self, draws: Draws) -> tuple[Tensor, Tensor]:
-        """Return images float32 `(B, H, W, C)` in [0, 1] and labels: int64 `(B,)`, or of pairs `(B, K)`."""
+        """Return images float32 `(B, H, W, C)` in [0, 1], and labels: int64 `(B,)`, of pairs `(B, K)`, or masks."""
         images = self.cut(draws)
         if "mirrored" in draws:
             images = augment.mirror(images, torch.from_numpy(draws["mirrored"]))
@@ -80,11 +81,18 @@ class BatchMaker:
         """Return the labels of a batch."""
         if "partners" in draws:
             return both_classes(self.labels, draws, self.classes)
+        if self.masks is not None:
+            masks = self.masks.cut(draws["order"], draws["tops"], draws["lefts"])
+            if "mirrored" in draws:
+                masks = augment.mirror(masks, torch.from_numpy(draws["mirrored"]))
+            return masks[..., 0].long()
         return self.labels[torch.from_numpy(draws["order"])]
 
 
 class Batches(DataLoader[tuple[Tensor, ...]]):
     """Batches `(images, labels)`: float32 `(B, H, W, C)` in [0, 1], and int64 `(B,)`; the last may be smaller.
+
+    Labels may be masks, the class of each pixel: they are cut and mirrored as their images, into int64 `(B, H, W)`.
 
     A `DataLoader`, because `keras.Model.fit` takes one as it is; but batches are cut from one tensor of all images, or
     made from image files in separate processes. With a seed, order and augmentation depend on the seed and the
@@ -94,7 +102,7 @@ class Batches(DataLoader[tuple[Tensor, ...]]):
 
     Args:
         images: `(N, H, W, C)`, uint8 or float32 in [0, 1]; or a source of windows of the size to be cut.
-        labels: `(N,)`, int64.
+        labels: `(N,)`, int64; or masks `(N, H, W)`, uint8, as large as the images.
         height: Height of the yielded images in pixels, at most H.
         width: Their width in pixels, at most W.
         batch_size: Images in a batch.
@@ -138,7 +146,10 @@ class Batches(DataLoader[tuple[Tensor, ...]]):
         self._process, self._processes = 0, 1
         self._size = (height, width)
         self._windows = TensorWindows(images, height, width) if isinstance(images, Tensor) else images
-        self._make = BatchMaker(self._windows, labels, self.settings.cutout, axes, overlap_classes or 0)
+        masks = TensorWindows(labels[..., None], height, width) if labels.dim() == 3 else None
+        if masks and (masks.rows, masks.columns) != (self._windows.rows, self._windows.columns):
+            raise ArgumentError(f"masks must be as large as their images; received masks {tuple(labels.shape)}")
+        self._make = BatchMaker(self._windows, labels, self.settings.cutout, axes, overlap_classes or 0, masks)
         self._draws: tuple[int, Draws] | None = None
         self._pairs = None if overlap_classes is None else fixed_pairs(labels.numpy())
         if self._pairs is not None:
@@ -156,7 +167,8 @@ class Batches(DataLoader[tuple[Tensor, ...]]):
             raise ArgumentError(
                 "an accuracy or a choice that is balanced over the classes needs one class for each image: labels "
                 f"(N,), whole numbers; received {str(self.labels.dtype).removeprefix('torch.')} of shape "
-                f"{tuple(self.labels.shape)}. With data.overlap, each image has two: load the images without it"
+                f"{tuple(self.labels.shape)}. With data.overlap, each image has two: load the images without it; with "
+                "masks, each pixel has one"
             )
         return self.labels
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from encapkeras.data.image_files import ImageFiles
+from encapkeras.data.mask_files import MaskFiles
 from encapkeras.data.registry import Array, ImageArrays
 from encapkeras.errors import DataError
 from encapkeras.text import counted
@@ -42,9 +43,11 @@ def missing_classes(name: str, labels: Array, classes: int) -> list[str]:
 def check_arrays(dataset: str, arrays: ImageArrays, classes: int) -> ImageArrays:
     """Return the arrays of a built-in data set; raise `DataError` for impossible labels and classes without images."""
     problems = []
-    for name, labels in (("training labels", arrays.train_labels), ("test labels", arrays.test_labels)):
-        problems += [f"{name}: there are none"] if not len(labels) else label_problems(name, labels, classes)
-    problems = problems or missing_classes("training labels", arrays.train_labels, classes)
+    given = {"training labels": arrays.train_labels, "test labels": arrays.test_labels}
+    labels = {name: each for name, each in given.items() if not isinstance(each, MaskFiles)}
+    for name, each in labels.items():
+        problems += [f"{name}: there are none"] if not len(each) else label_problems(name, each, classes)
+    problems = problems or missing_classes("training labels", labels["training labels"], classes)
     if problems:
         raise listed_error(f"the files of data set '{dataset}' contain invalid values", problems)
     return arrays

@@ -47,6 +47,8 @@ def as_given_to_the_network(settings: DataSettings, reader: DatasetReader) -> Da
     height, width = (size, size) if size else (stored.height, stored.width)
     height, width = height + 2 * settings.margin, width + 2 * settings.margin
     info = replace(stored, height=height, width=width, classes_per_image=settings.overlap or 1)
+    if info.task == "segments":
+        _check_moves_masks(settings)
     if settings.overlap and info.classes <= settings.overlap:
         raise ArgumentError(
             f"data.overlap is {settings.overlap}, and there are {info.classes} classes: all images would have the same "
@@ -57,6 +59,18 @@ def as_given_to_the_network(settings: DataSettings, reader: DatasetReader) -> Da
     if settings.validation == "own" and info.validation_images is None:
         raise _no_validation(settings, remarks)
     return info if settings.subset is None else replace(info, train_images=_subset_size(settings.subset, info))
+
+
+def _check_moves_masks(settings: DataSettings) -> None:
+    """Refuse changes that move images alone, or add pixels that have no class."""
+    moved = [name for name in ("affine", "overlap") if getattr(settings, name) is not None]
+    moved += ["augment.pad"] if settings.augment and settings.augment.pad else []
+    if moved:
+        raise ArgumentError(
+            f"data.{moved[0]} does not fit masks: it moves images without their masks, or adds pixels without a class. "
+            f"Remove it; data set '{settings.dataset}' can be changed by augment.resize with crop, mirror, and what "
+            "changes colors"
+        )
 
 
 def _without_images(settings: DataSettings, info: DatasetInfo, remarks: list[str]) -> DatasetInfo:

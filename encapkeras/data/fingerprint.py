@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from encapkeras.data.image_files import ImageFiles
+from encapkeras.data.mask_files import MaskFiles
 from encapkeras.data.registry import Array, ImageArrays
 from encapkeras.errors import printable
 from encapkeras.text import counted, cut, listed
@@ -27,7 +28,10 @@ Fingerprint = Mapping[str, Any]
 
 
 def fingerprint(class_names: Sequence[str], arrays: ImageArrays) -> Fingerprint:
-    """Return the names of the classes, and of each part the order of its labels, and size and digest of each class."""
+    """Return the names of the classes, and of each part the order of its labels, and size and digest of each class.
+
+    Of a part with masks there is one digest of all images, in place of one for each class.
+    """
     parts = {
         "training": (arrays.train_images, arrays.train_labels),
         "validation": (arrays.validation_images, arrays.validation_labels),
@@ -37,6 +41,9 @@ def fingerprint(class_names: Sequence[str], arrays: ImageArrays) -> Fingerprint:
     root = _common_folder([images for images, _ in given.values() if isinstance(images, ImageFiles)])
     described = {}
     for name, (images, labels) in given.items():
+        if isinstance(labels, MaskFiles) or labels.ndim > 1:
+            described[name] = _with_masks(images, labels, root)
+            continue
         of_class = [np.flatnonzero(labels == label) for label in range(len(class_names))]
         described[name] = {
             "images": len(labels),
@@ -44,6 +51,20 @@ def fingerprint(class_names: Sequence[str], arrays: ImageArrays) -> Fingerprint:
             "classes": [f"{len(indices)} {_digest(_contents(images, indices, root))}" for indices in of_class],
         }
     return {"format": FORMAT, "class_names": list(class_names), "parts": described}
+
+
+def _with_masks(images: Array | ImageFiles | None, labels: Array | MaskFiles, root: str) -> dict[str, Any]:
+    every = np.arange(len(labels))
+    files = isinstance(labels, MaskFiles)
+    masks = _contents(
+        ImageFiles(labels.paths, 1) if isinstance(labels, MaskFiles) else labels, every, root if files else ""
+    )
+    return {
+        "images": len(labels),
+        "order": _digest(masks),
+        "classes": [],
+        "all": _digest(_contents(images, every, root)),
+    }
 
 
 def _common_folder(parts: Sequence[ImageFiles]) -> str:
@@ -108,6 +129,11 @@ def _of_part(part: str, class_names: Sequence[str], there: Fingerprint | None, h
         return ""
     if there is None or here is None:
         return f"a {part} part {'here' if there is None else 'there'} alone"
+    if "all" in there or "all" in here:  # with masks
+        if there["images"] != here["images"]:
+            return f"{counted(there['images'], f'{part} image')} there, {here['images']:,} here"
+        others = [what for key, what in (("all", "images"), ("order", "masks")) if there.get(key) != here.get(key)]
+        return f"the {part} {' and '.join(others)} are others"
     pairs = zip(class_names, there["classes"], here["classes"], strict=True)
     changed = [(_name(name), before.split()[0], now.split()[0]) for name, before, now in pairs if before != now]
     if not changed:

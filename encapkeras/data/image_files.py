@@ -86,16 +86,30 @@ def read_image(path: str | os.PathLike[str], channels: int, box: Box | None = No
     path = os.fspath(path)
     with reading(path, "an image", DataError, "Replace or remove the file"), warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="PIL")  # of damaged EXIF data and such
-        with _opened(path) as image:
+        with opened(path) as image:
             declared = _declared(image)
-            _bound(image, halved=box is None)
+            bound_pixels(image, halved=box is None)
             part = image if box is None else image.crop(_inside(box, image.size))
             ImageOps.exif_transpose(part, in_place=True)
             return _pixels(part, channels, *declared)
 
 
+def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """Return height and width of the image in a file, upright as `read_image` gives it; no pixel is decoded."""
+    from PIL import ExifTags
+
+    path = os.fspath(path)
+    with reading(path, "an image", DataError, "Replace or remove the file"), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="PIL")
+        with opened(path) as image:
+            width, height = image.size
+            turned = image.getexif().get(ExifTags.Base.Orientation, 1) in range(5, 9)
+            return (width, height) if turned else (height, width)
+
+
 @contextlib.contextmanager
-def _opened(path: str) -> Iterator[Image]:
+def opened(path: str) -> Iterator[Image]:
+    """Open an image file of one of the `FORMATS` with Pillow; a `ValueError` says why it cannot be."""
     from PIL import Image, UnidentifiedImageError
 
     try:
@@ -181,7 +195,7 @@ def _declared(image: Image) -> tuple[int, bool]:
     return bits, tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION, 0) == 0
 
 
-def _bound(image: Image, halved: bool) -> None:
+def bound_pixels(image: Image, halved: bool) -> None:
     """Refuse an image of too many pixels, unless it can be decoded at half its size."""
     width, height = image.size
     if halved and width * height > LARGEST:

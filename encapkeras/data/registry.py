@@ -13,6 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 import numpy.typing as npt
 
 from encapkeras.data.image_files import ImageFiles
+from encapkeras.data.mask_files import MaskFiles
 from encapkeras.errors import DataError, RegistrationError, printable
 from encapkeras.registry import Registry
 from encapkeras.text import is_utf8
@@ -55,6 +56,7 @@ class DatasetInfo:
         samples: What the samples are: `images`; `sequences` of `width` steps, each of `channels` numbers, with height
             1; or `vectors` of `channels` numbers, with height and width 1.
         classes_per_image: How many classes each image has: 2 with `data.overlap`.
+        task: What has a class: each sample (`classes`), or each pixel (`segments`).
 
     Raises:
         DataError: The name of a class is not valid Unicode, as that of a folder may be.
@@ -69,6 +71,7 @@ class DatasetInfo:
     validation_images: int | None = None
     samples: Literal["images", "sequences", "vectors"] = "images"
     classes_per_image: int = 1
+    task: Literal["classes", "segments"] = "classes"
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -79,6 +82,16 @@ class DatasetInfo:
         """Return whether an input of this shape, without the batch, takes the samples; None is any size."""
         sample = self.input_shape
         return len(shape) == len(sample) and all(a in (None, b) for a, b in zip(shape, sample, strict=True))
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """The shape of the scores that a network gives: `(K,)`, or `(H, W, K)` of each pixel."""
+        return (self.height, self.width, self.classes) if self.task == "segments" else (self.classes,)
+
+    def takes(self, scores: Sequence[int | None]) -> bool:
+        """Return whether a network may give scores of this shape; a side that is None may be any."""
+        due = self.output_shape
+        return len(scores) == len(due) and all(size in (None, has) for size, has in zip(scores, due, strict=True))
 
     def __post_init__(self) -> None:
         for name in self.class_names:
@@ -93,19 +106,20 @@ class ImageArrays:
     Args:
         train_images: `(N, H, W, C)`, uint8, or float32 in [0, 1]; or image files, decoded when they are needed. Of
             sequences `(N, 1, T, F)`, of vectors `(N, 1, 1, F)`, float32.
-        train_labels: `(N,)`, int64.
+        train_labels: `(N,)`, int64. With task `segments` masks, the class of each pixel: `(N, H, W)`, uint8, or mask
+            files in the order of the images.
         test_images: `M` images, as `train_images`.
-        test_labels: `(M,)`, int64.
+        test_labels: Their labels or masks, as `train_labels`.
         validation_images: Those of the data set's own validation part, as `train_images`; None if it has none.
         validation_labels: Their labels; None if there are none.
     """
 
     train_images: Array | ImageFiles
-    train_labels: Array
+    train_labels: Array | MaskFiles
     test_images: Array | ImageFiles
-    test_labels: Array
+    test_labels: Array | MaskFiles
     validation_images: Array | ImageFiles | None = None
-    validation_labels: Array | None = None
+    validation_labels: Array | MaskFiles | None = None
 
 
 class DatasetReader(abc.ABC):

@@ -15,10 +15,11 @@ from torch import Tensor
 from encapkeras.data import augment
 from encapkeras.data.affine import AffineImages, DataPart
 from encapkeras.data.batches import Batches
-from encapkeras.data.checks import layout_hint, range_hint
+from encapkeras.data.checks import layout_hint, listed_error, range_hint
 from encapkeras.data.description import as_given_to_the_network, too_few
 from encapkeras.data.fingerprint import Fingerprint, fingerprint
 from encapkeras.data.image_files import ImageFiles
+from encapkeras.data.mask_files import MaskFiles
 from encapkeras.data.overlap import MARGIN, check_parts
 from encapkeras.data.registry import SAMPLE_AXES, Array, DatasetInfo, ImageArrays
 from encapkeras.data.settings import AugmentSettings, DataSettings
@@ -33,7 +34,7 @@ class Part(NamedTuple):
     """The images of training, validation or test."""
 
     images: Array | ImageFiles
-    labels: Array
+    labels: Array | MaskFiles
     numbers: Array  # of the images, in the part of the data set that they were read from
     source: DataPart  # that part
 
@@ -90,20 +91,17 @@ def load(settings: DataSettings, *, seed: int) -> DataSplits:
         raise ArgumentError(f"the seed must be at least 0; received {seed}")
     reader = settings.reader()
     arrays = reader.read()  # before the description: it finds all that is wrong, the description only a part
-    for labels in (arrays.train_labels, arrays.validation_labels, arrays.test_labels):
-        if labels is not None and labels.ndim != 1:
-            raise DataError(
-                f"data set '{settings.dataset}' gives labels of shape {labels.shape}; training and measuring need one "
-                "class for each image, (N,). Images of several classes can be trained with in a script of your own"
-            )
     info = as_given_to_the_network(settings, reader)
+    for labels in (arrays.train_labels, arrays.validation_labels, arrays.test_labels):
+        _check_labels(settings.dataset, labels, info)
     for part, images in {"training": arrays.train_images, "test": arrays.test_images}.items():
         if info.samples == "images" and len(images) and (hint := range_hint(images)):
             warnings.warn(f"pixels of the {part} images of data set '{settings.dataset}': {hint}", stacklevel=2)
     train, validation, test = _parts(arrays, settings, seed)
     if settings.overlap:
-        parts = {"training": train.labels, "validation": validation.labels, "test": test.labels}
-        check_parts(parts, info.class_names)
+        parts = {"training": train, "validation": validation, "test": test}
+        labels_of = {name: part.labels for name, part in parts.items() if isinstance(part.labels, np.ndarray)}
+        check_parts(labels_of, info.class_names)
     make = _BatchesMaker(settings, info, [part.images for part in (train, validation, test)])
     return DataSplits(
         info=info,
@@ -112,6 +110,27 @@ def load(settings: DataSettings, *, seed: int) -> DataSplits:
         test=make(test),
         fingerprint=fingerprint(info.class_names, arrays),
     )
+
+
+def _check_labels(dataset: str, labels: Array | MaskFiles | None, info: DatasetInfo) -> None:
+    """Check that there is one class for each image, or one for each pixel."""
+    if labels is None or isinstance(labels, MaskFiles):
+        return
+    if info.task == "segments" and labels.ndim != 3:
+        raise DataError(
+            f"data set '{dataset}' gives labels of shape {labels.shape}; its description says that each pixel has a "
+            "class: give masks (N, H, W)"
+        )
+    if info.task == "segments" and labels.size and not 0 <= labels.min() <= labels.max() < info.classes:
+        raise DataError(
+            f"data set '{dataset}' gives masks with values from {labels.min()} to {labels.max()}; there are "
+            f"{info.classes} classes, from 0 to {info.classes - 1}"
+        )
+    if info.task == "classes" and labels.ndim != 1:
+        raise DataError(
+            f"data set '{dataset}' gives labels of shape {labels.shape}; training and measuring need one "
+            "class for each image, (N,). Images of several classes can be trained with in a script of your own"
+        )
 
 
 class _BatchesMaker:
@@ -139,7 +158,7 @@ class _BatchesMaker:
             source = layout.placed(self._in_memory(part.images), np.arange(len(part.labels)))
         return Batches(
             source,
-            torch.from_numpy(part.labels),
+            self._labels(part),
             height=height,
             width=width,
             batch_size=settings.batch_size,
@@ -149,6 +168,36 @@ class _BatchesMaker:
             axes=SAMPLE_AXES[self._info.samples],
             overlap_classes=self._info.classes if settings.overlap else None,
         )
+
+    def _labels(self, part: Part) -> Tensor:
+        """Return labels `(N,)`, or masks in the size of the images from which windows are cut."""
+        labels, images = part.labels, part.images
+        if isinstance(labels, MaskFiles):
+            return self._fitted(labels)
+        if self._info.task == "classes":
+            return torch.from_numpy(labels)
+        if not isinstance(images, ImageFiles) and labels.shape != images.shape[:3]:
+            raise DataError(
+                f"data set '{self._settings.dataset}' gives masks {labels.shape} of images {images.shape}; a mask has "
+                "a class for each pixel of its image"
+            )
+        masks = torch.from_numpy(np.require(labels, np.uint8, ["C_CONTIGUOUS", "WRITEABLE"]))
+        return augment.fit(masks[..., None], *self._whole, nearest=True)[..., 0]
+
+    def _fitted(self, masks: MaskFiles) -> Tensor:
+        """Decode masks; raise `DataError` naming all that are wrong."""
+        fitted = torch.empty((len(masks), *self._whole), dtype=torch.uint8)
+        problems = []
+        for index in range(len(masks)):
+            try:
+                mask = torch.from_numpy(masks.read(index))[None, :, :, None]
+            except DataError as error:
+                problems.append(str(error))
+            else:
+                fitted[index] = augment.fit(mask, *self._whole, nearest=True)[0, :, :, 0]
+        if problems:
+            raise listed_error(f"masks of data set '{self._settings.dataset}' cannot be used", problems)
+        return fitted
 
     def _affine(self, part: Part) -> AffineImages | None:
         settings = self._settings.affine
@@ -169,13 +218,15 @@ class _BatchesMaker:
         return augment.fit(torch.from_numpy(writable), *self._whole)
 
 
-def subset_indices(labels: Array, count: int | None, seed: int) -> Array:
+def subset_indices(labels: Array | MaskFiles, count: int | None, seed: int) -> Array:
     """Return a random choice of training images, ascending; with the same seed, a smaller one is part of a larger."""
     total = len(labels)
     if count is None:
         return np.arange(total)
     if count > total:
         raise too_few(count, total)
+    if isinstance(labels, MaskFiles) or labels.ndim > 1:  # of masks any choice is as good
+        labels = np.zeros(total, np.int64)
     return np.sort(_in_shares(labels, seed)[:count])
 
 
@@ -244,11 +295,12 @@ def _parts(arrays: ImageArrays, settings: DataSettings, seed: int) -> tuple[Part
     return _taken(arrays, kept), validation, _whole_part(arrays.test_images, arrays.test_labels, "test")
 
 
-def _whole_part(images: Array | ImageFiles, labels: Array, source: DataPart) -> Part:
+def _whole_part(images: Array | ImageFiles, labels: Array | MaskFiles, source: DataPart) -> Part:
     return Part(images, labels, np.arange(len(labels)), source)
 
 
 def _taken(arrays: ImageArrays, indices: Array) -> Part:
-    images = arrays.train_images
+    images, labels = arrays.train_images, arrays.train_labels
     chosen = images.take(indices) if isinstance(images, ImageFiles) else images[indices]
-    return Part(chosen, arrays.train_labels[indices], indices, "training")
+    own = labels.take(indices) if isinstance(labels, MaskFiles) else labels[indices]
+    return Part(chosen, own, indices, "training")

@@ -95,6 +95,11 @@ def starter_spec(
         raise ArgumentError(
             f"starter specs are networks for images; data set '{data.dataset}' has {info.samples}. Begin with {example}"
         )
+    if info.task == "segments":
+        raise ArgumentError(
+            f"starter specs are networks for images of one class; data set '{data.dataset}' has a class for each pixel"
+            ". Begin with a copy of shapes_capsules or shapes_unet"
+        )
     plan = _PLANS[size]
     text = _template(_TEMPLATE_OF[routing])
     if backbone:

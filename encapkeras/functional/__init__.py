@@ -49,6 +49,7 @@ from encapkeras.functional.routing.interest_routing import interest_count, inter
 from encapkeras.functional.routing.inverted_attention import AttentionLayer, inverted_attention_routing
 from encapkeras.functional.routing.self_attention import self_attention_routing
 from encapkeras.functional.routing.self_routing import self_routing
+from encapkeras.functional.routing.transposed_convolution_dynamic_routing import transposed_convolution_dynamic_routing
 from encapkeras.functional.routing.variational_bayes import variational_bayes_routing
 from encapkeras.functional.routing.window_dynamic_routing import window_dynamic_routing
 from encapkeras.functional.routing.window_em_routing import EmOptions, window_em_routing
@@ -113,6 +114,7 @@ __all__ = [
     "transport_critic",
     "transport_divergence",
     "transport_generator",
+    "transposed_convolution_dynamic_routing",
     "transposed_decoder",
     "variational_bayes_routing",
     "window_dynamic_routing",

@@ -4,7 +4,8 @@ Read `registry` first (`register_layer`, and `CapsuleLayer`, the base of all), w
 `conv_bn_relu` and `primary_capsules` come before the capsules; `capsule_convolution` and `capsule_stage` make their
 weights with `block_weights`; `dynamic_capsules` and `em_capsules` are based on `voting_layer`; the layers that
 route in windows, such as `self_routing_capsules`, on `window_layer`; `convolution_capsules` and
-`convolution_dynamic_capsules` are those of DeepCaps; `capsule_dense` and `capsule_length` end a network.
+`convolution_dynamic_capsules` are those of DeepCaps, `transposed_convolution_dynamic_capsules` those of SegCaps;
+`capsule_dense` and `capsule_length` end a network.
 `initializers` and `kernel_sizes` are types of arguments.
 """
 
@@ -42,6 +43,7 @@ from encapkeras.layers.saved_spec_model import SavedSpecModel  # noqa: F401  # r
 from encapkeras.layers.self_attention_capsules import SelfAttentionCapsules
 from encapkeras.layers.self_routing_capsules import SelfRoutingCapsules
 from encapkeras.layers.squash import Squash
+from encapkeras.layers.transposed_convolution_dynamic_capsules import TransposedConvolutionDynamicCapsules
 from encapkeras.layers.variational_bayes_capsules import VariationalBayesCapsules
 from encapkeras.layers.voting_layer import VotingLayer
 from encapkeras.layers.window_dynamic_capsules import WindowDynamicCapsules
@@ -78,6 +80,7 @@ __all__ = [
     "SelfAttentionCapsules",
     "SelfRoutingCapsules",
     "Squash",
+    "TransposedConvolutionDynamicCapsules",
     "VariationalBayesCapsules",
     "VotingLayer",
     "WindowDynamicCapsules",

@@ -213,7 +213,7 @@ class Backbone(keras.layers.Layer):  # type: ignore[misc]
     def call(self, inputs: torch.Tensor, training: bool | None = None) -> torch.Tensor:
         """See the class."""
         images = inputs.expand(-1, -1, -1, CHANNELS) * 255  # a new tensor: preprocessing changes it in place
-        return self.network(self._preprocess(images), training=training)
+        return self.network(self._preprocess(images), training=training)  # type: ignore[no-any-return]
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments that make this layer again."""

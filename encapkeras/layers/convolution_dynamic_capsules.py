@@ -27,7 +27,7 @@ class ConvolutionDynamicCapsules(CapsuleLayer):
     The votes `v_nj(p)` of type n at position p are the convolution of its components. Logits start at 0; each iteration
     takes `c = softmax(logits)`, `s_j(p) = sum_n c_nj(p) v_nj(p) + bias_j` and `a_j = squash(s_j)`, and adds `v_nj(p) .
     a_j(p)` to the logits (arXiv 1904.09546, section 3.2, "3D convolution based dynamic routing"). Gradients flow
-    through all iterations; votes are never made.
+    through all iterations; votes are made, for some samples at a time, only where they are few.
 
     As published, the coefficients of a type sum to 1 over all parents and positions together: with 32 types of parents
     and 16 positions each is 1/512 at the start, and the bias decides most of what comes out.

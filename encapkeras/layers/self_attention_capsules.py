@@ -115,10 +115,9 @@ class SelfAttentionCapsules(WindowLayer):
     def call(self, inputs: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
         """See the class."""
         (capsules,) = self.as_maps(inputs, mask)
-        kernel, bias = (
-            None if weight is None else self.of_types(weight.value, capsules.shape[3])
-            for weight in (self.kernel, self.bias)
-        )
+        types = capsules.shape[3]
+        kernel = self.of_types(self.kernel.value, types)
+        bias = None if self.bias is None else self.of_types(self.bias.value, types)
         parents = self_attention_routing(capsules, kernel, bias, **self.window_options(capsules))
         return self.lay_out(parents)
 

@@ -7,6 +7,7 @@ shortest example; then `side_loss`, the base of losses on tensors inside a netwo
 
 import encapkeras.layers  # noqa: F401  # checks the Keras backend
 from encapkeras.losses.cross_entropy import CrossEntropyLoss, cross_entropy
+from encapkeras.losses.dice import DiceLoss, dice_loss
 from encapkeras.losses.margin import MarginLoss, margin_loss
 from encapkeras.losses.negative_log_likelihood import NegativeLogLikelihoodLoss, negative_log_likelihood
 from encapkeras.losses.optimal_transport import OptimalTransport
@@ -19,6 +20,7 @@ __all__ = [
     "LOSSES",
     "CapsuleLoss",
     "CrossEntropyLoss",
+    "DiceLoss",
     "MarginLoss",
     "NegativeLogLikelihoodLoss",
     "OptimalTransport",
@@ -26,6 +28,7 @@ __all__ = [
     "SideLoss",
     "SpreadLoss",
     "cross_entropy",
+    "dice_loss",
     "margin_loss",
     "negative_log_likelihood",
     "register_loss",

@@ -13,11 +13,11 @@ from encapkeras.losses.targets import one_hot_targets, smooth
 
 @scores_first("loss=CrossEntropyLoss()")
 def cross_entropy(scores: torch.Tensor, targets: torch.Tensor, *, scale: float = 1.0) -> torch.Tensor:
-    """Return `-sum_k T_k log softmax(scale * a)_k` of each sample, `(B,)`.
+    """Return `-sum_k T_k log softmax(scale * a)_k` of each sample, `(B,)`, or each pixel, `(B, H, W)`.
 
     Args:
-        scores: Logits, or lengths, a `(B, K)`.
-        targets: One-hot T `(B, K)`.
+        scores: Logits, or lengths, a `(B, K)`; or of each pixel, `(B, H, W, K)`.
+        targets: One-hot T, in the shape of the scores.
         scale: Factor of the scores; without one, lengths below 1 make flat probabilities.
 
     Examples:
@@ -43,8 +43,9 @@ class CrossEntropyLoss(CapsuleLoss):
         **kwargs: `name`, `reduction`, `dtype`, as for every Keras loss.
 
     Call arguments:
-        y_true: Labels `(B,)` as whole numbers, or targets `(B, K)`, one-hot or soft; their rows sum to 1.
-        y_pred: Scores `(B, K)`.
+        y_true: Labels `(B,)` as whole numbers, or targets `(B, K)`, one-hot or soft; their rows sum to 1. Masks `(B, H,
+            W)` of images.
+        y_pred: Scores `(B, K)`; of each pixel `(B, H, W, K)`.
 
     Raises:
         ShapeError: Labels and scores do not match.
@@ -55,6 +56,8 @@ class CrossEntropyLoss(CapsuleLoss):
         >>> CrossEntropyLoss()(torch.tensor([0]), torch.zeros(1, 2))
         tensor(0.6931)
     """
+
+    pixels = True
 
     def __init__(
         self,
@@ -68,8 +71,9 @@ class CrossEntropyLoss(CapsuleLoss):
         self.label_smoothing = label_smoothing
 
     def call(self, y_true: torch.Tensor, y_pred: torch.Tensor) -> torch.Tensor:
-        """Return losses `(B,)`; see the class."""
-        targets = smooth(one_hot_targets(y_true, y_pred, one_class="cross-entropy loss"), self.label_smoothing)
+        """Return losses `(B,)`, or of pixels `(B, H, W)`; see the class."""
+        one_hot = one_hot_targets(y_true, y_pred, one_class="cross-entropy loss", pixels=True)
+        targets = smooth(one_hot, self.label_smoothing)
         return cross_entropy(y_pred, targets, scale=self.scale)
 
     def probabilities(self, scores: torch.Tensor) -> torch.Tensor:

@@ -87,6 +87,9 @@ class CapsuleLoss(keras.losses.Loss):  # type: ignore[misc]
     several_classes: ClassVar[bool] = False
     """Whether samples may have several classes: targets `(B, K)` with a 1 for each of them."""
 
+    pixels: ClassVar[bool] = False
+    """Whether each pixel may have a class: scores `(B, H, W, K)` with masks `(B, H, W)`."""
+
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
 

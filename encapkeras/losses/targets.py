@@ -11,34 +11,39 @@ from encapkeras.functional.torch_support.fake_tensors import has_values
 ROUNDING = 0.01  # by which a sum of soft labels may differ from 1, also in bfloat16
 
 
-def one_hot_targets(labels: torch.Tensor, scores: torch.Tensor, *, one_class: str = "") -> torch.Tensor:
+def one_hot_targets(
+    labels: torch.Tensor, scores: torch.Tensor, *, one_class: str = "", pixels: bool = False
+) -> torch.Tensor:
     """Return one-hot targets `(B, K)` from labels `(B,)` or `(B, 1)`, or from (soft) targets `(B, K)`.
 
-    A loss that is about one class of each sample gives its name as `one_class`: rows must then sum to 1.
+    A loss that is about one class of each sample gives its name as `one_class`: rows must then sum to 1. One that may
+    be about `pixels` takes scores `(B, H, W, K)` too, with labels `(B, H, W)`.
     """
-    if scores.dim() == 2 and labels.shape == scores.shape and scores.shape[1] > 1:
+    fits = scores.dim() == 2 or (pixels and scores.dim() == 4)
+    if fits and labels.shape == scores.shape and scores.shape[-1] > 1:
         _check_range(labels, 1, "one-hot targets must lie between 0 and 1")
         if one_class:
             _check_sums(labels, one_class)
         return labels.to(scores.dtype)
-    if scores.dim() == 2 and labels.shape in ((len(scores),), (len(scores), 1)):
-        last = scores.shape[1] - 1
+    if fits and labels.shape in (scores.shape[:-1], (*scores.shape[:-1], 1)):
+        last = scores.shape[-1] - 1
         _check_range(labels, last, f"labels must be whole numbers from 0 to {last}, one less than the classes")
-        return F.one_hot(labels.reshape(-1).long(), scores.shape[1]).to(scores.dtype)
+        return F.one_hot(labels.reshape(scores.shape[:-1]).long(), scores.shape[-1]).to(scores.dtype)
     raise ShapeError(
-        f"a capsule loss takes scores (batch, classes) and labels (batch,) or one-hot (batch, classes); received "
+        f"a capsule loss takes scores (batch, classes) and labels (batch,) or one-hot (batch, classes)"
+        f"{', or scores (batch, height, width, classes) and masks (batch, height, width)' if pixels else ''}; received "
         f"scores of shape {tuple(scores.shape)} and labels of shape {tuple(labels.shape)}"
     )
 
 
 def smooth(targets: torch.Tensor, smoothing: float) -> torch.Tensor:
     """Return `(1 - smoothing) T_k + smoothing / K`."""
-    return targets * (1 - smoothing) + smoothing / targets.shape[1] if smoothing else targets
+    return targets * (1 - smoothing) + smoothing / targets.shape[-1] if smoothing else targets
 
 
 def sum_to_1(targets: torch.Tensor) -> torch.Tensor:
     """Return which rows `(B,)` of targets `(B, K)` sum to 1, as those of one class and of soft labels do."""
-    return (targets.sum(1, dtype=torch.float32) - 1).abs() <= ROUNDING
+    return (targets.sum(-1, dtype=torch.float32) - 1).abs() <= ROUNDING
 
 
 def _check_sums(targets: torch.Tensor, loss: str) -> None:
@@ -46,10 +51,11 @@ def _check_sums(targets: torch.Tensor, loss: str) -> None:
         return
     wrong = ~sum_to_1(targets)
     if wrong.any():
-        index = int(wrong.nonzero()[0])
+        place = tuple(wrong.nonzero()[0].tolist())
+        index = place[0] if len(place) == 1 else place
         raise ArgumentError(
             f"the {loss} needs one class for each sample: one-hot targets, or soft ones that sum to 1; row {index} "
-            f"sums to {targets[index].sum().item():g}. Use the margin loss for samples of several classes or none"
+            f"sums to {targets[place].sum().item():g}. Use the margin loss for samples of several classes or none"
         )
 
 

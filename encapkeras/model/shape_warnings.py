@@ -28,9 +28,12 @@ def warn_about_shapes(graph: BuiltGraph, spec: Spec, written: Tree, report: Repo
         if not info or not isinstance(loss, OutputLoss):
             continue
         made = tuple(graph.tensors[outputs[name]].shape[1:])
-        if len(outputs) == 1 and made != (info.classes,):
-            text = f"outputs {made}, and the data set has {info.classes} classes: 'encapkeras train' refuses that"
-            report.warn(written.deepest("model", "outputs", name), f"{text}. Make one score for each class.")
+        if len(outputs) == 1 and not info.takes(made):
+            pixels = info.task == "segments"
+            due = f"masks of {info.output_shape[:2]} pixels and " if pixels else ""
+            text = f"outputs {made}, and the data set has {due}{info.classes} classes: 'encapkeras train' refuses that"
+            each = "each class of each pixel" if pixels else "each class"
+            report.warn(written.deepest("model", "outputs", name), f"{text}. Make one score for {each}.")
         if info.classes_per_image > 1 and not getattr(loss.make(), "several_classes", False):
             text = (
                 f"data.overlap gives each image {info.classes_per_image} classes, and this loss is of images with one"

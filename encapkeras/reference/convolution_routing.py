@@ -1,4 +1,6 @@
-"""Dynamic routing of maps by a convolution, as in DeepCaps: literally, and the usual way with the tensor of all votes.
+"""Dynamic routing of maps by a convolution, as in DeepCaps, and by a transposed one, as in SegCaps.
+
+Both literally, and the usual way with the tensor of all votes.
 
 Shape suffixes: B batch, H W map of the children, N child types, D their dimension, P positions of the parents, J
 parent types, E their dimension.
@@ -59,11 +61,20 @@ def convolution_dynamic_routing_loops(
 ) -> torch.Tensor:
     """Route sample by sample and child by child; return capsules `(B, H', W', J, E)`."""
     all_votes, size = votes(capsules, weight, len(bias), strides, layout)
+    out_BPJE = _route_loops(all_votes, bias, iterations, normalize_over, squash_over)
+    out_BPQJE: torch.Tensor = out_BPJE.unflatten(1, size)
+    return out_BPQJE
+
+
+def _route_loops(
+    all_votes: torch.Tensor, bias: torch.Tensor, iterations: int, normalize_over: str, squash_over: str
+) -> torch.Tensor:
+    """Route votes `(B, N, P, J, E)`; return capsules `(B, P, J, E)`."""
     results = []
     for vote in all_votes:
         types, positions, outputs = vote.shape[:3]
         every = list(itertools.product(range(positions), range(outputs)))
-        logit = torch.zeros(types, positions, outputs, dtype=weight.dtype)
+        logit = torch.zeros(types, positions, outputs, dtype=vote.dtype)
         for _ in range(iterations):
             exp = logit.exp()
             parents = {}
@@ -78,8 +89,54 @@ def convolution_dynamic_routing_loops(
                 out = torch.stack([squash(parents[place]) for place in every]).reshape(positions, outputs, -1)
             logit = logit + (vote * out).sum(3)
         results.append(out)
-    all_maps: torch.Tensor = torch.stack(results).unflatten(1, size)
-    return all_maps
+    return torch.stack(results)
+
+
+def transposed_votes(
+    capsules: torch.Tensor, weight: torch.Tensor, outputs: int, strides: int
+) -> tuple[torch.Tensor, tuple[int, int]]:
+    """Return the votes `(B, N, P, J, E)` and the size of the parents' map: each child lays its kernel down."""
+    batch, height, width, types, _ = capsules.shape
+    rows, columns = weight.shape[2:]
+    size = (strides * height, strides * width)
+    top, left = (rows - strides) // 2, (columns - strides) // 2
+    votes: dict[tuple[int, ...], torch.Tensor] = {}
+    for b, n, p, q in itertools.product(range(batch), range(types), range(height), range(width)):
+        for k, m in itertools.product(range(rows), range(columns)):
+            place = (b, n, p * strides + k - top, q * strides + m - left)
+            vote = (weight[:, :, k, m] * capsules[b, p, q, n].unsqueeze(1)).sum(0)
+            votes[place] = votes[place] + vote if place in votes else vote
+    places = itertools.product(range(batch), range(types), range(size[0]), range(size[1]))
+    all_votes = torch.stack([votes[place] for place in places])
+    return all_votes.reshape(batch, types, size[0] * size[1], outputs, -1), size
+
+
+def transposed_convolution_dynamic_routing_loops(
+    capsules: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, *, strides: int = 2, iterations: int = 3
+) -> torch.Tensor:
+    """Route sample by sample and child by child; return capsules `(B, strides * H, strides * W, J, E)`."""
+    all_votes, size = transposed_votes(capsules, weight, len(bias), strides)
+    out_BPQJE: torch.Tensor = _route_loops(all_votes, bias, iterations, "parents", "capsule").unflatten(1, size)
+    return out_BPQJE
+
+
+def transposed_convolution_dynamic_routing(
+    capsules_BHWND: torch.Tensor, weight: torch.Tensor, bias_JE: torch.Tensor, *, strides: int = 2, iterations: int = 3
+) -> torch.Tensor:
+    """Route with all votes; return capsules `(B, strides * H, strides * W, J, E)`."""
+    batch, height, width = capsules_BHWND.shape[:3]
+    by_type = F.conv_transpose2d(capsules_BHWND.permute(0, 3, 4, 1, 2).flatten(0, 1), weight, stride=strides)
+    top, left = ((side - strides) // 2 for side in weight.shape[2:])
+    by_type = by_type[:, :, top : top + strides * height, left : left + strides * width]
+    vote_BNPJE = by_type.flatten(2).unflatten(1, tuple(bias_JE.shape)).unflatten(0, (batch, -1)).permute(0, 1, 4, 2, 3)
+    logit_BNPJ = torch.zeros_like(vote_BNPJE[..., 0])
+    for _ in range(iterations):
+        sum_BPJE = (logit_BNPJ.softmax(3).unsqueeze(4) * vote_BNPJE).sum(1) + bias_JE
+        length = torch.linalg.vector_norm(sum_BPJE, dim=3, keepdim=True)
+        out_BPJE = sum_BPJE * (length / (1 + length**2))
+        logit_BNPJ = logit_BNPJ + (vote_BNPJE * out_BPJE.unsqueeze(1)).sum(4)
+    out_BPQJE: torch.Tensor = out_BPJE.unflatten(1, (strides * height, strides * width))
+    return out_BPQJE
 
 
 def convolution_dynamic_routing(

@@ -20,6 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from encapkeras.data import DataSettings
 from encapkeras.layers.convolution_dynamic_capsules import ConvolutionDynamicCapsules
 from encapkeras.layers.inverted_attention_stack import InvertedAttentionStack
+from encapkeras.layers.transposed_convolution_dynamic_capsules import TransposedConvolutionDynamicCapsules
 from encapkeras.layers.voting_layer import VotingLayer
 from encapkeras.layers.window_layer import WindowLayer
 from encapkeras.losses.side_loss import LABELS
@@ -33,6 +34,7 @@ from encapkeras.summary.node_table import SIDE_LOSS, reached_nodes
 from encapkeras.torch_internals import CDIST_FORWARD, storage_key, without_values
 
 Device = Literal["cpu", "cuda"]
+BY_VOTES = VotingLayer | WindowLayer | ConvolutionDynamicCapsules | TransposedConvolutionDynamicCapsules
 
 
 @dataclass(frozen=True)
@@ -283,7 +285,7 @@ class _Walk:
         children = tuple(tensors[0].shape)
         if isinstance(layer, InvertedAttentionStack):
             shapes = layer.votes_shapes(children)
-        elif isinstance(layer, VotingLayer | WindowLayer | ConvolutionDynamicCapsules):
+        elif isinstance(layer, BY_VOTES):
             shapes = [layer.votes_shape(children)]
         else:
             return None

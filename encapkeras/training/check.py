@@ -116,6 +116,11 @@ def check_settings(spec: Spec) -> DataSettings:
             "train.analysis looks at validation images, but data.validation is 0. Set data.validation above 0, or "
             "remove train.analysis; encapkeras analyse works without."
         )
+    if spec.train.analysis and spec.info and spec.info.task == "segments":
+        raise TrainingError(
+            "train.analysis needs images of one class each, and this data set has a class for each pixel. Remove "
+            "train.analysis."
+        )
     if spec.train.analysis and data.overlap:
         raise TrainingError(
             "train.analysis needs images of one class each, and data.overlap gives them two. Remove one of them."

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from encapkeras.spec.spec import Spec
 
 
+MEAN_IOU = "mean_iou"
+
+
 def data_of(spec: Spec) -> DataSettings:
     """Return the `data:` section of a spec that is to be trained or measured; a TrainingError if it has none."""
     if spec.data is None:
@@ -53,11 +56,20 @@ def check_fits(model: keras.Model, info: DatasetInfo) -> None:
             f"'{model.name}' takes inputs of shape {given}; the {info.samples} of the data set are {info.input_shape}"
         )
     scores = tuple(model.outputs[0].shape[1:])
-    if scores != (info.classes,):
+    if not info.takes(scores):
         raise TrainingError(
-            f"output '{model.output_names[0]}' of '{model.name}' has shape {scores}; it must be ({info.classes},), one "
-            "score per class of the data set"
+            f"output '{model.output_names[0]}' of '{model.name}' has shape {scores}; it must be {info.output_shape}, "
+            f"one score per class of the data set{' for each pixel' if info.task == 'segments' else ''}"
         )
+    if info.task == "segments":
+        _check_takes_pixels(model)
+    for name, loss in losses.items():
+        weights = getattr(loss, "class_weights", None)
+        if weights is not None and len(weights) != info.classes:
+            raise TrainingError(
+                f"class_weights of the loss on '{name}' of '{model.name}' has {len(weights)} numbers; the data set has "
+                f"{info.classes} classes: {listed(info.class_names)}"
+            )
     if info.classes_per_image > 1:
         _check_takes_several_classes(model, info.classes_per_image)
     if model.class_names and classes_moved(model.class_names, info.class_names):
@@ -80,6 +92,17 @@ def _check_takes_several_classes(model: SpecModel, count: int) -> None:
         )
 
 
+def _check_takes_pixels(model: SpecModel) -> None:
+    """Check that the losses of a network can be of images with a class for each pixel."""
+    of_labels = [name for name, loss in model.side_losses.items() if LABELS in type(loss).tensors()]
+    one = [name for name, loss in model.make_losses().items() if not getattr(loss, "pixels", False)] + of_labels
+    if one:
+        raise TrainingError(
+            f"each pixel of the data set has a class, and the loss on {listed(one)} of '{model.name}' is of images "
+            "with one class. Use the loss margin, cross_entropy or dice on the output, and side losses without labels."
+        )
+
+
 def exact_match(y_true: torch.Tensor, y_pred: torch.Tensor) -> torch.Tensor:
     """Return 1 where the classes with the highest scores are just those of the target, in any order, else 0, `(B,)`.
 
@@ -98,24 +121,41 @@ def exact_match(y_true: torch.Tensor, y_pred: torch.Tensor) -> torch.Tensor:
 
 
 def compile_with_losses(
-    model: SpecModel, optimizer: keras.optimizers.Optimizer | None = None, classes_per_image: int = 1
+    model: SpecModel,
+    optimizer: keras.optimizers.Optimizer | None = None,
+    classes_per_image: int = 1,
+    segments: int | None = None,
 ) -> None:
     """Compile a model with the losses of its spec and with `accuracy`; without optimizer it is only measured.
 
-    Of images of several classes, the accuracy is `exact_match`.
+    Of images of several classes, the accuracy is `exact_match`. Of pixels with one of `segments` classes it is the
+    share of pixels, and there is `mean_iou` too.
     """
     accuracy = (
         keras.metrics.SparseCategoricalAccuracy(name="accuracy")
         if classes_per_image == 1
         else keras.metrics.MeanMetricWrapper(exact_match, name="accuracy")
     )
+    metrics = [accuracy]
+    if segments is not None:
+        metrics.append(keras.metrics.MeanIoU(segments, name=MEAN_IOU, sparse_y_pred=False))
     model.compile(
-        optimizer, loss=model.make_losses(), loss_weights=model.loss_weights, metrics=[accuracy], jit_compile=False
+        optimizer, loss=model.make_losses(), loss_weights=model.loss_weights, metrics=metrics, jit_compile=False
     )
 
 
+def segments_of(info: DatasetInfo) -> int | None:
+    """Return how many classes pixels have; None if images have one."""
+    return info.classes if info.task == "segments" else None
+
+
+def selecting_metric(info: DatasetInfo) -> str:
+    """Return the name of the log of the validation that chooses the best epoch."""
+    return f"val_{MEAN_IOU}" if info.task == "segments" else "val_accuracy"
+
+
 def measure(checkpoint: Path, batches: Batches, info: DatasetInfo) -> dict[str, float]:
-    """Measure the `accuracy` (0 to 1) and mean `loss` of a saved model.
+    """Measure the `accuracy` (0 to 1) and mean `loss` of a saved model; of pixels `mean_iou` too.
 
     Args:
         checkpoint: A `.keras` file of a model built from a spec.
@@ -128,7 +168,7 @@ def measure(checkpoint: Path, batches: Batches, info: DatasetInfo) -> dict[str, 
     """
     model = load_model(checkpoint)
     check_fits(model, info)
-    compile_with_losses(model, classes_per_image=info.classes_per_image)
+    compile_with_losses(model, classes_per_image=info.classes_per_image, segments=segments_of(info))
     with explain_out_of_memory(advice_for_measuring(model, batches.batch_size or batches.num_images)):
         return measure_metrics(model, batches)
 
@@ -136,6 +176,6 @@ def measure(checkpoint: Path, batches: Batches, info: DatasetInfo) -> dict[str, 
 def measure_metrics(
     model: keras.Model, batches: Batches, callbacks: Sequence[keras.callbacks.Callback] = ()
 ) -> dict[str, float]:
-    """Return the `accuracy` (0 to 1) and mean `loss` of a model that `compile_with_losses` has compiled."""
+    """Return the `accuracy` (0 to 1), `loss` and `mean_iou` of a model that `compile_with_losses` has compiled."""
     found = model.evaluate(batches, verbose=0, return_dict=True, callbacks=list(callbacks))
-    return {"accuracy": found["accuracy"], "loss": found["loss"]}
+    return {name: found[name] for name in ("accuracy", "loss", MEAN_IOU) if name in found}

@@ -48,7 +48,13 @@ from encapkeras.training.check import (
     other_callbacks_of_run,
 )
 from encapkeras.training.introduction import introduction
-from encapkeras.training.measure import check_fits, compile_with_losses, measure_metrics
+from encapkeras.training.measure import (
+    check_fits,
+    compile_with_losses,
+    measure_metrics,
+    segments_of,
+    selecting_metric,
+)
 from encapkeras.training.memory.advice import advice_for_training
 from encapkeras.training.memory.out_of_memory import explain_out_of_memory
 from encapkeras.training.memory.peak_memory import PeakMemory
@@ -103,7 +109,8 @@ def train(
 
     Returns:
         The content of `results.json`: `test_accuracy`, `test_loss`, `validation_accuracy` and `best_epoch` (both None
-        without a validation part, where the last weights are tested), `parameters`, `images_per_second`, `seconds`,
+        without a validation part, where the last weights are tested), with masks `test_mean_iou` and
+        `validation_mean_iou`, `parameters`, `images_per_second`, `seconds`,
         and `peak_memory_mib`, beyond the program itself (None where the system does not report it).
 
     Raises:
@@ -162,7 +169,8 @@ class _Run:
         self.own_splits = self.splits.only_part(connected().rank, connected().count)
         self.strategy = DataParallel(sync_batch_norm=self.spec.train.sync_batch_norm)
         self.stopwatch = callbacks.Stopwatch(self.splits.train.num_images)
-        self.checkpoints = callbacks.Checkpoints(self.folder.best if self.splits.validation else None, self.folder.last)
+        best = self.folder.best if self.splits.validation else None
+        self.checkpoints = callbacks.Checkpoints(best, self.folder.last, selecting_metric(self.splits.info))
         self.progress = callbacks.Progress(self.splits.train.num_images, self.asked.console, self.asked.bar)
 
     def say(self, *lines: str) -> None:
@@ -243,7 +251,8 @@ def _open_run(spec: Spec, start: Start, launched: LaunchedRun, folder: RunFolder
     with propagate_errors(), explain_out_of_memory():  # of all processes, before one of them changes the folder
         check_fits(model, splits.info)
         check_device(spec.train, _device_of(model))
-        compile_with_losses(model, make_optimizer(spec.train, len(splits.train), model), splits.info.classes_per_image)
+        optimizer = make_optimizer(spec.train, len(splits.train), model)
+        compile_with_losses(model, optimizer, splits.info.classes_per_image, segments_of(splits.info))
     run = _Run(spec, model, splits, folder, asked)
     device = _device_of(model)
     gpu = f" ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else ""
@@ -317,8 +326,12 @@ def _train_epochs(run: _Run) -> dict[str, Any]:
             shuffle=False,  # the batches are shuffled already
             verbose=0,
         )
+    validated = {"validation_accuracy": run.checkpoints.best_accuracy}
+    if run.splits.info.task == "segments":  # the best epoch is that of the best mean IoU
+        accuracy = run.checkpoints.best_metrics.get("val_accuracy")
+        validated = {"validation_accuracy": accuracy, "validation_mean_iou": run.checkpoints.best_accuracy}
     return {
-        "validation_accuracy": run.checkpoints.best_accuracy,
+        **validated,
         "best_epoch": run.checkpoints.best_epoch,
         "parameters": parameters(run.model),
         "images_per_second": round(run.stopwatch.images_per_second, 1),
@@ -341,13 +354,16 @@ def callbacks_of(run: _Run) -> list[keras.callbacks.Callback]:
         run.checkpoints,
         callbacks.MetricsFile(folder.metrics),
         callbacks.TensorBoard(
-            folder.tensorboard, splits.validation if pictured else None, settings=shown, training_images=images
+            folder.tensorboard,
+            splits.validation if pictured and splits.info.task == "classes" else None,
+            settings=shown,
+            training_images=images,
         ),
         run.progress,
     ]
     if settings.early_stopping:
         patience, least = settings.early_stopping.patience, settings.early_stopping.min_delta
-        others.append(keras.callbacks.EarlyStopping("val_accuracy", least, patience, mode="max"))
+        others.append(keras.callbacks.EarlyStopping(selecting_metric(splits.info), least, patience, mode="max"))
     if settings.analysis:
         some, every = sample_images(splits, "validation", settings.analysis.images), settings.analysis.every
         others.append(
@@ -379,10 +395,11 @@ def _test(run: _Run) -> dict[str, float]:
             best = load_model(chosen)
         else:
             best = build_model(run.spec)
-        compile_with_losses(best, classes_per_image=run.splits.info.classes_per_image)
+        info = run.splits.info
+        compile_with_losses(best, classes_per_image=info.classes_per_image, segments=segments_of(info))
     with contextlib.closing(run.progress):
         found = measure_metrics(run.strategy.attach(best), run.own_splits.test, [run.progress])
-    return {"test_accuracy": found["accuracy"], "test_loss": found["loss"]}
+    return {f"test_{name}": value for name, value in found.items()}
 
 
 def _close(run: _Run, results: dict[str, Any]) -> dict[str, Any]:
@@ -390,7 +407,8 @@ def _close(run: _Run, results: dict[str, Any]) -> dict[str, Any]:
     results = broadcast(results)
     run_on_first(lambda: write_json(run.folder.results, results))
     run_on_first(lambda: StateFiles(run.folder.resume).remove(run.folder.lock))
-    run.say(f"test accuracy {results['test_accuracy']:.4f}, loss {results['test_loss']:.4f}")
+    mean_iou = f", mean IoU {results['test_mean_iou']:.4f}" if "test_mean_iou" in results else ""
+    run.say(f"test accuracy {results['test_accuracy']:.4f}, loss {results['test_loss']:.4f}{mean_iou}")
     return results
 
 

@@ -11,9 +11,18 @@ from encapkeras.benchmarks.routing_sizes import METHODS
 from encapkeras.errors import ArgumentError, ShapeError
 from encapkeras.functional import convolution_dynamic_routing
 from encapkeras.functional.routing import convolution_dynamic_routing as module
+from encapkeras.functional.torch_support import sample_pieces
 from encapkeras.reference import convolution_routing
 
 OVER = list(itertools.product(["parents_and_positions", "parents"], ["map", "capsule"]))
+WAYS = {"votes": 3, "patches": 9}  # by the dimension of the parents: what is fewer numbers
+
+
+@pytest.fixture
+def one_sample_a_piece(monkeypatch):
+    """Take the way of large inputs, whose pieces hold one sample."""
+    whole = sample_pieces.call_by_samples
+    monkeypatch.setattr(module, "call_by_samples", lambda *all_, **_: whole(*all_, little=0, piece=1))
 
 
 def inputs(*, batch=2, size=(4, 3), types=3, dim=2, outputs=2, out_dim=3, kernel=3, scale=1.0, dtype=torch.float64):
@@ -32,8 +41,9 @@ def inputs(*, batch=2, size=(4, 3), types=3, dim=2, outputs=2, out_dim=3, kernel
 
 @pytest.mark.parametrize("over", OVER, ids="-".join)
 @pytest.mark.parametrize("options", [{}, {"iterations": 1}, {"strides": 2}, {"layout": "reference"}], ids=str)
-def test_equals_the_literal_loops(over, options):
-    leaves = inputs()
+@pytest.mark.parametrize("way", WAYS)
+def test_equals_the_literal_loops(way, over, options):
+    leaves = inputs(out_dim=WAYS[way])
     options = {**options, "normalize_over": over[0], "squash_over": over[1]}
     out = convolution_dynamic_routing(*leaves, **options)
     expected = convolution_routing.convolution_dynamic_routing_loops(*leaves, **options)
@@ -42,9 +52,9 @@ def test_equals_the_literal_loops(over, options):
 
 
 @pytest.mark.parametrize("batch", [1, 7])
-def test_equals_the_textbook_version_over_many_pieces(batch, monkeypatch):
-    monkeypatch.setattr(module, "_PIECE", 1)
-    leaves = inputs(batch=batch, size=(4, 4), types=5, outputs=6)
+@pytest.mark.parametrize("way", WAYS)
+def test_equals_the_textbook_version_over_many_pieces(way, batch, one_sample_a_piece):
+    leaves = inputs(batch=batch, size=(4, 4), types=5, out_dim=WAYS[way])
     out = convolution_dynamic_routing(*leaves)
     expected = convolution_routing.convolution_dynamic_routing(*leaves)
     assert largest_difference([out], [expected]) < 1e-13
@@ -52,16 +62,31 @@ def test_equals_the_textbook_version_over_many_pieces(batch, monkeypatch):
 
 
 @pytest.mark.parametrize("over", OVER, ids="-".join)
-@pytest.mark.parametrize("piece", [1, 1 << 18])
-def test_gradients_are_right_twice(over, piece, monkeypatch):
-    monkeypatch.setattr(module, "_PIECE", piece)
-    leaves = inputs(size=(2, 2), types=2, kernel=2, out_dim=2)
+@pytest.mark.parametrize("out_dim", [2, 4])
+def test_gradients_are_right_twice(over, out_dim):
+    leaves = inputs(size=(2, 2), types=2, kernel=2, out_dim=out_dim)
 
     def routed(*tensors):
         return convolution_dynamic_routing(*tensors, normalize_over=over[0], squash_over=over[1])
 
     assert torch.autograd.gradcheck(routed, leaves)
     assert torch.autograd.gradgradcheck(routed, leaves)
+
+
+@pytest.mark.parametrize("out_dim", [2, 4])
+def test_gradients_are_right_twice_over_pieces(out_dim, one_sample_a_piece):
+    leaves = inputs(size=(2, 2), types=2, kernel=2, out_dim=out_dim)
+    assert torch.autograd.gradcheck(convolution_dynamic_routing, leaves)
+    assert torch.autograd.gradgradcheck(convolution_dynamic_routing, leaves)
+
+
+@pytest.mark.parametrize("out_dim, way", [(8, "votes"), (9, "patches")])
+def test_takes_the_way_of_fewer_numbers(out_dim, way):
+    """A child has 2 x 8 or 2 x 9 numbers of votes, and a patch of 18; its positions are 12, the types 3."""
+    leaves = inputs(out_dim=out_dim, batch=1)
+    with LargestTensor() as largest:
+        convolution_dynamic_routing(*leaves)
+    assert largest.elements == 12 * 3 * {"votes": 16, "patches": 18}[way]
 
 
 def test_votes_never_exist():
@@ -111,8 +136,9 @@ def test_positions_move_with_a_kernel_of_one():
 
 
 @pytest.mark.parametrize("normalize_over", ["parents_and_positions", "parents"])
-def test_uniform_coefficients_are_one_iteration(normalize_over):
-    leaves = inputs()
+@pytest.mark.parametrize("way", WAYS)
+def test_uniform_coefficients_are_one_iteration(way, normalize_over):
+    leaves = inputs(out_dim=WAYS[way])
     fixed = torch.full((3, 2), 1 / 2, dtype=torch.float64)
     received = convolution_dynamic_routing(*leaves, normalize_over=normalize_over, coefficients=fixed)
     expected = convolution_dynamic_routing(*leaves, normalize_over=normalize_over, iterations=1)
@@ -120,8 +146,9 @@ def test_uniform_coefficients_are_one_iteration(normalize_over):
 
 
 @pytest.mark.parametrize("normalize_over", ["parents_and_positions", "parents"])
-def test_fixed_coefficients_equal_the_formula(normalize_over):
-    leaves = inputs()
+@pytest.mark.parametrize("way", WAYS)
+def test_fixed_coefficients_equal_the_formula(way, normalize_over):
+    leaves = inputs(out_dim=WAYS[way])
     fixed = torch.rand(3, 2, dtype=torch.float64, requires_grad=True)
     received = convolution_dynamic_routing(
         *leaves, normalize_over=normalize_over, squash_over="capsule", coefficients=fixed
@@ -138,8 +165,9 @@ def test_fixed_coefficients_equal_the_formula(normalize_over):
 
 @pytest.mark.parametrize("over", OVER, ids="-".join)
 @pytest.mark.parametrize("scale", [0.0, 1e-6, 1e4])
-def test_stays_finite(over, scale):
-    capsules, weight, bias = inputs(scale=scale, dtype=torch.float32)
+@pytest.mark.parametrize("way", WAYS)
+def test_stays_finite(way, over, scale):
+    capsules, weight, bias = inputs(out_dim=WAYS[way], scale=scale, dtype=torch.float32)
     for offset in (bias, torch.zeros_like(bias).requires_grad_()):
         leaves = (capsules, weight, offset)
         out = convolution_dynamic_routing(*leaves, iterations=5, normalize_over=over[0], squash_over=over[1])
@@ -164,8 +192,9 @@ def test_half_precision_is_computed_in_float32():
     assert largest_difference([half.float()], [expected]) < 0.02
 
 
-def test_compiles_without_a_break():
-    leaves = inputs()
+@pytest.mark.parametrize("way", WAYS)
+def test_compiles_without_a_break(way):
+    leaves = inputs(out_dim=WAYS[way])
     compiled = torch.compile(convolution_dynamic_routing, fullgraph=True, backend="eager")
     assert largest_difference([compiled(*leaves)], [convolution_dynamic_routing(*leaves)]) < 1e-12
 

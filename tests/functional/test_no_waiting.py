@@ -14,6 +14,7 @@ from encapkeras.functional import (
     squash,
     transport,
     transport_cost,
+    transposed_convolution_dynamic_routing,
 )
 from encapkeras.functional.torch_support.cholesky import cholesky
 from encapkeras.functional.torch_support.numbers_on import numbers_on
@@ -117,13 +118,20 @@ def test_dynamic_routing_with_a_bias_of_the_outputs(positions):
     )
 
 
+@pytest.mark.parametrize("dim", [2, 8])  # by votes, by patches
 @pytest.mark.parametrize("squash_over", ["map", "capsule"])
-def test_convolution_dynamic_routing(squash_over):
+def test_convolution_dynamic_routing(squash_over, dim):
     without_waiting(
         lambda *leaves: convolution_dynamic_routing(*leaves, squash_over=squash_over),
         normal(0, 2, 4, 3, 3, 4),
-        normal(1, 10, 4, 3, 3),
-        normal(2, 5, 2),
+        normal(1, 5 * dim, 4, 3, 3),
+        normal(2, 5, dim),
+    )
+
+
+def test_transposed_convolution_dynamic_routing():
+    without_waiting(
+        transposed_convolution_dynamic_routing, normal(0, 2, 4, 3, 3, 4), normal(1, 4, 10, 4, 4), normal(2, 5, 2)
     )
 
 

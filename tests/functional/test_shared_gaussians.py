@@ -8,7 +8,7 @@ from support.routing import gradients, largest_difference
 
 from encapkeras.errors import ArgumentError, ShapeError
 from encapkeras.functional import EmOptions, variational_bayes_routing, window_em_routing
-from encapkeras.functional.routing import windows as windows_module
+from encapkeras.functional.routing import window_pieces
 
 TYPES, OUTPUTS = 3, 4
 WINDOWS = {  # map, window, strides, padding
@@ -119,7 +119,7 @@ def test_pieces_do_not_change_the_result(method, monkeypatch):
     leaves, case.named["offsets"] = list(case.leaves), case.offsets("learned")
     whole = case(*leaves)
     expected = gradients(whole, case.leaves, materialize=True)
-    monkeypatch.setattr(windows_module, "_PIECE", {"cpu": 50})
+    monkeypatch.setattr(window_pieces, "_PIECE", {"cpu": 50})
     pieces = case(*leaves)
     assert largest_difference(pieces, whole) < 1e-10
     assert largest_difference(gradients(pieces, case.leaves, materialize=True), expected) < 1e-9

@@ -7,7 +7,7 @@ from support.window_methods import METHODS, random_coefficients, random_inputs
 
 from encapkeras.errors import ArgumentError, ShapeError
 from encapkeras.functional import self_routing, window_dynamic_routing
-from encapkeras.functional.routing import windows as windows_module
+from encapkeras.functional.routing import window_pieces
 
 POSES = ["vector", "matrix"]
 WINDOWS = {
@@ -96,7 +96,7 @@ def test_pieces_do_not_change_the_result(name, monkeypatch):
     options = {"iterations": 3, "window": (3, 2), "strides": (2, 1), "padding": (1, 0)}
     whole = METHODS[name](inputs, **options)
     expected = gradients(whole, inputs, materialize=True)
-    monkeypatch.setattr(windows_module, "_PIECE", {"cpu": 50})
+    monkeypatch.setattr(window_pieces, "_PIECE", {"cpu": 50})
     pieces = METHODS[name](inputs, **options)
     assert largest_difference(pieces, whole) < 1e-10
     assert largest_difference(gradients(pieces, inputs, materialize=True), expected) < 1e-8

@@ -22,8 +22,7 @@ from encapkeras.functional import (
     window_dynamic_routing,
     window_em_routing,
 )
-from encapkeras.functional.routing import window_votes
-from encapkeras.functional.routing import windows as windows_module
+from encapkeras.functional.routing import window_pieces, window_votes
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 FILES = [path for folder in ("routings_a", "routings_b") for path in check.files(GOLDEN / folder)]
@@ -130,7 +129,7 @@ def test_pieces_do_not_change_the_result(name, strides, padding, monkeypatch):
     case = Case(name)
     whole = case(strides=strides, padding=padding)
     expected = gradients(whole, case.tensors, materialize=True)
-    monkeypatch.setattr(windows_module, "_PIECE", {"cpu": 50})
+    monkeypatch.setattr(window_pieces, "_PIECE", {"cpu": 50})
     pieces = case(strides=strides, padding=padding)
     assert largest_difference(pieces, whole) < 1e-10
     assert largest_difference(gradients(pieces, case.tensors, materialize=True), expected) < 1e-8

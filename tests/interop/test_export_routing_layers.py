@@ -60,6 +60,19 @@ NETWORKS = {
         },
         "scores": {"layer": "capsule_length", "inputs": "classes", "offset": 1e-7},
     },
+    "SegCaps": {
+        "hidden": {"layer": "transposed_convolution_dynamic_capsules", "inputs": "primary", "types": 3, "dim": 4},
+        "routed": {
+            "layer": "convolution_dynamic_capsules",
+            "inputs": "hidden",
+            "types": 5,
+            "dim": 3,
+            "normalize_over": "parents",
+            "squash_over": "capsule",
+        },
+        "lengths": {"layer": "capsule_length", "inputs": "routed"},
+        "scores": {"layer": "keras.GlobalAveragePooling2D", "inputs": "lengths"},
+    },
     "self-attention": {
         "short": {"layer": "squash", "inputs": "primary", "variant": "exponential"},
         "hidden": {

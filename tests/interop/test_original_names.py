@@ -43,6 +43,8 @@ NOT_OF_THE_ORIGINAL = {
     "routing_self_attention",
     "routing_uniform",
     "routing_variational_bayes",
+    "shapes_capsules",
+    "shapes_unet",
     "sequence_capsules",
     "sequence_gru",
 }

@@ -28,6 +28,7 @@ from encapkeras.layers import (
     SelfAttentionCapsules,
     SelfRoutingCapsules,
     Squash,
+    TransposedConvolutionDynamicCapsules,
     VariationalBayesCapsules,
     WindowDynamicCapsules,
     WindowEmCapsules,
@@ -92,6 +93,20 @@ CASES = {
     "convolution_dynamic_capsules of the authors": (
         ConvolutionDynamicCapsules,
         {"types": 5, "dim": 3, "kernel_size": 2, "padding": "valid", "layout": "reference"},
+        MAP,
+        2,
+        0,
+    ),
+    "transposed_convolution_dynamic_capsules": (
+        TransposedConvolutionDynamicCapsules,
+        {"types": 5, "dim": 3},
+        MAP,
+        2,
+        0,
+    ),
+    "transposed_convolution_dynamic_capsules of stride 3": (
+        TransposedConvolutionDynamicCapsules,
+        {"types": 5, "dim": 3, "kernel_size": 5, "strides": 3, "iterations": 2},
         MAP,
         2,
         0,

@@ -14,7 +14,7 @@ from encapkeras.errors import ArgumentError, printable
 KERAS_READS = "KERAS_TORCH_DEVICE"  # when it is imported
 
 
-def add_device(parser: argparse.ArgumentParser) -> None:
+def add_device(parser: argparse._ActionsContainer) -> None:
     """Declare `--device DEVICE`, which arrives as `run_on`; None for what Keras finds."""
     parser.add_argument(
         "--device",

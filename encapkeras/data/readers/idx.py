@@ -38,9 +38,9 @@ class IdxReader(DatasetReader):
     def read(self) -> ImageArrays:
         """60,000 training and 10,000 test images in the published files."""
         paths = self.files.locate(self.root)
-        arrays = ImageArrays(*self._part(*paths[:2]), *self._part(*paths[2:]))
-        self._refuse_the_sibling(arrays.train_labels, paths[1])
-        return check_arrays(self.files.dataset, arrays, len(self.class_names))
+        train, test = self._part(*paths[:2]), self._part(*paths[2:])
+        self._refuse_the_sibling(train[1], paths[1])
+        return check_arrays(self.files.dataset, ImageArrays(*train, *test), len(self.class_names))
 
     def _part(self, images_path: Path, labels_path: Path) -> tuple[Array, Array]:
         with self.files.reading(images_path):

@@ -2,17 +2,19 @@
 
 The vote of a child type at a position is linear in the patch of its map under the kernel, and all types share the
 kernel. So patches are gathered before they are mapped, `s_j(p) = W_j sum_n c_nj(p) patch_n(p)`, and logits are
-products of patches with queries, `patch_n(p) . (W_j^T v_j(p))`. Neither votes nor what an iteration makes are kept for
-the backward pass: it makes them again, some samples at a time.
+products of patches with queries, `patch_n(p) . (W_j^T v_j(p))`. Where the votes of a child are fewer numbers than its
+patch, as with few parent types and large kernels, votes are made instead. Neither they nor what an iteration makes are
+kept for the backward pass: it makes them again, some samples at a time.
 
 Shape suffixes: B batch, H W map of the children, N child types, D their dimension, P positions of the parents, J
-parent types, E their dimension, G = K * K * D numbers of a patch.
+parent types, E their dimension, K kernel, G = K * K * D numbers of a patch.
 """
 
 from __future__ import annotations
 
 import functools
-from typing import Literal, get_args
+from collections.abc import Callable
+from typing import Any, Literal, get_args
 
 import torch
 from torch.nn import functional as F
@@ -94,29 +96,33 @@ def convolution_dynamic_routing(
         padded_BHWND = F.pad(map_BHWND, [0, 0, 0, 0, *zeros])
         windows = Windows(kernel, (strides, strides))
         size = windows.output_size(*padded_BHWND.shape[1:3])
-        weight_JGE = wide(weight).permute(2, 3, 1, 0).flatten(0, 2).unflatten(1, (outputs, -1)).transpose(0, 1)
-        of_all = (weight_JGE, wide(bias), None if coefficients is None else wide(coefficients))
-        route = functools.partial(
-            _route,
-            windows=windows,
-            size=size,
-            iterations=1 if coefficients is not None else iterations,
-            over_positions=normalize_over == "parents_and_positions",
-            squash_dims=(1, 3) if squash_over == "map" else (3,),
-        )
-        numbers = size[0] * size[1] * max(types, outputs) * weight_JGE.shape[1]
+        of_all = (wide(weight), wide(bias), None if coefficients is None else wide(coefficients))
+        options: dict[str, Any] = {
+            "iterations": 1 if coefficients is not None else iterations,
+            "over_positions": normalize_over == "parents_and_positions",
+            "over_map": squash_over == "map",
+        }
+        patch = kernel[0] * kernel[1] * capsules.shape[4]
+        route: Callable[..., tuple[torch.Tensor]]
+        sizes: dict[str, int] = {}
+        if bias.numel() < patch:
+            route = functools.partial(_route_votes, strides=strides, **options)
+            numbers = size[0] * size[1] * types * bias.numel()
+        else:
+            route = functools.partial(_route_patches, windows=windows, size=size, **options)
+            numbers = size[0] * size[1] * max(types, outputs) * patch
+            sizes = {"little": _PIECE, "piece": _piece(capsules, numbers)}
         if is_traced():
             (out_BPJE,) = route(padded_BHWND, *of_all)
         else:
-            piece = _piece(capsules, numbers)
-            (out_BPJE,) = call_by_samples(route, (padded_BHWND,), of_all, numbers, little=_PIECE, piece=piece)
+            (out_BPJE,) = call_by_samples(route, (padded_BHWND,), of_all, numbers, **sizes)
         out_BPQJE: torch.Tensor = out_BPJE.unflatten(1, size)
         return out_BPQJE.to(capsules.dtype)
 
 
-def _route(
+def _route_patches(
     padded_BHWND: torch.Tensor,
-    weight_JGE: torch.Tensor,
+    weight: torch.Tensor,
     bias_JE: torch.Tensor,
     fixed_NJ: torch.Tensor | None,
     *,
@@ -124,11 +130,13 @@ def _route(
     size: tuple[int, int],
     iterations: int,
     over_positions: bool,
-    squash_dims: tuple[int, ...],
+    over_map: bool,
 ) -> tuple[torch.Tensor]:
     parts = [padded_BHWND[:, *windows.at(offset, size)] for offset in windows.offsets()]
     patch_BPNG = torch.cat(parts, -1).flatten(1, 2)
     outputs, positions = len(bias_JE), size[0] * size[1]
+    weight_JGE = weight.permute(2, 3, 1, 0).flatten(0, 2).unflatten(1, (outputs, -1)).transpose(0, 1)
+    squash_dims = (1, 3) if over_map else (3,)
     alike = 1 / (outputs * positions) if over_positions else 1 / outputs
     if fixed_NJ is None:  # all coefficients are equal
         sum_BPJE = torch.einsum("bpg,jge->bpje", patch_BPNG.sum(2) * alike, weight_JGE)
@@ -150,6 +158,60 @@ def _softmax(logit_BPNJ: torch.Tensor) -> torch.Tensor:
     by_type_BNX = logit_BPNJ.transpose(1, 2).flatten(2).softmax(2)
     by_type_BNPJ: torch.Tensor = by_type_BNX.unflatten(2, (-1, logit_BPNJ.shape[3]))
     return by_type_BNPJ.transpose(1, 2)
+
+
+def _route_votes(
+    padded_BHWND: torch.Tensor,
+    weight: torch.Tensor,
+    bias_JE: torch.Tensor,
+    fixed_NJ: torch.Tensor | None,
+    *,
+    strides: int,
+    **options: Any,
+) -> tuple[torch.Tensor]:
+    vote = F.conv2d(types_as_samples(padded_BHWND), weight, stride=strides)
+    return (route_votes(by_types(vote, padded_BHWND.shape[3], len(bias_JE)), bias_JE, fixed_NJ, **options),)
+
+
+def types_as_samples(map_BHWND: torch.Tensor) -> torch.Tensor:
+    """Return `(B * N, D, H, W)`: one kernel is for all types."""
+    return map_BHWND.permute(0, 3, 4, 1, 2).flatten(0, 1).contiguous()
+
+
+def by_types(vote: torch.Tensor, types: int, outputs: int) -> torch.Tensor:
+    """Return votes `(B * N, J * E, rows, columns)` as `(B, N, J, E, P)`."""
+    vote_BNJEP: torch.Tensor = vote.flatten(2).unflatten(1, (outputs, -1)).unflatten(0, (-1, types))
+    return vote_BNJEP
+
+
+def route_votes(
+    vote_BNJEP: torch.Tensor,
+    bias_JE: torch.Tensor,
+    fixed_NJ: torch.Tensor | None,
+    *,
+    iterations: int,
+    over_positions: bool = False,
+    over_map: bool = False,
+) -> torch.Tensor:
+    """Return capsules `(B, P, J, E)`; positions are last in the votes, so that all steps take them in turn."""
+    outputs, positions = vote_BNJEP.shape[2], vote_BNJEP.shape[4]
+    alike = 1 / (outputs * positions) if over_positions else 1 / outputs
+    bias_JE1, squash_dims = bias_JE.unsqueeze(2), (2, 3) if over_map else (2,)
+    if fixed_NJ is None:  # all coefficients are equal
+        sum_BJEP = vote_BNJEP.sum(1) * alike
+    else:
+        share_NJ = fixed_NJ / positions if over_positions else fixed_NJ
+        sum_BJEP = (share_NJ[:, :, None, None] * vote_BNJEP).sum(1)
+    agreement_BJEP: torch.Tensor | float = 0.0
+    for _ in range(iterations - 1):
+        agreement_BJEP = agreement_BJEP + squash(sum_BJEP + bias_JE1, dim=squash_dims)
+        logit_BNJP = (vote_BNJEP * agreement_BJEP.unsqueeze(1)).sum(3)
+        if over_positions:
+            share_BNJP = logit_BNJP.flatten(2).softmax(2).view_as(logit_BNJP)
+        else:
+            share_BNJP = logit_BNJP.softmax(2)
+        sum_BJEP = (share_BNJP.unsqueeze(3) * vote_BNJEP).sum(1)
+    return squash(sum_BJEP + bias_JE1, dim=squash_dims).permute(0, 3, 1, 2)
 
 
 def _read_again(capsules_BHWND: torch.Tensor) -> torch.Tensor:

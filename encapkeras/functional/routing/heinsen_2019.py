@@ -16,8 +16,8 @@ from encapkeras.errors import ArgumentError, ShapeError
 from encapkeras.functional.routing.routing_inputs import check_iterations
 from encapkeras.functional.routing.vote_sums import distance
 from encapkeras.functional.routing.window_gaussians import Sums, gaussian, mean_of, weighted_sums
+from encapkeras.functional.routing.window_pieces import Tensors
 from encapkeras.functional.routing.window_votes import WindowVotes, as_poses
-from encapkeras.functional.routing.windows import Tensors
 from encapkeras.functional.torch_support.precision import full_precision
 
 EPSILON = 1e-5

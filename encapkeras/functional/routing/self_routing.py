@@ -15,9 +15,10 @@ from encapkeras.errors import ArgumentError, ShapeError
 from encapkeras.functional.routing.routing_inputs import check_activations, check_coefficients, check_map
 from encapkeras.functional.routing.type_votes import TypeVotes, votes_of
 from encapkeras.functional.routing.vote_sums import gather
+from encapkeras.functional.routing.window_pieces import Tensors, sum_children
 from encapkeras.functional.routing.window_positions import has_positions, route_positions
 from encapkeras.functional.routing.window_votes import Pose, Side, WindowVotes, as_poses, windows_of
-from encapkeras.functional.routing.windows import Tensors, Windows, sum_children
+from encapkeras.functional.routing.windows import Windows
 from encapkeras.functional.torch_support.precision import full_precision
 
 

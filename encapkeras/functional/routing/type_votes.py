@@ -16,8 +16,9 @@ from collections.abc import Callable, Sequence
 import torch
 
 from encapkeras.functional.routing.routing_inputs import Competition
+from encapkeras.functional.routing.window_pieces import Tensors, each_child, sum_children
 from encapkeras.functional.routing.window_votes import Pose, Side, WindowVotes, pair, summed_votes
-from encapkeras.functional.routing.windows import Tensors, each_child, fold_logsumexp, sum_children
+from encapkeras.functional.routing.windows import fold_logsumexp
 
 Shares = Callable[[Tensors, Tensors, Tensors], torch.Tensor]
 """The shares `(M, n, O, J)` of a piece of whole windows, from `(children, weights, parents)`; of these the first are

@@ -20,9 +20,9 @@ from encapkeras.functional.routing.routing_inputs import (
     check_iterations,
 )
 from encapkeras.functional.routing.window_gaussians import Density, Sums, WindowGaussians, alike, fixed, of_child
+from encapkeras.functional.routing.window_pieces import Tensors
 from encapkeras.functional.routing.window_positions import has_positions, route_positions
 from encapkeras.functional.routing.window_votes import Pose, Side, WindowVotes, as_poses
-from encapkeras.functional.routing.windows import Tensors
 from encapkeras.functional.torch_support.cholesky import cholesky
 from encapkeras.functional.torch_support.digamma import digamma
 from encapkeras.functional.torch_support.precision import full_precision

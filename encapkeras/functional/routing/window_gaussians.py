@@ -14,8 +14,8 @@ from typing import NamedTuple
 import torch
 
 from encapkeras.functional.routing.vote_sums import distance, gather, moments
+from encapkeras.functional.routing.window_pieces import Tensors
 from encapkeras.functional.routing.window_votes import WindowVotes
-from encapkeras.functional.routing.windows import Tensors
 
 Shares = Callable[[Tensors, Tensors, Tensors], torch.Tensor]
 """The weights of votes, from `(logits, children, weights)`: from one log density, or none, `(n, M, J)`, children `(n,

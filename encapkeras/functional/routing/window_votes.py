@@ -19,7 +19,8 @@ import torch
 from encapkeras.errors import ArgumentError, ShapeError
 from encapkeras.functional.routing.routing_inputs import Competition, check_coefficients, check_map
 from encapkeras.functional.routing.vote_sums import gather
-from encapkeras.functional.routing.windows import Tensors, Windows, each_child, fold_logsumexp, sum_children
+from encapkeras.functional.routing.window_pieces import Tensors, each_child, sum_children
+from encapkeras.functional.routing.windows import Windows, fold_logsumexp
 from encapkeras.functional.torch_support.fake_tensors import is_traced
 
 Pose = Literal["vector", "matrix"]

@@ -45,6 +45,7 @@ class Checkpoints(keras.callbacks.Callback):  # type: ignore[misc]
         best_epoch: The best epoch, from 1; None without validation.
         best_accuracy: Its value of `monitor`; None without validation.
         best_loss: Its validation loss; None without validation.
+        best_metrics: All its logs of the validation, by name; empty without validation.
         best_digest: SHA-256 of the file `best`; None without validation.
         last_epoch: The epoch that `last` holds, from 1; None before the first is complete.
         run: The run whose name the files bear; None for none.
@@ -57,6 +58,7 @@ class Checkpoints(keras.callbacks.Callback):  # type: ignore[misc]
         "best_epoch": (int, NoneType),
         "best_accuracy": (float, int, NoneType),
         "best_loss": (float, int, NoneType),
+        "best_metrics": (dict,),
         "best_digest": (str, NoneType),
         "last_epoch": (int, NoneType),
         "run": (str, NoneType),
@@ -70,6 +72,7 @@ class Checkpoints(keras.callbacks.Callback):  # type: ignore[misc]
         self.best_epoch: int | None = None
         self.best_accuracy: float | None = None
         self.best_loss: float | None = None
+        self.best_metrics: dict[str, float] = {}
         self.best_digest: str | None = None
         self.last_epoch: int | None = None
         self.run: str | None = None
@@ -93,6 +96,7 @@ class Checkpoints(keras.callbacks.Callback):  # type: ignore[misc]
 
     def _forget(self) -> None:
         self.best_epoch = self.best_accuracy = self.best_loss = self.best_digest = None
+        self.best_metrics = {}
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Save."""
@@ -113,6 +117,7 @@ class Checkpoints(keras.callbacks.Callback):  # type: ignore[misc]
             with replacing(self.best) as file:
                 shutil.copyfile(self.last, file)
             self.best_epoch, self.best_accuracy, self.best_loss = epoch + 1, accuracy, loss
+            self.best_metrics = {name: value for name, value in values.items() if name.startswith("val_")}
             self.best_digest = file_digest(self.best)
 
     def _is_better(self, accuracy: float, loss: float) -> bool:
