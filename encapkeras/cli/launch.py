@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import threading
+import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -91,8 +92,10 @@ def _exit_code(codes: Mapping[int, int], count: int, received: int) -> int:
         return said
     name = signal.Signals(-codes[ended]).name
     why = ", as the system does when memory runs out" if name == "SIGKILL" else ""
-    how = "" if ended else ". Continue the run with --resume and its folder"  # else the first process has said how
-    print(f"process {ended} of {count} was ended by {name}{why}{how}", file=sys.stderr)
+    print(
+        f"process {ended} of {count} was ended by {name}{why}. Continue the run with --resume and its folder.",
+        file=sys.stderr,
+    )
     return DistributionError.exit_code
 
 
@@ -126,7 +129,11 @@ class _Signals:
         again = self.received == number == signal.SIGINT
         self.received = self.received or number
         processes = psutil.Process().children(recursive=again)
-        if not processes:  # none is there yet, so that nothing can be lost
+        until = time.monotonic() + 1  # one that is just being started may not be seen yet
+        while not processes and time.monotonic() < until:
+            time.sleep(0.05)
+            processes = psutil.Process().children(recursive=again)
+        if not processes:  # nothing can be lost
             os.write(2, b"interrupted\n")
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)

@@ -192,7 +192,7 @@ def test_several_devices_are_a_process_each(monkeypatch, visible, word, chosen):
     if visible:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     wanted = read_devices(given(word))
-    assert wanted.count == chosen.count(",") + 1
+    assert wanted.processes == chosen.count(",") + 1
     assert wanted.environment == {"KERAS_TORCH_DEVICE": "cuda", "CUDA_VISIBLE_DEVICES": chosen}
 
 

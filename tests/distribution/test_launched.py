@@ -2,12 +2,14 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from support.pages import commands
 from support.processes import ENVIRONMENT, children, largest_difference, rows, wait_for
 from support.tiny_spec import tiny_spec, write_spec
 from support.warm import warm_python, warm_torchrun
@@ -73,6 +75,15 @@ def test_a_training_equals_that_of_torchrun_bit_for_bit(tmp_path):
 
 
 @pytest.mark.slow
+def test_the_commands_of_the_page_train_and_resume(tmp_path, command, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shown = [shlex.split(each) for each in commands(ROOT / "docs" / "scaling.md") if "--processes 2" in each]
+    trained, resumed = (ran(command, *words[2:]).stdout for words in shown)
+    assert "2 processes, each with " in trained
+    assert "is finished already" in resumed
+
+
+@pytest.mark.slow
 def test_cores_are_divided_among_the_processes(tmp_path, command, monkeypatch):
     monkeypatch.delitem(ENVIRONMENT, "OMP_NUM_THREADS")
     path = write_spec(tmp_path, tiny_spec(epochs=1))
@@ -111,7 +122,8 @@ def test_ctrl_c_while_the_processes_start_is_reported_once(tmp_path, command):
     wait_for(lambda: len(children(process)) == 2)
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
-    assert (process.returncode, said.count("interrupted")) == (130, 1)
+    assert process.returncode in (130, -signal.SIGINT)  # for a shell both are 130
+    assert said.count("interrupted") == 1
 
 
 @pytest.mark.slow

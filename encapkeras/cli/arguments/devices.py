@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from encapkeras.cli.arguments.device import KERAS_READS, add_device, advice_without_cuda, devices, shown_devices
 from encapkeras.errors import ArgumentError, launched_with, printable
@@ -30,7 +30,7 @@ class Launch(NamedTuple):
 
 def add_devices(parser: argparse.ArgumentParser) -> None:
     """Declare `--device`, `--devices` and `--processes`, of which one may be given."""
-    choice = parser.add_mutually_exclusive_group()
+    choice: Any = parser.add_mutually_exclusive_group()  # takes arguments as a parser does
     add_device(choice)
     choice.add_argument(
         "--devices", metavar="GPUS", help="train on several GPUs, one process each: their numbers, such as 0,2; or all"
