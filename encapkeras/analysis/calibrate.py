@@ -109,7 +109,7 @@ def _draw(reliability: Axes, counts: Axes, bins: list[tuple[int, float, float]],
     left = np.arange(len(bins)) * width
     number, confidence, right = (np.array(column) for column in zip(*bins, strict=True))
     there = number > 0
-    style = {"align": "edge", "color": color, "edgecolor": "white", "linewidth": 0.5}
+    style: dict[str, Any] = {"align": "edge", "color": color, "edgecolor": "white", "linewidth": 0.5}
     for bars, alpha in ((number >= FEW, 0.6), (there & (number < FEW), 0.15)):
         reliability.bar(left[bars], right[bars], width, alpha=alpha, **style)
     reliability.plot([0, 1], [0, 1], linestyle="--", color="#4d4d4d", linewidth=1)

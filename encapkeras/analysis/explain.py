@@ -16,8 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from encapkeras.analysis.classify import Classifier, ScoreKind, as_images
+from encapkeras.analysis.classify import Classifier, as_images
 from encapkeras.analysis.flow_path import FlowPath
+from encapkeras.analysis.probabilities import ScoreKind
 from encapkeras.analysis.receptive_fields import upsample, upsampling
 from encapkeras.errors import ArgumentError, printable, suggest
 from encapkeras.files import replacing

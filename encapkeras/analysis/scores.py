@@ -101,7 +101,7 @@ def _per_class(present: np.ndarray, given: np.ndarray, scores: np.ndarray) -> di
 
     precision, recall, f1, images = precision_recall_fscore_support(present, given, average=None, zero_division=np.nan)
     both = present.any(0) & ~present.all(0)
-    auc = np.full(len(both), np.nan)
+    auc = np.full(present.shape[1], np.nan)
     auc[both] = [roc_auc_score(present[:, k], scores[:, k]) for k in np.flatnonzero(both)]
     return {"images": images, "precision": precision, "recall": recall, "f1": f1, "auc": auc}
 

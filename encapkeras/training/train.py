@@ -5,19 +5,17 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import keras
 import torch
 from rich.console import Console
 
 from encapkeras.analysis import routing_layers
-from encapkeras.data import DataSplits, load
-from encapkeras.distribution import DataParallel, initialize
+from encapkeras.data import load
+from encapkeras.distribution import initialize
 from encapkeras.distribution.processes import (
     broadcast,
     connected,
@@ -25,18 +23,12 @@ from encapkeras.distribution.processes import (
     report_lost_processes,
     run_on_first,
 )
-from encapkeras.errors import DataError, DistributionError, RunFolderError, TrainingError, launched_with, printable
 from encapkeras.files import own_folder, write_json
 from encapkeras.functional.torch_support.optional_compile import enable_compile
 from encapkeras.model.load_model import load_model
 from encapkeras.model.spec_model import build_model
 from encapkeras.plugins import used_plugins
-from encapkeras.summary.main_settings import main_settings
 from encapkeras.summary.node_table import parameters
-from encapkeras.training import callbacks
-from encapkeras.training.analysis_images import sample_images
-from encapkeras.training.callbacks.checkpoints import LOWEST
-from encapkeras.training.callbacks.resume import OtherCallbacksError
 from encapkeras.training.check import (
     Verbose,
     check_callbacks,
@@ -46,7 +38,6 @@ from encapkeras.training.check import (
     check_same_spec,
     check_settings,
     check_verbose,
-    other_callbacks_of_run,
 )
 from encapkeras.training.class_weights import with_class_weights
 from encapkeras.training.introduction import introduction
@@ -55,15 +46,13 @@ from encapkeras.training.measure import (
     compile_with_losses,
     measure_metrics,
     segments_of,
-    selecting_metric,
     validation_results,
 )
-from encapkeras.training.memory.advice import advice_for_training
 from encapkeras.training.memory.out_of_memory import explain_out_of_memory
 from encapkeras.training.memory.peak_memory import PeakMemory
-from encapkeras.training.non_finite import NonFiniteTrainingError
-from encapkeras.training.optimizer.make_optimizer import ConstantRate, has_schedule, make_optimizer
-from encapkeras.training.output import say, stdout_console
+from encapkeras.training.open_run import Asked, OpenRun, callbacks_of, say_first
+from encapkeras.training.optimizer.make_optimizer import make_optimizer
+from encapkeras.training.output import stdout_console
 from encapkeras.training.run.identity import check_checkpoint, check_images, check_state, noted_images
 from encapkeras.training.run.known_runs import newest_unfinished
 from encapkeras.training.run.resume_state import StateFiles, check_model_state
@@ -132,10 +121,10 @@ def train(
     initialize(LONGEST_WAIT)
     launched = LaunchedRun()
     with propagate_errors():
-        asked = _Asked(check_callbacks(callbacks), stdout_console(quiet=check_verbose(verbose) == 0), verbose != 2)
+        asked = Asked(check_callbacks(callbacks), stdout_console(quiet=check_verbose(verbose) == 0), verbose != 2)
         start = _check(spec, launched, run_dir, overwrite, resume)
         if start.results is not None:
-            _say(
+            say_first(
                 asked.console,
                 f"run {start.path} is finished already; for more epochs, start a new run in another folder",
             )
@@ -149,76 +138,6 @@ def train(
                     tested = _test(run)
                 peak = {"peak_memory_mib": memory.mebibytes(_device_of(run.model))}
                 return _close(run, {**tested, **trained, **peak})
-
-
-class _Asked(NamedTuple):
-    """What the caller asked for beside the run."""
-
-    callbacks: list[keras.callbacks.Callback]
-    console: Console
-    bar: bool
-
-
-@dataclass
-class _Run:
-    """A run with all that its epochs and its test need."""
-
-    spec: Spec
-    model: SpecModel
-    splits: DataSplits
-    folder: RunFolder
-    asked: _Asked
-    note_start: Callable[[], None] = lambda: None  # in the first process, as soon as nothing can refuse to resume
-
-    def __post_init__(self) -> None:
-        self.own_splits = self.splits.only_part(connected().rank, connected().count)
-        self.strategy = DataParallel(sync_batch_norm=self.spec.train.sync_batch_norm)
-        self.stopwatch = callbacks.Stopwatch(self.splits.train.num_images)
-        best = self.folder.best if self.splits.validation else None
-        select = selecting_metric(self.splits.info, self.spec.train.select)
-        self.checkpoints = callbacks.Checkpoints(best, self.folder.last, select)
-        self.progress = callbacks.Progress(self.splits.train.num_images, self.asked.console, self.asked.bar)
-
-    def say(self, *lines: str) -> None:
-        """Print lines, in the first process."""
-        _say(self.asked.console, *lines)
-
-    @contextlib.contextmanager
-    def explain_errors(self) -> Iterator[None]:
-        """Add to an error or Ctrl-C how to save memory, and which checkpoints are on the disk."""
-        try:
-            with explain_out_of_memory(advice_for_training(self.model, self.folder.path)):
-                yield
-        except OtherCallbacksError as error:
-            raise other_callbacks_of_run(error, len(self.asked.callbacks), self.folder.path) from None
-        except (KeyboardInterrupt, TrainingError, RunFolderError, DataError, DistributionError) as stop:
-            text = (str(stop) or "interrupted").removesuffix(".")
-            again = self._how_to_continue(isinstance(stop, NonFiniteTrainingError))
-            raise type(stop)(f"{text}. {self._saved_weights()} {again}") from None
-        except SystemExit:  # SIGTERM, or another process has ended
-            if connected().is_first:
-                print(self._how_to_continue(), file=sys.stderr)
-            raise
-
-    def _saved_weights(self) -> str:
-        last, best = self.checkpoints.last_epoch, self.checkpoints.best_epoch
-        if last is None and self.folder.last.is_file():
-            return f"The weights of earlier epochs are saved in {self.folder.last.parent}."
-        if last is None:
-            return "No epoch was complete, so no weights are saved."
-        saved = f"The weights after epoch {last} are saved in {self.folder.last}"
-        return f"{saved}, those of the best epoch, {best}, in {self.folder.best}." if best else f"{saved}."
-
-    def _how_to_continue(self, with_changes: bool = False) -> str:
-        launcher = ", started with torchrun as before" if connected().count > 1 else ""
-        launcher = f" {launched_with()}" if launched_with() else launcher
-        train, how = self.spec.train, "Continue with other settings" if with_changes else "Continue with"
-        rate = f"optimizer.learning_rate={train.optimizer.learning_rate / 10:g}"
-        change = f"train.{rate if train.clip_norm else 'clip_norm=1'}" if with_changes else ""
-        if self.asked.callbacks:  # a command would be without them
-            how += f" ({change})" if change else ""
-            return f"{how}: train(..., run_dir='{self.folder.path}', resume=True, callbacks=[...]){launcher}"
-        return f"{how}: {self.folder.resume_command}{f' --set {change}' if change else ''}{launcher}"
 
 
 def _check(spec: Spec, launched: LaunchedRun, run_dir: str | Path | None, overwrite: bool, resume: bool) -> Start:
@@ -242,10 +161,11 @@ def _claimed(spec: Spec, start: Start, console: Console) -> Iterator[RunFolder]:
 def _say_of_unfinished(name: str, console: Console) -> None:
     newest = newest_unfinished(name) if connected().is_first else None
     if newest:
-        _say(console, f"an unfinished run of '{name}' is in {newest.path}. Continue that with: {newest.resume_command}")
+        again = f"Continue that with: {newest.resume_command}"
+        say_first(console, f"an unfinished run of '{name}' is in {newest.path}. {again}")
 
 
-def _open_run(spec: Spec, start: Start, launched: LaunchedRun, folder: RunFolder, asked: _Asked) -> _Run:
+def _open_run(spec: Spec, start: Start, launched: LaunchedRun, folder: RunFolder, asked: Asked) -> OpenRun:
     """Build the network, load the data and check that they go together; only then make or change the run folder."""
     keras.utils.set_random_seed(spec.train.seed)
     model = _in_turns(lambda: build_model(spec))
@@ -260,7 +180,7 @@ def _open_run(spec: Spec, start: Start, launched: LaunchedRun, folder: RunFolder
         optimizer, info = make_optimizer(spec.train, len(splits.train), model), splits.info
         compile_with_losses(model, optimizer, info.classes_per_image, segments_of(info), spec.train.select)
         splits = with_class_weights(splits, spec.train.class_weights)
-    run = _Run(spec, model, splits, folder, asked)
+    run = OpenRun(spec, model, splits, folder, asked)
     device = _device_of(model)
     gpu = f" ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else ""
     environment = describe_environment(f"{device}{gpu}", spec.train.seed, connected().count)
@@ -279,7 +199,7 @@ def _in_turns(make: Callable[[], _Made]) -> _Made:
     return made
 
 
-def _write_start(run: _Run, start: Start, launched: LaunchedRun, environment: dict[str, Any]) -> str | None:
+def _write_start(run: OpenRun, start: Start, launched: LaunchedRun, environment: dict[str, Any]) -> str | None:
     """Make the run folder, or note in it that the run is resumed; return the run's name, None of an older version."""
     folder, resolved, images = run.folder, run.spec.resolved, run.splits.fingerprint
     if not start.resumes:
@@ -307,7 +227,7 @@ def _write_start(run: _Run, start: Start, launched: LaunchedRun, environment: di
     return name
 
 
-def _bytes_of_weights(run: _Run) -> int:
+def _bytes_of_weights(run: OpenRun) -> int:
     """Return what checkpoints and resume states take on the disk while one more of each is written."""
     run.model.optimizer.build(run.model.trainable_variables)
     weights: int = sum(weight.value.nbytes for weight in run.model.weights)
@@ -315,7 +235,7 @@ def _bytes_of_weights(run: _Run) -> int:
     return 3 * weights + (run.spec.train.resume_state.keep + 1) * state
 
 
-def _train_epochs(run: _Run) -> dict[str, Any]:
+def _train_epochs(run: OpenRun) -> dict[str, Any]:
     """Train all epochs; return the metrics of `results.json` that the training gives."""
     with propagate_errors():
         in_order = callbacks_of(run)
@@ -344,45 +264,6 @@ def _train_epochs(run: _Run) -> dict[str, Any]:
     }
 
 
-def callbacks_of(run: _Run) -> list[keras.callbacks.Callback]:
-    """Make the callbacks of a run in their order; `Resume` is the first, and saves what the others remember."""
-    settings, splits, folder = run.spec.train, run.splits, run.folder
-    pictured = splits.info.samples == "images"  # others have no pictures
-    images = splits.train.batch(0)[0] if pictured and connected().is_first else None
-    shown = {**main_settings(run.spec), "parameters": parameters(run.model)}
-    others = [
-        *([] if has_schedule(settings) else [ConstantRate(settings.optimizer.learning_rate)]),
-        run.stopwatch,
-        callbacks.LossSchedule(),
-        callbacks.NonFiniteStop(settings.max_bad_batches, folder.bad_batches),
-        callbacks.ValidateAverage(),
-        run.checkpoints,
-        callbacks.MetricsFile(folder.metrics),
-        callbacks.TensorBoard(
-            folder.tensorboard,
-            splits.validation if pictured and splits.info.task == "classes" else None,
-            settings=shown,
-            training_images=images,
-        ),
-        run.progress,
-    ]
-    if settings.early_stopping:
-        patience, least = settings.early_stopping.patience, settings.early_stopping.min_delta
-        select = selecting_metric(splits.info, settings.select)
-        mode = "min" if select.endswith(LOWEST) else "max"
-        others.append(keras.callbacks.EarlyStopping(select, least, patience, mode=mode))
-    if settings.analysis:
-        some, every = sample_images(splits, "validation", settings.analysis.images), settings.analysis.every
-        others.append(
-            callbacks.RoutingAnalysis(folder.analysis, some.images, some.labels, every=every, split=some.name)
-        )
-    others += run.asked.callbacks
-    saving = settings.resume_state
-    resume = callbacks.Resume(folder.resume, run.own_splits.train, others, saving.minutes, saving.epochs, saving.keep)
-    noting = keras.callbacks.LambdaCallback(on_train_begin=lambda logs: run.note_start())
-    return [resume, noting, *others]
-
-
 @contextlib.contextmanager
 def _closing(in_order: Sequence[keras.callbacks.Callback]) -> Iterator[None]:
     """Close our callbacks in the end: Keras does not call them when `fit` ends with an error."""
@@ -393,7 +274,7 @@ def _closing(in_order: Sequence[keras.callbacks.Callback]) -> Iterator[None]:
         yield
 
 
-def _test(run: _Run) -> dict[str, Any]:
+def _test(run: OpenRun) -> dict[str, Any]:
     with propagate_errors():
         validated = run.splits.validation is not None
         if connected().is_first:
@@ -406,13 +287,13 @@ def _test(run: _Run) -> dict[str, Any]:
         compile_with_losses(best, classes_per_image=info.classes_per_image, segments=segments_of(info))
     with contextlib.closing(run.progress):
         found = measure_metrics(run.strategy.attach(best), run.own_splits.test, [run.progress])
-    tested = {f"test_{name}": value for name, value in found.items()}
+    tested: dict[str, Any] = {f"test_{name}": value for name, value in found.items()}
     if isinstance(best.score_metrics, EvaluationScores):
         tested["test_classes"] = best.score_metrics.measured().rows()
     return tested
 
 
-def _close(run: _Run, results: dict[str, Any]) -> dict[str, Any]:
+def _close(run: OpenRun, results: dict[str, Any]) -> dict[str, Any]:
     """Write the first process' results, and remove the resume states, which nothing needs any more."""
     results = broadcast(results)
     run_on_first(lambda: write_json(run.folder.results, results))
@@ -420,12 +301,6 @@ def _close(run: _Run, results: dict[str, Any]) -> dict[str, Any]:
     mean_iou = f", mean IoU {results['test_mean_iou']:.4f}" if "test_mean_iou" in results else ""
     run.say(f"test accuracy {results['test_accuracy']:.4f}, loss {results['test_loss']:.4f}{mean_iou}")
     return results
-
-
-def _say(console: Console, *lines: str) -> None:
-    if connected().is_first:
-        for line in lines:
-            say(console, printable(line))
 
 
 def _device_of(model: SpecModel) -> torch.device:

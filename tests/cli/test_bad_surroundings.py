@@ -29,6 +29,12 @@ train quickstart --set data.root=X --set data.dataset=mnist --run-dir run
 train quickstart --set data={dataset:\\ npz,path:\\ X}
 train quickstart --set data={dataset:\\ image_folder,root:\\ X,image_size:\\ 32}
 train quickstart --set data={dataset:\\ h_imagenet,root:\\ X,class_list:\\ X,boxes:\\ X}
+pack X -o packed
+pack RUN -o X
+push X someone/name
+pull someone/name -o X
+search X
+search SPEC --run-dir X
 compare X quickstart
 compare quickstart plain_small --run-dir X
 compare quickstart plain_small --resume X
