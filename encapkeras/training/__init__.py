@@ -1,8 +1,8 @@
 """From a spec to a trained network in a run folder.
 
-Read `train` (check, open the run, train its epochs, test), with `check`, `open_run` and `measure`; `run/` (the folder, and whether
-a run starts or resumes); `callbacks/` (what happens at each step and epoch); `optimizer/`, `memory/`, `tensorboard/`,
-each with its own reading order. `non_finite` finds where a NaN comes from.
+Read `train` (check, open the run, train its epochs, test), with `check`, `open_run` and `measure`; `run/` (the folder,
+and whether a run starts or resumes); `callbacks/` (what happens at each step and epoch); `optimizer/`, `memory/`,
+`tensorboard/`, each with its own reading order. `non_finite` finds where a NaN comes from.
 """
 
 from __future__ import annotations

@@ -174,6 +174,6 @@ def test_explain_goes_with_its_own_options(tiny_run, capsys):
     for words, message in [
         (["--images", 1, "--explain"], "--images must be at least 2, for an interval; received 1"),
         (["--images", 5], "--images belongs to --affine and --explain"),
-        (["-o", "x"], "-o belongs to --per-class, --hardest, --affine and --explain"),
+        (["-o", "x"], "-o belongs to --per-class, --hardest, --affine, --calibrate and --explain"),
     ]:
         assert message in refused(capsys, "evaluate", tiny_run, *words)

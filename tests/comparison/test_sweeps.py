@@ -159,7 +159,9 @@ def test_a_mistake_in_a_shared_set_names_the_specs_that_it_belongs_to(tmp_path):
 def test_train_refuses_a_sweep(tmp_path):
     spec = load_spec(swept())
     for source in (spec, load_spec(spec, ["train.epochs=1"])):
-        with pytest.raises(TrainingError, match=r"'tiny' has a sweep, .* encapkeras compare, .* --set sweep=null"):
+        with pytest.raises(
+            TrainingError, match=r"'tiny' has a sweep, .* encapkeras compare or search, .* --set sweep=null"
+        ):
             train(source, tmp_path / "new")
     assert not (tmp_path / "new").exists()
 

@@ -133,8 +133,8 @@ def test_settings_that_do_not_go_together(values, text):
             {"dataset": "cifar10", "channels": 1},
             "channels",
             "unknown",
-            "'channels' is an argument of data set 'h_imagenet' or 'image_folder' or 'small_norb', not of 'cifar10': "
-            "remove it",
+            "'channels' is an argument of data set 'h_imagenet' or 'image_folder' or 'mask_folder' or 'small_norb', "
+            "not of 'cifar10': remove it",
         ),
         (
             {"dataset": "svhn", "extar": True},
@@ -146,8 +146,8 @@ def test_settings_that_do_not_go_together(values, text):
             {"dataset": "svhn", "zzz": 3},
             "zzz",
             "unknown",
-            "'zzz' is not an argument of data set 'svhn'. Allowed: affine, augment, batch_size, dataset, extra, "
-            "image_size, overlap, root, subset, validation, workers.",
+            "'zzz' is not an argument of data set 'svhn'. Allowed: affine, augment, balance, batch_size, dataset, "
+            "extra, image_size, overlap, root, subset, validation, workers.",
         ),
         ({"dataset": "svhn", "extra": 1}, "extra", "value", "must be a boolean; received 1"),
         ({"dataset": "small_norb", "channels": 3}, "channels", "value", "must be 1 or 2; received 3"),
@@ -179,7 +179,7 @@ def test_arguments_are_kept_in_the_order_of_the_reader_behind_the_data_set():
     settings = DataSettings(batch_size=8, channels=1, class_list="a.txt", root="b", dataset="h_imagenet")
     assert settings.arguments == {"root": "b", "channels": 1, "class_list": "a.txt"}
     dumped = settings.model_dump(mode="json", exclude_none=True)
-    assert list(dumped) == ["dataset", "root", "class_list", "channels", "batch_size", "validation"]
+    assert list(dumped) == ["dataset", "root", "class_list", "channels", "batch_size", "validation", "balance"]
     assert DataSettings(**dumped) == settings != DataSettings(**{**dumped, "channels": 3})
     reader = settings.reader()
     assert (reader.root, reader.class_list, reader.boxes, reader.channels) == ("b", "a.txt", None, 1)
@@ -276,4 +276,4 @@ def test_a_path_may_be_optional_or_in_a_list(own_registry):
     register_dataset("own")(taking(list[DataPath] | None))
     assert path_arguments("own") == ["root", "files"]
     assert path_arguments("h_imagenet") == ["root", "class_list", "boxes"]
-    assert {"root", "path", "test_path", "class_list", "boxes", "files"} == set(path_arguments("unknown"))
+    assert {"root", "path", "test_path", "class_list", "boxes", "labels", "files"} == set(path_arguments("unknown"))

@@ -106,7 +106,7 @@ def test_wrong_pixels(tmp_path, arrays, expected):
         ),
         (
             {"train_labels": np.eye(3, dtype=int)[cycling_labels(12, 3)]},
-            "train_labels: has shape (12, 3); it must be (N,), one class index for each image",
+            "test_labels: has shape (6,); it must be (N, 3), a column for each label",
         ),
         ({"train_labels": cycling_labels(11, 3)}, "train_labels: has 11 entries, train_images has 12"),
         (

@@ -113,7 +113,7 @@ def test_they_can_be_set_from_the_command_line(capsys):
         (
             {"zzz": 1},
             "data.zzz",
-            "'zzz' is not an argument of data set 'stripes'. Allowed: affine, augment, batch_size, ",
+            "'zzz' is not an argument of data set 'stripes'. Allowed: affine, augment, balance, batch_size, ",
         ),
         ({"extra": True}, "data.extra", "'extra' is an argument of data set 'svhn', not of 'stripes': remove it"),
     ],

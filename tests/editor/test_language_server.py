@@ -74,7 +74,7 @@ MISTAKES = {
     (7, "mster", 'Value is not accepted. Valid values: "master", "approximate"'),
     (8, "unit", "Property unit is not allowed"),
     (8, "dense", 'Missing property "units"'),
-    (11, "marign", "there is no such loss; known: cross_entropy, margin"),
+    (11, "marign", "there is no such loss; known: binary_cross_entropy, cross_entropy"),
     (13, "epohcs", "Property epohcs is not allowed"),
     (14, "adam", "must be a map, or a variable such as $name"),
 }

@@ -8,13 +8,21 @@ import os
 import re
 import sys
 from collections.abc import Iterator
+from typing import Any, Protocol
 
 from encapkeras.errors import ArgumentError, printable
 
 KERAS_READS = "KERAS_TORCH_DEVICE"  # when it is imported
 
 
-def add_device(parser: argparse._ActionsContainer) -> None:
+class TakesOptions(Protocol):
+    """A parser, or a group of its options."""
+
+    def add_argument(self, *names: str, **settings: Any) -> argparse.Action:
+        """Declare an option."""
+
+
+def add_device(parser: TakesOptions) -> None:
     """Declare `--device DEVICE`, which arrives as `run_on`; None for what Keras finds."""
     parser.add_argument(
         "--device",

@@ -34,7 +34,7 @@ from encapkeras.functional.kernels.numba_chunks import (
 )
 from encapkeras.functional.kernels.numba_compiler import kernel_part, parallel_kernel, threads_of_torch
 
-PARTS = "9fef853198ff"
+PARTS = "5864cdcec76d"
 """Of `numba_chunks.py` and `numba_compiler.py`, held by a test: numba looks for changes in this file alone."""
 CHUNK = 4096
 """Numbers of a capsule type that are worked on together: they stay in the fastest cache."""
