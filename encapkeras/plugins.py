@@ -84,12 +84,16 @@ def load_plugin(file: str | os.PathLike[str]) -> ModuleType:
 
 def used_plugins(spec: Mapping[str, Any]) -> list[Plugin]:
     """Return the loaded plugins that a resolved spec, as plain data, needs."""
-    used = {
-        LAYERS.noun: {node["layer"] for node in spec["model"]["nodes"].values()},
-        LOSSES.noun: {loss["loss"] for loss in spec.get("losses", {}).values()},
-        DATASETS.noun: {spec.get("data", {}).get("dataset")},
+    used = {  # lists, for a spec in somebody's file may have anything for a name
+        LAYERS.noun: [node["layer"] for node in spec["model"]["nodes"].values()],
+        LOSSES.noun: [loss["loss"] for loss in spec.get("losses", {}).values()],
+        DATASETS.noun: [spec.get("data", {}).get("dataset")],
     }
-    return [p for p in _LOADED.values() if any(used[noun] & set(names) for noun, names in p.registers.items())]
+    return [
+        plugin
+        for plugin in _LOADED.values()
+        if any(name in used[noun] for noun, names in plugin.registers.items() for name in names)
+    ]
 
 
 def check_loaded(needed: Mapping[str, Sequence[str]], owner: str, file: str) -> None:

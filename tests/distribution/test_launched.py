@@ -106,7 +106,7 @@ def test_a_signal_ends_all_after_the_step_and_the_run_goes_on(tmp_path, command,
     process = started(command, path, "--run-dir", run, *TWO)
     wait_for(lambda: epochs(run) > 2)
     process.send_signal(number)
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=300)
     assert process.returncode == code
     assert said.count(f"ended by {number.name} at ") == said.count("Continue with: ") == 1
     assert f"encapkeras train --resume {run} --processes 2\n" in said
@@ -121,7 +121,7 @@ def test_ctrl_c_while_the_processes_start_is_reported_once(tmp_path, command):
     process = started(command, write_spec(tmp_path, tiny_spec()), "--run-dir", tmp_path / "run", *TWO)
     wait_for(lambda: len(children(process)) == 2)
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=300)
     assert process.returncode in (130, -signal.SIGINT)  # for a shell both are 130
     assert said.count("interrupted") == 1
 
@@ -135,7 +135,7 @@ def test_a_process_that_is_killed_ends_all_and_the_run_goes_on(tmp_path, command
     process = started(command, path, "--run-dir", run, *TWO)
     wait_for(lambda: epochs(run) > 1)
     os.kill(children(process)[rank], signal.SIGKILL)
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=300)
     assert process.returncode == 2
     assert said.count(f"process {rank} of 2 was ended by SIGKILL") == 1
     assert said.count("has lost the others") == rank  # the first says so, and how to continue
