@@ -260,6 +260,42 @@ def test_a_signal_ends_the_training_after_its_step(folders, number, capfd):
     assert trained(parts) == trained(whole)
 
 
+@pytest.mark.parametrize("exchange", range(1, 22))
+def test_a_signal_that_comes_while_processes_exchange_theirs_is_not_lost(folders, exchange, monkeypatch):
+    """Which of them have received one is asked between steps, and the answer takes a while."""
+    calls = []
+
+    def exchanging(number):
+        calls.append(number)
+        if len(calls) == exchange:
+            signal.raise_signal(signal.SIGTERM)
+        return number
+
+    monkeypatch.setattr("encapkeras.training.callbacks.resume.all_reduce_max", exchanging)
+    before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # hears the last one
+    try:
+        with pytest.raises(SystemExit) as stop:
+            trained(folders[1], minutes=None)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert stop.value.code == 143
+
+
+def test_a_signal_that_another_process_received_is_a_reason_to_save(tmp_path, monkeypatch):
+    calls = []
+
+    def exchanging(number):
+        calls.append(number)
+        return signal.SIGTERM if len(calls) == 6 else number  # as the second epoch begins
+
+    monkeypatch.setattr("encapkeras.training.callbacks.resume.all_reduce_max", exchanging)
+    resume = Resume(tmp_path, minutes=None, epochs=3)
+    with pytest.raises(SystemExit):
+        small_model().fit(**arrays(), epochs=4, callbacks=[resume], verbose=0)
+    assert (tmp_path / "epoch_2_step_0.pt").is_file()
+    assert len(small_model().fit(**arrays(), epochs=4, callbacks=[resume], verbose=0).epoch) == 3  # the signal is over
+
+
 def test_steps_of_another_length_are_refused(tmp_path):
     with pytest.raises(Killed):
         small_model().fit(**arrays(), callbacks=[Resume(tmp_path, minutes=1e-9), Kill(3)], verbose=0)

@@ -19,7 +19,7 @@ import keras
 import torch
 
 from encapkeras.distribution.processes import all_reduce_max, broadcast, connected, exit_silently
-from encapkeras.errors import ArgumentError, TrainingError
+from encapkeras.errors import ArgumentError, TrainingError, launched_with
 from encapkeras.files import reading
 from encapkeras.keras_internals import (
     begin_fit_at,
@@ -203,9 +203,10 @@ class Resume(keras.callbacks.Callback):  # type: ignore[misc]
             self._restore(self._to_restore)
         else:
             self._at_epoch = self._at_step = random_state()
-            if self._signal or epoch % self.epochs == 0:
+            received = self._received()
+            if received or epoch % self.epochs == 0:
                 self._save(Position(epoch, 0))
-            self._end_after_signal(Position(epoch, 0))
+            self._end_after(received, Position(epoch, 0))
         if self.data is not None:
             self.data.set_epoch(epoch, self._skipped)
 
@@ -258,8 +259,10 @@ class Resume(keras.callbacks.Callback):  # type: ignore[misc]
             with replaced(self.model.trainable_weights, self._raw):
                 self._save(Position(self._epoch + 1, 0), ended_early=self.model.stop_training)
         self._raw = []
-        self._end_after_signal(Position(self._epoch + 1, 0))
+        self._end_after(self._received(), Position(self._epoch + 1, 0))
         self.close()
+        if self._signal:  # it has come meanwhile, and there is no next time
+            signal.raise_signal(self._signal)
 
     def close(self) -> None:
         """Leave model, signals and folder as they were; Keras calls no callback when `fit` ends with an error."""
@@ -274,7 +277,7 @@ class Resume(keras.callbacks.Callback):  # type: ignore[misc]
         if self._save_next:
             position, self._save_next = Position(self._epoch, self._steps), False
             self._save(position)
-            self._end_after_signal(position)
+            self._end_after(self._received(), position)
 
     def _is_time(self) -> bool:
         return self.minutes is not None and time.monotonic() - self._saved_at >= 60 * self.minutes
@@ -336,6 +339,7 @@ class Resume(keras.callbacks.Callback):  # type: ignore[misc]
         return self._logs_of_last
 
     def _watch_signals(self) -> None:
+        self._signal = 0
         if threading.current_thread() is not threading.main_thread():
             return  # Python hands signals to the main thread alone
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -343,8 +347,9 @@ class Resume(keras.callbacks.Callback):  # type: ignore[misc]
                 self._handlers[number] = signal.signal(number, self._note_signal)
 
     def _note_signal(self, number: int, frame: FrameType | None) -> None:
+        torchrun = torch.distributed.is_torchelastic_launched()
         # torchrun hands on what the terminal has sent to its processes already.
-        again = self._signal == number == signal.SIGINT and not torch.distributed.is_torchelastic_launched()
+        again = self._signal == number == signal.SIGINT and not torchrun
         # `fit` may have ended with an error that no callback hears of.
         if again or not is_fitting(self.model, frame):
             self._restore_handlers()
@@ -352,7 +357,8 @@ class Resume(keras.callbacks.Callback):  # type: ignore[misc]
         elif not self._signal:  # a queue may send SIGTERM twice
             self._signal = number
             if self._writes:  # no print inside one
-                os.write(2, b"\nending after this step or validation; Ctrl-C once more ends at once\n")
+                how = "; Ctrl-C once more ends at once" if launched_with() or not torchrun else ""
+                os.write(2, f"\nending after this step or validation{how}\n".encode())
 
     def _restore_handlers(self) -> None:
         for number, handler in self._handlers.items():
@@ -360,8 +366,11 @@ class Resume(keras.callbacks.Callback):  # type: ignore[misc]
                 signal.signal(number, handler)
         self._handlers.clear()
 
-    def _end_after_signal(self, position: Position) -> None:
-        number, self._signal = all_reduce_max(self._signal), 0
+    def _received(self) -> int:
+        """Return the signal that a process has received, 0 for none; one that comes meanwhile counts the next time."""
+        return all_reduce_max(self._signal)
+
+    def _end_after(self, number: int, position: Position) -> None:
         if not number:
             return
         received = signal.Signals(number)
