@@ -11,6 +11,7 @@ import time
 import keras
 import pytest
 import torch
+from support.commands import started
 from support.dataset_files import write_image_folder
 
 from encapkeras.data import AugmentSettings, DataSettings, load
@@ -209,9 +210,9 @@ next(results), next(results)
     ("end", "code"), [("", 0), ("raise SystemExit(3)", 3), ("raise KeyboardInterrupt", -signal.SIGINT)]
 )
 def test_a_program_that_ends_in_the_middle_ends_at_once(end, code):
-    program = subprocess.Popen(  # no pipes: processes left behind would hold them open
-        [sys.executable, "-c", SCRIPT.format(end=end)], stderr=subprocess.DEVNULL, start_new_session=True
-    )
-    assert program.wait(timeout=30) == code
+    words = [sys.executable, "-c", SCRIPT.format(end=end)]
+    # No pipes: processes left behind would hold them open.
+    with started(words, stderr=subprocess.DEVNULL, start_new_session=True) as program:
+        assert program.wait(timeout=30) == code
     with pytest.raises(ProcessLookupError):
         os.killpg(program.pid, 0)

@@ -1,6 +1,5 @@
 """`train.py SPEC --processes N`: the processes start, train, end and report as one."""
 
-import contextlib
 import json
 import os
 import shlex
@@ -10,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.commands import started
 from support.pages import commands
 from support.processes import ENVIRONMENT, children, largest_difference, rows, wait_for
 from support.tiny_spec import tiny_spec, write_spec
@@ -41,28 +41,10 @@ def ran(command, *words, code=0):
     return done
 
 
-@pytest.fixture
-def started():
-    """Starts a process that does not outlive the test, should that fail."""
-    with contextlib.ExitStack() as ends:
-
-        def start(command, *words):
-            process = ends.enter_context(_started(command, *words))
-            ends.callback(process.kill)
-            return process
-
-        yield start
-
-
-def _started(command, *words):
-    return subprocess.Popen(
-        [*command, *map(str, words)],
-        env=ENVIRONMENT,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # what ignores it would hand that on
-    )
+def launched(command, *words):
+    """A training on two processes, started."""
+    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+    return started([*command, *words, *TWO], env=ENVIRONMENT, **pipes)
 
 
 def epochs(run):
@@ -115,12 +97,12 @@ def test_one_process_starts_no_other(tmp_path, command):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_ends_all_after_the_step_and_the_run_goes_on(tmp_path, command, started, number, code):
+def test_a_signal_ends_all_after_the_step_and_the_run_goes_on(tmp_path, command, number, code):
     path, run = write_spec(tmp_path, tiny_spec(epochs=5000)), tmp_path / "run"
-    process = started(command, path, "--run-dir", run, *TWO)
-    wait_for(lambda: epochs(run) > 2)
-    process.send_signal(number)
-    _, said = process.communicate(timeout=60)
+    with launched(command, path, "--run-dir", run) as process:
+        wait_for(lambda: epochs(run) > 2)
+        process.send_signal(number)
+        _, said = process.communicate(timeout=60)
     assert process.returncode == code
     assert said.count(f"ended by {number.name} at ") == said.count("Continue with: ") == 1
     assert f"encapkeras train --resume {run} --processes 2\n" in said
@@ -131,25 +113,25 @@ def test_a_signal_ends_all_after_the_step_and_the_run_goes_on(tmp_path, command,
 
 
 @pytest.mark.slow
-def test_ctrl_c_while_the_processes_start_is_reported_once(tmp_path, command, started):
-    process = started(command, write_spec(tmp_path, tiny_spec()), "--run-dir", tmp_path / "run", *TWO)
-    wait_for(lambda: len(children(process)) == 2)
-    process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=60)
+def test_ctrl_c_while_the_processes_start_is_reported_once(tmp_path, command):
+    with launched(command, write_spec(tmp_path, tiny_spec()), "--run-dir", tmp_path / "run") as process:
+        wait_for(lambda: len(children(process)) == 2)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
     assert process.returncode in (130, -signal.SIGINT)  # for a shell both are 130
     assert said.count("interrupted") == 1
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("rank", [0, 1])
-def test_a_process_that_is_killed_ends_all_and_the_run_goes_on(tmp_path, command, started, rank):
+def test_a_process_that_is_killed_ends_all_and_the_run_goes_on(tmp_path, command, rank):
     path = write_spec(tmp_path, tiny_spec(epochs=6, resume_state={"minutes": 1e-9}))
     ran(command, path, "--run-dir", tmp_path / "whole", *TWO)
     run = tmp_path / "parts"
-    process = started(command, path, "--run-dir", run, *TWO)
-    wait_for(lambda: epochs(run) > 1)
-    os.kill(children(process)[rank], signal.SIGKILL)
-    _, said = process.communicate(timeout=60)
+    with launched(command, path, "--run-dir", run) as process:
+        wait_for(lambda: epochs(run) > 1)
+        os.kill(children(process)[rank], signal.SIGKILL)
+        _, said = process.communicate(timeout=60)
     assert process.returncode == 2
     assert said.count(f"process {rank} of 2 was ended by SIGKILL") == 1
     assert said.count("has lost the others") == rank  # the first says so, and how to continue

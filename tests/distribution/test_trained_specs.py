@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.commands import started
 from support.dataset_files import write_image_folder
 from support.processes import ENVIRONMENT, children, largest_difference, rows, wait_for
 from support.tiny_spec import tiny_spec, write_spec
@@ -134,12 +135,11 @@ def test_image_files_are_decoded_by_parts(tmp_path):
 def test_a_run_whose_process_is_killed_goes_on_by_itself(tmp_path):
     path = write_spec(tmp_path, tiny_spec(epochs=6, resume_state={"minutes": 1e-9}))
     ran(2, path, "--run-dir", tmp_path / "whole")
-    torchrun = subprocess.Popen(
-        command(2, path, restarts=1), env=ENVIRONMENT, cwd=tmp_path, stdout=subprocess.PIPE, text=True
-    )
-    parts = wait_for(lambda: third_epoch(tmp_path)).parents[2]
-    os.kill(children(torchrun)[-1], signal.SIGKILL)
-    said, _ = torchrun.communicate(timeout=300)
+    words = command(2, path, restarts=1)
+    with started(words, env=ENVIRONMENT, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as torchrun:
+        parts = wait_for(lambda: third_epoch(tmp_path / "runs/tiny"))
+        os.kill(children(torchrun)[-1], signal.SIGKILL)
+        said, _ = torchrun.communicate(timeout=300)
     assert torchrun.returncode == 0
     assert "resumes at " in said
     assert largest_difference(tmp_path / "whole", parts) == 0
@@ -151,27 +151,21 @@ def test_a_run_whose_process_is_killed_goes_on_by_itself(tmp_path):
 def test_ctrl_c_ends_all_after_the_step_and_the_run_goes_on(tmp_path):
     path = write_spec(tmp_path, tiny_spec(epochs=200))
     parts = tmp_path / "parts"
-    torchrun = subprocess.Popen(
-        command(2, path, "--run-dir", parts),
-        env=ENVIRONMENT,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # what ignores it would hand that on
-    )
-    wait_for(lambda: len(rows(parts)) > 2 if (parts / "metrics.csv").is_file() else None)
-    os.killpg(torchrun.pid, signal.SIGINT)  # as a terminal does: to torchrun and to its processes
-    _, said = torchrun.communicate(timeout=60)
+    options = {"env": ENVIRONMENT, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
+    with started(command(2, path, "--run-dir", parts), **options) as torchrun:
+        wait_for(lambda: len(rows(parts)) > 2 if (parts / "metrics.csv").is_file() else None)
+        os.killpg(torchrun.pid, signal.SIGINT)  # as a terminal does: to torchrun and to its processes
+        _, said = torchrun.communicate(timeout=60)
     assert said.count("ended by SIGINT at ") == 1
     done = len(rows(parts))
     assert "resumes at" in ran(2, "--resume", parts, "--set", f"train.epochs={done + 3}").stdout
     assert len(rows(parts)) == done + 3
 
 
-def third_epoch(folder):
-    """A state of that epoch, in a run that is not the whole one."""
-    states = folder.glob("**/resume/epoch_3_step_*.pt")
-    return next((state for state in states if not state.is_relative_to(folder / "whole")), None)
+def third_epoch(runs):
+    """The run in which that epoch has begun. Only its own folder is read: files beside it come and go."""
+    states = runs.glob("*/checkpoints/resume/epoch_3_step_*.pt")
+    return next((state.parents[2] for state in states), None)
 
 
 @pytest.mark.slow

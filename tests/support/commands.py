@@ -1,5 +1,6 @@
 """Commands that end in a message: for a mistake, and for Ctrl-C."""
 
+import contextlib
 import signal
 import subprocess
 from typing import NamedTuple
@@ -25,14 +26,24 @@ class Interrupted(NamedTuple):
 def interrupted(command, line_begins):
     """Runs a command in a process of its own and sends it SIGINT when it prints a line that begins so."""
 
-    def listen():
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # shells have background jobs ignore it, and children inherit that
+    with started(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        for line in process.stdout:
+            if line.startswith(line_begins):
+                process.send_signal(signal.SIGINT)
+                break
+        printed, message = process.communicate(timeout=60)
+        return Interrupted(process.returncode, printed, message)
 
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    process = subprocess.Popen(command, preexec_fn=listen, **pipes)
-    for line in process.stdout:
-        if line.startswith(line_begins):
-            process.send_signal(signal.SIGINT)
-            break
-    printed, message = process.communicate(timeout=60)
-    return Interrupted(process.returncode, printed, message)
+
+@contextlib.contextmanager
+def started(command, **options):
+    """A process that takes Ctrl-C and does not outlive the block, should a test fail in it."""
+    with subprocess.Popen([str(word) for word in command], preexec_fn=_listen, **options) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def _listen():
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # shells have background jobs ignore it, and children inherit that
