@@ -113,7 +113,7 @@ def _draw(reliability: Axes, counts: Axes, bins: list[tuple[int, float, float]],
     for bars, alpha in ((number >= FEW, 0.6), (there & (number < FEW), 0.15)):
         reliability.bar(left[bars], right[bars], width, alpha=alpha, **style)
     reliability.plot([0, 1], [0, 1], linestyle="--", color="#4d4d4d", linewidth=1)
-    reliability.plot(confidence[there], right[there], marker="o", markersize=3, linestyle="none", color="#4d4d4d")
+    reliability.plot(confidence[there], right[there], "o", markersize=3, color="#4d4d4d", clip_on=False)
     reliability.set_xlim(0, 1)
     reliability.set_ylim(0, 1)
     counts.bar(left, number / max(number.sum(), 1), width, **style)
