@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from encapkeras.losses.registry import CapsuleLoss, register_loss, scores_first
-from encapkeras.losses.targets import one_hot_targets
+from encapkeras.losses.targets import check_scores, one_hot_targets
 
 SMALLEST = 1e-7  # of a length and of its distance from 1, as in Keras
 
@@ -57,7 +57,7 @@ class BinaryCrossEntropyLoss(CapsuleLoss):
 
     Raises:
         ShapeError: Labels and scores do not match.
-        ArgumentError: Labels are outside of their range (checked on the CPU).
+        ArgumentError: Labels are outside of their range, or scores without `from_logits` are (checked on the CPU).
 
     Examples:
         >>> import torch
@@ -80,6 +80,9 @@ class BinaryCrossEntropyLoss(CapsuleLoss):
 
     def call(self, y_true: torch.Tensor, y_pred: torch.Tensor) -> torch.Tensor:
         """Return losses `(B,)`; see the class."""
+        if not self.from_logits:
+            demand = "binary_cross_entropy takes lengths or probabilities; for other scores, set from_logits: true"
+            check_scores(y_pred, demand, 1)
         targets = one_hot_targets(y_true, y_pred)
         return binary_cross_entropy(y_pred, targets, from_logits=self.from_logits, absent_weight=self.absent_weight)
 

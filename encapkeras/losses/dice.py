@@ -9,7 +9,7 @@ import torch
 
 from encapkeras.errors import ShapeError
 from encapkeras.losses.registry import CapsuleLoss, register_loss, scores_first
-from encapkeras.losses.targets import one_hot_targets
+from encapkeras.losses.targets import check_scores, one_hot_targets
 
 
 @scores_first("loss=DiceLoss()")
@@ -53,7 +53,8 @@ class DiceLoss(CapsuleLoss):
 
     Raises:
         ShapeError: Masks and scores do not match.
-        ArgumentError: Pixels of masks are outside of their range (checked on the CPU).
+        ArgumentError: Pixels of masks are outside of their range, or scores without `from_logits` are (checked on the
+            CPU).
 
     Examples:
         >>> import torch
@@ -75,6 +76,8 @@ class DiceLoss(CapsuleLoss):
                 "the Dice loss takes scores of pixels (batch, height, width, classes) and masks (batch, height, "
                 f"width); received scores of shape {tuple(y_pred.shape)}"
             )
+        if not self.from_logits:
+            check_scores(y_pred, "dice takes lengths or probabilities; for other scores, set from_logits: true", 1)
         targets = one_hot_targets(y_true, y_pred, pixels=True)
         scores = y_pred.softmax(-1) if self.from_logits else y_pred
         return dice_loss(scores, targets, smoothing=self.smoothing)

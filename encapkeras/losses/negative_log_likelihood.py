@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from encapkeras.losses.registry import CapsuleLoss, register_loss, scores_first
-from encapkeras.losses.targets import one_hot_targets
+from encapkeras.losses.targets import check_scores, one_hot_targets
 
 
 @scores_first("loss=NegativeLogLikelihoodLoss()")
@@ -44,7 +44,8 @@ class NegativeLogLikelihoodLoss(CapsuleLoss):
 
     Raises:
         ShapeError: Labels and scores do not match.
-        ArgumentError: Labels are outside of their range, or a row does not sum to 1 (checked on the CPU).
+        ArgumentError: Labels are outside of their range, a row does not sum to 1, or a score is negative (checked on
+            the CPU).
 
     Examples:
         >>> import torch
@@ -57,6 +58,8 @@ class NegativeLogLikelihoodLoss(CapsuleLoss):
 
     def call(self, y_true: torch.Tensor, y_pred: torch.Tensor) -> torch.Tensor:
         """Return losses `(B,)`; see the class."""
+        demand = "negative_log_likelihood takes activations or lengths, at least 0; for other scores there is"
+        check_scores(y_pred, f"{demand} cross_entropy")
         targets = one_hot_targets(y_true, y_pred, one_class="negative log-likelihood loss")
         return negative_log_likelihood(y_pred, targets)
 

@@ -1,6 +1,8 @@
-"""Labels as one-hot targets."""
+"""Labels as one-hot targets, and what labels and scores may be."""
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch.nn import functional as F
@@ -44,6 +46,18 @@ def smooth(targets: torch.Tensor, smoothing: float) -> torch.Tensor:
 def sum_to_1(targets: torch.Tensor) -> torch.Tensor:
     """Return which rows `(B,)` of targets `(B, K)` sum to 1, as those of one class and of soft labels do."""
     return (targets.sum(-1, dtype=torch.float32) - 1).abs() <= ROUNDING
+
+
+def check_scores(scores: torch.Tensor, demand: str, largest: float = math.inf) -> None:
+    """Check that scores lie between 0 and the largest one, but for rounding: beyond, a loss of these may be constant.
+
+    What is not a number passes: a training says more about it.
+    """
+    if not _can_check(scores):
+        return
+    wrong = (scores < -ROUNDING) | (scores > largest + ROUNDING)
+    if wrong.any():
+        raise ArgumentError(f"{demand}; received {scores[wrong][0].item():g}")
 
 
 def _check_sums(targets: torch.Tensor, loss: str) -> None:

@@ -42,7 +42,8 @@ def applications_in_source() -> frozenset[str]:
 
 def _imported(module: str) -> list[str]:
     found = importlib.util.find_spec("keras")
-    folders = found.submodule_search_locations if found else None
-    text = (Path((folders or [""])[0]) / module / "__init__.py").read_text("utf-8")
+    if found is None or not found.submodule_search_locations:
+        raise ModuleNotFoundError("No module named 'keras'", name="keras")
+    text = (Path(found.submodule_search_locations[0]) / module / "__init__.py").read_text("utf-8")
     imports = [node for node in ast.parse(text).body if isinstance(node, ast.ImportFrom)]
     return [alias.asname or alias.name for node in imports for alias in node.names]

@@ -2,6 +2,7 @@
 
 import functools
 import math
+import re
 
 import keras
 import pytest
@@ -10,7 +11,9 @@ from support import golden
 
 from encapkeras.errors import ArgumentError, ShapeError
 from encapkeras.losses import (
+    BinaryCrossEntropyLoss,
     CrossEntropyLoss,
+    DiceLoss,
     MarginLoss,
     NegativeLogLikelihoodLoss,
     SideLoss,
@@ -158,7 +161,7 @@ def test_wrong_arguments_are_refused():
 
 
 def test_losses_work_in_fit_with_an_odd_last_batch():
-    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, activation="sigmoid")])
     for loss in LOSSES:
         model.compile(optimizer="sgd", loss=loss())
         history = model.fit(torch.rand(9, 4), torch.arange(9) % 3, batch_size=4, verbose=0)
@@ -179,6 +182,22 @@ def test_impossible_labels_are_refused_with_their_place(labels, message):
     with pytest.raises(ArgumentError) as error:
         MarginLoss().call(labels, torch.rand(2, 3))
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("loss", "score", "advice"),
+    [
+        (BinaryCrossEntropyLoss, 1.5, "from_logits: true; received 1.5"),
+        (BinaryCrossEntropyLoss, -0.5, "from_logits: true; received -0.5"),
+        (DiceLoss, 1.5, "from_logits: true; received 1.5"),
+        (NegativeLogLikelihoodLoss, -0.5, "at least 0; for other scores there is cross_entropy; received -0.5"),
+    ],
+)
+def test_scores_that_a_loss_would_not_see_are_refused(loss, score, advice):
+    scores = torch.tensor([[0.5, score]])
+    scores, labels = (scores[:, None, None], torch.ones(1, 1, 1)) if loss is DiceLoss else (scores, torch.ones(1))
+    with pytest.raises(ArgumentError, match=re.escape(advice)):
+        loss()(labels, scores)
 
 
 @pytest.mark.parametrize("loss", [SpreadLoss, CrossEntropyLoss, NegativeLogLikelihoodLoss])
