@@ -173,7 +173,7 @@ def _name_of(source: Source) -> str:
 def _check_trainable(spec: Spec) -> None:
     check_settings(spec)
     with keras.device("meta"):
-        model = build_model(spec)
+        model = build_model(spec, pretrained=False)
     if spec.train.analysis:
         routing_layers(model)
     if spec.info:

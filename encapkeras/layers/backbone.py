@@ -62,7 +62,8 @@ class Backbone(keras.layers.Layer):  # type: ignore[misc]
     Args:
         application: The network's name, such as `MobileNetV3Small`.
         weights: Initial weights: `imagenet`, which Keras downloads once; the path of a file that Keras wrote for the
-            same network without its classifier (`.weights.h5`, or `.h5` of its downloads); null for random ones.
+            same network without its classifier (`.weights.h5`, or `.h5` of its downloads); null for random ones. A
+            model made from a spec has them; a layer made in Python gets them by `load_weights()`, once it is built.
         until: The layer of the network whose output is this layer's; null for the last one.
         alpha: Factor of all numbers of filters, of MobileNets alone.
         minimalistic: Without squeeze-and-excite, hard swish and 5x5 kernels, of MobileNetV3 alone.
@@ -103,8 +104,11 @@ class Backbone(keras.layers.Layer):  # type: ignore[misc]
         self.pretrained = weights
         self.until = until
         self.train_only = None if train_only is None else tuple(train_only)
-        given = {"alpha": alpha, "minimalistic": minimalistic}
-        self._options = {name: value for name, value in given.items() if name in options_of(application)}
+        given, known = {"alpha": alpha, "minimalistic": minimalistic}, options_of(application)
+        self._options = {name: value for name, value in given.items() if name in known}
+        for name, plain in (("alpha", 1), ("minimalistic", False)):
+            if given[name] != plain and name not in known:
+                raise ArgumentError(f"{PREFIX}{application} takes no '{name}'", argument=name)
 
     def build(self, input_shape: Shape) -> None:
         """Make the network, with random weights."""
@@ -180,7 +184,13 @@ class Backbone(keras.layers.Layer):  # type: ignore[misc]
                 check_weights_file(self.pretrained, PREFIX + self.application, self._places)
 
     def load_weights(self) -> None:
-        """Load the weights that the layer was asked for; a saved model brings its own, and never calls this."""
+        """Load the weights that the built layer was asked for; a saved model brings its own, and never calls this.
+
+        Raises:
+            ArgumentError: The layer is not built, the file is not one of this network, or the download fails.
+        """
+        if not self.built:
+            raise ArgumentError(f"{self.name}: load_weights needs a built layer: call it on images first")
         if self.pretrained is None:
             return
         self.check_weights()

@@ -44,8 +44,10 @@ class Examined(NamedTuple):
     variants: Sequence[Variant]
 
 
-def examine_spec(source: Source, overrides: Sequence[str] = ()) -> Examined:
+def examine_spec(source: Source, overrides: Sequence[str] = (), *, pretrained: bool = True) -> Examined:
     """As `check_spec`; also return the layers and tensors that the shapes were checked with, and a sweep's networks.
+
+    Without `pretrained`, files of pretrained weights are not looked at: they may be gone.
 
     Examples:
         >>> examine_spec("quickstart").graph.inputs["image"].shape
@@ -53,27 +55,28 @@ def examine_spec(source: Source, overrides: Sequence[str] = ()) -> Examined:
     """
     if isinstance(source, Spec) and not overrides and not source.sweep:
         report = Report()
-        graph = _without_numbers(source, report)
+        graph = _without_numbers(source, report, pretrained)
         report.raise_if_any()
         return Examined(source, graph, [])
     reading = read(*merge(source, overrides))
-    graph = _without_numbers(reading, reading.report)
-    variants = reading.variants(_checked)
+    graph = _without_numbers(reading, reading.report, pretrained)
+    variants = reading.variants(partial(_checked, pretrained=pretrained))
     reading.report.raise_if_any()
     return Examined(reading.spec(partial(warn_about_shapes, graph)), graph, variants)
 
 
-def _without_numbers(source: Spec | Reading, report: Report) -> BuiltGraph:
+def _without_numbers(source: Spec | Reading, report: Report, pretrained: bool) -> BuiltGraph:
     """The layers, whose weights have no numbers, and tensors; reports shapes that do not fit."""
     with keras.device("meta"):
         graph = build_nodes(source.nodes, source.inputs, report, {}, share=True)
         build_side_losses(graph, source.side_losses, source.outputs, report, {})
-    check_pretrained(source, graph, report)
+    if pretrained:
+        check_pretrained(source, graph, report)
     return graph
 
 
-def _checked(merged: Tree, report: Report) -> Spec | None:
+def _checked(merged: Tree, report: Report, pretrained: bool) -> Spec | None:
     """A network of a sweep, shapes included; None after errors."""
     reading = read(merged, report)
-    graph = _without_numbers(reading, report)
+    graph = _without_numbers(reading, report, pretrained)
     return None if report.problems() else reading.spec(partial(warn_about_shapes, graph))

@@ -60,7 +60,7 @@ class ScoreMetrics(Protocol):
         """Return the metrics, by name, of what was kept."""
 
 
-def saved_meaning(config: Mapping[str, Any]) -> tuple[int | None, float | None]:
+def saved_classes_and_temperature(config: Mapping[str, Any]) -> tuple[int | None, float | None]:
     """Return how many classes an image of a saved model has, and its temperature; an `ArgumentError` if impossible."""
     count, temperature = config.get("classes_per_image", 1), config.get("temperature")
     if count is not None and not (type(count) is int and count > 0):

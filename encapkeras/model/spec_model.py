@@ -14,10 +14,10 @@ from encapkeras.keras_internals import cloned_by_keras, name_outputs
 from encapkeras.losses import SideLoss
 from encapkeras.model.build import build_nodes, build_side_losses
 from encapkeras.model.copied_weights import copy_layers
-from encapkeras.model.examine import Examined, check_spec
+from encapkeras.model.examine import Examined, examine_spec
 from encapkeras.model.image_range import IMAGE_RANGE, ImageRange
 from encapkeras.model.moving_statistics import MovingStatistics
-from encapkeras.model.origin import ModelOrigin, ScoreMetrics, TrainingLoss, saved_meaning
+from encapkeras.model.origin import ModelOrigin, ScoreMetrics, TrainingLoss, saved_classes_and_temperature
 from encapkeras.model.precision import tf32, use_precision
 from encapkeras.model.pretrained import load_pretrained
 from encapkeras.model.side_losses import SideLosses, taps_wanted
@@ -47,6 +47,7 @@ class SpecModel(keras.Model):  # type: ignore[misc]
         loss_watcher: What is called with the loss of each training step before the weights change; None for nothing.
         score_metrics: What adds metrics of all scores to those of `evaluate`, and so of validation; None for nothing.
         temperature: By which the logits are divided that become probabilities; None if the network is not calibrated.
+            `fit` and `copy_weights` set it to None, since it belongs to the weights that it was fitted to.
     """
 
     def __init__(
@@ -156,6 +157,7 @@ class SpecModel(keras.Model):  # type: ignore[misc]
 
     def fit(self, x: Any = None, *args: Any, **kwargs: Any) -> keras.callbacks.History:
         """Train as Keras does; raises `ArgumentError` if there are no images."""
+        self.temperature = None
         return self._side.fit(super().fit, self._some(x), *args, **kwargs)
 
     def evaluate(self, x: Any = None, *args: Any, **kwargs: Any) -> Any:
@@ -265,6 +267,7 @@ class SpecModel(keras.Model):  # type: ignore[misc]
         reached = {id(layer) for layer in self.layers}
         own = {name: layer for name, layer in self._origin.layers.items() if id(layer) in reached and layer.weights}
         copy_layers(self.name, own, source, leave)
+        self.temperature = None
 
     @property
     def examined(self) -> Examined:
@@ -314,7 +317,7 @@ class SpecModel(keras.Model):  # type: ignore[misc]
         around = keras.config.dtype_policy()
         keras.config.set_dtype_policy(deserialize(config["policy"]))
         try:
-            per_image, temperature = saved_meaning(config)
+            per_image, temperature = saved_classes_and_temperature(config)
             model = _made(load_spec(structure), config["spec"], config["class_names"], per_image, policies)
         finally:
             keras.config.set_dtype_policy(around)
@@ -325,12 +328,14 @@ class SpecModel(keras.Model):  # type: ignore[misc]
         return model
 
 
-def build_model(source: Source, overrides: Sequence[str] = ()) -> SpecModel:
+def build_model(source: Source, overrides: Sequence[str] = (), *, pretrained: bool = True) -> SpecModel:
     """Make the Keras model that a spec describes, with new weights.
 
     Args:
         source: A YAML or JSON file, the name of a bundled spec (`quickstart`), plain data, or a spec.
         overrides: Texts `path.to.key=value`, as `--set` takes them.
+        pretrained: Whether backbones get the weights that the spec names. Without, these are neither read nor checked:
+            for a model that gets all its weights from elsewhere.
 
     Returns:
         A Functional model for `compile` and `fit`. Layers without a `dtype` follow Keras' global policy.
@@ -346,12 +351,13 @@ def build_model(source: Source, overrides: Sequence[str] = ()) -> SpecModel:
         >>> model.output_shape
         (None, 10)
     """
-    spec = check_spec(source, overrides)  # first without weights, so that no error costs memory
+    spec = examine_spec(source, overrides, pretrained=pretrained).spec  # no weights yet: an error costs no memory
     class_names, per_image = (spec.info.class_names, spec.info.classes_per_image) if spec.info else ((), 1)
     model = _made(spec, spec.resolved, class_names, per_image, {})
-    report = Report()
-    load_pretrained(spec, model.examined.graph, report)
-    report.raise_if_any()
+    if pretrained:
+        report = Report()
+        load_pretrained(spec, model.examined.graph, report)
+        report.raise_if_any()
     return model
 
 

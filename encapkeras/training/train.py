@@ -168,7 +168,7 @@ def _say_of_unfinished(name: str, console: Console) -> None:
 def _open_run(spec: Spec, start: Start, launched: LaunchedRun, folder: RunFolder, asked: Asked) -> OpenRun:
     """Build the network, load the data and check that they go together; only then make or change the run folder."""
     keras.utils.set_random_seed(spec.train.seed)
-    model = _in_turns(lambda: build_model(spec))
+    model = _in_turns(lambda: build_model(spec, pretrained=not start.resumes))
     if spec.train.analysis:
         with propagate_errors():
             routing_layers(model)
@@ -282,7 +282,7 @@ def _test(run: OpenRun) -> dict[str, Any]:
             check_checkpoint(run.folder, chosen)
             best = load_model(chosen)
         else:
-            best = build_model(run.spec)
+            best = build_model(run.spec, pretrained=False)
         info = run.splits.info
         compile_with_losses(best, classes_per_image=info.classes_per_image, segments=segments_of(info))
     with contextlib.closing(run.progress):

@@ -250,6 +250,18 @@ def test_the_least_size_is_told(name, least):
         Backbone(name).build((None, 8, 8, 1))
 
 
+def test_arguments_that_a_network_lacks_are_refused():
+    with pytest.raises(ArgumentError, match="ResNet50 takes no 'alpha'"):
+        Backbone("ResNet50", alpha=0.5)
+    with pytest.raises(ArgumentError, match="MobileNet takes no 'minimalistic'"):
+        small(minimalistic=True)
+
+
+def test_weights_are_not_loaded_before_there_are_any():
+    with pytest.raises(ArgumentError, match="call it on images first"):
+        small(weights="file.weights.h5").load_weights()
+
+
 def test_names_and_patterns_that_match_nothing_are_refused():
     with pytest.raises(LookupError, match="Did you mean 'MobileNetV3Small'"):
         Backbone("mobilenet_v3_smal")

@@ -97,16 +97,24 @@ def test_a_training_that_was_killed_ends_as_if_it_was_not(folder, monkeypatch):
         raise Killed
 
     words = ["mine.yaml", "--set", f"{TRUNK}.trainable=[conv_pw_3*]", "--set", "train.resume_state={minutes: 1e-9}"]
+    words += ["--set", f"{TRUNK}.weights=trunk.weights.h5"]
     assert main(["train", *words, "--run-dir", "whole"]) == 0
     with monkeypatch.context() as patch:
         patch.setattr(MetricsFile, "on_epoch_end", kill)
         with pytest.raises(Killed):
             main(["train", *words, "--resume", "parts"])
+    (folder / "trunk.weights.h5").rename("kept")  # the resume state has all weights
     assert main(["train", "--resume", "parts"]) == 0
     assert same(folder / "whole", folder / "parts")
+    (folder / "kept").rename("trunk.weights.h5")
     plain = ["train", *words, "--set", "train.learning_rates=null", "--run-dir", "plain"]
     assert main(plain) == 0
     assert not same(folder / "whole", folder / "plain")
+
+
+def test_networks_with_files_of_weights_are_compared(folder):
+    words = ["--set", f"{TRUNK}.weights=trunk.weights.h5", "--set", "train.epochs=1"]
+    assert main(["compare", "mine.yaml", *words, "--seeds", "1", "--run-dir", "both"]) == 0
 
 
 def test_it_is_one_node_with_its_parameters_and_multiply_adds(folder):

@@ -143,3 +143,15 @@ def test_a_calibrated_network_is_measured_with_its_temperature(by_auc, tmp_path)
     hot = measure(tmp_path / "hot.keras", splits.test, splits.info)
     assert hot["accuracy"] == pytest.approx(results["test_accuracy"])
     assert hot["calibration_error"] == pytest.approx(hot["accuracy"] - 0.1, abs=0.02)  # all classes are as probable
+
+
+def test_a_temperature_does_not_outlive_the_weights_that_it_belongs_to(by_auc):
+    _, folder = by_auc
+    model, other = (load_model(folder / "checkpoints/best.keras") for _ in range(2))
+    model.temperature = 2.0
+    model.copy_weights(other)
+    assert model.temperature is None
+    model.temperature = 2.0
+    model.compile("sgd", loss=model.make_losses())
+    model.fit(torch.rand(4, 32, 32, 1), torch.arange(4), verbose=0)
+    assert model.temperature is None
