@@ -17,6 +17,7 @@ from encapkeras.spec.bundled import bundled_specs
 GOLDEN = sorted(file.stem for file in (FOLDER / "networks").glob("*.json"))
 CALLED_OTHERWISE = {"encapnet_wide_every_n4": "encapnet_master_wide"}
 NOT_OF_THE_ORIGINAL = {
+    "capsnet_pairs_digits",
     "capsnet_sabour",
     "capsnet_sabour_fashion_mnist",
     "deepcaps_cifar10",
@@ -31,6 +32,7 @@ NOT_OF_THE_ORIGINAL = {
     "homogeneous_vectors_mnist",
     "homogeneous_vectors_small_norb",
     "mobilenet_digits",
+    "plain_pairs_digits",
     "resnet14_ot",
     "routing_affine",
     "routing_attention",
