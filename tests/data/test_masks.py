@@ -250,6 +250,14 @@ def test_a_turned_photo_has_a_mask_as_it_is_seen(tmp_path):
 # --- others
 
 
+@pytest.mark.parametrize("parts", [{"": 10}, {"train": 4, "test": 2}], ids=str)
+def test_images_with_masks_may_move(tmp_path, parts):
+    write_masks(tmp_path / "here", parts)
+    before = load(folder(tmp_path / "here", validation=0.0), seed=0).fingerprint
+    (tmp_path / "here").rename(tmp_path / "there")
+    assert load(folder(tmp_path / "there", validation=0.0), seed=0).fingerprint == before
+
+
 def test_masks_that_changed_are_told_apart(tmp_path):
     def found(seed=0):
         return load(folder(tmp_path, image_size=8, validation=0.0), seed=seed).fingerprint
