@@ -23,6 +23,7 @@ from encapkeras.validation import shown
 
 LABEL = "label"  # the column of the classes, if none is named
 DELIMITERS = ",;\t|"  # that are looked for where the given one does not fit
+LARGEST = float(np.finfo(np.float32).max)
 LONGEST_CELL = 40  # characters of a cell in an error
 MOST_NAMED = 20  # columns in advice
 DECIMAL_COMMA = re.compile(r"[+-]?\d*,\d+([eE][+-]?\d+)?")
@@ -123,12 +124,14 @@ def read_table(path: Path, lines: Sequence[Line], wanted: Wanted, problems: Prob
     whole = [(line, row) for line, row in lines[1:] if len(row) == len(header)]
     found, advice = _other_lengths(lines[1:], len(header), wanted.delimiter)
     numbers = [line for line, _ in whole]
-    labels = [row[header.index(wanted.label)].strip() for _, row in whole]
+    place = header.index(wanted.label)
+    labels = [row[place].strip() for _, row in whole]
     missing = [(line, "the class is missing") for line, name in zip(numbers, labels, strict=True) if not name]
     found += _in_column(wanted.label, missing, len(whole))
     features, texts = np.zeros((len(whole), len(columns)), np.float32), []
     for column, name in enumerate(columns):
-        cells = [row[header.index(name)].strip() for _, row in whole]
+        place = header.index(name)
+        cells = [row[place].strip() for _, row in whole]
         values = [_number(cell) for cell in cells]
         features[:, column] = [number for number, _ in values]
         bad = [(line, problem) for line, (_, problem) in zip(numbers, values, strict=True) if problem]
@@ -203,7 +206,7 @@ def _number(cell: str) -> tuple[float, str]:
         number = float(cell if "_" not in cell else "")  # Python takes 1_000
     except ValueError:
         return 0.0, f"{shown(printable(cell[:LONGEST_CELL]))} is not a number"
-    if not abs(number) <= float(np.finfo(np.float32).max):  # NaN included
+    if not abs(number) <= LARGEST:  # NaN included
         return 0.0, f"{cell[:LONGEST_CELL]} is not finite in float32"
     return number, ""
 
