@@ -1,6 +1,6 @@
 """Which images a data set holds, in a few lines: whether they are still the same later, or on another machine.
 
-Of image files the names, below the folder that holds them all, and the sizes count, and so of mask files, so that a data
+Of image files, and of mask files, the names below the folder that holds them all, and the sizes count, so that a data
 set may move and no file is read; of arrays the values.
 """
 

@@ -123,6 +123,23 @@ def test_without_folders_of_parts_a_fifth_is_the_test(tmp_path):
     assert (splits.train.num_images + splits.validation.num_images, splits.test.num_images) == (16, 4)
 
 
+def test_files_outside_of_the_parts_are_said(tmp_path):
+    rows = [*ROWS, "valid/8.png,1,0,0", "extra/9.png,1,0,0", "10.png,0,1,0"]
+    settings = write_photos(tmp_path, rows, parts=("train", "test", "valid", "extra"))
+    with pytest.warns(UserWarning) as warnings:
+        assert describe(settings).train_images == 8
+    assert [str(warning.message) for warning in warnings] == [
+        f"{tmp_path}/labels.csv: 3 files outside of the parts not used: valid/8.png, extra/9.png, 10.png. Folders that "
+        "are not used: 'valid' (call it 'val' to use it), 'extra'"
+    ]
+
+
+def test_parts_without_a_test_are_not_mixed(tmp_path):
+    rows = [row.replace("test/", "val/") for row in ROWS]
+    with pytest.raises(DataError, match=r"there is a folder 'train', but none called 'test'; if you test with 'val'"):
+        describe(write_photos(tmp_path, rows, parts=("train", "val")))
+
+
 def refused(tmp_path, rows, header="file,cat,dog,owl"):
     settings = write_photos(tmp_path, ROWS)
     (tmp_path / "labels.csv").write_text("\n".join([header, *rows]) + "\n")

@@ -216,6 +216,12 @@ def test_missing_folders(tmp_path):
     assert "test: there are no images" in error_of(folder(tmp_path))
 
 
+def test_a_folder_beside_the_parts_is_said(tmp_path):
+    write_masks(tmp_path, {"train": 2, "validation": 2, "test": 2})
+    with pytest.warns(UserWarning, match=r"folders that are not used: 'validation' \(call it 'val' to use it\)"):
+        describe(folder(tmp_path))
+
+
 def test_masks_that_cannot_be_used_are_all_named(tmp_path):
     write_masks(tmp_path, {"train": 4, "test": 1})
     masks = tmp_path / "train" / "masks"
