@@ -15,10 +15,11 @@ from torch import Tensor
 from encapkeras.data import augment
 from encapkeras.data.affine import AffineImages, DataPart
 from encapkeras.data.batches import Batches
-from encapkeras.data.checks import layout_hint, listed_error, range_hint
+from encapkeras.data.checks import label_problems, layout_hint, listed_error, range_hint
 from encapkeras.data.description import as_given_to_the_network, too_few
 from encapkeras.data.fingerprint import Fingerprint, fingerprint
 from encapkeras.data.image_files import ImageFiles
+from encapkeras.data.label_matrix import as_targets, matrix_problems
 from encapkeras.data.mask_files import MaskFiles
 from encapkeras.data.overlap import MARGIN, check_parts
 from encapkeras.data.registry import SAMPLE_AXES, Array, DatasetInfo, ImageArrays
@@ -92,8 +93,7 @@ def load(settings: DataSettings, *, seed: int) -> DataSplits:
     reader = settings.reader()
     arrays = reader.read()  # before the description: it finds all that is wrong, the description only a part
     info = as_given_to_the_network(settings, reader)
-    for labels in (arrays.train_labels, arrays.validation_labels, arrays.test_labels):
-        _check_labels(settings.dataset, labels, info)
+    arrays = _with_checked_labels(settings.dataset, arrays, info)
     for part, images in {"training": arrays.train_images, "test": arrays.test_images}.items():
         if info.samples == "images" and len(images) and (hint := range_hint(images)):
             warnings.warn(f"pixels of the {part} images of data set '{settings.dataset}': {hint}", stacklevel=2)
@@ -112,26 +112,59 @@ def load(settings: DataSettings, *, seed: int) -> DataSplits:
     )
 
 
-def _check_labels(dataset: str, labels: Array | MaskFiles | None, info: DatasetInfo) -> None:
-    """Check that there is one class for each image, or one for each pixel."""
-    if labels is None or isinstance(labels, MaskFiles):
-        return
+def _with_checked_labels(dataset: str, arrays: ImageArrays, info: DatasetInfo) -> ImageArrays:
+    """Return the arrays with labels as losses take them; raise `DataError` for others than the description says."""
+    parts = {
+        "train_labels": (arrays.train_images, arrays.train_labels),
+        "validation_labels": (arrays.validation_images, arrays.validation_labels),
+        "test_labels": (arrays.test_images, arrays.test_labels),
+    }
+    given = {}
+    for name, (images, labels) in parts.items():
+        if images is None or labels is None:
+            continue
+        if isinstance(labels, np.ndarray):
+            _check_kind(dataset, labels, info)
+            given[name] = labels
+        if len(images) != len(labels):
+            raise DataError(f"data set '{dataset}' gives {len(labels)} {name} for {len(images)} images; each needs one")
+        if not len(labels) and name != "validation_labels":
+            raise DataError(f"data set '{dataset}' gives no {name}; training and test need at least one image each")
+    if info.task == "segments":
+        return arrays
+    several = info.classes_per_image is None
+    problems = matrix_problems(given, info.class_names) if several else []
+    for name, labels in given.items():
+        problems += [] if several else label_problems(name, labels, info.classes)
+    if problems:
+        raise listed_error(f"data set '{dataset}' gives labels that cannot be used", problems)
+    return replace(
+        arrays, **{name: as_targets(each) if several else each.astype(np.int64) for name, each in given.items()}
+    )
+
+
+def _check_kind(dataset: str, labels: Array, info: DatasetInfo) -> None:
+    """Check that there is one class for each image, a matrix of labels, or one class for each pixel."""
+    gives = f"data set '{dataset}' gives"
     if info.task == "segments" and labels.ndim != 3:
         raise DataError(
-            f"data set '{dataset}' gives labels of shape {labels.shape}; its description says that each pixel has a "
-            "class: give masks (N, H, W)"
-        )
-    if info.task == "segments" and labels.size and not 0 <= labels.min() <= labels.max() < info.classes:
-        raise DataError(
-            f"data set '{dataset}' gives masks with values from {labels.min()} to {labels.max()}; there are "
-            f"{info.classes} classes, from 0 to {info.classes - 1}"
+            f"{gives} labels of shape {labels.shape}; its description says that each pixel has a class: give masks "
+            "(N, H, W)"
         )
     axes = 2 if info.classes_per_image is None else 1
     if info.task == "classes" and labels.ndim != axes:
         wanted = "one class for each image, (N,)" if axes == 1 else "(N, K), 1 for each label of an image"
         raise DataError(
-            f"data set '{dataset}' gives labels of shape {labels.shape}; its description says {wanted}. Images of any "
-            "number of labels have classes_per_image=None in the DatasetInfo"
+            f"{gives} labels of shape {labels.shape}; its description says {wanted}. Images of any number of labels "
+            "have classes_per_image=None in the DatasetInfo"
+        )
+    if labels.ndim != 2 and labels.dtype.kind not in "biu":
+        what = "labels" if info.task == "classes" else "masks"
+        raise DataError(f"{gives} {what} of {labels.dtype}; classes are whole numbers: give int64, or uint8 for masks")
+    if info.task == "segments" and labels.size and not 0 <= labels.min() <= labels.max() < info.classes:
+        raise DataError(
+            f"{gives} masks with values from {labels.min()} to {labels.max()}; there are {info.classes} classes, from "
+            f"0 to {info.classes - 1}"
         )
 
 

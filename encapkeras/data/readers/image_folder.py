@@ -68,7 +68,7 @@ class ImageFolder(DatasetReader):
         return ImageArrays(images["train"], labels["train"], images["test"], labels["test"], *own)
 
     def remarks(self) -> list[str]:
-        """Say what beside the parts is not used: folders, or files of a table; and if all images of it have one label."""
+        """Say what beside the parts is not used, folders or files of a table; and if all its images have one label."""
         folders = part_folders(self.root)
         if self.labels:
             table = read_label_table(self.labels, self.root)
