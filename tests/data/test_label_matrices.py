@@ -71,6 +71,10 @@ def test_another_label_is_another_data_set(tmp_path):
             "test_labels: has shape (8, 2); it must be (N, 3), a column for each label",
         ),
         ({"test_labels": np.arange(8) % 3}, "test_labels: has shape (8,); it must be (N, 3), a column for each label"),
+        (
+            {"train_labels": np.arange(24) % 3, "class_names": None},
+            "train_labels: has shape (24,); it must be (N, 3), a column for each label",
+        ),
         ({"class_names": np.array(["cat", "dog"])}, "train_labels: has shape (24, 3); it must be (N, 2), a column"),
         ({"train_labels": matrix(24) * 0.5}, "train_labels: labels are float64; they must be integers"),
     ],
