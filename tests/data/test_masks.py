@@ -1,5 +1,8 @@
 """Images with a class for each pixel: made shapes, folders of masks, changes that move both, and what is wrong."""
 
+import struct
+import zlib
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +10,7 @@ from PIL import Image
 
 from encapkeras.data import AugmentSettings, Batches, DataSettings, describe, load, register_dataset
 from encapkeras.data.fingerprint import data_differences
+from encapkeras.data.mask_files import read_mask
 from encapkeras.data.registry import DATASETS, DatasetInfo, DatasetReader, ImageArrays
 from encapkeras.errors import ArgumentError, DataError
 
@@ -189,6 +193,18 @@ def test_names_are_paired_without_their_endings_and_palettes_are_numbers(tmp_pat
     image.unlink()
     splits = load(folder(tmp_path, image_size=10, validation=0.0), seed=0)
     assert np.array_equal(splits.train.unchanged().batch(0)[1][0].numpy(), expected[1:11])
+
+
+@pytest.mark.parametrize(("bits", "packed"), [(2, [[0b00011011]]), (4, [[0x01, 0x23]])])
+def test_gray_values_of_few_bits_are_numbers(tmp_path, bits, packed):
+    def chunk(kind, content):
+        checksum = struct.pack(">I", zlib.crc32(kind + content))
+        return struct.pack(">I", len(content)) + kind + content + checksum
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 4, 1, bits, 0, 0, 0, 0))
+    pixels = chunk(b"IDAT", zlib.compress(b"".join(bytes([0, *row]) for row in packed)))
+    (tmp_path / "mask.png").write_bytes(b"\x89PNG\r\n\x1a\n" + header + pixels + chunk(b"IEND", b""))
+    assert read_mask(tmp_path / "mask.png", classes=4).tolist() == [[0, 1, 2, 3]]
 
 
 def test_all_names_that_do_not_pair_are_listed(tmp_path):
