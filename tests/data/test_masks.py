@@ -130,6 +130,14 @@ def test_what_moves_images_alone_is_refused(changes):
             call(shapes(**changes))
 
 
+def test_images_are_not_drawn_by_the_classes_of_pixels():
+    with pytest.raises(ArgumentError, match=r"data.balance draws images by their class; .* each pixel has a class"):
+        describe(shapes(balance=True))
+    images, masks = torch.zeros(2, 4, 4, 1), torch.zeros(2, 4, 4, dtype=torch.uint8)
+    with pytest.raises(ArgumentError, match="needs one class for each image"):
+        Batches(images, masks, height=4, width=4, batch_size=2, balance=True)
+
+
 def test_masks_are_resized_without_new_classes(tmp_path):
     write_masks(tmp_path, {"train": 3, "test": 1}, size=(30, 40))
     splits = load(folder(tmp_path, image_size=16, validation=0.0), seed=0)
