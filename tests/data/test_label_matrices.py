@@ -159,6 +159,13 @@ def test_missing_files_are_named_up_to_ten(tmp_path):
     assert len(message.splitlines()) == 2
 
 
+def test_a_table_that_is_not_utf_8_is_refused_with_its_line(tmp_path):
+    settings = write_photos(tmp_path, ROWS)
+    (tmp_path / "labels.csv").write_bytes(b"file,cat,dog\ntrain/0.png,1,0\ntr\xe4in/1.png,1,0\n")
+    with pytest.raises(DataError, match=r"labels.csv:3: byte 0xe4 is not UTF-8. Save the file as CSV in UTF-8"):
+        describe(settings)
+
+
 @pytest.mark.parametrize(
     ("rows", "header", "message"),
     [
@@ -170,7 +177,17 @@ def test_missing_files_are_named_up_to_ten(tmp_path):
         (ROWS, "file,cat,cat,owl", "'cat' is there twice"),
         (ROWS[:8], "file,cat,dog,owl", "it names no image of test"),
         ([row[:-1] + "0" for row in ROWS], "file,cat,dog,owl", "train: 1 of 3 labels in no image"),
-        ([], "file,cat,dog,owl", "labels.csv has no images: it needs a line"),
+        ([], "file,cat,dog,owl", "labels.csv has no samples: it needs a line"),
+        (
+            [row.replace(",", ";") for row in ROWS],
+            "file;cat;dog;owl",
+            "cells seem to be separated by ';', not by ',': save the table with ',' between cells",
+        ),
+        (
+            ['"train/0.png\n",1,yes,0'],
+            "file,cat,dog,owl",
+            "labels.csv:2: column 'dog' is 'yes'",
+        ),
     ],
 )
 def test_tables_that_cannot_be_labels(tmp_path, rows, header, message):

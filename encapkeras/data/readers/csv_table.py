@@ -68,8 +68,11 @@ class Problems:
         return listed_error("the tables cannot be used as a data set", self.found, self.advice)
 
 
-def read_lines(path: Path, key: str, delimiter: str, problems: Problems) -> list[Line]:
-    """Return the lines of a file that are not empty; of a sample that goes over several, the number of the first."""
+def read_lines(path: Path, key: str, delimiter: str, problems: Problems, fixed: bool = False) -> list[Line]:
+    """Return the lines of a file that are not empty; of a sample that goes over several, the number of the first.
+
+    A delimiter is fixed if no key of the section `data` chooses it.
+    """
     if not os.path.isfile(path):
         problems.add(str(not_found(path, "file", key)))
         return []
@@ -89,7 +92,7 @@ def read_lines(path: Path, key: str, delimiter: str, problems: Problems) -> list
             lines += [(number, row)] if row else []
             number = rows.line_num + 1
     except csv.Error as error:
-        other = _other_delimiter(text.splitlines()[0], delimiter)
+        other = other_delimiter(text.splitlines()[0], delimiter, fixed)
         if other:
             problems.add(f"{path}:1: {other}")
         else:
@@ -101,12 +104,13 @@ def read_lines(path: Path, key: str, delimiter: str, problems: Problems) -> list
     return lines
 
 
-def _other_delimiter(line: str, delimiter: str) -> str:
+def other_delimiter(line: str, delimiter: str, fixed: bool = False) -> str:
     """Return what to do where something else than the delimiter seems to separate the cells of a line."""
     other = max(DELIMITERS, key=line.count)
     if line.count(other) <= line.count(delimiter):
         return ""
-    return f"cells seem to be separated by {other!r}, not by {delimiter!r}: set data.delimiter: {json.dumps(other)}"
+    todo = f"save the table with {delimiter!r} between cells" if fixed else f"set data.delimiter: {json.dumps(other)}"
+    return f"cells seem to be separated by {other!r}, not by {delimiter!r}: {todo}"
 
 
 def read_table(path: Path, lines: Sequence[Line], wanted: Wanted, problems: Problems) -> Table | None:
@@ -117,12 +121,12 @@ def read_table(path: Path, lines: Sequence[Line], wanted: Wanted, problems: Prob
         columns = [name for name in header if name != wanted.label]
     wrong = _wrong_names(header, columns, wanted)
     if wrong:
-        other = _other_delimiter(wanted.delimiter.join(lines[0][1]), wanted.delimiter)
+        other = other_delimiter(wanted.delimiter.join(lines[0][1]), wanted.delimiter)
         for problem in [other] if other else wrong:
             problems.add(f"{path}:1: {problem}")
         return None
     whole = [(line, row) for line, row in lines[1:] if len(row) == len(header)]
-    found, advice = _other_lengths(lines[1:], len(header), wanted.delimiter)
+    found, advice = other_lengths(lines[1:], len(header), wanted.delimiter)
     numbers = [line for line, _ in whole]
     place = header.index(wanted.label)
     labels = [row[place].strip() for _, row in whole]
@@ -164,7 +168,7 @@ def _wrong_names(header: list[str], columns: list[str], wanted: Wanted) -> list[
     return problems or ([] if columns else ["there is no column but that of the classes"])
 
 
-def _other_lengths(lines: Sequence[Line], columns: int, delimiter: str) -> tuple[list[tuple[int, str]], list[str]]:
+def other_lengths(lines: Sequence[Line], columns: int, delimiter: str) -> tuple[list[tuple[int, str]], list[str]]:
     """Return which lines have more or less cells than the first names columns, and what to do."""
     found = [
         (line, f"has {counted(len(row), 'cell')}; line 1 names {counted(columns, 'column')}")
