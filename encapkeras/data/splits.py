@@ -261,7 +261,7 @@ def subset_indices(labels: Array | MaskFiles, count: int | None, seed: int) -> A
         return np.arange(total)
     if count > total:
         raise too_few(count, total)
-    if isinstance(labels, MaskFiles) or labels.ndim > 1:  # of masks any choice is as good
+    if isinstance(labels, MaskFiles) or labels.ndim > 1:  # of masks or several labels any choice is as good
         labels = np.zeros(total, np.int64)
     return np.sort(_in_shares(labels, seed)[:count])
 
@@ -296,12 +296,8 @@ def describe_sample(count: int, total: int, split: str, classes: int) -> str:
 
 
 def _in_shares(labels: Array, seed: int) -> Array:
-    """Return a random order of the indices of labels in which all beginnings hold the shares of the classes.
-
-    Of several labels for each image it is any random order.
-    """
+    """Return a random order of the indices of labels `(N,)` in which all beginnings hold the shares of the classes."""
     total = len(labels)
-    labels = labels if labels.ndim == 1 else np.zeros(total, dtype=np.int64)
     mixed = np.random.default_rng([seed, 0, 1]).permutation(total)
     by_class = mixed[np.argsort(labels[mixed], kind="stable")]
     sizes = np.bincount(labels)
