@@ -82,7 +82,8 @@ def read_mask(path: str | os.PathLike[str], classes: int) -> npt.NDArray[np.uint
                     "as a gray image, or with a palette"
                 )
             bound_pixels(image, halved=False)
-            stored = str(image.tile[0][3]) if image.tile else ""  # before pixels are read, which empties `tile`
+            tiles = getattr(image, "tile", None)  # before pixels are read, which empties it
+            stored = str(tiles[0][3]) if tiles else ""
             numbers = np.asarray(image).astype(np.int64) // SPREAD.get(stored, 1)
     outside = np.argwhere(numbers >= classes)
     if len(outside):
