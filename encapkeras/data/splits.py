@@ -19,14 +19,15 @@ from encapkeras.data.checks import label_problems, layout_hint, listed_error, ra
 from encapkeras.data.description import as_given_to_the_network, too_few
 from encapkeras.data.fingerprint import Fingerprint, fingerprint
 from encapkeras.data.image_files import ImageFiles
-from encapkeras.data.label_matrix import as_targets, matrix_problems
+from encapkeras.data.label_matrix import MOST_NAMED, as_targets, matrix_problems
 from encapkeras.data.mask_files import MaskFiles
 from encapkeras.data.overlap import MARGIN, check_parts
 from encapkeras.data.registry import SAMPLE_AXES, Array, DatasetInfo, ImageArrays
 from encapkeras.data.settings import AugmentSettings, DataSettings
-from encapkeras.data.windows import FileWindows, Layout, Windows, decoded
+from encapkeras.data.windows import FileWindows, Layout, Windows, decoded, decoded_masks
 from encapkeras.data.worker_processes import default_workers
 from encapkeras.errors import ArgumentError, DataError
+from encapkeras.text import listed
 
 IN_MEMORY = 2**30  # bytes; image files that take no more, resized, are decoded once
 
@@ -103,9 +104,12 @@ def load(settings: DataSettings, *, seed: int) -> DataSplits:
         labels_of = {name: part.labels for name, part in parts.items() if isinstance(part.labels, np.ndarray)}
         check_parts(labels_of, info.class_names)
     make = _BatchesMaker(settings, info, [part.images for part in (train, validation, test)])
+    train_batches = make(train, settings.augment, seed)
+    if info.task == "segments":
+        _warn_of_absent_classes(settings.dataset, train_batches.labels, info.class_names)
     return DataSplits(
         info=info,
-        train=make(train, settings.augment, seed),
+        train=train_batches,
         validation=make(validation) if len(validation.labels) else None,
         test=make(test),
         fingerprint=fingerprint(info.class_names, arrays),
@@ -168,6 +172,18 @@ def _check_kind(dataset: str, labels: Array, info: DatasetInfo) -> None:
         )
 
 
+def _warn_of_absent_classes(dataset: str, masks: Tensor, class_names: Sequence[str]) -> None:
+    """Warn of classes without a pixel to train on: a subset, or other sizes of images, may have lost them."""
+    pixels = masks.flatten().bincount(minlength=len(class_names)).tolist()
+    absent = [name for name, count in zip(class_names, pixels, strict=True) if not count]
+    if absent:
+        warnings.warn(
+            f"data set '{dataset}': no mask of the training images has a pixel of {listed(absent, MOST_NAMED)}, so "
+            "that no network could learn it",
+            stacklevel=3,
+        )
+
+
 class _BatchesMaker:
     """Makes the batches of each part; files are decoded at once if those of all parts fit into memory."""
 
@@ -209,7 +225,7 @@ class _BatchesMaker:
         """Return labels `(N,)`, or masks in the size of the images from which windows are cut."""
         labels, images = part.labels, part.images
         if isinstance(labels, MaskFiles):
-            return self._fitted(labels)
+            return decoded_masks(labels, self._whole, self._settings.dataset, self._workers)
         if self._info.task == "classes":
             return torch.from_numpy(labels)
         if not isinstance(images, ImageFiles) and labels.shape != images.shape[:3]:
@@ -219,21 +235,6 @@ class _BatchesMaker:
             )
         masks = torch.from_numpy(np.require(labels, np.uint8, ["C_CONTIGUOUS", "WRITEABLE"]))
         return augment.fit(masks[..., None], *self._whole, nearest=True)[..., 0]
-
-    def _fitted(self, masks: MaskFiles) -> Tensor:
-        """Decode masks; raise `DataError` naming all that are wrong."""
-        fitted = torch.empty((len(masks), *self._whole), dtype=torch.uint8)
-        problems = []
-        for index in range(len(masks)):
-            try:
-                mask = torch.from_numpy(masks.read(index))[None, :, :, None]
-            except DataError as error:
-                problems.append(str(error))
-            else:
-                fitted[index] = augment.fit(mask, *self._whole, nearest=True)[0, :, :, 0]
-        if problems:
-            raise listed_error(f"masks of data set '{self._settings.dataset}' cannot be used", problems)
-        return fitted
 
     def _affine(self, part: Part) -> AffineImages | None:
         settings = self._settings.affine

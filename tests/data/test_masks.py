@@ -267,6 +267,24 @@ def test_masks_that_cannot_be_used_are_all_named(tmp_path):
         assert part in message
 
 
+def test_masks_do_not_depend_on_the_number_of_processes(tmp_path, monkeypatch):
+    monkeypatch.setattr("encapkeras.data.windows.AT_ONCE", 2)
+    write_masks(tmp_path, {"train": 5, "test": 1})
+    settings = folder(tmp_path, image_size=8, validation=0.0)
+    splits = [load(settings.model_copy(update={"workers": workers}), seed=0) for workers in (0, 2)]
+    assert torch.equal(*(each.train.labels for each in splits))
+    for number in (1, 4):
+        (tmp_path / "train" / "masks" / f"{number}.png").write_bytes(b"")
+    message = error_of(settings.model_copy(update={"workers": 2}))
+    assert all(f"masks/{number}.png cannot be read as a mask" in message for number in (1, 4))
+
+
+def test_a_class_without_a_pixel_is_said(tmp_path):
+    write_masks(tmp_path, {"train": 2, "test": 1}, classes=2)
+    with pytest.warns(UserWarning, match="no mask of the training images has a pixel of dog, so that no network"):
+        load(folder(tmp_path, image_size=8, validation=0.0), seed=0)
+
+
 def test_a_turned_photo_has_a_mask_as_it_is_seen(tmp_path):
     write_masks(tmp_path, {"train": 2, "test": 1}, size=(12, 10))
     photo = tmp_path / "test" / "images" / "0.png"
