@@ -106,11 +106,13 @@ def pack(
         What the card says.
 
     Raises:
-        PackedModelError: A run is unfinished, needs a plugin, or is of another spec; or the folder is not free.
+        PackedModelError: A run is unfinished, needs a plugin, or is of another spec; its images have a class for each
+            pixel; or the folder is not free.
         RunFolderError: A run is damaged, or the folder cannot be written.
     """
     check_free(output, overwrite)
     first = runs[0]
+    _check_has_classes(first, splits)
     results = [_results(run) for run in runs]
     _check_same_spec(runs)
     others = changed_images(first.folder, splits.fingerprint)
@@ -175,6 +177,15 @@ def _results(run: Run) -> dict[str, Any]:
         )
     with reading(folder.results, "the results of a training", PackedModelError):
         return read_json(folder.results)
+
+
+def _check_has_classes(run: Run, splits: DataSplits) -> None:
+    if splits.info.task == "segments":
+        checkpoint = run.folder.chosen(data_of(run.spec).has_validation)
+        raise PackedModelError(
+            f"run {run.folder.path} cannot be packed: each pixel of its images has a class, and a packed network gives "
+            f"each image classes. In Python, encapkeras.load_model reads {checkpoint}."
+        )
 
 
 def _check_same_spec(runs: Sequence[Run]) -> None:
