@@ -32,7 +32,11 @@ PAGE = "explain.md"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("model", metavar="RUN_OR_MODEL", help="run folder of a training, or a .keras file")
+    parser.add_argument(
+        "model",
+        metavar="RUN_OR_MODEL",
+        help="run folder of a training, a .keras file, a packed folder, or a packed model such as digits_dynamic",
+    )
     parser.add_argument("images", metavar="IMAGE", nargs="+", help="image files, or folders of them")
     add_plugins(parser)
     parser.add_argument(
@@ -52,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "network has routing that leads back to a map of capsules, else gradient_input)",
     )
     parser.add_argument(
-        "-o", "--output", metavar="DIR", help="folder for the results (RUN/analysis/explain; a .keras file needs one)"
+        "-o", "--output", metavar="DIR", help="folder for the results (RUN/analysis/explain; other models need one)"
     )
     add_overwrite(parser)
     add_device(parser)
@@ -83,9 +87,10 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _folder_in(run: Path) -> Path:
+    from encapkeras.packing.load import is_packed
     from encapkeras.training.run.run_folder import RunFolder
 
-    if not run.is_dir():
+    if not run.is_dir() or is_packed(run):
         raise ArgumentError(f"'{printable(str(run))}' is not a run folder; name the folder to write to with -o")
     return RunFolder(run).analysis_in("explain")
 

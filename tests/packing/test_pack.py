@@ -167,7 +167,7 @@ def test_predict_and_export_take_a_packed_folder(packed, tmp_path, capsys):
 
 
 def test_commands_that_need_a_run_say_so(packed, capsys):
-    assert "is a packed model, which predict and export take" in refused(capsys, "evaluate", packed)
+    assert "is a packed model, which predict, explain and export take" in refused(capsys, "evaluate", packed)
 
 
 def test_nothing_is_written_where_something_is(packed, two_runs, tmp_path, capsys):
