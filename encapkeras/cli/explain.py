@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from encapkeras.analysis import Explanation
 
 ARRAYS = "explanations.npz"
+_EVENTS = ".explain"  # at the end of the name of the event file
 EXAMPLES = (
     "encapkeras explain latest photo.png",
     "encapkeras explain runs/first photos/ --class cat --class dog -o explained",
@@ -145,12 +146,32 @@ def _write(explanation: Explanation, output: Path, files: Sequence[Path], pictur
     check_writable(output, str(output), "Choose another folder with --output.")
     with writing(output):
         output.mkdir(parents=True, exist_ok=True)
-    explanation.save(output / ARRAYS)
-    with writing(output), open_event_file(output) as writer:
+        left = _files_of_older(output) - set(pictures)
+    explanation.save(output / ARRAYS, [picture.name for picture in pictures])
+    with writing(output), open_event_file(output, _EVENTS) as writer:
         for index, (file, picture) in enumerate(zip(files, pictures, strict=True)):
             with replacing(picture) as unfinished:
                 plot_explanation(explanation, index, file.name).savefig(unfinished)
             writer.add_image(f"explain/{picture.stem}", imread(picture), dataformats="HWC")
+    with writing(output):
+        for file in left:
+            file.unlink()
+
+
+def _files_of_older(output: Path) -> set[Path]:
+    """Return the pictures and the event file that an earlier explanation wrote into a folder, and nothing else."""
+    import numpy as np
+
+    from encapkeras.files import reading
+
+    try:
+        with reading(output / ARRAYS, "explanations", DataError), np.load(output / ARRAYS) as arrays:
+            names = set(arrays["pictures"].tolist())
+    except DataError:  # there is none, or it is damaged
+        return set()
+    pictures = (entry for entry in output.iterdir() if entry.name in names and entry.suffix == ".png")
+    events = output.glob(f"events.out.tfevents.*{_EVENTS}")
+    return {file for file in (*pictures, *events) if file.is_file() and not file.is_symlink()}
 
 
 def _print(explanation: Explanation, checkpoint: Path, files: Sequence[Path]) -> None:

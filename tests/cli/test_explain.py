@@ -90,6 +90,20 @@ def test_named_classes_by_another_method_in_a_folder_of_ones_own(run, images, tm
     assert explain(*words, "--overwrite") == 0
 
 
+def test_overwriting_leaves_nothing_of_an_earlier_explanation(tiny_run, images, tmp_path):
+    output = tmp_path / "out"
+    assert explain(tiny_run, images, "-o", output) == 0
+    (output / "3_mine.png").write_bytes(b"mine")
+    (output / "events.out.tfevents.mine").write_bytes(b"mine")
+    before = {file.name for file in output.iterdir()}
+    assert explain(tiny_run, images / "digit 1.png", "-o", output, "--overwrite") == 0
+    now = {file.name for file in output.iterdir()}
+    own = {"explanations.npz", "1_digit_1.png", "3_mine.png", "events.out.tfevents.mine"}
+    (events,) = now - own
+    assert now - {events} == own
+    assert events not in before
+
+
 def test_a_model_file_needs_a_folder_to_write_to(run, images, tmp_path, capsys):
     alone = tmp_path / "alone.keras"
     shutil.copy(run / "checkpoints" / "best.keras", alone)
