@@ -11,6 +11,7 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from optuna.distributions import CategoricalDistribution
 from optuna.trial import FrozenTrial, TrialState
 
@@ -113,6 +114,7 @@ def plot_study(trials: Sequence[FrozenTrial], space: Space) -> Figure:
         for axes, (path, title) in zip(others, space.names.items(), strict=False):
             _draw_setting(axes, shown, path, space)
             axes.set_xlabel(in_figure(title))
+            axes.set_ylabel(space.choice.words)
         for axes in others[count - 1 :]:
             axes.set_visible(False)
         return figure
@@ -124,6 +126,7 @@ def _draw_history(axes: Axes, trials: Sequence[FrozenTrial], choice: Choice) -> 
     best = itertools.accumulate(reached.values(), lambda *two: min(two, key=choice.rank))
     axes.step(list(reached), list(best), where="post", color="tab:blue", linewidth=1)
     axes.set_xlabel("trial")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.set_title(f"{choice.words}, and the best so far")
 
 
@@ -137,6 +140,7 @@ def _draw_setting(axes: Axes, trials: Sequence[FrozenTrial], path: str, space: S
     _draw_points(axes, [trial.params[path] for trial in trials], trials, space.choice)
     if getattr(distribution, "log", False):
         axes.set_xscale("log")
+        axes.tick_params(axis="x", which="both", rotation=30)  # of a narrow range, every tick has a long label
 
 
 def _draw_points(axes: Axes, across: Sequence[float], trials: Sequence[FrozenTrial], choice: Choice) -> None:

@@ -12,6 +12,7 @@ trial_000/     the run folder of each trial; that of a pruned one is unfinished
 from __future__ import annotations
 
 import contextlib
+import csv
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -231,10 +232,17 @@ class _Search:
         except MISTAKES as error:
             self._print(f"FAILED: {error}")
             return _record(trial, TrialState.FAIL, None, report.values, {"error": str(error)})
-        return _record(trial, TrialState.COMPLETE, results[choice.result], report.values, {})
+        values = report.values or _values_of(folder, choice)  # an earlier process may have trained it to its end
+        return _record(trial, TrialState.COMPLETE, results[choice.result], values, {})
 
     def _print(self, text: str) -> None:
         self._console.print(printable(text, keep="\n"), markup=False, highlight=False, soft_wrap=True)
+
+
+def _values_of(run: Path, choice: Choice) -> dict[int, float]:
+    """Return what trials are compared by after each epoch of a finished run."""
+    with RunFolder(run).metrics.open(encoding="utf-8", newline="") as file:
+        return {int(row["epoch"]): float(row[choice.log]) for row in csv.DictReader(file)}
 
 
 def _record(

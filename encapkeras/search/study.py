@@ -48,8 +48,15 @@ class StudyFile:
                 storage=self._storage, study_name=NAME, direction=_direction(choice), load_if_exists=True
             )
             there = self._study.user_attrs.get(_ORIGIN)
-            if there is None and not self.trials:
+            is_lost = there is None and any(folder.glob("trial_*"))
+            if there is None and not is_lost:
                 self._study.set_user_attr(_ORIGIN, here)
+        if is_lost:
+            self.close()
+            raise RunFolderError(
+                f"{self._path} holds no study, and there are trials beside it: it has been replaced. Restore it, or "
+                "begin a new search with --run-dir."
+            )
         # Earlier versions compared all trials by their accuracy, and did not note it.
         earlier = {} if there is None or "compared_by" in there else {"compared_by": DEFAULT.log}
         difference = first_difference({**there, **earlier}, here) if there is not None else ""

@@ -20,7 +20,7 @@ from encapkeras.errors import ArgumentError, DataError, DistributionError, RunFo
 from encapkeras.search import search as module
 from encapkeras.search.search import ReportValue, search
 from encapkeras.search.space import Space
-from encapkeras.search.study import equal_trial, next_trial
+from encapkeras.search.study import StudyFile, equal_trial, next_trial
 
 UNITS, RATE = "model.nodes.hidden.units", "train.optimizer.learning_rate"
 SWEEP = {"ranges": {RATE: {"low": 0.001, "high": 0.1, "log": True}}, "grid": {UNITS: [4, 8]}}
@@ -108,6 +108,25 @@ def test_a_search_that_was_killed_goes_on_with_the_same_trials(ended, trainings,
         (t.number, t.params, t.value, t.state) for t in whole
     ]
     assert (tmp_path / "parts" / "study.csv").read_text() == (tmp_path / "whole" / "study.csv").read_text()
+
+
+def test_a_trial_that_was_trained_and_not_noted_keeps_its_epochs(monkeypatch, tmp_path):
+    def killed(study, trial):
+        raise MemoryError
+
+    with monkeypatch.context() as patch, pytest.raises(MemoryError):
+        patch.setattr(StudyFile, "add", killed)
+        search(searched(), trials=1, run_dir=tmp_path / "s")
+    [trial] = search(searched(), trials=1, run_dir=tmp_path / "s", resume=True)
+    assert trial.intermediate_values == {1: trial.value}
+
+
+def test_an_empty_study_beside_trials_is_not_taken_for_a_new_one(trainings, tmp_path):
+    search(searched(), trials=1, run_dir=tmp_path / "s")
+    (tmp_path / "s/trial_000").mkdir()
+    (tmp_path / "s/study.db").write_bytes(b"")
+    with pytest.raises(RunFolderError, match="holds no study, and there are trials beside it"):
+        search(searched(), trials=2, run_dir=tmp_path / "s", resume=True)
 
 
 @pytest.mark.slow
