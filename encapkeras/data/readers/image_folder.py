@@ -72,6 +72,10 @@ class ImageFolder(DatasetReader):
         folders = self._folders()
         if self.labels:
             return [f"{self.labels}: {remark}" for remark in one_class_remark(self._listed()[1]["train"].labels)]
+        classes = folders.get("train", self.root)
+        if {name.lower() for name in classes_in(classes)} == {"images", "masks"}:
+            text = "its folders are called images and masks, which would be the two classes"
+            return [f"{classes}: {text}. For images with a class for each pixel, choose data set 'mask_folder'"]
         if not folders:
             return []
         meant, others = [], []
