@@ -46,7 +46,7 @@ def deletion_and_insertion(
 
     Args:
         classifier: A network.
-        images: `(B, H, W, C)`, floats in [0, 1].
+        images: `(B, H, W, C)`, floats in [0, 1], on the CPU, as `maps`, `labels` and `random` are.
         maps: Values of the pixels, `(B, H, W)`; those of the highest go and come first, equal ones in random order.
         labels: The class of each image, `(B,)`.
         random: For the order of equal values.

@@ -63,8 +63,12 @@ class Explanation:
         """Return the names of the classes that are explained of an image."""
         return [self.class_names[label] for label in self.labels[index].tolist()]
 
-    def save(self, path: str | os.PathLike[str]) -> None:
+    def save(self, path: str | os.PathLike[str], pictures: Sequence[str] = ()) -> None:
         """Write all arrays to an `.npz` file: one for each attribute, and `flow_LAYER` for each of the flows.
+
+        Args:
+            path: The file.
+            pictures: The names of the pictures of the images, if there are any: they become the array `pictures`.
 
         Raises:
             RunFolderError: The file cannot be written; an older one is unchanged.
@@ -72,6 +76,8 @@ class Explanation:
         arrays: dict[str, Any] = {name: getattr(self, name).numpy() for name in ("labels", "scores", "images", "maps")}
         flows = {f"flow_{name}": flow.numpy() for name, flow in self.flows.items()}
         texts = {name: np.asarray(getattr(self, name), np.str_) for name in ("method", "kind", "class_names", "layers")}
+        if pictures:
+            texts["pictures"] = np.asarray(pictures, np.str_)
         with replacing(Path(path)) as unfinished, unfinished.open("wb") as file:
             np.savez_compressed(file, **{**arrays, **flows, **texts})
 

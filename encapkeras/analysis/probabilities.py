@@ -101,7 +101,8 @@ def fit_temperature(logits: Tensor, targets: Tensor) -> float:
         targets: Labels `(N,)` as whole numbers; or `(N, K)`, 1 for each label of a sample.
 
     Raises:
-        ArgumentError: There is no minimum, as where all classes are right: the surest probabilities are the best then.
+        ArgumentError: A logit is not a finite number; or there is no minimum, as where all classes are right: the
+            surest probabilities are the best then.
 
     Examples:
         >>> logits = torch.tensor([[2.0, 0.0]]).repeat(4, 1)
@@ -110,6 +111,11 @@ def fit_temperature(logits: Tensor, targets: Tensor) -> float:
     """
     from scipy.optimize import minimize_scalar
 
+    others = int((~logits.isfinite()).any(1).sum())
+    if others:
+        raise ArgumentError(
+            f"a temperature needs finite scores; those of {others:,} of {len(logits):,} images have NaN or infinity"
+        )
     loss = torch.nn.functional.cross_entropy if targets.dim() == 1 else _binary_cross_entropy
     logits = logits.double()
 

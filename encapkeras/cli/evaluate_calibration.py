@@ -31,6 +31,11 @@ def run(arguments: argparse.Namespace) -> None:
     splits = trained.splits()
     if splits.info.task == "segments":
         raise ArgumentError("--calibrate is for images with classes or labels; in these, each pixel has a class")
+    if splits.validation is None:
+        raise ArgumentError(
+            f"--calibrate fits on validation images, and run {trained.folder.path} has none (data.validation is 0). "
+            "Train with data.validation=0.1"
+        )
     model = loaded(trained.checkpoint, splits.info)
     measured = [measure_scores(model, trained.chosen(splits, split)) for split in ("validation", "test")]
     calibration = calibrate(measured[0].probabilities, *((each.scores, each.labels) for each in measured))

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from encapkeras.analysis import Explanation
 
 ARRAYS = "explanations.npz"
+_EVENTS = ".explain"  # at the end of the name of the event file
 EXAMPLES = (
     "encapkeras explain latest photo.png",
     "encapkeras explain runs/first photos/ --class cat --class dog -o explained",
@@ -32,7 +33,11 @@ PAGE = "explain.md"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("model", metavar="RUN_OR_MODEL", help="run folder of a training, or a .keras file")
+    parser.add_argument(
+        "model",
+        metavar="RUN_OR_MODEL",
+        help="run folder of a training, a .keras file, a packed folder, or a packed model such as digits_dynamic",
+    )
     parser.add_argument("images", metavar="IMAGE", nargs="+", help="image files, or folders of them")
     add_plugins(parser)
     parser.add_argument(
@@ -52,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "network has routing that leads back to a map of capsules, else gradient_input)",
     )
     parser.add_argument(
-        "-o", "--output", metavar="DIR", help="folder for the results (RUN/analysis/explain; a .keras file needs one)"
+        "-o", "--output", metavar="DIR", help="folder for the results (RUN/analysis/explain; other models need one)"
     )
     add_overwrite(parser)
     add_device(parser)
@@ -83,9 +88,10 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _folder_in(run: Path) -> Path:
+    from encapkeras.packing.load import is_packed
     from encapkeras.training.run.run_folder import RunFolder
 
-    if not run.is_dir():
+    if not run.is_dir() or is_packed(run):
         raise ArgumentError(f"'{printable(str(run))}' is not a run folder; name the folder to write to with -o")
     return RunFolder(run).analysis_in("explain")
 
@@ -140,12 +146,32 @@ def _write(explanation: Explanation, output: Path, files: Sequence[Path], pictur
     check_writable(output, str(output), "Choose another folder with --output.")
     with writing(output):
         output.mkdir(parents=True, exist_ok=True)
-    explanation.save(output / ARRAYS)
-    with writing(output), open_event_file(output) as writer:
+        left = _files_of_older(output) - set(pictures)
+    explanation.save(output / ARRAYS, [picture.name for picture in pictures])
+    with writing(output), open_event_file(output, _EVENTS) as writer:
         for index, (file, picture) in enumerate(zip(files, pictures, strict=True)):
             with replacing(picture) as unfinished:
                 plot_explanation(explanation, index, file.name).savefig(unfinished)
             writer.add_image(f"explain/{picture.stem}", imread(picture), dataformats="HWC")
+    with writing(output):
+        for file in left:
+            file.unlink()
+
+
+def _files_of_older(output: Path) -> set[Path]:
+    """Return the pictures and the event file that an earlier explanation wrote into a folder, and nothing else."""
+    import numpy as np
+
+    from encapkeras.files import reading
+
+    try:
+        with reading(output / ARRAYS, "explanations", DataError), np.load(output / ARRAYS) as arrays:
+            names = set(arrays["pictures"].tolist())
+    except DataError:  # there is none, or it is damaged
+        return set()
+    pictures = (entry for entry in output.iterdir() if entry.name in names and entry.suffix == ".png")
+    events = output.glob(f"events.out.tfevents.*{_EVENTS}")
+    return {file for file in (*pictures, *events) if file.is_file() and not file.is_symlink()}
 
 
 def _print(explanation: Explanation, checkpoint: Path, files: Sequence[Path]) -> None:

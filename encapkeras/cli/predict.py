@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 SCORES = {
     "length": "lengths of the class capsules",
     "activation": "activations of the class capsules",
-    "probability": "probabilities (softmax of the outputs)",
+    "probability": "probabilities",
     "score": "outputs of the network as they are",
 }
 EXAMPLES = (

@@ -57,9 +57,10 @@ def compare(
 ) -> Comparison:
     """Train every network with every seed, each as `train` does, and write tables of the networks and of all pairs.
 
-    A spec with a sweep is trained as all networks of its sweep; the table is then sorted by validation accuracy. All
-    networks are trained with one seed before the next, so that a comparison that is cut short is fair. Everything that
-    can be checked is checked before the first training. A training that fails is noted, and the others continue.
+    A spec with a sweep is trained as all networks of its sweep; the table is then sorted by the metric
+    `train.select` of all of them, with masks by the mean IoU in place of the accuracy. All networks are trained with
+    one seed before the next, so that a comparison that is cut short is fair. Everything that can be checked is checked
+    before the first training. A training that fails is noted, and the others continue.
 
     Args:
         sources: The specs, as `load_spec` takes them; of more than 10 networks, all are compared with the first alone.

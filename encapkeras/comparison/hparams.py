@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Mapping
 from typing import Any
 
 from torch.utils.tensorboard.summary import hparams
@@ -13,12 +14,6 @@ from encapkeras.spec.sweep import value_text
 from encapkeras.training.run.run_folder import RunFolder
 from encapkeras.training.tensorboard.hparams import replace_hparams
 
-_METRICS = {
-    "validation_accuracy": "results/best validation accuracy",
-    "test_accuracy": "results/test accuracy",
-    "final_loss": "results/final loss",
-}
-
 
 def write_hparams(run: Run, comparison: Comparison) -> None:
     """Write the spec, seed and swept values of a run, and its metrics if it is finished, next to its event file."""
@@ -26,18 +21,28 @@ def write_hparams(run: Run, comparison: Comparison) -> None:
     if not folder.spec.is_file():
         return  # it failed before it began
     values = _values(run, comparison)
-    metrics = _metrics(run, folder)
+    tags = _tags(comparison)
+    metrics = _metrics(run, folder, tags)
     # TensorBoard takes the columns from whichever run it finds first, so that each must name them all.
-    columns, _, _ = hparams(_columns(comparison), dict.fromkeys(_METRICS.values(), 0.0))
+    columns, _, _ = hparams(_columns(comparison), dict.fromkeys(tags.values(), 0.0))
     _, started, ended = hparams(values, {})
     replace_hparams(folder.tensorboard, [columns, started, *([ended] if run.results else [])], metrics)
 
 
-def _metrics(run: Run, folder: RunFolder) -> dict[str, float]:
+def _tags(comparison: Comparison) -> dict[str, str]:
+    """Return what is shown of results, by name."""
+    return {
+        comparison.choice.result: f"results/best {comparison.choice.words}",
+        "test_accuracy": "results/test accuracy",
+        "final_loss": "results/final loss",
+    }
+
+
+def _metrics(run: Run, folder: RunFolder, tags: Mapping[str, str]) -> dict[str, float]:
     if run.results is None:
         return {}
     metrics = {**run.results, "final_loss": _final_loss(folder)}
-    return {tag: metrics[name] for name, tag in _METRICS.items() if metrics.get(name) is not None}
+    return {tag: metrics[name] for name, tag in tags.items() if metrics.get(name) is not None}
 
 
 def _final_loss(folder: RunFolder) -> float | None:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import keras
 
 from encapkeras.analysis import routing_layers
+from encapkeras.comparison.choice import Choice
 from encapkeras.comparison.rows import Network, numbered
 from encapkeras.errors import ArgumentError, EncapkerasError, Problem, SpecError
 from encapkeras.model.examine import examine_spec
@@ -214,7 +215,8 @@ def _networks(candidates: Sequence[_Candidate]) -> list[Network]:
             label = next(t for n in itertools.count(1) if _folder(t := numbered(title, n)) not in labels)
             labels.add(_folder(label))
             data = data_of(variant.spec)
-            networks.append(Network(label, name, variant.spec.source, data, variant.values, numbers[name]))
+            choice = Choice.of(variant.spec)
+            networks.append(Network(label, name, variant.spec.source, data, variant.values, numbers[name], choice))
     return networks
 
 

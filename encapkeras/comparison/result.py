@@ -13,12 +13,14 @@ from typing import Any
 
 from rich.console import Console, Group
 
+from encapkeras.comparison.choice import DEFAULT, Choice
 from encapkeras.comparison.latex import latex_tables
 from encapkeras.comparison.rows import METRICS, Network, Pair, Row, Run
 from encapkeras.comparison.statistics import CONFIDENCE, Difference, Spread
 from encapkeras.comparison.tables import WIDEST, markdown_table, terminal_tables
 from encapkeras.spec.sweep import short_paths, value_text
 from encapkeras.text import html_table, in_html, in_markdown
+from encapkeras.training.measure import MEAN_IOU
 
 _EFFECTS = {
     "validation": "they are not trained on the same images, and validation accuracies are not comparable",
@@ -61,7 +63,20 @@ class Comparison:
         rows = [self._row(network, differences.get(network.label)) for network in self.networks]
         if not self.swept():
             return rows
-        return sorted(rows, key=lambda row: 1 - found.mean if (found := _selecting(row)) else math.inf)
+        return sorted(rows, key=lambda row: self.choice.rank(found.mean) if (found := self._chosen(row)) else math.inf)
+
+    @property
+    def choice(self) -> Choice:
+        """What networks of a sweep are sorted by: what chooses the best epoch of all of them."""
+        choices = {network.choice for network in self.networks if network.validated}
+        if len(choices) == 1:
+            return choices.pop()
+        return Choice(f"val_{MEAN_IOU}") if self.has_masks else DEFAULT
+
+    def _chosen(self, row: Row) -> Spread | None:
+        name = self.choice.result
+        found: Spread | None = getattr(row, name) if name in _SPREADS else row.metrics.get(name)
+        return found
 
     def pairs(self) -> list[Pair]:
         """Return all pairs of networks that compare; of more than 10 networks, those with the first."""
@@ -97,7 +112,8 @@ class Comparison:
         spreads = {
             name: Spread.of(list(values.values())) if (values := _values(results, name)) else None for name in _SPREADS
         }
-        metrics = {name: list(values.values()) for name in METRICS if (values := _values(results, name))}
+        chosen = {self.choice.result} - {*_SPREADS} if self.swept() else ()
+        metrics = {name: list(values.values()) for name in [*METRICS, *chosen] if (values := _values(results, name))}
         return Row(
             network=network,
             finished=len(results),
@@ -142,9 +158,9 @@ class Comparison:
                 yield f"Weights tested{whose}: {text}. The test images were used once per run."
 
     def _order(self) -> Iterator[str]:
-        if self.swept() and any(row.validation_accuracy for row in self.rows()):
+        if self.swept() and any(map(self._chosen, self.rows())):
             tested = "test mean IoUs" if self.has_masks else "test accuracies"
-            yield f"Sorted by mean validation {self.compared_by}, best first; {tested} are not used."
+            yield f"Sorted by mean {self.choice.words}, best first; {tested} are not used."
 
     def _differences(self) -> Iterator[str]:
         pairs = self.pairs()
@@ -191,13 +207,8 @@ class Comparison:
             "images/s": _cell(row.images_per_second, "{:,.0f}"),
             "seconds": _cell(row.seconds, "{:,.0f}"),
             "peak MiB": _cell(row.peak_memory_mib, "{:,.0f}"),
-            **(self._mean_ious(row) if self.has_masks else {}),
-        }
-
-    def _mean_ious(self, row: Row) -> dict[str, str]:
-        return {
-            "test mean IoU": _cell(row.test_mean_iou, "{}"),
-            "lowest-highest (mean IoU)": _range(row.test_mean_iou),
+            **(_in_two("test mean IoU", row.test_mean_iou) if self.has_masks else {}),
+            **(_in_two(self.choice.words, self._chosen(row)) if self.swept() and self.choice != DEFAULT else {}),
         }
 
     def pair_cells(self, pair: Pair) -> dict[str, str]:
@@ -293,17 +304,18 @@ def _values(results: Mapping[int, Mapping[str, Any]], name: str) -> dict[int, fl
     return {seed: result[name] for seed, result in results.items() if result.get(name) is not None}
 
 
-def _selecting(row: Row) -> Spread | None:
-    """Return the numbers of the validation by which networks of a sweep are sorted."""
-    return row.validation_mean_iou or row.validation_accuracy
-
-
 def _median(values: Mapping[int, float]) -> float | None:
     return statistics.median(values.values()) if values else None
 
 
 def _cell(value: Any, form: str) -> str:
     return "-" if value is None else form.format(value)
+
+
+def _in_two(heading: str, spread: Spread | None) -> dict[str, str]:
+    """Return a spread as two cells, which terminals show below each other."""
+    what = heading.removeprefix("test ")
+    return {heading: _cell(spread, "{}"), f"lowest-highest ({what})": _range(spread)}
 
 
 def _error(spread: Spread | None) -> str:
@@ -333,7 +345,8 @@ def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
         elif name in _PARTS:
             flat.update({f"{name}_{part}": (value or {}).get(part) for part in _PARTS[name]})
         elif name == "metrics":
-            flat.update({f"{metric}_{part}": value.get(metric, {}).get(part) for metric in METRICS for part in _SPREAD})
+            names = dict.fromkeys([*METRICS, *value])
+            flat.update({f"{metric}_{part}": value.get(metric, {}).get(part) for metric in names for part in _SPREAD})
         else:
             flat[name] = value
     return flat

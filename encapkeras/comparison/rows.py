@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from encapkeras.analysis import scores
+from encapkeras.comparison.choice import DEFAULT, Choice
 from encapkeras.comparison.statistics import Difference, Spread
 from encapkeras.data import DataSettings
 
@@ -49,6 +50,7 @@ class Network:
         data: The `data:` section of its spec.
         swept: The values that the sweep of its spec sets, by path.
         number: The number in the label; 1 if there is none.
+        choice: What chooses its best epoch.
     """
 
     label: str
@@ -57,6 +59,7 @@ class Network:
     data: DataSettings
     swept: Mapping[str, Any] = field(default_factory=dict)
     number: int = 1
+    choice: Choice = DEFAULT
 
     @property
     def title(self) -> str:
@@ -109,7 +112,8 @@ class Row:
             not report it.
         difference: Of the test accuracy, or with masks of the test mean IoU, from the first network's; None also for
             the first itself, with another data set than the first's, and without common seeds.
-        metrics: Of the test over seeds, by their name in `results.json`; those of `METRICS` that runs have.
+        metrics: Over seeds, by their name in `results.json`: those of `METRICS` that runs have, and, if there is no
+            other place for it, that of the validation by which networks are sorted.
     """
 
     network: Network

@@ -29,15 +29,15 @@ def _networks(rows: Sequence[Mapping[str, str]]) -> Table:
     names = list(rows[0])[: list(rows[0]).index("runs") + 1]  # between spec and runs is what sweeps set
     for heading in names:
         table.add_column(Text(printable(heading)), justify="left" if heading in ("spec", "runs") else "right")
-    has_masks = "test mean IoU" in rows[0]
-    for heading in (*_METRICS, *(["test\nmean IoU"] if has_masks else [])):
+    others = list(rows[0])[len(names) + len(_METRICS) + 2 :: 2]  # each has its lowest and highest value after it
+    for heading in (*_METRICS, *(other.replace(" ", "\n", 1) for other in others)):
         table.add_column(heading, justify="right")
     for row in rows:
         cells = [Text(printable(cell)) for cell in row.values()]
         before, figures = cells[: len(names)], cells[len(names) :]
         test, test_range, error, validation, validation_range, *rest = figures
-        rest = [*rest[:-2], _below(*rest[-2:])] if has_masks else rest
-        table.add_row(*before, _below(test, test_range), error, _below(validation, validation_range), *rest)
+        rest, spreads = rest[:4], map(_below, rest[4::2], rest[5::2])
+        table.add_row(*before, _below(test, test_range), error, _below(validation, validation_range), *rest, *spreads)
     return table
 
 

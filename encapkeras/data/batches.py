@@ -127,9 +127,15 @@ class Batches(DataLoader[tuple[Tensor, ...]]):
         workers: How many processes make batches ahead; 0 for none.
         axes: Of a yielded sample: 3 of an image, 2 of a sequence, which is an image of height 1 without that axis, 1 of
             a vector, without width too.
+        balance: Whether each epoch with a seed draws equally many images of each class, one more or less. Images of a
+            class come again where it has fewer.
         overlap_classes: The number of classes K, if each image is to be merged with one of another class, both shifted:
             labels are then `(B, K)`, float32, 1 for both classes. Pairs are drawn anew in each epoch; without a seed
             they are always the same. None: images stay alone.
+
+    Raises:
+        ArgumentError: Masks are not as large as their images; or `balance` is true, and images do not have one class
+            each.
 
     Examples:
         >>> images = torch.arange(10, dtype=torch.uint8).reshape(5, 1, 2, 1)
@@ -173,6 +179,8 @@ class Batches(DataLoader[tuple[Tensor, ...]]):
         self._pairs = None if overlap_classes is None else fixed_pairs(labels.numpy())
         if self._pairs is not None:
             self.labels = self._make.labels_of({"order": np.arange(len(labels)), **self._pairs})
+        if balance:
+            _ = self.classes  # refuses several labels, and masks
 
     @property
     def num_images(self) -> int:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from encapkeras.data.image_files import ImageFiles
-from encapkeras.data.mask_files import MaskFiles
 from encapkeras.data.registry import Array, ImageArrays
 from encapkeras.errors import DataError
 from encapkeras.text import counted
@@ -43,8 +43,7 @@ def missing_classes(name: str, labels: Array, classes: int) -> list[str]:
 def check_arrays(dataset: str, arrays: ImageArrays, classes: int) -> ImageArrays:
     """Return the arrays of a built-in data set; raise `DataError` for impossible labels and classes without images."""
     problems = []
-    given = {"training labels": arrays.train_labels, "test labels": arrays.test_labels}
-    labels = {name: each for name, each in given.items() if not isinstance(each, MaskFiles)}
+    labels: dict[str, Any] = {"training labels": arrays.train_labels, "test labels": arrays.test_labels}
     for name, each in labels.items():
         problems += [f"{name}: there are none"] if not len(each) else label_problems(name, each, classes)
     problems = problems or missing_classes("training labels", labels["training labels"], classes)

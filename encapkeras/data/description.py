@@ -52,7 +52,7 @@ def as_given_to_the_network(settings: DataSettings, reader: DatasetReader) -> Da
     height, width = height + 2 * settings.margin, width + 2 * settings.margin
     info = replace(stored, height=height, width=width, classes_per_image=settings.overlap or stored.classes_per_image)
     if info.task == "segments":
-        _check_moves_masks(settings)
+        _check_suits_masks(settings)
     if settings.overlap and info.classes <= settings.overlap:
         raise ArgumentError(
             f"data.overlap is {settings.overlap}, and there are {info.classes} classes: all images would have the same "
@@ -65,8 +65,13 @@ def as_given_to_the_network(settings: DataSettings, reader: DatasetReader) -> Da
     return info if settings.subset is None else replace(info, train_images=_subset_size(settings.subset, info))
 
 
-def _check_moves_masks(settings: DataSettings) -> None:
-    """Refuse changes that move images alone, or add pixels that have no class."""
+def _check_suits_masks(settings: DataSettings) -> None:
+    """Refuse changes that move images alone, or add pixels that have no class; and a choice by the class of images."""
+    if settings.balance:
+        raise ArgumentError(
+            f"data.balance draws images by their class; in those of data set '{settings.dataset}', each pixel has a "
+            "class. Remove it; a loss of pixels can have class_weights"
+        )
     moved = [name for name in ("affine", "overlap") if getattr(settings, name) is not None]
     moved += ["augment.pad"] if settings.augment and settings.augment.pad else []
     if moved:

@@ -1,7 +1,7 @@
 """Which images a data set holds, in a few lines: whether they are still the same later, or on another machine.
 
-Of image files the names, below the folder that holds them all, and the sizes count, so that a data set may move and no
-file is read; of arrays the values.
+Of image files, and of mask files, the names below the folder that holds them all, and the sizes count, so that a data
+set may move and no file is read; of arrays the values.
 """
 
 from __future__ import annotations
@@ -39,10 +39,11 @@ def fingerprint(class_names: Sequence[str], arrays: ImageArrays) -> Fingerprint:
     }
     given = {name: (images, labels) for name, (images, labels) in parts.items() if labels is not None}
     root = _common_folder([images for images, _ in given.values() if isinstance(images, ImageFiles)])
+    mask_root = _common_folder([labels for _, labels in given.values() if isinstance(labels, MaskFiles)])
     described = {}
     for name, (images, labels) in given.items():
         if isinstance(labels, MaskFiles) or labels.ndim > 2:
-            described[name] = _with_masks(images, labels, root)
+            described[name] = _with_masks(images, labels, root, mask_root)
             continue
         several = labels.ndim == 2
         of_class = [
@@ -51,18 +52,17 @@ def fingerprint(class_names: Sequence[str], arrays: ImageArrays) -> Fingerprint:
         unlabeled = _contents(images, np.flatnonzero(~labels.any(1)), root) if several else ()
         described[name] = {
             "images": len(labels),
-            "order": _digest([np.ascontiguousarray(labels, dtype="<i8").data.cast("B"), *unlabeled]),
+            "order": _digest([labels.astype("<i8").tobytes(), *unlabeled]),
             "classes": [f"{len(indices)} {_digest(_contents(images, indices, root))}" for indices in of_class],
         }
     return {"format": FORMAT, "class_names": list(class_names), "parts": described}
 
 
-def _with_masks(images: Array | ImageFiles | None, labels: Array | MaskFiles, root: str) -> dict[str, Any]:
+def _with_masks(
+    images: Array | ImageFiles | None, labels: Array | MaskFiles, root: str, mask_root: str
+) -> dict[str, Any]:
     every = np.arange(len(labels))
-    files = isinstance(labels, MaskFiles)
-    masks = _contents(
-        ImageFiles(labels.paths, 1) if isinstance(labels, MaskFiles) else labels, every, root if files else ""
-    )
+    masks = _contents(ImageFiles(labels.paths, 1) if isinstance(labels, MaskFiles) else labels, every, mask_root)
     return {
         "images": len(labels),
         "order": _digest(masks),
@@ -71,8 +71,8 @@ def _with_masks(images: Array | ImageFiles | None, labels: Array | MaskFiles, ro
     }
 
 
-def _common_folder(parts: Sequence[ImageFiles]) -> str:
-    folders = {os.path.dirname(path) for images in parts for path in images.paths}
+def _common_folder(parts: Sequence[ImageFiles | MaskFiles]) -> str:
+    folders = {os.path.dirname(path) for files in parts for path in files.paths}
     try:
         return os.path.commonpath(folders) if folders else ""
     except ValueError:  # on several drives

@@ -16,6 +16,7 @@ from encapkeras.errors import DataError
 from encapkeras.files import reading
 
 MODES = ("1", "L", "P", "I;16", "I")  # of Pillow: one whole number a pixel
+SPREAD = {"L;2": 85, "L;4": 17}  # what Pillow multiplies gray values of 2 and 4 bits by, so that they go up to 255
 MOST_CLASSES = 256
 
 
@@ -81,7 +82,9 @@ def read_mask(path: str | os.PathLike[str], classes: int) -> npt.NDArray[np.uint
                     "as a gray image, or with a palette"
                 )
             bound_pixels(image, halved=False)
-            numbers = np.asarray(image).astype(np.int64)
+            tiles = getattr(image, "tile", None)  # before pixels are read, which empties it
+            stored = str(tiles[0][3]) if tiles else ""
+            numbers = np.asarray(image).astype(np.int64) // SPREAD.get(stored, 1)
     outside = np.argwhere(numbers >= classes)
     if len(outside):
         row, column = outside[0].tolist()

@@ -15,17 +15,19 @@ from torch import Tensor
 from encapkeras.data import augment
 from encapkeras.data.affine import AffineImages, DataPart
 from encapkeras.data.batches import Batches
-from encapkeras.data.checks import layout_hint, listed_error, range_hint
+from encapkeras.data.checks import label_problems, layout_hint, listed_error, range_hint
 from encapkeras.data.description import as_given_to_the_network, too_few
 from encapkeras.data.fingerprint import Fingerprint, fingerprint
 from encapkeras.data.image_files import ImageFiles
+from encapkeras.data.label_matrix import MOST_NAMED, as_targets, matrix_problems
 from encapkeras.data.mask_files import MaskFiles
 from encapkeras.data.overlap import MARGIN, check_parts
 from encapkeras.data.registry import SAMPLE_AXES, Array, DatasetInfo, ImageArrays
 from encapkeras.data.settings import AugmentSettings, DataSettings
-from encapkeras.data.windows import FileWindows, Layout, Windows, decoded
+from encapkeras.data.windows import FileWindows, Layout, Windows, decoded, decoded_masks
 from encapkeras.data.worker_processes import default_workers
 from encapkeras.errors import ArgumentError, DataError
+from encapkeras.text import listed
 
 IN_MEMORY = 2**30  # bytes; image files that take no more, resized, are decoded once
 
@@ -92,8 +94,7 @@ def load(settings: DataSettings, *, seed: int) -> DataSplits:
     reader = settings.reader()
     arrays = reader.read()  # before the description: it finds all that is wrong, the description only a part
     info = as_given_to_the_network(settings, reader)
-    for labels in (arrays.train_labels, arrays.validation_labels, arrays.test_labels):
-        _check_labels(settings.dataset, labels, info)
+    arrays = _with_checked_labels(settings.dataset, arrays, info)
     for part, images in {"training": arrays.train_images, "test": arrays.test_images}.items():
         if info.samples == "images" and len(images) and (hint := range_hint(images)):
             warnings.warn(f"pixels of the {part} images of data set '{settings.dataset}': {hint}", stacklevel=2)
@@ -103,35 +104,83 @@ def load(settings: DataSettings, *, seed: int) -> DataSplits:
         labels_of = {name: part.labels for name, part in parts.items() if isinstance(part.labels, np.ndarray)}
         check_parts(labels_of, info.class_names)
     make = _BatchesMaker(settings, info, [part.images for part in (train, validation, test)])
+    train_batches = make(train, settings.augment, seed)
+    if info.task == "segments":
+        _warn_of_absent_classes(settings.dataset, train_batches.labels, info.class_names)
     return DataSplits(
         info=info,
-        train=make(train, settings.augment, seed),
+        train=train_batches,
         validation=make(validation) if len(validation.labels) else None,
         test=make(test),
         fingerprint=fingerprint(info.class_names, arrays),
     )
 
 
-def _check_labels(dataset: str, labels: Array | MaskFiles | None, info: DatasetInfo) -> None:
-    """Check that there is one class for each image, or one for each pixel."""
-    if labels is None or isinstance(labels, MaskFiles):
-        return
+def _with_checked_labels(dataset: str, arrays: ImageArrays, info: DatasetInfo) -> ImageArrays:
+    """Return the arrays with labels as losses take them; raise `DataError` for others than the description says."""
+    parts = {
+        "train_labels": (arrays.train_images, arrays.train_labels),
+        "validation_labels": (arrays.validation_images, arrays.validation_labels),
+        "test_labels": (arrays.test_images, arrays.test_labels),
+    }
+    given = {}
+    for name, (images, labels) in parts.items():
+        if images is None or labels is None:
+            continue
+        if isinstance(labels, np.ndarray):
+            _check_kind(dataset, labels, info)
+            given[name] = labels
+        if len(images) != len(labels):
+            raise DataError(f"data set '{dataset}' gives {len(labels)} {name} for {len(images)} images; each needs one")
+        if not len(labels) and name != "validation_labels":
+            raise DataError(f"data set '{dataset}' gives no {name}; training and test need at least one image each")
+    if info.task == "segments":
+        return arrays
+    several = info.classes_per_image is None
+    problems = matrix_problems(given, info.class_names) if several else []
+    for name, labels in given.items():
+        problems += [] if several else label_problems(name, labels, info.classes)
+    if problems:
+        raise listed_error(f"data set '{dataset}' gives labels that cannot be used", problems)
+    return replace(
+        arrays, **{name: as_targets(each) if several else each.astype(np.int64) for name, each in given.items()}
+    )
+
+
+def _check_kind(dataset: str, labels: Array, info: DatasetInfo) -> None:
+    """Check that there is one class for each image, a matrix of labels, or one class for each pixel."""
+    gives = f"data set '{dataset}' gives"
     if info.task == "segments" and labels.ndim != 3:
         raise DataError(
-            f"data set '{dataset}' gives labels of shape {labels.shape}; its description says that each pixel has a "
-            "class: give masks (N, H, W)"
-        )
-    if info.task == "segments" and labels.size and not 0 <= labels.min() <= labels.max() < info.classes:
-        raise DataError(
-            f"data set '{dataset}' gives masks with values from {labels.min()} to {labels.max()}; there are "
-            f"{info.classes} classes, from 0 to {info.classes - 1}"
+            f"{gives} labels of shape {labels.shape}; its description says that each pixel has a class: give masks "
+            "(N, H, W)"
         )
     axes = 2 if info.classes_per_image is None else 1
     if info.task == "classes" and labels.ndim != axes:
         wanted = "one class for each image, (N,)" if axes == 1 else "(N, K), 1 for each label of an image"
         raise DataError(
-            f"data set '{dataset}' gives labels of shape {labels.shape}; its description says {wanted}. Images of any "
-            "number of labels have classes_per_image=None in the DatasetInfo"
+            f"{gives} labels of shape {labels.shape}; its description says {wanted}. Images of any number of labels "
+            "have classes_per_image=None in the DatasetInfo"
+        )
+    if labels.ndim != 2 and labels.dtype.kind not in "biu":
+        what = "labels" if info.task == "classes" else "masks"
+        raise DataError(f"{gives} {what} of {labels.dtype}; classes are whole numbers: give int64, or uint8 for masks")
+    if info.task == "segments" and labels.size and not 0 <= labels.min() <= labels.max() < info.classes:
+        raise DataError(
+            f"{gives} masks with values from {labels.min()} to {labels.max()}; there are {info.classes} classes, from "
+            f"0 to {info.classes - 1}"
+        )
+
+
+def _warn_of_absent_classes(dataset: str, masks: Tensor, class_names: Sequence[str]) -> None:
+    """Warn of classes without a pixel to train on: a subset, or other sizes of images, may have lost them."""
+    pixels = masks.flatten().bincount(minlength=len(class_names)).tolist()
+    absent = [name for name, count in zip(class_names, pixels, strict=True) if not count]
+    if absent:
+        warnings.warn(
+            f"data set '{dataset}': no mask of the training images has a pixel of {listed(absent, MOST_NAMED)}, so "
+            "that no network could learn it",
+            stacklevel=3,
         )
 
 
@@ -176,7 +225,7 @@ class _BatchesMaker:
         """Return labels `(N,)`, or masks in the size of the images from which windows are cut."""
         labels, images = part.labels, part.images
         if isinstance(labels, MaskFiles):
-            return self._fitted(labels)
+            return decoded_masks(labels, self._whole, self._settings.dataset, self._workers)
         if self._info.task == "classes":
             return torch.from_numpy(labels)
         if not isinstance(images, ImageFiles) and labels.shape != images.shape[:3]:
@@ -186,21 +235,6 @@ class _BatchesMaker:
             )
         masks = torch.from_numpy(np.require(labels, np.uint8, ["C_CONTIGUOUS", "WRITEABLE"]))
         return augment.fit(masks[..., None], *self._whole, nearest=True)[..., 0]
-
-    def _fitted(self, masks: MaskFiles) -> Tensor:
-        """Decode masks; raise `DataError` naming all that are wrong."""
-        fitted = torch.empty((len(masks), *self._whole), dtype=torch.uint8)
-        problems = []
-        for index in range(len(masks)):
-            try:
-                mask = torch.from_numpy(masks.read(index))[None, :, :, None]
-            except DataError as error:
-                problems.append(str(error))
-            else:
-                fitted[index] = augment.fit(mask, *self._whole, nearest=True)[0, :, :, 0]
-        if problems:
-            raise listed_error(f"masks of data set '{self._settings.dataset}' cannot be used", problems)
-        return fitted
 
     def _affine(self, part: Part) -> AffineImages | None:
         settings = self._settings.affine
@@ -228,7 +262,7 @@ def subset_indices(labels: Array | MaskFiles, count: int | None, seed: int) -> A
         return np.arange(total)
     if count > total:
         raise too_few(count, total)
-    if isinstance(labels, MaskFiles) or labels.ndim > 1:  # of masks any choice is as good
+    if isinstance(labels, MaskFiles) or labels.ndim > 1:  # of masks or several labels any choice is as good
         labels = np.zeros(total, np.int64)
     return np.sort(_in_shares(labels, seed)[:count])
 
@@ -263,12 +297,8 @@ def describe_sample(count: int, total: int, split: str, classes: int) -> str:
 
 
 def _in_shares(labels: Array, seed: int) -> Array:
-    """Return a random order of the indices of labels in which all beginnings hold the shares of the classes.
-
-    Of several labels for each image it is any random order.
-    """
+    """Return a random order of the indices of labels `(N,)` in which all beginnings hold the shares of the classes."""
     total = len(labels)
-    labels = labels if labels.ndim == 1 else np.zeros(total, dtype=np.int64)
     mixed = np.random.default_rng([seed, 0, 1]).permutation(total)
     by_class = mixed[np.argsort(labels[mixed], kind="stable")]
     sizes = np.bincount(labels)

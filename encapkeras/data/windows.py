@@ -14,11 +14,12 @@ from torch import Tensor
 
 from encapkeras.data import augment
 from encapkeras.data.affine import AffineImages
-from encapkeras.data.checks import layout_hint
+from encapkeras.data.checks import layout_hint, listed_error
 from encapkeras.data.image_files import ImageFiles
+from encapkeras.data.mask_files import MaskFiles
 from encapkeras.data.registry import Array
 from encapkeras.data.worker_processes import in_workers
-from encapkeras.errors import ArgumentError
+from encapkeras.errors import ArgumentError, DataError
 
 AT_ONCE = 64  # images that a process decodes for one answer
 
@@ -124,7 +125,42 @@ def decoded(files: ImageFiles, size: tuple[int, int], workers: int) -> Tensor:
     """Return all images in this height and width, `(N, H, W, C)`, uint8, decoded by `workers` processes."""
     windows = FileWindows(files, *size, Layout(size))
     images = torch.empty((len(files), *size, files.channels), dtype=torch.uint8)
-    parts = np.split(np.arange(len(files)), range(AT_ONCE, len(files), AT_ONCE))
+    parts = _parts(len(files))
     for part, made in zip(parts, in_workers(windows.whole_images, parts, workers), strict=True):
         images[torch.from_numpy(part)] = made
     return images
+
+
+class _FittedMasks:
+    """Masks in this height and width, `(B, H, W)`, uint8, or what is wrong with those that cannot be read."""
+
+    def __init__(self, masks: MaskFiles, size: tuple[int, int]) -> None:
+        self._masks, self._size = masks, size
+
+    def __call__(self, order: Array) -> tuple[Tensor, list[str]]:
+        fitted, problems = torch.zeros((len(order), *self._size), dtype=torch.uint8), []
+        for place, index in enumerate(order.tolist()):
+            try:
+                mask = torch.from_numpy(self._masks.read(index))[None, :, :, None]
+            except DataError as error:
+                problems.append(str(error))
+            else:
+                fitted[place] = augment.fit(mask, *self._size, nearest=True)[0, :, :, 0]
+        return fitted, problems
+
+
+def decoded_masks(masks: MaskFiles, size: tuple[int, int], dataset: str, workers: int) -> Tensor:
+    """Return all masks in this height and width, `(N, H, W)`, uint8; raise `DataError` naming all that are wrong."""
+    parts = _parts(len(masks))
+    fitted, problems = torch.empty((len(masks), *size), dtype=torch.uint8), []
+    for part, (made, wrong) in zip(parts, in_workers(_FittedMasks(masks, size), parts, workers), strict=True):
+        fitted[torch.from_numpy(part)] = made
+        problems += wrong
+    if problems:
+        raise listed_error(f"masks of data set '{dataset}' cannot be used", problems)
+    return fitted
+
+
+def _parts(count: int) -> list[Array]:
+    """Return the numbers below a count in pieces, each for one process."""
+    return np.split(np.arange(count), range(AT_ONCE, count, AT_ONCE))

@@ -152,7 +152,8 @@ class ParallelSteps:
             added = [each / self.processes.count for each in added]
         all_reduce_sum(added)
         for variable, old, new in zip(variables, was, added, strict=True):
-            variable.assign((old.double() + new).to(old.dtype))
+            total = old.double() + new  # shares of whole numbers can add up to a little less
+            variable.assign((total if old.is_floating_point() else total.round()).to(old.dtype))
 
     @torch.no_grad()
     def _average_statistics(self, share: float) -> None:

@@ -20,7 +20,7 @@ MOST_CONFUSED = 20  # pairs of classes, of more classes than that
 SCORES = {
     "length": "the lengths of the class capsules",
     "activation": "the activations of the class capsules",
-    "probability": "logits; softmax makes probabilities of them",
+    "probability": "scores that its loss turns into probabilities",
     "score": "one score for each class",
 }
 
@@ -36,7 +36,7 @@ class Packed:
         test: Number of test images, `accuracy`, `loss` and `confusion` of the packed network.
         images: How many images each part has.
         info: The images and the classes.
-        scores: What the scores are, as `Classifier.kind` says it.
+        scores: What the network returns, as `Probabilities.kind` says it, whether it is calibrated or not.
         license: The identifier of the licence.
         environment: Versions and device of the training.
         calibration: The `temperature` that the network has, and the expected calibration error of its probabilities on
@@ -111,11 +111,14 @@ def _use(packed: Packed, with_safetensors: bool) -> Iterator[str]:
     yield f"```python\nimport encapkeras\n\nmodel = encapkeras.load({json.dumps(name)})\nprint(model.class_names)\n```"
     if packed.info.samples == "images":
         yield f"    encapkeras predict {quoted(name)} photo.png"
+    probabilities = ""
+    if packed.info.samples == "images" and (packed.calibration or packed.scores == "probability"):
+        probabilities = "; `encapkeras predict` and `encapkeras.analysis.classify` give probabilities"
     yield (
         f"It takes {packed.info.samples} of shape {shape_text(packed.info.input_shape)}"
         + (" (height, width, channels), from 0 to 1" if packed.info.samples == "images" else "")
-        + f", in a batch of any size, and returns {SCORES[packed.scores]}. The classes, in the order of the scores: "
-        f"{in_markdown(listed(packed.info.class_names))}."
+        + f", in a batch of any size, and returns {SCORES[packed.scores]}{probabilities}. "
+        f"The classes, in the order of the scores: {in_markdown(listed(packed.info.class_names))}."
     )
     second = " `model.safetensors` has the weights alone, each by Keras' path of it." if with_safetensors else ""
     yield (

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import huggingface_hub
-from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+from huggingface_hub.errors import RemoteEntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
 
 from encapkeras.errors import PackedModelError, printable
 from encapkeras.files import LONGEST_REASON
@@ -79,10 +79,10 @@ def pull(
         with _explained(f"'{printable(repository)}' could not be downloaded"):
             commit = api.model_info(repository, revision=revision).sha  # so that all files are of one commit
             api.hf_hub_download(repository, SUMS, revision=commit, local_dir=fetched)
-            names = digests(fetched)
+            names = digests(fetched, repository)
             for name in names:
                 api.hf_hub_download(repository, name, revision=commit, local_dir=fetched)
-        check_whole(fetched)
+        check_whole(fetched, repository)
 
         def write(folder: Path) -> None:
             for name in names:
@@ -102,6 +102,10 @@ def _explained(what: str) -> Iterator[None]:
     except RepositoryNotFoundError as error:
         raise PackedModelError(
             f"{what}: the hub has no such repository, or shows it only to others. Log in with: hf auth login"
+        ) from error
+    except RemoteEntryNotFoundError as error:
+        raise PackedModelError(
+            f"{what}: it has no {SUMS}, or not all files that it names, so it is not a packed model"
         ) from error
     except (PackedModelError, MemoryError):
         raise

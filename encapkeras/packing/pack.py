@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import safetensors.torch
 
 import encapkeras.backend  # noqa: F401  # before Keras
-from encapkeras.analysis import Classifier, confusion
+from encapkeras.analysis import Probabilities, calibration_error, confusion
 from encapkeras.data import DataSplits
 from encapkeras.errors import ArgumentError, PackedModelError, printable
 from encapkeras.files import read_json, reading
@@ -39,6 +39,7 @@ from encapkeras.text import listed
 from encapkeras.training.measure import check_fits, compile_with_losses, data_of, measure_metrics
 from encapkeras.training.run.identity import changed_images, check_checkpoint, first_difference, without_places
 from encapkeras.training.run.run_folder import RunFolder
+from encapkeras.training.score_metrics import EvaluationScores
 
 OWN_LICENSE = "apache-2.0"
 _NOTED = ("encapkeras", "keras", "torch", "device", "threads", "processes", "dtype")  # of the training
@@ -105,11 +106,13 @@ def pack(
         What the card says.
 
     Raises:
-        PackedModelError: A run is unfinished, needs a plugin, or is of another spec; or the folder is not free.
+        PackedModelError: A run is unfinished, needs a plugin, or is of another spec; its images have a class for each
+            pixel; or the folder is not free.
         RunFolderError: A run is damaged, or the folder cannot be written.
     """
     check_free(output, overwrite)
     first = runs[0]
+    _check_has_classes(first, splits)
     results = [_results(run) for run in runs]
     _check_same_spec(runs)
     others = changed_images(first.folder, splits.fingerprint)
@@ -125,16 +128,16 @@ def pack(
         spec=model.spec,
         results=[{"seed": run.spec.train.seed, **found} for run, found in zip(runs, results, strict=True)],
         test=_tested(model, splits),
+        calibration=_calibration(model),
         images={
             "training": splits.train.num_images,
             "validation": splits.validation.num_images if splits.validation else 0,
             "test": splits.test.num_images,
         },
         info=splits.info,
-        scores=Classifier(model).kind if splits.info.samples == "images" else "score",
+        scores=Probabilities(model, splits.info.classes_per_image).kind,
         license=own_license.identifier,
         environment={key: value for key, value in first.folder.read_environment().items() if key in _NOTED},
-        calibration=_calibration(first.folder),
     )
     _write(packed, model, own_license, output, with_safetensors)
     return packed
@@ -176,6 +179,15 @@ def _results(run: Run) -> dict[str, Any]:
         return read_json(folder.results)
 
 
+def _check_has_classes(run: Run, splits: DataSplits) -> None:
+    if splits.info.task == "segments":
+        checkpoint = run.folder.chosen(data_of(run.spec).has_validation)
+        raise PackedModelError(
+            f"run {run.folder.path} cannot be packed: each pixel of its images has a class, and a packed network gives "
+            f"each image classes. In Python, encapkeras.load_model reads {checkpoint}."
+        )
+
+
 def _check_same_spec(runs: Sequence[Run]) -> None:
     """Check that all runs are of one spec, each with a seed of its own."""
     specs = [without_places(run.spec.resolved) for run in runs]
@@ -212,15 +224,15 @@ def _tested(model: SpecModel, splits: DataSplits) -> dict[str, Any]:
     return tested
 
 
-def _calibration(folder: RunFolder) -> dict[str, float] | None:
-    """Read what `encapkeras evaluate --calibrate` found, if the run has been calibrated."""
-    file = folder.analysis / "calibration" / "calibration.json"
-    if not file.is_file():
+def _calibration(model: SpecModel) -> dict[str, float] | None:
+    """Measure what the temperature of a calibrated network does to its probabilities, by the scores of its test."""
+    measured = model.score_metrics
+    if not isinstance(measured, EvaluationScores) or model.temperature is None:
         return None
-    with reading(file, "a calibration", PackedModelError):
-        found = read_json(file)
-        errors = {when: float(found[when]["calibration_error"]) for when in ("before", "after")}
-        return {"temperature": float(found["temperature"]), **errors}
+    factors = {"before": 1.0, "after": model.temperature}
+    shares = {when: measured.probabilities(measured.scores, factor).numpy() for when, factor in factors.items()}
+    errors = {when: calibration_error(share, measured.labels.numpy()) for when, share in shares.items()}
+    return {"temperature": model.temperature, **errors}
 
 
 def _write_safetensors(model: SpecModel, file: Path) -> None:

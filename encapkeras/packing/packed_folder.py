@@ -37,16 +37,20 @@ _LINE = re.compile(r"([0-9a-f]{64})  ([A-Za-z0-9_][\w.-]*)\n", re.ASCII)
 _LONGEST = 10_000  # bytes of all lines
 
 
-def check_whole(folder: Path) -> None:
+def check_whole(folder: Path, shown: str = "") -> None:
     """Check that all files of a packed folder are there, and as they were packed.
+
+    Args:
+        folder: The folder.
+        shown: What messages call it; by default by its path.
 
     Raises:
         PackedModelError: It is not a packed folder, or files are missing or changed: all of them by name.
     """
-    shown = printable(str(folder))
+    shown = printable(shown or str(folder))
     missing, changed = [], []
-    for name, digest in digests(folder).items():
-        with reading(folder / name, "a file", PackedModelError):
+    for name, digest in digests(folder, shown).items():
+        with reading(Path(shown, name), "a file", PackedModelError):
             found = file_digest(folder / name)
         if found is None:
             missing.append(name)
@@ -65,9 +69,9 @@ def _are(names: list[str]) -> str:
     return "is" if len(names) == 1 else "are"
 
 
-def digests(folder: Path) -> dict[str, str]:
-    """Read the SHA-256 of each file of a packed folder, by its name."""
-    shown = printable(str(folder))
+def digests(folder: Path, shown: str = "") -> dict[str, str]:
+    """Read the SHA-256 of each file of a packed folder, by its name; messages call the folder `shown`."""
+    shown = printable(shown or str(folder))
     sums = folder / SUMS
     if not folder.is_dir():
         raise PackedModelError(f"{shown} is not a folder. Give the folder that pack wrote.")
@@ -75,7 +79,7 @@ def digests(folder: Path) -> dict[str, str]:
         raise PackedModelError(
             f"{shown} is not a packed folder: it has no {SUMS}. 'encapkeras pack RUN -o DIR' makes one of a run."
         )
-    with reading(sums, "a list of hashes", PackedModelError), open_regular(sums) as file:
+    with reading(Path(shown, SUMS), "a list of hashes", PackedModelError), open_regular(sums) as file:
         text = file.read(_LONGEST).decode("ascii")
         lines: list[tuple[str, str]] = _LINE.findall(text)
         found = {name: digest for digest, name in lines}

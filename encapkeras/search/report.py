@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from optuna.distributions import CategoricalDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from encapkeras.analysis.plots import STYLE
+from encapkeras.comparison.choice import Choice
 from encapkeras.comparison.tables import markdown_table
 from encapkeras.files import replacing
 from encapkeras.search.space import Space
@@ -35,8 +37,8 @@ def write_tables(trials: Sequence[FrozenTrial], space: Space, folder: Path, name
     best = f"\nThe best one:\n\n    {settings}\n" if settings else ""
     heading = f"# Search of {in_markdown(name)}\n\n"
     about = (
-        "\nThe highest validation accuracy of all epochs decides; pruned trials show the best of theirs. Test "
-        "accuracies are not used, and are in `results.json` of each trial.\n"
+        f"\nThe {'lowest' if space.choice.lowest else 'highest'} {space.choice.words} of all epochs decides; pruned "
+        "trials show the best of theirs. Test accuracies are not used, and are in `results.json` of each trial.\n"
     )
     for suffix, content in ((".csv", text.getvalue()), (".md", heading + markdown_table(table) + about + best)):
         with replacing(folder / f"study{suffix}") as file:
@@ -54,18 +56,17 @@ def rows(trials: Sequence[FrozenTrial], space: Space) -> list[dict[str, str]]:
     """Return a row for each trial, the best first."""
     names = space.names
     found = []
-    for trial in best_first(trials):
-        reached = _reached(trial)
+    for trial in best_first(trials, space.choice):
+        reached = _reached(trial, space.choice)
         drawn = {names[path]: _short(space.text(path, value)) for path, value in trial.params.items()}
         state = _STATES[trial.state]
         if "equal_to" in trial.user_attrs:
             state += f" (as trial {trial.user_attrs['equal_to']})"
-        accuracy = "" if reached is None else f"{reached:.4f}"
         found.append(
             {
                 "trial": str(trial.number),
                 **drawn,
-                "validation accuracy": accuracy,
+                space.choice.words: "" if reached is None else f"{reached:.4f}",
                 "epochs": str(len(trial.intermediate_values)),
                 "state": state,
                 "error": trial.user_attrs.get("error", "").replace("\n", " "),
@@ -85,28 +86,30 @@ def _short(text: str) -> str:
     return text if len(text) < 8 else f"{number:.4g}"
 
 
-def _reached(trial: FrozenTrial) -> float | None:
-    """Return the best validation accuracy of a trial, of a pruned one that of its epochs."""
-    return trial.value if trial.value is not None else max(trial.intermediate_values.values(), default=None)
+def _reached(trial: FrozenTrial, choice: Choice) -> float | None:
+    """Return the best value of a trial, of a pruned one that of its epochs."""
+    values = trial.intermediate_values.values() if trial.value is None else [trial.value]
+    best: float | None = min((value for value in values if not math.isnan(value)), key=choice.rank, default=None)
+    return best
 
 
 def best_settings(trials: Sequence[FrozenTrial], space: Space) -> str:
     """Return the options that give a command the settings of the best trial; empty if none is finished."""
-    best = best_first(trials)[0]
+    best = best_first(trials, space.choice)[0]
     if best.state != TrialState.COMPLETE:
         return ""
     return " ".join(f"--set {quoted(override)}" for override in space.overrides(best.params))
 
 
 def plot_study(trials: Sequence[FrozenTrial], space: Space) -> Figure:
-    """Draw the validation accuracy against the number of the trial, and against each setting."""
-    shown = [trial for trial in trials if _reached(trial) is not None]
+    """Draw what trials are compared by against the number of the trial, and against each setting."""
+    shown = [trial for trial in trials if _reached(trial, space.choice) is not None]
     count = 1 + len(space.distributions)
     lines = math.ceil(count / _COLUMNS)
     with drawing(STYLE):
         figure = Figure(figsize=(4 * min(count, _COLUMNS), 3 * lines), layout="constrained")
         history, *others = figure.subplots(lines, min(count, _COLUMNS), squeeze=False).flat
-        _draw_history(history, shown)
+        _draw_history(history, shown, space.choice)
         for axes, (path, title) in zip(others, space.names.items(), strict=False):
             _draw_setting(axes, shown, path, space)
             axes.set_xlabel(in_figure(title))
@@ -115,30 +118,31 @@ def plot_study(trials: Sequence[FrozenTrial], space: Space) -> Figure:
         return figure
 
 
-def _draw_history(axes: Axes, trials: Sequence[FrozenTrial]) -> None:
-    _draw_points(axes, [trial.number for trial in trials], trials)
-    finished = [trial for trial in trials if trial.value is not None]
-    best = [max(each.value or 0.0 for each in finished[: end + 1]) for end in range(len(finished))]
-    axes.step([trial.number for trial in finished], best, where="post", color="tab:blue", linewidth=1)
+def _draw_history(axes: Axes, trials: Sequence[FrozenTrial], choice: Choice) -> None:
+    _draw_points(axes, [trial.number for trial in trials], trials, choice)
+    reached = {trial.number: trial.value for trial in trials if trial.value is not None}
+    best = itertools.accumulate(reached.values(), lambda *two: min(two, key=choice.rank))
+    axes.step(list(reached), list(best), where="post", color="tab:blue", linewidth=1)
     axes.set_xlabel("trial")
-    axes.set_title("validation accuracy, and the best so far")
+    axes.set_title(f"{choice.words}, and the best so far")
 
 
 def _draw_setting(axes: Axes, trials: Sequence[FrozenTrial], path: str, space: Space) -> None:
     distribution = space.distributions[path]
     if isinstance(distribution, CategoricalDistribution):
         choices = list(distribution.choices)
-        _draw_points(axes, [choices.index(trial.params[path]) for trial in trials], trials)
+        _draw_points(axes, [choices.index(trial.params[path]) for trial in trials], trials, space.choice)
         axes.set_xticks(range(len(choices)), [in_figure(str(choice)) for choice in choices])
         return
-    _draw_points(axes, [trial.params[path] for trial in trials], trials)
+    _draw_points(axes, [trial.params[path] for trial in trials], trials, space.choice)
     if getattr(distribution, "log", False):
         axes.set_xscale("log")
 
 
-def _draw_points(axes: Axes, across: Sequence[float], trials: Sequence[FrozenTrial]) -> None:
+def _draw_points(axes: Axes, across: Sequence[float], trials: Sequence[FrozenTrial], choice: Choice) -> None:
     """Draw finished trials as points, pruned ones as crosses."""
+    reached = [_reached(trial, choice) for trial in trials]
     for wanted, marker, color in ((True, "o", "tab:blue"), (False, "x", "tab:gray")):
-        pairs = zip(across, map(_reached, trials), trials, strict=True)
+        pairs = zip(across, reached, trials, strict=True)
         chosen = [(x, y) for x, y, trial in pairs if y is not None and (trial.value is not None) == wanted]
         axes.plot([x for x, _ in chosen], [y for _, y in chosen], marker, color=color, markersize=4)

@@ -5,7 +5,7 @@ The folder of a search:
 study.db       the finished trials, for Optuna; it marks the folder as that of a search
 study.csv      one row for each trial, the best first
 study.md       the same as a table, and how to train the best one
-study.png      the validation accuracy against the number of the trial, and against each setting
+study.png      what trials are compared by, against the number of the trial, and against each setting
 trial_000/     the run folder of each trial; that of a pruned one is unfinished
 """
 
@@ -23,8 +23,17 @@ from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
 
 import encapkeras.backend  # noqa: F401  # before Keras
+from encapkeras.comparison.choice import Choice
 from encapkeras.comparison.compare import clear_session
-from encapkeras.errors import ArgumentError, EncapkerasError, RunFolderError, TrainingError, printable
+from encapkeras.errors import (
+    ArgumentError,
+    EncapkerasError,
+    RunFolderError,
+    ShapeError,
+    SpecError,
+    TrainingError,
+    printable,
+)
 from encapkeras.files import FileLock
 from encapkeras.model.examine import examine_spec
 from encapkeras.search.report import write_picture, write_tables
@@ -41,7 +50,8 @@ from encapkeras.training.run.run_folder import RunFolder
 from encapkeras.training.train import train
 
 TRIALS = 20  # by default
-MONITOR = "val_accuracy"
+MISTAKES = (SpecError, TrainingError, ArgumentError, ShapeError)
+"""Errors that settings can cause; those of the machine, such as a full disk, say nothing about settings."""
 
 
 def search(
@@ -55,10 +65,11 @@ def search(
 ) -> list[FrozenTrial]:
     """Train a network with settings drawn from its sweep, again and again, to find those that validate best.
 
-    Optuna's TPE draws from `sweep.ranges` and `sweep.grid` what has done well so far. A trial whose best validation
-    accuracy falls below the median of earlier trials at the same epoch is pruned, from the sixth trial on and after a
-    quarter of its epochs. The same spec and `train.seed` give the same trials, also if the search is interrupted at any
-    moment and resumed.
+    Trials are compared by the best value that the metric `train.select` has in their epochs, with masks by the mean IoU
+    in place of the accuracy. Optuna's TPE draws from `sweep.ranges` and `sweep.grid` what has done well so far. A trial
+    whose best value is worse than the median of earlier trials at the same epoch is pruned, from the sixth trial on and
+    after a quarter of its epochs. A trial with settings that cannot be trained is noted as failed. The same spec and
+    `train.seed` give the same trials, also if the search is interrupted at any moment and resumed.
 
     Args:
         source: A spec with a sweep, as `load_spec` takes it.
@@ -70,13 +81,17 @@ def search(
 
     Returns:
         Optuna's record of each trial, the best first. Its `params` are the values by path, those of a grid as texts in
-        YAML; its `value` is the best validation accuracy.
+        YAML; its `value` is what trials are compared by.
 
     Raises:
-        ArgumentError: The spec has no sweep to draw from, or no validation part; or `trials` is below 1.
+        ArgumentError: The spec has no sweep to draw from, or no validation part; its sweep changes what trials are
+            compared by; or `trials` is below 1.
         SpecError: The spec is invalid, with the lowest or the highest values of its ranges or a value of its grid.
-        RunFolderError: The folder is not free, or does not hold what `resume` needs.
-        KeyboardInterrupt: Ctrl-C; the finished trials are kept, and the one that was interrupted is resumed.
+        RunFolderError: The folder is not free, cannot be written, or does not hold what `resume` needs.
+        DataError: The data set cannot be read.
+        DistributionError: The processes of a training cannot be connected, or one of the others has ended.
+        KeyboardInterrupt: Ctrl-C. The finished trials are kept, as after all errors, and the one that was interrupted
+            is resumed.
     """
     if trials < 1:
         raise ArgumentError(f"a search needs at least 1 trial; received {trials}")
@@ -84,20 +99,21 @@ def search(
     space = Space.of(spec)
     for each in (variant.spec for variant in variants):
         _check_validated(each)
+        _check_same_choice(Choice.of(each), space.choice)
     with RunFolder.claimed("search") if run_dir is None else contextlib.nullcontext(RunFolder(run_dir)) as folder:
         path = folder.path
         _check_folder(path, resume)
         path.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(path / ".lock")
-        if not lock.acquire():
-            raise RunFolderError(
-                f"another process searches in {path}. Wait until it has ended, or choose another folder."
-            )
-        with contextlib.closing(lock):
+        with _locked(path):
             one = load_spec(source, [*overrides, "sweep=null"])
             origin = {"spec": without_places(one.resolved), "sweep": spec.sweep, "prune": prune}
-            study = StudyFile(path, json.loads(json.dumps(origin, default=lambda section: section.model_dump())))
-            with contextlib.closing(study):
+            plain = json.loads(json.dumps(origin, default=lambda section: section.model_dump()))
+            instead = "" if run_dir is None else ", in the place of --run-dir"
+            again = "." if resume else f" and --resume {path}{instead}"
+            with (
+                contextlib.closing(StudyFile(path, plain, space.choice)) as study,
+                _saying_how_to_continue(study, trials, f"Continue with the same command{again}"),
+            ):
                 return _Search(source, overrides, spec, space, path, study, prune).run(trials)
 
 
@@ -122,6 +138,14 @@ def _check_validated(spec: Spec) -> None:
         )
 
 
+def _check_same_choice(found: Choice, wanted: Choice) -> None:
+    if found != wanted:
+        raise ArgumentError(
+            f"trials are compared by their {wanted.words}; with some values of the sweep it would be their "
+            f"{found.words}. Set train.select and the data set in the spec itself, not in its sweep."
+        )
+
+
 def _check_folder(path: Path, resume: bool) -> None:
     there = (path / FILE).is_file()
     if resume and not there:
@@ -135,6 +159,17 @@ def _check_folder(path: Path, resume: bool) -> None:
         )
     if not there:
         RunFolder(path).check_free()
+
+
+@contextlib.contextmanager
+def _saying_how_to_continue(study: StudyFile, count: int, again: str) -> Iterator[None]:
+    """Add to Ctrl-C, or to an error that ends the search, what is finished and how to go on."""
+    try:
+        yield
+    except (KeyboardInterrupt, EncapkerasError) as stop:
+        of_training = str(stop).partition(" Continue with: ")[0]  # that would continue one of the trials alone
+        text = (of_training or "interrupted").removesuffix(".")
+        raise type(stop)(f"{text}. {len(study.trials)} of {count} trials are finished. {again}") from None
 
 
 class _Search:
@@ -166,23 +201,17 @@ class _Search:
                 self._study.add(self._trained(finished, count))
                 finished = self._study.trials
                 write_tables(finished, self._space, self._path, self._spec.name)
-        except KeyboardInterrupt as stop:
-            of_training = str(stop).partition(" Continue with: ")[0]  # that would continue one of the trials alone
-            raise KeyboardInterrupt(
-                f"{of_training or 'interrupted.'} {len(finished)} of {count} trials are finished. Continue with the "
-                f"same command and --resume {self._path}"
-            ) from None
         finally:
             if finished:
                 write_picture(finished, self._space, self._path)
-        return best_first(finished)
+        return best_first(finished, self._space.choice)
 
     def _trained(self, finished: Sequence[FrozenTrial], count: int) -> FrozenTrial:
         """Draw the next trial and train it, or go on with it where an earlier process has begun to."""
-        number = len(finished)
+        number, choice = len(finished), self._space.choice
         # The sampler's seed is that of the spec, and epochs may be searched too.
         warmup = self._spec.train.epochs // 4 if self._prune else None
-        trial = next_trial(finished, self._space.distributions, self._spec.train.seed, warmup)
+        trial = next_trial(finished, self._space.distributions, self._spec.train.seed, warmup, choice)
         names = self._space.names
         drawn = ", ".join(f"{names[path]}={self._space.text(path, value)}" for path, value in trial.params.items())
         self._print(f"\ntrial {number} (the last is {count - 1}): {drawn}")
@@ -191,7 +220,7 @@ class _Search:
             self._print(f"the same as trial {equal.number}, which is not trained again")
             return _record(trial, equal.state, equal.value, equal.intermediate_values, {"equal_to": equal.number})
         clear_session()
-        report = ReportAccuracy(trial)
+        report = ReportValue(trial, choice)
         try:
             spec = load_spec(self._source, [*self._overrides, *self._space.overrides(trial.params)])
             folder = self._path / f"trial_{number:03}"
@@ -199,10 +228,10 @@ class _Search:
         except optuna.TrialPruned:
             self._print("pruned: at this epoch, the median of the earlier trials was better")
             return _record(trial, TrialState.PRUNED, None, report.values, {})
-        except EncapkerasError as error:
+        except MISTAKES as error:
             self._print(f"FAILED: {error}")
             return _record(trial, TrialState.FAIL, None, report.values, {"error": str(error)})
-        return _record(trial, TrialState.COMPLETE, results["validation_accuracy"], report.values, {})
+        return _record(trial, TrialState.COMPLETE, results[choice.result], report.values, {})
 
     def _print(self, text: str) -> None:
         self._console.print(printable(text, keep="\n"), markup=False, highlight=False, soft_wrap=True)
@@ -225,26 +254,27 @@ def _record(
     )
 
 
-class ReportAccuracy(keras.callbacks.Callback):  # type: ignore[misc]
-    """Reports the validation accuracy of each epoch to a trial, and ends its training once Optuna prunes it.
+class ReportValue(keras.callbacks.Callback):  # type: ignore[misc]
+    """Reports what trials are compared by, after each epoch, to a trial, and ends its training once Optuna prunes it.
 
-    Resume states hold the accuracies, so that a training that is resumed is judged by all its epochs.
+    Resume states hold the values, so that a training that is resumed is judged by all its epochs.
     """
 
     KEPT: ClassVar[KeptTypes] = {"values": (dict,)}
 
-    def __init__(self, trial: optuna.Trial) -> None:
+    def __init__(self, trial: optuna.Trial, choice: Choice) -> None:
         super().__init__()
         self._trial = trial
+        self._log = choice.log
         self._reported: set[int] = set()
         self.values: dict[int, float] = {}
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Report, and raise `TrialPruned` if the trial is."""
-        accuracy = single_numbers(logs).get(MONITOR)
-        if accuracy is None:
-            raise TrainingError(f"there is no {MONITOR} to choose settings by")
-        self.values[epoch + 1] = accuracy
+        value = single_numbers(logs).get(self._log)
+        if value is None:
+            raise TrainingError(f"there is no {self._log} to choose settings by")
+        self.values[epoch + 1] = value
         for step in sorted(self.values.keys() - self._reported):
             self._trial.report(self.values[step], step)
             self._reported.add(step)

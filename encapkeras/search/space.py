@@ -1,4 +1,4 @@
-"""What a search draws from: the ranges and the grid of a spec's sweep."""
+"""What a search draws from, the ranges and the grid of a spec's sweep, and what its trials are compared by."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
+from encapkeras.comparison.choice import Choice
 from encapkeras.errors import ArgumentError
 from encapkeras.spec.sections import Range
 from encapkeras.spec.spec import Spec
@@ -17,9 +18,10 @@ from encapkeras.spec.write import yaml_line
 
 @dataclass(frozen=True)
 class Space:
-    """What is drawn from, by path; of a grid, its values as texts of YAML."""
+    """What is drawn from, by path; of a grid, its values as texts of YAML; and what trials are compared by."""
 
     distributions: Mapping[str, BaseDistribution]
+    choice: Choice
 
     @classmethod
     def of(cls, spec: Spec) -> Space:
@@ -46,7 +48,7 @@ class Space:
             )
         ranges = {path: _distribution(each) for path, each in (sweep.ranges or {}).items()}
         choices = {path: CategoricalDistribution(list(map(yaml_line, v))) for path, v in (sweep.grid or {}).items()}
-        return cls({**ranges, **choices})
+        return cls({**ranges, **choices}, Choice.of(spec))
 
     @property
     def names(self) -> dict[str, str]:

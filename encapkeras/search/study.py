@@ -15,6 +15,7 @@ import optuna
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState
 
+from encapkeras.comparison.choice import DEFAULT, Choice
 from encapkeras.errors import RunFolderError
 from encapkeras.files import reading
 from encapkeras.training.run.identity import first_difference
@@ -31,23 +32,27 @@ class StudyFile:
     Args:
         folder: The folder of the search.
         origin: What the study is of: plain data that a study which is continued must have, too.
+        choice: What its trials are compared by, which is a part of that.
 
     Raises:
         RunFolderError: The file is damaged, or is that of another search.
     """
 
-    def __init__(self, folder: Path, origin: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path, origin: Mapping[str, Any], choice: Choice) -> None:
         self._path = folder / FILE
+        here = {**origin, "compared_by": choice.log}
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         with reading(self._path, "a study", RunFolderError):
             self._storage = optuna.storages.RDBStorage(f"sqlite:///{self._path.absolute()}")
             self._study = optuna.create_study(
-                storage=self._storage, study_name=NAME, direction="maximize", load_if_exists=True
+                storage=self._storage, study_name=NAME, direction=_direction(choice), load_if_exists=True
             )
             there = self._study.user_attrs.get(_ORIGIN)
             if there is None and not self.trials:
-                self._study.set_user_attr(_ORIGIN, dict(origin))
-        difference = first_difference(there, dict(origin)) if there is not None else ""
+                self._study.set_user_attr(_ORIGIN, here)
+        # Earlier versions compared all trials by their accuracy, and did not note it.
+        earlier = {} if there is None or "compared_by" in there else {"compared_by": DEFAULT.log}
+        difference = first_difference({**there, **earlier}, here) if there is not None else ""
         if difference:
             self.close()
             raise RunFolderError(
@@ -71,8 +76,16 @@ class StudyFile:
         self._storage.engine.dispose()
 
 
+def _direction(choice: Choice) -> str:
+    return "minimize" if choice.lowest else "maximize"
+
+
 def next_trial(
-    finished: Sequence[FrozenTrial], space: Mapping[str, BaseDistribution], seed: int, warmup: int | None
+    finished: Sequence[FrozenTrial],
+    space: Mapping[str, BaseDistribution],
+    seed: int,
+    warmup: int | None,
+    choice: Choice,
 ) -> optuna.Trial:
     """Return the trial after the finished ones; `warmup` epochs are never pruned, None: no trial is."""
     number = len(finished)
@@ -83,7 +96,7 @@ def next_trial(
         else optuna.pruners.MedianPruner(n_startup_trials=STARTUP, n_warmup_steps=warmup)
     )
     study = optuna.create_study(
-        direction="maximize", sampler=optuna.samplers.TPESampler(seed=seed_of_trial), pruner=pruner
+        direction=_direction(choice), sampler=optuna.samplers.TPESampler(seed=seed_of_trial), pruner=pruner
     )
     study.add_trials(finished)
     return study.ask(dict(space))
@@ -94,7 +107,7 @@ def equal_trial(finished: Sequence[FrozenTrial], trial: optuna.Trial) -> FrozenT
     return next((each for each in finished if each.params == trial.params and each.state != TrialState.FAIL), None)
 
 
-def best_first(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+def best_first(trials: Sequence[FrozenTrial], choice: Choice) -> list[FrozenTrial]:
     """Return the trials that were trained to the end, the best first, then the pruned ones, then those that failed."""
     order = {TrialState.COMPLETE: 0, TrialState.PRUNED: 1, TrialState.FAIL: 2}
-    return sorted(trials, key=lambda trial: (order[trial.state], -(trial.value or 0.0), trial.number))
+    return sorted(trials, key=lambda trial: (order[trial.state], choice.rank(trial.value or 0.0), trial.number))

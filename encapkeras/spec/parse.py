@@ -248,6 +248,12 @@ def _too_deep(event: Any, shown: str) -> SpecError:
     return _error(shown, mark.line + 1, mark.column + 1, f"nested deeper than {DEEPEST} levels")
 
 
+def _lacks_space(key: yaml.ScalarEvent, value: Any) -> bool:
+    """Whether a key is `epochs:3` in `{epochs:3}`, which YAML reads as a key without a value."""
+    is_empty = isinstance(value, yaml.ScalarEvent) and not value.value and not value.style
+    return is_empty and not key.style and ":" in key.value.strip(":")
+
+
 def _open_collections(text: str) -> list[Any]:
     """Return the events that begin the maps and lists not closed at the end of a text, the outermost first."""
     found: list[Any] = []
@@ -329,9 +335,13 @@ class _Reader:
             allowed = not self._is_foreign(key, entry_path) and self._is_key(key, entry_path, entries)
             if not isinstance(key, _LEAVES):
                 self._value(key, entry_path, depth + 1)
-            entry = self._value(next(self._events), entry_path, depth + 1)
+            value = next(self._events)
+            entry = self._value(value, entry_path, depth + 1)
             entry.line, entry.column = key.start_mark.line + 1, key.start_mark.column + 1
-            if allowed:
+            if allowed and _lacks_space(key, value):
+                what, _, rest = name.partition(":")
+                self._add(key, entry_path, f"'{name}' has no value. Write a space after the colon: '{what}: {rest}'")
+            elif allowed:
                 entries[name] = entry
             elif first_odd(name, key=True) is not None:
                 entries.setdefault(as_meant(name).strip(), entry.as_guess())

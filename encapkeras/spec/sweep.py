@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from encapkeras.errors import Problem, printable
-from encapkeras.spec.inherit import Change, kept_entries, longest_key, override
+from encapkeras.spec.inherit import Change, cleaned, kept_entries, longest_key, override
 from encapkeras.spec.parse import OWN_KEYS
 from encapkeras.spec.report import Report
 from encapkeras.spec.sections import RANGE, SWEEP, SweepSection
@@ -83,7 +83,7 @@ def read_sweep(written: Tree, scope: Scope, report: Report) -> Sweep | None:
         known = {path: axis if isinstance(axis.value, list) else substitute(axis, scope, report) for path, axis in axes}
         entries["grid"] = entries["grid"].with_value(known)
     if "ranges" in entries:
-        entries["ranges"] = substitute(entries["ranges"], scope, report)
+        entries["ranges"] = substitute(cleaned(entries["ranges"]), scope, report)
     tree = tree.with_value(entries)
     substitute(tree, scope, Report())  # only to mark variables as read; its networks report what is wrong
     problems = report.add_values(SWEEP, tree)
@@ -121,7 +121,7 @@ def _ends(ranges: Tree, rows: Sequence[Sequence[Change]], report: Report) -> lis
     """The changes to the lowest values of all ranges, and to the highest: the networks by which ranges are checked."""
     in_rows = {change.path for row in rows for change in row}
     lowest, highest = [], []
-    for path, each in kept_entries(ranges).items() if isinstance(ranges.value, dict) else ():
+    for path, each in ranges.entries().items():
         if RANGE.problems(each.plain()):
             continue  # reported already
         # Both ends have the place of the range, as the values of a grid have that of their path.

@@ -221,8 +221,10 @@ def validation_results(best: Checkpoints, model: SpecModel) -> dict[str, float |
         raise TrainingError(
             f"train.select: {best.monitor} is not a number in any epoch, so there is no best one. Choose another metric"
         )
-    found = {best.monitor: best.best_accuracy, **best.best_metrics}  # states of earlier versions have no `best_metrics`
-    return {f"validation_{name}": _defined(found.get(f"val_{name}")) for name in ("accuracy", *score_names(model))}
+    # States of earlier versions have no `best_metrics`.
+    found = {"val_loss": best.best_loss, best.monitor: best.best_accuracy, **best.best_metrics}
+    names = ("accuracy", "loss", *score_names(model))
+    return {f"validation_{name}": _defined(found.get(f"val_{name}")) for name in names}
 
 
 def _defined(value: float | None) -> float | None:

@@ -102,8 +102,8 @@ def train(
 
     Returns:
         The content of `results.json`: `test_accuracy`, `test_loss` and the other metrics of the test, `test_classes`
-        with those of each class, `validation_accuracy`, the other metrics of the validation, and `best_epoch` (None
-        without a validation part, where the last weights are tested), with masks `test_mean_iou` and
+        with those of each class, `validation_accuracy`, `validation_loss`, the other metrics of the validation, and
+        `best_epoch` (None without a validation part, where the last weights are tested), with masks `test_mean_iou` and
         `validation_mean_iou` in place of the others, `parameters`, `images_per_second`, `seconds`,
         and `peak_memory_mib`, beyond the program itself (None where the system does not report it).
 

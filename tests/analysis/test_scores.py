@@ -122,6 +122,9 @@ def test_no_temperature_fits_scores_that_are_always_right_or_never():
         fit_temperature(logits, torch.arange(4))
     with pytest.raises(ArgumentError, match="do not fit them"):
         fit_temperature(logits, (torch.arange(4) + 1) % 4)
+    logits[1, 2] = math.nan
+    with pytest.raises(ArgumentError, match="needs finite scores; those of 1 of 4 images have NaN or infinity"):
+        fit_temperature(logits, torch.tensor([0, 1, 2, 0]))
 
 
 def test_calibration_error_of_a_known_case():

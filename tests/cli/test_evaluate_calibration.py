@@ -85,4 +85,7 @@ def test_a_run_without_validation_images(tmp_path, capsys):
     spec["data"]["validation"] = 0
     run = trained(tmp_path, spec)
     capsys.readouterr()
-    assert "has no validation part (data.validation is 0)" in refused(capsys, "evaluate", run, "--calibrate")
+    assert refused(capsys, "evaluate", run, "--calibrate").endswith(
+        f"--calibrate fits on validation images, and run {run} has none (data.validation is 0). Train with "
+        "data.validation=0.1\n"
+    )

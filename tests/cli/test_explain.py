@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 from PIL import Image
 from support.commands import refused
+from support.dataset_files import digit_files
 from support.routing_spec import routing_spec
 from support.trained import trained
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from encapkeras.cli.main import main
-from encapkeras.data import DataSettings, load
+from encapkeras.packing.zoo import zoo_models
 
 DRAWS = True
 
@@ -35,12 +36,7 @@ def run(run_folder, tmp_path, capsys):
 
 @pytest.fixture
 def images(tmp_path):
-    """Two test images of the digits as files of the network's size and mode."""
-    folder = tmp_path / "images"
-    folder.mkdir()
-    for number, image in enumerate(load(DataSettings(dataset="digits"), seed=0).test.images_as_uint8(2)):
-        Image.fromarray(image[..., 0].numpy()).save(folder / f"digit {number}.png")
-    return folder
+    return digit_files(tmp_path / "images", 2, "digit {}.png")
 
 
 def explain(*words):
@@ -94,12 +90,36 @@ def test_named_classes_by_another_method_in_a_folder_of_ones_own(run, images, tm
     assert explain(*words, "--overwrite") == 0
 
 
+def test_overwriting_leaves_nothing_of_an_earlier_explanation(tiny_run, images, tmp_path):
+    output = tmp_path / "out"
+    assert explain(tiny_run, images, "-o", output) == 0
+    (output / "3_mine.png").write_bytes(b"mine")
+    (output / "events.out.tfevents.mine").write_bytes(b"mine")
+    before = {file.name for file in output.iterdir()}
+    assert explain(tiny_run, images / "digit 1.png", "-o", output, "--overwrite") == 0
+    now = {file.name for file in output.iterdir()}
+    own = {"explanations.npz", "1_digit_1.png", "3_mine.png", "events.out.tfevents.mine"}
+    (events,) = now - own
+    assert now - {events} == own
+    assert events not in before
+
+
 def test_a_model_file_needs_a_folder_to_write_to(run, images, tmp_path, capsys):
     alone = tmp_path / "alone.keras"
     shutil.copy(run / "checkpoints" / "best.keras", alone)
     message = refused(capsys, "explain", alone, images)
     assert message == f"'{alone}' is not a run folder; name the folder to write to with -o\n"
     assert explain(alone, images, "-o", tmp_path / "out") == 0
+
+
+def test_a_packed_model_needs_a_folder_to_write_to(images, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    packed = shutil.copytree(zoo_models()["digits_dynamic"], tmp_path / "packed")
+    for model in (packed, "digits_dynamic"):
+        message = refused(capsys, "explain", model, images)
+        assert message == f"'{model}' is not a run folder; name the folder to write to with -o\n"
+    assert not (packed / "analysis").exists()
+    assert explain("digits_dynamic", images, "--top", 1, "-o", tmp_path / "out") == 0
 
 
 def test_images_of_another_size_and_mode_are_fitted_and_named(run, images, tmp_path, capsys):

@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 from support.commands import refused
+from support.dataset_files import digit_files
 from support.tiny_spec import tiny_spec
 from support.trained import trained
 
@@ -24,12 +25,7 @@ def run(tiny_run):
 
 @pytest.fixture
 def images(tmp_path):
-    """Test images of the digits as files, in a folder."""
-    folder = tmp_path / "images"
-    folder.mkdir()
-    for number, image in enumerate(load(DataSettings(dataset="digits"), seed=0).test.images_as_uint8(12)):
-        Image.fromarray(image[..., 0].numpy()).save(folder / f"{number:02}.png")
-    return folder
+    return digit_files(tmp_path / "images", 12)
 
 
 def predicted(capsys, *words):

@@ -186,6 +186,26 @@ def test_the_table_is_sorted_by_validation_and_has_what_was_swept(trained):
     assert "| tiny units=4 clip_norm=1 | tiny units=8 | " in text
 
 
+def test_the_metric_that_chooses_epochs_sorts_the_table(monkeypatch, tmp_path):
+    """The network with the highest accuracy has the highest loss."""
+
+    def pretend(spec, *arguments, **others):
+        units = spec.resolved["model"]["nodes"]["hidden"]["units"]
+        accuracies = dict.fromkeys(("test_accuracy", "validation_accuracy"), units / 32)
+        return {**accuracies, "validation_loss": units / 8, "parameters": units, "seconds": 1.0}
+
+    monkeypatch.setattr(MODULE, "train", pretend)
+    content = swept(grid={UNITS: [8, 16, 4]}, seeds=1)
+    compare([content], run_dir=tmp_path / "accuracy")
+    content["train"]["select"] = "val_loss"
+    comparison = compare([content], run_dir=tmp_path / "loss")
+    by_accuracy, by_loss = (rows_of(tmp_path / name / "comparison.csv") for name in ("accuracy", "loss"))
+    assert [row[UNITS] for row in by_accuracy] == ["16", "8", "4"]
+    assert [(row[UNITS], row["validation_loss_mean"]) for row in by_loss] == [("4", "0.5"), ("8", "1.0"), ("16", "2.0")]
+    assert "Sorted by mean validation loss, best first" in comparison.as_markdown()
+    assert next(line.split()[-1] for line in repr(comparison).splitlines() if line.split()[:1] == ["tiny"]) == "0.5000"
+
+
 def test_without_a_sweep_the_order_stays(trained):
     comparison, _ = trained
     bare = [type(n)(n.label, n.name, n.source, n.data) for n in comparison.networks]

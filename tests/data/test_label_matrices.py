@@ -71,6 +71,10 @@ def test_another_label_is_another_data_set(tmp_path):
             "test_labels: has shape (8, 2); it must be (N, 3), a column for each label",
         ),
         ({"test_labels": np.arange(8) % 3}, "test_labels: has shape (8,); it must be (N, 3), a column for each label"),
+        (
+            {"train_labels": np.arange(24) % 3, "class_names": None},
+            "train_labels: has shape (24,); it must be (N, 3), a column for each label",
+        ),
         ({"class_names": np.array(["cat", "dog"])}, "train_labels: has shape (24, 3); it must be (N, 2), a column"),
         ({"train_labels": matrix(24) * 0.5}, "train_labels: labels are float64; they must be integers"),
     ],
@@ -123,6 +127,23 @@ def test_without_folders_of_parts_a_fifth_is_the_test(tmp_path):
     assert (splits.train.num_images + splits.validation.num_images, splits.test.num_images) == (16, 4)
 
 
+def test_files_outside_of_the_parts_are_said(tmp_path):
+    rows = [*ROWS, "valid/8.png,1,0,0", "extra/9.png,1,0,0", "10.png,0,1,0"]
+    settings = write_photos(tmp_path, rows, parts=("train", "test", "valid", "extra"))
+    with pytest.warns(UserWarning) as warnings:
+        assert describe(settings).train_images == 8
+    assert [str(warning.message) for warning in warnings] == [
+        f"{tmp_path}/labels.csv: 3 files outside of the parts not used: valid/8.png, extra/9.png, 10.png. Folders that "
+        "are not used: 'valid' (call it 'val' to use it), 'extra'"
+    ]
+
+
+def test_parts_without_a_test_are_not_mixed(tmp_path):
+    rows = [row.replace("test/", "val/") for row in ROWS]
+    with pytest.raises(DataError, match=r"there is a folder 'train', but none called 'test'; if you test with 'val'"):
+        describe(write_photos(tmp_path, rows, parts=("train", "val")))
+
+
 def refused(tmp_path, rows, header="file,cat,dog,owl"):
     settings = write_photos(tmp_path, ROWS)
     (tmp_path / "labels.csv").write_text("\n".join([header, *rows]) + "\n")
@@ -138,6 +159,13 @@ def test_missing_files_are_named_up_to_ten(tmp_path):
     assert len(message.splitlines()) == 2
 
 
+def test_a_table_that_is_not_utf_8_is_refused_with_its_line(tmp_path):
+    settings = write_photos(tmp_path, ROWS)
+    (tmp_path / "labels.csv").write_bytes(b"file,cat,dog\ntrain/0.png,1,0\ntr\xe4in/1.png,1,0\n")
+    with pytest.raises(DataError, match=r"labels.csv:3: byte 0xe4 is not UTF-8. Save the file as CSV in UTF-8"):
+        describe(settings)
+
+
 @pytest.mark.parametrize(
     ("rows", "header", "message"),
     [
@@ -149,7 +177,17 @@ def test_missing_files_are_named_up_to_ten(tmp_path):
         (ROWS, "file,cat,cat,owl", "'cat' is there twice"),
         (ROWS[:8], "file,cat,dog,owl", "it names no image of test"),
         ([row[:-1] + "0" for row in ROWS], "file,cat,dog,owl", "train: 1 of 3 labels in no image"),
-        ([], "file,cat,dog,owl", "labels.csv has no images: it needs a line"),
+        ([], "file,cat,dog,owl", "labels.csv has no samples: it needs a line"),
+        (
+            [row.replace(",", ";") for row in ROWS],
+            "file;cat;dog;owl",
+            "cells seem to be separated by ';', not by ',': save the table with ',' between cells",
+        ),
+        (
+            ['"train/0.png\n",1,yes,0'],
+            "file,cat,dog,owl",
+            "labels.csv:2: column 'dog' is 'yes'",
+        ),
     ],
 )
 def test_tables_that_cannot_be_labels(tmp_path, rows, header, message):

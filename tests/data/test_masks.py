@@ -1,5 +1,8 @@
 """Images with a class for each pixel: made shapes, folders of masks, changes that move both, and what is wrong."""
 
+import struct
+import zlib
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +10,7 @@ from PIL import Image
 
 from encapkeras.data import AugmentSettings, Batches, DataSettings, describe, load, register_dataset
 from encapkeras.data.fingerprint import data_differences
+from encapkeras.data.mask_files import read_mask
 from encapkeras.data.registry import DATASETS, DatasetInfo, DatasetReader, ImageArrays
 from encapkeras.errors import ArgumentError, DataError
 
@@ -126,6 +130,14 @@ def test_what_moves_images_alone_is_refused(changes):
             call(shapes(**changes))
 
 
+def test_images_are_not_drawn_by_the_classes_of_pixels():
+    with pytest.raises(ArgumentError, match=r"data.balance draws images by their class; .* each pixel has a class"):
+        describe(shapes(balance=True))
+    images, masks = torch.zeros(2, 4, 4, 1), torch.zeros(2, 4, 4, dtype=torch.uint8)
+    with pytest.raises(ArgumentError, match="needs one class for each image"):
+        Batches(images, masks, height=4, width=4, batch_size=2, balance=True)
+
+
 def test_masks_are_resized_without_new_classes(tmp_path):
     write_masks(tmp_path, {"train": 3, "test": 1}, size=(30, 40))
     splits = load(folder(tmp_path, image_size=16, validation=0.0), seed=0)
@@ -191,6 +203,18 @@ def test_names_are_paired_without_their_endings_and_palettes_are_numbers(tmp_pat
     assert np.array_equal(splits.train.unchanged().batch(0)[1][0].numpy(), expected[1:11])
 
 
+@pytest.mark.parametrize(("bits", "packed"), [(2, [[0b00011011]]), (4, [[0x01, 0x23]])])
+def test_gray_values_of_few_bits_are_numbers(tmp_path, bits, packed):
+    def chunk(kind, content):
+        checksum = struct.pack(">I", zlib.crc32(kind + content))
+        return struct.pack(">I", len(content)) + kind + content + checksum
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 4, 1, bits, 0, 0, 0, 0))
+    pixels = chunk(b"IDAT", zlib.compress(b"".join(bytes([0, *row]) for row in packed)))
+    (tmp_path / "mask.png").write_bytes(b"\x89PNG\r\n\x1a\n" + header + pixels + chunk(b"IEND", b""))
+    assert read_mask(tmp_path / "mask.png", classes=4).tolist() == [[0, 1, 2, 3]]
+
+
 def test_all_names_that_do_not_pair_are_listed(tmp_path):
     write_masks(tmp_path, {"train": 4, "test": 2})
     (tmp_path / "train" / "masks" / "1.png").unlink()
@@ -228,6 +252,12 @@ def test_missing_folders(tmp_path):
     assert "test: there are no images" in error_of(folder(tmp_path))
 
 
+def test_a_folder_beside_the_parts_is_said(tmp_path):
+    write_masks(tmp_path, {"train": 2, "validation": 2, "test": 2})
+    with pytest.warns(UserWarning, match=r"folders that are not used: 'validation' \(call it 'val' to use it\)"):
+        describe(folder(tmp_path))
+
+
 def test_masks_that_cannot_be_used_are_all_named(tmp_path):
     write_masks(tmp_path, {"train": 4, "test": 1})
     masks = tmp_path / "train" / "masks"
@@ -249,6 +279,24 @@ def test_masks_that_cannot_be_used_are_all_named(tmp_path):
         assert part in message
 
 
+def test_masks_do_not_depend_on_the_number_of_processes(tmp_path, monkeypatch):
+    monkeypatch.setattr("encapkeras.data.windows.AT_ONCE", 2)
+    write_masks(tmp_path, {"train": 5, "test": 1})
+    settings = folder(tmp_path, image_size=8, validation=0.0)
+    splits = [load(settings.model_copy(update={"workers": workers}), seed=0) for workers in (0, 2)]
+    assert torch.equal(*(each.train.labels for each in splits))
+    for number in (1, 4):
+        (tmp_path / "train" / "masks" / f"{number}.png").write_bytes(b"")
+    message = error_of(settings.model_copy(update={"workers": 2}))
+    assert all(f"masks/{number}.png cannot be read as a mask" in message for number in (1, 4))
+
+
+def test_a_class_without_a_pixel_is_said(tmp_path):
+    write_masks(tmp_path, {"train": 2, "test": 1}, classes=2)
+    with pytest.warns(UserWarning, match="no mask of the training images has a pixel of dog, so that no network"):
+        load(folder(tmp_path, image_size=8, validation=0.0), seed=0)
+
+
 def test_a_turned_photo_has_a_mask_as_it_is_seen(tmp_path):
     write_masks(tmp_path, {"train": 2, "test": 1}, size=(12, 10))
     photo = tmp_path / "test" / "images" / "0.png"
@@ -260,6 +308,14 @@ def test_a_turned_photo_has_a_mask_as_it_is_seen(tmp_path):
 
 
 # --- others
+
+
+@pytest.mark.parametrize("parts", [{"": 10}, {"train": 4, "test": 2}], ids=str)
+def test_images_with_masks_may_move(tmp_path, parts):
+    write_masks(tmp_path / "here", parts)
+    before = load(folder(tmp_path / "here", validation=0.0), seed=0).fingerprint
+    (tmp_path / "here").rename(tmp_path / "there")
+    assert load(folder(tmp_path / "there", validation=0.0), seed=0).fingerprint == before
 
 
 def test_masks_that_changed_are_told_apart(tmp_path):

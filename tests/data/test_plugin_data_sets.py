@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from support.commands import refused
 from support.plugins import plugins_forgotten
@@ -11,7 +12,7 @@ from support.tiny_spec import tiny_spec
 
 from encapkeras import check_spec, load_plugin
 from encapkeras.cli.main import main
-from encapkeras.data import DataSettings, load
+from encapkeras.data import DatasetInfo, DatasetReader, DataSettings, ImageArrays, load, register_dataset
 from encapkeras.data.registry import path_arguments
 from encapkeras.errors import DataError
 
@@ -54,6 +55,17 @@ class Stripes(DatasetReader):
         labels = np.tile([0, 1] if self.across else [1, 0], 10)
         return ImageArrays(images, labels, images, labels)
 '''
+
+
+class GivenLabels(DatasetReader):
+    """Images with these labels."""
+
+    def describe(self):
+        return DatasetInfo(8, 8, 1, 2, ("a", "b"), **self.more)
+
+    def read(self):
+        images = np.full((4 if len(self.labels) else 0, 8, 8, 1), 200, np.uint8)
+        return ImageArrays(images, self.labels, images, self.labels)
 
 
 @pytest.fixture(autouse=True)
@@ -202,6 +214,38 @@ def test_an_argument_of_a_data_set_that_is_not_given_is_none():
     assert (settings.path, settings.class_list) == (None, None)
     with pytest.raises(AttributeError, match="nonsense"):
         settings.nonsense  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    ("labels", "more", "message"),
+    [
+        (np.zeros((4, 1)), {"classes_per_image": None}, r"train_labels: has shape \(4, 1\); it must be \(N, 2\)"),
+        (np.zeros((4, 3)), {"classes_per_image": None}, r"train_labels: has shape \(4, 3\); it must be \(N, 2\)"),
+        (np.full((4, 2), 7), {"classes_per_image": None}, "8 values other than 0 and 1, the first is 7"),
+        (np.full((4, 2), 0.3), {"classes_per_image": None}, "8 values other than 0 and 1, the first is 0.3"),
+        (np.full((4, 8, 8), 0.7), {"task": "segments"}, "gives masks of float64; classes are whole numbers"),
+        (np.full(4, 0.7), {}, "gives labels of float64; classes are whole numbers"),
+        (np.array([0, 1, 2, 1]), {}, r"train_labels: 1 label outside 0..1, the first is 2 at index 2"),
+        (np.zeros((0, 2)), {"classes_per_image": None}, "gives no train_labels; training and test need"),
+        (np.array([0, 1, 1]), {}, "gives 3 train_labels for 4 images; each needs one"),
+    ],
+)
+def test_labels_that_are_not_as_described(labels, more, message):
+    register_dataset("given_labels")(type("GivenLabels", (GivenLabels,), {"labels": labels, "more": more}))
+    with pytest.raises(DataError, match=message):
+        load(DataSettings(dataset="given_labels", validation=0), seed=0)
+
+
+def test_labels_of_any_numbers_become_those_of_losses():
+    every = np.array([[1, 0], [0, 1], [1, 1], [0, 0]])
+    for number, (labels, more, dtype) in enumerate(
+        [(every, {"classes_per_image": None}, torch.float32), (every[:, 0].astype(np.uint8), {}, torch.int64)]
+    ):
+        cls = type("GivenLabels", (GivenLabels,), {"labels": labels, "more": more})
+        register_dataset(f"given_{number}")(cls)
+        splits = load(DataSettings(dataset=f"given_{number}", validation=0), seed=0)
+        assert splits.train.labels.dtype == dtype
+        assert splits.train.labels.tolist() == labels.tolist()
 
 
 def test_labels_of_several_classes_are_refused(tmp_path):

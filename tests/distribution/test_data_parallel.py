@@ -12,7 +12,7 @@ from support.pages import blocks
 from support.small_networks import INTERESTS, SMALL_NETWORKS, named
 from support.warm import warm_python, warm_torchrun
 
-from encapkeras.distribution import DataParallel, Processes, finish, initialize
+from encapkeras.distribution import DataParallel, Processes, finish, initialize, parallel_steps
 from encapkeras.errors import ArgumentError
 
 SCRIPT = Path(__file__).with_name("trained_together.py")
@@ -178,6 +178,37 @@ def test_a_process_that_is_alone_trains_as_without():
     assert initialize() == Processes(rank=0, count=1)
     assert initialize().is_first
     finish()
+
+
+class Counted(keras.metrics.Metric):
+    """Adds up whole numbers."""
+
+    def __init__(self):
+        super().__init__(name="counted")
+        self.total = self.add_variable((), "zeros", dtype="int32")
+
+    def update_state(self, y_true, y_pred, sample_weight=None):
+        self.total.assign_add(keras.ops.cast(keras.ops.sum(y_true), "int32"))
+
+    def result(self):
+        return self.total
+
+
+@pytest.mark.parametrize("counted", [13, 1024])
+def test_a_metric_of_whole_numbers_counts_all_of_a_batch_that_cannot_be_divided(counted, monkeypatch):
+    """Six processes count the same sample, each a sixth of it."""
+
+    def sum_of_equal(tensors):
+        for tensor in tensors:
+            tensor.copy_(sum(tensor.clone() for _ in range(6)))
+
+    monkeypatch.setattr(parallel_steps, "all_gather", lambda numbers: [numbers] * 6)
+    monkeypatch.setattr(parallel_steps, "all_reduce_sum", sum_of_equal)
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+    model.compile(loss="mse", metrics=[Counted()])
+    steps = parallel_steps.ParallelSteps(model, Processes(rank=0, count=6), shard=True, sync_batch_norm=False)
+    found = steps.test_step((torch.ones(1, 1), torch.full((1, 1), float(counted))))
+    assert int(found["counted"]) == counted
 
 
 @pytest.mark.parametrize("timeout", [0, -1, float("nan"), float("inf")])

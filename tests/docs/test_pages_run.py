@@ -124,6 +124,13 @@ def test_python_is_complete(block):
     assert ast.parse(block.text).body
 
 
+@pytest.mark.parametrize("page", with_blocks("python"), ids=name_of)
+def test_keras_is_not_imported_before_the_backend_is_chosen(page):
+    imports = re.compile(r"^ *(?:import|from) (keras|encapkeras)\b", re.MULTILINE)
+    found = [name for block in blocks(page, "python") for name in imports.findall(block.text)]
+    assert found[:1] != ["keras"]
+
+
 @pytest.mark.parametrize("page", followed(with_blocks("yaml")), ids=name_of)
 def test_specs_are_right_unless_the_page_says_wrong(page, reader):
     """A block is a whole spec if it begins with `spec:`; other blocks are sections, for any spec."""

@@ -109,7 +109,13 @@ def test_what_the_hub_has_changed_is_refused(hub, packed_once, tmp_path, capsys)
     files["user/tiny"]["model.keras"] += b"\0"
     output = tmp_path / "back"
     message = refused(capsys, "pull", "user/tiny", "-o", output, "--endpoint", address)
-    assert "model.keras is not as SHA256SUMS says" in message
+    assert message == (
+        "packed folder user/tiny has been changed since it was packed: model.keras is not as SHA256SUMS says. Get the "
+        "folder again from where you have it.\n"
+    )
+    files["user/tiny"][SUMS] = b"something else"
+    message = refused(capsys, "pull", "user/tiny", "-o", output, "--endpoint", address)
+    assert message == "user/tiny/SHA256SUMS cannot be read as a list of hashes: it is not as pack wrote it.\n"
     assert not output.exists()
 
 
@@ -123,7 +129,10 @@ def test_what_is_not_there_is_said(hub, packed_once, tmp_path, capsys):
     assert "the hub has no such repository" in pulled("user/gone")
     assert "'no name' could not be downloaded: " in pulled("no name")
     files["user/other"] = {"README.md": b"something else"}
-    assert "'user/other' could not be downloaded: " in pulled("user/other")
+    files["user/part"] = {SUMS: (packed_once / SUMS).read_bytes()}
+    for name in ("user/other", "user/part"):
+        why = "it has no SHA256SUMS, or not all files that it names, so it is not a packed model"
+        assert pulled(name) == f"'{name}' could not be downloaded: {why}\n"
     assert "it has no such revision" in pulled("user/other", "--revision", "v9")
     (packed_once.parent / "x").mkdir(exist_ok=True)
     assert "is not a packed folder" in refused(capsys, "push", packed_once.parent / "x", "user/x")

@@ -68,20 +68,36 @@ def test_the_card_says_what_is_known(packed, two_runs):
     assert "SHA256SUMS" in text and 'encapkeras.load("tiny")' in text
 
 
-def test_the_card_has_the_calibration_of_a_run_that_has_one(two_runs, tmp_path, capsys):
+def test_the_card_has_the_calibration_that_the_network_has(two_runs, tmp_path, capsys):
+    run = shutil.copytree(two_runs[0], tmp_path / "run")
+    capsys.readouterr()
+    assert main(["evaluate", str(run), "--calibrate", "--json", "-o", str(tmp_path / "elsewhere")]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert main(["pack", str(run), "-o", str(tmp_path / "new")]) == 0
+    text = " ".join((tmp_path / "new" / "README.md").read_text().split())
+    before, after = (found[when]["calibration_error"] for when in ("before", "after"))
+    assert f"a temperature, {found['temperature']:.4f}, " in text
+    assert f"is {after:.4f}; without the temperature it was {before:.4f}." in text
+    assert "returns one score for each class; `encapkeras predict` and `encapkeras.analysis.classify` give" in text
+    calibration = json.loads((tmp_path / "new" / "results.json").read_text())["calibration"]
+    assert calibration == pytest.approx({"temperature": found["temperature"], "before": before, "after": after})
+
+
+def test_a_file_that_says_of_another_temperature_is_not_believed(two_runs, tmp_path):
     run = shutil.copytree(two_runs[0], tmp_path / "run")
     file = run / "analysis" / "calibration" / "calibration.json"
     file.parent.mkdir(parents=True)
-    errors = {"before": {"calibration_error": 0.25}, "after": {"calibration_error": 0.125}}
-    file.write_text(json.dumps({"temperature": 1.5, **errors}))
+    file.write_text(json.dumps({"temperature": 1.5, "before": {"calibration_error": 0.25}, "after": {}}))
     assert main(["pack", str(run), "-o", str(tmp_path / "new")]) == 0
-    text = " ".join((tmp_path / "new" / "README.md").read_text().split())
-    assert "a temperature, 1.5000, " in text and "is 0.1250; without the temperature it was 0.2500." in text
-    found = json.loads((tmp_path / "new" / "results.json").read_text())["calibration"]
-    assert found == {"temperature": 1.5, "before": 0.25, "after": 0.125}
-    file.write_text("{}")
-    capsys.readouterr()
-    assert "calibration.json cannot be read as a calibration" in refused(capsys, "pack", run, "-o", tmp_path / "x")
+    assert "calibration" not in json.loads((tmp_path / "new" / "results.json").read_text())
+
+
+def test_the_card_says_what_the_network_returns(tmp_path):
+    spec = tiny_spec(epochs=1)
+    spec["losses"]["classes"] = {"loss": "binary_cross_entropy"}
+    assert main(["pack", str(trained(tmp_path, spec)), "-o", str(tmp_path / "new")]) == 0
+    text = (tmp_path / "new" / "README.md").read_text()
+    assert "returns scores that its loss turns into probabilities; `encapkeras predict` and" in text
 
 
 def test_the_confusion_is_that_of_the_test_images(packed):
@@ -151,7 +167,7 @@ def test_predict_and_export_take_a_packed_folder(packed, tmp_path, capsys):
 
 
 def test_commands_that_need_a_run_say_so(packed, capsys):
-    assert "is a packed model, which predict and export take" in refused(capsys, "evaluate", packed)
+    assert "is a packed model, which predict, explain and export take" in refused(capsys, "evaluate", packed)
 
 
 def test_nothing_is_written_where_something_is(packed, two_runs, tmp_path, capsys):

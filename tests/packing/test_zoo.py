@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from PIL import Image
+from support.dataset_files import digit_files
 
 import encapkeras
 from encapkeras import load_spec
@@ -58,9 +58,7 @@ def test_their_accuracy_is_the_stated_one(name):
 
 def test_predict_takes_their_names_and_says_whose_they_are(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    image = load(load_spec("capsnet_dynamic_digits").data, seed=0).test.images_as_uint8(1)[0, ..., 0]
-    Image.fromarray(image.numpy()).save("digit.png")
-    assert main(["predict", "digits_dynamic", "digit.png", "--json"]) == 0
+    assert main(["predict", "digits_dynamic", str(digit_files(tmp_path / "images", 1)), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["model"] == str(zoo_models()["digits_dynamic"] / "model.keras")
     assert len(found["images"][0]["classes"]) == 3

@@ -13,10 +13,13 @@ from support.commands import interrupted, refused
 from support.tiny_spec import tiny_spec, write_spec
 from support.warm import warm_python
 
+from encapkeras import load_spec
 from encapkeras.cli.main import main
-from encapkeras.errors import ArgumentError, RunFolderError, SpecError, TrainingError
+from encapkeras.comparison.choice import DEFAULT
+from encapkeras.errors import ArgumentError, DataError, DistributionError, RunFolderError, SpecError, TrainingError
 from encapkeras.search import search as module
-from encapkeras.search.search import ReportAccuracy, search
+from encapkeras.search.search import ReportValue, search
+from encapkeras.search.space import Space
 from encapkeras.search.study import equal_trial, next_trial
 
 UNITS, RATE = "model.nodes.hidden.units", "train.optimizer.learning_rate"
@@ -29,7 +32,7 @@ def searched(sweep=SWEEP, **train):
 
 @pytest.fixture
 def trainings(monkeypatch):
-    """Stand-ins for trainings: their folders; the accuracy follows from the learning rate."""
+    """Stand-ins for trainings: their folders; the learning rate gives accuracy and loss, which are high together."""
     done = []
 
     def pretend(spec, run_dir, resume, callbacks):
@@ -38,8 +41,9 @@ def trainings(monkeypatch):
         (report,) = callbacks
         accuracy = 1 - abs(0.02 - spec.train.optimizer.learning_rate)
         for epoch in range(spec.train.epochs):
-            report.on_epoch_end(epoch, {"val_accuracy": accuracy * (epoch + 1) / spec.train.epochs})
-        return {"validation_accuracy": accuracy}
+            part = (epoch + 1) / spec.train.epochs
+            report.on_epoch_end(epoch, {"val_accuracy": accuracy * part, "val_loss": accuracy * (2 - part)})
+        return {"validation_accuracy": accuracy, "validation_loss": accuracy}
 
     monkeypatch.setattr(module, "train", pretend)
     return done
@@ -134,7 +138,8 @@ def test_ctrl_c_says_how_to_continue(tmp_path):
     stopped = interrupted(command, "epoch ")
     assert stopped.returncode == 130
     last = stopped.message.splitlines()[-1]
-    assert last.endswith(f"0 of 3 trials are finished. Continue with the same command and --resume {folder}")
+    again = f"Continue with the same command and --resume {folder}, in the place of --run-dir"
+    assert last.endswith(f"0 of 3 trials are finished. {again}")
 
 
 def test_a_finished_search_can_have_more_trials(trainings, tmp_path):
@@ -156,8 +161,8 @@ def test_bad_trials_are_pruned_by_all_their_epochs(trainings, monkeypatch, tmp_p
 
 def test_a_resumed_training_is_judged_by_the_epochs_before():
     space = {"x": optuna.distributions.FloatDistribution(0, 1)}
-    before = [next_trial([], space, 0, None)]
-    report = ReportAccuracy(before[0])
+    before = [next_trial([], space, 0, None, DEFAULT)]
+    report = ReportValue(before[0], DEFAULT)
     report.values = {1: 0.5, 2: 0.75}  # as the resume state has them
     report.on_epoch_end(2, {"val_accuracy": 0.625})
     assert before[0].study.trials[0].intermediate_values == {1: 0.5, 2: 0.75, 3: 0.625}
@@ -181,12 +186,50 @@ def test_a_trial_that_fails_is_noted_and_the_others_go_on(trainings, monkeypatch
     ]
 
 
+@pytest.mark.parametrize("error", [RunFolderError, DataError, DistributionError])
+def test_an_error_of_the_machine_ends_the_search_and_its_trial_is_resumed(error, trainings, monkeypatch, tmp_path):
+    folder = tmp_path / "s"
+
+    def fail(*arguments, **others):
+        raise error("the disk is full. Continue with: train(...)")
+
+    with monkeypatch.context() as patch, pytest.raises(error) as caught:
+        patch.setattr(module, "train", fail)
+        search(searched(), trials=2, run_dir=folder)
+    advice = f"Continue with the same command and --resume {folder}, in the place of --run-dir"
+    assert str(caught.value) == f"the disk is full. 0 of 2 trials are finished. {advice}"
+    assert {trial.state for trial in search(searched(), trials=2, run_dir=folder, resume=True)} == {TrialState.COMPLETE}
+    assert trainings == ["trial_000", "trial_001"]
+
+
+@pytest.mark.parametrize("select", ["val_accuracy", "val_loss"])
+def test_trials_are_compared_by_the_metric_that_chooses_epochs(select, trainings, tmp_path):
+    trials = search(searched(epochs=8, select=select), trials=12, run_dir=tmp_path / "s")
+    finished = [trial.value for trial in trials if trial.state == TrialState.COMPLETE]
+    pruned = [trial.intermediate_values for trial in trials if trial.state == TrialState.PRUNED]
+    words, best = ("lowest validation loss", min) if select == "val_loss" else ("highest validation accuracy", max)
+    assert finished == sorted(finished, reverse=best is max)
+    assert pruned and all(best(*values.values(), finished[0]) == finished[0] for values in pruned)
+    study = optuna.load_study(study_name="search", storage=f"sqlite:///{tmp_path / 's' / 'study.db'}")
+    assert study.best_value == finished[0]
+    study._storage._backend.engine.dispose()
+    column = [float(row[words.partition(" ")[2]]) for row in table(tmp_path / "s")]
+    assert column[: len(finished)] == pytest.approx(finished, abs=1e-4)
+    assert column[len(finished) :] == pytest.approx([best(values.values()) for values in pruned], abs=1e-4)
+    assert f"The {words} of all epochs decides" in (tmp_path / "s" / "study.md").read_text()
+
+
+def test_trials_with_masks_are_compared_by_their_mean_iou():
+    spec = load_spec("shapes_capsules", ["sweep={grid: {train.epochs: [1, 2]}}"])
+    assert Space.of(spec).choice.log == "val_mean_iou"
+
+
 def test_equal_draws_are_trained_once(trainings, tmp_path):
     trials = search(searched({"grid": {UNITS: [4, 8]}}), trials=4, run_dir=tmp_path / "s")
     assert len(trainings) == 2
     assert len({trial.value for trial in trials}) == 1  # the stand-in depends on the rate alone
     assert sum("equal_to" in trial.user_attrs for trial in trials) == 2
-    assert equal_trial([], next_trial([], {}, 0, None)) is None
+    assert equal_trial([], next_trial([], {}, 0, None, DEFAULT)) is None
 
 
 def test_what_cannot_be_searched(tmp_path):
@@ -199,6 +242,8 @@ def test_what_cannot_be_searched(tmp_path):
     refuses("has a 'list'", searched({"list": [{UNITS: 4}]}))
     refuses("has 'seeds'", searched({**SWEEP, "seeds": 2}))
     refuses("at least 1 trial; received 0", searched(), trials=0)
+    by_others = searched({"grid": {"train.select": ["val_accuracy", "val_auc"]}})
+    refuses("their validation accuracy; with some values of the sweep it would be their validation AUC", by_others)
     refuses("has no validation part", {**searched(), "data": {"dataset": "digits", "validation": 0}})
     refuses("must be greater than 0", searched({"ranges": {"train.epochs": {"low": 0, "high": 3}}}), SpecError)
     refuses("low must be below high", searched({"ranges": {RATE: {"low": 1, "high": 0.1}}}), SpecError)
@@ -215,6 +260,20 @@ def test_folders_that_are_refused(trainings, tmp_path):
     (tmp_path / "s" / "study.db").write_bytes(b"SQLite format 3\0 and nothing more")
     with pytest.raises(RunFolderError, match=r"study.db cannot be read as a study"):
         search(searched(), trials=2, run_dir=tmp_path / "s", resume=True)
+
+
+def test_no_lock_is_left(trainings, monkeypatch, tmp_path):
+    search(searched(), trials=1, run_dir=tmp_path / "s")
+    assert not (tmp_path / "s" / ".lock").exists()
+
+    def fail(*arguments):
+        raise RunFolderError("the disk is full")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(module, "StudyFile", fail)
+    with pytest.raises(RunFolderError, match="the disk is full"):
+        search(searched(), trials=1)
+    assert not (tmp_path / "runs").exists()
 
 
 def test_the_command_says_that_optuna_is_missing(tmp_path, monkeypatch, capsys):

@@ -35,6 +35,11 @@ def test_a_key_of_another_section_is_named_with_its_path(change, meant):
     assert message(change).endswith(f"Did you mean '{meant}'?")
 
 
+@pytest.mark.parametrize("change", ["train={epochs:3}", "data.augment={epochs:3, mirror: true}"])
+def test_a_colon_without_a_space_is_not_taken_for_a_key_without_a_value(change):
+    assert message(change).startswith("'epochs:3' has no value. Write a space after the colon: 'epochs: 3'")
+
+
 @pytest.mark.parametrize(
     ("change", "meant"),
     [

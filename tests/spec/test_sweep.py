@@ -159,6 +159,14 @@ def test_rows_can_name_their_networks(variants):
     assert list(found[0].values) == ["vars.units"]
 
 
+def check_told(found, places, texts):
+    """Each problem is at its place, each text is told, and no note names a network."""
+    assert [(line, column, path) for line, column, path, _, _ in found] == places
+    told = " | ".join(message for *_, message, _ in found)
+    assert [text for text in texts if text not in told] == []
+    assert {note for *_, note in found} == {""}
+
+
 def test_mistakes_in_a_sweep_are_told_once_at_their_place_with_all_others(problems):
     sweep = """\
 sweep:
@@ -176,8 +184,7 @@ sweep:
 x-remark: fine
 losses: {scores: {loss: margn}}
 """
-    found = problems(sweep)
-    assert [(line, column, path) for line, column, path, _, _ in found] == [
+    places = [
         (3, 5, "sweep.grid.vars.unit"),
         (4, 5, "sweep.grid.train.optimizer.learning_rat"),
         (5, 5, "sweep.grid.train.epochs"),
@@ -188,8 +195,7 @@ losses: {scores: {loss: margn}}
         (12, 3, "sweep.sedes"),
         (14, 19, "losses.scores.loss"),
     ]
-    texts = " | ".join(message for _, _, _, message, _ in found)
-    for text in (
+    texts = [
         "'vars' has no 'unit'. Did you mean 'units'?",
         "Did you mean 'learning_rate'?",
         "'train.epochs' is in the 'list' too",
@@ -197,9 +203,8 @@ losses: {scores: {loss: margn}}
         "'model.nodes' has no 'score'. Did you mean 'scores'?",
         "a list of distinct seeds from 0 to 4294967295; received [1, 1]",
         "Did you mean 'seeds'?",
-    ):
-        assert text in texts
-    assert {note for *_, note in found} == {""}
+    ]
+    check_told(problems(sweep), places, texts)
 
 
 def test_each_wrong_value_is_told(problems):
@@ -248,6 +253,7 @@ def test_a_mistake_of_the_spec_itself_is_not_told_again(tmp_path):
         ("{grid: {source: [a, b]}}", "sweep.grid.source", "it changes nothing in the network"),
         ("{grid: {vars.units: [1, 2, 1]}}", "sweep", "the same network twice, by 'units=1' and by 'units=1'"),
         ("{grid: {x-my: [1], vars.units: null}}", "sweep.grid", "must not be empty"),
+        ("{ranges: {x-my: [1], vars.units: null}}", "sweep.ranges", "must not be empty"),
         ("{list: [{vars.rate: 1}, {}]}", "sweep", "the same network twice, by 'rate=1' and by ''"),
     ],
 )
@@ -311,6 +317,17 @@ def test_every_network_of_the_grid_has_both_ends(variants):
     assert list(variants(sweep)) == [f"units={units} epochs={epochs}" for units in (2, 8) for epochs in (1, 2)]
 
 
+def test_a_base_s_ranges_are_taken_out_by_null(tmp_path):
+    write(tmp_path, RANGES, "base.yaml")
+    own = "sweep: {ranges: {vars.units: null, vars.rate: {log: null}, x-my: why, train.epochs: {low: 1, high: 2}}}\n"
+    (tmp_path / "mine.yaml").write_text(f"extends: base.yaml\n{own}")
+    ranges = examine_spec(tmp_path / "mine.yaml").spec.sweep.ranges
+    assert {path: (each.low, each.high, each.log) for path, each in ranges.items()} == {
+        "vars.rate": (0.1, 1, False),
+        "train.epochs": (1, 2, False),
+    }
+
+
 def test_each_mistake_in_ranges_is_told_at_its_place(problems):
     sweep = """\
 sweep:
@@ -326,8 +343,7 @@ sweep:
   grid:
     train.epochs: [1, 2]
 """
-    found = problems(sweep)
-    assert [(line, column, path) for line, column, path, _, _ in found] == [
+    places = [
         (3, 5, "sweep.ranges.vars.unit"),
         (4, 5, "sweep.ranges.train.epochs"),
         (5, 5, "sweep.ranges.train.seed"),
@@ -339,13 +355,12 @@ sweep:
         (10, 5, "sweep.ranges.train.optimizer.momentum"),
         (12, 5, "sweep.grid.train.epochs"),
     ]
-    texts = " | ".join(message for _, _, _, message, _ in found)
-    for text in (
+    texts = [
         "must be greater than 0; received 0",
         "low must be below high",
         "low must be above 0 for a logarithmic scale",
         "Did you mean 'high'?",
         "must be a map; received [0.1, 0.9]",
         "'train.epochs' is in 'ranges' too",
-    ):
-        assert text in texts
+    ]
+    check_told(problems(sweep), places, texts)

@@ -10,6 +10,8 @@ import numpy as np
 import scipy.io
 from PIL import Image
 
+from encapkeras.data import DataSettings, load
+
 
 def random_images(count: int, *shape: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(256, size=(count, *shape), dtype=np.uint8)
@@ -161,6 +163,14 @@ def write_image(path: Path, size: tuple[int, int] = (20, 16), *, mode: str = "RG
     pixels = random_images(1, size[1], size[0], bands, seed=seed)[0]
     Image.fromarray(pixels.squeeze(-1) if bands == 1 else pixels, mode).save(path, **options)
     return path
+
+
+def digit_files(folder: Path, count: int, name: str = "{:02}.png") -> Path:
+    """The first test images of the digits as files of the networks' size and mode, named by their numbers."""
+    folder.mkdir(exist_ok=True)
+    for number, image in enumerate(load(DataSettings(dataset="digits"), seed=0).test.images_as_uint8(count)):
+        Image.fromarray(image[..., 0].numpy()).save(folder / name.format(number))
+    return folder
 
 
 def write_image_folder(

@@ -41,6 +41,7 @@ def test_results_hold_what_the_documentation_says(finished):
         *(f"test_{name}" for name in METRICS),
         "test_classes",
         "validation_accuracy",
+        "validation_loss",
         *(f"validation_{name}" for name in METRICS),
         "best_epoch",
         "parameters",
@@ -96,6 +97,7 @@ def test_the_best_epoch_is_the_one_of_the_metrics(finished):
     table = [dict(zip(header, map(float, row), strict=True)) for row in rows]
     best = max(table, key=lambda row: (row["val_accuracy"], -row["val_loss"]))
     assert (results["best_epoch"], results["validation_accuracy"]) == (best["epoch"], best["val_accuracy"])
+    assert results["validation_loss"] == best["val_loss"]
     assert len(table) == 4
 
 

@@ -124,6 +124,16 @@ def test_settings_of_images_with_one_class_are_warned_about_and_refused(tmp_path
         check_spec(segments_spec(), ["train.select=val_mean_iou"])
 
 
+def test_pack_is_refused_before_the_test(run, tmp_path, capsys):
+    folder, _ = run
+    message = refused(capsys, "pack", folder, "-o", tmp_path / "packed")
+    assert message == (
+        f"run {folder} cannot be packed: each pixel of its images has a class, and a packed network gives each image "
+        f"classes. In Python, encapkeras.load_model reads {folder / 'checkpoints' / 'best.keras'}.\n"
+    )
+    assert not (tmp_path / "packed").exists()
+
+
 def test_there_is_no_starter_spec(tmp_path, capsys):
     message = refused(capsys, "new", str(tmp_path / "mine.yaml"), "--dataset", "shapes")
     assert "has a class for each pixel. Begin with a copy of shapes_capsules or shapes_unet" in message

@@ -178,7 +178,10 @@ def _hint(path: Path) -> str:
     from encapkeras.spec.bundled import bundled_names
 
     if is_packed(path):
-        return f"'{path}' is a packed model, which predict and export take; this command needs the run of a training."
+        return (
+            f"'{path}' is a packed model, which predict, explain and export take; this command needs the run of a "
+            "training."
+        )
     inside = _runs_in(path)
     if inside:
         return f"It holds {counted(len(inside), 'run')}; the newest is {inside[0]}"

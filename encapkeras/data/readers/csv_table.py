@@ -23,6 +23,7 @@ from encapkeras.validation import shown
 
 LABEL = "label"  # the column of the classes, if none is named
 DELIMITERS = ",;\t|"  # that are looked for where the given one does not fit
+LARGEST = float(np.finfo(np.float32).max)
 LONGEST_CELL = 40  # characters of a cell in an error
 MOST_NAMED = 20  # columns in advice
 DECIMAL_COMMA = re.compile(r"[+-]?\d*,\d+([eE][+-]?\d+)?")
@@ -67,8 +68,11 @@ class Problems:
         return listed_error("the tables cannot be used as a data set", self.found, self.advice)
 
 
-def read_lines(path: Path, key: str, delimiter: str, problems: Problems) -> list[Line]:
-    """Return the lines of a file that are not empty; of a sample that goes over several, the number of the first."""
+def read_lines(path: Path, key: str, delimiter: str, problems: Problems, fixed: bool = False) -> list[Line]:
+    """Return the lines of a file that are not empty; of a sample that goes over several, the number of the first.
+
+    A delimiter is fixed if no key of the section `data` chooses it.
+    """
     if not os.path.isfile(path):
         problems.add(str(not_found(path, "file", key)))
         return []
@@ -88,7 +92,7 @@ def read_lines(path: Path, key: str, delimiter: str, problems: Problems) -> list
             lines += [(number, row)] if row else []
             number = rows.line_num + 1
     except csv.Error as error:
-        other = _other_delimiter(text.splitlines()[0], delimiter)
+        other = other_delimiter(text.splitlines()[0], delimiter, fixed)
         if other:
             problems.add(f"{path}:1: {other}")
         else:
@@ -100,12 +104,13 @@ def read_lines(path: Path, key: str, delimiter: str, problems: Problems) -> list
     return lines
 
 
-def _other_delimiter(line: str, delimiter: str) -> str:
+def other_delimiter(line: str, delimiter: str, fixed: bool = False) -> str:
     """Return what to do where something else than the delimiter seems to separate the cells of a line."""
     other = max(DELIMITERS, key=line.count)
     if line.count(other) <= line.count(delimiter):
         return ""
-    return f"cells seem to be separated by {other!r}, not by {delimiter!r}: set data.delimiter: {json.dumps(other)}"
+    todo = f"save the table with {delimiter!r} between cells" if fixed else f"set data.delimiter: {json.dumps(other)}"
+    return f"cells seem to be separated by {other!r}, not by {delimiter!r}: {todo}"
 
 
 def read_table(path: Path, lines: Sequence[Line], wanted: Wanted, problems: Problems) -> Table | None:
@@ -116,19 +121,21 @@ def read_table(path: Path, lines: Sequence[Line], wanted: Wanted, problems: Prob
         columns = [name for name in header if name != wanted.label]
     wrong = _wrong_names(header, columns, wanted)
     if wrong:
-        other = _other_delimiter(wanted.delimiter.join(lines[0][1]), wanted.delimiter)
+        other = other_delimiter(wanted.delimiter.join(lines[0][1]), wanted.delimiter)
         for problem in [other] if other else wrong:
             problems.add(f"{path}:1: {problem}")
         return None
     whole = [(line, row) for line, row in lines[1:] if len(row) == len(header)]
-    found, advice = _other_lengths(lines[1:], len(header), wanted.delimiter)
+    found, advice = other_lengths(lines[1:], len(header), wanted.delimiter)
     numbers = [line for line, _ in whole]
-    labels = [row[header.index(wanted.label)].strip() for _, row in whole]
+    place = header.index(wanted.label)
+    labels = [row[place].strip() for _, row in whole]
     missing = [(line, "the class is missing") for line, name in zip(numbers, labels, strict=True) if not name]
     found += _in_column(wanted.label, missing, len(whole))
     features, texts = np.zeros((len(whole), len(columns)), np.float32), []
     for column, name in enumerate(columns):
-        cells = [row[header.index(name)].strip() for _, row in whole]
+        place = header.index(name)
+        cells = [row[place].strip() for _, row in whole]
         values = [_number(cell) for cell in cells]
         features[:, column] = [number for number, _ in values]
         bad = [(line, problem) for line, (_, problem) in zip(numbers, values, strict=True) if problem]
@@ -161,7 +168,7 @@ def _wrong_names(header: list[str], columns: list[str], wanted: Wanted) -> list[
     return problems or ([] if columns else ["there is no column but that of the classes"])
 
 
-def _other_lengths(lines: Sequence[Line], columns: int, delimiter: str) -> tuple[list[tuple[int, str]], list[str]]:
+def other_lengths(lines: Sequence[Line], columns: int, delimiter: str) -> tuple[list[tuple[int, str]], list[str]]:
     """Return which lines have more or less cells than the first names columns, and what to do."""
     found = [
         (line, f"has {counted(len(row), 'cell')}; line 1 names {counted(columns, 'column')}")
@@ -203,7 +210,7 @@ def _number(cell: str) -> tuple[float, str]:
         number = float(cell if "_" not in cell else "")  # Python takes 1_000
     except ValueError:
         return 0.0, f"{shown(printable(cell[:LONGEST_CELL]))} is not a number"
-    if not abs(number) <= float(np.finfo(np.float32).max):  # NaN included
+    if not abs(number) <= LARGEST:  # NaN included
         return 0.0, f"{cell[:LONGEST_CELL]} is not finite in float32"
     return number, ""
 

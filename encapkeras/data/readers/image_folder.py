@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
 from encapkeras.data.checks import listed_error
-from encapkeras.data.files import not_found, user_path
+from encapkeras.data.files import user_path
 from encapkeras.data.image_files import ImageFiles
 from encapkeras.data.label_matrix import matrix_problems, one_class_remark
 from encapkeras.data.readers.class_folders import LabeledFiles, classes_in, find_labeled_files, named, stray_files
 from encapkeras.data.readers.label_table import LabelTable, read_label_table
+from encapkeras.data.readers.part_folders import (
+    TEST_SHARE,
+    Folders,
+    lacking_parts,
+    meant_part,
+    part_folders,
+    unused_files,
+    unused_folders,
+)
 from encapkeras.data.registry import DataPath, DatasetInfo, DatasetReader, ImageArrays, register_dataset
 from encapkeras.text import counted
-
-PARTS = ("train", "val", "test")
-OTHER_NAMES = {  # in lower case
-    "train": ("train", "training"),
-    "val": ("val", "valid", "validation", "dev", "eval"),
-    "test": ("test", "testing"),
-}
-TEST_SHARE = 0.2  # of each class, where there are no parts
 
 
 @register_dataset("image_folder")
@@ -33,8 +33,8 @@ class ImageFolder(DatasetReader):
     Without these folders, `CLASS/IMAGE`: then a fifth of each class is set aside for the test, always the same images.
     Classes are called as their folders are, in the order of names; folders may hold further ones.
 
-    With `labels`, images may have any number of labels, and other folders mean nothing. Images that the table does not
-    name are not used.
+    With `labels`, images may have any number of labels, and folders of classes mean nothing. Images that the table does
+    not name are not used, nor those outside of `train/`, `val/` and `test/`, if there are these.
 
     Args:
         root: The folder.
@@ -68,51 +68,30 @@ class ImageFolder(DatasetReader):
         return ImageArrays(images["train"], labels["train"], images["test"], labels["test"], *own)
 
     def remarks(self) -> list[str]:
-        """Say which folders beside the parts are not used; of a table, if all images have one label."""
-        folders = self._folders()
+        """Say what beside the parts is not used, folders or files of a table; and if all its images have one label."""
+        folders = part_folders(self.root)
         if self.labels:
-            return [f"{self.labels}: {remark}" for remark in one_class_remark(self._listed()[1]["train"].labels)]
+            table = read_label_table(self.labels, self.root)
+            _, parts = self._of_table(table, folders)
+            remarks = [*unused_files(table.files, folders), *one_class_remark(parts["train"].labels)]
+            return [f"{self.labels}: {remark}" for remark in remarks]
         classes = folders.get("train", self.root)
         if {name.lower() for name in classes_in(classes)} == {"images", "masks"}:
             text = "its folders are called images and masks, which would be the two classes"
             return [f"{classes}: {text}. For images with a class for each pixel, choose data set 'mask_folder'"]
-        if not folders:
-            return []
-        meant, others = [], []
-        for name in classes_in(self.root):
-            part = _meant(name)
-            if any(os.path.samefile(self.root / name, folder) for folder in folders.values()):
-                continue
-            if part and part not in folders:
-                meant.append(f"'{name}' (call it '{part}' to use it)")
-            else:
-                others.append(f"'{name}'")
-        return [f"{self.root}: folders that are not used: {named(meant + others)}"] if meant or others else []
-
-    def _folders(self) -> dict[str, Path]:
-        if not os.path.isdir(self.root):
-            raise not_found(self.root, "folder", "data.root")
-        return {name: self.root / name for name in PARTS if (self.root / name).is_dir()}
+        return unused_folders(self.root, folders)
 
     def _listed(self) -> tuple[tuple[str, ...], dict[str, LabeledFiles]]:
         """Return the classes, and the files of each part; raise `DataError` naming all that is wrong."""
-        folders = self._folders()
+        folders = part_folders(self.root)
         if self.labels:
             return self._of_table(read_label_table(self.labels, self.root), folders)
         classes = tuple(classes_in(folders.get("train", self.root)))
-        problems = [
-            f"there is a folder '{given}', but none called '{lacking}'{hint}"
-            for given, lacking, hint in (
-                ("train", "test", "; if you test with 'val', rename it to 'test'"),
-                ("test", "train", ""),
-                ("val", "train", ""),
-            )
-            if given in folders and lacking not in folders
-        ]
+        problems = lacking_parts(folders)
         if not problems and len(classes) < 2:
             where = folders.get("train", self.root)
             problems = [f"{where} holds {counted(len(classes), 'folder')}, one for each class; at least two are needed"]
-        meant = {part: name for name in classes if not folders and (part := _meant(name))}
+        meant = {part: name for name in classes if not folders and (part := meant_part(name))}
         if len(meant) > 1:
             renamed = ", ".join(f"'{name}' to '{part}'" for part, name in meant.items())
             problems = [f"its folders look like parts of a data set, not like classes: rename {renamed}"]
@@ -125,11 +104,13 @@ class ImageFolder(DatasetReader):
             raise listed_error(f"{self.root} cannot be used as a data set", problems)
         return classes, parts
 
-    def _of_table(self, table: LabelTable, folders: dict[str, Path]) -> tuple[tuple[str, ...], dict[str, LabeledFiles]]:
+    def _of_table(self, table: LabelTable, folders: Folders) -> tuple[tuple[str, ...], dict[str, LabeledFiles]]:
         """Return the labels of a table, and the files of each part that it names."""
-        if "train" in folders and "test" in folders:
-            parts = {name: table.part(self.root, name) for name in folders}
-        else:
+        problems = lacking_parts(folders)
+        if problems:
+            raise listed_error(f"{self.root} cannot be used as a data set", problems)
+        parts = {name: table.part(self.root, name) for name in folders}
+        if not parts:
             every = table.part(self.root, "")
             tested = np.random.default_rng(0).permutation(len(every.paths)) < round(TEST_SHARE * len(every.paths))
             parts = {"train": every.chosen(~tested), "test": every.chosen(tested)}
@@ -153,11 +134,6 @@ class ImageFolder(DatasetReader):
             for name in sorted(set(classes) - set(found))
         ]
         return find_labeled_files(folder, classes, problems)
-
-
-def _meant(name: str) -> str | None:
-    """Return the part that a folder is likely meant to be."""
-    return next((part for part, names in OTHER_NAMES.items() if name.lower() in names), None)
 
 
 def _with_test_part(files: LabeledFiles) -> dict[str, LabeledFiles]:

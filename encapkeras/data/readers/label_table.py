@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,16 +10,15 @@ from pathlib import Path
 import numpy as np
 
 from encapkeras.data.checks import listed_error
-from encapkeras.data.files import not_found
 from encapkeras.data.label_matrix import MOST_NAMED
 from encapkeras.data.readers.class_folders import LabeledFiles
+from encapkeras.data.readers.csv_table import LONGEST_CELL, Problems, other_delimiter, other_lengths, read_lines
 from encapkeras.errors import DataError
-from encapkeras.files import open_regular, reading
 from encapkeras.text import counted, cut, listed
 from encapkeras.validation import shown
 
 FILE = "file"  # the column of names
-LONGEST_CELL = 40  # characters of a cell in an error
+DELIMITER = ","
 VALUES = {"0": 0.0, "1": 1.0, "": 0.0}
 
 
@@ -47,19 +44,24 @@ def read_label_table(path: Path, root: Path) -> LabelTable:
         DataError: It is missing or cannot be read; or naming all that is wrong: cells other than 0, 1 or nothing by
             line and column, files that are missing, given twice or outside of the folder.
     """
-    header, lines = _rows(path)
+    unreadable = Problems()
+    (_, first), *lines = read_lines(path, "data.labels", DELIMITER, unreadable, fixed=True) or [(0, [])]
+    if unreadable.found:
+        raise unreadable.error()
+    header = [name.strip() for name in first]
     twice = listed(dict.fromkeys(name for name in header if header.count(name) > 1), MOST_NAMED)
     if FILE not in header or twice or not all(header) or len(header) < 3:
         wrong = f"'{twice}' is there twice" if twice else f"received {cut(', '.join(header), 200)}"
+        wrong = other_delimiter(DELIMITER.join(first), DELIMITER, fixed=True) or wrong
         raise DataError(
             f"{path}:1: the first line names the columns: '{FILE}', and at least two labels, each once; {wrong}"
         )
     at = header.index(FILE)
     names = tuple(name for name in header if name != FILE)
-    files, rows, problems = [], [], []
+    short, advice = other_lengths(lines, len(header), DELIMITER)
+    files, rows, problems = [], [], [f"{path}:{line}: {text}" for line, text in short]
     for line, row in lines:
         if len(row) != len(header):
-            problems.append(f"{path}:{line}: has {len(row)} cells; line 1 names {len(header)} columns")
             continue
         cells = [cell.strip() for cell in row]
         files.append(cells.pop(at))
@@ -71,23 +73,10 @@ def read_label_table(path: Path, root: Path) -> LabelTable:
         ]
     problems += _file_problems(path, root, files)
     if problems:
-        raise listed_error(f"{path} cannot be used as the labels of {root}", problems)
+        raise listed_error(f"{path} cannot be used as the labels of {root}", problems, advice)
     return LabelTable(
         names, tuple(os.path.normpath(file).replace(os.sep, "/") for file in files), np.array(rows, dtype=np.float32)
     )
-
-
-def _rows(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
-    """Return the names of the columns, and each line after them with its number."""
-    if not os.path.isfile(path):
-        raise not_found(path, "file", "data.labels")
-    with reading(path, "a CSV file", DataError, "Save it as CSV in UTF-8."), open_regular(path) as binary:
-        text = binary.read().decode("utf-8-sig")
-        rows = csv.reader(io.StringIO(text, newline=""), strict=True)
-        lines = [(rows.line_num, row) for row in rows if row]
-    if len(lines) < 2:
-        raise DataError(f"{path} has no images: it needs a line with the names of columns, and one for each image")
-    return [name.strip() for name in lines[0][1]], lines[1:]
 
 
 def _file_problems(path: Path, root: Path, files: Sequence[str]) -> list[str]:

@@ -10,11 +10,11 @@ import numpy as np
 import pydantic
 
 from encapkeras.data.checks import listed_error
-from encapkeras.data.files import files_below, not_found, user_path
+from encapkeras.data.files import files_below, user_path
 from encapkeras.data.image_files import ENDINGS, ImageFiles
 from encapkeras.data.mask_files import MOST_CLASSES, MaskFiles
 from encapkeras.data.readers.class_folders import named
-from encapkeras.data.readers.image_folder import PARTS, TEST_SHARE
+from encapkeras.data.readers.part_folders import TEST_SHARE, lacking_parts, part_folders, unused_folders
 from encapkeras.data.registry import DataPath, DatasetInfo, DatasetReader, ImageArrays, register_dataset
 from encapkeras.text import counted
 
@@ -74,16 +74,14 @@ class MaskFolder(DatasetReader):
         own = (images["val"], masks["val"]) if "val" in parts else (None, None)
         return ImageArrays(images["train"], masks["train"], images["test"], masks["test"], *own)
 
+    def remarks(self) -> list[str]:
+        """Say which folders beside the parts are not used."""
+        return unused_folders(self.root, part_folders(self.root))
+
     def _parts(self) -> dict[str, _Pairs]:
         """Return the pairs of each part; raise `DataError` naming all that is wrong."""
-        if not os.path.isdir(self.root):
-            raise not_found(self.root, "folder", "data.root")
-        folders = {name: self.root / name for name in PARTS if (self.root / name).is_dir()}
-        problems = [
-            f"there is a folder '{given}', but none called '{lacking}'"
-            for given, lacking in (("train", "test"), ("test", "train"), ("val", "train"))
-            if given in folders and lacking not in folders
-        ]
+        folders = part_folders(self.root)
+        problems = lacking_parts(folders)
         parts = {} if problems else {name: _pairs(folder, problems) for name, folder in folders.items()}
         if not problems and not folders:
             parts = _with_test_part(_pairs(self.root, problems))

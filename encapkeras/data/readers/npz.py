@@ -341,8 +341,8 @@ def _labels_and_classes(
 
 def _label_matrices(labels: dict[str, Array], class_names: tuple[str, ...] | None) -> tuple[list[str], int]:
     """As `_labels_and_classes`, where images have any number of labels."""
-    first = labels.get("train_labels", next(iter(labels.values())))
-    names = class_names or tuple(map(str, range(first.shape[1] if first.ndim == 2 else 0)))
+    columns = next(each.shape[1] for each in labels.values() if each.ndim == 2)
+    names = class_names or tuple(map(str, range(columns)))
     return matrix_problems(labels, names), len(names)
 
 
