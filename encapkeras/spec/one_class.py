@@ -9,7 +9,10 @@ from encapkeras.spec.train_settings import TrainSettings
 
 
 def unfit_settings(data: DataSettings, train: TrainSettings, info: DatasetInfo) -> dict[str, str]:
-    """Return by their paths the settings that images of this kind cannot have, each with why and what to do."""
+    """Return by their paths the settings that images of this kind cannot have, each with why and what to do.
+
+    What `data` cannot have, such as `data.balance`, `describe` refuses.
+    """
     masks = info.task == "segments"
     if info.classes_per_image == 1 and not masks:
         return {}
@@ -19,8 +22,6 @@ def unfit_settings(data: DataSettings, train: TrainSettings, info: DatasetInfo) 
     if train.class_weights:
         hint = "; the loss margin has class_weights for pixels" if masks else ""
         found["train.class_weights"] = f"weighs images by their class, and {why}. Remove it{hint}."
-    if data.balance:
-        found["data.balance"] = f"draws images by their class, and {why}. Remove it."
     choices = [name for name in get_args(TrainSettings.model_fields["select"].annotation) if "balanced" not in name]
     hint = f"Choose one of {', '.join(choices)}."
     if masks:

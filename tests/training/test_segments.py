@@ -112,9 +112,9 @@ def test_epoch_lines_and_the_list_of_runs_have_the_mean_iou(run, tmp_path, monke
 
 
 def test_settings_of_images_with_one_class_are_warned_about_and_refused(tmp_path):
-    spec = segments_spec(balance=True)
+    spec = segments_spec()
     spec["train"] |= {"class_weights": {"disk": 2.0}, "select": "val_auc", "analysis": {"every": 1}}
-    paths = ["data.balance", "train.analysis", "train.class_weights", "train.select"]
+    paths = ["train.analysis", "train.class_weights", "train.select"]
     warnings = {warning.path: warning.message for warning in check_spec(spec).warnings}
     assert sorted(warnings) == paths
     with pytest.raises(TrainingError) as caught:

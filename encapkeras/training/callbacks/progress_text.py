@@ -34,7 +34,7 @@ def metric_texts(logs: Mapping[str, Any] | None, hidden: Collection[str] = (), f
         validated = f" val {_number(numbers[f'val_{name}'])}" if f"val_{name}" in numbers else ""
         texts[name] = f"{printable(name)} {_number(value)}{validated}"
     leading = ["mean_iou", "loss", "accuracy"] if "mean_iou" in texts else ["accuracy", "loss"]
-    places = {name: place for place, name in enumerate([first, *leading])}
+    places = {name: place for place, name in enumerate(dict.fromkeys([first, *leading]))}
     in_order = sorted(texts, key=lambda n: (places.get(n, len(places)), " val " not in texts[n]))
     return [texts[name] for name in in_order]
 
