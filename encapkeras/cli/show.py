@@ -201,7 +201,7 @@ def _print(shown: _Shown) -> None:
     )
     print(f"multiply-adds of an image: {at_least}{count_text(shown.multiply_adds)}")
     if shown.votes_bytes:
-        print(f"votes, which are never created: {memory_text(shown.votes_bytes)}")
+        print(f"votes, not created all at once unless few: {memory_text(shown.votes_bytes)}")
     parts = {
         "weights": memory.parameters,
         "gradients": memory.gradients,

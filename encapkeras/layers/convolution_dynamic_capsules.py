@@ -20,14 +20,55 @@ from encapkeras.layers.routing_inputs import Control
 from encapkeras.layers.window_layer import WindowRecord
 
 
+class RoutedByTypes(CapsuleLayer):
+    """Base of layers whose parents at each position of a map get one vote of every child type."""
+
+    types: int
+    dim: int
+    routing: Control | None
+    bias_initializer: InitializerConfig | None
+    squashes = True
+    drawn_as = "routing"
+    regularizable: ClassVar[tuple[str, ...]] = ("kernel", "bias")
+
+    def votes_shape(self, capsules_shape: Shape) -> Shape:
+        """Return the shape of all votes, never made all at once, unless they are few: `(B, H', W', N, J, E)`."""
+        batch, *sides, types, dim = self.compute_output_shape(capsules_shape)
+        return (batch, *sides, capsules_shape[3], types, dim)
+
+    def _check_map(self, capsules_shape: Shape) -> None:
+        if len(capsules_shape) != 5 or None in capsules_shape[3:]:
+            raise ShapeError(
+                f"{self.name} takes capsules (batch, height, width, types, dim); received shape {tuple(capsules_shape)}"
+            )
+
+    def _add_bias_and_coefficients(self, types: int) -> None:
+        given = self.bias_initializer
+        initializer = keras.initializers.Constant(0.1) if given is None else get_initializer(given, "bias")
+        sizes = (self.types, self.dim)
+        self.bias = self.add_weight(sizes, initializer, name="bias", **self.regularizing("bias", []))
+        self.coefficients = None
+        if self.routing == "random":
+            sizes = (types, self.types)
+            self.coefficients = self.add_weight(sizes, random_shares, name="coefficients", trainable=False)
+
+    def _fixed(self, types: int) -> torch.Tensor | None:
+        if self.coefficients is not None:
+            fixed: torch.Tensor = self.coefficients.value
+            return fixed
+        if self.routing == "uniform":
+            return torch.full_like(self.bias.value[:, 0], 1 / self.types).expand(types, -1)
+        return None
+
+
 @register_layer("convolution_dynamic_capsules")
-class ConvolutionDynamicCapsules(CapsuleLayer):
+class ConvolutionDynamicCapsules(RoutedByTypes):
     """A map of capsules by dynamic routing, where one convolution votes for all child types (Rajasegaran et al. 2019).
 
     The votes `v_nj(p)` of type n at position p are the convolution of its components. Logits start at 0; each iteration
     takes `c = softmax(logits)`, `s_j(p) = sum_n c_nj(p) v_nj(p) + bias_j` and `a_j = squash(s_j)`, and adds `v_nj(p) .
     a_j(p)` to the logits (arXiv 1904.09546, section 3.2, "3D convolution based dynamic routing"). Gradients flow
-    through all iterations; votes are made, for some samples at a time, only where they are few.
+    through all iterations; votes are made only where they are fewer numbers than patches.
 
     As published, the coefficients of a type sum to 1 over all parents and positions together: with 32 types of parents
     and 16 positions each is 1/512 at the start, and the bias decides most of what comes out.
@@ -69,10 +110,6 @@ class ConvolutionDynamicCapsules(CapsuleLayer):
         torch.Size([2, 4, 4, 32, 8])
     """
 
-    squashes = True
-    drawn_as = "routing"
-    regularizable: ClassVar[tuple[str, ...]] = ("kernel", "bias")
-
     def __init__(
         self,
         types: pydantic.PositiveInt,
@@ -112,28 +149,13 @@ class ConvolutionDynamicCapsules(CapsuleLayer):
         shape = (self.types * self.dim, dim, self.kernel_size, self.kernel_size)
         make = in_torch_layout(self.kernel_initializer, "kernel")
         self.kernel = self.add_weight(shape, make, name="kernel", **self.regularizing("kernel", [2, 3, 1]))
-        given = self.bias_initializer
-        initializer = keras.initializers.Constant(0.1) if given is None else get_initializer(given, "bias")
-        sizes = (self.types, self.dim)
-        self.bias = self.add_weight(sizes, initializer, name="bias", **self.regularizing("bias", []))
-        self.coefficients = None
-        if self.routing == "random":
-            sizes = (types, self.types)
-            self.coefficients = self.add_weight(sizes, random_shares, name="coefficients", trainable=False)
+        self._add_bias_and_coefficients(types)
 
     def compute_output_shape(self, capsules_shape: Shape) -> Shape:
         """`(B, H, W, N, D)` gives `(B, H', W', J, E)`."""
-        if len(capsules_shape) != 5 or None in capsules_shape[3:]:
-            raise ShapeError(
-                f"{self.name} takes capsules (batch, height, width, types, dim); received shape {tuple(capsules_shape)}"
-            )
+        self._check_map(capsules_shape)
         sides = padded_sides(self, capsules_shape, self.kernel_size, self.strides, self.padding)
         return (capsules_shape[0], *sides, self.types, self.dim)
-
-    def votes_shape(self, capsules_shape: Shape) -> Shape:
-        """Return the shape of all votes, which are never made: `(B, H', W', N, J, E)`."""
-        batch, *sides, types, dim = self.compute_output_shape(capsules_shape)
-        return (batch, *sides, capsules_shape[3], types, dim)
 
     def call(self, capsules: torch.Tensor) -> torch.Tensor:
         """See the class."""
@@ -157,11 +179,3 @@ class ConvolutionDynamicCapsules(CapsuleLayer):
         weights = [weight.value.detach() for weight in (self.kernel, self.bias)]
         one = (1, 1)
         return WindowRecord("convolution_dynamic", weights, options, one, one, (0, 0), self.types, self.dim, "position")
-
-    def _fixed(self, types: int) -> torch.Tensor | None:
-        if self.coefficients is not None:
-            fixed: torch.Tensor = self.coefficients.value
-            return fixed
-        if self.routing == "uniform":
-            return torch.full_like(self.bias.value[:, 0], 1 / self.types).expand(types, -1)
-        return None

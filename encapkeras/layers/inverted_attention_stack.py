@@ -138,7 +138,7 @@ class InvertedAttentionStack(CapsuleLayer):
         return self._shapes(input_shape)[-1]
 
     def votes_shapes(self, capsules_shape: Shape) -> list[Shape]:
-        """Return the shapes of all votes of each layer, which are never made."""
+        """Return the shapes of all votes of each layer, never made all at once, unless they are few."""
         shapes = self._shapes(capsules_shape)[:-1]
         return [layer.votes_shape(shape) for layer, shape in zip(self.stacked, shapes, strict=True)]
 

@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
-import keras
 import pydantic
 import torch
 
-from encapkeras.errors import ArgumentError, ShapeError
+from encapkeras.errors import ArgumentError
 from encapkeras.functional import transposed_convolution_dynamic_routing
-from encapkeras.layers.initializers import get_initializer, in_torch_layout, random_shares
+from encapkeras.layers.convolution_dynamic_capsules import RoutedByTypes
+from encapkeras.layers.initializers import in_torch_layout
 from encapkeras.layers.keras_objects import InitializerConfig
-from encapkeras.layers.registry import CapsuleLayer, Shape, register_layer, warn_of_other_axes
+from encapkeras.layers.registry import Shape, register_layer, warn_of_other_axes
 from encapkeras.layers.routing_inputs import Control
 
 
 @register_layer("transposed_convolution_dynamic_capsules")
-class TransposedConvolutionDynamicCapsules(CapsuleLayer):
+class TransposedConvolutionDynamicCapsules(RoutedByTypes):
     """A larger map of capsules by dynamic routing: one transposed convolution votes for all child types (SegCaps).
 
     The votes `v_nj(q)` of type n at position q of the larger map are the transposed convolution of its components.
     Logits start at 0; each iteration takes `c = softmax(logits)` over the parent types of a position, `s_j(q) = sum_n
     c_nj(q) v_nj(q) + bias_j` and `a_j(q) = squash(s_j(q))`, and adds `v_nj(q) . a_j(q)` to the logits (LaLonde and
-    Bagci 2018, arXiv:1804.04241, section 2, and its code). Gradients flow through all iterations; the votes of a few
-    samples exist at a time.
+    Bagci 2018, arXiv:1804.04241, section 2, and its code). Gradients flow through all iterations; votes,
+    unless they are few, are made of some samples at a time.
 
     The other layer of SegCaps, which keeps or shrinks the map, is `convolution_dynamic_capsules` with `normalize_over:
     parents` and `squash_over: capsule`.
@@ -58,10 +58,6 @@ class TransposedConvolutionDynamicCapsules(CapsuleLayer):
         >>> TransposedConvolutionDynamicCapsules(types=4, dim=8)(torch.rand(2, 8, 8, 6, 16)).shape
         torch.Size([2, 16, 16, 4, 8])
     """
-
-    squashes = True
-    drawn_as = "routing"
-    regularizable: ClassVar[tuple[str, ...]] = ("kernel", "bias")
 
     def __init__(
         self,
@@ -99,28 +95,13 @@ class TransposedConvolutionDynamicCapsules(CapsuleLayer):
         shape = (dim, self.types * self.dim, self.kernel_size, self.kernel_size)
         make = in_torch_layout(self.kernel_initializer, "kernel")  # Keras' kernels are (height, width, out, in) here
         self.kernel = self.add_weight(shape, make, name="kernel", **self.regularizing("kernel", [2, 3, 0]))
-        given = self.bias_initializer
-        initializer = keras.initializers.Constant(0.1) if given is None else get_initializer(given, "bias")
-        sizes = (self.types, self.dim)
-        self.bias = self.add_weight(sizes, initializer, name="bias", **self.regularizing("bias", []))
-        self.coefficients = None
-        if self.routing == "random":
-            sizes = (types, self.types)
-            self.coefficients = self.add_weight(sizes, random_shares, name="coefficients", trainable=False)
+        self._add_bias_and_coefficients(types)
 
     def compute_output_shape(self, capsules_shape: Shape) -> Shape:
         """`(B, H, W, N, D)` gives `(B, strides * H, strides * W, J, E)`."""
-        if len(capsules_shape) != 5 or None in capsules_shape[3:]:
-            raise ShapeError(
-                f"{self.name} takes capsules (batch, height, width, types, dim); received shape {tuple(capsules_shape)}"
-            )
+        self._check_map(capsules_shape)
         sides = (None if size is None else self.strides * size for size in capsules_shape[1:3])
         return (capsules_shape[0], *sides, self.types, self.dim)
-
-    def votes_shape(self, capsules_shape: Shape) -> Shape:
-        """Return the shape of all votes, which never exist at once: `(B, strides * H, strides * W, N, J, E)`."""
-        batch, *sides, types, dim = self.compute_output_shape(capsules_shape)
-        return (batch, *sides, capsules_shape[3], types, dim)
 
     def call(self, capsules: torch.Tensor) -> torch.Tensor:
         """See the class."""
@@ -132,11 +113,3 @@ class TransposedConvolutionDynamicCapsules(CapsuleLayer):
             iterations=self.iterations,
             coefficients=self._fixed(capsules.shape[3]),
         )
-
-    def _fixed(self, types: int) -> torch.Tensor | None:
-        if self.coefficients is not None:
-            fixed: torch.Tensor = self.coefficients.value
-            return fixed
-        if self.routing == "uniform":
-            return torch.full_like(self.bias.value[:, 0], 1 / self.types).expand(types, -1)
-        return None

@@ -112,7 +112,7 @@ class VotingLayer(CapsuleLayer):
         return height, width, int(types or 0), int(dim or 0)
 
     def votes_shape(self, capsules_shape: Shape) -> Shape:
-        """Return the shape `(B, J, E, I)` of the votes of all I input capsules, which are never made."""
+        """Return the shape `(B, J, E, I)` of the votes of all I capsules, never made all at once, unless few."""
         height, width, types, _ = self.check_capsules(capsules_shape)
         inputs = None if height is None or width is None else height * width * types
         return (capsules_shape[0], self.capsules, self.dim, inputs)

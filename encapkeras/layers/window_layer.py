@@ -314,7 +314,7 @@ class WindowLayer(CapsuleLayer):
         return output_shape[:-1] if self.dim else output_shape
 
     def votes_shape(self, capsules_shape: Shape) -> Shape:
-        """Return the shape of all votes, which are never made: `(B, P, Q, K_h, K_w, N, J, E)`."""
+        """Return the shape of all votes, never made all at once, unless few: `(B, P, Q, K_h, K_w, N, J, E)`."""
         shape = self._read(capsules_shape)
         return (shape.batch, *shape.parents, *shape.kernel, shape.types, self.capsules, self.dim or 0)
 

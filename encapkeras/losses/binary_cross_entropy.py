@@ -8,6 +8,7 @@ import pydantic
 import torch
 from torch.nn import functional as F
 
+from encapkeras.functional.torch_support.precision import full_precision
 from encapkeras.losses.registry import CapsuleLoss, register_loss, scores_first
 from encapkeras.losses.targets import check_scores, one_hot_targets
 
@@ -21,7 +22,8 @@ def binary_cross_entropy(
     """Return `-sum_k T_k log p_k + absent_weight (1 - T_k) log(1 - p_k)` of each sample, `(B,)`.
 
     Args:
-        scores: Lengths p `(B, K)`, 0 to 1, of which values within 1e-7 of 0 and 1 count as that; or logits.
+        scores: Lengths p `(B, K)`, 0 to 1, of which values within 1e-7 of 0 and 1 count as that; or logits. Half
+            precision is computed in float32.
         targets: T `(B, K)`, 1 for each present class.
         from_logits: Whether scores are logits: `p = sigmoid(scores)`.
         absent_weight: Weight of the absent classes.
@@ -30,12 +32,13 @@ def binary_cross_entropy(
         >>> binary_cross_entropy(torch.tensor([[0.5, 0.5]]), torch.tensor([[1.0, 0.0]]))
         tensor([1.3863])
     """
-    if from_logits:
-        present, absent = F.logsigmoid(scores), F.logsigmoid(-scores)
-    else:
-        shares = scores.clamp(SMALLEST, 1 - SMALLEST)
-        present, absent = shares.log(), (1 - shares).log()
-    return -(targets * present + absent_weight * (1 - targets) * absent).sum(-1)
+    with full_precision(scores) as wide:
+        if from_logits:
+            present, absent = F.logsigmoid(wide(scores)), F.logsigmoid(-wide(scores))
+        else:
+            shares = wide(scores).clamp(SMALLEST, 1 - SMALLEST)  # in half precision, 1 - SMALLEST would be 1
+            present, absent = shares.log(), (1 - shares).log()
+        return -(targets * present + absent_weight * (1 - targets) * absent).sum(-1).to(scores.dtype)
 
 
 @register_loss("binary_cross_entropy")
@@ -83,7 +86,7 @@ class BinaryCrossEntropyLoss(CapsuleLoss):
         if not self.from_logits:
             demand = "binary_cross_entropy takes lengths or probabilities; for other scores, set from_logits: true"
             check_scores(y_pred, demand, 1)
-        targets = one_hot_targets(y_true, y_pred)
+        targets = one_hot_targets(y_true, y_pred, several=True)
         return binary_cross_entropy(y_pred, targets, from_logits=self.from_logits, absent_weight=self.absent_weight)
 
     def probabilities(self, scores: torch.Tensor) -> torch.Tensor:

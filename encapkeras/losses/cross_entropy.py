@@ -46,6 +46,7 @@ class CrossEntropyLoss(CapsuleLoss):
         y_true: Labels `(B,)` as whole numbers, or targets `(B, K)`, one-hot or soft; their rows sum to 1. Masks `(B, H,
             W)` of images.
         y_pred: Scores `(B, K)`; of each pixel `(B, H, W, K)`.
+        sample_weight: Weights `(B,)` of samples; with masks also of pixels, `(B, H, W)`.
 
     Raises:
         ShapeError: Labels and scores do not match.

@@ -50,6 +50,7 @@ class DiceLoss(CapsuleLoss):
     Call arguments:
         y_true: Masks `(B, H, W)` as whole numbers, or targets `(B, H, W, K)`.
         y_pred: Scores `(B, H, W, K)`.
+        sample_weight: Weights `(B,)` of images.
 
     Raises:
         ShapeError: Masks and scores do not match.
@@ -63,6 +64,7 @@ class DiceLoss(CapsuleLoss):
     """
 
     pixels = True
+    by_pixel = False
 
     def __init__(self, *, smoothing: pydantic.PositiveFloat = 1.0, from_logits: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -78,7 +80,7 @@ class DiceLoss(CapsuleLoss):
             )
         if not self.from_logits:
             check_scores(y_pred, "dice takes lengths or probabilities; for other scores, set from_logits: true", 1)
-        targets = one_hot_targets(y_true, y_pred, pixels=True)
+        targets = one_hot_targets(y_true, y_pred, several=True, pixels=True)
         scores = y_pred.softmax(-1) if self.from_logits else y_pred
         return dice_loss(scores, targets, smoothing=self.smoothing)
 

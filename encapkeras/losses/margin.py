@@ -71,6 +71,7 @@ class MarginLoss(CapsuleLoss):
         y_true: Labels `(B,)` as whole numbers, or targets `(B, K)` from 0 to 1, with any number of present classes.
             Masks `(B, H, W)` of images.
         y_pred: Lengths `(B, K)`; of each pixel `(B, H, W, K)`.
+        sample_weight: Weights `(B,)` of samples; with masks also of pixels, `(B, H, W)`.
 
     Raises:
         ShapeError: Labels and lengths do not match.
@@ -106,7 +107,7 @@ class MarginLoss(CapsuleLoss):
 
     def call(self, y_true: torch.Tensor, y_pred: torch.Tensor) -> torch.Tensor:
         """Return losses `(B,)`, or of pixels `(B, H, W)`; see the class."""
-        targets = smooth(one_hot_targets(y_true, y_pred, pixels=True), self.label_smoothing)
+        targets = smooth(one_hot_targets(y_true, y_pred, several=True, pixels=True), self.label_smoothing)
         weights = self.class_weights
         if weights is not None and len(weights) != y_pred.shape[-1]:
             raise ArgumentError(f"class_weights has {len(weights)} numbers, and there are {y_pred.shape[-1]} classes")

@@ -15,6 +15,7 @@ from encapkeras.errors import ArgumentError, RegistrationError
 from encapkeras.keras_internals import called_by_keras
 from encapkeras.layers.registry import register_for_loading
 from encapkeras.losses.side_loss import SideLoss
+from encapkeras.losses.targets import sample_weights
 from encapkeras.registry import Registry
 
 LossClass = TypeVar("LossClass", bound=type[keras.losses.Loss] | type[keras.layers.Layer])
@@ -93,8 +94,18 @@ class CapsuleLoss(keras.losses.Loss):  # type: ignore[misc]
     pixels: ClassVar[bool] = False
     """Whether each pixel may have a class: scores `(B, H, W, K)` with masks `(B, H, W)`."""
 
+    by_pixel: ClassVar[bool] = True
+    """Whether there is then a loss of each pixel, `(B, H, W)`, not one of each image, `(B,)`."""
+
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+
+    def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> torch.Tensor:
+        """Return the loss of a batch, of samples with weights `(B,)`, or of pixels `(B, H, W)` if each has a loss."""
+        if sample_weight is not None and self.pixels:
+            sample_weight = sample_weights(sample_weight, y_pred, by_pixel=self.by_pixel)
+        loss: torch.Tensor = super().__call__(y_true, y_pred, sample_weight)
+        return loss
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments that make this loss again."""

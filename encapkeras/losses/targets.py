@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
+import keras
 import torch
 from torch.nn import functional as F
 
@@ -14,15 +16,16 @@ ROUNDING = 0.01  # by which a sum of soft labels may differ from 1, also in bflo
 
 
 def one_hot_targets(
-    labels: torch.Tensor, scores: torch.Tensor, *, one_class: str = "", pixels: bool = False
+    labels: torch.Tensor, scores: torch.Tensor, *, one_class: str = "", several: bool = False, pixels: bool = False
 ) -> torch.Tensor:
     """Return one-hot targets `(B, K)` from labels `(B,)` or `(B, 1)`, or from (soft) targets `(B, K)`.
 
-    A loss that is about one class of each sample gives its name as `one_class`: rows must then sum to 1. One that may
-    be about `pixels` takes scores `(B, H, W, K)` too, with labels `(B, H, W)`.
+    A loss that is about one class of each sample gives its name as `one_class`: rows must then sum to 1. With `several`
+    classes, or none, labels `(B, 1)` of scores `(B, 1)` are targets. A loss that may be about `pixels` takes scores
+    `(B, H, W, K)` too, with labels `(B, H, W)`.
     """
     fits = scores.dim() == 2 or (pixels and scores.dim() == 4)
-    if fits and labels.shape == scores.shape and scores.shape[-1] > 1:
+    if fits and labels.shape == scores.shape and (several or scores.shape[-1] > 1):
         _check_range(labels, 1, "one-hot targets must lie between 0 and 1")
         if one_class:
             _check_sums(labels, one_class)
@@ -36,6 +39,26 @@ def one_hot_targets(
         f"{', or scores (batch, height, width, classes) and masks (batch, height, width)' if pixels else ''}; received "
         f"scores of shape {tuple(scores.shape)} and labels of shape {tuple(labels.shape)}"
     )
+
+
+def sample_weights(weights: Any, scores: Any, *, by_pixel: bool) -> Any:
+    """Return weights as Keras has to multiply losses with them: those of pixels with one for each pixel.
+
+    Keras itself would give weights `(B,)` of images to the columns of their losses `(B, H, W)`.
+    """
+    sizes = tuple(scores.shape[:-1])
+    if len(sizes) != 3:
+        return weights
+    weights = keras.ops.convert_to_tensor(weights)
+    shape = tuple(weights.shape)
+    if shape in (sizes[:1], (sizes[0], 1)):
+        return keras.ops.broadcast_to(keras.ops.reshape(weights, (-1, 1, 1)), sizes) if by_pixel else weights
+    if shape and not (by_pixel and shape in (sizes, (*sizes, 1))):
+        raise ShapeError(
+            f"sample weights of images with masks must be (batch,), here {sizes[:1]}"
+            f"{f', or (batch, height, width), here {sizes}' if by_pixel else ''}; received shape {shape}"
+        )
+    return weights
 
 
 def smooth(targets: torch.Tensor, smoothing: float) -> torch.Tensor:

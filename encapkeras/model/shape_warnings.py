@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from encapkeras.data.registry import DatasetInfo
+from encapkeras.losses.side_loss import LABELS, SideLoss
 from encapkeras.model.build import BuiltGraph
 from encapkeras.spec.losses import OutputLoss
 from encapkeras.spec.nodes import Reference
 from encapkeras.spec.report import Report
 from encapkeras.spec.spec import Spec
 from encapkeras.spec.tree import Tree
+from encapkeras.text import listed
 
 
 def warn_about_shapes(graph: BuiltGraph, spec: Spec, written: Tree, report: Report) -> None:
-    """Warn about capsules of one dimension, and an input or output that does not have the size of the data set."""
+    """Warn about capsules of one dimension, and an input, output or loss that does not fit the data set."""
     for node in spec.nodes:
         shape = graph.tensors[Reference(node.name)].shape
         squashes = getattr(node.kind.target, "squashes", False)
@@ -34,8 +37,39 @@ def warn_about_shapes(graph: BuiltGraph, spec: Spec, written: Tree, report: Repo
             text = f"outputs {made}, and the data set has {due}{info.classes} classes: 'encapkeras train' refuses that"
             each = "each class of each pixel" if pixels else "each class"
             report.warn(written.deepest("model", "outputs", name), f"{text}. Make one score for {each}.")
-        if info.classes_per_image != 1 and not getattr(loss.make(), "several_classes", False):
-            count = info.classes_per_image
-            why = f"data.overlap gives each image {count} classes" if count else "images have several labels each"
-            text = f"{why}, and this loss is of images with one: 'encapkeras train' refuses that"
-            report.warn(written.deepest("losses", name), f"{text}. Use the loss margin or binary_cross_entropy.")
+    if info:
+        _warn_about_losses(graph, spec, info, written, report)
+
+
+def _warn_about_losses(graph: BuiltGraph, spec: Spec, info: DatasetInfo, written: Tree, report: Report) -> None:
+    for name, loss in spec.losses.items():
+        made = loss.make() if isinstance(loss, OutputLoss) else graph.side_losses[name]
+        if fault := loss_fault(made, info, "this loss"):
+            text, advice = fault
+            report.warn(written.deepest("losses", name), f"{text}: 'encapkeras train' refuses that. {advice}")
+
+
+def loss_fault(loss: object, info: DatasetInfo, called: str) -> tuple[str, str] | None:
+    """Return what is wrong with a loss for a data set, so that training refuses it, and what to do; None if nothing."""
+    if isinstance(loss, SideLoss) and LABELS not in type(loss).tensors():
+        return None
+    if info.task == "segments" and not getattr(loss, "pixels", False):
+        return (
+            f"each pixel of the data set has a class, and {called} is of images with one class",
+            "Use the loss margin, cross_entropy or dice on the output, and side losses without labels.",
+        )
+    weights = None if isinstance(loss, SideLoss) else getattr(loss, "class_weights", None)
+    if weights is not None and len(weights) != info.classes:
+        return (
+            f"class_weights of {called} has {len(weights)} numbers; the data set has {info.classes} classes: "
+            f"{listed(info.class_names)}",
+            "Give one number for each.",
+        )
+    count = info.classes_per_image
+    if count != 1 and not getattr(loss, "several_classes", False):
+        why = f"data.overlap gives each image {count} classes" if count else "images have several labels each"
+        return (
+            f"{why}, and {called} is of images with one",
+            f"Use the loss margin or binary_cross_entropy there{', or remove data.overlap' if count else ''}.",
+        )
+    return None

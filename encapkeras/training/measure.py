@@ -15,10 +15,9 @@ from encapkeras.data import Batches, DatasetInfo, DataSettings
 from encapkeras.data.fingerprint import class_differences, classes_moved
 from encapkeras.distribution.processes import connected
 from encapkeras.errors import TrainingError
-from encapkeras.losses.side_loss import LABELS
 from encapkeras.model.load_model import load_model
+from encapkeras.model.shape_warnings import loss_fault
 from encapkeras.model.spec_model import SpecModel
-from encapkeras.text import listed
 from encapkeras.training.memory.advice import advice_for_measuring
 from encapkeras.training.memory.out_of_memory import explain_out_of_memory
 from encapkeras.training.score_metrics import EvaluationScores
@@ -66,46 +65,14 @@ def check_fits(model: keras.Model, info: DatasetInfo) -> None:
             f"output '{model.output_names[0]}' of '{model.name}' has shape {scores}; it must be {info.output_shape}, "
             f"one score per class of the data set{' for each pixel' if info.task == 'segments' else ''}"
         )
-    if info.task == "segments":
-        _check_takes_pixels(model)
-    for name, loss in losses.items():
-        weights = getattr(loss, "class_weights", None)
-        if weights is not None and len(weights) != info.classes:
-            raise TrainingError(
-                f"class_weights of the loss on '{name}' of '{model.name}' has {len(weights)} numbers; the data set has "
-                f"{info.classes} classes: {listed(info.class_names)}"
-            )
-    if info.classes_per_image != 1:
-        _check_takes_several_classes(model, info.classes_per_image)
+    for name, loss in {**losses, **model.side_losses}.items():
+        if fault := loss_fault(loss, info, f"the loss on {name} of '{model.name}'"):
+            raise TrainingError(". ".join(fault))
     if model.class_names and classes_moved(model.class_names, info.class_names):
         raise TrainingError(
             f"the classes of '{model.name}' (there) are not those of the data set (here), so its outputs mean other "
             f"classes: {class_differences(model.class_names, info.class_names)}. Give the classes the names that they "
             "had."
-        )
-
-
-def _check_takes_several_classes(model: SpecModel, count: int | None) -> None:
-    """Check that the losses of a network can be of images with several classes."""
-    of_labels = [loss for loss in model.side_losses.items() if LABELS in type(loss[1]).tensors()]
-    every = [*model.make_losses().items(), *of_labels]
-    one = [name for name, loss in every if not getattr(loss, "several_classes", False)]
-    if one:
-        why = f"data.overlap gives each image {count} classes" if count else "images have several labels each"
-        raise TrainingError(
-            f"{why}, and the loss on {listed(one)} of '{model.name}' is of images with one. Use the loss margin or "
-            f"binary_cross_entropy there{', or remove data.overlap' if count else ''}."
-        )
-
-
-def _check_takes_pixels(model: SpecModel) -> None:
-    """Check that the losses of a network can be of images with a class for each pixel."""
-    of_labels = [name for name, loss in model.side_losses.items() if LABELS in type(loss).tensors()]
-    one = [name for name, loss in model.make_losses().items() if not getattr(loss, "pixels", False)] + of_labels
-    if one:
-        raise TrainingError(
-            f"each pixel of the data set has a class, and the loss on {listed(one)} of '{model.name}' is of images "
-            "with one class. Use the loss margin, cross_entropy or dice on the output, and side losses without labels."
         )
 
 
@@ -140,23 +107,25 @@ def compile_with_losses(
     the one that is called `shown`. Of pixels with one of `segments` classes the accuracy is the share of pixels, and
     there is `mean_iou` in place of these.
     """
-    scores = EvaluationScores(model, classes_per_image, shown)
-
-    def all_labels_match(y_true: torch.Tensor, y_pred: torch.Tensor) -> torch.Tensor:
-        return (scores.probabilities.present(y_pred) == (y_true > 0.5)).all(1).to(torch.float32)
-
-    accuracy = (
-        keras.metrics.SparseCategoricalAccuracy(name="accuracy")
-        if classes_per_image == 1
-        else keras.metrics.MeanMetricWrapper(exact_match if classes_per_image else all_labels_match, name="accuracy")
-    )
-    metrics = [accuracy]
-    if segments is not None:
-        metrics.append(keras.metrics.MeanIoU(segments, name=MEAN_IOU, sparse_y_pred=False))
-    model.score_metrics = None if segments is not None else scores
+    scores = EvaluationScores(model, classes_per_image, shown) if segments is None else None
+    metrics = [_accuracy(classes_per_image, scores)]
+    if segments is not None:  # Keras' default, int32, is too small for the pixels of many images
+        metrics.append(keras.metrics.MeanIoU(segments, name=MEAN_IOU, dtype="int64", sparse_y_pred=False))
+    model.score_metrics = scores
     model.compile(
         optimizer, loss=model.make_losses(), loss_weights=model.loss_weights, metrics=metrics, jit_compile=False
     )
+
+
+def _accuracy(classes_per_image: int | None, scores: EvaluationScores | None) -> keras.metrics.Metric:
+    if scores is None or classes_per_image == 1:
+        return keras.metrics.SparseCategoricalAccuracy(name="accuracy")
+    probabilities = scores.probabilities
+
+    def all_labels_match(y_true: torch.Tensor, y_pred: torch.Tensor) -> torch.Tensor:
+        return (probabilities.present(y_pred) == (y_true > 0.5)).all(1).to(torch.float32)
+
+    return keras.metrics.MeanMetricWrapper(exact_match if classes_per_image else all_labels_match, name="accuracy")
 
 
 def segments_of(info: DatasetInfo) -> int | None:

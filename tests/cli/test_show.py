@@ -56,7 +56,7 @@ def test_routing_tells_what_votes_would_take_and_side_losses_what_they_look_at(c
     assert " reconstruction    capsules digits, image, labels " in lines["losses.reconstruction"]
     assert "one number" in lines["losses.reconstruction"]
     assert "1,411,344" in lines["losses.reconstruction"]
-    assert "votes, which are never created: 1.4 MiB" in printed
+    assert "votes, not created all at once unless few: 1.4 MiB" in printed
     assert "batch: 2 images (--batch)" in printed
 
 

@@ -18,6 +18,7 @@ from encapkeras.losses import (
     NegativeLogLikelihoodLoss,
     SideLoss,
     SpreadLoss,
+    binary_cross_entropy,
     cross_entropy,
     margin_loss,
     negative_log_likelihood,
@@ -215,6 +216,22 @@ def test_losses_of_one_class_refuse_rows_of_several_and_of_none(loss, row, total
 def test_soft_labels_that_sum_to_1_but_for_rounding_are_taken(loss, dtype):
     soft = torch.softmax(torch.rand(50, 1000), 1).to(dtype)
     assert torch.isfinite(loss().call(soft, torch.rand(50, 1000))).all()
+
+
+@pytest.mark.parametrize(("loss", "lost"), [(BinaryCrossEntropyLoss, -math.log(0.9)), (MarginLoss, 0.0)])
+def test_one_class_by_itself_may_be_absent(loss, lost):
+    for label, score in ((0.0, 0.1), (1.0, 0.9)):
+        assert loss()(torch.tensor([[label]]), torch.tensor([[score]])).item() == pytest.approx(lost, abs=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("from_logits", [False, True])
+def test_binary_cross_entropy_of_half_precision_is_that_of_the_same_numbers_in_single(dtype, from_logits):
+    scores, targets = torch.tensor([[1.0, 0.0, 0.25], [0.0, 1.0, 0.75]], dtype=dtype), torch.eye(2, 3, dtype=dtype)
+    found = binary_cross_entropy(scores, targets, from_logits=from_logits)
+    expected = binary_cross_entropy(scores.float(), targets.float(), from_logits=from_logits)
+    assert torch.equal(found, expected.to(dtype))
+    assert torch.isfinite(found).all()
 
 
 def test_the_margin_loss_wants_every_present_class_to_be_long():

@@ -62,6 +62,37 @@ def test_the_loss_of_pixels_is_that_of_as_many_samples(loss):
     assert loss(masks, scores).item() == pytest.approx(by_pixel.mean().item())
 
 
+@pytest.mark.parametrize("loss", [MarginLoss, CrossEntropyLoss, DiceLoss])
+@pytest.mark.parametrize("reduction", ["sum_over_batch_size", "mean_with_sample_weight"])
+def test_sample_weights_are_those_of_images(loss, reduction):
+    masks, scores = drawn(batch=4)  # as many as columns
+    weights = torch.tensor([3.0, 0.0, 1.0, 0.5])
+    each = torch.stack([loss(dtype="float64")(masks[i : i + 1], scores[i : i + 1]) for i in range(4)])
+    expected = (weights * each).sum() / (4 if reduction == "sum_over_batch_size" else weights.sum())
+    for given in (weights, weights[:, None], weights.tolist()):
+        assert loss(reduction=reduction, dtype="float64")(masks, scores, given).item() == pytest.approx(expected.item())
+    with pytest.raises(ShapeError, match=r"must be \(batch,\), here \(4,\).*received shape \(4, 3\)"):
+        loss()(masks, scores, torch.ones(4, 3))
+
+
+def test_sample_weights_may_be_those_of_pixels():
+    masks, scores = drawn(batch=4)
+    weights = torch.rand(masks.shape)
+    for loss in (MarginLoss(dtype="float64"), CrossEntropyLoss(dtype="float64")):
+        expected = (weights * loss.call(masks, scores)).mean().item()
+        assert loss(masks, scores, weights).item() == pytest.approx(expected)
+        assert loss(masks, scores, weights[..., None]).item() == pytest.approx(expected)
+    with pytest.raises(ShapeError, match=r"must be \(batch,\), here \(4,\); received shape \(4, 3, 4\)"):
+        DiceLoss()(masks, scores, weights)
+
+
+def test_pixels_may_have_one_class_or_none():
+    masks = torch.tensor([[[[0.0], [1.0]]]])
+    scores = torch.tensor([[[[0.25], [0.75]]]])
+    assert MarginLoss().call(masks, scores).flatten().tolist() == pytest.approx([0.5 * 0.15**2, 0.15**2])
+    assert DiceLoss().call(masks, scores).tolist() == pytest.approx([1 - 2.5 / 3])
+
+
 def test_weights_are_those_of_present_classes():
     lengths = torch.tensor([[0.5, 0.3]], dtype=torch.float64)
     loss = MarginLoss(class_weights=[3.0, 7.0])

@@ -1,6 +1,7 @@
 """The packed models that come with encapkeras are what their cards say."""
 
 import json
+from pathlib import Path
 
 import pytest
 from support.dataset_files import digit_files
@@ -15,15 +16,17 @@ from encapkeras.training.measure import compile_with_losses, measure_metrics
 from encapkeras.training.run.identity import first_difference
 
 MODELS = sorted(zoo_models())
-WITH_DATA_HERE = [name for name in MODELS if name.startswith("digits")]
+FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # of a Debian package
+NEEDS_FASHION_MNIST = [pytest.mark.slow, pytest.mark.skipif(not FASHION_MNIST.is_dir(), reason=f"no {FASHION_MNIST}")]
+LEAST = {"digits_dynamic": 0.97, "digits_em": 0.97, "fashion_mnist": 0.94}
 
 
 def results_of(name):
     return json.loads((zoo_models()[name] / "results.json").read_text())
 
 
-def test_there_are_models_of_both_routings():
-    assert {"digits_dynamic", "digits_em"} <= set(MODELS)
+def test_these_are_packed():
+    assert set(MODELS) == set(LEAST)
 
 
 def test_together_they_are_small():
@@ -44,7 +47,9 @@ def test_their_licence_is_stated(name):
     assert "Apache License" in (zoo_models()[name] / "LICENSE").read_text()
 
 
-@pytest.mark.parametrize("name", WITH_DATA_HERE)
+@pytest.mark.parametrize(
+    "name", ["digits_dynamic", "digits_em", pytest.param("fashion_mnist", marks=NEEDS_FASHION_MNIST)]
+)
 def test_their_accuracy_is_the_stated_one(name):
     model, results = encapkeras.load(name), results_of(name)
     spec = load_spec(zoo_models()[name] / "spec.yaml")
@@ -52,8 +57,7 @@ def test_their_accuracy_is_the_stated_one(name):
     found = measure_metrics(model, load(spec.data, seed=spec.train.seed).test)
     assert found["accuracy"] == pytest.approx(results["packed"]["accuracy"], abs=1e-6)
     assert found["accuracy"] == pytest.approx(results["runs"][0]["test_accuracy"], abs=1e-6)
-    assert found["accuracy"] >= 0.97
-    assert len(results["runs"]) == 3
+    assert found["accuracy"] >= LEAST[name]
 
 
 def test_predict_takes_their_names_and_says_whose_they_are(tmp_path, monkeypatch, capsys):

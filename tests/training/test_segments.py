@@ -10,12 +10,13 @@ from sklearn.metrics import jaccard_score
 from support.commands import refused
 from support.tiny_spec import write_spec
 
-from encapkeras import SpecError, check_spec, load_model, load_spec
+from encapkeras import SpecError, build_model, check_spec, load_model, load_spec
 from encapkeras.cli.main import main
 from encapkeras.comparison import compare
 from encapkeras.data import load
 from encapkeras.errors import TrainingError
 from encapkeras.training import train
+from encapkeras.training.measure import compile_with_losses
 
 
 def segments_spec(name="tiny", filters=4, epochs=2, loss="cross_entropy", **data):
@@ -142,6 +143,8 @@ def test_there_is_no_starter_spec(tmp_path, capsys):
 @pytest.mark.parametrize("loss", ["spread", "negative_log_likelihood"])
 def test_losses_of_one_class_are_refused_before_there_is_a_run(tmp_path, capsys, loss):
     spec = write_spec(tmp_path, segments_spec(loss=loss))
+    (warning,) = check_spec(segments_spec(loss=loss)).warnings
+    assert "each pixel of the data set has a class, and this loss is of images with one class" in warning.message
     message = refused(capsys, "train", str(spec), "--run-dir", str(tmp_path / "run"))
     assert "each pixel of the data set has a class, and the loss on classes of 'tiny' is of images with one" in message
     assert not (tmp_path / "run").exists()
@@ -150,6 +153,8 @@ def test_losses_of_one_class_are_refused_before_there_is_a_run(tmp_path, capsys,
 def test_weights_of_other_classes_are_refused_before_there_is_a_run(tmp_path):
     spec = segments_spec()
     spec["losses"]["classes"] = {"loss": "margin", "class_weights": [1.0, 2.0]}
+    (warning,) = check_spec(spec).warnings
+    assert "class_weights of this loss has 2 numbers; the data set has 4 classes: background, disk" in warning.message
     with pytest.raises(TrainingError, match="has 2 numbers; the data set has 4 classes: background, disk"):
         train(load_spec(spec), tmp_path / "run", verbose=0)
     assert not (tmp_path / "run").exists()
@@ -171,6 +176,17 @@ def test_analysis_while_training_is_refused(tmp_path):
     spec["train"]["analysis"] = {"every": 1}
     with pytest.raises(TrainingError, match=r"train\.analysis needs images of one class each.*for each pixel"):
         train(load_spec(spec), tmp_path / "run", verbose=0)
+
+
+def test_masks_of_any_size_are_measured_and_counted_in_64_bits():
+    spec = {key: value for key, value in segments_spec().items() if key not in ("data", "train")}
+    spec["model"]["inputs"] = {"image": [None, None, 1]}
+    spec["model"]["nodes"]["scores"]["filters"] = 4
+    model = build_model(load_spec(spec))
+    compile_with_losses(model, segments=4)
+    found = model.evaluate(torch.rand(2, 5, 6, 1), torch.randint(4, (2, 5, 6)), verbose=0, return_dict=True)
+    assert 0 <= found["mean_iou"] <= 1
+    assert "int64" in {variable.dtype for variable in model.metrics_variables}
 
 
 def test_training_stops_when_mean_iou_no_longer_rises(tmp_path):

@@ -3,8 +3,8 @@
 The vote of a child type at a position is linear in the patch of its map under the kernel, and all types share the
 kernel. So patches are gathered before they are mapped, `s_j(p) = W_j sum_n c_nj(p) patch_n(p)`, and logits are
 products of patches with queries, `patch_n(p) . (W_j^T v_j(p))`. Where the votes of a child are fewer numbers than its
-patch, as with few parent types and large kernels, votes are made instead. Neither they nor what an iteration makes are
-kept for the backward pass: it makes them again, some samples at a time.
+patch, as with few parent types and large kernels, votes are made instead. Unless they are few, neither they nor what
+an iteration makes are kept for the backward pass: it makes them again, some samples at a time.
 
 Shape suffixes: B batch, H W map of the children, N child types, D their dimension, P positions of the parents, J
 parent types, E their dimension, K kernel, G = K * K * D numbers of a patch.
@@ -24,7 +24,6 @@ from encapkeras.functional.convolution import Padding, padding_of
 from encapkeras.functional.routing.routing_inputs import check_coefficients, check_iterations, check_map
 from encapkeras.functional.routing.windows import Windows
 from encapkeras.functional.squash import squash
-from encapkeras.functional.torch_support.fake_tensors import is_traced
 from encapkeras.functional.torch_support.precision import full_precision
 from encapkeras.functional.torch_support.sample_pieces import call_by_samples
 
@@ -112,10 +111,7 @@ def convolution_dynamic_routing(
             route = functools.partial(_route_patches, windows=windows, size=size, **options)
             numbers = size[0] * size[1] * max(types, outputs) * patch
             sizes = {"little": _PIECE, "piece": _piece(capsules, numbers)}
-        if is_traced():
-            (out_BPJE,) = route(padded_BHWND, *of_all)
-        else:
-            (out_BPJE,) = call_by_samples(route, (padded_BHWND,), of_all, numbers, **sizes)
+        (out_BPJE,) = call_by_samples(route, (padded_BHWND,), of_all, numbers, **sizes)
         out_BPQJE: torch.Tensor = out_BPJE.unflatten(1, size)
         return out_BPQJE.to(capsules.dtype)
 

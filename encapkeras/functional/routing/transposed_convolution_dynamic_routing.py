@@ -1,7 +1,7 @@
 """Dynamic routing to a larger map whose votes are a transposed convolution, with one kernel for all child types.
 
-The upsampling of SegCaps. Votes are made for some samples at a time, and again in the backward pass: neither they nor
-what an iteration makes are kept.
+The upsampling of SegCaps. Votes, unless they are few, are made for some samples at a time, and again in the
+backward pass: neither they nor what an iteration makes are kept.
 
 Shape suffixes: B batch, H W map of the children, N child types, D their dimension, J parent types, E their dimension, K
 kernel, P positions of the parents.
@@ -17,7 +17,6 @@ from torch.nn import functional as F
 from encapkeras.errors import ArgumentError, ShapeError
 from encapkeras.functional.routing.convolution_dynamic_routing import by_types, route_votes, types_as_samples
 from encapkeras.functional.routing.routing_inputs import check_coefficients, check_iterations, check_map
-from encapkeras.functional.torch_support.fake_tensors import is_traced
 from encapkeras.functional.torch_support.precision import full_precision
 from encapkeras.functional.torch_support.sample_pieces import call_by_samples
 
@@ -70,11 +69,8 @@ def transposed_convolution_dynamic_routing(
         route = functools.partial(
             _route, strides=strides, size=size, iterations=1 if coefficients is not None else iterations
         )
-        if is_traced():
-            (out_BPJE,) = route(wide(capsules), *of_all)
-        else:
-            numbers = size[0] * size[1] * types * bias.numel()
-            (out_BPJE,) = call_by_samples(route, (wide(capsules),), of_all, numbers)
+        numbers = size[0] * size[1] * types * bias.numel()
+        (out_BPJE,) = call_by_samples(route, (wide(capsules),), of_all, numbers)
         out_BPQJE: torch.Tensor = out_BPJE.unflatten(1, size)
         return out_BPQJE.to(capsules.dtype)
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from encapkeras.functional.torch_support.fake_tensors import is_traced
 from encapkeras.functional.torch_support.plain_gradients import gradients_of
 from encapkeras.functional.torch_support.precision import without_autocast
 
@@ -35,9 +36,9 @@ def call_by_samples(
     """Return `function(*of_samples, *of_all)`, whose results have one entry a sample, as have the first tensors.
 
     Derivatives of any order. `numbers` is how many numbers the largest tensor inside has for each sample, `little` how
-    many of all samples are kept, and `piece` how many a piece has at most.
+    many of all samples are kept, and `piece` how many a piece has at most. A program that is recorded has one call.
     """
-    if of_samples[0] is not None and len(of_samples[0]) * numbers <= little:
+    if is_traced() or (of_samples[0] is not None and len(of_samples[0]) * numbers <= little):
         return function(*of_samples, *of_all)
     tensors = (*of_samples, *of_all)
     return _BySamples.apply(function, (numbers, piece), len(of_samples), *tensors)  # type: ignore[no-any-return]
