@@ -53,6 +53,17 @@ def listed(names: Iterable[object], most: int = 50, longest: int | None = 100) -
     return ", ".join([*shown, *([f"and {more:,} more"] if more else [])])
 
 
+def as_clause(sentence: str) -> str:
+    """Return a sentence as it stands behind a colon: in lower case, unless it begins with a name such as `PyTorch`.
+
+    Examples:
+        >>> as_clause("A list of maps."), as_clause("EM iterations."), as_clause("PyTorch's name.")
+        ('a list of maps.', 'EM iterations.', "PyTorch's name.")
+    """
+    word = sentence.partition(" ")[0]
+    return sentence[:1].lower() + sentence[1:] if word == "A" or word[1:].islower() else sentence
+
+
 def shape_text(shape: Sequence[int | None]) -> str:
     """Return a shape such as "8 x 8 x ? x 4"; `?` is an unknown size."""
     return " x ".join("?" if size is None else str(size) for size in shape)

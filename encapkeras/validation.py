@@ -23,6 +23,7 @@ import pydantic
 from pydantic_core import CoreSchema, ErrorDetails, InitErrorDetails, PydanticCustomError, core_schema
 
 from encapkeras.errors import ArgumentError, nearest, suggest_argument
+from encapkeras.text import as_clause
 
 STRICT = pydantic.ConfigDict(strict=True, arbitrary_types_allowed=True, allow_inf_nan=False)
 
@@ -184,7 +185,7 @@ class Arguments(Checker):
     def missing(self, key: str) -> str:
         """The message about an argument that is required and missing."""
         doc = self.by_name[key].doc
-        return f"{self.owner} needs '{key}'{': ' if doc else ''}{doc}"
+        return f"{self.owner} needs '{key}'{': ' if doc else ''}{as_clause(doc)}"
 
     def _text(self, error: ErrorDetails, path: Path, value: Any) -> str:
         if len(path) == 1 and error["type"] == "extra_forbidden":

@@ -85,13 +85,17 @@ class Classifier:
                 "meaning of its outputs is unknown; use a network from build_model or encapkeras train"
             )
         shapes = [tuple(tensor.shape[1:]) for tensor in (*model.inputs, *model.outputs)]
-        if len(model.inputs) != 1 or len(model.outputs) != 1 or len(shapes[0]) != 3 or len(shapes[1]) != 1:
-            pixels = (
-                ". It gives scores of a class for each pixel: use its method predict" if len(shapes[-1]) == 3 else ""
+        of_images = [len(shape) for shape in shapes] == [3, 1] and len(model.inputs) == 1
+        if not of_images and len(shapes) == 2 and shapes[0][:2] == shapes[1][:-1]:
+            raise ArgumentError(
+                f"this is for networks that give each image classes, and '{model.name}' gives a class for each pixel. "
+                "The scores of pixels: encapkeras.load_model('RUN/checkpoints/best.keras').predict(images); "
+                "docs/segmentation.md shows how to write a mask"
             )
+        if not of_images:
             raise ArgumentError(
                 "only a network with one input (height, width, channels) and one output (classes,) can classify "
-                f"images; '{model.name}' has inputs and outputs of the shapes {', '.join(map(str, shapes))}{pixels}"
+                f"images; '{model.name}' has inputs and outputs of the shapes {', '.join(map(str, shapes))}"
             )
         self.model = model
         self.image_shape: tuple[int, int, int] = shapes[0]

@@ -56,8 +56,8 @@ def _print(runs: list[KnownRun]) -> None:
         "spec": [printable(run.spec or "-") for run in runs],
         "state": [run.state for run in runs],
         "epoch": ["-" if run.epoch is None else f"{run.epoch}/{run.epochs}" for run in runs],
-        "validation": [_accuracy(run.validation_accuracy) for run in runs],
-        "test": [_accuracy(run.test_accuracy) for run in runs],
+        "validation": [_quality(run.validation_accuracy, run.validation_mean_iou) for run in runs],
+        "test": [_quality(run.test_accuracy, run.test_mean_iou) for run in runs],
         "started": [f"{run.started:%Y-%m-%d %H:%M}" if run.started else "-" for run in runs],
     }
     print_table(columns, right=("epoch", "validation", "test"))
@@ -69,5 +69,7 @@ def _print(runs: list[KnownRun]) -> None:
         print(f"continue the newest unfinished run with: {printable(unfinished.folder.resume_command)}")
 
 
-def _accuracy(accuracy: float | None) -> str:
+def _quality(accuracy: float | None, mean_iou: float | None) -> str:
+    if mean_iou is not None:
+        return f"mean IoU {mean_iou:.4f}"
     return "-" if accuracy is None else f"{accuracy:.4f}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 import inspect
 import typing
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
@@ -60,7 +61,7 @@ class DatasetInfo:
         task: What has a class: each sample (`classes`), or each pixel (`segments`).
 
     Raises:
-        DataError: The name of a class is not valid Unicode, as that of a folder may be.
+        DataError: Two classes have the same name, or one is not valid Unicode, as that of a folder may be.
     """
 
     height: int
@@ -98,6 +99,9 @@ class DatasetInfo:
         for name in self.class_names:
             if not is_utf8(name):
                 raise DataError(f"the name of class '{printable(name)}' is not UTF-8; rename it, or its folder")
+        name, times = next(iter(Counter(self.class_names).most_common(1)), ("", 0))
+        if times > 1:
+            raise DataError(f"{times} classes are called '{printable(name)}'; give each class a name of its own")
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,8 @@
 Read in the order of the steps: `parse` (text to a `tree` of located values; a `report` collects what is wrong with
 them), `inherit` (`extends` and `--set`), `variables` (with `arithmetic`), `expand` (with `blocks`), `sections` (with
 `train_settings` and `settings`), `layer_kinds` (with `known` and `keras_layers`), `nodes`, `losses`, `sweep`,
-`warnings`; `load` takes the steps one after the other. Importing them brings neither Keras nor torch: `first_look`
-takes the steps without these, and finds what is wrong with the text.
+`warnings` (with `one_class`); `load` takes the steps one after the other. Importing them brings neither Keras nor
+torch: `first_look` takes the steps without these, and finds what is wrong with the text.
 """
 
 from __future__ import annotations

@@ -11,8 +11,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from encapkeras.errors import SpecError, suggest
-from encapkeras.spec.bundled import bundled_specs
+from encapkeras.errors import SpecError, nearest, suggest
+from encapkeras.spec.bundled import SCHEMA, bundled_specs
 from encapkeras.spec.parse import DEEPEST, ENDINGS, OWN_KEYS, load_file, load_override
 from encapkeras.spec.renamed import with_new_names
 from encapkeras.spec.report import Report
@@ -110,14 +110,26 @@ class Inheritance:
             text = "leaves the folder of the spec; name a file in it, below it, or among the bundled specs"
             self._report.add(name, f"'{name.value}' {text}")
             return None
-        text = f"file '{name.value}' not found, neither here nor among the bundled specs. {self._near(beside)}"
-        self._report.add(name, text)
+        text = f"file '{name.value}' not found, neither here nor among the bundled specs"
+        self._report.add(name, f"{text}. {self._near(Path(name.value), beside.parent, chain)}")
         return None
 
-    def _near(self, missing: Path) -> str:
-        folders = [folder for folder in (missing.parent, self._roots[1] / "base") if folder.is_dir()]
-        names = [file.name for folder in folders for file in folder.iterdir() if file.suffix in ENDINGS]
-        return suggest(missing.name, names)
+    def _near(self, missing: Path, folder: Path, chain: tuple[Path, ...]) -> str:
+        """Return the sentence that helps, after a search of its folder and the bundled specs, with and without ending.
+
+        The files that extend it cannot be meant.
+        """
+        own, bundled = self._roots
+        below = missing.parent
+        places = {folder: below, bundled / below: below, bundled: Path(), bundled / "base": Path("base")}
+        found: dict[str, str] = {}
+        for place, shown in places.items():
+            inside = os.path.isdir(place) and any(place.resolve().is_relative_to(root) for root in (own, bundled))
+            for file in place.glob("*") if inside else ():
+                if file.suffix in ENDINGS and not file.name.endswith(SCHEMA) and file.resolve() not in chain:
+                    found.setdefault(file.stem, (shown / file.name).as_posix())
+        near = nearest(missing.stem if missing.suffix in ENDINGS else missing.name, found)
+        return f"Did you mean '{found[near]}'?" if near else "'encapkeras specs' lists the bundled ones."
 
 
 def _shown(path: Path, name: Tree) -> str:

@@ -5,7 +5,7 @@ Epochs are counted from 1; a learning rate holds for one step of the optimizer, 
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import pydantic
 from pydantic import Field
@@ -234,6 +234,14 @@ class TrainSettings(Section):
         if warmup is not None and 1 < epochs <= warmup:
             raise ValueError(f"warmup_epochs must be below train.epochs, {epochs}; received {warmup:g}")
         return schedule
+
+    @pydantic.field_validator("select", mode="before")
+    @classmethod
+    def _chooses_by_itself(cls, select: Any) -> Any:
+        """Refuses the mean IoU, which is there with masks alone, and then takes the place of the accuracy."""
+        if select == "val_mean_iou":
+            raise ValueError("the mean IoU of masks chooses the best epoch by itself: leave 'select' out.")
+        return select
 
     @pydantic.field_validator("analysis")
     @classmethod

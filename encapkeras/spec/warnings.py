@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from encapkeras.data import DatasetInfo, DataSettings
 from encapkeras.errors import nearest
+from encapkeras.spec.one_class import unfit_settings
 from encapkeras.spec.reachable import reached
 from encapkeras.spec.report import Report
 from encapkeras.spec.sections import Ramp
@@ -33,6 +34,8 @@ def warn_about_settings(spec: Spec, written: Tree, report: Report) -> None:
         _warn_about_missing_validation(spec.data, spec.train, written, report)
         if spec.info:
             _warn_about_few_images(spec.data, spec.info, written, report)
+            for path, text in unfit_settings(spec.data, spec.train, spec.info).items():
+                report.warn(written.deepest(*path.split(".")), text)
         _warn_about_single_images(spec, spec.data, written, report)
     _warn_about_heavy_transport(spec, written, report)
     _warn_about_few_epochs(spec, written, report)

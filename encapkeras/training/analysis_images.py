@@ -31,6 +31,11 @@ def sample_images(splits: DataSplits, split: Split, count: int) -> Sample:
     batches = parts[split]
     if batches is None:
         raise DataError("there is no validation part (data.validation is 0) to analyse the routing with")
+    if splits.info.task == "segments":
+        raise DataError(
+            "the routing is analysed with images that have one class each, and these have masks, a class for each "
+            "pixel: there is no analysis of those"
+        )
     sample = balanced_sample(batches, count)
     images, labels = zip(*(sample.batch(index) for index in range(len(sample))), strict=True)
     name = f"balanced {split}" if sample.num_images < batches.num_images else split

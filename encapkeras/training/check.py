@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 import keras
 import torch
 
-from encapkeras.analysis.scores import OF_LABELS
 from encapkeras.data import DataSettings
 from encapkeras.data.fingerprint import Fingerprint, data_differences
 from encapkeras.distribution.processes import broadcast, connected, propagate_errors, restarts_lose_state
 from encapkeras.errors import ArgumentError, DistributionError, TrainingError
 from encapkeras.functional.torch_support.optional_compile import check_compiler
+from encapkeras.spec.one_class import unfit_settings
 from encapkeras.spec.train_settings import TrainSettings
 from encapkeras.text import listed
 from encapkeras.training.callbacks.resume import OtherCallbacksError, Resume
@@ -112,25 +112,6 @@ def check_settings(spec: Spec) -> DataSettings:
             "train.early_stopping watches the validation, but data.validation is 0. Set data.validation "
             "above 0, or remove train.early_stopping."
         )
-    _check_task(spec, data)
-    if spec.train.analysis and not data.has_validation:
-        raise TrainingError(
-            "train.analysis looks at validation images, but data.validation is 0. Set data.validation above 0, or "
-            "remove train.analysis; encapkeras analyse works without."
-        )
-    if spec.train.analysis and spec.info and spec.info.task == "segments":
-        raise TrainingError(
-            "train.analysis needs images of one class each, and this data set has a class for each pixel. Remove "
-            "train.analysis."
-        )
-    if spec.train.analysis and spec.info and spec.info.classes_per_image != 1:
-        why = "data.overlap gives them two" if data.overlap else "these have several labels"
-        raise TrainingError(f"train.analysis needs images of one class each, and {why}. Remove one of them.")
-    return data
-
-
-def _check_task(spec: Spec, data: DataSettings) -> None:
-    """Check that what depends on images of one class each, and on validation images, has them."""
     select = spec.train.select
     if select != TrainSettings().select and not data.has_validation:
         raise TrainingError(
@@ -141,23 +122,15 @@ def _check_task(spec: Spec, data: DataSettings) -> None:
             "data.balance draws all classes equally often, and train.class_weights: balanced weighs them as if they "
             "were not. Use one of them."
         )
-    if spec.info and spec.info.task == "segments":
-        if spec.train.class_weights or data.balance or select not in ("val_accuracy", "val_loss"):
-            raise TrainingError(
-                "train.class_weights, data.balance and train.select are of images with one class each, and each pixel "
-                "of these has one. Remove them, or select val_loss; without, the mean IoU chooses the best epoch."
-            )
-        return
-    several = spec.info is not None and spec.info.classes_per_image != 1
-    if several and (spec.train.class_weights or data.balance):
-        key = "train.class_weights weighs" if spec.train.class_weights else "data.balance draws"
-        raise TrainingError(f"{key} images by their class, and these have several labels each. Remove it.")
-    if several and select == "val_balanced_accuracy":
-        allowed = ", ".join(f"val_{name}" for name in ("accuracy", "loss", *OF_LABELS))
+    if spec.train.analysis and not data.has_validation:
         raise TrainingError(
-            f"train.select is {select}, which is of images with one class each; these have several labels. Choose "
-            f"one of {allowed}."
+            "train.analysis looks at validation images, but data.validation is 0. Set data.validation above 0, or "
+            "remove train.analysis; encapkeras analyse works without."
         )
+    unfit = unfit_settings(data, spec.train, spec.info) if spec.info else {}
+    if unfit:
+        raise TrainingError("\n".join(f"{path} {text}" for path, text in unfit.items()))
+    return data
 
 
 def other_callbacks_of_run(error: OtherCallbacksError, own: int, folder: Path) -> TrainingError:

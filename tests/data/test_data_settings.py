@@ -122,7 +122,7 @@ def test_settings_that_do_not_go_together(values, text):
 @pytest.mark.parametrize(
     ("values", "key", "kind", "text"),
     [
-        ({"dataset": "npz"}, "path", "missing", "data set 'npz' needs 'path': The file."),
+        ({"dataset": "npz"}, "path", "missing", "data set 'npz' needs 'path': the file."),
         (
             {"dataset": "digits", "path": "a.npz"},
             "path",

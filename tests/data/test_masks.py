@@ -230,6 +230,18 @@ def test_all_names_that_do_not_pair_are_listed(tmp_path):
         assert part in message
 
 
+def test_classes_of_the_same_name(tmp_path):
+    write_masks(tmp_path, {"train": 2, "test": 1})
+    with pytest.raises(DataError, match="2 classes are called 'cat'; give each class a name of its own"):
+        describe(DataSettings(dataset="mask_folder", root=str(tmp_path), classes=["back", "cat", "cat"]))
+
+
+def test_image_folder_hints_at_masks(tmp_path):
+    write_masks(tmp_path, {"train": 2, "test": 1})
+    with pytest.warns(UserWarning, match="folders are called images and masks.*choose data set 'mask_folder'"):
+        describe(DataSettings(dataset="image_folder", root=str(tmp_path)))
+
+
 def test_missing_folders(tmp_path):
     assert "there is no such folder" in error_of(folder(tmp_path / "nowhere"))
     assert "has no folder 'images' and no folder 'masks'" in error_of(folder(tmp_path))

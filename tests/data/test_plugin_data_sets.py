@@ -117,7 +117,7 @@ def test_they_can_be_set_from_the_command_line(capsys):
 @pytest.mark.parametrize(
     ("data", "path", "text"),
     [
-        ({}, "data", "'stripes' needs 'grey_levels': File of grey levels, one for each stripe."),
+        ({}, "data", "'stripes' needs 'grey_levels': file of grey levels, one for each stripe."),
         ({"grey_levels": 3}, "data.grey_levels", "must be a string; received 3"),
         ({"more": ["two.txt", 3]}, "data.more.1", "must be a string; received 3"),
         ({"direction": "up"}, "data.direction", "must be 'across' or 'down'; received 'up'"),

@@ -103,6 +103,24 @@ def test_a_broken_base_does_not_hide_other_errors(folder):
     ]
 
 
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("quikstart.yaml", "Did you mean 'quickstart.yaml'?"),
+        ("quickstart", "Did you mean 'quickstart.yaml'?"),
+        ("bsae.yaml", "Did you mean 'base.yaml'?"),
+        ("below/on.yaml", "Did you mean 'below/one.yaml'?"),
+        ("resnet20.yaml", "Did you mean 'base/resnet20.yaml'?"),
+        ("../base", "'encapkeras specs' lists the bundled ones."),
+        ("nine.yaml", "'encapkeras specs' lists the bundled ones."),  # and not the file itself, mine.yaml
+    ],
+)
+def test_a_base_that_is_meant_is_suggested_by_the_name_that_finds_it(folder, name, hint):
+    write(folder, mine={"extends": name}, below__one={})
+    (problem,) = problems(folder / "mine.yaml")
+    assert problem.message == f"file '{name}' not found, neither here nor among the bundled specs. {hint}"
+
+
 @pytest.mark.parametrize("name", ["../base.yaml", "../../base.yaml"])
 def test_extends_stays_in_the_folder(folder, name):
     write(folder, below__deep__x={}, below__mine={"extends": name})

@@ -10,7 +10,7 @@ from sklearn.metrics import jaccard_score
 from support.commands import refused
 from support.tiny_spec import write_spec
 
-from encapkeras import build_model, check_spec, load_model, load_spec
+from encapkeras import SpecError, build_model, check_spec, load_model, load_spec
 from encapkeras.cli.main import main
 from encapkeras.comparison import compare
 from encapkeras.data import load
@@ -94,8 +94,35 @@ def test_predict_and_analyse_are_refused(run, tmp_path, capsys):
     from PIL import Image
 
     Image.fromarray(np.zeros((16, 16), np.uint8)).save(tmp_path / "photo.png")
-    assert "a class for each pixel" in refused(capsys, "predict", str(run[0]), str(tmp_path / "photo.png"))
-    refused(capsys, "analyse", str(run[0]))
+    message = refused(capsys, "predict", str(run[0]), str(tmp_path / "photo.png"))
+    assert "for networks that give each image classes, and 'tiny' gives a class for each pixel" in message
+    assert "encapkeras.load_model('RUN/checkpoints/best.keras').predict(images)" in message
+    assert "these have masks, a class for each pixel" in refused(capsys, "analyse", str(run[0]))
+
+
+def test_epoch_lines_and_the_list_of_runs_have_the_mean_iou(run, tmp_path, monkeypatch, capsys):
+    folder, results = run
+    assert main(["runs", str(folder.parent)]) == 0
+    assert f"mean IoU {results['validation_mean_iou']:.4f}  mean IoU {results['test_mean_iou']:.4f}" in (
+        capsys.readouterr().out
+    )
+    monkeypatch.setenv("COLUMNS", "80")
+    train(load_spec(segments_spec(epochs=1)), tmp_path / "run", verbose=2)
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("epoch 1"))
+    assert line.startswith("epoch 1/1  mean_iou ") and "  loss " in line and "accuracy" not in line
+
+
+def test_settings_of_images_with_one_class_are_warned_about_and_refused(tmp_path):
+    spec = segments_spec()
+    spec["train"] |= {"class_weights": {"disk": 2.0}, "select": "val_auc", "analysis": {"every": 1}}
+    paths = ["train.analysis", "train.class_weights", "train.select"]
+    warnings = {warning.path: warning.message for warning in check_spec(spec).warnings}
+    assert sorted(warnings) == paths
+    with pytest.raises(TrainingError) as caught:
+        train(load_spec(spec), tmp_path / "run", verbose=0)
+    assert sorted(str(caught.value).splitlines()) == [f"{path} {warnings[path]}" for path in paths]
+    with pytest.raises(SpecError, match="chooses the best epoch by itself: leave 'select' out"):
+        check_spec(segments_spec(), ["train.select=val_mean_iou"])
 
 
 def test_pack_is_refused_before_the_test(run, tmp_path, capsys):

@@ -75,6 +75,10 @@ class ImageFolder(DatasetReader):
             _, parts = self._of_table(table, folders)
             remarks = [*unused_files(table.files, folders), *one_class_remark(parts["train"].labels)]
             return [f"{self.labels}: {remark}" for remark in remarks]
+        classes = folders.get("train", self.root)
+        if {name.lower() for name in classes_in(classes)} == {"images", "masks"}:
+            text = "its folders are called images and masks, which would be the two classes"
+            return [f"{classes}: {text}. For images with a class for each pixel, choose data set 'mask_folder'"]
         return unused_folders(self.root, folders)
 
     def _listed(self) -> tuple[tuple[str, ...], dict[str, LabeledFiles]]:

@@ -36,7 +36,8 @@ class Progress(keras.callbacks.Callback):  # type: ignore[misc]
     at least. A network whose validation is at chance because its batch norms have seen few steps gets a line that says
     so, once. It works in any `fit`, and in `evaluate`; the length of an epoch need not be known. It leaves out texts,
     metrics with several numbers, metrics that side losses report in addition to their values, those of `train` beside
-    accuracy, loss and the one that chooses the weights, and what does not fit into the width of the output.
+    accuracy, loss and the one that chooses the weights, and what does not fit into the width of the output, where a
+    `mean_iou` goes before the accuracy.
 
     Args:
         images: How many images an epoch trains on. None: as many as the data given to `fit` have; where that is not

@@ -19,6 +19,8 @@ LONGEST_SPEED = len("12,345 images/s")
 def metric_texts(logs: Mapping[str, Any] | None, hidden: Collection[str] = (), first: str = "") -> list[str]:
     """Return each metric that is one number with its value in validation, the most important, or `first`, first.
 
+    Most important are accuracy and loss; of masks the mean IoU and the loss.
+
     Examples:
         >>> metric_texts({"align": 2.5, "accuracy": 0.93, "loss": 0.2, "val_accuracy": 0.9, "val_loss": 0.3})
         ['accuracy 0.9300 val 0.9000', 'loss 0.2000 val 0.3000', 'align 2.5000']
@@ -31,7 +33,9 @@ def metric_texts(logs: Mapping[str, Any] | None, hidden: Collection[str] = (), f
             continue
         validated = f" val {_number(numbers[f'val_{name}'])}" if f"val_{name}" in numbers else ""
         texts[name] = f"{printable(name)} {_number(value)}{validated}"
-    in_order = sorted(texts, key=lambda n: (n != first, n not in ("accuracy", "loss"), " val " not in texts[n]))
+    leading = ["mean_iou", "loss", "accuracy"] if "mean_iou" in texts else ["accuracy", "loss"]
+    places = {name: place for place, name in enumerate(dict.fromkeys([first, *leading]))}
+    in_order = sorted(texts, key=lambda n: (places.get(n, len(places)), " val " not in texts[n]))
     return [texts[name] for name in in_order]
 
 

@@ -6,7 +6,7 @@ import csv
 import datetime
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -33,6 +33,8 @@ class KnownRun:
         epochs: `train.epochs`.
         validation_accuracy: The best so far, 0 to 1.
         test_accuracy: Of a finished run, 0 to 1.
+        validation_mean_iou: The best so far, 0 to 1; None without masks.
+        test_mean_iou: Of a finished run with masks, 0 to 1.
         started: When, with its time zone.
         problem: What is damaged.
     """
@@ -44,6 +46,8 @@ class KnownRun:
     epochs: int | None = None
     validation_accuracy: float | None = None
     test_accuracy: float | None = None
+    validation_mean_iou: float | None = None
+    test_mean_iou: float | None = None
     started: datetime.datetime | None = None
     problem: str = ""
 
@@ -78,12 +82,16 @@ def described_run(folder: RunFolder) -> KnownRun:
         results = _results(folder)
         with reading(folder.metrics, "a table", RunFolderError):
             rows = _rows(folder.metrics)
-            accuracies = [float(row["val_accuracy"]) for row in rows if row.get("val_accuracy")]
+            best = {f"validation_{name}": _best(rows, f"val_{name}") for name in ("accuracy", "mean_iou")}
     except EncapkerasError as error:
         return KnownRun(folder, "damaged", started=started, problem=str(error).splitlines()[0])
+    measured: dict[str, Any] = {**best, **results}
     state: Any = "finished" if results else "training" if _is_locked(folder) else "unfinished"
-    best, test = max(accuracies, default=None), results.get("test_accuracy") if results else None
-    return KnownRun(folder, state, name, len(rows), epochs, best, test, started)
+    return KnownRun(folder, state, name, len(rows), epochs, started=started, **measured)
+
+
+def _best(rows: Sequence[Mapping[str, str]], metric: str) -> float | None:
+    return max((float(row[metric]) for row in rows if row.get(metric)), default=None)
 
 
 def _is_locked(folder: RunFolder) -> bool:
@@ -102,12 +110,13 @@ def _run_folders(folder: Path) -> Iterator[Path]:
             folders.clear()
 
 
-def _results(folder: RunFolder) -> dict[str, Any]:
+def _results(folder: RunFolder) -> dict[str, float | None]:
     if not os.path.lexists(folder.results):
         return {}
     with reading(folder.results, "the results of a training", RunFolderError):
         results = read_json(folder.results)
-        return {**results, "test_accuracy": float(results["test_accuracy"])}
+        accuracy, mean_iou = float(results["test_accuracy"]), results.get("test_mean_iou")
+        return {"test_accuracy": accuracy, "test_mean_iou": None if mean_iou is None else float(mean_iou)}
 
 
 def _rows(table: Path) -> list[dict[str, str]]:
