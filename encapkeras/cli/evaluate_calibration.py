@@ -48,6 +48,12 @@ def run(arguments: argparse.Namespace) -> None:
     model.temperature = calibration.temperature
     replace_checkpoint(trained.checkpoint, model)
     _print(content, trained.checkpoint, output, arguments.json)
+    if content["after"]["cross_entropy"] > content["before"]["cross_entropy"]:
+        print(
+            "warning: the probabilities of the test images are worse with this temperature. More validation images fit "
+            "a better one (data.validation); model.temperature = None takes it away",
+            file=sys.stderr,
+        )
 
 
 def _print(content: dict[str, Any], checkpoint: Path, output: Path, as_json: bool) -> None:

@@ -73,9 +73,9 @@ def run(arguments: argparse.Namespace) -> int:
 
     path = named_run(arguments.model)
     checkpoint = chosen_checkpoint(path)
-    output = Path(arguments.output) if arguments.output else _folder_in(path)
     with explain_out_of_memory("Give fewer images or classes, or use other memory with --device."):
         model = load_model(checkpoint)
+        output = Path(arguments.output) if arguments.output else _folder_in(path)
         files, images = _read(model, arguments.images)
         pictures = _pictures(output, files)
         check_free_in(output, [output / ARRAYS, *pictures], arguments.overwrite)

@@ -1,5 +1,6 @@
 """`encapkeras evaluate RUN --calibrate`, and the probabilities that `predict` then gives."""
 
+import importlib
 import json
 import shutil
 
@@ -67,6 +68,13 @@ def test_calibrating_again_gives_the_same(run, capsys):
     first = printed(capsys, "evaluate", run, "--calibrate", "--json")
     assert "has calibration.json and reliability.png already" in refused(capsys, "evaluate", run, "--calibrate")
     assert printed(capsys, "evaluate", run, "--calibrate", "--json", "--overwrite") == first
+
+
+def test_a_temperature_that_does_harm_gets_a_warning(run, monkeypatch, capsys):
+    module = importlib.import_module("encapkeras.analysis.calibrate")
+    monkeypatch.setattr(module, "fit_temperature", lambda *_: 50.0)
+    assert main(["evaluate", str(run), "--calibrate"]) == 0
+    assert "the probabilities of the test images are worse with this temperature" in capsys.readouterr().err
 
 
 def test_runs_that_cannot_be_calibrated(run, tmp_path, capsys):

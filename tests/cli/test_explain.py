@@ -112,6 +112,11 @@ def test_a_model_file_needs_a_folder_to_write_to(run, images, tmp_path, capsys):
     assert explain(alone, images, "-o", tmp_path / "out") == 0
 
 
+def test_an_image_in_place_of_the_model_is_no_model(images, capsys):
+    image = images / "digit 1.png"
+    assert f"'{image}' cannot be loaded: it is not a .keras file" in refused(capsys, "explain", image, image)
+
+
 def test_a_packed_model_needs_a_folder_to_write_to(images, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     packed = shutil.copytree(zoo_models()["digits_dynamic"], tmp_path / "packed")
