@@ -90,6 +90,7 @@ def _cause(section: Tree, text: str) -> Tree:
     named = [name for name in re.findall(r"\bdata\.(\w+)", text) if name in entries]
     paths = _paths(section)
     files = [key for key, path in paths.items() if isinstance(path.value, str) and path.value and path.value in text]
+    files.sort(key=lambda key: len(paths[key].value), reverse=True)  # a file also names the folder that it is in
     return entries[[*named, *files][0]] if named or files else section
 
 

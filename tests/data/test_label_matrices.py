@@ -6,6 +6,7 @@ import torch
 from PIL import Image
 from support.dataset_files import random_images
 
+from encapkeras import SpecError, load_spec
 from encapkeras.data import DataSettings, describe, load
 from encapkeras.errors import ArgumentError, DataError
 
@@ -192,3 +193,10 @@ def test_a_table_that_is_not_utf_8_is_refused_with_its_line(tmp_path):
 )
 def test_tables_that_cannot_be_labels(tmp_path, rows, header, message):
     assert message in refused(tmp_path, rows, header)
+
+
+def test_an_error_in_a_table_is_at_the_setting_that_names_it(tmp_path):
+    data = write_photos(tmp_path, [ROWS[0], "train/1.png,1,yes,0"]).model_dump(exclude_unset=True)
+    with pytest.raises(SpecError) as caught:
+        load_spec({"extends": "quickstart.yaml", "data": data})
+    assert "data.labels" in {problem.path for problem in caught.value.problems}
