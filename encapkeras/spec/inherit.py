@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -144,7 +145,8 @@ def _shown(path: Path, name: Tree) -> str:
 def merge(base: Tree, over: Tree) -> Tree:
     """Merge maps deeply and replace all else by what is in `over`; a `null` is kept, to delete what is in a base."""
     if not isinstance(base.value, dict) or not isinstance(over.value, dict):
-        return over
+        is_there = base.deletes or base.value is not None
+        return replace(over, deletes=True) if over.value is None and is_there else over
     entries = dict(base.value)
     for key, entry in over.value.items():
         entries[key] = merge(entries[key], entry) if key in entries else entry
@@ -200,6 +202,8 @@ def _replaced(tree: Tree, rest: str, new: Tree, report: Report, done: str = "") 
         return tree
     path, remaining = child_path(done, key), rest[len(key) + 1 :]
     if not remaining:
+        if known and new.value is None:
+            new = merge(tree.value[key], new)
         return tree.with_value({**tree.value, key: new})
     inner = tree.value[key] if known and tree.value[key].value is not None else Tree({}, "--set", 0, 0, path)
     changed = _replaced(inner, remaining, new, report, path)

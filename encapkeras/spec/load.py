@@ -21,7 +21,7 @@ from encapkeras.spec.nodes import Graph, Node, Reference, is_name
 from encapkeras.spec.parse import OWN_KEYS, load_data, load_file
 from encapkeras.spec.report import Report
 from encapkeras.spec.sections import MODEL, NOT_IN_NAMES, TOP_LEVEL, Shape, Size, TopLevel
-from encapkeras.spec.settings import check_class_weights, read_data, read_settings
+from encapkeras.spec.settings import DATA, check_class_weights, read_data, read_settings
 from encapkeras.spec.spec import Spec
 from encapkeras.spec.spec_files import find_spec
 from encapkeras.spec.sweep import Sweep, Variant, read_sweep, read_variants
@@ -189,6 +189,10 @@ def read(merged: Tree, report: Report, known: Known | None = None) -> Reading:
     known = known or registered()
     tree = _without_schema_key(cleaned(merged), report)
     report.add_values(TOP_LEVEL, tree)
+    report.add_unknown_nulls(TOP_LEVEL, merged)
+    for key, checker in (("data", DATA), ("model", MODEL), ("train", _TRAIN)):
+        if key in merged.entries():
+            report.add_unknown_nulls(checker, merged.entries()[key])
     facts = Scope({})
     variables = tree.entries().get("vars")
     sections = _Sections(tree, Variables(variables.entries() if variables else {}, facts, report), report)

@@ -122,6 +122,14 @@ class Report:
             found.append(problem)
         return found
 
+    def add_unknown_nulls(self, checker: Checker, tree: Tree) -> None:
+        """Add an error for each unknown key whose value is `null` and has deleted nothing: it is a slip."""
+        for problem in checker.problems(tree.plain()) if isinstance(tree.value, dict) else ():
+            at, rest = _descend(tree, problem.path)
+            is_own = str(problem.path[-1]).startswith("x-") if problem.path else True
+            if problem.kind == "unknown" and not (rest or is_own) and at.value is None and not at.deletes:
+                self.add(at, _with_hint(problem, at.path, at))
+
     def as_meant(self, tree: Tree, arguments: Arguments, others: Collection[str] = ()) -> dict[str, Tree]:
         """The entries of a map that are arguments or `others`, misspelt keys as meant; an error for each other key."""
         entries = tree.entries()

@@ -17,7 +17,7 @@ from encapkeras.spec.train_settings import TrainSettings
 from encapkeras.spec.tree import Tree
 from encapkeras.validation import Checker
 
-_DATA = Checker(DataSettings)
+DATA = Checker(DataSettings)
 _NOT_OF_IMAGES = set(COMMON_SETTINGS) - {
     "dataset",
     "image_size",
@@ -49,7 +49,7 @@ def check_class_weights(train: TrainSettings | None, info: DatasetInfo | None, w
 def read_data(section: Tree, report: Report) -> tuple[DataSettings | None, DatasetInfo | None]:
     """Return the settings of `data` and the description of the data set; None for what an error leaves unknown."""
     absolute = _with_absolute_paths(section)
-    settings: DataSettings | None = read_settings(_DATA, section, report) and _converted(_DATA, absolute)
+    settings: DataSettings | None = read_settings(DATA, section, report) and _converted(DATA, absolute)
     images = settings or _settings_of_images(absolute)
     try:
         with warnings.catch_warnings(record=True) as caught:
@@ -66,7 +66,7 @@ def read_data(section: Tree, report: Report) -> tuple[DataSettings | None, Datas
 def _settings_of_images(data: Tree) -> DataSettings | None:
     """Return the settings that decide about the images, where others are wrong: the network can still be checked."""
     kept = data.with_value({key: entry for key, entry in data.entries().items() if key not in _NOT_OF_IMAGES})
-    return None if any(kept.failures()) else _converted(_DATA, kept)
+    return None if any(kept.failures()) else _converted(DATA, kept)
 
 
 def _converted(checker: Checker, tree: Tree) -> Any:

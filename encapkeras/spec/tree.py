@@ -30,6 +30,7 @@ class Tree:
     note: str = ""  # the row of a `repeat`, or the use of a block, that it belongs to
     origin: str = ""  # which variable gave the value, and where that is written; empty for a value as written
     guessed: bool = False  # whether its key is a guess at what a misspelled one means; errors in it are not reported
+    deletes: bool = False  # whether it is a `null` that has deleted a value
 
     @property
     def place(self) -> str:

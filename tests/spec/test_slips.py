@@ -35,6 +35,29 @@ def test_a_key_of_another_section_is_named_with_its_path(change, meant):
     assert message(change).endswith(f"Did you mean '{meant}'?")
 
 
+@pytest.mark.parametrize(
+    ("change", "meant"),
+    [
+        ("train.epoch=null", "epochs"),
+        ("train.optimizer.lr=null", "learning_rate"),
+        ("data.batchsize=null", "batch_size"),
+        ("model.node=null", "nodes"),
+        ("losess=null", "losses"),
+    ],
+)
+def test_a_slip_that_is_null_is_told_as_others_are(change, meant):
+    assert message(change).endswith(f"Did you mean '{meant}'?")
+
+
+def test_null_deletes_what_a_base_has_though_the_rest_does_not_know_it(tmp_path):
+    (tmp_path / "a.yaml").write_text("train: {optimizer: {kind: sgd, momentum: 0.5}}\nextends: quickstart.yaml\n")
+    (tmp_path / "b.yaml").write_text(
+        "spec: encapkeras/1\nname: b\nextends: a.yaml\ntrain: {optimizer: {kind: adam, momentum: null}, x-note: null}\n"
+    )
+    spec = load_spec(tmp_path / "b.yaml", ["train.schedule=null", "data.augment=null"])
+    assert spec.train.optimizer.kind == "adam"
+
+
 @pytest.mark.parametrize("change", ["train={epochs:3}", "data.augment={epochs:3, mirror: true}"])
 def test_a_colon_without_a_space_is_not_taken_for_a_key_without_a_value(change):
     assert message(change).startswith("'epochs:3' has no value. Write a space after the colon: 'epochs: 3'")
