@@ -101,7 +101,7 @@ def test_a_loss_on_one_class_is_refused(tmp_path):
 
 def test_a_metric_of_one_class_is_refused(tmp_path):
     spec = write_spec(tmp_path, labels_spec(tmp_path, select="val_balanced_accuracy"))
-    with pytest.raises(TrainingError, match=r"these have several labels. Choose one of val_accuracy"):
+    with pytest.raises(TrainingError, match=r"these have several labels each. Choose one of val_accuracy"):
         train(load_spec(spec), tmp_path / "run")
     spec = write_spec(tmp_path, labels_spec(tmp_path, class_weights={"left": 2.0}))
     with pytest.raises(TrainingError, match=r"these have several labels each. Remove it"):

@@ -373,7 +373,7 @@ def test_trainings_that_start_in_the_same_second_have_a_folder_each(tmp_path, mo
 
 @pytest.mark.parametrize("error", [TrainingError("refused"), KeyboardInterrupt()])
 def test_a_training_that_is_refused_leaves_no_folder(tmp_path, monkeypatch, error):
-    def refuse(*arguments):
+    def refuse(*arguments, **options):
         assert len(list(tmp_path.glob("runs/*/*"))) == 1  # it is claimed
         raise error
 
