@@ -71,7 +71,10 @@ class License:
             raise ArgumentError(f"--license {identifier} needs the text of that licence: --license-file FILE")
         file = file or _own_license()
         with reading(file, "the text of a licence", ArgumentError):
-            return cls(identifier, file.read_text(encoding="utf-8"))
+            text = file.read_text(encoding="utf-8")
+        if not text.strip():
+            raise ArgumentError(f"{file} cannot be used as the text of a licence: it is empty")
+        return cls(identifier, text)
 
 
 def _own_license() -> Path:

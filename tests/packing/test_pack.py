@@ -168,6 +168,8 @@ def test_predict_and_export_take_a_packed_folder(packed, tmp_path, capsys):
 
 def test_commands_that_need_a_run_say_so(packed, capsys):
     assert "is a packed model, which predict, explain and export take" in refused(capsys, "evaluate", packed)
+    (packed / SUMS).unlink()
+    assert f"but no {SUMS}; predict takes {packed / 'model.keras'} itself" in refused(capsys, "predict", packed, packed)
 
 
 def test_nothing_is_written_where_something_is(packed, two_runs, tmp_path, capsys):
@@ -200,6 +202,8 @@ def test_licences(two_runs, tmp_path, capsys):
     assert "must be an identifier" in refused(capsys, "pack", run, "-o", output, "--license", "MIT License")
     (tmp_path / "mit.txt").write_text("Permission is hereby granted\n")
     words = ["--license", "mit", "--license-file", str(tmp_path / "mit.txt")]
+    (tmp_path / "empty.txt").touch()
+    assert "it is empty" in refused(capsys, "pack", run, "-o", output, *words[:3], tmp_path / "empty.txt")
     assert main(["pack", str(run), "-o", str(output), *words]) == 0
     assert (output / "LICENSE").read_text() == "Permission is hereby granted\n"
     assert "license: mit\n" in (output / "README.md").read_text()

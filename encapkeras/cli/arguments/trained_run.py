@@ -173,8 +173,9 @@ def _check_run(folder: RunFolder) -> None:
 
 
 def _hint(path: Path) -> str:
+    from encapkeras.packing import packed_folder
     from encapkeras.packing.load import is_packed
-    from encapkeras.packing.zoo import zoo_models
+    from encapkeras.packing.zoo import SUMS, zoo_models
     from encapkeras.spec.bundled import bundled_names
 
     if is_packed(path):
@@ -182,6 +183,9 @@ def _hint(path: Path) -> str:
             f"'{path}' is a packed model, which predict, explain and export take; this command needs the run of a "
             "training."
         )
+    model = path / packed_folder.MODEL
+    if model.is_file():
+        return f"It has {model.name}, as a packed model has, but no {SUMS}; predict takes {model} itself."
     inside = _runs_in(path)
     if inside:
         return f"It holds {counted(len(inside), 'run')}; the newest is {inside[0]}"
