@@ -145,12 +145,20 @@ def _shown(path: Path, name: Tree) -> str:
 def merge(base: Tree, over: Tree) -> Tree:
     """Merge maps deeply and replace all else by what is in `over`; a `null` is kept, to delete what is in a base."""
     if not isinstance(base.value, dict) or not isinstance(over.value, dict):
-        is_there = base.deletes or base.value is not None
-        return replace(over, deletes=True) if over.value is None and is_there else over
+        return _deleting(base, over)
     entries = dict(base.value)
     for key, entry in over.value.items():
         entries[key] = merge(entries[key], entry) if key in entries else entry
     return over.with_value(entries)
+
+
+def _deleting(old: Tree, new: Tree) -> Tree:
+    """Return what takes the place of an old value, with a mark at each `null` in it that deletes something."""
+    if isinstance(old.value, dict) and isinstance(new.value, dict):
+        there = old.value
+        return new.with_value({k: _deleting(there[k], e) if k in there else e for k, e in new.value.items()})
+    is_there = old.deletes or old.value is not None
+    return replace(new, deletes=True) if new.value is None and is_there else new
 
 
 def cleaned(tree: Tree) -> Tree:
@@ -202,8 +210,7 @@ def _replaced(tree: Tree, rest: str, new: Tree, report: Report, done: str = "") 
         return tree
     path, remaining = child_path(done, key), rest[len(key) + 1 :]
     if not remaining:
-        if known and new.value is None:
-            new = merge(tree.value[key], new)
+        new = _deleting(tree.value[key], new) if known else new
         return tree.with_value({**tree.value, key: new})
     inner = tree.value[key] if known and tree.value[key].value is not None else Tree({}, "--set", 0, 0, path)
     changed = _replaced(inner, remaining, new, report, path)
